@@ -1,0 +1,79 @@
+"""Frozen values to plain JSON and back, so that plans, ranges and receipts survive a process."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Mapping
+from enum import Enum
+from functools import cache
+from typing import Any, TypeVar, cast
+
+T = TypeVar("T")
+
+
+def to_plain(value: object) -> Any:
+    """Dataclasses, enums and tuples as dicts, strings and lists. ``None`` fields are kept."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, Mapping):
+        return {str(k): to_plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_plain(v) for v in value]
+    return value
+
+
+def canonical_json(plain: object) -> bytes:
+    """Key-sorted, minimal JSON: equal values give equal bytes."""
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def dumps(value: object) -> str:
+    """A value as canonical JSON text."""
+    return canonical_json(to_plain(value)).decode()
+
+
+def loads(kind: type[T], text: str) -> T:
+    """The value that ``dumps`` wrote. Unknown fields are ignored, missing ones take defaults."""
+    return from_plain(kind, json.loads(text))
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
+
+
+def from_plain(kind: type[T], plain: Any) -> T:
+    """Build ``kind`` from plain JSON. Raises TypeError when the shapes do not agree."""
+    return cast(T, _build(kind, plain))
+
+
+def _build(kind: Any, plain: Any) -> Any:
+    origin = typing.get_origin(kind)
+    if origin in (typing.Union, types.UnionType):
+        options = [a for a in typing.get_args(kind) if a is not type(None)]
+        if plain is None:
+            return None
+        return _build(options[0], plain)
+    if origin is tuple:
+        args = typing.get_args(kind)
+        return tuple(_build(args[0], item) for item in plain)
+    if origin in (dict, Mapping) or (isinstance(origin, type) and issubclass(origin, Mapping)):
+        return dict(plain)
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return kind(plain)
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        return _build_dataclass(kind, plain)
+    return plain
+
+
+def _build_dataclass(kind: type, plain: Any) -> Any:
+    if not isinstance(plain, Mapping):
+        raise TypeError(f"{kind.__name__} needs an object, not {type(plain).__name__}")
+    hints = _hints(kind)
+    known = {f.name for f in dataclasses.fields(kind)}
+    return kind(**{k: _build(hints[k], v) for k, v in plain.items() if k in known})

@@ -1,0 +1,65 @@
+"""What can happen, by name: the one catalogue behind logs, journal, progress and metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol
+
+EVENT_VERSION = 1
+
+
+class EventName(Enum):
+    """noun.verb, past tense. Documented in docs/reference/events.md."""
+
+    CAMPAIGN_SUBMITTED = "campaign.submitted"
+    CAMPAIGN_RESUMED = "campaign.resumed"
+    CAMPAIGN_COMPLETED = "campaign.completed"
+    CAMPAIGN_INCOMPLETE = "campaign.incomplete"
+    CAMPAIGN_CANCELLED = "campaign.cancelled"
+    CAMPAIGN_STOPPED = "campaign.stopped"
+    EXPORT_PLANNED = "export.planned"
+    WORKER_STARTED = "worker.started"
+    WORKER_STOPPED = "worker.stopped"
+    WORKER_DIED = "worker.died"
+    WORKER_RECYCLED = "worker.recycled"
+    CHUNK_CLAIMED = "chunk.claimed"
+    PAGE_READ = "page.read"
+    PART_STAGED = "part.staged"
+    CHUNK_COMMITTED = "chunk.committed"
+    PART_PUBLISHED = "part.published"
+    CHUNK_COMPLETED = "chunk.completed"
+    CHUNK_FAILED = "chunk.failed"
+    CHUNK_RELEASED = "chunk.released"
+    CHUNK_REAPED = "chunk.reaped"
+    CHUNK_REOPENED = "chunk.reopened"
+    LEASE_LOST = "lease.lost"
+    SOURCE_RETRIED = "source.retried"
+    STATE_RETRIED = "state.retried"
+    MANIFEST_WRITTEN = "manifest.written"
+    RUN_COMPLETED = "run.completed"
+    RUN_FAILED = "run.failed"
+    STAGED_SWEPT = "staged.swept"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One thing that happened. ``data`` is plain JSON without secrets."""
+
+    name: EventName
+    campaign_id: str | None = None
+    run_id: str | None = None
+    export_name: str | None = None
+    chunk_index: int | None = None
+    worker_id: str | None = None
+    message: str = ""
+    data: Mapping[str, object] = field(default_factory=dict)
+
+
+class Emit(Protocol):
+    """Where events go. Never raises: telling must not change what is told."""
+
+    def __call__(self, event: Event) -> None:
+        """Tell everybody who listens."""
+        ...

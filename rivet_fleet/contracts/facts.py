@@ -1,0 +1,116 @@
+"""What an introspection found out. Facts in, plan out: the planner sees nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rivet_fleet.contracts.columns import ColumnType
+from rivet_fleet.contracts.keys import KeyTuple, RelationName
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ColumnFacts:
+    """One column as the source describes it. ``type`` is None when we cannot carry it."""
+
+    name: str
+    native_type: str
+    type: ColumnType | None
+    nullable: bool
+    wire_type: str = ""
+    comment: str | None = None
+    unsupported_reason: str | None = None
+    cast_hint: str | None = None
+    """The cast that would make an unsupported column exportable, e.g. ``text``."""
+    avg_width_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexFacts:
+    """One index. Only unique, valid, ready, non-partial, expression-free ones can be keys."""
+
+    name: str
+    columns: tuple[str, ...]
+    unique: bool
+    primary: bool = False
+    valid: bool = True
+    ready: bool = True
+    partial: bool = False
+    expression: bool = False
+    ordered: bool = True
+    """True when the access method can return rows in key order (PostgreSQL: btree)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyFacts:
+    """Samples of one candidate key, in the server's own order, strictly increasing.
+
+    ``boundaries`` come from the source's statistics or an index sample, never from
+    span ÷ n; they are estimates of row quantiles, evenly spaced in rows. ``minimum`` and
+    ``maximum`` are what the server says now; None for an empty relation.
+    """
+
+    columns: tuple[str, ...]
+    minimum: KeyTuple | None
+    maximum: KeyTuple | None
+    boundaries: tuple[KeyTuple, ...]
+    provenance: str
+    """``histogram``, ``sample`` or ``none``."""
+    has_nulls: bool = False
+    unique: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhysicalRelation:
+    """One heap: the table itself, or a leaf partition or inheritance child."""
+
+    name: RelationName
+    blocks: int
+    row_estimate: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceCapabilities:
+    """What an engine at this version can do. Ask these, never the engine's name."""
+
+    keyset: bool
+    composite_keyset: bool
+    block_ranges: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceFacts:
+    """Everything the planner may know about one export's source.
+
+    ``relation`` is None for a ``query:`` export; then indexes, heaps and statistics are
+    empty and ``row_estimate`` comes from the server's plan, if at all.
+    """
+
+    engine: str
+    server_version: str
+    capabilities: SourceCapabilities
+    relation: RelationName | None
+    columns: tuple[ColumnFacts, ...]
+    indexes: tuple[IndexFacts, ...] = ()
+    keys: tuple[KeyFacts, ...] = ()
+    heaps: tuple[PhysicalRelation, ...] = ()
+    row_estimate: int | None = None
+    row_estimate_provenance: str = "none"
+    row_width_bytes: int | None = None
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FactsRequest:
+    """What the planner wants to know about one export, before it decides.
+
+    ``key_columns`` is the user's choice (``chunk_column``, ``chunk_by_key``), else empty: then
+    the source describes every index that can be a key. ``boundaries_max`` bounds the samples.
+    """
+
+    export_name: str
+    relation: RelationName | None
+    query: str | None
+    key_columns: tuple[str, ...] = ()
+    casts: tuple[tuple[str, str], ...] = ()
+    """``columns:`` overrides that change what the server sends: (column, override)."""
+    boundaries_max: int = 1000

@@ -1,0 +1,99 @@
+"""Manifest v1 (inventory §8.3): written from the ledger alone, byte-for-byte reproducible."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rivet_fleet.contracts.part import ColumnStats, LedgerPart
+from rivet_fleet.contracts.plan import ExportPlan
+
+MANIFEST_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+SUCCESS_NAME = "_SUCCESS"
+
+
+def run_manifest_name(run_id: str) -> str:
+    """The immutable per-run copy."""
+    return f"manifest-{run_id}.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunWindow:
+    """When the run started and finished, from the state database (epoch seconds)."""
+
+    started_at: str
+    finished_at: str
+
+
+def merge_columns(parts: Sequence[LedgerPart]) -> list[ColumnStats]:
+    """Per-column counts over all parts; columns keep the order of the first part."""
+    merged: dict[str, ColumnStats] = {}
+    for part in parts:
+        for stats in part.columns:
+            seen = merged.get(stats.name)
+            merged[stats.name] = ColumnStats(
+                name=stats.name,
+                nulls=stats.nulls + (seen.nulls if seen else 0),
+                changed=stats.changed + (seen.changed if seen else 0),
+            )
+    return list(merged.values())
+
+
+def build_manifest(
+    plan: ExportPlan,
+    parts: Sequence[LedgerPart],
+    *,
+    window: RunWindow,
+    destination_uri: str,
+    schema_fingerprint: str,
+) -> bytes:
+    """The exact bytes of the manifest: pretty JSON, keys in a fixed order, one final newline."""
+    ordered = sorted(parts, key=lambda p: (p.chunk_index, p.part_number))
+    relation = plan.read.relation
+    body = {
+        "manifest_version": MANIFEST_VERSION,
+        "run_id": plan.run_id,
+        "export_name": plan.export_name,
+        "mode": "batch",
+        "started_at": window.started_at,
+        "finished_at": window.finished_at,
+        "status": "success",
+        "source": {
+            "engine": plan.read.engine,
+            "schema": relation.schema if relation else None,
+            "table": relation.name if relation else None,
+            "extraction": {"strategy": plan.strategy, "cursor_column": None},
+        },
+        "destination": {"kind": plan.destination.kind, "uri": destination_uri},
+        "format": plan.format.format,
+        "compression": plan.format.compression,
+        "schema_fingerprint": schema_fingerprint,
+        "row_count": sum(p.digest.rows for p in ordered),
+        "part_count": len(ordered),
+        "parts": [_part(i, p) for i, p in enumerate(ordered, start=1)],
+        "columns": [
+            {"name": c.name, "nulls": c.nulls, "changed_values": c.changed}
+            for c in merge_columns(ordered)
+        ],
+    }
+    return (json.dumps(body, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _part(part_id: int, part: LedgerPart) -> dict[str, object]:
+    return {
+        "part_id": part_id,
+        "path": part.path,
+        "rows": part.digest.rows,
+        "size_bytes": part.digest.size_bytes,
+        "content_fingerprint": part.digest.fingerprint,
+        "content_md5": part.digest.md5_base64,
+        "status": "committed",
+        "chunk_index": part.chunk_index,
+    }
+
+
+def success_line(manifest_fingerprint: str) -> bytes:
+    """The one line of ``_SUCCESS`` (M2): the xxh3 of the manifest's exact bytes."""
+    return f"{manifest_fingerprint}\n".encode()

@@ -1,0 +1,80 @@
+"""A finished file of one chunk, and the receipt that lets anybody publish it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+Receipt = Mapping[str, object]
+"""Plain JSON. Whatever a destination needs to make staged bytes visible, from any process."""
+
+
+class PartStatus(Enum):
+    """Where a ledger row stands."""
+
+    COMMITTED = "committed"
+    PUBLISHED = "published"
+    VOIDED = "voided"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartDigest:
+    """What identifies the bytes of a part (M3)."""
+
+    rows: int
+    size_bytes: int
+    fingerprint: str
+    """``xxh3:<16 hex>`` over the exact bytes."""
+    md5_base64: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ColumnStats:
+    """Mergeable per-column facts of one part: counts add up, extremes widen."""
+
+    name: str
+    nulls: int
+    minimum: str | None = None
+    maximum: str | None = None
+    changed: int = 0
+    """Values a stated policy had to change; 0 means every value is exactly the source's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StagedPart:
+    """One part, durably stored and invisible. ``path`` is relative to the dataset prefix."""
+
+    part_number: int
+    path: str
+    digest: PartDigest
+    receipt: Receipt
+    columns: tuple[ColumnStats, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerPart:
+    """One row of ``file_log``: a part the commit transaction accepted."""
+
+    run_id: str
+    export_name: str
+    chunk_index: int
+    part_number: int
+    fence: int
+    path: str
+    digest: PartDigest
+    receipt: Receipt
+    status: PartStatus
+    columns: tuple[ColumnStats, ...] = field(default=())
+
+
+def part_path(
+    *, run_id: str, export_name: str, chunk_index: int, part_number: int, fence: int, extension: str
+) -> str:
+    """Where a part becomes visible, relative to the dataset prefix.
+
+    One folder per run, so that globbing it is exactly-once; the fence is in the name, so an
+    old attempt can never overwrite a newer one (F9).
+    """
+    name = f"{export_name}-c{chunk_index:06d}-p{part_number:03d}-f{fence}.{extension}"
+    return f"{run_id}/{name}"

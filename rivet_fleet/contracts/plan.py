@@ -1,0 +1,130 @@
+"""The sealed plan: everything a worker needs to know, and nothing it has to decide."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+from rivet_fleet.contracts.codec import canonical_json, to_plain
+from rivet_fleet.contracts.columns import ColumnSpec
+from rivet_fleet.contracts.keys import CampaignId, ChunkRange, RelationName, RunId
+
+PLAN_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadPlan:
+    """What is read. Exactly one of ``relation`` and ``query`` is set.
+
+    ``source`` names a connection of the configuration; ``source_identity`` is that
+    connection's host, port, database and user without any secret, so that a worker with
+    another configuration refuses instead of reading the wrong database.
+    """
+
+    source: str
+    engine: str
+    source_identity: str
+    relation: RelationName | None
+    query: str | None
+    columns: tuple[ColumnSpec, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TuningPlan:
+    """How gently it is read (inventory §2.4). Zero disables a limit."""
+
+    target_statement_ms: int = 150
+    batch_rows_max: int | None = None
+    batch_bytes_max: int = 16 * 1024 * 1024
+    statement_timeout_s: float = 300.0
+    lock_timeout_s: float = 30.0
+    throttle_ms: float = 0.0
+    max_retries: int = 3
+    retry_backoff_ms: float = 2000.0
+    max_value_bytes: int = 256 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FormatPlan:
+    """How parts are written."""
+
+    format: str
+    compression: str = "zstd"
+    compression_level: int | None = None
+    row_group_rows: int | None = None
+    row_group_bytes: int = 32 * 1024 * 1024
+    """Arrow bytes that are held before a row group is closed: the memory ceiling decides."""
+    file_bytes_max: int | None = None
+
+    @property
+    def extension(self) -> str:
+        """The file name's ending, without the dot."""
+        return self.format
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DestinationPlan:
+    """Where parts go. ``prefix`` is the dataset's root; ``options`` never hold a secret."""
+
+    kind: str
+    prefix: str
+    options: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChunkSpec:
+    """One chunk of a run."""
+
+    chunk_index: int
+    chunk_range: ChunkRange
+    row_estimate: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportPlan:
+    """One export, decided. A resumed campaign uses only this, never the configuration."""
+
+    export_name: str
+    run_id: RunId
+    mode: str
+    strategy: str
+    reason: str
+    read: ReadPlan
+    format: FormatPlan
+    destination: DestinationPlan
+    tuning: TuningPlan
+    attempts_max: int
+    priority: int = 50
+    source_group: str | None = None
+    skip_empty: bool = False
+    verify: str = "size"
+    row_estimate: int | None = None
+    warnings: tuple[str, ...] = ()
+    plan_version: int = PLAN_VERSION
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedRun:
+    """A plan and its chunks, together sealed by ``plan_hash``."""
+
+    plan: ExportPlan
+    chunks: tuple[ChunkSpec, ...]
+
+    @property
+    def plan_hash(self) -> str:
+        """``sha256:<hex>`` over the canonical JSON of plan and chunks."""
+        body = canonical_json({"plan": to_plain(self.plan), "chunks": to_plain(self.chunks)})
+        return "sha256:" + hashlib.sha256(body).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CampaignPlan:
+    """Several exports planned together. ``config_digest`` ties it to the configuration."""
+
+    campaign_id: CampaignId
+    campaign_name: str
+    config_digest: str
+    config_path: str
+    runs: tuple[PlannedRun, ...]
+    source_group_slots: dict[str, int] = field(default_factory=dict)
+    """Source group name → how many chunks may run at once across the fleet."""

@@ -1,0 +1,181 @@
+"""What the state database answers: views and outcomes, as plain values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from rivet_fleet.contracts.keys import CampaignId, ChunkRange, RunId, TaskId
+from rivet_fleet.contracts.plan import ExportPlan
+from rivet_fleet.contracts.task import CampaignStatus, RunStatus, TaskStatus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubmitOutcome:
+    """``created`` is False when the campaign was there already: nothing was written then."""
+
+    campaign_id: CampaignId
+    created: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Why an attempt ended. ``permanent`` spends the whole budget."""
+
+    error_class: str
+    message: str
+    """Redacted and bounded by the caller."""
+    permanent: bool
+    not_before_in_s: float = 0.0
+    page: int | None = None
+    code: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskView:
+    """One chunk task as it stands. Times are epoch seconds of the database's clock."""
+
+    task_id: TaskId
+    campaign_id: CampaignId
+    run_id: RunId
+    export_name: str
+    chunk_index: int
+    chunk_range: ChunkRange
+    status: TaskStatus
+    fence: int
+    attempts: int
+    attempts_max: int
+    priority: int
+    owner: str | None
+    owner_name: str | None
+    lease_expires_at_s: float | None
+    not_before_s: float | None
+    rows_written: int | None
+    pages_read: int | None
+    error_class: str | None
+    last_error: str | None
+    updated_at_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reaped:
+    """A task taken back from an owner that is gone. ``status`` is pending or failed."""
+
+    task_id: TaskId
+    run_id: RunId
+    export_name: str
+    chunk_index: int
+    status: TaskStatus
+    fence: int
+    attempts: int
+    owner: str | None
+    owner_name: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskCounts:
+    """How many tasks of a run are in each status."""
+
+    pending: int = 0
+    running: int = 0
+    committed: int = 0
+    completed: int = 0
+    failed: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.pending + self.running + self.committed + self.completed + self.failed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunView:
+    """One run with its sealed plan and its counts."""
+
+    run_id: RunId
+    campaign_id: CampaignId
+    export_name: str
+    status: RunStatus
+    plan: ExportPlan
+    plan_hash: str
+    expected_tasks: int
+    counts: TaskCounts
+    rows: int
+    bytes: int
+    created_at_s: float
+    finished_at_s: float | None
+    finalize_fence: int
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CampaignView:
+    """One campaign."""
+
+    campaign_id: CampaignId
+    campaign_name: str
+    config_digest: str
+    config_path: str
+    status: CampaignStatus
+    created_at_s: float
+    finished_at_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerView:
+    """One worker process as it last spoke. ``alive`` is judged by the database's clock."""
+
+    worker_id: str
+    name: str
+    host_id: str
+    pid: int
+    pid_started_at_s: float
+    started_at_s: float
+    heartbeat_at_s: float
+    alive: bool
+    rss_bytes: int
+    running_task: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupView:
+    """One source group's budget within a campaign."""
+
+    group_name: str
+    slots_max: int | None
+    running: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JournalEntry:
+    """One journal row."""
+
+    journal_id: int
+    at_s: float
+    event: str
+    campaign_id: str | None
+    run_id: str | None
+    export_name: str | None
+    chunk_index: int | None
+    worker_id: str | None
+    message: str
+    data: dict[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinalizeLease:
+    """The right to finish one run: its own fence on the run row."""
+
+    run_id: RunId
+    finalize_fence: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinishedRun:
+    """What the last transaction of a run records (finishing, step 4)."""
+
+    manifest_fingerprint: str
+    rows: int
+    bytes: int
+    files: int
+    duration_s: float
+    peak_rss_bytes: int = 0

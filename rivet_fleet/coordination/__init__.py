@@ -1,0 +1,1 @@
+"""The seam: the only place that sees all four layers."""

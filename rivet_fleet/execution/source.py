@@ -1,0 +1,91 @@
+"""The seam to a source database: introspect it, and read one chunk page by page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import pyarrow as pa
+
+from rivet_fleet.contracts.facts import FactsRequest, SourceFacts
+from rivet_fleet.contracts.keys import ChunkRange
+from rivet_fleet.contracts.plan import ReadPlan, TuningPlan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageLimit:
+    """How much one page may hold. The reader never returns more than ``rows_max`` rows of a
+    keyset chunk; for spans and blocks it translates rows by the density it has seen."""
+
+    rows_max: int
+    bytes_max: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """One SQL statement's worth of rows (0 rows are possible and do not mean the end).
+
+    ``batch`` has exactly the reader's schema. ``statement_s`` is how long the source worked
+    for it, from sending the statement to its last byte. ``last`` is True when the chunk has
+    no further page.
+    """
+
+    batch: pa.RecordBatch
+    statement_s: float
+    wire_bytes: int
+    last: bool
+
+
+class ChunkReader(Protocol):
+    """Reads one chunk. After a transient error ``reconnect`` and ``read_page`` again: the page
+    that failed is read anew from its beginning, no row is seen twice and none is skipped."""
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The Arrow schema of every page, with ``rivet.*`` field metadata."""
+        ...
+
+    @property
+    def resumable(self) -> bool:
+        """False when a failed statement cannot be continued inside the chunk."""
+        ...
+
+    @property
+    def changed(self) -> dict[str, int]:
+        """Per column: how many values a stated policy had to change so far."""
+        ...
+
+    def read_page(self, limit: PageLimit) -> Page:
+        """The next page. Raises SourceError (by retry class), MalformedData, ValueTooLarge."""
+        ...
+
+    def reconnect(self) -> None:
+        """Drop the connection and take a new one. Raises SourceUnavailable."""
+        ...
+
+    def close(self) -> None:
+        """End the statement, if any, and give the connection back. Never raises."""
+        ...
+
+
+class Source(Protocol):
+    """One database. Opened lazily; one connection at a time; not shared between threads."""
+
+    def introspect(self, request: FactsRequest) -> SourceFacts:
+        """Facts about one table or query. Raises SourceRefused when it is not there."""
+        ...
+
+    def open_chunk(
+        self, read: ReadPlan, chunk_range: ChunkRange, tuning: TuningPlan
+    ) -> ChunkReader:
+        """A reader for one chunk. Raises SchemaDrift when the source's columns are not the
+        planned ones (names, order and native types are compared before the first row)."""
+        ...
+
+    def ping(self) -> str:
+        """Connect, and say the server's version. Raises SourceUnavailable or SourceRefused."""
+        ...
+
+    def close(self) -> None:
+        """Close the connection. Never raises."""
+        ...

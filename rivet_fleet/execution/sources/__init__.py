@@ -1,0 +1,1 @@
+"""One folder per engine: dialect (tables), source (behaviour), decoder (bytes)."""

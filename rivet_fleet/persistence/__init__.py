@@ -1,0 +1,1 @@
+"""L3: remembers. One method is one transaction is one transition."""

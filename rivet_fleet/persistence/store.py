@@ -1,0 +1,244 @@
+"""The seam to the state database: one method is one transaction is one transition.
+
+Every method raises StateUnavailable (retry with a new connection may work) or StateRefused.
+All times are the database's own clock (F3). Events that belong to a transition are written to
+the journal inside the same transaction by the store itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from rivet_fleet.contracts.events import Event
+from rivet_fleet.contracts.keys import CampaignId, RunId, TaskId
+from rivet_fleet.contracts.lease import Claim, WorkerIdentity
+from rivet_fleet.contracts.part import LedgerPart, StagedPart
+from rivet_fleet.contracts.plan import CampaignPlan
+from rivet_fleet.contracts.state import (
+    CampaignView,
+    Failure,
+    FinalizeLease,
+    FinishedRun,
+    GroupView,
+    JournalEntry,
+    Reaped,
+    RunView,
+    SubmitOutcome,
+    TaskView,
+    WorkerView,
+)
+from rivet_fleet.contracts.task import CampaignStatus, TaskStatus
+
+
+class Store(Protocol):
+    """What the fleet remembers."""
+
+    # -- schema ---------------------------------------------------------------------------
+    def migrate(self) -> None:
+        """Bring the schema to this program's version; safe when many start at once.
+        Raises StateRefused when the schema is newer than the program."""
+        ...
+
+    def check_version(self) -> None:
+        """Raise StateRefused unless the schema is exactly this program's version."""
+        ...
+
+    def close(self) -> None:
+        """Give every connection back. Never raises."""
+        ...
+
+    def now_s(self) -> float:
+        """The database's clock, epoch seconds."""
+        ...
+
+    # -- campaigns ------------------------------------------------------------------------
+    def submit(self, plan: CampaignPlan) -> SubmitOutcome:
+        """Store campaign, groups, runs and **all** tasks in one transaction.
+
+        The same id again is a no-op (``created=False``) when the config digest is the same;
+        StateRefused when it differs, or when another campaign of the same name has an export
+        in progress (one in-progress run per campaign name and export).
+        """
+        ...
+
+    def campaign(self, campaign_id: CampaignId) -> CampaignView | None:
+        """One campaign, or None."""
+        ...
+
+    def campaigns(
+        self, *, name: str | None = None, active_only: bool = False
+    ) -> list[CampaignView]:
+        """Newest first."""
+        ...
+
+    def finish_campaign(self, campaign_id: CampaignId) -> CampaignStatus:
+        """Settle the campaign if all its runs are over or stuck on spent chunks.
+
+        active → completed when every run is completed; active → incomplete when no task can
+        ever be claimed, reaped, published or finalized any more and some run is not
+        completed. Otherwise nothing changes. Returns the status afterwards.
+        """
+        ...
+
+    def cancel(self, campaign_id: CampaignId) -> int:
+        """active/incomplete → cancelled; pending tasks stay as they are, running ones lose
+        their fence (bumped, pending). Returns how many running tasks were taken back."""
+        ...
+
+    # -- the task machine -----------------------------------------------------------------
+    def claim(
+        self, campaign_id: CampaignId, worker: WorkerIdentity, lease_ttl_s: float
+    ) -> Claim | None:
+        """The claimable task of highest priority, lowest chunk index, of an active campaign
+        whose source group has a free slot. None is not the end of work (F5)."""
+        ...
+
+    def renew(
+        self,
+        worker: WorkerIdentity,
+        claims: Sequence[tuple[TaskId, int]],
+        lease_ttl_s: float,
+        rss_bytes: int,
+    ) -> list[TaskId]:
+        """Heartbeat: extend the leases whose fence still matches, refresh the worker row.
+        Returns the tasks that are lost. The worker row is created on first use."""
+        ...
+
+    def commit(
+        self, task_id: TaskId, fence: int, parts: Sequence[StagedPart], *, rows: int, pages: int
+    ) -> None:
+        """running → committed with its part rows, in one transaction. Raises LeaseLost.
+        Zero parts is allowed (an empty chunk)."""
+        ...
+
+    def mark_published(self, task_id: TaskId, fence: int) -> None:
+        """committed → completed; its part rows become published. Raises LeaseLost."""
+        ...
+
+    def fail(self, task_id: TaskId, fence: int, failure: Failure) -> TaskStatus:
+        """running → failed. Raises LeaseLost."""
+        ...
+
+    def release(self, task_id: TaskId, fence: int) -> None:
+        """running → pending, the attempt given back. Raises LeaseLost."""
+        ...
+
+    def reap_expired(
+        self, campaign_id: CampaignId | None = None, *, limit: int = 100
+    ) -> list[Reaped]:
+        """Take back running tasks whose lease ran out by the database's clock."""
+        ...
+
+    def reap_worker(self, worker_id: str, reason: str) -> list[Reaped]:
+        """Take back every running task of a process that was seen to end; its worker row is
+        marked ended. ``reason`` (signal or exit code) is kept on tasks that end as failed."""
+        ...
+
+    def reopen(self, task_id: TaskId, fence: int, reason: str) -> bool:
+        """committed, completed or failed → pending: fence +1, attempts 0, part rows voided;
+        a completed or failed run goes back to in progress, its campaign to active.
+        False when the fence no longer matches (somebody else did it)."""
+        ...
+
+    def requeue(
+        self,
+        campaign_id: CampaignId,
+        *,
+        export_name: str | None = None,
+        chunk_index: int | None = None,
+    ) -> int:
+        """failed → pending (attempts 0, fence +1) for tasks whose parts need no removal."""
+        ...
+
+    # -- roll forward and finalize ----------------------------------------------------------
+    def committed_tasks(
+        self, campaign_id: CampaignId, *, idle_s: float, limit: int = 100
+    ) -> list[TaskView]:
+        """Committed tasks nobody has touched for ``idle_s``: to be rolled forward."""
+        ...
+
+    def task(self, run_id: RunId, chunk_index: int) -> TaskView | None:
+        """One task, or None."""
+        ...
+
+    def tasks(
+        self, run_id: RunId, *, status: TaskStatus | None = None, limit: int = 1_000_000
+    ) -> list[TaskView]:
+        """In chunk order."""
+        ...
+
+    def parts(
+        self, run_id: RunId, *, chunk_index: int | None = None, include_voided: bool = False
+    ) -> list[LedgerPart]:
+        """The ledger, in (chunk, part) order."""
+        ...
+
+    def lease_finalize(
+        self, run_id: RunId, worker: WorkerIdentity, lease_ttl_s: float
+    ) -> FinalizeLease | None:
+        """The right to finish a run: in progress, all tasks completed, count equal to the
+        expected one, no live finalizer. None otherwise."""
+        ...
+
+    def finalizable_runs(self, campaign_id: CampaignId) -> list[RunId]:
+        """Runs in progress whose completed tasks equal the expected count (and > 0)."""
+        ...
+
+    def finish_run(self, lease: FinalizeLease, finished: FinishedRun) -> None:
+        """in_progress → completed with its metrics row and progression, guarded by the
+        finalize fence **and** by the count again. Raises LeaseLost."""
+        ...
+
+    def fail_run(self, lease: FinalizeLease, error: str) -> None:
+        """in_progress → failed. Raises LeaseLost."""
+        ...
+
+    # -- views ------------------------------------------------------------------------------
+    def run(self, run_id: RunId) -> RunView | None:
+        """One run, or None."""
+        ...
+
+    def runs(self, campaign_id: CampaignId) -> list[RunView]:
+        """In plan order."""
+        ...
+
+    def run_finished_at_s(self, run_id: RunId) -> float:
+        """When its last chunk was completed: the manifest's reproducible finish time."""
+        ...
+
+    def workers(
+        self, *, host_id: str | None = None, alive_within_s: float = 60.0
+    ) -> list[WorkerView]:
+        """Workers whose row is not marked ended, newest heartbeat first."""
+        ...
+
+    def groups(self, campaign_id: CampaignId) -> list[GroupView]:
+        """Every source group of a campaign, by name."""
+        ...
+
+    def journal(
+        self,
+        *,
+        campaign_id: CampaignId | None = None,
+        run_id: RunId | None = None,
+        after_id: int = 0,
+        limit: int = 1000,
+    ) -> list[JournalEntry]:
+        """In order of happening."""
+        ...
+
+    def write_journal(self, event: Event) -> None:
+        """Events that belong to no transition of the store."""
+        ...
+
+    def metrics(
+        self, *, export_name: str | None = None, limit: int = 20
+    ) -> list[dict[str, object]]:
+        """``export_metrics`` rows, newest first."""
+        ...
+
+    def reset_export(self, export_name: str, *, chunks_only: bool) -> int:
+        """Forget runs and tasks of an export (and, unless ``chunks_only``, its cursor and
+        progression). StateRefused while a live worker holds one of its chunks."""
+        ...

@@ -1,0 +1,1 @@
+"""L1: decides. Opens nothing, writes nothing."""

@@ -1,0 +1,1 @@
+"""Drivers over the same seams that check and clean what is stored."""
