@@ -1,0 +1,87 @@
+"""The run journal: what is written to it by whom, and how it is read back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from rivet_fleet.contracts.events import Emit, Event, EventName
+from rivet_fleet.contracts.state import JournalEntry
+from rivet_fleet.contracts.url import redact
+from rivet_fleet.observability.redaction import Redactor, one_line, redact_plain
+from rivet_fleet.observability.units import rfc3339
+
+WRITTEN_BY_STORE: frozenset[EventName] = frozenset(
+    {
+        EventName.CAMPAIGN_SUBMITTED,
+        EventName.CAMPAIGN_COMPLETED,
+        EventName.CAMPAIGN_INCOMPLETE,
+        EventName.CAMPAIGN_CANCELLED,
+        EventName.CHUNK_CLAIMED,
+        EventName.CHUNK_COMMITTED,
+        EventName.CHUNK_COMPLETED,
+        EventName.CHUNK_FAILED,
+        EventName.CHUNK_RELEASED,
+        EventName.CHUNK_REAPED,
+        EventName.CHUNK_REOPENED,
+        EventName.RUN_COMPLETED,
+        EventName.RUN_FAILED,
+    }
+)
+"""Events the store journals inside the transition's own transaction: true if and only if the
+transition is. Emitting them as well would double them."""
+
+NOT_JOURNALED: frozenset[EventName] = frozenset({EventName.PAGE_READ})
+"""Too many to keep: a page is read several times a second per worker."""
+
+
+def journal_emit(write: Callable[[Event], None], redactor: Redactor = redact) -> Emit:
+    """An Emit that journals what the store does not journal by itself.
+
+    ``write`` is the store's ``write_journal``; it may raise StateError, so put this into a
+    ``fan_out``.
+    """
+
+    def emit(event: Event) -> None:
+        if event.name in WRITTEN_BY_STORE or event.name in NOT_JOURNALED:
+            return
+        data = redact_plain(event.data, redactor)
+        write(replace(event, message=redactor(event.message), data=data))
+
+    return emit
+
+
+def count_events(entries: Sequence[JournalEntry]) -> dict[str, int]:
+    """How often each event happened, by its name: the input of the closing report."""
+    counts: dict[str, int] = {}
+    for entry in entries:
+        counts[entry.event] = counts.get(entry.event, 0) + 1
+    return counts
+
+
+def subject_of(entry: JournalEntry) -> str:
+    """``orders chunk 12``, ``orders``, or nothing: what an entry is about."""
+    name = entry.export_name or ""
+    return f"{name} chunk {entry.chunk_index}".strip() if entry.chunk_index is not None else name
+
+
+def render_journal(entries: Sequence[JournalEntry], redactor: Redactor = redact) -> str:
+    """One line per entry in the order given: when, what, about what, by whom, and the rest."""
+    if not entries:
+        return "The journal has no entries for this selection.\n"
+    subjects = [one_line(subject_of(e), redactor, 60) for e in entries]
+    event_width = max(len(e.event) for e in entries)
+    subject_width = max(map(len, subjects))
+    lines = []
+    for entry, subject in zip(entries, subjects, strict=True):
+        details = " ".join(filter(None, (entry.message, pairs_text(entry.data, redactor))))
+        worker = f"[{entry.worker_id}] " if entry.worker_id else ""
+        head = f"{rfc3339(entry.at_s)}  {entry.event:<{event_width}}  {subject:<{subject_width}}"
+        lines.append(f"{head}  {one_line(worker + details, redactor)}".rstrip())
+    return "\n".join(lines) + "\n"
+
+
+def pairs_text(data: Mapping[str, object], redactor: Redactor) -> str:
+    """``key=value`` pairs of plain data, in their order, without nulls."""
+    plain = redact_plain(data, redactor)
+    return " ".join(f"{key}={value}" for key, value in plain.items() if value is not None)
