@@ -1,0 +1,368 @@
+"""A folder on a local or shared POSIX filesystem.
+
+Staged bytes live in ``.staging/`` below the prefix, on the destination's own filesystem, under
+the final path plus a nonce: ``.staging/<run_id>/<name>.<nonce>``. Publishing is ``link`` to the
+final name (which refuses to overwrite, atomically), fsync of the folder, ``unlink`` of the
+staged name. Receipt: ``{"kind": "local", "staged": "<run_id>/<name>.<nonce>"}``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from rivet_fleet.contracts.killpoints import KillPoint, reach
+from rivet_fleet.contracts.part import PartDigest, Receipt
+from rivet_fleet.contracts.plan import DestinationPlan
+from rivet_fleet.errors import DataIntegrityError, DestinationRefused, DestinationUnavailable
+from rivet_fleet.execution.destination import Destination, ObjectInfo, Presence, StagedInfo
+from rivet_fleet.execution.durable import (
+    filesystem_errors,
+    make_folder,
+    remove_file,
+    sync_file,
+    sync_folder,
+)
+from rivet_fleet.execution.parts import fingerprint_file
+from rivet_fleet.execution.paths import checked_path
+
+T = TypeVar("T")
+
+DESTINATION_NAME = "local"
+STAGING = ".staging"
+
+_NONCE = re.compile(r"\.[0-9a-f]{16}")
+_NONCE_CHARS = 17
+_PROBE = "probe"
+_COPY_BYTES = 1024 * 1024
+_NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+_FOLDER_TRIES = 20
+
+
+def open_destination(plan: DestinationPlan, *, create: bool = True) -> Destination:
+    """The folder ``plan.prefix``. Touches nothing yet; with ``create`` False the prefix is
+    never created (readers), and writing below a missing one is refused."""
+    return _LocalDestination(Path(plan.prefix), create=create)
+
+
+class _LocalDestination:
+    """Destination over a folder. Any number of processes may work on the same one."""
+
+    def __init__(self, prefix: Path, *, create: bool) -> None:
+        self._prefix = Path(os.path.abspath(prefix))  # noqa: PTH100 (resolve follows links)
+        self._staging = self._prefix / STAGING
+        self._create = create
+        self._own: set[str] = set()
+
+    @property
+    def uri(self) -> str:
+        """``file:///…``."""
+        return self._prefix.as_uri()
+
+    def check(self) -> None:
+        """Write, fsync and remove a probe in the staging folder."""
+        with filesystem_errors(self._prefix, "destination"):
+            probe = self._probe()
+            try:
+                sync_file(probe)
+            finally:
+                remove_file(probe)
+            sync_folder(self._staging)
+
+    def stage(self, local: Path, path: str, digest: PartDigest) -> Receipt:
+        """Move (same filesystem) or copy the file into staging, and make file and name durable."""
+        if local.stat().st_size != digest.size_bytes:
+            raise DataIntegrityError(f"{local.name} changed between its digest and its staging")
+        staged = self._new_staged_name(path)
+        target = self._staging / staged
+        with filesystem_errors(self._prefix, "destination"):
+            try:
+                self._in_folder(target.parent, lambda: _move(local, target))
+                reach(KillPoint.STAGE_WRITTEN)
+                self._settle_staged(target)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    remove_file(target)
+                raise
+        self._own.add(staged)
+        return {"kind": DESTINATION_NAME, "staged": staged}
+
+    def look(self, receipt: Receipt, path: str, digest: PartDigest) -> Presence:
+        """Staged first, then visible, then staged again: publishing moves in that direction,
+        so one pass the other way could miss a part that is being moved."""
+        staged, final = self._staged_path(receipt), self._final_path(path)
+        with filesystem_errors(self._prefix, "destination"):
+            if found := self._look_once(staged, final, digest):
+                return found
+            return Presence.STAGED if _holds(staged, digest) else Presence.MISSING
+
+    def publish(self, receipt: Receipt, path: str, digest: PartDigest) -> Presence:
+        """Link, fsync, unlink; every refusal of the link is resolved by looking."""
+        staged, final = self._staged_path(receipt), self._final_path(path)
+        with filesystem_errors(self._prefix, "destination"):
+            shown = self._may_link(receipt, staged, digest) and self._in_folder(
+                final.parent, lambda: _show(staged, final)
+            )
+            found = Presence.VISIBLE if shown else self._look_once(staged, final, digest)
+            if found is Presence.VISIBLE:
+                self._settle_visible(final)
+                self._drop_staged(staged)
+                return found
+            if found is Presence.STAGED:
+                raise DestinationUnavailable(f"{path} could not be made visible, but is staged")
+            return found or Presence.MISSING
+
+    def discard(self, receipt: Receipt) -> None:
+        """Remove the staged bytes, durably: no link can be made from them afterwards (F9)."""
+        with filesystem_errors(self._prefix, "destination"):
+            self._drop_staged(self._staged_path(receipt))
+
+    def remove(self, path: str) -> None:
+        """Remove a visible object and make its absence durable."""
+        final = self._final_path(path)
+        with filesystem_errors(self._prefix, "destination"):
+            if remove_file(final) or final.parent.is_dir():
+                sync_folder(final.parent)
+
+    def put_atomic(self, path: str, body: bytes) -> None:
+        """Write beside, fsync, rename over, fsync the folder."""
+        final, target = self._final_path(path), self._staging / self._new_staged_name(path)
+        with filesystem_errors(self._prefix, "destination"):
+            try:
+                self._in_folder(target.parent, lambda: _write_new(target, body))
+                sync_file(target)
+                self._in_folder(final.parent, lambda: target.replace(final))
+            except OSError:
+                with contextlib.suppress(OSError):
+                    remove_file(target)
+                raise
+            self._sync_up(final.parent)
+            self._tidy(target.parent)
+
+    def read(self, path: str, bytes_max: int) -> bytes | None:
+        """The bytes, None when absent. One byte too many raises DataIntegrityError."""
+        final = self._final_path(path)
+        with filesystem_errors(final, "destination"):
+            try:
+                with final.open("rb") as file:
+                    body = file.read(bytes_max + 1)
+            except FileNotFoundError:
+                return None
+        if len(body) > bytes_max:
+            raise DataIntegrityError(f"{path} is larger than {bytes_max} bytes")
+        return body
+
+    def open_local(self, path: str) -> Path:
+        """The object's own path. DataIntegrityError when it is not there."""
+        final = self._final_path(path)
+        if not final.is_file():
+            raise DataIntegrityError(f"{path} is not there")
+        return final
+
+    def list_visible(self, folder: str = "") -> Iterator[ObjectInfo]:
+        """Files below ``folder`` in name order; staging is left out, links are not followed."""
+        root = self._final_path(folder) if folder else self._prefix
+        with filesystem_errors(root, "destination"):
+            for file, size_bytes, _ in _walk(root, skip=self._staging):
+                path = file.relative_to(self._prefix).as_posix()
+                yield ObjectInfo(path=path, size_bytes=size_bytes)
+
+    def list_staged(self) -> Iterator[StagedInfo]:
+        """Staged files; ages by the filesystem's own clock, read from a file touched just now."""
+        with filesystem_errors(self._staging, "destination"):
+            if not self._staging.is_dir():
+                return
+            probe = self._probe()
+            now_s = probe.stat().st_mtime
+            remove_file(probe)
+            for file, size_bytes, touched_s in _walk(self._staging, skip=None):
+                staged = file.relative_to(self._staging).as_posix()
+                if _NONCE.fullmatch(staged[-_NONCE_CHARS:]):
+                    yield StagedInfo(
+                        receipt={"kind": DESTINATION_NAME, "staged": staged},
+                        path=staged[:-_NONCE_CHARS],
+                        size_bytes=size_bytes,
+                        age_s=max(0.0, now_s - touched_s),
+                    )
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def _final_path(self, path: str) -> Path:
+        if checked_path(path).split("/", 1)[0] == STAGING:
+            raise DestinationRefused(f"{path!r} names the staging folder")
+        return self._prefix / path
+
+    def _staged_path(self, receipt: Receipt) -> Path:
+        staged = receipt.get("staged")
+        if receipt.get("kind") != DESTINATION_NAME or not isinstance(staged, str):
+            raise DestinationRefused("the receipt was not written by a local destination")
+        return self._staging / checked_path(staged)
+
+    def _new_staged_name(self, path: str) -> str:
+        self._final_path(path)
+        return checked_path(f"{path}.{secrets.token_hex(8)}")
+
+    def _in_folder(self, folder: Path, action: Callable[[], T]) -> T:
+        """Run ``action`` with ``folder`` there. Others remove empty staging folders at any
+        moment (``_tidy``), so a missing folder is made again a bounded number of times."""
+        for _ in range(_FOLDER_TRIES):
+            self._make(folder)
+            try:
+                return action()
+            except FileNotFoundError:
+                if folder.is_dir():
+                    raise
+        raise DestinationUnavailable(f"{folder} disappears as fast as it is created")
+
+    def _make(self, folder: Path) -> None:
+        if not self._create and not self._prefix.is_dir():
+            raise DestinationRefused(
+                f"the destination {self._prefix} does not exist", hint="check the prefix"
+            )
+        with contextlib.suppress(FileNotFoundError):
+            make_folder(folder)
+
+    def _probe(self) -> Path:
+        probe = self._staging / f"{_PROBE}.{secrets.token_hex(8)}"
+        self._in_folder(self._staging, lambda: _write_new(probe, b"probe\n"))
+        return probe
+
+    def _settle_staged(self, target: Path) -> None:
+        # A moved file keeps the time of its last write; its age as a staged file starts now.
+        os.utime(target)
+        sync_file(target)
+        self._sync_up(target.parent)
+
+    def _settle_visible(self, final: Path) -> None:
+        # Whoever linked it may have died before its fsync: each witness makes it durable.
+        sync_file(final)
+        self._sync_up(final.parent)
+
+    def _sync_up(self, folder: Path) -> None:
+        """fsync ``folder`` and its parents up to the prefix: another process may have created
+        one of them and died before its own fsync."""
+        while True:
+            sync_folder(folder)
+            if folder == self._prefix:
+                return
+            folder = folder.parent
+
+    def _may_link(self, receipt: Receipt, staged: Path, digest: PartDigest) -> bool:
+        # Bytes this very object staged and fsynced need no second reading; anybody else's
+        # are proven by their fingerprint before they become visible.
+        if receipt["staged"] in self._own:
+            return _size(staged) == digest.size_bytes
+        return _holds(staged, digest)
+
+    def _look_once(self, staged: Path, final: Path, digest: PartDigest) -> Presence | None:
+        is_staged = _holds(staged, digest)
+        if _holds(final, digest):
+            return Presence.VISIBLE
+        if os.path.lexists(final):
+            return Presence.FOREIGN
+        return Presence.STAGED if is_staged else None
+
+    def _drop_staged(self, staged: Path) -> None:
+        if remove_file(staged):
+            sync_folder(staged.parent)
+        self._tidy(staged.parent)
+
+    def _tidy(self, folder: Path) -> None:
+        """Remove an emptied folder below staging. One that is in use, or gone, stays as it is."""
+        if folder not in (self._staging, self._prefix):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+def _move(local: Path, target: Path) -> None:
+    """Rename when both are on one filesystem, else copy and remove. Never overwrites: the
+    target's nonce is fresh."""
+    try:
+        os.rename(local, target)  # noqa: PTH104
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        with local.open("rb") as source, target.open("xb") as copy:
+            shutil.copyfileobj(source, copy, _COPY_BYTES)
+        remove_file(local)
+
+
+def _show(staged: Path, final: Path) -> bool:
+    """Give the staged bytes their visible name, unless something has it already.
+
+    False when the staged file is gone or the name is taken: the caller looks which.
+    """
+    try:
+        os.link(staged, final)
+    except FileExistsError:
+        return False
+    except FileNotFoundError:
+        if not final.parent.is_dir():
+            raise
+        return False
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+        if not _show_by_rename(staged, final):
+            return False
+    reach(KillPoint.PART_RENAMED)
+    return True
+
+
+def _show_by_rename(staged: Path, final: Path) -> bool:
+    # Without hard links there is no atomic refusal. Names carry run, chunk, part and fence,
+    # so only a foreign writer in this very instant could be overwritten.
+    if os.path.lexists(final):
+        return False
+    try:
+        os.rename(staged, final)  # noqa: PTH104
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _write_new(path: Path, body: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(body)
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size if path.is_file() else None
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _holds(path: Path, digest: PartDigest) -> bool:
+    """True when a regular file is there with the digest's size and fingerprint."""
+    try:
+        return _size(path) == digest.size_bytes and fingerprint_file(path) == digest.fingerprint
+    except FileNotFoundError:
+        return False
+
+
+def _walk(root: Path, skip: Path | None) -> Iterator[tuple[Path, int, float]]:
+    """Every regular file below ``root`` in name order: path, size, time of last write. What
+    disappears meanwhile is left out."""
+    try:
+        entries = sorted(os.scandir(root), key=lambda entry: entry.name)
+    except FileNotFoundError:
+        return
+    for entry in entries:
+        path = Path(entry.path)
+        if path == skip:
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            yield from _walk(path, skip)
+        elif entry.is_file(follow_symlinks=False):
+            with contextlib.suppress(FileNotFoundError):
+                stat = entry.stat(follow_symlinks=False)
+                yield path, stat.st_size, stat.st_mtime

@@ -1,0 +1,210 @@
+"""Parquet parts: row groups bounded in memory, exact logical types, reproducible bytes.
+
+Equal batches with equal options give equal files: the ``created_by`` of the writer library is a
+constant of its version and no time or host is written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rivet_fleet.contracts.plan import FormatPlan
+from rivet_fleet.errors import ConfigError, DataIntegrityError, UnsupportedType
+from rivet_fleet.execution.durable import filesystem_errors, remove_file
+from rivet_fleet.execution.format import PartFormat, PartWriter
+
+FORMAT_NAME = "parquet"
+
+_CODECS = {"zstd": "zstd", "snappy": "snappy", "gzip": "gzip", "lz4": "lz4", "none": "none"}
+_DEFAULT_LEVELS = {"zstd": 3, "gzip": 6}
+_LEVELS = {"zstd": range(1, 23), "gzip": range(10)}
+_FIRST_RATIO = 0.35
+"""Encoded size over Arrow size, until the first row group has shown the real one."""
+
+
+def open_format(plan: FormatPlan) -> PartFormat:
+    """The Parquet format with its options. Raises ConfigError for a codec or level it lacks."""
+    return _ParquetFormat(plan)
+
+
+class _ParquetFormat:
+    """PartFormat of Parquet."""
+
+    def __init__(self, plan: FormatPlan) -> None:
+        self._codec, self._level = _codec(plan)
+        self._group_rows = plan.row_group_rows
+        # A file limit below the row group's would never be noticed in time.
+        self._group_bytes = min(plan.row_group_bytes, plan.file_bytes_max or plan.row_group_bytes)
+
+    @property
+    def extension(self) -> str:
+        """``parquet``."""
+        return FORMAT_NAME
+
+    def check_schema(self, schema: pa.Schema) -> None:
+        """Refuse what Parquet has no exact type for, all columns at once."""
+        refused = [f for f in schema if not _is_exact(f.type)]
+        if refused:
+            columns = ", ".join(f"{f.name} ({f.type})" for f in refused)
+            raise UnsupportedType(
+                f"Parquet cannot carry these columns exactly: {columns}",
+                hint="cast them, for example with columns: {" + refused[0].name + ": text}",
+                code="RIVET_FORMAT_UNSUPPORTED_TYPE",
+            )
+
+    def open(self, path: Path, schema: pa.Schema) -> PartWriter:
+        """Start a part at ``path``, which must not exist."""
+        return _ParquetWriter(
+            path,
+            schema,
+            codec=self._codec,
+            level=self._level,
+            group_rows=self._group_rows,
+            group_bytes=self._group_bytes,
+        )
+
+    def count_rows(self, path: Path) -> int:
+        """Rows by the footer. DataIntegrityError when it is no complete Parquet file."""
+        try:
+            return int(pq.read_metadata(path).num_rows)
+        except (pa.ArrowException, OSError) as error:
+            raise DataIntegrityError(f"{path.name} is not a complete Parquet file") from error
+
+
+class _ParquetWriter:
+    """Holds batches until a row group is full, then encodes and lets them go."""
+
+    def __init__(
+        self,
+        path: Path,
+        schema: pa.Schema,
+        *,
+        codec: str,
+        level: int | None,
+        group_rows: int | None,
+        group_bytes: int,
+    ) -> None:
+        self._path = path
+        self._schema = schema
+        self._group_rows = group_rows
+        self._group_bytes = group_bytes
+        self._held: list[pa.RecordBatch] = []
+        self._held_rows = 0
+        self._held_bytes = 0
+        self._encoded_arrow_bytes = 0
+        with filesystem_errors(path, "spool"):
+            path.open("xb").close()
+            try:
+                self._sink = pa.OSFile(str(path), "wb")
+                self._writer = pq.ParquetWriter(
+                    self._sink, schema, compression=codec, compression_level=level
+                )
+            except OSError:
+                remove_file(path)
+                raise
+
+    @property
+    def bytes_flushed(self) -> int:
+        """Encoded bytes plus what the held rows will become, by the ratio seen so far."""
+        flushed = int(self._sink.tell())
+        seen = self._encoded_arrow_bytes
+        ratio = flushed / seen if seen else _FIRST_RATIO
+        return flushed + int(self._held_bytes * ratio)
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Append rows; encodes when a row group is full."""
+        while batch.num_rows:
+            room = batch.num_rows
+            if self._group_rows is not None:
+                room = min(room, self._group_rows - self._held_rows)
+            self._hold(batch.slice(0, room))
+            batch = batch.slice(room)
+            if self._is_full():
+                self._flush()
+
+    def close(self) -> None:
+        """Encode the rest, write the footer and close the file."""
+        self._flush()
+        with filesystem_errors(self._path, "spool"):
+            self._writer.close()
+            self._sink.close()
+
+    def abort(self) -> None:
+        """Remove the file first, so that no later step can complete it; then let go."""
+        self._held.clear()
+        with contextlib.suppress(OSError):
+            remove_file(self._path)
+        for closing in (self._writer.close, self._sink.close):
+            with contextlib.suppress(OSError, ValueError, pa.ArrowException):
+                closing()
+
+    def _hold(self, batch: pa.RecordBatch) -> None:
+        self._held.append(batch)
+        self._held_rows += batch.num_rows
+        self._held_bytes += batch.nbytes
+
+    def _is_full(self) -> bool:
+        rows_full = self._group_rows is not None and self._held_rows >= self._group_rows
+        return rows_full or self._held_bytes >= self._group_bytes
+
+    def _flush(self) -> None:
+        if not self._held_rows:
+            return
+        table = pa.Table.from_batches(self._held, schema=self._schema)
+        with filesystem_errors(self._path, "spool"):
+            self._writer.write_table(table, row_group_size=self._held_rows)
+        self._encoded_arrow_bytes += self._held_bytes
+        self._held = []
+        self._held_rows = self._held_bytes = 0
+
+
+def _codec(plan: FormatPlan) -> tuple[str, int | None]:
+    codec = _CODECS.get(plan.compression)
+    if codec is None:
+        raise ConfigError(
+            f"unknown Parquet compression {plan.compression!r}",
+            hint="use one of " + ", ".join(_CODECS),
+        )
+    level = plan.compression_level
+    if level is None:
+        return codec, _DEFAULT_LEVELS.get(codec)
+    allowed = _LEVELS.get(codec)
+    if allowed is None:
+        raise ConfigError(f"Parquet compression {codec} has no level", hint="remove the level")
+    if level not in allowed:
+        raise ConfigError(
+            f"compression level {level} is outside {allowed[0]}..{allowed[-1]} of {codec}"
+        )
+    return codec, level
+
+
+def _is_exact(kind: pa.DataType) -> bool:
+    if isinstance(kind, pa.BaseExtensionType):
+        return _is_exact(kind.storage_type)
+    if pa.types.is_decimal(kind):
+        return bool(kind.scale >= 0)
+    if pa.types.is_timestamp(kind) or pa.types.is_time(kind):
+        return bool(kind.unit != "s")
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return _is_exact(kind.value_type)
+    if pa.types.is_struct(kind):
+        return all(_is_exact(field.type) for field in kind)
+    return any(test(kind) for test in _SCALARS)
+
+
+_SCALARS = (
+    pa.types.is_boolean,
+    pa.types.is_integer,
+    pa.types.is_float32,
+    pa.types.is_float64,
+    pa.types.is_date32,
+    pa.types.is_string,
+    pa.types.is_large_string,
+    pa.types.is_binary,
+    pa.types.is_large_binary,
+    pa.types.is_fixed_size_binary,
+)

@@ -1,0 +1,91 @@
+"""Which plug-ins there are: found by looking into the folders, never listed by hand.
+
+A source is a package in ``sources/`` with ``ENGINE_NAMES``, ``DEFAULT_PORT`` and ``open_source``;
+a format a module in ``formats/`` with ``FORMAT_NAME`` and ``open_format``; a destination a module
+in ``destinations/`` with ``DESTINATION_NAME`` and ``open_destination``. A plug-in with
+``FOR_TESTS = True`` can be opened but is not offered.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from functools import cache
+from types import ModuleType
+from typing import Any, cast
+
+from rivet_fleet.contracts.plan import DestinationPlan, FormatPlan
+from rivet_fleet.contracts.url import DatabaseUrl
+from rivet_fleet.errors import ConfigError
+from rivet_fleet.execution import destinations, formats, sources
+from rivet_fleet.execution.destination import Destination
+from rivet_fleet.execution.format import PartFormat
+from rivet_fleet.execution.source import Source
+
+
+def engine_names() -> tuple[str, ...]:
+    """Every engine name a source answers to, sorted."""
+    return tuple(sorted(_engines()))
+
+
+def default_ports() -> dict[str, int]:
+    """Engine name → the port its servers listen on when a URL names none."""
+    return {name: int(module.DEFAULT_PORT) for name, module in _engines().items()}
+
+
+def format_names() -> tuple[str, ...]:
+    """The file formats on offer, sorted."""
+    return _offered(_formats())
+
+
+def destination_names() -> tuple[str, ...]:
+    """The destination kinds on offer, sorted."""
+    return _offered(_destinations())
+
+
+def open_source(engine: str, url: DatabaseUrl, **options: Any) -> Source:
+    """A source of this engine; ``options`` are what its ``open_source`` takes. Opened lazily."""
+    return cast(Source, _named(_engines(), engine, "engine").open_source(url, **options))
+
+
+def open_format(plan: FormatPlan) -> PartFormat:
+    """The planned file format. Raises ConfigError for an unknown one or a wrong option."""
+    return cast(PartFormat, _named(_formats(), plan.format, "format").open_format(plan))
+
+
+def open_destination(plan: DestinationPlan, *, create: bool = True) -> Destination:
+    """The planned destination; with ``create`` False its prefix is never created."""
+    module = _named(_destinations(), plan.kind, "destination")
+    return cast(Destination, module.open_destination(plan, create=create))
+
+
+@cache
+def _engines() -> dict[str, ModuleType]:
+    return {name: module for module in _plugins(sources) for name in module.ENGINE_NAMES}
+
+
+@cache
+def _formats() -> dict[str, ModuleType]:
+    return {module.FORMAT_NAME: module for module in _plugins(formats)}
+
+
+@cache
+def _destinations() -> dict[str, ModuleType]:
+    return {module.DESTINATION_NAME: module for module in _plugins(destinations)}
+
+
+def _plugins(folder: ModuleType) -> list[ModuleType]:
+    found = pkgutil.iter_modules(folder.__path__)
+    return [importlib.import_module(f"{folder.__name__}.{module.name}") for module in found]
+
+
+def _offered(modules: dict[str, ModuleType]) -> tuple[str, ...]:
+    return tuple(sorted(n for n, m in modules.items() if not getattr(m, "FOR_TESTS", False)))
+
+
+def _named(modules: dict[str, ModuleType], name: str, what: str) -> ModuleType:
+    module = modules.get(name)
+    if module is None:
+        known = ", ".join(_offered(modules))
+        raise ConfigError(f"unknown {what} {name!r}", hint=f"this installation has: {known}")
+    return module
