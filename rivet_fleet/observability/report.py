@@ -1,0 +1,299 @@
+"""The closing report of a campaign: what is where, what failed and why, what to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rivet_fleet.contracts.codec import dumps
+from rivet_fleet.contracts.events import EventName
+from rivet_fleet.contracts.keys import describe_range
+from rivet_fleet.contracts.manifest import run_manifest_name
+from rivet_fleet.contracts.state import CampaignView, RunView, TaskView
+from rivet_fleet.contracts.task import CampaignStatus, RunStatus
+from rivet_fleet.contracts.url import redact
+from rivet_fleet.observability.advice import NextStep, advice_for, command
+from rivet_fleet.observability.redaction import Redactor, one_line, redact_plain
+from rivet_fleet.observability.units import (
+    bytes_text,
+    counted,
+    duration_text,
+    rfc3339,
+    rows_rate_text,
+)
+
+REPORT_VERSION = 1
+FAILED_SHOWN_MAX = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportOutcome:
+    """One export's end. ``folder`` and ``manifest`` say where its files are.
+
+    ``duration_s`` counts from submission to the end of the run, None while it is not over;
+    ``files`` is None when the caller did not count them.
+    """
+
+    export_name: str
+    run_id: str
+    status: str
+    folder: str
+    manifest: str | None
+    chunks_done: int
+    chunks_total: int
+    chunks_failed: int
+    rows: int
+    bytes: int
+    files: int | None
+    duration_s: float | None
+    rows_per_s: float | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailedChunk:
+    """One chunk that will not be tried again by itself."""
+
+    export_name: str
+    chunk_index: int
+    rows_covered: str
+    attempts: int
+    error_class: str | None
+    message: str
+    advice: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Happened:
+    """What the journal counted on the way."""
+
+    rescues: int = 0
+    failed_attempts: int = 0
+    source_retries: int = 0
+    state_retries: int = 0
+    leases_lost: int = 0
+    reopened: int = 0
+    workers_died: int = 0
+    workers_recycled: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """A campaign's closing summary: plain values, JSON through ``report_json``."""
+
+    report_version: int
+    campaign_id: str
+    campaign_name: str
+    status: str
+    state: str
+    started_at: str
+    finished_at: str | None
+    duration_s: float | None
+    rows: int
+    bytes: int
+    files: int | None
+    exports: tuple[ExportOutcome, ...]
+    failed: tuple[FailedChunk, ...]
+    happened: Happened
+    next_steps: tuple[NextStep, ...]
+
+
+def summarise(
+    campaign: CampaignView,
+    runs: Sequence[RunView],
+    failed: Sequence[TaskView],
+    journal_counts: Mapping[str, int],
+    *,
+    destinations: Mapping[str, str],
+    state: str,
+    files: Mapping[str, int] | None = None,
+) -> Report:
+    """Everything the closing report says.
+
+    ``failed`` are the tasks whose budget is spent; ``journal_counts`` counts entries by event
+    name; ``destinations`` and ``files`` map a run id to its dataset's URI and to the number of
+    visible files; ``state`` says where the state database is, without secrets.
+    """
+    counted_files = files or {}
+    exports = tuple(
+        export_outcome(run, destinations.get(run.run_id), counted_files.get(run.run_id))
+        for run in runs
+    )
+    finished_at_s = campaign.finished_at_s
+    return Report(
+        report_version=REPORT_VERSION,
+        campaign_id=campaign.campaign_id,
+        campaign_name=campaign.campaign_name,
+        status=campaign.status.value,
+        state=state,
+        started_at=rfc3339(campaign.created_at_s),
+        finished_at=None if finished_at_s is None else rfc3339(finished_at_s),
+        duration_s=None if finished_at_s is None else finished_at_s - campaign.created_at_s,
+        rows=sum(e.rows for e in exports),
+        bytes=sum(e.bytes for e in exports),
+        files=sum(e.files or 0 for e in exports) if files is not None else None,
+        exports=exports,
+        failed=tuple(failed_chunk(task) for task in failed),
+        happened=_happened(journal_counts),
+        next_steps=next_steps(campaign, runs),
+    )
+
+
+def export_outcome(run: RunView, uri: str | None, files: int | None) -> ExportOutcome:
+    """One run's line; ``uri`` is its dataset's place, the plan's prefix when unknown."""
+    root = (uri or run.plan.destination.prefix).rstrip("/")
+    duration_s = None if run.finished_at_s is None else run.finished_at_s - run.created_at_s
+    done = run.status is RunStatus.COMPLETED
+    return ExportOutcome(
+        export_name=run.export_name,
+        run_id=run.run_id,
+        status=run.status.value,
+        folder=f"{root}/{run.run_id}",
+        manifest=f"{root}/{run_manifest_name(run.run_id)}" if done else None,
+        chunks_done=run.counts.completed,
+        chunks_total=max(run.expected_tasks, run.counts.total),
+        chunks_failed=run.counts.failed,
+        rows=run.rows,
+        bytes=run.bytes,
+        files=files,
+        duration_s=duration_s,
+        rows_per_s=run.rows / duration_s if duration_s else None,
+        error=run.error,
+    )
+
+
+def failed_chunk(task: TaskView) -> FailedChunk:
+    """A spent task with its reason and what helps."""
+    return FailedChunk(
+        export_name=task.export_name,
+        chunk_index=task.chunk_index,
+        rows_covered=describe_range(task.chunk_range),
+        attempts=task.attempts,
+        error_class=task.error_class,
+        message=task.last_error or "no message was recorded",
+        advice=advice_for(task.error_class),
+    )
+
+
+def _happened(counts: Mapping[str, int]) -> Happened:
+    def seen(name: EventName) -> int:
+        return counts.get(name.value, 0)
+
+    return Happened(
+        rescues=seen(EventName.CHUNK_REAPED),
+        failed_attempts=seen(EventName.CHUNK_FAILED),
+        source_retries=seen(EventName.SOURCE_RETRIED),
+        state_retries=seen(EventName.STATE_RETRIED),
+        leases_lost=seen(EventName.LEASE_LOST),
+        reopened=seen(EventName.CHUNK_REOPENED),
+        workers_died=seen(EventName.WORKER_DIED),
+        workers_recycled=seen(EventName.WORKER_RECYCLED),
+    )
+
+
+def next_steps(campaign: CampaignView, runs: Sequence[RunView]) -> tuple[NextStep, ...]:
+    """What an operator may sensibly type now, in order."""
+    path = campaign.config_path
+    status = NextStep(command=command("status", path), why="see where each export stands and why")
+    resume = NextStep(command=command("resume", path), why="carry on from what is done")
+    validate = NextStep(command=command("validate", path), why="check every file by its manifest")
+    sweep = NextStep(command=command("gc", path), why="list what stopped attempts left staged")
+    if campaign.status is CampaignStatus.COMPLETED:
+        return (validate,)
+    if campaign.status is CampaignStatus.ACTIVE:
+        return (status, resume)
+    if campaign.status is CampaignStatus.CANCELLED:
+        again = NextStep(command=command("run", path), why="start a new campaign")
+        return (sweep, again)
+    requeue = tuple(
+        NextStep(
+            command=command("requeue", path, export_name=run.export_name),
+            why=f"try the {counted(run.counts.failed, 'failed chunk')} of {run.export_name} again",
+        )
+        for run in runs
+        if run.counts.failed
+    )
+    return (status, *requeue, resume)
+
+
+def report_json(report: Report, redactor: Redactor = redact) -> str:
+    """The report as canonical JSON on one line, redacted."""
+    return dumps(redact_plain(report, redactor))
+
+
+_VERDICTS = {
+    "completed": "completed: every row of the plan is in exactly one visible file",
+    "incomplete": "incomplete: some chunks failed for good; what is done stays done",
+    "cancelled": "cancelled: what was finished before stays where it is",
+    "active": "not finished: stopped on the way, resumable",
+}
+
+
+def render_report(report: Report, redactor: Redactor = redact) -> str:
+    """The report as plain text for a terminal, redacted line by line."""
+    verdict = _VERDICTS.get(report.status, report.status)
+    sections = [
+        [f"Campaign {report.campaign_name} ({report.campaign_id}) {verdict}."],
+        _totals(report),
+        [line for export in report.exports for line in export_lines(export)],
+        _failures(report),
+        ["Next:", *(f"  {step.command}   # {step.why}" for step in report.next_steps)],
+    ]
+    blocks = ["\n".join(one_text(line, redactor) for line in s) for s in sections if s]
+    return "\n\n".join(blocks) + "\n"
+
+
+def one_text(line: str, redactor: Redactor) -> str:
+    """One line made safe to print: redacted, no control characters, indentation kept."""
+    indent = line[: len(line) - len(line.lstrip(" "))]
+    return indent + one_line(line, redactor, chars_max=1000)
+
+
+def _totals(report: Report) -> list[str]:
+    files = "" if report.files is None else f" in {counted(report.files, 'file')}"
+    lasted = "" if report.duration_s is None else f" in {duration_text(report.duration_s)}"
+    lines = [f"{counted(report.rows, 'row')}{files}, {bytes_text(report.bytes)}{lasted}."]
+    happened = report.happened
+    said = [
+        (happened.rescues, "chunk rescued", "chunks rescued"),
+        (happened.workers_died, "worker died", "workers died"),
+        (happened.workers_recycled, "worker recycled", "workers recycled"),
+        (happened.failed_attempts, "attempt failed", "attempts failed"),
+        (happened.source_retries, "source retry", "source retries"),
+        (happened.state_retries, "state retry", "state retries"),
+        (happened.leases_lost, "lease lost", "leases lost"),
+        (happened.reopened, "chunk reopened", "chunks reopened"),
+    ]
+    told = [f"{number} {one if number == 1 else many}" for number, one, many in said if number]
+    lines += [f"On the way: {', '.join(told)}."] if told else []
+    return [*lines, f"State: {report.state}"]
+
+
+def export_lines(export: ExportOutcome) -> list[str]:
+    """One export: its numbers, then where its files and manifest are."""
+    files = "" if export.files is None else f", {counted(export.files, 'file')}"
+    head = (
+        f"{export.export_name}: {export.status}, {export.chunks_done}/"
+        f"{counted(export.chunks_total, 'chunk')}, {counted(export.rows, 'row')}{files}, "
+        f"{bytes_text(export.bytes)}"
+    )
+    if export.duration_s is not None:
+        head += f", {duration_text(export.duration_s)}, {rows_rate_text(export.rows_per_s)}"
+    lines = [head, f"  files     {export.folder}/"]
+    lines += [f"  manifest  {export.manifest}"] if export.manifest else []
+    return lines + ([f"  error     {export.error}"] if export.error else [])
+
+
+def _failures(report: Report) -> list[str]:
+    if not report.failed:
+        return []
+    lines = [f"Failed for good ({counted(len(report.failed), 'chunk')}):"]
+    for chunk in report.failed[:FAILED_SHOWN_MAX]:
+        lines.append(
+            f"  {chunk.export_name} chunk {chunk.chunk_index}, {chunk.rows_covered}: "
+            f"{chunk.error_class or 'unknown error'} after "
+            f"{counted(chunk.attempts, 'attempt')}: {chunk.message}"
+        )
+        lines.append(f"    {chunk.advice}")
+    hidden = len(report.failed) - FAILED_SHOWN_MAX
+    return lines + ([f"  … and {hidden} more; `status --json` lists all"] if hidden > 0 else [])

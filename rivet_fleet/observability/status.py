@@ -1,0 +1,234 @@
+"""``status``: where a campaign stands and why, as text and as JSON (schema version 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rivet_fleet.contracts.codec import dumps
+from rivet_fleet.contracts.keys import describe_range
+from rivet_fleet.contracts.state import (
+    CampaignView,
+    GroupView,
+    RunView,
+    TaskCounts,
+    TaskView,
+    WorkerView,
+)
+from rivet_fleet.contracts.task import TaskStatus
+from rivet_fleet.contracts.url import redact
+from rivet_fleet.observability.reasons import Reason, Scene, reasons_for, spent
+from rivet_fleet.observability.redaction import Redactor, one_line, redact_plain
+from rivet_fleet.observability.units import (
+    bytes_text,
+    counted,
+    duration_text,
+    rfc3339,
+    scaled_text,
+)
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportStatus:
+    """One export's row."""
+
+    export_name: str
+    run_id: str
+    status: str
+    strategy: str
+    chunks: TaskCounts
+    chunks_expected: int
+    rows: int
+    bytes: int
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerStatus:
+    """One worker process. ``silent_s`` is how long ago it was last heard from."""
+
+    worker_id: str
+    name: str
+    host_id: str
+    pid: int
+    alive: bool
+    silent_s: float
+    rss_bytes: int
+    chunk: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailedStatus:
+    """One chunk whose budget is spent."""
+
+    export_name: str
+    chunk_index: int
+    rows_covered: str
+    attempts: int
+    error_class: str | None
+    message: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatusReport:
+    """Everything ``status`` says; times are the state database's."""
+
+    schema_version: int
+    at: str
+    campaign_id: str
+    campaign_name: str
+    status: str
+    created_at: str
+    finished_at: str | None
+    exports: tuple[ExportStatus, ...]
+    workers: tuple[WorkerStatus, ...]
+    groups: tuple[GroupView, ...]
+    failed: tuple[FailedStatus, ...]
+    reasons: tuple[Reason, ...]
+
+
+def explain(
+    campaign: CampaignView,
+    runs: Sequence[RunView],
+    tasks: Sequence[TaskView],
+    workers: Sequence[WorkerView],
+    groups: Sequence[GroupView],
+    now_s: float,
+) -> StatusReport:
+    """The report for one moment.
+
+    ``tasks`` are the running, committed and failed ones (or a sample); ``now_s`` is the state
+    database's clock.
+    """
+    scene = Scene(
+        campaign=campaign, runs=runs, tasks=tasks, workers=workers, groups=groups, now_s=now_s
+    )
+    finished_at_s = campaign.finished_at_s
+    return StatusReport(
+        schema_version=SCHEMA_VERSION,
+        at=rfc3339(now_s),
+        campaign_id=campaign.campaign_id,
+        campaign_name=campaign.campaign_name,
+        status=campaign.status.value,
+        created_at=rfc3339(campaign.created_at_s),
+        finished_at=None if finished_at_s is None else rfc3339(finished_at_s),
+        exports=tuple(_export(run) for run in runs),
+        workers=tuple(_worker(worker, tasks, now_s) for worker in workers),
+        groups=tuple(groups),
+        failed=tuple(_failed(t) for t in tasks if spent(t)),
+        reasons=reasons_for(scene),
+    )
+
+
+def _export(run: RunView) -> ExportStatus:
+    return ExportStatus(
+        export_name=run.export_name,
+        run_id=run.run_id,
+        status=run.status.value,
+        strategy=run.plan.strategy,
+        chunks=run.counts,
+        chunks_expected=run.expected_tasks,
+        rows=run.rows,
+        bytes=run.bytes,
+        error=run.error,
+    )
+
+
+def _worker(worker: WorkerView, tasks: Sequence[TaskView], now_s: float) -> WorkerStatus:
+    held = [
+        f"{t.export_name} chunk {t.chunk_index}"
+        for t in tasks
+        if t.status is TaskStatus.RUNNING and t.owner == worker.worker_id
+    ]
+    return WorkerStatus(
+        worker_id=worker.worker_id,
+        name=worker.name,
+        host_id=worker.host_id,
+        pid=worker.pid,
+        alive=worker.alive,
+        silent_s=max(now_s - worker.heartbeat_at_s, 0.0),
+        rss_bytes=worker.rss_bytes,
+        chunk=", ".join(held) or None,
+    )
+
+
+def _failed(task: TaskView) -> FailedStatus:
+    return FailedStatus(
+        export_name=task.export_name,
+        chunk_index=task.chunk_index,
+        rows_covered=describe_range(task.chunk_range),
+        attempts=task.attempts,
+        error_class=task.error_class,
+        message=task.last_error,
+    )
+
+
+def status_json(report: StatusReport, redactor: Redactor = redact) -> str:
+    """The report as canonical JSON on one line, redacted."""
+    return dumps(redact_plain(report, redactor))
+
+
+def render_status(report: StatusReport, redactor: Redactor = redact) -> str:
+    """The report as plain text for a terminal, redacted."""
+    blocks = [
+        [f"Campaign {report.campaign_name} ({report.campaign_id}): {report.status}"],
+        _export_table(report),
+        _worker_lines(report),
+        [f"source group {g.group_name}: {_slots(g)}" for g in report.groups],
+        ["Why:", *(line for reason in report.reasons for line in _reason_lines(reason))],
+    ]
+    safe = ["\n".join(_safe(line, redactor) for line in block) for block in blocks if block]
+    return "\n\n".join(safe) + "\n"
+
+
+def _safe(line: str, redactor: Redactor) -> str:
+    """Redacted and without control characters; the columns' spaces stay."""
+    return "".join(c for c in redactor(line) if c.isprintable())
+
+
+def _export_table(report: StatusReport) -> list[str]:
+    head = ("export", "status", "chunks", "running", "committed", "failed", "rows", "size")
+    rows = [
+        (
+            one_line(e.export_name, str, 40),
+            e.status,
+            f"{e.chunks.completed}/{e.chunks_expected}",
+            str(e.chunks.running),
+            str(e.chunks.committed),
+            str(e.chunks.failed),
+            scaled_text(e.rows),
+            bytes_text(e.bytes),
+        )
+        for e in report.exports
+    ]
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if i < 2 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in (head, *rows)
+    ]
+
+
+def _worker_lines(report: StatusReport) -> list[str]:
+    alive = sum(w.alive for w in report.workers)
+    lines = [f"{counted(alive, 'worker')} alive"]
+    for worker in report.workers:
+        seen = "alive" if worker.alive else f"not heard from for {duration_text(worker.silent_s)}"
+        doing = worker.chunk or "idle"
+        place = f"{worker.host_id} pid {worker.pid}"
+        lines.append(f"  {worker.name} ({place}): {seen}, {doing}, {bytes_text(worker.rss_bytes)}")
+    return lines
+
+
+def _slots(group: GroupView) -> str:
+    limit = "no limit" if group.slots_max is None else f"{group.slots_max} slots"
+    return f"{group.running} running, {limit}"
+
+
+def _reason_lines(reason: Reason) -> list[str]:
+    lines = [f"  {reason.sentence} [{reason.code.value}]"]
+    return lines + ([f"    {reason.next_command}"] if reason.next_command else [])
