@@ -181,6 +181,11 @@ class Store(Protocol):
         expected one, no live finalizer. None otherwise."""
         ...
 
+    def confirm_finalize(self, lease: FinalizeLease, lease_ttl_s: float) -> None:
+        """Extend the finalizer's lease if its fence still matches and the run is still in
+        progress; asked right before shared names are written. Raises LeaseLost."""
+        ...
+
     def finalizable_runs(self, campaign_id: CampaignId) -> list[RunId]:
         """Runs in progress whose completed tasks equal the expected count (and > 0)."""
         ...

@@ -1,0 +1,211 @@
+"""run, submit, worker, resume: the commands that make a campaign go on."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from rivet_fleet.cli.environment import die_with_supervisor, worker_environment
+from rivet_fleet.cli.session import (
+    Session,
+    campaign_option,
+    config_option,
+    fleet_of,
+    json_option,
+    known_redactor,
+    param_option,
+    process_options,
+    start,
+    state_option,
+)
+from rivet_fleet.contracts.codec import dumps
+from rivet_fleet.contracts.keys import CampaignId
+from rivet_fleet.coordination import submit as submission
+from rivet_fleet.coordination import wiring
+from rivet_fleet.coordination.closing import closing_report
+from rivet_fleet.coordination.coordinator import (
+    Coordinator,
+    CoordinatorOptions,
+    coordinator_name,
+)
+from rivet_fleet.coordination.fleet import Fleet
+from rivet_fleet.coordination.supervisor import WorkerCommand
+from rivet_fleet.observability.progress import open_progress
+from rivet_fleet.observability.report import render_report, report_json
+from rivet_fleet.planning.config import check_campaign_id
+
+workers_option = click.option(
+    "-w",
+    "--workers",
+    type=click.IntRange(0, 256),
+    default=None,
+    help="Worker processes on this host; default: campaign.workers.",
+)
+
+
+def _wanted(campaign_id: str | None) -> CampaignId | None:
+    return check_campaign_id(campaign_id) if campaign_id else None
+
+
+@click.command()
+@config_option
+@param_option
+@campaign_option
+@state_option
+@workers_option
+@json_option
+def run(
+    config: Path,
+    params: tuple[str, ...],
+    campaign_id: str | None,
+    state_url: str | None,
+    workers: int | None,
+    as_json: bool,
+) -> int:
+    """Plan a campaign (or continue the unfinished one), work on it, and say how it ended.
+
+    Safe to kill and to start again at any moment.
+    """
+    session = start(config, params, state_url)
+    with fleet_of(session, "coordinator") as fleet:
+        submitted = submission.submit(fleet, session.loaded, _wanted(campaign_id))
+        if not submitted.created:
+            click.echo(f"continuing campaign {submitted.campaign_id} by its stored plan", err=True)
+        return _coordinate(
+            session, fleet, submitted.campaign_id, workers=workers, join=False, as_json=as_json
+        )
+
+
+@click.command()
+@config_option
+@param_option
+@campaign_option
+@state_option
+@workers_option
+@click.option("--join", is_flag=True, help="Help although another coordinator is at work.")
+@json_option
+def resume(
+    config: Path,
+    params: tuple[str, ...],
+    campaign_id: str | None,
+    state_url: str | None,
+    workers: int | None,
+    join: bool,
+    as_json: bool,
+) -> int:
+    """Continue a campaign by its stored plan, even when the configuration has changed since."""
+    session = start(config, params, state_url)
+    with fleet_of(session, "coordinator") as fleet:
+        view = submission.find_campaign(fleet, session.loaded.campaign_name, _wanted(campaign_id))
+        click.echo(f"continuing campaign {view.campaign_id} by its stored plan", err=True)
+        return _coordinate(
+            session, fleet, view.campaign_id, workers=workers, join=join, as_json=as_json
+        )
+
+
+def _coordinate(
+    session: Session,
+    fleet: Fleet,
+    campaign_id: CampaignId,
+    *,
+    workers: int | None,
+    join: bool,
+    as_json: bool,
+) -> int:
+    named = wiring.with_identity(fleet, coordinator_name(campaign_id))
+    progress = open_progress(sys.stderr.isatty(), sys.stderr, redactor=known_redactor())
+    options = CoordinatorOptions(
+        workers=session.loaded.config.campaign.workers if workers is None else workers,
+        command=_worker_command(session, campaign_id),
+        join=join,
+    )
+    coordinator = Coordinator(named, campaign_id, options, progress)
+    code = coordinator.run()
+    report = closing_report(named, campaign_id, state=session.state_url)
+    click.echo(
+        report_json(report, known_redactor())
+        if as_json
+        else render_report(report, known_redactor())
+    )
+    if coordinator.worker_failure and code != 0:
+        click.echo(f"last words of a worker that ended:\n{coordinator.worker_failure}", err=True)
+    return int(code)
+
+
+def _worker_command(session: Session, campaign_id: CampaignId) -> WorkerCommand:
+    arguments = [
+        sys.executable,
+        "-m",
+        "rivet_fleet",
+        "--log-level",
+        "info",
+        "worker",
+        "--config",
+        str(session.loaded.path),
+        "--campaign-id",
+        campaign_id,
+    ]
+    return WorkerCommand(
+        arguments=arguments,
+        environment=worker_environment(
+            session.environment, params=session.params, state_url=session.state_url
+        ),
+        log_folder=session.loaded.path.parent / ".rivet_fleet" / "logs" / campaign_id,
+    )
+
+
+@click.command()
+@config_option
+@param_option
+@campaign_option
+@state_option
+@json_option
+def submit(
+    config: Path,
+    params: tuple[str, ...],
+    campaign_id: str | None,
+    state_url: str | None,
+    as_json: bool,
+) -> int:
+    """Plan a campaign and store it; workers anywhere will find it.
+
+    Submitting the same id again changes nothing.
+    """
+    session = start(config, params, state_url)
+    with fleet_of(session, "submit") as fleet:
+        submitted = submission.submit(fleet, session.loaded, _wanted(campaign_id))
+    if as_json:
+        click.echo(dumps(submitted))
+    else:
+        verb = "submitted" if submitted.created else "was there already: nothing changed"
+        click.echo(f"campaign {submitted.campaign_id} {verb}")
+    return 0
+
+
+@click.command()
+@config_option
+@param_option
+@campaign_option
+@state_option
+@click.option("--name", default="worker", show_default=True, help="Shown in status and journal.")
+@click.option("--worker-id", default=None, hidden=True)
+def worker(
+    config: Path,
+    params: tuple[str, ...],
+    campaign_id: str | None,
+    state_url: str | None,
+    name: str,
+    worker_id: str | None,
+) -> int:
+    """Claim chunks of a campaign until it is over. Start any number, on any host.
+
+    SIGTERM drains: the current chunk is finished within campaign.drain_grace_s, or given
+    back at the next page boundary.
+    """
+    session = start(config, params, state_url)
+    if session.environment.supervisor_pid is not None and worker_id is not None:
+        die_with_supervisor(session.environment.supervisor_pid)
+    options = process_options(session, name, worker_id=worker_id, supervised=worker_id is not None)
+    return int(wiring.run_worker(session.loaded, options, _wanted(campaign_id)))

@@ -1,0 +1,71 @@
+"""Everything the program reads from its environment, read here and nowhere below."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+from dataclasses import dataclass
+
+from rivet_fleet.contracts.killpoints import arm, parse_armings
+from rivet_fleet.errors import UsageError
+
+PARAMS = "RIVET_FLEET_PARAMS"
+"""``--param`` values for spawned workers: a command line would show them to everybody."""
+SUPERVISOR_PID = "RIVET_FLEET_SUPERVISOR_PID"
+STATE_URL = "RIVET_FLEET_STATE_URL"
+TEST_KILL = "RIVET_FLEET_TEST_KILL"
+TEST_HOST_ID = "RIVET_FLEET_TEST_HOST_ID"
+
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """The environment as values."""
+
+    variables: dict[str, str]
+    params: dict[str, str]
+    supervisor_pid: int | None
+    host_id: str | None
+
+
+def read_environment() -> Environment:
+    """Read it once; arm kill points when a test asks for them. Raises UsageError."""
+    variables = dict(os.environ)
+    try:
+        params = json.loads(variables.get(PARAMS, "{}"))
+        arm(parse_armings(variables.get(TEST_KILL, "")))
+        pid = variables.get(SUPERVISOR_PID)
+        supervisor_pid = int(pid) if pid else None
+    except ValueError as error:
+        raise UsageError(f"an environment variable cannot be read: {error}") from None
+    return Environment(
+        variables=variables,
+        params={str(k): str(v) for k, v in params.items()},
+        supervisor_pid=supervisor_pid,
+        host_id=variables.get(TEST_HOST_ID),
+    )
+
+
+def die_with_supervisor(supervisor_pid: int) -> None:
+    """Ask the kernel for SIGTERM when the supervisor dies, however it dies.
+
+    It may have died before we asked: then nobody would ever tell us, so leave now.
+    """
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != supervisor_pid:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def worker_environment(
+    environment: Environment, *, params: dict[str, str], state_url: str
+) -> dict[str, str]:
+    """What a spawned worker gets: ours, plus what must not stand on its command line."""
+    return {
+        **environment.variables,
+        PARAMS: json.dumps(params),
+        SUPERVISOR_PID: str(os.getpid()),
+        STATE_URL: state_url,
+    }

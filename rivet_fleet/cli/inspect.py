@@ -1,0 +1,118 @@
+"""status, validate, journal: looking without touching."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from rivet_fleet.cli.session import (
+    campaign_option,
+    config_option,
+    fleet_of,
+    json_option,
+    known_redactor,
+    param_option,
+    start,
+    state_option,
+)
+from rivet_fleet.contracts.keys import CampaignId
+from rivet_fleet.coordination.inspection import campaign_status, validate_campaign
+from rivet_fleet.coordination.submit import find_campaign
+from rivet_fleet.errors import ExitCode
+from rivet_fleet.observability.journal import render_journal
+from rivet_fleet.observability.status import render_status, status_json
+from rivet_fleet.verification.validate import render_verifications, verifications_json
+
+
+def _id(campaign_id: str | None) -> CampaignId | None:
+    return CampaignId(campaign_id) if campaign_id else None
+
+
+@click.command()
+@config_option
+@param_option
+@campaign_option
+@state_option
+@json_option
+def status(
+    config: Path,
+    params: tuple[str, ...],
+    campaign_id: str | None,
+    state_url: str | None,
+    as_json: bool,
+) -> int:
+    """Where the campaign stands, and why something waits."""
+    session = start(config, params, state_url, quiet=True)
+    with fleet_of(session, "status", migrate=False) as fleet:
+        view = find_campaign(fleet, session.loaded.campaign_name, _id(campaign_id))
+        report = campaign_status(fleet, view)
+    hide = known_redactor()
+    click.echo(status_json(report, hide) if as_json else render_status(report, hide))
+    return 0
+
+
+@click.command()
+@config_option
+@param_option
+@campaign_option
+@state_option
+@click.option("-e", "--export", "export_name", default=None, help="Only this export.")
+@click.option(
+    "--depth",
+    type=click.Choice(["light", "sample", "full"]),
+    default="full",
+    show_default=True,
+    help="Manifest only; plus a listing; plus every byte.",
+)
+@json_option
+def validate(
+    config: Path,
+    params: tuple[str, ...],
+    campaign_id: str | None,
+    state_url: str | None,
+    export_name: str | None,
+    depth: str,
+    as_json: bool,
+) -> int:
+    """Check delivered files against their manifest. Exit 3 when they are verified wrong."""
+    session = start(config, params, state_url, quiet=True)
+    with fleet_of(session, "validate", migrate=False) as fleet:
+        view = find_campaign(fleet, session.loaded.campaign_name, _id(campaign_id))
+        verifications = validate_campaign(
+            fleet, view.campaign_id, depth=depth, export_name=export_name
+        )
+    click.echo(
+        verifications_json(verifications) if as_json else render_verifications(verifications)
+    )
+    if any(v.verified_wrong for v in verifications):
+        return int(ExitCode.DATA_INTEGRITY)
+    return int(ExitCode.GENERIC if any(not v.passed for v in verifications) else ExitCode.OK)
+
+
+@click.command()
+@config_option
+@param_option
+@campaign_option
+@state_option
+@click.option("-l", "--last", type=click.IntRange(min=0), default=50, show_default=True)
+@json_option
+def journal(
+    config: Path,
+    params: tuple[str, ...],
+    campaign_id: str | None,
+    state_url: str | None,
+    last: int,
+    as_json: bool,
+) -> int:
+    """What happened, in order."""
+    from rivet_fleet.contracts.codec import dumps
+
+    session = start(config, params, state_url, quiet=True)
+    with fleet_of(session, "journal", migrate=False) as fleet:
+        view = find_campaign(fleet, session.loaded.campaign_name, _id(campaign_id))
+        entries = fleet.store.journal(campaign_id=view.campaign_id, limit=1_000_000)
+    shown = entries[len(entries) - last :] if last < len(entries) else entries
+    hide = known_redactor()
+    click.echo(hide(dumps(shown)) if as_json else render_journal(shown, hide))
+    return 0

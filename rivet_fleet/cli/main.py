@@ -1,0 +1,188 @@
+"""The program: commands, and the one place where an error becomes a message and an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+from typing import Any
+
+import click
+
+from rivet_fleet import __version__
+from rivet_fleet.errors import ExitCode, RivetFleetError
+
+_COMMANDS = {
+    "run": "rivet_fleet.cli.campaign:run",
+    "coordinator": "rivet_fleet.cli.campaign:run",
+    "submit": "rivet_fleet.cli.campaign:submit",
+    "worker": "rivet_fleet.cli.campaign:worker",
+    "resume": "rivet_fleet.cli.campaign:resume",
+    "status": "rivet_fleet.cli.inspect:status",
+    "validate": "rivet_fleet.cli.inspect:validate",
+    "journal": "rivet_fleet.cli.inspect:journal",
+    "requeue": "rivet_fleet.cli.operate:requeue",
+    "cancel": "rivet_fleet.cli.operate:cancel",
+    "gc": "rivet_fleet.cli.operate:gc",
+    "state": "rivet_fleet.cli.state:state",
+    "schema": "rivet_fleet.cli.misc:schema",
+    "completions": "rivet_fleet.cli.misc:completions",
+    "demo": "rivet_fleet.cli.misc:demo",
+}
+
+
+class LazyGroup(click.Group):
+    """Imports a command's module only when it is used: ``--help`` answers at once."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order a newcomer meets them."""
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command, imported now."""
+        target = _COMMANDS.get(cmd_name)
+        if target is None:
+            return None
+        module, _, attribute = target.partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """A mistyped command gets a suggestion."""
+        import difflib
+
+        if args and args[0] not in _COMMANDS and not args[0].startswith("-"):
+            near = difflib.get_close_matches(args[0], _COMMANDS, n=1)
+            hint = f" Did you mean '{near[0]}'?" if near else ""
+            ctx.fail(f"No such command '{args[0]}'.{hint}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """From the table below, so that help imports nothing."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_HELP.items()))
+
+
+_HELP = {
+    "run": "Plan a campaign, start workers, show progress, finish (alias: coordinator).",
+    "submit": "Plan and store a campaign for workers elsewhere; repeatable.",
+    "worker": "Work on a campaign until it is over; any number, on any host.",
+    "resume": "Continue an interrupted campaign by its stored plan.",
+    "status": "Show where a campaign stands, and why something waits.",
+    "validate": "Check delivered files against their manifest.",
+    "journal": "Show what happened, in order.",
+    "requeue": "Give failed (or lost) chunks another chance.",
+    "cancel": "Give a campaign up.",
+    "gc": "Remove staged bytes that nobody will ever publish.",
+    "state": "Inspect, migrate and reset the state database.",
+    "schema": "Print the JSON Schema of the configuration.",
+    "completions": "Print a shell completion script.",
+    "demo": "Show the whole thing on a real embedded PostgreSQL.",
+}
+
+
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="rivet-fleet")
+@click.option("--json-errors", is_flag=True, help="Errors as one JSON object on stderr.")
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="warning",
+    show_default=True,
+    help="What goes to stderr besides progress.",
+)
+@click.option("--log-json", is_flag=True, help="Log lines as versioned JSON events.")
+@click.pass_context
+def cli(ctx: click.Context, json_errors: bool, log_level: str, log_json: bool) -> None:
+    """Extract tables from production databases with a fleet of workers.
+
+    Every row ends up in exactly one visible file, whatever is killed.
+
+    \b
+    First steps:
+      rivet-fleet demo                     see it work, nothing needed
+      rivet-fleet run -c fleet.yaml        extract with workers on this host
+      rivet-fleet status -c fleet.yaml     ask what it is waiting for
+    """
+    ctx.obj = {"json_errors": json_errors, "log_level": log_level, "log_json": log_json}
+
+
+def main() -> None:
+    """The entry point. Exit codes: docs/reference/exit-codes.md."""
+    sys.exit(_main(sys.argv[1:]))
+
+
+def _main(arguments: list[str]) -> int:
+    json_errors = "--json-errors" in arguments
+    try:
+        result: Any = cli.main(args=arguments, prog_name="rivet-fleet", standalone_mode=False)
+        return int(result) if isinstance(result, int) else int(ExitCode.OK)
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.Abort:
+        return int(ExitCode.STOPPED)
+    except click.ClickException as error:
+        _show(
+            json_errors,
+            error.format_message(),
+            hint=_usage_hint(error),
+            code=None,
+            exit_code=ExitCode.GENERIC,
+            error_class="UsageError",
+        )
+        return int(ExitCode.GENERIC)
+    except RivetFleetError as error:
+        redact = _redactor()
+        _show(
+            json_errors,
+            redact(error.message),
+            hint=redact(error.hint or ""),
+            code=error.code,
+            exit_code=error.exit_code,
+            error_class=error.error_class,
+        )
+        return int(error.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return int(ExitCode.OK)
+
+
+def _redactor() -> Any:
+    from rivet_fleet.cli.session import known_redactor
+
+    return known_redactor()
+
+
+def _usage_hint(error: click.ClickException) -> str:
+    context = getattr(error, "ctx", None)
+    return f"see `{context.command_path} --help`" if context is not None else ""
+
+
+def _show(
+    as_json: bool,
+    message: str,
+    *,
+    hint: str,
+    code: str | None,
+    exit_code: ExitCode,
+    error_class: str,
+) -> None:
+    if as_json:
+        body: dict[str, object] = {
+            "error": message,
+            "hint": hint or None,
+            "error_class": error_class,
+            "exit_code": int(exit_code),
+            "exit_class": exit_code.name.lower(),
+        }
+        if code:
+            body["code"] = code
+        click.echo(json.dumps(body, ensure_ascii=False), err=True)
+        return
+    label = f" [{code}]" if code else ""
+    click.echo(f"error{label}: {message}", err=True)
+    if hint:
+        click.echo(f"  hint: {hint}", err=True)

@@ -1,0 +1,64 @@
+"""schema, completions, demo."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+from click.shell_completion import get_completion_class
+
+from rivet_fleet.cli.environment import read_environment
+from rivet_fleet.errors import UsageError
+
+
+@click.group()
+def schema() -> None:
+    """Print machine-readable descriptions of the program's inputs."""
+
+
+@schema.command("config")
+def config_schema() -> int:
+    """The JSON Schema (draft 2020-12) of the configuration file, for editors."""
+    from rivet_fleet.planning.schema import config_json_schema
+
+    click.echo(json.dumps(config_json_schema(), indent=2))
+    return 0
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completions(shell: str) -> int:
+    """Print a completion script, for example: eval "$(rivet-fleet completions bash)"."""
+    from rivet_fleet.cli.main import cli
+
+    kind = get_completion_class(shell)
+    if kind is None:
+        raise UsageError(f"no completion for {shell}")
+    click.echo(kind(cli, {}, "rivet-fleet", "_RIVET_FLEET_COMPLETE").source())
+    return 0
+
+
+@click.command()
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path("demo-output"),
+    show_default=True,
+    help="Where the files and the state go; made anew by each demo.",
+)
+@click.option(
+    "--rows",
+    type=click.IntRange(min=10_000),
+    default=2_000_000,
+    show_default=True,
+    help="Rows of the largest table.",
+)
+@click.option("--workers", type=click.IntRange(1, 16), default=3, show_default=True)
+def demo(output: Path, rows: int, workers: int) -> int:
+    """A shop on a real PostgreSQL, a fleet, a kill -9, a rescue, and an independent check."""
+    read_environment()
+    from rivet_fleet.demo.show import run_demo
+
+    return run_demo(output, rows=rows, workers=workers)

@@ -1,0 +1,123 @@
+"""requeue, cancel, gc: an operator's verbs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from rivet_fleet.cli.session import (
+    campaign_option,
+    config_option,
+    fleet_of,
+    json_option,
+    param_option,
+    start,
+    state_option,
+)
+from rivet_fleet.contracts.codec import dumps
+from rivet_fleet.contracts.keys import CampaignId
+from rivet_fleet.coordination import operate
+from rivet_fleet.coordination.submit import find_campaign
+
+
+def _id(campaign_id: str | None) -> CampaignId | None:
+    return CampaignId(campaign_id) if campaign_id else None
+
+
+@click.command()
+@config_option
+@param_option
+@campaign_option
+@state_option
+@click.option("-e", "--export", "export_name", default=None, help="Only this export.")
+@click.option("--chunk", type=int, default=None, help="Only this chunk index.")
+@click.option("--lost", is_flag=True, help="Also delivered chunks whose files are gone or changed.")
+@json_option
+def requeue(
+    config: Path,
+    params: tuple[str, ...],
+    campaign_id: str | None,
+    state_url: str | None,
+    export_name: str | None,
+    chunk: int | None,
+    lost: bool,
+    as_json: bool,
+) -> int:
+    """Give failed chunks another chance; then `rivet-fleet resume`."""
+    session = start(config, params, state_url, quiet=True)
+    with fleet_of(session, "requeue") as fleet:
+        view = find_campaign(fleet, session.loaded.campaign_name, _id(campaign_id))
+        done = operate.requeue(
+            fleet, view.campaign_id, export_name=export_name, chunk_index=chunk, lost=lost
+        )
+    click.echo(
+        dumps(done)
+        if as_json
+        else f"requeued {done.failed} failed and {done.lost} lost chunks of {view.campaign_id}; "
+        "continue with `rivet-fleet resume`"
+    )
+    return 0
+
+
+@click.command()
+@config_option
+@param_option
+@campaign_option
+@state_option
+@json_option
+def cancel(
+    config: Path,
+    params: tuple[str, ...],
+    campaign_id: str | None,
+    state_url: str | None,
+    as_json: bool,
+) -> int:
+    """Give a campaign up: nothing more is claimed, running chunks lose their fence."""
+    session = start(config, params, state_url, quiet=True)
+    with fleet_of(session, "cancel") as fleet:
+        view = find_campaign(fleet, session.loaded.campaign_name, _id(campaign_id))
+        taken = fleet.store.cancel(view.campaign_id)
+    if as_json:
+        click.echo(dumps({"campaign_id": view.campaign_id, "taken_back": taken}))
+    else:
+        click.echo(
+            f"campaign {view.campaign_id} is cancelled; {taken} running chunks were taken back. "
+            "Delivered files stay; no manifest names them"
+        )
+    return 0
+
+
+@click.command()
+@config_option
+@param_option
+@campaign_option
+@state_option
+@click.option(
+    "--min-age-s",
+    type=float,
+    default=3600.0,
+    show_default=True,
+    help="Younger staged bytes may belong to somebody who has not committed yet.",
+)
+@json_option
+def gc(
+    config: Path,
+    params: tuple[str, ...],
+    campaign_id: str | None,
+    state_url: str | None,
+    min_age_s: float,
+    as_json: bool,
+) -> int:
+    """Remove staged bytes that no ledger row names. Never touches a visible file."""
+    session = start(config, params, state_url, quiet=True)
+    with fleet_of(session, "gc") as fleet:
+        view = find_campaign(fleet, session.loaded.campaign_name, _id(campaign_id))
+        swept = operate.collect_garbage(fleet, view.campaign_id, min_age_s=min_age_s)
+    click.echo(
+        dumps(swept)
+        if as_json
+        else f"removed {swept.staged_files} staged files ({swept.staged_bytes} bytes) and "
+        f"{swept.spool_folders} spool folders"
+    )
+    return 0

@@ -1,0 +1,130 @@
+"""What most commands start with: read the environment, load the configuration, open a fleet."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from rivet_fleet.cli.environment import Environment, read_environment
+from rivet_fleet.contracts.url import redact
+from rivet_fleet.coordination import wiring
+from rivet_fleet.coordination.fleet import Fleet
+from rivet_fleet.errors import UsageError
+from rivet_fleet.observability.logs import configure_logging
+from rivet_fleet.planning.config import LoadedConfig, state_url
+
+_known: list[Callable[[str], str]] = [redact]
+
+
+def known_redactor() -> Callable[[str], str]:
+    """The best redactor known so far: the configuration's, once it was loaded."""
+    return _known[-1]
+
+
+config_option = click.option(
+    "-c",
+    "--config",
+    "config",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The configuration file.",
+)
+param_option = click.option(
+    "-p",
+    "--param",
+    "params",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A value for ${NAME} in the configuration.",
+)
+campaign_option = click.option(
+    "--campaign-id", default=None, help="Which campaign; default: the active or newest one."
+)
+state_option = click.option(
+    "--state-url",
+    default=None,
+    envvar="RIVET_FLEET_STATE_URL",
+    help="sqlite:///path or postgresql://…; default: from the configuration, else SQLite "
+    "beside it.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """One command's configuration and environment."""
+
+    loaded: LoadedConfig
+    environment: Environment
+    params: dict[str, str]
+    state_url: str
+
+
+def start(
+    config: Path, params: tuple[str, ...], state: str | None, *, quiet: bool = False
+) -> Session:
+    """Load and check everything a command needs. Raises ConfigError, UsageError."""
+    environment = read_environment()
+    values = {**environment.params, **_parse_params(params)}
+    loaded = wiring.load(config, params=values, environ=environment.variables)
+    _known.append(wiring.redactor(loaded))
+    _logging()
+    if not quiet:
+        for warning in loaded.warnings:
+            click.echo(f"warning: {known_redactor()(warning)}", err=True)
+    return Session(
+        loaded=loaded,
+        environment=environment,
+        params=values,
+        state_url=state or state_url(loaded),
+    )
+
+
+def _logging() -> None:
+    context = click.get_current_context()
+    options: dict[str, Any] = context.find_root().obj or {}
+    configure_logging(
+        level=options.get("log_level", "warning"),
+        json_lines=options.get("log_json", False),
+        stream=sys.stderr,
+        redactor=known_redactor(),
+    )
+
+
+def _parse_params(params: tuple[str, ...]) -> dict[str, str]:
+    values = {}
+    for param in params:
+        name, separator, value = param.partition("=")
+        if not separator or not name:
+            raise UsageError("--param needs NAME=VALUE", hint="for example: --param day=2026-01-31")
+        values[name] = value
+    return values
+
+
+@contextmanager
+def fleet_of(session: Session, name: str, *, migrate: bool = True) -> Iterator[Fleet]:
+    """An open fleet for the length of a command."""
+    fleet = wiring.open_fleet(session.loaded, process_options(session, name), migrate=migrate)
+    try:
+        yield fleet
+    finally:
+        fleet.close()
+
+
+def process_options(
+    session: Session, name: str, *, worker_id: str | None = None, supervised: bool = False
+) -> wiring.ProcessOptions:
+    """How this process presents itself."""
+    return wiring.ProcessOptions(
+        name=name,
+        state_url=session.state_url,
+        worker_id=worker_id,
+        host_id=session.environment.host_id,
+        parent_pid=session.environment.supervisor_pid if supervised else None,
+    )

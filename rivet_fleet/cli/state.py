@@ -1,0 +1,212 @@
+"""state show|files|chunks|reset|reset-chunks|migrate: the state database, plainly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from rivet_fleet.cli.session import (
+    campaign_option,
+    config_option,
+    fleet_of,
+    json_option,
+    known_redactor,
+    param_option,
+    start,
+    state_option,
+)
+from rivet_fleet.contracts.codec import dumps
+from rivet_fleet.contracts.keys import CampaignId, describe_range
+from rivet_fleet.contracts.state import RunView
+from rivet_fleet.coordination.fleet import Fleet
+from rivet_fleet.coordination.submit import find_campaign
+from rivet_fleet.errors import UsageError
+from rivet_fleet.planning.config import LoadedConfig
+
+export_option = click.option("-e", "--export", "export_name", default=None, help="This export.")
+
+
+@click.group()
+def state() -> None:
+    """Inspect, migrate and reset the state database."""
+
+
+def _runs(
+    fleet: Fleet, loaded: LoadedConfig, campaign_id: str | None, export_name: str | None
+) -> list[RunView]:
+    wanted = CampaignId(campaign_id) if campaign_id else None
+    view = find_campaign(fleet, loaded.campaign_name, wanted)
+    runs = fleet.store.runs(view.campaign_id)
+    known = [run.export_name for run in runs]
+    if export_name is not None and export_name not in known:
+        raise UsageError(f"no export {export_name}", hint=f"known exports: {', '.join(known)}")
+    return [run for run in runs if export_name in (None, run.export_name)]
+
+
+@state.command("show")
+@config_option
+@param_option
+@state_option
+@json_option
+def show(config: Path, params: tuple[str, ...], state_url: str | None, as_json: bool) -> int:
+    """Every campaign of this configuration's name."""
+    session = start(config, params, state_url, quiet=True)
+    with fleet_of(session, "state", migrate=False) as fleet:
+        campaigns = fleet.store.campaigns(name=session.loaded.campaign_name)
+        listed = [(c, fleet.store.runs(c.campaign_id)) for c in campaigns]
+    if as_json:
+        click.echo(
+            dumps([{"campaign": c, "runs": [_brief(r) for r in runs]} for c, runs in listed])
+        )
+        return 0
+    if not listed:
+        click.echo("no campaign yet")
+    for campaign, runs in listed:
+        click.echo(f"{campaign.campaign_id}  {campaign.status.value}")
+        for run in runs:
+            click.echo(
+                f"  {run.export_name:<24} {run.status.value:<12} "
+                f"{run.counts.completed}/{run.expected_tasks} chunks  {run.rows} rows"
+            )
+    return 0
+
+
+def _brief(run: RunView) -> dict[str, object]:
+    return {
+        "run_id": run.run_id,
+        "export_name": run.export_name,
+        "status": run.status.value,
+        "expected_tasks": run.expected_tasks,
+        "counts": run.counts,
+        "rows": run.rows,
+        "bytes": run.bytes,
+        "plan_hash": run.plan_hash,
+    }
+
+
+@state.command("files")
+@config_option
+@param_option
+@campaign_option
+@state_option
+@export_option
+@click.option("-l", "--last", type=click.IntRange(min=0), default=50, show_default=True)
+@json_option
+def files(
+    config: Path,
+    params: tuple[str, ...],
+    campaign_id: str | None,
+    state_url: str | None,
+    export_name: str | None,
+    last: int,
+    as_json: bool,
+) -> int:
+    """The ledger: every part that was accepted."""
+    session = start(config, params, state_url, quiet=True)
+    with fleet_of(session, "state", migrate=False) as fleet:
+        runs = _runs(fleet, session.loaded, campaign_id, export_name)
+        parts = [part for run in runs for part in fleet.store.parts(run.run_id)]
+    shown = parts[len(parts) - min(last, len(parts)) :]
+    if as_json:
+        click.echo(dumps(shown))
+        return 0
+    for part in shown:
+        click.echo(
+            f"{part.path}  {part.status.value}  {part.digest.rows} rows  "
+            f"{part.digest.size_bytes} bytes  {part.digest.fingerprint}"
+        )
+    return 0
+
+
+@state.command("chunks")
+@config_option
+@param_option
+@campaign_option
+@state_option
+@export_option
+@json_option
+def chunks(
+    config: Path,
+    params: tuple[str, ...],
+    campaign_id: str | None,
+    state_url: str | None,
+    export_name: str | None,
+    as_json: bool,
+) -> int:
+    """Every chunk task: its range, status, attempts, fence, owner and last error."""
+    session = start(config, params, state_url, quiet=True)
+    hide = known_redactor()
+    with fleet_of(session, "state", migrate=False) as fleet:
+        runs = _runs(fleet, session.loaded, campaign_id, export_name)
+        listed = [(run, fleet.store.tasks(run.run_id)) for run in runs]
+    if as_json:
+        body = [{"run": _brief(run), "chunks": tasks} for run, tasks in listed]
+        click.echo(hide(dumps(body)))
+        return 0
+    for run, tasks in listed:
+        click.echo(f"{run.run_id}  {run.status.value}")
+        for task in tasks:
+            error = f"  {task.error_class}: {task.last_error}" if task.last_error else ""
+            owner = f"  owner {task.owner_name}" if task.owner_name else ""
+            click.echo(
+                hide(
+                    f"  {task.chunk_index:>6}  {task.status.value:<9} "
+                    f"attempts {task.attempts}/{task.attempts_max}  fence {task.fence}  "
+                    f"{describe_range(task.chunk_range)}{owner}{error}"
+                )
+            )
+    return 0
+
+
+def _reset(
+    config: Path,
+    params: tuple[str, ...],
+    state_url: str | None,
+    export_name: str,
+    *,
+    chunks_only: bool,
+) -> int:
+    session = start(config, params, state_url, quiet=True)
+    known = [export.name for export in session.loaded.config.exports]
+    if export_name not in known:
+        raise UsageError(f"no export {export_name}", hint=f"known exports: {', '.join(known)}")
+    with fleet_of(session, "state") as fleet:
+        removed = fleet.store.reset_export(export_name, chunks_only=chunks_only)
+    click.echo(f"forgot {removed} runs of {export_name}; delivered files were not touched")
+    return 0
+
+
+@state.command("reset")
+@config_option
+@param_option
+@state_option
+@click.option("-e", "--export", "export_name", required=True, help="The export to forget.")
+def reset(config: Path, params: tuple[str, ...], state_url: str | None, export_name: str) -> int:
+    """Forget everything about an export: runs, chunks, ledger, cursor, progression."""
+    return _reset(config, params, state_url, export_name, chunks_only=False)
+
+
+@state.command("reset-chunks")
+@config_option
+@param_option
+@state_option
+@click.option("-e", "--export", "export_name", required=True, help="The export to forget.")
+def reset_chunks(
+    config: Path, params: tuple[str, ...], state_url: str | None, export_name: str
+) -> int:
+    """Forget an export's runs and chunks, but keep its cursor and progression."""
+    return _reset(config, params, state_url, export_name, chunks_only=True)
+
+
+@state.command("migrate")
+@config_option
+@param_option
+@state_option
+def migrate(config: Path, params: tuple[str, ...], state_url: str | None) -> int:
+    """Bring the state database to this program's schema version."""
+    session = start(config, params, state_url, quiet=True)
+    with fleet_of(session, "state", migrate=True) as fleet:
+        fleet.store.check_version()
+    click.echo("the state database has this program's schema version")
+    return 0

@@ -1,0 +1,210 @@
+"""The coordinator: submit, supervise, tend, show, and say how it ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rivet_fleet.contracts.events import Event, EventName
+from rivet_fleet.contracts.keys import CampaignId
+from rivet_fleet.contracts.state import CampaignView
+from rivet_fleet.contracts.task import CampaignStatus
+from rivet_fleet.coordination.fleet import Fleet
+from rivet_fleet.coordination.identity import process_alive
+from rivet_fleet.coordination.stop import install
+from rivet_fleet.coordination.supervisor import Supervisor, WorkerCommand, WorkerEnd
+from rivet_fleet.coordination.tend import reap_ended, tend
+from rivet_fleet.errors import ExitCode, StateRefused, StateUnavailable
+from rivet_fleet.observability.progress import ProgressView
+from rivet_fleet.observability.snapshot import Snapshot, snapshot
+
+COORDINATOR = "coordinator"
+_TICK_S = 0.1
+_TEND_S = 1.0
+_SHOW_S = 0.5
+_DRAIN_MARGIN_S = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoordinatorOptions:
+    """``workers``: processes on this host. ``join``: another coordinator may be at work."""
+
+    workers: int
+    command: WorkerCommand
+    join: bool = False
+
+
+class Coordinator:
+    """One process that makes a campaign go on. Its death stops nothing but its own workers."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        campaign_id: CampaignId,
+        options: CoordinatorOptions,
+        progress: ProgressView,
+    ) -> None:
+        """``progress`` is told everything and decides nothing."""
+        self._fleet = fleet
+        self._campaign_id = campaign_id
+        self._options = options
+        self._progress = progress
+        self._supervisor = Supervisor(
+            options.command, workers=options.workers, clock=fleet.clock, on_end=self._on_end
+        )
+        self._snapshot: Snapshot | None = None
+        self._journal_id = 0
+        self._due_s: dict[Callable[[], None], float] = {}
+        self._status = CampaignStatus.ACTIVE
+        self._ended_roughly = False
+        self._last_log_tail = ""
+
+    def run(self) -> ExitCode:
+        """Until the campaign is over, or until told to stop. Raises StateRefused for a second
+        coordinator, StateUnavailable when the state database stays away for too long."""
+        fleet = self._fleet
+        self._refuse_second()
+        self._heartbeat()
+        install(fleet.stop, on_second=self._kill_now)
+        try:
+            self._loop()
+            self._drain()
+        finally:
+            self._supervisor.kill()
+            self._say_goodbye()
+        return self._verdict()
+
+    def _loop(self) -> None:
+        fleet = self._fleet
+        while not fleet.stop.requested and not self._supervisor.exhausted:
+            self._every(_TEND_S, self._tend)
+            self._every(_SHOW_S, self._show)
+            self._every(fleet.settings.lease_ttl_s / 4, self._heartbeat)
+            if self._status.over:
+                return
+            self._supervisor.tick()
+            fleet.stop.wait(_TICK_S)
+
+    def _every(self, interval_s: float, action: Callable[[], None]) -> None:
+        now_s = self._fleet.clock.monotonic_s()
+        if now_s >= self._due_s.get(action, 0.0):
+            self._due_s[action] = now_s + interval_s
+            action()
+
+    def _tend(self) -> None:
+        idle_s = 0.0 if self._ended_roughly else None
+        self._ended_roughly = False
+        self._status = tend(self._fleet, self._campaign_id, rolling_idle_s=idle_s).status
+
+    def _on_end(self, end: WorkerEnd) -> None:
+        """A process was seen to end: its chunks are free again within a tick, not a lease."""
+        reap_ended(self._fleet, end.worker_id, end.reason)
+        if end.graceful:
+            return
+        self._ended_roughly = True
+        self._last_log_tail = self._fleet.redact(end.log_tail)
+        self._fleet.emit(
+            Event(
+                name=EventName.WORKER_DIED,
+                campaign_id=self._campaign_id,
+                worker_id=end.worker_id,
+                message=end.reason,
+                data={"status": end.status, "pid": end.pid, "name": end.name},
+            )
+        )
+
+    def _heartbeat(self) -> None:
+        """The coordinator is seen in ``status``, and a second one sees it, too."""
+        fleet = self._fleet
+        try:
+            fleet.store.renew(fleet.identity, [], fleet.settings.lease_ttl_s, 0)
+        except StateUnavailable as error:
+            fleet.tell(EventName.STATE_RETRIED, f"heartbeat: {error.message}")
+
+    def _show(self) -> None:
+        """Everything shown comes from the state database: it is true for the whole fleet."""
+        fleet, campaign_id = self._fleet, self._campaign_id
+        try:
+            entries = fleet.store.journal(campaign_id=campaign_id, after_id=self._journal_id)
+            runs = fleet.store.runs(campaign_id)
+            workers = fleet.store.workers(alive_within_s=fleet.settings.lease_ttl_s)
+        except StateUnavailable as error:
+            fleet.tell(EventName.STATE_RETRIED, f"progress: {error.message}")
+            return
+        for entry in entries:
+            self._journal_id = max(self._journal_id, entry.journal_id)
+            self._progress.tell(entry)
+        at_work = [w for w in workers if w.alive and not w.name.startswith(COORDINATOR)]
+        self._snapshot = snapshot(self._snapshot, runs, at_work, fleet.clock.now_s())
+        self._progress.update(self._snapshot)
+
+    def _drain(self) -> None:
+        """The campaign is over, or we were told to stop: let the workers leave in good order."""
+        grace_s = self._fleet.settings.drain_grace_s + _DRAIN_MARGIN_S
+
+        def pause() -> None:
+            time.sleep(_TICK_S)
+
+        self._supervisor.drain(grace_s=grace_s, tick=pause)
+        self._tend()
+        self._show()
+
+    def _kill_now(self) -> None:
+        """The second signal. Called from the handler: signals only, no bookkeeping."""
+        self._supervisor.signal(signal.SIGKILL)
+
+    def _say_goodbye(self) -> None:
+        fleet = self._fleet
+        try:
+            fleet.store.reap_worker(fleet.identity.worker_id, "coordinator left")
+        except StateUnavailable:
+            pass  # its row goes stale by itself
+        self._progress.close()
+
+    def _refuse_second(self) -> None:
+        if self._options.join:
+            return
+        fleet = self._fleet
+        for other in fleet.store.workers(alive_within_s=fleet.settings.lease_ttl_s):
+            if other.name != coordinator_name(self._campaign_id) or other.pid == os.getpid():
+                continue
+            same_host = other.host_id == fleet.identity.host_id
+            alive = process_alive(other.pid, other.pid_started_at_s) if same_host else other.alive
+            if alive:
+                raise StateRefused(
+                    f"campaign {self._campaign_id} has a coordinator already: "
+                    f"pid {other.pid} on {other.host_id}",
+                    hint="nothing was changed; add workers with `rivet-fleet worker`, or let this "
+                    "host join with `rivet-fleet resume --join`",
+                    code="RIVET_CAMPAIGN_COORDINATED",
+                )
+
+    def _verdict(self) -> ExitCode:
+        if self._status is CampaignStatus.COMPLETED:
+            return ExitCode.OK
+        if self._status is CampaignStatus.INCOMPLETE:
+            return ExitCode.INCOMPLETE
+        if self._status is CampaignStatus.CANCELLED or self._fleet.stop.requested:
+            return ExitCode.STOPPED
+        return ExitCode.GENERIC
+
+    @property
+    def worker_failure(self) -> str:
+        """The last words of a worker that could not start, redacted; empty when all could."""
+        return self._last_log_tail
+
+
+def coordinator_name(campaign_id: CampaignId) -> str:
+    """The name a coordinator's own row bears: one per campaign."""
+    return f"{COORDINATOR}:{campaign_id}"
+
+
+def campaign_view(fleet: Fleet, campaign_id: CampaignId) -> CampaignView:
+    """The campaign as it stands now. Raises StateRefused when it is gone."""
+    view = fleet.store.campaign(campaign_id)
+    if view is None:
+        raise StateRefused(f"campaign {campaign_id} is not in the state database any more")
+    return view

@@ -1,0 +1,188 @@
+"""Finishing a run, in the order of ADR 0001; each step idempotent, so two finalizers agree."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from rivet_fleet.contracts.columns import ColumnSpec
+from rivet_fleet.contracts.events import Event, EventName
+from rivet_fleet.contracts.keys import RunId
+from rivet_fleet.contracts.killpoints import KillPoint, reach
+from rivet_fleet.contracts.manifest import (
+    MANIFEST_NAME,
+    SUCCESS_NAME,
+    RunWindow,
+    build_manifest,
+    run_manifest_name,
+    success_line,
+)
+from rivet_fleet.contracts.part import LedgerPart
+from rivet_fleet.contracts.plan import ExportPlan
+from rivet_fleet.contracts.state import FinalizeLease, FinishedRun, RunView
+from rivet_fleet.coordination.fleet import Fleet
+from rivet_fleet.coordination.publish import reopen_chunk
+from rivet_fleet.errors import DataIntegrityError, LeaseLost
+from rivet_fleet.execution.destination import Destination, Presence
+from rivet_fleet.execution.parts import fingerprint_bytes
+from rivet_fleet.execution.types import arrow_type
+
+
+def finalize_run(fleet: Fleet, run_id: RunId) -> bool:
+    """Finish the run if it is ready and nobody else is doing it. True when it is completed.
+
+    Raises DestinationError when the manifest could not be written: the run stays in
+    progress and the next finalizer starts again from the first step.
+    """
+    lease = fleet.patience.call(
+        "lease the run's end",
+        lambda: fleet.store.lease_finalize(run_id, fleet.identity, fleet.settings.lease_ttl_s),
+    )
+    if lease is None:
+        return False
+    reach(KillPoint.FINALIZE_LEASED)
+    run = fleet.store.run(run_id)
+    if run is None:
+        return False
+    parts = fleet.patience.call("read the ledger", lambda: fleet.store.parts(run_id))
+    destination = fleet.destination(run_id)
+    if _reopen_lost(fleet, destination, run, parts):
+        return False
+    body = manifest_bytes(fleet, run, destination, parts)
+    _write(fleet, destination, run, lease, parts, body)
+    return _finish(fleet, run, lease, parts, fingerprint_bytes(body))
+
+
+def _reopen_lost(
+    fleet: Fleet, destination: Destination, run: RunView, parts: list[LedgerPart]
+) -> bool:
+    """A file deleted under our feet is found here, before anybody is told of success."""
+    visible = {info.path: info.size_bytes for info in destination.list_visible(run.run_id)}
+    lost = {p.chunk_index: p for p in parts if visible.get(p.path) != p.digest.size_bytes}
+    lost = {
+        index: part
+        for index, part in lost.items()
+        if destination.look(part.receipt, part.path, part.digest) is not Presence.VISIBLE
+    }
+    for index, part in lost.items():
+        task = fleet.store.task(run.run_id, index)
+        if task is not None and task.fence == part.fence:
+            reopen_chunk(
+                fleet,
+                task_id=task.task_id,
+                run_id=run.run_id,
+                chunk_index=index,
+                fence=task.fence,
+                reason=f"published part {part.path} is gone or not what was written",
+            )
+    return bool(lost)
+
+
+def manifest_bytes(
+    fleet: Fleet, run: RunView, destination: Destination, parts: list[LedgerPart]
+) -> bytes:
+    """The manifest from the ledger alone: equal for every finalizer, whenever it runs."""
+    finished_at_s = fleet.store.run_finished_at_s(run.run_id)
+    return build_manifest(
+        run.plan,
+        parts,
+        window=RunWindow(
+            started_at=_rfc3339(run.created_at_s), finished_at=_rfc3339(finished_at_s)
+        ),
+        destination_uri=destination.uri,
+        schema_fingerprint=schema_fingerprint(run.plan.read.columns),
+    )
+
+
+def schema_fingerprint(columns: Sequence[ColumnSpec]) -> str:
+    """xxh3 over name-sorted ``name<TAB>type`` lines: equal shapes compare equal (§8.3)."""
+    lines = sorted(f"{column.name}\t{arrow_type(column.type)}\n" for column in columns)
+    return fingerprint_bytes("".join(lines).encode())
+
+
+def _write(
+    fleet: Fleet,
+    destination: Destination,
+    run: RunView,
+    lease: FinalizeLease,
+    parts: list[LedgerPart],
+    body: bytes,
+) -> None:
+    """Immutable copy, canonical name, check, markers. Only a success comes this far."""
+    destination.put_atomic(run_manifest_name(run.run_id), body)
+    reach(KillPoint.MANIFEST_COPY_WRITTEN)
+    _still_ours(fleet, lease)
+    destination.put_atomic(MANIFEST_NAME, body)
+    reach(KillPoint.MANIFEST_WRITTEN)
+    fleet.emit(
+        Event(
+            name=EventName.MANIFEST_WRITTEN,
+            campaign_id=run.campaign_id,
+            run_id=run.run_id,
+            export_name=run.export_name,
+            worker_id=fleet.identity.worker_id,
+            data={"manifest": run_manifest_name(run.run_id)},
+        )
+    )
+    _verify(destination, run, parts)
+    reach(KillPoint.MANIFEST_VERIFIED)
+    line = success_line(fingerprint_bytes(body))
+    destination.put_atomic(f"{run.run_id}/{SUCCESS_NAME}", line)
+    destination.put_atomic(SUCCESS_NAME, line)
+    reach(KillPoint.SUCCESS_WRITTEN)
+
+
+def _verify(destination: Destination, run: RunView, parts: list[LedgerPart]) -> None:
+    """``verify: content`` reads every part once more before anybody is told of success."""
+    if run.plan.verify != "content":
+        return
+    for part in parts:
+        if destination.look(part.receipt, part.path, part.digest) is not Presence.VISIBLE:
+            raise DataIntegrityError(
+                f"part {part.path} of run {run.run_id} does not hold what was written",
+                hint="the run stays in progress; `rivet-fleet resume` extracts the part again",
+                code="RIVET_VERIFY_PART_CHECKSUM_MISMATCH",
+            )
+
+
+def _still_ours(fleet: Fleet, lease: FinalizeLease) -> None:
+    """The canonical name is shared by all runs: a finalizer that slept must not come late."""
+    fleet.patience.call(
+        "confirm the run's end",
+        lambda: fleet.store.confirm_finalize(lease, fleet.settings.lease_ttl_s),
+    )
+
+
+def _finish(
+    fleet: Fleet, run: RunView, lease: FinalizeLease, parts: list[LedgerPart], fingerprint: str
+) -> bool:
+    finished = FinishedRun(
+        manifest_fingerprint=fingerprint,
+        rows=sum(p.digest.rows for p in parts),
+        bytes=sum(p.digest.size_bytes for p in parts),
+        files=len(parts),
+        duration_s=max(0.0, fleet.store.now_s() - run.created_at_s),
+    )
+    try:
+        fleet.patience.call("finish the run", lambda: fleet.store.finish_run(lease, finished))
+    except LeaseLost:
+        return False
+    reach(KillPoint.RUN_FINISHED)
+    return True
+
+
+def _rfc3339(epoch_s: float) -> str:
+    moment = datetime.fromtimestamp(round(epoch_s, 3), tz=UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def withdraw_success(destination: Destination, plan: ExportPlan) -> None:
+    """Before a finished run is reopened: nobody may believe in it any longer.
+
+    The canonical marker goes only when it speaks of this run.
+    """
+    body = destination.read(run_manifest_name(plan.run_id), 64 * 1024 * 1024)
+    canonical = destination.read(SUCCESS_NAME, 4096)
+    if body is not None and canonical == success_line(fingerprint_bytes(body)):
+        destination.remove(SUCCESS_NAME)
+    destination.remove(f"{plan.run_id}/{SUCCESS_NAME}")

@@ -1,0 +1,170 @@
+"""Keeping a lease alive from its own thread, with its own connection (F6)."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import psutil
+
+from rivet_fleet.contracts.clock import Clock
+from rivet_fleet.contracts.events import Emit, Event, EventName
+from rivet_fleet.contracts.lease import (
+    Claim,
+    WorkerIdentity,
+    heartbeat_interval_s,
+    trusted_until_s,
+)
+from rivet_fleet.errors import ExitCode, LeaseLost, StateError
+from rivet_fleet.persistence.store import Store
+
+_RETRY_S = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeartbeatLimits:
+    """``hang_timeout_s``: a chunk without any progress for this long ends the process.
+    ``parent_pid``: whose child we must be; None for a worker on its own (a pod).
+    ``orphan_grace_s``: how long an orphan may take to drain before it ends itself."""
+
+    lease_ttl_s: float
+    hang_timeout_s: float
+    parent_pid: int | None = None
+    orphan_grace_s: float = 30.0
+
+
+class Heartbeat:
+    """Renews the claim that is being worked on, and judges nothing else."""
+
+    def __init__(
+        self,
+        open_store: Callable[[], Store],
+        worker: WorkerIdentity,
+        limits: HeartbeatLimits,
+        *,
+        clock: Clock,
+        emit: Emit,
+        end_process: Callable[[int], None] = os._exit,
+    ) -> None:
+        """``open_store`` is called once, from the heartbeat's own thread."""
+        self._open_store = open_store
+        self._worker = worker
+        self._limits = limits
+        self._clock = clock
+        self._emit = emit
+        self._end_process = end_process
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._closed = False
+        self._claim: Claim | None = None
+        self._lost = False
+        self._trusted_until_s = 0.0
+        self._progress_at_s = 0.0
+        self._orphaned_at_s: float | None = None
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+
+    def start(self) -> None:
+        """Begin beating. Also the worker's own row is kept fresh while it is idle."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop beating; returns when the thread is gone or five seconds have passed."""
+        self._closed = True
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=5.0)
+
+    def watch(self, claim: Claim, *, claimed_at_s: float) -> None:
+        """Renew this claim from now on. ``claimed_at_s``: monotonic, when claiming was *sent*."""
+        with self._lock:
+            self._claim = claim
+            self._lost = False
+            self._trusted_until_s = trusted_until_s(claimed_at_s, self._limits.lease_ttl_s)
+            self._progress_at_s = self._clock.monotonic_s()
+
+    def unwatch(self) -> None:
+        """The chunk is over, one way or another."""
+        with self._lock:
+            self._claim = None
+
+    def progressed(self) -> None:
+        """The chunk made progress: it is not hanging."""
+        self._progress_at_s = self._clock.monotonic_s()
+
+    def check(self) -> None:
+        """Raise LeaseLost when a renewal matched no row (F1)."""
+        with self._lock:
+            lost, claim = self._lost, self._claim
+        if lost and claim is not None:
+            raise LeaseLost(
+                f"chunk {claim.chunk_index} of {claim.export_name} has another owner now",
+                hint="nothing to do: what was read is discarded, the new owner delivers it",
+            )
+
+    def renewed(self, sent_at_s: float) -> None:
+        """Somebody else's renewal succeeded: believe again, from the moment it was sent."""
+        with self._lock:
+            self._trusted_until_s = trusted_until_s(sent_at_s, self._limits.lease_ttl_s)
+
+    @property
+    def trusted(self) -> bool:
+        """False when the lease may have run out: do not waste work before the next renewal."""
+        return self._clock.monotonic_s() < self._trusted_until_s
+
+    def _run(self) -> None:
+        store: Store | None = None
+        interval_s = heartbeat_interval_s(self._limits.lease_ttl_s)
+        wait_s = 0.0
+        while not self._wake.wait(wait_s) and not self._closed:
+            wait_s = interval_s
+            self._watch_parent()
+            self._watch_progress()
+            try:
+                store = store or self._open_store()
+                self._beat(store)
+            except StateError as error:
+                wait_s = min(_RETRY_S, interval_s)
+                self._emit(
+                    Event(
+                        name=EventName.STATE_RETRIED,
+                        worker_id=self._worker.worker_id,
+                        message=f"heartbeat: {error.message}",
+                    )
+                )
+        if store is not None:
+            store.close()
+
+    def _beat(self, store: Store) -> None:
+        with self._lock:
+            claim = self._claim
+        named = [] if claim is None else [(claim.task_id, claim.fence)]
+        sent_at_s = self._clock.monotonic_s()
+        rss_bytes = int(psutil.Process().memory_info().rss)
+        lost = store.renew(self._worker, named, self._limits.lease_ttl_s, rss_bytes)
+        with self._lock:
+            if self._claim is not claim or claim is None:
+                return
+            if claim.task_id in lost:
+                self._lost = True
+            else:
+                self._trusted_until_s = trusted_until_s(sent_at_s, self._limits.lease_ttl_s)
+
+    def _watch_progress(self) -> None:
+        """A chunk that hangs costs one attempt: this process ends, its supervisor sees it."""
+        with self._lock:
+            claim, since_s = self._claim, self._progress_at_s
+        idle_s = self._clock.monotonic_s() - since_s
+        if claim is not None and idle_s > self._limits.hang_timeout_s:
+            self._end_process(int(ExitCode.HUNG))
+
+    def _watch_parent(self) -> None:
+        """An orphan drains by the parent-death signal; one that cannot is ended here."""
+        parent = self._limits.parent_pid
+        if parent is None or os.getppid() == parent:
+            return
+        now_s = self._clock.monotonic_s()
+        self._orphaned_at_s = self._orphaned_at_s or now_s
+        if now_s - self._orphaned_at_s > self._limits.orphan_grace_s:
+            self._end_process(int(ExitCode.STOPPED))

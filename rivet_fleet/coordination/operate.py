@@ -1,0 +1,131 @@
+"""An operator's verbs: requeue, cancel, gc. Each says what it did and loses nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rivet_fleet.contracts.codec import dumps
+from rivet_fleet.contracts.keys import CampaignId
+from rivet_fleet.contracts.part import PartStatus
+from rivet_fleet.contracts.state import RunView
+from rivet_fleet.contracts.task import RunStatus, TaskStatus
+from rivet_fleet.coordination.finalize import withdraw_success
+from rivet_fleet.coordination.fleet import Fleet
+from rivet_fleet.coordination.identity import process_alive
+from rivet_fleet.coordination.publish import Published, reopen_chunk
+from rivet_fleet.errors import StateRefused
+from rivet_fleet.execution.destination import Destination, Presence
+from rivet_fleet.verification.gc import sweep_spool, sweep_staged
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Requeued:
+    """How many chunks wait again: failed ones, and delivered ones whose parts were lost."""
+
+    failed: int
+    lost: int
+
+
+def requeue(
+    fleet: Fleet,
+    campaign_id: CampaignId,
+    *,
+    export_name: str | None = None,
+    chunk_index: int | None = None,
+    lost: bool = False,
+) -> Requeued:
+    """Put failed chunks back into the queue with a fresh budget; with ``lost`` also the
+    delivered ones whose files are gone or changed. Raises StateRefused for unknown names."""
+    runs = _selected(fleet, campaign_id, export_name)
+    reopened = sum(_reopen_lost(fleet, run, chunk_index) for run in runs) if lost else 0
+    failed = fleet.store.requeue(campaign_id, export_name=export_name, chunk_index=chunk_index)
+    return Requeued(failed=failed, lost=reopened)
+
+
+def _selected(fleet: Fleet, campaign_id: CampaignId, export_name: str | None) -> list[RunView]:
+    runs = fleet.store.runs(campaign_id)
+    if export_name is None:
+        return runs
+    chosen = [run for run in runs if run.export_name == export_name]
+    if not chosen:
+        known = ", ".join(run.export_name for run in runs)
+        raise StateRefused(
+            f"campaign {campaign_id} has no export {export_name}", hint=f"its exports: {known}"
+        )
+    return chosen
+
+
+def _reopen_lost(fleet: Fleet, run: RunView, chunk_index: int | None) -> int:
+    destination = fleet.destination(run.run_id)
+    wanted = {
+        part.chunk_index
+        for part in fleet.store.parts(run.run_id, chunk_index=chunk_index)
+        if part.status is PartStatus.PUBLISHED
+        and destination.look(part.receipt, part.path, part.digest) is not Presence.VISIBLE
+    }
+    if wanted and run.status is RunStatus.COMPLETED:
+        withdraw_success(destination, run.plan)
+    return sum(_reopen(fleet, run, index) for index in sorted(wanted))
+
+
+def _reopen(fleet: Fleet, run: RunView, chunk_index: int) -> bool:
+    task = fleet.store.task(run.run_id, chunk_index)
+    if task is None or task.status is not TaskStatus.COMPLETED:
+        return False
+    outcome = reopen_chunk(
+        fleet,
+        task_id=task.task_id,
+        run_id=run.run_id,
+        chunk_index=chunk_index,
+        fence=task.fence,
+        reason="an operator found a part of it lost",
+    )
+    return outcome is Published.REOPENED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Swept:
+    """What ``gc`` removed."""
+
+    staged_files: int
+    staged_bytes: int
+    spool_folders: int
+
+
+def collect_garbage(fleet: Fleet, campaign_id: CampaignId, *, min_age_s: float) -> Swept:
+    """Remove staged bytes that no ledger row names, and spools of dead processes.
+
+    Never touches a visible file. Lists first, reads the ledger second (F9).
+    """
+    files = size_bytes = 0
+    seen: set[str] = set()
+    for run in fleet.store.runs(campaign_id):
+        prefix = run.plan.destination.prefix
+        if prefix in seen:
+            continue
+        seen.add(prefix)
+        swept = _sweep(fleet, fleet.destination(run.run_id), run, min_age_s)
+        files += swept[0]
+        size_bytes += swept[1]
+    folders = sweep_spool(fleet.settings.spool_root, process_alive)
+    return Swept(staged_files=files, staged_bytes=size_bytes, spool_folders=len(folders))
+
+
+def _sweep(
+    fleet: Fleet, destination: Destination, run: RunView, min_age_s: float
+) -> tuple[int, int]:
+    """All campaigns of this name share the prefix, so the ledgers of all of them are read."""
+    view = fleet.store.campaign(run.campaign_id)
+    name = view.campaign_name if view else None
+
+    def ledger() -> set[str]:
+        return {
+            dumps(part.receipt)
+            for campaign in fleet.store.campaigns(name=name)
+            for other in fleet.store.runs(campaign.campaign_id)
+            if other.plan.destination.prefix == run.plan.destination.prefix
+            for part in fleet.store.parts(other.run_id)
+        }
+
+    swept = sweep_staged(destination, ledger, min_age_s=min_age_s)
+    return len(swept), sum(info.size_bytes for info in swept)

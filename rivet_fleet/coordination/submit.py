@@ -1,0 +1,119 @@
+"""From a configuration to a stored campaign: facts, plan, checks, one transaction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rivet_fleet.contracts.events import EventName
+from rivet_fleet.contracts.facts import SourceFacts
+from rivet_fleet.contracts.keys import CampaignId
+from rivet_fleet.contracts.killpoints import KillPoint, reach
+from rivet_fleet.contracts.plan import CampaignPlan
+from rivet_fleet.contracts.state import CampaignView
+from rivet_fleet.contracts.task import CampaignStatus
+from rivet_fleet.coordination.fleet import Fleet
+from rivet_fleet.errors import ConfigError, StateRefused
+from rivet_fleet.execution.registry import open_format
+from rivet_fleet.execution.types import arrow_schema
+from rivet_fleet.planning.config import LoadedConfig
+from rivet_fleet.planning.connections import source_connection
+from rivet_fleet.planning.planner import facts_request, new_campaign_id, plan_campaign
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submitted:
+    """Which campaign it is, and whether this call created it."""
+
+    campaign_id: CampaignId
+    created: bool
+
+
+def submit(fleet: Fleet, loaded: LoadedConfig, wanted: CampaignId | None) -> Submitted:
+    """Plan and store a campaign, or continue the one that is there (idempotent).
+
+    A given id that exists, or, without an id, an active campaign of the same name, is
+    continued by its stored plan; ConfigError when the configuration has changed since.
+    """
+    existing = _existing(fleet, loaded, wanted)
+    if existing is not None:
+        _refuse_changed(fleet, loaded, existing)
+        return Submitted(campaign_id=existing.campaign_id, created=False)
+    campaign_id = wanted or new_campaign_id(fleet.clock.now_s())
+    plan = plan_now(fleet, loaded, campaign_id)
+    reach(KillPoint.CAMPAIGN_PLANNED)
+    outcome = fleet.patience.call("submit the campaign", lambda: fleet.store.submit(plan))
+    reach(KillPoint.CAMPAIGN_SUBMITTED)
+    return Submitted(campaign_id=outcome.campaign_id, created=outcome.created)
+
+
+def _existing(fleet: Fleet, loaded: LoadedConfig, wanted: CampaignId | None) -> CampaignView | None:
+    if wanted is not None:
+        return fleet.store.campaign(wanted)
+    active = fleet.store.campaigns(name=loaded.campaign_name, active_only=True)
+    return active[0] if active else None
+
+
+def _refuse_changed(fleet: Fleet, loaded: LoadedConfig, existing: CampaignView) -> None:
+    if existing.config_digest == loaded.digest:
+        return
+    raise ConfigError(
+        f"{loaded.path.name} has changed since campaign {existing.campaign_id} was planned from it",
+        hint="a campaign keeps to its stored plan: `rivet-fleet resume` finishes it as planned, "
+        "`rivet-fleet cancel` gives it up so that the new configuration can be submitted",
+        code="RIVET_CONFIG_CHANGED",
+    )
+
+
+def plan_now(fleet: Fleet, loaded: LoadedConfig, campaign_id: CampaignId) -> CampaignPlan:
+    """Ask every source for facts, plan, and refuse what could not be delivered.
+
+    Nothing is written anywhere but a probe at each destination. Raises ConfigError,
+    SourceError, UnsupportedType, DestinationError.
+    """
+    connections = {name: source_connection(loaded, name) for name in sorted(loaded.used_sources())}
+    facts: dict[str, SourceFacts] = {}
+    for export in loaded.config.exports:
+        connection = connections[loaded.source_name(export)]
+        source = fleet.source(connection.name, connection.identity)
+        facts[export.name] = source.introspect(facts_request(loaded, export))
+    plan = plan_campaign(loaded, facts, campaign_id=campaign_id, connections=connections)
+    for planned in plan.runs:
+        open_format(planned.plan.format).check_schema(arrow_schema(planned.plan.read.columns))
+        destination = fleet.open_destination(planned.plan.destination)
+        try:
+            destination.check()
+        finally:
+            destination.close()
+        fleet.tell(
+            EventName.EXPORT_PLANNED,
+            f"{planned.plan.export_name}: {len(planned.chunks)} chunks, {planned.plan.reason}",
+            export_name=planned.plan.export_name,
+            chunks=len(planned.chunks),
+            warnings=list(planned.plan.warnings),
+        )
+    return plan
+
+
+def find_campaign(fleet: Fleet, name: str, wanted: CampaignId | None) -> CampaignView:
+    """The campaign a verb is about: by id, else the active one of this name, else the newest.
+
+    Raises StateRefused, naming what is known, when there is none.
+    """
+    known = fleet.store.campaigns(name=name)
+    if wanted is not None:
+        view = fleet.store.campaign(wanted)
+        if view is None:
+            listed = ", ".join(c.campaign_id for c in known[:5]) or "none"
+            raise StateRefused(
+                f"there is no campaign {wanted} in this state database",
+                hint=f"known campaigns of {name}: {listed}",
+            )
+        return view
+    active = [c for c in known if c.status is CampaignStatus.ACTIVE]
+    if not known:
+        raise StateRefused(
+            f"no campaign of {name} was ever submitted to this state database",
+            hint="`rivet-fleet run` or `rivet-fleet submit` starts one; check --state-url if you "
+            "expected one here",
+        )
+    return (active or known)[0]

@@ -1,0 +1,213 @@
+"""Worker processes of one host: started by executing the command, watched, rescued, replaced."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from rivet_fleet.contracts.clock import Clock
+from rivet_fleet.contracts.keys import WorkerId
+from rivet_fleet.coordination.identity import new_worker_id
+from rivet_fleet.errors import ExitCode
+
+_CRASH_WINDOW_S = 30.0
+_START_FAILURES_MAX = 3
+_START_FAILURE_S = 5.0
+_BACKOFF_MAX_S = 5.0
+_LOG_TAIL_BYTES = 2000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerCommand:
+    """How a worker is started: the very command that a pod runs."""
+
+    arguments: Sequence[str]
+    environment: Mapping[str, str]
+    log_folder: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerEnd:
+    """A worker process that was seen to end."""
+
+    worker_id: WorkerId
+    name: str
+    pid: int
+    status: int
+    """As ``Popen.returncode``: negative is the signal that killed it."""
+    lived_s: float
+    log_tail: str
+
+    @property
+    def reason(self) -> str:
+        """One sentence for people and for the chunk it died on."""
+        if self.status < 0:
+            return f"worker {self.name} (pid {self.pid}) was killed by {_signal_name(-self.status)}"
+        return f"worker {self.name} (pid {self.pid}) ended with exit code {self.status}"
+
+    @property
+    def graceful(self) -> bool:
+        """It ended because the work was over, it was told to, or it asked for a fresh process."""
+        return self.status in (ExitCode.OK, ExitCode.INCOMPLETE, ExitCode.STOPPED, ExitCode.RECYCLE)
+
+
+class OnEnd(Protocol):
+    """What happens when a worker ends: the coordinator takes its chunks back."""
+
+    def __call__(self, end: WorkerEnd) -> None:
+        """Called once per ended process, before a new one is started."""
+        ...
+
+
+@dataclass(slots=True, kw_only=True)
+class _Slot:
+    """One place for a worker process."""
+
+    name: str
+    process: subprocess.Popen[bytes] | None = None
+    worker_id: WorkerId | None = None
+    started_at_s: float = 0.0
+    start_after_s: float = 0.0
+    crashes: list[float] = field(default_factory=list)
+    start_failures: int = 0
+
+
+class Supervisor:
+    """Keeps a number of workers running until nobody wants them any more."""
+
+    def __init__(
+        self, command: WorkerCommand, *, workers: int, clock: Clock, on_end: OnEnd
+    ) -> None:
+        """``workers``: how many processes this host contributes."""
+        self._command = command
+        self._clock = clock
+        self._on_end = on_end
+        self._slots = [_Slot(name=f"worker-{n}") for n in range(1, workers + 1)]
+        self._hiring = True
+
+    @property
+    def pids(self) -> list[int]:
+        """Of the processes that run now."""
+        return [s.process.pid for s in self._slots if s.process is not None]
+
+    @property
+    def exhausted(self) -> bool:
+        """True when every slot failed to start over and over: there is no point in going on."""
+        return all(
+            s.process is None and s.start_failures >= _START_FAILURES_MAX for s in self._slots
+        )
+
+    def tick(self) -> None:
+        """Notice ended processes, then fill empty slots. Call it several times a second."""
+        for slot in self._slots:
+            self._notice(slot)
+        if not self._hiring:
+            return
+        for slot in self._slots:
+            if slot.process is None and self._may_start(slot):
+                self._start(slot)
+
+    def stop_hiring(self) -> None:
+        """From now on an ended worker is not replaced."""
+        self._hiring = False
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to every worker that runs. Only processes we started and still hold."""
+        for slot in self._slots:
+            if slot.process is not None and slot.process.poll() is None:
+                slot.process.send_signal(number)
+
+    def drain(self, *, grace_s: float, tick: Callable[[], None]) -> None:
+        """SIGTERM, then wait until all have ended; SIGKILL for those who take too long."""
+        self.stop_hiring()
+        self.signal(signal.SIGTERM)
+        deadline_s = self._clock.monotonic_s() + grace_s
+        while self.pids and self._clock.monotonic_s() < deadline_s:
+            tick()
+            self.tick()
+        self.kill()
+
+    def kill(self) -> None:
+        """SIGKILL whoever is left, and notice their ends: leases and fences cover it."""
+        self.stop_hiring()
+        self.signal(signal.SIGKILL)
+        for slot in self._slots:
+            if slot.process is not None:
+                slot.process.wait()
+                self._notice(slot)
+
+    def _may_start(self, slot: _Slot) -> bool:
+        if slot.start_failures >= _START_FAILURES_MAX:
+            return False
+        return self._clock.monotonic_s() >= slot.start_after_s
+
+    def _start(self, slot: _Slot) -> None:
+        worker_id = new_worker_id()
+        self._command.log_folder.mkdir(parents=True, exist_ok=True)
+        with (self._command.log_folder / f"{slot.name}.log").open("ab") as log:
+            slot.process = subprocess.Popen(
+                [*self._command.arguments, "--worker-id", worker_id, "--name", slot.name],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=dict(self._command.environment),
+                # An own group: Ctrl-C on the terminal reaches the coordinator alone, which
+                # then drains its workers; they must not count it as a second signal.
+                process_group=0,
+            )
+        slot.worker_id = worker_id
+        slot.started_at_s = self._clock.monotonic_s()
+
+    def _notice(self, slot: _Slot) -> None:
+        if slot.process is None or slot.worker_id is None:
+            return
+        status = slot.process.poll()
+        if status is None:
+            return
+        now_s = self._clock.monotonic_s()
+        end = WorkerEnd(
+            worker_id=slot.worker_id,
+            name=slot.name,
+            pid=slot.process.pid,
+            status=status,
+            lived_s=now_s - slot.started_at_s,
+            log_tail=self._log_tail(slot),
+        )
+        slot.process = None
+        slot.worker_id = None
+        self._remember(slot, end, now_s)
+        self._on_end(end)
+
+    def _remember(self, slot: _Slot, end: WorkerEnd, now_s: float) -> None:
+        """Crash loops slow down; a worker that cannot even start stops being tried."""
+        if end.graceful:
+            slot.crashes.clear()
+            slot.start_failures = 0
+            slot.start_after_s = now_s if end.status == ExitCode.RECYCLE else now_s + 0.2
+            return
+        slot.crashes = [t for t in slot.crashes if now_s - t < _CRASH_WINDOW_S] + [now_s]
+        if end.status == ExitCode.GENERIC and end.lived_s < _START_FAILURE_S:
+            slot.start_failures += 1
+        else:
+            slot.start_failures = 0
+        slot.start_after_s = now_s + min(0.1 * 2.0 ** (len(slot.crashes) - 1), _BACKOFF_MAX_S)
+
+    def _log_tail(self, slot: _Slot) -> str:
+        path = self._command.log_folder / f"{slot.name}.log"
+        try:
+            with path.open("rb") as log:
+                log.seek(max(0, path.stat().st_size - _LOG_TAIL_BYTES))
+                return log.read().decode(errors="replace").strip()
+        except OSError:
+            return ""
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,215 @@
+"""Putting a process of the fleet together: the only place that names every layer's parts."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rivet_fleet.contracts.clock import Clock, SystemClock
+from rivet_fleet.contracts.events import Emit
+from rivet_fleet.contracts.keys import CampaignId, WorkerId
+from rivet_fleet.contracts.url import redact
+from rivet_fleet.coordination.fleet import Fleet, FleetSettings
+from rivet_fleet.coordination.heartbeat import Heartbeat, HeartbeatLimits
+from rivet_fleet.coordination.identity import process_alive, this_process
+from rivet_fleet.coordination.patience import Patience
+from rivet_fleet.coordination.stop import StopFlag, install
+from rivet_fleet.coordination.submit import find_campaign
+from rivet_fleet.coordination.worker import Worker
+from rivet_fleet.errors import ConfigError, ExitCode
+from rivet_fleet.execution import registry
+from rivet_fleet.execution.source import Source
+from rivet_fleet.execution.spool import create_spool
+from rivet_fleet.observability.fanout import fan_out
+from rivet_fleet.observability.journal import journal_emit
+from rivet_fleet.observability.logs import log_emit
+from rivet_fleet.persistence.open import open_store
+from rivet_fleet.persistence.store import Store
+from rivet_fleet.planning.config import LoadedConfig, load_config, state_url
+from rivet_fleet.planning.connections import source_connection
+from rivet_fleet.verification.gc import sweep_spool
+
+_MB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessOptions:
+    """What the command line knows about this process."""
+
+    name: str
+    state_url: str | None = None
+    worker_id: str | None = None
+    host_id: str | None = None
+    parent_pid: int | None = None
+
+
+def load(path: Path, *, params: Mapping[str, str], environ: Mapping[str, str]) -> LoadedConfig:
+    """The configuration, checked against the plug-ins that are there. Raises ConfigError."""
+    return load_config(
+        path,
+        params=params,
+        environ=environ,
+        engines=frozenset(registry.engine_names()),
+        destinations=frozenset(registry.destination_names()),
+        formats=frozenset(registry.format_names()),
+        default_ports=registry.default_ports(),
+    )
+
+
+def redactor(loaded: LoadedConfig) -> Callable[[str], str]:
+    """Removes every known secret and everything that looks like one."""
+    secrets = loaded.secrets
+    return lambda text: redact(text, secrets)
+
+
+def settings_of(loaded: LoadedConfig) -> FleetSettings:
+    """The process's numbers from the configuration."""
+    campaign = loaded.config.campaign
+    default_spool = Path(tempfile.gettempdir()) / f"rivet-fleet-spool-{os.getuid()}"
+    return FleetSettings(
+        lease_ttl_s=campaign.lease_ttl_s,
+        drain_grace_s=campaign.drain_grace_s,
+        hang_timeout_s=campaign.hang_timeout_s,
+        worker_memory_bytes=campaign.worker_memory_mb * _MB,
+        spool_root=Path(loaded.config.spool_dir) if loaded.config.spool_dir else default_spool,
+    )
+
+
+def open_fleet(loaded: LoadedConfig, options: ProcessOptions, *, migrate: bool) -> Fleet:
+    """Store, clock, events and identity of one process.
+
+    ``migrate``: bring the state schema to this program's version first (coordinators and
+    submitters do; workers only check). Raises StateRefused, StateUnavailable.
+    """
+    clock = SystemClock()
+    settings = settings_of(loaded)
+    url = options.state_url or state_url(loaded)
+    stop = StopFlag(clock, grace_s=settings.drain_grace_s)
+    hide = redactor(loaded)
+
+    def new_store() -> Store:
+        return open_store(url)
+
+    store = new_store()
+    if migrate:
+        store.migrate()
+    else:
+        store.check_version()
+    emit = fan_out(log_emit(), journal_emit(store.write_journal, hide), on_error=_sink_failed)
+    return Fleet(
+        store=store,
+        open_store=new_store,
+        open_source=lambda name, identity: open_planned_source(loaded, options, name, identity),
+        open_destination=registry.open_destination,
+        emit=emit,
+        clock=clock,
+        stop=stop,
+        identity=this_process(
+            options.name,
+            worker_id=WorkerId(options.worker_id) if options.worker_id else None,
+            host=options.host_id,
+        ),
+        settings=settings,
+        patience=Patience(clock, stop, emit, limit_s=settings.state_patience_s),
+        redact=hide,
+    )
+
+
+def open_planned_source(
+    loaded: LoadedConfig, options: ProcessOptions, name: str, identity: str
+) -> Source:
+    """The connection a plan names, from this process's own configuration (and secrets).
+
+    Raises ConfigError when it is another database than the planned one: a worker with a
+    stale configuration must not read the wrong rows.
+    """
+    connection = source_connection(loaded, name)
+    if connection.identity != identity:
+        raise ConfigError(
+            f"source {name} is {connection.identity} here, but the campaign was planned on "
+            f"{identity}",
+            hint="give this process the configuration (and environment) of the campaign",
+            code="RIVET_CONFIG_SOURCE_MISMATCH",
+        )
+    return registry.open_source(
+        connection.engine,
+        connection.url,
+        tls_mode=connection.tls_mode,
+        tls_ca_file=connection.tls_ca_file,
+        application_name=f"rivet-fleet {options.name}",
+    )
+
+
+def run_worker(
+    loaded: LoadedConfig, options: ProcessOptions, campaign: CampaignId | None
+) -> ExitCode:
+    """One worker process, from the first connection to its exit code."""
+    fleet = open_fleet(loaded, options, migrate=False)
+    try:
+        view = find_campaign(fleet, loaded.campaign_name, campaign)
+        heartbeat = Heartbeat(
+            fleet.open_store,
+            fleet.identity,
+            HeartbeatLimits(
+                lease_ttl_s=fleet.settings.lease_ttl_s,
+                hang_timeout_s=fleet.settings.hang_timeout_s,
+                parent_pid=options.parent_pid,
+                orphan_grace_s=fleet.settings.drain_grace_s + 5.0,
+            ),
+            clock=fleet.clock,
+            emit=_thread_emit(),
+        )
+        install(fleet.stop, on_second=lambda: None)
+        with_spool = _own_spool(fleet)
+        heartbeat.start()
+        try:
+            return Worker(fleet, heartbeat, view.campaign_id, with_spool).run()
+        finally:
+            heartbeat.close()
+            _leave(fleet, with_spool)
+    finally:
+        fleet.close()
+
+
+def _sink_failed(number: int, error: BaseException) -> None:
+    """A listener that cannot listen is named once; what happened goes on."""
+    logging.getLogger("rivet_fleet").warning(
+        "event sink %d failed and is quiet from now on: %s", number, type(error).__name__
+    )
+
+
+def _thread_emit() -> Emit:
+    """The heartbeat's thread writes to the log only: the journal's connection is not its own."""
+    return fan_out(log_emit(), on_error=_sink_failed)
+
+
+def _own_spool(fleet: Fleet) -> Path:
+    """A folder of this process alone; those of dead processes of this host are removed."""
+    root = fleet.settings.spool_root
+    sweep_spool(root, process_alive)
+    return create_spool(root, fleet.identity.pid, fleet.identity.pid_started_at_s)
+
+
+def _leave(fleet: Fleet, spool: Path) -> None:
+    """Say goodbye: an ended worker row and no spool folder."""
+    for path in spool.iterdir():
+        path.unlink(missing_ok=True)
+    spool.rmdir()
+    fleet.patience.call(
+        "say goodbye",
+        lambda: fleet.store.reap_worker(fleet.identity.worker_id, "worker ended"),
+    )
+
+
+def local_clock() -> Clock:
+    """The machine's clock, for commands that only show things."""
+    return SystemClock()
+
+
+def with_identity(fleet: Fleet, name: str) -> Fleet:
+    """The same process under another name (a coordinator is named after its campaign)."""
+    return replace(fleet, identity=replace(fleet.identity, name=name))

@@ -1,0 +1,295 @@
+"""One worker process: claim, extract, deliver, again. Its loop decides nothing by itself."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from rivet_fleet.contracts.events import Event, EventName
+from rivet_fleet.contracts.keys import CampaignId
+from rivet_fleet.contracts.killpoints import KillPoint, reach
+from rivet_fleet.contracts.lease import Claim
+from rivet_fleet.contracts.plan import ExportPlan
+from rivet_fleet.contracts.retry import backoff_s
+from rivet_fleet.contracts.state import Failure
+from rivet_fleet.contracts.task import CampaignStatus
+from rivet_fleet.coordination.commit import deliver_chunk
+from rivet_fleet.coordination.fleet import Fleet
+from rivet_fleet.coordination.heartbeat import Heartbeat
+from rivet_fleet.coordination.tend import tend
+from rivet_fleet.errors import (
+    DestinationError,
+    ExitCode,
+    LeaseLost,
+    RetryClass,
+    RivetFleetError,
+    StateError,
+    StopRequested,
+)
+from rivet_fleet.execution.extract import ExtractResult, PageProgress, extract_chunk
+from rivet_fleet.execution.registry import open_format
+
+_MESSAGE_MAX = 2000
+
+
+@dataclass(slots=True)
+class _Pacer:
+    """How the extract loop waits and tells: it must never outwait a stop or a lost lease."""
+
+    fleet: Fleet
+    heartbeat: Heartbeat
+    claim: Claim
+
+    def wait(self, seconds: float) -> None:
+        """Sleep; progress of a kind. Raises StopRequested or LeaseLost."""
+        self.heartbeat.progressed()
+        if self.fleet.stop.wait(seconds):
+            raise StopRequested("stopped while waiting for the source")
+        self.heartbeat.check()
+        self.heartbeat.progressed()
+
+    def retried(self, error: RivetFleetError, attempt: int, wait_s: float) -> None:
+        """The source asked for patience."""
+        self.fleet.emit(
+            _chunk_event(
+                self.fleet,
+                self.claim,
+                EventName.SOURCE_RETRIED,
+                self.fleet.redact(error.message),
+                attempt=attempt,
+                wait_s=round(wait_s, 3),
+                error_class=error.error_class,
+            )
+        )
+
+
+class Worker:
+    """Works on one campaign until it is over or until it is told to stop."""
+
+    def __init__(
+        self, fleet: Fleet, heartbeat: Heartbeat, campaign_id: CampaignId, spool: Path
+    ) -> None:
+        """``spool``: a folder of this process alone."""
+        self._fleet = fleet
+        self._heartbeat = heartbeat
+        self._campaign_id = campaign_id
+        self._spool = spool
+        self._claimed: Claim | None = None
+
+    def run(self) -> ExitCode:
+        """Until the campaign is over, or until told to stop. Raises StateError."""
+        self._fleet.tell(EventName.WORKER_STARTED, pid=os.getpid())
+        try:
+            return self._loop()
+        except RivetFleetError:
+            raise
+        except Exception as error:
+            # The outermost loop of a worker: a bug costs this attempt and this process, never
+            # the campaign. The supervisor starts a fresh process.
+            unexpected = _unexpected(error)
+            traceback.print_exception(error)
+            if self._claimed is not None:
+                self._fail(self._claimed, unexpected)
+            return ExitCode.RETRYABLE
+
+    def _loop(self) -> ExitCode:
+        """An empty claim is not the end of work (F5)."""
+        fleet = self._fleet
+        while not fleet.stop.requested:
+            claimed_at_s = fleet.clock.monotonic_s()
+            claim = fleet.patience.call("claim a chunk", self._claim)
+            if claim is not None:
+                self._claimed = claim
+                self._heartbeat.watch(claim, claimed_at_s=claimed_at_s)
+                reach(KillPoint.CHUNK_CLAIMED)
+                self._work(claim)
+                self._claimed = None
+                if self._over_ceiling():
+                    return ExitCode.RECYCLE
+                continue
+            status = tend(fleet, self._campaign_id).status
+            if status.over:
+                return _verdict(status)
+            fleet.stop.wait(fleet.settings.poll_interval_s)
+        return ExitCode.STOPPED
+
+    def _claim(self) -> Claim | None:
+        fleet = self._fleet
+        return fleet.store.claim(self._campaign_id, fleet.identity, fleet.settings.lease_ttl_s)
+
+    def _work(self, claim: Claim) -> None:
+        """One attempt at one chunk. However it ends, the chunk is somebody's again."""
+        fleet = self._fleet
+        try:
+            plan = fleet.planned_run(claim.run_id).plan
+            result = self._extract(claim, plan)
+            deliver_chunk(fleet, claim, plan, result)
+        except LeaseLost as lost:
+            fleet.emit(_chunk_event(fleet, claim, EventName.LEASE_LOST, lost.message))
+        except StopRequested:
+            self._release(claim)
+        except StateError:
+            raise
+        except RivetFleetError as error:
+            self._fail(claim, error)
+        finally:
+            self._heartbeat.unwatch()
+            self._clean_spool()
+
+    def _extract(self, claim: Claim, plan: ExportPlan) -> ExtractResult:
+        fleet = self._fleet
+        source = fleet.source(plan.read.source, plan.read.source_identity)
+        reader = source.open_chunk(plan.read, claim.chunk_range, plan.tuning)
+        try:
+            return extract_chunk(
+                reader=reader,
+                part_format=open_format(plan.format),
+                format_plan=plan.format,
+                tuning=plan.tuning,
+                spool_path=lambda number: self._spool_path(claim, plan, number),
+                pacer=_Pacer(fleet, self._heartbeat, claim),
+                on_page=lambda progress: self._on_page(claim, progress),
+            )
+        finally:
+            reader.close()
+
+    def _spool_path(self, claim: Claim, plan: ExportPlan, number: int) -> Path:
+        """Run, chunk and fence are in the name: two attempts never share a spool file."""
+        name = (
+            f"{claim.run_id}-c{claim.chunk_index:06d}-f{claim.fence}"
+            f"-p{number:03d}.{plan.format.extension}"
+        )
+        return self._spool / name
+
+    def _on_page(self, claim: Claim, progress: PageProgress) -> None:
+        """The page boundary: the only place where a chunk can stop before its end."""
+        fleet = self._fleet
+        self._heartbeat.progressed()
+        fleet.emit(
+            _chunk_event(
+                fleet,
+                claim,
+                EventName.PAGE_READ,
+                "",
+                rows=progress.page_rows,
+                rows_total=progress.rows_total,
+                statement_s=round(progress.statement_s, 4),
+            )
+        )
+        fleet.stop.check()
+        self._heartbeat.check()
+        if not self._heartbeat.trusted:
+            self._confirm(claim)
+
+    def _confirm(self, claim: Claim) -> None:
+        """The lease may have run out (we were paused, or the state was away): ask before
+        reading on. The fence decides, not the clock (F2, F3)."""
+        fleet = self._fleet
+        sent_at_s = fleet.clock.monotonic_s()
+        lost = fleet.patience.call(
+            "confirm the lease",
+            lambda: fleet.store.renew(
+                fleet.identity, [(claim.task_id, claim.fence)], fleet.settings.lease_ttl_s, 0
+            ),
+        )
+        if lost:
+            raise LeaseLost(
+                f"chunk {claim.chunk_index} of {claim.export_name} has another owner now"
+            )
+        self._heartbeat.renewed(sent_at_s)
+
+    def _release(self, claim: Claim) -> None:
+        fleet = self._fleet
+        try:
+            fleet.patience.call(
+                "release the chunk", lambda: fleet.store.release(claim.task_id, claim.fence)
+            )
+            reach(KillPoint.CHUNK_RELEASED)
+        except LeaseLost as lost:
+            fleet.emit(_chunk_event(fleet, claim, EventName.LEASE_LOST, lost.message))
+
+    def _fail(self, claim: Claim, error: RivetFleetError) -> None:
+        """Spend the attempt. After a commit the fence guard refuses, and that is right: a
+        committed chunk is rolled forward by whoever comes next."""
+        fleet = self._fleet
+        if error.retry is not RetryClass.PERMANENT:
+            fleet.drop_source(fleet.planned_run(claim.run_id).plan.read.source)
+        plan = fleet.planned_run(claim.run_id).plan
+        wait_s = backoff_s(
+            attempt=claim.attempt,
+            base_s=plan.tuning.retry_backoff_ms / 1000.0,
+            extra_s=error.extra_delay_s,
+        )
+        failure = Failure(
+            error_class=error.error_class,
+            message=fleet.redact(_with_hint(error))[:_MESSAGE_MAX],
+            permanent=error.retry is RetryClass.PERMANENT,
+            not_before_in_s=wait_s,
+            code=error.code,
+        )
+        try:
+            fleet.patience.call(
+                "fail the chunk",
+                lambda: fleet.store.fail(claim.task_id, claim.fence, failure),
+            )
+            reach(KillPoint.CHUNK_FAILED)
+        except LeaseLost:
+            if isinstance(error, DestinationError):
+                lost = LeaseLost(f"committed, but not published yet: {error.message}")
+            fleet.emit(_chunk_event(fleet, claim, EventName.LEASE_LOST, lost.message))
+
+    def _over_ceiling(self) -> bool:
+        rss_bytes = int(psutil.Process().memory_info().rss)
+        over = rss_bytes > self._fleet.settings.worker_memory_bytes
+        if over:
+            self._fleet.tell(
+                EventName.WORKER_RECYCLED,
+                f"worker {self._fleet.identity.name} uses {rss_bytes // 2**20} MB and starts anew",
+                rss_bytes=rss_bytes,
+            )
+        return over
+
+    def _clean_spool(self) -> None:
+        for path in self._spool.iterdir():
+            path.unlink(missing_ok=True)
+
+
+def _verdict(status: CampaignStatus) -> ExitCode:
+    if status is CampaignStatus.INCOMPLETE:
+        return ExitCode.INCOMPLETE
+    if status is CampaignStatus.CANCELLED:
+        return ExitCode.STOPPED
+    return ExitCode.OK
+
+
+def _unexpected(error: Exception) -> RivetFleetError:
+    where = traceback.extract_tb(error.__traceback__)[-1:]
+    place = f" ({Path(where[0].filename).name}, {where[0].name})" if where else ""
+    return RivetFleetError(
+        f"unexpected {type(error).__name__}{place}: {error}",
+        hint="this is a bug of rivet-fleet: the worker's log has the whole story",
+        retry=RetryClass.TRANSIENT,
+    )
+
+
+def _with_hint(error: RivetFleetError) -> str:
+    return f"{error.message} — {error.hint}" if error.hint else error.message
+
+
+def _chunk_event(
+    fleet: Fleet, claim: Claim, name: EventName, message: str, **data: object
+) -> Event:
+    return Event(
+        name=name,
+        campaign_id=claim.campaign_id,
+        run_id=claim.run_id,
+        export_name=claim.export_name,
+        chunk_index=claim.chunk_index,
+        worker_id=fleet.identity.worker_id,
+        message=message,
+        data={"fence": claim.fence, "attempt": claim.attempt, **data},
+    )
