@@ -175,10 +175,10 @@ def run_worker(
         fleet.close()
 
 
-def _sink_failed(number: int, error: BaseException) -> None:
+def _sink_failed(_sink: Emit, error: BaseException) -> None:
     """A listener that cannot listen is named once; what happened goes on."""
     logging.getLogger("rivet_fleet").warning(
-        "event sink %d failed and is quiet from now on: %s", number, type(error).__name__
+        "telling failed: %s (every later event is tried anew)", type(error).__name__
     )
 
 
