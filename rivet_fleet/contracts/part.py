@@ -6,8 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+from rivet_fleet.contracts.codec import canonical_json
+
 Receipt = Mapping[str, object]
 """Plain JSON. Whatever a destination needs to make staged bytes visible, from any process."""
+
+
+def receipt_key(receipt: Receipt) -> str:
+    """A receipt as canonical JSON text: equal receipts have equal keys, whatever their order."""
+    return canonical_json(dict(receipt)).decode()
 
 
 class PartStatus(Enum):

@@ -78,7 +78,7 @@ class _LocalDestination:
 
     def stage(self, local: Path, path: str, digest: PartDigest) -> Receipt:
         """Move (same filesystem) or copy the file into staging, and make file and name durable."""
-        if local.stat().st_size != digest.size_bytes:
+        if _size(local) != digest.size_bytes:
             raise DataIntegrityError(f"{local.name} changed between its digest and its staging")
         staged = self._new_staged_name(path)
         target = self._staging / staged

@@ -1,0 +1,174 @@
+"""A destination in this process's memory: the same contract, for tests.
+
+Destinations opened with one prefix share their objects, as two processes share a folder.
+"""
+
+from __future__ import annotations
+
+import secrets
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rivet_fleet.contracts.killpoints import KillPoint, reach
+from rivet_fleet.contracts.part import PartDigest, Receipt
+from rivet_fleet.contracts.plan import DestinationPlan
+from rivet_fleet.errors import DataIntegrityError, DestinationRefused
+from rivet_fleet.execution.destination import Destination, ObjectInfo, Presence, StagedInfo
+from rivet_fleet.execution.parts import fingerprint_bytes
+from rivet_fleet.execution.paths import checked_path
+
+DESTINATION_NAME = "memory"
+FOR_TESTS = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Staged:
+    path: str
+    body: bytes
+    at_s: float
+
+
+@dataclass(slots=True)
+class _Objects:
+    visible: dict[str, bytes] = field(default_factory=dict)
+    staged: dict[str, _Staged] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+_shared: dict[str, _Objects] = {}
+
+
+def open_destination(plan: DestinationPlan, *, create: bool = True) -> Destination:
+    """The objects kept under ``plan.prefix``; they live as long as the process."""
+    if not create and plan.prefix not in _shared:
+        return _MemoryDestination(plan.prefix, _Objects())
+    return _MemoryDestination(plan.prefix, _shared.setdefault(plan.prefix, _Objects()))
+
+
+class _MemoryDestination:
+    """Destination over two dictionaries and a lock."""
+
+    def __init__(self, prefix: str, objects: _Objects) -> None:
+        self._prefix = prefix
+        self._objects = objects
+        self._opened: tempfile.TemporaryDirectory[str] | None = None
+
+    @property
+    def uri(self) -> str:
+        """``memory://<prefix>``."""
+        return f"memory://{self._prefix}"
+
+    def check(self) -> None:
+        """Memory can always be written."""
+
+    def stage(self, local: Path, path: str, digest: PartDigest) -> Receipt:
+        """Copy the file's bytes aside."""
+        body = local.read_bytes()
+        if len(body) != digest.size_bytes:
+            raise DataIntegrityError(f"{local.name} changed between its digest and its staging")
+        key = secrets.token_hex(8)
+        staged = _Staged(path=checked_path(path), body=body, at_s=time.monotonic())
+        with self._objects.lock:
+            self._objects.staged[key] = staged
+        reach(KillPoint.STAGE_WRITTEN)
+        return {"kind": DESTINATION_NAME, "staged": key}
+
+    def look(self, receipt: Receipt, path: str, digest: PartDigest) -> Presence:
+        """Both places under one lock."""
+        with self._objects.lock:
+            return self._look(_key(receipt), checked_path(path), digest)
+
+    def publish(self, receipt: Receipt, path: str, digest: PartDigest) -> Presence:
+        """Show the staged bytes under their name, unless something has it."""
+        key = _key(receipt)
+        with self._objects.lock:
+            found = self._look(key, checked_path(path), digest)
+            if found is Presence.STAGED:
+                self._objects.visible[path] = self._objects.staged[key].body
+        if found is Presence.STAGED:
+            reach(KillPoint.PART_RENAMED)
+            found = Presence.VISIBLE
+        if found is Presence.VISIBLE:
+            self.discard(receipt)
+        return found
+
+    def discard(self, receipt: Receipt) -> None:
+        """Forget the staged bytes."""
+        with self._objects.lock:
+            self._objects.staged.pop(_key(receipt), None)
+
+    def remove(self, path: str) -> None:
+        """Forget a visible object."""
+        with self._objects.lock:
+            self._objects.visible.pop(checked_path(path), None)
+
+    def put_atomic(self, path: str, body: bytes) -> None:
+        """Create or replace."""
+        with self._objects.lock:
+            self._objects.visible[checked_path(path)] = bytes(body)
+
+    def read(self, path: str, bytes_max: int) -> bytes | None:
+        """The bytes, None when absent. DataIntegrityError above the cap."""
+        body = self._objects.visible.get(checked_path(path))
+        if body is not None and len(body) > bytes_max:
+            raise DataIntegrityError(f"{path} is larger than {bytes_max} bytes")
+        return body
+
+    def open_local(self, path: str) -> Path:
+        """A temporary copy, removed by ``close``."""
+        body = self._objects.visible.get(checked_path(path))
+        if body is None:
+            raise DataIntegrityError(f"{path} is not there")
+        if self._opened is None:
+            self._opened = tempfile.TemporaryDirectory(prefix="memory-destination-")
+        copy = Path(self._opened.name) / f"{secrets.token_hex(4)}-{path.rsplit('/', 1)[-1]}"
+        copy.write_bytes(body)
+        return copy
+
+    def list_visible(self, folder: str = "") -> Iterator[ObjectInfo]:
+        """Objects below ``folder`` in name order."""
+        below = f"{checked_path(folder)}/" if folder else ""
+        for path, body in sorted(self._objects.visible.items()):
+            if path.startswith(below):
+                yield ObjectInfo(path=path, size_bytes=len(body))
+
+    def list_staged(self) -> Iterator[StagedInfo]:
+        """Everything staged, with its age."""
+        now_s = time.monotonic()
+        for key, staged in sorted(self._objects.staged.items()):
+            yield StagedInfo(
+                receipt={"kind": DESTINATION_NAME, "staged": key},
+                path=staged.path,
+                size_bytes=len(staged.body),
+                age_s=now_s - staged.at_s,
+            )
+
+    def close(self) -> None:
+        """Remove the temporary copies."""
+        if self._opened is not None:
+            self._opened.cleanup()
+            self._opened = None
+
+    def _look(self, key: str, path: str, digest: PartDigest) -> Presence:
+        if path in self._objects.visible:
+            own = _is(self._objects.visible[path], digest)
+            return Presence.VISIBLE if own else Presence.FOREIGN
+        staged = self._objects.staged.get(key)
+        if staged is not None and _is(staged.body, digest):
+            return Presence.STAGED
+        return Presence.MISSING
+
+
+def _key(receipt: Receipt) -> str:
+    key = receipt.get("staged")
+    if receipt.get("kind") != DESTINATION_NAME or not isinstance(key, str):
+        raise DestinationRefused("the receipt was not written by a memory destination")
+    return key
+
+
+def _is(body: bytes, digest: PartDigest) -> bool:
+    return len(body) == digest.size_bytes and fingerprint_bytes(body) == digest.fingerprint

@@ -1,0 +1,137 @@
+"""CSV parts, in one documented dialect that tells NULL from the empty string.
+
+UTF-8, no byte order mark; a header always; comma; ``\\n`` after every record; RFC 4180 quoting
+where needed. NULL is an empty unquoted cell, the empty string is ``""``. Booleans ``true`` and
+``false``; floats the shortest text that reads back equal, ``NaN``, ``inf``, ``-inf``; decimals
+every digit of their scale; ``YYYY-MM-DD``, ``HH:MM:SS.ffffff``, ``YYYY-MM-DDTHH:MM:SS.ffffff``
+with ``Z`` when the column is UTC (years before 0 and after 9999 are written as they are, signed
+and unpadded); UUIDs hyphenated; binary as lowercase hex; JSON as its text. Lists are refused.
+
+PostgreSQL's ``COPY … (FORMAT csv, HEADER)`` reads it back as it is. DuckDB does with::
+
+    read_csv(path, header = true, delim = ',', quote = '"', escape = '"', nullstr = '',
+             allow_quoted_nulls = false, columns = {…})
+
+A record of a one-column table whose only value is NULL is an empty line, which some readers skip.
+The format has no compression: ``FormatPlan.compression`` is not looked at.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from rivet_fleet.contracts.plan import FormatPlan
+from rivet_fleet.errors import DataIntegrityError, UnsupportedType
+from rivet_fleet.execution.durable import filesystem_errors, remove_file
+from rivet_fleet.execution.format import PartFormat, PartWriter
+from rivet_fleet.execution.formats.csv.cells import Renderer, lines, quoted, renderer_of
+
+FORMAT_NAME = "csv"
+
+_READ_BYTES = 1024 * 1024
+_QUOTE, _LINE_FEED = ord('"'), ord("\n")
+
+
+def open_format(plan: FormatPlan) -> PartFormat:
+    """The CSV format. It has no options: row groups, codec and level are not looked at."""
+    return _CsvFormat()
+
+
+class _CsvFormat:
+    """PartFormat of CSV."""
+
+    @property
+    def extension(self) -> str:
+        """``csv``."""
+        return FORMAT_NAME
+
+    def check_schema(self, schema: pa.Schema) -> None:
+        """Refuse what has no exact text, all columns at once."""
+        refused = [f for f in schema if renderer_of(f.type) is None]
+        if refused:
+            columns = ", ".join(f"{f.name} ({f.type})" for f in refused)
+            casts = ", ".join(f"{f.name}: text" for f in refused)
+            raise UnsupportedType(
+                f"CSV cannot carry these columns: {columns}",
+                hint=f"write Parquet, or cast them: columns: {{{casts}}}",
+                code="RIVET_FORMAT_UNSUPPORTED_TYPE",
+            )
+
+    def open(self, path: Path, schema: pa.Schema) -> PartWriter:
+        """Start a part at ``path``, which must not exist, with its header."""
+        self.check_schema(schema)
+        return _CsvWriter(path, schema)
+
+    def count_rows(self, path: Path) -> int:
+        """Records after the header, quotes respected. DataIntegrityError when the last record
+        has no end."""
+        records = inside = 0
+        last = _LINE_FEED
+        with filesystem_errors(path, "spool"), path.open("rb", buffering=0) as file:
+            while block := file.read(_READ_BYTES):
+                octets = np.frombuffer(block, np.uint8)
+                quotes = octets == _QUOTE
+                parity = (np.cumsum(quotes) + inside) & 1
+                records += int(np.count_nonzero((octets == _LINE_FEED) & (parity == 0)))
+                inside, last = int(parity[-1]), int(octets[-1])
+        if inside or last != _LINE_FEED or records == 0:
+            raise DataIntegrityError(f"{path.name} is not a complete CSV file")
+        return records - 1
+
+
+class _CsvWriter:
+    """Renders each batch and hands it to the file at once: nothing is buffered."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self._path = path
+        self._renderers = [_required(field) for field in schema]
+        self._bytes = 0
+        with filesystem_errors(path, "spool"):
+            self._file = path.open("xb", buffering=0)
+        header = [quoted(pa.array([name], pa.large_string())) for name in schema.names]
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.abort)
+            self._put(lines(header))
+            undo.pop_all()
+
+    @property
+    def bytes_flushed(self) -> int:
+        """Bytes in the file."""
+        return self._bytes
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Append rows."""
+        if batch.num_rows:
+            columns = zip(self._renderers, batch.columns, strict=True)
+            self._put(lines([quoted(render(column)) for render, column in columns]))
+
+    def close(self) -> None:
+        """Close the file."""
+        with filesystem_errors(self._path, "spool"):
+            self._file.close()
+
+    def abort(self) -> None:
+        """Remove the file and close it."""
+        with contextlib.suppress(OSError):
+            remove_file(self._path)
+        with contextlib.suppress(OSError):
+            self._file.close()
+
+    def _put(self, body: pa.Buffer) -> None:
+        rest = memoryview(body)
+        with filesystem_errors(self._path, "spool"):
+            while rest.nbytes:
+                written = self._file.write(rest)
+                self._bytes += written
+                rest = rest[written:]
+
+
+def _required(field: pa.Field) -> Renderer:
+    renderer = renderer_of(field.type)
+    if renderer is None:
+        raise UnsupportedType(f"CSV cannot carry column {field.name} ({field.type})")
+    return renderer

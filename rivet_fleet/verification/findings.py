@@ -1,0 +1,110 @@
+"""What a verification can find, by code. Codes are append-only; a new one is fatal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from rivet_fleet.errors import ExitCode
+
+
+class Depth(Enum):
+    """How deep a verification looks."""
+
+    LIGHT = "light"
+    """The manifest and ``_SUCCESS`` alone."""
+    SAMPLE = "sample"
+    """And one listing: presence and size of every part, untracked objects."""
+    FULL = "full"
+    """And all bytes: fingerprint, MD5 and row count of every part."""
+
+
+class VerifyCode(Enum):
+    """Machine-readable findings. Documented in docs/reference/verification.md."""
+
+    PART_MISSING = "RIVET_VERIFY_PART_MISSING"
+    PART_SIZE_MISMATCH = "RIVET_VERIFY_PART_SIZE_MISMATCH"
+    PART_CHECKSUM_MISMATCH = "RIVET_VERIFY_PART_CHECKSUM_MISMATCH"
+    VALUE_CHECKSUM = "RIVET_VERIFY_VALUE_CHECKSUM"
+    """The part cannot be decoded."""
+    PART_ROW_COUNT = "RIVET_VERIFY_PART_ROW_COUNT"
+    SUCCESS_MALFORMED = "RIVET_VERIFY_SUCCESS_MALFORMED"
+    SUCCESS_STALE = "RIVET_VERIFY_SUCCESS_STALE"
+    MANIFEST_INCONSISTENT = "RIVET_VERIFY_MANIFEST_INCONSISTENT"
+    MANIFEST_REQUIRED = "RIVET_VERIFY_MANIFEST_REQUIRED"
+    RUN_NOT_SUCCESSFUL = "RIVET_VERIFY_RUN_NOT_SUCCESSFUL"
+    """The manifest itself says that its run did not succeed."""
+    CONTENT_UNMET = "RIVET_VERIFY_CONTENT_UNMET"
+    """``verify: content`` was asked for, and some parts were compared by size only."""
+    MANIFEST_READ_ERROR = "RIVET_VERIFY_MANIFEST_READ_ERROR"
+    SUCCESS_READ_ERROR = "RIVET_VERIFY_SUCCESS_READ_ERROR"
+    LIST_ERROR = "RIVET_VERIFY_LIST_ERROR"
+    PART_READ_ERROR = "RIVET_VERIFY_PART_READ_ERROR"
+    UNTRACKED_OBJECT = "RIVET_VERIFY_UNTRACKED_OBJECT"
+
+
+COULD_NOT_VERIFY = frozenset(
+    {
+        VerifyCode.MANIFEST_READ_ERROR,
+        VerifyCode.SUCCESS_READ_ERROR,
+        VerifyCode.LIST_ERROR,
+        VerifyCode.PART_READ_ERROR,
+    }
+)
+ADVISORY = frozenset({VerifyCode.UNTRACKED_OBJECT})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that is wrong, or could not be checked, or is merely worth knowing."""
+
+    code: VerifyCode
+    message: str
+    path: str | None = None
+
+    @property
+    def kind(self) -> str:
+        """``verified_wrong``, ``could_not_verify`` or ``advisory``."""
+        if self.code in ADVISORY:
+            return "advisory"
+        return "could_not_verify" if self.code in COULD_NOT_VERIFY else "verified_wrong"
+
+
+@dataclass(slots=True, kw_only=True)
+class Verification:
+    """The verdict on one prefix. ``success_marker`` is ``consistent``, ``inconsistent``,
+    ``absent``, ``not_judged`` (a run that is not the canonical one) or ``unread``."""
+
+    depth: Depth
+    run_id: str | None = None
+    manifest_found: bool = False
+    manifest_self_consistent: bool = False
+    manifest_status: str | None = None
+    success_marker: str = "unread"
+    parts_verified: int = 0
+    parts_md5_verified: int = 0
+    parts_failed: int = 0
+    rows: int = 0
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def failures(self) -> list[Finding]:
+        """Findings that are not merely advisory."""
+        return [f for f in self.findings if f.code not in ADVISORY]
+
+    @property
+    def passed(self) -> bool:
+        """A manifest was found and nothing speaks against it."""
+        return self.manifest_found and not self.failures
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """3 when something is proven wrong, 1 when something could not be checked, else 0."""
+        kinds = {f.kind for f in self.failures}
+        if "verified_wrong" in kinds:
+            return ExitCode.DATA_INTEGRITY
+        return ExitCode.GENERIC if kinds else ExitCode.OK
+
+    def find(self, code: VerifyCode, message: str, path: str | None = None) -> None:
+        """Add a finding."""
+        self.findings.append(Finding(code=code, message=message, path=path))

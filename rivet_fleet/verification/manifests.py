@@ -1,0 +1,127 @@
+"""A manifest as it was found: parsed without trust, checked against itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from rivet_fleet.contracts.manifest import MANIFEST_VERSION
+from rivet_fleet.contracts.part import PartDigest
+from rivet_fleet.errors import DestinationRefused
+from rivet_fleet.execution.paths import checked_path
+
+MANIFEST_BYTES_MAX = 64 * 1024 * 1024
+
+
+class ManifestUnreadable(ValueError):
+    """The bytes are no manifest; the message says why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundPart:
+    """One part as the manifest claims it."""
+
+    part_id: int
+    path: str
+    digest: PartDigest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundManifest:
+    """What the bytes claim. ``body`` are the exact bytes."""
+
+    body: bytes
+    version: int
+    run_id: str
+    export_name: str
+    status: str
+    format: str
+    row_count: int
+    part_count: int
+    parts: tuple[FoundPart, ...]
+
+
+def parse_manifest(body: bytes) -> FoundManifest:
+    """Read the fields a verification needs. Raises ManifestUnreadable."""
+    try:
+        plain = json.loads(body)
+    except (ValueError, RecursionError):
+        raise ManifestUnreadable("it is not JSON") from None
+    fields = _Fields(plain, "the manifest")
+    parts = fields.take("parts", list)
+    return FoundManifest(
+        body=body,
+        version=fields.take("manifest_version", int),
+        run_id=fields.take("run_id", str),
+        export_name=fields.take("export_name", str),
+        status=fields.take("status", str),
+        format=fields.take("format", str),
+        row_count=fields.take("row_count", int),
+        part_count=fields.take("part_count", int),
+        parts=tuple(_part(entry) for entry in parts),
+    )
+
+
+def self_contradictions(manifest: FoundManifest) -> list[str]:
+    """Where the manifest disagrees with itself: version, counts, repeated or unsafe parts."""
+    rows = sum(part.digest.rows for part in manifest.parts)
+    checks = [
+        (manifest.version == MANIFEST_VERSION, f"manifest_version is {manifest.version}"),
+        (
+            manifest.part_count == len(manifest.parts),
+            f"part_count is {manifest.part_count}, but {len(manifest.parts)} parts are listed",
+        ),
+        (
+            manifest.row_count == rows,
+            f"row_count is {manifest.row_count}, but the parts have {rows} rows",
+        ),
+        (_unique(manifest, lambda p: p.part_id), "a part_id occurs twice"),
+        (_unique(manifest, lambda p: p.path), "a path occurs twice"),
+    ]
+    found = [text for holds, text in checks if not holds]
+    return found + [f"unsafe path {p.path!r}" for p in manifest.parts if not _is_safe(p.path)]
+
+
+def _part(entry: object) -> FoundPart:
+    fields = _Fields(entry, "a part")
+    return FoundPart(
+        part_id=fields.take("part_id", int),
+        path=fields.take("path", str),
+        digest=PartDigest(
+            rows=fields.take("rows", int),
+            size_bytes=fields.take("size_bytes", int),
+            fingerprint=fields.take("content_fingerprint", str),
+            md5_base64=fields.take("content_md5", str),
+        ),
+    )
+
+
+def _unique(manifest: FoundManifest, key: Callable[[FoundPart], object]) -> bool:
+    return len({key(part) for part in manifest.parts}) == len(manifest.parts)
+
+
+def _is_safe(path: str) -> bool:
+    try:
+        checked_path(path)
+    except DestinationRefused:
+        return False
+    return True
+
+
+class _Fields:
+    """Typed access to one JSON object."""
+
+    def __init__(self, plain: object, what: str) -> None:
+        if not isinstance(plain, dict):
+            raise ManifestUnreadable(f"{what} is not an object")
+        self._plain = plain
+        self._what = what
+
+    def take(self, name: str, kind: type) -> Any:
+        """The field's value, of this type. Raises ManifestUnreadable."""
+        value = self._plain.get(name)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise ManifestUnreadable(f"{self._what} has no {kind.__name__} field {name!r}")
+        return value

@@ -1,0 +1,219 @@
+"""``validate``: a manifest against what is really at the destination. Reads only.
+
+Depths and codes are those of ``findings``. The manifest's own ``status`` is looked at: a run
+that says it failed never passes because its files happen to exist.
+"""
+
+from __future__ import annotations
+
+import re
+
+from rivet_fleet.contracts.manifest import MANIFEST_NAME, SUCCESS_NAME, run_manifest_name
+from rivet_fleet.contracts.plan import FormatPlan
+from rivet_fleet.errors import ConfigError, DataIntegrityError, DestinationError
+from rivet_fleet.execution import registry
+from rivet_fleet.execution.destination import Destination
+from rivet_fleet.execution.format import PartFormat
+from rivet_fleet.execution.parts import digest_file, fingerprint_bytes
+from rivet_fleet.verification.findings import Depth, Verification, VerifyCode
+from rivet_fleet.verification.manifests import (
+    MANIFEST_BYTES_MAX,
+    FoundManifest,
+    FoundPart,
+    ManifestUnreadable,
+    parse_manifest,
+    self_contradictions,
+)
+
+SUCCESS_BYTES_MAX = 4096
+_SUCCESS_LINE = re.compile(rb"xxh3:[0-9a-f]{16}\n?")
+_RUN_MANIFEST = re.compile(r"manifest-[^/]+\.json")
+
+
+def validate_prefix(
+    destination: Destination,
+    *,
+    depth: Depth = Depth.FULL,
+    run_id: str | None = None,
+    verify: str = "size",
+    manifest_required: bool = False,
+) -> Verification:
+    """Verify one prefix: its canonical manifest, or the copy of ``run_id``.
+
+    ``verify`` ``content`` demands that every part was compared by its bytes, which only the
+    full depth does here. ``manifest_required`` makes an absent manifest a failure. Problems are
+    findings in the result; nothing is raised for them.
+    """
+    verdict = Verification(depth=depth, run_id=run_id)
+    manifest = _read_manifest(destination, verdict, run_id, manifest_required)
+    if manifest is None:
+        return verdict
+    _check_manifest(manifest, verdict)
+    _check_success(destination, manifest, verdict, canonical=run_id is None)
+    if depth is not Depth.LIGHT:
+        _check_parts(destination, manifest, verdict, verify)
+    return verdict
+
+
+def _read_manifest(
+    destination: Destination, verdict: Verification, run_id: str | None, required: bool
+) -> FoundManifest | None:
+    name = MANIFEST_NAME if run_id is None else run_manifest_name(run_id)
+    try:
+        body = destination.read(name, MANIFEST_BYTES_MAX)
+    except (DestinationError, DataIntegrityError) as error:
+        verdict.find(VerifyCode.MANIFEST_READ_ERROR, error.message, name)
+        return None
+    if body is None:
+        if required or run_id is not None:
+            verdict.find(VerifyCode.MANIFEST_REQUIRED, f"{name} is not there", name)
+        return None
+    verdict.manifest_found = True
+    try:
+        return parse_manifest(body)
+    except ManifestUnreadable as error:
+        verdict.find(VerifyCode.MANIFEST_INCONSISTENT, f"{name}: {error}", name)
+        return None
+
+
+def _check_manifest(manifest: FoundManifest, verdict: Verification) -> None:
+    contradictions = self_contradictions(manifest)
+    if verdict.run_id not in (None, manifest.run_id):
+        contradictions.append(f"it speaks of run {manifest.run_id}, not {verdict.run_id}")
+    for text in contradictions:
+        verdict.find(VerifyCode.MANIFEST_INCONSISTENT, text)
+    verdict.run_id = manifest.run_id
+    verdict.rows = manifest.row_count
+    verdict.manifest_self_consistent = not contradictions
+    verdict.manifest_status = manifest.status
+    if manifest.status != "success":
+        verdict.find(VerifyCode.RUN_NOT_SUCCESSFUL, f"the manifest's status is {manifest.status!r}")
+
+
+def _check_success(
+    destination: Destination, manifest: FoundManifest, verdict: Verification, *, canonical: bool
+) -> None:
+    """``_SUCCESS`` speaks of the canonical manifest; another run's copy is not judged by it."""
+    try:
+        if not canonical and destination.read(MANIFEST_NAME, MANIFEST_BYTES_MAX) != manifest.body:
+            verdict.success_marker = "not_judged"
+            return
+        line = destination.read(SUCCESS_NAME, SUCCESS_BYTES_MAX)
+    except DataIntegrityError as error:
+        verdict.success_marker = "inconsistent"
+        verdict.find(VerifyCode.SUCCESS_MALFORMED, error.message, SUCCESS_NAME)
+        return
+    except DestinationError as error:
+        verdict.find(VerifyCode.SUCCESS_READ_ERROR, error.message, SUCCESS_NAME)
+        return
+    verdict.success_marker = _judge_success(line, manifest, verdict)
+
+
+def _judge_success(line: bytes | None, manifest: FoundManifest, verdict: Verification) -> str:
+    if line is None:
+        return "absent"
+    if not _SUCCESS_LINE.fullmatch(line):
+        verdict.find(VerifyCode.SUCCESS_MALFORMED, "_SUCCESS is not one xxh3 line", SUCCESS_NAME)
+        return "inconsistent"
+    if line.strip().decode() != fingerprint_bytes(manifest.body):
+        verdict.find(VerifyCode.SUCCESS_STALE, "_SUCCESS belongs to another manifest", SUCCESS_NAME)
+        return "inconsistent"
+    return "consistent"
+
+
+def _check_parts(
+    destination: Destination, manifest: FoundManifest, verdict: Verification, verify: str
+) -> None:
+    try:
+        sizes = {info.path: info.size_bytes for info in destination.list_visible()}
+    except DestinationError as error:
+        verdict.find(VerifyCode.LIST_ERROR, error.message)
+        return
+    part_format = _format_of(manifest, verdict) if verdict.depth is Depth.FULL else None
+    for part in manifest.parts:
+        before = len(verdict.findings)
+        _check_part(destination, part, sizes.get(part.path), part_format, verdict)
+        if len(verdict.findings) == before:
+            verdict.parts_verified += 1
+            verdict.parts_md5_verified += verdict.depth is Depth.FULL
+        else:
+            verdict.parts_failed += 1
+    if verify == "content" and verdict.parts_md5_verified < verdict.parts_verified:
+        verdict.find(
+            VerifyCode.CONTENT_UNMET,
+            f"{verdict.parts_verified} parts were compared by size only; use depth full",
+        )
+    _find_untracked(destination, manifest, set(sizes), verdict)
+
+
+def _format_of(manifest: FoundManifest, verdict: Verification) -> PartFormat | None:
+    try:
+        return registry.open_format(FormatPlan(format=manifest.format))
+    except ConfigError as error:
+        verdict.find(VerifyCode.MANIFEST_INCONSISTENT, error.message)
+        return None
+
+
+def _check_part(
+    destination: Destination,
+    part: FoundPart,
+    size_bytes: int | None,
+    part_format: PartFormat | None,
+    verdict: Verification,
+) -> None:
+    if size_bytes is None:
+        verdict.find(VerifyCode.PART_MISSING, f"{part.path} is not there", part.path)
+    elif size_bytes != part.digest.size_bytes:
+        verdict.find(
+            VerifyCode.PART_SIZE_MISMATCH,
+            f"{part.path} has {size_bytes} bytes, not {part.digest.size_bytes}",
+            part.path,
+        )
+    elif verdict.depth is Depth.FULL:
+        _check_content(destination, part, part_format, verdict)
+
+
+def _check_content(
+    destination: Destination,
+    part: FoundPart,
+    part_format: PartFormat | None,
+    verdict: Verification,
+) -> None:
+    try:
+        local = destination.open_local(part.path)
+        found = digest_file(local, part.digest.rows)
+        if found != part.digest:
+            text = f"the bytes of {part.path} are not those that were written"
+            verdict.find(VerifyCode.PART_CHECKSUM_MISMATCH, text, part.path)
+            return
+        rows = part_format.count_rows(local) if part_format else part.digest.rows
+    except DataIntegrityError as error:
+        verdict.find(VerifyCode.VALUE_CHECKSUM, error.message, part.path)
+        return
+    except (DestinationError, OSError) as error:
+        verdict.find(VerifyCode.PART_READ_ERROR, f"{part.path}: {error}", part.path)
+        return
+    if rows != part.digest.rows:
+        text = f"{part.path} holds {rows} rows, the manifest says {part.digest.rows}"
+        verdict.find(VerifyCode.PART_ROW_COUNT, text, part.path)
+
+
+def _find_untracked(
+    destination: Destination, manifest: FoundManifest, paths: set[str], verdict: Verification
+) -> None:
+    """Objects that no manifest at this prefix lists. Advisory: a run in progress has some."""
+    untracked = paths - {MANIFEST_NAME, SUCCESS_NAME}
+    untracked -= {part.path for part in manifest.parts}
+    for name in sorted(path for path in paths if _RUN_MANIFEST.fullmatch(path)):
+        untracked.discard(name)
+        untracked -= _paths_listed(destination, name)
+    for path in sorted(untracked):
+        verdict.find(VerifyCode.UNTRACKED_OBJECT, f"no manifest lists {path}", path)
+
+
+def _paths_listed(destination: Destination, name: str) -> set[str]:
+    try:
+        body = destination.read(name, MANIFEST_BYTES_MAX)
+        return {part.path for part in parse_manifest(body).parts} if body else set()
+    except (DestinationError, DataIntegrityError, ManifestUnreadable):
+        return set()
