@@ -6,8 +6,11 @@ import contextlib
 import threading
 from collections.abc import Callable
 
+import structlog
+
 from rivet_fleet.contracts.events import Emit, Event
 from rivet_fleet.errors import RivetFleetError
+from rivet_fleet.observability.logs import LOGGER_NAME
 
 SINK_FAILURES = (RivetFleetError, OSError, ValueError, TypeError, LookupError, AttributeError)
 """What a listener may fail with: its own border's errors, a closed or full stream, a value it
@@ -16,7 +19,13 @@ cannot render. RuntimeError is not here on purpose: an armed kill point must sti
 SinkError = Callable[[Emit, BaseException], None]
 
 
-def fan_out(*sinks: Emit, on_error: SinkError) -> Emit:
+def log_sink_error(sink: Emit, error: BaseException) -> None:
+    """Say in the log which listener broke; the log's own formatter redacts it."""
+    name = getattr(sink, "__qualname__", type(sink).__name__)
+    structlog.get_logger(LOGGER_NAME).warning("a listener failed", sink=name, error=str(error))
+
+
+def fan_out(*sinks: Emit, on_error: SinkError = log_sink_error) -> Emit:
     """Tell every sink, in order. A sink that fails is tried again with the next event.
 
     ``on_error(sink, error)`` is called for the first failure of each sink and never again;

@@ -22,7 +22,7 @@ from rivet_fleet.contracts.task import RunStatus
 from rivet_fleet.contracts.url import redact
 from rivet_fleet.observability.journal import subject_of
 from rivet_fleet.observability.redaction import Redactor, one_line
-from rivet_fleet.observability.snapshot import ExportProgress, Progress, Snapshot
+from rivet_fleet.observability.snapshot import ExportProgress, Progress, Snapshot, snapshot
 from rivet_fleet.observability.units import (
     bytes_text,
     clock_text,
@@ -33,6 +33,8 @@ from rivet_fleet.observability.units import (
     rows_rate_text,
     scaled_text,
 )
+
+__all__ = ["LiveProgress", "PlainProgress", "ProgressView", "Snapshot", "open_progress", "snapshot"]
 
 NOTABLE: dict[str, tuple[str, str]] = {
     EventName.CHUNK_REAPED.value: ("rescued", "yellow"),

@@ -198,8 +198,8 @@ def _worker_reasons(scene: Scene) -> list[Reason]:
     return [
         Reason(
             code=ReasonCode.WORKERS_BUSY,
-            sentence=f"{counted(free, 'chunk')} wait for a worker: all "
-            f"{counted(len(alive), 'worker')} are busy. More workers would help.",
+            sentence=f"{counted(free, 'chunk')} wait for a worker: {len(alive)} of {len(alive)} "
+            f"{'is' if len(alive) == 1 else 'are'} busy. More workers would help.",
             next_command=command("worker", scene.campaign.config_path),
         )
     ]

@@ -99,7 +99,8 @@ def explain(
 ) -> StatusReport:
     """The report for one moment.
 
-    ``tasks`` are the running, committed and failed ones (or a sample); ``now_s`` is the state
+    ``tasks`` are the running, committed and failed ones (or a sample); ``workers`` are those
+    that claim (a coordinator's own row would count as an idle worker); ``now_s`` is the state
     database's clock.
     """
     scene = Scene(
@@ -185,7 +186,7 @@ def render_status(report: StatusReport, redactor: Redactor = redact) -> str:
 
 def _safe(line: str, redactor: Redactor) -> str:
     """Redacted and without control characters; the columns' spaces stay."""
-    return "".join(c for c in redactor(line) if c.isprintable())
+    return "".join(c if c.isprintable() else " " for c in redactor(line))
 
 
 def _export_table(report: StatusReport) -> list[str]:

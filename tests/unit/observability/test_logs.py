@@ -1,0 +1,197 @@
+"""Logs and the event log: shape, levels, redaction of every line and of exceptions."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+import structlog
+
+from rivet_fleet.contracts.events import Event, EventName
+from rivet_fleet.observability.logs import (
+    EVENT_LEVELS,
+    LEVELS,
+    LOGGER_NAME,
+    configure_logging,
+    event_log_emit,
+    event_to_json,
+    log_emit,
+)
+from rivet_fleet.observability.redaction import redactor_for
+from tests.unit.observability.views import NOW_S
+
+SECRET = 'p"ss\\wörd 4711'
+HIDE = redactor_for([SECRET])
+
+
+@pytest.fixture(autouse=True)
+def _logging_restored() -> Iterator[None]:
+    root, ours = logging.getLogger(), logging.getLogger(LOGGER_NAME)
+    before = root.handlers[:], root.level, ours.level
+    shown = warnings.showwarning
+    yield
+    logging.captureWarnings(False)
+    warnings.showwarning = shown
+    root.handlers[:], root.level, ours.level = before[0], before[1], before[2]
+    structlog.reset_defaults()
+
+
+def _chatty() -> Event:
+    return Event(
+        name=EventName.CHUNK_FAILED,
+        campaign_id="c1",
+        export_name="orders",
+        chunk_index=3,
+        message=f"cannot connect with {SECRET}",
+        data={
+            "url": f"db://u:{SECRET}@h/d",
+            "nested": [{"deep": SECRET}, SECRET],
+            SECRET: 1,
+            "password": "not-even-known",
+        },
+    )
+
+
+def test_every_event_has_a_level() -> None:
+    assert set(EVENT_LEVELS) == set(EventName)
+    assert set(EVENT_LEVELS.values()) <= set(LEVELS)
+    assert EVENT_LEVELS[EventName.PAGE_READ] == "debug"
+
+
+def test_event_to_json_has_every_field_of_version_1() -> None:
+    line = event_to_json(Event(name=EventName.CHUNK_CLAIMED, run_id="r", data={"fence": 2}), NOW_S)
+    assert json.loads(line) == {
+        "event_version": 1,
+        "at": "2027-01-15T08:00:00.000Z",
+        "event": "chunk.claimed",
+        "campaign_id": None,
+        "run_id": "r",
+        "export_name": None,
+        "chunk_index": None,
+        "worker_id": None,
+        "message": "",
+        "data": {"fence": 2},
+    }
+    assert "\n" not in line
+
+
+def _assert_clean(text: str) -> None:
+    for form in (SECRET, json.dumps(SECRET)[1:-1], json.dumps(SECRET, ensure_ascii=False)[1:-1]):
+        assert form not in text
+    assert "wörd" not in text
+    assert "not-even-known" not in text
+
+
+def test_event_to_json_hides_secrets_in_every_place() -> None:
+    line = event_to_json(_chatty(), NOW_S, HIDE)
+    _assert_clean(line)
+    assert json.loads(line)["data"]["nested"] == [{"deep": "***"}, "***"]
+
+
+def test_a_numeric_secret_does_not_break_the_json() -> None:
+    event = Event(name=EventName.WORKER_STARTED, data={"pin": 123456})
+    assert json.loads(event_to_json(event, NOW_S, redactor_for(["123456"])))["data"]["pin"] == "***"
+
+
+def test_event_log_emit_writes_whole_lines() -> None:
+    @dataclass(frozen=True)
+    class Fixed:
+        def now_s(self) -> float:
+            return NOW_S
+
+        def monotonic_s(self) -> float:
+            return 0.0
+
+    stream = io.StringIO()
+    emit = event_log_emit(stream.write, Fixed(), HIDE)
+    emit(_chatty())
+    emit(Event(name=EventName.PAGE_READ))
+    first, second = stream.getvalue().splitlines()
+    _assert_clean(first)
+    assert json.loads(second)["event"] == "page.read"
+
+
+@pytest.mark.parametrize("json_lines", [True, False])
+def test_every_line_is_redacted(json_lines: bool) -> None:
+    stream = io.StringIO()
+    configure_logging(level="debug", json_lines=json_lines, stream=stream, redactor=HIDE)
+    log_emit()(_chatty())
+    structlog.get_logger(LOGGER_NAME).info("hello", token=SECRET)
+    logging.getLogger("some.library").warning("using %s", SECRET)
+    warnings.warn(f"careful with {SECRET}", stacklevel=1)
+    try:
+        raise ValueError(f"bad {SECRET}")
+    except ValueError:
+        structlog.get_logger(LOGGER_NAME).exception("it broke")
+        logging.getLogger("some.library").exception("it broke, too")
+    text = stream.getvalue()
+    _assert_clean(text)
+    assert text.count("ValueError") >= 2
+    assert ("chunk.failed" in text and "some.library" in text) or "using" in text
+    if json_lines:
+        lines = [json.loads(line) for line in text.splitlines()]
+        events = [line for line in lines if "event_version" in line]
+        assert [e["event"] for e in events] == ["chunk.failed"]
+        assert events[0]["level"] == "warning" and events[0]["chunk_index"] == 3
+        assert "exception" in lines[-1] and lines[-1]["message"] == "it broke, too"
+
+
+def test_levels_filter_our_lines_and_libraries_stay_quiet() -> None:
+    stream = io.StringIO()
+    configure_logging(level="info", json_lines=True, stream=stream)
+    emit = log_emit()
+    emit(Event(name=EventName.PAGE_READ))
+    emit(Event(name=EventName.CHUNK_COMPLETED))
+    logging.getLogger("some.library").info("chatter")
+    assert [json.loads(x)["event"] for x in stream.getvalue().splitlines()] == ["chunk.completed"]
+
+
+def test_a_text_line_shows_what_and_where() -> None:
+    stream = io.StringIO()
+    configure_logging(level="info", json_lines=False, stream=stream)
+    log_emit()(
+        Event(
+            name=EventName.CHUNK_REAPED,
+            export_name="orders",
+            chunk_index=0,
+            message="its worker is gone",
+            data={"fence": 3},
+        )
+    )
+    line = stream.getvalue()
+    for part in ("warning", "chunk.reaped", "its worker is gone", "export_name=orders", "fence=3"):
+        assert part in line
+    assert "chunk_index=0" in line and line.count("\n") == 1
+
+
+def test_control_characters_never_reach_the_terminal() -> None:
+    stream = io.StringIO()
+    configure_logging(level="info", json_lines=False, stream=stream)
+    structlog.get_logger(LOGGER_NAME).info("title \x1b]0;owned\x07 here", x="a\nb")
+    assert "\x1b" not in stream.getvalue() and stream.getvalue().count("\n") == 1
+
+
+def test_a_closed_stream_neither_raises_nor_tells(capsys: pytest.CaptureFixture[str]) -> None:
+    stream = io.StringIO()
+    configure_logging(level="info", json_lines=False, stream=stream, redactor=HIDE)
+    stream.close()
+    structlog.get_logger(LOGGER_NAME).info("lost", secret=SECRET)
+    assert capsys.readouterr().err == ""
+
+
+def test_configuring_twice_does_not_double_lines() -> None:
+    first, second = io.StringIO(), io.StringIO()
+    configure_logging(level="info", json_lines=False, stream=first)
+    configure_logging(level="info", json_lines=False, stream=second)
+    structlog.get_logger(LOGGER_NAME).info("once")
+    assert first.getvalue() == "" and second.getvalue().count("once") == 1
+
+
+def test_an_unknown_level_is_refused() -> None:
+    with pytest.raises(ValueError, match="loud"):
+        configure_logging(level="loud", json_lines=False, stream=io.StringIO())

@@ -1,0 +1,219 @@
+"""Each reason a campaign may wait for is told, with its stable code, and only when it holds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rivet_fleet.contracts.task import CampaignStatus, RunStatus, TaskStatus
+from rivet_fleet.observability.metrics import campaign_metrics
+from rivet_fleet.observability.reasons import Reason, ReasonCode
+from rivet_fleet.observability.redaction import redactor_for
+from rivet_fleet.observability.status import StatusReport, explain, render_status, status_json
+from tests.unit.observability.views import NOW_S, campaign, group, run, task, worker
+
+HIDE = redactor_for(["hunter22"])
+FAILED = {"status": TaskStatus.FAILED, "owner": None, "owner_name": None}
+
+
+def _codes(report: StatusReport) -> list[ReasonCode]:
+    return [reason.code for reason in report.reasons]
+
+
+def _only(report: StatusReport, code: ReasonCode) -> Reason:
+    assert _codes(report) == [code]
+    return report.reasons[0]
+
+
+def _explain(runs, tasks=(), workers=(), groups=(), status=CampaignStatus.ACTIVE):  # type: ignore[no-untyped-def]
+    return explain(campaign(status), runs, tasks, workers, groups, NOW_S)
+
+
+def test_everything_running() -> None:
+    report = _explain([run(running=1)], [task()], [worker()])
+    assert "1 running" in _only(report, ReasonCode.EVERYTHING_RUNNING).sentence
+
+
+def test_no_live_worker() -> None:
+    report = _explain([run(pending=2)], [], [worker(alive=False)])
+    reason = _only(report, ReasonCode.NO_LIVE_WORKER)
+    assert reason.next_command == "rivet-fleet resume -c fleet.yaml"
+    assert "2 chunks could be claimed" in reason.sentence
+
+
+def test_all_workers_busy() -> None:
+    report = _explain([run(pending=5, running=1)], [task()], [worker()])
+    assert "wait for a worker: 1 of 1 is busy" in _only(report, ReasonCode.WORKERS_BUSY).sentence
+
+
+def test_idle_workers_are_about_to_claim() -> None:
+    report = _explain([run(pending=5)], [], [worker(busy=False)])
+    assert _codes(report) == [ReasonCode.CLAIMABLE_NOW]
+
+
+def test_a_full_source_group_names_who_holds_its_slots() -> None:
+    runs = [run("orders", group="shop", running=1), run("items", group="shop", pending=7)]
+    report = _explain(
+        runs,
+        [task("orders", 3)],
+        [worker(), worker("w2", busy=False)],
+        [group("shop", slots_max=1, running=1)],
+    )
+    sentence = _only(report, ReasonCode.SOURCE_GROUP_FULL).sentence
+    assert "7 chunks wait for source group shop: 1 of 1 slots" in sentence
+    assert "orders chunk 3 on worker-1" in sentence
+
+
+def test_a_group_with_room_or_without_limit_holds_nobody() -> None:
+    for slots_max in (2, None):
+        report = _explain(
+            [run("items", group="shop", running=1, pending=1)],
+            [task("items")],
+            [worker()],
+            [group("shop", slots_max=slots_max, running=1)],
+        )
+        assert _codes(report) == [ReasonCode.WORKERS_BUSY]
+
+
+def test_a_failed_attempt_waits_before_the_next() -> None:
+    waits = task(index=4, **FAILED, attempts=1, not_before_s=NOW_S + 12.0, error_class="SourceBusy")
+    report = _explain([run(failed=1)], [waits], [worker(busy=False)])
+    reason = _only(report, ReasonCode.WAITING_FOR_RETRY)
+    assert reason.until_s == 12.0 and "SourceBusy, attempt 1 of 3" in reason.sentence
+    assert "12 s more" in reason.sentence
+
+
+def test_a_failed_attempt_whose_wait_is_over_can_be_claimed() -> None:
+    ready = task(index=4, **FAILED, attempts=1, not_before_s=NOW_S - 1)
+    report = _explain([run(failed=1)], [ready], [worker(busy=False)])
+    assert _codes(report) == [ReasonCode.CLAIMABLE_NOW]
+
+
+def test_failed_for_good_with_its_error_and_the_verb() -> None:
+    poison = task(
+        index=4,
+        **FAILED,
+        attempts=3,
+        error_class="SourceRefused",
+        last_error="no privilege on orders, hunter22",
+    )
+    report = _explain([run(failed=1, completed=3)], [poison], [worker(busy=False)])
+    reason = _only(report, ReasonCode.FAILED_FOR_GOOD)
+    assert reason.next_command == "rivet-fleet requeue -c fleet.yaml -e orders"
+    assert "no privilege on orders" in reason.sentence
+    assert report.failed[0].chunk_index == 4
+
+
+def test_the_lease_of_a_dead_worker_runs_out() -> None:
+    orphan = task(owner="w9", owner_name="worker-9", lease_expires_at_s=NOW_S + 7)
+    report = _explain([run(running=1)], [orphan], [worker(busy=False)])
+    reason = _only(report, ReasonCode.DEAD_WORKER_LEASE)
+    assert reason.until_s == 7 and "worker-9" in reason.sentence and "7.0 s" in reason.sentence
+
+
+def test_an_expired_lease_waits_for_a_reaper() -> None:
+    report = _explain([run(running=1)], [task(lease_expires_at_s=NOW_S - 1)], [worker()])
+    assert _codes(report) == [ReasonCode.LEASE_EXPIRED]
+
+
+def test_committed_chunks_wait_to_be_published() -> None:
+    report = _explain([run(committed=2, completed=1)], [], [worker()])
+    assert "2 chunks" in _only(report, ReasonCode.COMMITTED_UNPUBLISHED).sentence
+
+
+@pytest.mark.parametrize(
+    ("fence", "code"), [(0, ReasonCode.FINALIZE_WAITING), (2, ReasonCode.FINALIZE_LEASED)]
+)
+def test_finalizing(fence: int, code: ReasonCode) -> None:
+    report = _explain([run(completed=3, finalize_fence=fence)], [], [worker(busy=False)])
+    assert _codes(report) == [code]
+
+
+def test_a_ledger_that_disagrees_with_the_plan() -> None:
+    report = _explain([run(completed=3, expected=4)], [], [worker(busy=False)])
+    assert _codes(report) == [ReasonCode.LEDGER_MISMATCH]
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (CampaignStatus.COMPLETED, ReasonCode.CAMPAIGN_COMPLETED),
+        (CampaignStatus.INCOMPLETE, ReasonCode.CAMPAIGN_INCOMPLETE),
+        (CampaignStatus.CANCELLED, ReasonCode.CAMPAIGN_CANCELLED),
+    ],
+)
+def test_a_campaign_that_is_over(status: CampaignStatus, code: ReasonCode) -> None:
+    assert _codes(_explain([run(pending=1)], status=status)) == [code]
+
+
+def test_an_incomplete_campaign_still_tells_what_failed() -> None:
+    poison = task(**FAILED, attempts=3, error_class="SourceRefused", last_error="no")
+    report = _explain([run(failed=1)], [poison], status=CampaignStatus.INCOMPLETE)
+    assert _codes(report) == [ReasonCode.CAMPAIGN_INCOMPLETE, ReasonCode.FAILED_FOR_GOOD]
+
+
+def test_every_reason_code_is_reachable_by_a_test_here() -> None:
+    source = Path(__file__).read_text(encoding="utf-8")
+    missing = [c.name for c in ReasonCode if f"ReasonCode.{c.name}" not in source]
+    assert not missing
+
+
+def _full() -> StatusReport:
+    poison = task(
+        index=1,
+        **FAILED,
+        attempts=3,
+        error_class="SourceRefused",
+        last_error="db://u:pw@h refused\nhunter22 \x1b[31m",
+    )
+    runs = [run("orders", running=1, failed=1, rows=1234), run("items", completed=2)]
+    return _explain(
+        runs,
+        [task(), poison],
+        [worker(), worker("w2", alive=False)],
+        [group("shop", slots_max=2, running=1)],
+    )
+
+
+def test_status_json_has_a_schema_version_and_hides_secrets() -> None:
+    text = status_json(_full(), HIDE)
+    plain = json.loads(text)
+    assert plain["schema_version"] == 1 and plain["at"] == "2027-01-15T08:00:00.000Z"
+    assert {r["code"] for r in plain["reasons"]} >= {"failed_for_good", "finalize_waiting"}
+    assert plain["workers"][0]["chunk"] == "orders chunk 0"
+    assert "hunter22" not in text and "u:pw@" not in text
+
+
+def test_render_status_shows_all_and_hides_secrets() -> None:
+    text = render_status(_full(), HIDE)
+    for part in (
+        "Campaign nightly (c1): active",
+        "orders  in_progress",
+        "1 worker alive",
+        "orders chunk 0",
+        "not heard from for 40 s",
+        "source group shop: 1 running, 2 slots",
+        "[failed_for_good]",
+        "rivet-fleet requeue -c fleet.yaml -e orders",
+    ):
+        assert part in text, part
+    assert "hunter22" not in text and "u:pw@" not in text and "\x1b" not in text
+
+
+def test_metrics_add_up() -> None:
+    runs = [
+        run("orders", running=1, pending=2, rows=5, size=50),
+        run("items", completed=2, rows=7, status=RunStatus.COMPLETED, finished_at_s=NOW_S - 40),
+    ]
+    metrics = campaign_metrics(
+        runs,
+        [worker(), worker("w2", alive=False)],
+        [group("shop", slots_max=2, running=1)],
+        NOW_S,
+    )
+    assert metrics.chunks.total == 5 and metrics.rows == 12 and metrics.bytes == 50
+    assert metrics.workers_alive == 1 and metrics.workers_busy == 1
+    assert [e.age_s for e in metrics.exports] == [100, 60]
+    assert metrics.runs_in_progress == 1 and metrics.group_running == {"shop": 1}
