@@ -115,7 +115,8 @@ def test_service_keeps_our_rules() -> None:
     for option in ("NoNewPrivileges", "ProtectHome", "PrivateTmp", "PrivateDevices"):
         assert service[option] == "yes"
     assert service["ProtectSystem"] == "strict"
-    assert not any("URL" in value for key, value in service.items() if key == "Environment")
+    assert service["EnvironmentFile"] == "/etc/rivet-fleet/%i.env"
+    assert "@" not in service["Environment"]
 
 
 # ---- compose ----------------------------------------------------------------------------

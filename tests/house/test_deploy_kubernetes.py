@@ -20,6 +20,7 @@ import yaml
 from rivet_fleet import __version__
 from rivet_fleet.coordination.fleet import FleetSettings
 from rivet_fleet.errors import ExitCode
+from rivet_fleet.planning.config import load_config
 from tests.conftest import missing
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -277,14 +278,33 @@ def test_the_campaign_is_named_in_one_place(tmp_path: Path) -> None:
         assert container(job)["args"][-2:] == ["--campaign-id", "$(RIVET_FLEET_CAMPAIGN_ID)"]
 
 
-def test_jobs_mount_the_rendered_configuration(rendered: list[Document]) -> None:
+def test_jobs_mount_a_configuration_that_loads(rendered: list[Document], tmp_path: Path) -> None:
     maps = {d["metadata"]["name"]: d["data"] for d in rendered if d["kind"] == "ConfigMap"}
     for job in jobs(rendered):
         volume = next(v for v in pod(job)["volumes"] if v["name"] == "config")
-        config = yaml.safe_load(maps[volume["configMap"]["name"]]["fleet.yaml"])
+        file = tmp_path / "fleet.yaml"
+        file.write_text(maps[volume["configMap"]["name"]]["fleet.yaml"])
         variables = {variable["name"] for variable in container(job)["env"]}
-        assert config["source"]["url_env"] in variables
-        mounts = {mount["mountPath"] for mount in container(job)["volumeMounts"]}
-        assert str(Path(config["source"]["tls"]["ca_file"]).parent) in mounts
-        assert "/etc/rivet-fleet" in mounts
-        assert all(e["destination"]["path"].startswith("/data/") for e in config["exports"])
+        loaded = load_config(
+            file,
+            params={},
+            environ=dict.fromkeys(variables, "postgresql://reader:word@db.example.com/shop"),
+            engines=frozenset({"postgres"}),
+            destinations=frozenset({"local"}),
+            formats=frozenset({"parquet"}),
+            default_ports={"postgres": 5432},
+        )
+        campaign = loaded.config.campaign
+        limit = container(job)["resources"]["limits"]["memory"]
+        assert pod(job)["terminationGracePeriodSeconds"] >= campaign.drain_grace_s + 10
+        if job is worker(rendered):
+            assert quantity_bytes(limit) > campaign.worker_memory_mb * 2**20
+        assert_paths_are_mounted(job, yaml.safe_load(file.read_text()))
+
+
+def assert_paths_are_mounted(job: Document, config: Document) -> None:
+    mounts = {mount["mountPath"] for mount in container(job)["volumeMounts"]}
+    assert config["source"]["url_env"] == "SOURCE_URL"
+    assert str(Path(config["source"]["tls"]["ca_file"]).parent) in mounts
+    assert "/etc/rivet-fleet" in mounts
+    assert all(e["destination"]["path"].startswith("/data/") for e in config["exports"])
