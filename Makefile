@@ -1,0 +1,42 @@
+# Two commands are enough: `make demo` and `make test`. Everything they need they install.
+PYTHON ?= $(shell command -v python3.12 || command -v python3.11 || command -v python3)
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.PHONY: demo test lint types chaos bench lock clean
+
+demo: $(READY)
+	$(BIN)/rivet-fleet demo
+
+test: $(READY) .tools/.ready
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports
+
+types: $(READY)
+	$(BIN)/mypy
+
+chaos: $(READY) .tools/.ready
+	$(BIN)/python -m chaos.kill_loop --seconds 0
+
+bench: $(READY)
+	$(BIN)/python -m bench
+
+lock: $(READY)
+	$(BIN)/python -m pip install -q uv && $(BIN)/uv pip compile -q --extra demo --extra test --no-header \
+	    --no-emit-index-url --no-annotate --python-version 3.11 pyproject.toml -o requirements.lock
+
+clean:
+	rm -rf $(VENV) .tools demo-output bench-output build *.egg-info
+
+$(READY): requirements.lock pyproject.toml scripts/make-venv
+	scripts/make-venv $(PYTHON) $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -e .
+	touch $@
+
+.tools/.ready: scripts/install-tools
+	scripts/install-tools
+	mkdir -p .tools && touch $@
