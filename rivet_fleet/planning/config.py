@@ -1,0 +1,221 @@
+"""Loading a configuration: read, replace variables, check everything, digest."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from rivet_fleet.contracts.url import redact
+from rivet_fleet.errors import ConfigError
+from rivet_fleet.planning.config_check import check_shape
+from rivet_fleet.planning.config_digest import digests
+from rivet_fleet.planning.config_models import FleetConfig
+from rivet_fleet.planning.config_rivet import screen
+from rivet_fleet.planning.config_rules import check_rules
+from rivet_fleet.planning.config_yaml import Document, Variables, read_document
+from rivet_fleet.planning.connections import (
+    known_secrets,
+    named_variables,
+    secrets_in_url,
+    spellings,
+    state_url,
+)
+from rivet_fleet.planning.loaded import LoadedConfig, all_sources, source_key
+from rivet_fleet.planning.problems import ConfigKey, Places, Problem, config_error, dotted
+
+__all__ = ["CONFIG_BYTES_MAX", "LoadedConfig", "load_config", "state_url"]
+
+CONFIG_BYTES_MAX = 4 * 1024 * 1024
+
+
+def load_config(
+    path: Path,
+    *,
+    params: Mapping[str, str],
+    environ: Mapping[str, str],
+    engines: frozenset[str],
+    destinations: frozenset[str],
+    formats: frozenset[str],
+    default_ports: Mapping[str, int],
+) -> LoadedConfig:
+    """Read and check one configuration file.
+
+    ``engines``, ``destinations`` and ``formats`` are what this installation has. Raises
+    ConfigError that lists everything wrong, each with ``file:line:column``, reason and
+    suggestion. Connects to nothing; reads the file and its ``query_file``s only.
+    """
+    variables = Variables(params=params, environ=environ)
+    document = read_document(_read_text(path, "the configuration"), str(path), variables)
+    secrets = spellings(_secret_texts(document.plain))
+    config, warnings = _checked(document, secrets, engines, destinations, formats)
+    secrets = spellings([*secrets, *known_secrets(config, environ)])
+    queries = _queries(config, path, document.places, variables, secrets)
+    warnings += [f"--param {name} is not used by {path.name}" for name in variables.unused()]
+    digest, sections = digests(config, path=path, queries=queries, default_ports=default_ports)
+    return LoadedConfig(
+        config=config,
+        path=path,
+        digest=digest,
+        sections=sections,
+        warnings=tuple(redact(text, secrets) for text in warnings),
+        secrets=secrets,
+        queries=queries,
+        environ={name: environ[name] for name in named_variables(config) if name in environ},
+        places=document.places,
+        default_ports=dict(default_ports),
+    )
+
+
+def _checked(
+    document: Document,
+    secrets: tuple[str, ...],
+    engines: frozenset[str],
+    destinations: frozenset[str],
+    formats: frozenset[str],
+) -> tuple[FleetConfig, list[str]]:
+    problems = list(document.problems)
+    plain, warnings = document.plain, []
+    if isinstance(plain, dict):
+        screened = screen(plain, destinations)
+        plain = screened.plain
+        problems += screened.problems
+        warnings = [
+            f"{document.places.where(at, about_key=True)}: {text}" for at, text in screened.warnings
+        ]
+    config, found = check_shape(plain)
+    problems += found
+    if config is not None and not problems:
+        problems += check_rules(config, engines=engines, destinations=destinations, formats=formats)
+    if config is None or problems:
+        raise config_error(document.places, problems, secrets)
+    return config, warnings + [
+        f"{document.places.where(at)}: {text}" for at, text in _advice(config)
+    ]
+
+
+def _advice(config: FleetConfig) -> list[tuple[ConfigKey, str]]:
+    """Settings that are accepted but decided by the fleet, and secrets in plain sight."""
+    found: list[tuple[ConfigKey, str]] = []
+    for name in ("parallel_exports", "parallel_export_processes"):
+        if getattr(config, name):
+            found.append(((name,), f"{name} is ignored: the fleet's workers share all chunks"))
+    for index, export in enumerate(config.exports):
+        at: ConfigKey = ("exports", index)
+        for name, instead in (
+            ("parallel", "campaign.workers and source_groups decide"),
+            ("wave", "exports are taken in the order of the file"),
+            ("parallel_safe", "source_groups decide"),
+            ("reconcile_required", "nothing is reconciled yet"),
+            ("target", "there is no target report yet"),
+            ("shape_drift_warn_factor", "there is no comparison of shapes yet"),
+        ):
+            if getattr(export, name) is not None:
+                found.append(((*at, name), f"{dotted((*at, name))} is ignored: {instead}"))
+        found += _tuning_advice(export.tuning.model_fields_set, at)
+    for name, source in all_sources(config).items():
+        at = source_key(config, name)
+        found += _tuning_advice(source.tuning.model_fields_set, at)
+        if source.password is not None:
+            found.append(
+                ((*at, "password"), f"{dotted((*at, 'password'))} is in the file; use password_env")
+            )
+        if source.url is not None and any(secrets_in_url(source.url.get_secret_value())):
+            found.append(
+                ((*at, "url"), f"{dotted((*at, 'url'))} holds a password; use url_env or url_file")
+            )
+    return found
+
+
+def _tuning_advice(given: set[str], at: ConfigKey) -> list[tuple[ConfigKey, str]]:
+    ignored = {
+        "memory_threshold_mb": "campaign.worker_memory_mb is the ceiling",
+        "on_batch_memory_exceeded": "pages shrink to fit",
+        "adaptive": "pages always follow the time target",
+        "min_parallel": "campaign.workers decides",
+    }
+    return [
+        ((*at, "tuning", name), f"{dotted((*at, 'tuning', name))} is ignored: {why}")
+        for name, why in ignored.items()
+        if name in given
+    ]
+
+
+def _secret_texts(plain: object) -> list[str]:
+    """Secrets as they stand in the parsed file, before anything is known to be right."""
+    found: list[str] = []
+    if isinstance(plain, dict):
+        for key, value in plain.items():
+            if isinstance(value, (dict, list)):
+                found += _secret_texts(value)
+            elif key == "password" or (key == "url" and "://" not in str(value)):
+                found.append(str(value or ""))
+            elif key == "url":
+                found += secrets_in_url(str(value))
+    elif isinstance(plain, list):
+        for item in plain:
+            found += _secret_texts(item)
+    return found
+
+
+def _queries(
+    config: FleetConfig,
+    path: Path,
+    places: Places,
+    variables: Variables,
+    secrets: tuple[str, ...],
+) -> dict[str, str]:
+    """The SQL of every query export; files are relative to the configuration, never above it."""
+    found: dict[str, str] = {}
+    problems: list[Problem] = []
+    for index, export in enumerate(config.exports):
+        at = ("exports", index, "query_file")
+        if export.query is not None:
+            found[export.name] = _one_statement(export.query)
+        elif export.query_file is not None:
+            inside = _inside(path.absolute().parent, export.query_file)
+            if inside is None:
+                problems.append(
+                    Problem(
+                        at=at,
+                        what=dotted(at),
+                        reason="must be a relative path below the configuration's folder",
+                    )
+                )
+                continue
+            text = _read_text(inside, f"{places.where(at)}: query_file")
+            found[export.name] = _one_statement(variables.replace(text, at, problems))
+    if problems:
+        raise config_error(places, problems, secrets)
+    return found
+
+
+def _one_statement(text: str) -> str:
+    """Without the closing semicolon: queries are wrapped."""
+    return text.strip().rstrip(";").rstrip()
+
+
+def _inside(folder: Path, name: str) -> Path | None:
+    """The file, or None when it is absolute, climbs, or escapes through a symbolic link."""
+    if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
+        return None
+    target = Path(os.path.realpath(folder / name))
+    return target if target.is_relative_to(os.path.realpath(folder)) else None
+
+
+def _read_text(path: Path, what: str) -> str:
+    try:
+        with path.open("rb") as file:
+            body = file.read(CONFIG_BYTES_MAX + 1)
+    except OSError as error:
+        raise ConfigError(
+            f"{what} {path} cannot be read: {error.strerror or 'unknown reason'}",
+            hint="check the path and its permissions",
+        ) from None
+    if len(body) > CONFIG_BYTES_MAX:
+        raise ConfigError(f"{what} {path} is larger than {CONFIG_BYTES_MAX} bytes")
+    try:
+        return body.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = body.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{path}:{line}: {what} is not UTF-8 text") from None

@@ -1,0 +1,74 @@
+"""What identifies a configuration: everything a plan depends on, nothing that is secret.
+
+Runtime settings that change no plan (workers, leases, state, spool) are left out, so that a
+campaign may be resumed with more workers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rivet_fleet.contracts.codec import canonical_json
+from rivet_fleet.planning.config_models import ExportConfig, FleetConfig, SourceConfig
+from rivet_fleet.planning.connections import public_url
+from rivet_fleet.planning.loaded import all_sources, source_name
+
+
+def digests(
+    config: FleetConfig,
+    *,
+    path: Path,
+    queries: Mapping[str, str],
+    default_ports: Mapping[str, int],
+) -> tuple[str, dict[str, str]]:
+    """The whole digest and one per export, ``sha256:<hex>`` each."""
+    shared = {
+        "worker_memory_mb": config.campaign.worker_memory_mb,
+        "max_chunk_attempts": config.campaign.max_chunk_attempts,
+    }
+    sources = {name: _source(source, default_ports) for name, source in all_sources(config).items()}
+    sections = {}
+    for export in config.exports:
+        name = source_name(config, export)
+        body = {
+            "export": _export(export, path, queries.get(export.name)),
+            "source_name": name,
+            "source": sources.get(name),
+            "campaign": shared,
+        }
+        sections[export.name] = _sha256(body)
+    whole = {
+        "name": config.campaign.name or path.stem,
+        "order": [export.name for export in config.exports],
+        "sections": sections,
+        "source_groups": {n: g.max_running_chunks for n, g in config.source_groups.items()},
+    }
+    return _sha256(whole), sections
+
+
+def changed_exports(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[str, ...]:
+    """Exports that are new, gone or different between two ``sections``, sorted."""
+    names = set(before) | set(after)
+    return tuple(sorted(name for name in names if before.get(name) != after.get(name)))
+
+
+def _source(source: SourceConfig, ports: Mapping[str, int]) -> dict[str, Any]:
+    kept = source.model_dump(mode="json", exclude={"url", "password", "password_env"})
+    if source.url is not None:
+        kept["url"] = public_url(source.url.get_secret_value(), ports, source.type)
+    return kept
+
+
+def _export(export: ExportConfig, path: Path, query: str | None) -> dict[str, Any]:
+    kept = export.model_dump(mode="json", exclude={"source", "query", "query_file"})
+    kept["query"] = query
+    if export.destination.path is not None:
+        kept["destination"]["path"] = str(path.absolute().parent / export.destination.path)
+    return kept
+
+
+def _sha256(plain: Any) -> str:
+    return "sha256:" + hashlib.sha256(canonical_json(plain)).hexdigest()

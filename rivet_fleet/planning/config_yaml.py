@@ -1,0 +1,206 @@
+"""YAML to plain values with the place of every key, and ``${VAR}`` taken from given values.
+
+Scalars follow YAML 1.2 (``on``, ``yes`` and dates are text); duplicate keys are refused.
+Variables are replaced inside scalars after parsing, so a value can never add structure.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from rivet_fleet.planning.problems import ConfigKey, Places, Problem, config_error, dotted
+
+NODES_MAX = 200_000
+"""Aliases are followed; this bounds what a small hostile file can grow into."""
+DEPTH_MAX = 50
+
+_VARIABLE = re.compile(r"\$\{([^}]*)\}")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+class _CoreLoader(yaml.SafeLoader):
+    """SafeLoader with the scalars of the YAML 1.2 core schema."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
+
+
+for _tag, _pattern, _first in (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"[-+]?(0|[1-9][0-9]*)|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
+    (
+        "float",
+        r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*)([eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+",
+        "-+.0123456789",
+    ),
+    ("null", r"~|null|Null|NULL|", "~nN\0"),
+):
+    for _letter in _first:
+        _CoreLoader.yaml_implicit_resolvers.setdefault(
+            "" if _letter == "\0" else _letter, []
+        ).append((f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_pattern})\Z")))
+
+
+@dataclass(slots=True, kw_only=True)
+class Variables:
+    """``${NAME}`` from ``--param`` first, then from the environment; strict (bug class 88)."""
+
+    params: Mapping[str, str] = field(repr=False)
+    environ: Mapping[str, str] = field(repr=False)
+    used: set[str] = field(default_factory=set)
+
+    def replace(self, text: str, at: ConfigKey, problems: list[Problem]) -> str:
+        """``text`` with every variable replaced; unset ones become problems."""
+
+        def one(found: re.Match[str]) -> str:
+            name = found[1]
+            if name in self.params:
+                self.used.add(name)
+                return self.params[name]
+            if name in self.environ:
+                return self.environ[name]
+            problems.append(_unset(name, at))
+            return ""
+
+        return _VARIABLE.sub(one, text)
+
+    def unused(self) -> list[str]:
+        """Parameters that nothing asked for."""
+        return sorted(set(self.params) - self.used)
+
+
+def _unset(name: str, at: ConfigKey) -> Problem:
+    if not _NAME.fullmatch(name):
+        return Problem(
+            at=at,
+            what=dotted(at),
+            reason="${…} must hold a variable name (letters, digits and underscores)",
+        )
+    return Problem(
+        at=at,
+        what=dotted(at),
+        reason=f"the variable ${{{name}}} is not set",
+        suggestion=f"pass --param {name}=VALUE or export {name}=VALUE",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """A parsed file: plain values (never shown: they may hold secrets) and their places."""
+
+    plain: Any = field(repr=False)
+    places: Places = field(repr=False)
+    problems: tuple[Problem, ...]
+
+
+class _Builder:
+    """Walks the composed nodes once."""
+
+    def __init__(self, loader: _CoreLoader, variables: Variables) -> None:
+        self.loader = loader
+        self.variables = variables
+        self.keys: dict[ConfigKey, tuple[int, int]] = {}
+        self.values: dict[ConfigKey, tuple[int, int]] = {}
+        self.problems: list[Problem] = []
+        self.count = 0
+
+    def build(self, node: yaml.Node, at: ConfigKey) -> Any:
+        """The plain value of one node."""
+        self.count += 1
+        self.values[at] = (node.start_mark.line + 1, node.start_mark.column + 1)
+        if self.count > NODES_MAX or len(at) > DEPTH_MAX:
+            if not any(p.what == "the file" for p in self.problems):
+                self.problems.append(
+                    Problem(at=at, what="the file", reason="is nested too deeply or too large")
+                )
+            return None
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, at)
+        if isinstance(node, yaml.SequenceNode):
+            return [self.build(item, (*at, i)) for i, item in enumerate(node.value)]
+        return self._scalar(node, at)
+
+    def _mapping(self, node: yaml.MappingNode, at: ConfigKey) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            here = (key_node.start_mark.line + 1, key_node.start_mark.column + 1)
+            if not isinstance(key_node, yaml.ScalarNode):
+                self.values[(*at, "?")] = here
+                self.problems.append(
+                    Problem(
+                        at=(*at, "?"),
+                        what=dotted(at),
+                        reason="a key must be plain text",
+                        suggestion="put text with braces or brackets in quotes",
+                    )
+                )
+                continue
+            key = str(key_node.value)
+            step = (*at, key)
+            if key in found:
+                first = self.keys[step][0]
+                self.keys[step] = here
+                self.problems.append(
+                    Problem(
+                        at=step,
+                        what=dotted(step),
+                        reason=f"this key is already given in line {first}",
+                        suggestion="keep one of them",
+                        about_key=True,
+                    )
+                )
+                continue
+            self.keys[step] = here
+            found[key] = self.build(value_node, step)
+        return found
+
+    def _scalar(self, node: yaml.Node, at: ConfigKey) -> Any:
+        if isinstance(node.value, str) and "${" in node.value:
+            # Stays text: a number field reads digits, and nothing is quoted twice.
+            return self.variables.replace(node.value, at, self.problems)
+        try:
+            return self.loader.construct_object(node, deep=True)
+        except (yaml.YAMLError, ValueError):
+            self.problems.append(
+                Problem(at=at, what=dotted(at), reason="this value cannot be read as YAML")
+            )
+            return None
+
+
+def read_document(text: str, file: str, variables: Variables) -> Document:
+    """Parse ``text``. Raises ConfigError with line and column when it is not YAML at all."""
+    loader = None
+    try:
+        loader = _CoreLoader(text)
+        node = loader.get_single_node()
+        builder = _Builder(loader, variables)
+        plain = builder.build(node, ()) if node is not None else None
+    except yaml.YAMLError as error:
+        raise _syntax_error(text, file, error) from None
+    finally:
+        if loader is not None:
+            loader.dispose()
+    places = Places(file=file, keys=builder.keys, values=builder.values)
+    return Document(plain=plain, places=places, problems=tuple(builder.problems))
+
+
+def _syntax_error(text: str, file: str, error: yaml.YAMLError) -> Exception:
+    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    line = mark.line if mark else 0
+    column = mark.column if mark else 0
+    lines = text.splitlines()
+    near = lines[max(0, line - 1) : line + 1]
+    reason = str(getattr(error, "problem", None) or "it holds a character YAML does not allow")
+    suggestion = None
+    if "\\t" in reason or any(re.match(r"[ ]*\t", one) for one in near):
+        reason = "a tab character is used for indentation"
+        suggestion = "YAML allows only spaces there: replace the tab"
+    elif any(re.search(r"(:|-)\s+[{\[@`%*&]", one) for one in near):
+        suggestion = 'put text that begins with a special character in quotes: path: "{date}/x"'
+    places = Places(file=file, values={(): (line + 1, column + 1)})
+    problem = Problem(at=(), what="not valid YAML", reason=reason, suggestion=suggestion)
+    return config_error(places, [problem])

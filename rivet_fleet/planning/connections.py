@@ -1,0 +1,252 @@
+"""From configuration to connection targets: where a source and the state database are.
+
+Every missing piece is a ConfigError with a hint that can be pasted. Secrets stay inside
+``DatabaseUrl.password`` and ``DatabaseUrl.options``; nothing here shows them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from urllib.parse import quote
+
+from rivet_fleet.contracts.url import DatabaseUrl, parse_database_url
+from rivet_fleet.planning.config_models import FleetConfig, SourceConfig, TlsConfig
+from rivet_fleet.planning.loaded import LoadedConfig, all_sources
+from rivet_fleet.planning.problems import ConfigKey, Problem, did_you_mean, dotted, listed
+
+STATE_ENV = ("RIVET_FLEET_STATE_URL", "RIVET_STATE_URL")
+STATE_FILE = ".rivet_state.db"
+URL_FILE_BYTES_MAX = 65_536
+_SECRET_OPTIONS = ("password", "passwd", "pwd", "secret", "token", "key")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceConnection:
+    """One source, resolved. ``tls_mode`` is None without a tls block (loopback only)."""
+
+    name: str
+    engine: str
+    url: DatabaseUrl = field(repr=False)
+    tls_mode: str | None
+    tls_ca_file: str | None
+    identity: str
+
+
+def source_connection(loaded: LoadedConfig, source_name: str) -> SourceConnection:
+    """Resolve one source. Raises ConfigError naming the place and the missing variable or file.
+
+    Reads ``url_file`` when there is one; connects to nothing.
+    """
+    sources = loaded.sources
+    at = loaded.source_key(source_name)
+    source = sources.get(source_name)
+    if source is None:
+        raise loaded.error(
+            Problem(
+                at=at,
+                what=f"source {source_name!r}",
+                reason=f"is not configured; known: {listed(sources)}",
+                suggestion=did_you_mean(source_name, sources),
+            )
+        )
+    url = _source_url(loaded, source, at)
+    if source.tls is None and not url.loopback:
+        raise loaded.error(
+            Problem(
+                at=at,
+                what=dotted(at),
+                reason=f"host {url.host} is remote and there is no tls: block",
+                suggestion="add tls: {mode: verify-full}, or tls: {mode: disable} to opt out",
+            )
+        )
+    ca_file = source.tls.ca_file if source.tls else None
+    return SourceConnection(
+        name=source_name,
+        engine=source.type,
+        url=url,
+        tls_mode=_tls_mode(source.tls),
+        tls_ca_file=str(_beside(loaded.path, ca_file)) if ca_file else None,
+        identity=_identity(source.type, url, loaded.default_ports),
+    )
+
+
+def state_url(loaded: LoadedConfig, environ_override: Mapping[str, str] | None = None) -> str:
+    """The state database: ``state:``, else the environment, else SQLite beside the file.
+
+    The result may hold a password: show it only through ``redact``.
+    """
+    environ = loaded.environ if environ_override is None else environ_override
+    state = loaded.config.state
+    if state.url is not None:
+        return state.url.get_secret_value()
+    if state.url_env is not None:
+        if not environ.get(state.url_env):
+            raise loaded.error(_unset_variable(("state", "url_env"), state.url_env))
+        return environ[state.url_env]
+    for name in STATE_ENV:
+        if environ.get(name):
+            return environ[name]
+    return f"sqlite:///{(loaded.path.absolute().parent / STATE_FILE)}"
+
+
+def named_variables(config: FleetConfig) -> set[str]:
+    """Every environment variable the configuration may read after loading."""
+    names = {*STATE_ENV, config.state.url_env}
+    for source in all_sources(config).values():
+        names |= {source.url_env, source.password_env}
+    return {name for name in names if name}
+
+
+def known_secrets(config: FleetConfig, environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Every secret value that is known without reading a file, in each spelling it may take."""
+    texts: list[str] = []
+    urls = [environ.get(name, "") for name in STATE_ENV]
+    if config.state.url is not None:
+        urls.append(config.state.url.get_secret_value())
+    urls.append(environ.get(config.state.url_env or "", ""))
+    for source in all_sources(config).values():
+        if source.url is not None:
+            urls.append(source.url.get_secret_value())
+        urls.append(environ.get(source.url_env or "", ""))
+        if source.password is not None:
+            texts.append(source.password.get_secret_value())
+        texts.append(environ.get(source.password_env or "", ""))
+    for url in urls:
+        texts += secrets_in_url(url)
+    return spellings(texts)
+
+
+def secrets_in_url(text: str) -> list[str]:
+    """The password of a URL and every option that names a secret; nothing when unreadable."""
+    raw = text.partition("://")[2].rpartition("@")[0].partition(":")[2]
+    try:
+        url = parse_database_url(text)
+    except ValueError:
+        return [raw]
+    hidden = [
+        value
+        for name, value in url.options
+        if any(word in name.lower() for word in _SECRET_OPTIONS)
+    ]
+    return [raw, url.password or "", *hidden]
+
+
+def spellings(texts: Iterable[str]) -> tuple[str, ...]:
+    """Each secret plain and percent-encoded, longest first, without empty ones."""
+    found = {spelled for text in texts if text for spelled in (text, quote(text, safe=""))}
+    return tuple(sorted(found, key=lambda one: (-len(one), one)))
+
+
+def public_url(text: str, ports: Mapping[str, int], engine: str) -> dict[str, object]:
+    """What a URL says about the target, without user secrets: for the configuration digest."""
+    try:
+        url = parse_database_url(text)
+    except ValueError:
+        return {"identity": "unreadable"}
+    shown = {
+        name: value
+        for name, value in url.options
+        if not any(word in name.lower() for word in _SECRET_OPTIONS)
+    }
+    return {"identity": _identity(engine, url, ports), "options": shown}
+
+
+def _source_url(loaded: LoadedConfig, source: SourceConfig, at: ConfigKey) -> DatabaseUrl:
+    text = _url_text(loaded, source, at)
+    if text is None:
+        return DatabaseUrl(
+            scheme=source.type,
+            host=source.host or "",
+            port=source.port or loaded.default_ports.get(source.type),
+            database=source.database or "",
+            user=source.user or "",
+            password=_password(loaded, source, at),
+        )
+    place = next(n for n in ("url", "url_env", "url_file") if getattr(source, n) is not None)
+    try:
+        url = parse_database_url(text.strip())
+    except ValueError as error:
+        raise loaded.error(
+            Problem(
+                at=(*at, place),
+                what=dotted((*at, place)),
+                reason=str(error),
+                suggestion="write scheme://user:password@host:port/database, "
+                "special characters of the password percent-encoded",
+            )
+        ) from None
+    return replace(url, port=url.port or loaded.default_ports.get(source.type))
+
+
+def _url_text(loaded: LoadedConfig, source: SourceConfig, at: ConfigKey) -> str | None:
+    if source.url is not None:
+        return source.url.get_secret_value()
+    if source.url_env is not None:
+        value = loaded.environ.get(source.url_env)
+        if not value:
+            raise loaded.error(_unset_variable((*at, "url_env"), source.url_env))
+        return value
+    if source.url_file is not None:
+        return _read_url_file(loaded, source.url_file, (*at, "url_file"))
+    return None
+
+
+def _read_url_file(loaded: LoadedConfig, name: str, at: ConfigKey) -> str:
+    path = _beside(loaded.path, name)
+    reason = "is empty"
+    try:
+        with path.open(encoding="utf-8") as file:
+            text = file.read(URL_FILE_BYTES_MAX).strip()
+    except (OSError, UnicodeDecodeError) as error:
+        text = ""
+        reason = f"cannot be read ({getattr(error, 'strerror', None) or 'not UTF-8 text'})"
+    if not text:
+        raise loaded.error(
+            Problem(
+                at=at,
+                what=f"url_file {path}",
+                reason=reason,
+                suggestion="put the URL alone into that file, readable for this user",
+            )
+        )
+    return text
+
+
+def _password(loaded: LoadedConfig, source: SourceConfig, at: ConfigKey) -> str | None:
+    if source.password is not None:
+        return source.password.get_secret_value()
+    if source.password_env is None:
+        return None
+    value = loaded.environ.get(source.password_env)
+    if value is None:
+        raise loaded.error(_unset_variable((*at, "password_env"), source.password_env))
+    return value
+
+
+def _unset_variable(at: ConfigKey, name: str) -> Problem:
+    return Problem(
+        at=at,
+        what=dotted(at),
+        reason=f"the environment variable {name} is not set",
+        suggestion=f"export {name}='…'",
+    )
+
+
+def _tls_mode(tls: TlsConfig | None) -> str | None:
+    """The neutral mode (inventory §2.2): each accepted danger takes one check away."""
+    if tls is None or tls.mode is not None:
+        return tls.mode if tls else None
+    if tls.accept_invalid_certs:
+        return "require"
+    return "verify-ca" if tls.accept_invalid_hostnames else "verify-full"
+
+
+def _identity(engine: str, url: DatabaseUrl, ports: Mapping[str, int]) -> str:
+    """The same database gives the same text, however its URL was spelled."""
+    return replace(url, scheme=engine, port=url.port or ports.get(engine)).identity
+
+
+def _beside(config_path: Path, name: str) -> Path:
+    return config_path.absolute().parent / name

@@ -1,0 +1,92 @@
+"""A configuration that was read and found right: what the rest of planning works on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rivet_fleet.errors import ConfigError
+from rivet_fleet.planning.config_models import ExportConfig, FleetConfig, SourceConfig
+from rivet_fleet.planning.problems import ConfigKey, Places, Problem, config_error
+
+DEFAULT_SOURCE = "default"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedConfig:
+    """The configuration, its place, and what identifies it. No secret in ``repr``.
+
+    ``digest`` is ``sha256:<hex>`` over everything a plan depends on, without secrets and
+    without order of keys; ``sections`` the same for each export, so that a changed
+    configuration can be told by name. ``secrets`` are the values to redact everywhere.
+    ``queries`` holds the SQL of every export that reads a query.
+    """
+
+    config: FleetConfig = field(repr=False)
+    path: Path
+    digest: str
+    sections: dict[str, str] = field(repr=False)
+    warnings: tuple[str, ...]
+    secrets: tuple[str, ...] = field(repr=False)
+    queries: dict[str, str] = field(repr=False)
+    environ: Mapping[str, str] = field(repr=False)
+    """Only the variables the configuration names."""
+    places: Places = field(repr=False)
+    default_ports: Mapping[str, int] = field(repr=False)
+
+    @property
+    def sources(self) -> dict[str, SourceConfig]:
+        """Every source by name; the single one is called ``default``."""
+        return all_sources(self.config)
+
+    @property
+    def campaign_name(self) -> str:
+        """The campaign's name, or the file's."""
+        return self.config.campaign.name or self.path.stem
+
+    @property
+    def spool_dir(self) -> Path | None:
+        """Where workers keep unfinished files, absolute; None when not configured."""
+        if self.config.spool_dir is None:
+            return None
+        return self.path.absolute().parent / self.config.spool_dir
+
+    def source_name(self, export: ExportConfig) -> str:
+        """Which source an export reads."""
+        return source_name(self.config, export)
+
+    def source_key(self, name: str) -> ConfigKey:
+        """Where a source stands in the file."""
+        return source_key(self.config, name)
+
+    def export_key(self, name: str) -> ConfigKey:
+        """Where an export stands in the file."""
+        for index, export in enumerate(self.config.exports):
+            if export.name == name:
+                return ("exports", index)
+        return ("exports",)
+
+    def error(self, *problems: Problem) -> ConfigError:
+        """A ConfigError about this file, redacted."""
+        return config_error(self.places, problems, self.secrets)
+
+
+def all_sources(config: FleetConfig) -> dict[str, SourceConfig]:
+    """Every source by name; the single one is called ``default``."""
+    single = {DEFAULT_SOURCE: config.source} if config.source else {}
+    return {**single, **config.sources}
+
+
+def source_key(config: FleetConfig, name: str) -> ConfigKey:
+    """Where a source stands in the file."""
+    return ("sources", name) if name in config.sources else ("source",)
+
+
+def source_name(config: FleetConfig, export: ExportConfig) -> str:
+    """The named source, else the single one, else the only one."""
+    if export.source is not None:
+        return export.source
+    if config.source is not None or len(config.sources) != 1:
+        return DEFAULT_SOURCE
+    return next(iter(config.sources))

@@ -1,0 +1,284 @@
+"""Facts in, plan out: pure and total. Nothing is opened, nothing is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from rivet_fleet.contracts.columns import ColumnSpec
+from rivet_fleet.contracts.facts import FactsRequest, SourceFacts
+from rivet_fleet.contracts.keys import CampaignId, RelationName
+from rivet_fleet.contracts.plan import CampaignPlan, ChunkSpec, ExportPlan, PlannedRun, ReadPlan
+from rivet_fleet.contracts.url import redact
+from rivet_fleet.errors import SourceRefused, UnsupportedType
+from rivet_fleet.planning.campaign import (
+    check_campaign_id,
+    date_of,
+    new_campaign_id,
+    run_id_of,
+)
+from rivet_fleet.planning.config_models import ExportConfig
+from rivet_fleet.planning.connections import SourceConnection
+from rivet_fleet.planning.cuts import Refusal
+from rivet_fleet.planning.diagnostics import diagnose
+from rivet_fleet.planning.loaded import LoadedConfig
+from rivet_fleet.planning.memory import memory_budget
+from rivet_fleet.planning.problems import Problem, did_you_mean
+from rivet_fleet.planning.strategy import Choice, choose
+from rivet_fleet.planning.tuning import tuning_plan
+from rivet_fleet.planning.writing import destination_plan, format_plan, uses_date
+
+__all__ = ["check_campaign_id", "facts_request", "new_campaign_id", "plan_campaign"]
+
+BOUNDARIES_MAX = 1_000
+BOUNDARIES_PER_PLAN_MAX = 10_000
+
+
+@dataclass(slots=True, kw_only=True)
+class _Wrong:
+    """Everything that is wrong with a campaign, collected before anything is raised."""
+
+    problems: list[Problem] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+    unsupported: list[str] = field(default_factory=list)
+
+    def raise_any(self, loaded: LoadedConfig) -> None:
+        """The first kind that has anything to say, with all of its kind."""
+        if self.problems:
+            raise loaded.error(*self.problems)
+        if self.refused:
+            raise SourceRefused(redact("; ".join(self.refused), loaded.secrets))
+        if self.unsupported:
+            raise UnsupportedType(
+                f"{len(self.unsupported)} column(s) cannot be carried exactly:\n  "
+                + "\n  ".join(self.unsupported),
+                hint="add the casts shown under columns: of each export, "
+                "or leave the columns out with query:",
+            )
+
+
+def relation_of(export: ExportConfig) -> RelationName | None:
+    """The table as written. An unqualified name has an empty schema: the source resolves it."""
+    if export.table is None:
+        return None
+    schema, _, name = export.table.rpartition(".")
+    return RelationName(schema=schema, name=name)
+
+
+def casts_of(export: ExportConfig) -> dict[str, str]:
+    """``columns:`` by plain column name; ``table.column`` counts for its own table only."""
+    table = export.table or ""
+    casts = {}
+    for written, override in export.columns.items():
+        prefix, _, column = written.rpartition(".")
+        if not prefix or prefix in (table, table.split(".")[-1]):
+            casts[column] = override.strip()
+    return casts
+
+
+def facts_request(loaded: LoadedConfig, export: ExportConfig) -> FactsRequest:
+    """What the source has to be asked about one export before it can be planned."""
+    keys: tuple[str, ...] = ()
+    if export.mode == "chunked":
+        keys = export.chunk_by_key or ((export.chunk_column,) if export.chunk_column else ())
+    boundaries = min(max(BOUNDARIES_MAX, export.chunk_count or 0), BOUNDARIES_PER_PLAN_MAX)
+    return FactsRequest(
+        export_name=export.name,
+        relation=relation_of(export),
+        query=loaded.queries.get(export.name),
+        key_columns=keys,
+        casts=tuple(sorted(casts_of(export).items())),
+        boundaries_max=boundaries,
+    )
+
+
+def plan_campaign(
+    loaded: LoadedConfig,
+    facts: Mapping[str, SourceFacts],
+    *,
+    campaign_id: CampaignId,
+    connections: Mapping[str, SourceConnection],
+    now_s: float | None = None,
+) -> CampaignPlan:
+    """Decide every export. ``facts`` by export name, ``connections`` by source name.
+
+    ``now_s`` gives ``{date}`` its day when the campaign id does not begin with one. Raises
+    ConfigError, SourceRefused or UnsupportedType, each listing all of its kind; UsageError for
+    an unsafe id.
+    """
+    check_campaign_id(campaign_id)
+    wrong = _Wrong()
+    runs = []
+    for export in loaded.config.exports:
+        run = _plan_export(loaded, export, facts, connections, (campaign_id, now_s), wrong)
+        if run is not None:
+            runs.append(run)
+    _refuse_shared_prefixes(loaded, runs, wrong)
+    wrong.raise_any(loaded)
+    return CampaignPlan(
+        campaign_id=campaign_id,
+        campaign_name=loaded.campaign_name,
+        config_digest=loaded.digest,
+        config_path=str(loaded.path.absolute()),
+        runs=tuple(runs),
+        source_group_slots={
+            name: group.max_running_chunks for name, group in loaded.config.source_groups.items()
+        },
+    )
+
+
+def _plan_export(
+    loaded: LoadedConfig,
+    export: ExportConfig,
+    facts: Mapping[str, SourceFacts],
+    connections: Mapping[str, SourceConnection],
+    when: tuple[CampaignId, float | None],
+    wrong: _Wrong,
+) -> PlannedRun | None:
+    """One export, or None with an entry in ``wrong``."""
+    campaign_id, now_s = when
+    found = facts.get(export.name)
+    source = loaded.source_name(export)
+    date = date_of(campaign_id, now_s)
+    at = loaded.export_key(export.name)
+    if found is None or source not in connections:
+        wrong.refused.append(f"export {export.name}: nothing is known of its source yet")
+        return None
+    columns = _columns(loaded, export, found, wrong)
+    choice = choose(export, found)
+    if isinstance(choice, Refusal):
+        wrong.problems.append(
+            Problem(
+                at=(*at, choice.setting),
+                what=f"export {export.name}, {choice.setting}",
+                reason=choice.reason,
+                suggestion=choice.suggestion,
+            )
+        )
+    if uses_date(export) and date is None:
+        wrong.problems.append(
+            Problem(
+                at=(*at, "destination", "path"),
+                what=f"export {export.name}",
+                reason="{date} needs a moment, and this campaign id holds none",
+            )
+        )
+    if columns is None or isinstance(choice, Refusal):
+        return None
+    return _sealed(
+        loaded, export, found, columns, choice, connections[source], campaign_id, date or ""
+    )
+
+
+def _sealed(
+    loaded: LoadedConfig,
+    export: ExportConfig,
+    facts: SourceFacts,
+    columns: tuple[ColumnSpec, ...],
+    choice: Choice,
+    connection: SourceConnection,
+    campaign_id: CampaignId,
+    date: str,
+) -> PlannedRun:
+    campaign = loaded.config.campaign
+    budget = memory_budget(campaign.worker_memory_mb)
+    tuning = tuning_plan(loaded.sources[connection.name], export.tuning, budget)
+    written, format_warnings = format_plan(export, budget)
+    attempts = export.chunk_max_attempts or campaign.max_chunk_attempts or tuning.max_retries + 1
+    diagnostics = diagnose(mode=export.mode, facts=facts, choice=choice, tuning=tuning)
+    plan = ExportPlan(
+        export_name=export.name,
+        run_id=run_id_of(export.name, campaign_id),
+        mode=export.mode,
+        strategy=choice.strategy,
+        reason=choice.reason,
+        read=ReadPlan(
+            source=connection.name,
+            engine=connection.engine,
+            source_identity=connection.identity,
+            relation=facts.relation,
+            query=loaded.queries.get(export.name),
+            columns=columns,
+        ),
+        format=written,
+        destination=destination_plan(export, loaded.path, date),
+        tuning=tuning,
+        attempts_max=attempts,
+        source_group=export.source_group,
+        skip_empty=export.skip_empty,
+        verify=export.verify,
+        row_estimate=facts.row_estimate,
+        warnings=(
+            *facts.warnings,
+            *choice.warnings,
+            *(one.message for one in diagnostics),
+            *format_warnings,
+        ),
+    )
+    chunks = tuple(
+        ChunkSpec(chunk_index=index, chunk_range=one, row_estimate=rows)
+        for index, (one, rows) in enumerate(zip(choice.ranges, choice.estimates, strict=True))
+    )
+    return PlannedRun(plan=plan, chunks=chunks)
+
+
+def _columns(
+    loaded: LoadedConfig, export: ExportConfig, facts: SourceFacts, wrong: _Wrong
+) -> tuple[ColumnSpec, ...] | None:
+    """Every column as it will be read, by name; None when some cannot be carried."""
+    casts = casts_of(export)
+    names = [column.name for column in facts.columns]
+    for name in casts:
+        if name not in names:
+            wrong.problems.append(
+                Problem(
+                    at=(*loaded.export_key(export.name), "columns", name),
+                    what=f"export {export.name}, columns.{name}",
+                    reason="there is no such column",
+                    suggestion=did_you_mean(name, names),
+                )
+            )
+    if not names:
+        wrong.refused.append(f"export {export.name}: there are no columns to read")
+        return None
+    primary = next((index.columns for index in facts.indexes if index.primary), ())
+    specs = []
+    for column in facts.columns:
+        if column.type is None:
+            reason = column.unsupported_reason or "this type is not supported"
+            fix = f"; columns: {{{column.name}: {column.cast_hint}}}" if column.cast_hint else ""
+            wrong.unsupported.append(
+                f"{export.name}.{column.name} ({column.native_type}): {reason}{fix}"
+            )
+            continue
+        specs.append(
+            ColumnSpec(
+                name=column.name,
+                native_type=column.native_type,
+                type=column.type,
+                nullable=column.nullable,
+                wire_type=column.wire_type,
+                cast=casts.get(column.name),
+                comment=column.comment,
+                key=column.name in primary,
+            )
+        )
+    return tuple(specs) if len(specs) == len(names) else None
+
+
+def _refuse_shared_prefixes(loaded: LoadedConfig, runs: list[PlannedRun], wrong: _Wrong) -> None:
+    """Two exports in one folder would overwrite each other's manifest."""
+    owner: dict[tuple[str, str], str] = {}
+    for run in runs:
+        place = (run.plan.destination.kind, run.plan.destination.prefix)
+        name = run.plan.export_name
+        if place in owner:
+            wrong.problems.append(
+                Problem(
+                    at=(*loaded.export_key(name), "destination", "path"),
+                    what=f"export {name}",
+                    reason=f"has the same destination as export {owner[place]}",
+                    suggestion="add {export} to the path",
+                )
+            )
+        owner.setdefault(place, name)

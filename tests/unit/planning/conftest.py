@@ -1,0 +1,65 @@
+"""Configurations and facts as the planner sees them: plain values, no server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+from rivet_fleet.planning.config import load_config
+from rivet_fleet.planning.loaded import LoadedConfig
+
+HEAD = """\
+source:
+  type: postgres
+  url: postgresql://reader@localhost:5432/shop
+exports:
+"""
+TAIL = "    format: parquet\n    destination: {type: local, path: 'out/{export}'}\n"
+
+
+def load(
+    path: Path,
+    *,
+    params: Mapping[str, str] | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> LoadedConfig:
+    return load_config(
+        path,
+        params=params or {},
+        environ=environ or {},
+        engines=frozenset({"postgres"}),
+        destinations=frozenset({"local"}),
+        formats=frozenset({"parquet", "csv"}),
+        default_ports={"postgres": 5432},
+    )
+
+
+Loader = Callable[..., LoadedConfig]
+
+
+@pytest.fixture
+def load_text(tmp_path: Path) -> Loader:
+    """Load a configuration from text."""
+
+    def run(text: str, **more: Mapping[str, str]) -> LoadedConfig:
+        path = tmp_path / "fleet.yaml"
+        path.write_text(text)
+        return load(path, **more)
+
+    return run
+
+
+@pytest.fixture
+def load_exports(load_text: Loader) -> Loader:
+    """Load a configuration from export entries: name → extra lines of YAML."""
+
+    def run(**exports: str) -> LoadedConfig:
+        text = HEAD
+        for name, lines in exports.items():
+            text += f"  - name: {name}\n{TAIL}"
+            text += "".join(f"    {line}\n" for line in lines.splitlines())
+        return load_text(text)
+
+    return run
