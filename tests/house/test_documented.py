@@ -1,0 +1,110 @@
+"""What users and operators rely on is documented: no name missing, none invented."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+
+from rivet_fleet import errors
+from rivet_fleet.contracts.events import EventName
+from rivet_fleet.contracts.killpoints import KillPoint
+from rivet_fleet.errors import ExitCode, RivetFleetError
+from rivet_fleet.observability.journal import NOT_JOURNALED, WRITTEN_BY_STORE
+from rivet_fleet.observability.logs import EVENT_LEVELS
+
+REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
+
+
+def table(page: str, first_header: str) -> list[list[str]]:
+    """The rows of the page's table whose first column has this header, cells stripped."""
+    rows: list[list[str]] = []
+    inside = False
+    for line in (REFERENCE / page).read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
+        if not line.startswith("|"):
+            inside = False
+        elif cells[0] == first_header:
+            inside = True
+        elif inside and not set(cells[0]) <= set("-: "):
+            rows.append(cells)
+    return rows
+
+
+def assert_same(documented: list[str], real: list[str], what: str) -> None:
+    assert len(documented) == len(set(documented)), f"a {what} is documented twice"
+    missing, extra = set(real) - set(documented), set(documented) - set(real)
+    assert not missing, f"undocumented {what}s: {sorted(missing)}"
+    assert not extra, f"documented {what}s that do not exist: {sorted(extra)}"
+
+
+def test_every_event_is_documented() -> None:
+    rows = table("events.md", "event")
+    assert_same([r[0].strip("`") for r in rows], [e.value for e in EventName], "event")
+
+
+def test_events_are_documented_with_their_writer_and_level() -> None:
+    for name, when, by, level, _data in table("events.md", "event"):
+        event = EventName(name.strip("`"))
+        assert when, f"{event.value} does not say when"
+        assert (by == "transition") is (event in WRITTEN_BY_STORE), event.value
+        assert level == EVENT_LEVELS[event], event.value
+        assert ("not journaled" in when) is (event in NOT_JOURNALED), event.value
+
+
+def test_every_exit_code_is_documented() -> None:
+    rows = table("exit-codes.md", "code")
+    documented = [f"{row[0]} {row[1].strip('`')}" for row in rows]
+    assert_same(documented, [f"{c.value} {c.name}" for c in ExitCode], "exit code")
+    assert all(all(row) for row in rows), "an exit code leaves a column empty"
+
+
+def test_the_pod_failure_policy_agrees_with_the_table() -> None:
+    text = (REFERENCE / "exit-codes.md").read_text(encoding="utf-8")
+    by_action: dict[str, set[int]] = {"Ignore": set(), "FailJob": set()}
+    action = ""
+    for line in text.splitlines():
+        if found := re.search(r"action: (\w+)", line):
+            action = found[1]
+        if found := re.search(r"values: \[([\d, ]+)\]", line):
+            by_action[action] |= {int(code) for code in found[1].split(",")}
+    for code, *_rest, policy in table("exit-codes.md", "code"):
+        for name, codes in by_action.items():
+            assert policy.startswith(f"`{name}`") is (int(code) in codes), f"code {code}"
+
+
+def test_every_kill_point_is_documented() -> None:
+    rows = table("kill-points.md", "point")
+    assert_same([r[0].strip("`") for r in rows], [p.value for p in KillPoint], "kill point")
+    assert all(all(row) for row in rows), "a kill point leaves a column empty"
+
+
+def _drawn_tree() -> dict[str, tuple[str | None, int]]:
+    """Name → (parent, exit code) as the docstring of ``errors`` draws it."""
+    drawn: dict[str, tuple[str | None, int]] = {}
+    path: list[str] = []
+    for line in (errors.__doc__ or "").splitlines():
+        found = re.match(r"^([\s│├└─]*)([A-Z]\w+)\s+(\d)\b", line)
+        if not found:
+            continue
+        depth = (len(found[1]) - 4) // 4
+        path[depth:] = [found[2]]
+        drawn[found[2]] = (path[depth - 1] if depth else None, int(found[3]))
+    return drawn
+
+
+def test_the_error_tree_is_drawn_as_it_is() -> None:
+    real: dict[str, tuple[str | None, int]] = {}
+    for name, kind in inspect.getmembers(errors, inspect.isclass):
+        if issubclass(kind, RivetFleetError):
+            parent = None if kind is RivetFleetError else kind.__mro__[1].__name__
+            real[name] = (parent, int(kind.exit_code))
+    assert _drawn_tree() == real
+
+
+def test_every_error_says_what_it_means() -> None:
+    for name, kind in inspect.getmembers(errors, inspect.isclass):
+        if issubclass(kind, RivetFleetError):
+            assert (kind.__doc__ and kind.__doc__ != RivetFleetError.__doc__) or name == (
+                "RivetFleetError"
+            ), f"{name} has no sentence of its own"
