@@ -25,18 +25,21 @@ bench: $(READY)
 	$(BIN)/python -m bench
 
 lock: $(READY)
-	$(BIN)/python -m pip install -q uv && $(BIN)/uv pip compile -q --extra demo --extra test --no-header \
-	    --no-emit-index-url --no-annotate --python-version 3.11 pyproject.toml -o requirements.lock
+	$(BIN)/python -m pip install -q uv
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header \
+	    --no-emit-index-url pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header \
+	    --no-emit-index-url --extra demo --extra test pyproject.toml -o requirements-dev.lock
 
 clean:
 	rm -rf $(VENV) .tools demo-output bench-output build *.egg-info
 
-$(READY): requirements.lock pyproject.toml scripts/make-venv
+$(READY): requirements-dev.lock pyproject.toml scripts/make-venv
 	scripts/make-venv $(PYTHON) $(VENV)
-	$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements-dev.lock
 	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -e .
 	touch $@
 
 .tools/.ready: scripts/install-tools
-	scripts/install-tools
+	PYTHON=$(PYTHON) scripts/install-tools
 	mkdir -p .tools && touch $@

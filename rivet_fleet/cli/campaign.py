@@ -34,7 +34,7 @@ from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.coordination.supervisor import WorkerCommand
 from rivet_fleet.observability.progress import open_progress
 from rivet_fleet.observability.report import render_report, report_json
-from rivet_fleet.planning.config import check_campaign_id
+from rivet_fleet.planning.campaign import check_campaign_id
 
 workers_option = click.option(
     "-w",

@@ -16,13 +16,15 @@ from rivet_fleet.cli.session import (
     start,
     state_option,
 )
+from rivet_fleet.contracts.codec import dumps
 from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.coordination.inspection import campaign_status, validate_campaign
 from rivet_fleet.coordination.submit import find_campaign
 from rivet_fleet.errors import ExitCode
 from rivet_fleet.observability.journal import render_journal
 from rivet_fleet.observability.status import render_status, status_json
-from rivet_fleet.verification.validate import render_verifications, verifications_json
+from rivet_fleet.verification.findings import Depth
+from rivet_fleet.verification.reports import verification_lines, verification_plain
 
 
 def _id(campaign_id: str | None) -> CampaignId | None:
@@ -79,15 +81,17 @@ def validate(
     session = start(config, params, state_url, quiet=True)
     with fleet_of(session, "validate", migrate=False) as fleet:
         view = find_campaign(fleet, session.loaded.campaign_name, _id(campaign_id))
-        verifications = validate_campaign(
-            fleet, view.campaign_id, depth=depth, export_name=export_name
+        verified = validate_campaign(
+            fleet, view.campaign_id, depth=Depth(depth), export_name=export_name
         )
-    click.echo(
-        verifications_json(verifications) if as_json else render_verifications(verifications)
-    )
-    if any(v.verified_wrong for v in verifications):
-        return int(ExitCode.DATA_INTEGRITY)
-    return int(ExitCode.GENERIC if any(not v.passed for v in verifications) else ExitCode.OK)
+    if as_json:
+        plain = [verification_plain(v.export_name, v.uri, v.verification) for v in verified]
+        click.echo(dumps({"exports": plain}))
+    else:
+        for v in verified:
+            click.echo("\n".join(verification_lines(v.export_name, v.uri, v.verification)))
+    codes = [int(v.verification.exit_code) for v in verified]
+    return int(ExitCode.DATA_INTEGRITY) if ExitCode.DATA_INTEGRITY in codes else max(codes)
 
 
 @click.command()
@@ -106,8 +110,6 @@ def journal(
     as_json: bool,
 ) -> int:
     """What happened, in order."""
-    from rivet_fleet.contracts.codec import dumps
-
     session = start(config, params, state_url, quiet=True)
     with fleet_of(session, "journal", migrate=False) as fleet:
         view = find_campaign(fleet, session.loaded.campaign_name, _id(campaign_id))

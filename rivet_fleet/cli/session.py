@@ -17,7 +17,8 @@ from rivet_fleet.coordination import wiring
 from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.errors import UsageError
 from rivet_fleet.observability.logs import configure_logging
-from rivet_fleet.planning.config import LoadedConfig, state_url
+from rivet_fleet.planning.connections import state_url
+from rivet_fleet.planning.loaded import LoadedConfig
 
 _known: list[Callable[[str], str]] = [redact]
 

@@ -22,7 +22,7 @@ from rivet_fleet.contracts.state import RunView
 from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.coordination.submit import find_campaign
 from rivet_fleet.errors import UsageError
-from rivet_fleet.planning.config import LoadedConfig
+from rivet_fleet.planning.loaded import LoadedConfig
 
 export_option = click.option("-e", "--export", "export_name", default=None, help="This export.")
 

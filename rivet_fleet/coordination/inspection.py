@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.contracts.state import CampaignView, RunView, TaskView
 from rivet_fleet.contracts.task import RunStatus, TaskStatus
@@ -9,7 +11,8 @@ from rivet_fleet.coordination.coordinator import COORDINATOR
 from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.errors import StateRefused
 from rivet_fleet.observability.status import StatusReport, explain
-from rivet_fleet.verification.validate import Verification, validate_prefix
+from rivet_fleet.verification.findings import Depth, Verification
+from rivet_fleet.verification.validate import validate_prefix
 
 _TASKS_SHOWN = 500
 
@@ -39,29 +42,45 @@ def _count(run: RunView, status: TaskStatus) -> int:
     return count
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Validated:
+    """One run's verdict and where it was looked for."""
+
+    export_name: str
+    uri: str
+    verification: Verification
+
+
 def validate_campaign(
-    fleet: Fleet, campaign_id: CampaignId, *, depth: str, export_name: str | None
-) -> list[Verification]:
+    fleet: Fleet, campaign_id: CampaignId, *, depth: Depth, export_name: str | None
+) -> list[Validated]:
     """Every finished run of a campaign against its own manifest.
 
     Raises StateRefused when the campaign has no such export or nothing is finished yet.
     """
-    runs = [
-        run
-        for run in fleet.store.runs(campaign_id)
-        if export_name is None or run.export_name == export_name
-    ]
-    if not runs:
-        raise StateRefused(f"campaign {campaign_id} has no export {export_name}")
-    finished = [run for run in runs if run.status is RunStatus.COMPLETED]
+    runs = fleet.store.runs(campaign_id)
+    chosen = [run for run in runs if export_name in (None, run.export_name)]
+    if not chosen:
+        known = ", ".join(run.export_name for run in runs)
+        raise StateRefused(
+            f"campaign {campaign_id} has no export {export_name}", hint=f"its exports: {known}"
+        )
+    finished = [run for run in chosen if run.status is RunStatus.COMPLETED]
     if not finished:
         raise StateRefused(
             f"campaign {campaign_id} has no finished run to validate",
             hint="`rivet-fleet status` says what it is waiting for",
         )
-    return [
-        validate_prefix(
-            fleet.destination(run.run_id), depth=depth, run_id=run.run_id, verify=run.plan.verify
-        )
-        for run in finished
-    ]
+    return [_validate(fleet, run, depth) for run in finished]
+
+
+def _validate(fleet: Fleet, run: RunView, depth: Depth) -> Validated:
+    destination = fleet.destination(run.run_id)
+    verification = validate_prefix(
+        destination,
+        depth=depth,
+        run_id=run.run_id,
+        verify=run.plan.verify,
+        manifest_required=True,
+    )
+    return Validated(export_name=run.export_name, uri=destination.uri, verification=verification)

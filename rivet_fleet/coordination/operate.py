@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rivet_fleet.contracts.codec import dumps
 from rivet_fleet.contracts.keys import CampaignId
-from rivet_fleet.contracts.part import PartStatus
+from rivet_fleet.contracts.part import PartStatus, receipt_key
 from rivet_fleet.contracts.state import RunView
 from rivet_fleet.contracts.task import RunStatus, TaskStatus
 from rivet_fleet.coordination.finalize import withdraw_success
@@ -120,7 +119,7 @@ def _sweep(
 
     def ledger() -> set[str]:
         return {
-            dumps(part.receipt)
+            receipt_key(part.receipt)
             for campaign in fleet.store.campaigns(name=name)
             for other in fleet.store.runs(campaign.campaign_id)
             if other.plan.destination.prefix == run.plan.destination.prefix

@@ -15,9 +15,10 @@ from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.errors import ConfigError, StateRefused
 from rivet_fleet.execution.registry import open_format
 from rivet_fleet.execution.types import arrow_schema
-from rivet_fleet.planning.config import LoadedConfig
+from rivet_fleet.planning.campaign import new_campaign_id
 from rivet_fleet.planning.connections import source_connection
-from rivet_fleet.planning.planner import facts_request, new_campaign_id, plan_campaign
+from rivet_fleet.planning.loaded import LoadedConfig
+from rivet_fleet.planning.planner import facts_request, plan_campaign
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +71,8 @@ def plan_now(fleet: Fleet, loaded: LoadedConfig, campaign_id: CampaignId) -> Cam
     Nothing is written anywhere but a probe at each destination. Raises ConfigError,
     SourceError, UnsupportedType, DestinationError.
     """
-    connections = {name: source_connection(loaded, name) for name in sorted(loaded.used_sources())}
+    used = {loaded.source_name(export) for export in loaded.config.exports}
+    connections = {name: source_connection(loaded, name) for name in sorted(used)}
     facts: dict[str, SourceFacts] = {}
     for export in loaded.config.exports:
         connection = connections[loaded.source_name(export)]

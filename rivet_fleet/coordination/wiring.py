@@ -29,8 +29,9 @@ from rivet_fleet.observability.journal import journal_emit
 from rivet_fleet.observability.logs import log_emit
 from rivet_fleet.persistence.open import open_store
 from rivet_fleet.persistence.store import Store
-from rivet_fleet.planning.config import LoadedConfig, load_config, state_url
-from rivet_fleet.planning.connections import source_connection
+from rivet_fleet.planning.config import load_config
+from rivet_fleet.planning.connections import source_connection, state_url
+from rivet_fleet.planning.loaded import LoadedConfig
 from rivet_fleet.verification.gc import sweep_spool
 
 _MB = 1024 * 1024
@@ -75,7 +76,7 @@ def settings_of(loaded: LoadedConfig) -> FleetSettings:
         drain_grace_s=campaign.drain_grace_s,
         hang_timeout_s=campaign.hang_timeout_s,
         worker_memory_bytes=campaign.worker_memory_mb * _MB,
-        spool_root=Path(loaded.config.spool_dir) if loaded.config.spool_dir else default_spool,
+        spool_root=loaded.spool_dir or default_spool,
     )
 
 

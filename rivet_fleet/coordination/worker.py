@@ -259,11 +259,8 @@ class Worker:
 
 
 def _verdict(status: CampaignStatus) -> ExitCode:
-    if status is CampaignStatus.INCOMPLETE:
-        return ExitCode.INCOMPLETE
-    if status is CampaignStatus.CANCELLED:
-        return ExitCode.STOPPED
-    return ExitCode.OK
+    """A cancelled campaign is over for a worker, too: 6 would mean "start me again"."""
+    return ExitCode.INCOMPLETE if status is CampaignStatus.INCOMPLETE else ExitCode.OK
 
 
 def _unexpected(error: Exception) -> RivetFleetError:
