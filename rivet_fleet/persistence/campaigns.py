@@ -1,0 +1,353 @@
+"""Campaigns as a whole: submit, settle, cancel, forget."""
+
+from __future__ import annotations
+
+from rivet_fleet.contracts.codec import dumps
+from rivet_fleet.contracts.events import Event, EventName
+from rivet_fleet.contracts.keys import CampaignId
+from rivet_fleet.contracts.plan import CampaignPlan, PlannedRun
+from rivet_fleet.contracts.state import CampaignView, GroupView, SubmitOutcome
+from rivet_fleet.contracts.task import CampaignStatus
+from rivet_fleet.errors import StateRefused
+from rivet_fleet.persistence.database import Database, Record, Transaction
+from rivet_fleet.persistence.journal import note, note_all
+from rivet_fleet.persistence.ledger import LOCK_CAMPAIGN
+
+_ADD_CAMPAIGN = """
+INSERT INTO campaign (campaign_id, campaign_name, config_digest, config_path, status, created_at_s)
+VALUES (:campaign_id, :campaign_name, :config_digest, :config_path, 'active', NOW_S)
+ON CONFLICT (campaign_id) DO NOTHING
+"""
+_ADD_GROUP = """
+INSERT INTO source_group (campaign_id, group_name, slots_max)
+VALUES (:campaign_id, :group_name, :slots_max)
+"""
+_ADD_RUN = """
+INSERT INTO chunk_run (run_id, campaign_id, campaign_name, export_name, position, priority,
+                       source_group, plan_json, plan_hash, status, expected_tasks, created_at_s)
+VALUES (:run_id, :campaign_id, :campaign_name, :export_name, :position, :priority,
+        :source_group, :plan_json, :plan_hash, 'in_progress', :expected_tasks, NOW_S)
+"""
+_ADD_TASK = """
+INSERT INTO chunk_task (run_id, campaign_id, export_name, run_position, chunk_index, range_json,
+                        status, attempts_max, priority, source_group, updated_at_s)
+VALUES (:run_id, :campaign_id, :export_name, :run_position, :chunk_index, :range_json,
+        'pending', :attempts_max, :priority, :source_group, NOW_S)
+"""
+_IN_PROGRESS = """
+SELECT campaign_id FROM chunk_run
+WHERE campaign_name = :campaign_name AND export_name = :export_name AND status = 'in_progress'
+"""
+_CAMPAIGNS = """
+SELECT campaign_id, campaign_name, config_digest, config_path, status, created_at_s, finished_at_s
+FROM campaign
+"""
+
+# What could still change without an operator: claimable tasks of runs in progress, tasks
+# somebody runs or may publish, and runs somebody may finish.
+_OPEN_WORK = """
+SELECT
+  EXISTS (SELECT 1 FROM chunk_task t JOIN chunk_run r ON r.run_id = t.run_id
+          WHERE r.campaign_id = :campaign_id AND r.status = 'in_progress'
+            AND t.campaign_id = :campaign_id AND t.status IN ('pending', 'failed')
+            AND t.attempts < t.attempts_max)
+  OR EXISTS (SELECT 1 FROM chunk_task t JOIN chunk_run r ON r.run_id = t.run_id
+             WHERE r.campaign_id = :campaign_id AND t.status = 'running')
+  OR EXISTS (SELECT 1 FROM chunk_task t
+             WHERE t.campaign_id = :campaign_id AND t.status = 'committed')
+  OR EXISTS (SELECT 1 FROM chunk_run r
+             WHERE r.campaign_id = :campaign_id AND r.status = 'in_progress'
+               AND NOT EXISTS (SELECT 1 FROM chunk_task t
+                               WHERE t.run_id = r.run_id AND t.status <> 'completed'))
+"""
+_RUN_STATUSES = "SELECT DISTINCT status FROM chunk_run WHERE campaign_id = :campaign_id"
+_SETTLE = """
+UPDATE campaign SET status = :status, finished_at_s = NOW_S
+WHERE campaign_id = :campaign_id AND status = 'active'
+"""
+_CANCEL = """
+UPDATE campaign SET status = 'cancelled', finished_at_s = coalesce(finished_at_s, NOW_S)
+WHERE campaign_id = :campaign_id AND status IN ('active', 'incomplete', 'cancelled')
+"""
+_CANCEL_RUNS = """
+UPDATE chunk_run SET status = 'cancelled', finished_at_s = NOW_S,
+  finalize_fence = finalize_fence + 1, finalize_lease_expires_at_s = NULL
+WHERE campaign_id = :campaign_id AND status = 'in_progress'
+"""
+_TAKE_BACK = """
+UPDATE chunk_task SET status = 'pending', fence = fence + 1, attempts = attempts - 1,
+  lease_expires_at_s = NULL, updated_at_s = NOW_S
+WHERE campaign_id = :campaign_id AND status = 'running'
+RETURNING run_id, export_name, chunk_index, owner
+"""
+_GROUPS = """
+SELECT g.group_name, g.slots_max, (
+         SELECT count(*) FROM chunk_task t
+         WHERE t.status = 'running' AND t.campaign_id = g.campaign_id
+           AND t.source_group = g.group_name)
+FROM source_group g WHERE g.campaign_id = :campaign_id ORDER BY g.group_name
+"""
+_HELD = """
+SELECT count(*) FROM chunk_task t
+WHERE t.status = 'running' AND t.export_name = :export_name AND t.lease_expires_at_s >= NOW_S
+"""
+_EMPTIED = """
+UPDATE campaign SET status = 'cancelled', finished_at_s = NOW_S
+WHERE status IN ('active', 'incomplete')
+  AND NOT EXISTS (SELECT 1 FROM chunk_run r WHERE r.campaign_id = campaign.campaign_id)
+"""
+
+
+class Campaigns:
+    """Submission and verdict."""
+
+    _db: Database
+
+    def submit(self, plan: CampaignPlan) -> SubmitOutcome:
+        """See ``Store.submit``. Two identical submissions at once create one campaign."""
+        refuse_empty(plan)
+
+        def work(tx: Transaction) -> SubmitOutcome:
+            created = tx.run(
+                _ADD_CAMPAIGN,
+                campaign_id=plan.campaign_id,
+                campaign_name=plan.campaign_name,
+                config_digest=plan.config_digest,
+                config_path=plan.config_path,
+            )
+            if created == 0:
+                _refuse_changed(tx, plan)
+                return SubmitOutcome(campaign_id=plan.campaign_id, created=False)
+            _refuse_overlap(tx, plan)
+            _insert(tx, plan)
+            return SubmitOutcome(campaign_id=plan.campaign_id, created=True)
+
+        outcome = self._db.write(work)
+        if outcome.created:
+            self._db.dialect.refresh_statistics(self._db.engine)
+        return outcome
+
+    def campaign(self, campaign_id: CampaignId) -> CampaignView | None:
+        """See ``Store.campaign``."""
+        sql = _CAMPAIGNS + "WHERE campaign_id = :campaign_id"
+        row = self._db.one(lambda tx: tx.first(sql, campaign_id=campaign_id))
+        return None if row is None else _campaign_from(row)
+
+    def campaigns(
+        self, *, name: str | None = None, active_only: bool = False
+    ) -> list[CampaignView]:
+        """See ``Store.campaigns``."""
+        where = ["1 = 1"]
+        values: dict[str, object] = {}
+        if name is not None:
+            where.append("campaign_name = :name")
+            values["name"] = name
+        if active_only:
+            where.append("status = 'active'")
+        sql = f"{_CAMPAIGNS} WHERE {' AND '.join(where)} ORDER BY created_at_s DESC, campaign_id"
+        return [_campaign_from(r) for r in self._db.one(lambda tx: tx.all(sql, **values))]
+
+    def finish_campaign(self, campaign_id: CampaignId) -> CampaignStatus:
+        """See ``Store.finish_campaign``."""
+
+        def work(tx: Transaction) -> CampaignStatus:
+            text = tx.scalar(LOCK_CAMPAIGN, campaign_id=campaign_id)
+            if text is None:
+                raise StateRefused(f"there is no campaign {campaign_id}")
+            if CampaignStatus(text).over:
+                return CampaignStatus(text)
+            verdict = _verdict(tx, campaign_id)
+            if verdict is not CampaignStatus.ACTIVE:
+                tx.run(_SETTLE, campaign_id=campaign_id, status=verdict.value)
+                note(tx, Event(name=_VERDICT_EVENTS[verdict], campaign_id=campaign_id))
+            return verdict
+
+        # Looked at without any lock first: most of the time there is nothing to settle.
+        quick = self._db.one(lambda tx: tx.scalar(_OPEN_WORK, campaign_id=campaign_id))
+        view = self.campaign(campaign_id) if quick else None
+        return view.status if view is not None else self._db.write(work)
+
+    def cancel(self, campaign_id: CampaignId) -> int:
+        """See ``Store.cancel``. Its runs are cancelled too, so that a new submission may start.
+        On a cancelled campaign it takes back whatever a late claim started."""
+
+        def mark(tx: Transaction) -> None:
+            before = tx.scalar(LOCK_CAMPAIGN, campaign_id=campaign_id)
+            if before is None:
+                raise StateRefused(f"there is no campaign {campaign_id}")
+            if tx.run(_CANCEL, campaign_id=campaign_id) == 0:
+                raise StateRefused(f"campaign {campaign_id} is {before}: nothing to cancel")
+            tx.run(_CANCEL_RUNS, campaign_id=campaign_id)
+            if before != CampaignStatus.CANCELLED.value:
+                note(tx, Event(name=EventName.CAMPAIGN_CANCELLED, campaign_id=campaign_id))
+
+        def take_back(tx: Transaction) -> int:
+            rows = tx.all(_TAKE_BACK, campaign_id=campaign_id)
+            note_all(tx, [_taken_event(campaign_id, row) for row in rows])
+            return len(rows)
+
+        # Two transactions: a claim that starts after the first sees the verdict, so the second
+        # finds every claim that came before it.
+        self._db.write(mark)
+        return self._db.write(take_back)
+
+    def groups(self, campaign_id: CampaignId) -> list[GroupView]:
+        """See ``Store.groups``."""
+        rows = self._db.one(lambda tx: tx.all(_GROUPS, campaign_id=campaign_id))
+        return [GroupView(group_name=r[0], slots_max=r[1], running=r[2]) for r in rows]
+
+    def reset_export(self, export_name: str, *, chunks_only: bool) -> int:
+        """See ``Store.reset_export``. Returns how many runs were forgotten."""
+
+        def work(tx: Transaction) -> int:
+            if tx.scalar(_HELD, export_name=export_name):
+                raise StateRefused(
+                    f"a live worker holds a chunk of export {export_name}",
+                    hint="stop or cancel the campaign first",
+                )
+            named = {"export_name": export_name}
+            runs = tx.run("DELETE FROM chunk_run WHERE export_name = :export_name", **named)
+            tx.run(_EMPTIED)
+            if not chunks_only:
+                tx.run("DELETE FROM export_state WHERE export_name = :export_name", **named)
+                tx.run("DELETE FROM export_progression WHERE export_name = :export_name", **named)
+            return runs
+
+        return self._db.write(work)
+
+
+_VERDICT_EVENTS = {
+    CampaignStatus.COMPLETED: EventName.CAMPAIGN_COMPLETED,
+    CampaignStatus.INCOMPLETE: EventName.CAMPAIGN_INCOMPLETE,
+}
+
+
+def refuse_empty(plan: CampaignPlan) -> None:
+    """Raise StateRefused for a campaign without runs or a run without chunks: neither could
+    ever finish as a success."""
+    if not plan.runs:
+        raise StateRefused(f"campaign {plan.campaign_name} has no exports")
+    for run in plan.runs:
+        if not run.chunks:
+            raise StateRefused(f"export {run.plan.export_name} was planned without any chunk")
+
+
+def refuse_changed(plan: CampaignPlan, stored_digest: str) -> None:
+    """Raise StateRefused when the campaign was submitted with another configuration."""
+    if stored_digest != plan.config_digest:
+        raise StateRefused(
+            f"campaign {plan.campaign_id} was submitted with another configuration",
+            hint="resume it with the original configuration, or submit under a new id",
+            code="RIVET_CONFIG_CHANGED",
+        )
+
+
+def overlap(export_name: str, campaign_name: str, other: str) -> StateRefused:
+    """The refusal of a second run of an export that is still in progress."""
+    return StateRefused(
+        f"export {export_name} of campaign {campaign_name} is still in progress in {other}",
+        hint=f"`rivet-fleet resume` or `requeue` finishes it, `rivet-fleet cancel {other}` ends it",
+        code="RIVET_EXPORT_IN_PROGRESS",
+    )
+
+
+def _refuse_changed(tx: Transaction, plan: CampaignPlan) -> None:
+    digest = tx.scalar(
+        "SELECT config_digest FROM campaign WHERE campaign_id = :campaign_id",
+        campaign_id=plan.campaign_id,
+    )
+    refuse_changed(plan, digest)
+
+
+def _refuse_overlap(tx: Transaction, plan: CampaignPlan) -> None:
+    for run in plan.runs:
+        name = run.plan.export_name
+        other = tx.scalar(_IN_PROGRESS, campaign_name=plan.campaign_name, export_name=name)
+        if other is not None:
+            raise overlap(name, plan.campaign_name, other)
+
+
+def _insert(tx: Transaction, plan: CampaignPlan) -> None:
+    names = set(plan.source_group_slots) | {
+        r.plan.source_group for r in plan.runs if r.plan.source_group
+    }
+    groups: list[dict[str, object]] = [
+        {
+            "campaign_id": plan.campaign_id,
+            "group_name": name,
+            "slots_max": plan.source_group_slots.get(name),
+        }
+        for name in sorted(names)
+    ]
+    tx.run_many(_ADD_GROUP, groups)
+    tx.run_many(_ADD_RUN, [_run_values(plan, i, r) for i, r in enumerate(plan.runs)])
+    for position, run in enumerate(plan.runs):
+        tx.run_many(_ADD_TASK, _task_values(plan, position, run))
+    data = {"exports": len(plan.runs), "chunks": sum(len(r.chunks) for r in plan.runs)}
+    name = EventName.CAMPAIGN_SUBMITTED
+    note(tx, Event(name=name, campaign_id=plan.campaign_id, data=data))
+
+
+def _run_values(plan: CampaignPlan, position: int, run: PlannedRun) -> dict[str, object]:
+    return {
+        "run_id": run.plan.run_id,
+        "campaign_id": plan.campaign_id,
+        "campaign_name": plan.campaign_name,
+        "export_name": run.plan.export_name,
+        "position": position,
+        "priority": run.plan.priority,
+        "source_group": run.plan.source_group or "",
+        "plan_json": dumps(run.plan),
+        "plan_hash": run.plan_hash,
+        "expected_tasks": len(run.chunks),
+    }
+
+
+def _task_values(plan: CampaignPlan, position: int, run: PlannedRun) -> list[dict[str, object]]:
+    same = {
+        "run_id": run.plan.run_id,
+        "campaign_id": plan.campaign_id,
+        "export_name": run.plan.export_name,
+        "run_position": position,
+        "attempts_max": run.plan.attempts_max,
+        "priority": run.plan.priority,
+        "source_group": run.plan.source_group or "",
+    }
+    return [
+        {**same, "chunk_index": c.chunk_index, "range_json": dumps(c.chunk_range)}
+        for c in run.chunks
+    ]
+
+
+def _verdict(tx: Transaction, campaign_id: CampaignId) -> CampaignStatus:
+    statuses = {row[0] for row in tx.all(_RUN_STATUSES, campaign_id=campaign_id)}
+    if statuses == {CampaignStatus.COMPLETED.value}:
+        return CampaignStatus.COMPLETED
+    if tx.scalar(_OPEN_WORK, campaign_id=campaign_id):
+        return CampaignStatus.ACTIVE
+    return CampaignStatus.INCOMPLETE
+
+
+def _taken_event(campaign_id: CampaignId, row: Record) -> Event:
+    return Event(
+        name=EventName.CHUNK_REAPED,
+        campaign_id=campaign_id,
+        run_id=row.run_id,
+        export_name=row.export_name,
+        chunk_index=row.chunk_index,
+        worker_id=row.owner,
+        message="campaign cancelled",
+        data={"status": "pending"},
+    )
+
+
+def _campaign_from(row: Record) -> CampaignView:
+    return CampaignView(
+        campaign_id=CampaignId(row[0]),
+        campaign_name=row[1],
+        config_digest=row[2],
+        config_path=row[3],
+        status=CampaignStatus(row[4]),
+        created_at_s=row[5],
+        finished_at_s=row[6],
+    )

@@ -1,0 +1,353 @@
+"""Claiming, heartbeats and reaping: who owns a task, by the database's clock only (F3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rivet_fleet.contracts.codec import loads
+from rivet_fleet.contracts.events import EVENT_VERSION, Event, EventName
+from rivet_fleet.contracts.keys import CampaignId, ChunkRange, RunId, TaskId
+from rivet_fleet.contracts.lease import Claim, WorkerIdentity
+from rivet_fleet.contracts.state import Reaped
+from rivet_fleet.contracts.task import TaskStatus, Verb, after_reap
+from rivet_fleet.persistence.database import Database, Record, Transaction
+from rivet_fleet.persistence.guards import effect, guard, status_in
+from rivet_fleet.persistence.hosts import require_this_host
+from rivet_fleet.persistence.journal import note_all
+from rivet_fleet.persistence.schema import CLAIMABLE
+
+# The run's status is a scalar subquery on purpose: an EXISTS may become a join, and a join may
+# lose the index order that lets the scan stop at the first row.
+_PICK = f"""
+SELECT t.task_id FROM chunk_task t
+WHERE t.campaign_id = :campaign_id AND {CLAIMABLE} GROUP_FILTER
+  AND (t.not_before_s IS NULL OR t.not_before_s <= NOW_S)
+  AND (SELECT r.status FROM chunk_run r WHERE r.run_id = t.run_id) = 'in_progress'
+  AND (SELECT c.status FROM campaign c WHERE c.campaign_id = :campaign_id) = 'active'
+ORDER BY t.priority DESC, t.run_position, t.chunk_index
+LIMIT 1
+"""
+PICK_ANY = _PICK.replace("GROUP_FILTER", "")
+PICK_IN_GROUP = _PICK.replace("GROUP_FILTER", "AND t.source_group = :group_name")
+
+_CLAIM_COLUMNS = (
+    "task_id, campaign_id, run_id, export_name, chunk_index, range_json, fence, attempts, "
+    "attempts_max"
+)
+CLAIM_SET = f"""{effect(Verb.CLAIM)}, owner = :worker_id, owner_name = :name,
+  owner_host = :host_id, owner_pid = :pid, lease_expires_at_s = NOW_S + :lease_ttl_s,
+  not_before_s = NULL, updated_at_s = NOW_S"""
+
+CLAIM_TWO_STATEMENTS = f"""
+UPDATE chunk_task SET {CLAIM_SET}
+WHERE task_id = (PICK) RETURNING {_CLAIM_COLUMNS}
+"""
+CLAIM_NOTE = f"""
+INSERT INTO run_journal (at_s, event_version, event, campaign_id, run_id, export_name,
+                         chunk_index, worker_id, message, data_json)
+SELECT NOW_S, {EVENT_VERSION}, '{EventName.CHUNK_CLAIMED.value}', campaign_id, run_id,
+       export_name, chunk_index, owner, '',
+       '{{"attempt": ' || attempts || ', "fence": ' || fence || '}}'
+FROM CLAIMED
+"""
+# The picked row is locked in a CTE, which PostgreSQL evaluates exactly once.
+CLAIM_ONE_STATEMENT = f"""
+WITH picked AS (PICK LOCK_TASKS),
+claimed AS (
+  UPDATE chunk_task u SET {CLAIM_SET}
+  FROM picked WHERE u.task_id = picked.task_id RETURNING u.*
+),
+noted AS ({CLAIM_NOTE.replace("FROM CLAIMED", "FROM claimed")})
+SELECT {_CLAIM_COLUMNS} FROM claimed
+"""
+
+_GROUPS = """
+SELECT r.source_group, g.slots_max, (
+         SELECT count(*) FROM chunk_task t
+         WHERE t.status = 'running' AND t.campaign_id = :campaign_id
+           AND t.source_group = r.source_group) AS running
+FROM chunk_run r
+LEFT JOIN source_group g ON g.campaign_id = r.campaign_id AND g.group_name = r.source_group
+WHERE r.campaign_id = :campaign_id AND r.status = 'in_progress'
+GROUP BY r.source_group, g.slots_max
+"""
+_PEEK = PICK_IN_GROUP.replace(
+    "SELECT t.task_id", "SELECT -t.priority AS urgency, t.run_position, t.chunk_index"
+)
+_LOCK_GROUP = """
+SELECT slots_max FROM source_group
+WHERE campaign_id = :campaign_id AND group_name = :group_name LOCK_ROW
+"""
+_COUNT_RUNNING = """
+SELECT count(*) FROM chunk_task t
+WHERE t.status = 'running' AND t.campaign_id = :campaign_id AND t.source_group = :group_name
+"""
+
+RENEW = f"UPDATE chunk_task SET lease_expires_at_s = NOW_S + :lease_ttl_s WHERE {guard(Verb.RENEW)}"
+_FENCE = "SELECT fence FROM chunk_task WHERE task_id = :task_id"
+_BEAT = """
+INSERT INTO worker (worker_id, name, host_id, pid, pid_started_at_s, started_at_s,
+                    heartbeat_at_s, rss_bytes)
+VALUES (:worker_id, :name, :host_id, :pid, :pid_started_at_s, NOW_S, NOW_S, :rss_bytes)
+ON CONFLICT (worker_id) DO UPDATE SET heartbeat_at_s = NOW_S, ended_at_s = NULL,
+  ended_reason = NULL,
+  rss_bytes = CASE WHEN excluded.rss_bytes > 0 THEN excluded.rss_bytes ELSE worker.rss_bytes END
+"""
+_END_WORKER = """
+UPDATE worker SET ended_at_s = NOW_S, ended_reason = :reason
+WHERE worker_id = :worker_id AND ended_at_s IS NULL
+"""
+
+_REAP_COLUMNS = (
+    "t.task_id, t.run_id, t.export_name, t.chunk_index, t.fence, t.attempts, t.attempts_max, "
+    "t.owner, t.owner_name, t.campaign_id"
+)
+EXPIRED = "t.lease_expires_at_s < NOW_S"
+REAPABLE = f"""
+SELECT {_REAP_COLUMNS} FROM chunk_task t
+WHERE t.{status_in(Verb.REAP)} AND EXPIRED_FILTER CAMPAIGN_FILTER
+ORDER BY t.lease_expires_at_s LIMIT :limit LOCK_TASKS
+"""
+_OWNED = f"""
+SELECT {_REAP_COLUMNS} FROM chunk_task t
+WHERE t.{status_in(Verb.REAP)} AND t.owner = :worker_id
+ORDER BY t.task_id LOCK_TASKS
+"""
+REAP_SET = effect(Verb.REAP, status=":status")
+# The selected row is locked (or SQLite's only writer is here), so the fence cannot have moved;
+# it is named all the same, because every transition carries its guard in the same statement.
+_REAP = f"""
+UPDATE chunk_task SET REAP_SET, lease_expires_at_s = NULL,
+  error_class = 'WorkerDied', last_error = :reason, updated_at_s = NOW_S
+WHERE {guard(Verb.REAP)} AND fence = :fence
+"""
+
+
+class Claims:
+    """Claim, renew and reap, over one database."""
+
+    _db: Database
+    _budgeted: dict[str, bool]
+
+    def claim(
+        self, campaign_id: CampaignId, worker: WorkerIdentity, lease_ttl_s: float
+    ) -> Claim | None:
+        """See ``Store.claim``. A claim whose answer was lost runs out with its lease: one
+        attempt is spent, nothing else happens."""
+        values: dict[str, object] = {
+            "campaign_id": campaign_id,
+            "worker_id": worker.worker_id,
+            "name": worker.name,
+            "host_id": worker.host_id,
+            "pid": worker.pid,
+            "lease_ttl_s": lease_ttl_s,
+        }
+        if self._has_budget(campaign_id):
+            return self._claim_within_budget(worker, values)
+        if self._db.dialect.one_statement_claim:
+            sql = CLAIM_ONE_STATEMENT.replace("PICK", PICK_ANY)
+            return _claim_from(self._db.one(lambda tx: tx.first(sql, **values)))
+        return self._db.write(lambda tx: self._claim_in(tx, worker, PICK_ANY, values))
+
+    def _has_budget(self, campaign_id: CampaignId) -> bool:
+        """Budgets are fixed at submission, so the answer is kept once the campaign is there."""
+        known = self._budgeted.get(campaign_id)
+        if known is None:
+            row = self._db.one(
+                lambda tx: tx.first(
+                    "SELECT (SELECT count(*) FROM source_group g WHERE g.campaign_id = "
+                    ":campaign_id AND g.slots_max IS NOT NULL) "
+                    "FROM campaign WHERE campaign_id = :campaign_id",
+                    campaign_id=campaign_id,
+                )
+            )
+            if row is None:
+                return False
+            known = self._budgeted[campaign_id] = row[0] > 0
+        return known
+
+    def _claim_in(
+        self, tx: Transaction, worker: WorkerIdentity, pick: str, values: dict[str, object]
+    ) -> Claim | None:
+        if self._db.dialect.one_statement_claim:
+            return _claim_from(tx.first(CLAIM_ONE_STATEMENT.replace("PICK", pick), **values))
+        require_this_host(tx, worker)
+        row = tx.first(CLAIM_TWO_STATEMENTS.replace("PICK", pick), **values)
+        if row is not None:
+            source = "chunk_task WHERE task_id = :task_id"
+            tx.run(CLAIM_NOTE.replace("CLAIMED", source), task_id=row[0])
+        return _claim_from(row)
+
+    def _claim_within_budget(
+        self, worker: WorkerIdentity, values: dict[str, object]
+    ) -> Claim | None:
+        """Groups in the order of their best task; each in a transaction of its own, so that
+        two claimers never hold one group's row while they wait for another's."""
+        for group_name in self._db.read(lambda tx: _groups_in_order(tx, values)):
+            claim = self._db.write(
+                lambda tx, g=group_name: self._claim_in_group(tx, worker, g, values)  # type: ignore[misc]
+            )
+            if claim is not None:
+                return claim
+        return None
+
+    def _claim_in_group(
+        self, tx: Transaction, worker: WorkerIdentity, group_name: str, values: dict[str, object]
+    ) -> Claim | None:
+        values = {**values, "group_name": group_name}
+        slots_max = tx.scalar(
+            "SELECT slots_max FROM source_group "
+            "WHERE campaign_id = :campaign_id AND group_name = :group_name",
+            **_only(values, "campaign_id", "group_name"),
+        )
+        if slots_max is not None:
+            named = _only(values, "campaign_id", "group_name")
+            tx.first(_LOCK_GROUP, **named)
+            # Counted in a statement of its own: it must see what was committed while we waited.
+            if tx.scalar(_COUNT_RUNNING, **named) >= slots_max:
+                return None
+        return self._claim_in(tx, worker, PICK_IN_GROUP, values)
+
+    def renew(
+        self,
+        worker: WorkerIdentity,
+        claims: Sequence[tuple[TaskId, int]],
+        lease_ttl_s: float,
+        rss_bytes: int,
+    ) -> list[TaskId]:
+        """See ``Store.renew``. A task that left ``running`` under the same fence (its own
+        commit was faster than the heartbeat) is not lost: the fence decides (F2)."""
+
+        def work(tx: Transaction) -> list[TaskId]:
+            if self._db.dialect.one_host:
+                require_this_host(tx, worker)
+            tx.run(_BEAT, **_worker_values(worker), rss_bytes=rss_bytes)
+            lost = []
+            for task_id, fence in sorted(claims):
+                named = {"task_id": task_id, "fence": fence, "lease_ttl_s": lease_ttl_s}
+                if tx.run(RENEW, **named) == 0 and tx.scalar(_FENCE, task_id=task_id) != fence:
+                    lost.append(task_id)
+            return lost
+
+        return self._db.write(work)
+
+    def reap_expired(
+        self, campaign_id: CampaignId | None = None, *, limit: int = 100
+    ) -> list[Reaped]:
+        """See ``Store.reap_expired``."""
+        only = "" if campaign_id is None else "AND t.campaign_id = :campaign_id"
+        sql = REAPABLE.replace("EXPIRED_FILTER", EXPIRED).replace("CAMPAIGN_FILTER", only)
+        values: dict[str, object] = {"limit": limit}
+        if campaign_id is not None:
+            values["campaign_id"] = campaign_id
+        # Looking first keeps idle reapers from taking SQLite's only write lock for nothing.
+        if not self._db.one(lambda tx: tx.all(sql.replace("LOCK_TASKS", ""), **values)):
+            return []
+        return self._db.write(lambda tx: _take_back(tx, tx.all(sql, **values), "lease expired"))
+
+    def reap_worker(self, worker_id: str, reason: str) -> list[Reaped]:
+        """See ``Store.reap_worker``."""
+
+        def work(tx: Transaction) -> list[Reaped]:
+            tx.run(_END_WORKER, worker_id=worker_id, reason=reason)
+            return _take_back(tx, tx.all(_OWNED, worker_id=worker_id), reason)
+
+        return self._db.write(work)
+
+
+def _groups_in_order(tx: Transaction, values: dict[str, object]) -> list[str]:
+    named = _only(values, "campaign_id")
+    ranked = []
+    for group_name, slots_max, running in tx.all(_GROUPS, **named):
+        if slots_max is None or running < slots_max:
+            best = tx.first(_PEEK, **named, group_name=group_name)
+            if best is not None:
+                ranked.append((tuple(best), group_name))
+    return [group_name for _, group_name in sorted(ranked)]
+
+
+def _take_back(tx: Transaction, rows: Sequence[Record], reason: str) -> list[Reaped]:
+    taken = []
+    events = []
+    for row in rows:
+        status = after_reap(row.attempts, row.attempts_max)
+        changed = tx.run(
+            _REAP.replace("REAP_SET", REAP_SET),
+            task_id=row.task_id,
+            fence=row.fence,
+            status=status.value,
+            reason=reason,
+        )
+        if changed == 1:
+            taken.append(_reaped_from(row, status))
+            events.extend(_reap_events(row, status, reason))
+    note_all(tx, events)
+    return taken
+
+
+def _reap_events(row: Record, status: TaskStatus, reason: str) -> list[Event]:
+    names = [EventName.CHUNK_REAPED]
+    if status is TaskStatus.FAILED:
+        names.append(EventName.CHUNK_FAILED)
+    return [
+        Event(
+            name=name,
+            campaign_id=row.campaign_id,
+            run_id=row.run_id,
+            export_name=row.export_name,
+            chunk_index=row.chunk_index,
+            worker_id=row.owner,
+            message=reason,
+            data={
+                "owner_name": row.owner_name,
+                "attempts": row.attempts,
+                "attempts_max": row.attempts_max,
+                "status": status.value,
+            },
+        )
+        for name in names
+    ]
+
+
+def _reaped_from(row: Record, status: TaskStatus) -> Reaped:
+    return Reaped(
+        task_id=TaskId(row.task_id),
+        run_id=RunId(row.run_id),
+        export_name=row.export_name,
+        chunk_index=row.chunk_index,
+        status=status,
+        fence=row.fence + 1,
+        attempts=row.attempts,
+        owner=row.owner,
+        owner_name=row.owner_name,
+    )
+
+
+def _claim_from(row: Record | None) -> Claim | None:
+    if row is None:
+        return None
+    return Claim(
+        task_id=TaskId(row[0]),
+        campaign_id=CampaignId(row[1]),
+        run_id=RunId(row[2]),
+        export_name=row[3],
+        chunk_index=row[4],
+        chunk_range=loads(ChunkRange, row[5]),
+        fence=row[6],
+        attempt=row[7],
+        attempts_max=row[8],
+    )
+
+
+def _worker_values(worker: WorkerIdentity) -> dict[str, object]:
+    return {
+        "worker_id": worker.worker_id,
+        "name": worker.name,
+        "host_id": worker.host_id,
+        "pid": worker.pid,
+        "pid_started_at_s": worker.pid_started_at_s,
+    }
+
+
+def _only(values: dict[str, object], *names: str) -> dict[str, object]:
+    return {name: values[name] for name in names}

@@ -1,0 +1,72 @@
+"""One writer at a time for a SQLite state: an ``flock`` on a side file, with a bounded wait.
+
+SQLite's own busy handler is unfair and gives up with ``database is locked`` under a fleet's
+load. Waiting in front of the database instead keeps that message from ever surfacing (F7).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import random
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from rivet_fleet.errors import StateUnavailable
+
+_SLEEP_MIN_S = 0.0002
+_SLEEP_MAX_S = 0.004
+
+
+class FileLock:
+    """An exclusive lock over processes and over this process's threads."""
+
+    def __init__(self, path: Path, *, wait_max_s: float = 60.0) -> None:
+        """``path`` is created when missing. Raises OSError when it cannot be opened."""
+        self._path = path
+        self._wait_max_s = wait_max_s
+        # flock belongs to the open file, which this process's threads share.
+        self._threads = threading.Lock()
+        self._fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666)
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the lock within the block. Raises StateUnavailable after the bounded wait."""
+        deadline_s = time.monotonic() + self._wait_max_s
+        if not self._threads.acquire(timeout=self._wait_max_s):
+            raise self._busy()
+        try:
+            self._acquire(deadline_s)
+            try:
+                yield
+            finally:
+                fcntl.flock(self._fd, fcntl.LOCK_UN)
+        finally:
+            self._threads.release()
+
+    def close(self) -> None:
+        """Close the side file; the file itself stays (removing it would race)."""
+        os.close(self._fd)
+
+    def _acquire(self, deadline_s: float) -> None:
+        sleep_s = _SLEEP_MIN_S
+        while True:
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() >= deadline_s:
+                    raise self._busy() from None
+            # Chance keeps waiters out of step; a short ceiling keeps the lock from idling.
+            time.sleep(sleep_s * (0.5 + random.random()))
+            sleep_s = min(sleep_s * 1.5, _SLEEP_MAX_S)
+
+    def _busy(self) -> StateUnavailable:
+        return StateUnavailable(
+            f"the SQLite state was held by another process for {self._wait_max_s:.0f} s",
+            hint=f"a stopped process may hold {self._path}; use PostgreSQL for many workers",
+            code="RIVET_STATE_BUSY",
+        )

@@ -1,0 +1,225 @@
+"""Finishing a run: one fenced finalizer per run, and the count checked where it matters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rivet_fleet.contracts.codec import loads
+from rivet_fleet.contracts.events import Event, EventName
+from rivet_fleet.contracts.keys import CampaignId, RunId
+from rivet_fleet.contracts.lease import WorkerIdentity
+from rivet_fleet.contracts.plan import ExportPlan
+from rivet_fleet.contracts.state import FinalizeLease, FinishedRun
+from rivet_fleet.contracts.task import RunStatus
+from rivet_fleet.errors import LeaseLost
+from rivet_fleet.persistence.database import Database, Record, Transaction
+from rivet_fleet.persistence.journal import note
+from rivet_fleet.persistence.ledger import LOCK_RUN
+
+# Looking for one task that is not completed is cheap and usually ends the question; only when
+# there is none are the completed ones counted.
+ALL_COMPLETED = """CASE WHEN EXISTS (
+    SELECT 1 FROM chunk_task t WHERE t.run_id = chunk_run.run_id
+      AND t.status IN ('pending', 'running', 'committed', 'failed')) THEN 0
+  WHEN expected_tasks > 0 AND expected_tasks = (
+    SELECT count(*) FROM chunk_task t
+    WHERE t.run_id = chunk_run.run_id AND t.status = 'completed') THEN 1
+  ELSE 0 END = 1"""
+
+_FINALIZABLE = """
+SELECT run_id FROM chunk_run
+WHERE campaign_id = :campaign_id AND status = 'in_progress' AND ALL_COMPLETED ORDER BY position
+"""
+_LEASE = """
+UPDATE chunk_run SET finalize_owner = :worker_id, finalize_fence = finalize_fence + 1,
+  finalize_lease_expires_at_s = NOW_S + :lease_ttl_s
+WHERE run_id = :run_id AND status = 'in_progress' AND ALL_COMPLETED
+  AND (finalize_lease_expires_at_s IS NULL OR finalize_lease_expires_at_s < NOW_S)
+RETURNING finalize_fence
+"""
+_CONFIRM = """
+UPDATE chunk_run SET finalize_lease_expires_at_s = NOW_S + :lease_ttl_s
+WHERE run_id = :run_id AND status = 'in_progress' AND finalize_fence = :finalize_fence
+  AND ALL_COMPLETED
+"""
+_RETURNED = "campaign_id, campaign_name, run_id, export_name, expected_tasks, plan_json"
+_FINISH = f"""
+UPDATE chunk_run SET status = 'completed', finished_at_s = NOW_S, error = NULL,
+  manifest_fingerprint = :manifest_fingerprint, finalize_lease_expires_at_s = NULL
+WHERE run_id = :run_id AND status = 'in_progress' AND finalize_fence = :finalize_fence
+  AND ALL_COMPLETED
+RETURNING {_RETURNED}
+"""
+_FAIL = f"""
+UPDATE chunk_run SET status = 'failed', finished_at_s = NOW_S, error = :error,
+  finalize_lease_expires_at_s = NULL
+WHERE run_id = :run_id AND status = 'in_progress' AND finalize_fence = :finalize_fence
+RETURNING {_RETURNED}
+"""
+_STANDING = "SELECT status, finalize_fence FROM chunk_run WHERE run_id = :run_id"
+_PUBLISH_REST = """
+UPDATE file_log SET status = 'published', published_at_s = NOW_S
+WHERE run_id = :run_id AND status = 'committed'
+"""
+_RETRIES = """
+SELECT coalesce(sum(CASE WHEN attempts > 1 THEN attempts - 1 ELSE 0 END), 0)
+FROM chunk_task WHERE run_id = :run_id
+"""
+_METRICS = """
+INSERT INTO export_metrics (campaign_name, export_name, run_id, run_at_s, status, error_message,
+  mode, strategy, format, source_engine, destination_kind, duration_ms, total_rows,
+  bytes_written, files_produced, chunks, retries, peak_rss_bytes)
+VALUES (:campaign_name, :export_name, :run_id, NOW_S, :status, :error_message, :mode, :strategy,
+  :format, :source_engine, :destination_kind, :duration_ms, :total_rows, :bytes_written,
+  :files_produced, :chunks, :retries, :peak_rss_bytes)
+"""
+_PROGRESSION = """
+INSERT INTO export_progression (campaign_name, export_name, last_committed_strategy,
+  last_committed_chunk_index, last_committed_run_id, last_committed_at_s)
+VALUES (:campaign_name, :export_name, :strategy, :chunk_index, :run_id, NOW_S)
+ON CONFLICT (campaign_name, export_name) DO UPDATE SET
+  last_committed_strategy = excluded.last_committed_strategy,
+  last_committed_chunk_index = excluded.last_committed_chunk_index,
+  last_committed_run_id = excluded.last_committed_run_id,
+  last_committed_at_s = excluded.last_committed_at_s
+"""
+_LAST_RUN = """
+INSERT INTO export_state (campaign_name, export_name, last_run_id, last_run_at_s)
+VALUES (:campaign_name, :export_name, :run_id, NOW_S)
+ON CONFLICT (campaign_name, export_name) DO UPDATE SET
+  last_run_id = excluded.last_run_id, last_run_at_s = excluded.last_run_at_s
+"""
+
+
+class Finalizing:
+    """The finalizer's verbs. Every write names the finalize fence."""
+
+    _db: Database
+
+    def finalizable_runs(self, campaign_id: CampaignId) -> list[RunId]:
+        """See ``Store.finalizable_runs``."""
+        sql = _with_count(_FINALIZABLE)
+        rows = self._db.one(lambda tx: tx.all(sql, campaign_id=campaign_id))
+        return [RunId(row[0]) for row in rows]
+
+    def lease_finalize(
+        self, run_id: RunId, worker: WorkerIdentity, lease_ttl_s: float
+    ) -> FinalizeLease | None:
+        """See ``Store.lease_finalize``. A lease whose answer was lost runs out by itself."""
+        sql = _with_count(_LEASE)
+        values = {"run_id": run_id, "worker_id": worker.worker_id, "lease_ttl_s": lease_ttl_s}
+        fence = self._db.write(lambda tx: tx.scalar(sql, **values))
+        return None if fence is None else FinalizeLease(run_id=run_id, finalize_fence=fence)
+
+    def confirm_finalize(self, lease: FinalizeLease, lease_ttl_s: float) -> None:
+        """See ``Store.confirm_finalize``."""
+        sql = _with_count(_CONFIRM)
+        values = {**_named(lease), "lease_ttl_s": lease_ttl_s}
+        if self._db.write(lambda tx: tx.run(sql, **values)) == 0:
+            raise _lost(lease)
+
+    def finish_run(self, lease: FinalizeLease, finished: FinishedRun) -> None:
+        """See ``Store.finish_run``. Called again after its own success it succeeds."""
+
+        def work(tx: Transaction) -> None:
+            # The lock in a statement of its own: the count below must see what a reopening
+            # committed while we waited for it.
+            tx.first(LOCK_RUN, run_id=lease.run_id)
+            named = {**_named(lease), "manifest_fingerprint": finished.manifest_fingerprint}
+            run = tx.first(_with_count(_FINISH), **named)
+            if run is None:
+                if not _stands(tx, lease, RunStatus.COMPLETED):
+                    raise _lost(lease)
+                return
+            tx.run(_PUBLISH_REST, run_id=lease.run_id)
+            plan = loads(ExportPlan, run.plan_json)
+            tx.run(_METRICS, **_metrics(tx, run, plan, finished=finished))
+            names = {"campaign_name": run.campaign_name, "export_name": run.export_name}
+            names["run_id"] = run.run_id
+            last = run.expected_tasks - 1
+            tx.run(_PROGRESSION, **names, strategy=plan.strategy, chunk_index=last)
+            tx.run(_LAST_RUN, **names)
+            data = {"rows": finished.rows, "bytes": finished.bytes, "files": finished.files}
+            note(tx, _event(EventName.RUN_COMPLETED, run, data=data))
+
+        self._db.write(work)
+
+    def fail_run(self, lease: FinalizeLease, error: str) -> None:
+        """See ``Store.fail_run``. Called again after its own success it succeeds."""
+
+        def work(tx: Transaction) -> None:
+            run = tx.first(_FAIL, **_named(lease), error=error)
+            if run is None:
+                if not _stands(tx, lease, RunStatus.FAILED):
+                    raise _lost(lease)
+                return
+            plan = loads(ExportPlan, run.plan_json)
+            tx.run(_METRICS, **_metrics(tx, run, plan, error=error))
+            note(tx, _event(EventName.RUN_FAILED, run, message=error))
+
+        self._db.write(work)
+
+    def run_finished_at_s(self, run_id: RunId) -> float:
+        """See ``Store.run_finished_at_s``. 0.0 while no chunk was completed."""
+        sql = "SELECT max(completed_at_s) FROM chunk_task WHERE run_id = :run_id"
+        found = self._db.one(lambda tx: tx.scalar(sql, run_id=run_id))
+        return float(found or 0.0)
+
+
+def _with_count(sql: str) -> str:
+    return sql.replace("ALL_COMPLETED", ALL_COMPLETED)
+
+
+def _named(lease: FinalizeLease) -> dict[str, object]:
+    return {"run_id": lease.run_id, "finalize_fence": lease.finalize_fence}
+
+
+def _stands(tx: Transaction, lease: FinalizeLease, status: RunStatus) -> bool:
+    row = tx.first(_STANDING, run_id=lease.run_id)
+    return row is not None and (row[0], row[1]) == (status.value, lease.finalize_fence)
+
+
+def _lost(lease: FinalizeLease) -> LeaseLost:
+    return LeaseLost(f"run {lease.run_id}: finalize fence {lease.finalize_fence} lost its run")
+
+
+def _metrics(
+    tx: Transaction,
+    run: Record,
+    plan: ExportPlan,
+    *,
+    finished: FinishedRun | None = None,
+    error: str | None = None,
+) -> dict[str, object]:
+    return {
+        "campaign_name": run.campaign_name,
+        "export_name": run.export_name,
+        "run_id": run.run_id,
+        "status": "success" if finished else "failed",
+        "error_message": error,
+        "mode": plan.mode,
+        "strategy": plan.strategy,
+        "format": plan.format.format,
+        "source_engine": plan.read.engine,
+        "destination_kind": plan.destination.kind,
+        "duration_ms": round(finished.duration_s * 1000) if finished else 0,
+        "total_rows": finished.rows if finished else 0,
+        "bytes_written": finished.bytes if finished else 0,
+        "files_produced": finished.files if finished else 0,
+        "chunks": run.expected_tasks,
+        "retries": int(tx.scalar(_RETRIES, run_id=run.run_id)),
+        "peak_rss_bytes": finished.peak_rss_bytes if finished else 0,
+    }
+
+
+def _event(
+    name: EventName, run: Record, *, message: str = "", data: Mapping[str, object] | None = None
+) -> Event:
+    return Event(
+        name=name,
+        campaign_id=run.campaign_id,
+        run_id=run.run_id,
+        export_name=run.export_name,
+        message=message,
+        data=data or {},
+    )

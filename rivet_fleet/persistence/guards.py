@@ -1,0 +1,40 @@
+"""The task machine of ``contracts/task.py`` as SQL: guards and effects, derived, never retyped.
+
+A transition is one UPDATE whose WHERE clause is its guard; no row matched means that the caller
+does not own the task any more (F1). The lease is never part of a guard (F2).
+"""
+
+from __future__ import annotations
+
+from rivet_fleet.contracts.task import TRANSITIONS, TaskStatus, Verb
+
+_ORDER = list(TaskStatus)
+
+
+def status_in(verb: Verb) -> str:
+    """``status = 'running'`` or ``status IN (…)``: where the verb may start."""
+    names = [f"'{s.value}'" for s in _ORDER if s in TRANSITIONS[verb].sources]
+    return f"status = {names[0]}" if len(names) == 1 else f"status IN ({', '.join(names)})"
+
+
+def guard(verb: Verb) -> str:
+    """The WHERE clause of one task's transition: identity, fence when named, status."""
+    fence = " AND fence = :fence" if TRANSITIONS[verb].fenced else ""
+    return f"task_id = :task_id{fence} AND {status_in(verb)}"
+
+
+def effect(verb: Verb, *, status: str | None = None) -> str:
+    """The SET clause every verb has: status, attempts and fence, as the table says.
+
+    A fence that does not grow and attempts that do not change are left out. ``status`` is SQL
+    in place of the target, for the one verb whose target depends on the budget.
+    """
+    rule = TRANSITIONS[verb]
+    parts = [f"status = {status}" if status else f"status = '{rule.target.value}'"]
+    if rule.attempts is None:
+        parts.append("attempts = 0")
+    elif rule.attempts:
+        parts.append(f"attempts = attempts {'+' if rule.attempts > 0 else '-'} 1")
+    if rule.fence:
+        parts.append(f"fence = fence + {rule.fence}")
+    return ", ".join(parts)

@@ -1,0 +1,62 @@
+"""The journal: one row per event, in the transaction of the transition it tells about."""
+
+from __future__ import annotations
+
+import json
+
+from rivet_fleet.contracts.codec import to_plain
+from rivet_fleet.contracts.events import EVENT_VERSION, Event
+from rivet_fleet.contracts.state import JournalEntry
+from rivet_fleet.persistence.database import Record, Transaction
+
+_INSERT = f"""
+INSERT INTO run_journal (at_s, event_version, event, campaign_id, run_id, export_name,
+                         chunk_index, worker_id, message, data_json)
+VALUES (NOW_S, {EVENT_VERSION}, :event, :campaign_id, :run_id, :export_name,
+        :chunk_index, :worker_id, :message, :data_json)
+"""
+
+JOURNAL_COLUMNS = (
+    "journal_id, at_s, event, campaign_id, run_id, export_name, chunk_index, worker_id, "
+    "message, data_json"
+)
+
+
+def note(tx: Transaction, event: Event) -> None:
+    """Append one event."""
+    note_all(tx, [event])
+
+
+def note_all(tx: Transaction, events: list[Event]) -> None:
+    """Append events in their order."""
+    if events:
+        tx.run_many(_INSERT, [_values(e) for e in events])
+
+
+def _values(event: Event) -> dict[str, object]:
+    return {
+        "event": event.name.value,
+        "campaign_id": event.campaign_id,
+        "run_id": event.run_id,
+        "export_name": event.export_name,
+        "chunk_index": event.chunk_index,
+        "worker_id": event.worker_id,
+        "message": event.message,
+        "data_json": json.dumps(to_plain(event.data), ensure_ascii=False),
+    }
+
+
+def entry_from(row: Record) -> JournalEntry:
+    """A journal row as a value; columns in the order of ``JOURNAL_COLUMNS``."""
+    return JournalEntry(
+        journal_id=row[0],
+        at_s=row[1],
+        event=row[2],
+        campaign_id=row[3],
+        run_id=row[4],
+        export_name=row[5],
+        chunk_index=row[6],
+        worker_id=row[7],
+        message=row[8],
+        data=json.loads(row[9]),
+    )

@@ -1,0 +1,332 @@
+"""The tail of a chunk in the state: commit, complete, fail, release, reopen, requeue.
+
+Every verb recognises its own earlier success, because the answer to a COMMIT can be lost with
+the connection: calling it again with the same fence is then a success, never LeaseLost.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+
+from rivet_fleet.contracts.codec import dumps, from_plain
+from rivet_fleet.contracts.events import Event, EventName
+from rivet_fleet.contracts.keys import CampaignId, RunId, TaskId
+from rivet_fleet.contracts.part import (
+    ColumnStats,
+    LedgerPart,
+    PartDigest,
+    PartStatus,
+    StagedPart,
+)
+from rivet_fleet.contracts.state import Failure
+from rivet_fleet.contracts.task import CampaignStatus, TaskStatus, Verb
+from rivet_fleet.errors import LeaseLost, StateRefused
+from rivet_fleet.persistence.database import Database, Record, Transaction
+from rivet_fleet.persistence.guards import effect, guard
+from rivet_fleet.persistence.journal import note, note_all
+
+_NAMED = "campaign_id, run_id, export_name, chunk_index, owner, attempts, attempts_max"
+
+COMMIT = f"""
+UPDATE chunk_task SET {effect(Verb.COMMIT)}, rows_written = :rows, pages_read = :pages,
+  lease_expires_at_s = NULL, error_class = NULL, last_error = NULL, page = NULL,
+  committed_at_s = NOW_S, updated_at_s = NOW_S
+WHERE {guard(Verb.COMMIT)} RETURNING {_NAMED}
+"""
+COMPLETE = f"""
+UPDATE chunk_task SET {effect(Verb.COMPLETE)}, completed_at_s = NOW_S, updated_at_s = NOW_S
+WHERE {guard(Verb.COMPLETE)} RETURNING {_NAMED}
+"""
+FAIL = f"""
+UPDATE chunk_task SET {effect(Verb.FAIL)},
+  attempts = CASE WHEN :spend = 1 THEN attempts_max ELSE attempts END,
+  not_before_s = NOW_S + :not_before_in_s, lease_expires_at_s = NULL,
+  error_class = :error_class, last_error = :message, page = :page, updated_at_s = NOW_S
+WHERE {guard(Verb.FAIL)} RETURNING {_NAMED}
+"""
+RELEASE = f"""
+UPDATE chunk_task SET {effect(Verb.RELEASE)}, lease_expires_at_s = NULL, updated_at_s = NOW_S
+WHERE {guard(Verb.RELEASE)} RETURNING {_NAMED}
+"""
+_RESET = """owner = NULL, lease_expires_at_s = NULL, not_before_s = NULL, rows_written = NULL,
+  pages_read = NULL, committed_at_s = NULL, completed_at_s = NULL, page = NULL,
+  updated_at_s = NOW_S"""
+REOPEN = f"""
+UPDATE chunk_task SET {effect(Verb.REOPEN)}, error_class = NULL, last_error = :reason, {_RESET}
+WHERE {guard(Verb.REOPEN)} RETURNING {_NAMED}
+"""
+_REQUEUE = f"""
+UPDATE chunk_task SET {effect(Verb.REOPEN)}, {_RESET}
+WHERE campaign_id = :campaign_id AND status = 'failed' FILTERS
+  AND NOT EXISTS (SELECT 1 FROM file_log f WHERE f.run_id = chunk_task.run_id
+                  AND f.chunk_index = chunk_task.chunk_index AND f.status <> 'voided')
+RETURNING {_NAMED}
+"""
+_STANDING = "SELECT run_id, chunk_index, status, fence FROM chunk_task WHERE task_id = :task_id"
+
+_ADD_PART = """
+INSERT INTO file_log (run_id, export_name, chunk_index, part_number, fence, path, rows, bytes,
+                      fingerprint, md5, receipt_json, columns_json, status, created_at_s)
+VALUES (:run_id, :export_name, :chunk_index, :part_number, :fence, :path, :rows, :bytes,
+        :fingerprint, :md5, :receipt_json, :columns_json, 'committed', NOW_S)
+"""
+_STORED_PARTS = """
+SELECT part_number, path, fingerprint FROM file_log
+WHERE run_id = :run_id AND chunk_index = :chunk_index AND fence = :fence AND status <> 'voided'
+"""
+_PUBLISH_PARTS = """
+UPDATE file_log SET status = 'published', published_at_s = NOW_S
+WHERE run_id = :run_id AND chunk_index = :chunk_index AND fence = :fence
+  AND status = 'committed'
+"""
+_VOID_PARTS = """
+UPDATE file_log SET status = 'voided'
+WHERE run_id = :run_id AND chunk_index = :chunk_index AND status <> 'voided'
+"""
+_PARTS = """
+SELECT run_id, export_name, chunk_index, part_number, fence, path, rows, bytes, fingerprint, md5,
+       receipt_json, status, columns_json
+FROM file_log WHERE run_id = :run_id CHUNK_FILTER VOIDED_FILTER
+ORDER BY chunk_index, part_number, file_id
+"""
+
+# Reopening locks top down: campaign, run, task. The finalizer and the verdict lock the same rows
+# first, so none of them decides on a count that is just being changed.
+LOCK_CAMPAIGN = "SELECT status FROM campaign WHERE campaign_id = :campaign_id LOCK_ROW"
+LOCK_RUN = "SELECT status FROM chunk_run WHERE run_id = :run_id LOCK_ROW"
+_PARENTS = "SELECT campaign_id, run_id FROM chunk_task WHERE task_id = :task_id"
+_REVIVE_RUN = """
+UPDATE chunk_run SET finalize_fence = finalize_fence + 1, finalize_lease_expires_at_s = NULL,
+  finished_at_s = NULL, error = NULL, manifest_fingerprint = NULL,
+  status = CASE WHEN status = 'cancelled' THEN status ELSE 'in_progress' END
+WHERE run_id = :run_id
+"""
+_REVIVE_CAMPAIGN = """
+UPDATE campaign SET status = 'active', finished_at_s = NULL
+WHERE campaign_id = :campaign_id AND status IN ('completed', 'incomplete')
+"""
+
+
+class Ledger:
+    """What a fence owner, or an operator, does to one task."""
+
+    _db: Database
+
+    def commit(
+        self, task_id: TaskId, fence: int, parts: Sequence[StagedPart], *, rows: int, pages: int
+    ) -> None:
+        """See ``Store.commit``. Called again with the same fence and parts it succeeds."""
+
+        def work(tx: Transaction) -> None:
+            task = tx.first(COMMIT, task_id=task_id, fence=fence, rows=rows, pages=pages)
+            if task is None:
+                if not _already_committed(tx, task_id, fence, parts):
+                    raise _lost(task_id, fence, "commit")
+                return
+            tx.run_many(_ADD_PART, [_part_values(task, fence, p) for p in parts])
+            size = sum(p.digest.size_bytes for p in parts)
+            data = {"rows": rows, "parts": len(parts), "bytes": size, "fence": fence}
+            note(tx, _event(EventName.CHUNK_COMMITTED, task, data=data))
+
+        self._db.write(work)
+
+    def mark_published(self, task_id: TaskId, fence: int) -> None:
+        """See ``Store.mark_published``. On a task completed under this fence it succeeds."""
+
+        def work(tx: Transaction) -> None:
+            task = tx.first(COMPLETE, task_id=task_id, fence=fence)
+            if task is None:
+                if not _stands(tx, task_id, fence, TaskStatus.COMPLETED):
+                    raise _lost(task_id, fence, "complete")
+                return
+            named = {"run_id": task.run_id, "chunk_index": task.chunk_index, "fence": fence}
+            tx.run(_PUBLISH_PARTS, **named)
+            note(tx, _event(EventName.CHUNK_COMPLETED, task, data={"fence": fence}))
+
+        self._db.write(work)
+
+    def fail(self, task_id: TaskId, fence: int, failure: Failure) -> TaskStatus:
+        """See ``Store.fail``. On a task failed under this fence it succeeds."""
+
+        def work(tx: Transaction) -> TaskStatus:
+            task = tx.first(
+                FAIL,
+                task_id=task_id,
+                fence=fence,
+                spend=int(failure.permanent),
+                not_before_in_s=failure.not_before_in_s,
+                error_class=failure.error_class,
+                message=failure.message,
+                page=failure.page,
+            )
+            if task is None:
+                if not _stands(tx, task_id, fence, TaskStatus.FAILED):
+                    raise _lost(task_id, fence, "fail")
+                return TaskStatus.FAILED
+            data = {
+                "error_class": failure.error_class,
+                "code": failure.code,
+                "permanent": failure.permanent,
+                "page": failure.page,
+                "attempts": task.attempts,
+                "attempts_max": task.attempts_max,
+            }
+            note(tx, _event(EventName.CHUNK_FAILED, task, message=failure.message, data=data))
+            return TaskStatus.FAILED
+
+        return self._db.write(work)
+
+    def release(self, task_id: TaskId, fence: int) -> None:
+        """See ``Store.release``. A pending task with this fence was released by its owner."""
+
+        def work(tx: Transaction) -> None:
+            task = tx.first(RELEASE, task_id=task_id, fence=fence)
+            if task is None:
+                if not _stands(tx, task_id, fence, TaskStatus.PENDING):
+                    raise _lost(task_id, fence, "release")
+                return
+            note(tx, _event(EventName.CHUNK_RELEASED, task))
+
+        self._db.write(work)
+
+    def reopen(self, task_id: TaskId, fence: int, reason: str) -> bool:
+        """See ``Store.reopen``. The caller has made the old parts impossible before (F9)."""
+
+        def work(tx: Transaction) -> bool:
+            parents = tx.first(_PARENTS, task_id=task_id)
+            if parents is None:
+                return False
+            tx.first(LOCK_CAMPAIGN, campaign_id=parents.campaign_id)
+            tx.first(LOCK_RUN, run_id=parents.run_id)
+            task = tx.first(REOPEN, task_id=task_id, fence=fence, reason=reason)
+            if task is None:
+                return False
+            tx.run(_VOID_PARTS, run_id=task.run_id, chunk_index=task.chunk_index)
+            tx.run(_REVIVE_RUN, run_id=task.run_id)
+            tx.run(_REVIVE_CAMPAIGN, campaign_id=task.campaign_id)
+            data = {"fence": fence + 1}
+            note(tx, _event(EventName.CHUNK_REOPENED, task, message=reason, data=data))
+            return True
+
+        return self._db.write(work)
+
+    def requeue(
+        self,
+        campaign_id: CampaignId,
+        *,
+        export_name: str | None = None,
+        chunk_index: int | None = None,
+    ) -> int:
+        """See ``Store.requeue``. The campaign becomes active again when it was incomplete."""
+        filters = ""
+        values: dict[str, object] = {"campaign_id": campaign_id}
+        if export_name is not None:
+            filters, values["export_name"] = "AND export_name = :export_name", export_name
+        if chunk_index is not None:
+            filters += " AND chunk_index = :chunk_index"
+            values["chunk_index"] = chunk_index
+
+        def work(tx: Transaction) -> int:
+            status = tx.scalar(LOCK_CAMPAIGN, campaign_id=campaign_id)
+            if status is None:
+                raise StateRefused(f"there is no campaign {campaign_id}")
+            if status == CampaignStatus.CANCELLED.value:
+                raise StateRefused(
+                    f"campaign {campaign_id} was cancelled",
+                    hint="submit the configuration again as a new campaign",
+                )
+            tasks = tx.all(_REQUEUE.replace("FILTERS", filters), **values)
+            if tasks:
+                tx.run(_REVIVE_CAMPAIGN, campaign_id=campaign_id)
+            events = [_event(EventName.CHUNK_REOPENED, t, message="requeued") for t in tasks]
+            note_all(tx, events)
+            return len(tasks)
+
+        return self._db.write(work)
+
+    def parts(
+        self, run_id: RunId, *, chunk_index: int | None = None, include_voided: bool = False
+    ) -> list[LedgerPart]:
+        """See ``Store.parts``."""
+        sql = _PARTS.replace("VOIDED_FILTER", "" if include_voided else "AND status <> 'voided'")
+        values: dict[str, object] = {"run_id": run_id}
+        if chunk_index is not None:
+            values["chunk_index"] = chunk_index
+        chunk = "" if chunk_index is None else "AND chunk_index = :chunk_index"
+        sql = sql.replace("CHUNK_FILTER", chunk)
+        return [_part_from(row) for row in self._db.one(lambda tx: tx.all(sql, **values))]
+
+
+def _stands(tx: Transaction, task_id: TaskId, fence: int, *statuses: TaskStatus) -> bool:
+    row = tx.first(_STANDING, task_id=task_id)
+    return row is not None and row.fence == fence and TaskStatus(row.status) in statuses
+
+
+def _already_committed(
+    tx: Transaction, task_id: TaskId, fence: int, parts: Sequence[StagedPart]
+) -> bool:
+    """True when exactly these parts were committed under this fence: the answer got lost."""
+    if not _stands(tx, task_id, fence, TaskStatus.COMMITTED, TaskStatus.COMPLETED):
+        return False
+    task = tx.first(_STANDING, task_id=task_id)
+    assert task is not None
+    stored = tx.all(_STORED_PARTS, run_id=task.run_id, chunk_index=task.chunk_index, fence=fence)
+    given = {(p.part_number, p.path, p.digest.fingerprint) for p in parts}
+    return {tuple(row) for row in stored} == given
+
+
+def _lost(task_id: TaskId, fence: int, verb: str) -> LeaseLost:
+    return LeaseLost(f"cannot {verb} task {task_id}: fence {fence} does not own it any more")
+
+
+def _event(
+    name: EventName, task: Record, *, message: str = "", data: Mapping[str, object] | None = None
+) -> Event:
+    return Event(
+        name=name,
+        campaign_id=task.campaign_id,
+        run_id=task.run_id,
+        export_name=task.export_name,
+        chunk_index=task.chunk_index,
+        worker_id=task.owner,
+        message=message,
+        data=data or {},
+    )
+
+
+def _part_values(task: Record, fence: int, part: StagedPart) -> dict[str, object]:
+    return {
+        "run_id": task.run_id,
+        "export_name": task.export_name,
+        "chunk_index": task.chunk_index,
+        "part_number": part.part_number,
+        "fence": fence,
+        "path": part.path,
+        "rows": part.digest.rows,
+        "bytes": part.digest.size_bytes,
+        "fingerprint": part.digest.fingerprint,
+        "md5": part.digest.md5_base64,
+        "receipt_json": dumps(part.receipt),
+        "columns_json": dumps(part.columns),
+    }
+
+
+def _part_from(row: Record) -> LedgerPart:
+    return LedgerPart(
+        run_id=row.run_id,
+        export_name=row.export_name,
+        chunk_index=row.chunk_index,
+        part_number=row.part_number,
+        fence=row.fence,
+        path=row.path,
+        digest=PartDigest(
+            rows=row.rows,
+            size_bytes=row.bytes,
+            fingerprint=row.fingerprint,
+            md5_base64=row.md5,
+        ),
+        receipt=json.loads(row.receipt_json),
+        status=PartStatus(row.status),
+        columns=tuple(from_plain(ColumnStats, c) for c in json.loads(row.columns_json)),
+    )

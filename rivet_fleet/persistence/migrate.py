@@ -1,0 +1,71 @@
+"""Bringing the schema to this program's version: Alembic inside one exclusive transaction."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sqlalchemy import Connection, inspect, text
+
+from rivet_fleet.errors import StateRefused
+from rivet_fleet.persistence.database import Database
+from rivet_fleet.persistence.schema import SCHEMA_VERSION, VERSION_TABLE
+
+_SCRIPTS = Path(__file__).parent / "migrations"
+
+
+def migrate(database: Database) -> None:
+    """Create or upgrade the schema. Any number of processes may call it at once: they queue.
+
+    Raises StateRefused, and changes nothing, when the schema is newer than the program.
+    """
+    with database.migrating() as connection:
+        stored = _stored_version(connection)
+        if stored == SCHEMA_VERSION:
+            return
+        refuse_newer(stored, database.dialect.target)
+        _upgrade(connection)
+
+
+def check_version(database: Database) -> None:
+    """Raise StateRefused unless the schema is exactly this program's version."""
+    with database.connected() as connection:
+        stored = _stored_version(connection)
+    if stored == SCHEMA_VERSION:
+        return
+    refuse_newer(stored, database.dialect.target)
+    have = "no schema" if stored is None else f"schema version {stored}"
+    raise StateRefused(
+        f"state database {database.dialect.target} has {have}; "
+        f"this program needs version {SCHEMA_VERSION}",
+        hint="run `rivet-fleet state migrate`",
+        code="RIVET_STATE_SCHEMA_OLD",
+    )
+
+
+def refuse_newer(stored: str | None, target: str) -> None:
+    """Raise StateRefused when ``stored`` is a version this program does not know. Versions are
+    zero-padded numbers, so their text compares like their order."""
+    if stored is not None and stored > SCHEMA_VERSION:
+        raise StateRefused(
+            f"state database {target} has schema version {stored}, newer than the version "
+            f"{SCHEMA_VERSION} this program knows",
+            hint="upgrade rivet-fleet on this machine",
+            code="RIVET_STATE_SCHEMA_NEWER",
+        )
+
+
+def _stored_version(connection: Connection) -> str | None:
+    if not inspect(connection).has_table(VERSION_TABLE):
+        return None
+    return connection.execute(text(f"SELECT max(version_num) FROM {VERSION_TABLE}")).scalar()
+
+
+def _upgrade(connection: Connection) -> None:
+    # Imported here: workers start often and never migrate.
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(_SCRIPTS).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")

@@ -1,0 +1,1 @@
+"""The ladder of the state schema; ``migrate.py`` climbs it."""

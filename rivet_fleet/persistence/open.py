@@ -1,0 +1,41 @@
+"""From a state URL to a store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rivet_fleet.contracts.url import parse_database_url
+from rivet_fleet.errors import StateRefused
+from rivet_fleet.persistence.database import Database
+from rivet_fleet.persistence.dialects import Dialect, PostgresDialect, SqliteDialect
+from rivet_fleet.persistence.sql_store import SqlStore
+from rivet_fleet.persistence.store import Store
+
+_SQLITE = "sqlite:///"
+
+
+def open_store(url: str, *, pool_size: int = 2) -> Store:
+    """A store for ``sqlite:///path`` or ``postgresql://user:password@host:port/database``.
+
+    Connects at the first call, not here. Raises StateRefused for a URL it does not understand
+    (without repeating it: it may hold a secret) or a path that cannot be used.
+    """
+    return SqlStore(Database(_dialect(url), pool_size=pool_size))
+
+
+def _dialect(url: str) -> Dialect:
+    if url.startswith(_SQLITE):
+        path = url.removeprefix(_SQLITE).split("?", 1)[0]
+        if path in ("", ":memory:"):
+            raise StateRefused("a fleet needs a SQLite state in a file: sqlite:///path")
+        return SqliteDialect(Path(path).absolute())
+    try:
+        parsed = parse_database_url(url)
+    except ValueError as problem:
+        raise StateRefused(f"the state URL cannot be read: {problem}") from None
+    if parsed.scheme not in ("postgresql", "postgres"):
+        raise StateRefused(
+            f"the state URL's scheme {parsed.scheme!r} is not known",
+            hint="use sqlite:///path or postgresql://user@host/database",
+        )
+    return PostgresDialect(parsed)

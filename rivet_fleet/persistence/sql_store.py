@@ -1,0 +1,35 @@
+"""The store over SQLAlchemy Core: one class, two dialects, every method one transaction."""
+
+from __future__ import annotations
+
+from rivet_fleet.persistence.campaigns import Campaigns
+from rivet_fleet.persistence.claims import Claims
+from rivet_fleet.persistence.database import Database
+from rivet_fleet.persistence.finalizing import Finalizing
+from rivet_fleet.persistence.ledger import Ledger
+from rivet_fleet.persistence.migrate import check_version, migrate
+from rivet_fleet.persistence.views import Views
+
+
+class SqlStore(Campaigns, Claims, Ledger, Finalizing, Views):
+    """``Store`` on SQLite or PostgreSQL. Safe for the threads of one process."""
+
+    def __init__(self, database: Database) -> None:
+        """Opens nothing yet: the first call does."""
+        self._db = database
+        self._budgeted: dict[str, bool] = {}
+
+    def __repr__(self) -> str:
+        return f"SqlStore({self._db.dialect.target})"
+
+    def migrate(self) -> None:
+        """See ``Store.migrate``."""
+        migrate(self._db)
+
+    def check_version(self) -> None:
+        """See ``Store.check_version``."""
+        check_version(self._db)
+
+    def close(self) -> None:
+        """See ``Store.close``."""
+        self._db.close()

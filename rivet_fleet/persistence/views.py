@@ -1,0 +1,213 @@
+"""What status, progress and reports read. Nothing here changes anything but ``write_journal``."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from functools import lru_cache
+
+from rivet_fleet.contracts.codec import loads
+from rivet_fleet.contracts.events import Event
+from rivet_fleet.contracts.keys import CampaignId, ChunkRange, RunId, TaskId
+from rivet_fleet.contracts.plan import ExportPlan
+from rivet_fleet.contracts.state import JournalEntry, RunView, TaskCounts, TaskView, WorkerView
+from rivet_fleet.contracts.task import RunStatus, TaskStatus
+from rivet_fleet.persistence.database import Database, Record, Transaction
+from rivet_fleet.persistence.journal import JOURNAL_COLUMNS, entry_from, note
+
+_TASKS = """
+SELECT task_id, campaign_id, run_id, export_name, chunk_index, range_json, status, fence, attempts,
+       attempts_max, priority, owner, owner_name, lease_expires_at_s, not_before_s, rows_written,
+       pages_read, error_class, last_error, updated_at_s
+FROM chunk_task
+"""
+COMMITTED = f"""{_TASKS}
+WHERE campaign_id = :campaign_id AND status = 'committed' AND updated_at_s <= NOW_S - :idle_s
+ORDER BY updated_at_s, task_id LIMIT :limit
+"""
+_RUNS = """
+SELECT run_id, campaign_id, export_name, status, plan_json, plan_hash, expected_tasks,
+       created_at_s, finished_at_s, finalize_fence, error
+FROM chunk_run WHERE SCOPE ORDER BY position
+"""
+_COUNTS = """
+SELECT run_id, status, count(*) FROM chunk_task
+WHERE run_id IN (SELECT run_id FROM chunk_run WHERE SCOPE) GROUP BY run_id, status
+"""
+_SIZES = """
+SELECT run_id, sum(rows), sum(bytes) FROM file_log
+WHERE status <> 'voided' AND run_id IN (SELECT run_id FROM chunk_run WHERE SCOPE) GROUP BY run_id
+"""
+_WORKERS = """
+SELECT w.worker_id, w.name, w.host_id, w.pid, w.pid_started_at_s, w.started_at_s,
+       w.heartbeat_at_s, CASE WHEN w.heartbeat_at_s >= NOW_S - :alive_within_s THEN 1 ELSE 0 END,
+       w.rss_bytes, (SELECT min(t.task_id) FROM chunk_task t
+                     WHERE t.status = 'running' AND t.owner = w.worker_id)
+FROM worker w WHERE w.ended_at_s IS NULL HOST_FILTER
+ORDER BY w.heartbeat_at_s DESC, w.worker_id
+"""
+
+
+class Views:
+    """Reading, as plain values."""
+
+    _db: Database
+
+    def now_s(self) -> float:
+        """See ``Store.now_s``."""
+        return float(self._db.one(lambda tx: tx.scalar("SELECT NOW_S")))
+
+    def committed_tasks(
+        self, campaign_id: CampaignId, *, idle_s: float, limit: int = 100
+    ) -> list[TaskView]:
+        """See ``Store.committed_tasks``."""
+        values = {"campaign_id": campaign_id, "idle_s": idle_s, "limit": limit}
+        return [_task_from(r) for r in self._db.one(lambda tx: tx.all(COMMITTED, **values))]
+
+    def task(self, run_id: RunId, chunk_index: int) -> TaskView | None:
+        """See ``Store.task``."""
+        sql = _TASKS + "WHERE run_id = :run_id AND chunk_index = :chunk_index"
+        row = self._db.one(lambda tx: tx.first(sql, run_id=run_id, chunk_index=chunk_index))
+        return None if row is None else _task_from(row)
+
+    def tasks(
+        self, run_id: RunId, *, status: TaskStatus | None = None, limit: int = 1_000_000
+    ) -> list[TaskView]:
+        """See ``Store.tasks``."""
+        only = "" if status is None else "AND status = :status"
+        sql = f"{_TASKS} WHERE run_id = :run_id {only} ORDER BY chunk_index LIMIT :limit"
+        values: dict[str, object] = {"run_id": run_id, "limit": limit}
+        if status is not None:
+            values["status"] = status.value
+        return [_task_from(row) for row in self._db.one(lambda tx: tx.all(sql, **values))]
+
+    def run(self, run_id: RunId) -> RunView | None:
+        """See ``Store.run``."""
+        found = self._db.read(lambda tx: _runs(tx, "run_id = :run_id", run_id=run_id))
+        return found[0] if found else None
+
+    def runs(self, campaign_id: CampaignId) -> list[RunView]:
+        """See ``Store.runs``."""
+        scope = "campaign_id = :campaign_id"
+        return self._db.read(lambda tx: _runs(tx, scope, campaign_id=campaign_id))
+
+    def workers(
+        self, *, host_id: str | None = None, alive_within_s: float = 60.0
+    ) -> list[WorkerView]:
+        """See ``Store.workers``."""
+        only = "" if host_id is None else "AND w.host_id = :host_id"
+        values: dict[str, object] = {"alive_within_s": alive_within_s}
+        if host_id is not None:
+            values["host_id"] = host_id
+        sql = _WORKERS.replace("HOST_FILTER", only)
+        return [_worker_from(row) for row in self._db.one(lambda tx: tx.all(sql, **values))]
+
+    def journal(
+        self,
+        *,
+        campaign_id: CampaignId | None = None,
+        run_id: RunId | None = None,
+        after_id: int = 0,
+        limit: int = 1000,
+    ) -> list[JournalEntry]:
+        """See ``Store.journal``. On PostgreSQL ids are drawn before they are committed, so a
+        follower may rarely miss an entry; the journal itself never does."""
+        where = "journal_id > :after_id"
+        values: dict[str, object] = {"after_id": after_id, "limit": limit}
+        for name, value in (("campaign_id", campaign_id), ("run_id", run_id)):
+            if value is not None:
+                where += f" AND {name} = :{name}"
+                values[name] = value
+        sql = (
+            f"SELECT {JOURNAL_COLUMNS} FROM run_journal WHERE {where} "
+            "ORDER BY journal_id LIMIT :limit"
+        )
+        return [entry_from(row) for row in self._db.one(lambda tx: tx.all(sql, **values))]
+
+    def write_journal(self, event: Event) -> None:
+        """See ``Store.write_journal``."""
+        self._db.write(lambda tx: note(tx, event))
+
+    def metrics(
+        self, *, export_name: str | None = None, limit: int = 20
+    ) -> list[dict[str, object]]:
+        """See ``Store.metrics``."""
+        only = "" if export_name is None else "WHERE export_name = :export_name"
+        values: dict[str, object] = {"limit": limit}
+        if export_name is not None:
+            values["export_name"] = export_name
+        sql = f"SELECT * FROM export_metrics {only} ORDER BY metrics_id DESC LIMIT :limit"
+        return [dict(row._mapping) for row in self._db.one(lambda tx: tx.all(sql, **values))]
+
+
+@lru_cache(maxsize=1024)
+def _plan(plan_json: str) -> ExportPlan:
+    return loads(ExportPlan, plan_json)
+
+
+def _runs(tx: Transaction, scope: str, **values: object) -> list[RunView]:
+    counts: dict[str, dict[str, int]] = defaultdict(dict)
+    for run_id, status, number in tx.all(_COUNTS.replace("SCOPE", scope), **values):
+        counts[run_id][status] = number
+    sizes = {row[0]: row for row in tx.all(_SIZES.replace("SCOPE", scope), **values)}
+    rows: Sequence[Record] = tx.all(_RUNS.replace("SCOPE", scope), **values)
+    return [_run_from(row, TaskCounts(**counts[row[0]]), sizes.get(row[0])) for row in rows]
+
+
+def _run_from(row: Record, counts: TaskCounts, sizes: Record | None) -> RunView:
+    return RunView(
+        run_id=RunId(row.run_id),
+        campaign_id=CampaignId(row.campaign_id),
+        export_name=row.export_name,
+        status=RunStatus(row.status),
+        plan=_plan(row.plan_json),
+        plan_hash=row.plan_hash,
+        expected_tasks=row.expected_tasks,
+        counts=counts,
+        rows=int(sizes[1]) if sizes is not None else 0,
+        bytes=int(sizes[2]) if sizes is not None else 0,
+        created_at_s=row.created_at_s,
+        finished_at_s=row.finished_at_s,
+        finalize_fence=row.finalize_fence,
+        error=row.error,
+    )
+
+
+def _task_from(row: Record) -> TaskView:
+    return TaskView(
+        task_id=TaskId(row.task_id),
+        campaign_id=CampaignId(row.campaign_id),
+        run_id=RunId(row.run_id),
+        export_name=row.export_name,
+        chunk_index=row.chunk_index,
+        chunk_range=loads(ChunkRange, row.range_json),
+        status=TaskStatus(row.status),
+        fence=row.fence,
+        attempts=row.attempts,
+        attempts_max=row.attempts_max,
+        priority=row.priority,
+        owner=row.owner,
+        owner_name=row.owner_name,
+        lease_expires_at_s=row.lease_expires_at_s,
+        not_before_s=row.not_before_s,
+        rows_written=row.rows_written,
+        pages_read=row.pages_read,
+        error_class=row.error_class,
+        last_error=row.last_error,
+        updated_at_s=row.updated_at_s,
+    )
+
+
+def _worker_from(row: Record) -> WorkerView:
+    return WorkerView(
+        worker_id=row[0],
+        name=row[1],
+        host_id=row[2],
+        pid=row[3],
+        pid_started_at_s=row[4],
+        started_at_s=row[5],
+        heartbeat_at_s=row[6],
+        alive=bool(row[7]),
+        rss_bytes=row[8],
+        running_task=row[9],
+    )
