@@ -53,7 +53,7 @@ def _from_files(folder: Path | None, table: Table) -> tuple[Any, ...]:
     query = (
         f"SELECT {_expressions(table, distinct=distinct)} FROM read_parquet('{folder}/*.parquet')"
     )
-    row = duckdb.sql(query).fetchone()
+    row = duckdb.connect().execute(query).fetchone()
     return _plain(row or ())
 
 
