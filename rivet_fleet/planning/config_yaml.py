@@ -181,6 +181,9 @@ def read_document(text: str, file: str, variables: Variables) -> Document:
         plain = builder.build(node, ()) if node is not None else None
     except yaml.YAMLError as error:
         raise _syntax_error(text, file, error) from None
+    except RecursionError:
+        deep = Problem(at=(), what="the file", reason="is nested too deeply")
+        raise config_error(Places(file=file), [deep]) from None
     finally:
         if loader is not None:
             loader.dispose()

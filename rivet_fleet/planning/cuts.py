@@ -63,8 +63,6 @@ def _integer_cuts(
     if not anchors:
         return [], []
     span = max(anchors) - min(anchors) + 1
-    if rows is not None and key.unique:
-        rows = min(rows, span)
     unknown = min(CHUNKS_UNKNOWN, max(1, -(-span // sizing.rows)))
     count, warnings = chunk_count(sizing, rows, unknown)
     if count > 1 and not key.boundaries:
@@ -72,7 +70,10 @@ def _integer_cuts(
             f"there are no statistics of {name}: its span is cut evenly, and chunks may hold "
             "very different numbers of rows"
         )
-    return [(str(cut),) for cut in integer_cuts(anchors, count)], warnings
+    cuts: list[KeyTuple] = [(str(cut),) for cut in integer_cuts(anchors, min(count, span))]
+    if sizing.count is not None and sizing.count > len(cuts) + 1:
+        warnings.append(f"{len(cuts) + 1} chunks instead of {sizing.count}: too few values")
+    return cuts, warnings
 
 
 def _whole_number(text: str) -> int:

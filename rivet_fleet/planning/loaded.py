@@ -56,6 +56,10 @@ class LoadedConfig:
         """Which source an export reads."""
         return source_name(self.config, export)
 
+    def used_sources(self) -> frozenset[str]:
+        """Every source that some export reads."""
+        return frozenset(self.source_name(export) for export in self.config.exports)
+
     def source_key(self, name: str) -> ConfigKey:
         """Where a source stands in the file."""
         return source_key(self.config, name)

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from rivet_fleet.contracts.columns import ColumnSpec
-from rivet_fleet.contracts.facts import FactsRequest, SourceFacts
-from rivet_fleet.contracts.keys import CampaignId, RelationName
+from rivet_fleet.contracts.facts import SourceFacts
+from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.contracts.plan import CampaignPlan, ChunkSpec, ExportPlan, PlannedRun, ReadPlan
 from rivet_fleet.contracts.url import redact
 from rivet_fleet.errors import SourceRefused, UnsupportedType
@@ -24,14 +24,12 @@ from rivet_fleet.planning.diagnostics import diagnose
 from rivet_fleet.planning.loaded import LoadedConfig
 from rivet_fleet.planning.memory import memory_budget
 from rivet_fleet.planning.problems import Problem, did_you_mean
+from rivet_fleet.planning.request import casts_of, facts_request
 from rivet_fleet.planning.strategy import Choice, choose
 from rivet_fleet.planning.tuning import tuning_plan
 from rivet_fleet.planning.writing import destination_plan, format_plan, uses_date
 
 __all__ = ["check_campaign_id", "facts_request", "new_campaign_id", "plan_campaign"]
-
-BOUNDARIES_MAX = 1_000
-BOUNDARIES_PER_PLAN_MAX = 10_000
 
 
 @dataclass(slots=True, kw_only=True)
@@ -55,41 +53,6 @@ class _Wrong:
                 hint="add the casts shown under columns: of each export, "
                 "or leave the columns out with query:",
             )
-
-
-def relation_of(export: ExportConfig) -> RelationName | None:
-    """The table as written. An unqualified name has an empty schema: the source resolves it."""
-    if export.table is None:
-        return None
-    schema, _, name = export.table.rpartition(".")
-    return RelationName(schema=schema, name=name)
-
-
-def casts_of(export: ExportConfig) -> dict[str, str]:
-    """``columns:`` by plain column name; ``table.column`` counts for its own table only."""
-    table = export.table or ""
-    casts = {}
-    for written, override in export.columns.items():
-        prefix, _, column = written.rpartition(".")
-        if not prefix or prefix in (table, table.split(".")[-1]):
-            casts[column] = override.strip()
-    return casts
-
-
-def facts_request(loaded: LoadedConfig, export: ExportConfig) -> FactsRequest:
-    """What the source has to be asked about one export before it can be planned."""
-    keys: tuple[str, ...] = ()
-    if export.mode == "chunked":
-        keys = export.chunk_by_key or ((export.chunk_column,) if export.chunk_column else ())
-    boundaries = min(max(BOUNDARIES_MAX, export.chunk_count or 0), BOUNDARIES_PER_PLAN_MAX)
-    return FactsRequest(
-        export_name=export.name,
-        relation=relation_of(export),
-        query=loaded.queries.get(export.name),
-        key_columns=keys,
-        casts=tuple(sorted(casts_of(export).items())),
-        boundaries_max=boundaries,
-    )
 
 
 def plan_campaign(

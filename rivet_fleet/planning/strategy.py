@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from rivet_fleet.contracts.columns import ColumnType, TypeKind
 from rivet_fleet.contracts.facts import PhysicalRelation, SourceFacts
 from rivet_fleet.contracts.keys import ChunkRange, RangeKind
 from rivet_fleet.planning.candidates import (
@@ -26,6 +27,7 @@ from rivet_fleet.planning.chunker import (
 from rivet_fleet.planning.config_models import ExportConfig
 from rivet_fleet.planning.cuts import Refusal, cuts_for
 from rivet_fleet.planning.problems import did_you_mean
+from rivet_fleet.planning.request import casts_of
 from rivet_fleet.planning.sizing import (
     CHUNKS_UNKNOWN,
     Sizing,
@@ -51,6 +53,7 @@ class Choice:
 
 def choose(export: ExportConfig, facts: SourceFacts) -> Choice | Refusal:
     """The strategy of one export."""
+    facts = _in_server_order(facts, frozenset(casts_of(export)))
     sizing = sizing_of(export, facts)
     if export.mode == "full":
         return _automatic(facts, Sizing(count=1, rows=sizing.rows), "mode full: one chunk")
@@ -59,6 +62,18 @@ def choose(export: ExportConfig, facts: SourceFacts) -> Choice | Refusal:
     if export.chunk_column is not None:
         return _by_column(facts, export.chunk_column, sizing)
     return _automatic(facts, sizing, "chosen automatically")
+
+
+def _in_server_order(facts: SourceFacts, cast: frozenset[str]) -> SourceFacts:
+    """Columns read as another type are ordered by their own: no arithmetic on their values."""
+    opaque = ColumnType(kind=TypeKind.STRING)
+    return replace(
+        facts,
+        columns=tuple(
+            replace(column, type=opaque) if column.name in cast else column
+            for column in facts.columns
+        ),
+    )
 
 
 def _automatic(facts: SourceFacts, sizing: Sizing, why: str) -> Choice | Refusal:
@@ -174,8 +189,8 @@ def _by_column(facts: SourceFacts, name: str, sizing: Sizing) -> Choice | Refusa
         native = column.native_type if column else "unknown"
         return Refusal(
             setting="chunk_column",
-            reason=f"column {name} is {native}, not a whole number: "
-            "values between two whole numbers would fall out of the ranges",
+            reason=f"column {name} ({native}) is not read as whole numbers: "
+            "values between two of them would fall out of the ranges",
             suggestion="use chunk_by_key with a unique index, or no chunk setting at all",
         )
     if any(index.columns == (name,) for index in usable_keys(facts)):

@@ -1,0 +1,46 @@
+"""What has to be asked of a source before an export can be planned. Pure."""
+
+from __future__ import annotations
+
+from rivet_fleet.contracts.facts import FactsRequest
+from rivet_fleet.contracts.keys import RelationName
+from rivet_fleet.planning.config_models import ExportConfig
+from rivet_fleet.planning.loaded import LoadedConfig
+
+BOUNDARIES_MAX = 1_000
+BOUNDARIES_PER_PLAN_MAX = 10_000
+
+
+def relation_of(export: ExportConfig) -> RelationName | None:
+    """The table as written. An unqualified name has an empty schema: the source resolves it."""
+    if export.table is None:
+        return None
+    schema, _, name = export.table.rpartition(".")
+    return RelationName(schema=schema, name=name)
+
+
+def casts_of(export: ExportConfig) -> dict[str, str]:
+    """``columns:`` by plain column name; ``table.column`` counts for its own table only."""
+    table = export.table or ""
+    casts = {}
+    for written, override in export.columns.items():
+        prefix, _, column = written.rpartition(".")
+        if not prefix or prefix in (table, table.split(".")[-1]):
+            casts[column] = override.strip()
+    return casts
+
+
+def facts_request(loaded: LoadedConfig, export: ExportConfig) -> FactsRequest:
+    """What the source has to be asked about one export before it can be planned."""
+    keys: tuple[str, ...] = ()
+    if export.mode == "chunked":
+        keys = export.chunk_by_key or ((export.chunk_column,) if export.chunk_column else ())
+    boundaries = min(max(BOUNDARIES_MAX, export.chunk_count or 0), BOUNDARIES_PER_PLAN_MAX)
+    return FactsRequest(
+        export_name=export.name,
+        relation=relation_of(export),
+        query=loaded.queries.get(export.name),
+        key_columns=keys,
+        casts=tuple(sorted(casts_of(export).items())),
+        boundaries_max=boundaries,
+    )
