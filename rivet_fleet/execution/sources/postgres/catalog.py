@@ -1,0 +1,352 @@
+"""Questions to the system catalogues, each one statement, each answer a value."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from typing import Any
+
+from psycopg import Cursor
+
+from rivet_fleet.contracts.columns import ColumnType
+from rivet_fleet.contracts.facts import ColumnFacts, IndexFacts, PhysicalRelation
+from rivet_fleet.contracts.keys import RelationName
+from rivet_fleet.errors import SourceRefused
+from rivet_fleet.execution.sources.postgres.dialect import (
+    NOT_REALLY_ARRAYS,
+    CatalogType,
+    Unsupported,
+    column_type,
+    quote_identifier,
+    quote_relation,
+)
+
+Row = Cursor[tuple[Any, ...]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Relation:
+    """A relation as ``pg_class`` has it. ``kind`` is ``relkind``: r p m v f."""
+
+    oid: int
+    name: RelationName
+    kind: str
+    inheritance_parent: bool
+    """An ordinary table whose children hold rows too: its indexes do not cover them."""
+    row_security: bool
+
+
+_RELATION = """
+SELECT c.oid, n.nspname, c.relname, c.relkind::text,
+       c.relkind = 'r' AND EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE i.inhparent = c.oid),
+       pg_catalog.row_security_active(c.oid),
+       pg_catalog.has_schema_privilege(n.oid, 'USAGE'),
+       pg_catalog.has_table_privilege(c.oid, 'SELECT')
+         OR pg_catalog.has_any_column_privilege(c.oid, 'SELECT')
+FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p', 'm', 'v', 'f')
+"""
+
+
+def find_relation(cursor: Row, wanted: RelationName) -> Relation:
+    """The relation, exactly as named; an empty schema means the search path.
+
+    Raises SourceRefused with close matches, or with the GRANT that is missing.
+    """
+    if wanted.schema:
+        sql, parameters = f"{_RELATION} AND n.nspname = %s AND c.relname = %s", [*_parts(wanted)]
+    else:
+        sql = f"{_RELATION} AND c.oid = to_regclass(%s)"
+        parameters = [quote_identifier(wanted.name)]
+    row = cursor.execute(sql.encode(), parameters).fetchone()
+    if row is None:
+        raise SourceRefused(
+            f"table {_shown(wanted)} does not exist", hint=_close_matches(cursor, wanted)
+        )
+    oid, schema, name, kind, inherits, row_security, usage, select = row
+    found = RelationName(schema=schema, name=name)
+    _check_privileges(cursor, found, usage=usage, select=select)
+    return Relation(
+        oid=oid,
+        name=found,
+        kind=kind,
+        inheritance_parent=inherits,
+        row_security=row_security,
+    )
+
+
+def _parts(relation: RelationName) -> tuple[str, str]:
+    return relation.schema, relation.name
+
+
+def _shown(relation: RelationName) -> str:
+    return str(relation) if relation.schema else relation.name
+
+
+def _check_privileges(cursor: Row, name: RelationName, *, usage: bool, select: bool) -> None:
+    if usage and select:
+        return
+    row = cursor.execute("SELECT current_user").fetchone()
+    user = quote_identifier(row[0] if row else "")
+    grants = []
+    if not usage:
+        grants.append(f"GRANT USAGE ON SCHEMA {quote_identifier(name.schema)} TO {user};")
+    if not select:
+        grants.append(f"GRANT SELECT ON {quote_relation(name)} TO {user};")
+    raise SourceRefused(
+        f"user {user} may not read {name}", hint=" ".join(grants), code="SQLSTATE_42501"
+    )
+
+
+def _close_matches(cursor: Row, wanted: RelationName) -> str:
+    rows = cursor.execute(
+        "SELECT n.nspname, c.relname FROM pg_catalog.pg_class c "
+        "JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
+        "WHERE c.relkind IN ('r','p','m','v','f') AND n.nspname !~ '^pg_' "
+        "AND n.nspname <> 'information_schema' LIMIT 20000"
+    ).fetchall()
+    names = {f"{schema}.{name}": name for schema, name in rows}
+    same = [full for full, name in names.items() if name.lower() == wanted.name.lower()]
+    close = same or difflib.get_close_matches(_shown(wanted), names, n=3, cutoff=0.6)
+    if not close:
+        close = [
+            full
+            for full, name in names.items()
+            if name in difflib.get_close_matches(wanted.name, list(names.values()), n=3)
+        ]
+    return f"did you mean {', '.join(close[:3])}?" if close else "check the schema and the spelling"
+
+
+# ---------------------------------------------------------------- columns
+
+_COLUMNS = """
+SELECT a.attname, a.atttypid, a.atttypmod, pg_catalog.format_type(a.atttypid, a.atttypmod),
+       a.attnotnull AND NOT EXISTS (
+         SELECT FROM pg_catalog.pg_constraint k
+         WHERE k.conrelid = a.attrelid AND k.contype = 'n' AND k.conkey = ARRAY[a.attnum]
+           AND (NOT k.convalidated OR k.connoinherit)),
+       pg_catalog.col_description(a.attrelid, a.attnum),
+       (SELECT s.avg_width FROM pg_catalog.pg_stats s
+        WHERE s.schemaname = n.nspname AND s.tablename = c.relname AND s.attname = a.attname
+        ORDER BY s.inherited DESC LIMIT 1)
+FROM pg_catalog.pg_attribute a
+JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped
+ORDER BY a.attnum
+"""
+# A NOT NULL that is NOT VALID (PostgreSQL 18) or NO INHERIT does not speak for every row.
+
+_TYPES = """
+WITH RECURSIVE t AS (
+  SELECT oid AS asked, oid, typname, typtype, typbasetype, typtypmod, typelem, typlen,
+         typcategory, -1 AS typmod, 0 AS depth
+  FROM pg_catalog.pg_type WHERE oid = ANY (%s::oid[])
+  UNION ALL
+  SELECT t.asked, b.oid, b.typname, b.typtype, b.typbasetype, b.typtypmod, b.typelem, b.typlen,
+         b.typcategory, t.typtypmod, t.depth + 1
+  FROM t JOIN pg_catalog.pg_type b ON t.typtype = 'd' AND b.oid = t.typbasetype
+)
+SELECT DISTINCT ON (asked) asked, oid, typname, typtype::text, typmod,
+       CASE WHEN typcategory = 'A' AND typlen = -1 THEN typelem ELSE 0 END
+FROM t ORDER BY asked, depth DESC
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RawColumn:
+    """A column before its type is understood."""
+
+    name: str
+    type_oid: int
+    typmod: int
+    native_type: str
+    nullable: bool = True
+    comment: str | None = None
+    avg_width_bytes: int | None = None
+
+
+def relation_columns(cursor: Row, relation: Relation) -> tuple[RawColumn, ...]:
+    """The live columns of a relation, in their order."""
+    rows = cursor.execute(_COLUMNS, (relation.oid,)).fetchall()
+    return tuple(
+        RawColumn(
+            name=name,
+            type_oid=oid,
+            typmod=typmod,
+            native_type=native,
+            nullable=not not_null,
+            comment=comment,
+            avg_width_bytes=width,
+        )
+        for name, oid, typmod, native, not_null, comment, width in rows
+    )
+
+
+def query_columns(cursor: Row, source: str) -> tuple[RawColumn, ...]:
+    """The columns a query would return, without running it. ``source`` is a FROM item."""
+    cursor.execute(f"SELECT * FROM {source} LIMIT 0".encode())
+    result, described = cursor.pgresult, cursor.description or []
+    if result is None:
+        return ()
+    raw = [
+        (column.name, column.type_code, result.fmod(index))
+        for index, column in enumerate(described)
+    ]
+    natives = cursor.execute(
+        "SELECT pg_catalog.format_type(o, m) "
+        "FROM unnest(%s::oid[], %s::int[]) WITH ORDINALITY AS u(o, m, n) ORDER BY n",
+        ([oid for _, oid, _ in raw], [typmod for _, _, typmod in raw]),
+    ).fetchall()
+    return tuple(
+        RawColumn(name=name, type_oid=oid, typmod=typmod, native_type=native)
+        for (name, oid, typmod), (native,) in zip(raw, natives, strict=True)
+    )
+
+
+def catalog_types(cursor: Row, raw: tuple[RawColumn, ...]) -> dict[tuple[int, int], CatalogType]:
+    """(type OID, typmod) of each column → its type, domains resolved, elements attached."""
+    asked = {column.type_oid for column in raw}
+    rows = {row[0]: row for row in cursor.execute(_TYPES, (list(asked),)).fetchall()}
+    element_oids = [row[5] for row in rows.values() if row[5] and row[1] not in NOT_REALLY_ARRAYS]
+    elements = {}
+    if element_oids:
+        plain = "SELECT oid, typname, typtype::text FROM pg_catalog.pg_type WHERE oid = ANY (%s)"
+        elements = {row[0]: row for row in cursor.execute(plain, (element_oids,)).fetchall()}
+    resolved = {}
+    for column in raw:
+        _, oid, name, typtype, domain_typmod, element_oid = rows[column.type_oid]
+        typmod = column.typmod if column.typmod >= 0 else domain_typmod
+        element = None
+        if element_oid in elements and oid not in NOT_REALLY_ARRAYS:
+            _, element_name, element_typtype = elements[element_oid]
+            element = CatalogType(
+                oid=element_oid, typmod=typmod, typtype=element_typtype, name=element_name
+            )
+        resolved[column.type_oid, column.typmod] = CatalogType(
+            oid=oid, typmod=typmod, typtype=typtype, name=name, element=element
+        )
+    return resolved
+
+
+def column_facts(cursor: Row, raw: tuple[RawColumn, ...]) -> tuple[ColumnFacts, ...]:
+    """What each column is to us: its canonical type, or why there is none."""
+    types = catalog_types(cursor, raw)
+    return tuple(_facts(column, types[column.type_oid, column.typmod]) for column in raw)
+
+
+def _facts(column: RawColumn, catalog: CatalogType) -> ColumnFacts:
+    understood = column_type(catalog)
+    unsupported = understood if isinstance(understood, Unsupported) else None
+    return ColumnFacts(
+        name=column.name,
+        native_type=column.native_type,
+        type=understood if isinstance(understood, ColumnType) else None,
+        nullable=column.nullable,
+        wire_type=str(catalog.element.oid if catalog.element else catalog.oid),
+        comment=column.comment,
+        unsupported_reason=unsupported.reason if unsupported else None,
+        cast_hint=unsupported.cast_hint if unsupported else None,
+        avg_width_bytes=column.avg_width_bytes,
+    )
+
+
+# ---------------------------------------------------------------- indexes, heaps
+
+_INDEXES = """
+SELECT c.relname, i.indisunique, i.indisprimary, i.indisvalid, i.indisready,
+       i.indpred IS NOT NULL, k.expressions, k.columns,
+       am.amname = 'btree' AND k.same_collation AND k.default_class
+         AND (k.option_min = k.option_max AND k.option_min IN (0, 3))
+FROM pg_catalog.pg_index i
+JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
+JOIN pg_catalog.pg_am am ON am.oid = c.relam
+CROSS JOIN LATERAL (
+  SELECT array_agg(a.attname::text ORDER BY p.n) FILTER (WHERE a.attname IS NOT NULL) AS columns,
+         bool_or(i.indkey[p.n] = 0) AS expressions,
+         bool_and(i.indcollation[p.n] = coalesce(a.attcollation, 0)) AS same_collation,
+         bool_and(coalesce(o.opcdefault, false)) AS default_class,
+         min(i.indoption[p.n]) AS option_min, max(i.indoption[p.n]) AS option_max
+  FROM generate_series(0, i.indnkeyatts - 1) AS p(n)
+  LEFT JOIN pg_catalog.pg_attribute a
+    ON a.attrelid = i.indrelid AND a.attnum = i.indkey[p.n] AND a.attnum > 0
+  LEFT JOIN pg_catalog.pg_opclass o ON o.oid = i.indclass[p.n]
+) k
+WHERE i.indrelid = %s
+ORDER BY i.indisprimary DESC, i.indisunique DESC, c.relname
+"""
+# Only an index whose collation, operator class and direction are those of a plain ORDER BY can
+# be walked in key order; INCLUDE columns lie behind indnkeyatts.
+
+
+def indexes(cursor: Row, relation: Relation) -> tuple[IndexFacts, ...]:
+    """Every index; uniqueness of an inheritance parent says nothing about its children."""
+    rows = cursor.execute(_INDEXES, (relation.oid,)).fetchall()
+    covers_all = not relation.inheritance_parent
+    return tuple(
+        IndexFacts(
+            name=name,
+            columns=tuple(columns or ()),
+            unique=unique and covers_all,
+            primary=primary and covers_all,
+            valid=valid,
+            ready=ready,
+            partial=partial,
+            expression=bool(expressions),
+            ordered=bool(ordered) and covers_all,
+        )
+        for name, unique, primary, valid, ready, partial, expressions, columns, ordered in rows
+    )
+
+
+_HEAPS = """
+WITH RECURSIVE tree(oid) AS (
+  SELECT %s::oid UNION
+  SELECT i.inhrelid FROM tree JOIN pg_catalog.pg_inherits i ON i.inhparent = tree.oid
+)
+SELECT n.nspname, c.relname, c.relkind::text, am.amname, c.reltuples, c.relpages,
+       CASE WHEN c.relkind IN ('r', 'm') THEN
+         pg_catalog.pg_relation_size(c.oid) / current_setting('block_size')::bigint END
+FROM tree JOIN pg_catalog.pg_class c ON c.oid = tree.oid
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+LEFT JOIN pg_catalog.pg_am am ON am.oid = c.relam
+WHERE c.relkind <> 'p'
+ORDER BY c.oid
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heaps:
+    """The physical relations, or none with the reason why blocks cannot be ranged over."""
+
+    heaps: tuple[PhysicalRelation, ...]
+    analysed_blocks: int
+    """``relpages`` when statistics were last taken, all heaps together."""
+    obstacle: str | None = None
+
+
+def heaps(cursor: Row, relation: Relation) -> Heaps:
+    """Leaf partitions, the table with its inheritance children, or the table itself."""
+    rows = cursor.execute(_HEAPS, (relation.oid,)).fetchall()
+    strange = [row for row in rows if row[2] not in ("r", "m") or row[3] != "heap"]
+    if strange:
+        schema, name = strange[0][:2]
+        return Heaps(heaps=(), analysed_blocks=0, obstacle=f"{schema}.{name} is not a heap")
+    found = tuple(
+        PhysicalRelation(
+            name=RelationName(schema=schema, name=name),
+            blocks=blocks,
+            row_estimate=_rows_now(tuples, pages, blocks),
+        )
+        for schema, name, _, _, tuples, pages, blocks in rows
+    )
+    return Heaps(heaps=found, analysed_blocks=sum(row[5] for row in rows))
+
+
+def _rows_now(tuples: float, pages: int, blocks: int) -> int | None:
+    """As the server's planner does: the density of the last ANALYZE times today's size."""
+    if blocks == 0:
+        return 0
+    if tuples < 0 or pages == 0:
+        return None
+    return round(tuples / pages * blocks)

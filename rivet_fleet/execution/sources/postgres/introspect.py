@@ -1,0 +1,298 @@
+"""Facts about one table or query: what the planner may know, gathered gently.
+
+Every question runs in a short transaction with a limit; a key that cannot be described within
+it is left out with a warning, because weak metadata may weaken a plan, never fail it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from typing import Any
+
+from psycopg import Cursor
+
+from rivet_fleet.contracts.facts import (
+    ColumnFacts,
+    FactsRequest,
+    IndexFacts,
+    KeyFacts,
+    SourceFacts,
+)
+from rivet_fleet.errors import ConfigError, SourceRefused, StatementTimeout
+from rivet_fleet.execution.sources.postgres import catalog, keysamples
+from rivet_fleet.execution.sources.postgres.dialect import (
+    ENGINE_NAMES,
+    capabilities,
+    override_fidelity,
+    parse_override,
+    quote_identifier,
+)
+from rivet_fleet.execution.sources.postgres.session import Session
+from rivet_fleet.execution.sources.postgres.statements import (
+    KEY_WALK,
+    column_ref,
+    from_item,
+    metadata_settings,
+)
+
+METADATA_TIMEOUT_S = 30.0
+QUERY_SAMPLE_ROWS_MAX = 200_000
+"""A query estimated to return more rows is not run for the sake of a sample."""
+_KEYS_MAX = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Size:
+    """How much there is, and who says so."""
+
+    rows: int | None
+    provenance: str
+    width_bytes: int | None
+    blocks: int = 0
+    fresh: bool = False
+
+
+def introspect(session: Session, request: FactsRequest) -> SourceFacts:
+    """Facts for one export. Raises SourceRefused when it is not there or not readable."""
+    if (request.relation is None) == (request.query is None):
+        raise ConfigError(f"export {request.export_name}: either a table or a query")
+    facts = _table(session, request) if request.relation else _query(session, request)
+    return facts
+
+
+def read_columns(session: Session, relation: Any, query: str | None) -> tuple[ColumnFacts, ...]:
+    """The columns as they are now, without casts: what drift is compared with."""
+    with session.transaction(
+        metadata_settings(METADATA_TIMEOUT_S),
+        doing="comparing the source's columns with the plan",
+        timeout_s=METADATA_TIMEOUT_S,
+    ) as cursor:
+        if relation is not None:
+            found = catalog.find_relation(cursor, relation)
+            raw = catalog.relation_columns(cursor, found)
+        else:
+            raw = catalog.query_columns(cursor, from_item(None, query))
+        return catalog.column_facts(cursor, raw)
+
+
+def _table(session: Session, request: FactsRequest) -> SourceFacts:
+    assert request.relation is not None
+    warnings: list[str] = []
+    with _transaction(session, "reading the catalogue") as cursor:
+        relation = catalog.find_relation(cursor, request.relation)
+        columns = catalog.column_facts(cursor, catalog.relation_columns(cursor, relation))
+        indexes = catalog.indexes(cursor, relation)
+        heaps = catalog.heaps(cursor, relation)
+        item = from_item(relation.name, None)
+        columns = _with_casts(cursor, columns, request, item)
+        size = _table_size(cursor, relation, heaps, columns, item)
+    if heaps.obstacle and relation.kind in ("r", "p"):
+        warnings.append(f"no block ranges: {heaps.obstacle}")
+    if relation.row_security:
+        warnings.append("row-level security is active: the user sees only the rows it may see")
+    if relation.inheritance_parent:
+        warnings.append("inheritance children: unique indexes of the parent do not cover them")
+    source = keysamples.KeySource(
+        item=item,
+        sampled=keysamples.table_sample(relation, size.blocks),
+        relation=relation,
+        fresh_statistics=size.fresh,
+    )
+    keys = _keys(session, request, source, columns, indexes, warnings)
+    return SourceFacts(
+        engine=ENGINE_NAMES[0],
+        server_version=session.server_version,
+        capabilities=capabilities(session.server_version_num),
+        relation=relation.name,
+        columns=columns,
+        indexes=indexes,
+        keys=keys,
+        heaps=heaps.heaps,
+        row_estimate=size.rows,
+        row_estimate_provenance=size.provenance,
+        row_width_bytes=size.width_bytes,
+        warnings=tuple(warnings),
+    )
+
+
+def _query(session: Session, request: FactsRequest) -> SourceFacts:
+    warnings: list[str] = []
+    item = from_item(None, request.query)
+    with _transaction(session, "describing the query") as cursor:
+        columns = catalog.column_facts(cursor, catalog.query_columns(cursor, item))
+        _refuse_duplicates(columns)
+        columns = _with_casts(cursor, columns, request, item)
+        size = _explained(cursor, item)
+    small = size.rows is not None and size.rows <= QUERY_SAMPLE_ROWS_MAX
+    source = keysamples.KeySource(
+        item=item, sampled=item if small else None, relation=None, fresh_statistics=False
+    )
+    keys: tuple[KeyFacts, ...] = ()
+    if request.key_columns:
+        keys = _keys(session, request, source, columns, (), warnings)
+    return SourceFacts(
+        engine=ENGINE_NAMES[0],
+        server_version=session.server_version,
+        capabilities=capabilities(session.server_version_num),
+        relation=None,
+        columns=columns,
+        keys=keys,
+        row_estimate=size.rows,
+        row_estimate_provenance=size.provenance,
+        row_width_bytes=size.width_bytes,
+        warnings=tuple(warnings),
+    )
+
+
+def _transaction(session: Session, doing: str) -> Any:
+    return session.transaction(
+        metadata_settings(METADATA_TIMEOUT_S), doing=doing, timeout_s=METADATA_TIMEOUT_S
+    )
+
+
+def _refuse_duplicates(columns: tuple[ColumnFacts, ...]) -> None:
+    names = [column.name for column in columns]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise SourceRefused(
+            f"the query returns several columns named {', '.join(twice)}",
+            hint="give each its own name with AS",
+        )
+
+
+# ---------------------------------------------------------------- casts
+
+
+def _with_casts(
+    cursor: Cursor[tuple[Any, ...]],
+    columns: tuple[ColumnFacts, ...],
+    request: FactsRequest,
+    item: str,
+) -> tuple[ColumnFacts, ...]:
+    """Apply the overrides, and let the server say whether it can cast at all."""
+    known = {column.name: column for column in columns}
+    for name, override in request.casts:
+        if name not in known:
+            raise ConfigError(
+                f"export {request.export_name}: `columns:` names {name!r}, which is not there",
+                hint=f"columns: {', '.join(known)}",
+            )
+        known[name] = _cast(known[name], override)
+        sql_type = parse_override(override).sql_type
+        cursor.execute(f"SELECT {column_ref(name)}::{sql_type} FROM {item} LIMIT 0".encode())
+    return tuple(known[column.name] for column in columns)
+
+
+def _cast(column: ColumnFacts, override: str) -> ColumnFacts:
+    target = parse_override(override)
+    own = column.type.kind if column.type else None
+    if own is target.type.kind and own is not None and own.value == "string":
+        return column
+    fidelity = override_fidelity(own, target.type.kind)
+    return replace(
+        column,
+        type=replace(target.type, fidelity=fidelity),
+        wire_type=str(target.wire_oid),
+        unsupported_reason=None,
+        cast_hint=None,
+    )
+
+
+# ---------------------------------------------------------------- size
+
+
+def _table_size(
+    cursor: Cursor[tuple[Any, ...]],
+    relation: catalog.Relation,
+    heaps: catalog.Heaps,
+    columns: tuple[ColumnFacts, ...],
+    item: str,
+) -> _Size:
+    if not heaps.heaps:
+        return _explained(cursor, item)
+    blocks = sum(heap.blocks for heap in heaps.heaps)
+    widths = [column.avg_width_bytes for column in columns]
+    width = sum(w for w in widths if w is not None) if any(widths) else None
+    estimates = [heap.row_estimate for heap in heaps.heaps]
+    if None not in estimates:
+        rows = sum(e for e in estimates if e is not None)
+        grown = blocks > keysamples.HISTOGRAM_GROWTH_MAX * max(heaps.analysed_blocks, 1)
+        return _Size(
+            rows=rows,
+            provenance="statistics",
+            width_bytes=width or (blocks * 8192 // rows if rows else None),
+            blocks=blocks,
+            fresh=not grown,
+        )
+    guess = _explained(cursor, item)
+    return replace(guess, provenance="size", blocks=blocks)
+
+
+def _explained(cursor: Cursor[tuple[Any, ...]], item: str) -> _Size:
+    """The server's planner's own guess; for a table never analysed it guesses from its size."""
+    row = cursor.execute(f"EXPLAIN (FORMAT JSON) SELECT * FROM {item}".encode()).fetchone()
+    plan = row[0] if row else None
+    plan = json.loads(plan) if isinstance(plan, str) else plan
+    if not plan:
+        return _Size(rows=None, provenance="none", width_bytes=None)
+    top = plan[0]["Plan"]
+    return _Size(rows=top["Plan Rows"], provenance="explain", width_bytes=top["Plan Width"] or None)
+
+
+# ---------------------------------------------------------------- keys
+
+
+def _keys(
+    session: Session,
+    request: FactsRequest,
+    source: keysamples.KeySource,
+    columns: tuple[ColumnFacts, ...],
+    indexes: tuple[IndexFacts, ...],
+    warnings: list[str],
+) -> tuple[KeyFacts, ...]:
+    usable = keysamples.usable_keys(columns, indexes)
+    wanted = (_requested(request, columns),) if request.key_columns else usable[:_KEYS_MAX]
+    found = []
+    for names in wanted:
+        by_name = {column.name: column for column in columns}
+        nullable = any(by_name[name].nullable for name in names)
+        try:
+            with session.transaction(
+                (*metadata_settings(METADATA_TIMEOUT_S), *KEY_WALK[:1]),
+                doing=f"looking at the key ({', '.join(names)})",
+                timeout_s=METADATA_TIMEOUT_S,
+            ) as cursor:
+                facts = keysamples.key_facts(
+                    cursor,
+                    source,
+                    names,
+                    nullable=nullable,
+                    unique=any(set(key) <= set(names) for key in usable),
+                    boundaries_max=request.boundaries_max,
+                )
+        except StatementTimeout:
+            warnings.append(
+                f"key ({', '.join(names)}) could not be described within "
+                f"{METADATA_TIMEOUT_S:.0f} s: is there an index on it?"
+            )
+            continue
+        found.append(facts)
+    return tuple(found)
+
+
+def _requested(request: FactsRequest, columns: tuple[ColumnFacts, ...]) -> tuple[str, ...]:
+    known = {column.name: column for column in columns}
+    for name in request.key_columns:
+        if name not in known:
+            raise SourceRefused(
+                f"export {request.export_name}: there is no column {quote_identifier(name)}",
+                hint=f"columns: {', '.join(known)}",
+            )
+        if not keysamples.orderable(known[name]):
+            raise SourceRefused(
+                f"export {request.export_name}: column {name} ({known[name].native_type}) "
+                "cannot be a chunk key",
+                hint="choose an integer, timestamp, uuid or text column",
+            )
+    return request.key_columns

@@ -1,0 +1,179 @@
+"""One connection, used in short read-only transactions; nothing outlives a transaction.
+
+Safe behind a transaction pooler (PgBouncer, pool size 1): no prepared statements, settings by
+SET LOCAL only, no start-up ``options``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+from psycopg import Cursor
+from psycopg.abc import RV, PQGen
+
+from rivet_fleet.contracts.url import DatabaseUrl
+from rivet_fleet.errors import ConfigError
+from rivet_fleet.execution.sources.postgres.border import postgres_errors, translate_connect
+from rivet_fleet.execution.sources.postgres.dialect import DEFAULT_PORT
+
+CONNECT_TIMEOUT_S = 15
+SILENCE_GRACE_S = 15.0
+"""How much longer than the statement's own limit the client waits for a byte before it takes
+the link for dead: a half-open connection never says so by itself."""
+_TLS_MODES = ("disable", "prefer", "require", "verify-ca", "verify-full")
+
+Settings = tuple[tuple[str, str], ...]
+
+
+class _WatchedConnection(psycopg.Connection[tuple[Any, ...]]):
+    """A connection that gives up on a silent server after ``silence_s_max`` (None: never)."""
+
+    silence_s_max: float | None = None
+
+    def wait(self, gen: PQGen[RV], interval: float = 0.0, timeout: float | None = None) -> RV:
+        """Drive psycopg's generator ``gen`` as psycopg does, with a limit on silence."""
+        fd = self.pgconn.socket
+        try:
+            wanted = next(gen)
+            while True:
+                wanted = gen.send(self._poll(fd, int(wanted)))
+        except StopIteration as done:
+            result: RV = done.value
+            return result
+
+    def _poll(self, fd: int, wanted: int) -> int:
+        """Wait until ``fd`` is ready for what is wanted (1 reading, 2 writing, 3 either)."""
+        poller = select.poll()
+        poller.register(fd, (select.POLLIN if wanted & 1 else 0) | (wanted & 2 and select.POLLOUT))
+        limit_ms = None if self.silence_s_max is None else self.silence_s_max * 1000.0
+        events = poller.poll(limit_ms)
+        if not events:
+            self.close()
+            raise psycopg.OperationalError(
+                f"the server sent nothing for {self.silence_s_max:.0f} s: the link is dead"
+            )
+        flags = events[0][1]
+        ready = 0
+        if flags & ~select.POLLOUT:
+            ready |= 1
+        if flags & ~select.POLLIN:
+            ready |= 2
+        return ready & wanted or wanted
+
+    def wait_readable(self) -> None:
+        """Wait for bytes; the caller then consumes them."""
+        self._poll(self.pgconn.socket, 1)
+
+
+class Session:
+    """One lazily opened connection to one database."""
+
+    def __init__(
+        self,
+        url: DatabaseUrl,
+        *,
+        tls_mode: str | None,
+        tls_ca_file: str | None,
+        application_name: str,
+    ) -> None:
+        if tls_mode is not None and tls_mode not in _TLS_MODES:
+            raise ConfigError(f"tls.mode {tls_mode!r}: expected one of {', '.join(_TLS_MODES)}")
+        self.url = url
+        self._parameters = _parameters(url, tls_mode, tls_ca_file, application_name)
+        self._connection: _WatchedConnection | None = None
+
+    @property
+    def connection(self) -> _WatchedConnection:
+        """The live connection, opened when needed. Raises SourceUnavailable, SourceRefused."""
+        if self._connection is None or self._connection.closed:
+            self._connection = self._connect()
+        return self._connection
+
+    def _connect(self) -> _WatchedConnection:
+        try:
+            return _WatchedConnection.connect(**self._parameters)
+        except psycopg.Error as error:
+            raise translate_connect(error, self.url) from None
+
+    @property
+    def server_version_num(self) -> int:
+        """``server_version_num``, e.g. 180006."""
+        return self.connection.info.server_version
+
+    @property
+    def server_version(self) -> str:
+        """The version as the server writes it, e.g. ``18.6``."""
+        return self.connection.info.parameter_status("server_version") or ""
+
+    @contextlib.contextmanager
+    def transaction(
+        self, settings: Settings, *, doing: str, timeout_s: float
+    ) -> Iterator[Cursor[tuple[Any, ...]]]:
+        """One read-only transaction with settings that end with it.
+
+        On any error the connection is left clean or closed, so the next use starts afresh.
+        Raises SourceError by SQLSTATE. ``timeout_s`` is the statement limit (0: none).
+        """
+        connection = self.connection
+        connection.silence_s_max = timeout_s + SILENCE_GRACE_S if timeout_s > 0 else None
+        local = "".join(f";SET LOCAL {name}={value}" for name, value in settings)
+        with postgres_errors(self.url, doing):
+            try:
+                cursor = connection.cursor()
+                cursor.execute(f"BEGIN READ ONLY{local}".encode())
+                yield cursor
+                connection.execute(b"COMMIT")
+            except BaseException:
+                self._undo(connection)
+                raise
+
+    def _undo(self, connection: _WatchedConnection) -> None:
+        """Roll back, or drop a connection that cannot be rolled back."""
+        try:
+            if connection.closed or connection.broken:
+                self.close()
+            else:
+                connection.rollback()
+        except psycopg.Error:
+            self.close()
+
+    def close(self) -> None:
+        """Close the connection. Never raises."""
+        if self._connection is not None:
+            with contextlib.suppress(psycopg.Error):
+                self._connection.close()
+            self._connection = None
+
+
+def _parameters(
+    url: DatabaseUrl, tls_mode: str | None, tls_ca_file: str | None, application_name: str
+) -> dict[str, Any]:
+    """libpq parameters. Options of the URL win over our defaults; ``tls.mode`` wins over all."""
+    parameters: dict[str, Any] = {
+        "application_name": application_name,
+        "connect_timeout": CONNECT_TIMEOUT_S,
+        "keepalives_idle": 15,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 30_000,
+        **dict(url.options),
+        "host": url.host or "localhost",
+        "port": url.port or DEFAULT_PORT,
+        "dbname": url.database,
+        "user": url.user,
+        "password": url.password,
+        "client_encoding": "UTF8",
+        "autocommit": True,
+        "prepare_threshold": None,
+    }
+    if tls_mode is not None:
+        parameters["sslmode"] = tls_mode
+    if tls_ca_file is not None:
+        parameters["sslrootcert"] = tls_ca_file
+    return {name: value for name, value in parameters.items() if value not in (None, "")} | {
+        "prepare_threshold": None
+    }

@@ -1,0 +1,90 @@
+"""The PostgreSQL source: the seam's verbs over one session."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from rivet_fleet.contracts.columns import ColumnSpec
+from rivet_fleet.contracts.facts import ColumnFacts, FactsRequest, SourceFacts
+from rivet_fleet.contracts.keys import ChunkRange
+from rivet_fleet.contracts.plan import ReadPlan, TuningPlan
+from rivet_fleet.contracts.url import DatabaseUrl
+from rivet_fleet.errors import SchemaDrift
+from rivet_fleet.execution.sources.postgres.introspect import introspect, read_columns
+from rivet_fleet.execution.sources.postgres.reader import PostgresChunkReader
+from rivet_fleet.execution.sources.postgres.session import Session
+
+
+class PostgresSource:
+    """A ``Source``. One connection, opened at first use; not shared between threads."""
+
+    def __init__(self, session: Session, *, max_value_bytes: int | None) -> None:
+        self._session = session
+        self._value_bytes_max = max_value_bytes
+
+    def introspect(self, request: FactsRequest) -> SourceFacts:
+        """Facts about one table or query; see ``Source``."""
+        return introspect(self._session, request)
+
+    def open_chunk(
+        self, read: ReadPlan, chunk_range: ChunkRange, tuning: TuningPlan
+    ) -> PostgresChunkReader:
+        """A reader for one chunk. Raises SchemaDrift before the first row."""
+        now = read_columns(self._session, read.relation, read.query)
+        differences = drift(read.columns, now)
+        if differences:
+            raise SchemaDrift(
+                f"{read.relation or 'the query'}: the columns are not the planned ones: "
+                + "; ".join(differences),
+                hint="plan the export again",
+            )
+        if self._value_bytes_max is not None:
+            lower = min(self._value_bytes_max, tuning.max_value_bytes)
+            tuning = replace(tuning, max_value_bytes=lower)
+        return PostgresChunkReader(self._session, read, chunk_range, tuning)
+
+    def ping(self) -> str:
+        """Connect, ask, and say the server's version."""
+        with self._session.transaction((), doing="saying hello", timeout_s=10.0) as cursor:
+            cursor.execute("SELECT 1")
+        return self._session.server_version
+
+    def close(self) -> None:
+        """Close the connection. Never raises."""
+        self._session.close()
+
+
+def drift(planned: tuple[ColumnSpec, ...], now: tuple[ColumnFacts, ...]) -> tuple[str, ...]:
+    """How the source's columns differ from the planned ones, one phrase each."""
+    before = {column.name: column for column in planned}
+    after = {column.name: column for column in now}
+    found = [f"{name} is gone" for name in before if name not in after]
+    found += [f"{name} ({after[name].native_type}) is new" for name in after if name not in before]
+    for name in before.keys() & after.keys():
+        old, new = before[name], after[name]
+        if old.native_type != new.native_type:
+            found.append(f"{name} was {old.native_type} and is {new.native_type}")
+        elif not old.nullable and new.nullable:
+            found.append(f"{name} was NOT NULL and may be NULL")
+    if not found and tuple(before) != tuple(after):
+        found.append(f"the order was {', '.join(before)} and is {', '.join(after)}")
+    return tuple(sorted(found))
+
+
+def open_source(
+    url: DatabaseUrl,
+    *,
+    tls_mode: str | None = None,
+    tls_ca_file: str | None = None,
+    application_name: str,
+    max_value_bytes: int | None = None,
+) -> PostgresSource:
+    """A source for ``url``; connects at first use. libpq options in the URL are honoured.
+
+    ``max_value_bytes`` lowers the limit of the tuning, never raises it. Raises ConfigError for
+    an unknown ``tls_mode``.
+    """
+    session = Session(
+        url, tls_mode=tls_mode, tls_ca_file=tls_ca_file, application_name=application_name
+    )
+    return PostgresSource(session, max_value_bytes=max_value_bytes)

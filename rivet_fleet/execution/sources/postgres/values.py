@@ -1,0 +1,397 @@
+"""One column of binary COPY cells to one Arrow array, per semantic type.
+
+A value that Arrow cannot hold is an error that names the column and the cast to text, never a
+NULL: ``infinity`` dates, timestamps and intervals, the time ``24:00:00`` (Arrow's time ends
+before it, and readers turn it into 00:00), timestamps after 294247-01-10 (64-bit microseconds
+since 1970 end there), numeric ``NaN`` and ``Infinity``, arrays of several dimensions. An array
+whose first subscript is not 1 loses only that number, and is counted in ``changed``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import struct
+from collections.abc import Callable
+from typing import NoReturn
+
+import numpy as np
+import pyarrow as pa
+
+from rivet_fleet.contracts.columns import ColumnSpec, ColumnType, TypeKind
+from rivet_fleet.errors import MalformedData, UnsupportedType
+from rivet_fleet.execution.sources.postgres.dialect import OID_JSONB, OID_OID
+from rivet_fleet.execution.types import arrow_type
+
+Cells = list[bytes | None]
+
+_UNIX_DAYS_OF_2000 = 10_957
+_UNIX_US_OF_2000 = 946_684_800_000_000
+_INT64_MAX = 2**63 - 1
+_DAY_US = 86_400_000_000
+_DATE_DAYS_MIN, _DATE_DAYS_MAX = -2_451_545, 2_145_031_948
+_TIMESTAMP_US_MIN = -211_813_488_000_000_000
+
+
+def build_column(cells: Cells, column: ColumnSpec, changed: dict[str, int]) -> pa.Array:
+    """The array of one column: type from ``column.type``, wire form from ``wire_type``.
+
+    Raises MalformedData or UnsupportedType naming the column; adds to ``changed``.
+    """
+    if column.type.kind is TypeKind.LIST:
+        return _list(cells, column, changed)
+    return _scalar(cells, column.type, column)
+
+
+def _scalar(cells: Cells, column_type: ColumnType, column: ColumnSpec) -> pa.Array:
+    return _BUILDERS[column_type.kind](cells, column_type, column)
+
+
+# ---------------------------------------------------------------- refusals
+
+
+def _malformed(column: ColumnSpec, what: str) -> NoReturn:
+    raise MalformedData(f"column {column.name}: {what}")
+
+
+def _no_arrow_value(column: ColumnSpec, what: str) -> NoReturn:
+    raise UnsupportedType(
+        f"column {column.name} ({column.native_type}): {what}",
+        hint=f"export it as text: `columns: {{{column.name}: text}}`, or `{column.name}::text` "
+        "in a `query:`",
+        code="RIVET_VALUE_NOT_REPRESENTABLE",
+    )
+
+
+# ---------------------------------------------------------------- fixed width
+
+
+def _validity(cells: Cells) -> pa.Buffer | None:
+    """The validity bitmap, None when no cell is NULL."""
+    if None not in cells:
+        return None
+    mask = np.fromiter((cell is not None for cell in cells), dtype=bool, count=len(cells))
+    return pa.py_buffer(np.packbits(mask, bitorder="little"))
+
+
+def _fixed_bytes(cells: Cells, width: int, column: ColumnSpec) -> tuple[pa.Buffer | None, bytes]:
+    """Validity and the joined cells, NULLs as zero bytes; every length is checked."""
+    validity = _validity(cells)
+    if validity is None:
+        filled: list[bytes] = cells  # type: ignore[assignment]
+    else:
+        zero = bytes(width)
+        filled = [zero if cell is None else cell for cell in cells]
+    if set(map(len, filled)) - {width}:
+        wrong = next(len(cell) for cell in filled if len(cell) != width)
+        _malformed(column, f"a value of {wrong} bytes where {width} were expected")
+    return validity, b"".join(filled)
+
+
+def _numbers(cells: Cells, wire: str, column: ColumnSpec) -> tuple[pa.Buffer | None, np.ndarray]:
+    dtype = np.dtype(wire)
+    validity, joined = _fixed_bytes(cells, dtype.itemsize, column)
+    return validity, np.frombuffer(joined, dtype=dtype)
+
+
+def _array(kind: pa.DataType, count: int, validity: pa.Buffer | None, data: np.ndarray) -> pa.Array:
+    return pa.Array.from_buffers(kind, count, [validity, pa.py_buffer(data)])
+
+
+def _plain(wire: str, native: str) -> Callable[[Cells, ColumnType, ColumnSpec], pa.Array]:
+    """A builder for numbers whose only change is the byte order."""
+
+    def build(cells: Cells, column_type: ColumnType, column: ColumnSpec) -> pa.Array:
+        validity, values = _numbers(cells, wire, column)
+        return _array(arrow_type(column_type), len(cells), validity, values.astype(native))
+
+    return build
+
+
+def _int64(cells: Cells, column_type: ColumnType, column: ColumnSpec) -> pa.Array:
+    wire = ">u4" if column.wire_type == str(OID_OID) else ">i8"
+    validity, values = _numbers(cells, wire, column)
+    return _array(arrow_type(column_type), len(cells), validity, values.astype("<i8"))
+
+
+def _bool(cells: Cells, column_type: ColumnType, column: ColumnSpec) -> pa.Array:
+    validity, values = _numbers(cells, "u1", column)
+    if values.size and values.max() > 1:
+        _malformed(column, f"a boolean of {values.max()}")
+    return _array(pa.bool_(), len(cells), validity, np.packbits(values, bitorder="little"))
+
+
+def _date(cells: Cells, column_type: ColumnType, column: ColumnSpec) -> pa.Array:
+    validity, days = _numbers(cells, ">i4", column)
+    if days.size:
+        low, high = int(days.min()), int(days.max())
+        if low == -(2**31) or high == 2**31 - 1:
+            _no_arrow_value(column, "the date is infinite")
+        if low < _DATE_DAYS_MIN or high > _DATE_DAYS_MAX:
+            _malformed(column, "a date outside the server's own range")
+    unix = days.astype("<i4") + np.int32(_UNIX_DAYS_OF_2000)
+    return _array(pa.date32(), len(cells), validity, unix)
+
+
+def _time(cells: Cells, column_type: ColumnType, column: ColumnSpec) -> pa.Array:
+    validity, us = _numbers(cells, ">i8", column)
+    if us.size:
+        if int(us.max()) == _DAY_US:
+            _no_arrow_value(column, "the time is 24:00:00")
+        if int(us.min()) < 0 or int(us.max()) > _DAY_US:
+            _malformed(column, "a time outside the day")
+    return _array(pa.time64("us"), len(cells), validity, us.astype("<i8"))
+
+
+def _timestamp(cells: Cells, column_type: ColumnType, column: ColumnSpec) -> pa.Array:
+    validity, us = _numbers(cells, ">i8", column)
+    if us.size:
+        low, high = int(us.min()), int(us.max())
+        if low == -(2**63) or high == _INT64_MAX:
+            _no_arrow_value(column, "the timestamp is infinite")
+        if low < _TIMESTAMP_US_MIN:
+            _malformed(column, "a timestamp outside the server's own range")
+        if high > _INT64_MAX - _UNIX_US_OF_2000:
+            _no_arrow_value(column, "the timestamp is later than 294247-01-10")
+    unix = us.astype("<i8") + np.int64(_UNIX_US_OF_2000)
+    return _array(arrow_type(column_type), len(cells), validity, unix)
+
+
+def _uuid(cells: Cells, column_type: ColumnType, column: ColumnSpec) -> pa.Array:
+    validity, joined = _fixed_bytes(cells, 16, column)
+    storage = pa.Array.from_buffers(pa.binary(16), len(cells), [validity, pa.py_buffer(joined)])
+    return pa.ExtensionArray.from_storage(pa.uuid(), storage)
+
+
+# ---------------------------------------------------------------- variable width
+
+
+def _variable(cells: Cells, kind: pa.DataType, column: ColumnSpec) -> pa.Array:
+    validity = _validity(cells)
+    filled = [b"" if cell is None else cell for cell in cells]
+    offsets = np.zeros(len(filled) + 1, dtype="<i8")
+    np.cumsum(np.fromiter(map(len, filled), dtype="<i8", count=len(filled)), out=offsets[1:])
+    if int(offsets[-1]) >= 2**31:
+        _malformed(column, "more than 2 GiB in one batch")
+    buffers = [validity, pa.py_buffer(offsets.astype("<i4")), pa.py_buffer(b"".join(filled))]
+    return pa.Array.from_buffers(kind, len(filled), buffers)
+
+
+def _binary(cells: Cells, column_type: ColumnType, column: ColumnSpec) -> pa.Array:
+    return _variable(cells, pa.binary(), column)
+
+
+def _string(cells: Cells, column_type: ColumnType, column: ColumnSpec) -> pa.Array:
+    array = _variable(cells, pa.string(), column)
+    try:
+        array.validate(full=True)
+    except pa.ArrowInvalid:
+        raise MalformedData(
+            f"column {column.name}: text that is not valid UTF-8",
+            hint="the database's encoding does not promise valid text (SQL_ASCII?); export the "
+            "column as bytes: convert_to(…) in a `query:`",
+        ) from None
+    return array
+
+
+def _json(cells: Cells, column_type: ColumnType, column: ColumnSpec) -> pa.Array:
+    if column.wire_type == str(OID_JSONB):
+        for cell in cells:
+            if cell is not None and cell[:1] != b"\x01":
+                _malformed(column, "jsonb of an unknown version")
+        cells = [None if cell is None else cell[1:] for cell in cells]
+    return pa.ExtensionArray.from_storage(
+        pa.json_(pa.string()), _string(cells, column_type, column)
+    )
+
+
+# ---------------------------------------------------------------- interval
+
+_INTERVAL = struct.Struct(">qii")
+_INTERVAL_INFINITE = {
+    (_INT64_MAX, 2**31 - 1, 2**31 - 1),
+    (-(2**63), -(2**31), -(2**31)),
+}
+
+
+def _interval(cells: Cells, column_type: ColumnType, column: ColumnSpec) -> pa.Array:
+    texts: Cells = []
+    for cell in cells:
+        if cell is None:
+            texts.append(None)
+            continue
+        if len(cell) != _INTERVAL.size:
+            _malformed(column, f"an interval of {len(cell)} bytes")
+        us, days, months = _INTERVAL.unpack(cell)
+        if (us, days, months) in _INTERVAL_INFINITE:
+            _no_arrow_value(column, "the interval is infinite")
+        texts.append(iso_interval(months, days, us).encode())
+    return _variable(texts, pa.string(), column)
+
+
+def iso_interval(months: int, days: int, us: int) -> str:
+    """ISO-8601 text, a sign on each component: ``P1Y2M3DT4H5M6.5S``, ``P-1Y``, ``PT0S``."""
+    years, months = _toward_zero(months, 12)
+    date = "".join(f"{n}{unit}" for n, unit in ((years, "Y"), (months, "M"), (days, "D")) if n)
+    sign, rest = ("-", -us) if us < 0 else ("", us)
+    minutes, second_us = divmod(rest, 60_000_000)
+    hours, minutes = divmod(minutes, 60)
+    time = f"{sign}{hours}H" if hours else ""
+    time += f"{sign}{minutes}M" if minutes else ""
+    if second_us:
+        seconds, fraction = divmod(second_us, 1_000_000)
+        time += f"{sign}{seconds}" + (f".{fraction:06d}".rstrip("0") if fraction else "") + "S"
+    if not date and not time:
+        return "PT0S"
+    return f"P{date}" + (f"T{time}" if time else "")
+
+
+def _toward_zero(value: int, divisor: int) -> tuple[int, int]:
+    quotient, remainder = divmod(abs(value), divisor)
+    return (-quotient, -remainder) if value < 0 else (quotient, remainder)
+
+
+# ---------------------------------------------------------------- numeric
+
+_NUMERIC = struct.Struct(">HhHH")
+_NEGATIVE = 0x4000
+_NOT_FINITE = {0xC000: "NaN", 0xD000: "Infinity", 0xF000: "-Infinity"}
+
+
+def _decimal(cells: Cells, column_type: ColumnType, column: ColumnSpec) -> pa.Array:
+    kind = arrow_type(column_type)
+    width = kind.byte_width
+    validity = _validity(cells)
+    known: dict[bytes | None, bytes] = {None: bytes(width)}
+    out = []
+    for cell in cells:
+        encoded = known.get(cell)
+        if encoded is None:
+            assert cell is not None
+            unscaled = unscaled_numeric(cell, column_type, column)
+            known[cell] = encoded = unscaled.to_bytes(width, "little", signed=True)
+        out.append(encoded)
+    return pa.Array.from_buffers(kind, len(cells), [validity, pa.py_buffer(b"".join(out))])
+
+
+def unscaled_numeric(cell: bytes, column_type: ColumnType, column: ColumnSpec) -> int:
+    """The integer ``value × 10^scale``, exact; refuses what does not fit (p,s)."""
+    precision, scale = column_type.precision or 0, column_type.scale or 0
+    if len(cell) < _NUMERIC.size:
+        _malformed(column, f"a numeric of {len(cell)} bytes")
+    digits, weight, sign, _ = _NUMERIC.unpack_from(cell)
+    if sign in _NOT_FINITE:
+        _no_arrow_value(column, f"the number is {_NOT_FINITE[sign]}")
+    if sign not in (0, _NEGATIVE) or len(cell) != _NUMERIC.size + 2 * digits:
+        _malformed(column, f"a numeric whose {len(cell)} bytes contradict each other")
+    number: int = 0
+    for digit in struct.unpack_from(f">{digits}H", cell, _NUMERIC.size):
+        if digit > 9999:
+            _malformed(column, f"a numeric digit of {digit}")
+        number = number * 10_000 + digit
+    if number == 0:
+        return 0
+    shift = 4 * (weight - digits + 1) + scale
+    # Compared before the power is taken: a lying weight must not cost memory or time.
+    if shift > precision:
+        _does_not_fit(column, precision, scale)
+    if shift >= 0:
+        number *= 10**shift
+    else:
+        number, lost = divmod(number, 10 ** min(-shift, 4 * digits + 1))
+        if lost:
+            _does_not_fit(column, precision, scale)
+    if number >= 10**precision:
+        _does_not_fit(column, precision, scale)
+    return -number if sign == _NEGATIVE else number
+
+
+def _does_not_fit(column: ColumnSpec, precision: int, scale: int) -> NoReturn:
+    raise UnsupportedType(
+        f"column {column.name} ({column.native_type}): a number does not fit "
+        f"decimal({precision},{scale}) without losing digits",
+        hint=f"widen it in `columns:` ({column.name}: decimal(p,s)), or export it as text",
+        code="RIVET_DECIMAL_OVERFLOW",
+    )
+
+
+# ---------------------------------------------------------------- arrays
+
+_ARRAY_HEAD = struct.Struct(">iiI")
+_ARRAY_DIMENSION = struct.Struct(">ii")
+_LENGTH = struct.Struct(">i")
+
+
+def _list(cells: Cells, column: ColumnSpec, changed: dict[str, int]) -> pa.Array:
+    element = column.type.element
+    assert element is not None
+    flat: Cells = []
+    lengths = []
+    for cell in cells:
+        before = len(flat)
+        if cell is not None and _elements(cell, element, column, flat) != 1:
+            changed[column.name] = changed.get(column.name, 0) + 1
+        lengths.append(len(flat) - before)
+    offsets = np.array([0, *itertools.accumulate(lengths)], dtype="<i4")
+    validity = _validity(cells)
+    kind = arrow_type(column.type)
+    return pa.Array.from_buffers(
+        kind,
+        len(cells),
+        [validity, pa.py_buffer(offsets)],
+        children=[_scalar(flat, element, column)],
+    )
+
+
+def _elements(cell: bytes, element: ColumnType, column: ColumnSpec, flat: Cells) -> int:
+    """Append the elements of one array to ``flat``; its first subscript."""
+    if len(cell) < _ARRAY_HEAD.size:
+        _malformed(column, f"an array of {len(cell)} bytes")
+    dimensions, _, element_oid = _ARRAY_HEAD.unpack_from(cell)
+    if element.kind is not TypeKind.ENUM and str(element_oid) != column.wire_type:
+        _malformed(column, f"an array of type {element_oid} instead of {column.wire_type}")
+    if dimensions == 0 and len(cell) == _ARRAY_HEAD.size:
+        return 1
+    if dimensions > 1:
+        _no_arrow_value(column, f"the array has {dimensions} dimensions")
+    position = _ARRAY_HEAD.size + _ARRAY_DIMENSION.size
+    if dimensions != 1 or len(cell) < position:
+        _malformed(column, "an array without a valid dimension")
+    count, first = _ARRAY_DIMENSION.unpack_from(cell, _ARRAY_HEAD.size)
+    if not 0 <= count <= (len(cell) - position) // 4:
+        _malformed(column, f"an array of {count} elements in {len(cell)} bytes")
+    for _ in range(count):
+        if position + 4 > len(cell):
+            _malformed(column, "an array that ends in the middle")
+        (length,) = _LENGTH.unpack_from(cell, position)
+        position += 4
+        if length == -1:
+            flat.append(None)
+            continue
+        if length < 0 or position + length > len(cell):
+            _malformed(column, f"an array element of {length} bytes")
+        flat.append(cell[position : position + length])
+        position += length
+    if position != len(cell):
+        _malformed(column, "an array with bytes after its last element")
+    return int(first)
+
+
+_BUILDERS: dict[TypeKind, Callable[[Cells, ColumnType, ColumnSpec], pa.Array]] = {
+    TypeKind.BOOL: _bool,
+    TypeKind.INT16: _plain(">i2", "<i2"),
+    TypeKind.INT32: _plain(">i4", "<i4"),
+    TypeKind.INT64: _int64,
+    TypeKind.FLOAT32: _plain(">f4", "<f4"),
+    TypeKind.FLOAT64: _plain(">f8", "<f8"),
+    TypeKind.DECIMAL: _decimal,
+    TypeKind.DATE: _date,
+    TypeKind.TIME: _time,
+    TypeKind.TIMESTAMP: _timestamp,
+    TypeKind.TIMESTAMP_UTC: _timestamp,
+    TypeKind.STRING: _string,
+    TypeKind.BINARY: _binary,
+    TypeKind.JSON: _json,
+    TypeKind.UUID: _uuid,
+    TypeKind.ENUM: _string,
+    TypeKind.INTERVAL: _interval,
+}
