@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from collections.abc import Callable, MutableMapping
 from typing import Any, TextIO
 
@@ -140,6 +141,16 @@ def configure_logging(
 
 class _QuietHandler(logging.StreamHandler[TextIO]):
     """A handler whose own failures stay silent: the stock report shows unredacted arguments."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._is_stderr = stream is sys.stderr
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write to whatever stands for stderr now: live progress puts a proxy there."""
+        if self._is_stderr:
+            self.stream = sys.stderr
+        super().emit(record)
 
     def handleError(self, record: logging.LogRecord) -> None:
         """A closed or full stream must neither stop the work nor print a secret."""

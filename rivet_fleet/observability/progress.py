@@ -6,6 +6,7 @@ Neither view ever raises: a terminal that went away must not stop an extraction.
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Sequence
 from typing import Protocol, TextIO
 
@@ -172,8 +173,12 @@ class LiveProgress:
     def __init__(self, console: Console, *, redactor: Redactor) -> None:
         self._console = console
         self._redactor = redactor
+        # Log lines share the terminal: through rich's proxy they scroll above the table.
         self._live = Live(
-            console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False
+            console=console,
+            auto_refresh=False,
+            redirect_stdout=False,
+            redirect_stderr=console.file is sys.stderr,
         )
 
     def update(self, snapshot: Snapshot) -> None:
@@ -265,11 +270,21 @@ def _cells(
         "rows": scaled_text(progress.rows),
         "rows/s": "" if over else _number(progress.rows_per_s),
         "MB/s": "" if over else _megabytes(progress),
-        "ETA": export.status.value if over else duration_text(progress.eta_s),
+        "ETA": _ending(export),
         "run": str(progress.running or ""),
         "fail": str(progress.failed or ""),
     }
     return [cells[column] for column in columns]
+
+
+def _ending(export: ExportProgress) -> str:
+    """When it ends, or how it ended; chunks that failed for good have no ETA."""
+    progress = export.progress
+    if export.status is not RunStatus.IN_PROGRESS:
+        return str(export.status.value)
+    if progress.failed and progress.chunks_done + progress.failed == progress.chunks_total:
+        return "failed"
+    return duration_text(progress.eta_s)
 
 
 def _number(per_s: float | None) -> str:

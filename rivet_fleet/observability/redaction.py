@@ -18,6 +18,7 @@ Redactor = Callable[[str], str]
 """Text in, the same text without secrets out. Never raises; redacting twice changes nothing."""
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_BREAKS = re.compile(r"[\t\n\v\f\r]")
 _SPACE = re.compile(r"[\s\x00-\x1f]+")
 LINE_CHARS_MAX = 400
 
@@ -42,6 +43,11 @@ def one_line(text: str, redactor: Redactor, chars_max: int = LINE_CHARS_MAX) -> 
     # Removing a control character may join the two halves of a secret.
     flat = redactor(flat)
     return flat if len(flat) <= chars_max else flat[: chars_max - 1] + "…"
+
+
+def safe_line(text: str, redactor: Redactor) -> str:
+    """``text`` redacted and on one line of its full length; runs of spaces stay (columns)."""
+    return redactor(without_controls(_BREAKS.sub(" ", redactor(text))))
 
 
 def redact_plain(value: object, redactor: Redactor) -> Any:
@@ -71,6 +77,7 @@ def _redacted(plain: object, redactor: Redactor) -> Any:
 def _field(key: str, value: object, redactor: Redactor) -> Any:
     """A field whose very name says secret (``password``) is masked whatever it holds."""
     probe = f"{key}=x"
-    if isinstance(value, str) and value and redactor(probe) == f"{key}={MASK}":
+    telling = isinstance(value, (str, int, float)) and not isinstance(value, bool) and value != ""
+    if telling and redactor(probe) == f"{key}={MASK}":
         return MASK
     return _redacted(value, redactor)

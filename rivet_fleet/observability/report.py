@@ -13,7 +13,7 @@ from rivet_fleet.contracts.state import CampaignView, RunView, TaskView
 from rivet_fleet.contracts.task import CampaignStatus, RunStatus
 from rivet_fleet.contracts.url import redact
 from rivet_fleet.observability.advice import NextStep, advice_for, command
-from rivet_fleet.observability.redaction import Redactor, one_line, redact_plain
+from rivet_fleet.observability.redaction import Redactor, redact_plain, safe_line
 from rivet_fleet.observability.units import (
     bytes_text,
     counted,
@@ -239,14 +239,8 @@ def render_report(report: Report, redactor: Redactor = redact) -> str:
         _failures(report),
         ["Next:", *(f"  {step.command}   # {step.why}" for step in report.next_steps)],
     ]
-    blocks = ["\n".join(one_text(line, redactor) for line in s) for s in sections if s]
+    blocks = ["\n".join(safe_line(line, redactor) for line in s) for s in sections if s]
     return "\n\n".join(blocks) + "\n"
-
-
-def one_text(line: str, redactor: Redactor) -> str:
-    """One line made safe to print: redacted, no control characters, indentation kept."""
-    indent = line[: len(line) - len(line.lstrip(" "))]
-    return indent + one_line(line, redactor, chars_max=1000)
 
 
 def _totals(report: Report) -> list[str]:

@@ -18,7 +18,7 @@ from rivet_fleet.contracts.state import (
 from rivet_fleet.contracts.task import TaskStatus
 from rivet_fleet.contracts.url import redact
 from rivet_fleet.observability.reasons import Reason, Scene, reasons_for, spent
-from rivet_fleet.observability.redaction import Redactor, one_line, redact_plain
+from rivet_fleet.observability.redaction import Redactor, one_line, redact_plain, safe_line
 from rivet_fleet.observability.units import (
     bytes_text,
     counted,
@@ -180,13 +180,8 @@ def render_status(report: StatusReport, redactor: Redactor = redact) -> str:
         [f"source group {g.group_name}: {_slots(g)}" for g in report.groups],
         ["Why:", *(line for reason in report.reasons for line in _reason_lines(reason))],
     ]
-    safe = ["\n".join(_safe(line, redactor) for line in block) for block in blocks if block]
+    safe = ["\n".join(safe_line(line, redactor) for line in block) for block in blocks if block]
     return "\n\n".join(safe) + "\n"
-
-
-def _safe(line: str, redactor: Redactor) -> str:
-    """Redacted and without control characters; the columns' spaces stay."""
-    return "".join(c if c.isprintable() else " " for c in redactor(line))
 
 
 def _export_table(report: StatusReport) -> list[str]:
@@ -219,7 +214,7 @@ def _worker_lines(report: StatusReport) -> list[str]:
     lines = [f"{counted(alive, 'worker')} alive"]
     for worker in report.workers:
         seen = "alive" if worker.alive else f"not heard from for {duration_text(worker.silent_s)}"
-        doing = worker.chunk or "idle"
+        doing = worker.chunk or ("idle" if worker.alive else "holds nothing")
         place = f"{worker.host_id} pid {worker.pid}"
         lines.append(f"  {worker.name} ({place}): {seen}, {doing}, {bytes_text(worker.rss_bytes)}")
     return lines

@@ -176,6 +176,20 @@ def test_control_characters_never_reach_the_terminal() -> None:
     assert "\x1b" not in stream.getvalue() and stream.getvalue().count("\n") == 1
 
 
+def test_a_secret_that_a_control_character_splits_is_masked_when_it_is_joined() -> None:
+    stream = io.StringIO()
+    hide = redactor_for(["hunter22"])
+    configure_logging(level="info", json_lines=False, stream=stream, redactor=hide)
+    structlog.get_logger(LOGGER_NAME).info("hun\x7fter22")
+    assert "hunter22" not in stream.getvalue() and "***" in stream.getvalue()
+
+
+def test_a_field_named_like_a_secret_is_masked_whatever_it_holds() -> None:
+    event = Event(name=EventName.WORKER_STARTED, data={"token": 987654, "rows": 3, "pwd": None})
+    data = json.loads(event_to_json(event, NOW_S))["data"]
+    assert data == {"token": "***", "rows": 3, "pwd": None}
+
+
 def test_a_closed_stream_neither_raises_nor_tells(capsys: pytest.CaptureFixture[str]) -> None:
     stream = io.StringIO()
     configure_logging(level="info", json_lines=False, stream=stream, redactor=HIDE)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import io
+import logging
 import re
+import sys
 
 import pytest
+import structlog
 from rich.console import Console
 
 from rivet_fleet.contracts.task import RunStatus
+from rivet_fleet.observability.logs import LOGGER_NAME, configure_logging
 from rivet_fleet.observability.progress import (
     LiveProgress,
     PlainProgress,
@@ -164,6 +168,30 @@ def test_live_progress_draws_tells_and_leaves_the_cursor_visible() -> None:
         assert part in shown
     assert "hunter22" not in shown and "claimed" not in shown
     assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")
+
+
+def test_log_lines_scroll_above_the_live_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setattr("sys.stderr", stream)
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    configure_logging(level="info", json_lines=False, stream=stream, redactor=HIDE)
+    view = open_progress(True, stream, redactor=HIDE)
+    try:
+        view.update(_two())
+        proxied = sys.stderr is not stream
+        structlog.get_logger(LOGGER_NAME).warning("careful with hunter22")
+        shown = stream.getvalue()
+    finally:
+        view.close()
+        logging.captureWarnings(False)
+        root.handlers[:], root.level = before[0], before[1]
+        structlog.reset_defaults()
+    assert proxied and sys.stderr is stream, "stderr must be given back"
+    assert "careful with ***" in shown
+    assert "orders" in shown[shown.index("careful with") :], "the table moves below the line"
 
 
 def test_live_progress_survives_a_closed_stream() -> None:

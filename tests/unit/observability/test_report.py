@@ -79,6 +79,7 @@ def test_an_incomplete_campaign_says_why_and_which_commands_help() -> None:
         "file:///data/items/items-run/",
         "manifest-items-run.json",
         "4 files",
+        "  files     file:///data/items/items-run/\n",
         "20 rows/s",
     ):
         assert part in text, part
