@@ -78,9 +78,9 @@ class _LocalDestination:
 
     def stage(self, local: Path, path: str, digest: PartDigest) -> Receipt:
         """Move (same filesystem) or copy the file into staging, and make file and name durable."""
+        staged = self._new_staged_name(path)
         if _size(local) != digest.size_bytes:
             raise DataIntegrityError(f"{local.name} changed between its digest and its staging")
-        staged = self._new_staged_name(path)
         target = self._staging / staged
         with filesystem_errors(self._prefix, "destination"):
             try:
@@ -111,8 +111,9 @@ class _LocalDestination:
                 final.parent, lambda: _show(staged, final)
             )
             found = Presence.VISIBLE if shown else self._look_once(staged, final, digest)
+            if found is Presence.VISIBLE and not self._settle_visible(final):
+                found = self._look_once(staged, final, digest)
             if found is Presence.VISIBLE:
-                self._settle_visible(final)
                 self._drop_staged(staged)
                 return found
             if found is Presence.STAGED:
@@ -241,10 +242,15 @@ class _LocalDestination:
         sync_file(target)
         self._sync_up(target.parent)
 
-    def _settle_visible(self, final: Path) -> None:
+    def _settle_visible(self, final: Path) -> bool:
         # Whoever linked it may have died before its fsync: each witness makes it durable.
-        sync_file(final)
+        # False when somebody removed it in this moment (a reopening).
+        try:
+            sync_file(final)
+        except FileNotFoundError:
+            return False
         self._sync_up(final.parent)
+        return True
 
     def _sync_up(self, folder: Path) -> None:
         """fsync ``folder`` and its parents up to the prefix: another process may have created
@@ -264,16 +270,22 @@ class _LocalDestination:
 
     def _look_once(self, staged: Path, final: Path, digest: PartDigest) -> Presence | None:
         is_staged = _holds(staged, digest)
-        if _holds(final, digest):
-            return Presence.VISIBLE
+        # Presence before content: a part that appears in between must not look foreign.
         if os.path.lexists(final):
-            return Presence.FOREIGN
+            return Presence.VISIBLE if _holds(final, digest) else Presence.FOREIGN
         return Presence.STAGED if is_staged else None
 
     def _drop_staged(self, staged: Path) -> None:
         if remove_file(staged):
-            sync_folder(staged.parent)
+            self._sync_nearest(staged.parent)
         self._tidy(staged.parent)
+
+    def _sync_nearest(self, folder: Path) -> None:
+        """fsync ``folder``; when another process has tidied it away, the folder above it."""
+        while folder != self._prefix:
+            with contextlib.suppress(FileNotFoundError):
+                return sync_folder(folder)
+            folder = folder.parent
 
     def _tidy(self, folder: Path) -> None:
         """Remove an emptied folder below staging. One that is in use, or gone, stays as it is."""

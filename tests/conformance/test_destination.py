@@ -1,0 +1,363 @@
+"""The destination contract, run against every destination there is, the in-memory one included."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from rivet_fleet.contracts import killpoints
+from rivet_fleet.contracts.killpoints import Arming, KillAction, KillPoint, KillPointReached
+from rivet_fleet.contracts.part import PartDigest, Receipt, receipt_key
+from rivet_fleet.contracts.plan import DestinationPlan
+from rivet_fleet.errors import DataIntegrityError, DestinationRefused
+from rivet_fleet.execution import registry
+from rivet_fleet.execution.destination import Destination, Presence
+from rivet_fleet.execution.parts import digest_file, fingerprint_bytes
+
+PATH = "run-1/orders-c000001-p000-f1.parquet"
+KINDS = (*registry.destination_names(), "memory")
+_numbers = itertools.count()
+
+
+@dataclass(frozen=True)
+class Place:
+    """One prefix; ``open`` is another process's view of it."""
+
+    kind: str
+    prefix: str
+    spool: Path
+
+    def open(self) -> Destination:
+        return registry.open_destination(DestinationPlan(kind=self.kind, prefix=self.prefix))
+
+    def part(self, body: bytes = b"PAR1 one part PAR1") -> tuple[Path, PartDigest]:
+        local = self.spool / f"part-{next(_numbers)}"
+        local.write_bytes(body)
+        return local, digest_file(local, 1)
+
+
+@pytest.fixture(params=KINDS)
+def place(request, tmp_path) -> Place:
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    return Place(kind=request.param, prefix=str(tmp_path / "out" / "orders"), spool=spool)
+
+
+@pytest.fixture(autouse=True)
+def disarmed():
+    yield
+    killpoints.arm(())
+
+
+def die_at(point: KillPoint, action: Callable[[], object]) -> None:
+    killpoints.arm((Arming(point=point, action=KillAction.ERROR),))
+    with pytest.raises(KillPointReached):
+        action()
+    killpoints.arm(())
+
+
+def visible(destination: Destination) -> dict[str, int]:
+    return {info.path: info.size_bytes for info in destination.list_visible()}
+
+
+def staged(destination: Destination) -> list[Receipt]:
+    return [info.receipt for info in destination.list_staged()]
+
+
+def test_check_leaves_nothing(place):
+    destination = place.open()
+    destination.check()
+    assert (visible(destination), staged(destination)) == ({}, [])
+
+
+def test_staged_bytes_are_not_visible_and_are_listed(place):
+    destination = place.open()
+    local, digest = place.part()
+    receipt = destination.stage(local, PATH, digest)
+    assert visible(destination) == {}
+    (info,) = destination.list_staged()
+    assert receipt_key(info.receipt) == receipt_key(receipt)
+    assert (info.path, info.size_bytes) == (PATH, digest.size_bytes)
+    assert 0 <= info.age_s < 60
+    assert destination.look(receipt, PATH, digest) is Presence.STAGED
+
+
+def test_publish_makes_it_visible_whole_and_once(place):
+    destination = place.open()
+    local, digest = place.part()
+    receipt = destination.stage(local, PATH, digest)
+    assert destination.publish(receipt, PATH, digest) is Presence.VISIBLE
+    assert visible(destination) == {PATH: digest.size_bytes}
+    assert staged(destination) == []
+    assert destination.look(receipt, PATH, digest) is Presence.VISIBLE
+    assert digest_file(destination.open_local(PATH), 1) == digest
+    destination.close()
+
+
+def test_publish_is_idempotent_from_anywhere(place):
+    local, digest = place.part()
+    receipt = place.open().stage(local, PATH, digest)
+    for _ in range(3):
+        assert place.open().publish(receipt, PATH, digest) is Presence.VISIBLE
+    assert visible(place.open()) == {PATH: digest.size_bytes}
+
+
+def test_a_part_of_no_bytes_can_be_published(place):
+    local, digest = place.part(b"")
+    receipt = place.open().stage(local, PATH, digest)
+    assert place.open().publish(receipt, PATH, digest) is Presence.VISIBLE
+
+
+def test_two_stagings_of_one_path_do_not_meet(place):
+    destination = place.open()
+    first, digest = place.part()
+    second, _ = place.part()
+    one = destination.stage(first, PATH, digest)
+    two = destination.stage(second, PATH, digest)
+    assert receipt_key(one) != receipt_key(two)
+    destination.discard(one)
+    assert destination.publish(two, PATH, digest) is Presence.VISIBLE
+
+
+def test_a_spool_file_that_changed_is_refused(place):
+    local, digest = place.part()
+    local.write_bytes(b"other")
+    with pytest.raises(DataIntegrityError):
+        place.open().stage(local, PATH, digest)
+    assert staged(place.open()) == []
+
+
+@pytest.mark.parametrize("point", [KillPoint.STAGE_WRITTEN])
+def test_dying_while_staging_shows_nothing_and_can_be_swept(place, point):
+    local, digest = place.part()
+    die_at(point, lambda: place.open().stage(local, PATH, digest))
+    assert visible(place.open()) == {}
+    (left,) = staged(place.open())
+    place.open().discard(left)
+    assert staged(place.open()) == []
+    again, digest = place.part()
+    receipt = place.open().stage(again, PATH, digest)
+    assert place.open().publish(receipt, PATH, digest) is Presence.VISIBLE
+
+
+def test_dying_while_publishing_is_finished_by_another(place):
+    local, digest = place.part()
+    receipt = place.open().stage(local, PATH, digest)
+    die_at(KillPoint.PART_RENAMED, lambda: place.open().publish(receipt, PATH, digest))
+    assert visible(place.open()) == {PATH: digest.size_bytes}
+    assert place.open().look(receipt, PATH, digest) is Presence.VISIBLE
+    assert place.open().publish(receipt, PATH, digest) is Presence.VISIBLE
+    assert staged(place.open()) == []
+
+
+def test_something_foreign_under_the_name_is_never_overwritten(place):
+    destination = place.open()
+    destination.put_atomic(PATH, b"somebody else's")
+    local, digest = place.part()
+    receipt = destination.stage(local, PATH, digest)
+    assert destination.publish(receipt, PATH, digest) is Presence.FOREIGN
+    assert destination.look(receipt, PATH, digest) is Presence.FOREIGN
+    assert destination.read(PATH, 100) == b"somebody else's"
+
+
+def test_something_foreign_of_equal_size_is_told_by_its_fingerprint(place):
+    destination = place.open()
+    local, digest = place.part(b"abc")
+    destination.put_atomic(PATH, b"abd")
+    receipt = destination.stage(local, PATH, digest)
+    assert destination.publish(receipt, PATH, digest) is Presence.FOREIGN
+
+
+def test_discarded_bytes_can_never_be_published(place):
+    local, digest = place.part()
+    receipt = place.open().stage(local, PATH, digest)
+    place.open().discard(receipt)
+    place.open().discard(receipt)
+    assert place.open().look(receipt, PATH, digest) is Presence.MISSING
+    assert place.open().publish(receipt, PATH, digest) is Presence.MISSING
+    assert visible(place.open()) == {}
+
+
+def test_a_visible_part_that_was_deleted_is_proven_lost(place):
+    local, digest = place.part()
+    receipt = place.open().stage(local, PATH, digest)
+    place.open().publish(receipt, PATH, digest)
+    place.open().remove(PATH)
+    place.open().remove(PATH)
+    assert place.open().look(receipt, PATH, digest) is Presence.MISSING
+    assert place.open().publish(receipt, PATH, digest) is Presence.MISSING
+
+
+@pytest.mark.parametrize("published_before", [False, True])
+def test_reopening_discards_then_removes_and_nothing_comes_back(place, published_before):
+    """F9: after discard and remove, no late publisher can make the old attempt visible."""
+    local, digest = place.part()
+    receipt = place.open().stage(local, PATH, digest)
+    if published_before:
+        place.open().publish(receipt, PATH, digest)
+    reopener = place.open()
+    reopener.discard(receipt)
+    reopener.remove(PATH)
+    assert place.open().publish(receipt, PATH, digest) is Presence.MISSING
+    assert visible(place.open()) == {}
+
+
+def in_threads(*actions: Callable[[], object]) -> list[object]:
+    """Run all at once; their results, or the exception."""
+    start, results = threading.Barrier(len(actions)), [None] * len(actions)
+
+    def run(index: int, action: Callable[[], object]) -> None:
+        start.wait()
+        try:
+            results[index] = action()
+        except BaseException as error:
+            results[index] = error
+
+    threads = [threading.Thread(target=run, args=pair) for pair in enumerate(actions)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+def test_racing_publishers_all_succeed(place):
+    for number in range(50):
+        path = f"run-1/part-{number}.parquet"
+        local, digest = place.part(b"%d" % number)
+        receipt = place.open().stage(local, path, digest)
+
+        def publish(receipt=receipt, path=path, digest=digest):
+            return place.open().publish(receipt, path, digest)
+
+        assert in_threads(publish, publish, publish) == [Presence.VISIBLE] * 3
+    assert len(visible(place.open())) == 50
+    assert staged(place.open()) == []
+
+
+def test_a_publisher_racing_a_reopening_never_leaves_the_old_part(place):
+    for number in range(50):
+        path = f"run-1/part-{number}.parquet"
+        local, digest = place.part(b"%d" % number)
+        receipt = place.open().stage(local, path, digest)
+        opened, reopener = place.open(), place.open()
+
+        def reopen(reopener=reopener, receipt=receipt, path=path):
+            reopener.discard(receipt)
+            reopener.remove(path)
+
+        def publish(opened=opened, receipt=receipt, path=path, digest=digest):
+            return opened.publish(receipt, path, digest)
+
+        published, reopened = in_threads(publish, reopen)
+        assert published in (Presence.VISIBLE, Presence.MISSING)
+        assert reopened is None
+    assert (visible(place.open()), staged(place.open())) == ({}, [])
+
+
+def test_a_looker_never_misses_a_part_that_is_being_moved(place):
+    for number in range(50):
+        path = f"run-1/part-{number}.parquet"
+        local, digest = place.part(b"%d" % number)
+        receipt = place.open().stage(local, path, digest)
+
+        def look(receipt=receipt, path=path, digest=digest):
+            return {place.open().look(receipt, path, digest) for _ in range(10)}
+
+        def publish(receipt=receipt, path=path, digest=digest):
+            return place.open().publish(receipt, path, digest)
+
+        seen, _ = in_threads(look, publish)
+        assert seen <= {Presence.STAGED, Presence.VISIBLE}
+
+
+def test_small_objects_are_replaced_whole(place):
+    destination = place.open()
+    assert destination.read("manifest.json", 10) is None
+    destination.put_atomic("manifest.json", b"old")
+    place.open().put_atomic("manifest.json", b"newer")
+    assert destination.read("manifest.json", 5) == b"newer"
+    assert visible(destination) == {"manifest.json": 5}
+    assert staged(destination) == []
+
+
+def test_a_reader_sees_the_old_or_the_new_bytes(place):
+    bodies = {bytes([letter]) * 100_000 for letter in b"abcdef"}
+    place.open().put_atomic("m", b"a" * 100_000)
+
+    def write():
+        for body in sorted(bodies):
+            place.open().put_atomic("m", body)
+
+    def read():
+        return {place.open().read("m", 200_000) for _ in range(50)}
+
+    *_, seen = in_threads(write, write, read)
+    assert seen <= bodies
+
+
+def test_reading_is_capped(place):
+    destination = place.open()
+    destination.put_atomic("m", b"12345")
+    with pytest.raises(DataIntegrityError):
+        destination.read("m", 4)
+
+
+def test_listing_knows_folders(place):
+    destination = place.open()
+    for path in ("a/1", "a/b/2", "ab/3", "4"):
+        destination.put_atomic(path, b"x")
+    assert set(visible(destination)) == {"a/1", "a/b/2", "ab/3", "4"}
+    assert {i.path for i in destination.list_visible("a")} == {"a/1", "a/b/2"}
+    assert list(destination.list_visible("none")) == []
+
+
+def test_an_object_that_is_not_there_cannot_be_opened(place):
+    with pytest.raises(DataIntegrityError):
+        place.open().open_local("nothing")
+
+
+@pytest.mark.parametrize("path", ["../x", "/etc/x", "a/../../x", "a\0b", ""])
+def test_unsafe_paths_are_refused_everywhere(place, path):
+    destination = place.open()
+    local, digest = place.part()
+    receipt = destination.stage(local, PATH, digest)
+    for action in (
+        lambda: destination.stage(local, path, digest),
+        lambda: destination.publish(receipt, path, digest),
+        lambda: destination.look(receipt, path, digest),
+        lambda: destination.remove(path),
+        lambda: destination.put_atomic(path, b""),
+        lambda: destination.read(path, 1),
+        lambda: destination.open_local(path),
+    ):
+        with pytest.raises(DestinationRefused):
+            action()
+
+
+@pytest.mark.parametrize(
+    "receipt", [{}, {"kind": "elsewhere", "staged": "x"}, {"kind": None}, {"staged": 7}]
+)
+def test_a_receipt_from_elsewhere_is_refused(place, receipt):
+    _, digest = place.part()
+    for action in (
+        lambda: place.open().publish(receipt, PATH, digest),
+        lambda: place.open().discard(receipt),
+    ):
+        with pytest.raises(DestinationRefused):
+            action()
+
+
+def test_a_uri_names_the_place(place):
+    assert place.open().uri.endswith("/out/orders")
+
+
+def test_fingerprints_agree_with_the_bytes(place):
+    local, digest = place.part(b"body")
+    assert digest.fingerprint == fingerprint_bytes(b"body")
+    assert local.read_bytes() == b"body"

@@ -1,0 +1,120 @@
+"""The page servo against simulated sources."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rivet_fleet.execution.pages import (
+    ROWS_CEILING,
+    STEP_DOWN,
+    STEP_UP,
+    STEP_UP_FAR,
+    PageServo,
+)
+
+observations = st.lists(
+    st.one_of(
+        st.tuples(
+            st.integers(0, 2_000_000),
+            st.integers(0, 2**34),
+            st.floats(0, 1000, allow_nan=False),
+        ),
+        st.none(),
+    ),
+    max_size=60,
+)
+
+
+@given(
+    seen=observations,
+    target_ms=st.sampled_from([0, 1, 150, 60_000]),
+    bytes_max=st.sampled_from([0, 1, 4096, 16 * 1024 * 1024]),
+    rows_max=st.one_of(st.none(), st.integers(0, 5_000_000)),
+)
+def test_a_limit_is_never_zero_and_never_above_what_was_set(seen, target_ms, bytes_max, rows_max):
+    servo = PageServo(target_ms, bytes_max, rows_max)
+    for observation in [*seen, None]:
+        limit = servo.limit()
+        assert 1 <= limit.rows_max <= min(rows_max or ROWS_CEILING, ROWS_CEILING)
+        assert limit.bytes_max > 0
+        assert bytes_max == 0 or limit.bytes_max == bytes_max
+        if observation is None:
+            servo.shrink()
+        else:
+            servo.observe(*observation)
+
+
+@given(seen=observations)
+def test_a_step_is_damped(seen):
+    servo = PageServo(150, 0)
+    for observation in seen:
+        if observation is None:
+            continue
+        before = servo.limit().rows_max
+        servo.observe(*observation)
+        after = servo.limit().rows_max
+        far = observation[2] < 0.150 / 4
+        assert after <= before * (STEP_UP_FAR if far else STEP_UP) + STEP_UP_FAR
+        if observation[1] == 0:  # no byte width learnt: only time decides
+            assert after >= int(before / STEP_DOWN) - 1
+
+
+@given(
+    row_us=st.floats(0.5, 5000),
+    fixed_ms=st.floats(0, 20),
+    target_ms=st.sampled_from([50, 150, 1000]),
+)
+def test_it_converges_to_the_target_on_a_linear_source(row_us, fixed_ms, target_ms):
+    servo = PageServo(target_ms, 0)
+    cost_s = lambda rows: (fixed_ms / 1000) + rows * row_us / 1_000_000  # noqa: E731
+    for _ in range(40):
+        rows = servo.limit().rows_max
+        servo.observe(rows, rows * 8, cost_s(rows))
+    rows = servo.limit().rows_max
+    reachable = min(target_ms / 1000, cost_s(ROWS_CEILING))
+    assert cost_s(rows) == pytest.approx(reachable, rel=0.15, abs=row_us / 1_000_000)
+
+
+def test_it_leaves_the_probe_in_a_few_pages_and_overshoots_little():
+    servo, longest = PageServo(150, 0), 0.0
+    for _ in range(8):
+        rows = servo.limit().rows_max
+        longest = max(longest, rows / 700_000)
+        servo.observe(rows, rows * 8, rows / 700_000)
+    assert servo.limit().rows_max == pytest.approx(105_000, rel=0.05)
+    assert longest <= 0.150 * 1.6
+
+
+def test_a_source_that_becomes_slow_is_spared_at_once():
+    servo = PageServo(150, 0)
+    for _ in range(10):
+        servo.observe(servo.limit().rows_max, 8, 0.01)
+    before = servo.limit().rows_max
+    servo.observe(before, before, 10.0)
+    assert servo.limit().rows_max <= before / STEP_DOWN
+
+
+def test_wide_rows_are_bounded_by_bytes():
+    servo = PageServo(150, 1_000_000)
+    for _ in range(10):
+        rows = servo.limit().rows_max
+        servo.observe(rows, rows * 4096, 0.001)
+    assert servo.limit().rows_max == 1_000_000 // 4096
+
+
+def test_one_wide_page_counts_at_once_and_is_forgotten_slowly():
+    servo = PageServo(0, 1_000_000)
+    servo.observe(500, 500 * 10_000, 0.001)
+    assert servo.limit().rows_max == 100
+    servo.observe(100, 100 * 100, 0.001)
+    assert servo.limit().rows_max < 200
+
+
+def test_shrink_after_a_failed_statement():
+    servo = PageServo(150, 0, None, 500)
+    servo.shrink()
+    assert servo.limit().rows_max == 100
+
+
+def test_a_small_fixed_limit_bounds_the_probe_too():
+    assert PageServo(150, 0, 7).limit().rows_max == 7

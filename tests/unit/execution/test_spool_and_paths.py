@@ -1,0 +1,52 @@
+"""Names that come from outside are checked; spool folders say whose they are."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rivet_fleet.errors import DestinationRefused
+from rivet_fleet.execution.paths import checked_path
+from rivet_fleet.execution.spool import (
+    SpoolOwner,
+    create_spool,
+    parse_spool_name,
+    spool_name,
+)
+
+UNSAFE = ["", "/etc/passwd", "../x", "a/../b", "a//b", "a/", ".", "a/.", "a\0b", "a\\b", "x" * 256]
+
+
+@pytest.mark.parametrize("path", UNSAFE)
+def test_an_unsafe_path_is_refused(path):
+    with pytest.raises(DestinationRefused, match="unsafe object path"):
+        checked_path(path)
+
+
+@pytest.mark.parametrize("path", ["a", "run/part.parquet", "run/..hidden", "ü/é", "a/b/c"])
+def test_a_safe_path_is_itself(path):
+    assert checked_path(path) == path
+
+
+@given(pid=st.integers(1, 2**31), started=st.integers(0, 10**12))
+def test_a_spool_name_says_whose_it_is(pid, started):
+    owner = SpoolOwner(pid=pid, pid_started_at_s=started / 100)
+    assert parse_spool_name(spool_name(owner, "0123abcd")) == owner
+
+
+@pytest.mark.parametrize("name", ["", "w-1", "w-1-2.34-xyz", "w-a-1.00-0123abcd", "data", "w--1-2"])
+def test_other_names_are_nobodys(name):
+    assert parse_spool_name(name) is None
+
+
+def test_a_spool_is_new_and_private(tmp_path):
+    first = create_spool(tmp_path / "deep" / "spool", 42, 17.5)
+    second = create_spool(tmp_path / "deep" / "spool", 42, 17.5)
+    assert first != second
+    assert first.stat().st_mode & 0o777 == 0o700
+    assert parse_spool_name(first.name) == SpoolOwner(pid=42, pid_started_at_s=17.5)
+
+
+def test_a_spool_that_cannot_be_made_names_its_path(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DestinationRefused, match="file"):
+        create_spool(tmp_path / "file", 1, 1.0)
