@@ -68,7 +68,7 @@ def run(
 
     Safe to kill and to start again at any moment.
     """
-    session = start(config, params, state_url)
+    session = start(config, params, state_url, shows_progress=True)
     with fleet_of(session, "coordinator") as fleet:
         submitted = submission.submit(fleet, session.loaded, _wanted(campaign_id))
         if not submitted.created:
@@ -96,7 +96,7 @@ def resume(
     as_json: bool,
 ) -> int:
     """Continue a campaign by its stored plan, even when the configuration has changed since."""
-    session = start(config, params, state_url)
+    session = start(config, params, state_url, shows_progress=True)
     with fleet_of(session, "coordinator") as fleet:
         view = submission.find_campaign(fleet, session.loaded.campaign_name, _wanted(campaign_id))
         click.echo(f"continuing campaign {view.campaign_id} by its stored plan", err=True)
@@ -190,6 +190,13 @@ def submit(
 @campaign_option
 @state_option
 @click.option("--name", default="worker", show_default=True, help="Shown in status and journal.")
+@click.option(
+    "--wait-s",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    show_default=True,
+    help="How long to wait for the campaign to be submitted.",
+)
 @click.option("--worker-id", default=None, hidden=True)
 def worker(
     config: Path,
@@ -197,6 +204,7 @@ def worker(
     campaign_id: str | None,
     state_url: str | None,
     name: str,
+    wait_s: float,
     worker_id: str | None,
 ) -> int:
     """Claim chunks of a campaign until it is over. Start any number, on any host.
@@ -208,4 +216,4 @@ def worker(
     if session.environment.supervisor_pid is not None and worker_id is not None:
         die_with_supervisor(session.environment.supervisor_pid)
     options = process_options(session, name, worker_id=worker_id, supervised=worker_id is not None)
-    return int(wiring.run_worker(session.loaded, options, _wanted(campaign_id)))
+    return int(wiring.run_worker(session.loaded, options, _wanted(campaign_id), wait_s=wait_s))

@@ -90,13 +90,12 @@ _HELP = {
 @click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
-    default="warning",
-    show_default=True,
-    help="What goes to stderr besides progress.",
+    default=None,
+    help="What goes to stderr; default: warning, and error beside the progress of run and resume.",
 )
 @click.option("--log-json", is_flag=True, help="Log lines as versioned JSON events.")
 @click.pass_context
-def cli(ctx: click.Context, json_errors: bool, log_level: str, log_json: bool) -> None:
+def cli(ctx: click.Context, json_errors: bool, log_level: str | None, log_json: bool) -> None:
     """Extract tables from production databases with a fleet of workers.
 
     Every row ends up in exactly one visible file, whatever is killed.

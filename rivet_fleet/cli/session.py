@@ -68,14 +68,23 @@ class Session:
 
 
 def start(
-    config: Path, params: tuple[str, ...], state: str | None, *, quiet: bool = False
+    config: Path,
+    params: tuple[str, ...],
+    state: str | None,
+    *,
+    quiet: bool = False,
+    shows_progress: bool = False,
 ) -> Session:
-    """Load and check everything a command needs. Raises ConfigError, UsageError."""
+    """Load and check everything a command needs. Raises ConfigError, UsageError.
+
+    ``shows_progress``: what the log would warn of is shown already, and must not tear the
+    live display.
+    """
     environment = read_environment()
     values = {**environment.params, **_parse_params(params)}
     loaded = wiring.load(config, params=values, environ=environment.variables)
     _known.append(wiring.redactor(loaded))
-    _logging()
+    _logging(default_level="error" if shows_progress else "warning")
     if not quiet:
         for warning in loaded.warnings:
             click.echo(f"warning: {known_redactor()(warning)}", err=True)
@@ -87,11 +96,11 @@ def start(
     )
 
 
-def _logging() -> None:
+def _logging(default_level: str) -> None:
     context = click.get_current_context()
     options: dict[str, Any] = context.find_root().obj or {}
     configure_logging(
-        level=options.get("log_level", "warning"),
+        level=options.get("log_level") or default_level,
         json_lines=options.get("log_json", False),
         stream=sys.stderr,
         redactor=known_redactor(),

@@ -119,3 +119,21 @@ def find_campaign(fleet: Fleet, name: str, wanted: CampaignId | None) -> Campaig
             "expected one here",
         )
     return (active or known)[0]
+
+
+def await_campaign(
+    fleet: Fleet, name: str, wanted: CampaignId | None, *, wait_s: float
+) -> CampaignView | None:
+    """As ``find_campaign``, but the campaign may take ``wait_s`` to appear.
+
+    None when a stop was requested meanwhile.
+    """
+    deadline_s = fleet.clock.monotonic_s() + wait_s
+    while True:
+        try:
+            return find_campaign(fleet, name, wanted)
+        except StateRefused:
+            if fleet.clock.monotonic_s() >= deadline_s:
+                raise
+        if fleet.stop.wait(1.0):
+            return None

@@ -39,8 +39,11 @@ class WorkerEnd:
     pid: int
     status: int
     """As ``Popen.returncode``: negative is the signal that killed it."""
+    told_to_stop: bool
     lived_s: float
     log_tail: str
+    told: bool = False
+    """It had been told to leave."""
 
     @property
     def reason(self) -> str:
@@ -51,7 +54,13 @@ class WorkerEnd:
 
     @property
     def graceful(self) -> bool:
-        """It ended because the work was over, it was told to, or it asked for a fresh process."""
+        """It ended because the work was over, it was told to, or it asked for a fresh process.
+
+        A process that is still starting, or already leaving, has no signal handler: being told
+        then ends it by the signal itself.
+        """
+        if self.told and self.status == -signal.SIGTERM:
+            return True
         return self.status in (ExitCode.OK, ExitCode.INCOMPLETE, ExitCode.STOPPED, ExitCode.RECYCLE)
 
 
@@ -174,8 +183,10 @@ class Supervisor:
             name=slot.name,
             pid=slot.process.pid,
             status=status,
+            told_to_stop=not self._hiring,
             lived_s=now_s - slot.started_at_s,
             log_tail=self._log_tail(slot),
+            told=not self._hiring,
         )
         slot.process = None
         slot.worker_id = None

@@ -18,7 +18,7 @@ from rivet_fleet.coordination.heartbeat import Heartbeat, HeartbeatLimits
 from rivet_fleet.coordination.identity import process_alive, this_process
 from rivet_fleet.coordination.patience import Patience
 from rivet_fleet.coordination.stop import StopFlag, install
-from rivet_fleet.coordination.submit import find_campaign
+from rivet_fleet.coordination.submit import await_campaign
 from rivet_fleet.coordination.worker import Worker
 from rivet_fleet.errors import ConfigError, ExitCode
 from rivet_fleet.execution import registry
@@ -146,12 +146,23 @@ def open_planned_source(
 
 
 def run_worker(
-    loaded: LoadedConfig, options: ProcessOptions, campaign: CampaignId | None
+    loaded: LoadedConfig,
+    options: ProcessOptions,
+    campaign: CampaignId | None,
+    *,
+    wait_s: float = 0.0,
 ) -> ExitCode:
-    """One worker process, from the first connection to its exit code."""
-    fleet = open_fleet(loaded, options, migrate=False)
+    """One worker process, from the first connection to its exit code.
+
+    ``wait_s``: how long the campaign may still be on its way (a pod that starts before the
+    submitting one has finished).
+    """
+    fleet = open_fleet(loaded, options, migrate=wait_s > 0)
     try:
-        view = find_campaign(fleet, loaded.campaign_name, campaign)
+        install(fleet.stop, on_second=lambda: None)
+        view = await_campaign(fleet, loaded.campaign_name, campaign, wait_s=wait_s)
+        if view is None:
+            return ExitCode.STOPPED
         heartbeat = Heartbeat(
             fleet.open_store,
             fleet.identity,
@@ -164,7 +175,6 @@ def run_worker(
             clock=fleet.clock,
             emit=_thread_emit(),
         )
-        install(fleet.stop, on_second=lambda: None)
         with_spool = _own_spool(fleet)
         heartbeat.start()
         try:
