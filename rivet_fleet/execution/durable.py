@@ -90,16 +90,21 @@ def sync_folder(path: Path) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Create a folder with its parents; every level that was missing is durable afterwards."""
+    """Create a folder with its parents; every level that was missing is durable afterwards.
+
+    Others may remove an empty folder again at any moment: FileNotFoundError then, never the
+    NotADirectoryError that a real file in the way gets.
+    """
     missing = []
     level = path
     while not level.exists():
         missing.append(level)
         level = level.parent
     for folder in reversed(missing):
-        folder.mkdir(exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
         sync_folder(folder.parent)
-    if not path.is_dir():
+    if path.exists() and not path.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
 
 
