@@ -1,0 +1,156 @@
+"""A password is nowhere: not in a repr, an error, a digest's input, a plan or a warning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from rivet_fleet.contracts.codec import dumps
+from rivet_fleet.errors import ConfigError
+from rivet_fleet.planning import config_digest
+from rivet_fleet.planning.connections import source_connection, state_url
+from rivet_fleet.planning.loaded import LoadedConfig
+from rivet_fleet.planning.planner import new_campaign_id, plan_campaign
+from tests.unit.planning.conftest import Loader
+from tests.unit.planning.shapes import table
+
+PASSWORDS = [f"Hunt{d}er{d}2sesame" for d in "/?#@:%"] + ["a/b?c#d@e:f%g", "ünï/cödé@x"]
+EXPORT = """\
+exports:
+  - name: orders
+    table: public.orders
+    format: parquet
+    destination: {type: local, path: out}
+"""
+SHAPES = {
+    "url": "source:\n  type: postgres\n  url: 'postgresql://u:${PW}@127.0.0.1/d'\n",
+    "option": "source:\n  type: postgres\n  url: 'postgresql://u@127.0.0.1/d?password=${PW}'\n",
+    "field": "source:\n"
+    "  {type: postgres, host: localhost, user: u, database: d, password: '${PW}'}\n",
+    "env": "source:\n  {type: postgres, host: localhost, user: u, database: d, password_env: PW}\n",
+    "url_env": "source:\n  type: postgres\n  url_env: URL\n",
+    "url_file": "source:\n  type: postgres\n  url_file: url.txt\n",
+    "state": "state: {url: 'postgresql://u:${PW}@h/d'}\nsource: {type: postgres, url_env: URL}\n",
+}
+
+
+def environment(password: str, encoded: bool) -> dict[str, str]:
+    shown = quote(password, safe="") if encoded else password
+    return {"PW": shown, "URL": f"postgresql://u:{shown}@127.0.0.1/d"}
+
+
+def assert_hidden(text: str, password: str) -> None:
+    assert password not in text
+    assert quote(password, safe="") not in text
+
+
+@pytest.mark.parametrize("password", PASSWORDS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_no_secret_in_anything_that_is_shown(
+    load_text: Loader,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    shape: str,
+    password: str,
+) -> None:
+    encoded = shape not in ("field", "env")
+    environ = environment(password, encoded)
+    (tmp_path / "url.txt").write_text(environ["URL"] + "\n")
+    digested: list[bytes] = []
+    real = config_digest.canonical_json
+
+    def spy(plain: object) -> bytes:
+        digested.append(real(plain))
+        return digested[-1]
+
+    monkeypatch.setattr(config_digest, "canonical_json", spy)
+    loaded = load_text(SHAPES[shape] + EXPORT, environ=environ)
+    connection = source_connection(loaded, "default")
+    if shape not in ("state", "option"):
+        assert connection.url.password == password
+    plan = plan_campaign(
+        loaded,
+        {"orders": table()},
+        campaign_id=new_campaign_id(0),
+        connections={"default": connection},
+    )
+    assert digested
+    for shown in (
+        repr(loaded),
+        str(loaded),
+        repr(loaded.config),
+        str(loaded.config),
+        loaded.config.model_dump_json(),
+        repr(connection),
+        str(connection.url),
+        connection.identity,
+        dumps(plan),
+        repr(plan),
+        *loaded.warnings,
+        *(one.decode() for one in digested),
+    ):
+        assert_hidden(shown, password)
+    if shape != "url_file":
+        assert password in loaded.secrets
+
+
+@pytest.mark.parametrize("password", PASSWORDS)
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "url: {x: '${PW}'}",
+        "url: ['${PW}']",
+        "pasword: '${PW}'",
+        "url: 'postgresql://u:${PW}@host.example/d'\n  port: 5",
+        "url: 'u:${PW}@host/d'",
+        "url: 'postgresql://u:${PW}@host:port/d'",
+        "type: '${PW}'",
+        "host: '${PW}'\n  port: '${PW}'",
+        "tls: '${PW}'",
+        "environment: '${PW}'",
+        "tuning: {profile: '${PW}'}",
+    ],
+)
+def test_no_secret_in_any_refusal(load_text: Loader, wrong: str, password: str) -> None:
+    head = "source:\n" + ("" if wrong.startswith("type") else "  type: postgres\n")
+    with pytest.raises(ConfigError) as caught:
+        loaded = load_text(head + f"  {wrong}\n" + EXPORT, environ={"PW": password})
+        source_connection(loaded, "default")
+    assert_hidden(f"{caught.value!r} {caught.value.message} {caught.value.hint}", password)
+    assert caught.value.__cause__ is None
+
+
+def test_a_remote_host_without_tls_is_refused_without_its_password(load_text: Loader) -> None:
+    text = "source:\n  type: postgres\n  url: postgresql://u:sesame99@db.example/d\n" + EXPORT
+    loaded = load_text(text)
+    with pytest.raises(ConfigError, match=r"fleet.yaml:2:3: source: host db.example is remote"):
+        source_connection(loaded, "default")
+
+
+def test_a_password_in_the_file_is_a_warning(load_text: Loader) -> None:
+    text = SHAPES["field"].replace("${PW}", "sesame99") + EXPORT
+    assert any("use password_env" in one for one in load_text(text).warnings)
+
+
+def test_the_digest_is_the_same_for_another_password(load_text: Loader) -> None:
+    digests = {
+        load_text(SHAPES[shape] + EXPORT, environ=environment(password, True)).digest
+        for password in ("first-one", "second-one")
+        for shape in ("url",)
+    }
+    assert len(digests) == 1
+
+
+def test_the_state_url_is_known_as_a_secret(load_text: Loader) -> None:
+    loaded: LoadedConfig = load_text(
+        SHAPES["state"] + EXPORT, environ=environment("sesame99", True)
+    )
+    assert "sesame99" in state_url(loaded)
+    assert "sesame99" in loaded.secrets
+
+
+def test_only_named_variables_are_kept(load_text: Loader) -> None:
+    loaded = load_text(SHAPES["env"] + EXPORT, environ={"PW": "sesame99", "OTHER": "x"})
+    assert dict(loaded.environ) == {"PW": "sesame99"}

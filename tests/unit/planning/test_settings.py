@@ -1,0 +1,141 @@
+"""Profiles, memory and formats: numbers in, plan values out; and the published schema."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from rivet_fleet import __version__
+from rivet_fleet.planning.config_models import ExportConfig, SourceConfig, TuningConfig
+from rivet_fleet.planning.memory import memory_budget
+from rivet_fleet.planning.schema import config_json_schema
+from rivet_fleet.planning.sizes import MIB
+from rivet_fleet.planning.tuning import tuning_plan
+from rivet_fleet.planning.writing import format_plan
+
+BUDGET = memory_budget(512)
+EXAMPLES = Path(__file__).parents[3] / "examples"
+
+
+def source(**more: Any) -> SourceConfig:
+    return SourceConfig.model_validate({"type": "postgres", "url_env": "X", **more})
+
+
+def tuning(**more: Any) -> TuningConfig:
+    return TuningConfig.model_validate(more)
+
+
+def export(**more: Any) -> ExportConfig:
+    return ExportConfig.model_validate(
+        {
+            "name": "a",
+            "table": "t",
+            "format": "parquet",
+            "destination": {"type": "local", "path": "o"},
+            **more,
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("environment", "timeout_s", "throttle_ms", "retries"),
+    [("local", 0, 0, 1), ("replica", 300, 50, 3), ("production", 300, 50, 3), (None, 300, 50, 3)],
+)
+def test_the_environment_chooses_the_profile(
+    environment: str | None, timeout_s: float, throttle_ms: float, retries: int
+) -> None:
+    plan = tuning_plan(source(environment=environment), tuning(), BUDGET)
+    assert (plan.statement_timeout_s, plan.throttle_ms, plan.max_retries) == (
+        timeout_s,
+        throttle_ms,
+        retries,
+    )
+
+
+def test_an_explicit_profile_wins_and_fields_override_one_by_one() -> None:
+    plan = tuning_plan(
+        source(environment="local", tuning={"profile": "safe", "lock_timeout_s": 3}),
+        tuning(throttle_ms=7),
+        BUDGET,
+    )
+    assert (plan.throttle_ms, plan.lock_timeout_s, plan.statement_timeout_s) == (7, 3, 120)
+    assert (plan.max_retries, plan.retry_backoff_ms, plan.batch_rows_max) == (10, 5000, 2000)
+    assert tuning_plan(source(), tuning(throttle_ms=0), BUDGET).throttle_ms == 0
+
+
+def test_rows_are_limited_only_where_rows_were_asked_for() -> None:
+    assert tuning_plan(source(), tuning(), BUDGET).batch_rows_max is None
+    assert tuning_plan(source(), tuning(batch_size=123), BUDGET).batch_rows_max == 123
+    nearer = tuning_plan(source(tuning={"batch_size": 5}), tuning(batch_size_memory_mb=2), BUDGET)
+    assert (nearer.batch_rows_max, nearer.batch_bytes_max) == (None, 2 * MIB)
+
+
+@pytest.mark.parametrize(
+    ("ceiling_mb", "page_mb", "group_mb"),
+    [(64, 2, 4), (128, 4, 8), (512, 16, 32), (2048, 64, 128), (65_536, 64, 128)],
+)
+def test_memory(ceiling_mb: int, page_mb: int, group_mb: int) -> None:
+    budget = memory_budget(ceiling_mb)
+    assert (budget.page_bytes, budget.row_group_bytes) == (page_mb * MIB, group_mb * MIB)
+    assert 3 * budget.page_bytes + 2 * budget.row_group_bytes < ceiling_mb * MIB / 2
+
+
+def test_no_page_and_no_value_is_larger_than_the_ceiling_allows() -> None:
+    plan = tuning_plan(source(tuning={"batch_size_memory_mb": 900}), tuning(), BUDGET)
+    assert plan.batch_bytes_max == 16 * MIB
+    assert plan.max_value_bytes == 256 * MIB
+    small = tuning_plan(source(), tuning(), memory_budget(128))
+    assert small.max_value_bytes == 64 * MIB
+    assert tuning_plan(source(), tuning(max_value_mb=0), BUDGET).max_value_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, ("zstd", None)),
+        ({"compression": "gzip", "compression_level": 4}, ("gzip", 4)),
+        ({"compression_profile": "none"}, ("none", None)),
+        ({"compression_profile": "fast"}, ("snappy", None)),
+        ({"compression_profile": "balanced", "compression": "lz4"}, ("zstd", 3)),
+        ({"compression_profile": "compact", "compression_level": 1}, ("zstd", 9)),
+        ({"format": "csv"}, ("none", None)),
+    ],
+)
+def test_compression(settings: dict[str, Any], expected: tuple[str, int | None]) -> None:
+    plan, _ = format_plan(export(**settings), BUDGET)
+    assert (plan.compression, plan.compression_level) == expected
+
+
+def test_row_groups_fit_the_ceiling_and_say_so() -> None:
+    plan, warnings = format_plan(export(parquet={"target_row_group_mb": 128}), BUDGET)
+    assert plan.row_group_bytes == 32 * MIB
+    assert "32 MB are used" in warnings[0]
+    smaller, silent = format_plan(export(parquet={"max_row_group_mb": 8}), BUDGET)
+    assert (smaller.row_group_bytes, silent) == (8 * MIB, [])
+    fixed = {"row_group_strategy": "fixed_rows", "row_group_rows": 5000}
+    assert format_plan(export(parquet=fixed), BUDGET)[0].row_group_rows == 5000
+    assert format_plan(export(max_file_size="1.5MB"), BUDGET)[0].file_bytes_max == 1_572_864
+
+
+def test_the_schema_is_valid_and_names_the_version() -> None:
+    schema = config_json_schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    assert schema["$schema"].endswith("2020-12/schema")
+    assert __version__ in schema["title"]
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.name)
+def test_every_example_fits_the_schema(path: Path) -> None:
+    jsonschema.Draft202012Validator(config_json_schema()).validate(yaml.safe_load(path.read_text()))
+
+
+def test_the_schema_refuses_what_the_program_refuses() -> None:
+    validator = jsonschema.Draft202012Validator(config_json_schema())
+    good = yaml.safe_load((EXAMPLES / "fleet.yaml").read_text())
+    for change in ({"exprts": []}, {"campaign": {"workers": "many"}}, {"exports": 3}):
+        assert not validator.is_valid({**good, **change})
+    assert validator.is_valid({**good, "campaign": {"workers": "${WORKERS}"}})
