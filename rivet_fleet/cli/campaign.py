@@ -21,10 +21,11 @@ from rivet_fleet.cli.session import (
     state_option,
 )
 from rivet_fleet.contracts.codec import dumps
+from rivet_fleet.contracts.events import EventName
 from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.coordination import submit as submission
 from rivet_fleet.coordination import wiring
-from rivet_fleet.coordination.closing import closing_report
+from rivet_fleet.coordination.closing import closing_report, write_run_summaries
 from rivet_fleet.coordination.coordinator import (
     Coordinator,
     CoordinatorOptions,
@@ -74,7 +75,13 @@ def run(
         if not submitted.created:
             click.echo(f"continuing campaign {submitted.campaign_id} by its stored plan", err=True)
         return _coordinate(
-            session, fleet, submitted.campaign_id, workers=workers, join=False, as_json=as_json
+            session,
+            fleet,
+            submitted.campaign_id,
+            workers=workers,
+            join=False,
+            resumed=not submitted.created,
+            as_json=as_json,
         )
 
 
@@ -101,7 +108,13 @@ def resume(
         view = submission.find_campaign(fleet, session.loaded.campaign_name, _wanted(campaign_id))
         click.echo(f"continuing campaign {view.campaign_id} by its stored plan", err=True)
         return _coordinate(
-            session, fleet, view.campaign_id, workers=workers, join=join, as_json=as_json
+            session,
+            fleet,
+            view.campaign_id,
+            workers=workers,
+            join=join,
+            resumed=True,
+            as_json=as_json,
         )
 
 
@@ -112,9 +125,12 @@ def _coordinate(
     *,
     workers: int | None,
     join: bool,
+    resumed: bool,
     as_json: bool,
 ) -> int:
-    named = wiring.with_identity(fleet, coordinator_name(campaign_id))
+    named = wiring.for_campaign(fleet, campaign_id, name=coordinator_name(campaign_id))
+    if resumed:
+        named.tell(EventName.CAMPAIGN_RESUMED, "continued by its stored plan")
     progress = open_progress(sys.stderr.isatty(), sys.stderr, redactor=known_redactor())
     options = CoordinatorOptions(
         workers=session.loaded.config.campaign.workers if workers is None else workers,
@@ -124,6 +140,9 @@ def _coordinate(
     coordinator = Coordinator(named, campaign_id, options, progress)
     code = coordinator.run()
     report = closing_report(named, campaign_id, state=session.state_url)
+    trouble = write_run_summaries(named, campaign_id, _own_folder(session) / "runs")
+    if trouble:
+        click.echo(f"warning: {known_redactor()(trouble)}", err=True)
     click.echo(
         report_json(report, known_redactor())
         if as_json
@@ -152,8 +171,13 @@ def _worker_command(session: Session, campaign_id: CampaignId) -> WorkerCommand:
         environment=worker_environment(
             session.environment, params=session.params, state_url=session.state_url
         ),
-        log_folder=session.loaded.path.parent / ".rivet_fleet" / "logs" / campaign_id,
+        log_folder=_own_folder(session) / "logs" / campaign_id,
     )
+
+
+def _own_folder(session: Session) -> Path:
+    """Logs and reports stand beside the configuration."""
+    return session.loaded.path.parent / ".rivet_fleet"
 
 
 @click.command()

@@ -16,12 +16,13 @@ from rivet_fleet.cli.session import (
     start,
     state_option,
 )
-from rivet_fleet.contracts.codec import dumps
+from rivet_fleet.contracts.codec import dumps, to_plain
 from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.coordination.inspection import campaign_status, validate_campaign
 from rivet_fleet.coordination.submit import find_campaign
 from rivet_fleet.errors import ExitCode
 from rivet_fleet.observability.journal import render_journal
+from rivet_fleet.observability.redaction import redact_plain
 from rivet_fleet.observability.status import render_status, status_json
 from rivet_fleet.verification.findings import Depth
 from rivet_fleet.verification.reports import verification_lines, verification_plain
@@ -116,5 +117,7 @@ def journal(
         entries = fleet.store.journal(campaign_id=view.campaign_id, limit=1_000_000)
     shown = entries[len(entries) - last :] if last < len(entries) else entries
     hide = known_redactor()
-    click.echo(hide(dumps(shown)) if as_json else render_journal(shown, hide))
+    click.echo(
+        dumps(redact_plain(to_plain(shown), hide)) if as_json else render_journal(shown, hide)
+    )
     return 0

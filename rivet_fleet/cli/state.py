@@ -16,12 +16,13 @@ from rivet_fleet.cli.session import (
     start,
     state_option,
 )
-from rivet_fleet.contracts.codec import dumps
+from rivet_fleet.contracts.codec import dumps, to_plain
 from rivet_fleet.contracts.keys import CampaignId, describe_range
 from rivet_fleet.contracts.state import RunView
 from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.coordination.submit import find_campaign
 from rivet_fleet.errors import UsageError
+from rivet_fleet.observability.redaction import redact_plain
 from rivet_fleet.planning.loaded import LoadedConfig
 
 export_option = click.option("-e", "--export", "export_name", default=None, help="This export.")
@@ -142,7 +143,7 @@ def chunks(
         listed = [(run, fleet.store.tasks(run.run_id)) for run in runs]
     if as_json:
         body = [{"run": _brief(run), "chunks": tasks} for run, tasks in listed]
-        click.echo(hide(dumps(body)))
+        click.echo(dumps(redact_plain(to_plain(body), hide)))
         return 0
     for run, tasks in listed:
         click.echo(f"{run.run_id}  {run.status.value}")

@@ -37,6 +37,7 @@ class EventName(Enum):
     LEASE_LOST = "lease.lost"
     SOURCE_RETRIED = "source.retried"
     STATE_RETRIED = "state.retried"
+    DESTINATION_RETRIED = "destination.retried"
     MANIFEST_WRITTEN = "manifest.written"
     RUN_COMPLETED = "run.completed"
     RUN_FAILED = "run.failed"

@@ -12,6 +12,8 @@ from rivet_fleet.contracts.plan import ExportPlan
 MANIFEST_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 SUCCESS_NAME = "_SUCCESS"
+REPORT_FOLDER = "_reports"
+"""One folder per run with a summary; consumers skip names that begin with ``_``."""
 
 
 def run_manifest_name(run_id: str) -> str:

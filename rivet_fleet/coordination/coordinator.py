@@ -131,6 +131,7 @@ class Coordinator:
             entries = fleet.store.journal(campaign_id=campaign_id, after_id=self._journal_id)
             runs = fleet.store.runs(campaign_id)
             workers = fleet.store.workers(alive_within_s=fleet.settings.lease_ttl_s)
+            now_s = fleet.store.now_s()
         except StateUnavailable as error:
             fleet.tell(EventName.STATE_RETRIED, f"progress: {error.message}")
             return
@@ -138,7 +139,7 @@ class Coordinator:
             self._journal_id = max(self._journal_id, entry.journal_id)
             self._progress.tell(entry)
         at_work = [w for w in workers if w.alive and not w.name.startswith(COORDINATOR)]
-        self._snapshot = snapshot(self._snapshot, runs, at_work, fleet.clock.now_s())
+        self._snapshot = snapshot(self._snapshot, runs, at_work, now_s, entries=entries)
         self._progress.update(self._snapshot)
 
     def _drain(self) -> None:
@@ -148,6 +149,8 @@ class Coordinator:
         def pause() -> None:
             time.sleep(_TICK_S)
 
+        if self._fleet.stop.requested:
+            self._fleet.tell(EventName.CAMPAIGN_STOPPED, "stopping in good order; resumable")
         self._supervisor.drain(grace_s=grace_s, tick=pause)
         self._tend()
         self._show()

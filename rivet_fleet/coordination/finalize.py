@@ -11,6 +11,7 @@ from rivet_fleet.contracts.keys import RunId
 from rivet_fleet.contracts.killpoints import KillPoint, reach
 from rivet_fleet.contracts.manifest import (
     MANIFEST_NAME,
+    REPORT_FOLDER,
     SUCCESS_NAME,
     RunWindow,
     build_manifest,
@@ -22,10 +23,17 @@ from rivet_fleet.contracts.plan import ExportPlan
 from rivet_fleet.contracts.state import FinalizeLease, FinishedRun, RunView
 from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.coordination.publish import reopen_chunk
-from rivet_fleet.errors import DataIntegrityError, LeaseLost
+from rivet_fleet.errors import DataIntegrityError, DestinationError, LeaseLost, StateError
 from rivet_fleet.execution.destination import Destination, Presence
 from rivet_fleet.execution.parts import fingerprint_bytes
 from rivet_fleet.execution.types import arrow_type
+from rivet_fleet.observability.run_summary import (
+    SUMMARY_JSON_NAME,
+    SUMMARY_MD_NAME,
+    summarise_run,
+    summary_json,
+    summary_markdown,
+)
 
 
 def finalize_run(fleet: Fleet, run_id: RunId) -> bool:
@@ -168,7 +176,27 @@ def _finish(
     except LeaseLost:
         return False
     reach(KillPoint.RUN_FINISHED)
+    _report(fleet, run.run_id, len(parts))
     return True
+
+
+def _report(fleet: Fleet, run_id: RunId, files: int) -> None:
+    """Best effort, never fatal (I8): a summary for people and programs beside the data."""
+    try:
+        run = fleet.store.run(run_id)
+        campaign = fleet.store.campaign(run.campaign_id) if run else None
+        if run is None or campaign is None:
+            return
+        destination = fleet.destination(run_id)
+        summary = summarise_run(campaign, run, [], uri=destination.uri, files=files)
+        folder = f"{REPORT_FOLDER}/{run_id}"
+        body = summary_json(summary, fleet.redact).encode()
+        destination.put_atomic(f"{folder}/{SUMMARY_JSON_NAME}", body)
+        text = summary_markdown(summary, fleet.redact).encode()
+        destination.put_atomic(f"{folder}/{SUMMARY_MD_NAME}", text)
+        reach(KillPoint.REPORT_WRITTEN)
+    except (DestinationError, StateError) as error:
+        fleet.tell(EventName.DESTINATION_RETRIED, f"no report for {run_id}: {error.message}")
 
 
 def _rfc3339(epoch_s: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rivet_fleet.contracts.events import EventName
 from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.contracts.part import PartStatus, receipt_key
 from rivet_fleet.contracts.state import RunView
@@ -106,6 +107,8 @@ def collect_garbage(fleet: Fleet, campaign_id: CampaignId, *, min_age_s: float) 
         swept = _sweep(fleet, fleet.destination(run.run_id), run, min_age_s)
         files += swept[0]
         size_bytes += swept[1]
+    if files:
+        fleet.tell(EventName.STAGED_SWEPT, f"{files} staged files removed", bytes=size_bytes)
     folders = sweep_spool(fleet.settings.spool_root, process_alive)
     return Swept(staged_files=files, staged_bytes=size_bytes, spool_folders=len(folders))
 

@@ -89,7 +89,7 @@ def roll_forward(fleet: Fleet, campaign_id: CampaignId, *, idle_s: float) -> int
             done += 1
         except DestinationError as error:
             fleet.tell(
-                EventName.SOURCE_RETRIED,
+                EventName.DESTINATION_RETRIED,
                 f"chunk {task.chunk_index} of {task.export_name} waits for its destination: "
                 f"{error.message}",
             )
@@ -107,5 +107,7 @@ def finalize_ready(fleet: Fleet, campaign_id: CampaignId) -> int:
         try:
             done += finalize_run(fleet, run_id)
         except (DestinationError, DataIntegrityError, LeaseLost) as error:
-            fleet.tell(EventName.RUN_FAILED, f"run {run_id} cannot finish yet: {error.message}")
+            fleet.tell(
+                EventName.DESTINATION_RETRIED, f"run {run_id} cannot finish yet: {error.message}"
+            )
     return done

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rivet_fleet.contracts.clock import Clock, SystemClock
-from rivet_fleet.contracts.events import Emit
+from rivet_fleet.contracts.events import Emit, Event, EventName
 from rivet_fleet.contracts.keys import CampaignId, WorkerId
 from rivet_fleet.contracts.url import redact
 from rivet_fleet.coordination.fleet import Fleet, FleetSettings
@@ -163,6 +163,7 @@ def run_worker(
         view = await_campaign(fleet, loaded.campaign_name, campaign, wait_s=wait_s)
         if view is None:
             return ExitCode.STOPPED
+        fleet = for_campaign(fleet, view.campaign_id)
         heartbeat = Heartbeat(
             fleet.open_store,
             fleet.identity,
@@ -178,7 +179,9 @@ def run_worker(
         with_spool = _own_spool(fleet)
         heartbeat.start()
         try:
-            return Worker(fleet, heartbeat, view.campaign_id, with_spool).run()
+            code = Worker(fleet, heartbeat, view.campaign_id, with_spool).run()
+            fleet.tell(EventName.WORKER_STOPPED, exit_code=int(code))
+            return code
         finally:
             heartbeat.close()
             _leave(fleet, with_spool)
@@ -221,6 +224,19 @@ def local_clock() -> Clock:
     return SystemClock()
 
 
-def with_identity(fleet: Fleet, name: str) -> Fleet:
-    """The same process under another name (a coordinator is named after its campaign)."""
-    return replace(fleet, identity=replace(fleet.identity, name=name))
+def for_campaign(fleet: Fleet, campaign_id: CampaignId, *, name: str | None = None) -> Fleet:
+    """The same process at work on one campaign: whatever it tells belongs to that campaign.
+
+    ``name``: another name for the process (a coordinator is named after its campaign).
+    """
+    tell = fleet.emit
+
+    def emit(event: Event) -> None:
+        tell(event if event.campaign_id else replace(event, campaign_id=campaign_id))
+
+    return replace(
+        fleet,
+        emit=emit,
+        identity=replace(fleet.identity, name=name or fleet.identity.name),
+        patience=Patience(fleet.clock, fleet.stop, emit, limit_s=fleet.settings.state_patience_s),
+    )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+import structlog
 
 from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.keys import CampaignId
@@ -91,7 +92,7 @@ class Worker:
             # The outermost loop of a worker: a bug costs this attempt and this process, never
             # the campaign. The supervisor starts a fresh process.
             unexpected = _unexpected(error)
-            traceback.print_exception(error)
+            structlog.get_logger("rivet_fleet").exception("unexpected error in a worker")
             if self._claimed is not None:
                 self._fail(self._claimed, unexpected)
             return ExitCode.RETRYABLE

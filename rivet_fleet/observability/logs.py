@@ -48,6 +48,7 @@ EVENT_LEVELS: dict[EventName, str] = {
     EventName.LEASE_LOST: "warning",
     EventName.SOURCE_RETRIED: "warning",
     EventName.STATE_RETRIED: "warning",
+    EventName.DESTINATION_RETRIED: "warning",
     EventName.MANIFEST_WRITTEN: "info",
     EventName.RUN_COMPLETED: "info",
     EventName.RUN_FAILED: "error",

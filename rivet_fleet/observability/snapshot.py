@@ -19,7 +19,14 @@ RATE_TAU_S = 15.0
 """Rows arrive a chunk at a time: a shorter memory would flicker between zero and bursts."""
 ETA_TAU_S = 60.0
 
-_RETRIES = frozenset({EventName.SOURCE_RETRIED.value, EventName.STATE_RETRIED.value})
+_RETRIES = frozenset(
+    name.value
+    for name in (
+        EventName.SOURCE_RETRIED,
+        EventName.STATE_RETRIED,
+        EventName.DESTINATION_RETRIED,
+    )
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -202,13 +202,18 @@ def _find_untracked(
     destination: Destination, manifest: FoundManifest, paths: set[str], verdict: Verification
 ) -> None:
     """Objects that no manifest at this prefix lists. Advisory: a run in progress has some."""
-    untracked = paths - {MANIFEST_NAME, SUCCESS_NAME}
+    untracked = {path for path in paths if path != MANIFEST_NAME and not _is_marker(path)}
     untracked -= {part.path for part in manifest.parts}
     for name in sorted(path for path in paths if _RUN_MANIFEST.fullmatch(path)):
         untracked.discard(name)
         untracked -= _paths_listed(destination, name)
     for path in sorted(untracked):
         verdict.find(VerifyCode.UNTRACKED_OBJECT, f"no manifest lists {path}", path)
+
+
+def _is_marker(path: str) -> bool:
+    """``_SUCCESS`` of the prefix and of each run, and the reports: consumers skip ``_`` names."""
+    return any(segment.startswith("_") for segment in path.split("/"))
 
 
 def _paths_listed(destination: Destination, name: str) -> set[str]:
