@@ -1,0 +1,54 @@
+"""From single runs to medians and ratios. Pure."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+
+from bench.values import RunResult, Summary
+
+
+def summarise(runs: Sequence[RunResult], floor: str) -> tuple[Summary, ...]:
+    """One summary per (table, contender), in the order in which they first ran."""
+    pairs = dict.fromkeys((run.table, run.contender) for run in runs)
+    return tuple(_summary(runs, table, contender, floor) for table, contender in pairs)
+
+
+def ratios(
+    runs: Sequence[RunResult],
+    floors: Sequence[RunResult],
+    value: Callable[[RunResult], float],
+) -> list[float]:
+    """``value`` of each run over that of the floor in the same round; rounds without one drop out.
+
+    Both ran within the same minutes: what slows the machine down for a while slows both.
+    """
+    floor_of = {floor.round: value(floor) for floor in floors}
+    return [value(run) / floor_of[run.round] for run in runs if floor_of.get(run.round)]
+
+
+def median(values: Iterable[float]) -> float | None:
+    """The middle value; None of nothing."""
+    found = list(values)
+    return statistics.median(found) if found else None
+
+
+def _summary(runs: Sequence[RunResult], table: str, contender: str, floor: str) -> Summary:
+    mine = [r for r in runs if r.table == table and r.contender == contender]
+    good = [r for r in mine if r.error is None]
+    floors = [r for r in runs if r.table == table and r.contender == floor and r.error is None]
+    return Summary(
+        contender=contender,
+        table=table,
+        rounds=len(good),
+        wall_s=median(r.wall_s for r in good),
+        wall_ratio=median(ratios(good, floors, lambda r: r.wall_s)),
+        client_cpu_s=median(r.client_cpu_s for r in good),
+        rows_per_cpu_s=median(r.rows / r.client_cpu_s for r in good if r.client_cpu_s),
+        server_cpu_s=median(r.server_cpu_s for r in good),
+        server_cpu_ratio=median(ratios(good, floors, lambda r: r.server_cpu_s)),
+        peak_rss_bytes=median(r.peak_rss_bytes for r in good),
+        longest_statement_s=median(r.longest_statement_s for r in good),
+        output_bytes=median(r.output_bytes for r in good),
+        errors=tuple(r.error for r in mine if r.error is not None),
+    )
