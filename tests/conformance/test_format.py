@@ -383,3 +383,15 @@ def test_parquet_row_groups_close_by_arrow_bytes_and_memory_stays_flat(tmp_path)
     writer.close()
     assert pq.read_metadata(tmp_path / "part").num_row_groups == 10
     assert peak < 3 * 2_500_000
+
+
+def test_rotation_is_noticed_in_time_on_data_that_does_not_compress(tmp_path):
+    """A file limit far below the row group's closes row groups early enough to be seen."""
+    schema = pa.schema([("x", pa.binary())])
+    plan = FormatPlan(format="parquet", file_bytes_max=200_000)
+    writer = registry.open_format(plan).open(tmp_path / "part", schema)
+    while writer.bytes_flushed < plan.file_bytes_max:
+        values = pa.array([os.urandom(1000) for _ in range(10)])
+        writer.write(pa.record_batch([values], schema=schema))
+    writer.close()
+    assert (tmp_path / "part").stat().st_size < 1.3 * plan.file_bytes_max
