@@ -55,7 +55,9 @@ SCALAR_KINDS: dict[int, TypeKind] = {
     2950: TypeKind.UUID,
     OID_JSONB: TypeKind.JSON,
 }
-TEXTUAL_OIDS = (19, 25, OID_BPCHAR, 1043)
+TEXT_READ_AS_IS = ("19", str(OID_BPCHAR), "1043")
+"""Wire types a string override leaves alone: ``char(n)::text`` would cut the padding off. Not
+25: that is also what other types become when they are cast to text."""
 NOT_REALLY_ARRAYS = (22, 30)
 """int2vector and oidvector: array-like on the wire, zero-based, internal."""
 

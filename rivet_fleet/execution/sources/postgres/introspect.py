@@ -12,6 +12,7 @@ from typing import Any
 
 from psycopg import Cursor
 
+from rivet_fleet.contracts.columns import TypeKind
 from rivet_fleet.contracts.facts import (
     ColumnFacts,
     FactsRequest,
@@ -19,6 +20,7 @@ from rivet_fleet.contracts.facts import (
     KeyFacts,
     SourceFacts,
 )
+from rivet_fleet.contracts.keys import RelationName
 from rivet_fleet.errors import ConfigError, SourceRefused, StatementTimeout
 from rivet_fleet.execution.sources.postgres import catalog, keysamples
 from rivet_fleet.execution.sources.postgres.dialect import (
@@ -57,11 +59,12 @@ def introspect(session: Session, request: FactsRequest) -> SourceFacts:
     """Facts for one export. Raises SourceRefused when it is not there or not readable."""
     if (request.relation is None) == (request.query is None):
         raise ConfigError(f"export {request.export_name}: either a table or a query")
-    facts = _table(session, request) if request.relation else _query(session, request)
-    return facts
+    return _table(session, request) if request.relation else _query(session, request)
 
 
-def read_columns(session: Session, relation: Any, query: str | None) -> tuple[ColumnFacts, ...]:
+def read_columns(
+    session: Session, relation: RelationName | None, query: str | None
+) -> tuple[ColumnFacts, ...]:
     """The columns as they are now, without casts: what drift is compared with."""
     with session.transaction(
         metadata_settings(METADATA_TIMEOUT_S),
@@ -187,7 +190,7 @@ def _with_casts(
 def _cast(column: ColumnFacts, override: str) -> ColumnFacts:
     target = parse_override(override)
     own = column.type.kind if column.type else None
-    if own is target.type.kind and own is not None and own.value == "string":
+    if own is target.type.kind is TypeKind.STRING:
         return column
     fidelity = override_fidelity(own, target.type.kind)
     return replace(

@@ -22,6 +22,7 @@ from rivet_fleet.execution.sources.postgres.statements import (
     column_ref,
     key_list,
     row_comparison,
+    span_comparison,
 )
 
 KeysOfRow = Callable[[pa.RecordBatch, int], KeyTuple]
@@ -131,22 +132,21 @@ class SpanPager:
 
     def select(self, limit: PageLimit) -> Select:
         """The next sub-span, or all rows of one over-full value."""
-        keys = self._range.columns
         if self._heavy is not None:
-            where: tuple[str, ...] = (row_comparison(keys, "=", self._heavy),)
+            where: tuple[str, ...] = (span_comparison(self._column, "=", *self._heavy),)
             return Select(columns=self._columns, source=self._source, where=where)
         operator, value = self._from
         where = (f"{column_ref(self._column)} IS NOT NULL",)
         if value is not None:
-            where = (row_comparison(keys, operator, value),)
+            where = (span_comparison(self._column, operator, *value),)
         if self._range.upper is not None:
-            where = (*where, row_comparison(keys, "<", self._range.upper))
+            where = (*where, span_comparison(self._column, "<", *self._range.upper))
         self._asked = max(1, limit.rows_max) + 1
         return Select(
             columns=self._columns,
             source=self._source,
             where=where,
-            order_by=key_list(keys),
+            order_by=column_ref(self._column),
             limit=self._asked,
         )
 

@@ -6,6 +6,7 @@ it is compared with, which is what the index uses (manual, "Operator Type Resolu
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from rivet_fleet.contracts.columns import ColumnSpec, TypeKind
@@ -13,7 +14,7 @@ from rivet_fleet.contracts.keys import KeyTuple, RelationName
 from rivet_fleet.contracts.plan import TuningPlan
 from rivet_fleet.execution.sources.postgres.dialect import (
     ALIAS,
-    TEXTUAL_OIDS,
+    TEXT_READ_AS_IS,
     parse_override,
     quote_identifier,
     quote_literal,
@@ -86,9 +87,7 @@ def select_expression(column: ColumnSpec) -> str:
     if column.cast is None:
         return f"{reference} AS {quote_identifier(column.name)}"
     override = parse_override(column.cast)
-    textual = column.wire_type in map(str, TEXTUAL_OIDS)
-    if override.type.kind is TypeKind.STRING and textual:
-        # char(n)::text would cut the padding off; text needs no cast.
+    if override.type.kind is TypeKind.STRING and column.wire_type in TEXT_READ_AS_IS:
         return f"{reference} AS {quote_identifier(column.name)}"
     return f"{reference}::{override.sql_type} AS {quote_identifier(column.name)}"
 
@@ -113,6 +112,15 @@ def row_comparison(columns: tuple[str, ...], operator: str, values: KeyTuple) ->
     if len(columns) == 1:
         return f"{key_list(columns)} {operator} {literals}"
     return f"({key_list(columns)}) {operator} ({literals})"
+
+
+_INTEGER = re.compile(r"-?\d+")
+
+
+def span_comparison(column: str, operator: str, value: str) -> str:
+    """One bound of a span. Integers stand bare: a bound may lie outside the column's type."""
+    literal = value if _INTEGER.fullmatch(value) else quote_literal(value)
+    return f"{column_ref(column)} {operator} {literal}"
 
 
 def block_range(block_first: int, block_end: int | None) -> tuple[str, ...]:

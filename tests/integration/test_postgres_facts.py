@@ -1,0 +1,125 @@
+"""Facts about PostgreSQL tables, views and queries, from a real server."""
+
+from __future__ import annotations
+
+import pytest
+
+from rivet_fleet.contracts.keys import ChunkRange, RangeKind
+from rivet_fleet.errors import UnsupportedType
+from tests.integration.postgres_source_kit import facts_of, read_all, read_plan, source, sql
+
+__all__ = ["source", "sql"]
+
+WHOLE = ChunkRange(kind=RangeKind.WHOLE)
+
+
+def test_which_indexes_are_keys(sql, source) -> None:
+    sql.execute(
+        "CREATE TABLE t (a int NOT NULL, b text NOT NULL, c int, f float8 NOT NULL, "
+        '"Mixed Ünï" int NOT NULL)'
+    )
+    sql.execute('CREATE UNIQUE INDEX good ON t ("Mixed Ünï") INCLUDE (c)')
+    sql.execute("CREATE UNIQUE INDEX descending ON t (a DESC, b DESC)")
+    for name, body in {
+        "mixed": "(a, b DESC)",
+        "nullable": "(c)",
+        "partial": "(a) WHERE a > 0",
+        "expression": "(lower(b))",
+        "pattern": "(b text_pattern_ops)",
+        "floating": "(f)",
+    }.items():
+        sql.execute(f"CREATE UNIQUE INDEX {name} ON t {body}")
+    sql.execute("CREATE INDEX hashed ON t USING hash (a)")
+    sql.execute("INSERT INTO t SELECT 1, 'x', 2, 1.5, 7")
+    invalid = "UPDATE pg_index SET indisvalid = {} WHERE indexrelid = 'descending'::regclass"
+    sql.execute(invalid.format("false"))
+    facts = facts_of(source, "t")
+    assert [key.columns for key in facts.keys] == [("Mixed Ünï",)]
+    by_name = {index.name: index for index in facts.indexes}
+    assert by_name["partial"].partial and by_name["expression"].expression
+    assert not by_name["descending"].valid and not by_name["hashed"].ordered
+    assert not by_name["mixed"].ordered and not by_name["pattern"].ordered
+    assert by_name["good"].columns == ("Mixed Ünï",)
+    sql.execute(invalid.format("true"))
+    assert {key.columns for key in facts_of(source, "t").keys} == {("Mixed Ünï",), ("a", "b")}
+
+
+def test_columns_of_every_kind_and_their_overrides(sql, source) -> None:
+    sql.execute("CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE DOMAIN price AS numeric(12,2)")
+    sql.execute(
+        "CREATE TABLE t (e mood, p price, u numeric, m money, i inet, j jsonb, a mood[], "
+        "r int4range, c char(5), d numeric(5,-2), s numeric(3,5), x oid, vv int2vector, "
+        "n numeric(60,20)[])"
+    )
+    sql.execute("COMMENT ON COLUMN t.c IS 'padded'")
+    casts = (("u", "decimal(20,4)"), ("m", "text"), ("i", "string"), ("c", "string"))
+    plain = {c.name: c for c in facts_of(source, "t").columns}
+    assert {name for name, c in plain.items() if c.type is None} == {"u", "m", "i", "r", "vv"}
+    assert plain["u"].cast_hint == "decimal(38,10)" and plain["m"].cast_hint == "text"
+    for name, expected in {"p": (12, 2), "d": (7, 0), "s": (5, 5)}.items():
+        found = plain[name].type
+        assert found is not None and (found.precision, found.scale) == expected
+    assert plain["c"].comment == "padded" and plain["p"].native_type == "price"
+    sql.execute("ALTER TABLE t DROP r, DROP vv")
+    sql.execute(
+        "INSERT INTO t VALUES ('ok', 1.5, 1.2345, 3.5, '10.0.0.1', '{\"k\": 1}', '{sad,NULL}', "
+        "'ab', 1234567, 0.00123, 4000000000, '{1.5,NULL}')"
+    )
+    facts = facts_of(source, "t", casts=casts)
+    (row,) = read_all(source, read_plan(facts, casts), WHOLE).to_pylist()
+    assert {name: str(value) for name, value in row.items()} == {
+        "e": "ok",
+        "p": "1.50",
+        "u": "1.2345",
+        "m": "$3.50",
+        "i": "10.0.0.1/32",
+        "j": '{"k": 1}',
+        "a": "['sad', None]",
+        "c": "ab   ",
+        "d": "1234600",
+        "s": "0.00123",
+        "x": "4000000000",
+        "n": "[Decimal('1.50000000000000000000'), None]",
+    }
+    sql.execute("UPDATE t SET u = 1.23456")
+    with pytest.raises(UnsupportedType, match="column u"):
+        read_all(source, read_plan(facts, casts), WHOLE)
+
+
+def test_a_not_null_that_was_never_validated_is_nullable(sql, source) -> None:
+    sql.execute("CREATE TABLE t (n int)")
+    sql.execute("INSERT INTO t VALUES (NULL)")
+    sql.execute("ALTER TABLE t ADD CONSTRAINT c NOT NULL n NOT VALID")
+    facts = facts_of(source, "t")
+    assert facts.columns[0].nullable
+    assert read_all(source, read_plan(facts), WHOLE).column("n").to_pylist() == [None]
+
+
+def test_views_have_no_heap_and_an_estimate(sql, source) -> None:
+    sql.execute("CREATE TABLE t (n int PRIMARY KEY)")
+    sql.execute("INSERT INTO t SELECT i FROM generate_series(1, 3000) i")
+    unknown = facts_of(source, "t")
+    assert unknown.row_estimate_provenance == "size" and unknown.row_estimate
+    assert unknown.keys[0].provenance == "sample"
+    sql.execute("ANALYZE t")
+    sql.execute("CREATE VIEW v AS SELECT n FROM t WHERE n > 10")
+    facts = facts_of(source, "v", "n")
+    assert facts.heaps == () and facts.row_estimate_provenance == "explain"
+    assert facts.row_estimate and 2500 < facts.row_estimate < 3500
+    assert facts.keys[0].minimum == ("11",) and facts.keys[0].provenance == "none"
+    table = facts_of(source, "t")
+    assert (table.row_estimate, table.row_estimate_provenance) == (3000, "statistics")
+    assert table.keys[0].provenance == "histogram"
+
+
+def test_a_skewed_key_is_sampled_by_rows(sql, source) -> None:
+    sql.execute("CREATE TABLE t (k bigint, n int)")
+    sql.execute(
+        "INSERT INTO t SELECT case when i % 2 = 0 then 5 else i end, i "
+        "FROM generate_series(1, 10000) i"
+    )
+    sql.execute("CREATE INDEX ON t (k); ANALYZE t")
+    (key,) = facts_of(source, "t", "k").keys
+    assert key.provenance == "sample" and not key.unique
+    values = [int(v) for (v,) in key.boundaries]
+    assert values == sorted(set(values)) and 5 in values and len(values) > 40

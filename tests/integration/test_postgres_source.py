@@ -1,0 +1,234 @@
+"""The PostgreSQL source against a real server: every kind of range holds every row once."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+import pyarrow as pa
+import pytest
+
+from rivet_fleet.contracts.facts import FactsRequest, SourceFacts
+from rivet_fleet.contracts.keys import ChunkRange, RangeKind
+from rivet_fleet.contracts.plan import TuningPlan
+from rivet_fleet.execution.source import PageLimit, Source
+from tests.integration.postgres_source_kit import (
+    LIMIT,
+    drain,
+    facts_of,
+    partition_by_key,
+    random_cuts,
+    read_all,
+    read_plan,
+    relation,
+    source,
+    sql,
+)
+
+__all__ = ["source", "sql"]
+
+
+@pytest.mark.parametrize(
+    ("type_name", "value"),
+    [
+        ("integer", "i"),
+        ("bigint", "i * 1000000007::bigint"),
+        ("uuid", "md5(i::text)::uuid"),
+        ("text", "case i % 3 when 0 then 'a' when 1 then 'B' else '_é''\\' end || i"),
+        ("timestamptz", "'2024-01-01'::timestamptz + i * interval '1.000001 s'"),
+        ("date", "'2024-01-01'::date + i"),
+        ("numeric(20,3)", "i * 1.001"),
+        ("bytea", "decode(md5(i::text), 'hex')"),
+        ("char(9)", "md5(i::text)"),
+    ],
+)
+def test_a_keyset_partition_holds_every_row_once(sql, source, type_name, value) -> None:
+    bare = type_name.split(" COLLATE")[0]
+    sql.execute(f"CREATE TABLE t (k {type_name} PRIMARY KEY, n integer NOT NULL)")
+    sql.execute(f"INSERT INTO t SELECT ({value})::{bare}, i FROM generate_series(1, 5000) i")
+    sql.execute("ANALYZE t")
+    facts = facts_of(source, "t")
+    (key,) = facts.keys
+    assert key.columns == ("k",) and key.unique and not key.has_nulls
+    lows = sql.execute("SELECT k::text FROM t AS t ORDER BY t.k LIMIT 1").fetchone()
+    highs = sql.execute("SELECT k::text FROM t AS t ORDER BY t.k DESC LIMIT 1").fetchone()
+    assert (key.minimum, key.maximum) == (lows, highs)
+    assert 50 <= len(key.boundaries) <= 100
+    cuts = random_cuts(list(key.boundaries), random.Random(7))
+    got = partition_by_key(source, read_plan(facts), RangeKind.KEYSET, ("k",), cuts)
+    assert sorted(got.column("n").to_pylist()) == list(range(1, 5001))
+
+
+def test_a_composite_key_is_sampled_and_paged_by_row_comparison(sql, source) -> None:
+    sql.execute(
+        'CREATE TABLE t ("A" text, b uuid, c bigint, n int NOT NULL, PRIMARY KEY ("A", c, b))'
+    )
+    sql.execute(
+        "INSERT INTO t SELECT (i % 7)::text, md5(i::text)::uuid, i % 11, i "
+        "FROM generate_series(1, 5000) i"
+    )
+    facts = facts_of(source, "t")
+    (key,) = facts.keys
+    assert key.columns == ("A", "c", "b") and key.provenance == "sample"
+    assert 50 <= len(key.boundaries) <= 100
+    cuts = random_cuts(list(key.boundaries), random.Random(3))
+    got = partition_by_key(source, read_plan(facts), RangeKind.KEYSET, key.columns, cuts)
+    assert sorted(got.column("n").to_pylist()) == list(range(1, 5001))
+
+
+def test_spans_with_ties_gaps_and_nulls(sql, source) -> None:
+    sql.execute("CREATE TABLE t (k bigint, n int NOT NULL)")
+    sql.execute(
+        "INSERT INTO t SELECT case when i % 50 = 0 then null when i < 2500 then 77 "
+        "when i < 4000 then i / 3 else i * 1000000007::bigint end, i "
+        "FROM generate_series(1, 5000) i"
+    )
+    sql.execute("CREATE INDEX ON t (k)")
+    facts = facts_of(source, "t", "k")
+    (key,) = facts.keys
+    assert key.has_nulls and not key.unique
+    cuts = [None, ("77",), ("78",), ("1000",), ("9" * 25,), None]
+    read = read_plan(facts)
+    got = partition_by_key(source, read, RangeKind.SPAN, ("k",), cuts)
+    nulls = read_all(source, read, ChunkRange(kind=RangeKind.NULLS, columns=("k",)))
+    assert nulls.num_rows == 100
+    rows = got.column("n").to_pylist() + nulls.column("n").to_pylist()
+    assert sorted(rows) == list(range(1, 5001))
+
+
+def read_blocks(source: Source, facts: SourceFacts) -> pa.Table:
+    tables = []
+    for heap in facts.heaps:
+        cuts = [0, heap.blocks // 3, heap.blocks // 2, None]
+        for first, end in itertools.pairwise(cuts):
+            chunk = ChunkRange(
+                kind=RangeKind.BLOCKS, relation=heap.name, block_first=first, block_end=end
+            )
+            tables.append(read_all(source, read_plan(facts), chunk))
+    return pa.concat_tables(tables)
+
+
+def test_blocks_of_a_plain_table(sql, source) -> None:
+    sql.execute("CREATE TABLE t (n int NOT NULL, pad text)")
+    sql.execute("INSERT INTO t SELECT i, repeat('x', i % 200) FROM generate_series(1, 20000) i")
+    sql.execute("DELETE FROM t WHERE n BETWEEN 3000 AND 9000")
+    facts = facts_of(source, "t")
+    assert facts.capabilities.block_ranges and facts.keys == ()
+    assert [h.name.name for h in facts.heaps] == ["t"]
+    expected = [n for n in range(1, 20001) if not 3000 <= n <= 9000]
+    assert sorted(read_blocks(source, facts).column("n").to_pylist()) == expected
+
+
+def test_rows_appended_behind_the_planned_end_are_read(sql, source) -> None:
+    sql.execute("CREATE TABLE t (n int NOT NULL, pad text)")
+    fill = "INSERT INTO t SELECT i, repeat('x', 100) FROM generate_series(%s::int, %s::int) i"
+    sql.execute(fill, (1, 5000))
+    facts = facts_of(source, "t")
+    chunk = ChunkRange(kind=RangeKind.BLOCKS, relation=relation("t"), block_first=0)
+    reader = source.open_chunk(read_plan(facts), chunk, TuningPlan())
+    first = reader.read_page(LIMIT)
+    sql.execute(fill, (5001, 9000))
+    rest = drain(reader)
+    rows = first.batch.column("n").to_pylist() + rest.column("n").to_pylist()
+    assert sorted(rows) == list(range(1, 9001))
+
+
+def test_blocks_of_partitions_and_of_inheritance_children(sql, source) -> None:
+    sql.execute("CREATE TABLE t (n int NOT NULL, d text) PARTITION BY RANGE (n)")
+    sql.execute("CREATE TABLE t1 PARTITION OF t FOR VALUES FROM (0) TO (3000)")
+    sql.execute("CREATE TABLE t2 (d text, n int NOT NULL)")
+    sql.execute("ALTER TABLE t ATTACH PARTITION t2 FOR VALUES FROM (3000) TO (9000)")
+    sql.execute("INSERT INTO t SELECT i, 'd' || i FROM generate_series(1, 6000) i")
+    facts = facts_of(source, "t")
+    assert [h.name.name for h in facts.heaps] == ["t1", "t2"]
+    got = read_blocks(source, facts)
+    assert sorted(got.column("n").to_pylist()) == list(range(1, 6001))
+    assert got.column("d").to_pylist() == [f"d{n}" for n in got.column("n").to_pylist()]
+
+    sql.execute("CREATE TABLE p (n int PRIMARY KEY)")
+    sql.execute("CREATE TABLE c (extra text) INHERITS (p)")
+    sql.execute("INSERT INTO p SELECT i FROM generate_series(1, 100) i")
+    sql.execute("INSERT INTO c SELECT i, 'x' FROM generate_series(51, 150) i")
+    facts = facts_of(source, "p")
+    assert [h.name.name for h in facts.heaps] == ["p", "c"]
+    assert facts.keys == () and not facts.indexes[0].unique
+    got = read_blocks(source, facts).column("n").to_pylist()
+    assert sorted(got) == sorted([*range(1, 101), *range(51, 151)])
+
+
+def test_whole_is_streamed_in_bounded_pages(sql, source) -> None:
+    sql.execute("CREATE TABLE t (n int NOT NULL)")
+    sql.execute("INSERT INTO t SELECT i FROM generate_series(1, 50000) i")
+    facts = facts_of(source, "t")
+    reader = source.open_chunk(read_plan(facts), ChunkRange(kind=RangeKind.WHOLE), TuningPlan())
+    assert not reader.resumable
+    sizes = []
+    rows: list[int] = []
+    while True:
+        page = reader.read_page(LIMIT)
+        sizes.append(page.batch.num_rows)
+        rows += page.batch.column("n").to_pylist()
+        if page.last:
+            break
+    assert max(sizes) <= 700 and rows == list(range(1, 50001))
+
+
+def test_an_empty_table_and_a_query(sql, source) -> None:
+    sql.execute("CREATE TABLE t (n int PRIMARY KEY)")
+    facts = facts_of(source, "t")
+    assert facts.keys[0].minimum is None
+    for kind in (RangeKind.WHOLE, RangeKind.KEYSET, RangeKind.SPAN):
+        columns = () if kind is RangeKind.WHOLE else ("n",)
+        got = read_all(source, read_plan(facts), ChunkRange(kind=kind, columns=columns))
+        assert got.num_rows == 0
+    query = "SELECT i AS k, i * 1.5::numeric(8,2) AS v FROM generate_series(1, 3000) i -- done;"
+    facts = source.introspect(
+        FactsRequest(export_name="q", relation=None, query=query, key_columns=("k",))
+    )
+    assert facts.keys[0].minimum == ("1",) and facts.keys[0].maximum == ("3000",)
+    casts = (("v", "decimal(10,3)"),)
+    facts = source.introspect(
+        FactsRequest(export_name="q", relation=None, query=query, casts=casts)
+    )
+    read = read_plan(facts, casts, query)
+    got = read_all(source, read, ChunkRange(kind=RangeKind.KEYSET, columns=("k",)))
+    assert got.column("k").to_pylist() == list(range(1, 3001))
+    assert str(got.column("v")[0]) == "1.500"
+
+
+def test_a_linguistic_collation_orders_pages_and_boundaries(sql, source) -> None:
+    found = sql.execute(
+        "SELECT collname FROM pg_collation WHERE collprovider = 'c' AND collname ~ '^en_'"
+    ).fetchone()
+    if found is None:
+        pytest.skip("this server has no collation but byte order")
+    sql.execute(f'CREATE TABLE t (k text COLLATE "{found[0]}" PRIMARY KEY, n int NOT NULL)')
+    sql.execute(
+        "INSERT INTO t SELECT (case i % 3 when 0 then 'a' when 1 then 'B' else '_é' end) || i, i "
+        "FROM generate_series(1, 5000) i"
+    )
+    sql.execute("ANALYZE t")
+    facts = facts_of(source, "t")
+    cuts = random_cuts(list(facts.keys[0].boundaries), random.Random(5))
+    got = partition_by_key(source, read_plan(facts), RangeKind.KEYSET, ("k",), cuts)
+    assert sorted(got.column("n").to_pylist()) == list(range(1, 5001))
+
+
+def test_a_page_far_over_its_bytes_is_cut_and_continued(sql, source) -> None:
+    sql.execute("CREATE TABLE t (k int PRIMARY KEY, pad text)")
+    sql.execute(
+        "INSERT INTO t SELECT i, case when i > 500 then repeat(md5(i::text), 3000) end "
+        "FROM generate_series(1, 700) i"
+    )
+    read = read_plan(facts_of(source, "t"))
+    for kind in (RangeKind.KEYSET, RangeKind.SPAN):
+        chunk = ChunkRange(kind=kind, columns=("k",))
+        reader = source.open_chunk(read, chunk, TuningPlan())
+        rows: list[int] = []
+        while True:
+            page = reader.read_page(PageLimit(rows_max=1000, bytes_max=1 << 20))
+            assert page.wire_bytes < 3 << 20
+            rows += page.batch.column("k").to_pylist()
+            if page.last:
+                break
+        assert rows == list(range(1, 701))

@@ -1,0 +1,190 @@
+"""SQL text and tables of the PostgreSQL source, without a server."""
+
+from __future__ import annotations
+
+import inspect
+
+import psycopg
+import psycopg.errors
+import pytest
+
+from rivet_fleet.contracts.columns import ColumnSpec, ColumnType, Fidelity, TypeKind
+from rivet_fleet.contracts.keys import ChunkRange, RangeKind, RelationName
+from rivet_fleet.contracts.plan import TuningPlan
+from rivet_fleet.contracts.url import parse_database_url
+from rivet_fleet.errors import (
+    ConfigError,
+    RetryClass,
+    SourceBusy,
+    SourceError,
+    SourceRefused,
+    SourceUnavailable,
+    StatementTimeout,
+)
+from rivet_fleet.execution.source import PageLimit
+from rivet_fleet.execution.sources.postgres.border import translate, translate_connect
+from rivet_fleet.execution.sources.postgres.dialect import (
+    capabilities,
+    classify,
+    numeric_type,
+    override_fidelity,
+    parse_override,
+    quote_identifier,
+    quote_literal,
+)
+from rivet_fleet.execution.sources.postgres.pagers import KeysetPager
+from rivet_fleet.execution.sources.postgres.reader import hidden_keys
+from rivet_fleet.execution.sources.postgres.statements import (
+    Select,
+    block_range,
+    from_item,
+    page_settings,
+    row_comparison,
+    select_expression,
+)
+
+URL = parse_database_url("postgresql://me:s3cretword@db.example:5433/shop")
+LIMIT = PageLimit(rows_max=10, bytes_max=1000)
+
+
+def spec(name: str, kind: TypeKind, *, wire: str = "", cast: str | None = None) -> ColumnSpec:
+    return ColumnSpec(
+        name=name, native_type="x", type=ColumnType(kind=kind), wire_type=wire, cast=cast
+    )
+
+
+def test_keyset_pages_compare_rows_and_never_columns() -> None:
+    chunk = ChunkRange(
+        kind=RangeKind.KEYSET, columns=("a", "B"), lower=("1", "x"), upper=("9", "it's")
+    )
+    keys = {0: ("5", "m")}
+    pager = KeysetPager("*", "t AS _rivet", chunk, lambda _, row: keys[row], index_walk=True)
+    first = pager.select(LIMIT).copy()
+    assert first == (
+        "COPY (SELECT * FROM t AS _rivet WHERE (_rivet.\"a\", _rivet.\"B\") >= ('1', 'x') AND "
+        '(_rivet."a", _rivet."B") < (\'9\', \'it\'\'s\') ORDER BY _rivet."a", _rivet."B" LIMIT 10) '
+        "TO STDOUT (FORMAT BINARY)"
+    )
+    assert pager.select(LIMIT).copy() == first
+    import pyarrow as pa
+
+    batch = pa.record_batch({"n": [1]})
+    assert not pager.accept(batch, 10, cut=True).last
+    assert "> ('5', 'm')" in pager.select(LIMIT).copy()
+    assert pager.accept(batch, 10, cut=False).last
+
+
+def test_identifiers_and_literals_cannot_break_out() -> None:
+    assert quote_identifier('a"b') == '"a""b"'
+    assert quote_literal("a'b") == "'a''b'"
+    assert quote_literal("a\\'b") == " E'a\\\\''b'"
+    for bad in (quote_identifier, quote_literal):
+        with pytest.raises(ConfigError):
+            bad("a\0b")
+    with pytest.raises(ValueError, match="2 key values for 1"):
+        row_comparison(("a",), ">", ("1", "2"))
+
+
+def test_sources_and_blocks() -> None:
+    orders = RelationName(schema="S", name="Orders")
+    assert from_item(orders, None, only=True) == 'ONLY "S"."Orders" AS _rivet'
+    assert from_item(None, "SELECT 1 -- done;") == "(\nSELECT 1 -- done\n) AS _rivet"
+    assert block_range(3, None) == ("_rivet.ctid >= '(3,0)'::tid",)
+    assert block_range(3, 9)[1] == "_rivet.ctid < '(9,0)'::tid"
+    assert Select(columns="*", source="t").sql() == "SELECT * FROM t"
+
+
+def test_casts_are_known_types_only() -> None:
+    plain = select_expression(spec("a", TypeKind.INT32))
+    assert plain == '_rivet."a" AS "a"'
+    money = select_expression(spec("m", TypeKind.STRING, wire="25", cast="string"))
+    assert money == '_rivet."m"::text AS "m"'
+    padded = select_expression(spec("c", TypeKind.STRING, wire="1042", cast="text"))
+    assert padded == '_rivet."c" AS "c"'
+    number = select_expression(spec("n", TypeKind.DECIMAL, wire="1700", cast="decimal(9, 2)"))
+    assert number == '_rivet."n"::numeric AS "n"'
+    for bad in ("text; DROP TABLE t", "decimal(77,2)", "decimal(3,4)", "geometry"):
+        with pytest.raises(ConfigError):
+            parse_override(bad)
+    assert override_fidelity(TypeKind.FLOAT64, TypeKind.INT32) is Fidelity.LOSSY
+    assert override_fidelity(TypeKind.INT32, TypeKind.INT64) is Fidelity.EXACT
+
+
+def test_numeric_typmods() -> None:
+    for precision, scale, expected in (
+        (12, 2, (12, 2)),
+        (5, -2, (7, 0)),
+        (3, 5, (5, 5)),
+        (76, 0, (76, 0)),
+    ):
+        found = numeric_type(((precision << 16) | (scale & 0x7FF)) + 4)
+        assert isinstance(found, ColumnType) and (found.precision, found.scale) == expected
+    assert not isinstance(numeric_type(-1), ColumnType)
+    assert not isinstance(numeric_type((77 << 16) + 4), ColumnType)
+
+
+def test_settings_are_bounded_and_zero_disables() -> None:
+    settings = dict(page_settings(TuningPlan(statement_timeout_s=1.5, lock_timeout_s=0)))
+    assert settings["statement_timeout"] == "1500" and settings["lock_timeout"] == "0"
+    assert settings["TimeZone"] == "'UTC'" and "idle_in_transaction_session_timeout" in settings
+
+
+def test_keys_without_exact_text_travel_once_more() -> None:
+    columns = (
+        spec("i", TypeKind.INT64),
+        spec("t", TypeKind.TIMESTAMP),
+        spec("f", TypeKind.FLOAT64),
+    )
+    assert hidden_keys(columns, ("i", "t", "absent")) == ("t", "absent")
+    with pytest.raises(ConfigError, match="floating"):
+        hidden_keys(columns, ("f",))
+
+
+def test_block_ranges_need_version_14() -> None:
+    assert not capabilities(130012).block_ranges and capabilities(140000).block_ranges
+
+
+@pytest.mark.parametrize(
+    ("sqlstate", "error", "retry", "extra_delay_s"),
+    [
+        ("57014", StatementTimeout, RetryClass.PERMANENT, 0),
+        ("57P01", SourceUnavailable, RetryClass.RECONNECT, 15),
+        ("57P02", SourceUnavailable, RetryClass.RECONNECT, 15),
+        ("57P03", SourceUnavailable, RetryClass.RECONNECT, 15),
+        ("53300", SourceBusy, RetryClass.RECONNECT, 15),
+        ("08006", SourceUnavailable, RetryClass.RECONNECT, 0),
+        ("40001", SourceBusy, RetryClass.TRANSIENT, 1),
+        ("40P01", SourceBusy, RetryClass.TRANSIENT, 1),
+        ("55P03", SourceBusy, RetryClass.TRANSIENT, 0),
+        ("53200", SourceBusy, RetryClass.TRANSIENT, 5),
+        ("28P01", SourceRefused, RetryClass.PERMANENT, 0),
+        ("42P01", SourceRefused, RetryClass.PERMANENT, 0),
+        ("XX000", SourceRefused, RetryClass.PERMANENT, 0),
+    ],
+)
+def test_error_classes(sqlstate, error, retry, extra_delay_s) -> None:
+    found = classify(sqlstate)
+    assert (found.error, found.retry, found.extra_delay_s) == (error, retry, extra_delay_s)
+
+
+def test_every_error_psycopg_knows_becomes_one_of_ours() -> None:
+    classes = [
+        value
+        for module in (psycopg, psycopg.errors)
+        for _, value in inspect.getmembers(module, inspect.isclass)
+        if issubclass(value, psycopg.Error)
+    ]
+    assert len(classes) > 200
+    for cls in classes:
+        for found in (translate(cls("boom"), URL, "x"), translate_connect(cls("boom"), URL)):
+            assert isinstance(found, SourceError)
+            assert isinstance(found.retry, RetryClass)
+            if issubclass(cls, psycopg.OperationalError) and cls.sqlstate is None:
+                assert found.retry is not RetryClass.PERMANENT
+
+
+def test_messages_hold_no_secret_and_name_the_target() -> None:
+    error = psycopg.OperationalError("FATAL: password authentication failed: s3cretword")
+    found = translate_connect(error, URL)
+    assert "s3cretword" not in str(found) and "db.example:5433/shop" in str(found)
+    assert isinstance(found, SourceRefused) and "password" in (found.hint or "")
