@@ -5,7 +5,6 @@ Every mode, engine and destination ends a chunk here. Each step is followed by i
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 from rivet_fleet.contracts.events import Event, EventName
@@ -17,6 +16,7 @@ from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.coordination.publish import Published, publish_chunk
 from rivet_fleet.errors import DestinationError, LeaseLost
 from rivet_fleet.execution.destination import Destination
+from rivet_fleet.execution.durable import filesystem_errors, sync_file
 from rivet_fleet.execution.extract import ExtractResult, SpooledPart
 from rivet_fleet.execution.parts import digest_file
 
@@ -52,8 +52,9 @@ def deliver_chunk(fleet: Fleet, claim: Claim, plan: ExportPlan, result: ExtractR
 def _stage(
     fleet: Fleet, claim: Claim, plan: ExportPlan, destination: Destination, spooled: SpooledPart
 ) -> StagedPart:
-    _fsync(spooled)
-    digest = digest_file(spooled.path, spooled.rows)
+    with filesystem_errors(spooled.path, "spool"):
+        sync_file(spooled.path)
+        digest = digest_file(spooled.path, spooled.rows)
     reach(KillPoint.PART_DIGESTED)
     path = part_path(
         run_id=claim.run_id,
@@ -83,15 +84,6 @@ def _stage(
         receipt=receipt,
         columns=spooled.columns,
     )
-
-
-def _fsync(spooled: SpooledPart) -> None:
-    """The bytes must survive a power cut before anything points at them."""
-    handle = os.open(spooled.path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _discard(destination: Destination, staged: Sequence[StagedPart]) -> None:
