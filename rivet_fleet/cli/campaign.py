@@ -25,7 +25,7 @@ from rivet_fleet.contracts.events import EventName
 from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.coordination import submit as submission
 from rivet_fleet.coordination import wiring
-from rivet_fleet.coordination.closing import closing_report, write_run_summaries
+from rivet_fleet.coordination.closing import closing_report
 from rivet_fleet.coordination.coordinator import (
     Coordinator,
     CoordinatorOptions,
@@ -140,9 +140,6 @@ def _coordinate(
     coordinator = Coordinator(named, campaign_id, options, progress)
     code = coordinator.run()
     report = closing_report(named, campaign_id, state=session.state_url)
-    trouble = write_run_summaries(named, campaign_id, _own_folder(session) / "runs")
-    if trouble:
-        click.echo(f"warning: {known_redactor()(trouble)}", err=True)
     click.echo(
         report_json(report, known_redactor())
         if as_json
@@ -171,13 +168,8 @@ def _worker_command(session: Session, campaign_id: CampaignId) -> WorkerCommand:
         environment=worker_environment(
             session.environment, params=session.params, state_url=session.state_url
         ),
-        log_folder=_own_folder(session) / "logs" / campaign_id,
+        log_folder=session.loaded.path.parent / ".rivet_fleet" / "logs" / campaign_id,
     )
-
-
-def _own_folder(session: Session) -> Path:
-    """Logs and reports stand beside the configuration."""
-    return session.loaded.path.parent / ".rivet_fleet"
 
 
 @click.command()

@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 
 from rivet_fleet.contracts.keys import CampaignId
-from rivet_fleet.contracts.killpoints import KillPoint, reach
-from rivet_fleet.contracts.state import CampaignView, RunView, TaskView
+from rivet_fleet.contracts.state import TaskView
 from rivet_fleet.contracts.task import TaskStatus
 from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.errors import StateRefused
 from rivet_fleet.observability.report import Report, summarise
-from rivet_fleet.observability.run_summary import (
-    SUMMARY_JSON_NAME,
-    SUMMARY_MD_NAME,
-    summarise_run,
-    summary_json,
-    summary_markdown,
-)
 
 _JOURNAL_PAGE = 5000
 _FAILED_SHOWN = 50
@@ -40,44 +31,6 @@ def closing_report(fleet: Fleet, campaign_id: CampaignId, *, state: str) -> Repo
         state=state_name(state),
         files={run.run_id: len(fleet.store.parts(run.run_id)) for run in runs},
     )
-
-
-def write_run_summaries(fleet: Fleet, campaign_id: CampaignId, folder: Path) -> str | None:
-    """``<folder>/<run_id>/summary.json`` and ``summary.md`` for every run (inventory §11.6).
-
-    Best effort (step 5 of finishing a run): returns why they could not be written, or None.
-    """
-    view = fleet.store.campaign(campaign_id)
-    if view is None:
-        return None
-    try:
-        for run in fleet.store.runs(campaign_id):
-            _write_summary(fleet, view, run, folder / run.run_id)
-    except OSError as error:
-        return f"the run reports could not be written to {folder}: {error.strerror}"
-    reach(KillPoint.REPORT_WRITTEN)
-    return None
-
-
-def _write_summary(fleet: Fleet, view: CampaignView, run: RunView, folder: Path) -> None:
-    failed = fleet.store.tasks(run.run_id, status=TaskStatus.FAILED, limit=_FAILED_SHOWN)
-    summary = summarise_run(
-        view,
-        run,
-        failed,
-        uri=fleet.destination(run.run_id).uri,
-        files=len(fleet.store.parts(run.run_id)),
-    )
-    folder.mkdir(parents=True, exist_ok=True)
-    bodies = {
-        SUMMARY_JSON_NAME: summary_json(summary, fleet.redact),
-        SUMMARY_MD_NAME: summary_markdown(summary, fleet.redact),
-    }
-    for name, body in bodies.items():
-        # Written beside and renamed: a reader, or a death here, never meets half a report.
-        partial = folder / f".{name}.partial"
-        partial.write_text(body, encoding="utf-8")
-        partial.replace(folder / name)
 
 
 def failed_tasks(fleet: Fleet, campaign_id: CampaignId) -> list[TaskView]:
