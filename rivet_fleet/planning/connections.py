@@ -6,6 +6,7 @@ Every missing piece is a ConfigError with a hint that can be pasted. Secrets sta
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from rivet_fleet.planning.problems import ConfigKey, Problem, did_you_mean, dott
 STATE_ENV = ("RIVET_FLEET_STATE_URL", "RIVET_STATE_URL")
 STATE_FILE = ".rivet_state.db"
 URL_FILE_BYTES_MAX = 65_536
+_HOST_OPTIONS = frozenset({"hostaddr", "service", "servicefile"})
 _SECRET_OPTIONS = ("password", "passwd", "pwd", "secret", "token", "key")
 
 
@@ -52,7 +54,7 @@ def source_connection(loaded: LoadedConfig, source_name: str) -> SourceConnectio
             )
         )
     url = _source_url(loaded, source, at)
-    if source.tls is None and not url.loopback:
+    if source.tls is None and not _stays_here(url):
         raise loaded.error(
             Problem(
                 at=at,
@@ -232,6 +234,15 @@ def _unset_variable(at: ConfigKey, name: str) -> Problem:
         reason=f"the environment variable {name} is not set",
         suggestion=f"export {name}='…'",
     )
+
+
+def _stays_here(url: DatabaseUrl) -> bool:
+    """True when the connection cannot leave this machine: an option may name another host."""
+    if any(name in _HOST_OPTIONS for name, _ in url.options):
+        return False
+    if url.host.startswith("127."):
+        return re.fullmatch(r"127(\.\d{1,3}){3}", url.host) is not None
+    return url.loopback
 
 
 def _tls_mode(tls: TlsConfig | None) -> str | None:

@@ -157,7 +157,8 @@ def _query_by_key(facts: SourceFacts, columns: tuple[str, ...], sizing: Sizing) 
     if proven and can:
         return _keyset(facts, columns, sizing, f"chunk_by_key {named(columns)} over the query")
     if is_integer(facts, columns):
-        return _by_column(facts, columns[0], sizing)
+        why = f"chunk_by_key {named(columns)}, not proven unique: ranges of its values"
+        return _by_column(facts, columns[0], sizing, why)
     return Refusal(
         setting="chunk_by_key",
         reason=f"{named(columns)} is not proven unique and NOT NULL in the query's rows: "
@@ -178,7 +179,9 @@ def _missing_column(setting: str, facts: SourceFacts, columns: tuple[str, ...]) 
     return None
 
 
-def _by_column(facts: SourceFacts, name: str, sizing: Sizing) -> Choice | Refusal:
+def _by_column(
+    facts: SourceFacts, name: str, sizing: Sizing, why: str | None = None
+) -> Choice | Refusal:
     """``chunk_column``: whole numbers only; pages by it as a key when it is one."""
     missing = _missing_column("chunk_column", facts, (name,))
     if missing is not None:
@@ -207,7 +210,7 @@ def _by_column(facts: SourceFacts, name: str, sizing: Sizing) -> Choice | Refusa
         estimates.append(None)
     return Choice(
         strategy="integer_range",
-        reason=f"chunk_column {name}",
+        reason=why or f"chunk_column {name}: ranges of its values",
         ranges=tuple(ranges),
         estimates=tuple(estimates),
         warnings=tuple(warnings),

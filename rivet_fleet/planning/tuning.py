@@ -78,7 +78,8 @@ def tuning_plan(source: SourceConfig, export: TuningConfig, budget: MemoryBudget
         throttle_ms=number("throttle_ms"),
         max_retries=int(number("max_retries")),
         retry_backoff_ms=number("retry_backoff_ms"),
-        max_value_bytes=min(value_bytes, budget.value_bytes) if value_bytes else 0,
+        # Switching the limit off leaves the worker's memory ceiling, which is a promise.
+        max_value_bytes=min(value_bytes or budget.value_bytes, budget.value_bytes),
     )
 
 

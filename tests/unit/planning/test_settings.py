@@ -90,7 +90,7 @@ def test_no_page_and_no_value_is_larger_than_the_ceiling_allows() -> None:
     assert plan.max_value_bytes == 256 * MIB
     small = tuning_plan(source(), tuning(), memory_budget(128))
     assert small.max_value_bytes == 64 * MIB
-    assert tuning_plan(source(), tuning(max_value_mb=0), BUDGET).max_value_bytes == 0
+    assert tuning_plan(source(), tuning(max_value_mb=0), BUDGET).max_value_bytes == 256 * MIB
 
 
 @pytest.mark.parametrize(
