@@ -47,8 +47,8 @@ class PeersEnvironment:
 def peers_environment(root: Path) -> PeersEnvironment:
     """The environment under ``root``, brought to the lock file's state. Raises RuntimeError.
 
-    Installed with pip, hashes required, into a folder that ignores itself; a stamp with the
-    lock file's digest makes the next call free.
+    Installed by our own pip, hashes required, into a folder that ignores itself; a stamp with
+    the lock file's digest makes the next call free.
     """
     found = PeersEnvironment(folder=root / FOLDER)
     digest = hashlib.sha256(_LOCK.read_bytes()).hexdigest()
@@ -56,10 +56,10 @@ def peers_environment(root: Path) -> PeersEnvironment:
     if stamp.is_file() and stamp.read_text() == digest:
         return found
     print(f"installing the peers into {FOLDER} …", file=sys.stderr, flush=True)
-    _run(sys.executable, "-m", "venv", "--clear", str(found.folder))
+    _run(sys.executable, "-m", "venv", "--clear", "--without-pip", str(found.folder))
     (found.folder / ".gitignore").write_text("*\n")
-    pip = (str(found.python), "-m", "pip", "--disable-pip-version-check", "--quiet")
-    _run(*pip, "install", "--require-hashes", "-r", str(_LOCK))
+    pip = (sys.executable, "-m", "pip", "--python", str(found.python), "--quiet")
+    _run(*pip, "install", "--disable-pip-version-check", "--require-hashes", "-r", str(_LOCK))
     stamp.write_text(digest)
     return found
 

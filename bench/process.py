@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import threading
@@ -56,13 +57,8 @@ def run_measured(
         )
         sampler = PeakSampler(process.pid)
         sampler.start()
-        killer = threading.Timer(timeout_s, os.killpg, (process.pid, signal.SIGKILL))
-        killer.start()
-        # wait4 rather than Popen.wait: the kernel adds up the whole tree's CPU, to the tick.
-        _, status, usage = os.wait4(process.pid, 0)
+        usage = _wait(process, timeout_s)
         wall_s = time.monotonic() - began_s
-        killer.cancel()
-        process.returncode = os.waitstatus_to_exitcode(status)
     peaks = sampler.finish()
     return Measured(
         exit_code=process.returncode,
@@ -72,6 +68,23 @@ def run_measured(
         descendants=tuple(peaks.values()),
         last_words=log.read_bytes()[-_OUTPUT_TAIL_BYTES:].decode(errors="replace").strip(),
     )
+
+
+def _wait(process: subprocess.Popen[bytes], timeout_s: float) -> resource.struct_rusage:
+    """Wait for the end, sets ``returncode``. Nothing survives the limit, or an interruption."""
+    killer = threading.Timer(timeout_s, os.killpg, (process.pid, signal.SIGKILL))
+    killer.start()
+    try:
+        # wait4 rather than Popen.wait: the kernel adds up the whole tree's CPU, to the tick.
+        _, status, usage = os.wait4(process.pid, 0)
+    except BaseException:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        raise
+    finally:
+        killer.cancel()
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return usage
 
 
 class PeakSampler(threading.Thread):
