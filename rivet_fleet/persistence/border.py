@@ -26,6 +26,11 @@ class Meaning:
 
 
 _UNAVAILABLE = Meaning(error=StateUnavailable)
+_UNREACHABLE = Meaning(
+    error=StateUnavailable,
+    hint="is the state database running and reachable from here? Its URL comes from --state-url, "
+    "RIVET_FLEET_STATE_URL or `state:`; nothing is lost, start again when it is there",
+)
 _AGAIN = Meaning(error=StateUnavailable, again=True)
 _SPACE = Meaning(error=StateUnavailable, hint="free space for the state database")
 
@@ -119,7 +124,7 @@ def _connecting(orig: psycopg.OperationalError) -> Meaning:
     for sign, state in _CONNECT_REFUSALS:
         if sign in text:
             return SQLSTATES[state]
-    return _UNAVAILABLE
+    return _UNREACHABLE
 
 
 # During connection start-up libpq keeps the server's SQLSTATE to itself; these are the server's

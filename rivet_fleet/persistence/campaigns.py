@@ -10,8 +10,10 @@ from rivet_fleet.contracts.state import CampaignView, GroupView, SubmitOutcome
 from rivet_fleet.contracts.task import CampaignStatus
 from rivet_fleet.errors import StateRefused
 from rivet_fleet.persistence.database import Database, Record, Transaction
+from rivet_fleet.persistence.finalizing import ONLY_COMPLETED
 from rivet_fleet.persistence.journal import note, note_all
 from rivet_fleet.persistence.ledger import LOCK_CAMPAIGN
+from rivet_fleet.persistence.schema import CLAIMABLE
 
 _ADD_CAMPAIGN = """
 INSERT INTO campaign (campaign_id, campaign_name, config_digest, config_path, status, created_at_s)
@@ -44,21 +46,20 @@ FROM campaign
 """
 
 # What could still change without an operator: claimable tasks of runs in progress, tasks
-# somebody runs or may publish, and runs somebody may finish.
-_OPEN_WORK = """
+# somebody runs or may publish, and runs somebody may finish. Spelled like the claim (ordered,
+# first row only), because a bare EXISTS lets PostgreSQL prefer a scan of the table.
+OPEN_WORK = f"""
 SELECT
-  EXISTS (SELECT 1 FROM chunk_task t JOIN chunk_run r ON r.run_id = t.run_id
-          WHERE r.campaign_id = :campaign_id AND r.status = 'in_progress'
-            AND t.campaign_id = :campaign_id AND t.status IN ('pending', 'failed')
-            AND t.attempts < t.attempts_max)
-  OR EXISTS (SELECT 1 FROM chunk_task t JOIN chunk_run r ON r.run_id = t.run_id
-             WHERE r.campaign_id = :campaign_id AND t.status = 'running')
+  (SELECT t.task_id FROM chunk_task t
+   WHERE t.campaign_id = :campaign_id AND {CLAIMABLE}
+     AND (SELECT r.status FROM chunk_run r WHERE r.run_id = t.run_id) = 'in_progress'
+   ORDER BY t.priority DESC, t.run_position, t.chunk_index LIMIT 1) IS NOT NULL
+  OR EXISTS (SELECT 1 FROM chunk_task t
+             WHERE t.status = 'running' AND t.campaign_id = :campaign_id)
   OR EXISTS (SELECT 1 FROM chunk_task t
              WHERE t.campaign_id = :campaign_id AND t.status = 'committed')
-  OR EXISTS (SELECT 1 FROM chunk_run r
-             WHERE r.campaign_id = :campaign_id AND r.status = 'in_progress'
-               AND NOT EXISTS (SELECT 1 FROM chunk_task t
-                               WHERE t.run_id = r.run_id AND t.status <> 'completed'))
+  OR EXISTS (SELECT 1 FROM chunk_run
+             WHERE campaign_id = :campaign_id AND status = 'in_progress' AND {ONLY_COMPLETED})
 """
 _RUN_STATUSES = "SELECT DISTINCT status FROM chunk_run WHERE campaign_id = :campaign_id"
 _SETTLE = """
@@ -163,7 +164,7 @@ class Campaigns:
             return verdict
 
         # Looked at without any lock first: most of the time there is nothing to settle.
-        quick = self._db.one(lambda tx: tx.scalar(_OPEN_WORK, campaign_id=campaign_id))
+        quick = self._db.one(lambda tx: tx.scalar(OPEN_WORK, campaign_id=campaign_id))
         view = self.campaign(campaign_id) if quick else None
         return view.status if view is not None else self._db.write(work)
 
@@ -323,7 +324,7 @@ def _verdict(tx: Transaction, campaign_id: CampaignId) -> CampaignStatus:
     statuses = {row[0] for row in tx.all(_RUN_STATUSES, campaign_id=campaign_id)}
     if statuses == {CampaignStatus.COMPLETED.value}:
         return CampaignStatus.COMPLETED
-    if tx.scalar(_OPEN_WORK, campaign_id=campaign_id):
+    if tx.scalar(OPEN_WORK, campaign_id=campaign_id):
         return CampaignStatus.ACTIVE
     return CampaignStatus.INCOMPLETE
 

@@ -78,7 +78,7 @@ _LOCK_GROUP = """
 SELECT slots_max FROM source_group
 WHERE campaign_id = :campaign_id AND group_name = :group_name LOCK_ROW
 """
-_COUNT_RUNNING = """
+COUNT_RUNNING = """
 SELECT count(*) FROM chunk_task t
 WHERE t.status = 'running' AND t.campaign_id = :campaign_id AND t.source_group = :group_name
 """
@@ -108,7 +108,7 @@ SELECT {_REAP_COLUMNS} FROM chunk_task t
 WHERE t.{status_in(Verb.REAP)} AND EXPIRED_FILTER CAMPAIGN_FILTER
 ORDER BY t.lease_expires_at_s LIMIT :limit LOCK_TASKS
 """
-_OWNED = f"""
+OWNED = f"""
 SELECT {_REAP_COLUMNS} FROM chunk_task t
 WHERE t.{status_in(Verb.REAP)} AND t.owner = :worker_id
 ORDER BY t.task_id LOCK_TASKS
@@ -204,7 +204,7 @@ class Claims:
             named = _only(values, "campaign_id", "group_name")
             tx.first(_LOCK_GROUP, **named)
             # Counted in a statement of its own: it must see what was committed while we waited.
-            if tx.scalar(_COUNT_RUNNING, **named) >= slots_max:
+            if tx.scalar(COUNT_RUNNING, **named) >= slots_max:
                 return None
         return self._claim_in(tx, worker, PICK_IN_GROUP, values)
 
@@ -250,7 +250,7 @@ class Claims:
 
         def work(tx: Transaction) -> list[Reaped]:
             tx.run(_END_WORKER, worker_id=worker_id, reason=reason)
-            return _take_back(tx, tx.all(_OWNED, worker_id=worker_id), reason)
+            return _take_back(tx, tx.all(OWNED, worker_id=worker_id), reason)
 
         return self._db.write(work)
 

@@ -12,6 +12,7 @@ from rivet_fleet.persistence.sql_store import SqlStore
 from rivet_fleet.persistence.store import Store
 
 _SQLITE = "sqlite:///"
+_WRITE = "write sqlite:///path or postgresql://user@host:port/database"
 
 
 def open_store(url: str, *, pool_size: int = 2) -> Store:
@@ -27,15 +28,15 @@ def _dialect(url: str) -> Dialect:
     if url.startswith(_SQLITE):
         path = url.removeprefix(_SQLITE).split("?", 1)[0]
         if path in ("", ":memory:"):
-            raise StateRefused("a fleet needs a SQLite state in a file: sqlite:///path")
+            raise StateRefused("a fleet needs a SQLite state in a file", hint=_WRITE)
         return SqliteDialect(Path(path).absolute())
     try:
         parsed = parse_database_url(url)
     except ValueError as problem:
-        raise StateRefused(f"the state URL cannot be read: {problem}") from None
+        raise StateRefused(f"the state URL cannot be read: {problem}", hint=_WRITE) from None
     if parsed.scheme not in ("postgresql", "postgres"):
         raise StateRefused(
             f"the state URL's scheme {parsed.scheme!r} is not known",
-            hint="use sqlite:///path or postgresql://user@host/database",
+            hint=_WRITE,
         )
     return PostgresDialect(parsed)

@@ -1,0 +1,337 @@
+"""The store without a database: the same contract over dicts, with a clock that is given.
+
+It is the oracle of the property tests and serves tests that need no server. One lock makes
+every method one transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from rivet_fleet.contracts.events import Event, EventName
+from rivet_fleet.contracts.keys import CampaignId, RunId, TaskId
+from rivet_fleet.contracts.lease import Claim, WorkerIdentity
+from rivet_fleet.contracts.part import LedgerPart, PartStatus, StagedPart
+from rivet_fleet.contracts.plan import CampaignPlan
+from rivet_fleet.contracts.state import Failure, Reaped, SubmitOutcome
+from rivet_fleet.contracts.task import CampaignStatus, RunStatus, TaskStatus, Verb
+from rivet_fleet.errors import LeaseLost, StateRefused
+from rivet_fleet.persistence.campaigns import overlap, refuse_changed, refuse_empty
+from rivet_fleet.persistence.memory_finish import MemoryFinish
+from rivet_fleet.persistence.memory_model import Campaign, Run, Task, Worker, planned_tasks
+from rivet_fleet.persistence.memory_views import MemoryViews, synchronized
+
+
+class MemoryStore(MemoryFinish, MemoryViews):
+    """``Store`` in one process. ``clock`` is the database's clock: epoch seconds."""
+
+    def migrate(self) -> None:
+        """Nothing to do."""
+
+    def check_version(self) -> None:
+        """Always this program's version."""
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+    @synchronized
+    def submit(self, plan: CampaignPlan) -> SubmitOutcome:
+        """See ``Store.submit``."""
+        refuse_empty(plan)
+        known = self._campaigns.get(plan.campaign_id)
+        if known is not None:
+            refuse_changed(plan, known.plan.config_digest)
+            return SubmitOutcome(campaign_id=plan.campaign_id, created=False)
+        for run in plan.runs:
+            self._refuse_overlap(plan, run.plan.export_name)
+        now_s = self._clock()
+        names = {r.plan.source_group for r in plan.runs if r.plan.source_group}
+        slots = {n: plan.source_group_slots.get(n) for n in {*names, *plan.source_group_slots}}
+        self._campaigns[plan.campaign_id] = Campaign(plan=plan, created_at_s=now_s, slots=slots)
+        for position, run in enumerate(plan.runs):
+            self._runs[run.plan.run_id] = Run(
+                campaign_id=plan.campaign_id,
+                campaign_name=plan.campaign_name,
+                planned=run,
+                position=position,
+                created_at_s=now_s,
+            )
+        for task in planned_tasks(plan, self._next_task_id, now_s):
+            self._tasks[task.task_id] = task
+            self._next_task_id = task.task_id + 1
+        self._note(Event(name=EventName.CAMPAIGN_SUBMITTED, campaign_id=plan.campaign_id))
+        return SubmitOutcome(campaign_id=plan.campaign_id, created=True)
+
+    def _refuse_overlap(self, plan: CampaignPlan, export_name: str) -> None:
+        for run in self._runs.values():
+            same = (run.campaign_name, run.planned.plan.export_name)
+            if run.status is RunStatus.IN_PROGRESS and same == (plan.campaign_name, export_name):
+                raise overlap(export_name, plan.campaign_name, run.campaign_id)
+
+    # -- the task machine -----------------------------------------------------------------
+
+    @synchronized
+    def claim(
+        self, campaign_id: CampaignId, worker: WorkerIdentity, lease_ttl_s: float
+    ) -> Claim | None:
+        """See ``Store.claim``."""
+        now_s = self._clock()
+        candidates = [t for t in self._tasks.values() if self._claimable(t, campaign_id, now_s)]
+        if not candidates:
+            return None
+        task = min(candidates, key=lambda t: t.claim_order)
+        task.move(Verb.CLAIM, now_s)
+        task.owner, task.owner_name = worker.worker_id, worker.name
+        task.lease_expires_at_s, task.not_before_s = now_s + lease_ttl_s, None
+        self._note_task(EventName.CHUNK_CLAIMED, task)
+        return Claim(
+            task_id=task.task_id,
+            campaign_id=campaign_id,
+            run_id=task.run_id,
+            export_name=task.export_name,
+            chunk_index=task.chunk_index,
+            chunk_range=task.chunk_range,
+            fence=task.fence,
+            attempt=task.attempts,
+            attempts_max=task.attempts_max,
+        )
+
+    def _claimable(self, task: Task, campaign_id: CampaignId, now_s: float) -> bool:
+        campaign = self._campaigns.get(campaign_id)
+        if campaign is None or campaign.status is not CampaignStatus.ACTIVE:
+            return False
+        slots_max = campaign.slots.get(task.source_group)
+        return (
+            task.campaign_id == campaign_id
+            and task.may(Verb.CLAIM)
+            and task.attempts < task.attempts_max
+            and (task.not_before_s is None or task.not_before_s <= now_s)
+            and self._runs[task.run_id].status is RunStatus.IN_PROGRESS
+            and (slots_max is None or self._running(campaign_id, task.source_group) < slots_max)
+        )
+
+    @synchronized
+    def renew(
+        self,
+        worker: WorkerIdentity,
+        claims: Sequence[tuple[TaskId, int]],
+        lease_ttl_s: float,
+        rss_bytes: int,
+    ) -> list[TaskId]:
+        """See ``Store.renew``."""
+        now_s = self._clock()
+        row = self._workers.setdefault(
+            worker.worker_id,
+            Worker(
+                worker_id=worker.worker_id,
+                name=worker.name,
+                host_id=worker.host_id,
+                pid=worker.pid,
+                pid_started_at_s=worker.pid_started_at_s,
+                started_at_s=now_s,
+                heartbeat_at_s=now_s,
+            ),
+        )
+        row.heartbeat_at_s, row.rss_bytes, row.ended = now_s, rss_bytes or row.rss_bytes, False
+        lost = []
+        for task_id, fence in sorted(claims):
+            task = self._tasks.get(task_id)
+            if task is not None and task.may(Verb.RENEW, fence):
+                task.lease_expires_at_s = now_s + lease_ttl_s
+            elif task is None or task.fence != fence:
+                lost.append(task_id)
+        return lost
+
+    @synchronized
+    def commit(
+        self, task_id: TaskId, fence: int, parts: Sequence[StagedPart], *, rows: int, pages: int
+    ) -> None:
+        """See ``Store.commit``."""
+        task = self._tasks.get(task_id)
+        if task is None or not task.may(Verb.COMMIT, fence):
+            done = (TaskStatus.COMMITTED, TaskStatus.COMPLETED)
+            if task is None or not self._stands(task, fence, *done):
+                raise _lost(task_id, fence)
+            if self._stored(task) != {(p.part_number, p.path, p.digest.fingerprint) for p in parts}:
+                raise _lost(task_id, fence)
+            return
+        if len({p.part_number for p in parts}) != len(parts):
+            raise StateRefused(f"task {task_id}: one part number twice")
+        task.move(Verb.COMMIT, self._clock())
+        task.rows_written, task.pages_read = rows, pages
+        task.error_class = task.last_error = None
+        self._parts += [_ledger_part(task, fence, p) for p in parts]
+        self._note_task(EventName.CHUNK_COMMITTED, task)
+
+    @synchronized
+    def mark_published(self, task_id: TaskId, fence: int) -> None:
+        """See ``Store.mark_published``."""
+        task = self._owned(task_id, fence, Verb.COMPLETE, TaskStatus.COMPLETED)
+        if task is None:
+            return
+        task.move(Verb.COMPLETE, self._clock())
+        task.completed_at_s = task.updated_at_s
+        self._mark_parts(task.run_id, task.chunk_index, PartStatus.COMMITTED, PartStatus.PUBLISHED)
+        self._note_task(EventName.CHUNK_COMPLETED, task)
+
+    @synchronized
+    def fail(self, task_id: TaskId, fence: int, failure: Failure) -> TaskStatus:
+        """See ``Store.fail``."""
+        task = self._owned(task_id, fence, Verb.FAIL, TaskStatus.FAILED)
+        if task is None:
+            return TaskStatus.FAILED
+        now_s = self._clock()
+        task.move(Verb.FAIL, now_s)
+        if failure.permanent:
+            task.attempts = task.attempts_max
+        task.not_before_s = now_s + failure.not_before_in_s
+        task.error_class, task.last_error = failure.error_class, failure.message
+        self._note_task(EventName.CHUNK_FAILED, task, failure.message)
+        return TaskStatus.FAILED
+
+    @synchronized
+    def release(self, task_id: TaskId, fence: int) -> None:
+        """See ``Store.release``."""
+        task = self._owned(task_id, fence, Verb.RELEASE, TaskStatus.PENDING)
+        if task is not None:
+            task.move(Verb.RELEASE, self._clock())
+            self._note_task(EventName.CHUNK_RELEASED, task)
+
+    @synchronized
+    def reap_expired(
+        self, campaign_id: CampaignId | None = None, *, limit: int = 100
+    ) -> list[Reaped]:
+        """See ``Store.reap_expired``."""
+        now_s = self._clock()
+        expired = [
+            t
+            for t in self._tasks.values()
+            if t.may(Verb.REAP)
+            and t.lease_expires_at_s is not None
+            and t.lease_expires_at_s < now_s
+            and campaign_id in (None, t.campaign_id)
+        ]
+        expired.sort(key=lambda t: t.lease_expires_at_s or 0.0)
+        return self._take_back(expired[:limit], "lease expired")
+
+    @synchronized
+    def reap_worker(self, worker_id: str, reason: str) -> list[Reaped]:
+        """See ``Store.reap_worker``."""
+        if worker_id in self._workers:
+            self._workers[worker_id].ended = True
+        owned = [t for t in self._tasks.values() if t.may(Verb.REAP) and t.owner == worker_id]
+        return self._take_back(owned, reason)
+
+    def _take_back(self, tasks: list[Task], reason: str) -> list[Reaped]:
+        taken = []
+        for task in tasks:
+            taken.append(task.reap(reason, self._clock()))
+            self._note_task(EventName.CHUNK_REAPED, task, reason)
+            if task.status is TaskStatus.FAILED:
+                self._note_task(EventName.CHUNK_FAILED, task, reason)
+        return taken
+
+    @synchronized
+    def reopen(self, task_id: TaskId, fence: int, reason: str) -> bool:
+        """See ``Store.reopen``."""
+        task = self._tasks.get(task_id)
+        if task is None or not task.may(Verb.REOPEN, fence):
+            return False
+        run = self._runs[task.run_id]
+        task.move(Verb.REOPEN, self._clock())
+        task.forget_attempt()
+        task.error_class, task.last_error = None, reason
+        for status in (PartStatus.COMMITTED, PartStatus.PUBLISHED):
+            self._mark_parts(task.run_id, task.chunk_index, status, PartStatus.VOIDED)
+        run.finalize_fence += 1
+        run.finalize_lease_expires_at_s = run.finished_at_s = run.error = None
+        if run.status is not RunStatus.CANCELLED:
+            run.status = RunStatus.IN_PROGRESS
+        self._revive(task.campaign_id)
+        self._note_task(EventName.CHUNK_REOPENED, task, reason)
+        return True
+
+    @synchronized
+    def requeue(
+        self,
+        campaign_id: CampaignId,
+        *,
+        export_name: str | None = None,
+        chunk_index: int | None = None,
+    ) -> int:
+        """See ``Store.requeue``."""
+        campaign = self._known(campaign_id)
+        if campaign.status is CampaignStatus.CANCELLED:
+            raise StateRefused(f"campaign {campaign_id} was cancelled")
+        chosen = [
+            t
+            for t in self._tasks.values()
+            if t.campaign_id == campaign_id
+            and t.status is TaskStatus.FAILED
+            and export_name in (None, t.export_name)
+            and chunk_index in (None, t.chunk_index)
+            and not self._stored(t)
+        ]
+        for task in chosen:
+            task.move(Verb.REOPEN, self._clock())
+            task.forget_attempt()
+            self._note_task(EventName.CHUNK_REOPENED, task, "requeued")
+        if chosen:
+            self._revive(campaign_id)
+        return len(chosen)
+
+    # -- inside -----------------------------------------------------------------------------
+
+    def _owned(self, task_id: TaskId, fence: int, verb: Verb, done: TaskStatus) -> Task | None:
+        """The task when the verb may happen; None when this very verb has happened already."""
+        task = self._tasks.get(task_id)
+        if task is not None and task.may(verb, fence):
+            return task
+        if task is None or not self._stands(task, fence, done):
+            raise _lost(task_id, fence)
+        return None
+
+    @staticmethod
+    def _stands(task: Task, fence: int, *statuses: TaskStatus) -> bool:
+        return task.fence == fence and task.status in statuses
+
+    def _stored(self, task: Task) -> set[tuple[int, str, str]]:
+        return {
+            (p.part_number, p.path, p.digest.fingerprint)
+            for p in self._parts
+            if (p.run_id, p.chunk_index) == (task.run_id, task.chunk_index)
+            and p.status is not PartStatus.VOIDED
+        }
+
+    def _mark_parts(self, run_id: RunId, chunk: int, old: PartStatus, new: PartStatus) -> None:
+        self._parts = [
+            replace(p, status=new)
+            if (p.run_id, p.chunk_index, p.status) == (run_id, chunk, old)
+            else p
+            for p in self._parts
+        ]
+
+    def _revive(self, campaign_id: CampaignId) -> None:
+        campaign = self._campaigns[campaign_id]
+        if campaign.status in (CampaignStatus.COMPLETED, CampaignStatus.INCOMPLETE):
+            campaign.status, campaign.finished_at_s = CampaignStatus.ACTIVE, None
+
+
+def _lost(task_id: TaskId, fence: int) -> LeaseLost:
+    return LeaseLost(f"task {task_id}: fence {fence} does not own it any more")
+
+
+def _ledger_part(task: Task, fence: int, part: StagedPart) -> LedgerPart:
+    return LedgerPart(
+        run_id=task.run_id,
+        export_name=task.export_name,
+        chunk_index=task.chunk_index,
+        part_number=part.part_number,
+        fence=fence,
+        path=part.path,
+        digest=part.digest,
+        receipt=part.receipt,
+        status=PartStatus.COMMITTED,
+        columns=part.columns,
+    )

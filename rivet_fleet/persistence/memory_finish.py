@@ -1,0 +1,191 @@
+"""The in-memory store's verdicts: finishing runs and campaigns, cancelling, forgetting."""
+
+from __future__ import annotations
+
+from rivet_fleet.contracts.events import Event, EventName
+from rivet_fleet.contracts.keys import CampaignId, RunId
+from rivet_fleet.contracts.lease import WorkerIdentity
+from rivet_fleet.contracts.state import FinalizeLease, FinishedRun
+from rivet_fleet.contracts.task import CampaignStatus, RunStatus, TaskStatus, Verb
+from rivet_fleet.errors import LeaseLost, StateRefused
+from rivet_fleet.persistence.memory_model import Run
+from rivet_fleet.persistence.memory_views import MemoryRows, synchronized
+
+
+class MemoryFinish(MemoryRows):
+    """Finalizer and verdict."""
+
+    def _all_completed(self, run: Run) -> bool:
+        tasks = self._tasks_of(run.run_id)
+        done = sum(t.status is TaskStatus.COMPLETED for t in tasks)
+        return done == len(tasks) == len(run.planned.chunks) > 0
+
+    @synchronized
+    def finalizable_runs(self, campaign_id: CampaignId) -> list[RunId]:
+        """See ``Store.finalizable_runs``."""
+        return [
+            r.run_id
+            for r in self._runs_of(campaign_id)
+            if r.status is RunStatus.IN_PROGRESS and self._all_completed(r)
+        ]
+
+    @synchronized
+    def lease_finalize(
+        self, run_id: RunId, worker: WorkerIdentity, lease_ttl_s: float
+    ) -> FinalizeLease | None:
+        """See ``Store.lease_finalize``."""
+        run = self._runs.get(run_id)
+        now_s = self._clock()
+        if run is None or run.status is not RunStatus.IN_PROGRESS or not self._all_completed(run):
+            return None
+        if (run.finalize_lease_expires_at_s or 0.0) >= now_s:
+            return None
+        run.finalize_fence += 1
+        run.finalize_lease_expires_at_s = now_s + lease_ttl_s
+        return FinalizeLease(run_id=run_id, finalize_fence=run.finalize_fence)
+
+    @synchronized
+    def confirm_finalize(self, lease: FinalizeLease, lease_ttl_s: float) -> None:
+        """See ``Store.confirm_finalize``."""
+        run = self._leased(lease)
+        if run is None or not self._all_completed(run):
+            raise _lost(lease)
+        run.finalize_lease_expires_at_s = self._clock() + lease_ttl_s
+
+    @synchronized
+    def finish_run(self, lease: FinalizeLease, finished: FinishedRun) -> None:
+        """See ``Store.finish_run``."""
+        run = self._leased(lease)
+        if run is None or not self._all_completed(run):
+            if self._run_stands(lease, RunStatus.COMPLETED):
+                return
+            raise _lost(lease)
+        self._end(run, RunStatus.COMPLETED, None)
+        self._metrics.append(_metrics(run, "success", finished))
+        self._note(_event(EventName.RUN_COMPLETED, run))
+
+    @synchronized
+    def fail_run(self, lease: FinalizeLease, error: str) -> None:
+        """See ``Store.fail_run``."""
+        run = self._leased(lease)
+        if run is None:
+            if self._run_stands(lease, RunStatus.FAILED):
+                return
+            raise _lost(lease)
+        self._end(run, RunStatus.FAILED, error)
+        self._metrics.append(_metrics(run, "failed", None))
+        self._note(_event(EventName.RUN_FAILED, run, error))
+
+    @synchronized
+    def finish_campaign(self, campaign_id: CampaignId) -> CampaignStatus:
+        """See ``Store.finish_campaign``."""
+        campaign = self._known(campaign_id)
+        runs = self._runs_of(campaign_id)
+        if campaign.status.over:
+            return campaign.status
+        if runs and all(r.status is RunStatus.COMPLETED for r in runs):
+            campaign.status = CampaignStatus.COMPLETED
+        elif not any(self._open_work(r) for r in runs):
+            campaign.status = CampaignStatus.INCOMPLETE
+        else:
+            return campaign.status
+        campaign.finished_at_s = self._clock()
+        completed = campaign.status is CampaignStatus.COMPLETED
+        name = EventName.CAMPAIGN_COMPLETED if completed else EventName.CAMPAIGN_INCOMPLETE
+        self._note(Event(name=name, campaign_id=campaign_id))
+        return campaign.status
+
+    def _open_work(self, run: Run) -> bool:
+        in_progress = run.status is RunStatus.IN_PROGRESS
+        if in_progress and self._all_completed(run):
+            return True
+        return any(
+            t.status in (TaskStatus.RUNNING, TaskStatus.COMMITTED)
+            or (in_progress and t.may(Verb.CLAIM) and t.attempts < t.attempts_max)
+            for t in self._tasks_of(run.run_id)
+        )
+
+    @synchronized
+    def cancel(self, campaign_id: CampaignId) -> int:
+        """See ``Store.cancel``."""
+        campaign = self._known(campaign_id)
+        now_s = self._clock()
+        if campaign.status is CampaignStatus.COMPLETED:
+            raise StateRefused(f"campaign {campaign_id} is completed: nothing to cancel")
+        if campaign.status is not CampaignStatus.CANCELLED:
+            self._note(Event(name=EventName.CAMPAIGN_CANCELLED, campaign_id=campaign_id))
+        campaign.status = CampaignStatus.CANCELLED
+        campaign.finished_at_s = campaign.finished_at_s or now_s
+        for run in self._runs_of(campaign_id):
+            if run.status is RunStatus.IN_PROGRESS:
+                self._end(run, RunStatus.CANCELLED, None)
+                run.finalize_fence += 1
+        taken = [
+            t
+            for t in self._tasks.values()
+            if (t.campaign_id, t.status) == (campaign_id, TaskStatus.RUNNING)
+        ]
+        for task in taken:
+            task.move(Verb.RELEASE, now_s)
+            task.fence += 1
+            self._note_task(EventName.CHUNK_REAPED, task, "campaign cancelled")
+        return len(taken)
+
+    @synchronized
+    def reset_export(self, export_name: str, *, chunks_only: bool) -> int:
+        """See ``Store.reset_export``."""
+        now_s = self._clock()
+        for task in self._tasks.values():
+            live = (task.lease_expires_at_s or 0.0) >= now_s
+            if live and (task.export_name, task.status) == (export_name, TaskStatus.RUNNING):
+                raise StateRefused(f"a live worker holds a chunk of export {export_name}")
+        gone = {r.run_id for r in self._runs.values() if r.planned.plan.export_name == export_name}
+        self._runs = {k: r for k, r in self._runs.items() if k not in gone}
+        self._tasks = {k: t for k, t in self._tasks.items() if t.run_id not in gone}
+        self._parts = [p for p in self._parts if p.run_id not in gone]
+        for campaign in self._campaigns.values():
+            settled = campaign.status in (CampaignStatus.COMPLETED, CampaignStatus.CANCELLED)
+            if not settled and not self._runs_of(campaign.plan.campaign_id):
+                campaign.status, campaign.finished_at_s = CampaignStatus.CANCELLED, now_s
+        return len(gone)
+
+    def _leased(self, lease: FinalizeLease) -> Run | None:
+        return self._runs[lease.run_id] if self._run_stands(lease, RunStatus.IN_PROGRESS) else None
+
+    def _run_stands(self, lease: FinalizeLease, status: RunStatus) -> bool:
+        run = self._runs.get(lease.run_id)
+        return run is not None and (run.status, run.finalize_fence) == (
+            status,
+            lease.finalize_fence,
+        )
+
+    def _end(self, run: Run, status: RunStatus, error: str | None) -> None:
+        run.status, run.error = status, error
+        run.finished_at_s = self._clock()
+        run.finalize_lease_expires_at_s = None
+
+
+def _lost(lease: FinalizeLease) -> LeaseLost:
+    return LeaseLost(f"run {lease.run_id}: finalize fence {lease.finalize_fence} lost its run")
+
+
+def _metrics(run: Run, status: str, finished: FinishedRun | None) -> dict[str, object]:
+    return {
+        "campaign_name": run.campaign_name,
+        "export_name": run.planned.plan.export_name,
+        "run_id": run.run_id,
+        "status": status,
+        "total_rows": finished.rows if finished else 0,
+        "bytes_written": finished.bytes if finished else 0,
+        "files_produced": finished.files if finished else 0,
+    }
+
+
+def _event(name: EventName, run: Run, message: str = "") -> Event:
+    return Event(
+        name=name,
+        campaign_id=run.campaign_id,
+        run_id=run.run_id,
+        export_name=run.planned.plan.export_name,
+        message=message,
+    )

@@ -1,0 +1,263 @@
+"""The in-memory store's rows and everything that only reads them."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+
+from rivet_fleet.contracts.codec import to_plain
+from rivet_fleet.contracts.events import Event, EventName
+from rivet_fleet.contracts.keys import CampaignId, RunId, TaskId
+from rivet_fleet.contracts.part import LedgerPart, PartStatus
+from rivet_fleet.contracts.state import (
+    CampaignView,
+    GroupView,
+    JournalEntry,
+    RunView,
+    TaskView,
+    WorkerView,
+)
+from rivet_fleet.contracts.task import CampaignStatus, TaskStatus
+from rivet_fleet.errors import StateRefused
+from rivet_fleet.persistence.memory_model import Campaign, Run, Task, Worker
+
+S = TypeVar("S", bound="MemoryRows")
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def synchronized(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
+    """One method is one transaction: nobody else is inside meanwhile."""
+
+    @functools.wraps(method)
+    def inside(self: S, *args: P.args, **kwargs: P.kwargs) -> R:
+        with self._lock:
+            return method(self, *args, **kwargs)
+
+    return cast(Callable[Concatenate[S, P], R], inside)
+
+
+class MemoryRows:
+    """The tables."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._campaigns: dict[str, Campaign] = {}
+        self._runs: dict[str, Run] = {}
+        self._tasks: dict[TaskId, Task] = {}
+        self._parts: list[LedgerPart] = []
+        self._workers: dict[str, Worker] = {}
+        self._journal: list[JournalEntry] = []
+        self._metrics: list[dict[str, object]] = []
+        self._next_task_id = 1
+
+    def _known(self, campaign_id: CampaignId) -> Campaign:
+        if campaign_id not in self._campaigns:
+            raise StateRefused(f"there is no campaign {campaign_id}")
+        return self._campaigns[campaign_id]
+
+    def _runs_of(self, campaign_id: CampaignId) -> list[Run]:
+        found = [r for r in self._runs.values() if r.campaign_id == campaign_id]
+        return sorted(found, key=lambda r: r.position)
+
+    def _tasks_of(self, run_id: RunId) -> list[Task]:
+        found = [t for t in self._tasks.values() if t.run_id == run_id]
+        return sorted(found, key=lambda t: t.chunk_index)
+
+    def _running(self, campaign_id: CampaignId, group: str) -> int:
+        return sum(
+            t.status is TaskStatus.RUNNING
+            for t in self._tasks.values()
+            if (t.campaign_id, t.source_group) == (campaign_id, group)
+        )
+
+    def _note(self, event: Event) -> None:
+        self._journal.append(
+            JournalEntry(
+                journal_id=len(self._journal) + 1,
+                at_s=self._clock(),
+                event=event.name.value,
+                campaign_id=event.campaign_id,
+                run_id=event.run_id,
+                export_name=event.export_name,
+                chunk_index=event.chunk_index,
+                worker_id=event.worker_id,
+                message=event.message,
+                data=to_plain(event.data),
+            )
+        )
+
+    def _note_task(self, name: EventName, task: Task, message: str = "") -> None:
+        self._note(
+            Event(
+                name=name,
+                campaign_id=task.campaign_id,
+                run_id=task.run_id,
+                export_name=task.export_name,
+                chunk_index=task.chunk_index,
+                worker_id=task.owner,
+                message=message,
+            )
+        )
+
+
+class MemoryViews(MemoryRows):
+    """Reading, as plain values."""
+
+    def now_s(self) -> float:
+        """See ``Store.now_s``."""
+        return self._clock()
+
+    @synchronized
+    def campaign(self, campaign_id: CampaignId) -> CampaignView | None:
+        """See ``Store.campaign``."""
+        found = self._campaigns.get(campaign_id)
+        return None if found is None else found.view()
+
+    @synchronized
+    def campaigns(
+        self, *, name: str | None = None, active_only: bool = False
+    ) -> list[CampaignView]:
+        """See ``Store.campaigns``."""
+        found = [
+            c.view()
+            for c in self._campaigns.values()
+            if name in (None, c.plan.campaign_name)
+            and (not active_only or c.status is CampaignStatus.ACTIVE)
+        ]
+        return sorted(found, key=lambda c: (-c.created_at_s, c.campaign_id))
+
+    @synchronized
+    def groups(self, campaign_id: CampaignId) -> list[GroupView]:
+        """See ``Store.groups``."""
+        campaign = self._campaigns.get(campaign_id)
+        slots = campaign.slots if campaign else {}
+        return [
+            GroupView(group_name=n, slots_max=slots[n], running=self._running(campaign_id, n))
+            for n in sorted(slots)
+        ]
+
+    @synchronized
+    def committed_tasks(
+        self, campaign_id: CampaignId, *, idle_s: float, limit: int = 100
+    ) -> list[TaskView]:
+        """See ``Store.committed_tasks``."""
+        before_s = self._clock() - idle_s
+        found = [
+            t
+            for t in self._tasks.values()
+            if (t.campaign_id, t.status) == (campaign_id, TaskStatus.COMMITTED)
+            and t.updated_at_s <= before_s
+        ]
+        found.sort(key=lambda t: (t.updated_at_s, t.task_id))
+        return [t.view() for t in found[:limit]]
+
+    @synchronized
+    def task(self, run_id: RunId, chunk_index: int) -> TaskView | None:
+        """See ``Store.task``."""
+        found = [t for t in self._tasks_of(run_id) if t.chunk_index == chunk_index]
+        return found[0].view() if found else None
+
+    @synchronized
+    def tasks(
+        self, run_id: RunId, *, status: TaskStatus | None = None, limit: int = 1_000_000
+    ) -> list[TaskView]:
+        """See ``Store.tasks``."""
+        found = [t for t in self._tasks_of(run_id) if status in (None, t.status)]
+        return [t.view() for t in found[:limit]]
+
+    @synchronized
+    def parts(
+        self, run_id: RunId, *, chunk_index: int | None = None, include_voided: bool = False
+    ) -> list[LedgerPart]:
+        """See ``Store.parts``."""
+        found = [
+            p
+            for p in self._parts
+            if p.run_id == run_id
+            and chunk_index in (None, p.chunk_index)
+            and (include_voided or p.status is not PartStatus.VOIDED)
+        ]
+        return sorted(found, key=lambda p: (p.chunk_index, p.part_number))
+
+    @synchronized
+    def run(self, run_id: RunId) -> RunView | None:
+        """See ``Store.run``."""
+        found = self._runs.get(run_id)
+        return None if found is None else self._run_view(found)
+
+    @synchronized
+    def runs(self, campaign_id: CampaignId) -> list[RunView]:
+        """See ``Store.runs``."""
+        return [self._run_view(r) for r in self._runs_of(campaign_id)]
+
+    def _run_view(self, run: Run) -> RunView:
+        parts = [p for p in self._parts if p.run_id == run.run_id]
+        return run.view(self._tasks_of(run.run_id), parts)
+
+    @synchronized
+    def run_finished_at_s(self, run_id: RunId) -> float:
+        """See ``Store.run_finished_at_s``."""
+        return max((t.completed_at_s or 0.0 for t in self._tasks_of(run_id)), default=0.0)
+
+    @synchronized
+    def workers(
+        self, *, host_id: str | None = None, alive_within_s: float = 60.0
+    ) -> list[WorkerView]:
+        """See ``Store.workers``."""
+        since_s = self._clock() - alive_within_s
+        rows = [w for w in self._workers.values() if not w.ended and host_id in (None, w.host_id)]
+        rows.sort(key=lambda w: (-w.heartbeat_at_s, w.worker_id))
+        return [self._worker_view(w, since_s) for w in rows]
+
+    def _worker_view(self, row: Worker, since_s: float) -> WorkerView:
+        held = (
+            t.task_id
+            for t in self._tasks.values()
+            if t.status is TaskStatus.RUNNING and t.owner == row.worker_id
+        )
+        return WorkerView(
+            worker_id=row.worker_id,
+            name=row.name,
+            host_id=row.host_id,
+            pid=row.pid,
+            pid_started_at_s=row.pid_started_at_s,
+            started_at_s=row.started_at_s,
+            heartbeat_at_s=row.heartbeat_at_s,
+            alive=row.heartbeat_at_s >= since_s,
+            rss_bytes=row.rss_bytes,
+            running_task=min(held, default=None),
+        )
+
+    @synchronized
+    def journal(
+        self,
+        *,
+        campaign_id: CampaignId | None = None,
+        run_id: RunId | None = None,
+        after_id: int = 0,
+        limit: int = 1000,
+    ) -> list[JournalEntry]:
+        """See ``Store.journal``."""
+        found = [
+            e
+            for e in self._journal
+            if e.journal_id > after_id
+            and campaign_id in (None, e.campaign_id)
+            and run_id in (None, e.run_id)
+        ]
+        return found[:limit]
+
+    @synchronized
+    def write_journal(self, event: Event) -> None:
+        """See ``Store.write_journal``."""
+        self._note(event)
+
+    @synchronized
+    def metrics(self, *, export_name: str | None = None, limit: int = 20) -> list[dict[str, Any]]:
+        """See ``Store.metrics``."""
+        found = [m for m in reversed(self._metrics) if export_name in (None, m["export_name"])]
+        return found[:limit]

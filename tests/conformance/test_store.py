@@ -1,0 +1,724 @@
+"""What every store must do: the same suite over memory, SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from rivet_fleet.contracts.events import Event, EventName
+from rivet_fleet.contracts.keys import CampaignId, RunId
+from rivet_fleet.contracts.lease import Claim
+from rivet_fleet.contracts.part import PartStatus
+from rivet_fleet.contracts.state import Failure, FinalizeLease, FinishedRun
+from rivet_fleet.contracts.task import CampaignStatus, RunStatus, TaskStatus
+from rivet_fleet.errors import LeaseLost, StateRefused
+from rivet_fleet.persistence.store import Store
+from tests.campaigns import campaign_plan, staged_part
+from tests.stores import Backend, MemoryBackend, SqlBackend, identity, sqlite_backend
+
+C1 = CampaignId("c1")
+R0 = RunId("c1-e0")
+W1, W2 = identity("w1"), identity("w2")
+BROKEN = Failure(error_class="SourceBusy", message="deadlock", permanent=False)
+
+
+@pytest.fixture(scope="module", params=["memory", "sqlite", "postgres"])
+def opened(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Backend]:
+    if request.param == "memory":
+        yield MemoryBackend()
+        return
+    if request.param == "sqlite":
+        backend = sqlite_backend(tmp_path_factory.mktemp("state"))
+    else:
+        server = request.getfixturevalue("postgres")
+        backend = SqlBackend(server.create_database("store_conformance"))
+    yield backend
+    backend.store.close()
+
+
+@pytest.fixture
+def backend(opened: Backend) -> Backend:
+    opened.wipe()
+    return opened
+
+
+@pytest.fixture
+def store(backend: Backend) -> Store:
+    return backend.store
+
+
+def claimed(store: Store, worker: Any = W1, *, ttl_s: float = 60.0) -> Claim:
+    claim = store.claim(C1, worker, ttl_s)
+    assert claim is not None
+    return claim
+
+
+def commit(store: Store, claim: Claim, *, rows: int = 10) -> None:
+    part = staged_part(claim.chunk_index, claim.fence, rows=rows)
+    store.commit(claim.task_id, claim.fence, [part], rows=rows, pages=2)
+
+
+def complete_all(store: Store) -> None:
+    while (claim := store.claim(C1, W1, 60.0)) is not None:
+        commit(store, claim)
+        store.mark_published(claim.task_id, claim.fence)
+
+
+def finished(**changes: Any) -> FinishedRun:
+    values = {"manifest_fingerprint": "xxh3:1", "rows": 30, "bytes": 3000, "files": 3}
+    return FinishedRun(**{**values, "duration_s": 1.5, **changes})
+
+
+def view(store: Store, chunk: int = 0, run: RunId = R0) -> Any:
+    found = store.task(run, chunk)
+    assert found is not None
+    return found
+
+
+def reclaimed(backend: Backend) -> tuple[Claim, Claim]:
+    """The same chunk claimed, expired, reaped and claimed by another: old and new claim."""
+    old = claimed(backend.store)
+    backend.expire(old.task_id)
+    assert [r.task_id for r in backend.store.reap_expired(C1)] == [old.task_id]
+    new = claimed(backend.store, W2)
+    assert new.task_id == old.task_id and new.fence > old.fence
+    return old, new
+
+
+def events(store: Store) -> list[str]:
+    return [entry.event for entry in store.journal(campaign_id=C1)]
+
+
+# -- submission ---------------------------------------------------------------------------------
+
+
+def test_submission_stores_everything_at_once(store: Store) -> None:
+    assert store.submit(campaign_plan(chunks=(3, 2))).created
+    assert [(r.export_name, r.expected_tasks, r.counts.pending) for r in store.runs(C1)] == [
+        ("e0", 3, 3),
+        ("e1", 2, 2),
+    ]
+    run = store.run(R0)
+    planned = campaign_plan(chunks=(3, 2)).runs[0]
+    assert run is not None and run.plan == planned.plan and run.plan_hash == planned.plan_hash
+    assert [t.chunk_range for t in store.tasks(R0)] == [c.chunk_range for c in planned.chunks]
+    assert store.task(R0, 99) is None and store.run(RunId("none")) is None
+
+
+def test_submitting_twice_is_a_no_op(store: Store) -> None:
+    store.submit(campaign_plan())
+    claimed(store)
+    assert not store.submit(campaign_plan()).created
+    assert view(store).status is TaskStatus.RUNNING
+    assert events(store).count("campaign.submitted") == 1
+
+
+def test_another_configuration_under_the_same_id_is_refused(store: Store) -> None:
+    store.submit(campaign_plan())
+    with pytest.raises(StateRefused, match="another configuration"):
+        store.submit(campaign_plan(digest="other"))
+
+
+def test_one_run_in_progress_per_campaign_name_and_export(store: Store) -> None:
+    store.submit(campaign_plan())
+    with pytest.raises(StateRefused, match="still in progress in c1"):
+        store.submit(campaign_plan(campaign_id="c2"))
+    assert store.campaign(CampaignId("c2")) is None
+    store.submit(campaign_plan(campaign_id="c3", name="other shop"))
+    assert {c.campaign_id for c in store.campaigns()} == {"c1", "c3"}
+    assert [c.campaign_id for c in store.campaigns(name="shop")] == ["c1"]
+
+
+def test_a_run_without_chunks_is_refused(store: Store) -> None:
+    with pytest.raises(StateRefused, match="without any chunk"):
+        store.submit(campaign_plan(chunks=(0,)))
+    with pytest.raises(StateRefused, match="no exports"):
+        store.submit(campaign_plan(chunks=()))
+
+
+# -- claiming -----------------------------------------------------------------------------------
+
+
+def test_claims_follow_priority_then_plan_then_chunk_order(store: Store) -> None:
+    store.submit(campaign_plan(chunks=(2, 1, 2), priorities=(10, 90, 10)))
+    order = []
+    while (claim := store.claim(C1, W1, 60.0)) is not None:
+        order.append((claim.export_name, claim.chunk_index))
+    assert order == [("e1", 0), ("e0", 0), ("e0", 1), ("e2", 0), ("e2", 1)]
+
+
+def test_every_claim_grows_the_fence(store: Store) -> None:
+    store.submit(campaign_plan(chunks=(1,)))
+    fences = []
+    for _ in range(3):
+        claim = claimed(store)
+        fences.append(claim.fence)
+        store.release(claim.task_id, claim.fence)
+    assert fences == sorted(set(fences))
+
+
+def test_a_claim_tells_what_to_read_and_spends_an_attempt(store: Store) -> None:
+    store.submit(campaign_plan(chunks=(2,)))
+    claim = claimed(store)
+    spec = campaign_plan(chunks=(2,)).runs[0].chunks[0]
+    assert claim.chunk_range == spec.chunk_range
+    assert (claim.attempt, claim.attempts_max, claim.run_id) == (1, 3, R0)
+    task = view(store)
+    assert (task.status, task.owner, task.owner_name) == (TaskStatus.RUNNING, "w1", "w1")
+    assert task.lease_expires_at_s == pytest.approx(store.now_s() + 60, abs=5)
+
+
+def test_nothing_is_claimed_from_an_unknown_or_cancelled_campaign(store: Store) -> None:
+    assert store.claim(CampaignId("none"), W1, 60.0) is None
+    store.submit(campaign_plan())
+    store.cancel(C1)
+    assert store.claim(C1, W1, 60.0) is None
+
+
+def test_a_group_budget_holds_across_workers(store: Store) -> None:
+    plan = campaign_plan(chunks=(3, 2), groups=("db", None), slots={"db": 2}, priorities=(90, 10))
+    store.submit(plan)
+    first, second = claimed(store, W1), claimed(store, W2)
+    assert {first.export_name, second.export_name} == {"e0"}
+    third = claimed(store, W1)
+    assert third.export_name == "e1"
+    assert [(g.group_name, g.slots_max, g.running) for g in store.groups(C1)] == [("db", 2, 2)]
+    claimed(store, W2)
+    assert store.claim(C1, W1, 60.0) is None
+    store.release(first.task_id, first.fence)
+    assert claimed(store, W2).task_id == first.task_id
+
+
+def test_a_group_without_a_limit_is_no_limit(store: Store) -> None:
+    store.submit(campaign_plan(chunks=(3, 1), groups=("free", "tight"), slots={"tight": 1}))
+    names = [claimed(store).export_name for _ in range(4)]
+    assert names == ["e0", "e0", "e0", "e1"]
+    assert [(g.group_name, g.slots_max) for g in store.groups(C1)] == [("free", None), ("tight", 1)]
+
+
+def test_a_failed_chunk_waits_for_its_time_and_its_budget(backend: Backend) -> None:
+    store = backend.store
+    store.submit(campaign_plan(chunks=(1,), attempts_max=2))
+    claim = claimed(store)
+    later = Failure(error_class="X", message="m", permanent=False, not_before_in_s=3600)
+    store.fail(claim.task_id, claim.fence, later)
+    assert store.claim(C1, W1, 60.0) is None
+    backend.make_due(claim.task_id)
+    again = claimed(store)
+    assert (again.attempt, again.fence) == (2, claim.fence + 1)
+    store.fail(again.task_id, again.fence, BROKEN)
+    assert store.claim(C1, W1, 60.0) is None
+
+
+# -- heartbeats ---------------------------------------------------------------------------------
+
+
+def test_renewing_extends_the_lease_and_shows_the_worker(store: Store) -> None:
+    store.submit(campaign_plan())
+    claim = claimed(store, ttl_s=5)
+    assert store.renew(W1, [(claim.task_id, claim.fence)], 500, 1234) == []
+    assert view(store).lease_expires_at_s == pytest.approx(store.now_s() + 500, abs=5)
+    store.renew(W1, [], 500, 0)
+    (worker,) = store.workers()
+    assert (worker.worker_id, worker.rss_bytes, worker.alive) == ("w1", 1234, True)
+    assert worker.running_task == claim.task_id
+    assert store.workers(host_id="elsewhere") == []
+
+
+def test_a_stale_fence_cannot_renew(backend: Backend) -> None:
+    backend.store.submit(campaign_plan())
+    old, new = reclaimed(backend)
+    backend.expire(new.task_id)
+    assert backend.store.renew(W1, [(old.task_id, old.fence)], 600, 1) == [old.task_id]
+    assert [r.task_id for r in backend.store.reap_expired(C1)] == [new.task_id]
+
+
+def test_an_expired_lease_that_nobody_reaped_can_be_renewed(backend: Backend) -> None:
+    backend.store.submit(campaign_plan())
+    claim = claimed(backend.store)
+    backend.expire(claim.task_id)
+    assert backend.store.renew(W1, [(claim.task_id, claim.fence)], 60, 1) == []
+    assert backend.store.reap_expired(C1) == []
+
+
+def test_a_commit_faster_than_its_heartbeat_is_not_a_loss(store: Store) -> None:
+    store.submit(campaign_plan())
+    claim = claimed(store)
+    commit(store, claim)
+    assert store.renew(W1, [(claim.task_id, claim.fence)], 60, 1) == []
+    assert view(store).status is TaskStatus.COMMITTED
+
+
+# -- committing ---------------------------------------------------------------------------------
+
+
+def test_a_commit_enters_the_ledger_whole(store: Store) -> None:
+    store.submit(campaign_plan())
+    claim = claimed(store)
+    parts = [staged_part(0, claim.fence, number=n) for n in (0, 1)]
+    store.commit(claim.task_id, claim.fence, parts, rows=20, pages=4)
+    stored = store.parts(R0, chunk_index=0)
+    assert [(p.part_number, p.digest, dict(p.receipt), p.columns) for p in stored] == [
+        (p.part_number, p.digest, dict(p.receipt), p.columns) for p in parts
+    ]
+    assert {(p.status, p.fence) for p in stored} == {(PartStatus.COMMITTED, claim.fence)}
+    task = view(store)
+    assert (task.status, task.rows_written, task.pages_read) == (TaskStatus.COMMITTED, 20, 4)
+    run = store.run(R0)
+    assert run is not None and (run.rows, run.bytes) == (20, 2000)
+
+
+def test_an_empty_chunk_commits_without_parts(store: Store) -> None:
+    store.submit(campaign_plan())
+    claim = claimed(store)
+    store.commit(claim.task_id, claim.fence, [], rows=0, pages=1)
+    store.commit(claim.task_id, claim.fence, [], rows=0, pages=1)
+    assert view(store).status is TaskStatus.COMMITTED and store.parts(R0) == []
+
+
+def test_a_commit_after_expiry_is_good_while_the_fence_matches(backend: Backend) -> None:
+    backend.store.submit(campaign_plan())
+    claim = claimed(backend.store)
+    backend.expire(claim.task_id)
+    commit(backend.store, claim)
+    assert backend.store.reap_expired(C1) == []
+
+
+def test_a_stale_fence_cannot_commit(backend: Backend) -> None:
+    backend.store.submit(campaign_plan())
+    old, new = reclaimed(backend)
+    with pytest.raises(LeaseLost):
+        commit(backend.store, old)
+    assert view(backend.store).status is TaskStatus.RUNNING
+    assert backend.store.parts(R0) == []
+    commit(backend.store, new)
+    with pytest.raises(LeaseLost):
+        commit(backend.store, old)
+    assert {p.fence for p in backend.store.parts(R0)} == {new.fence}
+
+
+def test_a_released_chunk_cannot_be_committed(store: Store) -> None:
+    store.submit(campaign_plan())
+    claim = claimed(store)
+    store.release(claim.task_id, claim.fence)
+    with pytest.raises(LeaseLost):
+        commit(store, claim)
+    assert view(store).status is TaskStatus.PENDING and store.parts(R0) == []
+
+
+def test_a_failed_chunk_cannot_be_committed(store: Store) -> None:
+    store.submit(campaign_plan())
+    claim = claimed(store)
+    store.fail(claim.task_id, claim.fence, BROKEN)
+    with pytest.raises(LeaseLost):
+        commit(store, claim)
+    assert view(store).status is TaskStatus.FAILED and store.parts(R0) == []
+
+
+def test_committing_again_is_a_success_only_with_the_same_parts(store: Store) -> None:
+    store.submit(campaign_plan())
+    claim = claimed(store)
+    commit(store, claim)
+    commit(store, claim)
+    assert len(store.parts(R0)) == 1 and events(store).count("chunk.committed") == 1
+    with pytest.raises(LeaseLost):
+        other = staged_part(0, claim.fence + 7)
+        store.commit(claim.task_id, claim.fence, [other], rows=1, pages=1)
+    store.mark_published(claim.task_id, claim.fence)
+    commit(store, claim)
+    assert view(store).status is TaskStatus.COMPLETED
+
+
+def test_one_part_number_twice_commits_nothing(store: Store) -> None:
+    store.submit(campaign_plan())
+    claim = claimed(store)
+    part = staged_part(0, claim.fence)
+    with pytest.raises(StateRefused):
+        store.commit(claim.task_id, claim.fence, [part, part], rows=1, pages=1)
+    assert view(store).status is TaskStatus.RUNNING and store.parts(R0) == []
+
+
+# -- publishing ---------------------------------------------------------------------------------
+
+
+def test_publishing_completes_the_chunk_and_can_be_repeated(store: Store) -> None:
+    store.submit(campaign_plan())
+    claim = claimed(store)
+    commit(store, claim)
+    (waiting,) = store.committed_tasks(C1, idle_s=0)
+    assert (waiting.task_id, waiting.fence) == (claim.task_id, claim.fence)
+    assert store.committed_tasks(C1, idle_s=3600) == []
+    store.mark_published(claim.task_id, claim.fence)
+    store.mark_published(claim.task_id, claim.fence)
+    assert view(store).status is TaskStatus.COMPLETED
+    assert [p.status for p in store.parts(R0)] == [PartStatus.PUBLISHED]
+    assert store.committed_tasks(C1, idle_s=0) == []
+    assert store.run_finished_at_s(R0) == pytest.approx(store.now_s(), abs=5)
+
+
+def test_a_stale_fence_cannot_complete(backend: Backend) -> None:
+    backend.store.submit(campaign_plan())
+    old, new = reclaimed(backend)
+    commit(backend.store, new)
+    with pytest.raises(LeaseLost):
+        backend.store.mark_published(old.task_id, old.fence)
+    assert view(backend.store).status is TaskStatus.COMMITTED
+
+
+def test_a_running_chunk_cannot_be_completed(store: Store) -> None:
+    store.submit(campaign_plan())
+    claim = claimed(store)
+    with pytest.raises(LeaseLost):
+        store.mark_published(claim.task_id, claim.fence)
+    assert view(store).status is TaskStatus.RUNNING
+
+
+# -- failing and releasing ----------------------------------------------------------------------
+
+
+def test_a_failure_is_remembered_and_can_be_repeated(store: Store) -> None:
+    store.submit(campaign_plan())
+    claim = claimed(store)
+    for _ in range(2):
+        assert store.fail(claim.task_id, claim.fence, BROKEN) is TaskStatus.FAILED
+    task = view(store)
+    assert (task.error_class, task.last_error, task.attempts) == ("SourceBusy", "deadlock", 1)
+    assert events(store).count("chunk.failed") == 1
+
+
+def test_a_permanent_failure_spends_the_whole_budget(store: Store) -> None:
+    store.submit(campaign_plan(chunks=(1,)))
+    claim = claimed(store)
+    permanent = Failure(error_class="SourceRefused", message="no privilege", permanent=True)
+    store.fail(claim.task_id, claim.fence, permanent)
+    assert view(store).attempts == 3 and store.claim(C1, W1, 60.0) is None
+
+
+def test_a_stale_fence_cannot_fail(backend: Backend) -> None:
+    backend.store.submit(campaign_plan())
+    old, _new = reclaimed(backend)
+    with pytest.raises(LeaseLost):
+        backend.store.fail(old.task_id, old.fence, BROKEN)
+    assert view(backend.store).status is TaskStatus.RUNNING
+
+
+def test_a_committed_chunk_cannot_be_failed(store: Store) -> None:
+    store.submit(campaign_plan())
+    claim = claimed(store)
+    commit(store, claim)
+    with pytest.raises(LeaseLost):
+        store.fail(claim.task_id, claim.fence, BROKEN)
+    assert view(store).status is TaskStatus.COMMITTED
+
+
+def test_a_release_gives_the_attempt_back_and_can_be_repeated(store: Store) -> None:
+    store.submit(campaign_plan())
+    claim = claimed(store)
+    store.release(claim.task_id, claim.fence)
+    store.release(claim.task_id, claim.fence)
+    task = view(store)
+    assert (task.status, task.attempts, task.fence) == (TaskStatus.PENDING, 0, claim.fence)
+
+
+def test_a_stale_fence_cannot_release(backend: Backend) -> None:
+    backend.store.submit(campaign_plan())
+    old, new = reclaimed(backend)
+    with pytest.raises(LeaseLost):
+        backend.store.release(old.task_id, old.fence)
+    task = view(backend.store)
+    assert (task.status, task.fence) == (TaskStatus.RUNNING, new.fence)
+
+
+def test_a_committed_chunk_cannot_be_released(store: Store) -> None:
+    store.submit(campaign_plan())
+    claim = claimed(store)
+    commit(store, claim)
+    with pytest.raises(LeaseLost):
+        store.release(claim.task_id, claim.fence)
+    assert view(store).status is TaskStatus.COMMITTED
+
+
+# -- reaping ------------------------------------------------------------------------------------
+
+
+def test_reaping_makes_the_old_fence_worthless(backend: Backend) -> None:
+    store = backend.store
+    store.submit(campaign_plan())
+    claim = claimed(store)
+    backend.expire(claim.task_id)
+    (reaped,) = store.reap_expired()
+    assert (reaped.status, reaped.owner, reaped.owner_name) == (TaskStatus.PENDING, "w1", "w1")
+    assert reaped.fence == claim.fence + 1 and reaped.attempts == 1
+    with pytest.raises(LeaseLost):
+        store.release(claim.task_id, claim.fence)
+    with pytest.raises(LeaseLost):
+        commit(store, claim)
+    assert store.renew(W1, [(claim.task_id, claim.fence)], 60, 1) == [claim.task_id]
+
+
+def test_only_the_databases_clock_expires_a_lease(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.submit(campaign_plan())
+    claimed(store)
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 86_400)
+    assert store.reap_expired() == []
+
+
+def test_a_reap_that_spends_the_budget_leaves_a_poison_chunk(backend: Backend) -> None:
+    store = backend.store
+    store.submit(campaign_plan(chunks=(1,), attempts_max=1))
+    store.renew(W1, [], 60, 1)
+    claimed(store)
+    (reaped,) = store.reap_worker("w1", "signal SIGSEGV")
+    assert reaped.status is TaskStatus.FAILED
+    task = view(store)
+    assert (task.error_class, task.last_error) == ("WorkerDied", "signal SIGSEGV")
+    assert store.workers() == []
+    assert [e for e in events(store) if e in ("chunk.reaped", "chunk.failed")] == [
+        "chunk.reaped",
+        "chunk.failed",
+    ]
+    assert store.reap_worker("w1", "again") == []
+
+
+def test_reaping_is_bounded_and_keeps_to_its_campaign(backend: Backend) -> None:
+    store = backend.store
+    store.submit(campaign_plan(chunks=(3,)))
+    for _ in range(3):
+        backend.expire(claimed(store).task_id)
+    assert store.reap_expired(CampaignId("other")) == []
+    assert len(store.reap_expired(C1, limit=2)) == 2
+    assert len(store.reap_expired(C1)) == 1
+
+
+# -- reopening ----------------------------------------------------------------------------------
+
+
+def test_reopening_voids_the_parts_and_revives_run_and_campaign(store: Store) -> None:
+    store.submit(campaign_plan(chunks=(2,)))
+    complete_all(store)
+    lease = store.lease_finalize(R0, W1, 60)
+    assert lease is not None
+    store.finish_run(lease, finished())
+    assert store.finish_campaign(C1) is CampaignStatus.COMPLETED
+    task = view(store)
+    assert store.reopen(task.task_id, task.fence, "part lost")
+    after = view(store)
+    assert (after.status, after.fence, after.attempts) == (TaskStatus.PENDING, task.fence + 1, 0)
+    assert [p.chunk_index for p in store.parts(R0)] == [1]
+    assert len(store.parts(R0, include_voided=True)) == 2
+    run, campaign = store.run(R0), store.campaign(C1)
+    assert run is not None and campaign is not None
+    assert (run.status, campaign.status) == (RunStatus.IN_PROGRESS, CampaignStatus.ACTIVE)
+    assert claimed(store).fence == task.fence + 2
+    assert not store.reopen(task.task_id, task.fence, "again")
+
+
+def test_a_stale_fence_cannot_reopen(store: Store) -> None:
+    store.submit(campaign_plan())
+    claim = claimed(store)
+    commit(store, claim)
+    assert not store.reopen(claim.task_id, claim.fence - 1, "stale")
+    assert view(store).status is TaskStatus.COMMITTED and len(store.parts(R0)) == 1
+
+
+def test_a_running_chunk_is_not_reopened(store: Store) -> None:
+    store.submit(campaign_plan())
+    claim = claimed(store)
+    assert not store.reopen(claim.task_id, claim.fence, "no")
+    assert view(store).status is TaskStatus.RUNNING
+
+
+def test_reopening_takes_the_run_from_its_finalizer(store: Store) -> None:
+    store.submit(campaign_plan(chunks=(1,)))
+    complete_all(store)
+    lease = store.lease_finalize(R0, W1, 60)
+    assert lease is not None
+    task = view(store)
+    store.reopen(task.task_id, task.fence, "lost")
+    complete_all(store)
+    for late in (
+        lambda: store.confirm_finalize(lease, 60),
+        lambda: store.finish_run(lease, finished()),
+        lambda: store.fail_run(lease, "late"),
+    ):
+        with pytest.raises(LeaseLost):
+            late()
+
+
+def test_requeue_takes_failed_chunks_and_revives_the_campaign(store: Store) -> None:
+    store.submit(campaign_plan(chunks=(2, 1), attempts_max=1))
+    while (claim := store.claim(C1, W1, 60.0)) is not None:
+        store.fail(claim.task_id, claim.fence, BROKEN)
+    assert store.finish_campaign(C1) is CampaignStatus.INCOMPLETE
+    assert store.requeue(C1, export_name="e0", chunk_index=1) == 1
+    campaign = store.campaign(C1)
+    assert campaign is not None and campaign.status is CampaignStatus.ACTIVE
+    assert store.requeue(C1, export_name="e1") == 1
+    assert store.requeue(C1) == 1 and store.requeue(C1) == 0
+    task = view(store, 1)
+    assert (task.status, task.attempts, task.fence) == (TaskStatus.PENDING, 0, 2)
+    with pytest.raises(StateRefused):
+        store.requeue(CampaignId("none"))
+
+
+# -- finishing ----------------------------------------------------------------------------------
+
+
+def test_one_finalizer_finishes_a_complete_run(backend: Backend) -> None:
+    store = backend.store
+    store.submit(campaign_plan(chunks=(3,)))
+    assert store.finalizable_runs(C1) == [] and store.lease_finalize(R0, W1, 60) is None
+    complete_all(store)
+    assert store.finalizable_runs(C1) == [R0]
+    first = store.lease_finalize(R0, W1, 60)
+    assert first is not None and store.lease_finalize(R0, W2, 60) is None
+    store.confirm_finalize(first, 60)
+    backend.expire_finalizer(R0)
+    second = store.lease_finalize(R0, W2, 60)
+    assert second is not None and second.finalize_fence > first.finalize_fence
+    for stale in (
+        lambda: store.confirm_finalize(first, 60),
+        lambda: store.finish_run(first, finished()),
+    ):
+        with pytest.raises(LeaseLost):
+            stale()
+    store.finish_run(second, finished())
+    store.finish_run(second, finished())
+    run = store.run(R0)
+    assert run is not None and run.status is RunStatus.COMPLETED and run.finished_at_s
+    (metrics,) = store.metrics(export_name="e0")
+    assert (metrics["status"], metrics["total_rows"], metrics["run_id"]) == ("success", 30, R0)
+    assert events(store).count("run.completed") == 1
+    assert store.finalizable_runs(C1) == []
+
+
+def test_a_run_with_open_chunks_cannot_be_finished(store: Store) -> None:
+    store.submit(campaign_plan(chunks=(2,)))
+    claim = claimed(store)
+    commit(store, claim)
+    store.mark_published(claim.task_id, claim.fence)
+    assert store.finalizable_runs(C1) == []
+    assert store.lease_finalize(R0, W1, 60) is None
+    with pytest.raises(LeaseLost):
+        store.finish_run(FinalizeLease(run_id=R0, finalize_fence=0), finished())
+    run = store.run(R0)
+    assert run is not None and run.status is RunStatus.IN_PROGRESS
+
+
+def test_a_failed_run_leaves_the_campaign_incomplete(store: Store) -> None:
+    store.submit(campaign_plan(chunks=(1,)))
+    complete_all(store)
+    lease = store.lease_finalize(R0, W1, 60)
+    assert lease is not None
+    store.fail_run(lease, "manifest does not verify")
+    store.fail_run(lease, "manifest does not verify")
+    run = store.run(R0)
+    assert run is not None
+    assert (run.status, run.error) == (RunStatus.FAILED, "manifest does not verify")
+    assert store.finish_campaign(C1) is CampaignStatus.INCOMPLETE
+    assert store.metrics()[0]["status"] == "failed"
+
+
+def test_a_campaign_is_settled_only_when_nothing_can_happen_any_more(store: Store) -> None:
+    store.submit(campaign_plan(chunks=(2,), attempts_max=1))
+    assert store.finish_campaign(C1) is CampaignStatus.ACTIVE
+    first, second = claimed(store), claimed(store)
+    store.fail(first.task_id, first.fence, BROKEN)
+    assert store.finish_campaign(C1) is CampaignStatus.ACTIVE
+    commit(store, second)
+    assert store.finish_campaign(C1) is CampaignStatus.ACTIVE
+    store.mark_published(second.task_id, second.fence)
+    assert store.finish_campaign(C1) is CampaignStatus.INCOMPLETE
+    assert store.finish_campaign(C1) is CampaignStatus.INCOMPLETE
+    assert events(store).count("campaign.incomplete") == 1
+    with pytest.raises(StateRefused):
+        store.finish_campaign(CampaignId("none"))
+
+
+def test_cancelling_takes_running_chunks_back(store: Store) -> None:
+    store.submit(campaign_plan(chunks=(3,)))
+    claim = claimed(store)
+    assert store.cancel(C1) == 1
+    with pytest.raises(LeaseLost):
+        commit(store, claim)
+    task = view(store)
+    assert (task.status, task.fence, task.attempts) == (TaskStatus.PENDING, claim.fence + 1, 0)
+    campaign, run = store.campaign(C1), store.run(R0)
+    assert campaign is not None and campaign.status is CampaignStatus.CANCELLED
+    assert run is not None and run.status is RunStatus.CANCELLED
+    assert store.cancel(C1) == 0 and events(store).count("campaign.cancelled") == 1
+    store.submit(campaign_plan(campaign_id="c2"))
+    with pytest.raises(StateRefused):
+        store.requeue(C1)
+
+
+def test_a_completed_campaign_cannot_be_cancelled(store: Store) -> None:
+    store.submit(campaign_plan(chunks=(1,)))
+    complete_all(store)
+    lease = store.lease_finalize(R0, W1, 60)
+    assert lease is not None
+    store.finish_run(lease, finished())
+    store.finish_campaign(C1)
+    with pytest.raises(StateRefused, match="nothing to cancel"):
+        store.cancel(C1)
+    assert store.campaigns(active_only=True) == []
+
+
+def test_reset_forgets_an_export_unless_somebody_works_on_it(backend: Backend) -> None:
+    store = backend.store
+    store.submit(campaign_plan(chunks=(1, 1)))
+    claim = claimed(store)
+    with pytest.raises(StateRefused, match="live worker"):
+        store.reset_export("e0", chunks_only=True)
+    backend.expire(claim.task_id)
+    assert store.reset_export("e0", chunks_only=True) == 1
+    assert [r.export_name for r in store.runs(C1)] == ["e1"]
+    assert store.reset_export("e1", chunks_only=False) == 1
+    campaign = store.campaign(C1)
+    assert campaign is not None and campaign.status is CampaignStatus.CANCELLED
+
+
+# -- the journal --------------------------------------------------------------------------------
+
+
+def test_every_transition_is_in_the_journal(backend: Backend) -> None:
+    store = backend.store
+    store.submit(campaign_plan(chunks=(1,)))
+    reclaimed(backend)
+    task = view(store)
+    store.release(task.task_id, task.fence)
+    claim = claimed(store)
+    commit(store, claim)
+    store.mark_published(claim.task_id, claim.fence)
+    store.reopen(claim.task_id, claim.fence, "lost")
+    assert events(store) == [
+        "campaign.submitted",
+        "chunk.claimed",
+        "chunk.reaped",
+        "chunk.claimed",
+        "chunk.released",
+        "chunk.claimed",
+        "chunk.committed",
+        "chunk.completed",
+        "chunk.reopened",
+    ]
+    entries = store.journal(run_id=R0)
+    assert entries[0].worker_id == "w1" and entries[0].chunk_index == 0
+    assert store.journal(after_id=entries[-1].journal_id) == []
+    assert store.journal(campaign_id=C1, limit=2) == store.journal(campaign_id=C1)[:2]
+
+
+def test_events_of_others_are_kept_as_they_are(store: Store) -> None:
+    event = Event(name=EventName.WORKER_DIED, worker_id="w9", message="gone", data={"signal": 9})
+    store.write_journal(event)
+    (entry,) = store.journal()
+    assert (entry.event, entry.worker_id, entry.message) == ("worker.died", "w9", "gone")
+    assert entry.data == {"signal": 9}

@@ -1,0 +1,55 @@
+"""Each guard of the store, removed: the named test must notice (and pass when it is there)."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.mutants import HARMLESS, MUTANTS
+
+_ROOT = Path(__file__).resolve().parents[2]
+_SUITE = "tests/conformance/test_store.py"
+
+
+def _run(mutant: str, selection: str) -> subprocess.CompletedProcess[str]:
+    # SQLite only: the guards are the same text on both backends, and a server per mutant is slow.
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-v", "--no-header", "--tb=line", _SUITE, "-k", selection],
+        cwd=_ROOT,
+        env={**os.environ, "RIVET_FLEET_TEST_MUTANT": mutant},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+def _outcomes(done: subprocess.CompletedProcess[str]) -> str:
+    return done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_the_named_test_notices_the_missing_guard(name: str) -> None:
+    red = MUTANTS[name].red
+    done = _run(name, f"sqlite and ({' or '.join(red)})")
+    assert done.returncode == 1, _outcomes(done)
+    # A test that could not even be set up counts as an error, not as a failure.
+    verdict = done.stdout.strip().splitlines()[-1]
+    assert f"{len(red)} failed" in verdict and "error" not in verdict, _outcomes(done)
+
+
+def test_the_named_tests_pass_with_every_guard_in_place() -> None:
+    names = sorted({test for mutant in MUTANTS.values() for test in mutant.red})
+    done = _run("", f"sqlite and ({' or '.join(names)})")
+    assert done.returncode == 0, _outcomes(done)
+    assert f"{len(names)} passed" in done.stdout, _outcomes(done)
+
+
+@pytest.mark.parametrize("name", HARMLESS)
+def test_a_redundant_guard_breaks_nothing(name: str) -> None:
+    done = _run(name, "sqlite")
+    assert done.returncode == 0, _outcomes(done)

@@ -1,0 +1,150 @@
+"""One guard removed at a time, so that a test can prove it notices (point 9 d).
+
+``RIVET_FLEET_TEST_MUTANT=name`` makes ``tests.stores`` apply a mutant before it opens a store.
+Each names the conformance tests that must go red; ``HARMLESS`` ones say why none does.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from rivet_fleet.contracts.task import Verb
+from rivet_fleet.persistence import claims, finalizing, ledger
+from rivet_fleet.persistence.guards import status_in
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mutant:
+    apply: Callable[[], None]
+    red: tuple[str, ...]
+    """Names of tests in tests/conformance/test_store.py."""
+    after_migrate: str = ""
+    """SQL run on the migrated database."""
+
+
+def _cut(module: Any, name: str, old: str, new: str = "") -> Callable[[], None]:
+    def apply() -> None:
+        sql = getattr(module, name)
+        assert old in sql, f"{name} has no {old!r}: the mutant would change nothing"
+        setattr(module, name, sql.replace(old, new))
+
+    return apply
+
+
+def _unfenced(module: Any, name: str) -> Callable[[], None]:
+    return _cut(module, name, " AND fence = :fence")
+
+
+def _without_status(module: Any, name: str, verb: Verb) -> Callable[[], None]:
+    return _cut(module, name, f" AND {status_in(verb)}")
+
+
+def _claim_keeps_fence() -> None:
+    for name in ("CLAIM_ONE_STATEMENT", "CLAIM_TWO_STATEMENTS"):
+        _cut(claims, name, "fence = fence + 1, ")()
+
+
+def _reap_by_client_clock() -> None:
+    original = claims.Claims.reap_expired
+
+    def reap_expired(self: Any, *args: Any, **kwargs: Any) -> Any:
+        claims.EXPIRED = f"t.lease_expires_at_s < {time.time()!r}"
+        return original(self, *args, **kwargs)
+
+    claims.Claims.reap_expired = reap_expired  # type: ignore[method-assign]
+
+
+def _finalize_without_count() -> None:
+    finalizing.ALL_COMPLETED = "1 = 1"
+
+
+def _nothing() -> None:
+    pass
+
+
+MUTANTS: dict[str, Mutant] = {
+    "commit_unfenced": Mutant(
+        apply=_unfenced(ledger, "COMMIT"), red=("test_a_stale_fence_cannot_commit",)
+    ),
+    "commit_without_status": Mutant(
+        apply=_without_status(ledger, "COMMIT", Verb.COMMIT),
+        red=("test_a_released_chunk_cannot_be_committed",),
+    ),
+    "renew_unfenced": Mutant(
+        apply=_unfenced(claims, "RENEW"), red=("test_a_stale_fence_cannot_renew",)
+    ),
+    "fail_unfenced": Mutant(
+        apply=_unfenced(ledger, "FAIL"), red=("test_a_stale_fence_cannot_fail",)
+    ),
+    "fail_without_status": Mutant(
+        apply=_without_status(ledger, "FAIL", Verb.FAIL),
+        red=("test_a_committed_chunk_cannot_be_failed",),
+    ),
+    "release_unfenced": Mutant(
+        apply=_unfenced(ledger, "RELEASE"), red=("test_a_stale_fence_cannot_release",)
+    ),
+    "release_without_status": Mutant(
+        apply=_without_status(ledger, "RELEASE", Verb.RELEASE),
+        red=("test_a_committed_chunk_cannot_be_released",),
+    ),
+    "complete_unfenced": Mutant(
+        apply=_unfenced(ledger, "COMPLETE"), red=("test_a_stale_fence_cannot_complete",)
+    ),
+    "complete_without_status": Mutant(
+        apply=_without_status(ledger, "COMPLETE", Verb.COMPLETE),
+        red=("test_a_running_chunk_cannot_be_completed",),
+    ),
+    "reopen_unfenced": Mutant(
+        apply=_unfenced(ledger, "REOPEN"), red=("test_a_stale_fence_cannot_reopen",)
+    ),
+    "claim_keeps_fence": Mutant(
+        apply=_claim_keeps_fence, red=("test_every_claim_grows_the_fence",)
+    ),
+    "reap_keeps_fence": Mutant(
+        apply=_cut(claims, "REAP_SET", ", fence = fence + 1"),
+        red=("test_reaping_makes_the_old_fence_worthless",),
+    ),
+    "commit_without_unique_index": Mutant(
+        apply=_nothing,
+        after_migrate="DROP INDEX uq_file_log_part",
+        red=("test_one_part_number_twice_commits_nothing",),
+    ),
+    "reap_by_client_clock": Mutant(
+        apply=_reap_by_client_clock,
+        red=("test_only_the_databases_clock_expires_a_lease",),
+    ),
+    "finalize_without_count": Mutant(
+        apply=_finalize_without_count,
+        red=("test_a_run_with_open_chunks_cannot_be_finished",),
+    ),
+}
+
+HARMLESS: dict[str, tuple[Mutant, str]] = {
+    "renew_without_status": (
+        Mutant(apply=_without_status(claims, "RENEW", Verb.RENEW), red=()),
+        "the lease is read only where the status is running, and a claim overwrites it",
+    ),
+}
+
+
+def apply_mutant(name: str) -> None:
+    """Remove the guard, once per process."""
+    if name and name not in _applied:
+        _applied.add(name)
+        _named(name).apply()
+
+
+def prepare_mutant(name: str, backend: Any) -> None:
+    """What a mutant changes in the migrated database."""
+    if name and _named(name).after_migrate:
+        backend.execute(_named(name).after_migrate)
+
+
+def _named(name: str) -> Mutant:
+    return MUTANTS[name] if name in MUTANTS else HARMLESS[name][0]
+
+
+_applied: set[str] = set()
