@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
+from rivet_fleet.contracts.facts import FactsRequest, KeyFacts
 from rivet_fleet.contracts.keys import ChunkRange, RangeKind
 from rivet_fleet.errors import UnsupportedType
 from tests.integration.postgres_source_kit import facts_of, read_all, read_plan, source, sql
@@ -123,3 +126,29 @@ def test_a_skewed_key_is_sampled_by_rows(sql, source) -> None:
     assert key.provenance == "sample" and not key.unique
     values = [int(v) for (v,) in key.boundaries]
     assert values == sorted(set(values)) and 5 in values and len(values) > 40
+
+
+def test_the_quantiles_of_a_large_table_come_from_all_over_it(sql, source) -> None:
+    sql.execute("CREATE TABLE t (a bigint, b bigint, pad text, PRIMARY KEY (a, b))")
+    sql.execute(
+        "INSERT INTO t SELECT i / 3, i % 3, repeat('x', 90) FROM generate_series(0, 299999) i"
+    )
+    sql.execute("ANALYZE t")
+    (key,) = facts_of(source, "t", boundaries=50).keys
+    assert key.provenance == "sample" and key.maximum == ("99999", "2")
+    points = [0, *(int(a) for a, _ in key.boundaries), 100_000]
+    gaps = [high - low for low, high in itertools.pairwise(points)]
+    assert len(key.boundaries) >= 45 and max(gaps) < 10_000 and min(gaps) >= 0
+
+
+def test_a_query_is_sampled_only_when_it_is_small(sql, source) -> None:
+    def keys(rows: int) -> KeyFacts:
+        query = f"SELECT i AS k FROM generate_series(1, {rows}) i"
+        request = FactsRequest(
+            export_name="q", relation=None, query=query, key_columns=("k",), boundaries_max=10
+        )
+        return source.introspect(request).keys[0]
+
+    small, large = keys(1000), keys(300_000)
+    assert small.provenance == "sample" and 8 <= len(small.boundaries) <= 10
+    assert large.provenance == "none" and large.maximum == ("300000",)

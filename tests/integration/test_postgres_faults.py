@@ -20,7 +20,7 @@ from rivet_fleet.errors import (
     SourceUnavailable,
     StatementTimeout,
 )
-from rivet_fleet.execution.sources.postgres import open_source
+from rivet_fleet.execution.sources.postgres import open_source, session
 from tests.integration.postgres_source_kit import (
     LIMIT,
     facts_of,
@@ -201,3 +201,13 @@ def test_secrets_are_never_shown(database) -> None:
         source.introspect(FactsRequest(export_name="q", relation=None, query=query))
     source.close()
     assert "hunter2" not in f"{caught.value} {caught.value.hint} {caught.value!r} {source!r}"
+
+
+def test_a_silent_link_is_given_up(source, monkeypatch) -> None:
+    monkeypatch.setattr(session, "SILENCE_GRACE_S", -9.8)
+    with (
+        pytest.raises(SourceUnavailable, match="the link is dead"),
+        source._session.transaction((), doing="waiting", timeout_s=10) as cursor,
+    ):
+        cursor.execute("SELECT pg_sleep(30)")
+    assert source.ping()

@@ -12,6 +12,7 @@ from rivet_fleet.contracts.facts import FactsRequest, SourceFacts
 from rivet_fleet.contracts.keys import ChunkRange, RangeKind
 from rivet_fleet.contracts.plan import TuningPlan
 from rivet_fleet.execution.source import PageLimit, Source
+from rivet_fleet.execution.sources.postgres.statements import page_settings
 from tests.integration.postgres_source_kit import (
     LIMIT,
     drain,
@@ -232,3 +233,23 @@ def test_a_page_far_over_its_bytes_is_cut_and_continued(sql, source) -> None:
             if page.last:
                 break
         assert rows == list(range(1, 701))
+
+
+@pytest.mark.parametrize("kind", [RangeKind.KEYSET, RangeKind.SPAN, RangeKind.BLOCKS])
+def test_a_page_walks_its_index_or_its_blocks(sql, source, kind) -> None:
+    sql.execute("CREATE TABLE t (a int, b text, n int, PRIMARY KEY (a, b))")
+    sql.execute("INSERT INTO t SELECT i % 50, i::text, i FROM generate_series(1, 5000) i")
+    facts = facts_of(source, "t")
+    chunk = {
+        RangeKind.KEYSET: ChunkRange(kind=kind, columns=("a", "b"), lower=("3", "x")),
+        RangeKind.SPAN: ChunkRange(kind=kind, columns=("a",), lower=("3",), upper=("40",)),
+        RangeKind.BLOCKS: ChunkRange(kind=kind, relation=relation("t"), block_end=10),
+    }[kind]
+    reader = source.open_chunk(read_plan(facts), chunk, TuningPlan())
+    pager = reader._pager
+    settings = page_settings(TuningPlan(), pager.nudges)
+    with source._session.transaction(settings, doing="explaining", timeout_s=5) as cursor:
+        cursor.execute(f"EXPLAIN {pager.select(LIMIT).sql()}")
+        plan = "\n".join(line for (line,) in cursor.fetchall())
+    assert ("Tid Range Scan" if kind is RangeKind.BLOCKS else "Index Scan using t_pkey") in plan
+    assert "Sort" not in plan and "Seq Scan" not in plan

@@ -39,8 +39,6 @@ from rivet_fleet.execution.sources.postgres.statements import (
 )
 
 METADATA_TIMEOUT_S = 30.0
-QUERY_SAMPLE_ROWS_MAX = 200_000
-"""A query estimated to return more rows is not run for the sake of a sample."""
 _KEYS_MAX = 8
 
 
@@ -127,9 +125,13 @@ def _query(session: Session, request: FactsRequest) -> SourceFacts:
         _refuse_duplicates(columns)
         columns = _with_casts(cursor, columns, request, item)
         size = _explained(cursor, item)
-    small = size.rows is not None and size.rows <= QUERY_SAMPLE_ROWS_MAX
+    # A query that is estimated to return more is not run for the sake of a sample.
+    small = size.rows is not None and size.rows <= keysamples.SAMPLE_ROWS_MAX
     source = keysamples.KeySource(
-        item=item, sampled=item if small else None, relation=None, fresh_statistics=False
+        item=item,
+        sampled=keysamples.query_sample(item) if small else None,
+        relation=None,
+        fresh_statistics=False,
     )
     keys: tuple[KeyFacts, ...] = ()
     if request.key_columns:

@@ -51,6 +51,11 @@ def table_sample(relation: Relation, blocks: int) -> str | None:
     return f"{name} TABLESAMPLE SYSTEM ({100.0 * SAMPLE_BLOCKS_MAX / blocks:.6f})"
 
 
+def query_sample(item: str) -> str:
+    """The beginning of a query's rows: bounded, for queries that are estimated to be small."""
+    return f"(SELECT * FROM {item} LIMIT {SAMPLE_ROWS_MAX}) AS {ALIAS}"
+
+
 def usable_keys(
     columns: tuple[ColumnFacts, ...], indexes: tuple[IndexFacts, ...]
 ) -> tuple[tuple[str, ...], ...]:
@@ -194,8 +199,7 @@ def _sample(
         f"SELECT DISTINCT ON ({distinct}) {', '.join(f'q.{key}::text' for key in keys)} FROM ("
         f"SELECT s.*, row_number() OVER (ORDER BY {', '.join(f's.{key}' for key in keys)}) AS n, "
         f"count(*) OVER () AS total FROM ("
-        f"SELECT {named} FROM {source.sampled} WHERE {_not_null(columns)} "
-        f"LIMIT {SAMPLE_ROWS_MAX}) AS s) AS q "
+        f"SELECT {named} FROM {source.sampled} WHERE {_not_null(columns)}) AS s) AS q "
         f"WHERE q.n % greatest(q.total / {boundaries_max}, 1) = 0 AND q.n < q.total "
         f"ORDER BY {distinct}"
     )
