@@ -175,11 +175,25 @@ def _source_url(loaded: LoadedConfig, source: SourceConfig, at: ConfigKey) -> Da
                 at=(*at, place),
                 what=dotted((*at, place)),
                 reason=str(error),
-                suggestion="write scheme://user:password@host:port/database, "
-                "special characters of the password percent-encoded",
+                suggestion="write scheme://user@host:port/database; a password goes behind the "
+                "user and a colon, its special characters percent-encoded",
             )
         ) from None
+    if not _same_engine(url.scheme, source.type, loaded.default_ports):
+        raise loaded.error(
+            Problem(
+                at=(*at, place),
+                what=dotted((*at, place)),
+                reason=f"is a {url.scheme}:// URL, but the source's type is {source.type}",
+                suggestion=f"write {source.type}://user@host:port/database",
+            )
+        )
     return replace(url, port=url.port or loaded.default_ports.get(source.type))
+
+
+def _same_engine(scheme: str, engine: str, ports: Mapping[str, int]) -> bool:
+    """True when both are names of one engine: the names an engine answers to share its port."""
+    return scheme == engine or (scheme in ports and ports[scheme] == ports.get(engine))
 
 
 def _url_text(loaded: LoadedConfig, source: SourceConfig, at: ConfigKey) -> str | None:

@@ -70,7 +70,7 @@ def _integer_cuts(
             f"there are no statistics of {name}: its span is cut evenly, and chunks may hold "
             "very different numbers of rows"
         )
-    cuts: list[KeyTuple] = [(str(cut),) for cut in integer_cuts(anchors, min(count, span))]
+    cuts: list[KeyTuple] = [(str(cut),) for cut in integer_cuts(anchors, count)]
     if sizing.count is not None and sizing.count > len(cuts) + 1:
         warnings.append(f"{len(cuts) + 1} chunks instead of {sizing.count}: too few values")
     return cuts, warnings

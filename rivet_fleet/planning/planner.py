@@ -177,6 +177,7 @@ def _sealed(
             *(one.message for one in diagnostics),
             *format_warnings,
         ),
+        settings_digest=loaded.sections[export.name],
     )
     chunks = tuple(
         ChunkSpec(chunk_index=index, chunk_range=one, row_estimate=rows)

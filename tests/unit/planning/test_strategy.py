@@ -333,6 +333,13 @@ def test_collation_order_is_the_servers_and_never_compared_here() -> None:
     assert [one.upper for one in choice.ranges[:-1]] == list(samples)
 
 
+def test_no_chunk_is_empty_because_a_sample_is_the_minimum() -> None:
+    found = key("code", minimum=("a",), maximum=("c",), boundaries=(("a",), ("b",)))
+    facts = table(indexes=(index("u", "code"),), keys=(found,))
+    choice = chosen(facts, chunk_by_key="code", chunk_count=3)
+    assert [one.upper for one in choice.ranges] == [("b",), None]
+
+
 def test_a_uuid_key_needs_no_minimum() -> None:
     samples = tuple((f"{i:08x}-0000-0000-0000-000000000000",) for i in range(9))
     facts = table(indexes=(index("u", "ref"),), keys=(key("ref", boundaries=samples),))
