@@ -118,9 +118,10 @@ def _listing_failures(prefix: Path, run_id: str, paths: list[str]) -> list[str]:
         if path.is_file() and STAGING not in path.relative_to(prefix).parts
     }
     marks = {"manifest.json", "_SUCCESS", f"manifest-{run_id}.json", f"{run_id}/_SUCCESS"}
-    failures = [
-        f"visible, but nobody names it: {name}" for name in sorted(visible - marks - {*paths})
-    ]
+    # The report is best effort: it may be there, it need not.
+    reports = {f"_reports/{run_id}/summary.json", f"_reports/{run_id}/summary.md"}
+    unnamed = sorted(visible - marks - reports - {*paths})
+    failures = [f"visible, but nobody names it: {name}" for name in unnamed]
     failures += [f"named, but not visible: {name}" for name in sorted({*paths} - visible)]
     globbed = {path.relative_to(prefix).as_posix() for path in (prefix / run_id).glob("*.parquet")}
     if globbed != set(paths):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import subprocess
@@ -18,6 +19,7 @@ import psutil
 T = TypeVar("T")
 
 _POLL_S = 0.02
+_PR_SET_PDEATHSIG = 1
 
 
 class ChaosTimeout(AssertionError):
@@ -93,10 +95,16 @@ def start_coordinator(
             stdout=output,
             stderr=output,
             env={**os.environ, **environment},
-            # Ctrl-C on the test's terminal is the test's business.
+            # Ctrl-C on the test's terminal is the test's business; but when the test itself is
+            # killed, nothing may go on.
             start_new_session=True,
+            preexec_fn=_die_with_test,
         )
     return Coordinator(process=process, config=config, log=log)
+
+
+def _die_with_test() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def workers_of(config: Path) -> list[psutil.Process]:

@@ -8,6 +8,7 @@ import json
 import shutil
 import signal
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from chaos.processes import ChaosTimeout, Coordinator, kill, start_coordinator, 
 from chaos.source_data import SourceTable
 
 CAMPAIGN_ID = "chaos"
+_operating = threading.Lock()
 _LOG_SHOWN = 6000
 
 
@@ -201,7 +203,7 @@ class Campaign:
         from rivet_fleet.cli.main import cli
 
         output = io.StringIO()
-        with contextlib.redirect_stdout(output):
+        with _operating, contextlib.redirect_stdout(output):
             cli.main(
                 args=[
                     *("--log-level", "error", command),

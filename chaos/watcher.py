@@ -20,7 +20,7 @@ import xxhash
 STAGING = ".staging"
 _INTERVAL_S = 0.01
 _PART = re.compile(r"(?P<chunk>.+-c\d{6}-p\d{3})-f(?P<fence>\d+)\.parquet")
-_MARK = re.compile(r"manifest(-[\w-]+)?\.json|_SUCCESS")
+_MARK = re.compile(r"manifest(-[\w-]+)?\.json|_SUCCESS|summary\.(json|md)")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -94,7 +94,8 @@ class Watched:
                 self._blame(f"{relative} was visible but incomplete: {body!r}")
             return
         try:
-            json.loads(body)
+            if name.endswith(".json"):
+                json.loads(body)
         except ValueError as error:
             self._blame(f"{relative} was visible but incomplete: {error}")
 
