@@ -122,6 +122,14 @@ def _main(arguments: list[str]) -> int:
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except click.Abort:
+        _show(
+            json_errors,
+            "stopped by a signal before anything was started",
+            hint="start it again: what was stored stays stored",
+            code=None,
+            exit_code=ExitCode.STOPPED,
+            error_class="StopRequested",
+        )
         return int(ExitCode.STOPPED)
     except click.ClickException as error:
         _show(

@@ -100,6 +100,8 @@ class ExportPlan:
     verify: str = "size"
     row_estimate: int | None = None
     warnings: tuple[str, ...] = ()
+    settings_digest: str = ""
+    """Of this export's part of the configuration: tells which export has changed since."""
     plan_version: int = PLAN_VERSION
 
 

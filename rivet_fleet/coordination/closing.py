@@ -6,14 +6,24 @@ from collections import Counter
 
 from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.contracts.state import TaskView
-from rivet_fleet.contracts.task import TaskStatus
+from rivet_fleet.contracts.task import CampaignStatus, TaskStatus
 from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.coordination.fleet import Fleet
-from rivet_fleet.errors import StateRefused
+from rivet_fleet.errors import (
+    DataIntegrityError,
+    ExitCode,
+    MalformedData,
+    SchemaDrift,
+    StateRefused,
+)
 from rivet_fleet.observability.report import Report, summarise
 
 _JOURNAL_PAGE = 5000
 _FAILED_SHOWN = 50
+_GRAVE = (
+    (ExitCode.DATA_INTEGRITY, {DataIntegrityError.__name__, MalformedData.__name__}),
+    (ExitCode.SCHEMA_DRIFT, {SchemaDrift.__name__}),
+)
 
 
 def closing_report(fleet: Fleet, campaign_id: CampaignId, *, state: str) -> Report:
@@ -44,6 +54,23 @@ def failed_tasks(fleet: Fleet, campaign_id: CampaignId) -> list[TaskView]:
         if len(failed) >= _FAILED_SHOWN:
             break
     return failed
+
+
+def verdict(fleet: Fleet, campaign_id: CampaignId, status: CampaignStatus) -> ExitCode:
+    """The exit code of a campaign that is over (docs/reference/exit-codes.md).
+
+    The gravest cause of failed chunks gives its name: wrong data before a changed shape
+    before any other failure.
+    """
+    if status is CampaignStatus.CANCELLED:
+        return ExitCode.STOPPED
+    if status is not CampaignStatus.INCOMPLETE:
+        return ExitCode.OK
+    classes = {task.error_class for task in failed_tasks(fleet, campaign_id)}
+    for code, names in _GRAVE:
+        if classes & names:
+            return code
+    return ExitCode.INCOMPLETE
 
 
 def count_journal(fleet: Fleet, campaign_id: CampaignId) -> dict[str, int]:

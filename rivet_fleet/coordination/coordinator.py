@@ -12,6 +12,7 @@ from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.contracts.state import CampaignView
 from rivet_fleet.contracts.task import CampaignStatus
+from rivet_fleet.coordination.closing import verdict
 from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.coordination.identity import process_alive
 from rivet_fleet.coordination.stop import install
@@ -186,11 +187,9 @@ class Coordinator:
                 )
 
     def _verdict(self) -> ExitCode:
-        if self._status is CampaignStatus.COMPLETED:
-            return ExitCode.OK
-        if self._status is CampaignStatus.INCOMPLETE:
-            return ExitCode.INCOMPLETE
-        if self._status is CampaignStatus.CANCELLED or self._fleet.stop.requested:
+        if self._status.over:
+            return verdict(self._fleet, self._campaign_id, self._status)
+        if self._fleet.stop.requested:
             return ExitCode.STOPPED
         return ExitCode.GENERIC
 

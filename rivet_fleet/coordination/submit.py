@@ -16,6 +16,7 @@ from rivet_fleet.errors import ConfigError, StateRefused
 from rivet_fleet.execution.registry import open_format
 from rivet_fleet.execution.types import arrow_schema
 from rivet_fleet.planning.campaign import new_campaign_id
+from rivet_fleet.planning.config_digest import changed_exports
 from rivet_fleet.planning.connections import source_connection
 from rivet_fleet.planning.loaded import LoadedConfig
 from rivet_fleet.planning.planner import facts_request, plan_campaign
@@ -57,8 +58,12 @@ def _existing(fleet: Fleet, loaded: LoadedConfig, wanted: CampaignId | None) -> 
 def _refuse_changed(fleet: Fleet, loaded: LoadedConfig, existing: CampaignView) -> None:
     if existing.config_digest == loaded.digest:
         return
+    planned = {run.export_name: run.plan for run in fleet.store.runs(existing.campaign_id)}
+    before = {name: plan.settings_digest for name, plan in planned.items()}
+    changed = changed_exports(before, loaded.sections)
     raise ConfigError(
-        f"{loaded.path.name} has changed since campaign {existing.campaign_id} was planned from it",
+        f"{loaded.path.name} has changed since campaign {existing.campaign_id} was planned from "
+        f"it: {', '.join(changed) or 'the order of exports, the name or source_groups'}",
         hint="a campaign keeps to its stored plan: `rivet-fleet resume` finishes it as planned, "
         "`rivet-fleet cancel` gives it up so that the new configuration can be submitted",
         code="RIVET_CONFIG_CHANGED",

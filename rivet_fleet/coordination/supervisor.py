@@ -19,6 +19,15 @@ _START_FAILURES_MAX = 3
 _START_FAILURE_S = 5.0
 _BACKOFF_MAX_S = 5.0
 _LOG_TAIL_BYTES = 2000
+_GRACEFUL = (
+    ExitCode.OK,
+    ExitCode.DATA_INTEGRITY,
+    ExitCode.SCHEMA_DRIFT,
+    ExitCode.INCOMPLETE,
+    ExitCode.STOPPED,
+    ExitCode.RECYCLE,
+)
+"""3, 4 and 5 are a worker's verdict on a campaign that is over, not an end of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +70,7 @@ class WorkerEnd:
         """
         if self.told and self.status == -signal.SIGTERM:
             return True
-        return self.status in (ExitCode.OK, ExitCode.INCOMPLETE, ExitCode.STOPPED, ExitCode.RECYCLE)
+        return self.status in _GRACEFUL
 
 
 class OnEnd(Protocol):
@@ -105,8 +114,11 @@ class Supervisor:
 
     @property
     def exhausted(self) -> bool:
-        """True when every slot failed to start over and over: there is no point in going on."""
-        return all(
+        """True when every slot failed to start over and over: there is no point in going on.
+
+        Never without slots: then the workers are somebody else's (pods, other hosts).
+        """
+        return bool(self._slots) and all(
             s.process is None and s.start_failures >= _START_FAILURES_MAX for s in self._slots
         )
 

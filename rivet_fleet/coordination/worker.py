@@ -18,6 +18,7 @@ from rivet_fleet.contracts.plan import ExportPlan
 from rivet_fleet.contracts.retry import backoff_s
 from rivet_fleet.contracts.state import Failure
 from rivet_fleet.contracts.task import CampaignStatus
+from rivet_fleet.coordination.closing import verdict
 from rivet_fleet.coordination.commit import deliver_chunk
 from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.coordination.heartbeat import Heartbeat
@@ -114,9 +115,18 @@ class Worker:
                 continue
             status = tend(fleet, self._campaign_id).status
             if status.over:
-                return _verdict(status)
+                return self._verdict(status)
             fleet.stop.wait(fleet.settings.poll_interval_s)
         return ExitCode.STOPPED
+
+    def _verdict(self, status: CampaignStatus) -> ExitCode:
+        """A cancelled campaign is over for a worker, too: 6 would mean "start me again"."""
+        if status is CampaignStatus.CANCELLED:
+            return ExitCode.OK
+        fleet = self._fleet
+        return fleet.patience.call(
+            "read why chunks failed", lambda: verdict(fleet, self._campaign_id, status)
+        )
 
     def _claim(self) -> Claim | None:
         fleet = self._fleet
@@ -257,11 +267,6 @@ class Worker:
     def _clean_spool(self) -> None:
         for path in self._spool.iterdir():
             path.unlink(missing_ok=True)
-
-
-def _verdict(status: CampaignStatus) -> ExitCode:
-    """A cancelled campaign is over for a worker, too: 6 would mean "start me again"."""
-    return ExitCode.INCOMPLETE if status is CampaignStatus.INCOMPLETE else ExitCode.OK
 
 
 def _unexpected(error: Exception) -> RivetFleetError:

@@ -32,7 +32,7 @@ def load(
         engines=frozenset({"postgres"}),
         destinations=frozenset({"local"}),
         formats=frozenset({"parquet", "csv"}),
-        default_ports={"postgres": 5432},
+        default_ports={"postgres": 5432, "postgresql": 5432},
     )
 
 

@@ -1,0 +1,187 @@
+"""A user at a terminal: a folder with a configuration, the real program, real files to count.
+
+Everything goes through ``python -m rivet_fleet`` in a process of its own; rows are counted by
+pyarrow from the files that stand beside a ``_SUCCESS``, never from the program's own words.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+TIMEOUT_S = 60.0
+ORDERS = """
+CREATE TABLE {name} (id bigint PRIMARY KEY, note text, total numeric(10,2));
+INSERT INTO {name} SELECT i, repeat('n', 20) || i, i / 100.0 FROM generate_series(1, {rows}) i;
+ANALYZE {name};
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """How a command ended, and everything it said."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def said(self) -> str:
+        return self.out + self.err
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+    @property
+    def error(self) -> dict[str, Any]:
+        """The one JSON object of ``--json-errors``: the last line that is one."""
+        lines = [line for line in self.err.splitlines() if line.startswith('{"error"')]
+        assert len(lines) == 1, f"not exactly one JSON error:\n{self.said}"
+        body: dict[str, Any] = json.loads(lines[0])
+        return body
+
+
+@dataclass(slots=True, kw_only=True)
+class Desk:
+    """One user's folder. ``environment`` is added to the process's own."""
+
+    folder: Path
+    environment: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "fleet.yaml"
+
+    @property
+    def out(self) -> Path:
+        return self.folder / "out"
+
+    @property
+    def state(self) -> Path:
+        return self.folder / ".rivet_state.db"
+
+    def write(self, text: str) -> None:
+        self.config.write_text(text, encoding="utf-8")
+
+    def start(self, *arguments: str, **more: Any) -> subprocess.Popen[str]:
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("RIVET_")}
+        return subprocess.Popen(
+            [sys.executable, "-m", "rivet_fleet", *arguments],
+            env={**environment, **self.environment},
+            cwd=self.folder,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            **more,
+        )
+
+    def cli(self, *arguments: str, code: int | None = 0) -> Done:
+        """Run a command that takes ``-c`` to its end; ``code`` None accepts any exit code."""
+        return self.bare(*arguments, "-c", str(self.config), code=code)
+
+    def bare(self, *arguments: str, code: int | None = 0) -> Done:
+        return self.finish(self.start(*arguments), code=code)
+
+    def finish(self, process: subprocess.Popen[str], *, code: int | None = 0) -> Done:
+        try:
+            out, err = process.communicate(timeout=TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            out, err = process.communicate()
+            raise AssertionError(f"no end after {TIMEOUT_S} s:\n{out}\n{err}") from None
+        done = Done(code=process.returncode, out=out, err=err)
+        assert code is None or done.code == code, f"exit {done.code}, not {code}:\n{done.said}"
+        return done
+
+    def refused(self, *arguments: str, code: int, named: str, hint: str) -> dict[str, Any]:
+        """The command fails as documented: exit code, message, hint, in JSON and in words.
+
+        ``named`` must stand in the message, ``hint`` in what it says to do next.
+        """
+        done = self.cli("--json-errors", *arguments, code=code)
+        error = done.error
+        assert set(error) <= {"error", "hint", "error_class", "exit_code", "exit_class", "code"}
+        assert error["exit_code"] == code, error
+        assert named in error["error"], error
+        assert hint in (error["hint"] or error["error"]), error
+        assert "Traceback" not in done.said, done.said
+        return error
+
+    def delivered(self, table: str = "orders") -> list[int]:
+        """Every id of every file in a folder that says ``_SUCCESS``, sorted."""
+        ids: list[int] = []
+        for success in sorted((self.out / table).glob("*/_SUCCESS")):
+            for part in sorted(success.parent.glob("*.parquet")):
+                ids += pq.read_table(part, columns=["id"]).column("id").to_pylist()
+        return sorted(ids)
+
+
+def fleet_yaml(
+    *,
+    table: str = "orders",
+    export: str | None = None,
+    source: str = "{type: postgres, url_env: SHOP_URL}",
+    destination: str | None = None,
+    extra: str = "mode: chunked, chunk_size: 50",
+    campaign: str = "workers: 1, max_chunk_attempts: 3, lease_ttl_s: 5",
+    tail: str = "",
+) -> str:
+    """A small configuration; ``extra`` is the export's own settings in flow style."""
+    name = export or table
+    return f"""\
+source: {source}
+campaign: {{name: shop, {campaign}}}
+exports:
+  - {{name: {name}, table: {table}, format: parquet, {extra},
+     destination: {{type: local, path: {destination or f"./out/{name}"}}}}}
+{tail}"""
+
+
+def until(seen: Callable[[], Any], *, limit_s: float = 30.0, what: str = "it") -> Any:
+    """Look until there is something to see."""
+    deadline_s = time.monotonic() + limit_s
+    while not (found := seen()):
+        if time.monotonic() > deadline_s:
+            raise AssertionError(f"{what} did not happen within {limit_s} s")
+        time.sleep(0.02)
+    return found
+
+
+@contextmanager
+def mounted(folder: Path, options: str) -> Iterator[Path]:
+    """A tmpfs of its own at ``folder`` (root only)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def may_mount() -> bool:
+    """True where this process may mount a filesystem."""
+    if os.geteuid() != 0:
+        return False
+    probe = ["unshare", "-m", "mount", "-t", "tmpfs", "tmpfs", "/tmp"]
+    return subprocess.run(probe, capture_output=True, check=False).returncode == 0
+
+
+def run_sqlite(path: Path, sql: str, values: Mapping[str, Any] | tuple[Any, ...] = ()) -> list[Any]:
+    """Ask or change a SQLite state behind the program's back."""
+    import sqlite3
+    from contextlib import closing
+
+    with closing(sqlite3.connect(path, timeout=10.0)) as connection, connection:
+        return connection.execute(sql, values).fetchall()
