@@ -116,9 +116,9 @@ def _results(
     options: argparse.Namespace,
 ) -> Results:
     ours = [run for run in runs if run.contender.startswith("rivet-fleet")]
-    command = f"scale {options.scale:g}, {options.rounds} rounds"
+    rounds = max((run.round for run in runs), default=0)
     return Results(
-        machine={**facts, "size": command},
+        machine={**facts, "data": f"scale {options.scale:g}", "rounds": str(rounds)},
         tables=tuple(dataclasses.asdict(table) for table in tables),
         floor_contender=FLOOR,
         runs=tuple(runs),

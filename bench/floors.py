@@ -9,7 +9,8 @@ from bench.values import ClaimRate, Floor, MemoryPoint, RunResult
 STATEMENT_S_MAX = 0.25
 MEMORY_GROWTH_MAX = 1.15
 MEMORY_FROM_ROWS = 100_000
-"""Below it, one row group is not even full: what is allocated is bounded, not yet reached."""
+"""Below it, pages and the row group are still small. Strict on purpose: at this many rows a row
+group need not be full yet, so a worker may not use its whole allowance for it, either."""
 CLAIMS_PER_S_MIN = {"postgres": 1_000.0, "sqlite": 500.0}
 
 

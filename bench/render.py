@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench.summary import growth_bytes_per_row
 from bench.values import ClaimRate, Floor, MemoryPoint, Results, Summary
 
 BEGIN = "<!-- bench: begin -->"
@@ -95,15 +96,19 @@ def _contest_row(summary: Summary) -> tuple[str, ...]:
 
 
 def _memory(points: Sequence[MemoryPoint]) -> str:
-    head = ("rows, one worker, one chunk", "peak RSS MB", "longest statement s", "wall s")
+    head = (
+        *("rows, one worker, one chunk", "peak RSS MB", "bytes per further row"),
+        *("longest statement s", "wall s"),
+    )
     rows = [
         (
-            f"{p.rows:,}",
-            megabytes(p.peak_rss_bytes) if p.error is None else p.error,
-            number(p.longest_statement_s, 3),
-            number(p.wall_s),
+            f"{point.rows:,}",
+            megabytes(point.peak_rss_bytes) if point.error is None else point.error,
+            number(growth, 0),
+            number(point.longest_statement_s, 3),
+            number(point.wall_s),
         )
-        for p in points
+        for point, growth in zip(points, growth_bytes_per_row(points), strict=True)
     ]
     title = "**Memory of a worker** by rows of lineitem, everything at its default"
     return f"{title}\n\n{markdown_table(head, rows)}"

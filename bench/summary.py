@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 
-from bench.values import RunResult, Summary
+from bench.values import MemoryPoint, RunResult, Summary
 
 
 def summarise(runs: Sequence[RunResult], floor: str) -> tuple[Summary, ...]:
@@ -31,6 +31,24 @@ def median(values: Iterable[float]) -> float | None:
     """The middle value; None of nothing."""
     found = list(values)
     return statistics.median(found) if found else None
+
+
+def growth_bytes_per_row(points: Sequence[MemoryPoint]) -> list[float | None]:
+    """Peak RSS gained per further row since the good point before; None where there is none.
+
+    Tells a bound being reached (it falls towards zero) from a leak (it stays).
+    """
+    growths: list[float | None] = []
+    before: MemoryPoint | None = None
+    for point in points:
+        known = before is not None and point.error is None and point.rows > before.rows
+        growths.append(_slope(before, point) if known and before is not None else None)
+        before = point if point.error is None else before
+    return growths
+
+
+def _slope(before: MemoryPoint, point: MemoryPoint) -> float:
+    return (point.peak_rss_bytes - before.peak_rss_bytes) / (point.rows - before.rows)
 
 
 def _summary(runs: Sequence[RunResult], table: str, contender: str, floor: str) -> Summary:

@@ -2,8 +2,8 @@ from dataclasses import replace
 
 import pytest
 
-from bench.summary import median, ratios, summarise
-from bench.values import RunResult
+from bench.summary import growth_bytes_per_row, median, ratios, summarise
+from bench.values import MemoryPoint, RunResult
 
 FLOOR = RunResult(
     contender="floor",
@@ -79,3 +79,22 @@ def test_tables_are_summarised_apart():
 def test_rows_per_cpu_second_counts_the_rows_of_the_table():
     (summary,) = summarise([run("floor", 1, 2.0)], "floor")
     assert summary.rows_per_cpu_s == 200.0
+
+
+def memory(rows: int, peak: int, error: str | None = None) -> MemoryPoint:
+    return MemoryPoint(
+        rows=rows, peak_rss_bytes=peak, longest_statement_s=0.1, wall_s=1.0, error=error
+    )
+
+
+def test_growth_is_per_further_row_since_the_point_before():
+    assert growth_bytes_per_row([memory(10, 100), memory(20, 150), memory(120, 150)]) == [
+        None,
+        5.0,
+        0.0,
+    ]
+
+
+def test_growth_skips_a_failed_point():
+    points = [memory(10, 100), memory(20, 1, error="died"), memory(30, 140)]
+    assert growth_bytes_per_row(points) == [None, None, 2.0]
