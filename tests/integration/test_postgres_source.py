@@ -11,7 +11,9 @@ import pytest
 from rivet_fleet.contracts.facts import FactsRequest, SourceFacts
 from rivet_fleet.contracts.keys import ChunkRange, RangeKind
 from rivet_fleet.contracts.plan import TuningPlan
+from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.execution.source import PageLimit, Source
+from rivet_fleet.execution.sources.postgres import open_source
 from rivet_fleet.execution.sources.postgres.statements import page_settings
 from tests.integration.postgres_source_kit import (
     LIMIT,
@@ -253,3 +255,22 @@ def test_a_page_walks_its_index_or_its_blocks(sql, source, kind) -> None:
         plan = "\n".join(line for (line,) in cursor.fetchall())
     assert ("Tid Range Scan" if kind is RangeKind.BLOCKS else "Index Scan using t_pkey") in plan
     assert "Sort" not in plan and "Seq Scan" not in plan
+
+
+def test_the_texts_of_keys_and_casts_do_not_depend_on_the_session(database, sql) -> None:
+    name = database.rsplit("/", 1)[1]
+    sql.execute(f"ALTER DATABASE {name} SET TimeZone = 'Pacific/Chatham'")
+    sql.execute(f"ALTER DATABASE {name} SET DateStyle = 'SQL, DMY'")
+    sql.execute("CREATE TABLE t (k timestamptz PRIMARY KEY, c timestamptz)")
+    sql.execute(
+        "INSERT INTO t SELECT s, s FROM generate_series(1, 2000) i, "
+        "LATERAL (SELECT '2024-03-04 05:06:07Z'::timestamptz + i * interval '1 h') AS x(s)"
+    )
+    source = open_source(parse_database_url(database), application_name="rivet-test")
+    casts = (("c", "text"),)
+    facts = facts_of(source, "t", casts=casts)
+    assert facts.keys[0].minimum == ("2024-03-04 06:06:07+00",)
+    cuts = random_cuts(list(facts.keys[0].boundaries), random.Random(1))
+    got = partition_by_key(source, read_plan(facts, casts), RangeKind.KEYSET, ("k",), cuts)
+    source.close()
+    assert got.num_rows == 2000 and got.column("c")[0].as_py() == "2024-03-04 06:06:07+00"
