@@ -45,6 +45,13 @@ workers_option = click.option(
     help="Worker processes on this host; default: campaign.workers.",
 )
 
+new_option = click.option(
+    "--new",
+    "anew",
+    is_flag=True,
+    help="Give up an unfinished campaign of this name and start a new one.",
+)
+
 
 def _wanted(campaign_id: str | None) -> CampaignId | None:
     return check_campaign_id(campaign_id) if campaign_id else None
@@ -56,6 +63,7 @@ def _wanted(campaign_id: str | None) -> CampaignId | None:
 @campaign_option
 @state_option
 @workers_option
+@new_option
 @json_option
 def run(
     config: Path,
@@ -63,6 +71,7 @@ def run(
     campaign_id: str | None,
     state_url: str | None,
     workers: int | None,
+    anew: bool,
     as_json: bool,
 ) -> int:
     """Plan a campaign (or continue the unfinished one), work on it, and say how it ended.
@@ -71,7 +80,7 @@ def run(
     """
     session = start(config, params, state_url, shows_progress=True)
     with fleet_of(session, "coordinator") as fleet:
-        submitted = submission.submit(fleet, session.loaded, _wanted(campaign_id))
+        submitted = submission.submit(fleet, session.loaded, _wanted(campaign_id), anew=anew)
         if not submitted.created:
             click.echo(f"continuing campaign {submitted.campaign_id} by its stored plan", err=True)
         return _coordinate(
@@ -177,12 +186,14 @@ def _worker_command(session: Session, campaign_id: CampaignId) -> WorkerCommand:
 @param_option
 @campaign_option
 @state_option
+@new_option
 @json_option
 def submit(
     config: Path,
     params: tuple[str, ...],
     campaign_id: str | None,
     state_url: str | None,
+    anew: bool,
     as_json: bool,
 ) -> int:
     """Plan a campaign and store it; workers anywhere will find it.
@@ -191,7 +202,7 @@ def submit(
     """
     session = start(config, params, state_url)
     with fleet_of(session, "submit") as fleet:
-        submitted = submission.submit(fleet, session.loaded, _wanted(campaign_id))
+        submitted = submission.submit(fleet, session.loaded, _wanted(campaign_id), anew=anew)
     if as_json:
         click.echo(dumps(submitted))
     else:

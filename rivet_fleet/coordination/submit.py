@@ -12,7 +12,7 @@ from rivet_fleet.contracts.plan import CampaignPlan
 from rivet_fleet.contracts.state import CampaignView
 from rivet_fleet.contracts.task import CampaignStatus
 from rivet_fleet.coordination.fleet import Fleet
-from rivet_fleet.errors import ConfigError, StateRefused
+from rivet_fleet.errors import CampaignIncomplete, ConfigError, StateRefused
 from rivet_fleet.execution.registry import open_format
 from rivet_fleet.execution.types import arrow_schema
 from rivet_fleet.planning.campaign import new_campaign_id
@@ -30,13 +30,22 @@ class Submitted:
     created: bool
 
 
-def submit(fleet: Fleet, loaded: LoadedConfig, wanted: CampaignId | None) -> Submitted:
+def submit(
+    fleet: Fleet, loaded: LoadedConfig, wanted: CampaignId | None, *, anew: bool = False
+) -> Submitted:
     """Plan and store a campaign, or continue the one that is there (idempotent).
 
     A given id that exists, or, without an id, an active campaign of the same name, is
-    continued by its stored plan; ConfigError when the configuration has changed since.
+    continued by its stored plan; ConfigError when the configuration has changed since. One
+    that ended incomplete is the operator's to decide about: CampaignIncomplete. ``anew``
+    gives up whatever is unfinished and starts a new campaign.
     """
-    existing = _existing(fleet, loaded, wanted)
+    unfinished = _unfinished(fleet, loaded)
+    if anew:
+        for campaign in unfinished:
+            fleet.store.cancel(campaign.campaign_id)
+        unfinished = []
+    existing = _existing(fleet, unfinished, wanted)
     if existing is not None:
         _refuse_changed(fleet, loaded, existing)
         return Submitted(campaign_id=existing.campaign_id, created=False)
@@ -48,11 +57,28 @@ def submit(fleet: Fleet, loaded: LoadedConfig, wanted: CampaignId | None) -> Sub
     return Submitted(campaign_id=outcome.campaign_id, created=outcome.created)
 
 
-def _existing(fleet: Fleet, loaded: LoadedConfig, wanted: CampaignId | None) -> CampaignView | None:
-    if wanted is not None:
-        return fleet.store.campaign(wanted)
-    active = fleet.store.campaigns(name=loaded.campaign_name, active_only=True)
-    return active[0] if active else None
+def _unfinished(fleet: Fleet, loaded: LoadedConfig) -> list[CampaignView]:
+    """Campaigns of this name that are active or ended incomplete, newest first."""
+    open_ends = (CampaignStatus.ACTIVE, CampaignStatus.INCOMPLETE)
+    return [c for c in fleet.store.campaigns(name=loaded.campaign_name) if c.status in open_ends]
+
+
+def _existing(
+    fleet: Fleet, unfinished: list[CampaignView], wanted: CampaignId | None
+) -> CampaignView | None:
+    """The campaign to continue. Raises CampaignIncomplete for one that only waits for a verb."""
+    if wanted is not None and (known := fleet.store.campaign(wanted)) is not None:
+        return known
+    for campaign in unfinished:
+        if campaign.status is CampaignStatus.INCOMPLETE:
+            failed = sum(run.counts.failed for run in fleet.store.runs(campaign.campaign_id))
+            raise CampaignIncomplete(
+                f"campaign {campaign.campaign_id} ended incomplete: {failed} chunks failed for good",
+                hint="`rivet-fleet status` says why; `rivet-fleet requeue` and `rivet-fleet resume` "
+                "finish it, `--new` gives it up and starts a new campaign",
+                code="RIVET_CAMPAIGN_INCOMPLETE",
+            )
+    return unfinished[0] if unfinished and wanted is None else None
 
 
 def _refuse_changed(fleet: Fleet, loaded: LoadedConfig, existing: CampaignView) -> None:
