@@ -73,9 +73,9 @@ def _existing(
         if campaign.status is CampaignStatus.INCOMPLETE:
             failed = sum(run.counts.failed for run in fleet.store.runs(campaign.campaign_id))
             raise CampaignIncomplete(
-                f"campaign {campaign.campaign_id} ended incomplete: {failed} chunks failed for good",
-                hint="`rivet-fleet status` says why; `rivet-fleet requeue` and `rivet-fleet resume` "
-                "finish it, `--new` gives it up and starts a new campaign",
+                f"campaign {campaign.campaign_id} ended incomplete: {failed} chunks failed",
+                hint="`rivet-fleet status` says why; `rivet-fleet requeue` and `resume` finish "
+                "it, `--new` gives it up and starts a new campaign",
                 code="RIVET_CAMPAIGN_INCOMPLETE",
             )
     return unfinished[0] if unfinished and wanted is None else None
