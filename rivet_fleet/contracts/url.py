@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from dataclasses import dataclass, field, replace
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 MASK = "***"
-_LOOPBACK = {"localhost", "127.0.0.1", "::1", ""}
+_LOOPBACK = {"localhost", ""}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +35,12 @@ class DatabaseUrl:
     @property
     def loopback(self) -> bool:
         """True for this machine: names, addresses and socket directories."""
-        return self.host in _LOOPBACK or self.host.startswith(("/", "127."))
+        if self.host in _LOOPBACK or self.host.startswith("/"):
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
 
     def with_option(self, name: str, value: str) -> DatabaseUrl:
         """The same target with one more option."""

@@ -63,7 +63,8 @@ COMMENT ON COLUMN orders.total IS 'in euro, VAT included';
 FILL = """
 SET synchronous_commit = off;
 INSERT INTO products SELECT i,
-       'Product ' || i || CASE WHEN i % 7 = 0 THEN ' – “süß” 🍰' ELSE '' END, round((random() * 500)::numeric, 2), CASE WHEN i % 5 > 0 THEN random() * 30 END,
+       'Product ' || i || CASE WHEN i % 7 = 0 THEN ' – “süß” 🍰' ELSE '' END,
+       round((random() * 500)::numeric, 2), CASE WHEN i % 5 > 0 THEN random() * 30 END,
        CASE WHEN i % 3 > 0 THEN jsonb_build_object('colour', (ARRAY['red','blue',NULL])[1 + i % 3],
             'sizes', jsonb_build_array(i % 10, i % 20), 'note', 'say "hi"') END,
        CASE WHEN i % 4 > 0 THEN ARRAY['tag' || i % 10, NULL, ''] END, ARRAY[i % 12, NULL, i % 31],
