@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 
 from rivet_fleet.contracts.columns import ColumnSpec
 from rivet_fleet.contracts.events import Event, EventName
@@ -49,7 +50,7 @@ def finalize_run(fleet: Fleet, run_id: RunId) -> bool:
     if lease is None:
         return False
     reach(KillPoint.FINALIZE_LEASED)
-    run = fleet.store.run(run_id)
+    run = fleet.patience.call("read the run", lambda: fleet.store.run(run_id))
     if run is None:
         return False
     parts = fleet.patience.call("read the ledger", lambda: fleet.store.parts(run_id))
@@ -73,7 +74,7 @@ def _reopen_lost(
         if destination.look(part.receipt, part.path, part.digest) is not Presence.VISIBLE
     }
     for index, part in lost.items():
-        task = fleet.store.task(run.run_id, index)
+        task = fleet.patience.call("read a chunk", partial(fleet.store.task, run.run_id, index))
         if task is not None and task.fence == part.fence:
             reopen_chunk(
                 fleet,
@@ -90,7 +91,9 @@ def manifest_bytes(
     fleet: Fleet, run: RunView, destination: Destination, parts: list[LedgerPart]
 ) -> bytes:
     """The manifest from the ledger alone: equal for every finalizer, whenever it runs."""
-    finished_at_s = fleet.store.run_finished_at_s(run.run_id)
+    finished_at_s = fleet.patience.call(
+        "read when the run ended", lambda: fleet.store.run_finished_at_s(run.run_id)
+    )
     return build_manifest(
         run.plan,
         parts,
@@ -164,12 +167,13 @@ def _still_ours(fleet: Fleet, lease: FinalizeLease) -> None:
 def _finish(
     fleet: Fleet, run: RunView, lease: FinalizeLease, parts: list[LedgerPart], fingerprint: str
 ) -> bool:
+    now_s = fleet.patience.call("read the clock", fleet.store.now_s)
     finished = FinishedRun(
         manifest_fingerprint=fingerprint,
         rows=sum(p.digest.rows for p in parts),
         bytes=sum(p.digest.size_bytes for p in parts),
         files=len(parts),
-        duration_s=max(0.0, fleet.store.now_s() - run.created_at_s),
+        duration_s=max(0.0, now_s - run.created_at_s),
     )
     try:
         fleet.patience.call("finish the run", lambda: fleet.store.finish_run(lease, finished))

@@ -92,10 +92,11 @@ def open_fleet(loaded: LoadedConfig, options: ProcessOptions, *, migrate: bool) 
     stop = StopFlag(clock, grace_s=settings.drain_grace_s)
     hide = redactor(loaded)
 
-    def new_store() -> Store:
-        return open_store(url)
+    def heartbeat_store() -> Store:
+        # A beat that hangs must leave time for the next one before the lease runs out.
+        return open_store(url, pool_size=1, answer_max_s=max(2.0, settings.lease_ttl_s / 4))
 
-    store = new_store()
+    store = open_store(url)
     if migrate:
         store.migrate()
     else:
@@ -103,7 +104,7 @@ def open_fleet(loaded: LoadedConfig, options: ProcessOptions, *, migrate: bool) 
     emit = fan_out(log_emit(), journal_emit(store.write_journal, hide), on_error=_sink_failed)
     return Fleet(
         store=store,
-        open_store=new_store,
+        open_store=heartbeat_store,
         open_source=lambda name, identity: open_planned_source(loaded, options, name, identity),
         open_destination=registry.open_destination,
         emit=emit,

@@ -19,9 +19,10 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from rivet_fleet.contracts.url import DatabaseUrl
 from rivet_fleet.errors import StateRefused
 from rivet_fleet.persistence.filelock import FileLock
-from rivet_fleet.persistence.watchdog import Watchdog
+from rivet_fleet.persistence.watchdog import LimitedConnection, Watchdog
 
-_STATEMENT_MAX_S = 15.0
+ANSWER_MAX_S = 15.0
+"""How long one statement may take, its way through the network included."""
 _MIGRATE_MAX_S = 180.0
 _CONNECT_MAX_S = 5
 _POOL_WAIT_S = 30.0
@@ -91,7 +92,7 @@ def _transaction(connection: Connection, begin: str, limit: _Limit = _unlimited)
     except BaseException:
         # The driver's own rollback sends nothing when no transaction is open any more.
         if not connection.invalidated:
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(Exception), limit(connection):
                 connection.connection.dbapi_connection.rollback()  # type: ignore[union-attr]
         raise
 
@@ -190,8 +191,9 @@ class PostgresDialect:
         f"BEGIN; SET LOCAL lock_timeout = 0; SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})"
     )
 
-    def __init__(self, url: DatabaseUrl) -> None:
+    def __init__(self, url: DatabaseUrl, *, answer_max_s: float = ANSWER_MAX_S) -> None:
         self._url = url
+        self._answer_max_s = answer_max_s
         self.target = url.identity
         self.secrets: tuple[str, ...] = (url.password,) if url.password else ()
         self._watchdog = Watchdog()
@@ -199,7 +201,7 @@ class PostgresDialect:
     def engine(self, pool_size: int) -> Engine:
         """See ``Dialect.engine``."""
         url = self._url
-        return create_engine(
+        engine = create_engine(
             URL.create(
                 "postgresql+psycopg",
                 username=url.user or None,
@@ -218,6 +220,17 @@ class PostgresDialect:
             use_native_hstore=False,
             connect_args=self._connect_args(),
         )
+        # SQLAlchemy asks a first connection questions of its own, outside of our statements.
+        event.listen(engine, "do_connect", self._connect)
+        event.listen(engine, "connect", _connected)
+        return engine
+
+    def _connect(
+        self, _dialect: object, _record: ConnectionPoolEntry, _args: object, options: dict[str, Any]
+    ) -> LimitedConnection:
+        connection = LimitedConnection.connect(**options)
+        connection.limit = lambda: self._watchdog.limit(connection.fileno(), self._answer_max_s)
+        return connection
 
     def _connect_args(self) -> dict[str, object]:
         return {
@@ -251,7 +264,7 @@ class PostgresDialect:
 
     def limit(self, connection: Connection) -> contextlib.AbstractContextManager[None]:
         """See ``Dialect.limit``."""
-        return self._within(connection, _STATEMENT_MAX_S)
+        return self._within(connection, self._answer_max_s)
 
     def _within(
         self, connection: Connection, seconds: float
@@ -274,6 +287,11 @@ class PostgresDialect:
     def close(self) -> None:
         """See ``Dialect.close``."""
         self._watchdog.close()
+
+
+def _connected(raw: LimitedConnection, _record: ConnectionPoolEntry) -> None:
+    """SQLAlchemy's own questions are answered; from now on each statement is limited."""
+    raw.limit = contextlib.nullcontext
 
 
 def refuse_network_filesystem(path: Path, mounts: str | None = None) -> None:

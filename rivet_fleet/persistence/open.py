@@ -7,7 +7,7 @@ from pathlib import Path
 from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.errors import StateRefused
 from rivet_fleet.persistence.database import Database
-from rivet_fleet.persistence.dialects import Dialect, PostgresDialect, SqliteDialect
+from rivet_fleet.persistence.dialects import ANSWER_MAX_S, Dialect, PostgresDialect, SqliteDialect
 from rivet_fleet.persistence.sql_store import SqlStore
 from rivet_fleet.persistence.store import Store
 
@@ -15,16 +15,18 @@ _SQLITE = "sqlite:///"
 _WRITE = "write sqlite:///path or postgresql://user@host:port/database"
 
 
-def open_store(url: str, *, pool_size: int = 2) -> Store:
+def open_store(url: str, *, pool_size: int = 2, answer_max_s: float = ANSWER_MAX_S) -> Store:
     """A store for ``sqlite:///path`` or ``postgresql://user:password@host:port/database``.
 
-    Connects at the first call, not here. Raises StateRefused for a URL it does not understand
-    (without repeating it: it may hold a secret) or a path that cannot be used.
+    ``answer_max_s``: how long a server may take for one statement before its connection is
+    given up (no meaning for SQLite). Connects at the first call, not here. Raises StateRefused
+    for a URL it does not understand (without repeating it: it may hold a secret) or a path that
+    cannot be used.
     """
-    return SqlStore(Database(_dialect(url), pool_size=pool_size))
+    return SqlStore(Database(_dialect(url, answer_max_s), pool_size=pool_size))
 
 
-def _dialect(url: str) -> Dialect:
+def _dialect(url: str, answer_max_s: float) -> Dialect:
     if url.startswith(_SQLITE):
         path = url.removeprefix(_SQLITE).split("?", 1)[0]
         if path in ("", ":memory:"):
@@ -39,4 +41,4 @@ def _dialect(url: str) -> Dialect:
             f"the state URL's scheme {parsed.scheme!r} is not known",
             hint=_WRITE,
         )
-    return PostgresDialect(parsed)
+    return PostgresDialect(parsed, answer_max_s=answer_max_s)

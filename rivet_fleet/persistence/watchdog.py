@@ -14,7 +14,11 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg
+from psycopg.abc import RV, PQGen
 
 
 class Watchdog:
@@ -60,6 +64,17 @@ class Watchdog:
                 if now_s >= deadline_s:
                     del self._watched[number]
                     _shutdown(fileno)
+
+
+class LimitedConnection(psycopg.Connection[tuple[Any, ...]]):
+    """A connection whose every wait for the network happens within ``limit``."""
+
+    limit: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+
+    def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
+        """As psycopg's."""
+        with self.limit():
+            return super().wait(gen, interval, timeout)
 
 
 def _shutdown(fileno: int) -> None:

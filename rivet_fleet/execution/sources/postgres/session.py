@@ -7,18 +7,17 @@ SET LOCAL only, no start-up ``options``.
 from __future__ import annotations
 
 import contextlib
-import select
 from collections.abc import Iterator
 from typing import Any
 
 import psycopg
 from psycopg import Cursor
-from psycopg.abc import RV, PQGen
 
 from rivet_fleet.contracts.url import DatabaseUrl
 from rivet_fleet.errors import ConfigError
 from rivet_fleet.execution.sources.postgres.border import postgres_errors, translate_connect
 from rivet_fleet.execution.sources.postgres.dialect import DEFAULT_PORT
+from rivet_fleet.execution.sources.postgres.liveness import Liveness, WatchedConnection, ask
 
 CONNECT_TIMEOUT_S = 15
 SILENCE_GRACE_S = 15.0
@@ -27,46 +26,6 @@ the link for dead: a half-open connection never says so by itself."""
 _TLS_MODES = ("disable", "prefer", "require", "verify-ca", "verify-full")
 
 Settings = tuple[tuple[str, str], ...]
-
-
-class _WatchedConnection(psycopg.Connection[tuple[Any, ...]]):
-    """A connection that gives up on a silent server after ``silence_s_max`` (None: never)."""
-
-    silence_s_max: float | None = None
-
-    def wait(self, gen: PQGen[RV], interval: float = 0.0, timeout: float | None = None) -> RV:
-        """Drive psycopg's generator ``gen`` as psycopg does, with a limit on silence."""
-        fd = self.pgconn.socket
-        try:
-            wanted = next(gen)
-            while True:
-                wanted = gen.send(self._poll(fd, int(wanted)))
-        except StopIteration as done:
-            result: RV = done.value
-            return result
-
-    def _poll(self, fd: int, wanted: int) -> int:
-        """Wait until ``fd`` is ready for what is wanted (1 reading, 2 writing, 3 either)."""
-        poller = select.poll()
-        poller.register(fd, (select.POLLIN if wanted & 1 else 0) | (wanted & 2 and select.POLLOUT))
-        limit_ms = None if self.silence_s_max is None else self.silence_s_max * 1000.0
-        events = poller.poll(limit_ms)
-        if not events:
-            self.close()
-            raise psycopg.OperationalError(
-                f"the server sent nothing for {self.silence_s_max:.0f} s: the link is dead"
-            )
-        flags = events[0][1]
-        ready = 0
-        if flags & ~select.POLLOUT:
-            ready |= 1
-        if flags & ~select.POLLIN:
-            ready |= 2
-        return ready & wanted or wanted
-
-    def wait_readable(self) -> None:
-        """Wait for bytes; the caller then consumes them."""
-        self._poll(self.pgconn.socket, 1)
 
 
 class Session:
@@ -84,20 +43,26 @@ class Session:
             raise ConfigError(f"tls.mode {tls_mode!r}: expected one of {', '.join(_TLS_MODES)}")
         self.url = url
         self._parameters = _parameters(url, tls_mode, tls_ca_file, application_name)
-        self._connection: _WatchedConnection | None = None
+        self._connection: WatchedConnection | None = None
 
     @property
-    def connection(self) -> _WatchedConnection:
+    def connection(self) -> WatchedConnection:
         """The live connection, opened when needed. Raises SourceUnavailable, SourceRefused."""
         if self._connection is None or self._connection.closed:
             self._connection = self._connect()
         return self._connection
 
-    def _connect(self) -> _WatchedConnection:
+    def _connect(self) -> WatchedConnection:
         try:
-            return _WatchedConnection.connect(**self._parameters)
+            connection = WatchedConnection.connect(**self._parameters)
         except psycopg.Error as error:
             raise translate_connect(error, self.url) from None
+        backend_pid = connection.info.backend_pid
+        connection.liveness = lambda: self._ask(backend_pid)
+        return connection
+
+    def _ask(self, backend_pid: int) -> Liveness:
+        return ask(self._parameters, backend_pid)
 
     @property
     def server_version_num(self) -> int:
@@ -131,7 +96,7 @@ class Session:
                 self._undo(connection)
                 raise
 
-    def _undo(self, connection: _WatchedConnection) -> None:
+    def _undo(self, connection: WatchedConnection) -> None:
         """Roll back, or drop a connection that cannot be rolled back."""
         try:
             if connection.closed or connection.broken:

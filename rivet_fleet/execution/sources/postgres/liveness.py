@@ -1,0 +1,140 @@
+"""A connection that tells a server that is still at work from a link that is dead.
+
+Both are silent. A half-open path (a stuck proxy, a firewall that forgot us) may even acknowledge
+bytes, so neither TCP keepalives nor TCP_USER_TIMEOUT ends the wait, and a statement without a
+limit has no deadline either. So after a while of silence the server is asked over a second
+connection what it does for the first one (``pg_stat_activity``).
+"""
+
+from __future__ import annotations
+
+import select
+import time
+from collections.abc import Callable
+from enum import Enum
+from typing import Any
+
+import psycopg
+from psycopg.abc import RV, PQGen
+
+from rivet_fleet.errors import RetryClass
+from rivet_fleet.execution.sources.postgres.dialect import classify, classify_connect
+
+QUIET_S = 10.0
+"""Silence after which the server is asked; doubled with every answer that it is at work."""
+QUIET_MAX_S = 60.0
+ASK_MAX_S = 10
+"""How long a second connection may take to be made, and then to answer."""
+
+
+class Liveness(Enum):
+    """What a silent connection's server does for it."""
+
+    AT_WORK = "at work"
+    DEAD = "dead"
+    """The server is not there, knows nothing of us, or waits for us as we wait for it."""
+    UNKNOWN = "unknown"
+    """It cannot be told: a pooler stands between, or the server does not let us look."""
+
+
+def judge(
+    *, own_pid: int, told_pid: int, found: bool, state: str | None, waits_for: str | None
+) -> Liveness:
+    """The verdict from one look at ``pg_stat_activity``. Pure.
+
+    ``own_pid`` is the asking connection's by the protocol, ``told_pid`` by the server: they
+    differ behind a pooler, and then no backend's pid can be trusted.
+    """
+    if own_pid != told_pid or (found and state in (None, "disabled")):
+        return Liveness.UNKNOWN
+    if not found or state != "active" or waits_for == "Client":
+        return Liveness.DEAD
+    return Liveness.AT_WORK
+
+
+def ask(parameters: dict[str, Any], backend_pid: int) -> Liveness:
+    """Ask the server what its backend ``backend_pid`` does. Takes at most 2 × ``ASK_MAX_S``.
+
+    ``parameters`` are those of the silent connection. Never raises psycopg's errors.
+    """
+    query = (
+        "SELECT pg_backend_pid(), a.pid IS NOT NULL, a.state, a.wait_event_type "
+        f"FROM (SELECT) one LEFT JOIN pg_stat_activity a ON a.pid = {int(backend_pid)}"
+    )
+    try:
+        with WatchedConnection.connect(**{**parameters, "connect_timeout": ASK_MAX_S}) as second:
+            second.silence_s_max = ASK_MAX_S
+            row = second.execute(query.encode()).fetchone()
+            own_pid = second.info.backend_pid
+    except psycopg.Error as error:
+        known = classify(error.sqlstate) if error.sqlstate else classify_connect(str(error))
+        # Refused (no free connection, say) is an answer, too: there is somebody.
+        return Liveness.DEAD if known.retry is RetryClass.RECONNECT else Liveness.UNKNOWN
+    if row is None:
+        return Liveness.UNKNOWN
+    told_pid, found, state, waits_for = row
+    return judge(own_pid=own_pid, told_pid=told_pid, found=found, state=state, waits_for=waits_for)
+
+
+class WatchedConnection(psycopg.Connection[tuple[Any, ...]]):
+    """A connection that gives up on a silent server.
+
+    After ``silence_s_max`` in any case (None: never), and as soon as ``liveness`` says that
+    nobody is at work for it any more.
+    """
+
+    silence_s_max: float | None = None
+    liveness: Callable[[], Liveness] | None = None
+
+    def wait(self, gen: PQGen[RV], interval: float = 0.0, timeout: float | None = None) -> RV:
+        """Drive psycopg's generator ``gen`` as psycopg does, with a limit on silence."""
+        fd = self.pgconn.socket
+        try:
+            wanted = next(gen)
+            while True:
+                wanted = gen.send(self._poll(fd, int(wanted)))
+        except StopIteration as done:
+            result: RV = done.value
+            return result
+
+    def wait_readable(self) -> None:
+        """Wait for bytes; the caller then consumes them."""
+        self._poll(self.pgconn.socket, 1)
+
+    def _poll(self, fd: int, wanted: int) -> int:
+        """Wait until ``fd`` is ready for what is wanted (1 reading, 2 writing, 3 either)."""
+        poller = select.poll()
+        poller.register(fd, (select.POLLIN if wanted & 1 else 0) | (wanted & 2 and select.POLLOUT))
+        flags = self._patiently(poller)
+        ready = 0
+        if flags & ~select.POLLOUT:
+            ready |= 1
+        if flags & ~select.POLLIN:
+            ready |= 2
+        return ready & wanted or wanted
+
+    def _patiently(self, poller: select.poll) -> int:
+        """The event flags. Raises OperationalError when the link is dead."""
+        began_s = time.monotonic()
+        quiet_s = QUIET_S
+        while True:
+            silent_s = time.monotonic() - began_s
+            left_s = None if self.silence_s_max is None else self.silence_s_max - silent_s
+            asking = self.liveness is not None and (left_s is None or quiet_s < left_s)
+            limit_s = quiet_s if asking else left_s
+            events = poller.poll(None if limit_s is None else max(0.0, limit_s) * 1000.0)
+            dead = not events and (not asking or self._ask() is Liveness.DEAD)
+            # What arrived while we asked, or while this process was stopped, counts.
+            events = events or (poller.poll(0) if dead else [])
+            if events:
+                return events[0][1]
+            if dead:
+                silent_s = time.monotonic() - began_s
+                self.close()
+                raise psycopg.OperationalError(
+                    f"the server sent nothing for {silent_s:.0f} s: the link is dead"
+                )
+            quiet_s = min(quiet_s * 2, QUIET_MAX_S)
+
+    def _ask(self) -> Liveness:
+        return Liveness.UNKNOWN if self.liveness is None else self.liveness()

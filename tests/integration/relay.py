@@ -1,0 +1,66 @@
+"""A TCP relay that can fall silent without closing anything: a half-open link."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+
+from rivet_fleet.contracts.url import DatabaseUrl
+
+
+class Relay:
+    """Leads to one server. While ``silent`` is set, bytes of either side vanish."""
+
+    def __init__(self, upstream: tuple[str, int], *, silent_from: bytes | None = None) -> None:
+        """``silent_from``: fall silent when a client sends this, before it arrives."""
+        self.silent = threading.Event()
+        self.accepted = 0
+        self._upstream = upstream
+        self._silent_from = silent_from
+        self._sockets: list[socket.socket] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def through(self, url: DatabaseUrl) -> DatabaseUrl:
+        """``url`` by way of this relay."""
+        return replace(url, host="127.0.0.1", port=self.port)
+
+    def close(self) -> None:
+        """Close every connection."""
+        for each in (self._listener, *self._sockets):
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                self.accepted += 1
+                far = socket.create_connection(self._upstream)
+                self._sockets += [near, far]
+                for pair in ((near, far), (far, near)):
+                    threading.Thread(target=self._copy, args=pair, daemon=True).start()
+
+    def _copy(self, source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while block := source.recv(65536):
+                if self._silent_from is not None and self._silent_from in block:
+                    self.silent.set()
+                if not self.silent.is_set():
+                    target.sendall(block)
+            target.shutdown(socket.SHUT_RDWR)
+
+
+@contextlib.contextmanager
+def relay(url: DatabaseUrl, *, silent_from: bytes | None = None) -> Iterator[Relay]:
+    """A relay to the server that ``url`` names, for the length of a ``with`` block."""
+    made = Relay((url.host, url.port or 5432), silent_from=silent_from)
+    try:
+        yield made
+    finally:
+        made.close()
