@@ -1,0 +1,140 @@
+"""The heartbeat over the in-memory store: renewals, lost leases, hangs, orphans."""
+
+import threading
+import time
+
+from rivet_fleet.contracts.clock import SystemClock
+from rivet_fleet.contracts.keys import CampaignId
+from rivet_fleet.coordination.heartbeat import Heartbeat, HeartbeatLimits
+from rivet_fleet.coordination.identity import this_process
+from rivet_fleet.errors import ExitCode, LeaseLost, StateUnavailable
+from rivet_fleet.persistence.memory import MemoryStore
+from tests.campaigns import campaign_plan
+
+CAMPAIGN = CampaignId("c1")
+
+
+def claimed(ttl_s):
+    store = MemoryStore(time.time)
+    store.submit(campaign_plan(chunks=(2,)))
+    worker = this_process("w")
+    return store, worker, store.claim(CAMPAIGN, worker, ttl_s)
+
+
+def heartbeat(store, worker, *, ended=None, emit=lambda event: None, **limits):
+    values = {"lease_ttl_s": 0.2, "hang_timeout_s": 60.0, **limits}
+    return Heartbeat(
+        lambda: store,
+        worker,
+        HeartbeatLimits(**values),
+        clock=SystemClock(),
+        emit=emit,
+        end_process=ended or (lambda code: None),
+    )
+
+
+def until(condition, what):
+    deadline_s = time.monotonic() + 20
+    gate = threading.Event()
+    while not condition():
+        assert time.monotonic() < deadline_s, what
+        gate.wait(0.01)
+
+
+def test_a_renewed_lease_outlives_its_first_term():
+    store, worker, claim = claimed(0.2)
+    beat = heartbeat(store, worker)
+    beat.start()
+    beat.watch(claim, claimed_at_s=time.monotonic())
+    first = store.task(claim.run_id, claim.chunk_index).lease_expires_at_s
+    until(
+        lambda: store.task(claim.run_id, claim.chunk_index).lease_expires_at_s > first + 0.3,
+        "the lease was not renewed",
+    )
+    assert not store.reap_expired(CAMPAIGN)
+    assert beat.trusted
+    beat.check()
+    beat.close()
+
+
+def test_a_lease_somebody_else_took_is_noticed():
+    store, worker, claim = claimed(0.2)
+    beat = heartbeat(store, worker)
+    store.reap_worker(worker.worker_id, "seen to end")
+    beat.watch(claim, claimed_at_s=time.monotonic())
+    beat.start()
+
+    def lost():
+        try:
+            beat.check()
+        except LeaseLost:
+            return True
+        return False
+
+    until(lost, "the lost lease was not noticed")
+    beat.unwatch()
+    beat.check()
+    beat.close()
+
+
+def test_a_chunk_without_progress_ends_the_process():
+    store, worker, claim = claimed(0.2)
+    ends = []
+    beat = heartbeat(store, worker, ended=ends.append, hang_timeout_s=0.05)
+    beat.watch(claim, claimed_at_s=time.monotonic())
+    beat.start()
+    until(lambda: ends, "the hang was not noticed")
+    assert ends[0] == ExitCode.HUNG
+    beat.close()
+
+
+def test_an_idle_worker_does_not_hang():
+    store, worker, _ = claimed(0.2)
+    ends = []
+    beat = heartbeat(store, worker, ended=ends.append, hang_timeout_s=0.01)
+    beat.start()
+    until(lambda: any(w.worker_id == worker.worker_id for w in store.workers()), "no beat")
+    beat.close()
+    assert not ends
+
+
+def test_an_orphan_that_does_not_drain_ends_itself():
+    store, worker, _ = claimed(0.2)
+    ends = []
+    beat = heartbeat(store, worker, ended=ends.append, parent_pid=1 << 22, orphan_grace_s=0.02)
+    beat.start()
+    until(lambda: ends, "the orphan went on")
+    assert ends[0] == ExitCode.STOPPED
+    beat.close()
+
+
+def test_a_state_database_that_is_away_is_told_and_waited_for():
+    store, worker, claim = claimed(30.0)
+    events = []
+
+    class Away:
+        failures = 2
+
+        def renew(self, *arguments):
+            if self.failures:
+                self.failures -= 1
+                raise StateUnavailable("gone for a moment")
+            return store.renew(*arguments)
+
+        def close(self):
+            """Nothing to give back."""
+
+    beat = heartbeat(Away(), worker, emit=events.append)
+    beat.watch(claim, claimed_at_s=time.monotonic() - 1000)
+    assert not beat.trusted
+    beat.start()
+    until(lambda: beat.trusted, "it never came back")
+    assert len(events) == 2
+    beat.close()
+
+
+def test_trust_is_anchored_at_sending_not_at_the_answer():
+    store, worker, claim = claimed(0.2)
+    beat = heartbeat(store, worker)
+    beat.watch(claim, claimed_at_s=time.monotonic() - 0.3)
+    assert not beat.trusted

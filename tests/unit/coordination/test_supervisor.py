@@ -1,0 +1,89 @@
+"""The supervisor over real processes: ends are noticed, named, and answered."""
+
+import signal
+import sys
+import threading
+import time
+
+import pytest
+
+from rivet_fleet.contracts.clock import SystemClock
+from rivet_fleet.coordination.supervisor import Supervisor, WorkerCommand
+from rivet_fleet.errors import ExitCode
+
+SLEEPER = "import time; time.sleep(600)"
+
+
+@pytest.fixture
+def supervise(tmp_path):
+    made = []
+
+    def make(code, *, workers=1):
+        ends = []
+        command = WorkerCommand(
+            arguments=[sys.executable, "-c", code],
+            environment={"PATH": "/usr/bin:/bin"},
+            log_folder=tmp_path / "logs",
+        )
+        supervisor = Supervisor(command, workers=workers, clock=SystemClock(), on_end=ends.append)
+        made.append(supervisor)
+        return supervisor, ends
+
+    yield make
+    for supervisor in made:
+        supervisor.kill()
+
+
+def tick_until(supervisor, condition):
+    deadline_s = time.monotonic() + 30
+    gate = threading.Event()
+    while not condition():
+        assert time.monotonic() < deadline_s, "it did not happen"
+        supervisor.tick()
+        gate.wait(0.02)
+
+
+def test_a_killed_worker_is_named_with_its_signal_and_replaced(supervise):
+    supervisor, ends = supervise(SLEEPER, workers=2)
+    tick_until(supervisor, lambda: len(supervisor.pids) == 2)
+    (first, _second) = supervisor.pids
+    supervisor.signal(signal.SIGKILL)
+    tick_until(supervisor, lambda: len(ends) == 2)
+    assert {end.status for end in ends} == {-signal.SIGKILL}
+    assert "SIGKILL" in ends[0].reason
+    assert not ends[0].graceful
+    assert len({end.worker_id for end in ends}) == 2
+    tick_until(supervisor, lambda: len(supervisor.pids) == 2)
+    assert first not in supervisor.pids
+
+
+def test_workers_that_cannot_start_are_given_up(supervise):
+    supervisor, ends = supervise("import sys; print('no such thing', file=sys.stderr); sys.exit(1)")
+    tick_until(supervisor, lambda: supervisor.exhausted)
+    assert len(ends) == 3
+    assert "no such thing" in ends[-1].log_tail
+
+
+def test_a_worker_that_asks_for_a_fresh_process_gets_it_at_once(supervise):
+    supervisor, ends = supervise(f"raise SystemExit({int(ExitCode.RECYCLE)})")
+    tick_until(supervisor, lambda: len(ends) >= 4)
+    assert all(end.graceful for end in ends)
+    assert not supervisor.exhausted
+
+
+def test_draining_waits_for_the_graceful_and_kills_the_deaf(supervise):
+    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+    supervisor, ends = supervise(deaf + SLEEPER)
+    tick_until(supervisor, lambda: supervisor.pids)
+    supervisor.drain(grace_s=0.3, tick=lambda: threading.Event().wait(0.02))
+    assert not supervisor.pids
+    assert ends[-1].status in (-signal.SIGKILL, -signal.SIGTERM)
+    supervisor.tick()
+    assert not supervisor.pids
+
+
+def test_a_worker_told_to_stop_before_it_listens_did_not_crash(supervise):
+    supervisor, ends = supervise(SLEEPER)
+    tick_until(supervisor, lambda: supervisor.pids)
+    supervisor.drain(grace_s=10.0, tick=lambda: threading.Event().wait(0.02))
+    assert ends[-1].graceful
