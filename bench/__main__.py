@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -35,6 +36,8 @@ LOAD_WARNING = 0.5
 def main(arguments: Sequence[str] | None = None) -> int:
     """Everything; 0 even when a floor is missed, unless ``--strict``."""
     options = _options(arguments)
+    # As Ctrl-C does: servers are stopped and folders removed on the way out.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     load_before = os.getloadavg()[0]
     if load_before > LOAD_WARNING:
         say(f"warning: the machine is not quiet (load {load_before:.2f})")
