@@ -32,7 +32,7 @@ lock: $(READY)
 	    --no-emit-index-url --extra demo --extra test pyproject.toml -o requirements-dev.lock
 
 clean:
-	rm -rf $(VENV) .tools demo-output bench-output build *.egg-info
+	rm -rf $(VENV) .bench-venv .tools demo-output bench-output build *.egg-info
 
 $(READY): requirements-dev.lock pyproject.toml scripts/make-venv
 	scripts/make-venv $(PYTHON) $(VENV)
