@@ -68,6 +68,12 @@ def process_alive(pid: int, started_at_s: float) -> bool:
     return now_s is not None and abs(now_s - started_at_s) <= _START_TOLERANCE_S
 
 
+def awaits_parent(pid: int) -> bool:
+    """True for an ended process whose living parent has not asked yet how it ended."""
+    fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    return len(fields) > 1 and fields[0] == "Z" and fields[1] != "1"
+
+
 def new_worker_id() -> WorkerId:
     """Unique per process start (F4)."""
     return WorkerId(f"w-{uuid.uuid4().hex[:16]}")

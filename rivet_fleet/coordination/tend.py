@@ -11,7 +11,7 @@ from rivet_fleet.contracts.state import Reaped
 from rivet_fleet.contracts.task import CampaignStatus
 from rivet_fleet.coordination.finalize import finalize_run
 from rivet_fleet.coordination.fleet import Fleet
-from rivet_fleet.coordination.identity import process_alive
+from rivet_fleet.coordination.identity import awaits_parent, process_alive
 from rivet_fleet.coordination.publish import publish_chunk
 from rivet_fleet.errors import DataIntegrityError, DestinationError, LeaseLost
 
@@ -50,11 +50,17 @@ def tend(fleet: Fleet, campaign_id: CampaignId, *, rolling_idle_s: float | None 
 
 
 def reap_dead_neighbours(fleet: Fleet) -> list[Reaped]:
-    """Take back chunks of processes of this host that are gone: no need to wait for a lease."""
+    """Take back chunks of processes of this host that are gone: no need to wait for a lease.
+
+    A process that has just ended is left to its supervisor, which alone learns the signal or
+    exit code that a poison chunk has to name.
+    """
     reaped: list[Reaped] = []
     host = fleet.identity.host_id
     for worker in fleet.patience.call("list workers", lambda: fleet.store.workers(host_id=host)):
         if worker.worker_id == fleet.identity.worker_id:
+            continue
+        if awaits_parent(worker.pid):
             continue
         if not process_alive(worker.pid, worker.pid_started_at_s):
             reaped += reap_ended(fleet, worker.worker_id, f"process {worker.pid} is gone")
