@@ -100,7 +100,14 @@ def validate(
 @param_option
 @campaign_option
 @state_option
-@click.option("-l", "--last", type=click.IntRange(min=0), default=50, show_default=True)
+@click.option(
+    "-l",
+    "--last",
+    type=click.IntRange(min=0),
+    default=50,
+    show_default=True,
+    help="Only so many of the newest.",
+)
 @json_option
 def journal(
     config: Path,

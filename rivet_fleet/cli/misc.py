@@ -55,7 +55,13 @@ def completions(shell: str) -> int:
     show_default=True,
     help="Rows of the largest table.",
 )
-@click.option("--workers", type=click.IntRange(1, 16), default=3, show_default=True)
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 16),
+    default=3,
+    show_default=True,
+    help="Worker processes.",
+)
 def demo(output: Path, rows: int, workers: int) -> int:
     """A shop on a real PostgreSQL, a fleet, a kill -9, a rescue, and an independent check."""
     read_environment()

@@ -92,7 +92,14 @@ def _brief(run: RunView) -> dict[str, object]:
 @campaign_option
 @state_option
 @export_option
-@click.option("-l", "--last", type=click.IntRange(min=0), default=50, show_default=True)
+@click.option(
+    "-l",
+    "--last",
+    type=click.IntRange(min=0),
+    default=50,
+    show_default=True,
+    help="Only so many of the newest.",
+)
 @json_option
 def files(
     config: Path,

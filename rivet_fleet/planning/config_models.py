@@ -58,55 +58,114 @@ class TlsConfig(Block):
     mode: Literal["disable", "require", "verify-ca", "verify-full"] | None = Field(
         default=None, description="verify-full when the block is present; disable opts out."
     )
-    ca_file: str | None = None
-    accept_invalid_certs: bool = False
-    accept_invalid_hostnames: bool = False
+    ca_file: str | None = Field(
+        default=None, description="Certificate authority to trust; relative to this file."
+    )
+    accept_invalid_certs: bool = Field(
+        default=False, description="Encrypt, but check no certificate."
+    )
+    accept_invalid_hostnames: bool = Field(
+        default=False, description="Check the certificate, but not its host name."
+    )
 
 
 class TuningConfig(Block):
     """How gently a source is read. Unset fields come from the profile."""
 
-    profile: Literal["fast", "balanced", "safe"] | None = None
+    profile: Literal["fast", "balanced", "safe"] | None = Field(
+        default=None,
+        description="fast, balanced or safe: the starting point of every number below.",
+    )
     target_statement_ms: Annotated[Count, Field(ge=10, le=600_000)] | None = Field(
         default=None, description="How long one statement should take."
     )
-    batch_size: Annotated[Count, Field(ge=1)] | None = None
-    batch_size_memory_mb: Annotated[Count, Field(ge=1)] | None = None
-    throttle_ms: Annotated[Number, Field(ge=0)] | None = None
-    statement_timeout_s: Annotated[Number, Field(ge=0)] | None = None
-    max_retries: Annotated[Count, Field(ge=0, le=1000)] | None = None
-    retry_backoff_ms: Annotated[Number, Field(ge=0)] | None = None
-    lock_timeout_s: Annotated[Number, Field(ge=0)] | None = None
-    memory_threshold_mb: Annotated[Count, Field(ge=0)] | None = None
-    max_batch_memory_mb: Annotated[Count, Field(ge=1)] | None = None
-    on_batch_memory_exceeded: Literal["warn", "fail", "auto_shrink"] | None = None
-    max_value_mb: Annotated[Count, Field(ge=0)] | None = None
-    adaptive: bool | None = None
-    min_parallel: Annotated[Count, Field(ge=1)] | None = None
+    batch_size: Annotated[Count, Field(ge=1)] | None = Field(
+        default=None, description="Most rows of one statement."
+    )
+    batch_size_memory_mb: Annotated[Count, Field(ge=1)] | None = Field(
+        default=None, description="Most megabytes of one statement."
+    )
+    throttle_ms: Annotated[Number, Field(ge=0)] | None = Field(
+        default=None, description="Rest after every batch_size (else 10,000) rows."
+    )
+    statement_timeout_s: Annotated[Number, Field(ge=0)] | None = Field(
+        default=None, description="Hard limit of one statement on the server; 0 switches it off."
+    )
+    max_retries: Annotated[Count, Field(ge=0, le=1000)] | None = Field(
+        default=None, description="How often a page is read again after a passing failure."
+    )
+    retry_backoff_ms: Annotated[Number, Field(ge=0)] | None = Field(
+        default=None, description="First wait before such a retry; doubles each time."
+    )
+    lock_timeout_s: Annotated[Number, Field(ge=0)] | None = Field(
+        default=None, description="How long a statement waits for a lock; 0 switches it off."
+    )
+    memory_threshold_mb: Annotated[Count, Field(ge=0)] | None = Field(
+        default=None, description="Accepted and ignored: campaign.worker_memory_mb is the ceiling."
+    )
+    max_batch_memory_mb: Annotated[Count, Field(ge=1)] | None = Field(
+        default=None, description="Upper limit for batch_size_memory_mb."
+    )
+    on_batch_memory_exceeded: Literal["warn", "fail", "auto_shrink"] | None = Field(
+        default=None, description="Accepted and ignored: pages shrink to fit."
+    )
+    max_value_mb: Annotated[Count, Field(ge=0)] | None = Field(
+        default=None, description="A single value larger than this is refused."
+    )
+    adaptive: bool | None = Field(
+        default=None, description="Accepted and ignored: pages always follow the time target."
+    )
+    min_parallel: Annotated[Count, Field(ge=1)] | None = Field(
+        default=None, description="Accepted and ignored: campaign.workers decides."
+    )
 
 
 class SourceConfig(Block):
     """One database. Exactly one of url, url_env, url_file, or host, user and database."""
 
-    type: str
-    url: SecretStr | None = Field(default=None, repr=False)
-    url_env: str | None = None
-    url_file: str | None = None
-    host: str | None = None
-    port: Annotated[Count, Field(ge=1, le=65535)] | None = None
-    user: str | None = None
-    database: str | None = None
-    password: SecretStr | None = Field(default=None, repr=False)
-    password_env: str | None = None
-    environment: Literal["local", "replica", "production"] | None = None
-    tuning: TuningConfig = TuningConfig()
-    tls: TlsConfig | None = None
+    type: str = Field(description="The engine.")
+    url: SecretStr | None = Field(
+        default=None,
+        repr=False,
+        description="scheme://user@host:port/database; use url_env for one with a password.",
+    )
+    url_env: str | None = Field(
+        default=None, description="The environment variable that holds the URL."
+    )
+    url_file: str | None = Field(
+        default=None, description="A file that holds the URL alone; relative to this file."
+    )
+    host: str | None = Field(
+        default=None,
+        description="Host name, address or socket folder; with user and database instead of a URL.",
+    )
+    port: Annotated[Count, Field(ge=1, le=65535)] | None = Field(
+        default=None, description="The engine's own port when absent."
+    )
+    user: str | None = Field(default=None, description="The user to connect as.")
+    database: str | None = Field(default=None, description="The database to read.")
+    password: SecretStr | None = Field(
+        default=None, repr=False, description="Better: password_env."
+    )
+    password_env: str | None = Field(
+        default=None, description="The environment variable that holds the password."
+    )
+    environment: Literal["local", "replica", "production"] | None = Field(
+        default=None,
+        description="The kind of server: local reads with profile fast, others balanced.",
+    )
+    tuning: TuningConfig = Field(
+        default=TuningConfig(), description="How gently this source is read; see tuning."
+    )
+    tls: TlsConfig | None = Field(
+        default=None, description="Required for every host that is not this machine; see tls."
+    )
 
 
 class DestinationConfig(Block):
     """Where an export's files go."""
 
-    type: str
+    type: str = Field(description="local: a folder on a local or shared file system.")
     path: str | None = Field(
         default=None,
         description="Folder; relative to this file. {date}, {export} and {table} are replaced.",
@@ -116,87 +175,186 @@ class DestinationConfig(Block):
 class ParquetConfig(Block):
     """Row groups, within what the worker's memory ceiling allows."""
 
-    row_group_strategy: Literal["auto", "fixed_rows", "fixed_memory"] = "auto"
-    row_group_rows: Annotated[Count, Field(ge=1_000)] | None = None
-    target_row_group_mb: Annotated[Count, Field(ge=1)] = 128
-    max_row_group_mb: Annotated[Count, Field(ge=1)] | None = None
+    row_group_strategy: Literal["auto", "fixed_rows", "fixed_memory"] = Field(
+        default="auto", description="How a row group is measured."
+    )
+    row_group_rows: Annotated[Count, Field(ge=1_000)] | None = Field(
+        default=None, description="Rows of a group with fixed_rows."
+    )
+    target_row_group_mb: Annotated[Count, Field(ge=1)] = Field(
+        default=128, description="Megabytes of a group; never more than the memory ceiling allows."
+    )
+    max_row_group_mb: Annotated[Count, Field(ge=1)] | None = Field(
+        default=None, description="Upper limit for target_row_group_mb."
+    )
 
 
 class ExportConfig(Block):
     """One table or query, and where it goes."""
 
-    name: str
+    name: str = Field(description="Unique in the file; part of file names and run ids.")
     source: str | None = Field(default=None, description="One of sources; needed with several.")
-    table: str | None = None
-    query: str | None = None
-    query_file: str | None = None
-    mode: Literal["full", "chunked"] = "full"
-    format: str
-    compression: Literal["zstd", "snappy", "gzip", "lz4", "none"] | None = None
-    compression_level: Count | None = None
-    compression_profile: Literal["none", "fast", "balanced", "compact"] | None = None
-    skip_empty: bool = False
-    max_file_size: Annotated[Bytes, Field(ge=1)] | None = None
-    destination: DestinationConfig
-    verify: Literal["size", "content"] = "size"
-    chunk_column: str | None = None
-    chunk_by_key: Columns | None = None
-    chunk_count: Annotated[Count, Field(ge=1, le=CHUNKS_MAX)] | None = None
+    table: str | None = Field(
+        default=None,
+        description="table or schema.table. Exactly one of table, query and query_file.",
+    )
+    query: str | None = Field(
+        default=None, description="One SELECT; read with mode full, or chunked by chunk_column."
+    )
+    query_file: str | None = Field(
+        default=None, description="A file with one SELECT, below the folder of this file."
+    )
+    mode: Literal["full", "chunked"] = Field(
+        default="full",
+        description="full: one chunk. chunked: many, cut as the chunk settings say or automatically.",
+    )
+    format: str = Field(description="parquet or csv.")
+    compression: Literal["zstd", "snappy", "gzip", "lz4", "none"] | None = Field(
+        default=None, description="zstd when absent."
+    )
+    compression_level: Count | None = Field(default=None, description="The codec's own level.")
+    compression_profile: Literal["none", "fast", "balanced", "compact"] | None = Field(
+        default=None, description="A word instead of codec and level."
+    )
+    skip_empty: bool = Field(default=False, description="Write no file for a run without rows.")
+    max_file_size: Annotated[Bytes, Field(ge=1)] | None = Field(
+        default=None,
+        description="Start another file beyond this size: bytes, or text such as 256MB.",
+    )
+    destination: DestinationConfig = Field(
+        description="Where the files go; see destination. Each export needs its own folder."
+    )
+    verify: Literal["size", "content"] = Field(
+        default="size", description="content: read every file once more before _SUCCESS."
+    )
+    chunk_column: str | None = Field(
+        default=None,
+        description="Cut by ranges of this column; NULLs get a chunk of their own.",
+    )
+    chunk_by_key: Columns | None = Field(
+        default=None, description="Cut by this unique key: one column or a list."
+    )
+    chunk_count: Annotated[Count, Field(ge=1, le=CHUNKS_MAX)] | None = Field(
+        default=None, description="Exactly this many chunks."
+    )
     chunk_size: Annotated[Count, Field(ge=1)] | None = Field(
         default=None, description=f"Rows per chunk; {CHUNK_SIZE_DEFAULT} when nothing is set."
     )
-    chunk_size_memory_mb: Annotated[Count, Field(ge=1, le=1024 * MIB)] | None = None
-    chunk_checkpoint: bool = False
-    chunk_max_attempts: Annotated[Count, Field(ge=1, le=1000)] | None = None
-    parallel: Annotated[Count, Field(ge=1)] | None = None
-    wave: Annotated[Count, Field(ge=1)] | None = None
-    parallel_safe: bool | None = None
-    tuning: TuningConfig = TuningConfig()
-    source_group: str | None = None
-    reconcile_required: bool | None = None
+    chunk_size_memory_mb: Annotated[Count, Field(ge=1, le=1024 * MIB)] | None = Field(
+        default=None, description="Cut so that a chunk holds about this much."
+    )
+    chunk_checkpoint: bool = Field(
+        default=False, description="Accepted: every chunk is a checkpoint here."
+    )
+    chunk_max_attempts: Annotated[Count, Field(ge=1, le=1000)] | None = Field(
+        default=None, description="Before a chunk is given up; else campaign.max_chunk_attempts."
+    )
+    parallel: Annotated[Count, Field(ge=1)] | None = Field(
+        default=None, description="Accepted and ignored: campaign.workers and source_groups decide."
+    )
+    wave: Annotated[Count, Field(ge=1)] | None = Field(
+        default=None,
+        description="Accepted and ignored: exports are taken in the order of the file.",
+    )
+    parallel_safe: bool | None = Field(
+        default=None, description="Accepted and ignored: source_groups decide."
+    )
+    tuning: TuningConfig = Field(
+        default=TuningConfig(), description="Over the source's tuning; see tuning."
+    )
+    source_group: str | None = Field(
+        default=None, description="The budget this export shares; one of source_groups."
+    )
+    reconcile_required: bool | None = Field(
+        default=None, description="Accepted and ignored: nothing is reconciled yet."
+    )
     columns: dict[str, str] = Field(
         default_factory=dict, description="Column (or table.column) to the type it is read as."
     )
-    target: str | None = None
-    on_schema_drift: Literal["warn", "continue", "fail"] = "warn"
-    shape_drift_warn_factor: Annotated[Number, Field(ge=0)] | None = None
-    parquet: ParquetConfig | None = None
+    target: str | None = Field(
+        default=None, description="Accepted and ignored: there is no target report yet."
+    )
+    on_schema_drift: Literal["warn", "continue", "fail"] = Field(
+        default="warn", description="Between runs. Within a campaign a changed shape always fails."
+    )
+    shape_drift_warn_factor: Annotated[Number, Field(ge=0)] | None = Field(
+        default=None, description="Accepted and ignored: there is no comparison of shapes yet."
+    )
+    parquet: ParquetConfig | None = Field(default=None, description="Row groups; see parquet.")
 
 
 class CampaignConfig(Block):
     """How the fleet works on one submission."""
 
     name: str | None = Field(default=None, description="The file's name when absent.")
-    workers: Annotated[Count, Field(ge=1, le=1024)] = 2
-    lease_ttl_s: Annotated[Number, Field(ge=1, le=86_400)] = 30.0
-    max_chunk_attempts: Annotated[Count, Field(ge=1, le=1000)] | None = None
-    drain_grace_s: Annotated[Number, Field(ge=0, le=86_400)] = 25.0
-    worker_memory_mb: Annotated[Count, Field(ge=64, le=MIB)] = 512
-    hang_timeout_s: Annotated[Number, Field(ge=1, le=604_800)] = 600.0
+    workers: Annotated[Count, Field(ge=1, le=1024)] = Field(
+        default=2, description="Worker processes that run and resume start on this host."
+    )
+    lease_ttl_s: Annotated[Number, Field(ge=1, le=86_400)] = Field(
+        default=30.0, description="How long a host may be silent before its chunks go to others."
+    )
+    max_chunk_attempts: Annotated[Count, Field(ge=1, le=1000)] | None = Field(
+        default=None, description="Before a chunk is given up; tuning.max_retries + 1 when absent."
+    )
+    drain_grace_s: Annotated[Number, Field(ge=0, le=86_400)] = Field(
+        default=25.0, description="How long a running chunk may still take after SIGTERM."
+    )
+    worker_memory_mb: Annotated[Count, Field(ge=64, le=MIB)] = Field(
+        default=512, description="Memory ceiling of one worker process."
+    )
+    hang_timeout_s: Annotated[Number, Field(ge=1, le=604_800)] = Field(
+        default=600.0, description="A chunk without any progress for this long costs its worker."
+    )
 
 
 class SourceGroupConfig(Block):
     """A budget that several exports share across the whole fleet."""
 
-    max_running_chunks: Annotated[Count, Field(ge=1, le=100_000)]
+    max_running_chunks: Annotated[Count, Field(ge=1, le=100_000)] = Field(
+        description="Chunks of the group that run at once, over all hosts."
+    )
 
 
 class StateConfig(Block):
     """Where the fleet remembers. At most one of the two."""
 
-    url: SecretStr | None = Field(default=None, repr=False)
-    url_env: str | None = None
+    url: SecretStr | None = Field(
+        default=None,
+        repr=False,
+        description="A file (sqlite:///path) or a server; use url_env for one with a password.",
+    )
+    url_env: str | None = Field(
+        default=None, description="The environment variable that holds the URL."
+    )
 
 
 class FleetConfig(Block):
     """The whole file."""
 
     source: SourceConfig | None = Field(default=None, description="The source named default.")
-    sources: dict[str, SourceConfig] = Field(default_factory=dict)
-    exports: tuple[ExportConfig, ...]
-    campaign: CampaignConfig = CampaignConfig()
-    source_groups: dict[str, SourceGroupConfig] = Field(default_factory=dict)
-    state: StateConfig = StateConfig()
-    spool_dir: str | None = None
-    parallel_exports: bool = False
-    parallel_export_processes: bool = False
+    sources: dict[str, SourceConfig] = Field(
+        default_factory=dict, description="Several sources by name; see source."
+    )
+    exports: tuple[ExportConfig, ...] = Field(
+        description="What is extracted, in this order; see export."
+    )
+    campaign: CampaignConfig = Field(
+        default=CampaignConfig(), description="How the fleet works; see campaign."
+    )
+    source_groups: dict[str, SourceGroupConfig] = Field(
+        default_factory=dict, description="Budgets by name; see source group."
+    )
+    state: StateConfig = Field(
+        default=StateConfig(),
+        description="Where the fleet remembers; RIVET_FLEET_STATE_URL or SQLite beside this file.",
+    )
+    spool_dir: str | None = Field(
+        default=None,
+        description="For unfinished files; the system's temporary folder when absent.",
+    )
+    parallel_exports: bool = Field(
+        default=False, description="Accepted and ignored: the fleet's workers share all chunks."
+    )
+    parallel_export_processes: bool = Field(
+        default=False, description="Accepted and ignored: the fleet's workers share all chunks."
+    )

@@ -1,0 +1,196 @@
+"""Writes docs/reference/configuration.md and cli.md from the models and the commands.
+
+``python scripts/write_reference.py`` writes them; a house test fails when they are stale.
+"""
+
+from __future__ import annotations
+
+import re
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import annotated_types
+import click
+from pydantic import BaseModel, SecretStr
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from rivet_fleet.cli.main import LazyGroup, cli
+from rivet_fleet.planning import config_models as models
+
+REFERENCE = Path(__file__).parents[1] / "docs" / "reference"
+
+BLOCKS: tuple[tuple[str, type[BaseModel]], ...] = (
+    ("The file", models.FleetConfig),
+    ("source", models.SourceConfig),
+    ("tls", models.TlsConfig),
+    ("tuning", models.TuningConfig),
+    ("export", models.ExportConfig),
+    ("destination", models.DestinationConfig),
+    ("parquet", models.ParquetConfig),
+    ("campaign", models.CampaignConfig),
+    ("source group", models.SourceGroupConfig),
+    ("state", models.StateConfig),
+)
+_CONFIGURATION_HEAD = """\
+# The configuration file
+
+Generated from the program's own models by `scripts/write_reference.py`: every key there is, its
+type, default and bounds. Unknown and misplaced keys are refused with file, line, reason and a
+suggestion. `rivet-fleet schema config` prints the same as JSON Schema, for editors.
+
+- `${NAME}` in any text is replaced by `--param NAME=VALUE`, else by the environment variable.
+- Paths are relative to the file. `{date}`, `{export}` and `{table}` are replaced in
+  `destination.path`.
+- Secrets belong into the environment: `url_env`, `password_env`, or a file: `url_file`.
+- Environment variables: `RIVET_FLEET_STATE_URL`, else `RIVET_STATE_URL`, names the state database
+  when neither `--state-url` nor `state:` does.
+- Settings of Rivet that would change the data and are not supported yet are refused by name;
+  those that only advise are accepted with a warning.
+"""
+_CLI_HEAD = """\
+# The command line
+
+Generated from the program's own commands by `scripts/write_reference.py`. Exit codes:
+[exit-codes.md](exit-codes.md). Options before the command: `rivet-fleet --log-level debug run …`.
+"""
+
+
+def pages() -> dict[str, str]:
+    """File name → the text it must have."""
+    return {"configuration.md": configuration(), "cli.md": command_line()}
+
+
+def configuration() -> str:
+    """Every block of the configuration as a table."""
+    parts = [_CONFIGURATION_HEAD]
+    for title, model in BLOCKS:
+        parts.append(f"\n## {title}\n\n{_sentence(model.__doc__)}\n")
+        parts.append("| key | type | default | meaning |\n|---|---|---|---|")
+        parts += [_key_row(name, info) for name, info in model.model_fields.items()]
+    return "\n".join(parts) + "\n"
+
+
+def _key_row(name: str, info: FieldInfo) -> str:
+    default = "required" if info.is_required() else _default(info)
+    kind = _kind(info.annotation)
+    bounds = _bounds(info)
+    cells = (f"`{name}`", kind + (f", {bounds}" if bounds else ""), default, info.description or "")
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _default(info: FieldInfo) -> str:
+    value = info.default
+    if value is PydanticUndefined or value is None or isinstance(value, BaseModel):
+        return ""
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
+
+
+_WORDS = {
+    str: "text",
+    int: "whole number",
+    float: "number",
+    bool: "true or false",
+    SecretStr: "text (secret)",
+    type(None): "",
+}
+
+
+def _kind(annotation: Any) -> str:
+    origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return _kind(inner[0])
+    if origin is typing.Literal:
+        return ", ".join(f"`{word}`" for word in inner)
+    if origin is dict:
+        return f"names, each with {_kind(inner[1])}"
+    if origin is tuple:
+        return f"list of {_kind(inner[0])}"
+    if inner:
+        return " or ".join(word for word in map(_kind, inner) if word)
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        title = next(title for title, model in BLOCKS if model is annotation)
+        return f"[{title}](#{title.replace(' ', '-')})"
+    return _WORDS[annotation]
+
+
+def _bounds(info: FieldInfo) -> str:
+    found = [*info.metadata, *_metadata(info.annotation)]
+    low = next((str(m.ge) for m in found if isinstance(m, annotated_types.Ge)), "")
+    high = next((str(m.le) for m in found if isinstance(m, annotated_types.Le)), "")
+    if low and high:
+        return f"{low} to {high}"
+    return f"at least {low}" if low else ""
+
+
+def _metadata(annotation: Any) -> Iterator[Any]:
+    if typing.get_origin(annotation) is typing.Annotated:
+        for one in typing.get_args(annotation)[1:]:
+            yield from one.metadata if isinstance(one, FieldInfo) else (one,)
+    for inner in typing.get_args(annotation):
+        yield from _metadata(inner)
+
+
+def command_line() -> str:
+    """Every command with its options."""
+    parts = [_CLI_HEAD]
+    parts += _described("rivet-fleet", cli, level=2)
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _described(path: str, command: click.Command, *, level: int) -> Iterator[str]:
+    yield f"\n{'#' * level} {path}\n"
+    yield _sentence(command.help)
+    rows = [_option_row(p) for p in command.params if not getattr(p, "hidden", False)]
+    if rows:
+        yield "\n| option | value | default | meaning |\n|---|---|---|---|"
+        yield from rows
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            if isinstance(command, LazyGroup) and name == "coordinator":
+                continue
+            inner = command.get_command(context, name)
+            assert inner is not None
+            alias = " (alias: `coordinator`)" if name == "run" else ""
+            yield from _described(f"{path} {name}{alias}", inner, level=3)
+
+
+def _option_row(parameter: click.Parameter) -> str:
+    names = ", ".join(f"`{name}`" for name in (*parameter.opts, *parameter.secondary_opts))
+    kind = parameter.type
+    value = "" if getattr(parameter, "is_flag", False) else _value(kind, parameter)
+    default = parameter.default if getattr(parameter, "show_default", False) else None
+    shown = f"`{default}`" if default is not None else ""
+    shown = "required" if parameter.required else shown
+    cells = (names, value, shown, getattr(parameter, "help", None) or "")
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _value(kind: click.ParamType, parameter: click.Parameter) -> str:
+    if isinstance(kind, click.Choice):
+        return ", ".join(f"`{word}`" for word in kind.choices)
+    word = parameter.metavar or kind.name
+    return word.replace(" range", "")
+
+
+def _sentence(text: str | None) -> str:
+    """A docstring as Markdown: click's ``\\b`` blocks become code."""
+    lines = [line.strip() for line in (text or "").strip().splitlines()]
+    body, _, block = "\n".join(lines).partition("\b\n")
+    shown = re.sub(r"(?<=\S)\n(?=\S)", "\n", body).strip()
+    return f"{shown}\n\n```\n{block.strip()}\n```" if block else shown
+
+
+def main() -> None:
+    """Write both pages."""
+    for name, text in pages().items():
+        (REFERENCE / name).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
