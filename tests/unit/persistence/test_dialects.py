@@ -1,0 +1,53 @@
+"""URLs, paths and filesystems: what is refused before anything is opened."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rivet_fleet.errors import StateRefused
+from rivet_fleet.persistence.dialects import refuse_network_filesystem
+from rivet_fleet.persistence.open import open_store
+
+MOUNTS = "\n".join(
+    [
+        "/dev/vda / ext4 rw 0 0",
+        "server:/export /mnt/share nfs4 rw 0 0",
+        "//server/c /mnt/with\\040space cifs rw 0 0",
+        "tmpfs /mnt/share/local tmpfs rw 0 0",
+    ]
+)
+
+
+@pytest.mark.parametrize("path", ["/mnt/share/state.db", "/mnt/with space/x/state.db"])
+def test_a_network_filesystem_is_refused(path: str) -> None:
+    with pytest.raises(StateRefused, match="network filesystem") as caught:
+        refuse_network_filesystem(Path(path), MOUNTS)
+    assert "PostgreSQL" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("path", ["/data/s.db", "/mnt/share/local/s.db", "/mnt/shared/s.db"])
+def test_a_local_filesystem_is_not(path: str) -> None:
+    refuse_network_filesystem(Path(path), MOUNTS)
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "mysql://u@h/d", "nonsense"])
+def test_urls_that_cannot_be_a_fleets_state_are_refused(url: str) -> None:
+    with pytest.raises(StateRefused):
+        open_store(url)
+
+
+def test_a_password_with_delimiters_is_kept_and_never_shown() -> None:
+    secret = "p@s:s/w#o?rd%"
+    store = open_store("postgresql://fleet:p%40s%3As%2Fw%23o%3Frd%25@127.0.0.1:1/state")
+    assert secret not in repr(store) and "p%40" not in repr(store)
+    engine = store._db.engine  # type: ignore[attr-defined]
+    assert engine.url.password == secret and secret not in repr(engine)
+    store.close()
+
+
+def test_a_refused_url_is_not_repeated() -> None:
+    with pytest.raises(StateRefused) as caught:
+        open_store("postgresql://u:hunter2@host:notaport/db")
+    assert "hunter2" not in str(caught.value)
