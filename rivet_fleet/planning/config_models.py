@@ -206,7 +206,7 @@ class ExportConfig(Block):
     )
     mode: Literal["full", "chunked"] = Field(
         default="full",
-        description="full: one chunk. chunked: many, cut as the chunk settings say or automatically.",
+        description="full: one chunk. chunked: many, cut as set below or automatically.",
     )
     format: str = Field(description="parquet or csv.")
     compression: Literal["zstd", "snappy", "gzip", "lz4", "none"] | None = Field(
