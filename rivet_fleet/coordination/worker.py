@@ -32,7 +32,12 @@ from rivet_fleet.errors import (
     StateError,
     StopRequested,
 )
-from rivet_fleet.execution.extract import ExtractResult, PageProgress, extract_chunk
+from rivet_fleet.execution.extract import (
+    ExtractResult,
+    PageProgress,
+    extract_chunk,
+    open_patiently,
+)
 from rivet_fleet.execution.registry import open_format
 
 _MESSAGE_MAX = 2000
@@ -154,7 +159,12 @@ class Worker:
     def _extract(self, claim: Claim, plan: ExportPlan) -> ExtractResult:
         fleet = self._fleet
         source = fleet.source(plan.read.source, plan.read.source_identity)
-        reader = source.open_chunk(plan.read, claim.chunk_range, plan.tuning)
+        pacer = _Pacer(fleet, self._heartbeat, claim)
+        reader = open_patiently(
+            lambda: source.open_chunk(plan.read, claim.chunk_range, plan.tuning),
+            tuning=plan.tuning,
+            pacer=pacer,
+        )
         try:
             return extract_chunk(
                 reader=reader,
@@ -162,7 +172,7 @@ class Worker:
                 format_plan=plan.format,
                 tuning=plan.tuning,
                 spool_path=lambda number: self._spool_path(claim, plan, number),
-                pacer=_Pacer(fleet, self._heartbeat, claim),
+                pacer=pacer,
                 on_page=lambda progress: self._on_page(claim, progress),
             )
         finally:

@@ -118,6 +118,47 @@ def extract_chunk(
     )
 
 
+def open_patiently(
+    open_chunk: Callable[[], ChunkReader],
+    *,
+    tuning: TuningPlan,
+    pacer: Pacer,
+    jitter: Callable[[], float] = random.random,
+) -> ChunkReader:
+    """The chunk's reader. A source that is away costs retries, as for a page, before it costs
+    the chunk one of its attempts: an outage is nobody's poison.
+
+    Raises SourceError (permanent, or retried ``tuning.max_retries`` times).
+    """
+    attempt = 0
+    while True:
+        try:
+            return open_chunk()
+        except SourceError as error:
+            attempt += 1
+            if error.retry is RetryClass.PERMANENT or attempt > tuning.max_retries:
+                raise
+            _rest(error, attempt, tuning, pacer, jitter)
+
+
+def _rest(
+    error: SourceError,
+    attempt: int,
+    tuning: TuningPlan,
+    pacer: Pacer,
+    jitter: Callable[[], float],
+) -> None:
+    """Tell, and wait before the next try."""
+    wait_s = backoff_s(
+        attempt=attempt,
+        base_s=tuning.retry_backoff_ms / 1000.0,
+        extra_s=error.extra_delay_s,
+        jitter=jitter(),
+    )
+    pacer.retried(error, attempt, wait_s)
+    pacer.wait(wait_s)
+
+
 class _Pages:
     """Reads pages of the servo's size, and reads a page again when its error allows it."""
 
@@ -178,7 +219,8 @@ class _Pages:
                 attempt += 1
                 if not self._may_retry(error, attempt):
                     raise
-                self._wait(error, attempt)
+                self._servo.shrink()
+                _rest(error, attempt, self._tuning, self._pacer, self._jitter)
 
     def _may_retry(self, error: SourceError, attempt: int) -> bool:
         return (
@@ -186,17 +228,6 @@ class _Pages:
             and attempt <= self._tuning.max_retries
             and self._reader.resumable
         )
-
-    def _wait(self, error: SourceError, attempt: int) -> None:
-        wait_s = backoff_s(
-            attempt=attempt,
-            base_s=self._tuning.retry_backoff_ms / 1000.0,
-            extra_s=error.extra_delay_s,
-            jitter=self._jitter(),
-        )
-        self._servo.shrink()
-        self._pacer.retried(error, attempt, wait_s)
-        self._pacer.wait(wait_s)
 
 
 class _Parts:

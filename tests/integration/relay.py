@@ -12,11 +12,13 @@ from rivet_fleet.contracts.url import DatabaseUrl
 
 
 class Relay:
-    """Leads to one server. While ``silent`` is set, bytes of either side vanish."""
+    """Leads to one server. While ``silent`` is set, bytes of either side vanish; otherwise each
+    block arrives ``delay_s`` late."""
 
     def __init__(self, upstream: tuple[str, int], *, silent_from: bytes | None = None) -> None:
         """``silent_from``: fall silent when a client sends this, before it arrives."""
         self.silent = threading.Event()
+        self.delay_s = 0.0
         self.accepted = 0
         self._upstream = upstream
         self._silent_from = silent_from
@@ -51,7 +53,7 @@ class Relay:
             while block := source.recv(65536):
                 if self._silent_from is not None and self._silent_from in block:
                     self.silent.set()
-                if not self.silent.is_set():
+                if not self.silent.wait(self.delay_s):
                     target.sendall(block)
             target.shutdown(socket.SHUT_RDWR)
 

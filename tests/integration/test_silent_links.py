@@ -7,6 +7,8 @@ import time
 import psycopg
 import pytest
 
+from rivet_fleet.contracts.keys import ChunkRange, RangeKind
+from rivet_fleet.contracts.plan import TuningPlan
 from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.errors import SourceUnavailable, StateUnavailable
 from rivet_fleet.execution.sources.postgres import liveness, open_source
@@ -14,6 +16,7 @@ from rivet_fleet.execution.sources.postgres.liveness import Liveness, ask, judge
 from rivet_fleet.persistence.database import Database
 from rivet_fleet.persistence.dialects import PostgresDialect
 from rivet_fleet.persistence.open import open_store
+from tests.integration.postgres_source_kit import LIMIT, facts_of, read_plan
 from tests.integration.relay import relay
 
 _BOUND_S = 15.0
@@ -85,6 +88,24 @@ def test_a_dead_link_is_noticed_without_any_limit(database, monkeypatch, reachab
             link.silent.set()
             cursor.execute("SELECT 1")
         assert time.monotonic() - began_s < _BOUND_S
+        source.close()
+
+
+def test_a_distant_source_is_not_taken_for_a_slow_one(database) -> None:
+    url = parse_database_url(database)
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute("CREATE TABLE t (k int PRIMARY KEY)")
+        connection.execute("INSERT INTO t SELECT generate_series(1, 100)")
+    with relay(url) as link:
+        source = open_source(link.through(url), application_name="rivet-test")
+        read = read_plan(facts_of(source, "t"))
+        chunk = ChunkRange(kind=RangeKind.KEYSET, columns=("k",))
+        reader = source.open_chunk(read, chunk, TuningPlan())
+        link.delay_s = 0.2
+        page = reader.read_page(LIMIT)
+        assert page.batch.num_rows == 100
+        # Each of its three round trips took 0.4 s.
+        assert page.statement_s < 0.2
         source.close()
 
 
