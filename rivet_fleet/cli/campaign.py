@@ -160,12 +160,13 @@ def _coordinate(
 
 
 def _worker_command(session: Session, campaign_id: CampaignId) -> WorkerCommand:
+    options: dict[str, str | None] = click.get_current_context().find_root().obj or {}
     arguments = [
         sys.executable,
         "-m",
         "rivet_fleet",
         "--log-level",
-        "info",
+        options.get("log_level") or "info",
         "worker",
         "--config",
         str(session.loaded.path),
