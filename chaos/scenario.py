@@ -146,7 +146,7 @@ class Campaign:
         assert not left, f"staged files nobody swept: {left}"
         self.expect_no_workers()
 
-    def expect_no_workers(self, deadline_s: float = 10.0) -> None:
+    def expect_no_workers(self, deadline_s: float = 30.0) -> None:
         """No worker process of this campaign is left."""
         until(lambda: not workers_of(self.config), what="all workers gone", deadline_s=deadline_s)
 

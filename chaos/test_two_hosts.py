@@ -1,0 +1,90 @@
+"""Two supervisors as two hosts on one state: one dies whole, the other finishes."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from chaos.arena import Arena
+from chaos.processes import Coordinator, kill, until
+from chaos.scenario import Campaign, Shape
+from chaos.source_data import DEVICES, ORDERS
+
+_SHAPE = Shape(chunk_count=60, workers=2, throttle_ms=40, batch_size=10)
+"""Throttled, so that there is a middle of the campaign to die in."""
+
+
+def _kill_whole_host(coordinator: Coordinator) -> None:
+    """Power cut: supervisor and workers at once, nobody says goodbye. The supervisor is frozen
+    first, so that it cannot rescue anything."""
+    coordinator.signal(signal.SIGSTOP)
+    workers = coordinator.workers()
+    for worker in workers:
+        kill(worker)
+    coordinator.signal(signal.SIGKILL)
+    coordinator.process.wait()
+
+
+def _completed(campaign: Campaign, at_least: int) -> bool:
+    return sum(task.status == "completed" for task in campaign.tasks()) >= at_least
+
+
+def _hosts_at_work(campaign: Campaign) -> set[str]:
+    rows = campaign.query("SELECT DISTINCT owner_host FROM chunk_task WHERE status = 'running'")
+    return {str(host) for (host,) in rows}
+
+
+def test_the_other_host_finishes(quiet_arena: Arena) -> None:
+    with quiet_arena.campaign("postgres", tables=[ORDERS, DEVICES], shape=_SHAPE) as campaign:
+        first = campaign.start(host_id="host-a")
+        until(lambda: _completed(campaign, 1), what="host-a delivers")
+        second = campaign.start(command="resume", host_id="host-b", arguments=["--join"])
+        until(
+            lambda: {"host-a", "host-b"} <= _hosts_at_work(campaign), what="both hosts are at work"
+        )
+        _kill_whole_host(first)
+        assert second.wait(90.0) == 0
+        campaign.expect_exactly_once()
+        campaign.expect_completed()
+        reasons = [message for _, event, message in campaign.events() if event == "chunk.reaped"]
+        assert "lease expired" in reasons, reasons
+        campaign.expect_tidy()
+
+
+def test_two_hosts_end_together(quiet_arena: Arena) -> None:
+    with quiet_arena.campaign("postgres", tables=[ORDERS, DEVICES], shape=_SHAPE) as campaign:
+        first = campaign.start(host_id="host-a")
+        until(lambda: _completed(campaign, 1), what="host-a delivers")
+        second = campaign.start(command="resume", host_id="host-b", arguments=["--join"])
+        assert (first.wait(90.0), second.wait(30.0)) == (0, 0)
+        campaign.expect_exactly_once()
+        campaign.expect_completed()
+        campaign.expect_tidy()
+
+
+def test_a_second_coordinator_is_refused(quiet_arena: Arena) -> None:
+    with quiet_arena.campaign("postgres", tables=[ORDERS], shape=_SHAPE) as campaign:
+        first = campaign.start(host_id="host-a")
+        until(lambda: _completed(campaign, 1), what="host-a delivers")
+        for host_id in ("host-a", "host-b"):
+            second = campaign.start(host_id=host_id)
+            assert second.wait(30.0) == 1
+            told = second.log.read_text()
+            assert "RIVET_CAMPAIGN_COORDINATED" in told and "--join" in told, told
+            assert f"pid {first.pid} on host-a" in told
+        assert first.wait(90.0) == 0
+        campaign.expect_exactly_once()
+        campaign.expect_completed()
+
+
+def test_sqlite_on_a_second_host_is_refused(quiet_arena: Arena) -> None:
+    with quiet_arena.campaign("sqlite", tables=[ORDERS], shape=_SHAPE) as campaign:
+        first = campaign.start(host_id="host-a")
+        until(lambda: _completed(campaign, 1), what="host-a delivers")
+        second = campaign.start(command="resume", host_id="host-b", arguments=["--join"])
+        assert second.wait(30.0) == 1, os.linesep + second.log.read_text()
+        told = second.log.read_text()
+        assert "host" in told and "SQLite" in told, told
+        assert first.wait(90.0) == 0
+        campaign.expect_exactly_once()
+        assert all(task.attempts == 1 for task in campaign.expect_completed())
