@@ -13,6 +13,16 @@ from tests.conftest import missing
 ROWS = 3000
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Long chaos runs only when ``-m`` asks for it."""
+    if config.option.markexpr:
+        return
+    long = [item for item in items if item.get_closest_marker("soak") is not None]
+    if long:
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in long]
+
+
 @pytest.fixture(scope="session")
 def quiet_arena() -> Iterator[Arena]:
     """Four tables of 3000 rows; do not restart its server."""
