@@ -8,12 +8,14 @@ trip as ``BEGIN``. Limits are ``SET LOCAL``, so nothing outlives a transaction a
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+import psycopg
 from sqlalchemy import URL, Connection, Engine, create_engine, event
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from rivet_fleet.contracts.url import DatabaseUrl
@@ -23,6 +25,7 @@ from rivet_fleet.persistence.watchdog import LimitedConnection, Watchdog
 
 ANSWER_MAX_S = 15.0
 """How long one statement may take, its way through the network included."""
+_DRIVER_ERRORS = (sqlite3.Error, psycopg.Error, SQLAlchemyError)
 _MIGRATE_MAX_S = 180.0
 _CONNECT_MAX_S = 5
 _POOL_WAIT_S = 30.0
@@ -92,7 +95,7 @@ def _transaction(connection: Connection, begin: str, limit: _Limit = _unlimited)
     except BaseException:
         # The driver's own rollback sends nothing when no transaction is open any more.
         if not connection.invalidated:
-            with contextlib.suppress(Exception), limit(connection):
+            with contextlib.suppress(*_DRIVER_ERRORS), limit(connection):
                 connection.connection.dbapi_connection.rollback()  # type: ignore[union-attr]
         raise
 
