@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +20,12 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-TIMEOUT_S = 60.0
+TIMEOUT_S = 120.0
+COMPILED = {
+    "PYTHONDONTWRITEBYTECODE": "",
+    "PYTHONPYCACHEPREFIX": str(Path(tempfile.gettempdir()) / f"rivet-fleet-pycache-{os.getuid()}"),
+}
+"""Compile each module once, not once per process: a third of the time where nothing is kept."""
 ORDERS = """
 CREATE TABLE {name} (id bigint PRIMARY KEY, note text, total numeric(10,2));
 INSERT INTO {name} SELECT i, repeat('n', 20) || i, i / 100.0 FROM generate_series(1, {rows}) i;
@@ -78,7 +84,7 @@ class Desk:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("RIVET_")}
         return subprocess.Popen(
             [sys.executable, "-m", "rivet_fleet", *arguments],
-            env={**environment, **self.environment},
+            env={**environment, **COMPILED, **self.environment},
             cwd=self.folder,
             text=True,
             stdin=subprocess.DEVNULL,
@@ -149,7 +155,7 @@ exports:
 {tail}"""
 
 
-def until(seen: Callable[[], Any], *, limit_s: float = 30.0, what: str = "it") -> Any:
+def until(seen: Callable[[], Any], *, limit_s: float = 60.0, what: str = "it") -> Any:
     """Look until there is something to see."""
     deadline_s = time.monotonic() + limit_s
     while not (found := seen()):

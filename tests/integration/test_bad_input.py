@@ -6,15 +6,25 @@ delivered.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rivet_fleet.demo.embedded import EmbeddedPostgres
-from tests.integration.fleet_cli import Desk, Done, fleet_yaml, run_sqlite
+from tests.integration.fleet_cli import (
+    Desk,
+    Done,
+    fleet_yaml,
+    may_mount,
+    mounted,
+    run_sqlite,
+)
 
 ALL = list(range(1, 201))
 
@@ -159,7 +169,7 @@ def test_a_source_that_cannot_be_reached(
     assert_works(desk)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def odd_tables(postgres: EmbeddedPostgres, shop: str) -> None:
     postgres.psql(
         "DROP ROLE IF EXISTS looker; CREATE ROLE looker LOGIN;"
@@ -256,3 +266,162 @@ def test_null_keys_of_a_chunk_column_have_their_own_chunk(desk: Desk, odd_tables
     assert len(list(desk.out.rglob("*.parquet"))) > 0
     said = desk.cli("state", "show", "--json").json
     assert said[0]["runs"][0]["rows"] == 4
+
+
+# ---------------------------------------------------------------- destination, spool
+
+
+def test_a_destination_that_cannot_be_written(desk: Desk) -> None:
+    (desk.folder / "occupied").write_text("a file, not a folder")
+    check_all(
+        desk,
+        [
+            Case(
+                name="file-in-the-way",
+                yaml={"destination": "./occupied/orders"},
+                named=("destination", "/occupied/orders", "a file, not a folder"),
+                hint="this user may write there",
+                error_class="DestinationRefused",
+            ),
+            Case(
+                name="leaves-the-folder",
+                yaml={"destination": "../elsewhere"},
+                named=("exports[0].destination.path", "must not hold '..'"),
+                hint="give the folder itself",
+            ),
+        ],
+    )
+    with unwritable(desk.folder / "sealed") as sealed:
+        check_all(
+            desk,
+            [
+                Case(
+                    name="not-writable",
+                    yaml={"destination": str(sealed / "orders")},
+                    named=("destination", "/sealed/orders"),
+                    hint="this user may write there",
+                    error_class="DestinationRefused",
+                )
+            ],
+        )
+    assert_works(desk)
+
+
+@contextmanager
+def unwritable(folder: Path) -> Iterator[Path]:
+    """A folder this very user cannot write to: root needs a read-only filesystem for that."""
+    if os.geteuid() != 0:
+        folder.mkdir(mode=0o555)
+        yield folder
+        folder.chmod(0o755)
+        return
+    need_mounts()
+    with mounted(folder, "size=1m,ro"):
+        yield folder
+
+
+def need_mounts() -> None:
+    """Skip where this process may not mount a small or read-only filesystem."""
+    if not may_mount():
+        pytest.skip("needs the right to mount a tmpfs")
+
+
+# ---------------------------------------------------------------- state database
+
+
+def test_a_state_database_that_cannot_be_used(desk: Desk, postgres: EmbeddedPostgres) -> None:
+    (desk.folder / "corrupt.db").write_bytes(b"this is not a database" * 500)
+
+    def state(name: str, url: str, *named: str, hint: str, **more: Any) -> Case:
+        return Case(
+            name=name, named=named, hint=hint, arguments=("run", "--state-url", url), **more
+        )
+
+    cases = [
+        state(
+            "state-is-away",
+            "postgresql://u:hidden@127.0.0.1:1/fleet",
+            "state database postgresql://u@127.0.0.1:1/fleet",
+            hint="RIVET_FLEET_STATE_URL",
+            code=2,
+            error_class="StateUnavailable",
+        ),
+        state(
+            "no-state-database",
+            postgres.url("no_fleet"),
+            "/no_fleet",
+            hint="create the state database",
+            error_class="StateRefused",
+        ),
+        state("no-directory", "sqlite:////not/there/x.db", "/not/there", hint="must exist"),
+        state("corrupt", f"sqlite:///{desk.folder}/corrupt.db", "corrupt.db", hint="not a SQLite"),
+        state("no-state-url", "hidden", "state URL", hint="write sqlite:///path"),
+        state("other-engine", "mysql://u:hidden@h/x", "'mysql'", hint="postgresql://user@host"),
+    ]
+    check_all(desk, cases)
+    if may_mount():
+        with unwritable(desk.folder / "sealed") as sealed:
+            url = f"sqlite:///{sealed}/state.db"
+            check_all(desk, [state("read-only", url, "/sealed", hint="must exist and be writable")])
+    assert_works(desk)
+
+
+def test_a_state_schema_newer_than_the_program(desk: Desk) -> None:
+    desk.cli("submit")
+    before = run_sqlite(desk.state, "SELECT version_num FROM rivet_fleet_version")[0][0]
+    run_sqlite(desk.state, "UPDATE rivet_fleet_version SET version_num = '9998'")
+    for command in (("run",), ("status",), ("state", "migrate")):
+        error = desk.refused(*command, code=1, named="9998", hint="upgrade rivet-fleet")
+        assert before in error["error"], "both versions are named"
+        assert error["code"] == "RIVET_STATE_SCHEMA_NEWER"
+    run_sqlite(desk.state, "UPDATE rivet_fleet_version SET version_num = ?", (before,))
+    assert_works(desk, "resume")
+
+
+# ---------------------------------------------------------------- command line, configuration
+
+
+def test_wrong_words_on_the_command_line(desk: Desk) -> None:
+    for arguments, named, hint in (
+        (("rnu",), "Did you mean 'run'?", "--help"),
+        (("run", "--worker", "2", "-c", "x"), "Did you mean '--workers'?", "run --help"),
+        (("run", "-c", "nowhere.yaml"), "nowhere.yaml", "check the path"),
+        (("run",), "--config", "run --help"),
+        (("run", "-w", "many", "-c", "x"), "--workers", "run --help"),
+    ):
+        done = desk.bare("--json-errors", *arguments, code=1)
+        assert named in done.error["error"], done.said
+        assert hint in done.error["hint"], done.said
+        assert done.error["exit_class"] == "generic"
+    words = desk.bare("rnu", code=1)
+    assert words.err.startswith("error: ") and "\n  hint: " in words.err
+    desk.refused("run", "-p", "x", code=1, named="NAME=VALUE", hint="--param day=")
+    config = fleet_yaml(extra="mode: chunked, chunk_sise: 50, shedule: daily")
+    desk.write(config)
+    error = desk.refused("run", code=1, named="chunk_sise", hint="")
+    assert "fleet.yaml:4:" in error["error"] and "shedule" in error["error"]
+    assert "did you mean 'chunk_size'?" in error["error"] + (error["hint"] or "")
+
+
+def test_a_campaign_that_does_not_exist(desk: Desk) -> None:
+    desk.refused("resume", code=1, named="shop", hint="rivet-fleet submit")
+    desk.cli("submit", "--campaign-id", "known-1")
+    for command in ("resume", "status", "validate", "requeue", "journal", "worker"):
+        desk.refused(command, "--campaign-id", "never", code=1, named="never", hint="known-1")
+    desk.refused("requeue", "-e", "ordres", code=1, named="ordres", hint="orders")
+    desk.refused("state", "chunks", "-e", "ordres", code=1, named="ordres", hint="orders")
+    assert_works(desk, "resume", "--campaign-id", "known-1")
+
+
+def test_a_configuration_changed_between_submit_and_resume(desk: Desk) -> None:
+    two = fleet_yaml().rstrip() + "\n  - {name: again, table: orders, format: csv,\n"
+    two += "     destination: {type: local, path: ./out/again}}\n"
+    desk.write(two)
+    desk.cli("submit")
+    desk.write(two.replace("chunk_size: 50", "chunk_size: 10"))
+    error = desk.refused("run", code=1, named="orders", hint="rivet-fleet resume")
+    assert error["code"] == "RIVET_CONFIG_CHANGED"
+    assert "again" not in error["error"], "only the changed export is named"
+    assert_works(desk, "resume")
+    runs = desk.cli("state", "show", "--json").json[0]["runs"]
+    assert {r["export_name"]: r["expected_tasks"] for r in runs} == {"orders": 4, "again": 1}

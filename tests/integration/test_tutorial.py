@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from rivet_fleet.demo.embedded import EmbeddedPostgres
+from tests.integration.fleet_cli import COMPILED
 
 ROOT = Path(__file__).parents[2]
 TUTORIAL = ROOT / "docs" / "tutorial" / "first-campaign.md"
@@ -42,7 +43,7 @@ def terminal(tmp_path: Path, postgres: EmbeddedPostgres) -> dict[str, str]:
         script.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
         script.chmod(0o755)
     kept = {k: v for k, v in os.environ.items() if not k.startswith("RIVET_")}
-    return {**kept, "PATH": f"{tools}:{kept['PATH']}"}
+    return {**kept, **COMPILED, "PATH": f"{tools}:{kept['PATH']}"}
 
 
 def follow(where: Path, environment: dict[str, str], script: str) -> str:
