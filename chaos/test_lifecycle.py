@@ -14,7 +14,7 @@ import pytest
 from chaos.arena import STATES, Arena
 from chaos.processes import Coordinator, kill, until
 from chaos.scenario import Campaign, Shape
-from chaos.source_data import ORDERS
+from chaos.source_data import DEVICES, ORDERS
 
 _SLOW = Shape(chunk_count=60, workers=2, throttle_ms=40, batch_size=10)
 """Five pages a chunk with a rest after each: about 0.2 s."""
@@ -53,7 +53,7 @@ def test_a_dead_worker_is_rescued_within_a_second(
     """State database and test share this machine's clock, so the times compare."""
     shape = Shape(chunk_count=60, workers=2, lease_ttl_s=60, throttle_ms=40, batch_size=10)
     waits_s: list[float] = []
-    with quiet_arena.campaign(state, tables=[ORDERS], shape=shape) as campaign:
+    with quiet_arena.campaign(state, tables=[ORDERS, DEVICES], shape=shape) as campaign:
         coordinator = campaign.start()
         while len(waits_s) < _RESCUES:
             worker = _working(campaign, coordinator)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import signal
+import time
+from collections.abc import Iterator
 
 from chaos.arena import Arena
 from chaos.processes import Coordinator, kill, until
@@ -12,6 +14,9 @@ from chaos.source_data import DEVICES, ORDERS
 
 _SHAPE = Shape(chunk_count=60, workers=2, throttle_ms=40, batch_size=10)
 """Throttled, so that there is a middle of the campaign to die in."""
+
+
+_RUNNING = "SELECT task_id FROM chunk_task WHERE status = 'running'"
 
 
 def _kill_whole_host(coordinator: Coordinator) -> None:
@@ -25,8 +30,29 @@ def _kill_whole_host(coordinator: Coordinator) -> None:
     coordinator.process.wait()
 
 
-def _completed(campaign: Campaign, at_least: int) -> bool:
-    return sum(task.status == "completed" for task in campaign.tasks()) >= at_least
+@contextlib.contextmanager
+def _held(campaign: Campaign, coordinator: Coordinator) -> Iterator[None]:
+    """Its workers are paused in the middle of their chunks: the campaign cannot end meanwhile."""
+    until(
+        lambda: len(campaign.query(_RUNNING)) >= _SHAPE.workers, what="every worker holds a chunk"
+    )
+    workers = coordinator.workers()
+    for worker in workers:
+        kill(worker, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for worker in workers:
+            kill(worker, signal.SIGCONT)
+
+
+def _both_at_work(campaign: Campaign, first: Coordinator) -> Coordinator:
+    """A second host joins; returns its supervisor when both hold chunks."""
+    with _held(campaign, first):
+        second = campaign.start(command="resume", host_id="host-b", arguments=["--join"])
+        until(lambda: "host-b" in _hosts_at_work(campaign), what="host-b is at work")
+    until(lambda: {"host-a", "host-b"} <= _hosts_at_work(campaign), what="both hosts are at work")
+    return second
 
 
 def _hosts_at_work(campaign: Campaign) -> set[str]:
@@ -37,26 +63,26 @@ def _hosts_at_work(campaign: Campaign) -> set[str]:
 def test_the_other_host_finishes(quiet_arena: Arena) -> None:
     with quiet_arena.campaign("postgres", tables=[ORDERS, DEVICES], shape=_SHAPE) as campaign:
         first = campaign.start(host_id="host-a")
-        until(lambda: _completed(campaign, 1), what="host-a delivers")
-        second = campaign.start(command="resume", host_id="host-b", arguments=["--join"])
-        until(
-            lambda: {"host-a", "host-b"} <= _hosts_at_work(campaign), what="both hosts are at work"
-        )
+        second = _both_at_work(campaign, first)
+        killed_at_s = time.time()
         _kill_whole_host(first)
         assert second.wait(90.0) == 0
         campaign.expect_exactly_once()
         campaign.expect_completed()
-        reasons = [message for _, event, message in campaign.events() if event == "chunk.reaped"]
-        assert "lease expired" in reasons, reasons
+        reasons = {
+            message
+            for at_s, event, message in campaign.events()
+            if event == "chunk.reaped" and at_s > killed_at_s
+        }
+        assert reasons == {"lease expired"}, "nobody can look into another host's processes"
         campaign.expect_tidy()
 
 
 def test_two_hosts_end_together(quiet_arena: Arena) -> None:
     with quiet_arena.campaign("postgres", tables=[ORDERS, DEVICES], shape=_SHAPE) as campaign:
         first = campaign.start(host_id="host-a")
-        until(lambda: _completed(campaign, 1), what="host-a delivers")
-        second = campaign.start(command="resume", host_id="host-b", arguments=["--join"])
-        assert (first.wait(90.0), second.wait(30.0)) == (0, 0)
+        second = _both_at_work(campaign, first)
+        assert (first.wait(90.0), second.wait(90.0)) == (0, 0)
         campaign.expect_exactly_once()
         campaign.expect_completed()
         campaign.expect_tidy()
@@ -65,13 +91,13 @@ def test_two_hosts_end_together(quiet_arena: Arena) -> None:
 def test_a_second_coordinator_is_refused(quiet_arena: Arena) -> None:
     with quiet_arena.campaign("postgres", tables=[ORDERS], shape=_SHAPE) as campaign:
         first = campaign.start(host_id="host-a")
-        until(lambda: _completed(campaign, 1), what="host-a delivers")
-        for host_id in ("host-a", "host-b"):
-            second = campaign.start(host_id=host_id)
-            assert second.wait(30.0) == 1
-            told = second.log.read_text()
-            assert "RIVET_CAMPAIGN_COORDINATED" in told and "--join" in told, told
-            assert f"pid {first.pid} on host-a" in told
+        with _held(campaign, first):
+            for host_id in ("host-a", "host-b"):
+                second = campaign.start(host_id=host_id)
+                assert second.wait(60.0) == 1
+                told = second.log.read_text()
+                assert "RIVET_CAMPAIGN_COORDINATED" in told and "--join" in told, told
+                assert f"pid {first.pid} on host-a" in told
         assert first.wait(90.0) == 0
         campaign.expect_exactly_once()
         campaign.expect_completed()
@@ -80,11 +106,11 @@ def test_a_second_coordinator_is_refused(quiet_arena: Arena) -> None:
 def test_sqlite_on_a_second_host_is_refused(quiet_arena: Arena) -> None:
     with quiet_arena.campaign("sqlite", tables=[ORDERS], shape=_SHAPE) as campaign:
         first = campaign.start(host_id="host-a")
-        until(lambda: _completed(campaign, 1), what="host-a delivers")
-        second = campaign.start(command="resume", host_id="host-b", arguments=["--join"])
-        assert second.wait(30.0) == 1, os.linesep + second.log.read_text()
+        with _held(campaign, first):
+            second = campaign.start(command="resume", host_id="host-b", arguments=["--join"])
+            assert second.wait(60.0) == 1
         told = second.log.read_text()
-        assert "host" in told and "SQLite" in told, told
+        assert "in use by host host-a" in told, told
         assert first.wait(90.0) == 0
         campaign.expect_exactly_once()
-        assert all(task.attempts == 1 for task in campaign.expect_completed())
+        campaign.expect_completed()
