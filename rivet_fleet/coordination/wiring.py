@@ -22,6 +22,7 @@ from rivet_fleet.coordination.submit import await_campaign
 from rivet_fleet.coordination.worker import Worker
 from rivet_fleet.errors import ConfigError, ExitCode
 from rivet_fleet.execution import registry
+from rivet_fleet.execution.allocator import give_memory_back
 from rivet_fleet.execution.source import Source
 from rivet_fleet.execution.spool import create_spool
 from rivet_fleet.observability.fanout import fan_out
@@ -158,6 +159,7 @@ def run_worker(
     ``wait_s``: how long the campaign may still be on its way (a pod that starts before the
     submitting one has finished).
     """
+    give_memory_back()
     fleet = open_fleet(loaded, options, migrate=wait_s > 0)
     try:
         install(fleet.stop, on_second=lambda: None)

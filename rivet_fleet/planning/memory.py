@@ -1,9 +1,9 @@
 """From one worker's memory ceiling to the sizes of what it holds. Pure arithmetic.
 
 At the same moment a worker holds a page on the wire, a page decoded, one waiting in the queue,
-and a row group with its encoded form: about 3 pages + 2 row groups. With a page of 1/32 and a
-row group of 1/16 of the ceiling that is 7/32; the interpreter and its libraries take the rest
-of the smallest sensible ceiling.
+and a row group with its encoded form: about 3 pages + 2 row groups. With a page of 1/64 and a
+row group of 1/32 of the ceiling that is 7/64; cells that are Python objects for a moment, the
+interpreter and its libraries take the rest of the smallest sensible ceiling.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from rivet_fleet.planning.sizes import MIB
 
-PAGE_SHARE = 32
-ROW_GROUP_SHARE = 16
+PAGE_SHARE = 64
+ROW_GROUP_SHARE = 32
 PAGE_BYTES_MIN = 1 * MIB
 PAGE_BYTES_MAX = 64 * MIB
 ROW_GROUP_BYTES_MIN = 4 * MIB
@@ -31,7 +31,7 @@ class MemoryBudget:
 
 
 def memory_budget(worker_memory_mb: int) -> MemoryBudget:
-    """512 MB: pages of 16 MB, row groups of 32 MB. Never below 1 MB and 4 MB."""
+    """512 MB: pages of 8 MB, row groups of 16 MB. Never below 1 MB and 4 MB."""
     ceiling = worker_memory_mb * MIB
     return MemoryBudget(
         page_bytes=min(max(ceiling // PAGE_SHARE, PAGE_BYTES_MIN), PAGE_BYTES_MAX),

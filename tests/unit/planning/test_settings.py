@@ -76,7 +76,7 @@ def test_rows_are_limited_only_where_rows_were_asked_for() -> None:
 
 @pytest.mark.parametrize(
     ("ceiling_mb", "page_mb", "group_mb"),
-    [(64, 2, 4), (128, 4, 8), (512, 16, 32), (2048, 64, 128), (65_536, 64, 128)],
+    [(64, 1, 4), (128, 2, 4), (512, 8, 16), (2048, 32, 64), (65_536, 64, 128)],
 )
 def test_memory(ceiling_mb: int, page_mb: int, group_mb: int) -> None:
     budget = memory_budget(ceiling_mb)
@@ -86,7 +86,7 @@ def test_memory(ceiling_mb: int, page_mb: int, group_mb: int) -> None:
 
 def test_no_page_and_no_value_is_larger_than_the_ceiling_allows() -> None:
     plan = tuning_plan(source(tuning={"batch_size_memory_mb": 900}), tuning(), BUDGET)
-    assert plan.batch_bytes_max == 16 * MIB
+    assert plan.batch_bytes_max == 8 * MIB
     assert plan.max_value_bytes == 256 * MIB
     small = tuning_plan(source(), tuning(), memory_budget(128))
     assert small.max_value_bytes == 64 * MIB
@@ -112,8 +112,8 @@ def test_compression(settings: dict[str, Any], expected: tuple[str, int | None])
 
 def test_row_groups_fit_the_ceiling_and_say_so() -> None:
     plan, warnings = format_plan(export(parquet={"target_row_group_mb": 128}), BUDGET)
-    assert plan.row_group_bytes == 32 * MIB
-    assert "32 MB are used" in warnings[0]
+    assert plan.row_group_bytes == 16 * MIB
+    assert "16 MB are used" in warnings[0]
     smaller, silent = format_plan(export(parquet={"max_row_group_mb": 8}), BUDGET)
     assert (smaller.row_group_bytes, silent) == (8 * MIB, [])
     fixed = {"row_group_strategy": "fixed_rows", "row_group_rows": 5000}

@@ -1,0 +1,29 @@
+"""Giving memory back: what a page or a row group needed must not stay with the worker."""
+
+from __future__ import annotations
+
+import ctypes
+
+import pyarrow as pa
+
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
+_M_ARENA_MAX = -8
+_THRESHOLD_BYTES = 128 * 1024
+
+
+def give_memory_back() -> None:
+    """Let Arrow use the C allocator, and let that return large blocks to the system at once.
+
+    Arrow's own pool keeps what it once had, and glibc raises its threshold for separate
+    mappings with every large block that is freed, so a worker would stay at its highest page
+    for good (mallopt(3), M_MMAP_THRESHOLD). On a C library without mallopt nothing happens.
+    Call it before the first Arrow allocation of the process.
+    """
+    pa.set_memory_pool(pa.system_memory_pool())
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return
+    mallopt(_M_MMAP_THRESHOLD, _THRESHOLD_BYTES)
+    mallopt(_M_TRIM_THRESHOLD, _THRESHOLD_BYTES)
+    mallopt(_M_ARENA_MAX, 2)
