@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 from rivet_fleet.contracts.codec import loads
 from rivet_fleet.contracts.events import EVENT_VERSION, Event, EventName
@@ -55,7 +56,8 @@ CLAIM_ONE_STATEMENT = f"""
 WITH picked AS (PICK LOCK_TASKS),
 claimed AS (
   UPDATE chunk_task u SET {CLAIM_SET}
-  FROM picked WHERE u.task_id = picked.task_id RETURNING u.*
+  FROM picked WHERE u.task_id = picked.task_id
+  RETURNING {", ".join(f"u.{name}" for name in [*_CLAIM_COLUMNS.split(", "), "owner"])}
 ),
 noted AS ({CLAIM_NOTE.replace("FROM CLAIMED", "FROM claimed")})
 SELECT {_CLAIM_COLUMNS} FROM claimed
@@ -145,7 +147,7 @@ class Claims:
         if self._has_budget(campaign_id):
             return self._claim_within_budget(worker, values)
         if self._db.dialect.one_statement_claim:
-            sql = CLAIM_ONE_STATEMENT.replace("PICK", PICK_ANY)
+            sql = _picking(CLAIM_ONE_STATEMENT, PICK_ANY)
             return _claim_from(self._db.one(lambda tx: tx.first(sql, **values)))
         return self._db.write(lambda tx: self._claim_in(tx, worker, PICK_ANY, values))
 
@@ -170,9 +172,9 @@ class Claims:
         self, tx: Transaction, worker: WorkerIdentity, pick: str, values: dict[str, object]
     ) -> Claim | None:
         if self._db.dialect.one_statement_claim:
-            return _claim_from(tx.first(CLAIM_ONE_STATEMENT.replace("PICK", pick), **values))
+            return _claim_from(tx.first(_picking(CLAIM_ONE_STATEMENT, pick), **values))
         require_this_host(tx, worker)
-        row = tx.first(CLAIM_TWO_STATEMENTS.replace("PICK", pick), **values)
+        row = tx.first(_picking(CLAIM_TWO_STATEMENTS, pick), **values)
         if row is not None:
             source = "chunk_task WHERE task_id = :task_id"
             tx.run(CLAIM_NOTE.replace("CLAIMED", source), task_id=row[0])
@@ -253,6 +255,11 @@ class Claims:
             return _take_back(tx, tx.all(OWNED, worker_id=worker_id), reason)
 
         return self._db.write(work)
+
+
+@cache
+def _picking(statement: str, pick: str) -> str:
+    return statement.replace("PICK", pick)
 
 
 def _groups_in_order(tx: Transaction, values: dict[str, object]) -> list[str]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -34,8 +34,11 @@ from tests.stores import Backend, MemoryBackend, SqlBackend, identity, sqlite_ba
 
 LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
 PROFILE = settings(
-    max_examples=1000 if LONG else 20,
+    max_examples=1000 if LONG else 30,
     stateful_step_count=80 if LONG else 35,
+    # Shrinking takes minutes: the default run only says that something is wrong, and where.
+    phases=tuple(Phase) if LONG else (Phase.generate,),
+    print_blob=True,
     deadline=None,
     database=None,
     suppress_health_check=list(HealthCheck),
