@@ -182,7 +182,8 @@ def _fill(connection: psycopg.Connection, table: SourceTable, rows: int) -> None
     filled = ", ".join(c.filled for c in table.columns)
     connection.execute(f"CREATE TABLE {table.name} ({columns}{table.constraint})".encode())
     connection.execute(
-        f"INSERT INTO {table.name} SELECT {filled} FROM generate_series(1::bigint, {rows}) AS g".encode()
+        f"INSERT INTO {table.name} SELECT {filled} "
+        f"FROM generate_series(1::bigint, {rows}) AS g".encode()
     )
     connection.execute(f"VACUUM ANALYZE {table.name}".encode())
 
