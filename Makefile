@@ -4,6 +4,9 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
+# Every process would compile every module anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test lint types chaos bench lock clean
 
 demo: $(READY)
