@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -104,7 +105,8 @@ def make_folder(path: Path) -> None:
         with contextlib.suppress(FileExistsError):
             folder.mkdir()
         sync_folder(folder.parent)
-    if path.exists() and not path.is_dir():
+    # Asked once: between two questions the folder may have gone.
+    if not stat.S_ISDIR(path.stat().st_mode):
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
 
 

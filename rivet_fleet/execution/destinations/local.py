@@ -213,14 +213,15 @@ class _LocalDestination:
 
     def _in_folder(self, folder: Path, action: Callable[[], T]) -> T:
         """Run ``action`` with ``folder`` there. Others remove empty staging folders at any
-        moment (``_tidy``), so a missing folder is made again a bounded number of times."""
+        moment (``_tidy``) and others make them again, so a missing one is no proof of anything:
+        it is tried again a bounded number of times."""
         for _ in range(_FOLDER_TRIES):
             self._make(folder)
-            try:
+            with contextlib.suppress(FileNotFoundError):
                 return action()
-            except FileNotFoundError:
-                if folder.is_dir():
-                    raise
+        self._make(folder)
+        if folder.is_dir():
+            return action()
         raise DestinationUnavailable(f"{folder} disappears as fast as it is created")
 
     def _make(self, folder: Path) -> None:
