@@ -13,7 +13,7 @@ demo: $(READY)
 	$(BIN)/rivet-fleet demo
 
 test: $(READY) .tools/.ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports

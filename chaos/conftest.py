@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import secrets
 from collections.abc import Iterator
 
 import pytest
@@ -11,6 +13,20 @@ from rivet_fleet.demo.embedded import EmbeddedPostgresMissing
 from tests.conftest import missing
 
 ROWS = 3000
+SEED = "RIVET_FLEET_CHAOS_SEED"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """One seed for the whole session, chosen before any test process starts."""
+    os.environ.setdefault(SEED, str(secrets.randbelow(2**31)))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """The seed is printed first: whatever fails can be replayed."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None and not hasattr(session.config, "workerinput"):
+        reporter.write_line(f"chaos seed {os.environ[SEED]} (replay: {SEED}={os.environ[SEED]})")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import os
-import secrets
 
 import pytest
 
 from chaos.arena import STATES
+from chaos.conftest import SEED
 from chaos.kill_loop import LoopOptions, run_loop
 from rivet_fleet.demo.embedded import EmbeddedPostgresMissing
 from tests.conftest import missing
 
-SEED = "RIVET_FLEET_CHAOS_SEED"
-
 
 def _seed() -> int:
-    """A fresh one every time, unless a failed run is to be replayed."""
-    return int(os.environ.get(SEED) or secrets.randbelow(2**31))
+    """The session's seed, which conftest printed first."""
+    return int(os.environ[SEED])
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_a_minute_of_blows(state: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_minute_of_blows(state: str) -> None:
     options = LoopOptions(seed=_seed(), seconds=60.0, state=state)
-    with capsys.disabled():
-        print(f"\nkill loop, {state}: seed {options.seed}")
     try:
         tally = run_loop(options)
     except EmbeddedPostgresMissing as absent:
