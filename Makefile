@@ -1,5 +1,6 @@
 # Two commands are enough: `make demo` and `make test`. Everything they need they install.
-PYTHON ?= $(shell command -v python3.12 || command -v python3.11 || command -v python3)
+PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; do \
+    $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
@@ -38,7 +39,7 @@ clean:
 	rm -rf $(VENV) .bench-venv .tools demo-output bench-output build *.egg-info
 
 $(READY): requirements-dev.lock pyproject.toml scripts/make-venv
-	scripts/make-venv $(PYTHON) $(VENV)
+	scripts/make-venv '$(PYTHON)' $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements-dev.lock
 	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -e .
 	touch $@
