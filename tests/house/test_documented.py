@@ -12,6 +12,7 @@ from rivet_fleet.contracts.killpoints import KillPoint
 from rivet_fleet.errors import ExitCode, RivetFleetError
 from rivet_fleet.observability.journal import NOT_JOURNALED, WRITTEN_BY_STORE
 from rivet_fleet.observability.logs import EVENT_LEVELS
+from rivet_fleet.verification.findings import Depth, Verification, VerifyCode
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
 
@@ -108,3 +109,13 @@ def test_every_error_says_what_it_means() -> None:
             assert (kind.__doc__ and kind.__doc__ != RivetFleetError.__doc__) or name == (
                 "RivetFleetError"
             ), f"{name} has no sentence of its own"
+
+
+def test_every_verification_code_is_documented_with_its_exit_code():
+    rows = table("verification.md", "code")
+    assert_same([row[0] for row in rows], [code.value for code in VerifyCode], "finding")
+    for code, _, exit_code in rows:
+        verification = Verification(depth=Depth.FULL, manifest_found=True)
+        verification.manifest_self_consistent = True
+        verification.find(VerifyCode(code), "found")
+        assert int(verification.exit_code) == int(exit_code), code

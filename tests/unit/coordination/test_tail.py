@@ -1,0 +1,201 @@
+"""The tail of a chunk, roll-forward, reopening and finishing: over real seams, without servers.
+
+The functions named ``proof_…`` are run twice: as tests, and with one rule removed, when they
+must fail (point 9 d of the protocol's proofs; the store's own guards are in test_mutants.py).
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from rivet_fleet.contracts.manifest import MANIFEST_NAME, SUCCESS_NAME
+from rivet_fleet.contracts.task import CampaignStatus, RunStatus, TaskStatus
+from rivet_fleet.coordination import commit, finalize, publish
+from rivet_fleet.coordination.commit import deliver_chunk
+from rivet_fleet.coordination.finalize import finalize_run
+from rivet_fleet.coordination.publish import Published, publish_chunk
+from rivet_fleet.coordination.tend import tend
+from rivet_fleet.errors import LeaseLost
+from rivet_fleet.execution.destination import Presence
+from tests.unit.coordination.fleets import (
+    CAMPAIGN,
+    DatabaseClock,
+    make_fleet,
+    open_store,
+    spooled,
+)
+
+
+def claim_of(fleet):
+    return fleet.store.claim(CAMPAIGN, fleet.identity, 30.0)
+
+
+def deliver(fleet, tmp_path, *, parts=1):
+    claim = claim_of(fleet)
+    plan = fleet.planned_run(claim.run_id).plan
+    outcome = deliver_chunk(fleet, claim, plan, spooled(tmp_path / "spool", parts))
+    return claim, outcome
+
+
+def visible(fleet, run_id):
+    return sorted(info.path for info in fleet.destination(run_id).list_visible(run_id))
+
+
+def proof_a_loser_shows_nothing(tmp_path):
+    """A worker that was given up meanwhile commits nothing and nothing of it is ever visible."""
+    clock = DatabaseClock()
+    store = open_store(clock, chunks=(1,))
+    slow, quick = make_fleet(store, tmp_path, "slow"), make_fleet(store, tmp_path, "quick")
+    stale = claim_of(slow)
+    plan = slow.planned_run(stale.run_id).plan
+    result = spooled(tmp_path / "slow")
+    clock.time_s += 31.0
+    assert len(store.reap_expired(CAMPAIGN)) == 1
+    fresh, outcome = deliver(quick, tmp_path)
+    assert outcome is Published.COMPLETED
+    with pytest.raises(LeaseLost):
+        deliver_chunk(slow, stale, plan, result)
+    assert all(f"-f{fresh.fence}." in path for path in visible(quick, fresh.run_id))
+    assert len(visible(quick, fresh.run_id)) == 1
+    assert not list(quick.destination(fresh.run_id).list_staged())
+
+
+def proof_reopening_leaves_no_old_part(tmp_path):
+    """When one of two parts is lost, the other one goes, too, before the chunk comes back."""
+    store = open_store(DatabaseClock(), chunks=(1,))
+    fleet = make_fleet(store, tmp_path)
+    old, _ = deliver(fleet, tmp_path, parts=2)
+    destination = fleet.destination(old.run_id)
+    destination.remove(store.parts(old.run_id)[0].path)
+    assert not finalize_run(fleet, old.run_id)
+    assert store.task(old.run_id, 0).status is TaskStatus.PENDING
+    new, outcome = deliver(fleet, tmp_path, parts=2)
+    assert outcome is Published.COMPLETED
+    assert new.fence > old.fence
+    assert len(visible(fleet, old.run_id)) == 2
+    assert all(f"-f{new.fence}." in path for path in visible(fleet, old.run_id))
+
+
+def proof_a_lost_part_is_no_success(tmp_path):
+    """A file deleted under our feet is found before anybody is told of success."""
+    store = open_store(DatabaseClock(), chunks=(1,))
+    fleet = make_fleet(store, tmp_path)
+    claim, _ = deliver(fleet, tmp_path)
+    destination = fleet.destination(claim.run_id)
+    destination.remove(store.parts(claim.run_id)[0].path)
+    finalize_run(fleet, claim.run_id)
+    assert destination.read(SUCCESS_NAME, 4096) is None
+    assert store.run(claim.run_id).status is RunStatus.IN_PROGRESS
+
+
+def proof_a_late_finalizer_leaves_the_newer_manifest_alone(tmp_path):
+    """A finalizer that lost its lease while it slept must not write the shared names."""
+    clock = DatabaseClock()
+    store = open_store(clock, chunks=(1,))
+    slow, quick = make_fleet(store, tmp_path, "slow"), make_fleet(store, tmp_path, "quick")
+    claim, _ = deliver(slow, tmp_path)
+    lease = store.lease_finalize(claim.run_id, slow.identity, 30.0)
+    clock.time_s += 31.0
+    assert finalize_run(quick, claim.run_id)
+    destination = quick.destination(claim.run_id)
+    destination.put_atomic(MANIFEST_NAME, b"the next run's manifest")
+    parts = store.parts(claim.run_id)
+    with pytest.raises(LeaseLost):
+        finalize._write(slow, destination, store.run(claim.run_id), lease, parts, b"old manifest")
+    assert destination.read(MANIFEST_NAME, 4096) == b"the next run's manifest"
+
+
+PROOFS = (
+    proof_a_loser_shows_nothing,
+    proof_reopening_leaves_no_old_part,
+    proof_a_lost_part_is_no_success,
+    proof_a_late_finalizer_leaves_the_newer_manifest_alone,
+)
+
+
+@pytest.mark.parametrize("proof", PROOFS)
+def test_proof(proof, tmp_path):
+    proof(tmp_path)
+
+
+def publish_before_commit(monkeypatch):
+    stage = commit._stage
+
+    def staged_and_shown(fleet, claim, plan, destination, spooled_part):
+        part = stage(fleet, claim, plan, destination, spooled_part)
+        assert destination.publish(part.receipt, part.path, part.digest) is Presence.VISIBLE
+        return part
+
+    monkeypatch.setattr(commit, "_stage", staged_and_shown)
+
+
+def reopen_leaves_parts(monkeypatch):
+    monkeypatch.setattr(publish, "make_impossible", lambda destination, parts: None)
+
+
+def finalize_without_looking(monkeypatch):
+    monkeypatch.setattr(finalize, "_reopen_lost", lambda *arguments: False)
+
+
+def finalize_without_confirming(monkeypatch):
+    monkeypatch.setattr(finalize, "_still_ours", lambda fleet, lease: None)
+
+
+MUTANTS = (
+    (publish_before_commit, proof_a_loser_shows_nothing),
+    (reopen_leaves_parts, proof_reopening_leaves_no_old_part),
+    (finalize_without_looking, proof_a_lost_part_is_no_success),
+    (finalize_without_confirming, proof_a_late_finalizer_leaves_the_newer_manifest_alone),
+)
+
+
+@pytest.mark.parametrize(("mutant", "proof"), MUTANTS)
+def test_the_proof_notices_the_missing_rule(mutant, proof, tmp_path, monkeypatch):
+    mutant(monkeypatch)
+    with pytest.raises((AssertionError, pytest.fail.Exception)):
+        proof(tmp_path)
+
+
+def test_whoever_comes_next_rolls_a_committed_chunk_forward(tmp_path):
+    store = open_store(DatabaseClock(), chunks=(1,))
+    dead, heir = make_fleet(store, tmp_path, "dead"), make_fleet(store, tmp_path, "heir")
+    claim = claim_of(dead)
+    plan = dead.planned_run(claim.run_id).plan
+    destination = dead.destination(claim.run_id)
+    part = commit._stage(dead, claim, plan, destination, spooled(tmp_path / "spool").parts[0])
+    store.commit(claim.task_id, claim.fence, [part], rows=10, pages=1)
+    assert visible(heir, claim.run_id) == []
+    tended = tend(heir, CAMPAIGN, rolling_idle_s=0.0)
+    assert (tended.rolled_forward, tended.finalized) == (1, 1)
+    assert tended.status is CampaignStatus.COMPLETED
+    assert len([p for p in visible(heir, claim.run_id) if p.endswith(".parquet")]) == 1
+
+
+def test_publishing_twice_is_publishing_once(tmp_path):
+    store = open_store(DatabaseClock(), chunks=(1,))
+    fleet = make_fleet(store, tmp_path)
+    claim, outcome = deliver(fleet, tmp_path)
+    assert outcome is Published.COMPLETED
+    again = publish_chunk(
+        fleet,
+        task_id=claim.task_id,
+        run_id=claim.run_id,
+        chunk_index=claim.chunk_index,
+        fence=claim.fence,
+    )
+    assert again is Published.COMPLETED
+    assert len(visible(fleet, claim.run_id)) == 1
+
+
+def test_two_finalizers_write_the_same_bytes(tmp_path):
+    clock = DatabaseClock()
+    store = open_store(clock, chunks=(2,))
+    first, second = make_fleet(store, tmp_path, "first"), make_fleet(store, tmp_path, "second")
+    claim, _ = deliver(first, tmp_path)
+    deliver(second, tmp_path)
+    run = store.run(claim.run_id)
+    parts = store.parts(claim.run_id)
+    one = finalize.manifest_bytes(first, run, first.destination(claim.run_id), parts)
+    clock.time_s += 100.0
+    two = finalize.manifest_bytes(second, run, second.destination(claim.run_id), parts[::-1])
+    assert one == two
