@@ -9,6 +9,7 @@ import signal
 from dataclasses import dataclass
 
 from rivet_fleet.contracts.killpoints import arm, parse_armings
+from rivet_fleet.coordination.stop import PARENT_DEATH_SIGNAL
 from rivet_fleet.errors import UsageError
 
 PARAMS = "RIVET_FLEET_PARAMS"
@@ -50,13 +51,15 @@ def read_environment() -> Environment:
 
 
 def die_with_supervisor(supervisor_pid: int) -> None:
-    """Ask the kernel for SIGTERM when the supervisor dies, however it dies.
+    """Ask the kernel for a signal when the supervisor dies, however it dies.
 
-    It may have died before we asked: then nobody would ever tell us, so leave now.
+    It may have died before we asked: then nobody would ever tell us, so leave now. Under
+    nohup the signal would be ignored by inheritance.
     """
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    signal.signal(PARENT_DEATH_SIGNAL, signal.SIG_DFL)
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, PARENT_DEATH_SIGNAL)
     if os.getppid() != supervisor_pid:
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), PARENT_DEATH_SIGNAL)
 
 
 def worker_environment(

@@ -69,7 +69,7 @@ class Coordinator:
         fleet = self._fleet
         self._refuse_second()
         self._heartbeat()
-        install(fleet.stop, on_second=self._kill_now)
+        install(fleet.stop, on_first=self._supervisor.ask_to_stop, on_second=self._kill_now)
         try:
             self._loop()
             self._drain()
@@ -150,6 +150,7 @@ class Coordinator:
         def pause() -> None:
             time.sleep(_TICK_S)
 
+        self._supervisor.ask_to_stop()
         if self._fleet.stop.requested:
             self._fleet.tell(EventName.CAMPAIGN_STOPPED, "stopping in good order; resumable")
         self._supervisor.drain(grace_s=grace_s, tick=pause)

@@ -46,14 +46,17 @@ class Heartbeat:
         *,
         clock: Clock,
         emit: Emit,
+        on_orphaned: Callable[[], None] = lambda: None,
         end_process: Callable[[int], None] = os._exit,
     ) -> None:
-        """``open_store`` is called once, from the heartbeat's own thread."""
+        """``open_store`` is called once, and ``on_orphaned`` may be called several times, from
+        the heartbeat's own thread."""
         self._open_store = open_store
         self._worker = worker
         self._limits = limits
         self._clock = clock
         self._emit = emit
+        self._on_orphaned = on_orphaned
         self._end_process = end_process
         self._lock = threading.Lock()
         self._wake = threading.Event()
@@ -160,10 +163,11 @@ class Heartbeat:
             self._end_process(int(ExitCode.HUNG))
 
     def _watch_parent(self) -> None:
-        """An orphan drains by the parent-death signal; one that cannot is ended here."""
+        """An orphan drains (the kernel's signal may be missing); one that cannot is ended."""
         parent = self._limits.parent_pid
         if parent is None or os.getppid() == parent:
             return
+        self._on_orphaned()
         now_s = self._clock.monotonic_s()
         self._orphaned_at_s = self._orphaned_at_s or now_s
         if now_s - self._orphaned_at_s > self._limits.orphan_grace_s:

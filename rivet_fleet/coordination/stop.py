@@ -12,6 +12,7 @@ from rivet_fleet.contracts.clock import Clock
 from rivet_fleet.errors import StopRequested
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+PARENT_DEATH_SIGNAL = signal.SIGHUP
 
 
 class StopFlag:
@@ -59,14 +60,33 @@ class StopFlag:
             raise StopRequested("stopped at a page boundary; the chunk goes back to the queue")
 
 
-def install(flag: StopFlag, *, on_second: Callable[[], None]) -> None:
-    """Let SIGTERM and SIGINT request a stop; the second one calls ``on_second`` and exits."""
+def install(
+    flag: StopFlag,
+    *,
+    on_first: Callable[[], None] = lambda: None,
+    on_second: Callable[[], None] = lambda: None,
+) -> None:
+    """Let SIGTERM and SIGINT request a stop; the second one calls ``on_second`` and exits.
+
+    ``on_first`` runs inside the handler, too: it must not wait for anything, because the main
+    thread may be waiting for the state database at this moment.
+    """
 
     def handle(number: int, _frame: FrameType | None) -> None:
         if flag.requested:
             on_second()
             os._exit(128 + number)
         flag.request()
+        on_first()
 
     for number in SIGNALS:
         signal.signal(number, handle)
+
+
+def stop_with_parent(flag: StopFlag) -> None:
+    """Drain when the parent is gone, however often the kernel says so.
+
+    A signal of its own: the kernel repeats the parent-death signal for every thread of a dying
+    parent (prctl(2), PR_SET_PDEATHSIG), and a second SIGTERM means "at once".
+    """
+    signal.signal(PARENT_DEATH_SIGNAL, lambda _number, _frame: flag.request())

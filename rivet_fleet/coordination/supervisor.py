@@ -88,6 +88,7 @@ class _Slot:
     name: str
     process: subprocess.Popen[bytes] | None = None
     worker_id: WorkerId | None = None
+    told: bool = False
     started_at_s: float = 0.0
     start_after_s: float = 0.0
     crashes: list[float] = field(default_factory=list)
@@ -142,10 +143,20 @@ class Supervisor:
             if slot.process is not None and slot.process.poll() is None:
                 slot.process.send_signal(number)
 
-    def drain(self, *, grace_s: float, tick: Callable[[], None]) -> None:
-        """SIGTERM, then wait until all have ended; SIGKILL for those who take too long."""
+    def ask_to_stop(self) -> None:
+        """SIGTERM, once for each worker: a second one would mean "at once".
+
+        Sends signals and does nothing else, so that a signal handler may call it.
+        """
         self.stop_hiring()
-        self.signal(signal.SIGTERM)
+        for slot in self._slots:
+            if slot.process is not None and not slot.told and slot.process.poll() is None:
+                slot.told = True
+                slot.process.send_signal(signal.SIGTERM)
+
+    def drain(self, *, grace_s: float, tick: Callable[[], None]) -> None:
+        """Ask to stop, then wait until all have ended; SIGKILL for those who take too long."""
+        self.ask_to_stop()
         deadline_s = self._clock.monotonic_s() + grace_s
         while self.pids and self._clock.monotonic_s() < deadline_s:
             tick()
@@ -168,6 +179,7 @@ class Supervisor:
 
     def _start(self, slot: _Slot) -> None:
         worker_id = new_worker_id()
+        slot.told = False
         self._command.log_folder.mkdir(parents=True, exist_ok=True)
         with (self._command.log_folder / f"{slot.name}.log").open("ab") as log:
             slot.process = subprocess.Popen(

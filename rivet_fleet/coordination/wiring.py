@@ -17,7 +17,7 @@ from rivet_fleet.coordination.fleet import Fleet, FleetSettings
 from rivet_fleet.coordination.heartbeat import Heartbeat, HeartbeatLimits
 from rivet_fleet.coordination.identity import process_alive, this_process
 from rivet_fleet.coordination.patience import Patience
-from rivet_fleet.coordination.stop import StopFlag, install
+from rivet_fleet.coordination.stop import StopFlag, install, stop_with_parent
 from rivet_fleet.coordination.submit import await_campaign
 from rivet_fleet.coordination.worker import Worker
 from rivet_fleet.errors import ConfigError, ExitCode
@@ -162,7 +162,9 @@ def run_worker(
     give_memory_back()
     fleet = open_fleet(loaded, options, migrate=wait_s > 0)
     try:
-        install(fleet.stop, on_second=lambda: None)
+        install(fleet.stop)
+        if options.parent_pid is not None:
+            stop_with_parent(fleet.stop)
         view = await_campaign(fleet, loaded.campaign_name, campaign, wait_s=wait_s)
         if view is None:
             return ExitCode.STOPPED
@@ -178,6 +180,7 @@ def run_worker(
             ),
             clock=fleet.clock,
             emit=_thread_emit(),
+            on_orphaned=fleet.stop.request,
         )
         with_spool = _own_spool(fleet)
         heartbeat.start()

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -58,9 +60,43 @@ def test_a_signal_requests_a_stop():
     flag = StopFlag(MovableClock(), grace_s=1.0)
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        install(flag, on_second=lambda: None)
+        install(flag)
         os.kill(os.getpid(), signal.SIGTERM)
         assert flag.wait(30.0)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def test_the_first_signal_is_passed_on_inside_the_handler():
+    flag, told = StopFlag(MovableClock(), grace_s=1.0), []
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        install(flag, on_first=lambda: told.append("workers"))
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert flag.wait(30.0)
+        assert told == ["workers"]
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+REPEATED = """
+import os, signal, sys
+from rivet_fleet.contracts.clock import SystemClock
+from rivet_fleet.coordination.stop import PARENT_DEATH_SIGNAL, StopFlag, install, stop_with_parent
+flag = StopFlag(SystemClock(), grace_s=60.0)
+install(flag)
+stop_with_parent(flag)
+for _ in range(5):
+    os.kill(os.getpid(), PARENT_DEATH_SIGNAL)
+assert flag.wait(30.0) and not flag.grace_over
+print("drains")
+"""
+
+
+def test_a_parent_that_dies_thread_by_thread_is_one_request():
+    done = subprocess.run(
+        [sys.executable, "-c", REPEATED], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, "drains"), done.stderr
