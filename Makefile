@@ -14,7 +14,7 @@ demo: $(READY)
 	$(BIN)/rivet-fleet demo
 
 test: $(READY) .tools/.ready
-	$(BIN)/python -m pytest -n 3 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports

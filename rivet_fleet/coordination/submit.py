@@ -162,7 +162,9 @@ def await_campaign(
     deadline_s = fleet.clock.monotonic_s() + wait_s
     while True:
         try:
-            return find_campaign(fleet, name, wanted)
+            return fleet.patience.call(
+                "find the campaign", lambda: find_campaign(fleet, name, wanted)
+            )
         except StateRefused:
             if fleet.clock.monotonic_s() >= deadline_s:
                 raise

@@ -81,11 +81,14 @@ def settings_of(loaded: LoadedConfig) -> FleetSettings:
     )
 
 
-def open_fleet(loaded: LoadedConfig, options: ProcessOptions, *, migrate: bool) -> Fleet:
+def open_fleet(
+    loaded: LoadedConfig, options: ProcessOptions, *, migrate: bool, wait_s: float = 0.0
+) -> Fleet:
     """Store, clock, events and identity of one process.
 
     ``migrate``: bring the state schema to this program's version first (coordinators and
-    submitters do; workers only check). Raises StateRefused, StateUnavailable.
+    submitters do; workers only check). ``wait_s``: how long the state database may be away.
+    Raises StateRefused, StateUnavailable.
     """
     clock = SystemClock()
     settings = settings_of(loaded)
@@ -98,10 +101,8 @@ def open_fleet(loaded: LoadedConfig, options: ProcessOptions, *, migrate: bool) 
         return open_store(url, pool_size=1, answer_max_s=max(2.0, settings.lease_ttl_s / 4))
 
     store = open_store(url)
-    if migrate:
-        store.migrate()
-    else:
-        store.check_version()
+    opening = Patience(clock, stop, _thread_emit(), limit_s=wait_s)
+    opening.call("open the state", store.migrate if migrate else store.check_version)
     emit = fan_out(log_emit(), journal_emit(store.write_journal, hide), on_error=_sink_failed)
     return Fleet(
         store=store,
@@ -160,7 +161,7 @@ def run_worker(
     submitting one has finished).
     """
     give_memory_back()
-    fleet = open_fleet(loaded, options, migrate=wait_s > 0)
+    fleet = open_fleet(loaded, options, migrate=wait_s > 0, wait_s=wait_s)
     try:
         install(fleet.stop)
         if options.parent_pid is not None:
