@@ -14,7 +14,8 @@ import pyarrow as pa
 
 from rivet_fleet.contracts.columns import ColumnSpec
 from rivet_fleet.errors import MalformedData, SchemaDrift, ValueTooLarge
-from rivet_fleet.execution.sources.postgres.values import Cells, build_column
+from rivet_fleet.execution.arrays import Cells
+from rivet_fleet.execution.sources.postgres.values import build_column
 from rivet_fleet.execution.types import arrow_schema
 
 SIGNATURE = b"PGCOPY\n\xff\r\n\0"

@@ -18,11 +18,22 @@ import numpy as np
 import pyarrow as pa
 
 from rivet_fleet.contracts.columns import ColumnSpec, ColumnType, TypeKind
-from rivet_fleet.errors import MalformedData, UnsupportedType
+from rivet_fleet.errors import MalformedData
+from rivet_fleet.execution.arrays import (
+    Cells,
+    byte_order,
+    decimals,
+    does_not_fit,
+    fixed_array,
+    malformed,
+    not_representable,
+    numbers,
+    uuids,
+    validity,
+    variable,
+)
 from rivet_fleet.execution.sources.postgres.dialect import OID_JSONB, OID_OID
 from rivet_fleet.execution.types import arrow_type
-
-Cells = list[bytes | None]
 
 _UNIX_DAYS_OF_2000 = 10_957
 _UNIX_US_OF_2000 = 946_684_800_000_000
@@ -49,139 +60,75 @@ def _scalar(cells: Cells, column_type: ColumnType, column: ColumnSpec) -> pa.Arr
 # ---------------------------------------------------------------- refusals
 
 
-def _malformed(column: ColumnSpec, what: str) -> NoReturn:
-    raise MalformedData(f"column {column.name}: {what}")
-
-
 def _no_arrow_value(column: ColumnSpec, what: str) -> NoReturn:
-    raise UnsupportedType(
-        f"column {column.name} ({column.native_type}): {what}",
-        hint=f"export it as text: `columns: {{{column.name}: text}}`, or `{column.name}::text` "
-        "in a `query:`",
-        code="RIVET_VALUE_NOT_REPRESENTABLE",
+    hint = (
+        f"export it as text: `columns: {{{column.name}: text}}`, or `{column.name}::text` "
+        "in a `query:`"
     )
+    not_representable(column, what, hint)
 
 
 # ---------------------------------------------------------------- fixed width
 
 
-def _validity(cells: Cells) -> pa.Buffer | None:
-    """The validity bitmap, None when no cell is NULL."""
-    if None not in cells:
-        return None
-    mask = np.fromiter((cell is not None for cell in cells), dtype=bool, count=len(cells))
-    return pa.py_buffer(np.packbits(mask, bitorder="little"))
-
-
-def _fixed_bytes(cells: Cells, width: int, column: ColumnSpec) -> tuple[pa.Buffer | None, bytes]:
-    """Validity and the joined cells, NULLs as zero bytes; every length is checked."""
-    validity = _validity(cells)
-    if validity is None:
-        filled: list[bytes] = cells  # type: ignore[assignment]
-    else:
-        zero = bytes(width)
-        filled = [zero if cell is None else cell for cell in cells]
-    if set(map(len, filled)) - {width}:
-        wrong = next(len(cell) for cell in filled if len(cell) != width)
-        _malformed(column, f"a value of {wrong} bytes where {width} were expected")
-    return validity, b"".join(filled)
-
-
-def _numbers(cells: Cells, wire: str, column: ColumnSpec) -> tuple[pa.Buffer | None, np.ndarray]:
-    dtype = np.dtype(wire)
-    validity, joined = _fixed_bytes(cells, dtype.itemsize, column)
-    return validity, np.frombuffer(joined, dtype=dtype)
-
-
-def _array(kind: pa.DataType, count: int, validity: pa.Buffer | None, data: np.ndarray) -> pa.Array:
-    return pa.Array.from_buffers(kind, count, [validity, pa.py_buffer(data)])
-
-
-def _plain(wire: str, native: str) -> Callable[[Cells, ColumnType, ColumnSpec], pa.Array]:
-    """A builder for numbers whose only change is the byte order."""
-
-    def build(cells: Cells, column_type: ColumnType, column: ColumnSpec) -> pa.Array:
-        validity, values = _numbers(cells, wire, column)
-        return _array(arrow_type(column_type), len(cells), validity, values.astype(native))
-
-    return build
-
-
 def _int64(cells: Cells, column_type: ColumnType, column: ColumnSpec) -> pa.Array:
     wire = ">u4" if column.wire_type == str(OID_OID) else ">i8"
-    validity, values = _numbers(cells, wire, column)
-    return _array(arrow_type(column_type), len(cells), validity, values.astype("<i8"))
+    valid, values = numbers(cells, wire, column)
+    return fixed_array(arrow_type(column_type), len(cells), valid, values.astype("<i8"))
 
 
 def _bool(cells: Cells, column_type: ColumnType, column: ColumnSpec) -> pa.Array:
-    validity, values = _numbers(cells, "u1", column)
+    valid, values = numbers(cells, "u1", column)
     if values.size and values.max() > 1:
-        _malformed(column, f"a boolean of {values.max()}")
-    return _array(pa.bool_(), len(cells), validity, np.packbits(values, bitorder="little"))
+        malformed(column, f"a boolean of {values.max()}")
+    return fixed_array(pa.bool_(), len(cells), valid, np.packbits(values, bitorder="little"))
 
 
 def _date(cells: Cells, column_type: ColumnType, column: ColumnSpec) -> pa.Array:
-    validity, days = _numbers(cells, ">i4", column)
+    valid, days = numbers(cells, ">i4", column)
     if days.size:
         low, high = int(days.min()), int(days.max())
         if low == -(2**31) or high == 2**31 - 1:
             _no_arrow_value(column, "the date is infinite")
         if low < _DATE_DAYS_MIN or high > _DATE_DAYS_MAX:
-            _malformed(column, "a date outside the server's own range")
+            malformed(column, "a date outside the server's own range")
     unix = days.astype("<i4") + np.int32(_UNIX_DAYS_OF_2000)
-    return _array(pa.date32(), len(cells), validity, unix)
+    return fixed_array(pa.date32(), len(cells), valid, unix)
 
 
 def _time(cells: Cells, column_type: ColumnType, column: ColumnSpec) -> pa.Array:
-    validity, us = _numbers(cells, ">i8", column)
+    valid, us = numbers(cells, ">i8", column)
     if us.size:
         if int(us.max()) == _DAY_US:
             _no_arrow_value(column, "the time is 24:00:00")
         if int(us.min()) < 0 or int(us.max()) > _DAY_US:
-            _malformed(column, "a time outside the day")
-    return _array(pa.time64("us"), len(cells), validity, us.astype("<i8"))
+            malformed(column, "a time outside the day")
+    return fixed_array(pa.time64("us"), len(cells), valid, us.astype("<i8"))
 
 
 def _timestamp(cells: Cells, column_type: ColumnType, column: ColumnSpec) -> pa.Array:
-    validity, us = _numbers(cells, ">i8", column)
+    valid, us = numbers(cells, ">i8", column)
     if us.size:
         low, high = int(us.min()), int(us.max())
         if low == -(2**63) or high == _INT64_MAX:
             _no_arrow_value(column, "the timestamp is infinite")
         if low < _TIMESTAMP_US_MIN:
-            _malformed(column, "a timestamp outside the server's own range")
+            malformed(column, "a timestamp outside the server's own range")
         if high > _INT64_MAX - _UNIX_US_OF_2000:
             _no_arrow_value(column, "the timestamp is later than 294247-01-10")
     unix = us.astype("<i8") + np.int64(_UNIX_US_OF_2000)
-    return _array(arrow_type(column_type), len(cells), validity, unix)
-
-
-def _uuid(cells: Cells, column_type: ColumnType, column: ColumnSpec) -> pa.Array:
-    validity, joined = _fixed_bytes(cells, 16, column)
-    storage = pa.Array.from_buffers(pa.binary(16), len(cells), [validity, pa.py_buffer(joined)])
-    return pa.ExtensionArray.from_storage(pa.uuid(), storage)
+    return fixed_array(arrow_type(column_type), len(cells), valid, unix)
 
 
 # ---------------------------------------------------------------- variable width
 
 
-def _variable(cells: Cells, kind: pa.DataType, column: ColumnSpec) -> pa.Array:
-    validity = _validity(cells)
-    filled = [b"" if cell is None else cell for cell in cells]
-    offsets = np.zeros(len(filled) + 1, dtype="<i8")
-    np.cumsum(np.fromiter(map(len, filled), dtype="<i8", count=len(filled)), out=offsets[1:])
-    if int(offsets[-1]) >= 2**31:
-        _malformed(column, "more than 2 GiB in one batch")
-    buffers = [validity, pa.py_buffer(offsets.astype("<i4")), pa.py_buffer(b"".join(filled))]
-    return pa.Array.from_buffers(kind, len(filled), buffers)
-
-
 def _binary(cells: Cells, column_type: ColumnType, column: ColumnSpec) -> pa.Array:
-    return _variable(cells, pa.binary(), column)
+    return variable(cells, pa.binary(), column)
 
 
 def _string(cells: Cells, column_type: ColumnType, column: ColumnSpec) -> pa.Array:
-    array = _variable(cells, pa.string(), column)
+    array = variable(cells, pa.string(), column)
     try:
         array.validate(full=True)
     except pa.ArrowInvalid:
@@ -197,7 +144,7 @@ def _json(cells: Cells, column_type: ColumnType, column: ColumnSpec) -> pa.Array
     if column.wire_type == str(OID_JSONB):
         for cell in cells:
             if cell is not None and cell[:1] != b"\x01":
-                _malformed(column, "jsonb of an unknown version")
+                malformed(column, "jsonb of an unknown version")
         cells = [None if cell is None else cell[1:] for cell in cells]
     return pa.ExtensionArray.from_storage(
         pa.json_(pa.string()), _string(cells, column_type, column)
@@ -220,12 +167,12 @@ def _interval(cells: Cells, column_type: ColumnType, column: ColumnSpec) -> pa.A
             texts.append(None)
             continue
         if len(cell) != _INTERVAL.size:
-            _malformed(column, f"an interval of {len(cell)} bytes")
+            malformed(column, f"an interval of {len(cell)} bytes")
         us, days, months = _INTERVAL.unpack(cell)
         if (us, days, months) in _INTERVAL_INFINITE:
             _no_arrow_value(column, "the interval is infinite")
         texts.append(iso_interval(months, days, us).encode())
-    return _variable(texts, pa.string(), column)
+    return variable(texts, pa.string(), column)
 
 
 def iso_interval(months: int, days: int, us: int) -> str:
@@ -258,60 +205,39 @@ _NOT_FINITE = {0xC000: "NaN", 0xD000: "Infinity", 0xF000: "-Infinity"}
 
 
 def _decimal(cells: Cells, column_type: ColumnType, column: ColumnSpec) -> pa.Array:
-    kind = arrow_type(column_type)
-    width = kind.byte_width
-    validity = _validity(cells)
-    known: dict[bytes | None, bytes] = {None: bytes(width)}
-    out = []
-    for cell in cells:
-        encoded = known.get(cell)
-        if encoded is None:
-            assert cell is not None
-            unscaled = unscaled_numeric(cell, column_type, column)
-            known[cell] = encoded = unscaled.to_bytes(width, "little", signed=True)
-        out.append(encoded)
-    return pa.Array.from_buffers(kind, len(cells), [validity, pa.py_buffer(b"".join(out))])
+    return decimals(cells, column_type, lambda cell: unscaled_numeric(cell, column_type, column))
 
 
 def unscaled_numeric(cell: bytes, column_type: ColumnType, column: ColumnSpec) -> int:
     """The integer ``value × 10^scale``, exact; refuses what does not fit (p,s)."""
     precision, scale = column_type.precision or 0, column_type.scale or 0
     if len(cell) < _NUMERIC.size:
-        _malformed(column, f"a numeric of {len(cell)} bytes")
+        malformed(column, f"a numeric of {len(cell)} bytes")
     digits, weight, sign, _ = _NUMERIC.unpack_from(cell)
     if sign in _NOT_FINITE:
         _no_arrow_value(column, f"the number is {_NOT_FINITE[sign]}")
     if sign not in (0, _NEGATIVE) or len(cell) != _NUMERIC.size + 2 * digits:
-        _malformed(column, f"a numeric whose {len(cell)} bytes contradict each other")
+        malformed(column, f"a numeric whose {len(cell)} bytes contradict each other")
     number: int = 0
     for digit in struct.unpack_from(f">{digits}H", cell, _NUMERIC.size):
         if digit > 9999:
-            _malformed(column, f"a numeric digit of {digit}")
+            malformed(column, f"a numeric digit of {digit}")
         number = number * 10_000 + digit
     if number == 0:
         return 0
     shift = 4 * (weight - digits + 1) + scale
     # Compared before the power is taken: a lying weight must not cost memory or time.
     if shift > precision:
-        _does_not_fit(column, precision, scale)
+        does_not_fit(column, precision, scale)
     if shift >= 0:
         number *= 10**shift
     else:
         number, lost = divmod(number, 10 ** min(-shift, 4 * digits + 1))
         if lost:
-            _does_not_fit(column, precision, scale)
+            does_not_fit(column, precision, scale)
     if number >= 10**precision:
-        _does_not_fit(column, precision, scale)
+        does_not_fit(column, precision, scale)
     return -number if sign == _NEGATIVE else number
-
-
-def _does_not_fit(column: ColumnSpec, precision: int, scale: int) -> NoReturn:
-    raise UnsupportedType(
-        f"column {column.name} ({column.native_type}): a number does not fit "
-        f"decimal({precision},{scale}) without losing digits",
-        hint=f"widen it in `columns:` ({column.name}: decimal(p,s)), or export it as text",
-        code="RIVET_DECIMAL_OVERFLOW",
-    )
 
 
 # ---------------------------------------------------------------- arrays
@@ -332,12 +258,12 @@ def _list(cells: Cells, column: ColumnSpec, changed: dict[str, int]) -> pa.Array
             changed[column.name] = changed.get(column.name, 0) + 1
         lengths.append(len(flat) - before)
     offsets = np.array([0, *itertools.accumulate(lengths)], dtype="<i4")
-    validity = _validity(cells)
+    valid = validity(cells)
     kind = arrow_type(column.type)
     return pa.Array.from_buffers(
         kind,
         len(cells),
-        [validity, pa.py_buffer(offsets)],
+        [valid, pa.py_buffer(offsets)],
         children=[_scalar(flat, element, column)],
     )
 
@@ -345,44 +271,44 @@ def _list(cells: Cells, column: ColumnSpec, changed: dict[str, int]) -> pa.Array
 def _elements(cell: bytes, element: ColumnType, column: ColumnSpec, flat: Cells) -> int:
     """Append the elements of one array to ``flat``; its first subscript."""
     if len(cell) < _ARRAY_HEAD.size:
-        _malformed(column, f"an array of {len(cell)} bytes")
+        malformed(column, f"an array of {len(cell)} bytes")
     dimensions, _, element_oid = _ARRAY_HEAD.unpack_from(cell)
     if element.kind is not TypeKind.ENUM and str(element_oid) != column.wire_type:
-        _malformed(column, f"an array of type {element_oid} instead of {column.wire_type}")
+        malformed(column, f"an array of type {element_oid} instead of {column.wire_type}")
     if dimensions == 0 and len(cell) == _ARRAY_HEAD.size:
         return 1
     if dimensions > 1:
         _no_arrow_value(column, f"the array has {dimensions} dimensions")
     position = _ARRAY_HEAD.size + _ARRAY_DIMENSION.size
     if dimensions != 1 or len(cell) < position:
-        _malformed(column, "an array without a valid dimension")
+        malformed(column, "an array without a valid dimension")
     count, first = _ARRAY_DIMENSION.unpack_from(cell, _ARRAY_HEAD.size)
     if not 0 <= count <= (len(cell) - position) // 4:
-        _malformed(column, f"an array of {count} elements in {len(cell)} bytes")
+        malformed(column, f"an array of {count} elements in {len(cell)} bytes")
     for _ in range(count):
         if position + 4 > len(cell):
-            _malformed(column, "an array that ends in the middle")
+            malformed(column, "an array that ends in the middle")
         (length,) = _LENGTH.unpack_from(cell, position)
         position += 4
         if length == -1:
             flat.append(None)
             continue
         if length < 0 or position + length > len(cell):
-            _malformed(column, f"an array element of {length} bytes")
+            malformed(column, f"an array element of {length} bytes")
         flat.append(cell[position : position + length])
         position += length
     if position != len(cell):
-        _malformed(column, "an array with bytes after its last element")
+        malformed(column, "an array with bytes after its last element")
     return int(first)
 
 
 _BUILDERS: dict[TypeKind, Callable[[Cells, ColumnType, ColumnSpec], pa.Array]] = {
     TypeKind.BOOL: _bool,
-    TypeKind.INT16: _plain(">i2", "<i2"),
-    TypeKind.INT32: _plain(">i4", "<i4"),
+    TypeKind.INT16: byte_order(">i2", "<i2"),
+    TypeKind.INT32: byte_order(">i4", "<i4"),
     TypeKind.INT64: _int64,
-    TypeKind.FLOAT32: _plain(">f4", "<f4"),
-    TypeKind.FLOAT64: _plain(">f8", "<f8"),
+    TypeKind.FLOAT32: byte_order(">f4", "<f4"),
+    TypeKind.FLOAT64: byte_order(">f8", "<f8"),
     TypeKind.DECIMAL: _decimal,
     TypeKind.DATE: _date,
     TypeKind.TIME: _time,
@@ -391,7 +317,7 @@ _BUILDERS: dict[TypeKind, Callable[[Cells, ColumnType, ColumnSpec], pa.Array]] =
     TypeKind.STRING: _string,
     TypeKind.BINARY: _binary,
     TypeKind.JSON: _json,
-    TypeKind.UUID: _uuid,
+    TypeKind.UUID: uuids,
     TypeKind.ENUM: _string,
     TypeKind.INTERVAL: _interval,
 }

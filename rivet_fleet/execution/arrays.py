@@ -1,0 +1,137 @@
+"""Cells of one column to one Arrow array: what every wire format's builders have in common.
+
+A cell is one value's bytes as the source sent them, None for NULL. Nothing here knows an
+engine; a builder takes the cells apart by its own format and ends in one of these functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NoReturn
+
+import numpy as np
+import pyarrow as pa
+
+from rivet_fleet.contracts.columns import ColumnSpec, ColumnType
+from rivet_fleet.errors import MalformedData, UnsupportedType
+from rivet_fleet.execution.types import arrow_type
+
+Cells = list[bytes | None]
+OFFSET_MAX = 2**31 - 1
+"""Bytes one Arrow array of variable-width values can address (32-bit offsets)."""
+
+
+# ---------------------------------------------------------------- refusals
+
+
+def malformed(column: ColumnSpec, what: str) -> NoReturn:
+    """Raise MalformedData naming the column: the bytes do not follow their own format."""
+    raise MalformedData(f"column {column.name}: {what}")
+
+
+def not_representable(column: ColumnSpec, what: str, hint: str) -> NoReturn:
+    """Raise UnsupportedType: a valid value that the column's exported type cannot hold."""
+    raise UnsupportedType(
+        f"column {column.name} ({column.native_type}): {what}",
+        hint=hint,
+        code="RIVET_VALUE_NOT_REPRESENTABLE",
+    )
+
+
+def does_not_fit(column: ColumnSpec, precision: int, scale: int) -> NoReturn:
+    """Raise UnsupportedType: a number that decimal(precision,scale) cannot hold exactly."""
+    raise UnsupportedType(
+        f"column {column.name} ({column.native_type}): a number does not fit "
+        f"decimal({precision},{scale}) without losing digits",
+        hint=f"widen it in `columns:` ({column.name}: decimal(p,s)), or export it as text",
+        code="RIVET_DECIMAL_OVERFLOW",
+    )
+
+
+# ---------------------------------------------------------------- fixed width
+
+
+def validity(cells: Cells) -> pa.Buffer | None:
+    """The validity bitmap, None when no cell is NULL."""
+    if None not in cells:
+        return None
+    mask = np.fromiter((cell is not None for cell in cells), dtype=bool, count=len(cells))
+    return pa.py_buffer(np.packbits(mask, bitorder="little"))
+
+
+def fixed_bytes(cells: Cells, width: int, column: ColumnSpec) -> tuple[pa.Buffer | None, bytes]:
+    """Validity and the joined cells, NULLs as zero bytes. Raises MalformedData for a length."""
+    valid = validity(cells)
+    if valid is None:
+        filled: list[bytes] = cells  # type: ignore[assignment]
+    else:
+        zero = bytes(width)
+        filled = [zero if cell is None else cell for cell in cells]
+    if set(map(len, filled)) - {width}:
+        wrong = next(len(cell) for cell in filled if len(cell) != width)
+        malformed(column, f"a value of {wrong} bytes where {width} were expected")
+    return valid, b"".join(filled)
+
+
+def numbers(cells: Cells, wire: str, column: ColumnSpec) -> tuple[pa.Buffer | None, np.ndarray]:
+    """Validity and the cells as numbers of the numpy type ``wire``, NULLs as zero."""
+    dtype = np.dtype(wire)
+    valid, joined = fixed_bytes(cells, dtype.itemsize, column)
+    return valid, np.frombuffer(joined, dtype=dtype)
+
+
+def fixed_array(
+    kind: pa.DataType, count: int, valid: pa.Buffer | None, data: np.ndarray | bytes
+) -> pa.Array:
+    """An array of fixed-width values from its two buffers."""
+    return pa.Array.from_buffers(kind, count, [valid, pa.py_buffer(data)])
+
+
+def byte_order(wire: str, native: str) -> Callable[[Cells, ColumnType, ColumnSpec], pa.Array]:
+    """A builder for numbers whose only change is the byte order."""
+
+    def build(cells: Cells, column_type: ColumnType, column: ColumnSpec) -> pa.Array:
+        valid, values = numbers(cells, wire, column)
+        return fixed_array(arrow_type(column_type), len(cells), valid, values.astype(native))
+
+    return build
+
+
+def uuids(cells: Cells, column_type: ColumnType, column: ColumnSpec) -> pa.Array:
+    """UUIDs from cells of 16 bytes in network order. Raises MalformedData for other lengths."""
+    valid, joined = fixed_bytes(cells, 16, column)
+    storage = fixed_array(pa.binary(16), len(cells), valid, joined)
+    return pa.ExtensionArray.from_storage(pa.uuid(), storage)
+
+
+def decimals(cells: Cells, column_type: ColumnType, unscaled: Callable[[bytes], int]) -> pa.Array:
+    """Decimals; ``unscaled`` gives value × 10^scale for one cell and checks that it fits.
+
+    Equal cells are asked for once: amounts, rates and quantities repeat.
+    """
+    kind = arrow_type(column_type)
+    width = kind.byte_width
+    known: dict[bytes | None, bytes] = {None: bytes(width)}
+    out = []
+    for cell in cells:
+        encoded = known.get(cell)
+        if encoded is None:
+            assert cell is not None
+            known[cell] = encoded = unscaled(cell).to_bytes(width, "little", signed=True)
+        out.append(encoded)
+    return fixed_array(kind, len(cells), validity(cells), b"".join(out))
+
+
+# ---------------------------------------------------------------- variable width
+
+
+def variable(cells: Cells, kind: pa.DataType, column: ColumnSpec) -> pa.Array:
+    """An array of variable-width values (``binary``, or ``string`` not checked yet)."""
+    valid = validity(cells)
+    filled = [b"" if cell is None else cell for cell in cells]
+    offsets = np.zeros(len(filled) + 1, dtype="<i8")
+    np.cumsum(np.fromiter(map(len, filled), dtype="<i8", count=len(filled)), out=offsets[1:])
+    if int(offsets[-1]) > OFFSET_MAX:
+        malformed(column, "more than 2 GiB in one batch")
+    buffers = [valid, pa.py_buffer(offsets.astype("<i4")), pa.py_buffer(b"".join(filled))]
+    return pa.Array.from_buffers(kind, len(filled), buffers)
