@@ -30,6 +30,7 @@ BLOCKS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("export", models.ExportConfig),
     ("destination", models.DestinationConfig),
     ("parquet", models.ParquetConfig),
+    ("defaults", models.DefaultsConfig),
     ("campaign", models.CampaignConfig),
     ("source group", models.SourceGroupConfig),
     ("state", models.StateConfig),

@@ -22,6 +22,8 @@ class ColumnFacts:
     cast_hint: str | None = None
     """The cast that would make an unsupported column exportable, e.g. ``text``."""
     avg_width_bytes: int | None = None
+    cast: str | None = None
+    """The override the source applied by itself, because ``unsupported_cast`` asked for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,4 +115,7 @@ class FactsRequest:
     key_columns: tuple[str, ...] = ()
     casts: tuple[tuple[str, str], ...] = ()
     """``columns:`` overrides that change what the server sends: (column, override)."""
+    unsupported_cast: str | None = None
+    """The override to apply to every column that cannot be carried; ``ColumnFacts.cast`` says
+    where it was."""
     boundaries_max: int = 1000

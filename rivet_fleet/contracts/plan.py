@@ -27,6 +27,9 @@ class ReadPlan:
     relation: RelationName | None
     query: str | None
     columns: tuple[ColumnSpec, ...]
+    on_unrepresentable: str = "fail"
+    """A value its column's type cannot hold: ``fail`` stops the chunk, ``coerce`` makes it NULL
+    (invalid UTF-8: U+FFFD) and counts it in ``ColumnStats.changed``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

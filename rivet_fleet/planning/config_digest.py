@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rivet_fleet.contracts.codec import canonical_json
+from rivet_fleet.contracts.codec import canonical_json, to_plain
 from rivet_fleet.planning.config_models import ExportConfig, FleetConfig, SourceConfig
 from rivet_fleet.planning.connections import public_url
 from rivet_fleet.planning.loaded import all_sources, source_name
+from rivet_fleet.planning.policies import POLICIES, policies_of
 
 
 def digests(
@@ -38,6 +39,7 @@ def digests(
             "source_name": name,
             "source": sources.get(name),
             "campaign": shared,
+            "policies": to_plain(policies_of(config, export)),
         }
         sections[export.name] = _sha256(body)
     whole = {
@@ -63,7 +65,7 @@ def _source(source: SourceConfig, ports: Mapping[str, int]) -> dict[str, Any]:
 
 
 def _export(export: ExportConfig, path: Path, query: str | None) -> dict[str, Any]:
-    kept = export.model_dump(mode="json", exclude={"source", "query", "query_file"})
+    kept = export.model_dump(mode="json", exclude={"source", "query", "query_file", *POLICIES})
     kept["query"] = query
     if export.destination.path is not None:
         kept["destination"]["path"] = str(path.absolute().parent / export.destination.path)

@@ -271,6 +271,15 @@ class ExportConfig(Block):
     columns: dict[str, str] = Field(
         default_factory=dict, description="Column (or table.column) to the type it is read as."
     )
+    on_unrepresentable: Literal["fail", "coerce"] | None = Field(
+        default=None, description="Over defaults.on_unrepresentable."
+    )
+    on_unsupported: Literal["fail", "text"] | None = Field(
+        default=None, description="Over defaults.on_unsupported."
+    )
+    on_lossy: Literal["fail", "warn", "allow"] | None = Field(
+        default=None, description="Over defaults.on_lossy."
+    )
     target: str | None = Field(
         default=None, description="Accepted and ignored: there is no target report yet."
     )
@@ -281,6 +290,24 @@ class ExportConfig(Block):
         default=None, description="Accepted and ignored: there is no comparison of shapes yet."
     )
     parquet: ParquetConfig | None = Field(default=None, description="Row groups; see parquet.")
+
+
+class DefaultsConfig(Block):
+    """What every export does unless it says otherwise."""
+
+    on_unrepresentable: Literal["fail", "coerce"] = Field(
+        default="fail",
+        description="A value its exported type cannot hold (infinity, NaN, zero dates): fail "
+        "stops the chunk; coerce makes it NULL (invalid text: U+FFFD) and counts it.",
+    )
+    on_unsupported: Literal["fail", "text"] = Field(
+        default="fail",
+        description="A column whose type has no exact form: fail lists it before the first row; "
+        "text casts it on the server.",
+    )
+    on_lossy: Literal["fail", "warn", "allow"] = Field(
+        default="warn", description="A type or override that may lose digits, time or meaning."
+    )
 
 
 class CampaignConfig(Block):
@@ -340,6 +367,9 @@ class FleetConfig(Block):
     )
     campaign: CampaignConfig = Field(
         default=CampaignConfig(), description="How the fleet works; see campaign."
+    )
+    defaults: DefaultsConfig = Field(
+        default=DefaultsConfig(), description="For every export; see defaults."
     )
     source_groups: dict[str, SourceGroupConfig] = Field(
         default_factory=dict, description="Budgets by name; see source group."

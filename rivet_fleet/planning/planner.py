@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from rivet_fleet.contracts.columns import ColumnSpec
 from rivet_fleet.contracts.facts import SourceFacts
 from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.contracts.plan import CampaignPlan, ChunkSpec, ExportPlan, PlannedRun, ReadPlan
@@ -17,12 +16,14 @@ from rivet_fleet.planning.campaign import (
     new_campaign_id,
     run_id_of,
 )
+from rivet_fleet.planning.columns import PlannedColumns, plan_columns
 from rivet_fleet.planning.config_models import ExportConfig
 from rivet_fleet.planning.connections import SourceConnection
 from rivet_fleet.planning.cuts import Refusal
 from rivet_fleet.planning.diagnostics import diagnose
 from rivet_fleet.planning.loaded import LoadedConfig
 from rivet_fleet.planning.memory import memory_budget
+from rivet_fleet.planning.policies import policies_of
 from rivet_fleet.planning.problems import Problem, did_you_mean
 from rivet_fleet.planning.request import casts_of, facts_request
 from rivet_fleet.planning.strategy import Choice, choose
@@ -39,6 +40,7 @@ class _Wrong:
     problems: list[Problem] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     unsupported: list[str] = field(default_factory=list)
+    lossy: list[str] = field(default_factory=list)
 
     def raise_any(self, loaded: LoadedConfig) -> None:
         """The first kind that has anything to say, with all of its kind."""
@@ -51,7 +53,14 @@ class _Wrong:
                 f"{len(self.unsupported)} column(s) cannot be carried exactly:\n  "
                 + "\n  ".join(self.unsupported),
                 hint="add the casts shown under columns: of each export, "
-                "or leave the columns out with query:",
+                "set on_unsupported: text, or leave the columns out with query:",
+            )
+        if self.lossy:
+            raise UnsupportedType(
+                f"{len(self.lossy)} column(s) may lose digits or meaning, and on_lossy is fail:"
+                "\n  " + "\n  ".join(self.lossy),
+                hint="choose a wider type under columns:, or set on_lossy: warn",
+                code="RIVET_COLUMN_LOSSY",
             )
 
 
@@ -137,7 +146,7 @@ def _sealed(
     loaded: LoadedConfig,
     export: ExportConfig,
     facts: SourceFacts,
-    columns: tuple[ColumnSpec, ...],
+    columns: PlannedColumns,
     choice: Choice,
     connection: SourceConnection,
     campaign_id: CampaignId,
@@ -161,7 +170,8 @@ def _sealed(
             source_identity=connection.identity,
             relation=facts.relation,
             query=loaded.queries.get(export.name),
-            columns=columns,
+            columns=tuple(columns.specs),
+            on_unrepresentable=policies_of(loaded.config, export).on_unrepresentable,
         ),
         format=written,
         destination=destination_plan(export, loaded.path, date),
@@ -173,6 +183,7 @@ def _sealed(
         row_estimate=facts.row_estimate,
         warnings=(
             *facts.warnings,
+            *columns.notes,
             *choice.warnings,
             *(one.message for one in diagnostics),
             *format_warnings,
@@ -188,7 +199,7 @@ def _sealed(
 
 def _columns(
     loaded: LoadedConfig, export: ExportConfig, facts: SourceFacts, wrong: _Wrong
-) -> tuple[ColumnSpec, ...] | None:
+) -> PlannedColumns | None:
     """Every column as it will be read, by name; None when some cannot be carried."""
     casts = casts_of(export)
     names = [column.name for column in facts.columns]
@@ -205,29 +216,10 @@ def _columns(
     if not names:
         wrong.refused.append(f"export {export.name}: there are no columns to read")
         return None
-    primary = next((index.columns for index in facts.indexes if index.primary), ())
-    specs = []
-    for column in facts.columns:
-        if column.type is None:
-            reason = column.unsupported_reason or "this type is not supported"
-            fix = f"; columns: {{{column.name}: {column.cast_hint}}}" if column.cast_hint else ""
-            wrong.unsupported.append(
-                f"{export.name}.{column.name} ({column.native_type}): {reason}{fix}"
-            )
-            continue
-        specs.append(
-            ColumnSpec(
-                name=column.name,
-                native_type=column.native_type,
-                type=column.type,
-                nullable=column.nullable,
-                wire_type=column.wire_type,
-                cast=casts.get(column.name),
-                comment=column.comment,
-                key=column.name in primary,
-            )
-        )
-    return tuple(specs) if len(specs) == len(names) else None
+    found = plan_columns(export.name, facts, casts, policies_of(loaded.config, export))
+    wrong.unsupported += found.unsupported
+    wrong.lossy += found.lossy
+    return found if len(found.specs) == len(names) and not found.lossy else None
 
 
 def _refuse_shared_prefixes(loaded: LoadedConfig, runs: list[PlannedRun], wrong: _Wrong) -> None:

@@ -6,6 +6,7 @@ from rivet_fleet.contracts.facts import FactsRequest
 from rivet_fleet.contracts.keys import RelationName
 from rivet_fleet.planning.config_models import ExportConfig
 from rivet_fleet.planning.loaded import LoadedConfig
+from rivet_fleet.planning.policies import policies_of
 
 BOUNDARIES_MAX = 1_000
 BOUNDARIES_PER_PLAN_MAX = 10_000
@@ -42,5 +43,6 @@ def facts_request(loaded: LoadedConfig, export: ExportConfig) -> FactsRequest:
         query=loaded.queries.get(export.name),
         key_columns=keys,
         casts=tuple(sorted(casts_of(export).items())),
+        unsupported_cast="text" if policies_of(loaded.config, export).text_unsupported else None,
         boundaries_max=boundaries,
     )

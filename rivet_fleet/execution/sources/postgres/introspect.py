@@ -177,6 +177,15 @@ def _with_casts(
 ) -> tuple[ColumnFacts, ...]:
     """Apply the overrides, and let the server say whether it can cast at all."""
     known = {column.name: column for column in columns}
+    asked = dict(request.casts)
+    if request.unsupported_cast is not None:
+        for column in columns:
+            if column.type is None and column.name not in asked:
+                known[column.name] = replace(
+                    _cast(column, request.unsupported_cast),
+                    cast=request.unsupported_cast,
+                    unsupported_reason=column.unsupported_reason,
+                )
     for name, override in request.casts:
         if name not in known:
             raise ConfigError(
