@@ -14,7 +14,7 @@ from rivet_fleet.contracts.plan import TuningPlan
 from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.execution.source import PageLimit, Source
 from rivet_fleet.execution.sources.postgres import open_source
-from rivet_fleet.execution.sources.postgres.statements import page_settings
+from rivet_fleet.execution.sources.postgres.statements import NUDGES, page_settings
 from tests.integration.postgres_source_kit import (
     LIMIT,
     drain,
@@ -249,7 +249,7 @@ def test_a_page_walks_its_index_or_its_blocks(sql, source, kind) -> None:
     }[kind]
     reader = source.open_chunk(read_plan(facts), chunk, TuningPlan())
     pager = reader._pager
-    settings = page_settings(TuningPlan(), pager.nudges)
+    settings = page_settings(TuningPlan(), NUDGES[pager.walk])
     with source._session.transaction(settings, doing="explaining", timeout_s=5) as cursor:
         cursor.execute(f"EXPLAIN {pager.select(LIMIT).sql()}")
         plan = "\n".join(line for (line,) in cursor.fetchall())

@@ -10,7 +10,7 @@ import pytest
 
 from rivet_fleet.contracts.columns import ColumnSpec, ColumnType, Fidelity, TypeKind
 from rivet_fleet.contracts.keys import ChunkRange, RangeKind, RelationName
-from rivet_fleet.contracts.plan import TuningPlan
+from rivet_fleet.contracts.plan import ReadPlan, TuningPlan
 from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.errors import (
     ConfigError,
@@ -21,7 +21,10 @@ from rivet_fleet.errors import (
     SourceUnavailable,
     StatementTimeout,
 )
+from rivet_fleet.execution.chunkreader import hidden_keys
+from rivet_fleet.execution.paging import KeysetPager, Select
 from rivet_fleet.execution.source import PageLimit
+from rivet_fleet.execution.sources.postgres import statements
 from rivet_fleet.execution.sources.postgres.border import translate, translate_connect
 from rivet_fleet.execution.sources.postgres.dialect import (
     capabilities,
@@ -32,11 +35,11 @@ from rivet_fleet.execution.sources.postgres.dialect import (
     quote_identifier,
     quote_literal,
 )
-from rivet_fleet.execution.sources.postgres.pagers import KeysetPager
-from rivet_fleet.execution.sources.postgres.reader import hidden_keys
+from rivet_fleet.execution.sources.postgres.reading import PostgresReading
+from rivet_fleet.execution.sources.postgres.session import Session
 from rivet_fleet.execution.sources.postgres.statements import (
-    Select,
     block_range,
+    copy_statement,
     from_item,
     page_settings,
     row_comparison,
@@ -58,19 +61,21 @@ def test_keyset_pages_compare_rows_and_never_columns() -> None:
         kind=RangeKind.KEYSET, columns=("a", "B"), lower=("1", "x"), upper=("9", "it's")
     )
     keys = {0: ("5", "m")}
-    pager = KeysetPager("*", "t AS _rivet", chunk, lambda _, row: keys[row], index_walk=True)
-    first = pager.select(LIMIT).copy()
+    pager = KeysetPager(
+        statements, "*", "t AS _rivet", chunk, lambda _, row: keys[row], index_walk=True
+    )
+    first = copy_statement(pager.select(LIMIT))
     assert first == (
         "COPY (SELECT * FROM t AS _rivet WHERE (_rivet.\"a\", _rivet.\"B\") >= ('1', 'x') AND "
         '(_rivet."a", _rivet."B") < (\'9\', \'it\'\'s\') ORDER BY _rivet."a", _rivet."B" LIMIT 10) '
         "TO STDOUT (FORMAT BINARY)"
     )
-    assert pager.select(LIMIT).copy() == first
+    assert copy_statement(pager.select(LIMIT)) == first
     import pyarrow as pa
 
     batch = pa.record_batch({"n": [1]})
     assert not pager.accept(batch, 10, cut=True).last
-    assert "> ('5', 'm')" in pager.select(LIMIT).copy()
+    assert "> ('5', 'm')" in copy_statement(pager.select(LIMIT))
     assert pager.accept(batch, 10, cut=False).last
 
 
@@ -135,9 +140,19 @@ def test_keys_without_exact_text_travel_once_more() -> None:
         spec("t", TypeKind.TIMESTAMP),
         spec("f", TypeKind.FLOAT64),
     )
-    assert hidden_keys(columns, ("i", "t", "absent")) == ("t", "absent")
+    session = Session(URL, tls_mode=None, tls_ca_file=None, application_name="test")
+    read = ReadPlan(
+        source="shop",
+        engine="postgres",
+        source_identity=URL.identity,
+        relation=RelationName(schema="public", name="t"),
+        query=None,
+        columns=columns,
+    )
+    engine = PostgresReading(session, read, TuningPlan())
+    assert hidden_keys(engine, columns, ("i", "t", "absent")) == ("t", "absent")
     with pytest.raises(ConfigError, match="floating"):
-        hidden_keys(columns, ("f",))
+        hidden_keys(engine, columns, ("f",))
 
 
 def test_block_ranges_need_version_14() -> None:

@@ -63,11 +63,14 @@ class BatchDecoder(Protocol):
 class ReferenceDecoder:
     """The plain-Python decoder: short, checked at every step, one object per cell."""
 
-    def __init__(self, columns: tuple[ColumnSpec, ...], *, max_value_bytes: int) -> None:
+    def __init__(
+        self, columns: tuple[ColumnSpec, ...], *, max_value_bytes: int, coerce: bool = False
+    ) -> None:
         self.schema: pa.Schema = arrow_schema(columns)
         self.changed: dict[str, int] = {}
         self._columns = columns
         self._value_bytes_max = max_value_bytes
+        self._coerce = coerce
         self._pending: list[bytes] = []
         self._pending_bytes = 0
         self._needed_bytes = 0
@@ -242,3 +245,10 @@ def _empty(schema: pa.Schema) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(
         [pa.array([], type=field.type) for field in schema], schema=schema
     )
+
+
+def open_decoder(
+    columns: tuple[ColumnSpec, ...], *, max_value_bytes: int, coerce: bool = False
+) -> BatchDecoder:
+    """The decoder to read with. ``coerce``: values no Arrow type holds become NULL, counted."""
+    return ReferenceDecoder(columns, max_value_bytes=max_value_bytes, coerce=coerce)

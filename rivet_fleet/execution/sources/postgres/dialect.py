@@ -30,6 +30,7 @@ the output column, which may be a cast."""
 # ---------------------------------------------------------------- types
 
 OID_JSONB = 3802
+OID_TEXT = 25
 OID_OID = 26
 OID_BPCHAR = 1042
 SCALAR_KINDS: dict[int, TypeKind] = {
@@ -39,7 +40,7 @@ SCALAR_KINDS: dict[int, TypeKind] = {
     20: TypeKind.INT64,
     21: TypeKind.INT16,
     23: TypeKind.INT32,
-    25: TypeKind.STRING,
+    OID_TEXT: TypeKind.STRING,
     OID_OID: TypeKind.INT64,
     114: TypeKind.JSON,
     700: TypeKind.FLOAT32,

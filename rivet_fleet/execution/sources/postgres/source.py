@@ -10,8 +10,9 @@ from rivet_fleet.contracts.keys import ChunkRange
 from rivet_fleet.contracts.plan import ReadPlan, TuningPlan
 from rivet_fleet.contracts.url import DatabaseUrl
 from rivet_fleet.errors import SchemaDrift
+from rivet_fleet.execution.chunkreader import PagedReader
 from rivet_fleet.execution.sources.postgres.introspect import introspect, read_columns
-from rivet_fleet.execution.sources.postgres.reader import PostgresChunkReader
+from rivet_fleet.execution.sources.postgres.reading import PostgresReading
 from rivet_fleet.execution.sources.postgres.session import Session
 
 
@@ -28,7 +29,7 @@ class PostgresSource:
 
     def open_chunk(
         self, read: ReadPlan, chunk_range: ChunkRange, tuning: TuningPlan
-    ) -> PostgresChunkReader:
+    ) -> PagedReader:
         """A reader for one chunk. Raises SchemaDrift before the first row."""
         now = read_columns(self._session, read.relation, read.query)
         differences = drift(read.columns, now)
@@ -41,7 +42,7 @@ class PostgresSource:
         if self._value_bytes_max is not None:
             lower = min(self._value_bytes_max, tuning.max_value_bytes)
             tuning = replace(tuning, max_value_bytes=lower)
-        return PostgresChunkReader(self._session, read, chunk_range, tuning)
+        return PagedReader(PostgresReading(self._session, read, tuning), read, chunk_range)
 
     def ping(self) -> str:
         """Connect, ask, and say the server's version."""

@@ -7,11 +7,11 @@ it is compared with, which is what the index uses (manual, "Operator Type Resolu
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from rivet_fleet.contracts.columns import ColumnSpec, TypeKind
 from rivet_fleet.contracts.keys import KeyTuple, RelationName
 from rivet_fleet.contracts.plan import TuningPlan
+from rivet_fleet.execution.paging import Select, Walk
 from rivet_fleet.execution.sources.postgres.dialect import (
     ALIAS,
     TEXT_READ_AS_IS,
@@ -40,7 +40,12 @@ KEY_WALK: tuple[tuple[str, str], ...] = (
 )
 """Nudges towards walking the key's index in order, so that a page costs only its own rows."""
 
-TID_WALK: tuple[tuple[str, str], ...] = (("enable_seqscan", "off"),)
+NUDGES: dict[Walk, tuple[tuple[str, str], ...]] = {
+    Walk.ANY: (),
+    Walk.KEY: KEY_WALK,
+    Walk.BLOCKS: (("enable_seqscan", "off"),),
+}
+"""Planner settings of a page's transaction."""
 
 
 def page_settings(
@@ -131,23 +136,6 @@ def block_range(block_first: int, block_end: int | None) -> tuple[str, ...]:
     return (first, f"{ALIAS}.ctid < '({block_end},0)'::tid")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Select:
-    """One page's SELECT, in parts."""
-
-    columns: str
-    source: str
-    where: tuple[str, ...] = ()
-    order_by: str | None = None
-    limit: int | None = None
-
-    def sql(self) -> str:
-        """The SELECT alone."""
-        where = f" WHERE {' AND '.join(self.where)}" if self.where else ""
-        order = f" ORDER BY {self.order_by}" if self.order_by else ""
-        limit = f" LIMIT {self.limit}" if self.limit is not None else ""
-        return f"SELECT {self.columns} FROM {self.source}{where}{order}{limit}"
-
-    def copy(self) -> str:
-        """The SELECT as one binary COPY."""
-        return f"COPY ({self.sql()}) TO STDOUT (FORMAT BINARY)"
+def copy_statement(select: Select) -> str:
+    """The SELECT as one binary COPY."""
+    return f"COPY ({select.sql()}) TO STDOUT (FORMAT BINARY)"

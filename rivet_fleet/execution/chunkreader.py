@@ -1,0 +1,293 @@
+"""Reading one chunk page by page: the only ``ChunkReader`` there is, over what an engine provides.
+
+An engine brings its SQL (``KeyDialect``), its statements (``PageStream``) and the text of its
+keys; which rows a page holds, where the next begins and what a failed page means is decided here
+and in ``paging`` for all of them.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import pyarrow as pa
+
+from rivet_fleet.contracts.columns import ColumnSpec, ColumnType, TypeKind
+from rivet_fleet.contracts.keys import ChunkRange, KeyTuple, RangeKind, RelationName
+from rivet_fleet.contracts.plan import ReadPlan
+from rivet_fleet.errors import ConfigError, MalformedData, SourceUnavailable
+from rivet_fleet.execution.paging import (
+    KeyDialect,
+    KeysetPager,
+    Pager,
+    Select,
+    SpanPager,
+    Walk,
+    whole_select,
+)
+from rivet_fleet.execution.source import Page, PageLimit
+from rivet_fleet.execution.types import arrow_schema
+
+_CUT_FACTOR = 2
+"""A page that grew to this many times its byte limit is cut and continued by its key."""
+
+
+class PageStream(Protocol):
+    """The rows of one statement, decoded as they arrive. Errors are SourceError (by retry
+    class), MalformedData, ValueTooLarge, UnsupportedType and SchemaDrift."""
+
+    @property
+    def seconds(self) -> float:
+        """How long the source worked for us: without the caller's own time between two calls
+        and without the network's round trip."""
+        ...
+
+    @property
+    def wire_bytes(self) -> int:
+        """Bytes received so far."""
+        ...
+
+    @property
+    def ended(self) -> bool:
+        """True when the statement has ended and every byte of it was decoded."""
+        ...
+
+    @property
+    def rows_ready(self) -> int:
+        """Rows decoded and not yet taken."""
+        ...
+
+    @property
+    def changed(self) -> dict[str, int]:
+        """Per column: values a stated policy had to change. The reader counts and clears."""
+        ...
+
+    def receive(self, *, rows_max: int | None, bytes_max: int | None) -> None:
+        """Receive until the statement ended, ``rows_max`` rows are ready, or more than
+        ``bytes_max`` bytes arrived in this call; None is no limit."""
+        ...
+
+    def take(self, rows_max: int | None = None) -> pa.RecordBatch:
+        """The oldest rows, at most ``rows_max``, none twice; all of them by default."""
+        ...
+
+    def abandon(self) -> None:
+        """End the statement before its end. Never raises."""
+        ...
+
+
+class ReadingEngine(Protocol):
+    """What one engine contributes to the reading of one chunk."""
+
+    @property
+    def identity(self) -> str:
+        """The database in messages: no secrets."""
+        ...
+
+    @property
+    def keys(self) -> KeyDialect:
+        """How keys are compared and ordered."""
+        ...
+
+    def carries_key(self, column: ColumnSpec) -> bool:
+        """True when ``key_text`` of the carried value is exactly the server's own text; else
+        the page carries the key once more, as text."""
+        ...
+
+    def key_text(self, value: object) -> str:
+        """A carried key value as the server writes it."""
+        ...
+
+    def hidden_column(self, name: str) -> ColumnSpec:
+        """A text column, as this engine's decoder needs it, for a key only paging needs."""
+        ...
+
+    def select_list(self, columns: tuple[ColumnSpec, ...], hidden_keys: tuple[str, ...]) -> str:
+        """Every planned column by name, then the hidden keys as text."""
+        ...
+
+    def from_item(self, relation: RelationName | None, query: str | None, *, only: bool) -> str:
+        """What stands after FROM; ``only`` leaves inheritance children out."""
+        ...
+
+    def block_pager(self, columns: str, source: str, chunk_range: ChunkRange) -> Pager:
+        """Pages of physical blocks. Raises ConfigError where the engine has none."""
+        ...
+
+    def open_stream(
+        self, select: Select, columns: tuple[ColumnSpec, ...], walk: Walk
+    ) -> PageStream:
+        """Start one statement, in its own short transaction."""
+        ...
+
+    def reconnect(self) -> None:
+        """Drop the connection and take a new one. Raises SourceUnavailable."""
+        ...
+
+
+def hidden_keys(
+    engine: ReadingEngine, columns: tuple[ColumnSpec, ...], keys: tuple[str, ...]
+) -> tuple[str, ...]:
+    """The keys a page must carry as extra text columns. Raises ConfigError for float keys."""
+    by_name = {column.name: column for column in columns}
+    hidden = []
+    for name in keys:
+        column = by_name.get(name)
+        if column is not None and column.cast is None:
+            if column.type.kind in (TypeKind.FLOAT32, TypeKind.FLOAT64):
+                raise ConfigError(
+                    f"column {name} is a floating-point number and cannot be a chunk key",
+                    hint="choose an integer, timestamp, uuid or text key",
+                )
+            if engine.carries_key(column):
+                continue
+        hidden.append(name)
+    return tuple(hidden)
+
+
+class PagedReader:
+    """A ``ChunkReader`` of one chunk. The connection belongs to the engine's source."""
+
+    def __init__(self, engine: ReadingEngine, read: ReadPlan, chunk_range: ChunkRange) -> None:
+        keys = chunk_range.columns if chunk_range.kind in (RangeKind.KEYSET, RangeKind.SPAN) else ()
+        extra = hidden_keys(engine, read.columns, keys)
+        self._engine, self._range = engine, chunk_range
+        self._schema = arrow_schema(read.columns)
+        hidden = (engine.hidden_column(f"_rivet_key_{index}") for index in range(len(extra)))
+        self._columns = (*read.columns, *hidden)
+        names = {column.name: index for index, column in enumerate(read.columns)}
+        names |= {name: len(read.columns) + index for index, name in enumerate(extra)}
+        self._key_positions = tuple(names[name] for name in keys)
+        self._select_list = engine.select_list(read.columns, extra)
+        only = chunk_range.relation is not None
+        self._source = engine.from_item(
+            chunk_range.relation or read.relation, read.query, only=only
+        )
+        self._changed: dict[str, int] = {}
+        self._pager = self._make_pager(read)
+        self._stream: PageStream | None = None
+        self._rows_given = 0
+
+    def _make_pager(self, read: ReadPlan) -> Pager | None:
+        kind, columns, source = self._range.kind, self._select_list, self._source
+        dialect = self._engine.keys
+        if kind is RangeKind.KEYSET:
+            return KeysetPager(
+                dialect,
+                columns,
+                source,
+                self._range,
+                self._keys_of_row,
+                index_walk=read.relation is not None,
+            )
+        if kind is RangeKind.SPAN:
+            return SpanPager(dialect, columns, source, self._range, self._keys_of_row)
+        if kind is RangeKind.BLOCKS:
+            return self._engine.block_pager(columns, source, self._range)
+        return None
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The Arrow schema of every page."""
+        return self._schema
+
+    @property
+    def resumable(self) -> bool:
+        """True when a failed page is simply read again."""
+        return self._pager is not None
+
+    @property
+    def changed(self) -> dict[str, int]:
+        """Per column: values a stated policy had to change so far."""
+        return dict(self._changed)
+
+    def read_page(self, limit: PageLimit) -> Page:
+        """The next page; see ``ChunkReader``. State moves only when the page is complete."""
+        page = self._stream_page(limit) if self._pager is None else self._read(self._pager, limit)
+        self._rows_given += page.batch.num_rows
+        return page
+
+    def reconnect(self) -> None:
+        """Drop the connection and take a new one. A stream that already gave rows cannot go on."""
+        self._abandon_stream()
+        if self._pager is None and self._rows_given:
+            raise SourceUnavailable(
+                f"{self._engine.identity}: the statement of this chunk cannot be continued",
+                hint="the chunk is read again from its beginning",
+            )
+        self._engine.reconnect()
+
+    def close(self) -> None:
+        """End the statement, if any. Never raises; the connection stays with the source."""
+        self._abandon_stream()
+
+    # ------------------------------------------------------------ pages
+
+    def _read(self, pager: Pager, limit: PageLimit) -> Page:
+        """One statement of a resumable chunk, received to its end unless it outgrew its page."""
+        bytes_max = limit.bytes_max * _CUT_FACTOR if pager.cuttable else None
+        stream = self._engine.open_stream(pager.select(limit), self._columns, pager.walk)
+        stream.receive(rows_max=None, bytes_max=bytes_max)
+        cut = not stream.ended
+        if cut:
+            stream.abandon()
+        batch = stream.take()
+        accepted = pager.accept(batch, stream.wire_bytes, cut=cut)
+        self._count_changes(stream)
+        return Page(
+            batch=self._visible(batch.slice(0, accepted.rows)),
+            statement_s=stream.seconds,
+            wire_bytes=stream.wire_bytes,
+            last=accepted.last,
+        )
+
+    def _stream_page(self, limit: PageLimit) -> Page:
+        """The next rows of the one statement of a WHOLE or NULLS chunk."""
+        if self._stream is None:
+            dialect = self._engine.keys
+            select = whole_select(dialect, self._select_list, self._source, self._range)
+            self._stream = self._engine.open_stream(select, self._columns, Walk.ANY)
+        stream = self._stream
+        before_s, before_bytes = stream.seconds, stream.wire_bytes
+        stream.receive(rows_max=max(1, limit.rows_max), bytes_max=limit.bytes_max)
+        batch = stream.take(max(1, limit.rows_max))
+        self._count_changes(stream)
+        return Page(
+            batch=self._visible(batch),
+            statement_s=stream.seconds - before_s,
+            wire_bytes=stream.wire_bytes - before_bytes,
+            last=stream.ended and stream.rows_ready == 0,
+        )
+
+    def _abandon_stream(self) -> None:
+        if self._stream is not None:
+            self._stream.abandon()
+            self._stream = None
+
+    def _visible(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """The planned columns alone, with exactly the reader's schema."""
+        arrays = batch.columns[: len(self._schema)]
+        return pa.RecordBatch.from_arrays(arrays, schema=self._schema)
+
+    def _count_changes(self, stream: PageStream) -> None:
+        for name, count in stream.changed.items():
+            self._changed[name] = self._changed.get(name, 0) + count
+        stream.changed.clear()
+
+    def _keys_of_row(self, batch: pa.RecordBatch, row: int) -> KeyTuple:
+        values = [batch.column(position)[row].as_py() for position in self._key_positions]
+        if None in values:
+            raise MalformedData(
+                f"chunk key ({', '.join(self._range.columns)}) is NULL in a row",
+                hint="a chunk key must be NOT NULL",
+            )
+        return tuple(self._engine.key_text(value) for value in values)
+
+
+def text_column(name: str, *, native_type: str, wire_type: str) -> ColumnSpec:
+    """A hidden key's column: text, whatever the engine calls it."""
+    return ColumnSpec(
+        name=name,
+        native_type=native_type,
+        type=ColumnType(kind=TypeKind.STRING),
+        wire_type=wire_type,
+    )

@@ -1,0 +1,238 @@
+"""How a chunk is cut into pages: pure state machines, one per kind of range, for every engine.
+
+``select`` says what the next page reads and changes nothing; ``accept`` takes what arrived and
+moves on. A page that failed is simply selected again: no row is seen twice, none is skipped.
+SQL comes from the engine's ``KeyDialect``; what one engine alone can do (heap blocks) is a pager
+in its own folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+import pyarrow as pa
+
+from rivet_fleet.contracts.keys import ChunkRange, KeyTuple, RangeKind
+from rivet_fleet.execution.source import PageLimit
+
+KeysOfRow = Callable[[pa.RecordBatch, int], KeyTuple]
+"""The key values of one row of a batch, each as the server's text."""
+
+
+class Walk(Enum):
+    """How a page is meant to be read; an engine nudges its optimizer towards it."""
+
+    ANY = "any"
+    KEY = "key"
+    """In the order of the key's index, so that a page costs only its own rows."""
+    BLOCKS = "blocks"
+
+
+class KeyDialect(Protocol):
+    """The SQL of comparing and ordering chunk keys. Values are the server's own text."""
+
+    def column_ref(self, name: str) -> str:
+        """A column of what is read."""
+        ...
+
+    def key_list(self, columns: tuple[str, ...]) -> str:
+        """What stands after ORDER BY."""
+        ...
+
+    def row_comparison(self, columns: tuple[str, ...], operator: str, values: KeyTuple) -> str:
+        """``(k1, k2) > (v1, v2)`` in a form this engine's index can serve."""
+        ...
+
+    def span_comparison(self, column: str, operator: str, value: str) -> str:
+        """One bound of a span; it may lie outside the column's type."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Select:
+    """One page's SELECT, in parts."""
+
+    columns: str
+    source: str
+    where: tuple[str, ...] = ()
+    order_by: str | None = None
+    limit: int | None = None
+
+    def sql(self) -> str:
+        """The statement."""
+        where = f" WHERE {' AND '.join(self.where)}" if self.where else ""
+        order = f" ORDER BY {self.order_by}" if self.order_by else ""
+        limit = f" LIMIT {self.limit}" if self.limit is not None else ""
+        return f"SELECT {self.columns} FROM {self.source}{where}{order}{limit}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """Which of the arrived rows belong to the page, and whether it was the last one."""
+
+    rows: int
+    last: bool
+
+
+class Pager(Protocol):
+    """Cuts one chunk into statements."""
+
+    @property
+    def walk(self) -> Walk:
+        """How the pages are meant to be read."""
+        ...
+
+    @property
+    def cuttable(self) -> bool:
+        """True when a page may be cut short after any row and continued behind it."""
+        ...
+
+    def select(self, limit: PageLimit) -> Select:
+        """The next page's statement."""
+        ...
+
+    def accept(self, batch: pa.RecordBatch, wire_bytes: int, *, cut: bool) -> Accepted:
+        """What arrived for the statement last selected."""
+        ...
+
+
+class KeysetPager:
+    """Pages of a unique key: ``(k…) > last ORDER BY k… LIMIT n``."""
+
+    cuttable = True
+
+    def __init__(
+        self,
+        dialect: KeyDialect,
+        columns: str,
+        source: str,
+        chunk_range: ChunkRange,
+        keys_of_row: KeysOfRow,
+        *,
+        index_walk: bool,
+    ) -> None:
+        self.walk = Walk.KEY if index_walk else Walk.ANY
+        self._dialect = dialect
+        self._columns, self._source, self._range = columns, source, chunk_range
+        self._keys_of_row = keys_of_row
+        self._from: tuple[str, KeyTuple] | None = (
+            None if chunk_range.lower is None else (">=", chunk_range.lower)
+        )
+        self._asked = 0
+
+    def _where(self) -> tuple[str, ...]:
+        keys, upper = self._range.columns, self._range.upper
+        where = () if self._from is None else (self._dialect.row_comparison(keys, *self._from),)
+        return where if upper is None else (*where, self._dialect.row_comparison(keys, "<", upper))
+
+    def select(self, limit: PageLimit) -> Select:
+        """The next ``rows_max`` rows of the key's order."""
+        self._asked = max(1, limit.rows_max)
+        return Select(
+            columns=self._columns,
+            source=self._source,
+            where=self._where(),
+            order_by=self._dialect.key_list(self._range.columns),
+            limit=self._asked,
+        )
+
+    def accept(self, batch: pa.RecordBatch, wire_bytes: int, *, cut: bool) -> Accepted:
+        """Go on behind the last row; fewer rows than asked for were the last ones."""
+        rows = batch.num_rows
+        if rows:
+            self._from = (">", self._keys_of_row(batch, rows - 1))
+        return Accepted(rows=rows, last=rows < self._asked and not cut)
+
+
+class SpanPager:
+    """Pages of a column that may repeat: a page never ends inside a run of equal values.
+
+    A page asks for one row more than it may hold. When all of them arrive, the rows of the
+    last value may be incomplete: they are left to the next page, which begins at that value.
+    The width of a sub-span thus follows the density exactly, and gaps cost nothing. A single
+    value with more rows than a page is read in one statement.
+    """
+
+    def __init__(
+        self,
+        dialect: KeyDialect,
+        columns: str,
+        source: str,
+        chunk_range: ChunkRange,
+        keys_of_row: KeysOfRow,
+    ) -> None:
+        self.walk = Walk.KEY
+        self._dialect = dialect
+        self._columns, self._source, self._range = columns, source, chunk_range
+        self._keys_of_row = keys_of_row
+        (self._column,) = chunk_range.columns
+        self._from = ">=", chunk_range.lower
+        self._heavy: KeyTuple | None = None
+        self._asked = 0
+
+    @property
+    def cuttable(self) -> bool:
+        """A run of equal values has no order to continue in."""
+        return self._heavy is None
+
+    def select(self, limit: PageLimit) -> Select:
+        """The next sub-span, or all rows of one over-full value."""
+        if self._heavy is not None:
+            where: tuple[str, ...] = (
+                self._dialect.span_comparison(self._column, "=", *self._heavy),
+            )
+            return Select(columns=self._columns, source=self._source, where=where)
+        operator, value = self._from
+        where = (f"{self._dialect.column_ref(self._column)} IS NOT NULL",)
+        if value is not None:
+            where = (self._dialect.span_comparison(self._column, operator, *value),)
+        if self._range.upper is not None:
+            where = (*where, self._dialect.span_comparison(self._column, "<", *self._range.upper))
+        self._asked = max(1, limit.rows_max) + 1
+        return Select(
+            columns=self._columns,
+            source=self._source,
+            where=where,
+            order_by=self._dialect.column_ref(self._column),
+            limit=self._asked,
+        )
+
+    def accept(self, batch: pa.RecordBatch, wire_bytes: int, *, cut: bool) -> Accepted:
+        """Keep whole values only; remember where the next page begins."""
+        rows = batch.num_rows
+        if self._heavy is not None:
+            self._from, self._heavy = (">", self._heavy), None
+            return Accepted(rows=rows, last=False)
+        if rows < self._asked and not cut:
+            return Accepted(rows=rows, last=True)
+        if rows == 0:
+            return Accepted(rows=0, last=False)
+        tail = self._keys_of_row(batch, rows - 1)
+        kept = self._first_row_of(batch, tail)
+        if kept == 0:
+            self._heavy = tail
+        else:
+            self._from = ">=", tail
+        return Accepted(rows=kept, last=False)
+
+    def _first_row_of(self, batch: pa.RecordBatch, tail: KeyTuple) -> int:
+        """The first row of the run of equal values at the end, by bisection."""
+        low, high = 0, batch.num_rows - 1
+        while low < high:
+            middle = (low + high) // 2
+            if self._keys_of_row(batch, middle) == tail:
+                high = middle
+            else:
+                low = middle + 1
+        return low
+
+
+def whole_select(dialect: KeyDialect, columns: str, source: str, chunk_range: ChunkRange) -> Select:
+    """The one statement of a WHOLE or NULLS chunk."""
+    where: tuple[str, ...] = ()
+    if chunk_range.kind is RangeKind.NULLS:
+        where = tuple(f"{dialect.column_ref(name)} IS NULL" for name in chunk_range.columns)
+    return Select(columns=columns, source=source, where=where)

@@ -1,0 +1,107 @@
+"""What PostgreSQL contributes to the reading of one chunk; the reader itself is every engine's."""
+
+from __future__ import annotations
+
+import uuid
+
+from rivet_fleet.contracts.columns import ColumnSpec, TypeKind
+from rivet_fleet.contracts.keys import ChunkRange, RelationName
+from rivet_fleet.contracts.plan import ReadPlan, TuningPlan
+from rivet_fleet.errors import ConfigError, SchemaDrift
+from rivet_fleet.execution.chunkreader import text_column
+from rivet_fleet.execution.paging import KeyDialect, Pager, Select, Walk
+from rivet_fleet.execution.sources.postgres import statements
+from rivet_fleet.execution.sources.postgres.blockpager import BlockPager
+from rivet_fleet.execution.sources.postgres.copystream import CopyStream
+from rivet_fleet.execution.sources.postgres.decoder import open_decoder
+from rivet_fleet.execution.sources.postgres.dialect import OID_TEXT, quote_relation
+from rivet_fleet.execution.sources.postgres.session import Session
+
+_METADATA_TIMEOUT_S = 30.0
+
+_EXACT_KEY_TEXT = (
+    TypeKind.INT16,
+    TypeKind.INT32,
+    TypeKind.INT64,
+    TypeKind.STRING,
+    TypeKind.ENUM,
+    TypeKind.UUID,
+    TypeKind.BINARY,
+)
+"""Kinds whose server text we can write from the carried value. For all others the page carries
+the key once more, as the server's own text."""
+
+
+class PostgresReading:
+    """A ``ReadingEngine`` over one session. The session belongs to the source."""
+
+    keys: KeyDialect = statements
+
+    def __init__(self, session: Session, read: ReadPlan, tuning: TuningPlan) -> None:
+        self._session, self._tuning = session, tuning
+        self._coerce = read.on_unrepresentable == "coerce"
+
+    @property
+    def identity(self) -> str:
+        """Host, port, database and user."""
+        return self._session.url.identity
+
+    def carries_key(self, column: ColumnSpec) -> bool:
+        """Integers, text, uuid and bytes: what ``key_text`` can write."""
+        return column.type.kind in _EXACT_KEY_TEXT
+
+    def key_text(self, value: object) -> str:
+        """A carried key value as the server writes it."""
+        if isinstance(value, uuid.UUID):
+            return str(value)
+        if isinstance(value, bytes):
+            return "\\x" + value.hex()
+        return str(value)
+
+    def hidden_column(self, name: str) -> ColumnSpec:
+        """A text column."""
+        return text_column(name, native_type="text", wire_type=str(OID_TEXT))
+
+    def select_list(self, columns: tuple[ColumnSpec, ...], hidden_keys: tuple[str, ...]) -> str:
+        """See ``statements.select_list``."""
+        return statements.select_list(columns, hidden_keys)
+
+    def from_item(self, relation: RelationName | None, query: str | None, *, only: bool) -> str:
+        """See ``statements.from_item``."""
+        return statements.from_item(relation, query, only=only)
+
+    def block_pager(self, columns: str, source: str, chunk_range: ChunkRange) -> Pager:
+        """Pages of heap blocks. Raises ConfigError for a range without a physical relation."""
+        relation = chunk_range.relation
+        if relation is None:
+            raise ConfigError("a block range needs the physical relation it is read from")
+        return BlockPager(columns, source, chunk_range, lambda: self._relation_blocks(relation))
+
+    def open_stream(
+        self, select: Select, columns: tuple[ColumnSpec, ...], walk: Walk
+    ) -> CopyStream:
+        """One COPY in its own short transaction; nothing is sent before the first receive."""
+        decoder = open_decoder(
+            columns, max_value_bytes=self._tuning.max_value_bytes, coerce=self._coerce
+        )
+        settings = statements.page_settings(self._tuning, statements.NUDGES[walk])
+        sql = statements.copy_statement(select)
+        return CopyStream(self._session, sql, settings, self._tuning, decoder)
+
+    def reconnect(self) -> None:
+        """Drop the connection and take a new one. Raises SourceUnavailable."""
+        self._session.close()
+        _ = self._session.connection
+
+    def _relation_blocks(self, relation: RelationName) -> int:
+        """The heap's size now, in blocks."""
+        sql = "SELECT pg_relation_size(to_regclass(%s)) / current_setting('block_size')::bigint"
+        with self._session.transaction(
+            statements.metadata_settings(_METADATA_TIMEOUT_S),
+            doing="asking for a table's size",
+            timeout_s=_METADATA_TIMEOUT_S,
+        ) as cursor:
+            row = cursor.execute(sql, (quote_relation(relation),)).fetchone()
+        if row is None or row[0] is None:
+            raise SchemaDrift(f"table {relation} is gone", hint="plan the export again")
+        return int(row[0])
