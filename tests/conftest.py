@@ -5,10 +5,16 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterator
+from contextlib import closing
 
+import pymysql
 import pytest
 
+from rivet_fleet.contracts.url import DatabaseUrl, parse_database_url
 from rivet_fleet.demo.embedded import EmbeddedPostgres, EmbeddedPostgresMissing, embedded_postgres
+from rivet_fleet.demo.mariadb import EmbeddedMariadb, EmbeddedMariadbMissing, embedded_mariadb
+
+MYSQL_URL_VARIABLE = "RIVET_FLEET_TEST_MYSQL_URL"
 
 _numbers = itertools.count(1)
 
@@ -34,3 +40,46 @@ def postgres() -> Iterator[EmbeddedPostgres]:
 def database(postgres: EmbeddedPostgres) -> str:
     """The URL of a new empty database on the session's server."""
     return postgres.create_database(f"t{os.getpid()}_{next(_numbers)}")
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[EmbeddedMariadb]:
+    """One MariaDB for the whole test session. Do not restart it, leave no global setting."""
+    try:
+        with embedded_mariadb(settings={"innodb_flush_log_at_trx_commit": "0"}) as server:
+            yield server
+    except EmbeddedMariadbMissing as absent:
+        missing(str(absent))
+
+
+@pytest.fixture
+def mysql_database(mariadb: EmbeddedMariadb) -> str:
+    """The URL of a new empty database on the session's MariaDB."""
+    return mariadb.create_database(f"t{os.getpid()}_{next(_numbers)}")
+
+
+@pytest.fixture(params=["mariadb", "mysql"])
+def mysql_url_any(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The URL of a new empty database: once on MariaDB, once on the server that
+    RIVET_FLEET_TEST_MYSQL_URL names (skipped without it: it is a service by address)."""
+    if request.param == "mariadb":
+        yield request.getfixturevalue("mysql_database")
+        return
+    text = os.environ.get(MYSQL_URL_VARIABLE)
+    if not text:
+        pytest.skip(f"{MYSQL_URL_VARIABLE} names no server")
+    url = parse_database_url(text)
+    name = f"rivet_fleet_t{os.getpid()}_{next(_numbers)}"
+    _execute(url, f"CREATE DATABASE `{name}` CHARACTER SET utf8mb4")
+    head, _, _ = text.partition("?")
+    yield f"{head.rsplit('/', 1)[0]}/{name}"
+    _execute(url, f"DROP DATABASE `{name}`")
+
+
+def _execute(url: DatabaseUrl, sql: str) -> None:
+    with closing(
+        pymysql.connect(
+            host=url.host, port=url.port or 3306, user=url.user, password=url.password or ""
+        )
+    ) as connection:
+        connection.cursor().execute(sql)
