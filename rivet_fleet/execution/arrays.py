@@ -48,6 +48,44 @@ def does_not_fit(column: ColumnSpec, precision: int, scale: int) -> NoReturn:
     )
 
 
+class Unfit:
+    """What becomes of a valid value that its column's exported type cannot hold.
+
+    ``coerce`` False: an error naming column, value and remedy. ``coerce`` True: NULL (invalid
+    text: U+FFFD), counted in ``changed`` under the column's name.
+    """
+
+    def __init__(
+        self, column: ColumnSpec, hint: str, changed: dict[str, int], *, coerce: bool
+    ) -> None:
+        self.coerce = coerce
+        self._column, self._hint, self._changed = column, hint, changed
+
+    def count(self, values: int = 1) -> None:
+        """So many values are not what they were."""
+        name = self._column.name
+        self._changed[name] = self._changed.get(name, 0) + values
+
+    def drop(self, what: str, values: int = 1) -> None:
+        """These values become NULL; ``what`` names one. Raises UnsupportedType by policy."""
+        if not self.coerce:
+            not_representable(self._column, what, self._hint)
+        self.count(values)
+
+    def drop_where(
+        self, mask: np.ndarray, what: str, valid: pa.Buffer | None, data: np.ndarray
+    ) -> tuple[pa.Buffer | None, np.ndarray]:
+        """Validity and data without the masked values. ``mask`` is False wherever NULL stands."""
+        dropped = int(mask.sum())
+        if not dropped:
+            return valid, data
+        self.drop(what, dropped)
+        kept = np.packbits(~mask, bitorder="little")
+        if valid is not None:
+            kept &= np.frombuffer(valid, dtype=np.uint8)
+        return pa.py_buffer(kept), np.where(mask, 0, data)
+
+
 # ---------------------------------------------------------------- fixed width
 
 
@@ -123,6 +161,32 @@ def decimals(cells: Cells, column_type: ColumnType, unscaled: Callable[[bytes], 
 
 
 # ---------------------------------------------------------------- variable width
+
+
+def text(cells: Cells, column: ColumnSpec, unfit: Unfit, hint: str) -> pa.Array:
+    """Strings, checked to be UTF-8. Under ``coerce`` every ill-formed sequence becomes one
+    U+FFFD (Unicode 3.9, "maximal subpart"), and the value is counted.
+
+    Raises MalformedData, ``hint`` saying why the source sends such bytes and how to read them.
+    """
+    array = variable(cells, pa.string(), column)
+    try:
+        array.validate(full=True)
+    except pa.ArrowInvalid:
+        if not unfit.coerce:
+            message = f"column {column.name}: text that is not valid UTF-8"
+            raise MalformedData(message, hint=hint) from None
+        return variable([_replaced(cell, unfit) for cell in cells], pa.string(), column)
+    return array
+
+
+def _replaced(cell: bytes | None, unfit: Unfit) -> bytes | None:
+    if cell is None:
+        return None
+    replaced = cell.decode("utf-8", "replace").encode()
+    if replaced != cell:
+        unfit.count()
+    return replaced
 
 
 def variable(cells: Cells, kind: pa.DataType, column: ColumnSpec) -> pa.Array:

@@ -71,6 +71,7 @@ class ReferenceDecoder:
         self._columns = columns
         self._value_bytes_max = max_value_bytes
         self._coerce = coerce
+        self._coerce = coerce
         self._pending: list[bytes] = []
         self._pending_bytes = 0
         self._needed_bytes = 0
@@ -231,7 +232,7 @@ class ReferenceDecoder:
                     f"column {column.name} was planned as NOT NULL, but the source sent a NULL",
                     hint="plan the export again",
                 )
-            arrays.append(build_column(values, column, self.changed))
+            arrays.append(build_column(values, column, self.changed, coerce=self._coerce))
         batch = pa.RecordBatch.from_arrays(arrays, schema=self.schema)
         self._batches.append(batch)
         self._batch_rows += batch.num_rows

@@ -1,10 +1,12 @@
 """One column of binary COPY cells to one Arrow array, per semantic type.
 
-A value that Arrow cannot hold is an error that names the column and the cast to text, never a
-NULL: ``infinity`` dates, timestamps and intervals, the time ``24:00:00`` (Arrow's time ends
-before it, and readers turn it into 00:00), timestamps after 294247-01-10 (64-bit microseconds
-since 1970 end there), numeric ``NaN`` and ``Infinity``, arrays of several dimensions. An array
-whose first subscript is not 1 loses only that number, and is counted in ``changed``.
+A value that Arrow cannot hold is an error that names the column and the cast to text, or, by the
+plan's policy, a NULL that is counted (``Unfit``): ``infinity`` dates, timestamps and intervals,
+the time ``24:00:00`` (Arrow's time ends before it, and readers turn it into 00:00), timestamps
+after 294247-01-10 (64-bit microseconds since 1970 end there), numeric ``NaN`` and ``Infinity``,
+arrays of several dimensions. The same holds for the elements of arrays. An array whose first
+subscript is not 1 loses only that number, and is counted too. A number with more digits than its
+decimal is always an error: a wider type carries it.
 """
 
 from __future__ import annotations
@@ -12,22 +14,21 @@ from __future__ import annotations
 import itertools
 import struct
 from collections.abc import Callable
-from typing import NoReturn
 
 import numpy as np
 import pyarrow as pa
 
 from rivet_fleet.contracts.columns import ColumnSpec, ColumnType, TypeKind
-from rivet_fleet.errors import MalformedData
 from rivet_fleet.execution.arrays import (
     Cells,
+    Unfit,
     byte_order,
     decimals,
     does_not_fit,
     fixed_array,
     malformed,
-    not_representable,
     numbers,
+    text,
     uuids,
     validity,
     variable,
@@ -43,29 +44,31 @@ _DATE_DAYS_MIN, _DATE_DAYS_MAX = -2_451_545, 2_145_031_948
 _TIMESTAMP_US_MIN = -211_813_488_000_000_000
 
 
-def build_column(cells: Cells, column: ColumnSpec, changed: dict[str, int]) -> pa.Array:
+def build_column(
+    cells: Cells, column: ColumnSpec, changed: dict[str, int], *, coerce: bool = False
+) -> pa.Array:
     """The array of one column: type from ``column.type``, wire form from ``wire_type``.
 
-    Raises MalformedData or UnsupportedType naming the column; adds to ``changed``.
+    Raises MalformedData or UnsupportedType naming the column; with ``coerce`` a value that does
+    not fit becomes NULL. Adds to ``changed``.
     """
+    unfit = Unfit(column, _CAST_HINT.format(name=column.name), changed, coerce=coerce)
     if column.type.kind is TypeKind.LIST:
-        return _list(cells, column, changed)
-    return _scalar(cells, column.type, column)
+        return _list(cells, column, unfit)
+    return _scalar(cells, column.type, column, unfit)
 
 
-def _scalar(cells: Cells, column_type: ColumnType, column: ColumnSpec) -> pa.Array:
-    return _BUILDERS[column_type.kind](cells, column_type, column)
+_CAST_HINT = (
+    "export it as text: `columns: {{{name}: text}}`, or `{name}::text` in a `query:`; or let such "
+    "values become NULL and be counted: `on_unrepresentable: coerce`"
+)
 
 
-# ---------------------------------------------------------------- refusals
-
-
-def _no_arrow_value(column: ColumnSpec, what: str) -> NoReturn:
-    hint = (
-        f"export it as text: `columns: {{{column.name}: text}}`, or `{column.name}::text` "
-        "in a `query:`"
-    )
-    not_representable(column, what, hint)
+def _scalar(cells: Cells, column_type: ColumnType, column: ColumnSpec, unfit: Unfit) -> pa.Array:
+    kind = column_type.kind
+    if kind in _EXACT:
+        return _EXACT[kind](cells, column_type, column)
+    return _POLICED[kind](cells, column_type, column, unfit)
 
 
 # ---------------------------------------------------------------- fixed width
@@ -84,38 +87,32 @@ def _bool(cells: Cells, column_type: ColumnType, column: ColumnSpec) -> pa.Array
     return fixed_array(pa.bool_(), len(cells), valid, np.packbits(values, bitorder="little"))
 
 
-def _date(cells: Cells, column_type: ColumnType, column: ColumnSpec) -> pa.Array:
+def _date(cells: Cells, column_type: ColumnType, column: ColumnSpec, unfit: Unfit) -> pa.Array:
     valid, days = numbers(cells, ">i4", column)
-    if days.size:
-        low, high = int(days.min()), int(days.max())
-        if low == -(2**31) or high == 2**31 - 1:
-            _no_arrow_value(column, "the date is infinite")
-        if low < _DATE_DAYS_MIN or high > _DATE_DAYS_MAX:
-            malformed(column, "a date outside the server's own range")
+    infinite = (days == -(2**31)) | (days == 2**31 - 1)
+    valid, days = unfit.drop_where(infinite, "the date is infinite", valid, days)
+    if days.size and (int(days.min()) < _DATE_DAYS_MIN or int(days.max()) > _DATE_DAYS_MAX):
+        malformed(column, "a date outside the server's own range")
     unix = days.astype("<i4") + np.int32(_UNIX_DAYS_OF_2000)
     return fixed_array(pa.date32(), len(cells), valid, unix)
 
 
-def _time(cells: Cells, column_type: ColumnType, column: ColumnSpec) -> pa.Array:
+def _time(cells: Cells, column_type: ColumnType, column: ColumnSpec, unfit: Unfit) -> pa.Array:
     valid, us = numbers(cells, ">i8", column)
-    if us.size:
-        if int(us.max()) == _DAY_US:
-            _no_arrow_value(column, "the time is 24:00:00")
-        if int(us.min()) < 0 or int(us.max()) > _DAY_US:
-            malformed(column, "a time outside the day")
+    valid, us = unfit.drop_where(us == _DAY_US, "the time is 24:00:00", valid, us)
+    if us.size and (int(us.min()) < 0 or int(us.max()) > _DAY_US):
+        malformed(column, "a time outside the day")
     return fixed_array(pa.time64("us"), len(cells), valid, us.astype("<i8"))
 
 
-def _timestamp(cells: Cells, column_type: ColumnType, column: ColumnSpec) -> pa.Array:
+def _timestamp(cells: Cells, column_type: ColumnType, column: ColumnSpec, unfit: Unfit) -> pa.Array:
     valid, us = numbers(cells, ">i8", column)
-    if us.size:
-        low, high = int(us.min()), int(us.max())
-        if low == -(2**63) or high == _INT64_MAX:
-            _no_arrow_value(column, "the timestamp is infinite")
-        if low < _TIMESTAMP_US_MIN:
-            malformed(column, "a timestamp outside the server's own range")
-        if high > _INT64_MAX - _UNIX_US_OF_2000:
-            _no_arrow_value(column, "the timestamp is later than 294247-01-10")
+    infinite = (us == -(2**63)) | (us == _INT64_MAX)
+    valid, us = unfit.drop_where(infinite, "the timestamp is infinite", valid, us)
+    late = us > _INT64_MAX - _UNIX_US_OF_2000
+    valid, us = unfit.drop_where(late, "the timestamp is later than 294247-01-10", valid, us)
+    if us.size and int(us.min()) < _TIMESTAMP_US_MIN:
+        malformed(column, "a timestamp outside the server's own range")
     unix = us.astype("<i8") + np.int64(_UNIX_US_OF_2000)
     return fixed_array(arrow_type(column_type), len(cells), valid, unix)
 
@@ -127,27 +124,24 @@ def _binary(cells: Cells, column_type: ColumnType, column: ColumnSpec) -> pa.Arr
     return variable(cells, pa.binary(), column)
 
 
-def _string(cells: Cells, column_type: ColumnType, column: ColumnSpec) -> pa.Array:
-    array = variable(cells, pa.string(), column)
-    try:
-        array.validate(full=True)
-    except pa.ArrowInvalid:
-        raise MalformedData(
-            f"column {column.name}: text that is not valid UTF-8",
-            hint="the database's encoding does not promise valid text (SQL_ASCII?); export the "
-            "column as bytes: convert_to(…) in a `query:`",
-        ) from None
-    return array
+_NOT_UTF8_HINT = (
+    "the database's encoding does not promise valid text (SQL_ASCII?); export the column as "
+    "bytes: convert_to(…) in a `query:`; or replace what is not text: `on_unrepresentable: coerce`"
+)
 
 
-def _json(cells: Cells, column_type: ColumnType, column: ColumnSpec) -> pa.Array:
+def _string(cells: Cells, column_type: ColumnType, column: ColumnSpec, unfit: Unfit) -> pa.Array:
+    return text(cells, column, unfit, _NOT_UTF8_HINT)
+
+
+def _json(cells: Cells, column_type: ColumnType, column: ColumnSpec, unfit: Unfit) -> pa.Array:
     if column.wire_type == str(OID_JSONB):
         for cell in cells:
             if cell is not None and cell[:1] != b"\x01":
                 malformed(column, "jsonb of an unknown version")
         cells = [None if cell is None else cell[1:] for cell in cells]
     return pa.ExtensionArray.from_storage(
-        pa.json_(pa.string()), _string(cells, column_type, column)
+        pa.json_(pa.string()), _string(cells, column_type, column, unfit)
     )
 
 
@@ -160,7 +154,7 @@ _INTERVAL_INFINITE = {
 }
 
 
-def _interval(cells: Cells, column_type: ColumnType, column: ColumnSpec) -> pa.Array:
+def _interval(cells: Cells, column_type: ColumnType, column: ColumnSpec, unfit: Unfit) -> pa.Array:
     texts: Cells = []
     for cell in cells:
         if cell is None:
@@ -170,7 +164,9 @@ def _interval(cells: Cells, column_type: ColumnType, column: ColumnSpec) -> pa.A
             malformed(column, f"an interval of {len(cell)} bytes")
         us, days, months = _INTERVAL.unpack(cell)
         if (us, days, months) in _INTERVAL_INFINITE:
-            _no_arrow_value(column, "the interval is infinite")
+            unfit.drop("the interval is infinite")
+            texts.append(None)
+            continue
         texts.append(iso_interval(months, days, us).encode())
     return variable(texts, pa.string(), column)
 
@@ -204,8 +200,20 @@ _NEGATIVE = 0x4000
 _NOT_FINITE = {0xC000: "NaN", 0xD000: "Infinity", 0xF000: "-Infinity"}
 
 
-def _decimal(cells: Cells, column_type: ColumnType, column: ColumnSpec) -> pa.Array:
+def _decimal(cells: Cells, column_type: ColumnType, column: ColumnSpec, unfit: Unfit) -> pa.Array:
+    cells = [_finite(cell, unfit) for cell in cells]
     return decimals(cells, column_type, lambda cell: unscaled_numeric(cell, column_type, column))
+
+
+def _finite(cell: bytes | None, unfit: Unfit) -> bytes | None:
+    """The cell, None when it is NaN or infinite and may be dropped."""
+    if cell is None or len(cell) < _NUMERIC.size:
+        return cell
+    what = _NOT_FINITE.get(_NUMERIC.unpack_from(cell)[2])
+    if what is None:
+        return cell
+    unfit.drop(f"the number is {what}")
+    return None
 
 
 def unscaled_numeric(cell: bytes, column_type: ColumnType, column: ColumnSpec) -> int:
@@ -214,8 +222,6 @@ def unscaled_numeric(cell: bytes, column_type: ColumnType, column: ColumnSpec) -
     if len(cell) < _NUMERIC.size:
         malformed(column, f"a numeric of {len(cell)} bytes")
     digits, weight, sign, _ = _NUMERIC.unpack_from(cell)
-    if sign in _NOT_FINITE:
-        _no_arrow_value(column, f"the number is {_NOT_FINITE[sign]}")
     if sign not in (0, _NEGATIVE) or len(cell) != _NUMERIC.size + 2 * digits:
         malformed(column, f"a numeric whose {len(cell)} bytes contradict each other")
     number: int = 0
@@ -245,17 +251,20 @@ def unscaled_numeric(cell: bytes, column_type: ColumnType, column: ColumnSpec) -
 _ARRAY_HEAD = struct.Struct(">iiI")
 _ARRAY_DIMENSION = struct.Struct(">ii")
 _LENGTH = struct.Struct(">i")
+_DIMENSIONS_MAX = 6
+"""``MAXDIM`` of the server: more of them are damage, not a value."""
 
 
-def _list(cells: Cells, column: ColumnSpec, changed: dict[str, int]) -> pa.Array:
+def _list(cells: Cells, column: ColumnSpec, unfit: Unfit) -> pa.Array:
     element = column.type.element
     assert element is not None
     flat: Cells = []
     lengths = []
+    cells = [_flat(cell, unfit) for cell in cells]
     for cell in cells:
         before = len(flat)
         if cell is not None and _elements(cell, element, column, flat) != 1:
-            changed[column.name] = changed.get(column.name, 0) + 1
+            unfit.count()
         lengths.append(len(flat) - before)
     offsets = np.array([0, *itertools.accumulate(lengths)], dtype="<i4")
     valid = validity(cells)
@@ -264,8 +273,19 @@ def _list(cells: Cells, column: ColumnSpec, changed: dict[str, int]) -> pa.Array
         kind,
         len(cells),
         [valid, pa.py_buffer(offsets)],
-        children=[_scalar(flat, element, column)],
+        children=[_scalar(flat, element, column, unfit)],
     )
+
+
+def _flat(cell: bytes | None, unfit: Unfit) -> bytes | None:
+    """The cell, None when it has several dimensions and may be dropped."""
+    if cell is None or len(cell) < _ARRAY_HEAD.size:
+        return cell
+    dimensions = _ARRAY_HEAD.unpack_from(cell)[0]
+    if not 1 < dimensions <= _DIMENSIONS_MAX:
+        return cell
+    unfit.drop(f"the array has {dimensions} dimensions")
+    return None
 
 
 def _elements(cell: bytes, element: ColumnType, column: ColumnSpec, flat: Cells) -> int:
@@ -277,8 +297,6 @@ def _elements(cell: bytes, element: ColumnType, column: ColumnSpec, flat: Cells)
         malformed(column, f"an array of type {element_oid} instead of {column.wire_type}")
     if dimensions == 0 and len(cell) == _ARRAY_HEAD.size:
         return 1
-    if dimensions > 1:
-        _no_arrow_value(column, f"the array has {dimensions} dimensions")
     position = _ARRAY_HEAD.size + _ARRAY_DIMENSION.size
     if dimensions != 1 or len(cell) < position:
         malformed(column, "an array without a valid dimension")
@@ -302,22 +320,27 @@ def _elements(cell: bytes, element: ColumnType, column: ColumnSpec, flat: Cells)
     return int(first)
 
 
-_BUILDERS: dict[TypeKind, Callable[[Cells, ColumnType, ColumnSpec], pa.Array]] = {
+_EXACT: dict[TypeKind, Callable[[Cells, ColumnType, ColumnSpec], pa.Array]] = {
     TypeKind.BOOL: _bool,
     TypeKind.INT16: byte_order(">i2", "<i2"),
     TypeKind.INT32: byte_order(">i4", "<i4"),
     TypeKind.INT64: _int64,
     TypeKind.FLOAT32: byte_order(">f4", "<f4"),
     TypeKind.FLOAT64: byte_order(">f8", "<f8"),
+    TypeKind.BINARY: _binary,
+    TypeKind.UUID: uuids,
+}
+"""Kinds that hold every value their source type has."""
+
+_POLICED: dict[TypeKind, Callable[[Cells, ColumnType, ColumnSpec, Unfit], pa.Array]] = {
     TypeKind.DECIMAL: _decimal,
     TypeKind.DATE: _date,
     TypeKind.TIME: _time,
     TypeKind.TIMESTAMP: _timestamp,
     TypeKind.TIMESTAMP_UTC: _timestamp,
     TypeKind.STRING: _string,
-    TypeKind.BINARY: _binary,
     TypeKind.JSON: _json,
-    TypeKind.UUID: uuids,
     TypeKind.ENUM: _string,
     TypeKind.INTERVAL: _interval,
 }
+"""Kinds some values of which need the plan's policy."""
