@@ -17,7 +17,8 @@ from rivet_fleet.coordination.publish import Published, publish_chunk
 from rivet_fleet.errors import DestinationError, LeaseLost
 from rivet_fleet.execution.destination import Destination
 from rivet_fleet.execution.durable import filesystem_errors, sync_file
-from rivet_fleet.execution.extract import ExtractResult, SpooledPart
+from rivet_fleet.execution.encoder import SpooledPart
+from rivet_fleet.execution.extract import ExtractResult
 from rivet_fleet.execution.parts import digest_file
 
 

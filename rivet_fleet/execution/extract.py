@@ -1,8 +1,9 @@
 """The extract loop: the only one there is. Pages of one chunk flow into finished local parts.
 
-Every mode, engine and format comes through ``extract_chunk``. It owns the servo, the retries of
-a page, the throttle and the rotation by size; it knows nothing of leases or destinations: those
-speak through ``on_page`` and ``pacer``, which may end it at any page.
+Every mode, engine and format comes through ``extract_chunk``. This thread reads and owns the
+servo, the retries of a page and the throttle; another encodes (``encoder``, ADR 0006). It knows
+nothing of leases or destinations: those speak through ``on_page`` and ``pacer``, which may end it
+at any page.
 """
 
 from __future__ import annotations
@@ -17,14 +18,12 @@ from typing import Protocol
 import pyarrow as pa
 
 from rivet_fleet.contracts.killpoints import KillPoint, reach
-from rivet_fleet.contracts.part import ColumnStats
 from rivet_fleet.contracts.plan import FormatPlan, TuningPlan
 from rivet_fleet.contracts.retry import backoff_s
 from rivet_fleet.errors import RetryClass, SourceError
-from rivet_fleet.execution.durable import remove_file
-from rivet_fleet.execution.format import PartFormat, PartWriter
+from rivet_fleet.execution.encoder import Encoder, Parts, SpooledPart
+from rivet_fleet.execution.format import PartFormat
 from rivet_fleet.execution.pages import PageServo
-from rivet_fleet.execution.parts import ColumnCounter
 from rivet_fleet.execution.source import ChunkReader, Page
 
 THROTTLE_ROWS = 10_000
@@ -55,16 +54,6 @@ class PageProgress:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SpooledPart:
-    """One finished local file. Part numbers count from 0 within the chunk."""
-
-    part_number: int
-    path: Path
-    rows: int
-    columns: tuple[ColumnStats, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ExtractResult:
     """The whole chunk. A chunk without rows has no part. ``bytes`` came from the source."""
 
@@ -89,31 +78,32 @@ def extract_chunk(
     """Read the chunk to its end. ``spool_path(part_number)`` names a file that does not exist.
 
     ``on_page`` is called after every page and may raise (StopRequested, LeaseLost). Whatever
-    ends the loop early, no writer stays open and no spool file is left behind.
+    ends the loop early, no writer stays open, no spool file is left behind and no thread goes
+    on. Equal pages give equal files.
     Raises SourceError (permanent, or retried ``tuning.max_retries`` times), DestinationFull.
     """
     part_format.check_schema(reader.schema)
-    parts = _Parts(reader, part_format, spool_path)
+    parts = Parts(reader.schema, part_format, spool_path, file_bytes_max=format_plan.file_bytes_max)
+    encoder = Encoder(parts, ahead_bytes_max=format_plan.row_group_bytes)
     pages = _Pages(reader, tuning, pacer, jitter)
     with contextlib.ExitStack() as undo:
-        undo.callback(parts.abandon)
+        undo.callback(encoder.abandon)
         while True:
-            page = pages.next()
+            batch = pages.next()
             reach(KillPoint.PAGE_READ)
-            parts.write(page.batch)
-            if format_plan.file_bytes_max and parts.bytes_flushed >= format_plan.file_bytes_max:
-                parts.rotate()
-            on_page(pages.progress(page))
-            if page.last:
+            encoder.hand_over(batch, dict(reader.changed))
+            del batch  # The encoder's alone from here: held on, it would cost one page more.
+            on_page(pages.progress)
+            if pages.ended:
                 break
-            pages.throttle(page.batch.num_rows)
-        parts.rotate()
+            pages.throttle()
+        finished = encoder.finish()
         undo.pop_all()
     return ExtractResult(
-        parts=tuple(parts.finished),
-        rows=pages.rows,
-        pages=pages.count,
-        bytes=pages.bytes,
+        parts=finished,
+        rows=pages.progress.rows_total,
+        pages=pages.progress.pages_total,
+        bytes=pages.progress.bytes_total,
         longest_statement_s=pages.longest_statement_s,
     )
 
@@ -176,34 +166,32 @@ class _Pages:
         self._servo = PageServo(
             tuning.target_statement_ms, tuning.batch_bytes_max, tuning.batch_rows_max
         )
-        self.rows = 0
-        self.count = 0
-        self.bytes = 0
+        self.ended = False
         self.longest_statement_s = 0.0
+        self.progress = PageProgress(
+            rows_total=0, pages_total=0, bytes_total=0, page_rows=0, statement_s=0.0
+        )
+        """Where the chunk stands after the last page."""
 
-    def next(self) -> Page:
-        """The next page; a transient failure costs this page one of its retries."""
+    def next(self) -> pa.RecordBatch:
+        """The next page's rows; a transient failure costs this page one of its retries."""
         page = self._read()
-        batch = page.batch
+        batch, before = page.batch, self.progress
         self._servo.observe(batch.num_rows, max(batch.nbytes, page.wire_bytes), page.statement_s)
-        self.rows += batch.num_rows
-        self.count += 1
-        self.bytes += page.wire_bytes
-        self.longest_statement_s = max(self.longest_statement_s, page.statement_s)
-        return page
-
-    def progress(self, page: Page) -> PageProgress:
-        """The totals after ``page``."""
-        return PageProgress(
-            rows_total=self.rows,
-            pages_total=self.count,
-            bytes_total=self.bytes,
-            page_rows=page.batch.num_rows,
+        self.progress = PageProgress(
+            rows_total=before.rows_total + batch.num_rows,
+            pages_total=before.pages_total + 1,
+            bytes_total=before.bytes_total + page.wire_bytes,
+            page_rows=batch.num_rows,
             statement_s=page.statement_s,
         )
+        self.longest_statement_s = max(self.longest_statement_s, page.statement_s)
+        self.ended = page.last
+        return batch
 
-    def throttle(self, rows: int) -> None:
+    def throttle(self) -> None:
         """Rest in proportion to the rows read, so that page sizes do not change the pace."""
+        rows = self.progress.page_rows
         if self._tuning.throttle_ms > 0 and rows:
             configured = self._tuning.batch_rows_max or THROTTLE_ROWS
             self._pacer.wait(self._tuning.throttle_ms / 1000.0 * rows / configured)
@@ -228,74 +216,3 @@ class _Pages:
             and attempt <= self._tuning.max_retries
             and self._reader.resumable
         )
-
-
-class _Parts:
-    """The open part and the finished ones. Nothing is opened before there is a row."""
-
-    def __init__(
-        self, reader: ChunkReader, part_format: PartFormat, spool_path: Callable[[int], Path]
-    ) -> None:
-        self._reader = reader
-        self._format = part_format
-        self._spool_path = spool_path
-        self._open: _OpenPart | None = None
-        self._changed_before: dict[str, int] = {}
-        self.finished: list[SpooledPart] = []
-
-    @property
-    def bytes_flushed(self) -> int:
-        """Size of the open part so far; 0 when none is open."""
-        return self._open.writer.bytes_flushed if self._open else 0
-
-    def write(self, batch: pa.RecordBatch) -> None:
-        """Append a page to the open part."""
-        if not batch.num_rows:
-            return
-        if self._open is None:
-            path = self._spool_path(len(self.finished))
-            writer = self._format.open(path, self._reader.schema)
-            self._open = _OpenPart(path, writer, ColumnCounter(self._reader.schema))
-        self._open.writer.write(batch)
-        self._open.counter.add(batch)
-        self._open.rows += batch.num_rows
-
-    def rotate(self) -> None:
-        """Finish the open part, if any; the next row starts another."""
-        if self._open is None:
-            return
-        part = self._open
-        part.writer.close()
-        self._open = None
-        self.finished.append(
-            SpooledPart(
-                part_number=len(self.finished),
-                path=part.path,
-                rows=part.rows,
-                columns=part.counter.finish(self._changed_since()),
-            )
-        )
-        reach(KillPoint.PART_SPOOLED)
-
-    def abandon(self) -> None:
-        """Close what is open and remove every spool file of this chunk."""
-        if self._open is not None:
-            self._open.writer.abort()
-        for part in self.finished:
-            with contextlib.suppress(OSError):
-                remove_file(part.path)
-
-    def _changed_since(self) -> dict[str, int]:
-        now = dict(self._reader.changed)
-        before, self._changed_before = self._changed_before, now
-        return {name: count - before.get(name, 0) for name, count in now.items()}
-
-
-@dataclass(slots=True)
-class _OpenPart:
-    """A part being written."""
-
-    path: Path
-    writer: PartWriter
-    counter: ColumnCounter
-    rows: int = 0

@@ -18,7 +18,8 @@ from rivet_fleet.coordination.identity import new_worker_id, this_process
 from rivet_fleet.coordination.patience import Patience
 from rivet_fleet.coordination.stop import StopFlag
 from rivet_fleet.execution import registry
-from rivet_fleet.execution.extract import ExtractResult, SpooledPart
+from rivet_fleet.execution.encoder import SpooledPart
+from rivet_fleet.execution.extract import ExtractResult
 from rivet_fleet.persistence.memory import MemoryStore
 from tests.campaigns import campaign_plan
 

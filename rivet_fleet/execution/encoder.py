@@ -1,0 +1,179 @@
+"""The encoding half of the extract loop: pages in, finished local parts out, on its own thread.
+
+Reading and encoding overlap (ADR 0006). The thread that reads hands pages over and never touches
+a writer; the encoder's thread owns every writer from its opening to its end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from rivet_fleet.contracts.killpoints import KillPoint, reach
+from rivet_fleet.contracts.part import ColumnStats
+from rivet_fleet.execution.durable import remove_file
+from rivet_fleet.execution.format import PartFormat, PartWriter
+from rivet_fleet.execution.parts import ColumnCounter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpooledPart:
+    """One finished local file. Part numbers count from 0 within the chunk."""
+
+    part_number: int
+    path: Path
+    rows: int
+    columns: tuple[ColumnStats, ...]
+
+
+class Encoder:
+    """Encodes pages in the order they are handed over; used by one thread, works on another.
+
+    At most ``ahead_bytes_max`` bytes of Arrow data wait or are being encoded, or one page when
+    that alone is larger. After an error nothing more is written: the error itself comes out of
+    the next ``hand_over`` or of ``finish``. ``finish`` or ``abandon`` must follow, and no thread
+    outlives them.
+    """
+
+    def __init__(self, parts: Parts, *, ahead_bytes_max: int) -> None:
+        self._parts = parts
+        self._ahead_bytes_max = ahead_bytes_max
+        self._ahead_bytes = 0
+        self._ahead: deque[tuple[Future[None], int]] = deque()
+        self._finished = False
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="encoder")
+
+    def hand_over(self, batch: pa.RecordBatch, changed: Mapping[str, int]) -> None:
+        """Encode ``batch`` soon; waits for room first. ``changed`` are the reader's counts as
+        they stood after this page. Raises what encoding an earlier page raised."""
+        size_bytes = batch.nbytes
+        while self._ahead and (
+            self._ahead[0][0].done() or self._ahead_bytes + size_bytes > self._ahead_bytes_max
+        ):
+            self._settle()
+        self._ahead.append((self._thread.submit(self._parts.write, batch, changed), size_bytes))
+        self._ahead_bytes += size_bytes
+
+    def finish(self) -> tuple[SpooledPart, ...]:
+        """Encode what waits, close the last part. Raises what encoding raised."""
+        while self._ahead:
+            self._settle()
+        self._thread.submit(self._parts.rotate).result()
+        self._finished = True
+        self._thread.shutdown()
+        return tuple(self._parts.finished)
+
+    def abandon(self) -> None:
+        """Drop what waits, remove every file of this chunk, end the thread.
+
+        The encoder's own thread cleans up, so that it happens even when a second interrupt
+        ends the waiting for it here.
+        """
+        if self._finished:
+            self._parts.abandon()
+            return
+        for waiting, _ in self._ahead:
+            waiting.cancel()
+        cleaning = self._thread.submit(self._parts.abandon)
+        self._thread.shutdown()
+        cleaning.result()
+
+    def _settle(self) -> None:
+        """Wait for the oldest page; raise what it raised."""
+        done, size_bytes = self._ahead.popleft()
+        self._ahead_bytes -= size_bytes
+        done.result()
+
+
+class Parts:
+    """The open part and the finished ones. Nothing is opened before there is a row."""
+
+    def __init__(
+        self,
+        schema: pa.Schema,
+        part_format: PartFormat,
+        spool_path: Callable[[int], Path],
+        *,
+        file_bytes_max: int | None,
+    ) -> None:
+        """``file_bytes_max``: a part that grew to this size is finished; None or 0: never."""
+        self._schema = schema
+        self._format = part_format
+        self._spool_path = spool_path
+        self._file_bytes_max = file_bytes_max
+        self._open: _OpenPart | None = None
+        self._broken = False
+        self._changed: Mapping[str, int] = {}
+        self._changed_before: Mapping[str, int] = {}
+        self.finished: list[SpooledPart] = []
+
+    def write(self, batch: pa.RecordBatch, changed: Mapping[str, int]) -> None:
+        """Append a page; finish the part when it is large enough. After an error of an earlier
+        page this does nothing: what follows a gap must not be written."""
+        if self._broken:
+            return
+        self._broken = True
+        self._append(batch, changed)
+        part = self._open
+        if part and self._file_bytes_max and part.writer.bytes_flushed >= self._file_bytes_max:
+            self.rotate()
+        self._broken = False
+
+    def rotate(self) -> None:
+        """Finish the open part, if any; the next row starts another."""
+        if self._open is None:
+            return
+        part = self._open
+        part.writer.close()
+        self._open = None
+        self.finished.append(
+            SpooledPart(
+                part_number=len(self.finished),
+                path=part.path,
+                rows=part.rows,
+                columns=part.counter.finish(self._changed_since()),
+            )
+        )
+        reach(KillPoint.PART_SPOOLED)
+
+    def abandon(self) -> None:
+        """Close what is open and remove every spool file of this chunk. Never raises."""
+        if self._open is not None:
+            self._open.writer.abort()
+            self._open = None
+        for part in self.finished:
+            with contextlib.suppress(OSError):
+                remove_file(part.path)
+
+    def _append(self, batch: pa.RecordBatch, changed: Mapping[str, int]) -> None:
+        self._changed = changed
+        if not batch.num_rows:
+            return
+        if self._open is None:
+            path = self._spool_path(len(self.finished))
+            writer = self._format.open(path, self._schema)
+            self._open = _OpenPart(path, writer, ColumnCounter(self._schema))
+        self._open.writer.write(batch)
+        self._open.counter.add(batch)
+        self._open.rows += batch.num_rows
+
+    def _changed_since(self) -> dict[str, int]:
+        now, before = self._changed, self._changed_before
+        self._changed_before = now
+        return {name: count - before.get(name, 0) for name, count in now.items()}
+
+
+@dataclass(slots=True)
+class _OpenPart:
+    """A part being written."""
+
+    path: Path
+    writer: PartWriter
+    counter: ColumnCounter
+    rows: int = 0
