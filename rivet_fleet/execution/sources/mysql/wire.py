@@ -1,0 +1,294 @@
+"""Packets of the client/server protocol: prepare, execute and close one statement.
+
+Over the socket of an authenticated PyMySQL connection, whose own reader makes Python objects of
+every cell. Formats: MySQL internals manual, "MySQL Packets", "COM_STMT_PREPARE",
+"COM_STMT_EXECUTE", "Protocol::ColumnDefinition41", "ERR_Packet", "EOF_Packet"; MariaDB's are the
+same for the capabilities PyMySQL asks for (no DEPRECATE_EOF, no compression). Bytes from a server
+are untrusted: every length is checked before it is used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import pymysql
+import pymysql.err
+from pymysql.constants import CR
+from pymysql.cursors import Cursor
+
+from rivet_fleet.errors import MalformedData
+
+COM_STMT_PREPARE, COM_STMT_EXECUTE, COM_STMT_CLOSE = 0x16, 0x17, 0x19
+PACKET_BYTES_MAX = 0xFFFFFF
+"""A payload of exactly this many bytes is continued in the next packet."""
+EOF_BYTES = 5
+HEAD_OK, HEAD_LOCAL_FILE, HEAD_EOF, HEAD_ERR = 0x00, 0xFB, 0xFE, 0xFF
+ERR = bytes((HEAD_ERR,))
+
+_METADATA_BYTES_MAX = 1024 * 1024
+"""A packet that describes something is never larger; rows do not pass here."""
+_COLUMNS_MAX = 4096
+_MORE_RESULTS, _CURSOR_EXISTS = 0x0008, 0x0040
+_CHARSET_BINARY = 63
+_FLAG_UNSIGNED = 32
+_INTEGERS = frozenset((1, 2, 3, 8, 9))
+"""TINY, SHORT, LONG, LONGLONG, INT24: the types whose sign is a flag."""
+_STRINGS = frozenset((15, 247, 248, 249, 250, 251, 252, 253, 254))
+"""Everything the server sends as text or bytes with a charset: one form on the wire."""
+
+_PREPARED = struct.Struct("<xIHHxH")
+_DEFINITION = struct.Struct("<HIBHB")
+_EXECUTE = struct.Struct("<IBI")
+_STATEMENT = struct.Struct("<I")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerError:
+    """An ERR packet: the server ended the statement, the connection is still in step."""
+
+    errno: int
+    sqlstate: str
+    message: str
+
+    def as_exception(self) -> pymysql.err.OperationalError:
+        """The exception the border maps by its error number."""
+        return pymysql.err.OperationalError(self.errno, self.message)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ColumnDefinition:
+    """One column of a result set, as the server announces it."""
+
+    name: str
+    type_code: int
+    flags: int
+    charset: int
+
+    @property
+    def wire_type(self) -> str:
+        """See ``wire_type``."""
+        return wire_type(self.type_code, self.flags, self.charset)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A prepared statement of the server: how many columns and parameters it has."""
+
+    statement_id: int
+    columns: int
+    parameters: int
+
+
+def wire_type(type_code: int, flags: int, charset: int) -> str:
+    """``<type code>[:unsigned][:binary]``: what a decoder must know of one column.
+
+    ``unsigned`` is told of integers alone, ``binary`` (charset 63) of strings alone: the server
+    sets both flags where they change nothing.
+    """
+    text = str(type_code)
+    if type_code in _INTEGERS and flags & _FLAG_UNSIGNED:
+        text += ":unsigned"
+    if type_code in _STRINGS and charset == _CHARSET_BINARY:
+        text += ":binary"
+    return text
+
+
+def same_form(planned: str, sent: str) -> bool:
+    """True when both are read alike: the server chooses among its string types by length."""
+    if planned == sent:
+        return True
+    forms = [text.partition(":") for text in (planned, sent)]
+    return forms[0][2] == forms[1][2] and all(
+        code.isdecimal() and int(code) in _STRINGS for code, _, _ in forms
+    )
+
+
+# ---------------------------------------------------------------- payloads
+
+
+def parse_error(payload: bytes) -> ServerError:
+    """The contents of an ERR packet (its first byte is 0xff). Raises MalformedData."""
+    if len(payload) < 3:
+        raise MalformedData(f"an error packet of {len(payload)} bytes")
+    errno = int.from_bytes(payload[1:3], "little")
+    rest, sqlstate = payload[3:], ""
+    if rest[:1] == b"#" and len(rest) >= 6:
+        sqlstate, rest = rest[1:6].decode("ascii", "replace"), rest[6:]
+    return ServerError(errno=errno, sqlstate=sqlstate, message=rest.decode("utf-8", "replace"))
+
+
+def check_end(payload: bytes) -> None:
+    """Check an EOF packet: the result is over and nothing follows. Raises MalformedData."""
+    if len(payload) != EOF_BYTES or payload[0] != HEAD_EOF:
+        raise MalformedData(f"a packet of {len(payload)} bytes where the end was expected")
+    status = int.from_bytes(payload[3:5], "little")
+    if status & (_MORE_RESULTS | _CURSOR_EXISTS):
+        raise MalformedData(f"a second result set was announced (status {status:#x})")
+
+
+def parse_prepared(payload: bytes) -> Prepared:
+    """COM_STMT_PREPARE_OK. Raises MalformedData."""
+    if len(payload) != _PREPARED.size or payload[0] != HEAD_OK:
+        raise MalformedData(f"a prepared statement's answer of {len(payload)} bytes")
+    statement_id, columns, parameters, _ = _PREPARED.unpack(payload)
+    return Prepared(statement_id=statement_id, columns=columns, parameters=parameters)
+
+
+def parse_column_count(payload: bytes) -> int:
+    """The number of columns of a result set; 0 for a statement without one. MalformedData."""
+    if not payload or payload[0] == HEAD_LOCAL_FILE:
+        # The request to upload a local file is never answered.
+        raise MalformedData("the server asks for something that is no result set")
+    if payload[0] == HEAD_OK:
+        return 0
+    count, position = _lenenc(payload, 0)
+    if position != len(payload) or not 1 <= count <= _COLUMNS_MAX:
+        raise MalformedData(f"a result set of {count} columns in {len(payload)} bytes")
+    return count
+
+
+def parse_definition(payload: bytes) -> ColumnDefinition:
+    """Protocol::ColumnDefinition41. Raises MalformedData."""
+    position, texts = 0, []
+    for _ in range(6):
+        length, position = _lenenc(payload, position)
+        if length > len(payload) - position:
+            raise MalformedData(f"a column definition with a text of {length} bytes")
+        texts.append(payload[position : position + length])
+        position += length
+    fixed, position = _lenenc(payload, position)
+    if fixed != 0x0C or len(payload) - position < fixed:
+        raise MalformedData(f"a column definition whose fixed part has {fixed} bytes")
+    charset, _, type_code, flags, _ = _DEFINITION.unpack_from(payload, position)
+    name = texts[4].decode("utf-8", "replace")
+    return ColumnDefinition(name=name, type_code=type_code, flags=flags, charset=charset)
+
+
+def _lenenc(payload: bytes, position: int) -> tuple[int, int]:
+    """A length-encoded integer and the position behind it."""
+    first = payload[position] if position < len(payload) else HEAD_ERR
+    if first < HEAD_LOCAL_FILE:
+        return first, position + 1
+    width = {0xFC: 2, 0xFD: 3, 0xFE: 8}.get(first)
+    if width is None or position + 1 + width > len(payload):
+        raise MalformedData(f"a length that begins with {first:#x} at position {position}")
+    end = position + 1 + width
+    return int.from_bytes(payload[position + 1 : end], "little"), end
+
+
+# ---------------------------------------------------------------- the connection
+
+
+class Channel:
+    """One statement's exchange over a PyMySQL connection. Raises PyMySQL's own exceptions for
+    ERR packets, a lost link (2013) and a silent one (2013), and MalformedData.
+
+    ``silence_s_max`` is how long a byte may be waited for; None waits for ever.
+    """
+
+    def __init__(
+        self, connection: pymysql.Connection[Cursor], *, silence_s_max: float | None
+    ) -> None:
+        # What is used of it beyond its public face: _execute_command, _sock, _rfile,
+        # _current_timeout and _next_seq_id.
+        self._connection: Any = connection
+        self._silence_s_max = silence_s_max
+        self.sequence_id = 0
+        """The number the server's next packet must carry."""
+        self.wire_bytes = 0
+
+    def send(self, command: int, payload: bytes) -> None:
+        """Send one command; the answer is not read."""
+        # A socket's timeout counts for sending, too; PyMySQL sets its own again when it differs.
+        connection = self._connection
+        connection._execute_command(command, payload)
+        if connection._sock is not None:
+            connection._sock.settimeout(self._silence_s_max)
+            connection._current_timeout = self._silence_s_max
+        self.sequence_id = connection._next_seq_id
+
+    def packet(self) -> bytes:
+        """The payload of the next packet, which must be a small one. ERR packets are raised."""
+        head = self._exactly(4)
+        length = int.from_bytes(head[:3], "little")
+        if length > _METADATA_BYTES_MAX:
+            raise MalformedData(f"a packet of {length} bytes where a description was expected")
+        payload = self._exactly(length)
+        check_sequence(head[3], self.sequence_id, payload[:1])
+        self.sequence_id = (self.sequence_id + 1) & 0xFF
+        if payload[:1] == ERR:
+            raise parse_error(payload).as_exception()
+        return payload
+
+    def receive_into(self, buffer: memoryview) -> int:
+        """Bytes that have arrived, at least one, at most the buffer; straight from the socket
+        once what the connection had read ahead is given out."""
+        with self._lost():
+            count: int = self._connection._rfile.readinto1(buffer)
+        if count == 0:
+            _lost("the server closed the connection")
+        self.wire_bytes += count
+        return count
+
+    def _exactly(self, count: int) -> bytes:
+        with self._lost():
+            data: bytes = self._connection._rfile.read(count)
+        self.wire_bytes += len(data)
+        if len(data) != count:
+            _lost("the server closed the connection")
+        return data
+
+    @contextlib.contextmanager
+    def _lost(self) -> Iterator[None]:
+        if self._connection._rfile is None:
+            _lost("the connection is closed")
+        try:
+            yield
+        except TimeoutError:
+            _lost(f"the server has been silent for {self._silence_s_max:g} s")
+        except (OSError, ValueError) as error:
+            # ValueError: the file was closed by another thread that gave the connection up.
+            _lost(f"the connection was lost: {error}")
+
+
+def check_sequence(got: int, expected: int, head: bytes) -> None:
+    """Raise MalformedData when a packet is not the next one. ``head`` is its first byte: an
+    error that a server sends because it goes away counts anew from 0."""
+    if got != expected and not (got == 0 and head == ERR):
+        raise MalformedData(f"packet number {got} where {expected} was expected")
+
+
+def _lost(what: str) -> NoReturn:
+    raise pymysql.err.OperationalError(CR.CR_SERVER_LOST, what) from None
+
+
+def prepare(channel: Channel, sql: str) -> Prepared:
+    """Prepare one statement and take its whole answer. Raises as ``Channel``."""
+    channel.send(COM_STMT_PREPARE, sql.encode())
+    prepared = parse_prepared(channel.packet())
+    for described in (prepared.parameters, prepared.columns):
+        for _ in range(described):
+            parse_definition(channel.packet())
+        if described:
+            check_end(channel.packet())
+    return prepared
+
+
+def execute(channel: Channel, prepared: Prepared) -> tuple[ColumnDefinition, ...]:
+    """Execute without parameters and without a cursor: all rows follow behind the definitions
+    this returns (none: the statement has no result set). Raises as ``Channel``."""
+    channel.send(COM_STMT_EXECUTE, _EXECUTE.pack(prepared.statement_id, 0, 1))
+    count = parse_column_count(channel.packet())
+    definitions = tuple(parse_definition(channel.packet()) for _ in range(count))
+    if count:
+        check_end(channel.packet())
+    return definitions
+
+
+def close(channel: Channel, prepared: Prepared) -> None:
+    """Let the server forget the statement; it does not answer."""
+    channel.send(COM_STMT_CLOSE, _STATEMENT.pack(prepared.statement_id))
