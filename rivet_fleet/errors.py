@@ -9,7 +9,7 @@
     │   ├── SourceUnavailable       2   cannot reach it, or it went away; a new connection may work
     │   ├── SourceBusy              2   it asks for patience: deadlock, lock, resources
     │   ├── SourceRefused           1   wrong credentials, no privilege, missing table, bad SQL
-    │   ├── StatementTimeout        1   a statement ran into its limit; never retried in a loop
+    │   ├── StatementTimeout        1   a statement ran into its limit; only a smaller page is tried
     │   ├── UnsupportedType         1   columns that cannot be carried exactly
     │   ├── ValueTooLarge           1   one value is larger than the worker may hold
     │   └── MalformedData           3   bytes from the server do not follow its own format
@@ -122,7 +122,8 @@ class SourceRefused(SourceError):
 
 
 class StatementTimeout(SourceError):
-    """A statement ran into its limit. Repeating it would only hurt the source again."""
+    """A statement ran into its limit, or was cancelled. Repeating it as it was would only hurt
+    the source again; a smaller page may do."""
 
 
 class UnsupportedType(SourceError):

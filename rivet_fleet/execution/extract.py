@@ -20,7 +20,7 @@ import pyarrow as pa
 from rivet_fleet.contracts.killpoints import KillPoint, reach
 from rivet_fleet.contracts.plan import FormatPlan, TuningPlan
 from rivet_fleet.contracts.retry import backoff_s
-from rivet_fleet.errors import RetryClass, SourceError
+from rivet_fleet.errors import RetryClass, SourceError, StatementTimeout
 from rivet_fleet.execution.encoder import Encoder, Parts, SpooledPart
 from rivet_fleet.execution.format import PartFormat
 from rivet_fleet.execution.pages import PageServo
@@ -80,7 +80,8 @@ def extract_chunk(
     ``on_page`` is called after every page and may raise (StopRequested, LeaseLost). Whatever
     ends the loop early, no writer stays open, no spool file is left behind and no thread goes
     on. Equal pages give equal files.
-    Raises SourceError (permanent, or retried ``tuning.max_retries`` times), DestinationFull.
+    Raises SourceError (permanent, or retried ``tuning.max_retries`` times in a row, each time
+    with a smaller page), DestinationFull.
     """
     part_format.check_schema(reader.schema)
     parts = Parts(reader.schema, part_format, spool_path, file_bytes_max=format_plan.file_bytes_max)
@@ -211,8 +212,10 @@ class _Pages:
                 _rest(error, attempt, self._tuning, self._pacer, self._jitter)
 
     def _may_retry(self, error: SourceError, attempt: int) -> bool:
-        return (
-            error.retry is not RetryClass.PERMANENT
-            and attempt <= self._tuning.max_retries
-            and self._reader.resumable
-        )
+        """A smaller page may do where this one ran into its limit, or into an administrator's
+        cancel, which says the same; the same page again would only hurt the source."""
+        if attempt > self._tuning.max_retries or not self._reader.resumable:
+            return False
+        if isinstance(error, StatementTimeout):
+            return not self._servo.at_minimum
+        return error.retry is not RetryClass.PERMANENT

@@ -2,7 +2,9 @@
 
 Pure arithmetic. The size follows the time the source needed for the last page, damped: at most
 ×1.5 up and ÷5 down at a time. While a page took less than a quarter of the target, nothing is
-at risk yet and the step up may be ×8, so that a large chunk leaves the probe in a few pages.
+at risk yet and the step up may be ×8, so that a large chunk leaves the probe in a few pages; a
+page that failed ends that for good (the slow start of RFC 5681), else the size would swing
+between a page that is quick and the one that fails.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ class PageServo:
         self._bytes_max = min(batch_bytes_max or BYTES_CEILING, BYTES_CEILING)
         self._rows_ceiling = min(rows_max or ROWS_CEILING, ROWS_CEILING)
         self._row_width_bytes = 0.0
+        self._step_up_far = STEP_UP_FAR
         self._rows = self._clamped(float(probe_rows))
 
     def limit(self) -> PageLimit:
@@ -56,14 +59,20 @@ class PageServo:
 
     def shrink(self) -> None:
         """The statement failed before it ended: ask for much less."""
+        self._step_up_far = STEP_UP
         self._rows = self._clamped(self._rows / STEP_DOWN)
+
+    @property
+    def at_minimum(self) -> bool:
+        """True when the next page asks for one row: nothing smaller can be asked for."""
+        return int(self._rows) <= 1
 
     def _step(self, statement_s: float) -> float:
         if self._target_s <= 0 or statement_s <= 0:
-            return STEP_UP_FAR
+            return self._step_up_far
         ratio = self._target_s / statement_s
         if ratio > FAR_BELOW:
-            return min(ratio, STEP_UP_FAR)
+            return min(ratio, self._step_up_far)
         return min(max(ratio, 1.0 / STEP_DOWN), STEP_UP)
 
     def _learn_width(self, width_bytes: float) -> None:

@@ -187,13 +187,37 @@ def test_a_failing_reconnect_is_a_failed_attempt(run):
     assert [attempt for _, attempt, _ in pacer.retries] == [1, 2]
 
 
-@pytest.mark.parametrize("error", [SourceRefused("no privilege"), StatementTimeout("too long")])
-def test_a_permanent_error_is_never_repeated_against_the_source(run, tmp_path, error):
-    reader = ScriptedReader(250, errors={1: [error]})
-    with pytest.raises(type(error)):
+def test_a_permanent_error_is_never_repeated_against_the_source(run, tmp_path):
+    reader = ScriptedReader(250, errors={1: [SourceRefused("no privilege")]})
+    with pytest.raises(SourceRefused):
         run(reader)
     assert (reader.reconnects, len(reader.limits)) == (0, 2)
     assert spooled(tmp_path) == []
+
+
+def test_a_statement_over_its_limit_is_tried_with_a_smaller_page(run):
+    pacer = RecordingPacer()
+    reader = ScriptedReader(250, errors={1: [StatementTimeout("a"), StatementTimeout("b")]})
+    assert read_ids(run(reader, pacer=pacer)) == list(range(250))
+    asked = [limit.rows_max for limit in reader.limits[1:4]]
+    assert asked == [asked[0], asked[0] // 5, asked[0] // 25]
+    assert pacer.waits == [2.0, 4.0]
+
+
+def test_statements_over_their_limit_are_bounded(run, tmp_path):
+    errors = {1: [StatementTimeout(str(n), hint="an index") for n in range(9)]}
+    reader = ScriptedReader(250, errors=errors)
+    with pytest.raises(StatementTimeout) as caught:
+        run(reader)
+    assert (reader.reconnects, caught.value.hint) == (3, "an index")
+    assert spooled(tmp_path) == []
+
+
+def test_a_page_of_one_row_over_its_limit_is_not_repeated(run):
+    reader = ScriptedReader(250, errors={1: [StatementTimeout("a")]})
+    with pytest.raises(StatementTimeout):
+        run(reader, tuning=TuningPlan(batch_rows_max=1))
+    assert reader.reconnects == 0
 
 
 def test_a_reader_that_cannot_resume_is_not_retried(run, tmp_path):

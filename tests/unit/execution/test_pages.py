@@ -116,5 +116,33 @@ def test_shrink_after_a_failed_statement():
     assert servo.limit().rows_max == 100
 
 
+def test_after_a_failure_the_size_grows_slowly():
+    servo = PageServo(150, 0)
+    for _ in range(4):
+        servo.observe(servo.limit().rows_max, 8, 0.001)
+    servo.shrink()
+    before = servo.limit().rows_max
+    servo.observe(before, before, 0.001)
+    assert servo.limit().rows_max == int(before * STEP_UP)
+
+
+def test_the_minimum_is_one_row():
+    servo = PageServo(150, 0, None, 6)
+    assert not servo.at_minimum
+    servo.shrink()
+    assert (servo.at_minimum, servo.limit().rows_max) == (True, 1)
+
+
+def test_two_pages_are_enough_for_a_source_ten_times_slower():
+    servo, us_a_row = PageServo(150, 0), 10
+    for page in range(30):
+        us_a_row = 10 if page < 20 else 100
+        rows = servo.limit().rows_max
+        statement_s = rows * us_a_row / 1e6
+        if page in (19, 22):
+            assert statement_s == pytest.approx(0.150, rel=0.1)
+        servo.observe(rows, rows * 8, statement_s)
+
+
 def test_a_small_fixed_limit_bounds_the_probe_too():
     assert PageServo(150, 0, 7).limit().rows_max == 7
