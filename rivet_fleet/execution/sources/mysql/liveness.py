@@ -1,0 +1,177 @@
+"""A connection that tells a server that is still at work from a link that is dead.
+
+Both are silent. A half-open path (a stuck proxy, a firewall that forgot us) may even acknowledge
+bytes, so TCP keepalives do not end the wait, and a statement without a limit has no deadline
+either. So after a while of silence the server is asked over a second connection what it does for
+the first one (``information_schema.processlist``, which shows everybody his own threads).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import socket
+import time
+from collections.abc import Callable
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+import pymysql
+from pymysql.constants import CR
+from pymysql.cursors import Cursor
+
+QUIET_S = 10.0
+"""Silence after which the server is asked; doubled with every answer that it is at work."""
+QUIET_MAX_S = 60.0
+ASK_MAX_S = 10.0
+"""How long a second connection may take to be made, and then to answer."""
+if TYPE_CHECKING:
+    _Connection = pymysql.Connection[Cursor]
+else:
+    _Connection = pymysql.Connection  # generic for the type checker alone
+
+_READ_AHEAD_BYTES = 64 * 1024
+_CLEARTEXT_PLUGINS = (b"mysql_clear_password", b"dialog")
+_WAITS_FOR_US = ("sending to client", "writing to net", "reading from net")
+"""States in which a server that we hear nothing from is stuck in the same link as we are."""
+
+
+class Liveness(Enum):
+    """What a silent connection's server does for it."""
+
+    AT_WORK = "at work"
+    DEAD = "dead"
+    """The server is not there, knows nothing of us, or waits for us as we wait for it."""
+    UNKNOWN = "unknown"
+    """It cannot be told: a proxy stands between, or the server does not let us look."""
+
+
+class SilentLink(ConnectionError):
+    """The server sent nothing for too long."""
+
+
+def judge(
+    *, own_id: int, told_id: int, found: bool, command: str | None, state: str | None
+) -> Liveness:
+    """The verdict from one look at the list of threads. Pure.
+
+    ``own_id`` is the asking connection's thread by the handshake, ``told_id`` by the server:
+    they differ behind a proxy, and then no thread number can be trusted.
+    """
+    if own_id != told_id:
+        return Liveness.UNKNOWN
+    if not found or (command or "").lower() == "sleep":
+        return Liveness.DEAD
+    return Liveness.DEAD if (state or "").lower() in _WAITS_FOR_US else Liveness.AT_WORK
+
+
+def ask(connect: Callable[[], WatchedConnection], thread_id: int) -> Liveness:
+    """Ask the server what its thread ``thread_id`` does. Takes at most 2 × ``ASK_MAX_S``.
+
+    ``connect`` makes the second connection. Never raises PyMySQL's errors.
+    """
+    try:
+        second = connect()
+    except pymysql.MySQLError as error:
+        # Refused (no free connection, say) is an answer, too: there is somebody.
+        unreachable = error.args and error.args[0] in (CR.CR_CONN_HOST_ERROR, CR.CR_SERVER_LOST)
+        return Liveness.DEAD if unreachable else Liveness.UNKNOWN
+    try:
+        second.silence_s_max = ASK_MAX_S
+        with second.cursor() as cursor:
+            cursor.execute(
+                "SELECT CONNECTION_ID(), p.id IS NOT NULL, p.command, p.state "
+                "FROM (SELECT 1) AS one LEFT JOIN information_schema.processlist p ON p.id = %s",
+                (thread_id,),
+            )
+            row = cursor.fetchone()
+        own_id = second.thread_id()
+    except pymysql.MySQLError as error:
+        lost = error.args and error.args[0] == CR.CR_SERVER_LOST
+        return Liveness.DEAD if lost else Liveness.UNKNOWN
+    finally:
+        second.drop()
+    if row is None:
+        return Liveness.UNKNOWN
+    told_id, found, command, state = row
+    return judge(
+        own_id=own_id, told_id=int(told_id), found=bool(found), command=command, state=state
+    )
+
+
+class WatchedConnection(_Connection):
+    """A connection that gives up on a silent server: after ``silence_s_max`` in any case (None:
+    never), and as soon as ``liveness`` says that nobody is at work for it any more. Whoever reads
+    through ``_rfile`` then gets ``SilentLink``, an OSError; PyMySQL makes error 2013 of it.
+
+    A server that asks for the password in clear is refused unless the link is encrypted.
+    """
+
+    def __init__(self, **parameters: Any) -> None:
+        # Before the handshake nobody can be asked: the connect timeout bounds the silence.
+        self.silence_s_max: float | None = parameters.get("connect_timeout")
+        self.liveness: Callable[[], Liveness] | None = None
+        self._patient: io.BufferedReader | None = None
+        super().__init__(**parameters)
+
+    @property
+    def _rfile(self) -> io.BufferedReader | None:
+        """What is read of the server; its bytes come through ``_PatientReader``."""
+        return self._patient
+
+    @_rfile.setter
+    def _rfile(self, opened: Any) -> None:
+        # PyMySQL opens a file over the socket, once plain and once more after TLS began.
+        if opened is None:
+            self._patient = None
+            return
+        link: socket.socket = self._sock  # type: ignore[attr-defined]
+        with contextlib.closing(opened):
+            self._patient = io.BufferedReader(_PatientReader(self, link), _READ_AHEAD_BYTES)
+
+    def _process_auth(self, plugin_name: bytes, auth_packet: Any, handler: Any = None) -> Any:
+        if plugin_name in _CLEARTEXT_PLUGINS and not self._secure:  # type: ignore[attr-defined]
+            raise pymysql.OperationalError(
+                CR.CR_AUTH_PLUGIN_CANNOT_LOAD,
+                "the server asks for the password in clear over an unencrypted link",
+            )
+        return super()._process_auth(plugin_name, auth_packet, handler)  # type: ignore[misc]
+
+    def drop(self) -> None:
+        """Close the connection, whatever state it is in. Never raises."""
+        with contextlib.suppress(pymysql.MySQLError, OSError, ValueError):
+            self.close()
+
+
+class _PatientReader(io.RawIOBase):
+    """The receiving side of one socket, with a limit on silence."""
+
+    def __init__(self, connection: WatchedConnection, link: socket.socket) -> None:
+        super().__init__()
+        self._connection, self._link = connection, link
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        """Bytes that have arrived, at least one; 0 at the end. Raises SilentLink."""
+        began_s = time.monotonic()
+        quiet_s = QUIET_S
+        dead = False
+        while True:
+            silent_s = time.monotonic() - began_s
+            most_s, ask_server = self._connection.silence_s_max, self._connection.liveness
+            left_s = None if most_s is None else most_s - silent_s
+            asking = ask_server is not None and (left_s is None or quiet_s < left_s)
+            # What arrived while we asked, or while this process was stopped, counts.
+            wait_s = 0.001 if dead else quiet_s if asking else left_s
+            self._link.settimeout(None if wait_s is None else max(0.001, wait_s))
+            try:
+                return self._link.recv_into(buffer)
+            except TimeoutError:
+                pass
+            if dead:
+                raise SilentLink(f"the server sent nothing for {silent_s:.0f} s: the link is dead")
+            dead = not asking or ask_server is None or ask_server() is Liveness.DEAD
+            quiet_s = min(quiet_s * 2, QUIET_MAX_S)

@@ -1,0 +1,233 @@
+"""One connection, whose settings are ours for as long as they are needed and no longer.
+
+On a direct connection they are made once: they end with the session, however it ends. Behind a
+multiplexer the session is borrowed: there every use is one read-only transaction, which pins the
+server session, and the settings are changed and restored inside it; when we die in between, the
+proxy throws a session with an open transaction away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+from collections.abc import Iterator
+from typing import Any
+
+import pymysql
+
+from rivet_fleet.contracts.url import DatabaseUrl
+from rivet_fleet.errors import ConfigError
+from rivet_fleet.execution.sources.mysql.border import mysql_errors, told, translate_connect
+from rivet_fleet.execution.sources.mysql.dialect import DEFAULT_PORT, quote_text
+from rivet_fleet.execution.sources.mysql.liveness import ASK_MAX_S, Liveness, WatchedConnection, ask
+from rivet_fleet.execution.sources.mysql.proxies import Proxy, Server, look
+
+CONNECT_TIMEOUT_S = 15
+WRITE_TIMEOUT_S = 30
+SILENCE_GRACE_S = 15.0
+"""How much longer than the statement's own limit the client waits for a byte before it takes
+the link for dead: a half-open connection never says so by itself."""
+_TLS_MODES = ("disable", "prefer", "require", "verify-ca", "verify-full")
+_TLS_NAMES = {"disabled": "disable", "preferred": "prefer", "required": "require"} | {
+    "verify_ca": "verify-ca",
+    "verify_identity": "verify-full",
+}
+"""How MySQL's own tools spell them, in a URL's ``ssl-mode``."""
+_CLIENT_ERRNOS = range(2000, 3000)
+"""Errors the client finds itself: after them the connection is not in step any more."""
+
+Settings = tuple[tuple[str, str], ...]
+"""System variables and what they are set to, as SQL."""
+
+
+class Session:
+    """One lazily opened connection to one database."""
+
+    def __init__(
+        self,
+        url: DatabaseUrl,
+        *,
+        tls_mode: str | None,
+        tls_ca_file: str | None,
+        application_name: str,
+    ) -> None:
+        self.url = url
+        self._parameters = _parameters(url, tls_mode, tls_ca_file, application_name)
+        self._connection: WatchedConnection | None = None
+        self._server: Server | None = None
+        self._made: dict[str, str] = {}
+
+    @property
+    def connection(self) -> WatchedConnection:
+        """The live connection, opened when needed. Raises SourceUnavailable, SourceRefused."""
+        if self._connection is None or not self._connection.open:
+            self._connection = self._connect()
+        return self._connection
+
+    @property
+    def server(self) -> Server:
+        """Which server it is; asked once, on the first connection."""
+        if self._server is None:
+            _ = self.connection
+        assert self._server is not None
+        return self._server
+
+    def _connect(self) -> WatchedConnection:
+        self._made = {}
+        try:
+            connection = self._dial(CONNECT_TIMEOUT_S)
+            if self._server is None:
+                self._server = look(connection)
+            if self._server.proxy is Proxy.DIRECT:
+                with connection.cursor() as cursor:
+                    cursor.execute("SET SESSION TRANSACTION READ ONLY")
+                thread_id = connection.thread_id()
+                connection.liveness = lambda: self._ask(thread_id)
+        except (pymysql.MySQLError, ssl.SSLError, ValueError, RuntimeError) as error:
+            raise translate_connect(error, self.url) from None
+        return connection
+
+    def _dial(self, timeout_s: float) -> WatchedConnection:
+        return WatchedConnection(**{**self._parameters, "connect_timeout": timeout_s})
+
+    def _ask(self, thread_id: int) -> Liveness:
+        return ask(lambda: self._dial(ASK_MAX_S), thread_id)
+
+    @contextlib.contextmanager
+    def reading(
+        self, settings: Settings, *, doing: str, timeout_s: float
+    ) -> Iterator[WatchedConnection]:
+        """The connection, read-only and with these settings, for one or a few statements.
+
+        After an error of the server the connection is still of use; after any other exception
+        it is closed, so the next use starts afresh. Raises SourceError by error number.
+        ``timeout_s`` is the statement limit (0: none).
+        """
+        connection = self.connection
+        connection.silence_s_max = timeout_s + SILENCE_GRACE_S if timeout_s > 0 else None
+        with mysql_errors(self.url, doing), self._in_step():
+            if self.server.proxy is Proxy.DIRECT:
+                self._make(connection, settings)
+                yield connection
+            else:
+                with _borrowed(connection, settings):
+                    yield connection
+
+    def _make(self, connection: WatchedConnection, settings: Settings) -> None:
+        """Set what is not set yet; it ends with the session."""
+        wanted = {name: value for name, value in settings if self._made.get(name) != value}
+        if wanted:
+            _set(connection, wanted)
+            self._made |= wanted
+
+    @contextlib.contextmanager
+    def _in_step(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:
+            errno = told(error)[0] if isinstance(error, pymysql.MySQLError) else 0
+            if errno == 0 or errno in _CLIENT_ERRNOS:
+                self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the connection, in whatever state it is. Never raises."""
+        if self._connection is not None:
+            self._connection.drop()
+            self._connection = None
+
+
+@contextlib.contextmanager
+def _borrowed(connection: WatchedConnection, settings: Settings) -> Iterator[None]:
+    """A read-only transaction that leaves the server session as it found it."""
+    with connection.cursor() as cursor:
+        cursor.execute("START TRANSACTION READ ONLY")
+        cursor.execute("SELECT " + ", ".join(f"@@SESSION.{name}" for name, _ in settings))
+        found = cursor.fetchone() or ()
+    before = {name: _as_sql(value) for (name, _), value in zip(settings, found, strict=True)}
+    try:
+        _set(connection, dict(settings))
+        yield
+    except pymysql.MySQLError as error:
+        if connection.open and told(error)[0] not in _CLIENT_ERRNOS:
+            _set(connection, before)
+            connection.rollback()
+        raise
+    _set(connection, before)
+    connection.commit()
+
+
+def _set(connection: WatchedConnection, values: dict[str, str]) -> None:
+    if values:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SET " + ", ".join(f"SESSION {name} = {value}" for name, value in values.items())
+            )
+
+
+def _as_sql(value: Any) -> str:
+    return quote_text(value) if isinstance(value, str) else str(value)
+
+
+# ---------------------------------------------------------------- connecting
+
+
+def _parameters(
+    url: DatabaseUrl, tls_mode: str | None, tls_ca_file: str | None, application_name: str
+) -> dict[str, Any]:
+    """PyMySQL's parameters. ``tls.mode`` wins over the URL's ``ssl-mode``.
+
+    Raises ConfigError for an unknown mode or option, and for a file that is no authority.
+    """
+    options = {name.replace("_", "-").lower(): value for name, value in url.options}
+    mode = _tls_mode(tls_mode or options.pop("ssl-mode", None))
+    options.pop("ssl-mode", None)
+    ca_file = tls_ca_file or options.pop("ssl-ca", None)
+    options.pop("ssl-ca", None)
+    socket_file = options.pop("unix-socket", None) or (url.host if url.host[:1] == "/" else None)
+    options.pop("charset", None)  # it is always utf8mb4
+    if options:
+        raise ConfigError(
+            f"option {', '.join(sorted(options))} in the source's URL is not known",
+            hint="known: ssl-mode, ssl-ca, unix-socket",
+        )
+    return {
+        "host": url.host or "127.0.0.1",
+        "port": url.port or DEFAULT_PORT,
+        "unix_socket": socket_file,
+        "user": url.user,
+        # Bytes: PyMySQL would write text as latin1.
+        "password": (url.password or "").encode(),
+        "database": url.database or None,
+        "charset": "utf8mb4",
+        "program_name": application_name,
+        "write_timeout": WRITE_TIMEOUT_S,
+        "autocommit": True,
+        "local_infile": False,
+        **_tls(mode, ca_file),
+    }
+
+
+def _tls_mode(mode: str | None) -> str:
+    name = (mode or "prefer").lower()
+    name = _TLS_NAMES.get(name, name)
+    if name not in _TLS_MODES:
+        raise ConfigError(f"tls.mode {mode!r}: expected one of {', '.join(_TLS_MODES)}")
+    return name
+
+
+def _tls(mode: str, ca_file: str | None) -> dict[str, Any]:
+    if mode == "disable":
+        return {"ssl_disabled": True}
+    if mode == "prefer":
+        return {}  # PyMySQL encrypts where the server can, and checks no certificate.
+    try:
+        context = ssl.create_default_context(cafile=ca_file)
+    except OSError as error:
+        raise ConfigError(f"tls.ca_file {ca_file}: {error.strerror or error}") from None
+    # The certificates these servers make for themselves are not strict enough for Python 3.13.
+    context.verify_flags &= ~getattr(ssl, "VERIFY_X509_STRICT", ssl.VerifyFlags(0))
+    context.check_hostname = mode == "verify-full"
+    if mode == "require":
+        context.verify_mode = ssl.CERT_NONE
+    return {"ssl": context}
