@@ -107,7 +107,6 @@ def _advice(config: FleetConfig) -> list[tuple[ConfigKey, str]]:
             ("wave", "exports are taken in the order of the file"),
             ("parallel_safe", "source_groups decide"),
             ("reconcile_required", "nothing is reconciled yet"),
-            ("target", "there is no target report yet"),
             ("shape_drift_warn_factor", "there is no comparison of shapes yet"),
         ):
             if getattr(export, name) is not None:

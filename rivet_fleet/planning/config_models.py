@@ -280,8 +280,8 @@ class ExportConfig(Block):
     on_lossy: Literal["fail", "warn", "allow"] | None = Field(
         default=None, description="Over defaults.on_lossy."
     )
-    target: str | None = Field(
-        default=None, description="Accepted and ignored: there is no target report yet."
+    target: Literal["duckdb", "bigquery", "snowflake", "clickhouse"] | None = Field(
+        default=None, description="What check --type-report speaks for; --target wins."
     )
     on_schema_drift: Literal["warn", "continue", "fail"] = Field(
         default="warn", description="Between runs. Within a campaign a changed shape always fails."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from rivet_fleet.contracts.facts import SourceFacts
@@ -71,8 +71,10 @@ def plan_campaign(
     campaign_id: CampaignId,
     connections: Mapping[str, SourceConnection],
     now_s: float | None = None,
+    only: Collection[str] = (),
 ) -> CampaignPlan:
-    """Decide every export. ``facts`` by export name, ``connections`` by source name.
+    """Decide every export (or those named in ``only``). ``facts`` by export name,
+    ``connections`` by source name.
 
     ``now_s`` gives ``{date}`` its day when the campaign id does not begin with one. Raises
     ConfigError, SourceRefused or UnsupportedType, each listing all of its kind; UsageError for
@@ -82,6 +84,8 @@ def plan_campaign(
     wrong = _Wrong()
     runs = []
     for export in loaded.config.exports:
+        if only and export.name not in only:
+            continue
         run = _plan_export(loaded, export, facts, connections, (campaign_id, now_s), wrong)
         if run is not None:
             runs.append(run)

@@ -200,23 +200,42 @@ _WIDENING = {
     (TypeKind.FLOAT32, TypeKind.FLOAT64),
     (TypeKind.INT16, TypeKind.FLOAT64),
     (TypeKind.INT32, TypeKind.FLOAT64),
+    (TypeKind.BOOL, TypeKind.INT32),
     (TypeKind.DATE, TypeKind.TIMESTAMP),
     (TypeKind.TIMESTAMP, TypeKind.TIMESTAMP_UTC),
     (TypeKind.TIMESTAMP_UTC, TypeKind.TIMESTAMP),
 }
 
 
+_INTEGERS = (TypeKind.INT16, TypeKind.INT32, TypeKind.INT64)
+_ROUNDED_FROM_TEXT = (
+    TypeKind.FLOAT32,
+    TypeKind.FLOAT64,
+    TypeKind.DATE,
+    TypeKind.TIMESTAMP,
+    TypeKind.TIMESTAMP_UTC,
+)
+_ROUNDED_FROM_UNKNOWN = (*_INTEGERS, *_ROUNDED_FROM_TEXT, TypeKind.BOOL)
+
+
 def override_fidelity(own: TypeKind | None, target: TypeKind) -> Fidelity:
-    """How faithful a cast is: the server rounds floats, dates and integers without a word."""
+    """How faithful a cast is: the server rounds floats, dates and integers without a word.
+
+    ``own`` is None for a type without an exact form (numeric without a precision, money, …).
+    """
     if own is target:
         return FIDELITY.get(target, Fidelity.EXACT)
     if target is TypeKind.STRING:
         return Fidelity.LOGICAL_STRING
-    if own in (None, TypeKind.STRING, TypeKind.ENUM):
-        return FIDELITY.get(target, Fidelity.EXACT)
-    if target is TypeKind.DECIMAL or (own, target) in _WIDENING:
-        return Fidelity.EXACT
-    return Fidelity.LOSSY
+    if own is None:
+        rounded = target in _ROUNDED_FROM_UNKNOWN
+        return Fidelity.LOSSY if rounded else FIDELITY.get(target, Fidelity.EXACT)
+    if own in (TypeKind.STRING, TypeKind.ENUM):
+        rounded = target in _ROUNDED_FROM_TEXT
+        return Fidelity.LOSSY if rounded else FIDELITY.get(target, Fidelity.COMPATIBLE)
+    # Plain numeric keeps every digit of an integer, but only 15 of a float.
+    whole_to_decimal = target is TypeKind.DECIMAL and own in _INTEGERS
+    return Fidelity.EXACT if whole_to_decimal or (own, target) in _WIDENING else Fidelity.LOSSY
 
 
 # ---------------------------------------------------------------- errors

@@ -1,0 +1,79 @@
+"""check: what would be exported, how, and as which types."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from rivet_fleet.cli.session import (
+    config_option,
+    json_option,
+    known_redactor,
+    param_option,
+    process_options,
+    start,
+)
+from rivet_fleet.contracts.typereport import Target
+from rivet_fleet.coordination import wiring
+from rivet_fleet.coordination.check import check_exports
+from rivet_fleet.errors import ExitCode
+from rivet_fleet.observability.checkreport import check_json, render_check
+from rivet_fleet.planning.campaign import new_campaign_id
+
+
+@click.command()
+@config_option
+@param_option
+@click.option(
+    "-e", "--export", "exports", multiple=True, help="Only this export; may be given several times."
+)
+@click.option(
+    "--type-report",
+    is_flag=True,
+    help="Every column: source type, canonical type, Arrow and file type, fidelity.",
+)
+@click.option(
+    "--strict",
+    is_flag=True,
+    help="End with 1 when a column is lossy or unsupported, or fails on a target; implies "
+    "--type-report.",
+)
+@click.option(
+    "--target",
+    "targets",
+    type=click.Choice([target.value for target in Target]),
+    multiple=True,
+    help="What this warehouse's Parquet loader makes of each column; implies --type-report.",
+)
+@json_option
+def check(
+    config: Path,
+    params: tuple[str, ...],
+    exports: tuple[str, ...],
+    type_report: bool,
+    strict: bool,
+    targets: tuple[str, ...],
+    as_json: bool,
+) -> int:
+    """Ask the sources, plan every export, and say what a run would do. Writes nothing.
+
+    Ends with 0 when a run would start, else with what the run would end with.
+    """
+    session = start(config, params, None)
+    checked = check_exports(
+        session.loaded,
+        process_options(session, "check"),
+        names=exports,
+        targets=tuple(Target(name) for name in dict.fromkeys(targets)),
+        campaign_id=new_campaign_id(wiring.local_clock().now_s()),
+    )
+    types = type_report or strict or bool(targets)
+    click.echo(
+        check_json(checked.report, known_redactor())
+        if as_json
+        else render_check(checked.report, known_redactor(), types=types)
+    )
+    if checked.exit_code is ExitCode.OK and strict and checked.report.findings:
+        return int(ExitCode.GENERIC)
+    return int(checked.exit_code)

@@ -1,0 +1,78 @@
+"""The answer of ``check``, for people and for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+
+from rivet_fleet.contracts.codec import to_plain
+from rivet_fleet.contracts.typereport import CheckReport, ColumnReport, ExportReport, TargetColumn
+
+Redactor = Callable[[str], str]
+_HEAD = ("column", "source type", "type", "Arrow", "file", "fidelity", "note")
+_TARGET_HEAD = ("column", "loads as", "should be", "status", "recovery or note")
+
+
+def check_json(report: CheckReport, redact: Redactor) -> str:
+    """One JSON object; its shape is in docs/reference/check-report.md."""
+    return redact(json.dumps(to_plain(report), ensure_ascii=False, indent=2))
+
+
+def render_check(report: CheckReport, redact: Redactor, *, types: bool) -> str:
+    """A paragraph for each export, with ``types`` its table of columns; the findings last."""
+    lines: list[str] = []
+    for export in report.exports:
+        lines += _summary(export)
+        if types and export.columns:
+            lines += ["", *_columns(export), ""]
+            for target in dict.fromkeys(one.target for c in export.columns for one in c.targets):
+                loaded = [(c, one) for c in export.columns for one in c.targets]
+                lines += [f"  loaded by {target.value}:"]
+                lines += [*_target([pair for pair in loaded if pair[1].target is target]), ""]
+    if types and report.findings:
+        lines += ["not exact:", *(f"  {finding}" for finding in report.findings)]
+    return redact("\n".join(lines).rstrip())
+
+
+def _summary(export: ExportReport) -> Iterator[str]:
+    server = f"{export.engine} {export.server_version}".strip()
+    rows = "" if export.row_estimate is None else f", about {export.row_estimate} rows"
+    what = f"{export.export_name}: {export.relation or 'a query'}"
+    yield f"{what} on {export.source} ({server}{rows})"
+    if export.strategy is not None:
+        yield f"  {export.chunks} chunk(s), {export.strategy}: {export.reason}"
+    yield from (f"  warning: {warning}" for warning in export.warnings)
+    yield from (f"  refused: {reason}" for reason in export.refused)
+
+
+def _columns(export: ExportReport) -> Iterator[str]:
+    yield from _table(_HEAD, [_cells(column) for column in export.columns])
+
+
+def _cells(column: ColumnReport) -> tuple[str, ...]:
+    native = column.native_type + ("" if column.nullable else " NOT NULL")
+    return (
+        column.name,
+        native,
+        column.type or "-",
+        column.arrow_type or "-",
+        column.file_type or "-",
+        column.fidelity,
+        column.note or "",
+    )
+
+
+def _target(found: list[tuple[ColumnReport, TargetColumn]]) -> Iterator[str]:
+    rows = []
+    for column, one in found:
+        advice = " | ".join(word for word in (one.cast_sql, one.note) if word)
+        loads = one.autoload_type or "-"
+        rows.append((column.name, loads, one.target_type or "-", one.status.value, advice))
+    yield from _table(_TARGET_HEAD, rows)
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> Iterator[str]:
+    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+    for row in (head, tuple("-" * width for width in widths), *rows):
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        yield ("  " + "  ".join(cells)).rstrip()
