@@ -38,7 +38,9 @@ lock: $(READY)
 clean:
 	rm -rf $(VENV) .bench-venv .tools demo-output bench-output build *.egg-info
 
-$(READY): requirements-dev.lock pyproject.toml scripts/make-venv
+COMPILED := setup.py $(shell find rivet_fleet -name "*.pyx" -o -name "*.pxd" -o -name "*.h")
+
+$(READY): requirements-dev.lock pyproject.toml scripts/make-venv $(COMPILED)
 	scripts/make-venv '$(PYTHON)' $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements-dev.lock
 	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -e .

@@ -88,3 +88,8 @@ def arrow_field(column: ColumnSpec) -> pa.Field:
 def arrow_schema(columns: tuple[ColumnSpec, ...]) -> pa.Schema:
     """The schema of every page of an export. Raises UnsupportedType for impossible decimals."""
     return pa.schema([arrow_field(column) for column in columns])
+
+
+def empty_batch(schema: pa.Schema) -> pa.RecordBatch:
+    """No rows of a schema, extension types inside lists included."""
+    return pa.RecordBatch.from_arrays([pa.nulls(0, field.type) for field in schema], schema=schema)

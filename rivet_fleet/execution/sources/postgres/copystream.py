@@ -89,7 +89,7 @@ class CopyStream:
         settings: Settings,
         tuning: TuningPlan,
         decoder: BatchDecoder,
-        puller: RowPuller | None = None,
+        puller: RowPuller,
     ) -> None:
         self.wire_bytes = 0
         self.ended = False
@@ -97,7 +97,7 @@ class CopyStream:
         self._on_the_way_s = 0.0
         self._session = session
         self._decoder = decoder
-        self._puller = puller or HoldingPuller(decoder)
+        self._puller = puller
         self._steps = self._receive(sql, settings, tuning.statement_timeout_s)
 
     @property

@@ -8,15 +8,20 @@ Bytes from a server are untrusted: every length is checked before it is used.
 from __future__ import annotations
 
 import struct
-from typing import Protocol
+from functools import cache
+from typing import TYPE_CHECKING, Protocol
 
 import pyarrow as pa
 
 from rivet_fleet.contracts.columns import ColumnSpec
 from rivet_fleet.errors import MalformedData, SchemaDrift, ValueTooLarge
 from rivet_fleet.execution.arrays import Cells
+from rivet_fleet.execution.slowdecoder import warn_of_slow_decoder
 from rivet_fleet.execution.sources.postgres.values import build_column
-from rivet_fleet.execution.types import arrow_schema
+from rivet_fleet.execution.types import arrow_schema, empty_batch
+
+if TYPE_CHECKING:
+    from rivet_fleet.execution.sources.postgres.copyrows import CompiledDecoder
 
 SIGNATURE = b"PGCOPY\n\xff\r\n\0"
 _HEADER_BYTES = len(SIGNATURE) + 8
@@ -97,6 +102,10 @@ class ReferenceDecoder:
         if self._pending_bytes >= max(_FRAME_BYTES, self._needed_bytes):
             self._frame()
 
+    def resume_at(self, offset: int) -> None:
+        """Go on behind the header, with a row that begins at ``offset`` of the stream."""
+        self._started, self._offset = True, offset
+
     def finish(self) -> None:
         """Check that the stream ended where its format says it ends."""
         self._frame()
@@ -110,7 +119,7 @@ class ReferenceDecoder:
         self._frame()
         self._build()
         if not self._batches:
-            return _empty(self.schema)
+            return empty_batch(self.schema)
         whole = self._batches[0] if len(self._batches) == 1 else pa.concat_batches(self._batches)
         if rows_max is None or whole.num_rows <= rows_max:
             self._batches, self._batch_rows = [], 0
@@ -242,14 +251,23 @@ _COUNT = struct.Struct(">h")
 _LENGTH = struct.Struct(">i")
 
 
-def _empty(schema: pa.Schema) -> pa.RecordBatch:
-    return pa.RecordBatch.from_arrays(
-        [pa.array([], type=field.type) for field in schema], schema=schema
-    )
-
-
 def open_decoder(
     columns: tuple[ColumnSpec, ...], *, max_value_bytes: int, coerce: bool = False
 ) -> BatchDecoder:
-    """The decoder to read with. ``coerce``: values no Arrow type holds become NULL, counted."""
-    return ReferenceDecoder(columns, max_value_bytes=max_value_bytes, coerce=coerce)
+    """The decoder to read with: the compiled one where it was built, else the reference.
+
+    ``coerce``: values no Arrow type holds become NULL, counted, instead of an error.
+    """
+    decoder = compiled_decoder() or ReferenceDecoder
+    return decoder(columns, max_value_bytes=max_value_bytes, coerce=coerce)
+
+
+@cache
+def compiled_decoder() -> type[CompiledDecoder] | None:
+    """The compiled decoder's class, or None, with one warning, where it was not built."""
+    try:
+        from rivet_fleet.execution.sources.postgres import copyrows
+    except ImportError:
+        warn_of_slow_decoder("PostgreSQL")
+        return None
+    return copyrows.CompiledDecoder

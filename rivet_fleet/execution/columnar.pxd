@@ -1,0 +1,105 @@
+# Arrow buffers that grow: what every compiled decoder fills. No GIL, no Python object per cell.
+#
+# A Column is one array under construction. Appending never fails but for memory: a decoder calls
+# `column_room` first. Rows that turn out to be incomplete are taken back with `column_truncate`.
+
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+
+cdef extern from "columnar.h" nogil:
+    int RIVET_DIGITS_MAX
+    uint16_t rivet_be16(const uint8_t* p)
+    uint32_t rivet_be32(const uint8_t* p)
+    uint64_t rivet_be64(const uint8_t* p)
+    int64_t rivet_wrapping_add(int64_t a, int64_t b)
+    bint rivet_is_utf8(const uint8_t* p, int64_t n)
+    uint64_t[20] rivet_small_powers
+    bint rivet_wide_muladd(uint64_t* number, uint64_t factor, uint64_t addend)
+    uint64_t rivet_wide_divide(uint64_t* number, uint64_t divisor)
+    bint rivet_wide_fits(const uint64_t* number, int digits)
+    void rivet_wide_store(const uint64_t* number, bint negative, int width, uint8_t* target)
+    void rivet_small_store(uint64_t number, bint negative, int width, uint8_t* target)
+    void rivet_fill_powers()
+
+cdef enum Storage:
+    FIXED
+    BITS
+    VARIABLE
+    LIST
+
+cdef enum Outcome:
+    DONE = 0
+    # More bytes are needed before anything can be said.
+    INCOMPLETE = 1
+    # Not plainly valid: the reference decoder decides, and words the error.
+    ASK = 2
+    # 32-bit offsets are used up: the batch must be closed first.
+    FULL = 3
+    NO_MEMORY = 4
+    # The stream's own end mark was read.
+    ENDED = 5
+
+cdef struct Column:
+    Storage storage
+    int width
+    int64_t rows
+    int64_t rows_room
+    uint8_t* data
+    int64_t data_bytes
+    int64_t data_room
+    int32_t* offsets
+    uint8_t* validity
+    int64_t nulls
+    Column* child
+
+cdef int column_init(Column* column, Storage storage, int width, Column* child) noexcept nogil
+cdef void column_free(Column* column) noexcept nogil
+cdef int column_grow_rows(Column* column) noexcept nogil
+cdef int column_grow_data(Column* column, int64_t bytes) noexcept nogil
+cdef void column_truncate(Column* column, int64_t rows) noexcept nogil
+cdef object column_array(Column* column, object arrow_type)
+cdef list column_cells(Column* column)
+
+cdef inline int column_room(Column* column) noexcept nogil:
+    """Room for one more row. DONE or NO_MEMORY."""
+    if column.rows == column.rows_room:
+        return column_grow_rows(column)
+    return DONE
+
+cdef inline void column_null(Column* column) noexcept nogil:
+    """Append NULL; the bytes under it are zero."""
+    cdef int64_t row = column.rows
+    column.validity[row >> 3] &= <uint8_t> ~(1 << (row & 7))
+    column.nulls += 1
+    if column.storage == FIXED:
+        memset(column.data + row * column.width, 0, column.width)
+    elif column.storage == VARIABLE:
+        column.offsets[row + 1] = <int32_t> column.data_bytes
+    elif column.storage == LIST:
+        column.offsets[row + 1] = <int32_t> column.child.rows
+    column.rows = row + 1
+
+cdef inline uint8_t* column_slot(Column* column) noexcept nogil:
+    """Where the next fixed-width value goes; the caller writes it, then `column.rows += 1`."""
+    return column.data + column.rows * column.width
+
+cdef inline void column_bit(Column* column, bint value) noexcept nogil:
+    """Append one boolean."""
+    cdef int64_t row = column.rows
+    if value:
+        column.data[row >> 3] |= <uint8_t> (1 << (row & 7))
+    column.rows = row + 1
+
+cdef inline int column_bytes(Column* column, const uint8_t* value, int64_t bytes) noexcept nogil:
+    """Append one variable-width value. DONE, FULL or NO_MEMORY."""
+    if column.data_room - column.data_bytes < bytes:
+        if column.data_bytes + bytes > 0x7FFFFFFF:
+            return FULL
+        if column_grow_data(column, bytes) != DONE:
+            return NO_MEMORY
+    if bytes:
+        memcpy(column.data + column.data_bytes, value, bytes)
+    column.data_bytes += bytes
+    column.rows += 1
+    column.offsets[column.rows] = <int32_t> column.data_bytes
+    return DONE

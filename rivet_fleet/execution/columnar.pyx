@@ -1,0 +1,179 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""Arrow buffers that grow, handed to pyarrow without a copy. See columnar.pxd."""
+
+from cpython.buffer cimport PyBuffer_FillInfo
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.stdlib cimport free, malloc, realloc
+
+import pyarrow as pa
+
+cdef int64_t _ROWS_FIRST = 1024
+cdef int64_t _BYTES_FIRST = 4096
+
+
+cdef class _Memory:
+    """Memory that was allocated here and is freed with the last Arrow buffer over it."""
+
+    cdef void* start
+    cdef int64_t bytes
+
+    def __cinit__(self):
+        self.start = NULL
+
+    def __dealloc__(self):
+        free(self.start)
+
+    def __getbuffer__(self, Py_buffer* view, int flags):
+        PyBuffer_FillInfo(view, self, self.start, self.bytes, 1, flags)
+
+    def __releasebuffer__(self, Py_buffer* view):
+        pass
+
+
+cdef object _handed_over(void* start, int64_t bytes):
+    """An Arrow buffer that owns ``start`` from now on; what lies behind ``bytes`` is given back."""
+    cdef void* shrunk = realloc(start, <size_t> (bytes if bytes > 0 else 1))
+    cdef _Memory memory = _Memory.__new__(_Memory)
+    memory.start = shrunk if shrunk != NULL else start
+    memory.bytes = bytes
+    return pa.py_buffer(memory)
+
+
+cdef int column_init(Column* column, Storage storage, int width, Column* child) noexcept nogil:
+    """An empty column. Nothing is allocated before the first row."""
+    memset(column, 0, sizeof(Column))
+    column.storage = storage
+    column.width = width
+    column.child = child
+    return DONE
+
+
+cdef void column_free(Column* column) noexcept nogil:
+    """Free what a column still owns; it is empty afterwards."""
+    free(column.data)
+    free(column.offsets)
+    free(column.validity)
+    column.data = NULL
+    column.offsets = NULL
+    column.validity = NULL
+    column.rows = column.rows_room = column.data_bytes = column.data_room = column.nulls = 0
+
+
+cdef int _resized(void** start, int64_t bytes) noexcept nogil:
+    cdef void* grown = realloc(start[0], <size_t> bytes)
+    if grown == NULL:
+        return NO_MEMORY
+    start[0] = grown
+    return DONE
+
+
+cdef int column_grow_rows(Column* column) noexcept nogil:
+    """Double the room for rows. Valid bits are set and boolean bits cleared beforehand, so that
+    appending a value that is there writes neither. DONE or NO_MEMORY."""
+    cdef int64_t before = column.rows_room
+    cdef int64_t room = before * 2 if before else _ROWS_FIRST
+    cdef int64_t bits_before = before // 8
+    cdef int64_t bits = room // 8
+    if _resized(<void**> &column.validity, bits) != DONE:
+        return NO_MEMORY
+    memset(column.validity + bits_before, 0xFF, bits - bits_before)
+    if column.storage == FIXED:
+        if _resized(<void**> &column.data, room * column.width) != DONE:
+            return NO_MEMORY
+    elif column.storage == BITS:
+        if _resized(<void**> &column.data, bits) != DONE:
+            return NO_MEMORY
+        memset(column.data + bits_before, 0, bits - bits_before)
+    else:
+        if _resized(<void**> &column.offsets, (room + 1) * sizeof(int32_t)) != DONE:
+            return NO_MEMORY
+        column.offsets[0] = 0
+    column.rows_room = room
+    return DONE
+
+
+cdef int column_grow_data(Column* column, int64_t bytes) noexcept nogil:
+    """Room for ``bytes`` more of variable-width data, at least half as much again."""
+    cdef int64_t room = column.data_room + column.data_room // 2
+    if room < column.data_bytes + bytes:
+        room = column.data_bytes + bytes
+    if room < _BYTES_FIRST:
+        room = _BYTES_FIRST
+    if _resized(<void**> &column.data, room) != DONE:
+        return NO_MEMORY
+    column.data_room = room
+    return DONE
+
+
+cdef void column_truncate(Column* column, int64_t rows) noexcept nogil:
+    """Take back every row from ``rows`` on."""
+    cdef int64_t row
+    cdef uint8_t bit
+    if rows >= column.rows:
+        return
+    for row in range(rows, column.rows):
+        bit = <uint8_t> (1 << (row & 7))
+        if not column.validity[row >> 3] & bit:
+            column.validity[row >> 3] |= bit
+            column.nulls -= 1
+        if column.storage == BITS:
+            column.data[row >> 3] &= <uint8_t> ~bit
+    column.rows = rows
+    if column.storage == VARIABLE:
+        column.data_bytes = column.offsets[rows]
+    elif column.storage == LIST:
+        column_truncate(column.child, column.offsets[rows])
+
+
+cdef object column_array(Column* column, object arrow_type):
+    """The finished array, which takes the column's memory with it; the column is empty again."""
+    if isinstance(arrow_type, pa.BaseExtensionType):
+        storage = column_array(column, arrow_type.storage_type)
+        return pa.ExtensionArray.from_storage(arrow_type, storage)
+    cdef int64_t rows = column.rows
+    if rows == 0:
+        column_free(column)
+        if column.storage == LIST:
+            column_free(column.child)
+        return pa.nulls(0, arrow_type)
+    cdef int64_t nulls = column.nulls
+    cdef int64_t bits = (rows + 7) // 8
+    validity = _handed_over(column.validity, bits) if nulls else None
+    if not nulls:
+        free(column.validity)
+    column.validity = NULL
+    children = []
+    buffers = [validity]
+    if column.storage == VARIABLE or column.storage == LIST:
+        buffers.append(_handed_over(column.offsets, (rows + 1) * sizeof(int32_t)))
+        column.offsets = NULL
+    if column.storage == FIXED:
+        buffers.append(_handed_over(column.data, rows * column.width))
+    elif column.storage == BITS:
+        buffers.append(_handed_over(column.data, bits))
+    elif column.storage == VARIABLE:
+        buffers.append(_handed_over(column.data, column.data_bytes))
+    else:
+        children = [column_array(column.child, arrow_type.value_type)]
+    column.data = NULL
+    column_free(column)
+    return pa.Array.from_buffers(arrow_type, rows, buffers, nulls, children=children)
+
+
+cdef list column_cells(Column* column):
+    """The values of a VARIABLE column as bytes objects, None for NULL; the column is empty again."""
+    cdef list cells = []
+    cdef int64_t row
+    cdef int32_t first
+    for row in range(column.rows):
+        if column.validity[row >> 3] >> (row & 7) & 1:
+            first = column.offsets[row]
+            cells.append(
+                PyBytes_FromStringAndSize(
+                    <char*> column.data + first, column.offsets[row + 1] - first
+                )
+            )
+        else:
+            cells.append(None)
+    column_free(column)
+    return cells
