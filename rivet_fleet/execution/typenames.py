@@ -34,7 +34,7 @@ def canonical_name(column_type: ColumnType) -> str:
         return f"decimal({column_type.precision},{column_type.scale})"
     if column_type.kind is TypeKind.LIST and column_type.element is not None:
         return f"list<{canonical_name(column_type.element)}>"
-    return column_type.kind.value
+    return str(column_type.kind.value)
 
 
 def arrow_name(column_type: ColumnType) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from rivet_fleet.contracts.codec import to_plain
 from rivet_fleet.contracts.typereport import CheckReport, ColumnReport, ExportReport, TargetColumn
@@ -71,7 +71,7 @@ def _target(found: list[tuple[ColumnReport, TargetColumn]]) -> Iterator[str]:
     yield from _table(_TARGET_HEAD, rows)
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> Iterator[str]:
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
     widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
     for row in (head, tuple("-" * width for width in widths), *rows):
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
