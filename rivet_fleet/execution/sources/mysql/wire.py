@@ -27,7 +27,7 @@ PACKET_BYTES_MAX = 0xFFFFFF
 """A payload of exactly this many bytes is continued in the next packet."""
 EOF_BYTES = 5
 HEAD_OK, HEAD_LOCAL_FILE, HEAD_EOF, HEAD_ERR = 0x00, 0xFB, 0xFE, 0xFF
-ERR = bytes((HEAD_ERR,))
+ROW, ERR = bytes((HEAD_OK,)), bytes((HEAD_ERR,))
 
 _METADATA_BYTES_MAX = 1024 * 1024
 """A packet that describes something is never larger; rows do not pass here."""
@@ -37,7 +37,7 @@ _CHARSET_BINARY = 63
 _FLAG_UNSIGNED = 32
 _INTEGERS = frozenset((1, 2, 3, 8, 9))
 """TINY, SHORT, LONG, LONGLONG, INT24: the types whose sign is a flag."""
-_STRINGS = frozenset((15, 247, 248, 249, 250, 251, 252, 253, 254))
+STRINGS = frozenset((15, 247, 248, 249, 250, 251, 252, 253, 254))
 """Everything the server sends as text or bytes with a charset: one form on the wire."""
 
 _PREPARED = struct.Struct("<xIHHxH")
@@ -48,15 +48,20 @@ _STATEMENT = struct.Struct("<I")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerError:
-    """An ERR packet: the server ended the statement, the connection is still in step."""
+    """What an ERR packet says."""
 
     errno: int
     sqlstate: str
     message: str
 
-    def as_exception(self) -> pymysql.err.OperationalError:
-        """The exception the border maps by its error number."""
-        return pymysql.err.OperationalError(self.errno, self.message)
+
+class StatementFailed(pymysql.err.OperationalError):
+    """The server ended a statement with an ERR packet; the connection is still in step. The
+    border maps it by its number, as it maps PyMySQL's own."""
+
+    def __init__(self, server_error: ServerError) -> None:
+        super().__init__(server_error.errno, server_error.message)
+        self.server_error = server_error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +97,7 @@ def wire_type(type_code: int, flags: int, charset: int) -> str:
     text = str(type_code)
     if type_code in _INTEGERS and flags & _FLAG_UNSIGNED:
         text += ":unsigned"
-    if type_code in _STRINGS and charset == _CHARSET_BINARY:
+    if type_code in STRINGS and charset == _CHARSET_BINARY:
         text += ":binary"
     return text
 
@@ -103,7 +108,7 @@ def same_form(planned: str, sent: str) -> bool:
         return True
     forms = [text.partition(":") for text in (planned, sent)]
     return forms[0][2] == forms[1][2] and all(
-        code.isdecimal() and int(code) in _STRINGS for code, _, _ in forms
+        code.isdecimal() and int(code) in STRINGS for code, _, _ in forms
     )
 
 
@@ -184,32 +189,23 @@ def _lenenc(payload: bytes, position: int) -> tuple[int, int]:
 
 
 class Channel:
-    """One statement's exchange over a PyMySQL connection. Raises PyMySQL's own exceptions for
-    ERR packets, a lost link (2013) and a silent one (2013), and MalformedData.
+    """One statement's exchange over a PyMySQL connection. Raises StatementFailed for ERR
+    packets, PyMySQL's own exceptions for a lost or silent link (2013), and MalformedData.
 
-    ``silence_s_max`` is how long a byte may be waited for; None waits for ever.
+    How long a silence may last, the connection's own file knows.
     """
 
-    def __init__(
-        self, connection: pymysql.Connection[Cursor], *, silence_s_max: float | None
-    ) -> None:
-        # What is used of it beyond its public face: _execute_command, _sock, _rfile,
-        # _current_timeout and _next_seq_id.
+    def __init__(self, connection: pymysql.Connection[Cursor]) -> None:
+        # Beyond its public face: _execute_command, _next_seq_id, _rfile (also below TLS).
         self._connection: Any = connection
-        self._silence_s_max = silence_s_max
         self.sequence_id = 0
         """The number the server's next packet must carry."""
         self.wire_bytes = 0
 
     def send(self, command: int, payload: bytes) -> None:
         """Send one command; the answer is not read."""
-        # A socket's timeout counts for sending, too; PyMySQL sets its own again when it differs.
-        connection = self._connection
-        connection._execute_command(command, payload)
-        if connection._sock is not None:
-            connection._sock.settimeout(self._silence_s_max)
-            connection._current_timeout = self._silence_s_max
-        self.sequence_id = connection._next_seq_id
+        self._connection._execute_command(command, payload)
+        self.sequence_id = self._connection._next_seq_id
 
     def packet(self) -> bytes:
         """The payload of the next packet, which must be a small one. ERR packets are raised."""
@@ -221,7 +217,7 @@ class Channel:
         check_sequence(head[3], self.sequence_id, payload[:1])
         self.sequence_id = (self.sequence_id + 1) & 0xFF
         if payload[:1] == ERR:
-            raise parse_error(payload).as_exception()
+            raise StatementFailed(parse_error(payload))
         return payload
 
     def receive_into(self, buffer: memoryview) -> int:
@@ -248,8 +244,6 @@ class Channel:
             _lost("the connection is closed")
         try:
             yield
-        except TimeoutError:
-            _lost(f"the server has been silent for {self._silence_s_max:g} s")
         except (OSError, ValueError) as error:
             # ValueError: the file was closed by another thread that gave the connection up.
             _lost(f"the connection was lost: {error}")

@@ -1,0 +1,197 @@
+"""One prepared statement, executed once: its rows, decoded as they arrive."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pymysql
+
+from rivet_fleet.contracts.columns import ColumnSpec
+from rivet_fleet.contracts.plan import TuningPlan
+from rivet_fleet.errors import SchemaDrift, SourceBusy, SourceError, SourceRefused
+from rivet_fleet.execution.sources.mysql import wire
+from rivet_fleet.execution.sources.mysql.decoder import BatchDecoder
+from rivet_fleet.execution.sources.mysql.session import Session, Settings
+
+BLOCK_BYTES = 256 * 1024
+"""What one block holds at most; the caller's limits are looked at behind every block."""
+
+_REFUSALS: dict[int, tuple[type[SourceError], str]] = {
+    1295: (
+        SourceRefused,
+        "a proxy on the way refuses prepared statements; export from the server itself, or "
+        "allow them there",
+    ),
+    1243: (
+        SourceRefused,
+        "a proxy on the way sends a statement's execution to another server than its "
+        "preparation; export from the server itself",
+    ),
+    1461: (
+        SourceBusy,
+        "the server's max_prepared_stmt_count is used up: some client leaves statements behind",
+    ),
+}
+"""Errors that speak of prepared statements rather than of what was asked: class and remedy."""
+
+
+class StatementStream:
+    """A ``PageStream``: prepared with the first receive, closed on the server behind the last
+    byte. ``seconds`` runs from sending the execution to the last byte; the round trip that
+    preparing took is taken off, because no page size can shorten it.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        sql: str,
+        columns: tuple[ColumnSpec, ...],
+        settings: Settings,
+        tuning: TuningPlan,
+        decoder: BatchDecoder,
+    ) -> None:
+        self.wire_bytes = 0
+        self.ended = False
+        self._session = session
+        self._columns = columns
+        self._decoder = decoder
+        self._spent_s = 0.0
+        self._round_trip_s = 0.0
+        self._steps = self._receive(sql, settings, tuning.statement_timeout_s)
+
+    @property
+    def seconds(self) -> float:
+        """How long the source worked; see the class."""
+        return max(0.0, self._spent_s - self._round_trip_s)
+
+    @property
+    def rows_ready(self) -> int:
+        """Rows complete and not yet taken."""
+        return self._decoder.rows_ready
+
+    @property
+    def changed(self) -> dict[str, int]:
+        """The decoder's own counts."""
+        return self._decoder.changed
+
+    def receive(self, *, rows_max: int | None, bytes_max: int | None) -> None:
+        """See ``PageStream``. After an error the connection is in step, or it is closed."""
+        before_bytes = self.wire_bytes
+        while not self.ended:
+            if rows_max is not None and self.rows_ready >= rows_max:
+                return
+            if bytes_max is not None and self.wire_bytes - before_bytes > bytes_max:
+                return
+            self._step()
+
+    def take(self, rows_max: int | None = None) -> pa.RecordBatch:
+        """The oldest rows, at most ``rows_max``."""
+        return self._decoder.take(rows_max)
+
+    def abandon(self) -> None:
+        """End the statement before its end. Never raises.
+
+        Closing the connection is what ends it: the server notices with the next bytes it sends,
+        and KILL would need a second connection and could arrive late.
+        """
+        if not self.ended:
+            self.ended = True
+            self._session.close()
+            with contextlib.suppress(SourceError):
+                self._steps.close()  # type: ignore[attr-defined]
+
+    # ------------------------------------------------------------ one statement
+
+    def _step(self) -> None:
+        try:
+            next(self._steps)
+        except StopIteration:
+            self.ended = True
+
+    def _receive(self, sql: str, settings: Settings, timeout_s: float) -> Iterator[None]:
+        """One block at each step; what happens before and behind the statement is not counted."""
+        with self._session.reading(
+            settings, doing="reading a page", timeout_s=timeout_s
+        ) as connection:
+            channel = wire.Channel(connection)
+            prepared = self._prepare(channel, sql)
+            try:
+                yield from self._timed(self._execute(channel, prepared), channel)
+            except wire.StatementFailed as error:
+                with contextlib.suppress(pymysql.MySQLError):
+                    wire.close(channel, prepared)
+                self._explain(error)
+                raise
+            wire.close(channel, prepared)
+
+    def _prepare(self, channel: wire.Channel, sql: str) -> wire.Prepared:
+        began_s = time.monotonic()
+        try:
+            prepared = wire.prepare(channel, sql)
+        except wire.StatementFailed as error:
+            self._explain(error)
+            raise
+        self._round_trip_s = time.monotonic() - began_s
+        if prepared.parameters:
+            raise SourceRefused(
+                f"{self._session.url.identity}: the statement has placeholders (?)",
+                hint="write the values into the `query:`",
+            )
+        return prepared
+
+    def _timed(self, blocks: Iterator[None], channel: wire.Channel) -> Iterator[None]:
+        """The same, measured."""
+        while True:
+            began_s = time.monotonic()
+            try:
+                next(blocks)
+            except StopIteration:
+                return
+            finally:
+                self._spent_s += time.monotonic() - began_s
+                self.wire_bytes = channel.wire_bytes
+            yield
+
+    def _execute(self, channel: wire.Channel, prepared: wire.Prepared) -> Iterator[None]:
+        """Execute, and feed the decoder until the server's end or error."""
+        check_definitions(wire.execute(channel, prepared), self._columns)
+        buffer = memoryview(bytearray(BLOCK_BYTES))
+        while not self._decoder.ended:
+            self._decoder.feed(buffer[: channel.receive_into(buffer)])
+            yield
+        self._decoder.finish()
+        if self._decoder.error is not None:
+            raise wire.StatementFailed(self._decoder.error)
+
+    def _explain(self, error: wire.StatementFailed) -> None:
+        """Raise ours for an error that a statement sent as text would not have met."""
+        said = error.server_error
+        if said.errno in _REFUSALS:
+            found, hint = _REFUSALS[said.errno]
+            message = (
+                f"{self._session.url.identity}: {said.message} ({said.errno}, preparing a page)"
+            )
+            raise found(message, hint=hint, code=f"MYSQL_{said.errno}") from None
+
+
+def check_definitions(
+    definitions: tuple[wire.ColumnDefinition, ...], columns: tuple[ColumnSpec, ...]
+) -> None:
+    """Check that the server sends the planned columns. Raises SchemaDrift."""
+    if not definitions:
+        raise SourceRefused("the statement has no result", hint="a `query:` must be a SELECT")
+    if len(definitions) != len(columns):
+        raise SchemaDrift(
+            f"the source sends {len(definitions)} columns, planned were {len(columns)}",
+            hint="plan the export again",
+        )
+    for definition, column in zip(definitions, columns, strict=True):
+        if not wire.same_form(column.wire_type, definition.wire_type):
+            raise SchemaDrift(
+                f"column {column.name} was planned as {column.native_type} (wire type "
+                f"{column.wire_type}), but the source sends wire type {definition.wire_type}",
+                hint="plan the export again",
+            )
