@@ -137,7 +137,7 @@ class Parts:
                 part_number=len(self.finished),
                 path=part.path,
                 rows=part.rows,
-                columns=part.counter.finish(self._changed_since()),
+                columns=part.counter.finish(self._changed_since(), part.writer.extremes()),
             )
         )
         reach(KillPoint.PART_SPOOLED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -24,6 +25,11 @@ class PartWriter(Protocol):
 
     def close(self) -> None:
         """Finish the file (footer, last bytes). Raises DestinationFull."""
+        ...
+
+    def extremes(self) -> Mapping[str, tuple[str, str]]:
+        """After ``close``: smallest and largest value of each column that ``extremes.Extremes``
+        keeps and that has a value."""
         ...
 
     def abort(self) -> None:

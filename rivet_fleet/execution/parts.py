@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import xxhash
 
 from rivet_fleet.contracts.part import ColumnStats, PartDigest
@@ -49,61 +48,30 @@ def fingerprint_bytes(body: bytes) -> str:
 
 
 class ColumnCounter:
-    """Adds up ColumnStats over the batches of one part.
-
-    Extremes are kept where finding them is one vectorised pass: integers, dates, times and
-    timestamps.
-    """
+    """Adds up ColumnStats over the batches of one part."""
 
     def __init__(self, schema: pa.Schema) -> None:
         self._names = list(schema.names)
         self._nulls = [0] * len(self._names)
-        self._ordered = [_has_cheap_order(field.type) for field in schema]
-        self._extremes: list[tuple[pa.Scalar, pa.Scalar] | None] = [None] * len(self._names)
 
     def add(self, batch: pa.RecordBatch) -> None:
         """Count one batch of the counter's schema."""
         for index, column in enumerate(batch.columns):
             self._nulls[index] += column.null_count
-            if self._ordered[index] and column.null_count < len(column):
-                self._widen(index, column)
 
-    def finish(self, changed: Mapping[str, int]) -> tuple[ColumnStats, ...]:
-        """The counts; ``changed`` are this part's values that a stated policy had to change."""
-        return tuple(self._stats(index, changed) for index in range(len(self._names)))
-
-    def _widen(self, index: int, column: pa.Array) -> None:
-        found = pc.min_max(column)
-        low, high = found["min"], found["max"]
-        seen = self._extremes[index]
-        if seen is not None:
-            low = seen[0] if pc.less(seen[0], low).as_py() else low
-            high = seen[1] if pc.greater(seen[1], high).as_py() else high
-        self._extremes[index] = (low, high)
-
-    def _stats(self, index: int, changed: Mapping[str, int]) -> ColumnStats:
-        name = self._names[index]
-        extremes = self._extremes[index]
-        return ColumnStats(
-            name=name,
-            nulls=self._nulls[index],
-            minimum=None if extremes is None else _text(extremes[0]),
-            maximum=None if extremes is None else _text(extremes[1]),
-            changed=changed.get(name, 0),
+    def finish(
+        self, changed: Mapping[str, int], extremes: Mapping[str, tuple[str, str]]
+    ) -> tuple[ColumnStats, ...]:
+        """The counts; ``changed`` are this part's values that a stated policy had to change,
+        ``extremes`` what its writer found."""
+        nothing = (None, None)
+        return tuple(
+            ColumnStats(
+                name=name,
+                nulls=nulls,
+                minimum=extremes.get(name, nothing)[0],
+                maximum=extremes.get(name, nothing)[1],
+                changed=changed.get(name, 0),
+            )
+            for name, nulls in zip(self._names, self._nulls, strict=True)
         )
-
-
-def _has_cheap_order(kind: pa.DataType) -> bool:
-    return bool(
-        pa.types.is_integer(kind)
-        or pa.types.is_date32(kind)
-        or pa.types.is_time64(kind)
-        or pa.types.is_timestamp(kind)
-    )
-
-
-def _text(value: pa.Scalar) -> str:
-    # A zone other than the session's would need a tz database to print; the numbers are UTC.
-    if pa.types.is_timestamp(value.type) and value.type.tz is not None:
-        return str(value.cast(pa.timestamp(value.type.unit)).cast(pa.string()).as_py()) + "Z"
-    return str(value.cast(pa.string()).as_py())

@@ -178,6 +178,73 @@ def test_hostile_values_survive(part_format, name, tmp_path, values):
     assert read_by_duckdb(name, path) == rows
 
 
+ordered_values = {
+    "i2": (pa.int16(), st.integers(-(2**15), 2**15 - 1)),
+    "u8": (pa.uint64(), st.integers(0, 2**64 - 1)),
+    "d": (pa.date32(), st.integers(-2_500_000, 2_500_000)),
+    "t": (pa.time64("us"), st.integers(0, 86_400_000_000)),
+    "tz": (pa.timestamp("us", "UTC"), st.integers(-(2**60), 2**60)),
+}
+
+
+def bounds_by_python(name, values):
+    """Smallest and largest as text, by Python's own calendar; None beyond its years."""
+    known = [v for v in values if v is not None]
+    if not known:
+        return None
+    try:
+        if name == "d":
+            days = [dt.date(1970, 1, 1) + dt.timedelta(days=v) for v in known]
+            return str(min(days)), str(max(days))
+        if name == "tz":
+            instants = [EPOCH + dt.timedelta(microseconds=v) for v in known]
+            shown = [m.strftime("%Y-%m-%d %H:%M:%S.%fZ") for m in (min(instants), max(instants))]
+            return tuple(s.rjust(27, "0") for s in shown)
+        if name == "t":
+            times = [(EPOCH + dt.timedelta(microseconds=v)) for v in known]
+            shown = [m.strftime("%H:%M:%S.%f") for m in (min(times), max(times))]
+            return None if max(known) == 86_400_000_000 else tuple(shown)
+        return str(min(known)), str(max(known))
+    except OverflowError:
+        return None
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    values=st.lists(
+        st.tuples(*(st.one_of(st.none(), v) for _, v in ordered_values.values())), min_size=1
+    )
+)
+def test_extremes_are_those_of_the_values(part_format, tmp_path, values):
+    """Over several batches; a list before the ordered columns shifts nothing."""
+    schema = pa.schema([(n, kind) for n, (kind, _) in ordered_values.items()])
+    path = tmp_path / "extremes"
+    path.unlink(missing_ok=True)
+    writer = part_format.open(path, schema)
+    for rows in (values[:3], values[3:]):
+        columns = [pa.array([r[i] for r in rows], f.type) for i, f in enumerate(schema)]
+        writer.write(pa.record_batch(columns, schema=schema))
+    writer.close()
+    found = writer.extremes()
+    for index, name in enumerate(ordered_values):
+        column = [row[index] for row in values]
+        assert (name in found) == any(v is not None for v in column)
+        expected = bounds_by_python(name, column)
+        assert expected is None or found[name] == expected
+
+
+def test_extremes_of_any_year_and_of_no_value(part_format, tmp_path):
+    schema = pa.schema([("d", pa.date32()), ("ts", pa.timestamp("us")), ("s", pa.string())])
+    rows = [pa.array([-2_440_588 + 38, 2_932_897], schema[0].type),
+            pa.array([None, None], schema[1].type), pa.array(["a", "b"])]  # fmt: skip
+    writer = part_format.open(tmp_path / "part", schema)
+    writer.write(pa.record_batch(rows, schema=schema))
+    writer.close()
+    assert writer.extremes() == {"d": ("-4712-01-01", "10000-01-01")}
+
+
 def test_a_part_without_rows_is_whole(part_format, name, tmp_path):
     path = write(part_format, tmp_path / "part")
     assert part_format.count_rows(path) == 0
@@ -361,6 +428,57 @@ def test_parquet_lists_keep_null_elements(tmp_path):
     assert duckdb.sql(f"SELECT tags FROM read_parquet('{path}')").fetchall() == [
         (v,) for v in values
     ]
+
+
+def test_parquet_extremes_find_their_column_beside_lists(tmp_path):
+    pair = pa.struct([("x", pa.int32()), ("y", pa.int32())])
+    schema = pa.schema(
+        [("pairs", pa.list_(pair)), ("tags", pa.list_(pa.int32())), ("n", pa.int8())]
+    )
+    rows = [pa.array([[{"x": 9, "y": 9}]], schema[0].type), pa.array([[8]], schema[1].type),
+            pa.array([-7], schema[2].type)]  # fmt: skip
+    writer = registry.open_format(FormatPlan(format="parquet")).open(tmp_path / "part", schema)
+    writer.write(pa.record_batch(rows, schema=schema))
+    writer.close()
+    assert writer.extremes() == {"n": ("-7", "-7")}
+
+
+def test_parquet_uses_a_dictionary_only_where_values_repeat(tmp_path):
+    count = 20_000
+    few = [f"state {i % 7}" for i in range(count)]
+    many = [f"name {i * 7919}" for i in range(count)]
+    lists = [[few[i], few[i + 1]] for i in range(count - 1)] + [None]
+    table = {"few": few, "many": many, "n": list(range(count)), "tags.all": lists}
+    batch = pa.record_batch(table)
+    part_format = registry.open_format(FormatPlan(format="parquet"))
+    path = write(part_format, tmp_path / "part", batch, schema=batch.schema)
+    group = pq.read_metadata(path).row_group(0)
+    repeating = {
+        group.column(i).path_in_schema
+        for i in range(group.num_columns)
+        if "RLE_DICTIONARY" in group.column(i).encodings
+    }
+    assert repeating == {"few", "tags.all.list.element"}
+    assert pq.read_table(path).to_pydict() == table
+
+
+@pytest.mark.parametrize("precision", [1, 9, 10, 18, 19, 38, 76])
+def test_parquet_decimals_are_the_same_numbers_however_stored(tmp_path, precision):
+    kind = pa.decimal128(precision, 1) if precision <= 38 else pa.decimal256(precision, 1)
+    digits = "9" * (precision - 1) + ".9"
+    values = [Decimal(digits), Decimal("-" + digits), Decimal("0.0"), None]
+    schema = pa.schema([("n", kind)])
+    batch = pa.record_batch([pa.array(values, kind)], schema=schema)
+    part_format = registry.open_format(FormatPlan(format="parquet"))
+    path = write(part_format, tmp_path / "part", batch, schema=schema)
+    assert pq.read_table(path)["n"].to_pylist() == values
+    assert pq.read_schema(path).field("n").type == kind
+    stored = pq.ParquetFile(path).schema.column(0)
+    wanted = "INT32" if precision <= 9 else "INT64" if precision <= 18 else "FIXED_LEN_BYTE_ARRAY"
+    assert (stored.physical_type, stored.logical_type.type) == (wanted, "DECIMAL")
+    if precision <= 38:
+        found = duckdb.sql(f"SELECT n FROM read_parquet('{path}')").fetchall()
+        assert [row[0] for row in found] == values
 
 
 def test_parquet_row_groups_close_by_rows(tmp_path):

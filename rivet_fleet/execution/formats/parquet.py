@@ -1,7 +1,8 @@
 """Parquet parts: row groups bounded in memory, exact logical types, reproducible bytes.
 
 Equal batches with equal options give equal files: the ``created_by`` of the writer library is a
-constant of its version and no time or host is written.
+constant of its version and no time or host is written. Decimals of up to 18 digits are stored as
+integers, which every reader of the format knows and which costs less than fixed-size bytes.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 from rivet_fleet.contracts.plan import FormatPlan
 from rivet_fleet.errors import ConfigError, DataIntegrityError, UnsupportedType
 from rivet_fleet.execution.durable import filesystem_errors, remove_file
+from rivet_fleet.execution.extremes import Extremes
 from rivet_fleet.execution.format import PartFormat, PartWriter
 
 FORMAT_NAME = "parquet"
@@ -22,6 +24,12 @@ FORMAT_NAME = "parquet"
 _CODECS = {"zstd": "zstd", "snappy": "snappy", "gzip": "gzip", "lz4": "lz4", "none": "none"}
 _DEFAULT_LEVELS = {"zstd": 3, "gzip": 6}
 _LEVELS = {"zstd": range(1, 23), "gzip": range(10)}
+_SAMPLE_ROWS = 16_384
+_SAMPLE_BYTES = 2 * 1024 * 1024
+_SAMPLE_PLACES = 4
+_PAYS = 0.7
+"""With a dictionary a column must be smaller than this part of its plain size. In a sample a
+dictionary looks worse than in a whole row group, over which it is shared."""
 _FIRST_RATIO = 0.35
 """Encoded size over Arrow size, until the first row group has shown the real one."""
 
@@ -92,17 +100,17 @@ class _ParquetWriter:
         self._schema = schema
         self._group_rows = group_rows
         self._group_bytes = group_bytes
+        self._codec, self._level = codec, level
+        self._extremes = Extremes(schema)
         self._held: list[pa.RecordBatch] = []
         self._held_rows = 0
         self._held_bytes = 0
         self._encoded_arrow_bytes = 0
+        self._writer: pq.ParquetWriter | None = None
         with filesystem_errors(path, "spool"):
             path.open("xb").close()
             try:
                 self._sink = pa.OSFile(str(path), "wb")
-                self._writer = pq.ParquetWriter(
-                    self._sink, schema, compression=codec, compression_level=level
-                )
             except OSError:
                 remove_file(path)
                 raise
@@ -130,17 +138,24 @@ class _ParquetWriter:
         """Encode the rest, write the footer and close the file."""
         self._flush()
         with filesystem_errors(self._path, "spool"):
-            self._writer.close()
+            writer = self._writer or self._open_writer(self._schema.empty_table())
+            writer.close()
             self._sink.close()
+            self._read_extremes()
+
+    def extremes(self) -> dict[str, tuple[str, str]]:
+        """Smallest and largest value of each ordered column: the footer's own."""
+        return self._extremes.texts()
 
     def abort(self) -> None:
         """Remove the file first, so that no later step can complete it; then let go."""
         self._held.clear()
         with contextlib.suppress(OSError):
             remove_file(self._path)
-        for closing in (self._writer.close, self._sink.close):
+        for open_thing in (self._writer, self._sink):
             with contextlib.suppress(OSError, ValueError, pa.ArrowException):
-                closing()
+                if open_thing is not None:
+                    open_thing.close()
 
     def _hold(self, batch: pa.RecordBatch) -> None:
         self._held.append(batch)
@@ -156,10 +171,94 @@ class _ParquetWriter:
             return
         table = pa.Table.from_batches(self._held, schema=self._schema)
         with filesystem_errors(self._path, "spool"):
+            if self._writer is None:
+                self._writer = self._open_writer(table)
             self._writer.write_table(table, row_group_size=self._held_rows)
         self._encoded_arrow_bytes += self._held_bytes
         self._held = []
         self._held_rows = self._held_bytes = 0
+
+    def _open_writer(self, first: pa.Table) -> pq.ParquetWriter:
+        """``first``: the rows of the first row group, which tell how the columns repeat."""
+        return pq.ParquetWriter(
+            self._sink,
+            self._schema,
+            compression=self._codec,
+            compression_level=self._level,
+            use_dictionary=repeating_columns(first),
+            store_decimal_as_integer=True,
+        )
+
+    def _read_extremes(self) -> None:
+        """From the footer: the encoder has found them already."""
+        footer = pq.read_metadata(self._path)
+        leaves = _leaves(self._schema)
+        ordered = [(i, name) for i, name in enumerate(leaves) if name in self._extremes.names]
+        for group in range(footer.num_row_groups):
+            for index, name in ordered:
+                self._widen(name, footer.row_group(group).column(index).statistics)
+
+    def _widen(self, name: str, statistics: pq.Statistics | None) -> None:
+        if statistics is None or not statistics.has_min_max:
+            return
+        low, high = statistics.min_raw, statistics.max_raw
+        # Parquet stores an unsigned number as the signed one with the same bits.
+        wraps = _unsigned_range(self._schema.field(name).type)
+        self._extremes.widen(name, low % wraps if wraps else low, high % wraps if wraps else high)
+
+
+def repeating_columns(table: pa.Table) -> list[str]:
+    """Leaf columns (dotted paths) for which a dictionary pays: one clearly smaller than the values.
+
+    A dictionary that does not pay costs a fifth of the encoder's time or more. Measured on a
+    sample from four places of ``table``, encoded both ways in memory; equal tables, equal answer.
+    """
+    rows = min(_SAMPLE_ROWS, int(_SAMPLE_BYTES * table.num_rows / max(table.nbytes, 1)))
+    piece = max(1, rows // _SAMPLE_PLACES)
+    step = max(piece, table.num_rows // _SAMPLE_PLACES)
+    sample = pa.concat_tables([table.slice(i * step, piece) for i in range(_SAMPLE_PLACES)])
+    if not sample.num_rows:
+        return []
+    with_dictionary, plain = _leaf_sizes(sample, True), _leaf_sizes(sample, False)
+    return [path for path, size in with_dictionary.items() if size < _PAYS * plain[path]]
+
+
+def _leaf_sizes(sample: pa.Table, use_dictionary: bool) -> dict[str, int]:
+    """Encoded, uncompressed bytes per leaf column."""
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(
+        sink,
+        sample.schema,
+        compression="none",
+        use_dictionary=use_dictionary,
+        write_statistics=False,
+        store_schema=False,
+        store_decimal_as_integer=True,
+    ) as writer:
+        writer.write_table(sample, row_group_size=sample.num_rows)
+    group = pq.read_metadata(pa.BufferReader(sink.getvalue())).row_group(0)
+    columns = [group.column(index) for index in range(group.num_columns)]
+    return {column.path_in_schema: column.total_uncompressed_size for column in columns}
+
+
+def _leaves(schema: pa.Schema) -> list[str]:
+    """The name of each Parquet leaf's column, in the file's order."""
+    return [field.name for field in schema for _ in range(_leaf_count(field.type))]
+
+
+def _leaf_count(kind: pa.DataType) -> int:
+    if isinstance(kind, pa.BaseExtensionType):
+        return _leaf_count(kind.storage_type)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return _leaf_count(kind.value_type)
+    if pa.types.is_struct(kind):
+        return sum(_leaf_count(field.type) for field in kind)
+    return 1
+
+
+def _unsigned_range(kind: pa.DataType) -> int | None:
+    """How many values an unsigned type has; None for every other type."""
+    return int(2**kind.bit_width) if pa.types.is_unsigned_integer(kind) else None
 
 
 def _codec(plan: FormatPlan) -> tuple[str, int | None]:

@@ -62,6 +62,9 @@ class WatchedWriter:
         self._inner.close()
         self._owner.open_writers -= 1
 
+    def extremes(self):
+        return self._inner.extremes()
+
     def abort(self):
         self._inner.abort()
         self._owner.open_writers -= 1

@@ -12,10 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rivet_fleet.execution.civil import date_text, time_text, timestamp_text
+
 Renderer = Callable[[pa.Array], pa.Array]
 
-_DAY_S = 86_400
-_SECOND_US = 1_000_000
 _HEX = np.frombuffer(b"".join(b"%02x" % byte for byte in range(256)), np.uint8).reshape(256, 2)
 _UUID_BYTES = 16
 _UUID_DIGITS = [i for i in range(36) if i not in (8, 13, 18, 23)]
@@ -83,14 +83,14 @@ def _decimal(column: pa.Array) -> pa.Array:
 def _date(column: pa.Array) -> pa.Array:
     text = _cast(column)
     days = column.cast(pa.int32())
-    return _replaced(text, pc.starts_with(text, "<"), days, lambda v: _civil_date(v.as_py()))
+    return _replaced(text, pc.starts_with(text, "<"), days, lambda v: date_text(v.as_py()))
 
 
 def _time(column: pa.Array) -> pa.Array:
     exact = column.cast(pa.time64("us"))
     text = _cast(exact)
     micros = exact.cast(pa.int64())
-    return _replaced(text, pc.starts_with(text, "<"), micros, lambda v: _clock(v.as_py()))
+    return _replaced(text, pc.starts_with(text, "<"), micros, lambda v: time_text(v.as_py()))
 
 
 def _timestamp(column: pa.Array) -> pa.Array:
@@ -98,7 +98,7 @@ def _timestamp(column: pa.Array) -> pa.Array:
     exact = column.cast(pa.timestamp("us", column.type.tz)).cast(pa.int64())
     text = _cast(exact.cast(pa.timestamp("us")))
     text = pc.replace_substring(text, " ", "T", max_replacements=1)
-    text = _replaced(text, pc.starts_with(text, "<"), exact, lambda v: _instant(v.as_py()))
+    text = _replaced(text, pc.starts_with(text, "<"), exact, lambda v: timestamp_text(v.as_py()))
     return _concat(text, zone) if zone else text
 
 
@@ -111,30 +111,6 @@ def _replaced(
         return text
     slow = pa.array([render(v) for v in values.filter(mask)], pa.large_string())
     return pc.replace_with_mask(text, mask, slow)
-
-
-def _civil_date(days: int) -> str:
-    """Days since 1970-01-01 in the proleptic Gregorian calendar, any year."""
-    shifted = days + 719_468
-    era, day_of_era = divmod(shifted, 146_097)
-    year = (day_of_era - day_of_era // 1460 + day_of_era // 36_524 - day_of_era // 146_096) // 365
-    day_of_year = day_of_era - (365 * year + year // 4 - year // 100)
-    month_index = (5 * day_of_year + 2) // 153
-    day = day_of_year - (153 * month_index + 2) // 5 + 1
-    month = month_index + 3 if month_index < 10 else month_index - 9
-    full_year = year + era * 400 + (1 if month <= 2 else 0)
-    sign = "-" if full_year < 0 else ""
-    return f"{sign}{abs(full_year):04d}-{month:02d}-{day:02d}"
-
-
-def _clock(micros: int) -> str:
-    seconds, fraction = divmod(micros, _SECOND_US)
-    return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}.{fraction:06d}"
-
-
-def _instant(micros: int) -> str:
-    days, rest = divmod(micros, _DAY_S * _SECOND_US)
-    return f"{_civil_date(days)}T{_clock(rest)}"
 
 
 def _binary(column: pa.Array) -> pa.Array:

@@ -23,31 +23,25 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from rivet_fleet.contracts.plan import FormatPlan
 from rivet_fleet.errors import DataIntegrityError, UnsupportedType
 from rivet_fleet.execution.durable import filesystem_errors, remove_file
-from rivet_fleet.execution.format import PartFormat, PartWriter
+from rivet_fleet.execution.extremes import Extremes
+from rivet_fleet.execution.format import PartWriter
 from rivet_fleet.execution.formats.csv.cells import Renderer, lines, quoted, renderer_of
-
-FORMAT_NAME = "csv"
 
 _READ_BYTES = 1024 * 1024
 _QUOTE, _LINE_FEED = ord('"'), ord("\n")
 
 
-def open_format(plan: FormatPlan) -> PartFormat:
-    """The CSV format. It has no options: row groups, codec and level are not looked at."""
-    return _CsvFormat()
-
-
-class _CsvFormat:
+class CsvFormat:
     """PartFormat of CSV."""
 
     @property
     def extension(self) -> str:
         """``csv``."""
-        return FORMAT_NAME
+        return "csv"
 
     def check_schema(self, schema: pa.Schema) -> None:
         """Refuse what has no exact text, all columns at once."""
@@ -89,6 +83,7 @@ class _CsvWriter:
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self._path = path
         self._renderers = [_required(field) for field in schema]
+        self._extremes = Extremes(schema)
         self._bytes = 0
         with filesystem_errors(path, "spool"):
             self._file = path.open("xb", buffering=0)
@@ -108,11 +103,16 @@ class _CsvWriter:
         if batch.num_rows:
             columns = zip(self._renderers, batch.columns, strict=True)
             self._put(lines([quoted(render(column)) for render, column in columns]))
+            self._widen(batch)
 
     def close(self) -> None:
         """Close the file."""
         with filesystem_errors(self._path, "spool"):
             self._file.close()
+
+    def extremes(self) -> dict[str, tuple[str, str]]:
+        """Smallest and largest value of each ordered column."""
+        return self._extremes.texts()
 
     def abort(self) -> None:
         """Remove the file and close it."""
@@ -121,6 +121,13 @@ class _CsvWriter:
         with contextlib.suppress(OSError):
             self._file.close()
 
+    def _widen(self, batch: pa.RecordBatch) -> None:
+        for name in self._extremes.names:
+            column = batch.column(name)
+            if column.null_count < len(column):
+                found = pc.min_max(column)
+                self._extremes.widen(name, _stored(found["min"]), _stored(found["max"]))
+
     def _put(self, body: pa.Buffer) -> None:
         rest = memoryview(body)
         with filesystem_errors(self._path, "spool"):
@@ -128,6 +135,10 @@ class _CsvWriter:
                 written = self._file.write(rest)
                 self._bytes += written
                 rest = rest[written:]
+
+
+def _stored(value: pa.Scalar) -> int:
+    return int(value.as_py() if pa.types.is_integer(value.type) else value.value)
 
 
 def _required(field: pa.Field) -> Renderer:
