@@ -52,6 +52,15 @@ cdef struct Column:
     int64_t nulls
     Column* child
 
+# Bytes of a stream that are not decoded yet.
+cdef struct Pending:
+    uint8_t* start
+    int64_t bytes
+    int64_t room
+
+cdef int pending_keep(Pending* pending, const uint8_t* start, int64_t bytes) noexcept nogil
+cdef void pending_drop(Pending* pending, int64_t bytes) noexcept nogil
+cdef void pending_free(Pending* pending) noexcept nogil
 cdef int column_init(Column* column, Storage storage, int width, Column* child) noexcept nogil
 cdef void column_free(Column* column) noexcept nogil
 cdef int column_grow_rows(Column* column) noexcept nogil

@@ -3,12 +3,45 @@
 
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from libc.stdlib cimport free, malloc, realloc
+from libc.stdlib cimport free, realloc
+from libc.string cimport memmove
 
 import pyarrow as pa
 
 cdef int64_t _ROWS_FIRST = 1024
 cdef int64_t _BYTES_FIRST = 4096
+cdef int64_t _PENDING_KEPT = 1024 * 1024
+
+
+cdef int pending_keep(Pending* pending, const uint8_t* start, int64_t bytes) noexcept nogil:
+    """Append bytes. DONE or NO_MEMORY."""
+    cdef int64_t room
+    if pending.room - pending.bytes < bytes:
+        room = pending.room * 2
+        if room < pending.bytes + bytes:
+            room = pending.bytes + bytes
+        if _resized(<void**> &pending.start, room) != DONE:
+            return NO_MEMORY
+        pending.room = room
+    memcpy(pending.start + pending.bytes, start, bytes)
+    pending.bytes += bytes
+    return DONE
+
+
+cdef void pending_drop(Pending* pending, int64_t bytes) noexcept nogil:
+    """Forget the first bytes: they have been decoded. A buffer that grew large is let go."""
+    pending.bytes -= bytes
+    if pending.bytes:
+        memmove(pending.start, pending.start + bytes, pending.bytes)
+    elif pending.room > _PENDING_KEPT:
+        pending_free(pending)
+
+
+cdef void pending_free(Pending* pending) noexcept nogil:
+    """Free the buffer; it is empty afterwards."""
+    free(pending.start)
+    pending.start = NULL
+    pending.bytes = pending.room = 0
 
 
 cdef class _Memory:

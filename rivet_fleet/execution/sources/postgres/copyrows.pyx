@@ -10,13 +10,14 @@ from libc.stdint cimport (
     INT32_MAX, INT32_MIN, INT64_MAX, INT64_MIN,
     int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t,
 )
-from libc.stdlib cimport calloc, free, malloc, realloc
-from libc.string cimport memcpy, memmove
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy
 
 from rivet_fleet.execution.columnar cimport (
     ASK, BITS, DONE, ENDED, FIXED, FULL, INCOMPLETE, LIST, NO_MEMORY, VARIABLE,
-    Column, Storage, column_array, column_bit, column_bytes, column_cells, column_free,
+    Column, Pending, Storage, column_array, column_bit, column_bytes, column_cells, column_free,
     column_init, column_null, column_room, column_slot, column_truncate,
+    pending_drop, pending_free, pending_keep,
     rivet_be16, rivet_be32, rivet_be64, rivet_fill_powers, rivet_is_utf8, rivet_small_powers,
     rivet_small_store, rivet_wide_divide, rivet_wide_fits, rivet_wide_muladd, rivet_wide_store,
     rivet_wrapping_add,
@@ -26,10 +27,11 @@ import pyarrow as pa
 
 from rivet_fleet.contracts.columns import TypeKind
 from rivet_fleet.errors import MalformedData
+from rivet_fleet.execution.batches import BatchQueue
 from rivet_fleet.execution.sources.postgres.decoder import ReferenceDecoder
 from rivet_fleet.execution.sources.postgres.dialect import OID_JSONB, OID_OID
 from rivet_fleet.execution.sources.postgres.values import build_column
-from rivet_fleet.execution.types import arrow_schema, arrow_type, empty_batch
+from rivet_fleet.execution.types import arrow_schema, arrow_type
 
 cdef extern from "poll.h" nogil:
     struct pollfd:
@@ -367,21 +369,19 @@ cdef class CompiledDecoder:
     cdef int _width
     cdef int64_t _limit
     cdef int64_t _rows
-    cdef uint8_t* _pending
-    cdef int64_t _pending_bytes
-    cdef int64_t _pending_room
+    cdef Pending _pending
     cdef int64_t _offset
     cdef bint _started
     cdef bint _ended
-    cdef list _batches
-    cdef int64_t _batch_rows
+    cdef object _batches
     cdef GetCopyData _get
     cdef ConsumeInput _consume
     cdef FreeMemory _release
 
     def __cinit__(self):
         self._fields = NULL
-        self._pending = NULL
+        self._pending.start = NULL
+        self._pending.bytes = self._pending.room = 0
 
     def __init__(self, columns, *, max_value_bytes, coerce=False):
         self.schema = arrow_schema(columns)
@@ -389,7 +389,7 @@ cdef class CompiledDecoder:
         self._columns = columns
         self._coerces = coerce
         self._limit = max_value_bytes
-        self._batches = []
+        self._batches = BatchQueue(self.schema)
         self._width = len(columns)
         self._reference = self._new_reference()
         if self._fields != NULL:
@@ -407,7 +407,7 @@ cdef class CompiledDecoder:
                 column_free(&self._fields[i].column)
                 column_free(&self._fields[i].elements)
             free(self._fields)
-        free(self._pending)
+        pending_free(&self._pending)
 
     def bind_libpq(self, uintptr_t get_copy_data, uintptr_t consume_input, uintptr_t freemem):
         """The addresses of PQgetCopyData, PQconsumeInput and PQfreemem, for ``pull``."""
@@ -418,14 +418,14 @@ cdef class CompiledDecoder:
     @property
     def rows_ready(self):
         """Rows decoded and not yet taken."""
-        return self._batch_rows + self._rows
+        return self._batches.rows + self._rows
 
     # ------------------------------------------------------------ bytes in
 
     def feed(self, const uint8_t[::1] block not None):
         """The next bytes of the stream, cut anywhere. See ``BatchDecoder.feed``."""
         if block.shape[0]:
-            if self._keep(&block[0], block.shape[0]) != DONE:
+            if pending_keep(&self._pending, &block[0], block.shape[0]) != DONE:
                 raise MemoryError
             self._settle()
 
@@ -434,7 +434,7 @@ cdef class CompiledDecoder:
         self._settle()
         if not self._ended:
             raise MalformedData(
-                f"the stream ended in the middle, at offset {self._offset + self._pending_bytes}"
+                f"the stream ended in the middle, at offset {self._offset + self._pending.bytes}"
             )
 
     def pull(self, uintptr_t conn, int fd, int64_t bytes_max):
@@ -462,12 +462,12 @@ cdef class CompiledDecoder:
                         received += bytes
                         looked = False
                         used = 0
-                        if self._started and not self._pending_bytes:
+                        if self._started and not self._pending.bytes:
                             outcome = self._rows_of(<uint8_t*> row, bytes, &used)
                             if outcome == DONE:
                                 self._release(row)
                                 continue
-                        outcome = self._keep(<uint8_t*> row + used, bytes - used)
+                        outcome = pending_keep(&self._pending, <uint8_t*> row + used, bytes - used)
                         self._release(row)
                         if outcome == DONE:
                             outcome = ASK
@@ -500,45 +500,14 @@ cdef class CompiledDecoder:
     def take(self, rows_max=None):
         """The oldest rows, at most ``rows_max``, none twice; all of them by default."""
         self._close_batch()
-        if not self._batches:
-            return empty_batch(self.schema)
-        whole = self._batches[0] if len(self._batches) == 1 else pa.concat_batches(self._batches)
-        if rows_max is None or whole.num_rows <= rows_max:
-            self._batches, self._batch_rows = [], 0
-            return whole
-        rest = whole.slice(rows_max)
-        self._batches, self._batch_rows = [rest], rest.num_rows
-        return whole.slice(0, rows_max)
+        return self._batches.take(rows_max)
 
     # ------------------------------------------------------------ inside
 
-    cdef int _keep(self, const uint8_t* start, int64_t bytes) noexcept nogil:
-        """Append to the pending bytes. DONE or NO_MEMORY."""
-        cdef int64_t room
-        cdef void* grown
-        if self._pending_room - self._pending_bytes < bytes:
-            room = self._pending_room * 2
-            if room < self._pending_bytes + bytes:
-                room = self._pending_bytes + bytes
-            grown = realloc(self._pending, room)
-            if grown == NULL:
-                return NO_MEMORY
-            self._pending = <uint8_t*> grown
-            self._pending_room = room
-        memcpy(self._pending + self._pending_bytes, start, bytes)
-        self._pending_bytes += bytes
-        return DONE
-
     cdef void _drop(self, int64_t bytes) noexcept nogil:
         """Forget the first pending bytes: they have been decoded."""
-        self._pending_bytes -= bytes
         self._offset += bytes
-        if self._pending_bytes:
-            memmove(self._pending, self._pending + bytes, self._pending_bytes)
-        elif self._pending_room > 1 << 20:
-            free(self._pending)
-            self._pending = NULL
-            self._pending_room = 0
+        pending_drop(&self._pending, bytes)
 
     def _settle(self):
         """Decode every complete row of the pending bytes."""
@@ -546,19 +515,19 @@ cdef class CompiledDecoder:
         cdef int64_t length
         cdef int outcome
         if not self._started:
-            first = self._reference._header(bytes(self._pending[: self._pending_bytes]))
+            first = self._reference._header(bytes(self._pending.start[: self._pending.bytes]))
             if not first:
                 return
             self._started = True
             self._drop(first)
-        while self._pending_bytes:
+        while self._pending.bytes:
             if self._ended:
                 raise MalformedData(
-                    f"{self._pending_bytes} bytes follow the trailer at offset {self._offset}"
+                    f"{self._pending.bytes} bytes follow the trailer at offset {self._offset}"
                 )
             used = 0
             with nogil:
-                outcome = self._rows_of(self._pending, self._pending_bytes, &used)
+                outcome = self._rows_of(self._pending.start, self._pending.bytes, &used)
                 # _rows_of counted them already.
                 self._offset -= used
                 self._drop(used)
@@ -569,10 +538,10 @@ cdef class CompiledDecoder:
             if outcome == FULL and self._rows:
                 self._close_batch()
                 continue
-            length = _framed(self._pending, self._pending_bytes, self._width, self._limit)
+            length = _framed(self._pending.start, self._pending.bytes, self._width, self._limit)
             if length == 0:
                 return
-            self._ask_about(length if length > 0 else self._pending_bytes)
+            self._ask_about(length if length > 0 else self._pending.bytes)
 
     cdef int _rows_of(self, const uint8_t* start, int64_t bytes, int64_t* used) noexcept nogil:
         """Decode rows until the bytes are used up; how far it came is in ``used``."""
@@ -665,14 +634,12 @@ cdef class CompiledDecoder:
         self._close_batch()
         reference = self._new_reference()
         reference.resume_at(self._offset)
-        reference.feed(bytes(self._pending[:length]))
+        reference.feed(bytes(self._pending.start[:length]))
         batch = reference.take()
         for name, count in reference.changed.items():
             self.changed[name] = self.changed.get(name, 0) + count
         self._drop(length)
-        if batch.num_rows:
-            self._batches.append(batch)
-            self._batch_rows += batch.num_rows
+        self._batches.append(batch)
 
     def _close_batch(self):
         """Turn the rows at hand into one record batch."""
@@ -694,9 +661,7 @@ cdef class CompiledDecoder:
             if field.changed:
                 self.changed[column.name] = self.changed.get(column.name, 0) + field.changed
                 field.changed = 0
-        batch = pa.RecordBatch.from_arrays(arrays, schema=self.schema)
-        self._batches.append(batch)
-        self._batch_rows += batch.num_rows
+        self._batches.append(pa.RecordBatch.from_arrays(arrays, schema=self.schema))
 
 
 cdef _set_up(Field* field, column, bint coerce):

@@ -16,11 +16,13 @@ import pyarrow as pa
 from rivet_fleet.contracts.columns import ColumnSpec
 from rivet_fleet.errors import MalformedData, SchemaDrift, ValueTooLarge
 from rivet_fleet.execution.arrays import Cells
+from rivet_fleet.execution.batches import BatchQueue
 from rivet_fleet.execution.slowdecoder import warn_of_slow_decoder
 from rivet_fleet.execution.sources.postgres.values import build_column
-from rivet_fleet.execution.types import arrow_schema, empty_batch
+from rivet_fleet.execution.types import arrow_schema
 
 if TYPE_CHECKING:
+    from rivet_fleet.execution.arrays import Cells
     from rivet_fleet.execution.sources.postgres.copyrows import CompiledDecoder
 
 SIGNATURE = b"PGCOPY\n\xff\r\n\0"
@@ -76,7 +78,6 @@ class ReferenceDecoder:
         self._columns = columns
         self._value_bytes_max = max_value_bytes
         self._coerce = coerce
-        self._coerce = coerce
         self._pending: list[bytes] = []
         self._pending_bytes = 0
         self._needed_bytes = 0
@@ -87,13 +88,12 @@ class ReferenceDecoder:
         self._ended = False
         self._cells: Cells = []
         self._cells_bytes = 0
-        self._batches: list[pa.RecordBatch] = []
-        self._batch_rows = 0
+        self._batches = BatchQueue(self.schema)
 
     @property
     def rows_ready(self) -> int:
         """Rows decoded or cut out, and not yet taken."""
-        return self._batch_rows + len(self._cells) // max(len(self._columns), 1)
+        return self._batches.rows + len(self._cells) // max(len(self._columns), 1)
 
     def feed(self, block: bytes | memoryview) -> None:
         """The next bytes of the stream. See ``BatchDecoder.feed``."""
@@ -118,15 +118,7 @@ class ReferenceDecoder:
         """The oldest rows, at most ``rows_max``."""
         self._frame()
         self._build()
-        if not self._batches:
-            return empty_batch(self.schema)
-        whole = self._batches[0] if len(self._batches) == 1 else pa.concat_batches(self._batches)
-        if rows_max is None or whole.num_rows <= rows_max:
-            self._batches, self._batch_rows = [], 0
-            return whole
-        rest = whole.slice(rows_max)
-        self._batches, self._batch_rows = [rest], rest.num_rows
-        return whole.slice(0, rows_max)
+        return self._batches.take(rows_max)
 
     # ------------------------------------------------------------ framing
 
@@ -231,6 +223,8 @@ class ReferenceDecoder:
         """Turn the cells at hand into one record batch."""
         if not self._cells:
             return
+        # Imported here: the compiled decoder does without NumPy, and so does its process.
+
         cells, width = self._cells, len(self._columns)
         self._cells, self._cells_bytes = [], 0
         arrays = []
@@ -242,9 +236,7 @@ class ReferenceDecoder:
                     hint="plan the export again",
                 )
             arrays.append(build_column(values, column, self.changed, coerce=self._coerce))
-        batch = pa.RecordBatch.from_arrays(arrays, schema=self.schema)
-        self._batches.append(batch)
-        self._batch_rows += batch.num_rows
+        self._batches.append(pa.RecordBatch.from_arrays(arrays, schema=self.schema))
 
 
 _COUNT = struct.Struct(">h")
