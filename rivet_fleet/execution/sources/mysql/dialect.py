@@ -153,9 +153,9 @@ def parse_override(text: str) -> ColumnType:
     return ColumnType(kind=kind, fidelity=FIDELITY.get(kind, Fidelity.EXACT))
 
 
-_NUMBERS = ("tinyint", "smallint", "mediumint", "int", "bigint", "year", "bit")
-_TEXTS = ("char", "varchar", "tinytext", "text", "mediumtext", "longtext", "json")
-_BYTES = ("binary", "varbinary", "tinyblob", "blob", "mediumblob", "longblob")
+NUMBERS = ("tinyint", "smallint", "mediumint", "int", "bigint", "year", "bit")
+TEXTS = ("char", "varchar", "tinytext", "text", "mediumtext", "longtext", "json")
+BYTES = ("binary", "varbinary", "tinyblob", "blob", "mediumblob", "longblob")
 _WHOLE_KINDS = (TypeKind.BOOL, TypeKind.INT16, TypeKind.INT32, TypeKind.INT64)
 _MOMENTS = ("date", "datetime", "timestamp")
 
@@ -165,10 +165,11 @@ def cast_expression(reference: str, native_type: str, target: ColumnType) -> str
     the target from the column's own form and refuses what does not fit: the server's casts round
     and clamp without a word."""
     own, kind = family(native_type), target.kind
-    whole = own in _NUMBERS and kind in _WHOLE_KINDS
-    as_text = own in _TEXTS and kind in (TypeKind.STRING, TypeKind.JSON, TypeKind.UUID)
+    whole = own in NUMBERS and kind in _WHOLE_KINDS
+    as_text = own in TEXTS and kind in (TypeKind.STRING, TypeKind.JSON, TypeKind.UUID)
     # Bytes as text: a CAST makes NULL of what is not UTF-8; the decoder has a policy for it.
-    as_bytes = own in _BYTES and kind in _BARE_KINDS
+    as_bytes = own in BYTES and kind in _BARE_KINDS
+    as_bytes = as_bytes or (own in SPATIAL and kind is TypeKind.BINARY)
     same_decimal = own == "decimal" and kind is TypeKind.DECIMAL
     same_uuid = own == "uuid" and kind is TypeKind.UUID
     if (whole and own != "bit") or as_text or as_bytes or same_decimal or same_uuid:
@@ -192,14 +193,14 @@ def _cast(reference: str, own: str, target: ColumnType) -> str:
         return f"CAST({reference} AS DATETIME(6))"
     if kind is TypeKind.BINARY:
         return f"CAST({reference} AS BINARY)"
-    if own in _SPATIAL:
+    if own in SPATIAL:
         return f"ST_AsText({reference})"
     # A float's own text has six digits.
     exact = f"({reference} + 0e0)" if own == "float" else reference
     return f"CAST({exact} AS CHAR CHARACTER SET utf8mb4)"
 
 
-_SPATIAL = (
+SPATIAL = (
     *("geometry", "point", "linestring", "polygon", "multipoint", "multilinestring"),
     *("multipolygon", "geometrycollection", "geomcollection"),
 )
@@ -211,13 +212,13 @@ def override_fidelity(native_type: str, own: TypeKind | None, target: ColumnType
     if own is kind is not TypeKind.DECIMAL:
         return FIDELITY.get(kind, Fidelity.EXACT)
     if kind is TypeKind.STRING:
-        return Fidelity.LOSSY if name in _SPATIAL else Fidelity.LOGICAL_STRING
+        return Fidelity.LOSSY if name in SPATIAL else Fidelity.LOGICAL_STRING
     if kind is TypeKind.BINARY:
         return Fidelity.COMPATIBLE
     if kind in _WHOLE_KINDS or kind is TypeKind.DECIMAL:
         return (
             Fidelity.EXACT
-            if name in (*_NUMBERS, "decimal")
+            if name in (*NUMBERS, "decimal")
             and kind is not TypeKind.BOOL
             and (name != "decimal" or kind is TypeKind.DECIMAL)
             else Fidelity.LOSSY
@@ -227,7 +228,7 @@ def override_fidelity(native_type: str, own: TypeKind | None, target: ColumnType
     if kind is TypeKind.FLOAT64:
         narrow = ("float", "tinyint", "smallint", "mediumint", "int", "year")
         return Fidelity.EXACT if name in narrow else Fidelity.LOSSY
-    if name in (*_TEXTS, *_BYTES, "enum", "set") and kind in (TypeKind.JSON, TypeKind.UUID):
+    if name in (*TEXTS, *BYTES, "enum", "set") and kind in (TypeKind.JSON, TypeKind.UUID):
         return FIDELITY.get(kind, Fidelity.COMPATIBLE)
     return Fidelity.LOSSY
 

@@ -9,7 +9,6 @@ the first one (``information_schema.processlist``, which shows everybody his own
 from __future__ import annotations
 
 import contextlib
-import io
 import socket
 import time
 from collections.abc import Callable
@@ -31,6 +30,7 @@ else:
     _Connection = pymysql.Connection  # generic for the type checker alone
 
 _READ_AHEAD_BYTES = 64 * 1024
+_MOMENT_S = 0.001
 _CLEARTEXT_PLUGINS = (b"mysql_clear_password", b"dialog")
 _WAITS_FOR_US = ("sending to client", "writing to net", "reading from net")
 """States in which a server that we hear nothing from is stuck in the same link as we are."""
@@ -85,7 +85,7 @@ def ask(connect: Callable[[], WatchedConnection], thread_id: int) -> Liveness:
                 (thread_id,),
             )
             row = cursor.fetchone()
-        own_id = second.thread_id()
+        own_id = second.own_id
     except pymysql.MySQLError as error:
         lost = error.args and error.args[0] == CR.CR_SERVER_LOST
         return Liveness.DEAD if lost else Liveness.UNKNOWN
@@ -111,12 +111,12 @@ class WatchedConnection(_Connection):
         # Before the handshake nobody can be asked: the connect timeout bounds the silence.
         self.silence_s_max: float | None = parameters.get("connect_timeout")
         self.liveness: Callable[[], Liveness] | None = None
-        self._patient: io.BufferedReader | None = None
+        self._patient: PatientFile | None = None
         super().__init__(**parameters)
 
     @property
-    def _rfile(self) -> io.BufferedReader | None:
-        """What is read of the server; its bytes come through ``_PatientReader``."""
+    def _rfile(self) -> PatientFile | None:
+        """What is read of the server."""
         return self._patient
 
     @_rfile.setter
@@ -127,7 +127,7 @@ class WatchedConnection(_Connection):
             return
         link: socket.socket = self._sock  # type: ignore[attr-defined]
         with contextlib.closing(opened):
-            self._patient = io.BufferedReader(_PatientReader(self, link), _READ_AHEAD_BYTES)
+            self._patient = PatientFile(self, link)
 
     def _process_auth(self, plugin_name: bytes, auth_packet: Any, handler: Any = None) -> Any:
         if plugin_name in _CLEARTEXT_PLUGINS and not self._secure:  # type: ignore[attr-defined]
@@ -137,25 +137,68 @@ class WatchedConnection(_Connection):
             )
         return super()._process_auth(plugin_name, auth_packet, handler)  # type: ignore[misc]
 
+    @property
+    def own_id(self) -> int:
+        """The number the server gave this connection in its handshake."""
+        return int(self.thread_id())  # type: ignore[no-untyped-call]
+
+    @property
+    def greeting(self) -> str:
+        """The version the handshake named: a proxy may name another than the server's."""
+        return str(self.get_server_info())  # type: ignore[no-untyped-call]
+
     def drop(self) -> None:
         """Close the connection, whatever state it is in. Never raises."""
         with contextlib.suppress(pymysql.MySQLError, OSError, ValueError):
             self.close()
 
 
-class _PatientReader(io.RawIOBase):
-    """The receiving side of one socket, with a limit on silence."""
+class PatientFile:
+    """The receiving side of one socket as a file, with a limit on silence.
+
+    Not ``io.BufferedReader``: its ``readinto1`` waits for more bytes while it holds some, when
+    the caller's buffer is larger than its own.
+    """
 
     def __init__(self, connection: WatchedConnection, link: socket.socket) -> None:
-        super().__init__()
         self._connection, self._link = connection, link
+        self._buffer = memoryview(bytearray(_READ_AHEAD_BYTES))
+        self._held = self._buffer[:0]
+        self._closed = False
 
-    def readable(self) -> bool:
-        """Always."""
-        return True
+    def read(self, count: int) -> bytes:
+        """Exactly ``count`` bytes, fewer only at the end. Raises SilentLink, OSError."""
+        if count <= len(self._held):
+            return self._taken(count)
+        found = bytearray(self._taken(len(self._held)))
+        while len(found) < count:
+            arrived = self._receive(self._buffer)
+            if arrived == 0:
+                break
+            self._held = self._buffer[:arrived]
+            found += self._taken(min(arrived, count - len(found)))
+        return bytes(found)
 
-    def readinto(self, buffer: Any, /) -> int:
-        """Bytes that have arrived, at least one; 0 at the end. Raises SilentLink."""
+    def readinto1(self, buffer: memoryview) -> int:
+        """What is held, else what arrives next; 0 at the end. Raises SilentLink, OSError."""
+        if not self._held:
+            return self._receive(buffer)
+        count = min(len(buffer), len(self._held))
+        buffer[:count] = self._taken(count)
+        return count
+
+    def close(self) -> None:
+        """Read no more; the socket itself belongs to the connection."""
+        self._closed = True
+
+    def _taken(self, count: int) -> bytes:
+        taken, self._held = bytes(self._held[:count]), self._held[count:]
+        return taken
+
+    def _receive(self, buffer: memoryview) -> int:
+        """Bytes that have arrived, at least one; 0 at the end."""
+        if self._closed:
+            raise ConnectionError("the connection is closed")
         began_s = time.monotonic()
         quiet_s = QUIET_S
         dead = False
@@ -165,8 +208,8 @@ class _PatientReader(io.RawIOBase):
             left_s = None if most_s is None else most_s - silent_s
             asking = ask_server is not None and (left_s is None or quiet_s < left_s)
             # What arrived while we asked, or while this process was stopped, counts.
-            wait_s = 0.001 if dead else quiet_s if asking else left_s
-            self._link.settimeout(None if wait_s is None else max(0.001, wait_s))
+            wait_s = _MOMENT_S if dead else quiet_s if asking else left_s
+            self._link.settimeout(None if wait_s is None else max(_MOMENT_S, wait_s))
             try:
                 return self._link.recv_into(buffer)
             except TimeoutError:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 import pymysql
-from pymysql.cursors import Cursor
+
+from rivet_fleet.execution.sources.mysql.liveness import WatchedConnection
 
 _PROXYSQL_ASKS = "PROXYSQL INTERNAL SESSION"
 _ASK_SERVER = "SELECT VERSION(), @@version_comment, CONNECTION_ID()"
@@ -75,7 +76,7 @@ def judge(
     return Proxy.DIRECT
 
 
-def look(connection: pymysql.Connection[Cursor]) -> Server:
+def look(connection: WatchedConnection) -> Server:
     """Ask a fresh connection who answers. Raises PyMySQL's errors when it breaks."""
     row = _row(connection, _ASK_SERVER)
     again = _row(connection, _ASK_AGAIN)
@@ -83,10 +84,10 @@ def look(connection: pymysql.Connection[Cursor]) -> Server:
     version_text, comment = str(version_text), str(comment)
     proxy = judge(
         comment=comment,
-        version_text=f"{version_text} {connection.get_server_info()}",
+        version_text=f"{version_text} {connection.greeting}",
         proxysql=_row(connection, _PROXYSQL_ASKS) is not None,
         proxy_version=_row(connection, _ASK_PROXY_VERSION) is not None,
-        ids=(connection.thread_id(), int(first_id), int(again[0]) if again else 0),
+        ids=(connection.own_id, *(int(str(one)) for one in (first_id, *(again or (0,))))),
     )
     return Server(
         mariadb="mariadb" in f"{version_text} {comment}".lower(),
@@ -96,7 +97,7 @@ def look(connection: pymysql.Connection[Cursor]) -> Server:
     )
 
 
-def _row(connection: pymysql.Connection[Cursor], sql: str) -> tuple[object, ...] | None:
+def _row(connection: WatchedConnection, sql: str) -> tuple[object, ...] | None:
     """The first row, None when the server does not understand the question."""
     try:
         with connection.cursor() as cursor:

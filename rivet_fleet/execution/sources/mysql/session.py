@@ -81,8 +81,8 @@ class Session:
             if self._server.proxy is Proxy.DIRECT:
                 with connection.cursor() as cursor:
                     cursor.execute("SET SESSION TRANSACTION READ ONLY")
-                thread_id = connection.thread_id()
-                connection.liveness = lambda: self._ask(thread_id)
+                own_id = connection.own_id
+                connection.liveness = lambda: self._ask(own_id)
         except (pymysql.MySQLError, ssl.SSLError, ValueError, RuntimeError) as error:
             raise translate_connect(error, self.url) from None
         return connection

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from rivet_fleet.contracts.columns import ColumnSpec
-from rivet_fleet.contracts.facts import ColumnFacts, FactsRequest, SourceFacts
+from rivet_fleet.contracts.facts import FactsRequest, SourceFacts
 from rivet_fleet.contracts.keys import ChunkRange
 from rivet_fleet.contracts.plan import ReadPlan, TuningPlan
 from rivet_fleet.contracts.url import DatabaseUrl
 from rivet_fleet.errors import SchemaDrift
 from rivet_fleet.execution.chunkreader import PagedReader
+from rivet_fleet.execution.drift import drift
 from rivet_fleet.execution.sources.postgres.introspect import introspect, read_columns
 from rivet_fleet.execution.sources.postgres.reading import PostgresReading
 from rivet_fleet.execution.sources.postgres.session import Session
@@ -53,23 +53,6 @@ class PostgresSource:
     def close(self) -> None:
         """Close the connection. Never raises."""
         self._session.close()
-
-
-def drift(planned: tuple[ColumnSpec, ...], now: tuple[ColumnFacts, ...]) -> tuple[str, ...]:
-    """How the source's columns differ from the planned ones, one phrase each."""
-    before = {column.name: column for column in planned}
-    after = {column.name: column for column in now}
-    found = [f"{name} is gone" for name in before if name not in after]
-    found += [f"{name} ({after[name].native_type}) is new" for name in after if name not in before]
-    for name in before.keys() & after.keys():
-        old, new = before[name], after[name]
-        if old.native_type != new.native_type:
-            found.append(f"{name} was {old.native_type} and is {new.native_type}")
-        elif not old.nullable and new.nullable:
-            found.append(f"{name} was NOT NULL and may be NULL")
-    if not found and tuple(before) != tuple(after):
-        found.append(f"the order was {', '.join(before)} and is {', '.join(after)}")
-    return tuple(sorted(found))
 
 
 def open_source(

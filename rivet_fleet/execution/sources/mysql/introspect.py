@@ -1,0 +1,303 @@
+"""Facts about one table or query: what the planner may know, gathered gently.
+
+Every question has a limit; a key that cannot be described within it is left out with a warning,
+because weak metadata may weaken a plan, never fail it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, replace
+
+from rivet_fleet.contracts.facts import (
+    ColumnFacts,
+    FactsRequest,
+    IndexFacts,
+    KeyFacts,
+    SourceFacts,
+)
+from rivet_fleet.contracts.keys import RelationName
+from rivet_fleet.errors import ConfigError, SourceRefused, StatementTimeout
+from rivet_fleet.execution.sources.mysql import catalog, keysamples
+from rivet_fleet.execution.sources.mysql.dialect import (
+    CAPABILITIES,
+    ENGINE_NAMES,
+    cast_expression,
+    override_fidelity,
+    parse_override,
+    quote_identifier,
+)
+from rivet_fleet.execution.sources.mysql.liveness import WatchedConnection
+from rivet_fleet.execution.sources.mysql.session import Session
+from rivet_fleet.execution.sources.mysql.statements import (
+    Keys,
+    column_ref,
+    from_item,
+    metadata_settings,
+)
+
+METADATA_TIMEOUT_S = 30.0
+_KEYS_MAX = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """What a worker compares with its plan, and what it reads by."""
+
+    columns: tuple[ColumnFacts, ...]
+    indexes: tuple[IndexFacts, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Size:
+    """How much there is, and who says so."""
+
+    rows: int | None
+    provenance: str
+    width_bytes: int | None = None
+
+
+def introspect(session: Session, request: FactsRequest) -> SourceFacts:
+    """Facts for one export. Raises SourceRefused when it is not there or not readable."""
+    if (request.relation is None) == (request.query is None):
+        raise ConfigError(f"export {request.export_name}: either a table or a query")
+    return _table(session, request) if request.relation else _query(session, request)
+
+
+def read_shape(session: Session, relation: RelationName | None, query: str | None) -> Shape:
+    """Columns and indexes as they are now, without casts."""
+    with _asking(session, "comparing the source's columns with the plan") as connection:
+        if relation is None:
+            return Shape(columns=catalog.query_columns(connection, from_item(None, query)))
+        found = catalog.find_relation(connection, relation)
+        mariadb = session.server.mariadb
+        return Shape(
+            columns=catalog.relation_columns(connection, found, mariadb=mariadb),
+            indexes=catalog.indexes(connection, found),
+        )
+
+
+def _table(session: Session, request: FactsRequest) -> SourceFacts:
+    assert request.relation is not None
+    warnings = list(session.server.warnings)
+    with _asking(session, "reading the data dictionary") as connection:
+        relation = catalog.find_relation(connection, request.relation)
+        mariadb = session.server.mariadb
+        columns = catalog.relation_columns(connection, relation, mariadb=mariadb)
+        invisible = catalog.invisible_columns(connection, relation)
+        indexes = _ordered(catalog.indexes(connection, relation), columns)
+        item = from_item(relation.name, None)
+        casted = _with_casts(connection, columns, request, item)
+        size = _table_size(connection, relation, item)
+    if invisible:
+        warnings.append(f"invisible columns are not exported: {', '.join(invisible)}")
+    keys = _keys(session, request, _Keyed(relation.name, columns, indexes, size), warnings)
+    return SourceFacts(
+        engine=ENGINE_NAMES[0],
+        server_version=session.server.version_text,
+        capabilities=CAPABILITIES,
+        relation=relation.name,
+        columns=casted,
+        indexes=indexes,
+        keys=keys,
+        row_estimate=size.rows,
+        row_estimate_provenance=size.provenance,
+        row_width_bytes=size.width_bytes,
+        warnings=tuple(warnings),
+    )
+
+
+def _query(session: Session, request: FactsRequest) -> SourceFacts:
+    warnings = list(session.server.warnings)
+    item = from_item(None, request.query)
+    with _asking(session, "describing the query") as connection:
+        columns = catalog.query_columns(connection, item)
+        _refuse_duplicates(columns)
+        casted = _with_casts(connection, columns, request, item)
+        size = _explained(connection, item)
+    keys: tuple[KeyFacts, ...] = ()
+    if request.key_columns:
+        keyed = _Keyed(None, columns, (), size, query=request.query)
+        keys = _keys(session, request, keyed, warnings)
+    return SourceFacts(
+        engine=ENGINE_NAMES[0],
+        server_version=session.server.version_text,
+        capabilities=CAPABILITIES,
+        relation=None,
+        columns=casted,
+        keys=keys,
+        row_estimate=size.rows,
+        row_estimate_provenance=size.provenance,
+        row_width_bytes=size.width_bytes,
+        warnings=tuple(warnings),
+    )
+
+
+def _asking(session: Session, doing: str) -> contextlib.AbstractContextManager[WatchedConnection]:
+    return session.reading(
+        metadata_settings(session.server, METADATA_TIMEOUT_S),
+        doing=doing,
+        timeout_s=METADATA_TIMEOUT_S,
+    )
+
+
+def _refuse_duplicates(columns: tuple[ColumnFacts, ...]) -> None:
+    # The server compares column names without case.
+    names = [column.name.lower() for column in columns]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise SourceRefused(
+            f"the query returns several columns named {', '.join(twice)}",
+            hint="give each its own name with AS",
+        )
+
+
+def _ordered(
+    indexes: tuple[IndexFacts, ...], columns: tuple[ColumnFacts, ...]
+) -> tuple[IndexFacts, ...]:
+    """Indexes over a column whose text has another order than the index return no order of ours."""
+    fit = {column.name for column in columns if keysamples.orderable(column)}
+    return tuple(
+        replace(index, ordered=index.ordered and set(index.columns) <= fit) for index in indexes
+    )
+
+
+# ---------------------------------------------------------------- casts
+
+
+def _with_casts(
+    connection: WatchedConnection,
+    columns: tuple[ColumnFacts, ...],
+    request: FactsRequest,
+    item: str,
+) -> tuple[ColumnFacts, ...]:
+    """Apply the overrides; the server says whether it can cast, and what it then sends."""
+    known = {column.name: column for column in columns}
+    asked = dict(request.casts)
+    for name in asked:
+        if name not in known:
+            raise ConfigError(
+                f"export {request.export_name}: `columns:` names {name!r}, which is not there",
+                hint=f"columns: {', '.join(known)}",
+            )
+        known[name] = _cast(connection, known[name], asked[name], item)
+    if request.unsupported_cast is not None:
+        for column in columns:
+            if column.type is None and column.name not in asked:
+                known[column.name] = replace(
+                    _cast(connection, column, request.unsupported_cast, item),
+                    cast=request.unsupported_cast,
+                    unsupported_reason=column.unsupported_reason,
+                )
+    return tuple(known[column.name] for column in columns)
+
+
+def _cast(
+    connection: WatchedConnection, column: ColumnFacts, override: str, item: str
+) -> ColumnFacts:
+    target = parse_override(override)
+    own = column.type.kind if column.type else None
+    expression = cast_expression(column_ref(column.name), column.native_type, target)
+    (field,) = catalog.describe(connection, f"SELECT {expression} FROM {item}")
+    return replace(
+        column,
+        type=replace(target, fidelity=override_fidelity(column.native_type, own, target)),
+        wire_type=field.wire_type,
+        # A cast that fails on a value gives NULL and a warning.
+        nullable=column.nullable or expression != column_ref(column.name),
+        unsupported_reason=None,
+        cast_hint=None,
+    )
+
+
+# ---------------------------------------------------------------- size
+
+
+def _table_size(connection: WatchedConnection, relation: catalog.Relation, item: str) -> _Size:
+    if relation.row_estimate is None:
+        return _explained(connection, item)
+    return _Size(
+        rows=relation.row_estimate, provenance="statistics", width_bytes=relation.row_width_bytes
+    )
+
+
+def _explained(connection: WatchedConnection, item: str) -> _Size:
+    """The optimizer's own guess: the product over the tables it joins."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"EXPLAIN FORMAT=TRADITIONAL SELECT * FROM {item}")
+        names = [str(one[0]).lower() for one in cursor.description or ()]
+        plan = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+    outer = [row["rows"] for row in plan if row["id"] == plan[0]["id"]]
+    if not outer or None in outer:
+        return _Size(rows=None, provenance="none")
+    product = 1
+    for count in outer:
+        product *= max(1, int(count))
+    return _Size(rows=product, provenance="explain")
+
+
+# ---------------------------------------------------------------- keys
+
+
+@dataclass(frozen=True, slots=True)
+class _Keyed:
+    """What keys are looked for in."""
+
+    relation: RelationName | None
+    columns: tuple[ColumnFacts, ...]
+    indexes: tuple[IndexFacts, ...]
+    size: _Size
+    query: str | None = None
+
+
+def _keys(
+    session: Session, request: FactsRequest, keyed: _Keyed, warnings: list[str]
+) -> tuple[KeyFacts, ...]:
+    usable = keysamples.usable_keys(keyed.columns, keyed.indexes)
+    wanted = (_requested(request, keyed.columns),) if request.key_columns else usable[:_KEYS_MAX]
+    nullable = {column.name for column in keyed.columns if column.nullable}
+    keys = Keys(native_types={column.name: column.native_type for column in keyed.columns})
+    found = []
+    for names in wanted:
+        index = keysamples.leading_index(keyed.indexes, names)
+        source = keysamples.KeySource(
+            item=from_item(keyed.relation, keyed.query, index=index),
+            keys=keys,
+            row_estimate=keyed.size.rows,
+            indexed=index is not None,
+        )
+        try:
+            with _asking(session, f"looking at the key ({', '.join(names)})") as connection:
+                facts = keysamples.key_facts(
+                    connection,
+                    source,
+                    names,
+                    nullable=bool(nullable & set(names)),
+                    unique=any(set(key) <= set(names) for key in usable),
+                    boundaries_max=request.boundaries_max,
+                )
+        except StatementTimeout:
+            warnings.append(
+                f"key ({', '.join(names)}) could not be described within "
+                f"{METADATA_TIMEOUT_S:.0f} s: is there an index on it?"
+            )
+            continue
+        found.append(facts)
+    return tuple(found)
+
+
+def _requested(request: FactsRequest, columns: tuple[ColumnFacts, ...]) -> tuple[str, ...]:
+    known = {column.name: column for column in columns}
+    for name in request.key_columns:
+        if name not in known:
+            raise SourceRefused(
+                f"export {request.export_name}: there is no column {quote_identifier(name)}",
+                hint=f"columns: {', '.join(known)}",
+            )
+        if not keysamples.orderable(known[name]):
+            raise SourceRefused(
+                f"export {request.export_name}: column {name} ({known[name].native_type}) "
+                "cannot be a chunk key",
+                hint="choose an integer, decimal, date, uuid or text column",
+            )
+    return request.key_columns

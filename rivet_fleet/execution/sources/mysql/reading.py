@@ -1,0 +1,100 @@
+"""What MySQL and MariaDB contribute to the reading of one chunk; the reader is every engine's."""
+
+from __future__ import annotations
+
+import decimal
+
+from rivet_fleet.contracts.columns import ColumnSpec, TypeKind
+from rivet_fleet.contracts.keys import ChunkRange, RelationName
+from rivet_fleet.contracts.plan import ReadPlan, TuningPlan
+from rivet_fleet.errors import ConfigError
+from rivet_fleet.execution.chunkreader import text_column
+from rivet_fleet.execution.paging import KeyDialect, Pager, Select, Walk
+from rivet_fleet.execution.sources.mysql import statements
+from rivet_fleet.execution.sources.mysql.decoder import open_decoder
+from rivet_fleet.execution.sources.mysql.dialect import quote_identifier
+from rivet_fleet.execution.sources.mysql.session import Session
+from rivet_fleet.execution.sources.mysql.stream import StatementStream
+
+_EXACT_KEY_TEXT = (
+    TypeKind.INT16,
+    TypeKind.INT32,
+    TypeKind.INT64,
+    TypeKind.UINT64,
+    TypeKind.DECIMAL,
+    TypeKind.STRING,
+    TypeKind.BINARY,
+    TypeKind.UUID,
+)
+"""Kinds whose text we can write from the carried value. For all others (moments: a zero date is
+no date; tinyint(1): true stands for more than 1) the page carries the key once more, as text."""
+_TEXT_WIRE_TYPE = "253"
+
+
+class MysqlReading:
+    """A ``ReadingEngine`` over one session. The session belongs to the source.
+
+    ``index`` is the index a page of a key walks, when there is one: the optimizer, left alone,
+    may prefer to read and sort everything.
+    """
+
+    def __init__(
+        self, session: Session, read: ReadPlan, tuning: TuningPlan, *, index: str | None
+    ) -> None:
+        self._session, self._tuning, self._index = session, tuning, index
+        self._coerce = read.on_unrepresentable == "coerce"
+        self._native_types = {column.name: column.native_type for column in read.columns}
+        self.keys: KeyDialect = statements.Keys(native_types=self._native_types)
+
+    @property
+    def identity(self) -> str:
+        """Host, port, database and user."""
+        return self._session.url.identity
+
+    def carries_key(self, column: ColumnSpec) -> bool:
+        """Numbers, text, uuid and bytes: what ``key_text`` can write."""
+        return column.type.kind in _EXACT_KEY_TEXT
+
+    def key_text(self, value: object) -> str:
+        """A carried key value as ``literal`` takes it."""
+        if isinstance(value, bytes):
+            return value.hex()
+        if isinstance(value, decimal.Decimal):
+            return format(value, "f")
+        return str(value)
+
+    def hidden_column(self, name: str) -> ColumnSpec:
+        """A text column."""
+        return text_column(name, native_type="varchar", wire_type=_TEXT_WIRE_TYPE)
+
+    def select_list(self, columns: tuple[ColumnSpec, ...], hidden_keys: tuple[str, ...]) -> str:
+        """Every planned column by name, then the hidden keys as text."""
+        expressions = [statements.select_expression(column) for column in columns]
+        for index, name in enumerate(hidden_keys):
+            text = statements.text_expression(name, self._native_types[name])
+            expressions.append(f"{text} AS {quote_identifier(f'_rivet_key_{index}')}")
+        return ", ".join(expressions)
+
+    def from_item(self, relation: RelationName | None, query: str | None, *, only: bool) -> str:
+        """See ``statements.from_item``; there are no inheritance children here."""
+        return statements.from_item(relation, query, index=self._index)
+
+    def block_pager(self, columns: str, source: str, chunk_range: ChunkRange) -> Pager:
+        """Always raises ConfigError: these engines have no ranges of physical blocks."""
+        raise ConfigError("this source has no ranges of blocks", hint="plan the export again")
+
+    def open_stream(
+        self, select: Select, columns: tuple[ColumnSpec, ...], walk: Walk
+    ) -> StatementStream:
+        """One prepared statement; nothing is sent before the first receive."""
+        settings = statements.page_settings(self._session.server, self._tuning)
+        decoder = open_decoder(
+            columns, max_value_bytes=self._tuning.max_value_bytes, coerce=self._coerce
+        )
+        sql = select.sql()
+        return StatementStream(self._session, sql, columns, settings, self._tuning, decoder)
+
+    def reconnect(self) -> None:
+        """Drop the connection and take a new one. Raises SourceUnavailable."""
+        self._session.close()
+        _ = self._session.connection

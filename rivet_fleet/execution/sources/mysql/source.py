@@ -1,0 +1,79 @@
+"""The MySQL and MariaDB source: the seam's verbs over one session."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from rivet_fleet.contracts.facts import FactsRequest, SourceFacts
+from rivet_fleet.contracts.keys import ChunkRange, RangeKind
+from rivet_fleet.contracts.plan import ReadPlan, TuningPlan
+from rivet_fleet.contracts.url import DatabaseUrl
+from rivet_fleet.errors import SchemaDrift
+from rivet_fleet.execution.chunkreader import PagedReader
+from rivet_fleet.execution.drift import drift
+from rivet_fleet.execution.sources.mysql.introspect import introspect, read_shape
+from rivet_fleet.execution.sources.mysql.keysamples import leading_index
+from rivet_fleet.execution.sources.mysql.reading import MysqlReading
+from rivet_fleet.execution.sources.mysql.session import Session
+
+
+class MysqlSource:
+    """A ``Source``. One connection, opened at first use; not shared between threads."""
+
+    def __init__(self, session: Session, *, max_value_bytes: int | None) -> None:
+        self._session = session
+        self._value_bytes_max = max_value_bytes
+
+    def introspect(self, request: FactsRequest) -> SourceFacts:
+        """Facts about one table or query; see ``Source``."""
+        return introspect(self._session, request)
+
+    def open_chunk(
+        self, read: ReadPlan, chunk_range: ChunkRange, tuning: TuningPlan
+    ) -> PagedReader:
+        """A reader for one chunk. Raises SchemaDrift before the first row."""
+        now = read_shape(self._session, read.relation, read.query)
+        differences = drift(read.columns, now.columns)
+        if differences:
+            raise SchemaDrift(
+                f"{read.relation or 'the query'}: the columns are not the planned ones: "
+                + "; ".join(differences),
+                hint="plan the export again",
+            )
+        if self._value_bytes_max is not None:
+            lower = min(self._value_bytes_max, tuning.max_value_bytes)
+            tuning = replace(tuning, max_value_bytes=lower)
+        walked = chunk_range.kind in (RangeKind.KEYSET, RangeKind.SPAN)
+        index = leading_index(now.indexes, chunk_range.columns) if walked else None
+        engine = MysqlReading(self._session, read, tuning, index=index)
+        return PagedReader(engine, read, chunk_range)
+
+    def ping(self) -> str:
+        """Connect, ask, and say the server's version."""
+        with self._session.reading((), doing="saying hello", timeout_s=10.0) as connection:
+            connection.ping()
+        return self._session.server.version_text
+
+    def close(self) -> None:
+        """Close the connection. Never raises."""
+        self._session.close()
+
+
+def open_source(
+    url: DatabaseUrl,
+    *,
+    tls_mode: str | None = None,
+    tls_ca_file: str | None = None,
+    application_name: str,
+    max_value_bytes: int | None = None,
+) -> MysqlSource:
+    """A source for ``url``; connects at first use. Of the URL's options ``ssl-mode``, ``ssl-ca``
+    and ``unix-socket`` are known.
+
+    ``max_value_bytes`` lowers the limit of the tuning, never raises it. Raises ConfigError for
+    an unknown ``tls_mode`` or option.
+    """
+    session = Session(
+        url, tls_mode=tls_mode, tls_ca_file=tls_ca_file, application_name=application_name
+    )
+    return MysqlSource(session, max_value_bytes=max_value_bytes)

@@ -1,0 +1,165 @@
+"""SQL text for reading, built from values; nothing here talks to a server."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rivet_fleet.contracts.columns import ColumnSpec
+from rivet_fleet.contracts.keys import KeyTuple, RelationName
+from rivet_fleet.contracts.plan import TuningPlan
+from rivet_fleet.errors import ConfigError
+from rivet_fleet.execution.sources.mysql.dialect import (
+    ALIAS,
+    BYTES,
+    NUMBERS,
+    cast_expression,
+    family,
+    parse_override,
+    quote_identifier,
+    quote_relation,
+    quote_text,
+)
+from rivet_fleet.execution.sources.mysql.proxies import Server
+from rivet_fleet.execution.sources.mysql.session import Settings
+
+NET_WRITE_TIMEOUT_S = 600
+"""How long the server waits for us to take rows: a full disk or a slow encoder may pause us."""
+_NEVER_S = 31_536_000
+"""The largest lock timeouts there are; 0 would mean: do not wait at all."""
+
+ISOLATED: Settings = (
+    ("time_zone", "'+00:00'"),
+    # One fixed mode: no ANSI_QUOTES, NO_BACKSLASH_ESCAPES or PAD_CHAR_TO_FULL_LENGTH of the
+    # server's, and no mode that makes a zero date unreadable.
+    ("sql_mode", "''"),
+    ("net_write_timeout", str(NET_WRITE_TIMEOUT_S)),
+    # A server may limit the rows of every SELECT, or refuse long ones: both would lose rows.
+    ("sql_select_limit", "18446744073709551615"),
+    ("sql_big_selects", "1"),
+)
+"""What decides how values become text and whether all rows come: the same for plans and pages."""
+
+
+def page_settings(server: Server, tuning: TuningPlan) -> Settings:
+    """Session settings of the pages."""
+    return (
+        *ISOLATED,
+        *statement_limit(server, tuning.statement_timeout_s),
+        *lock_limits(tuning.lock_timeout_s),
+    )
+
+
+def metadata_settings(server: Server, timeout_s: float) -> Settings:
+    """Session settings of introspection."""
+    fresh = server.at_least(mysql=(8,), mariadb=(9999,))
+    return (
+        *ISOLATED,
+        *statement_limit(server, timeout_s),
+        *lock_limits(5.0),
+        # MySQL 8 shows the sizes of yesterday otherwise.
+        *((("information_schema_stats_expiry", "0"),) if fresh else ()),
+    )
+
+
+def statement_limit(server: Server, timeout_s: float) -> Settings:
+    """The server's own limit of one statement; 0 is none. Servers before it have none."""
+    if not server.at_least(mariadb=(10, 1, 1), mysql=(5, 7, 8)):
+        return ()
+    if server.mariadb:
+        return (("max_statement_time", f"{timeout_s:.3f}"),)
+    return (("max_execution_time", str(round(timeout_s * 1000))),)
+
+
+def lock_limits(timeout_s: float) -> Settings:
+    """How long to wait for a table's and for a row's lock, in whole seconds."""
+    seconds = str(max(1, round(timeout_s)) if timeout_s > 0 else _NEVER_S)
+    rows = str(min(int(seconds), 1_073_741_824))
+    return (("lock_wait_timeout", seconds), ("innodb_lock_wait_timeout", rows))
+
+
+def from_item(relation: RelationName | None, query: str | None, *, index: str | None = None) -> str:
+    """What stands after FROM: the relation, read by an index, or the user's query."""
+    if relation is not None:
+        forced = f" FORCE INDEX ({quote_identifier(index)})" if index else ""
+        return f"{quote_relation(relation)} AS {ALIAS}{forced}"
+    # A newline ends a trailing comment; a trailing semicolon ends nothing.
+    return f"(\n{(query or '').strip().rstrip(';')}\n) AS {ALIAS}"
+
+
+def column_ref(name: str) -> str:
+    """A column of what is read."""
+    return f"{ALIAS}.{quote_identifier(name)}"
+
+
+def select_expression(column: ColumnSpec) -> str:
+    """The column as the server sends it, under its own name, with its override's cast."""
+    expression = column_ref(column.name)
+    if column.cast is not None:
+        expression = cast_expression(expression, column.native_type, parse_override(column.cast))
+    return f"{expression} AS {quote_identifier(column.name)}"
+
+
+def text_expression(name: str, native_type: str) -> str:
+    """A key column as text from which ``literal`` makes the same value again."""
+    reference = column_ref(name)
+    if family(native_type) in BYTES:
+        return f"HEX({reference})"
+    if family(native_type) == "bit":
+        reference = f"({reference} + 0)"
+    return f"CAST({reference} AS CHAR CHARACTER SET utf8mb4)"
+
+
+_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+_HEX = re.compile(r"(?:[0-9A-Fa-f]{2})*")
+
+
+def literal(text: str, native_type: str) -> str:
+    """A key value as SQL. Text takes the character set and the collation of the column it is
+    compared with: a literal's own gives way to them (manual, "Collation Coercibility")."""
+    name = family(native_type)
+    if name in (*NUMBERS, "decimal"):
+        if _NUMBER.fullmatch(text) is None:
+            raise ConfigError(f"{text!r} is no value of a {native_type} key")
+        return text
+    if name in BYTES:
+        if _HEX.fullmatch(text) is None:
+            raise ConfigError(f"{text!r} is no value of a {native_type} key")
+        return f"X'{text}'"
+    return quote_text(text)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keys:
+    """How chunk keys are compared and ordered: a ``KeyDialect``.
+
+    ``native_types`` of every column. The server reads a row comparison ``(a, b) > (1, 2)`` by
+    walking the index from its beginning; the same written out is a range of the index.
+    """
+
+    native_types: Mapping[str, str]
+
+    def column_ref(self, name: str) -> str:
+        """A column of what is read."""
+        return column_ref(name)
+
+    def key_list(self, columns: tuple[str, ...]) -> str:
+        """What stands after ORDER BY: qualified, because a bare name prefers output columns."""
+        return ", ".join(column_ref(name) for name in columns)
+
+    def row_comparison(self, columns: tuple[str, ...], operator: str, values: KeyTuple) -> str:
+        """``(a > 1 OR (a = 1 AND b >= 2))`` for ``(a, b) >= (1, 2)``."""
+        if len(columns) != len(values):
+            raise ValueError(f"{len(values)} key values for {len(columns)} key columns")
+        (name, *names), (value, *rest) = columns, values
+        if not names:
+            return self.span_comparison(name, operator, value)
+        strict = self.span_comparison(name, operator[0], value)
+        equal = self.span_comparison(name, "=", value)
+        inner = self.row_comparison(tuple(names), operator, tuple(rest))
+        return f"({strict} OR ({equal} AND {inner}))"
+
+    def span_comparison(self, column: str, operator: str, value: str) -> str:
+        """One bound; a number may lie outside the column's type."""
+        return f"{column_ref(column)} {operator} {literal(value, self.native_types[column])}"
