@@ -1,148 +1,183 @@
-"""``python -m bench``: load the data, run the contest, judge the floors, print one report."""
+"""``python -m bench``: load the data, measure what was asked for, judge, print one report."""
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
-import json
 import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from bench.claims import STATES, measure_claims
-from bench.contenders import FLOOR, Contender, contenders
-from bench.floors import judge
-from bench.machine import machine_facts
+from bench.contenders import contenders
+from bench.goals import judge
+from bench.machine import machine_facts, moment_facts
+from bench.odbc import OdbcDrivers, odbc_drivers
+from bench.options import Options, parse_options
+from bench.parts import MEMORY_ROWS, many_chunks, memory, servo, startup
 from bench.peers_env import PeersEnvironment, peers_environment
 from bench.render import render, write_docs
-from bench.rounds import Bench, memory_point, run_rounds, say
-from bench.server import SETTINGS
-from bench.summary import summarise
-from bench.tables import Table, first_rows, load_lineitem, load_wide
-from bench.values import ClaimRate, MemoryPoint, Results, RunResult
-from rivet_fleet.demo.embedded import EmbeddedPostgres, embedded_postgres
+from bench.results import merged, read_results, results_path, write_results
+from bench.rounds import Bench, Limits, run_rounds, say
+from bench.schema import TABLES, Engine
+from bench.sources.mariadb import mariadb_server
+from bench.sources.postgres import postgres_server
+from bench.sources.server import LoadedTable, SourceServer
+from bench.tables import Sizes, load
+from bench.values import Section, TableFacts
+from rivet_fleet.demo.embedded import EmbeddedPostgresMissing
+from rivet_fleet.demo.mariadb import EmbeddedMariadbMissing
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs" / "explanation" / "benchmarks.md"
 OUTPUT = ROOT / "bench-output"
-WIDE_ROWS = 100_000
-MEMORY_ROWS = (10_000, 100_000, 1_000_000, 10_000_000)
 LOAD_WARNING = 0.5
+_SERVERS: dict[Engine, Callable[[Path], AbstractContextManager[SourceServer]]] = {
+    Engine.POSTGRES: postgres_server,
+    Engine.MARIADB: mariadb_server,
+}
+_WITH_TABLES = ("contest", "chunks", "servo", "memory")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Everything; 0 even when a floor is missed, unless ``--strict``."""
-    options = _options(arguments)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Invocation:
+    """What every part needs to know."""
+
+    options: Options
+    peers: PeersEnvironment
+    odbc: OdbcDrivers
+    environ: dict[str, str]
+    context: dict[str, str]
+    deadline_s: float
+    output: Path
+
+
+def main(arguments: Sequence[str] | None = None, output: Path = OUTPUT) -> int:
+    """Everything; 0 even when a goal is missed, unless ``--strict``."""
+    options = parse_options(sys.argv[1:] if arguments is None else arguments)
     # As Ctrl-C does: servers are stopped and folders removed on the way out.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    load_before = os.getloadavg()[0]
-    if load_before > LOAD_WARNING:
-        say(f"warning: the machine is not quiet (load {load_before:.2f})")
-    deadline_s = time.monotonic() + options.budget_s
-    peers = peers_environment(ROOT)
-    with embedded_postgres(settings=SETTINGS) as server:
-        facts = machine_facts(ROOT, server, peers, load_before=load_before)
-        tables, runs, memory = _extract(server, peers, options, deadline_s)
-    results = _results(facts, tables, runs, memory, _claims(options), options)
-    _write(results, options)
-    failed = [floor for floor in results.floors if floor.passed is False]
-    return 1 if failed and options.strict else 0
-
-
-def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    add = parser.add_argument
-    add("--scale", type=float, default=1.0, help="TPC-H scale factor; the wide table follows it")
-    add("--rounds", type=int, default=3, help="medians are taken over so many rounds")
-    add("--workers", default="1,2,4", help="rivet-fleet's worker counts (default 1,2,4)")
-    add("--budget-s", type=float, default=1800.0, help="no round is begun that would end later")
-    add("--quick", action="store_true", help="scale 0.1, one round: a look, not a measurement")
-    add("--skip-contest", action="store_true", help="memory and claims only")
-    add("--skip-memory", action="store_true", help="no memory by rows")
-    add("--skip-claims", action="store_true", help="no claims per second")
-    add("--write-docs", action="store_true", help="put the report into docs/explanation")
-    add("--strict", action="store_true", help="exit 1 when a floor is missed")
-    options = parser.parse_args(arguments)
-    if options.quick:
-        options.scale, options.rounds = min(options.scale, 0.1), 1
-    return options
-
-
-def _extract(
-    server: EmbeddedPostgres,
-    peers: PeersEnvironment,
-    options: argparse.Namespace,
-    deadline_s: float,
-) -> tuple[list[Table], list[RunResult], list[MemoryPoint]]:
-    """Load, then everything that reads the source."""
-    say("loading lineitem and the wide table …")
-    lineitem = load_lineitem(server, peers.tpchgen, options.scale)
-    tables = [lineitem, load_wide(server, max(1, int(WIDE_ROWS * options.scale)))]
-    bench = Bench(server=server, root=ROOT, environ=dict(os.environ))
-    workers = [int(count) for count in options.workers.split(",")]
-    runs: list[RunResult] = []
-    if not options.skip_contest:
-        field: list[Contender] = contenders(server, peers, workers)
-        runs = run_rounds(bench, field, tables, rounds=options.rounds, deadline_s=deadline_s)
-    memory = [] if options.skip_memory else _memory(bench, lineitem)
-    return tables, runs, memory
-
-
-def _memory(bench: Bench, lineitem: Table) -> list[MemoryPoint]:
-    """10⁴, 10⁵, … rows, the last being all of lineitem."""
-    points: list[MemoryPoint] = []
-    for rows in MEMORY_ROWS:
-        table = first_rows(bench.server, lineitem, rows)
-        points.append(memory_point(bench, table))
-        say(f"memory  {table.rows:>9,} rows: {points[-1].peak_rss_bytes / 2**20:.0f} MB")
-        if table is lineitem:
-            break
-    return points
-
-
-def _claims(options: argparse.Namespace) -> list[ClaimRate]:
-    if options.skip_claims:
-        return []
-    say("claims per second …")
-    return [measure_claims(ROOT, state) for state in STATES]
-
-
-def _results(
-    facts: dict[str, str],
-    tables: Sequence[Table],
-    runs: Sequence[RunResult],
-    memory: Sequence[MemoryPoint],
-    claims: Sequence[ClaimRate],
-    options: argparse.Namespace,
-) -> Results:
-    ours = [run for run in runs if run.contender.startswith("rivet-fleet")]
-    rounds = max((run.round for run in runs), default=0)
-    return Results(
-        machine={**facts, "data": f"scale {options.scale:g}", "rounds": str(rounds)},
-        tables=tuple(dataclasses.asdict(table) for table in tables),
-        floor_contender=FLOOR,
-        runs=tuple(runs),
-        summaries=summarise(runs, FLOOR),
-        memory=tuple(memory),
-        claims=tuple(claims),
-        floors=judge(ours, memory, claims),
-    )
-
-
-def _write(results: Results, options: argparse.Namespace) -> None:
-    """JSON with every single run, the report on standard output, the document when asked."""
-    OUTPUT.mkdir(exist_ok=True)
-    body = json.dumps(dataclasses.asdict(results), indent=2, ensure_ascii=False)
-    (OUTPUT / "benchmark.json").write_text(body + "\n")
+    path = results_path(output, options.scale)
+    results = read_results(path, options.scale)
+    if not options.render_only:
+        invocation = _invocation(options, output)
+        machine = {**machine_facts(), **_versions(invocation)}
+        for section in _measured(invocation):
+            # Written after each: what was measured survives an interruption.
+            results = merged(results, machine, [section])
+            write_results(path, results)
     report = render(results)
-    (OUTPUT / "benchmark.md").write_text(report)
+    (output / "benchmark.md").write_text(report)
     print(report)
     if options.write_docs:
         write_docs(DOCS, results)
-    say(f"every run: {(OUTPUT / 'benchmark.json').relative_to(ROOT)}")
+    say(f"every run: {path.name} in {output.name}")
+    failed = [goal for goal in judge(results) if goal.passed is False]
+    return 1 if failed and options.strict else 0
+
+
+def _invocation(options: Options, output: Path) -> Invocation:
+    load_before = os.getloadavg()[0]
+    if load_before > LOAD_WARNING:
+        say(f"warning: the machine is not quiet (load {load_before:.2f})")
+    output.mkdir(exist_ok=True)
+    # Nobody shall compile its modules anew in every process.
+    environ = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    return Invocation(
+        options=options,
+        peers=peers_environment(ROOT),
+        odbc=odbc_drivers(ROOT),
+        environ=environ,
+        context={**moment_facts(ROOT, load_before=load_before), "command": options.command},
+        deadline_s=time.monotonic() + options.budget_s,
+        output=output,
+    )
+
+
+def _versions(invocation: Invocation) -> dict[str, str]:
+    named = {**invocation.peers.versions, **invocation.odbc.versions}
+    return {f"peers' {k}" if k == "pyarrow" else k: v for k, v in named.items()}
+
+
+def _measured(invocation: Invocation) -> Iterator[Section]:
+    """Every part that was asked for, as soon as it is there."""
+    options, context = invocation.options, invocation.context
+    if set(options.parts) & set(_WITH_TABLES):
+        for engine in options.engines:
+            yield from _of_engine(invocation, engine)
+    if "startup" in options.parts:
+        yield Section(key="startup", context=context, startup=(startup(invocation.environ),))
+    if "claims" in options.parts:
+        say("claims per second …")
+        rates = tuple(measure_claims(ROOT, state) for state in STATES)
+        yield Section(key="claims", context=context, claims=rates)
+
+
+def _of_engine(invocation: Invocation, engine: Engine) -> Iterator[Section]:
+    folder = invocation.output / "servers" / f"scale-{invocation.options.scale:g}"
+    try:
+        with _SERVERS[engine](folder) as server:
+            invocation.context[engine.value] = server.version()
+            yield from _of_server(invocation, server)
+    except (EmbeddedPostgresMissing, EmbeddedMariadbMissing) as absent:
+        say(f"{engine.value} is not measured: {absent}")
+
+
+def _of_server(invocation: Invocation, server: SourceServer) -> Iterator[Section]:
+    options = invocation.options
+    bench = Bench(server=server, environ=invocation.environ)
+    sizes = Sizes(scale=options.scale, events_rows=options.events_rows)
+    limits = Limits(rounds=options.rounds, deadline_s=invocation.deadline_s)
+    field = contenders(
+        server,
+        invocation.peers,
+        invocation.odbc,
+        workers=options.workers,
+        groups=options.contenders,
+    )
+    for name in options.tables:
+        table = load(server, TABLES[name], sizes, invocation.peers.tpchgen)
+
+        section = partial(_section, invocation, server, table)
+        if "contest" in options.parts:
+            contest = run_rounds(bench, field, table, limits)
+            yield section("contest", runs=contest.runs, fidelity=contest.fidelity)
+        if "chunks" in options.parts and name == "lineitem":
+            contest, times = many_chunks(bench, table, limits)
+            yield section("chunks", runs=contest.runs, lifecycles=times)
+        if "servo" in options.parts:
+            yield section("servo", runs=servo(bench, table, limits).runs)
+        if "memory" in options.parts and name in MEMORY_ROWS:
+            yield section("memory", memory=memory(bench, table))
+
+
+def _section(
+    invocation: Invocation,
+    server: SourceServer,
+    table: LoadedTable,
+    kind: str,
+    **found: Sequence[Any],
+) -> Section:
+    facts = TableFacts(
+        engine=server.engine.value,
+        name=table.spec.name,
+        rows=table.rows,
+        source_bytes=table.source_bytes,
+    )
+    others = {engine.value for engine in Engine} - {server.engine.value}
+    context = {k: v for k, v in invocation.context.items() if k not in others}
+    lists: dict[str, Any] = {name: tuple(values) for name, values in found.items()}
+    return Section(
+        key=f"{kind}/{server.engine.value}/{table.spec.name}",
+        context=context,
+        table=facts,
+        **lists,
+    )
 
 
 if __name__ == "__main__":

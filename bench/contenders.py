@@ -1,102 +1,196 @@
-"""Who is measured, and by which command."""
+"""Who is measured, in which configuration, and what stands in the way of those who are not."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
+from bench.fleet import FAST, Job, decode_command, engine_type, run_command
+from bench.odbc import OdbcDrivers
 from bench.peers_env import PeersEnvironment
-from rivet_fleet.demo.embedded import EmbeddedPostgres
+from bench.schema import Engine, Kind
+from bench.sources.server import SourceServer
 
-FLOOR = "psql COPY binary > /dev/null"
+FLOOR, DECODE, RIVET, CONNECTORX = "floor", "decode", "rivet", "connectorx"
+GROUPS = (FLOOR, DECODE, RIVET, CONNECTORX, "duckdb", "adbc", "arrow-odbc", "sling", "dlt")
+"""What ``--contenders`` takes."""
+PEERS = tuple(group for group in GROUPS if group not in (FLOOR, DECODE, RIVET))
+
+FLOOR_NAMES = {
+    Engine.POSTGRES: "psql COPY binary > /dev/null",
+    Engine.MARIADB: "mariadb --quick > /dev/null",
+}
 _PEERS = Path(__file__).parent / "peers"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """What to extract and where to: ``folder`` is empty and removed after the run."""
-
-    url: str
-    table: str
-    folder: Path
-
-    @property
-    def output(self) -> Path:
-        """Where the Parquet files go; exists."""
-        return self.folder / "output"
+_SLOW_ROUNDS = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contender:
-    """A name for the table and the way to its command. ``workers`` 0: one process."""
+    """A name for the table and the way to its command.
+
+    ``rounds_max``: the slow ones do not run in every round. ``unavailable``: why it cannot run.
+    """
 
     name: str
-    workers: int = 0
+    group: str
+    command: Callable[[Job], list[str]]
     writes_parquet: bool = True
-    arguments: tuple[str, ...] = ()
-
-    def command(self, job: Job) -> list[str]:
-        """The command that extracts ``job``; writes a configuration first when it needs one."""
-        if self.workers:
-            return fleet_command(job, workers=self.workers, export=FAST)
-        values = {"url": job.url, "table": job.table, "output": str(job.output / "all.parquet")}
-        return [argument.format(**values) for argument in self.arguments]
-
-
-FAST = "    mode: chunked\n    tuning: {profile: fast}\n"
-"""The profile without throttle; the statement target is the same in every profile."""
-DEFAULTS_ONE_CHUNK = "    mode: full\n"
-"""Nothing is tuned, and the whole table is one chunk of one part: the hard case for memory."""
-
-_CONFIG = """\
-source: {{type: postgres, url: "{url}"}}
-campaign: {{workers: {workers}}}
-spool_dir: "{folder}/spool"
-exports:
-  - name: {table}
-    table: public.{table}
-    format: parquet
-    compression: zstd
-    compression_level: 3
-    destination: {{type: local, path: output}}
-{export}"""
-
-
-def fleet_command(job: Job, *, workers: int, export: str) -> list[str]:
-    """rivet-fleet's own ``run`` with SQLite state beside a fresh configuration in the folder."""
-    config = job.folder / "fleet.yaml"
-    config.write_text(
-        _CONFIG.format(
-            url=job.url, folder=job.folder, workers=workers, table=job.table, export=export
-        )
-    )
-    return [sys.executable, "-m", "rivet_fleet", "run", "-c", str(config), "--json"]
+    environ: Mapping[str, str] = field(default_factory=dict)
+    rounds_max: int | None = None
+    unavailable: str | None = None
 
 
 def contenders(
-    server: EmbeddedPostgres, peers: PeersEnvironment | None, workers: Sequence[int]
+    server: SourceServer,
+    peers: PeersEnvironment,
+    odbc: OdbcDrivers,
+    *,
+    workers: Sequence[int],
+    groups: Sequence[str],
 ) -> list[Contender]:
-    """In the order of a round. Without ``peers``: the floor and rivet-fleet alone."""
-    copy = "COPY {table} TO STDOUT (FORMAT binary)"
-    floor = Contender(
-        name=FLOOR,
+    """The chosen ``groups`` for this engine, in the order of a round; the floor always runs."""
+    engine = server.engine
+    found = [_floor(server), _decode(engine), *(_fleet(engine, count) for count in workers)]
+    found += [*_connectorx(engine, peers), *_duckdb(engine, peers), _adbc(engine, peers)]
+    found += [_arrow_odbc(engine, peers, odbc), _sling(peers), *_dlt(engine, peers)]
+    return [each for each in found if each.group in {FLOOR, *groups}]
+
+
+def _floor(server: SourceServer) -> Contender:
+    return Contender(
+        name=FLOOR_NAMES[server.engine],
+        group=FLOOR,
+        command=lambda job: server.floor_command(job.spec.name),
         writes_parquet=False,
-        arguments=(str(server.bin / "psql"), "-X", "-q", "-c", copy, "{url}"),
+        environ=server.client_environ(),
     )
-    fleets = [
-        Contender(name=f"rivet-fleet, {n} worker{'s' if n > 1 else ''}", workers=n) for n in workers
-    ]
-    return [floor, *fleets, *(_peers(peers) if peers else [])]
 
 
-def _peers(peers: PeersEnvironment) -> list[Contender]:
-    python = str(peers.python)
-    scanner = (python, str(_PEERS / "duckdb_scanner.py"), "{url}", "{table}", "{output}")
-    stream = (python, str(_PEERS / "connectorx_stream.py"), "{url}", "{table}", "{output}")
+def _no_source(engine: Engine) -> str | None:
+    known = engine_type(engine) is not None
+    return None if known else f"this build has no source for {engine.value}"
+
+
+def _decode(engine: Engine) -> Contender:
+    return Contender(
+        name="rivet-fleet's decoder alone, rows dropped",
+        group=DECODE,
+        command=decode_command,
+        writes_parquet=False,
+        unavailable=_no_source(engine),
+    )
+
+
+def _fleet(engine: Engine, workers: int) -> Contender:
+    return Contender(
+        name=f"rivet-fleet, {workers} worker{'s' if workers > 1 else ''}",
+        group=RIVET,
+        command=partial(run_command, workers=workers, how=FAST),
+        unavailable=_no_source(engine),
+    )
+
+
+def _peer(
+    script: str, peers: PeersEnvironment, options: Callable[[Job], Sequence[str]]
+) -> Callable[[Job], list[str]]:
+    def command(job: Job) -> list[str]:
+        fixed = (job.engine.value, job.spec.name, str(job.output))
+        return [str(peers.python), str(_PEERS / script), *fixed, *options(job)]
+
+    return command
+
+
+def _words(*words: str) -> Callable[[Job], Sequence[str]]:
+    """The same options for every job."""
+    return lambda _job: words
+
+
+def _by_key(words: Sequence[str]) -> Callable[[Job], Sequence[str]]:
+    """Options that end with the column by which a table may be split."""
+    return lambda job: (*words, job.spec.key[0])
+
+
+def _connectorx(engine: Engine, peers: PeersEnvironment) -> list[Contender]:
+    ways = {
+        "streamed": ("stream", "1"),
+        "whole": ("whole", "1"),
+        "whole, 2 connections": ("whole", "2"),
+    }
     return [
-        Contender(name="DuckDB postgres scanner, default threads", arguments=(*scanner, "0")),
-        Contender(name="DuckDB postgres scanner, 1 thread", arguments=(*scanner, "1")),
-        Contender(name="ConnectorX, streamed + pyarrow", arguments=stream),
+        Contender(
+            name=f"ConnectorX, {name}",
+            group=CONNECTORX,
+            command=_peer("connectorx_read.py", peers, _by_key(way)),
+            unavailable=peers.missing("connectorx", "pyarrow"),
+        )
+        for name, way in ways.items()
+    ]
+
+
+def _duckdb(engine: Engine, peers: PeersEnvironment) -> list[Contender]:
+    scanner = "postgres" if engine is Engine.POSTGRES else "mysql"
+    needed = ("duckdb", f"duckdb-extension-{scanner}-scanner")
+    return [
+        Contender(
+            name=f"DuckDB {scanner} scanner, {label}",
+            group="duckdb",
+            command=_peer("duckdb_scanner.py", peers, _words(count)),
+            unavailable=peers.missing(*needed),
+        )
+        for label, count in (("2 threads", "2"), ("1 thread", "1"))
+    ]
+
+
+def _adbc(engine: Engine, peers: PeersEnvironment) -> Contender:
+    no_driver = None if engine is Engine.POSTGRES else "ADBC has no driver for this engine on PyPI"
+    return Contender(
+        name="ADBC, numerics cast",
+        group="adbc",
+        command=_peer("adbc_read.py", peers, _numerics),
+        unavailable=no_driver or peers.missing("adbc-driver-postgresql"),
+    )
+
+
+def _numerics(job: Job) -> list[str]:
+    """``column:precision:scale``, from the type a faithful file has."""
+    decimals = [column for column in job.spec.columns if column.kind is Kind.DECIMAL]
+    sizes = [column.arrives.removeprefix("DECIMAL(").rstrip(")").split(",") for column in decimals]
+    return [
+        f"{column.name}:{size[0]}:{size[1]}" for column, size in zip(decimals, sizes, strict=True)
+    ]
+
+
+def _arrow_odbc(engine: Engine, peers: PeersEnvironment, odbc: OdbcDrivers) -> Contender:
+    return Contender(
+        name=f"arrow-odbc, {odbc.driver(engine).name}",
+        group="arrow-odbc",
+        command=_peer("arrow_odbc_read.py", peers, lambda job: (str(odbc.driver(job.engine)),)),
+        environ={"LD_LIBRARY_PATH": str(odbc.libraries)},
+        unavailable=odbc.missing or peers.missing("arrow-odbc"),
+    )
+
+
+def _sling(peers: PeersEnvironment) -> Contender:
+    return Contender(
+        name="sling",
+        group="sling",
+        command=_peer("sling_load.py", peers, _words()),
+        rounds_max=_SLOW_ROUNDS,
+        unavailable=peers.missing("sling-linux-amd64"),
+    )
+
+
+def _dlt(engine: Engine, peers: PeersEnvironment) -> list[Contender]:
+    driver = "psycopg2-binary" if engine is Engine.POSTGRES else "pymysql"
+    return [
+        Contender(
+            name=f"dlt, {backend} backend",
+            group="dlt",
+            command=_peer("dlt_load.py", peers, _words(backend)),
+            rounds_max=_SLOW_ROUNDS,
+            unavailable=peers.missing("dlt", "sqlalchemy", driver),
+        )
+        for backend in ("pyarrow", "connectorx")
     ]

@@ -11,30 +11,27 @@ from pathlib import Path
 
 import psutil
 
-from bench.peers_env import PeersEnvironment
-from rivet_fleet.demo.embedded import EmbeddedPostgres
-
 _GIB = 1024**3
 
 
-def machine_facts(
-    root: Path, server: EmbeddedPostgres, peers: PeersEnvironment | None, *, load_before: float
-) -> dict[str, str]:
-    """Facts in the order they are shown. ``load_before``: the one-minute load at the start."""
-    facts = {
-        "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
+def machine_facts() -> dict[str, str]:
+    """The machine and what is always the same on it, in the order they are shown."""
+    return {
         "cpu": f"{_cpu_model()}, {os.cpu_count()} cores",
         "memory": f"{psutil.virtual_memory().total / _GIB:.0f} GiB",
         "system": f"{_system_name()}, Linux {platform.release()}",
-        "load before": f"{load_before:.2f}",
         "python": platform.python_version(),
-        "postgresql": server.psql("SHOW server_version"),
-        "rivet-fleet": f"{_version('rivet-fleet')} ({_commit(root)})",
         "rivet-fleet's pyarrow": _version("pyarrow"),
     }
-    for name, found in (peers.versions() if peers else {}).items():
-        facts[name if name != "pyarrow" else "ConnectorX's pyarrow"] = found
-    return facts
+
+
+def moment_facts(root: Path, *, load_before: float) -> dict[str, str]:
+    """What differs from one invocation to the next. ``load_before``: one-minute load."""
+    return {
+        "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
+        "rivet-fleet": f"{_version('rivet-fleet')} ({_commit(root)})",
+        "load before": f"{load_before:.2f}",
+    }
 
 
 def _cpu_model() -> str:

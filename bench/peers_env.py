@@ -4,26 +4,52 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 FOLDER = ".bench-venv"
 _LOCK = Path(__file__).parent / "requirements.lock"
 _STAMP = "requirements.stamp"
+_COMPARED = (
+    "duckdb",
+    "duckdb-extension-postgres-scanner",
+    "duckdb-extension-mysql-scanner",
+    "connectorx",
+    "adbc-driver-postgresql",
+    "arrow-odbc",
+    "sling-linux-amd64",
+    "dlt",
+    "sqlalchemy",
+    "psycopg2-binary",
+    "pymysql",
+    "pyarrow",
+    "tpchgen-cli",
+)
 _VERSIONS = """
 import json, sys
-from importlib.metadata import version
-print(json.dumps({name: version(name) for name in sys.argv[1:]}))
+from importlib.metadata import PackageNotFoundError, version
+found = {}
+for name in sys.argv[1:]:
+    try:
+        found[name] = version(name)
+    except PackageNotFoundError:
+        pass
+print(json.dumps(found))
 """
+_REQUIREMENT = re.compile(r"^[A-Za-z0-9].*?(?=^[A-Za-z0-9]|\Z)", re.MULTILINE | re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeersEnvironment:
-    """Where it is."""
+    """Where it is, and which of the compared packages are in it, with their versions."""
 
     folder: Path
+    versions: dict[str, str]
 
     @property
     def python(self) -> Path:
@@ -35,36 +61,63 @@ class PeersEnvironment:
         """The data generator."""
         return self.folder / "bin" / "tpchgen-cli"
 
-    def versions(self) -> dict[str, str]:
-        """Versions of what is compared."""
-        names = ("duckdb", "duckdb-extension-postgres-scanner", "connectorx", "pyarrow")
-        answer = subprocess.run(
-            [str(self.python), "-c", _VERSIONS, *names], check=True, capture_output=True
-        )
-        return dict(json.loads(answer.stdout))
+    def missing(self, *packages: str) -> str | None:
+        """Why something that needs ``packages`` cannot run; None when it can."""
+        absent = [name for name in packages if name not in self.versions]
+        return f"{', '.join(absent)} could not be installed" if absent else None
 
 
 def peers_environment(root: Path) -> PeersEnvironment:
     """The environment under ``root``, brought to the lock file's state. Raises RuntimeError.
 
     Installed by our own pip, hashes required, into a folder that ignores itself; a stamp with
-    the lock file's digest makes the next call free.
+    the lock file's digest makes the next call free. Where the whole cannot be installed, each
+    package is tried by itself: one that cannot be had does not cost the others.
     """
-    found = PeersEnvironment(folder=root / FOLDER)
+    folder = root / FOLDER
+    python = folder / "bin" / "python"
     digest = hashlib.sha256(_LOCK.read_bytes()).hexdigest()
-    stamp = found.folder / _STAMP
-    if stamp.is_file() and stamp.read_text() == digest:
-        return found
-    print(f"installing the peers into {FOLDER} …", file=sys.stderr, flush=True)
-    _run(sys.executable, "-m", "venv", "--clear", "--without-pip", str(found.folder))
-    (found.folder / ".gitignore").write_text("*\n")
-    pip = (sys.executable, "-m", "pip", "--python", str(found.python), "--quiet")
-    _run(*pip, "install", "--disable-pip-version-check", "--require-hashes", "-r", str(_LOCK))
-    stamp.write_text(digest)
-    return found
+    stamp = folder / _STAMP
+    if not (stamp.is_file() and stamp.read_text() == digest):
+        print(f"installing the peers into {FOLDER} …", file=sys.stderr, flush=True)
+        made = _run(sys.executable, "-m", "venv", "--clear", "--without-pip", str(folder))
+        if made is not None:
+            raise RuntimeError(f"making {FOLDER} failed: {made}")
+        (folder / ".gitignore").write_text("*\n")
+        if _install(python, _LOCK) is None:
+            stamp.write_text(digest)
+        else:
+            _install_each(python)
+    answer = subprocess.run(
+        [str(python), "-c", _VERSIONS, *_COMPARED], check=True, capture_output=True
+    )
+    return PeersEnvironment(folder=folder, versions=json.loads(answer.stdout))
 
 
-def _run(*command: str) -> None:
+def requirements(lock: str) -> Iterator[str]:
+    """The lock file's requirements one by one, each with its hashes."""
+    for found in _REQUIREMENT.finditer(lock):
+        yield found[0]
+
+
+def _install_each(python: Path) -> None:
+    for requirement in requirements(_LOCK.read_text()):
+        with tempfile.NamedTemporaryFile("w", suffix=".txt") as alone:
+            alone.write(requirement)
+            alone.flush()
+            failed = _install(python, Path(alone.name), "--no-deps")
+        if failed is not None:
+            name = requirement.split("==")[0]
+            print(f"{name} cannot be installed: {failed[-300:]}", file=sys.stderr, flush=True)
+
+
+def _install(python: Path, wanted: Path, *options: str) -> str | None:
+    pip = (sys.executable, "-m", "pip", "--python", str(python), "--quiet", "install")
+    always = ("--disable-pip-version-check", "--require-hashes")
+    return _run(*pip, *always, *options, "-r", str(wanted))
+
+
+def _run(*command: str) -> str | None:
+    """None, or what a failed command had to say."""
     done = subprocess.run(command, check=False, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"setting up the peers failed:\n{done.stderr[-2000:]}")
+    return done.stderr.strip()[-2000:] if done.returncode else None

@@ -14,6 +14,7 @@ from pathlib import Path
 
 _SAMPLE_S = 0.05
 _OUTPUT_TAIL_BYTES = 1000
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,13 +28,18 @@ class Peak:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """A finished command. ``cpu_s``: user and system time of it and all it waited for."""
+    """A finished command. ``cpu_s``: user and system time of it and all it waited for.
+
+    ``tree_rss_bytes``: the most that all its processes had at one moment, pages they share
+    counted once for each; sampled, so a little less than the truth.
+    """
 
     exit_code: int
     wall_s: float
     cpu_s: float
     root: Peak
     descendants: tuple[Peak, ...]
+    tree_rss_bytes: int
     last_words: str
 
 
@@ -60,12 +66,14 @@ def run_measured(
         usage = _wait(process, timeout_s)
         wall_s = time.monotonic() - began_s
     peaks = sampler.finish()
+    sampled = (*peaks.values(), Peak(pid=0, command="", rss_bytes=0))
     return Measured(
         exit_code=process.returncode,
         wall_s=wall_s,
         cpu_s=usage.ru_utime + usage.ru_stime,
         root=peaks.pop(process.pid, Peak(pid=process.pid, command="", rss_bytes=0)),
         descendants=tuple(peaks.values()),
+        tree_rss_bytes=max(sampler.tree_rss_bytes, *(p.rss_bytes for p in sampled)),
         last_words=log.read_bytes()[-_OUTPUT_TAIL_BYTES:].decode(errors="replace").strip(),
     )
 
@@ -103,6 +111,7 @@ class PeakSampler(threading.Thread):
         self._commands: dict[int, str] = {}
         self._peaks: dict[int, int] = {}
         self._over = threading.Event()
+        self.tree_rss_bytes = 0
         self._sample(root_pid)
 
     def run(self) -> None:
@@ -113,6 +122,8 @@ class PeakSampler(threading.Thread):
             self._adopt()
             for pid in self._tree:
                 self._sample(pid)
+            now_bytes = sum(_resident_bytes(pid) for pid in self._tree)
+            self.tree_rss_bytes = max(self.tree_rss_bytes, now_bytes)
 
     def finish(self) -> dict[int, Peak]:
         """Stop; what was seen, by pid."""
@@ -163,6 +174,11 @@ def _high_water_bytes(pid: int) -> int:
         if line.startswith(b"VmHWM:"):
             return int(line.split()[1]) * 1024
     return 0
+
+
+def _resident_bytes(pid: int) -> int:
+    fields = _read(pid, "statm").split()
+    return int(fields[1]) * _PAGE_BYTES if len(fields) > 1 else 0
 
 
 def _command_line(pid: int) -> str:

@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench.summary import growth_bytes_per_row
-from bench.values import ClaimRate, Floor, MemoryPoint, Results, Summary
+from bench.contenders import FLOOR, FLOOR_NAMES
+from bench.goals import chunk_cost, judge, servo_cost
+from bench.parts import ONE, STATEMENT
+from bench.schema import Engine
+from bench.summary import growth_bytes_per_row, median, summarise
+from bench.values import ClaimRate, Fidelity, Results, Section, Summary
 
 BEGIN = "<!-- bench: begin -->"
 END = "<!-- bench: end -->"
 _MB = 1024 * 1024
+_TYPES_SHOWN = 6
 
 
 def render(results: Results) -> str:
-    """Everything: machine, one table per source table, memory, claims, floors."""
-    sections = [_machine(results.machine)]
-    for table in results.tables:
-        mine = [s for s in results.summaries if s.table == table["name"]]
-        if mine:
-            sections.append(_contest(table, mine))
-    sections += [_memory(results.memory)] if results.memory else []
-    sections += [_claims(results.claims)] if results.claims else []
-    sections += [_floors(results.floors)] if results.floors else []
-    sections += ["\n".join(f"- {note}" for note in results.notes)] if results.notes else []
-    return "\n\n".join(sections) + "\n"
+    """Goals first, then the machine, then every section with the command that measured it."""
+    parts = [_goals(results), _machine(results)]
+    renderers: dict[str, Callable[[Section], str]] = {
+        "contest": _contest,
+        "chunks": _chunks,
+        "servo": _servo,
+        "memory": _memory,
+        "startup": _startup,
+        "claims": _claims,
+    }
+    parts += [
+        f"{renderers[section.kind](section)}\n\n{_context(section)}"
+        for section in results.sections.values()
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
 def replace_between_markers(text: str, body: str) -> str:
@@ -44,8 +53,12 @@ def write_docs(path: Path, results: Results) -> None:
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A pipe table; every column but the first is right-aligned."""
     align = ["---", *("---:" for _ in head[1:])]
-    lines = [head, align, *rows]
+    lines = [head, align, *(tuple(_cell(text) for text in row) for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def number(value: float | None, digits: int = 2, prefix: str = "") -> str:
@@ -58,80 +71,204 @@ def megabytes(value: float | None) -> str:
     return "–" if value is None else f"{value / _MB:,.0f}"
 
 
-def _machine(machine: dict[str, str]) -> str:
-    return markdown_table(("machine", "value"), list(machine.items())).replace("---:", "---")
+def _left(table: str) -> str:
+    return table.replace("---:", "---")
 
 
-def _contest(table: dict[str, object], summaries: Sequence[Summary]) -> str:
-    head = (
-        *("way of reading", "wall s", "× floor", "client CPU s", "rows per client CPU-second"),
-        *("server CPU s", "× floor", "peak RSS MB", "longest statement s", "Parquet MB", "runs"),
+def _goals(results: Results) -> str:
+    verdicts = {True: "met", False: "**not met**", None: "not measured"}
+    rows = [(g.name, g.limit, g.measured, verdicts[g.passed]) for g in judge(results)]
+    return "### Goals\n\n" + markdown_table(("goal", "limit", "measured", "verdict"), rows)
+
+
+def _machine(results: Results) -> str:
+    facts = {**results.machine, "scale": f"{results.scale:g}"}
+    return "### Machine\n\n" + _left(markdown_table(("machine", "value"), list(facts.items())))
+
+
+def _context(section: Section) -> str:
+    """When, with what, and how to do it again."""
+    command = section.context.get("command", "")
+    facts = ", ".join(f"{k} {v}" for k, v in section.context.items() if k != "command")
+    return f"<sub>{facts}</sub>\n\n    {command}"
+
+
+def _title(section: Section) -> str:
+    table = section.table
+    if table is None:
+        return section.key
+    return (
+        f"{table.engine}, {table.name}: {table.rows:,} rows, "
+        f"{megabytes(table.source_bytes)} MB in the source"
     )
-    body = markdown_table(head, [_contest_row(s) for s in summaries])
-    failures = [f"- {s.contender} failed: {error}" for s in summaries for error in set(s.errors)]
-    title = f"**{table['name']}**: {table['rows']:,} rows, {megabytes_of(table)} MB in the source"
-    return "\n\n".join([title, body, *(["\n".join(failures)] if failures else [])])
 
 
-def megabytes_of(table: dict[str, object]) -> str:
-    """The table's size in the source."""
-    size = table["heap_bytes"]
-    return megabytes(size if isinstance(size, int) else None)
+def _failures(summaries: Sequence[Summary]) -> str:
+    """Who could not run or did not finish, and why: a gap is never silent."""
+    lines = [f"- {s.contender}: {error}" for s in summaries for error in s.errors]
+    return "\n\n" + "\n".join(lines) if lines else ""
+
+
+_HEAD = (
+    *("way of reading", "wall s", "× floor", "client CPU s", "rows per client CPU-second"),
+    *("server CPU s", "× floor", "largest process MB", "all processes MB"),
+    *("longest statement s", "Parquet MB", "runs"),
+)
+
+
+def _contest(section: Section) -> str:
+    engine = Engine(section.key.split("/")[1])
+    found = summarise(section.runs, FLOOR_NAMES[engine])
+    table = markdown_table(_HEAD, [_contest_row(s) for s in found])
+    changes = _fidelity(section.fidelity)
+    return f"### {_title(section)}\n\n{table}{_failures(found)}{changes}"
 
 
 def _contest_row(summary: Summary) -> tuple[str, ...]:
     return (
-        summary.contender.replace("|", "\\|"),
+        summary.contender,
         number(summary.wall_s),
         number(summary.wall_ratio),
         number(summary.client_cpu_s),
-        "–" if not summary.output_bytes else number(summary.rows_per_cpu_s, 0),
+        # The floor decodes nothing: its rows per CPU-second would say nothing.
+        "–" if summary.group == FLOOR else number(summary.rows_per_cpu_s, 0),
         number(summary.server_cpu_s),
         number(summary.server_cpu_ratio),
         megabytes(summary.peak_rss_bytes),
+        megabytes(summary.tree_rss_bytes),
         number(summary.longest_statement_s, 3),
         megabytes(summary.output_bytes) if summary.output_bytes else "–",
-        str(summary.rounds),
+        str(summary.rounds) if summary.rounds else "did not finish",
     )
 
 
-def _memory(points: Sequence[MemoryPoint]) -> str:
+def _fidelity(found: Sequence[Fidelity]) -> str:
+    if not found:
+        return ""
+    head = ("in the files of", "types that are not the source's", "content that differs")
+    rows = [(each.contender, _types(each.types), _changed(each)) for each in found]
+    return "\n\n" + _left(markdown_table(head, rows))
+
+
+def _types(types: dict[str, str]) -> str:
+    """Columns by the type they became; a few of each are enough."""
+    by_type: dict[str, list[str]] = {}
+    for column, became in types.items():
+        by_type.setdefault(became, []).append(column)
+    return "; ".join(f"{_few(columns)} → {became}" for became, columns in by_type.items()) or "none"
+
+
+def _changed(each: Fidelity) -> str:
+    parts = [_few(each.values)] if each.values else []
+    parts += [f"not comparable: {_few(each.unreadable)}"] if each.unreadable else []
+    return "; ".join(parts) or "none"
+
+
+def _few(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:_TYPES_SHOWN])
+    return shown if len(names) <= _TYPES_SHOWN else f"{shown} and {len(names) - _TYPES_SHOWN} more"
+
+
+_VARIANT_HEAD = (
+    *("rivet-fleet, 1 worker", "wall s", "×", "client CPU s", "worker MB"),
+    *("longest statement s", "statements", "runs"),
+)
+
+
+def _variants(section: Section, reference: str) -> str:
+    found = summarise(section.runs, reference)
+    rows = [
+        (
+            s.contender,
+            number(s.wall_s),
+            number(s.wall_ratio),
+            number(s.client_cpu_s),
+            megabytes(s.peak_rss_bytes),
+            number(s.longest_statement_s, 3),
+            number(s.statements, 0),
+            str(s.rounds),
+        )
+        for s in found
+    ]
+    return markdown_table(_VARIANT_HEAD, rows) + _failures(found)
+
+
+def _chunks(section: Section) -> str:
+    lines = [f"### One chunk and a hundred: {_title(section)}", _variants(section, ONE)]
+    shares = [
+        (
+            str(count),
+            number(median(each.reading_s for each in mine), 3),
+            number(median(each.protocol_s for each in mine), 3),
+            number(median(100 * each.protocol_s / each.wall_s for each in mine), 1),
+        )
+        for count in sorted({each.chunks for each in section.lifecycles})
+        if (mine := [each for each in section.lifecycles if each.chunks == count])
+    ]
+    head = ("chunks", "reading and encoding s", "protocol s", "protocol, % of wall")
+    lines.append(markdown_table(head, shares))
+    cost = chunk_cost(section)
+    lines.append(f"All costs of a hundred chunks over one: {number(cost and cost * 100, 1)} %.")
+    return "\n\n".join(lines)
+
+
+def _servo(section: Section) -> str:
+    cost = servo_cost(section)
+    return (
+        f"### Short statements and one: {_title(section)}\n\n{_variants(section, STATEMENT)}\n\n"
+        f"What short statements cost: {number(cost and cost * 100, 1)} %."
+    )
+
+
+def _memory(section: Section) -> str:
     head = (
-        *("rows, one worker, one chunk", "peak RSS MB", "bytes per further row"),
-        *("longest statement s", "wall s"),
+        *("rows, one worker, one chunk", "worker MB", "bytes per further row"),
+        *("all processes MB", "longest statement s", "wall s"),
     )
+    points = section.memory
     rows = [
         (
             f"{point.rows:,}",
             megabytes(point.peak_rss_bytes) if point.error is None else point.error,
             number(growth, 0),
+            megabytes(point.tree_rss_bytes),
             number(point.longest_statement_s, 3),
             number(point.wall_s),
         )
         for point, growth in zip(points, growth_bytes_per_row(points), strict=True)
     ]
-    title = "**Memory of a worker** by rows of lineitem, everything at its default"
-    return f"{title}\n\n{markdown_table(head, rows)}"
+    return (
+        f"### Memory of a worker, everything at its default: {_title(section)}\n\n"
+        f"{markdown_table(head, rows)}"
+    )
 
 
-def _claims(rates: Sequence[ClaimRate]) -> str:
-    head = ("state", "processes", "claims per s", "p50 ms", "p99 ms", "errors")
+def _startup(section: Section) -> str:
     rows = [
         (
-            rate.state,
-            str(rate.processes),
-            number(rate.claims_per_s, 0) if rate.error is None else rate.error,
-            number(None if rate.p50_s is None else rate.p50_s * 1000.0, 1),
-            number(None if rate.p99_s is None else rate.p99_s * 1000.0, 1),
-            number(rate.errors, 0),
+            each.command,
+            number(median(each.wall_s), 3),
+            number(min(each.wall_s), 3),
+            number(max(each.wall_s), 3),
         )
-        for rate in rates
+        for each in section.startup
     ]
-    return f"**Claims**\n\n{markdown_table(head, rows)}"
+    return "### Start-up\n\n" + markdown_table(("command", "median s", "least s", "most s"), rows)
 
 
-def _floors(floors: Sequence[Floor]) -> str:
-    verdicts = {True: "pass", False: "**FAIL**", None: "not measured"}
-    rows = [(f.name, f.limit, f.measured, verdicts[f.passed]) for f in floors]
-    table = markdown_table(("floor", "limit", "measured", "verdict"), rows)
-    return f"**Floors**\n\n{table}"
+def _claims(section: Section) -> str:
+    return "### Claims\n\n" + markdown_table(
+        ("state", "processes", "claims per s", "p50 ms", "p99 ms", "errors"),
+        [_claim_row(rate) for rate in section.claims],
+    )
+
+
+def _claim_row(rate: ClaimRate) -> tuple[str, ...]:
+    return (
+        rate.state,
+        str(rate.processes),
+        number(rate.claims_per_s, 0) if rate.error is None else rate.error,
+        number(None if rate.p50_s is None else rate.p50_s * 1000.0, 1),
+        number(None if rate.p99_s is None else rate.p99_s * 1000.0, 1),
+        number(rate.errors, 0),
+    )

@@ -6,19 +6,19 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from bench.contenders import DEFAULTS_ONE_CHUNK, Contender, Job, fleet_command
+from bench.contenders import RIVET, Contender
+from bench.fidelity import compare, parquet_files
+from bench.fleet import URL_VARIABLE, Job
 from bench.process import Measured, run_measured
-from bench.server import cost_since, watch
-from bench.tables import Table
-from bench.values import MemoryPoint, RunResult
-from rivet_fleet.demo.embedded import EmbeddedPostgres
+from bench.sources.server import LoadedTable, SourceServer, cost_since, watch
+from bench.values import Fidelity, RunResult
 
 RUN_TIMEOUT_S = 900.0
 _ERROR_CHARS_MAX = 200
@@ -28,90 +28,141 @@ _ERROR_CHARS_MAX = 200
 class Bench:
     """Where runs happen."""
 
-    server: EmbeddedPostgres
-    root: Path
-    environ: dict[str, str]
+    server: SourceServer
+    environ: Mapping[str, str]
+
+    def environ_of(self, contender: Contender) -> dict[str, str]:
+        """What a contender's process sees: the server's URL, and what it needs itself."""
+        url = self.server.address.url(self.server.scheme)
+        return {**self.environ, **contender.environ, URL_VARIABLE: url}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How many rounds, and until when (monotonic) one may still be begun."""
+
+    rounds: int
+    deadline_s: float
+
+
+@dataclass(slots=True, kw_only=True)
+class Contest:
+    """What a contest found out so far."""
+
+    runs: list[RunResult] = field(default_factory=list)
+    fidelity: list[Fidelity] = field(default_factory=list)
+
+
+Inspect = Callable[[Job, RunResult], None]
+"""Looks at a finished job before its folder is removed."""
 
 
 def run_rounds(
     bench: Bench,
     contenders: Sequence[Contender],
-    tables: Sequence[Table],
-    *,
-    rounds: int,
-    deadline_s: float,
-) -> list[RunResult]:
-    """A B C, A B C, …; a round that would end after ``deadline_s`` (monotonic) is not begun.
+    table: LoadedTable,
+    limits: Limits,
+    inspect: Inspect | None = None,
+) -> Contest:
+    """A B C, A B C, …; a round that would end after the deadline is not begun.
 
-    The first round always runs. Before it, the first contender reads every table once, unmeasured:
-    all caches are warm.
+    The first round always runs. Before it, the first contender reads the table once, unmeasured:
+    all caches are warm. What a contender's first files hold is compared with the source.
     """
-    for table in tables:
-        run_once(bench, contenders[0], table, number=0)
-    results: list[RunResult] = []
+    run_once(bench, contenders[0], table, number=0)
+    contest = Contest()
     longest_s = 0.0
-    for number in range(1, rounds + 1):
+    for number in range(1, limits.rounds + 1):
         began_s = time.monotonic()
-        if number > 1 and began_s + longest_s > deadline_s:
+        if number > 1 and began_s + longest_s > limits.deadline_s:
             say(f"no time for round {number}")
             break
-        for table in tables:
-            for contender in contenders:
-                results.append(run_once(bench, contender, table, number=number))
-                say(_line(results[-1]))
+        for contender in contenders:
+            if number <= (contender.rounds_max or limits.rounds):
+                _take_part(bench, contender, table, number, contest, inspect)
         longest_s = max(longest_s, time.monotonic() - began_s)
-    return results
+    return contest
 
 
-def run_once(bench: Bench, contender: Contender, table: Table, *, number: int) -> RunResult:
+def _take_part(
+    bench: Bench,
+    contender: Contender,
+    table: LoadedTable,
+    number: int,
+    contest: Contest,
+    inspect: Inspect | None,
+) -> None:
+    wrong: list[str] = []
+
+    def look(job: Job, result: RunResult) -> None:
+        if number == 1 and contender.writes_parquet and result.error is None:
+            files = parquet_files(job.output)
+            found = compare(contender.name, bench.server.engine, table, files)
+            contest.fidelity.append(found)
+            wrong.extend((*found.values, *found.unreadable))
+        if inspect is not None:
+            inspect(job, result)
+
+    result = run_once(bench, contender, table, number=number, inspect=look)
+    if wrong and contender.group == RIVET:
+        # A peer's changes are noted; ours are an error, however fast it was.
+        result = replace(result, error=f"content differs from the source: {', '.join(wrong)}")
+    contest.runs.append(result)
+    say(_line(result))
+
+
+def run_once(
+    bench: Bench,
+    contender: Contender,
+    table: LoadedTable,
+    *,
+    number: int,
+    inspect: Inspect | None = None,
+) -> RunResult:
     """One contender, one table, one fresh folder and process; wrong row counts are errors."""
+    blank = RunResult(
+        engine=bench.server.engine.value,
+        table=table.spec.name,
+        contender=contender.name,
+        group=contender.group,
+        round=number,
+        rows=table.rows,
+    )
+    if contender.unavailable is not None:
+        return replace(blank, error=f"not available: {contender.unavailable}")
     with _job(bench, table) as job:
         command = contender.command(job)
         began = watch(bench.server)
-        measured = _run(bench, command, job)
+        measured = run_measured(
+            command, folder=job.folder, env=bench.environ_of(contender), timeout_s=RUN_TIMEOUT_S
+        )
         cost = cost_since(bench.server, began)
-        written = list(job.output.rglob("*.parquet"))
-        error = _failure(measured)
+        files = parquet_files(job.output)
+        error = _failure(measured, secret=bench.server.address.password)
         if contender.writes_parquet and error is None:
-            error = _row_error(written, table.rows)
-        return RunResult(
-            contender=contender.name,
-            table=table.name,
-            round=number,
-            rows=table.rows,
+            error = _row_error(files, table.rows)
+        result = replace(
+            blank,
             wall_s=measured.wall_s,
             client_cpu_s=measured.cpu_s,
             server_cpu_s=cost.cpu_s,
             peak_rss_bytes=peak_rss_bytes(measured),
-            coordinator_rss_bytes=measured.root.rss_bytes if contender.workers else None,
+            tree_rss_bytes=measured.tree_rss_bytes,
             longest_statement_s=cost.longest_statement_s,
             statements=cost.statements,
-            output_bytes=sum(path.stat().st_size for path in written),
+            output_bytes=sum(path.stat().st_size for path in files),
             error=error,
         )
-
-
-def memory_point(bench: Bench, table: Table) -> MemoryPoint:
-    """One worker, one chunk, defaults: the peak of the worker process."""
-    with _job(bench, table) as job:
-        command = fleet_command(job, workers=1, export=DEFAULTS_ONE_CHUNK)
-        began = watch(bench.server)
-        measured = _run(bench, command, job)
-        cost = cost_since(bench.server, began)
-        error = _failure(measured) or _row_error(list(job.output.rglob("*.parquet")), table.rows)
-        return MemoryPoint(
-            rows=table.rows,
-            peak_rss_bytes=peak_rss_bytes(measured),
-            longest_statement_s=cost.longest_statement_s,
-            wall_s=measured.wall_s,
-            error=error,
-        )
+        if inspect is not None:
+            inspect(job, result)
+        return result
 
 
 def peak_rss_bytes(measured: Measured) -> int:
-    """The largest worker where there are workers (not the coordinator), else the process."""
+    """The largest worker where there are workers (not the coordinator), else the largest."""
     workers = [p.rss_bytes for p in measured.descendants if " worker " in f"{p.command} "]
-    return max(workers, default=measured.root.rss_bytes)
+    everybody = [measured.root.rss_bytes, *(p.rss_bytes for p in measured.descendants)]
+    return max(workers or everybody)
 
 
 def say(text: str) -> None:
@@ -120,9 +171,9 @@ def say(text: str) -> None:
 
 
 @contextmanager
-def _job(bench: Bench, table: Table) -> Iterator[Job]:
+def _job(bench: Bench, table: LoadedTable) -> Iterator[Job]:
     folder = Path(tempfile.mkdtemp(prefix="rivet-fleet-bench-"))
-    job = Job(url=bench.server.url(), table=table.name, folder=folder)
+    job = Job(engine=bench.server.engine, spec=table.spec, folder=folder)
     job.output.mkdir()
     try:
         yield job
@@ -130,15 +181,12 @@ def _job(bench: Bench, table: Table) -> Iterator[Job]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _run(bench: Bench, command: Sequence[str], job: Job) -> Measured:
-    return run_measured(command, folder=job.folder, env=bench.environ, timeout_s=RUN_TIMEOUT_S)
-
-
-def _failure(measured: Measured) -> str | None:
+def _failure(measured: Measured, *, secret: str) -> str | None:
     if measured.exit_code == 0:
         return None
     lines = measured.last_words.splitlines() or ["no message"]
-    return f"exit code {measured.exit_code}: {lines[-1][:_ERROR_CHARS_MAX]}"
+    last = lines[-1].replace(secret, "***") if secret else lines[-1]
+    return f"exit code {measured.exit_code}: {last[:_ERROR_CHARS_MAX]}"
 
 
 def _row_error(written: Sequence[Path], expected: int) -> str | None:
@@ -153,4 +201,5 @@ def _line(result: RunResult) -> str:
         f"{result.peak_rss_bytes / 2**20:5.0f} MB, longest statement "
         f"{result.longest_statement_s:.3f} s"
     )
-    return f"round {result.round}  {result.table:9} {result.contender:42} {outcome}"
+    where = f"{result.engine:8} {result.table:10}"
+    return f"round {result.round}  {where} {result.contender:40} {outcome}"

@@ -8,10 +8,14 @@ from collections.abc import Callable, Iterable, Sequence
 from bench.values import MemoryPoint, RunResult, Summary
 
 
-def summarise(runs: Sequence[RunResult], floor: str) -> tuple[Summary, ...]:
-    """One summary per (table, contender), in the order in which they first ran."""
-    pairs = dict.fromkeys((run.table, run.contender) for run in runs)
-    return tuple(_summary(runs, table, contender, floor) for table, contender in pairs)
+def summarise(runs: Sequence[RunResult], floor: str | None) -> tuple[Summary, ...]:
+    """One summary per contender of one section's runs, in the order in which they first ran.
+
+    ``floor``: the contender that ratios are taken to.
+    """
+    names = dict.fromkeys(run.contender for run in runs)
+    floors = [run for run in runs if run.contender == floor and run.error is None]
+    return tuple(_summary([run for run in runs if run.contender == name], floors) for name in names)
 
 
 def ratios(
@@ -51,13 +55,13 @@ def _slope(before: MemoryPoint, point: MemoryPoint) -> float:
     return (point.peak_rss_bytes - before.peak_rss_bytes) / (point.rows - before.rows)
 
 
-def _summary(runs: Sequence[RunResult], table: str, contender: str, floor: str) -> Summary:
-    mine = [r for r in runs if r.table == table and r.contender == contender]
+def _summary(mine: Sequence[RunResult], floors: Sequence[RunResult]) -> Summary:
     good = [r for r in mine if r.error is None]
-    floors = [r for r in runs if r.table == table and r.contender == floor and r.error is None]
     return Summary(
-        contender=contender,
-        table=table,
+        engine=mine[0].engine,
+        table=mine[0].table,
+        contender=mine[0].contender,
+        group=mine[0].group,
         rounds=len(good),
         wall_s=median(r.wall_s for r in good),
         wall_ratio=median(ratios(good, floors, lambda r: r.wall_s)),
@@ -66,7 +70,9 @@ def _summary(runs: Sequence[RunResult], table: str, contender: str, floor: str) 
         server_cpu_s=median(r.server_cpu_s for r in good),
         server_cpu_ratio=median(ratios(good, floors, lambda r: r.server_cpu_s)),
         peak_rss_bytes=median(r.peak_rss_bytes for r in good),
-        longest_statement_s=median(r.longest_statement_s for r in good),
+        tree_rss_bytes=median(r.tree_rss_bytes for r in good),
+        longest_statement_s=max((r.longest_statement_s for r in good), default=None),
         output_bytes=median(r.output_bytes for r in good),
-        errors=tuple(r.error for r in mine if r.error is not None),
+        statements=median(r.statements for r in good),
+        errors=tuple(dict.fromkeys(r.error for r in mine if r.error is not None)),
     )

@@ -1,65 +1,110 @@
-"""The data: TPC-H lineitem, its first rows as smaller tables, and a wide table."""
+"""Filling the source: each table once per scale, kept in the server's data folder."""
 
 from __future__ import annotations
 
-import subprocess
+import json
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rivet_fleet.demo.embedded import EmbeddedPostgres
+from bench.checks import Dialect, statement
+from bench.schema import EVENTS, LINEITEM, WIDE, Engine, TableSpec
+from bench.sources.server import LoadedTable, SourceServer
 
-_SQL = Path(__file__).parent / "sql"
-_LINEITEM_KEY = "(l_orderkey, l_linenumber)"
+EVENTS_ROWS = 10_000_000
+WIDE_ROWS = 100_000
+_STAMPS = "bench_loaded"
+_DIALECTS = {Engine.POSTGRES: Dialect.POSTGRES, Engine.MARIADB: Dialect.MARIADB}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
-    """One filled table of the source. ``heap_bytes`` counts its TOAST, not its indexes."""
+class Sizes:
+    """How much is loaded. ``scale`` 1: 6,001,215 rows of lineitem, 10 million events."""
 
-    name: str
-    rows: int
-    heap_bytes: int
+    scale: float
+    events_rows: int | None = None
 
-
-def load_lineitem(server: EmbeddedPostgres, tpchgen: Path, scale: float) -> Table:
-    """lineitem at ``scale`` (1: 6,001,215 rows), with its primary key. Raises RuntimeError."""
-    server.psql((_SQL / "lineitem.sql").read_text())
-    generate = [str(tpchgen), "csv", "-s", str(scale), "-T", "lineitem", "--stdout", "-q"]
-    copy = [
-        *(str(server.bin / "psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1"),
-        *("-c", "COPY lineitem FROM STDIN (FORMAT csv, HEADER)", server.url()),
-    ]
-    with subprocess.Popen(generate, stdout=subprocess.PIPE) as source:
-        loaded = subprocess.run(copy, stdin=source.stdout, check=False, capture_output=True)
-    if source.returncode or loaded.returncode:
-        raise RuntimeError(f"loading lineitem failed: {loaded.stderr.decode().strip()}")
-    server.psql(f"ALTER TABLE lineitem ADD PRIMARY KEY {_LINEITEM_KEY}")
-    return _settled(server, "lineitem")
+    @property
+    def rows(self) -> dict[str, int]:
+        """Rows of the generated tables by name; lineitem's are tpchgen's affair."""
+        events = self.events_rows or round(EVENTS_ROWS * self.scale)
+        return {EVENTS.name: max(1, events), WIDE.name: max(1, round(WIDE_ROWS * self.scale))}
 
 
-def load_wide(server: EmbeddedPostgres, rows: int) -> Table:
-    """``rows`` rows of about 4 KB, the same on every machine."""
-    server.psql(f"\\set rows {rows}\n" + (_SQL / "wide.sql").read_text())
-    return _settled(server, "wide")
+def load(server: SourceServer, spec: TableSpec, sizes: Sizes, tpchgen: Path) -> LoadedTable:
+    """The table as it is wanted: found from an earlier run, or generated now."""
+    rows = str(sizes.rows.get(spec.name, sizes.scale))
+    known = _known(server, spec, rows)
+    if known is None:
+        _say(f"loading {spec.name} into {server.engine.value} …")
+        server.load(spec, _generator(server.engine, spec, sizes, tpchgen))
+        known = _settled(server, spec, rows)
+    return known
 
 
-def first_rows(server: EmbeddedPostgres, lineitem: Table, rows: int) -> Table:
-    """A table of lineitem's first ``rows`` rows, or lineitem itself when it is no larger."""
-    if rows >= lineitem.rows:
-        return lineitem
-    name = f"lineitem_{rows}"
-    server.psql(
-        f"CREATE TABLE {name} (LIKE lineitem);"
-        f"INSERT INTO {name} SELECT * FROM lineitem ORDER BY {_LINEITEM_KEY[1:-1]} LIMIT {rows};"
-        f"ALTER TABLE {name} ADD PRIMARY KEY {_LINEITEM_KEY}"
+def first_rows(server: SourceServer, table: LoadedTable, rows: int) -> LoadedTable:
+    """A table of the first ``rows`` rows, or the table itself when it is no larger."""
+    if rows >= table.rows:
+        return table
+    spec = table.spec.first(rows)
+    # What it was cut from counts, too: a reloaded table's subsets are made anew.
+    wanted = f"{rows} of {table.rows}"
+    known = _known(server, spec, wanted)
+    if known is None:
+        server.fill_from(spec, rows)
+        known = _settled(server, spec, wanted)
+    return known
+
+
+def _generator(engine: Engine, spec: TableSpec, sizes: Sizes, tpchgen: Path) -> Sequence[str]:
+    if spec.name == LINEITEM.name:
+        scale = str(sizes.scale)
+        return [str(tpchgen), "csv", "-s", scale, "-T", spec.name, "--stdout", "-q"]
+    rows = str(sizes.rows[spec.name])
+    return [sys.executable, "-m", "bench.generate", spec.name, rows, engine.value]
+
+
+def _known(server: SourceServer, spec: TableSpec, rows: str) -> LoadedTable | None:
+    """From the stamp that ``_settled`` left, when it is of this very content."""
+    server.query(
+        f"CREATE TABLE IF NOT EXISTS {_STAMPS} (name varchar(100) PRIMARY KEY, "
+        "digest varchar(100), row_count bigint, source_bytes bigint, checks text)"
     )
-    return _settled(server, name)
-
-
-def _settled(server: EmbeddedPostgres, name: str) -> Table:
-    """Vacuumed and analyzed, so that no contender pays for hint bits or bad statistics."""
-    server.psql(f"VACUUM (ANALYZE, FREEZE) {name}")
-    rows, heap_bytes = server.psql(f"SELECT count(*), pg_table_size('{name}') FROM {name}").split(
-        "|"
+    digest = spec.digest(server.engine, rows)
+    found = server.query(
+        f"SELECT row_count, source_bytes, checks FROM {_STAMPS} "
+        f"WHERE name = '{spec.name}' AND digest = '{digest}'"
     )
-    return Table(name=name, rows=int(rows), heap_bytes=int(heap_bytes))
+    if not found:
+        return None
+    row_count, source_bytes, checks = found[0]
+    return LoadedTable(
+        spec=spec,
+        rows=int(row_count),
+        source_bytes=int(source_bytes),
+        checks=tuple(json.loads(checks)),
+    )
+
+
+def _settled(server: SourceServer, spec: TableSpec, rows: str) -> LoadedTable:
+    """Statistics, the source's own figures, and the stamp that says the load is whole."""
+    server.settle(spec.name)
+    sql = statement(spec.columns, _DIALECTS[server.engine], server.engine, spec.name)
+    checks = tuple(server.query(sql)[0])
+    table = LoadedTable(
+        spec=spec,
+        rows=int(checks[0]),
+        source_bytes=server.table_bytes(spec.name),
+        checks=checks,
+    )
+    server.query(f"DELETE FROM {_STAMPS} WHERE name = '{spec.name}'")
+    server.query(
+        f"INSERT INTO {_STAMPS} VALUES ('{spec.name}', '{spec.digest(server.engine, rows)}', "
+        f"{table.rows}, {table.source_bytes}, '{json.dumps(checks)}')"
+    )
+    return table
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

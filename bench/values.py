@@ -10,22 +10,25 @@ class RunResult:
     """One contender's one run over one table, in a fresh process.
 
     ``client_cpu_s`` is user and system time of the whole process tree; ``peak_rss_bytes`` is
-    the largest of its processes (for rivet-fleet: of its workers); ``longest_statement_s`` is
-    what the server itself measured. ``error`` is None when every row arrived.
+    the largest of its processes (for rivet-fleet: of its workers), ``tree_rss_bytes`` the most
+    all of them had at once; ``longest_statement_s`` is what the server itself measured.
+    ``error`` is None when every row arrived, and for rivet-fleet every column's content.
     """
 
-    contender: str
+    engine: str
     table: str
+    contender: str
+    group: str
     round: int
     rows: int
-    wall_s: float
-    client_cpu_s: float
-    server_cpu_s: float
-    peak_rss_bytes: int
-    coordinator_rss_bytes: int | None
-    longest_statement_s: float
-    statements: int
-    output_bytes: int
+    wall_s: float = 0.0
+    client_cpu_s: float = 0.0
+    server_cpu_s: float = 0.0
+    peak_rss_bytes: int = 0
+    tree_rss_bytes: int = 0
+    longest_statement_s: float = 0.0
+    statements: int = 0
+    output_bytes: int = 0
     error: str | None = None
 
 
@@ -33,11 +36,13 @@ class RunResult:
 class Summary:
     """Medians over a contender's good runs over one table; ratios are to the same round's floor.
 
-    Everything is None when no run was good.
+    Everything is None when no run was good. ``longest_statement_s`` alone is no median.
     """
 
-    contender: str
+    engine: str
     table: str
+    contender: str
+    group: str
     rounds: int
     wall_s: float | None
     wall_ratio: float | None
@@ -46,20 +51,58 @@ class Summary:
     server_cpu_s: float | None
     server_cpu_ratio: float | None
     peak_rss_bytes: float | None
+    tree_rss_bytes: float | None
     longest_statement_s: float | None
     output_bytes: float | None
+    statements: float | None
     errors: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fidelity:
+    """What a contender's files hold beside what the source holds, column by column.
+
+    ``types``: column → the file's type where it is not the source's. ``values``: columns whose
+    content differs. ``unreadable``: columns that could not be compared in this type.
+    """
+
+    engine: str
+    table: str
+    contender: str
+    types: dict[str, str] = field(default_factory=dict)
+    values: tuple[str, ...] = ()
+    unreadable: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryPoint:
     """rivet-fleet's one worker over ``rows`` rows as a single chunk, with the defaults."""
 
+    engine: str
+    table: str
     rows: int
     peak_rss_bytes: int
+    tree_rss_bytes: int
     longest_statement_s: float
     wall_s: float
     error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lifecycle:
+    """Where one worker's time went, by the journal's own clock, in seconds.
+
+    ``reading_s``: from each chunk's claim to the staging of its file. ``protocol_s``: all the
+    rest between the first claim and the last completion: commit, publish, complete, claim.
+    """
+
+    engine: str
+    table: str
+    chunks: int
+    round: int
+    wall_s: float
+    reading_s: float
+    protocol_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +124,15 @@ class ClaimRate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Floor:
+class Startup:
+    """Wall times of one command, each in a fresh process, warm."""
+
+    command: str
+    wall_s: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Goal:
     """A promise and whether it was kept; ``passed`` None: not measured in this run."""
 
     name: str
@@ -91,15 +142,44 @@ class Floor:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Results:
-    """Everything one invocation found."""
+class TableFacts:
+    """A table as the report names it."""
 
-    machine: dict[str, str]
-    tables: tuple[dict[str, object], ...]
-    floor_contender: str
-    runs: tuple[RunResult, ...]
-    summaries: tuple[Summary, ...]
+    engine: str
+    name: str
+    rows: int
+    source_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """One part of the benchmark, measured in one invocation. ``key`` is ``kind/engine/table``,
+    shorter where there is no engine or table; ``context`` says when, how and with what."""
+
+    key: str
+    context: dict[str, str] = field(default_factory=dict)
+    table: TableFacts | None = None
+    runs: tuple[RunResult, ...] = ()
+    fidelity: tuple[Fidelity, ...] = ()
     memory: tuple[MemoryPoint, ...] = ()
+    lifecycles: tuple[Lifecycle, ...] = ()
     claims: tuple[ClaimRate, ...] = ()
-    floors: tuple[Floor, ...] = ()
-    notes: tuple[str, ...] = field(default=())
+    startup: tuple[Startup, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """``contest``, ``chunks``, ``servo``, ``memory``, ``claims`` or ``startup``."""
+        return self.key.split("/")[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Results:
+    """Everything known at one scale. ``sections`` by key, in the order of the report."""
+
+    scale: float
+    machine: dict[str, str]
+    sections: dict[str, Section]
+
+    def of_kind(self, kind: str) -> list[Section]:
+        """The sections of one kind."""
+        return [section for section in self.sections.values() if section.kind == kind]

@@ -1,33 +1,45 @@
-"""DuckDB's PostgreSQL scanner, from a table to one zstd-3 Parquet file.
+"""DuckDB's scanners, from a table to one zstd-3 Parquet file.
 
-Arguments: URL, table, output path, threads (0: DuckDB's default).
+Arguments: engine, table, output folder, threads (0: DuckDB's default).
 """
 
+import importlib
+import os
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import duckdb
-import duckdb_extension_postgres_scanner
+
+WHEELS = {
+    "postgres": ("duckdb_extension_postgres_scanner", "postgres", "public"),
+    "mariadb": ("duckdb_extension_mysql_scanner", "mysql", None),
+}
 
 
 def main() -> None:
-    """COPY the whole table through the scanner; any error ends with a traceback."""
-    url, table, path, threads = sys.argv[1:5]
-    extension = _extension()
+    """COPY the whole table through the scanner."""
+    engine, table, folder, threads = sys.argv[1:5]
+    package, kind, schema = WHEELS[engine]
+    url = urlsplit(os.environ["BENCH_URL"])
+    database = url.path.lstrip("/")
     connection = duckdb.connect()
-    connection.execute(f"LOAD '{extension}'")
+    connection.execute(f"LOAD '{_extension(package)}'")
     if int(threads):
         connection.execute(f"SET threads = {int(threads)}")
-    connection.execute(f"ATTACH '{url}' AS source (TYPE postgres, READ_ONLY)")
+    name = "dbname" if kind == "postgres" else "database"
+    words = f"host={url.hostname} port={url.port} user={url.username} {name}={database}"
+    words += f" password={url.password}" if url.password else ""
+    connection.execute(f"ATTACH '{words}' AS source (TYPE {kind}, READ_ONLY)")
     connection.execute(
-        f"COPY (SELECT * FROM source.public.{table}) TO '{path}' "
+        f"COPY (SELECT * FROM source.{schema or database}.{table}) TO '{folder}/all.parquet' "
         "(FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 3)"
     )
 
 
-def _extension() -> Path:
+def _extension(package: str) -> Path:
     """The extension file inside its wheel: nothing is downloaded while measuring."""
-    folder = Path(duckdb_extension_postgres_scanner.__file__).parent
+    folder = Path(importlib.import_module(package).__file__).parent
     return next(folder.rglob("*.duckdb_extension"))
 
 

@@ -14,6 +14,7 @@ def measured(root_mb: int, *descendants: tuple[str, int]) -> Measured:
             Peak(pid=n, command=command, rss_bytes=mb * MB)
             for n, (command, mb) in enumerate(descendants, start=2)
         ),
+        tree_rss_bytes=0,
         last_words="",
     )
 

@@ -1,85 +1,108 @@
-import dataclasses
-
 import pytest
 
-from bench.floors import judge
-from bench.render import (
-    BEGIN,
-    END,
-    markdown_table,
-    number,
-    render,
-    replace_between_markers,
+from bench.contenders import FLOOR_NAMES
+from bench.parts import MANY, ONE, PAGES, STATEMENT
+from bench.render import BEGIN, END, markdown_table, number, render, replace_between_markers
+from bench.schema import Engine
+from bench.values import Fidelity
+from tests.unit.bench.samples import (
+    MB,
+    help_times,
+    lifecycle,
+    point,
+    rate,
+    results,
+    run,
+    section,
 )
-from bench.summary import summarise
-from bench.tables import Table
-from bench.values import Results
-from tests.unit.bench.test_floors import point, rate
-from tests.unit.bench.test_summary import run
+
+PSQL = FLOOR_NAMES[Engine.POSTGRES]
+CONTEST = section(
+    "contest/postgres/lineitem",
+    runs=(
+        run(PSQL, wall_s=2.0, group="floor"),
+        run("x", wall_s=5.0, output_bytes=3 * MB),
+        run("y", error="not available: no driver"),
+    ),
+    fidelity=(
+        Fidelity(engine="postgres", table="lineitem", contender="x"),
+        Fidelity(
+            engine="postgres",
+            table="lineitem",
+            contender="z",
+            types={"a": "DOUBLE", "b": "DOUBLE"},
+            values=("c",),
+            unreadable=("d",),
+        ),
+    ),
+)
+EVERYTHING = results(
+    CONTEST,
+    section(
+        "chunks/postgres/lineitem",
+        runs=(run(ONE, wall_s=1.0), run(MANY, wall_s=1.05)),
+        lifecycles=(lifecycle(1, 0.1), lifecycle(100, 0.4)),
+    ),
+    section("servo/postgres/wide", runs=(run(STATEMENT, wall_s=1.0), run(PAGES, wall_s=1.02))),
+    section("memory/postgres/events", memory=(point(10**5, 100), point(10**6, 100))),
+    help_times(0.11, 0.12, 0.3),
+    section("claims", claims=(rate("sqlite", 612.3),)),
+)
 
 
-def results(**changes: object) -> Results:
-    runs = (
-        run("psql", 1, 2.0),
-        run("x", 1, 5.0, output_bytes=3 * 2**20),
-        run("y", 1, 1.0, error="exit code 1: it broke"),
-    )
-    memory = (point(10**5, 100), point(10**6, 100))
-    claims = (rate("sqlite", 612.3),)
-    values = {
-        "machine": {"cpu": "one of two cores"},
-        "tables": (dataclasses.asdict(Table(name="t", rows=1234567, heap_bytes=5 * 2**20)),),
-        "floor_contender": "psql",
-        "runs": runs,
-        "summaries": summarise(runs, "psql"),
-        "memory": memory,
-        "claims": claims,
-        "floors": judge(runs[1:2], memory, claims),
-        **changes,
-    }
-    return Results(**values)
-
-
-def row(text: str, first: str) -> list[str]:
-    (line,) = [line for line in text.splitlines() if line.startswith(f"| {first} |")]
-    return [cell.strip() for cell in line.strip("|").split("|")]
+def rows(text: str, first: str) -> list[list[str]]:
+    lines = [line for line in text.splitlines() if line.startswith(f"| {first} |")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
 def test_a_contender_has_one_row_with_its_ratio():
-    assert row(render(results()), "x")[:3] == ["x", "5.00", "2.50"]
+    assert rows(render(EVERYTHING), "x")[0][:3] == ["x", "5.00", "2.50"]
 
 
-def test_a_failed_contender_has_dashes_and_its_reason():
-    text = render(results())
-    assert set(row(text, "y")[1:-1]) == {"–"}
-    assert "- y failed: exit code 1: it broke" in text
+def test_a_contender_that_could_not_run_has_dashes_and_its_reason():
+    text = render(EVERYTHING)
+    assert set(rows(text, "y")[0][1:-1]) == {"–"}
+    assert "- y: not available: no driver" in text
 
 
 def test_the_floor_decodes_no_rows():
-    assert row(render(results()), "psql")[4] == "–"
+    assert rows(render(EVERYTHING), PSQL)[0][4] == "–"
 
 
-def test_a_missed_floor_stands_out():
-    text = render(results())
-    assert row(text, "longest statement of any run")[-1] == "**FAIL**"
-    assert row(text, "claims per second, sqlite state, 16 processes")[-2:] == ["612/s", "pass"]
+def test_what_a_peer_changed_is_named():
+    assert rows(render(EVERYTHING), "z") == [["z", "a, b → DOUBLE", "c; not comparable: d"]]
+    assert ["x", "none", "none"] in rows(render(EVERYTHING), "x")
 
 
-def test_what_was_not_measured_is_not_shown():
-    text = render(results(memory=(), claims=(), floors=()))
-    assert "Memory" not in text and "Claims" not in text and "Floors" not in text
+def test_every_section_says_how_to_measure_it_again():
+    text = render(EVERYTHING)
+    assert text.count("\n    python -m bench --again") == len(EVERYTHING.sections)
+
+
+def test_what_a_hundred_chunks_and_short_statements_cost():
+    text = render(EVERYTHING)
+    assert rows(text, "100")[0][1:] == ["9.600", "0.400", "4.0"]
+    assert "chunks over one: 5.0 %" in text
+    assert "What short statements cost: 2.0 %" in text
+
+
+def test_goals_come_first_and_a_missed_one_stands_out():
+    text = render(EVERYTHING)
+    assert text.startswith("### Goals")
+    (judged,) = rows(text, "`rivet-fleet --help`, wall")
+    assert judged[-1] == "met"
+    slow = render(results(help_times(0.4)))
+    assert rows(slow, "`rivet-fleet --help`, wall")[0][-1] == "**not met**"
 
 
 def test_every_row_of_a_table_has_as_many_cells_as_its_head():
-    widths: dict[int, set[int]] = {}
-    for at, block in enumerate(render(results()).split("\n\n")):
+    for block in render(EVERYTHING).split("\n\n"):
         lines = [line for line in block.splitlines() if line.startswith("|")]
-        widths[at] = {line.count("|") for line in lines}
-    assert all(len(counts) <= 1 for counts in widths.values())
+        assert len({line.count("|") for line in lines}) <= 1
 
 
-def test_markdown_table_aligns_numbers_right():
-    assert markdown_table(("a", "b"), [("x", "1")]) == "| a | b |\n| --- | ---: |\n| x | 1 |"
+def test_markdown_table_aligns_numbers_right_and_escapes():
+    assert markdown_table(("a", "b"), [("x|y", "1")]) == "| a | b |\n| --- | ---: |\n| x\\|y | 1 |"
 
 
 @pytest.mark.parametrize(("value", "text"), [(None, "–"), (1234.5, "1,234.50"), (0.0, "0.00")])

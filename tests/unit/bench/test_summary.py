@@ -6,15 +6,17 @@ from bench.summary import growth_bytes_per_row, median, ratios, summarise
 from bench.values import MemoryPoint, RunResult
 
 FLOOR = RunResult(
-    contender="floor",
+    engine="postgres",
     table="t",
+    contender="floor",
+    group="floor",
     round=1,
     rows=100,
     wall_s=2.0,
     client_cpu_s=0.5,
     server_cpu_s=1.0,
     peak_rss_bytes=10,
-    coordinator_rss_bytes=None,
+    tree_rss_bytes=10,
     longest_statement_s=2.0,
     statements=1,
     output_bytes=0,
@@ -67,13 +69,14 @@ def test_runs_against_a_failed_floor_have_no_ratio():
     assert (floor.wall_s, mine.wall_ratio) == (None, None)
 
 
-def test_tables_are_summarised_apart():
-    runs = [run("floor", 1, 2.0), run("floor", 1, 8.0, table="u"), run("x", 1, 8.0, table="u")]
-    assert [(s.table, s.contender, s.wall_ratio) for s in summarise(runs, "floor")] == [
-        ("t", "floor", 1.0),
-        ("u", "floor", 1.0),
-        ("u", "x", 1.0),
-    ]
+def test_the_longest_statement_is_the_longest_of_all_rounds():
+    runs = [run("x", n, 1.0, longest_statement_s=s) for n, s in ((1, 0.1), (2, 0.1), (3, 0.9))]
+    assert summarise(runs, None)[0].longest_statement_s == 0.9
+
+
+def test_the_same_reason_is_told_once():
+    runs = [run("x", n, 0.0, error="not available") for n in (1, 2)]
+    assert summarise(runs, "floor")[0].errors == ("not available",)
 
 
 def test_rows_per_cpu_second_counts_the_rows_of_the_table():
@@ -83,7 +86,14 @@ def test_rows_per_cpu_second_counts_the_rows_of_the_table():
 
 def memory(rows: int, peak: int, error: str | None = None) -> MemoryPoint:
     return MemoryPoint(
-        rows=rows, peak_rss_bytes=peak, longest_statement_s=0.1, wall_s=1.0, error=error
+        engine="postgres",
+        table="t",
+        rows=rows,
+        peak_rss_bytes=peak,
+        tree_rss_bytes=peak,
+        longest_statement_s=0.1,
+        wall_s=1.0,
+        error=error,
     )
 
 

@@ -1,0 +1,63 @@
+"""Reading and decoding alone: rivet-fleet's own pages of one table, dropped as they arrive.
+
+``python -m bench.decode_only CONFIG``: one process, one connection, the planner's own columns and
+first chunks, the servo's own pages. What a whole run costs beyond this is encoding and delivery.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from rivet_fleet.contracts.keys import CampaignId
+from rivet_fleet.contracts.plan import PlannedRun
+from rivet_fleet.coordination.wiring import load
+from rivet_fleet.execution import registry
+from rivet_fleet.execution.pages import PageServo
+from rivet_fleet.execution.source import Source
+from rivet_fleet.planning.connections import source_connection
+from rivet_fleet.planning.planner import facts_request, plan_campaign
+
+
+def main() -> int:
+    """Read every export of the configuration; the rows on standard output."""
+    loaded = load(Path(sys.argv[1]), params={}, environ=os.environ)
+    rows = 0
+    for export in loaded.config.exports:
+        connection = source_connection(loaded, loaded.source_name(export))
+        source = registry.open_source(
+            connection.engine, connection.url, application_name="rivet-fleet bench"
+        )
+        facts = {export.name: source.introspect(facts_request(loaded, export))}
+        plan = plan_campaign(
+            loaded,
+            facts,
+            campaign_id=CampaignId("2000-01-01-decode"),
+            connections={connection.name: connection},
+        )
+        rows += sum(_drained(source, run) for run in plan.runs)
+        source.close()
+    print(rows)
+    return 0
+
+
+def _drained(source: Source, run: PlannedRun) -> int:
+    """Rows of all chunks of a run, read and dropped."""
+    tuning, rows = run.plan.tuning, 0
+    for chunk in run.chunks:
+        servo = PageServo(tuning.target_statement_ms, tuning.batch_bytes_max, tuning.batch_rows_max)
+        reader = source.open_chunk(run.plan.read, chunk.chunk_range, tuning)
+        last = False
+        while not last:
+            page = reader.read_page(servo.limit())
+            servo.observe(
+                page.batch.num_rows, max(page.batch.nbytes, page.wire_bytes), page.statement_s
+            )
+            rows, last = rows + page.batch.num_rows, page.last
+        reader.close()
+    return rows
+
+
+if __name__ == "__main__":
+    sys.exit(main())

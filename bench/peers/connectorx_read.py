@@ -1,0 +1,34 @@
+"""ConnectorX into Arrow, written by pyarrow as zstd-3 Parquet.
+
+Arguments: engine, table, output folder, ``stream`` or ``whole``, connections, partition column.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import connectorx
+import pyarrow.parquet as pq
+
+BATCH_ROWS = 50_000
+
+
+def main() -> None:
+    """Read the whole table: as a stream over one connection, or at once over several."""
+    _engine, table, folder, how, connections, column = sys.argv[1:7]
+    url, query = os.environ["BENCH_URL"], f"SELECT * FROM {table}"
+    path = Path(folder) / "all.parquet"
+    if how == "whole":
+        split = {"partition_on": column, "partition_num": int(connections)}
+        options = split if int(connections) > 1 else {}
+        arrow = connectorx.read_sql(url, query, return_type="arrow", **options)
+        pq.write_table(arrow, path, compression="zstd", compression_level=3)
+        return
+    stream = connectorx.read_sql(url, query, return_type="arrow_stream", batch_size=BATCH_ROWS)
+    with pq.ParquetWriter(path, stream.schema, compression="zstd", compression_level=3) as writer:
+        for batch in stream:
+            writer.write_batch(batch)
+
+
+if __name__ == "__main__":
+    main()

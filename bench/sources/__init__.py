@@ -1,0 +1,1 @@
+"""The source servers of the benchmark, each started on a data folder that outlives the run."""
