@@ -195,10 +195,12 @@ def _decimal(precision: int, scale: int) -> Kind:
 
 
 def _days(year: int, month: int, day: int) -> int | None:
+    later = 0 if year else 400  # Python's calendar has no year 0; 400 years are 146,097 days
     try:
-        return datetime.date(year + 400, month, day).toordinal() - 146_097 - EPOCH
+        ordinal = datetime.date(year + later, month, day).toordinal()
     except ValueError:
         return None
+    return ordinal - (146_097 if later else 0) - EPOCH
 
 
 def _calendar(random: Random) -> tuple[int, int, int]:

@@ -7,13 +7,16 @@ format: MySQL internals manual, "MySQL Packets", "Binary Protocol Resultset Row"
 
 from __future__ import annotations
 
-from typing import NoReturn, Protocol
+from functools import cache
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 import pyarrow as pa
 
 from rivet_fleet.contracts.columns import ColumnSpec
 from rivet_fleet.errors import MalformedData, SchemaDrift, UnsupportedType, ValueTooLarge
 from rivet_fleet.execution.arrays import Cells
+from rivet_fleet.execution.batches import BatchQueue
+from rivet_fleet.execution.slowdecoder import warn_of_slow_decoder
 from rivet_fleet.execution.sources.mysql.values import (
     DATE_LENGTHS,
     LENGTH_ENCODED,
@@ -30,6 +33,9 @@ from rivet_fleet.execution.sources.mysql.wire import (
     parse_error,
 )
 from rivet_fleet.execution.types import arrow_schema
+
+if TYPE_CHECKING:
+    from rivet_fleet.execution.sources.mysql.packetrows import CompiledDecoder
 
 _HEADER_BYTES = 4
 _BITMAP_FIRST = 2
@@ -122,13 +128,12 @@ class ReferenceDecoder:
         self._long_offset = 0
         self._rows: list[tuple[bytes, int]] = []
         """Rows that are complete and not yet decoded, and where in the stream they began."""
-        self._batches: list[pa.RecordBatch] = []
-        self._batch_rows = 0
+        self._batches = BatchQueue(self.schema)
 
     @property
     def rows_ready(self) -> int:
         """Rows complete and not yet taken."""
-        return self._batch_rows + len(self._rows)
+        return self._batches.rows + len(self._rows)
 
     def feed(self, block: bytes | memoryview) -> None:
         """The next bytes of the stream. See ``BatchDecoder.feed``."""
@@ -136,6 +141,24 @@ class ReferenceDecoder:
         self._pending_bytes += len(block)
         if self._pending_bytes >= self._needed_bytes:
             self._packets()
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """The number the next packet must carry, and the stream's offset it begins at."""
+        return self._sequence_id, self._offset
+
+    def resume_at(self, sequence_id: int, offset: int) -> None:
+        """Go on at a packet of this number that begins at this offset of the stream."""
+        self._sequence_id, self._offset = sequence_id, offset
+
+    def hand_back(self) -> bytes | None:
+        """The incomplete packet that is held, if any, for another decoder to go on with; None
+        when the stream is over, or in the middle of a row of several packets."""
+        tail = b"".join(self._pending)
+        if self.ended or self._long or int.from_bytes(tail[:3], "little") == PACKET_BYTES_MAX:
+            return None
+        self._pending, self._pending_bytes, self._needed_bytes = [], 0, _HEADER_BYTES
+        return tail
 
     def finish(self) -> None:
         """Check that the stream ended where its format says it ends."""
@@ -147,15 +170,7 @@ class ReferenceDecoder:
     def take(self, rows_max: int | None = None) -> pa.RecordBatch:
         """The oldest rows, at most ``rows_max``."""
         self._build()
-        if not self._batches:
-            return _empty(self.schema)
-        whole = self._batches[0] if len(self._batches) == 1 else pa.concat_batches(self._batches)
-        if rows_max is None or whole.num_rows <= rows_max:
-            self._batches, self._batch_rows = [], 0
-            return whole
-        rest = whole.slice(rows_max)
-        self._batches, self._batch_rows = [rest], rest.num_rows
-        return whole.slice(0, rows_max)
+        return self._batches.take(rows_max)
 
     # ------------------------------------------------------------ packets
 
@@ -322,9 +337,7 @@ class ReferenceDecoder:
             self._column(cells[index::width], column, offsets)
             for index, column in enumerate(self._columns)
         ]
-        batch = pa.RecordBatch.from_arrays(arrays, schema=self.schema)
-        self._batches.append(batch)
-        self._batch_rows += batch.num_rows
+        self._batches.append(pa.RecordBatch.from_arrays(arrays, schema=self.schema))
 
     def _column(self, cells: Cells, column: ColumnSpec, offsets: list[int]) -> pa.Array:
         if not column.nullable and None in cells:
@@ -357,17 +370,23 @@ class ReferenceDecoder:
                 raise type(error)(message, hint=error.hint, code=error.code) from None
 
 
-def _empty(schema: pa.Schema) -> pa.RecordBatch:
-    return pa.RecordBatch.from_arrays(
-        [pa.array([], type=field.type) for field in schema], schema=schema
-    )
-
-
 def open_decoder(
     columns: tuple[ColumnSpec, ...], *, max_value_bytes: int, coerce: bool = False
 ) -> BatchDecoder:
-    """The decoder to read with.
+    """The decoder to read with: the compiled one where it was built, else the reference.
 
     ``coerce``: values no Arrow type holds become NULL, counted, instead of an error.
     """
-    return ReferenceDecoder(columns, max_value_bytes=max_value_bytes, coerce=coerce)
+    decoder = compiled_decoder() or ReferenceDecoder
+    return decoder(columns, max_value_bytes=max_value_bytes, coerce=coerce)
+
+
+@cache
+def compiled_decoder() -> type[CompiledDecoder] | None:
+    """The compiled decoder's class, or None, with one warning, where it was not built."""
+    try:
+        from rivet_fleet.execution.sources.mysql import packetrows
+    except ImportError:
+        warn_of_slow_decoder("MySQL and MariaDB")
+        return None
+    return packetrows.CompiledDecoder

@@ -219,12 +219,13 @@ def _moment(cell: bytes, column: ColumnSpec) -> Moment:
 
 def days_since_1970(year: int, month: int, day: int) -> int | None:
     """Days in the proleptic Gregorian calendar, years 0 to 9999; None: there is no such day."""
+    # Python's calendar begins with year 1: year 0 is counted one leap cycle later.
+    cycles = 1 if year == 0 else 0
     try:
-        # Python's calendar begins with year 1: counted one leap cycle later.
-        shifted = datetime.date(year + _LEAP_CYCLE_YEARS, month, day)
+        shifted = datetime.date(year + cycles * _LEAP_CYCLE_YEARS, month, day)
     except ValueError:
         return None
-    return shifted.toordinal() - _LEAP_CYCLE_DAYS - _UNIX_EPOCH_ORDINAL
+    return shifted.toordinal() - cycles * _LEAP_CYCLE_DAYS - _UNIX_EPOCH_ORDINAL
 
 
 def _date(cells: Cells, column: ColumnSpec, unfit: Unfit) -> pa.Array:
