@@ -1,4 +1,4 @@
-"""run, submit, worker, resume: the commands that make a campaign go on."""
+"""run, submit, resume: the commands that make a campaign go on."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from rivet_fleet.cli.environment import die_with_supervisor, worker_environment
+from rivet_fleet.cli.environment import worker_environment
 from rivet_fleet.cli.session import (
     Session,
     campaign_option,
@@ -16,7 +16,6 @@ from rivet_fleet.cli.session import (
     json_option,
     known_redactor,
     param_option,
-    process_options,
     start,
     state_option,
 )
@@ -210,38 +209,3 @@ def submit(
         verb = "submitted" if submitted.created else "was there already: nothing changed"
         click.echo(f"campaign {submitted.campaign_id} {verb}")
     return 0
-
-
-@click.command()
-@config_option
-@param_option
-@campaign_option
-@state_option
-@click.option("--name", default="worker", show_default=True, help="Shown in status and journal.")
-@click.option(
-    "--wait-s",
-    type=click.FloatRange(min=0),
-    default=0.0,
-    show_default=True,
-    help="How long to wait for the campaign to be submitted.",
-)
-@click.option("--worker-id", default=None, hidden=True)
-def worker(
-    config: Path,
-    params: tuple[str, ...],
-    campaign_id: str | None,
-    state_url: str | None,
-    name: str,
-    wait_s: float,
-    worker_id: str | None,
-) -> int:
-    """Claim chunks of a campaign until it is over. Start any number, on any host.
-
-    SIGTERM drains: the current chunk is finished within campaign.drain_grace_s, or given
-    back at the next page boundary.
-    """
-    session = start(config, params, state_url)
-    if session.environment.supervisor_pid is not None and worker_id is not None:
-        die_with_supervisor(session.environment.supervisor_pid)
-    options = process_options(session, name, worker_id=worker_id, supervised=worker_id is not None)
-    return int(wiring.run_worker(session.loaded, options, _wanted(campaign_id), wait_s=wait_s))

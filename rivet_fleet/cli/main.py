@@ -11,13 +11,14 @@ from typing import Any
 import click
 
 from rivet_fleet import __version__
+from rivet_fleet.cli.lean import import_lean
 from rivet_fleet.errors import ExitCode, RivetFleetError
 
 _COMMANDS = {
     "run": "rivet_fleet.cli.campaign:run",
     "coordinator": "rivet_fleet.cli.campaign:run",
     "submit": "rivet_fleet.cli.campaign:submit",
-    "worker": "rivet_fleet.cli.campaign:worker",
+    "worker": "rivet_fleet.cli.worker:worker",
     "resume": "rivet_fleet.cli.campaign:resume",
     "check": "rivet_fleet.cli.check:check",
     "status": "rivet_fleet.cli.inspect:status",
@@ -46,6 +47,8 @@ class LazyGroup(click.Group):
         if target is None:
             return None
         module, _, attribute = target.partition(":")
+        if module == "rivet_fleet.cli.worker":
+            import_lean()
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
 

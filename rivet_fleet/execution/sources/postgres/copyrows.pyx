@@ -30,7 +30,6 @@ from rivet_fleet.errors import MalformedData
 from rivet_fleet.execution.batches import BatchQueue
 from rivet_fleet.execution.sources.postgres.decoder import ReferenceDecoder
 from rivet_fleet.execution.sources.postgres.dialect import OID_JSONB, OID_OID
-from rivet_fleet.execution.sources.postgres.values import build_column
 from rivet_fleet.execution.types import arrow_schema, arrow_type
 
 cdef extern from "poll.h" nogil:
@@ -654,6 +653,9 @@ cdef class CompiledDecoder:
             column = self._columns[index]
             if field.kind == RAW:
                 cells = column_cells(&field.column)
+                # Imported here: few columns need it, and NumPy with it.
+                from rivet_fleet.execution.sources.postgres.values import build_column
+
                 array = build_column(cells, column, self.changed, coerce=self._coerces)
             else:
                 array = column_array(&field.column, self.schema.field(index).type)

@@ -15,10 +15,8 @@ import pyarrow as pa
 
 from rivet_fleet.contracts.columns import ColumnSpec
 from rivet_fleet.errors import MalformedData, SchemaDrift, ValueTooLarge
-from rivet_fleet.execution.arrays import Cells
 from rivet_fleet.execution.batches import BatchQueue
 from rivet_fleet.execution.slowdecoder import warn_of_slow_decoder
-from rivet_fleet.execution.sources.postgres.values import build_column
 from rivet_fleet.execution.types import arrow_schema
 
 if TYPE_CHECKING:
@@ -224,6 +222,7 @@ class ReferenceDecoder:
         if not self._cells:
             return
         # Imported here: the compiled decoder does without NumPy, and so does its process.
+        from rivet_fleet.execution.sources.postgres.values import build_column
 
         cells, width = self._cells, len(self._columns)
         self._cells, self._cells_bytes = [], 0

@@ -1,0 +1,56 @@
+"""worker: one process of the fleet. A module of its own, because there are many of them and each
+pays for what it imports."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from rivet_fleet.cli.environment import die_with_supervisor
+from rivet_fleet.cli.session import (
+    campaign_option,
+    config_option,
+    param_option,
+    process_options,
+    start,
+    state_option,
+)
+from rivet_fleet.coordination import wiring
+from rivet_fleet.planning.campaign import check_campaign_id
+
+
+@click.command()
+@config_option
+@param_option
+@campaign_option
+@state_option
+@click.option("--name", default="worker", show_default=True, help="Shown in status and journal.")
+@click.option(
+    "--wait-s",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    show_default=True,
+    help="How long to wait for the campaign to be submitted.",
+)
+@click.option("--worker-id", default=None, hidden=True)
+def worker(
+    config: Path,
+    params: tuple[str, ...],
+    campaign_id: str | None,
+    state_url: str | None,
+    name: str,
+    wait_s: float,
+    worker_id: str | None,
+) -> int:
+    """Claim chunks of a campaign until it is over. Start any number, on any host.
+
+    SIGTERM drains: the current chunk is finished within campaign.drain_grace_s, or given
+    back at the next page boundary.
+    """
+    session = start(config, params, state_url)
+    if session.environment.supervisor_pid is not None and worker_id is not None:
+        die_with_supervisor(session.environment.supervisor_pid)
+    wanted = check_campaign_id(campaign_id) if campaign_id else None
+    options = process_options(session, name, worker_id=worker_id, supervised=worker_id is not None)
+    return int(wiring.run_worker(session.loaded, options, wanted, wait_s=wait_s))
