@@ -179,6 +179,12 @@ class PatientFile:
             found += self._taken(min(arrived, count - len(found)))
         return bytes(found)
 
+    def peek(self) -> memoryview:
+        """What is held, else what arrives next, left where it is; empty at the end."""
+        if not self._held:
+            self._held = self._buffer[: self._receive(self._buffer)]
+        return self._held
+
     def readinto1(self, buffer: memoryview) -> int:
         """What is held, else what arrives next; 0 at the end. Raises SilentLink, OSError."""
         if not self._held:

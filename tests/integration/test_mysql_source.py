@@ -1,0 +1,279 @@
+"""MySQL and MariaDB, real servers: every kind of range holds every row once."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from rivet_fleet.contracts.columns import TypeKind
+from rivet_fleet.contracts.facts import FactsRequest
+from rivet_fleet.contracts.keys import ChunkRange, RangeKind
+from rivet_fleet.contracts.plan import TuningPlan
+from rivet_fleet.execution.source import PageLimit
+from tests.integration.mysql_source_kit import (
+    LIMIT,
+    drain,
+    facts_of,
+    partition_by_key,
+    random_cuts,
+    read_all,
+    read_plan,
+    source,
+    sql,
+)
+
+__all__ = ["source", "sql"]
+ROWS = 3000
+ALL = list(range(1, ROWS + 1))
+WORDS = "concat(elt(1 + i % 4, 'a', 'B', '_é''\\\\', '😀 '), i)"
+
+
+@pytest.mark.parametrize(
+    ("type_name", "value"),
+    [
+        ("int", "i - 1500"),
+        ("bigint unsigned", "18446744073709551615 - i * 1000003"),
+        ("smallint unsigned", "i + 60000"),
+        ("varchar(40)", WORDS),
+        ("varchar(40) COLLATE utf8mb4_bin", WORDS),
+        ("varchar(40) COLLATE utf8mb4_unicode_ci", WORDS),
+        ("varchar(40) CHARACTER SET latin1 COLLATE latin1_german1_ci", "concat('ä', i, 'Z')"),
+        ("varchar(40) CHARACTER SET utf16", "concat('ä', i, 'Z')"),
+        ("char(9)", "left(md5(i), 9)"),
+        ("varbinary(40)", "unhex(md5(i))"),
+        ("binary(20)", "unhex(md5(i))"),
+        ("datetime(6)", "'2024-01-01' + interval i * 1000001 microsecond"),
+        ("timestamp(3)", "'2024-01-01' + interval i second"),
+        ("date", "'1870-01-01' + interval i day"),
+        ("time(3)", "sec_to_time((i - 1500) * 60)"),
+        ("decimal(20,3)", "(i - 1500) * 1.001"),
+        ("bit(40)", "i * 1000003"),
+    ],
+)
+def test_a_keyset_partition_holds_every_row_once(sql, source, type_name, value) -> None:
+    sql.numbers(ROWS)
+    sql.execute(f"CREATE TABLE t (k {type_name} NOT NULL PRIMARY KEY, n int NOT NULL)")
+    sql.execute(f"INSERT INTO t SELECT {value}, i FROM numbers")
+    sql.execute("ANALYZE TABLE t")
+    # TIME beyond a day is no value of the exported type: as text every one travels.
+    casts = (("k", "text"),) if type_name.startswith("time(") else ()
+    facts = facts_of(source, "t", casts=casts)
+    (key,) = facts.keys
+    assert key.columns == ("k",) and key.unique and not key.has_nulls
+    assert 50 <= len(key.boundaries) <= 100
+    cuts = random_cuts(list(key.boundaries), random.Random(7))
+    read = read_plan(facts, casts)
+    got = partition_by_key(source, read, RangeKind.KEYSET, ("k",), cuts)
+    assert sorted(got.column("n").to_pylist()) == ALL
+
+
+def test_a_collation_that_takes_letters_for_equal_orders_pages_and_boundaries(sql, source) -> None:
+    sql.numbers(ROWS)
+    sql.execute(
+        "CREATE TABLE t (k varchar(20) COLLATE utf8mb4_general_ci NOT NULL PRIMARY KEY, "
+        "n int NOT NULL)"
+    )
+    sql.execute(
+        "INSERT INTO t SELECT if(i % 2, upper(conv(i * 977, 10, 36)), lower(conv(i * 977, 10, 36)))"
+        ", i FROM numbers"
+    )
+    facts = facts_of(source, "t")
+    # A bound that differs from the row's key only in case names the same place.
+    swapped = [(key[0].swapcase(),) for key in facts.keys[0].boundaries]
+    cuts = random_cuts(swapped, random.Random(5))
+    got = partition_by_key(source, read_plan(facts), RangeKind.KEYSET, ("k",), cuts)
+    assert sorted(got.column("n").to_pylist()) == ALL
+
+
+def test_a_composite_key_is_sampled_and_paged_in_its_order(sql, source) -> None:
+    sql.numbers(ROWS)
+    sql.execute(
+        "CREATE TABLE t (`a b` varchar(10) NOT NULL, b binary(16) NOT NULL, c bigint NOT NULL, "
+        "n int NOT NULL, PRIMARY KEY (`a b`, c, b))"
+    )
+    sql.execute(
+        "INSERT INTO t SELECT elt(1 + i % 3, 'x', 'Y', 'é'), unhex(md5(i)), i % 11, i FROM numbers"
+    )
+    facts = facts_of(source, "t")
+    (key,) = facts.keys
+    assert key.columns == ("a b", "c", "b") and key.provenance == "sample"
+    assert 50 <= len(key.boundaries) <= 100
+    cuts = random_cuts(list(key.boundaries), random.Random(3))
+    got = partition_by_key(source, read_plan(facts), RangeKind.KEYSET, key.columns, cuts)
+    assert sorted(got.column("n").to_pylist()) == ALL
+
+
+def test_spans_with_ties_gaps_and_nulls(sql, source) -> None:
+    sql.numbers(5000)
+    sql.execute("CREATE TABLE t (k bigint, n int NOT NULL, KEY (k))")
+    sql.execute(
+        "INSERT INTO t SELECT case when i % 50 = 0 then null when i < 2500 then 77 "
+        "when i < 4000 then i div 3 else i * 1000000007 end, i FROM numbers"
+    )
+    facts = facts_of(source, "t", "k")
+    (key,) = facts.keys
+    assert key.has_nulls and not key.unique
+    cuts = [None, ("77",), ("78",), ("1000",), ("9" * 25,), None]
+    read = read_plan(facts)
+    got = partition_by_key(source, read, RangeKind.SPAN, ("k",), cuts)
+    nulls = read_all(source, read, ChunkRange(kind=RangeKind.NULLS, columns=("k",)))
+    assert nulls.num_rows == 100
+    rows = got.column("n").to_pylist() + nulls.column("n").to_pylist()
+    assert sorted(rows) == list(range(1, 5001))
+
+
+def test_whole_is_streamed_in_bounded_pages(sql, source) -> None:
+    sql.numbers(20000)
+    reader = source.open_chunk(
+        read_plan(facts_of(source, "numbers")), ChunkRange(kind=RangeKind.WHOLE), TuningPlan()
+    )
+    assert not reader.resumable
+    sizes, rows = [], []
+    while True:
+        page = reader.read_page(LIMIT)
+        sizes.append(page.batch.num_rows)
+        rows += page.batch.column("i").to_pylist()
+        if page.last:
+            break
+    assert max(sizes) <= 700 and sorted(rows) == list(range(1, 20001))
+
+
+def test_an_empty_table_and_a_query(sql, source) -> None:
+    sql.execute("CREATE TABLE t (n int NOT NULL PRIMARY KEY)")
+    facts = facts_of(source, "t")
+    assert facts.keys[0].minimum is None
+    for kind in (RangeKind.WHOLE, RangeKind.KEYSET, RangeKind.SPAN):
+        columns = () if kind is RangeKind.WHOLE else ("n",)
+        got = read_all(source, read_plan(facts), ChunkRange(kind=kind, columns=columns))
+        assert got.num_rows == 0
+    sql.numbers(ROWS)
+    query = "SELECT i AS k, i * 1.5 AS v, upper('ä%d') AS \"w\" FROM numbers -- done;"
+    query = query.replace('"w"', "`w`")
+    facts = source.introspect(
+        FactsRequest(export_name="q", relation=None, query=query, key_columns=("k",))
+    )
+    assert facts.keys[0].minimum == ("1",) and facts.keys[0].maximum == (str(ROWS),)
+    casts = (("v", "decimal(10,3)"),)
+    facts = source.introspect(
+        FactsRequest(export_name="q", relation=None, query=query, casts=casts)
+    )
+    assert facts.row_estimate_provenance == "explain" and facts.row_estimate
+    read = read_plan(facts, casts, query)
+    got = read_all(source, read, ChunkRange(kind=RangeKind.SPAN, columns=("k",)))
+    assert got.column("k").to_pylist() == ALL
+    assert str(got.column("v")[0]) == "1.500" and got.column("w")[0].as_py() == "Ä%D"
+
+
+def test_a_page_far_over_its_bytes_is_cut_and_continued(sql, source) -> None:
+    sql.numbers(700)
+    sql.execute("CREATE TABLE t (k int NOT NULL PRIMARY KEY, pad mediumtext)")
+    sql.execute("INSERT INTO t SELECT i, if(i > 500, repeat(md5(i), 3000), null) FROM numbers")
+    read = read_plan(facts_of(source, "t"))
+    for kind in (RangeKind.KEYSET, RangeKind.SPAN):
+        reader = source.open_chunk(read, ChunkRange(kind=kind, columns=("k",)), TuningPlan())
+        rows: list[int] = []
+        while True:
+            page = reader.read_page(PageLimit(rows_max=1000, bytes_max=1 << 20))
+            assert page.wire_bytes < 4 << 20
+            rows += page.batch.column("k").to_pylist()
+            if page.last:
+                break
+        assert rows == list(range(1, 701))
+
+
+def handler_reads(sql, select: str) -> int:
+    """How many index entries the server touches for a statement."""
+    sql.execute("FLUSH STATUS")
+    sql.execute(select)
+    counted = dict(sql.execute("SHOW SESSION STATUS LIKE 'Handler_read%'"))
+    return sum(int(value) for value in counted.values())
+
+
+@pytest.mark.parametrize(
+    ("columns", "lower", "upper"),
+    [
+        (("a", "b", "c"), ("25", "m", "7"), None),
+        (("a", "b", "c"), ("25", "m", "7"), ("40", "x", "1")),
+        (("u",), ("k150",), ("k400",)),
+        (("s",), ("2000",), None),
+    ],
+)
+def test_a_page_reads_its_own_rows_only(sql, source, columns, lower, upper) -> None:
+    sql.numbers(5000)
+    sql.execute(
+        "CREATE TABLE t (a int NOT NULL, b varchar(9) NOT NULL, c int NOT NULL, u char(9) "
+        "CHARACTER SET latin1 NOT NULL, s int NOT NULL, pad varchar(100), "
+        "PRIMARY KEY (a, b, c), UNIQUE (u), KEY (s))"
+    )
+    sql.execute(
+        "INSERT INTO t SELECT i % 50, char(97 + i % 26), i, concat('k', i), i, repeat('x', 90) "
+        "FROM numbers"
+    )
+    sql.execute("ANALYZE TABLE t")
+    facts = facts_of(source, "t")
+    kind = RangeKind.SPAN if columns == ("s",) else RangeKind.KEYSET
+    chunk = ChunkRange(kind=kind, columns=columns, lower=lower, upper=upper)
+    reader = source.open_chunk(read_plan(facts), chunk, TuningPlan())
+    pager = reader._pager
+    assert pager is not None
+    for _ in range(2):
+        reads = handler_reads(sql, pager.select(PageLimit(rows_max=100, bytes_max=1)).sql())
+        assert 100 <= reads <= 110
+        # The next page begins behind the last row.
+        reader.read_page(PageLimit(rows_max=100, bytes_max=1 << 20))
+
+
+def test_the_texts_of_keys_and_casts_do_not_depend_on_the_session(sql, source) -> None:
+    sql.numbers(2000)
+    sql.execute("CREATE TABLE t (k timestamp NOT NULL PRIMARY KEY, c timestamp NULL, z char(5))")
+    sql.execute("SET SESSION time_zone = '+00:00'")
+    sql.execute(
+        "INSERT INTO t SELECT '2024-03-04 05:06:07' + interval i hour, "
+        "'2024-03-04 05:06:07' + interval i hour, 'ab' FROM numbers"
+    )
+    before = sql.execute("SELECT @@GLOBAL.time_zone, @@GLOBAL.sql_mode")[0]
+    sql.execute("SET GLOBAL time_zone = '+12:45'")
+    sql.execute("SET GLOBAL sql_mode = 'ANSI_QUOTES,NO_BACKSLASH_ESCAPES,PAD_CHAR_TO_FULL_LENGTH'")
+    try:
+        casts = (("c", "text"),)
+        facts = facts_of(source, "t", casts=casts)
+        assert facts.keys[0].minimum == ("2024-03-04 06:06:07",)
+        cuts = random_cuts(list(facts.keys[0].boundaries), random.Random(1))
+        got = partition_by_key(source, read_plan(facts, casts), RangeKind.KEYSET, ("k",), cuts)
+    finally:
+        sql.execute("SET GLOBAL time_zone = %s, GLOBAL sql_mode = %s", before)
+    assert got.num_rows == 2000 and got.column("c")[0].as_py() == "2024-03-04 06:06:07"
+    assert got.column("z")[0].as_py() == "ab"
+
+
+def test_a_server_that_limits_every_select_loses_no_row(sql, source) -> None:
+    sql.numbers(2000)
+    read = read_plan(facts_of(source, "numbers"))
+    before = sql.execute("SELECT @@GLOBAL.sql_select_limit")[0]
+    sql.execute("SET GLOBAL sql_select_limit = 10")
+    source.close()
+    try:
+        got = drain(source.open_chunk(read, ChunkRange(kind=RangeKind.WHOLE), TuningPlan()))
+    finally:
+        sql.execute("SET GLOBAL sql_select_limit = %s", before)
+    assert got.num_rows == 2000
+
+
+def test_zero_dates_are_keys_and_text(sql, source) -> None:
+    sql.execute("SET SESSION sql_mode = ''")
+    sql.execute("CREATE TABLE t (k date NOT NULL PRIMARY KEY, n int NOT NULL)")
+    sql.execute(
+        "INSERT INTO t VALUES ('0000-00-00', 1), ('2024-00-00', 2), ('2024-02-00', 3), "
+        "('2024-02-03', 4)"
+    )
+    casts = (("k", "text"),)
+    facts = facts_of(source, "t", casts=casts)
+    assert facts.columns[0].type is not None and facts.columns[0].type.kind is TypeKind.STRING
+    chunk = ChunkRange(kind=RangeKind.KEYSET, columns=("k",))
+    reader = source.open_chunk(read_plan(facts, casts), chunk, TuningPlan())
+    got = drain(reader, PageLimit(rows_max=1, bytes_max=1 << 20))
+    assert got.to_pydict() == {
+        "k": ["0000-00-00", "2024-00-00", "2024-02-00", "2024-02-03"],
+        "n": [1, 2, 3, 4],
+    }
