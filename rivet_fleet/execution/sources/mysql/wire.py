@@ -18,9 +18,9 @@ from typing import Any, NoReturn
 import pymysql
 import pymysql.err
 from pymysql.constants import CR
-from pymysql.cursors import Cursor
 
 from rivet_fleet.errors import MalformedData
+from rivet_fleet.execution.sources.mysql.liveness import WatchedConnection
 
 COM_STMT_PREPARE, COM_STMT_EXECUTE, COM_STMT_CLOSE = 0x16, 0x17, 0x19
 PACKET_BYTES_MAX = 0xFFFFFF
@@ -195,8 +195,8 @@ class Channel:
     How long a silence may last, the connection's own file knows.
     """
 
-    def __init__(self, connection: pymysql.Connection[Cursor]) -> None:
-        # Beyond its public face: _execute_command, _next_seq_id, _rfile (also below TLS).
+    def __init__(self, connection: WatchedConnection) -> None:
+        # Beyond its public face: _execute_command, _next_seq_id and, above TLS, _rfile.
         self._connection: Any = connection
         self.sequence_id = 0
         """The number the server's next packet must carry."""
