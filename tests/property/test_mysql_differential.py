@@ -10,7 +10,7 @@ import pytest
 from rivet_fleet.contracts.columns import ColumnSpec
 from rivet_fleet.execution.sources.mysql.decoder import ReferenceDecoder, compiled_decoder
 from tests.property.differential import STREAMS, Outcome, agree, outcome
-from tests.property.mysql_rows import damaged, random_case
+from tests.property.mysql_rows import KINDS, column, damaged, end_of_rows, packets, random_case
 
 
 def both(
@@ -41,3 +41,13 @@ def test_compiled_and_reference_agree_on_hostile_rows(coerce: bool) -> None:
         got, expected = both(case.columns, bad, [], coerce=coerce)
         assert agree(got, expected), (seed, number, "damaged", case.columns, got, expected)
     assert values > STREAMS
+
+
+@pytest.mark.parametrize("days", [35, 106_752, 2**31, 4_244_635_682, 2**32 - 1])
+def test_a_time_of_more_days_than_64_bits_of_microseconds_hold_is_refused(days: int) -> None:
+    """days x 86,400,000,000 us wraps around from 106,752 days on, and may land in the day."""
+    cell = bytes([12, 0]) + days.to_bytes(4, "little") + bytes(7)
+    columns = (column("t", KINDS["time"]),)
+    data = packets((b"\0\0" + cell, end_of_rows()), len(columns) + 3)
+    got, expected = both(columns, data, [], coerce=True)
+    assert got[2] is not None and got[2] == expected[2]

@@ -276,7 +276,8 @@ cdef int _time(Field* field, const uint8_t* cell, int64_t bytes) noexcept nogil:
     if bytes == 0:
         _put64(&field.column, 0)
         return DONE
-    if cell[0] > 1 or _clock(cell + 5, bytes - 5, &us) != DONE:
+    # 34 days are 816 hours: a day more is beyond the server's own range.
+    if cell[0] > 1 or _le32(cell + 1) > 34 or _clock(cell + 5, bytes - 5, &us) != DONE:
         return ASK
     us += <int64_t> _le32(cell + 1) * _DAY_US
     if us > _TIME_US_MAX:

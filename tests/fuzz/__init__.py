@@ -1,0 +1,1 @@
+"""Hostile bytes for the compiled decoders."""
