@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _SAMPLE_S = 0.05
-_OUTPUT_TAIL_BYTES = 1000
+_OUTPUT_TAIL_BYTES = 4000
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 

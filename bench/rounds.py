@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 import tempfile
@@ -22,6 +23,7 @@ from bench.values import Fidelity, RunResult
 
 RUN_TIMEOUT_S = 900.0
 _ERROR_CHARS_MAX = 200
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,9 +186,16 @@ def _job(bench: Bench, table: LoadedTable) -> Iterator[Job]:
 def _failure(measured: Measured, *, secret: str) -> str | None:
     if measured.exit_code == 0:
         return None
-    lines = measured.last_words.splitlines() or ["no message"]
-    last = lines[-1].replace(secret, "***") if secret else lines[-1]
+    last = telling_line(measured.last_words)
+    last = last.replace(secret, "***") if secret else last
     return f"exit code {measured.exit_code}: {last[:_ERROR_CHARS_MAX]}"
+
+
+def telling_line(text: str) -> str:
+    """The last line that speaks of an error, else the last one; without a terminal's colours."""
+    lines = [line.strip() for line in _COLOURS.sub("", text).splitlines() if line.strip()]
+    telling = [line for line in lines if "error" in line.lower()]
+    return next(reversed(telling or lines), "no message")
 
 
 def _row_error(written: Sequence[Path], expected: int) -> str | None:

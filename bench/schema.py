@@ -77,9 +77,9 @@ class TableSpec:
         lines.append(f"    PRIMARY KEY ({', '.join(self.key)})")
         return f"CREATE TABLE {self.name} (\n" + ",\n".join(lines) + "\n)"
 
-    def digest(self, engine: Engine, rows: str) -> str:
-        """Changes when what would be loaded changes."""
-        text = f"{GENERATION}|{self.ddl(engine)}|{rows}"
+    def digest(self, engine: Engine, *content: str) -> str:
+        """Changes with the engine's DDL and whatever else ``content`` says."""
+        text = "|".join((str(GENERATION), self.ddl(engine), *content))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def first(self, rows: int) -> TableSpec:

@@ -71,7 +71,7 @@ def _known(server: SourceServer, spec: TableSpec, rows: str) -> LoadedTable | No
         f"CREATE TABLE IF NOT EXISTS {_STAMPS} (name varchar(100) PRIMARY KEY, "
         "digest varchar(100), row_count bigint, source_bytes bigint, checks text)"
     )
-    digest = spec.digest(server.engine, rows)
+    digest = _digest(server, spec, rows)
     found = server.query(
         f"SELECT row_count, source_bytes, checks FROM {_STAMPS} "
         f"WHERE name = '{spec.name}' AND digest = '{digest}'"
@@ -90,8 +90,7 @@ def _known(server: SourceServer, spec: TableSpec, rows: str) -> LoadedTable | No
 def _settled(server: SourceServer, spec: TableSpec, rows: str) -> LoadedTable:
     """Statistics, the source's own figures, and the stamp that says the load is whole."""
     server.settle(spec.name)
-    sql = statement(spec.columns, _DIALECTS[server.engine], server.engine, spec.name)
-    checks = tuple(server.query(sql)[0])
+    checks = tuple(server.query(_figures(server, spec))[0])
     table = LoadedTable(
         spec=spec,
         rows=int(checks[0]),
@@ -100,10 +99,19 @@ def _settled(server: SourceServer, spec: TableSpec, rows: str) -> LoadedTable:
     )
     server.query(f"DELETE FROM {_STAMPS} WHERE name = '{spec.name}'")
     server.query(
-        f"INSERT INTO {_STAMPS} VALUES ('{spec.name}', '{spec.digest(server.engine, rows)}', "
+        f"INSERT INTO {_STAMPS} VALUES ('{spec.name}', '{_digest(server, spec, rows)}', "
         f"{table.rows}, {table.source_bytes}, '{json.dumps(checks)}')"
     )
     return table
+
+
+def _figures(server: SourceServer, spec: TableSpec) -> str:
+    return statement(spec.columns, _DIALECTS[server.engine], server.engine, spec.name)
+
+
+def _digest(server: SourceServer, spec: TableSpec, rows: str) -> str:
+    """Of what is loaded and of what is then asked about it."""
+    return spec.digest(server.engine, rows, _figures(server, spec))
 
 
 def _say(text: str) -> None:

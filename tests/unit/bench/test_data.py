@@ -3,6 +3,7 @@
 import csv
 import io
 
+import duckdb
 import numpy as np
 import pytest
 
@@ -99,3 +100,15 @@ def test_a_check_asks_three_figures_a_column(dialect):
 )
 def test_figures_are_compared_as_numbers(kind, wanted, found, equal):
     assert same(kind, [wanted], [found]) is equal
+
+
+def test_single_precision_is_noticed():
+    column = next(column for column in EVENTS.columns if column.kind is Kind.DOUBLE)
+    sql = statement([column], Dialect.DUCKDB, Engine.POSTGRES, "t")
+    with duckdb.connect() as connection:
+        connection.execute("CREATE TABLE t AS SELECT n / 7.0 AS reading FROM range(1000) r(n)")
+        exact = [str(value) for value in connection.execute(sql).fetchall()[0]]
+        connection.execute("UPDATE t SET reading = reading::float")
+        rough = [str(value) for value in connection.execute(sql).fetchall()[0]]
+    assert same(Kind.DOUBLE, of_column(exact, 0), of_column(exact, 0))
+    assert not same(Kind.DOUBLE, of_column(exact, 0), of_column(rough, 0))

@@ -1,5 +1,5 @@
 from bench.process import Measured, Peak
-from bench.rounds import peak_rss_bytes
+from bench.rounds import peak_rss_bytes, telling_line
 
 MB = 2**20
 
@@ -26,3 +26,14 @@ def test_the_largest_worker_counts_not_the_coordinator():
 
 def test_without_workers_the_process_itself_counts():
     assert peak_rss_bytes(measured(200, ("psql", 4))) == 200 * MB
+
+
+def test_the_largest_process_of_a_tree_without_workers_counts():
+    assert peak_rss_bytes(measured(20, ("helper", 40))) == 40 * MB
+
+
+def test_the_line_that_tells_what_went_wrong_is_found():
+    assert telling_line("a\n\x1b[31mSourceError: gone\x1b[0m\ninfo worker.stopped\n") == (
+        "SourceError: gone"
+    )
+    assert (telling_line("one\ntwo\n"), telling_line("")) == ("two", "no message")
