@@ -18,6 +18,7 @@ _HINTS: dict[int, str] = {
     "that the server lets this user in from this host",
     1049: "check the database name in the source's URL",
     1054: "check the column's spelling",
+    1060: "give each column of the query its own name with AS; case does not tell them apart",
     1064: "the `query:` is not valid SQL for this server",
     1142: "the user needs SELECT on the table: GRANT SELECT ON … TO the user",
     1143: "the user needs SELECT on every column that is read",

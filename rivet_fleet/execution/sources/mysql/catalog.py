@@ -87,7 +87,8 @@ def _close_matches(connection: WatchedConnection, wanted: RelationName) -> str:
         "('information_schema', 'mysql', 'performance_schema', 'sys') LIMIT 20000",
     )
     names = {f"{schema}.{name}": name for schema, name in listed}
-    shown = f"{wanted.schema}.{wanted.name}" if wanted.schema else wanted.name
+    schema = wanted.schema or rows(connection, "SELECT DATABASE()")[0][0]
+    shown = f"{schema}.{wanted.name}"
     close = [full for full, name in names.items() if name.lower() == wanted.name.lower()]
     close = close or difflib.get_close_matches(shown, names, n=3, cutoff=0.6)
     near = difflib.get_close_matches(wanted.name, list(names.values()), n=3)

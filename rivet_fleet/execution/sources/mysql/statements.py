@@ -84,8 +84,13 @@ def from_item(relation: RelationName | None, query: str | None, *, index: str | 
     if relation is not None:
         forced = f" FORCE INDEX ({quote_identifier(index)})" if index else ""
         return f"{quote_relation(relation)} AS {ALIAS}{forced}"
-    # A newline ends a trailing comment; a trailing semicolon ends nothing.
-    return f"(\n{(query or '').strip().rstrip(';')}\n) AS {ALIAS}"
+    return f"(\n{bare_query(query or '')}\n) AS {ALIAS}"
+
+
+def bare_query(query: str) -> str:
+    """The user's query as part of a statement: a newline behind it ends a trailing comment, and
+    a trailing semicolon ends nothing."""
+    return query.strip().rstrip(";")
 
 
 def column_ref(name: str) -> str:
