@@ -157,6 +157,7 @@ class PagedReader:
         names = {column.name: index for index, column in enumerate(read.columns)}
         names |= {name: len(read.columns) + index for index, name in enumerate(extra)}
         self._key_positions = tuple(names[name] for name in keys)
+        self._key_names = {self._columns[position].name for position in self._key_positions}
         self._select_list = engine.select_list(read.columns, extra)
         only = chunk_range.relation is not None
         self._source = engine.from_item(
@@ -231,8 +232,8 @@ class PagedReader:
         if cut:
             stream.abandon()
         batch = stream.take()
-        accepted = pager.accept(batch, stream.wire_bytes, cut=cut)
         self._count_changes(stream)
+        accepted = pager.accept(batch, stream.wire_bytes, cut=cut)
         return Page(
             batch=self._visible(batch.slice(0, accepted.rows)),
             statement_s=stream.seconds,
@@ -269,6 +270,13 @@ class PagedReader:
         return pa.RecordBatch.from_arrays(arrays, schema=self._schema)
 
     def _count_changes(self, stream: PageStream) -> None:
+        replaced = self._key_names & stream.changed.keys()
+        if replaced:
+            raise MalformedData(
+                f"chunk key {', '.join(sorted(replaced))}: a key that is not valid text cannot be "
+                "followed",
+                hint="cut the export by another key",
+            )
         for name, count in stream.changed.items():
             self._changed[name] = self._changed.get(name, 0) + count
         stream.changed.clear()

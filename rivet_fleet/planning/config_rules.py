@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from rivet_fleet.planning.config_models import ExportConfig, FleetConfig, SourceConfig
 from rivet_fleet.planning.loaded import DEFAULT_SOURCE, all_sources, source_key, source_name
 from rivet_fleet.planning.problems import ConfigKey, Problem, did_you_mean, dotted, listed
+from rivet_fleet.planning.request import override_column
 
 NAME_BYTES_MAX = 128
 CHUNKED_ONLY = (
@@ -195,9 +196,12 @@ def _reading(config: FleetConfig, export: ExportConfig, at: ConfigKey) -> Iterat
             "remove it",
         )
     for column, override in export.columns.items():
-        prefix = column.rpartition(".")[0]
-        if prefix and prefix not in (export.table, (export.table or "").split(".")[-1]):
-            yield _problem((*at, "columns", column), "names a table this export does not read")
+        if export.table is not None and override_column(export, column) is None:
+            yield _problem(
+                (*at, "columns", column),
+                "names a table this export does not read",
+                "a column with a dot in its name is written table.column",
+            )
         if not _TYPE.fullmatch(override.strip()):
             yield _problem((*at, "columns", column), "must be a type such as decimal(18,2) or text")
     tuning = export.tuning

@@ -20,13 +20,26 @@ def relation_of(export: ExportConfig) -> RelationName | None:
     return RelationName(schema=schema, name=name)
 
 
+def override_column(export: ExportConfig, written: str) -> str | None:
+    """The column a key of ``columns:`` names, None when it names another table.
+
+    ``table.column`` counts for its own table; a column with a dot in its name is written so. A
+    query has no table: its columns are named as they are.
+    """
+    if export.table is None:
+        return written
+    for prefix in (export.table, export.table.split(".")[-1]):
+        if written.startswith(f"{prefix}."):
+            return written.removeprefix(f"{prefix}.")
+    return None if "." in written else written
+
+
 def casts_of(export: ExportConfig) -> dict[str, str]:
-    """``columns:`` by plain column name; ``table.column`` counts for its own table only."""
-    table = export.table or ""
+    """``columns:`` by plain column name."""
     casts = {}
     for written, override in export.columns.items():
-        prefix, _, column = written.rpartition(".")
-        if not prefix or prefix in (table, table.split(".")[-1]):
+        column = override_column(export, written)
+        if column is not None:
             casts[column] = override.strip()
     return casts
 

@@ -1,4 +1,4 @@
-"""What an export does with what does not fit: its own word, else the defaults'; said in the plan."""
+"""What becomes of what does not fit: an export's own word, else the defaults'; said in the plan."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from rivet_fleet.planning.config_models import ExportConfig
 from rivet_fleet.planning.loaded import LoadedConfig
 from rivet_fleet.planning.planner import facts_request
 from rivet_fleet.planning.policies import policies_of
+from rivet_fleet.planning.request import casts_of
 from tests.unit.planning.conftest import HEAD, TAIL, Loader
 from tests.unit.planning.shapes import PRIMARY, column, table
 from tests.unit.planning.test_planner import KEYED, only
@@ -116,3 +117,12 @@ def test_the_policy_survives_a_process_and_older_plans_mean_fail(load_text: Load
     assert loads(ExportPlan, dumps(plan)).read.on_unrepresentable == "coerce"
     older = dumps(plan).replace('"on_unrepresentable":"coerce",', "")
     assert loads(ExportPlan, older).read.on_unrepresentable == "fail"
+
+
+def test_a_column_with_a_dot_in_its_name_is_named_with_its_table(load_exports: Loader) -> None:
+    loaded = load_exports(a="table: s.t\ncolumns: {t.a.b: text, s.t.c.d: uuid, e: date}")
+    assert casts_of(export_of(loaded)) == {"a.b": "text", "c.d": "uuid", "e": "date"}
+    query = load_exports(a="query: select 1\ncolumns: {a.b: text}")
+    assert casts_of(export_of(query)) == {"a.b": "text"}
+    with pytest.raises(ConfigError, match="names a table"):
+        load_exports(a="table: t\ncolumns: {a.b: text}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import duckdb
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -163,6 +164,8 @@ def written(tmp_path_factory):
     schema = arrow_schema(columns)
     path = tmp_path_factory.mktemp("types") / "every.parquet"
     writer = open_format(FormatPlan(format="parquet")).open(path, schema)
+    nulls = [pa.nulls(1, field.type) for field in schema]
+    writer.write(pa.RecordBatch.from_arrays(nulls, schema=schema))
     writer.close()
     return path
 

@@ -86,6 +86,9 @@ class PostgresReading:
             columns, max_value_bytes=self._tuning.max_value_bytes, coerce=self._coerce
         )
         settings = statements.page_settings(self._tuning, statements.NUDGES[walk])
+        if self._session.text_unchecked:
+            # As UTF8 the server would refuse a bad byte itself, and the policy had no say.
+            settings = (*settings, ("client_encoding", "SQL_ASCII"))
         sql = statements.copy_statement(select)
         puller = direct_puller(decoder) or HoldingPuller(decoder)
         return CopyStream(self._session, sql, settings, self._tuning, decoder, puller)

@@ -74,6 +74,11 @@ class Session:
         """The version as the server writes it, e.g. ``18.6``."""
         return self.connection.info.parameter_status("server_version") or ""
 
+    @property
+    def text_unchecked(self) -> bool:
+        """True when the database never checked that its text is text (SQL_ASCII)."""
+        return self.connection.info.parameter_status("server_encoding") == "SQL_ASCII"
+
     @contextlib.contextmanager
     def transaction(
         self, settings: Settings, *, doing: str, timeout_s: float
