@@ -142,6 +142,16 @@ def _asking(session: Session, doing: str) -> contextlib.AbstractContextManager[W
     )
 
 
+def _ordered(
+    indexes: tuple[IndexFacts, ...], columns: tuple[ColumnFacts, ...]
+) -> tuple[IndexFacts, ...]:
+    """Indexes over a column whose text has another order than the index return no order of ours."""
+    fit = {column.name for column in columns if keysamples.orderable(column)}
+    return tuple(
+        replace(index, ordered=index.ordered and set(index.columns) <= fit) for index in indexes
+    )
+
+
 # ---------------------------------------------------------------- casts
 
 
