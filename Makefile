@@ -43,7 +43,7 @@ COMPILED := setup.py $(shell find rivet_fleet -name "*.pyx" -o -name "*.pxd" -o 
 $(READY): requirements-dev.lock pyproject.toml scripts/make-venv $(COMPILED)
 	scripts/make-venv '$(PYTHON)' $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements-dev.lock
-	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -e .
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
 .tools/.ready: scripts/install-tools
