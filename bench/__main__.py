@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None, output: Path = OUTPUT) -> int:
             results = merged(results, machine, [section])
             write_results(path, results)
     report = render(results)
-    (output / "benchmark.md").write_text(report)
+    path.with_suffix(".md").write_text(report)
     print(report)
     if options.write_docs:
         write_docs(DOCS, results)
