@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from rivet_fleet.cli import prestart
 from rivet_fleet.cli.environment import worker_environment
 from rivet_fleet.cli.session import (
     Session,
@@ -144,6 +145,7 @@ def _coordinate(
         workers=session.loaded.config.campaign.workers if workers is None else workers,
         command=_worker_command(session, campaign_id),
         join=join,
+        ready=prestart.take(),
     )
     coordinator = Coordinator(named, campaign_id, options, progress)
     code = coordinator.run()
@@ -161,9 +163,7 @@ def _coordinate(
 def _worker_command(session: Session, campaign_id: CampaignId) -> WorkerCommand:
     options: dict[str, str | None] = click.get_current_context().find_root().obj or {}
     arguments = [
-        sys.executable,
-        "-m",
-        "rivet_fleet",
+        *prestart.PROGRAM,
         "--log-level",
         options.get("log_level") or "info",
         "worker",

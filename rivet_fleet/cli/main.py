@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from rivet_fleet import __version__
+from rivet_fleet.cli import prestart
 from rivet_fleet.cli.lean import import_lean
 from rivet_fleet.errors import ExitCode, RivetFleetError
 
@@ -32,6 +33,9 @@ _COMMANDS = {
     "completions": "rivet_fleet.cli.misc:completions",
     "demo": "rivet_fleet.cli.misc:demo",
 }
+
+
+_STARTS_WORKERS = ("run", "coordinator", "resume")
 
 
 class LazyGroup(click.Group):
@@ -62,6 +66,9 @@ class LazyGroup(click.Group):
             near = difflib.get_close_matches(args[0], _COMMANDS, n=1)
             hint = f" Did you mean '{near[0]}'?" if near else ""
             ctx.fail(f"No such command '{args[0]}'.{hint}")
+        asked = {"-h", "--help"} & set(args)
+        if args and args[0] in _STARTS_WORKERS and not asked and not ctx.resilient_parsing:
+            prestart.begin()
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -16,7 +16,12 @@ from rivet_fleet.coordination.closing import verdict
 from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.coordination.identity import process_alive
 from rivet_fleet.coordination.stop import install
-from rivet_fleet.coordination.supervisor import Supervisor, WorkerCommand, WorkerEnd
+from rivet_fleet.coordination.supervisor import (
+    ReadyWorker,
+    Supervisor,
+    WorkerCommand,
+    WorkerEnd,
+)
 from rivet_fleet.coordination.tend import reap_ended, tend
 from rivet_fleet.errors import ExitCode, StateRefused, StateUnavailable
 from rivet_fleet.observability.progress import ProgressView
@@ -31,11 +36,13 @@ _DRAIN_MARGIN_S = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CoordinatorOptions:
-    """``workers``: processes on this host. ``join``: another coordinator may be at work."""
+    """``workers``: processes on this host, ``ready`` those of them that were started ahead.
+    ``join``: another coordinator may be at work."""
 
     workers: int
     command: WorkerCommand
     join: bool = False
+    ready: tuple[ReadyWorker, ...] = ()
 
 
 class Coordinator:
@@ -54,7 +61,11 @@ class Coordinator:
         self._options = options
         self._progress = progress
         self._supervisor = Supervisor(
-            options.command, workers=options.workers, clock=fleet.clock, on_end=self._on_end
+            options.command,
+            workers=options.workers,
+            clock=fleet.clock,
+            on_end=self._on_end,
+            ready=options.ready,
         )
         self._snapshot: Snapshot | None = None
         self._journal_id = 0

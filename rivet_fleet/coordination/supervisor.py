@@ -73,6 +73,20 @@ class WorkerEnd:
         return self.status in _GRACEFUL
 
 
+class ReadyWorker(Protocol):
+    """A worker process that was started ahead and waits for its orders."""
+
+    def hand_over(
+        self, arguments: Sequence[str], environment: Mapping[str, str], log_path: Path
+    ) -> subprocess.Popen[bytes] | None:
+        """Let it become the worker of this command; None when it cannot."""
+        ...
+
+    def dismiss(self) -> None:
+        """It is not needed."""
+        ...
+
+
 class OnEnd(Protocol):
     """What happens when a worker ends: the coordinator takes its chunks back."""
 
@@ -99,9 +113,16 @@ class Supervisor:
     """Keeps a number of workers running until nobody wants them any more."""
 
     def __init__(
-        self, command: WorkerCommand, *, workers: int, clock: Clock, on_end: OnEnd
+        self,
+        command: WorkerCommand,
+        *,
+        workers: int,
+        clock: Clock,
+        on_end: OnEnd,
+        ready: Sequence[ReadyWorker] = (),
     ) -> None:
-        """``workers``: how many processes this host contributes."""
+        """``workers``: how many processes this host contributes, ``ready`` ones first."""
+        self._ready = list(ready)
         self._command = command
         self._clock = clock
         self._on_end = on_end
@@ -166,6 +187,8 @@ class Supervisor:
     def kill(self) -> None:
         """SIGKILL whoever is left, and notice their ends: leases and fences cover it."""
         self.stop_hiring()
+        while self._ready:
+            self._ready.pop().dismiss()
         self.signal(signal.SIGKILL)
         for slot in self._slots:
             if slot.process is not None:
@@ -181,9 +204,21 @@ class Supervisor:
         worker_id = new_worker_id()
         slot.told = False
         self._command.log_folder.mkdir(parents=True, exist_ok=True)
-        with (self._command.log_folder / f"{slot.name}.log").open("ab") as log:
-            slot.process = subprocess.Popen(
-                [*self._command.arguments, "--worker-id", worker_id, "--name", slot.name],
+        log_path = self._command.log_folder / f"{slot.name}.log"
+        arguments = [*self._command.arguments, "--worker-id", worker_id, "--name", slot.name]
+        while slot.process is None and self._ready:
+            slot.process = self._ready.pop(0).hand_over(
+                arguments, self._command.environment, log_path
+            )
+        if slot.process is None:
+            slot.process = self._execute(arguments, log_path)
+        slot.worker_id = worker_id
+        slot.started_at_s = self._clock.monotonic_s()
+
+    def _execute(self, arguments: list[str], log_path: Path) -> subprocess.Popen[bytes]:
+        with log_path.open("ab") as log:
+            return subprocess.Popen(
+                arguments,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -192,8 +227,6 @@ class Supervisor:
                 # then drains its workers; they must not count it as a second signal.
                 process_group=0,
             )
-        slot.worker_id = worker_id
-        slot.started_at_s = self._clock.monotonic_s()
 
     def _notice(self, slot: _Slot) -> None:
         if slot.process is None or slot.worker_id is None:
