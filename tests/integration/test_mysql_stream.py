@@ -35,6 +35,7 @@ from rivet_fleet.execution.sources.mysql.dialect import Unsupported, column_type
 from rivet_fleet.execution.sources.mysql.session import Session
 from rivet_fleet.execution.sources.mysql.stream import StatementStream
 from rivet_fleet.execution.sources.mysql.values import days_since_1970
+from tests.integration.relay import Relay
 from tests.property.mysql_rows import plain, same
 
 SETTINGS = (("time_zone", "'+00:00'"), ("sql_mode", "''"))
@@ -555,7 +556,6 @@ def test_an_abandoned_statement_ends_on_the_server(numbers) -> None:
     [
         ("SELECT n FROM t", (TEXT,), SchemaDrift),
         ("SELECT n, s FROM t", (NUMBER,), SchemaDrift),
-        ("SELECT n FROM t WHERE n = ?", (NUMBER,), SourceRefused),
         ("DO 1", (NUMBER,), SourceRefused),
         ("SELECT n FROM nowhere", (NUMBER,), SourceRefused),
         ("SELEKT 1", (NUMBER,), SourceRefused),
@@ -567,6 +567,27 @@ def test_what_is_not_the_planned_result_is_refused(numbers, query, columns, expe
         numbers.read(query, *columns)
     assert numbers.read("SELECT n FROM t LIMIT 1", NUMBER).num_rows == 1
     assert numbers.prepared_statements() == 0
+
+
+def test_a_placeholder_is_refused_before_it_is_executed(numbers) -> None:
+    with pytest.raises(SourceRefused, match="placeholders"):
+        numbers.read("SELECT n FROM t WHERE n = ?", NUMBER)
+
+
+def test_the_networks_round_trip_is_not_the_statements(numbers) -> None:
+    relay = Relay((numbers.url.host or "", numbers.url.port or 3306))
+    relay.delay_s = 0.15
+    numbers.session.close()
+    numbers.session = Session(
+        relay.through(numbers.url), tls_mode=None, tls_ca_file=None, application_name="rivet-test"
+    )
+    try:
+        stream = numbers.stream("SELECT n FROM t WHERE n = 5", (NUMBER,))
+        stream.receive(rows_max=None, bytes_max=None)
+        assert stream.take().num_rows == 1 and stream.seconds < 0.1
+    finally:
+        numbers.session.close()
+        relay.close()
 
 
 def test_a_server_out_of_prepared_statements_is_busy(numbers) -> None:

@@ -244,6 +244,36 @@ def test_a_row_that_needs_several_packets_arrives_whole(extra) -> None:
     assert batch.column(1).to_pylist() == [7, 7] and batch.column(2).to_pylist() == ["é", "é"]
 
 
+@pytest.mark.parametrize(("length", "behind"), [(4, b""), (5, b"ab"), (255, b"")])
+def test_a_value_that_ends_behind_its_row_names_its_column(length, behind) -> None:
+    """Also when the next row's bytes are there to be taken for it."""
+    columns = (column("a", KINDS["varchar"]), column("b", KINDS["varchar"]))
+    lying = row((lenenc(b"ok"), lenenc(b"x" * length)[:-3] + behind))
+    with pytest.raises(MalformedData, match="column b: a value that ends behind its row"):
+        decode(columns, Case(columns, [lying, row((lenenc(b"ok"), lenenc(b"ok")))]).stream)
+
+
+def test_a_long_packet_that_is_no_row_is_malformed() -> None:
+    spec = column("c", KINDS["blob"])
+    payload = row((lenenc(bytes(0xFFFFFF)),))
+    for head in (b"\1", b"\xfe", b"\xff"):
+        with pytest.raises(MalformedData, match="long packet that is no row at offset 0"):
+            decode((spec,), packets((head + payload[1:],), 4), max_value_bytes=1 << 25)
+
+
+def test_a_continued_row_keeps_its_count() -> None:
+    """Its pieces may begin like an error, but only an error may count anew."""
+    spec = column("c", KINDS["blob"])
+    payload = row((lenenc(b"\xff" * 0x1000010),))
+    data = packets((payload[:0xFFFFFF] + payload[0xFFFFFF:],), 4)
+    second = 4 + 0xFFFFFF
+    assert data[second + 3] == 5 and data[second + 4] == 0xFF
+    decode((spec,), data + packets((b"\xfe\0\0\2\0",), 6), max_value_bytes=1 << 25)
+    data = data[: second + 3] + b"\0" + data[second + 4 :]
+    with pytest.raises(MalformedData, match="packet number 0 where 5 was expected"):
+        decode((spec,), data, max_value_bytes=1 << 25)
+
+
 def test_a_value_of_many_packets_is_refused_within_the_first() -> None:
     spec = column("c", KINDS["blob"])
     payload = row((b"\xfe" + (1 << 32).to_bytes(8, "little") + bytes(0xFFFFFF),))

@@ -18,8 +18,7 @@ from rivet_fleet.execution.arrays import Cells
 from rivet_fleet.execution.batches import BatchQueue
 from rivet_fleet.execution.slowdecoder import warn_of_slow_decoder
 from rivet_fleet.execution.sources.mysql.values import (
-    DATE_LENGTHS,
-    LENGTH_ENCODED,
+    LENGTH_BYTE,
     build_column,
     framing,
 )
@@ -43,7 +42,6 @@ _BITMAP_FIRST = 2
 _SHORT_MAX = 0xFA
 """The largest length that is written in its first byte."""
 _LENGTH_BYTES = {0xFC: 2, 0xFD: 3, 0xFE: 8}
-_DATE_BYTES, _TIME_BYTES = frozenset((0, 4, 7, 11)), frozenset((0, 8, 12))
 _BUILD_BYTES = 4 * 1024 * 1024
 """Wire bytes held as Python objects before they become Arrow: this bounds the memory."""
 
@@ -241,8 +239,6 @@ class ReferenceDecoder:
     def _cut(self, payload: bytes, offset: int, cells: Cells) -> None:
         """Append the cells of one complete row."""
         position, end = 1 + self._bitmap_bytes, len(payload)
-        if position > end:
-            raise MalformedData(f"a row of {end} bytes at offset {offset}")
         nulls = int.from_bytes(payload[1:position], "little") >> _BITMAP_FIRST
         append = cells.append
         for index, width in enumerate(self._framings):
@@ -258,7 +254,9 @@ class ReferenceDecoder:
             append(payload[start:stop])
             position = stop
         if position != end:
-            raise MalformedData(f"a row with {end - position} bytes too many at offset {offset}")
+            raise MalformedData(
+                f"a row of {end} bytes whose values end at {position} (row at offset {offset})"
+            )
 
     def _measure(self, data: bytes | bytearray, start: int, end: int, offset: int) -> int:
         """How many bytes of an incomplete row are needed before more can be said about it."""
@@ -285,12 +283,7 @@ class ReferenceDecoder:
         if position >= end:
             return position, end + 1
         first, start = data[position], position + 1
-        if self._framings[index] != LENGTH_ENCODED:
-            allowed = _DATE_BYTES if self._framings[index] == DATE_LENGTHS else _TIME_BYTES
-            if first not in allowed:
-                self._malformed(index, f"a date or time of {first} bytes", offset)
-            return start, start + first
-        if first <= _SHORT_MAX:
+        if first <= _SHORT_MAX or self._framings[index] == LENGTH_BYTE:
             length = first
         else:
             width = _LENGTH_BYTES.get(first)
@@ -311,7 +304,7 @@ class ReferenceDecoder:
         raise ValueTooLarge(
             f"column {self._columns[index].name}: one value has {length} bytes, the limit is "
             f"{self._value_bytes_max} (row at offset {offset})",
-            hint="raise `max_value_mb`, or leave the column out",
+            hint="raise `max_value_mb` and `campaign.worker_memory_mb`, or leave the column out",
             code="RIVET_VALUE_TOO_LARGE",
         )
 

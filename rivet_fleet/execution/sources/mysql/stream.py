@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pyarrow as pa
 import pymysql
@@ -94,14 +94,14 @@ class StatementStream:
     def abandon(self) -> None:
         """End the statement before its end. Never raises.
 
-        Closing the connection is what ends it: the server notices with the next bytes it sends,
-        and KILL would need a second connection and could arrive late.
+        What leaves ``Session.reading`` in the middle closes the connection, and that is what
+        ends the statement: the server notices with the next bytes it sends. KILL would need a
+        second connection and could arrive late.
         """
         if not self.ended:
             self.ended = True
-            self._session.close()
             with contextlib.suppress(SourceError):
-                self._steps.close()  # type: ignore[attr-defined]
+                self._steps.close()
 
     # ------------------------------------------------------------ one statement
 
@@ -111,7 +111,9 @@ class StatementStream:
         except StopIteration:
             self.ended = True
 
-    def _receive(self, sql: str, settings: Settings, timeout_s: float) -> Iterator[None]:
+    def _receive(
+        self, sql: str, settings: Settings, timeout_s: float
+    ) -> Generator[None, None, None]:
         """One block at each step; what happens before and behind the statement is not counted."""
         with self._session.reading(
             settings, doing="reading a page", timeout_s=timeout_s

@@ -38,8 +38,8 @@ from rivet_fleet.execution.arrays import (
 from rivet_fleet.execution.sources.mysql.wire import STRINGS
 from rivet_fleet.execution.types import arrow_type
 
-LENGTH_ENCODED, DATE_LENGTHS, TIME_LENGTHS = -1, -2, -3
-"""How a cell ends that has no fixed width: see ``framing``."""
+LENGTH_ENCODED, LENGTH_BYTE = -1, -2
+"""How a cell without a fixed width says its length: see ``framing``."""
 
 _BIT, _YEAR, _JSON, _DECIMALS = 16, 13, 245, (0, 246)
 _DATES, _TIMES, _TIMESTAMPS = (10, 14), (11,), (7, 12)
@@ -81,9 +81,9 @@ def build_column(
 
 
 def framing(column: ColumnSpec) -> int:
-    """How a cell of this column is delimited: its width in bytes, or LENGTH_ENCODED, or one of
-    the lengths a date or a time may have. Raises UnsupportedType when the column's planned type
-    cannot be read from its wire type."""
+    """How a cell of this column is delimited: its width in bytes, or LENGTH_ENCODED, or, for
+    dates and times, LENGTH_BYTE. Raises UnsupportedType when the column's planned type cannot be
+    read from its wire type."""
     code, _, _ = column.wire_type.partition(":")
     kind = column.type.kind
     if column.wire_type not in _WIRE_TYPES.get(kind, ()):
@@ -94,9 +94,7 @@ def framing(column: ColumnSpec) -> int:
         )
     if column.wire_type in _NUMBERS:
         return np.dtype(_NUMBERS[column.wire_type]).itemsize
-    if int(code) in _DATES + _TIMESTAMPS:
-        return DATE_LENGTHS
-    return TIME_LENGTHS if int(code) in _TIMES else LENGTH_ENCODED
+    return LENGTH_BYTE if int(code) in _DATES + _TIMESTAMPS + _TIMES else LENGTH_ENCODED
 
 
 def _hint(column: ColumnSpec) -> str:
@@ -114,8 +112,8 @@ def _bits(cells: Cells, column: ColumnSpec) -> tuple[pa.Buffer | None, np.ndarra
     """BIT(1..64): one to eight bytes, the most significant first."""
     widened: Cells = []
     for cell in cells:
-        if cell is not None and not 1 <= len(cell) <= 8:
-            malformed(column, f"a bit value of {len(cell)} bytes")
+        if cell == b"":
+            malformed(column, "a bit value of no bytes")
         widened.append(None if cell is None else cell.rjust(8, b"\0"))
     return numbers(widened, ">u8", column)
 

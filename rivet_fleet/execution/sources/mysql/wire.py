@@ -26,12 +26,14 @@ COM_STMT_PREPARE, COM_STMT_EXECUTE, COM_STMT_CLOSE = 0x16, 0x17, 0x19
 PACKET_BYTES_MAX = 0xFFFFFF
 """A payload of exactly this many bytes is continued in the next packet."""
 EOF_BYTES = 5
-HEAD_OK, HEAD_LOCAL_FILE, HEAD_EOF, HEAD_ERR = 0x00, 0xFB, 0xFE, 0xFF
+HEAD_OK, HEAD_EOF, HEAD_ERR = 0x00, 0xFE, 0xFF
 ROW, ERR = bytes((HEAD_OK,)), bytes((HEAD_ERR,))
 
 _METADATA_BYTES_MAX = 1024 * 1024
 """A packet that describes something is never larger; rows do not pass here."""
 _COLUMNS_MAX = 4096
+_SHORT_MAX = 0xFA
+"""The largest length that is written in its first byte."""
 _MORE_RESULTS, _CURSOR_EXISTS = 0x0008, 0x0040
 _CHARSET_BINARY = 63
 _FLAG_UNSIGNED = 32
@@ -145,11 +147,9 @@ def parse_prepared(payload: bytes) -> Prepared:
 
 def parse_column_count(payload: bytes) -> int:
     """The number of columns of a result set; 0 for a statement without one. MalformedData."""
-    if not payload or payload[0] == HEAD_LOCAL_FILE:
-        # The request to upload a local file is never answered.
-        raise MalformedData("the server asks for something that is no result set")
-    if payload[0] == HEAD_OK:
+    if payload[:1] == ROW:
         return 0
+    # A request to upload a local file (0xfb) is no length: it is refused here, never answered.
     count, position = _lenenc(payload, 0)
     if position != len(payload) or not 1 <= count <= _COLUMNS_MAX:
         raise MalformedData(f"a result set of {count} columns in {len(payload)} bytes")
@@ -161,10 +161,8 @@ def parse_definition(payload: bytes) -> ColumnDefinition:
     position, texts = 0, []
     for _ in range(6):
         length, position = _lenenc(payload, position)
-        if length > len(payload) - position:
-            raise MalformedData(f"a column definition with a text of {length} bytes")
         texts.append(payload[position : position + length])
-        position += length
+        position += length  # beyond the end, the next length is refused
     fixed, position = _lenenc(payload, position)
     if fixed != 0x0C or len(payload) - position < fixed:
         raise MalformedData(f"a column definition whose fixed part has {fixed} bytes")
@@ -176,7 +174,7 @@ def parse_definition(payload: bytes) -> ColumnDefinition:
 def _lenenc(payload: bytes, position: int) -> tuple[int, int]:
     """A length-encoded integer and the position behind it."""
     first = payload[position] if position < len(payload) else HEAD_ERR
-    if first < HEAD_LOCAL_FILE:
+    if first <= _SHORT_MAX:
         return first, position + 1
     width = {0xFC: 2, 0xFD: 3, 0xFE: 8}.get(first)
     if width is None or position + 1 + width > len(payload):
