@@ -85,7 +85,9 @@ def extract_chunk(
     """
     part_format.check_schema(reader.schema)
     parts = Parts(reader.schema, part_format, spool_path, file_bytes_max=format_plan.file_bytes_max)
-    encoder = Encoder(parts, ahead_bytes_max=format_plan.row_group_bytes)
+    # While a row group is encoded in one burst, a page waits and another is on its way.
+    page_bytes = tuning.batch_bytes_max or format_plan.row_group_bytes
+    encoder = Encoder(parts, ahead_bytes_max=2 * page_bytes)
     pages = _Pages(reader, tuning, pacer, jitter)
     with contextlib.ExitStack() as undo:
         undo.callback(encoder.abandon)
@@ -178,7 +180,7 @@ class _Pages:
         """The next page's rows; a transient failure costs this page one of its retries."""
         page = self._read()
         batch, before = page.batch, self.progress
-        self._servo.observe(batch.num_rows, max(batch.nbytes, page.wire_bytes), page.statement_s)
+        self._servo.observe(batch.num_rows, batch.nbytes, page.statement_s)
         self.progress = PageProgress(
             rows_total=before.rows_total + batch.num_rows,
             pages_total=before.pages_total + 1,

@@ -326,8 +326,10 @@ class CampaignConfig(Block):
     drain_grace_s: Annotated[Number, Field(ge=0, le=86_400)] = Field(
         default=25.0, description="How long a running chunk may still take after SIGTERM."
     )
-    worker_memory_mb: Annotated[Count, Field(ge=64, le=MIB)] = Field(
-        default=512, description="Memory ceiling of one worker process."
+    worker_memory_mb: Annotated[Count, Field(ge=128, le=MIB)] = Field(
+        default=150,
+        description="Memory ceiling of one worker process: pages, row groups and the largest "
+        "value follow from it.",
     )
     hang_timeout_s: Annotated[Number, Field(ge=1, le=604_800)] = Field(
         default=600.0, description="A chunk without any progress for this long costs its worker."

@@ -1,9 +1,10 @@
 """From one worker's memory ceiling to the sizes of what it holds. Pure arithmetic.
 
-At the same moment a worker holds a page on the wire, a page decoded, one waiting in the queue,
-and a row group with its encoded form: about 3 pages + 2 row groups. With a page of 1/64 and a
-row group of 1/32 of the ceiling that is 7/64; cells that are Python objects for a moment, the
-interpreter and its libraries take the rest of the smallest sensible ceiling.
+The process itself (interpreter, Arrow, drivers) takes ``PROCESS_BYTES`` of the ceiling; the rest
+is for data. At the same moment a worker holds a page that arrives (P), up to two pages between
+reader and encoder (2 P), and a row group, the last page of which may overlap its end (G + P),
+one of those pages being in both: about G + 3 P, and the encoded form of one column. With
+P = 1/5 and G = 1/4 of the data that is 17/20.
 """
 
 from __future__ import annotations
@@ -12,11 +13,9 @@ from dataclasses import dataclass
 
 from rivet_fleet.planning.sizes import MIB
 
-PAGE_SHARE = 64
-ROW_GROUP_SHARE = 32
-PAGE_BYTES_MIN = 1 * MIB
+PROCESS_BYTES = 120 * MIB
+DATA_BYTES_MIN = 8 * MIB
 PAGE_BYTES_MAX = 64 * MIB
-ROW_GROUP_BYTES_MIN = 4 * MIB
 ROW_GROUP_BYTES_MAX = 128 * MIB
 
 
@@ -27,16 +26,14 @@ class MemoryBudget:
     page_bytes: int
     row_group_bytes: int
     value_bytes: int
-    """Half of the ceiling: a larger value cannot be held twice."""
+    """Half of what is for data: a larger value cannot be held as it arrives and as it is kept."""
 
 
 def memory_budget(worker_memory_mb: int) -> MemoryBudget:
-    """512 MB: pages of 8 MB, row groups of 16 MB. Never below 1 MB and 4 MB."""
-    ceiling = worker_memory_mb * MIB
+    """150 MB: pages of 6 MB, row groups of 7.5 MB, values of up to 15 MB."""
+    data = max(worker_memory_mb * MIB - PROCESS_BYTES, DATA_BYTES_MIN)
     return MemoryBudget(
-        page_bytes=min(max(ceiling // PAGE_SHARE, PAGE_BYTES_MIN), PAGE_BYTES_MAX),
-        row_group_bytes=min(
-            max(ceiling // ROW_GROUP_SHARE, ROW_GROUP_BYTES_MIN), ROW_GROUP_BYTES_MAX
-        ),
-        value_bytes=ceiling // 2,
+        page_bytes=min(data // 5, PAGE_BYTES_MAX),
+        row_group_bytes=min(data // 4, ROW_GROUP_BYTES_MAX),
+        value_bytes=data // 2,
     )

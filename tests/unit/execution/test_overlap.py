@@ -27,6 +27,10 @@ from tests.unit.execution.test_extract import (
     spooled,
 )
 
+A_PAGE = ScriptedReader(1000).read_page(PageLimit(rows_max=100, bytes_max=1)).batch
+HUNDRED_ROWS = TuningPlan(batch_rows_max=100)
+TWO_PAGES = TuningPlan(batch_rows_max=100, batch_bytes_max=int(1.3 * A_PAGE.nbytes))
+"""Two pages of 100 rows may be between reader and encoder, no third."""
 PATIENCE_S = 20.0
 ABSENCE_S = 0.3
 
@@ -97,7 +101,14 @@ def no_thread_is_left():
 
 @pytest.fixture
 def run(tmp_path):
-    def run(reader, before=lambda n: None, *, plan=None, on_page=lambda progress: None, pacer=None):
+    def run(
+        reader,
+        before=lambda n: None,
+        *,
+        plan=None,
+        on_page=lambda progress: None,
+        tuning=HUNDRED_ROWS,
+    ):
         plan = plan or FormatPlan(format="parquet")
         run.format = WatchedFormat(registry.open_format(plan), before)
         try:
@@ -105,9 +116,9 @@ def run(tmp_path):
                 reader=reader,
                 part_format=run.format,
                 format_plan=plan,
-                tuning=TuningPlan(batch_rows_max=100),
+                tuning=tuning,
                 spool_path=lambda number: tmp_path / f"p{number}.{plan.extension}",
-                pacer=pacer or RecordingPacer(),
+                pacer=RecordingPacer(),
                 on_page=on_page,
                 jitter=lambda: 0.0,
             )
@@ -145,17 +156,16 @@ def test_the_next_page_is_read_while_the_last_one_is_encoded(run):
 
 
 def test_the_reader_is_never_further_ahead_than_allowed(run):
-    reader = SignallingReader(500)
-    ahead = []
+    """While a page is written another may wait and a third be read; the fourth is not begun."""
+    reader, ahead = SignallingReader(700), []
 
     def before(n):
-        # One page is being written: the next may be read, but not handed over.
         if n < 4:
-            ahead.append(reader.begun[n + 2].wait(ABSENCE_S))
+            assert reader.begun[n + 2].wait(PATIENCE_S)
+            ahead.append(reader.begun[n + 3].wait(ABSENCE_S))
 
-    result = run(reader, before, plan=FormatPlan(format="csv", row_group_bytes=1))
+    assert run(reader, before, tuning=TWO_PAGES).rows == 700
     assert ahead == [False] * 3
-    assert result.rows == 500
 
 
 def test_counts_of_changed_values_belong_to_the_part_of_their_page(run):
@@ -260,7 +270,7 @@ def test_an_interrupt_while_waiting_for_the_encoder(run, tmp_path):
             until(lambda: main_thread_is_in("abandon"))
 
     with pytest.raises(KeyboardInterrupt):
-        run(SignallingReader(500), before, plan=FormatPlan(format="csv", row_group_bytes=1))
+        run(SignallingReader(700), before, tuning=TWO_PAGES)
     assert (spooled(tmp_path), run.open_writers) == ([], 0)
 
 
@@ -276,7 +286,7 @@ def test_a_second_interrupt_does_not_keep_the_encoder_from_cleaning(run, tmp_pat
             assert let_go.wait(PATIENCE_S)
 
     with pytest.raises(KeyboardInterrupt):
-        run(SignallingReader(500), before, plan=FormatPlan(format="csv", row_group_bytes=1))
+        run(SignallingReader(700), before, tuning=TWO_PAGES)
     let_go.set()
     until(lambda: not any(t.name.startswith("encoder") for t in threading.enumerate()))
     assert (spooled(tmp_path), run.format.open_writers) == ([], 0)

@@ -11,13 +11,13 @@ import yaml
 
 from rivet_fleet import __version__
 from rivet_fleet.planning.config_models import ExportConfig, SourceConfig, TuningConfig
-from rivet_fleet.planning.memory import memory_budget
+from rivet_fleet.planning.memory import PROCESS_BYTES, memory_budget
 from rivet_fleet.planning.schema import config_json_schema
 from rivet_fleet.planning.sizes import MIB
 from rivet_fleet.planning.tuning import tuning_plan
 from rivet_fleet.planning.writing import format_plan
 
-BUDGET = memory_budget(512)
+BUDGET = memory_budget(150)
 EXAMPLES = Path(__file__).parents[3] / "examples"
 
 
@@ -76,21 +76,21 @@ def test_rows_are_limited_only_where_rows_were_asked_for() -> None:
 
 @pytest.mark.parametrize(
     ("ceiling_mb", "page_mb", "group_mb"),
-    [(64, 1, 4), (128, 2, 4), (512, 8, 16), (2048, 32, 64), (65_536, 64, 128)],
+    [(128, 1.6, 2), (150, 6, 7.5), (220, 20, 25), (512, 64, 98), (65_536, 64, 128)],
 )
-def test_memory(ceiling_mb: int, page_mb: int, group_mb: int) -> None:
+def test_memory(ceiling_mb: int, page_mb: float, group_mb: float) -> None:
     budget = memory_budget(ceiling_mb)
-    assert (budget.page_bytes, budget.row_group_bytes) == (page_mb * MIB, group_mb * MIB)
-    assert 3 * budget.page_bytes + 2 * budget.row_group_bytes < ceiling_mb * MIB / 2
+    assert (budget.page_bytes // MIB, budget.row_group_bytes / MIB) == (int(page_mb), group_mb)
+    held = 3 * budget.page_bytes + budget.row_group_bytes
+    assert PROCESS_BYTES + held <= ceiling_mb * MIB
 
 
 def test_no_page_and_no_value_is_larger_than_the_ceiling_allows() -> None:
     plan = tuning_plan(source(tuning={"batch_size_memory_mb": 900}), tuning(), BUDGET)
-    assert plan.batch_bytes_max == 8 * MIB
-    assert plan.max_value_bytes == 256 * MIB
-    small = tuning_plan(source(), tuning(), memory_budget(128))
-    assert small.max_value_bytes == 64 * MIB
-    assert tuning_plan(source(), tuning(max_value_mb=0), BUDGET).max_value_bytes == 256 * MIB
+    assert plan.batch_bytes_max == 6 * MIB
+    assert plan.max_value_bytes == 15 * MIB
+    assert tuning_plan(source(), tuning(max_value_mb=2), BUDGET).max_value_bytes == 2 * MIB
+    assert tuning_plan(source(), tuning(max_value_mb=0), BUDGET).max_value_bytes == 15 * MIB
 
 
 @pytest.mark.parametrize(
@@ -112,8 +112,8 @@ def test_compression(settings: dict[str, Any], expected: tuple[str, int | None])
 
 def test_row_groups_fit_the_ceiling_and_say_so() -> None:
     plan, warnings = format_plan(export(parquet={"target_row_group_mb": 128}), BUDGET)
-    assert plan.row_group_bytes == 16 * MIB
-    assert "16 MB are used" in warnings[0]
+    assert plan.row_group_bytes == BUDGET.row_group_bytes
+    assert "7 MB are used" in warnings[0]
     smaller, silent = format_plan(export(parquet={"max_row_group_mb": 8}), BUDGET)
     assert (smaller.row_group_bytes, silent) == (8 * MIB, [])
     fixed = {"row_group_strategy": "fixed_rows", "row_group_rows": 5000}

@@ -1,6 +1,34 @@
 """MySQL and MariaDB as a source: the folder's whole public face."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rivet_fleet.contracts.url import DatabaseUrl
 from rivet_fleet.execution.sources.mysql.dialect import DEFAULT_PORT, ENGINE_NAMES
-from rivet_fleet.execution.sources.mysql.source import open_source
+
+if TYPE_CHECKING:
+    from rivet_fleet.execution.sources.mysql.source import MysqlSource
 
 __all__ = ["DEFAULT_PORT", "ENGINE_NAMES", "open_source"]
+
+
+def open_source(
+    url: DatabaseUrl,
+    *,
+    tls_mode: str | None = None,
+    tls_ca_file: str | None = None,
+    application_name: str,
+    max_value_bytes: int | None = None,
+) -> MysqlSource:
+    """See ``source.open_source``. Imported when called: the driver costs memory and time in
+    every process that only asks which engines there are."""
+    from rivet_fleet.execution.sources.mysql import source
+
+    return source.open_source(
+        url,
+        tls_mode=tls_mode,
+        tls_ca_file=tls_ca_file,
+        application_name=application_name,
+        max_value_bytes=max_value_bytes,
+    )

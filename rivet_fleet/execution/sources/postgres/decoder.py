@@ -211,7 +211,7 @@ class ReferenceDecoder:
         raise ValueTooLarge(
             f"column {self._columns[cells % len(self._columns)].name}: one value has {length} "
             f"bytes, the limit is {self._value_bytes_max}",
-            hint="raise `max_value_mb`, or leave the column out",
+            hint="raise `max_value_mb` and `campaign.worker_memory_mb`, or leave the column out",
             code="RIVET_VALUE_TOO_LARGE",
         )
 
