@@ -57,7 +57,8 @@ def plan_columns(
                 name=column.name,
                 native_type=column.native_type,
                 type=column.type,
-                nullable=column.nullable or may_become_null(column.type, policies),
+                nullable=column.nullable
+                or may_become_null(column.type, policies, overridden=cast is not None),
                 wire_type=column.wire_type,
                 cast=cast,
                 comment=column.comment,
@@ -67,9 +68,10 @@ def plan_columns(
     return found
 
 
-def may_become_null(column_type: ColumnType, policies: ValuePolicies) -> bool:
+def may_become_null(column_type: ColumnType, policies: ValuePolicies, *, overridden: bool) -> bool:
     """True when a value of a NOT NULL column may still arrive as NULL."""
-    return policies.coerce and column_type.kind in NULL_UNDER_COERCE
+    unread = overridden and column_type.kind is TypeKind.UUID  # Text that is no UUID.
+    return policies.coerce and (unread or column_type.kind in NULL_UNDER_COERCE)
 
 
 def lossy(column_type: ColumnType) -> bool:

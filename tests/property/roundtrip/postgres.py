@@ -421,7 +421,7 @@ class PostgresTables:
             f"DROP SCHEMA IF EXISTS {table.partition('.')[0]} CASCADE".encode()
         )
 
-    def expected(self, kind: ColumnType, cell: bytes | None) -> tuple[Any, int]:
+    def expected(self, family: Family, kind: ColumnType, cell: bytes | None) -> tuple[Any, int]:
         """What has to arrive for a printed cell, and how many changes that is (coerced)."""
         return (None, 0) if cell is None else _expected(kind, cell)
 
