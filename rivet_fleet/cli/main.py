@@ -51,7 +51,7 @@ class LazyGroup(click.Group):
         if target is None:
             return None
         module, _, attribute = target.partition(":")
-        if module == "rivet_fleet.cli.worker":
+        if module in ("rivet_fleet.cli.worker", "rivet_fleet.cli.campaign"):
             import_lean()
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command

@@ -114,6 +114,8 @@ class Coordinator:
     def _on_end(self, end: WorkerEnd) -> None:
         """A process was seen to end: its chunks are free again within a tick, not a lease."""
         reap_ended(self._fleet, end.worker_id, end.reason)
+        # A worker leaves when the campaign is over: look at once, not at the next turn.
+        self._due_s.pop(self._tend, None)
         if end.graceful:
             return
         self._ended_roughly = True
