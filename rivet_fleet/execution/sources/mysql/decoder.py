@@ -18,7 +18,7 @@ from rivet_fleet.execution.arrays import Cells
 from rivet_fleet.execution.batches import BatchQueue
 from rivet_fleet.execution.slowdecoder import warn_of_slow_decoder
 from rivet_fleet.execution.sources.mysql.values import (
-    LENGTH_BYTE,
+    LENGTH_ENCODED,
     build_column,
     framing,
 )
@@ -283,7 +283,7 @@ class ReferenceDecoder:
         if position >= end:
             return position, end + 1
         first, start = data[position], position + 1
-        if first <= _SHORT_MAX or self._framings[index] == LENGTH_BYTE:
+        if first <= _SHORT_MAX or self._framings[index] != LENGTH_ENCODED:
             length = first
         else:
             width = _LENGTH_BYTES.get(first)

@@ -38,7 +38,7 @@ from rivet_fleet.execution.arrays import (
 from rivet_fleet.execution.sources.mysql.wire import STRINGS
 from rivet_fleet.execution.types import arrow_type
 
-LENGTH_ENCODED, LENGTH_BYTE = -1, -2
+LENGTH_ENCODED, DATE_LENGTH, TIME_LENGTH = -1, -2, -3
 """How a cell without a fixed width says its length: see ``framing``."""
 
 _BIT, _YEAR, _JSON, _DECIMALS = 16, 13, 245, (0, 246)
@@ -81,9 +81,9 @@ def build_column(
 
 
 def framing(column: ColumnSpec) -> int:
-    """How a cell of this column is delimited: its width in bytes, or LENGTH_ENCODED, or, for
-    dates and times, LENGTH_BYTE. Raises UnsupportedType when the column's planned type cannot be
-    read from its wire type."""
+    """How a cell of this column is delimited: its width in bytes, or LENGTH_ENCODED, or one byte
+    that says 0, 4, 7 or 11 (DATE_LENGTH), or 0, 8 or 12 (TIME_LENGTH). Raises UnsupportedType
+    when the column's planned type cannot be read from its wire type."""
     code, _, _ = column.wire_type.partition(":")
     kind = column.type.kind
     if column.wire_type not in _WIRE_TYPES.get(kind, ()):
@@ -94,7 +94,9 @@ def framing(column: ColumnSpec) -> int:
         )
     if column.wire_type in _NUMBERS:
         return np.dtype(_NUMBERS[column.wire_type]).itemsize
-    return LENGTH_BYTE if int(code) in _DATES + _TIMESTAMPS + _TIMES else LENGTH_ENCODED
+    if int(code) in _DATES + _TIMESTAMPS:
+        return DATE_LENGTH
+    return TIME_LENGTH if int(code) in _TIMES else LENGTH_ENCODED
 
 
 def _hint(column: ColumnSpec) -> str:
