@@ -19,9 +19,10 @@ from tests.integration.fleet_cli import TIMEOUT_S, Desk, fleet_yaml
 
 CEILING_MB = 170
 FLAT_WITHIN_MB = 30
-NEVER_IMPORTED = set(
-    ["alembic", "duckdb", "numpy", "pyarrow._s3fs", "pyarrow.compute", "pymysql", "rich"]
-)
+HUGE_BYTES = 24_000_000
+NEVER_IMPORTED = {
+    "alembic", "duckdb", "numpy", "pyarrow._s3fs", "pyarrow.compute", "pymysql", "rich",
+}  # fmt: skip
 
 NARROW = """
 CREATE TABLE {name} (id bigint PRIMARY KEY, kind int NOT NULL, amount numeric(12,2), v float8,
@@ -114,6 +115,27 @@ def test_a_worker_stays_under_its_ceiling_and_flat(
     print(f"peak RSS: {family[0].name} {few:.0f} MB, {family[1].name} {many:.0f} MB")
     assert many <= CEILING_MB
     assert many - few <= FLAT_WITHIN_MB
+
+
+def test_a_value_over_the_limit_is_an_error_and_not_an_outgrown_worker(
+    desk: Desk, postgres: EmbeddedPostgres
+) -> None:
+    postgres.psql(
+        "DROP TABLE IF EXISTS huge; CREATE TABLE huge (id int PRIMARY KEY, body text);"
+        "INSERT INTO huge SELECT i, 'x' FROM generate_series(1, 900) i;"
+        f"UPDATE huge SET body = repeat('x', {HUGE_BYTES}) WHERE id = 800",
+        database="memory",
+    )
+    desk.write(fleet_yaml(table="huge", extra="mode: full"))
+    desk.cli("submit", "--campaign-id", "huge")
+    worker = desk.start("worker", "-c", str(desk.config), "--campaign-id", "huge")
+    peak = peak_mb(worker)
+    desk.finish(worker, code=5)
+    said = desk.cli("status", "--json", "--campaign-id", "huge").said
+    assert f"ValueTooLarge: column body: one value has {HUGE_BYTES} bytes" in said
+    # The driver holds the whole row as it arrives, in a buffer that doubles; nobody holds it twice.
+    assert peak <= CEILING_MB + HUGE_BYTES / 2**20
+    assert desk.delivered("huge") == []
 
 
 def test_a_started_worker_has_imported_only_what_it_uses(desk: Desk) -> None:

@@ -114,8 +114,8 @@ def test_row_groups_fit_the_ceiling_and_say_so() -> None:
     plan, warnings = format_plan(export(parquet={"target_row_group_mb": 128}), BUDGET)
     assert plan.row_group_bytes == BUDGET.row_group_bytes
     assert "7 MB are used" in warnings[0]
-    smaller, silent = format_plan(export(parquet={"max_row_group_mb": 8}), BUDGET)
-    assert (smaller.row_group_bytes, silent) == (8 * MIB, [])
+    smaller, silent = format_plan(export(parquet={"max_row_group_mb": 4}), BUDGET)
+    assert (smaller.row_group_bytes, silent) == (4 * MIB, [])
     fixed = {"row_group_strategy": "fixed_rows", "row_group_rows": 5000}
     assert format_plan(export(parquet=fixed), BUDGET)[0].row_group_rows == 5000
     assert format_plan(export(max_file_size="1.5MB"), BUDGET)[0].file_bytes_max == 1_572_864
