@@ -191,8 +191,8 @@ def test_uuid_and_addresses_of_mariadb(sql, source) -> None:
     sql.execute("CREATE TABLE t (u uuid NOT NULL PRIMARY KEY, i inet6 NOT NULL UNIQUE, n int)")
     sql.numbers(2000)
     sql.execute(
-        "INSERT INTO t SELECT concat(left(md5(i), 8), '-1111-1222-8333-', right(md5(i), 12)), "
-        "concat('::', hex(i)), i FROM numbers"
+        "INSERT INTO t SELECT concat(left(sha2(i, 256), 8), '-1111-1222-8333-', "
+        "right(sha2(i, 256), 12)), concat('::', hex(i)), i FROM numbers"
     )
     facts = facts_of(source, "t")
     assert [column.type.kind for column in facts.columns if column.type] == [
@@ -237,8 +237,10 @@ def test_the_quantiles_of_a_large_table_come_from_estimates(sql, source, key, mo
         "CREATE TABLE t (n bigint NOT NULL PRIMARY KEY, k char(32) NOT NULL UNIQUE, "
         "b binary(16) NOT NULL UNIQUE, d datetime NOT NULL, KEY (d, n))"
     )
-    sql.execute("INSERT INTO t SELECT i * i, md5(i), unhex(md5(i)), '2020-01-01' + interval i*i "
-                "second FROM numbers")  # fmt: skip
+    sql.execute(
+        "INSERT INTO t SELECT i * i, left(sha2(i, 256), 32), unhex(left(sha2(i, 256), 32)), "
+        "'2020-01-01' + interval i * i second FROM numbers"
+    )
     sql.execute("ANALYZE TABLE t")
     names = ("d", "n") if key == "d" else (key,)
     (found,) = facts_of(source, "t", *names, boundaries=20).keys

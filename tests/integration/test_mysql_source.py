@@ -40,9 +40,9 @@ WORDS = "concat(elt(1 + i % 4, 'a', 'B', '_é''\\\\', '😀 '), i)"
         ("varchar(40) COLLATE utf8mb4_unicode_ci", WORDS),
         ("varchar(40) CHARACTER SET latin1 COLLATE latin1_german1_ci", "concat('ä', i, 'Z')"),
         ("varchar(40) CHARACTER SET utf16", "concat('ä', i, 'Z')"),
-        ("char(9)", "left(md5(i), 9)"),
-        ("varbinary(40)", "unhex(md5(i))"),
-        ("binary(20)", "unhex(md5(i))"),
+        ("char(9)", "left(sha2(i, 256), 9)"),
+        ("varbinary(40)", "unhex(left(sha2(i, 256), 32))"),
+        ("binary(20)", "unhex(left(sha2(i, 256), 32))"),
         ("datetime(6)", "'2024-01-01' + interval i * 1000001 microsecond"),
         ("timestamp(3)", "'2024-01-01' + interval i second"),
         ("date", "'1870-01-01' + interval i day"),
@@ -93,7 +93,8 @@ def test_a_composite_key_is_sampled_and_paged_in_its_order(sql, source) -> None:
         "n int NOT NULL, PRIMARY KEY (`a b`, c, b))"
     )
     sql.execute(
-        "INSERT INTO t SELECT elt(1 + i % 3, 'x', 'Y', 'é'), unhex(md5(i)), i % 11, i FROM numbers"
+        "INSERT INTO t SELECT elt(1 + i % 3, 'x', 'Y', 'é'), unhex(left(sha2(i, 256), 32)), "
+        "i % 11, i FROM numbers"
     )
     facts = facts_of(source, "t")
     (key,) = facts.keys
@@ -168,7 +169,10 @@ def test_an_empty_table_and_a_query(sql, source) -> None:
 def test_a_page_far_over_its_bytes_is_cut_and_continued(sql, source) -> None:
     sql.numbers(700)
     sql.execute("CREATE TABLE t (k int NOT NULL PRIMARY KEY, pad mediumtext)")
-    sql.execute("INSERT INTO t SELECT i, if(i > 500, repeat(md5(i), 3000), null) FROM numbers")
+    sql.execute(
+        "INSERT INTO t SELECT i, if(i > 500, repeat(left(sha2(i, 256), 32), 3000), null) "
+        "FROM numbers"
+    )
     read = read_plan(facts_of(source, "t"))
     for kind in (RangeKind.KEYSET, RangeKind.SPAN):
         reader = source.open_chunk(read, ChunkRange(kind=kind, columns=("k",)), TuningPlan())
