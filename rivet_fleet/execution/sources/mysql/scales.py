@@ -60,7 +60,7 @@ class _Seconds:
     def text(self, position: int) -> str:
         """The beginning of that day or second."""
         unit = datetime.timedelta(days=1) if self.date_only else _SECOND
-        moment = min(_EPOCH + position * unit, _LAST)
+        moment = _EPOCH + min(position, (_LAST - _EPOCH) // unit) * unit
         return moment.date().isoformat() if self.date_only else moment.isoformat(sep=" ")
 
 

@@ -1,0 +1,180 @@
+"""The decisions of the MySQL and MariaDB source that need no server."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from rivet_fleet.contracts.plan import TuningPlan
+from rivet_fleet.errors import ConfigError, RetryClass, SourceRefused, SourceUnavailable
+from rivet_fleet.execution.sources.mysql.dialect import quote_identifier, quote_text
+from rivet_fleet.execution.sources.mysql.errnos import ERRNOS, classify
+from rivet_fleet.execution.sources.mysql.estimates import RANGES_MAX, cut, refine
+from rivet_fleet.execution.sources.mysql.proxies import Proxy, Server, judge, parse_version
+from rivet_fleet.execution.sources.mysql.scales import scale_of
+from rivet_fleet.execution.sources.mysql.statements import (
+    Keys,
+    from_item,
+    literal,
+    page_settings,
+    statement_limit,
+)
+
+MARIADB = Server(mariadb=True, version=(10, 11, 19), version_text="10.11.19-MariaDB")
+MYSQL = Server(mariadb=False, version=(8, 4, 2), version_text="8.4.2")
+
+
+# ---------------------------------------------------------------- SQL
+
+
+def test_row_comparisons_are_written_out() -> None:
+    keys = Keys(native_types={"a": "int(11)", "b`": "varchar(9)", "c": "varbinary(4)"})
+    assert keys.row_comparison(("a",), ">=", ("5",)) == "_rivet.`a` >= 5"
+    assert keys.row_comparison(("a", "b`", "c"), ">=", ("5", "x", "00ff")) == (
+        "(_rivet.`a` > 5 OR (_rivet.`a` = 5 AND (_rivet.`b``` > 'x' OR "
+        "(_rivet.`b``` = 'x' AND _rivet.`c` >= X'00ff'))))"
+    )
+    assert keys.row_comparison(("a", "c"), "<", ("5", "")) == (
+        "(_rivet.`a` < 5 OR (_rivet.`a` = 5 AND _rivet.`c` < X''))"
+    )
+    with pytest.raises(ValueError, match="1 key values for 2"):
+        keys.row_comparison(("a", "c"), "<", ("5",))
+
+
+@pytest.mark.parametrize(
+    ("text", "native_type"),
+    [("1 OR 1=1", "bigint(20)"), ("1e5", "decimal(9,2)"), ("xyz", "binary(2)"), ("a", "bit(3)")],
+)
+def test_a_key_value_that_is_none_never_becomes_sql(text, native_type) -> None:
+    with pytest.raises(ConfigError):
+        literal(text, native_type)
+
+
+def test_text_is_the_same_under_every_sql_mode() -> None:
+    assert quote_text("plain text (1)") == "'plain text (1)'"
+    for hostile in ("it's", "back\\slash", 'quo"te', "nul\0", "ü", "😀", "new\nline"):
+        assert quote_text(hostile) == f"_utf8mb4 X'{hostile.encode().hex()}'"
+    assert quote_identifier("a`b") == "`a``b`"
+
+
+def test_a_query_may_end_in_a_comment_or_a_semicolon() -> None:
+    assert from_item(None, "SELECT 1; ") == "(\nSELECT 1\n) AS _rivet"
+    assert from_item(None, "SELECT 1 -- one") == "(\nSELECT 1 -- one\n) AS _rivet"
+
+
+def test_limits_are_in_each_servers_own_unit() -> None:
+    assert statement_limit(MARIADB, 1.5) == (("max_statement_time", "1.500"),)
+    assert statement_limit(MYSQL, 1.5) == (("max_execution_time", "1500"),)
+    old = Server(mariadb=False, version=(5, 6, 51), version_text="5.6.51")
+    assert statement_limit(old, 1.5) == ()
+    settings = dict(page_settings(MYSQL, TuningPlan(lock_timeout_s=0.0)))
+    assert settings["lock_wait_timeout"] == "31536000" and settings["sql_mode"] == "''"
+
+
+# ---------------------------------------------------------------- servers and errors
+
+
+@pytest.mark.parametrize(
+    ("text", "version"),
+    [
+        ("5.5.5-10.11.19-MariaDB-0+deb12u1", (10, 11, 19)),
+        ("8.0.39-30", (8, 0, 39)),
+        ("9.7.4-2", (9, 7, 4)),
+        ("", ()),
+    ],
+)
+def test_versions(text, version) -> None:
+    assert parse_version(text) == version
+
+
+@pytest.mark.parametrize(
+    ("answers", "proxy"),
+    [
+        ({}, Proxy.DIRECT),
+        ({"proxysql": True}, Proxy.PROXYSQL),
+        ({"comment": "(ProxySQL)"}, Proxy.PROXYSQL),
+        ({"version_text": "10.5.9 6.4.1-maxscale"}, Proxy.MAXSCALE),
+        ({"proxy_version": True}, Proxy.MULTIPLEXED),
+        ({"ids": (7, 7, 8)}, Proxy.MULTIPLEXED),
+        ({"ids": (7, 9, 9)}, Proxy.MULTIPLEXED),
+    ],
+)
+def test_who_answers(answers, proxy) -> None:
+    known = {
+        "comment": "Debian 12",
+        "version_text": "10.11.19-MariaDB",
+        "proxysql": False,
+        "proxy_version": False,
+        "ids": (7, 7, 7),
+    }
+    assert judge(**{**known, **answers}) is proxy
+    server = Server(mariadb=True, version=(10,), version_text="", proxy=proxy)
+    assert bool(server.warnings) is (proxy is not Proxy.DIRECT)
+
+
+def test_errors_by_number() -> None:
+    assert classify(2013).error is SourceUnavailable
+    assert classify(1053).extra_delay_s == 15.0
+    assert classify(1146).error is SourceRefused
+    assert classify(1146).retry is RetryClass.PERMANENT
+    for errno in (1969, 3024):
+        assert classify(errno).retry is RetryClass.TRANSIENT
+    for errno, found in ERRNOS.items():
+        reconnects = found.retry is RetryClass.RECONNECT
+        assert reconnects or found.error is not SourceUnavailable, errno
+
+
+# ---------------------------------------------------------------- cuts
+
+
+@pytest.mark.parametrize(
+    ("native_type", "lowest", "highest", "inside"),
+    [
+        ("bigint(20) unsigned", "5", str(2**64 - 1), str(2**63)),
+        ("decimal(12,3)", "-10.500", "900.125", "7"),
+        ("date", "1999-01-01", "2024-06-30", "2010-03-04"),
+        ("datetime(6)", "1999-01-01 00:00:00.000001", "9999-12-31 23:59:59.999999",
+         "2010-03-04 05:06:07"),
+        ("char(32)", "0a" * 16, "ff" * 16, "7b0000"),
+        ("binary(16)", "AB00" * 8, "ABFF" * 8, "AB7B0000"),
+    ],
+)  # fmt: skip
+def test_scales_rise_and_give_back_what_they_took(native_type, lowest, highest, inside) -> None:
+    scale = scale_of(native_type, lowest, highest)
+    assert scale is not None
+    positions = [scale.position(text) for text in (lowest, inside, highest)]
+    assert positions == sorted(positions) and positions[0] < positions[2]
+    assert scale.position(scale.text(positions[1])) == positions[1]
+    assert scale.text(positions[1]).startswith(inside[:4])
+    literal(scale.text(positions[2] + 1), native_type)
+
+
+def test_what_has_no_scale() -> None:
+    assert scale_of("date", "0000-00-00", "2024-01-01") is None
+    assert scale_of("time", "-01:00:00", "10:00:00") is None
+
+
+def test_heavy_pieces_are_split_until_the_shares_are_even() -> None:
+    # A billion positions; all rows lie in two narrow places.
+    rows = [*range(1000, 6000), *range(10**9 - 5000, 10**9)]
+    asked = 0
+
+    def estimate(ranges: list[tuple[int, int]]) -> list[int]:
+        nonlocal asked
+        asked += len(ranges)
+        return [sum(low <= row < high for row in rows) for low, high in ranges]
+
+    pieces = refine(estimate, 0, 10**9, 9)
+    assert pieces[0].low == 0 and pieces[-1].high == 10**9
+    assert all(one.high == other.low for one, other in itertools.pairwise(pieces))
+    cuts = cut(pieces, 9)
+    assert len(cuts) == 9 and cuts == sorted(set(cuts)) and asked <= RANGES_MAX
+    edges = [0, *cuts, 10**9]
+    shares = [sum(low <= row < high for row in rows) for low, high in itertools.pairwise(edges)]
+    assert max(shares) <= 2100 and sum(shares) == 10_000
+
+
+def test_a_single_value_that_holds_everything_is_no_endless_task() -> None:
+    pieces = refine(lambda ranges: [10**6 * (low <= 77 < high) for low, high in ranges], 0, 99, 50)
+    assert len(cut(pieces, 50)) <= 2
