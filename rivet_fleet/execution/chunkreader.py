@@ -232,8 +232,11 @@ class PagedReader:
         if cut:
             stream.abandon()
         batch = stream.take()
-        self._count_changes(stream)
-        accepted = pager.accept(batch, stream.wire_bytes, cut=cut)
+        self._check_keys(stream)
+        changed = bool(stream.changed)
+        accepted = pager.accept(batch, stream.wire_bytes, cut=cut, changed=changed)
+        if accepted.rows == batch.num_rows:
+            self._count_changes(stream)
         return Page(
             batch=self._visible(batch.slice(0, accepted.rows)),
             statement_s=stream.seconds,
@@ -269,7 +272,8 @@ class PagedReader:
         arrays = batch.columns[: len(self._schema)]
         return pa.RecordBatch.from_arrays(arrays, schema=self._schema)
 
-    def _count_changes(self, stream: PageStream) -> None:
+    def _check_keys(self, stream: PageStream) -> None:
+        """A key that was changed has lost its place in the order, and rows with it."""
         replaced = self._key_names & stream.changed.keys()
         if replaced:
             raise MalformedData(
@@ -277,6 +281,8 @@ class PagedReader:
                 "followed",
                 hint="cut the export by another key",
             )
+
+    def _count_changes(self, stream: PageStream) -> None:
         for name, count in stream.changed.items():
             self._changed[name] = self._changed.get(name, 0) + count
         stream.changed.clear()

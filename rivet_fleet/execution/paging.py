@@ -94,8 +94,12 @@ class Pager(Protocol):
         """The next page's statement."""
         ...
 
-    def accept(self, batch: pa.RecordBatch, wire_bytes: int, *, cut: bool) -> Accepted:
-        """What arrived for the statement last selected."""
+    def accept(
+        self, batch: pa.RecordBatch, wire_bytes: int, *, cut: bool, changed: bool = False
+    ) -> Accepted:
+        """What arrived for the statement last selected. ``changed``: a policy had to change some
+        of its values; then the page holds all of the rows or none, so that they are counted
+        exactly once."""
         ...
 
 
@@ -139,7 +143,9 @@ class KeysetPager:
             limit=self._asked,
         )
 
-    def accept(self, batch: pa.RecordBatch, wire_bytes: int, *, cut: bool) -> Accepted:
+    def accept(
+        self, batch: pa.RecordBatch, wire_bytes: int, *, cut: bool, changed: bool = False
+    ) -> Accepted:
         """Go on behind the last row; fewer rows than asked for were the last ones."""
         rows = batch.num_rows
         if rows:
@@ -153,7 +159,9 @@ class SpanPager:
     A page asks for one row more than it may hold. When all of them arrive, the rows of the
     last value may be incomplete: they are left to the next page, which begins at that value.
     The width of a sub-span thus follows the density exactly, and gaps cost nothing. A single
-    value with more rows than a page is read in one statement.
+    value with more rows than a page is read in one statement. Where values had to be changed
+    the whole values are read once more without the last one: which rows the changes belong to
+    is known of a statement, not of a row.
     """
 
     def __init__(
@@ -171,12 +179,13 @@ class SpanPager:
         (self._column,) = chunk_range.columns
         self._from = ">=", chunk_range.lower
         self._heavy: KeyTuple | None = None
+        self._until: KeyTuple | None = None
         self._asked = 0
 
     @property
     def cuttable(self) -> bool:
         """A run of equal values has no order to continue in."""
-        return self._heavy is None
+        return self._heavy is None and self._until is None
 
     def select(self, limit: PageLimit) -> Select:
         """The next sub-span, or all rows of one over-full value."""
@@ -189,8 +198,11 @@ class SpanPager:
         where = (f"{self._dialect.column_ref(self._column)} IS NOT NULL",)
         if value is not None:
             where = (self._dialect.span_comparison(self._column, operator, *value),)
-        if self._range.upper is not None:
-            where = (*where, self._dialect.span_comparison(self._column, "<", *self._range.upper))
+        upper = self._until or self._range.upper
+        if upper is not None:
+            where = (*where, self._dialect.span_comparison(self._column, "<", *upper))
+        if self._until is not None:
+            return Select(columns=self._columns, source=self._source, where=where)
         self._asked = max(1, limit.rows_max) + 1
         return Select(
             columns=self._columns,
@@ -200,9 +212,14 @@ class SpanPager:
             limit=self._asked,
         )
 
-    def accept(self, batch: pa.RecordBatch, wire_bytes: int, *, cut: bool) -> Accepted:
+    def accept(
+        self, batch: pa.RecordBatch, wire_bytes: int, *, cut: bool, changed: bool = False
+    ) -> Accepted:
         """Keep whole values only; remember where the next page begins."""
         rows = batch.num_rows
+        if self._until is not None:
+            self._from, self._until = (">=", self._until), None
+            return Accepted(rows=rows, last=False)
         if self._heavy is not None:
             self._from, self._heavy = (">", self._heavy), None
             return Accepted(rows=rows, last=False)
@@ -214,6 +231,9 @@ class SpanPager:
         kept = self._first_row_of(batch, tail)
         if kept == 0:
             self._heavy = tail
+        elif changed:
+            self._until = tail
+            return Accepted(rows=0, last=False)
         else:
             self._from = ">=", tail
         return Accepted(rows=kept, last=False)

@@ -61,7 +61,9 @@ class BlockPager:
         by_bytes = limit.bytes_max * self._blocks_seen // max(self._bytes_seen, 1)
         return max(1, min(by_rows, by_bytes, self._width * self._GROWTH_MAX))
 
-    def accept(self, batch: pa.RecordBatch, wire_bytes: int, *, cut: bool) -> Accepted:
+    def accept(
+        self, batch: pa.RecordBatch, wire_bytes: int, *, cut: bool, changed: bool = False
+    ) -> Accepted:
         """Count what the blocks held and go on behind them."""
         if self._page_end is None:
             return Accepted(rows=batch.num_rows, last=True)
