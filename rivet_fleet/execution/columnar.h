@@ -87,17 +87,6 @@ static inline int rivet_wide_muladd(uint64_t number[4], uint64_t factor, uint64_
     return carry != 0;
 }
 
-/* number /= divisor; the remainder. */
-static inline uint64_t rivet_wide_divide(uint64_t number[4], uint64_t divisor) {
-    rivet_u128 rest = 0;
-    for (int i = 3; i >= 0; i--) {
-        rest = (rest << 64) | number[i];
-        number[i] = (uint64_t)(rest / divisor);
-        rest %= divisor;
-    }
-    return (uint64_t)rest;
-}
-
 /* 1 when number < 10^digits, for 0 <= digits <= RIVET_DIGITS_MAX. */
 static inline int rivet_wide_fits(const uint64_t number[4], int digits) {
     const uint64_t *limit = rivet_powers[digits];

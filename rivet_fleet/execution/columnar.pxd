@@ -15,7 +15,6 @@ cdef extern from "columnar.h" nogil:
     bint rivet_is_utf8(const uint8_t* p, int64_t n)
     uint64_t[20] rivet_small_powers
     bint rivet_wide_muladd(uint64_t* number, uint64_t factor, uint64_t addend)
-    uint64_t rivet_wide_divide(uint64_t* number, uint64_t divisor)
     bint rivet_wide_fits(const uint64_t* number, int digits)
     void rivet_wide_store(const uint64_t* number, bint negative, int width, uint8_t* target)
     void rivet_small_store(uint64_t number, bint negative, int width, uint8_t* target)

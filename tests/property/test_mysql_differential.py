@@ -43,6 +43,18 @@ def test_compiled_and_reference_agree_on_hostile_rows(coerce: bool) -> None:
     assert values > STREAMS
 
 
+def test_valid_rows_never_meet_the_reference() -> None:
+    """A decoder that asks about every row would still be right, at a twentieth of the speed."""
+    compiled = compiled_decoder()
+    assert compiled is not None
+    for number in range(300):
+        case = random_case(random.Random(f"valid/{number}"), unfit=False)
+        decoder = compiled(case.columns, max_value_bytes=1 << 20)
+        decoder.feed(case.stream)
+        assert decoder.take().num_rows == len(case.payloads)
+        assert decoder.asked == 1, (number, "the end alone is the reference's", case.columns)
+
+
 @pytest.mark.parametrize("days", [35, 106_752, 2**31, 4_244_635_682, 2**32 - 1])
 def test_a_time_of_more_days_than_64_bits_of_microseconds_hold_is_refused(days: int) -> None:
     """days x 86,400,000,000 us wraps around from 106,752 days on, and may land in the day."""

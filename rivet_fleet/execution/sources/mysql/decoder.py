@@ -379,7 +379,7 @@ def compiled_decoder() -> type[CompiledDecoder] | None:
     """The compiled decoder's class, or None, with one warning, where it was not built."""
     try:
         from rivet_fleet.execution.sources.mysql import packetrows
-    except ImportError:
+    except ModuleNotFoundError:
         warn_of_slow_decoder("MySQL and MariaDB")
         return None
     return packetrows.CompiledDecoder

@@ -6,6 +6,7 @@ from rivet_fleet.execution.sources.mysql.wire import ServerError
 class CompiledDecoder:
     schema: pa.Schema
     changed: dict[str, int]
+    asked: int
 
     def __init__(
         self, columns: tuple[ColumnSpec, ...], *, max_value_bytes: int, coerce: bool = ...

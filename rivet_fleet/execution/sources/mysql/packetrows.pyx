@@ -25,7 +25,13 @@ import pyarrow as pa
 from rivet_fleet.contracts.columns import TypeKind
 from rivet_fleet.execution.batches import BatchQueue
 from rivet_fleet.execution.sources.mysql.decoder import ReferenceDecoder
-from rivet_fleet.execution.sources.mysql.values import build_column, framing
+from rivet_fleet.execution.sources.mysql.values import (
+    DATE_LENGTH,
+    LENGTH_ENCODED,
+    TIME_LENGTH,
+    build_column,
+    framing,
+)
 from rivet_fleet.execution.types import arrow_schema, arrow_type
 
 cdef enum Kind:
@@ -48,7 +54,7 @@ cdef enum Kind:
 
 cdef struct Field:
     Kind kind
-    # Bytes of a cell on the wire; -1, -2, -3: see values.framing.
+    # Bytes of a cell on the wire, or how it says its length: see values.framing.
     int framing
     bint is_signed
     bint target_signed
@@ -61,6 +67,9 @@ cdef struct Field:
     Column column
 
 cdef int _HEADER = 4
+cdef int _LENGTH_ENCODED = LENGTH_ENCODED
+cdef int _DATE_LENGTH = DATE_LENGTH
+cdef int _TIME_LENGTH = TIME_LENGTH
 cdef int64_t _PACKET_MAX = 0xFFFFFF
 cdef int64_t _DAY_US = 86400000000
 cdef int64_t _TIME_US_MAX = 839 * 3600000000 - 1
@@ -343,7 +352,7 @@ cdef inline int _extent(int framing, const uint8_t* row, int64_t position, int64
         return ASK
     first = row[position]
     position += 1
-    if framing == -1:
+    if framing == _LENGTH_ENCODED:
         length = first
         if first > 0xFA:
             if first == 0xFC:
@@ -361,14 +370,16 @@ cdef inline int _extent(int framing, const uint8_t* row, int64_t position, int64
             position += width
         if length > <uint64_t> limit:
             return ASK
-    elif framing == -2:
+    elif framing == _DATE_LENGTH:
         if first != 0 and first != 4 and first != 7 and first != 11:
             return ASK
         length = first
-    else:
+    elif framing == _TIME_LENGTH:
         if first != 0 and first != 8 and first != 12:
             return ASK
         length = first
+    else:
+        return ASK
     if <int64_t> length > end - position:
         return ASK
     start[0] = position
@@ -395,6 +406,8 @@ cdef class CompiledDecoder:
     # The reference has the stream: it is in the middle of a row of several packets.
     cdef bint _handed_over
     cdef object _batches
+    # How often the reference was asked: valid rows of one packet never need it.
+    cdef readonly int64_t asked
 
     def __cinit__(self):
         self._fields = NULL
@@ -523,6 +536,7 @@ cdef class CompiledDecoder:
         stream while it is in the middle of a long row. Raises what it raises."""
         cdef const uint8_t* start
         self._close_batch()
+        self.asked += 1
         self._reference.feed(data)
         self._batches.append(self._reference.take())
         tail = self._reference.hand_back()

@@ -5,6 +5,7 @@ from rivet_fleet.contracts.columns import ColumnSpec
 class CompiledDecoder:
     schema: pa.Schema
     changed: dict[str, int]
+    asked: int
 
     def __init__(
         self, columns: tuple[ColumnSpec, ...], *, max_value_bytes: int, coerce: bool = ...

@@ -19,7 +19,7 @@ from rivet_fleet.execution.columnar cimport (
     column_init, column_null, column_room, column_slot, column_truncate,
     pending_drop, pending_free, pending_keep,
     rivet_be16, rivet_be32, rivet_be64, rivet_fill_powers, rivet_is_utf8, rivet_small_powers,
-    rivet_small_store, rivet_wide_divide, rivet_wide_fits, rivet_wide_muladd, rivet_wide_store,
+    rivet_small_store, rivet_wide_fits, rivet_wide_muladd, rivet_wide_store,
     rivet_wrapping_add,
 )
 
@@ -147,10 +147,16 @@ cdef int _decimal(Column* column, int precision, int scale, const uint8_t* cell,
     wide[0] = wide[1] = wide[2] = wide[3] = 0
     for i in range(digits):
         digit = rivet_be16(cell + 8 + 2 * i)
-        if digit > 9999 or rivet_wide_muladd(wide, 10000, digit):
+        if digit > 9999:
             return ASK
-    if shift < 0:
-        if rivet_wide_divide(wide, rivet_small_powers[-shift]):
+        small = 10000
+        if shift < 0 and i == digits - 1:
+            # The last digit's own trailing zeros lie behind the scale.
+            if digit % rivet_small_powers[-shift]:
+                return ASK
+            digit = <uint16_t> (digit // rivet_small_powers[-shift])
+            small = rivet_small_powers[4 + shift]
+        if rivet_wide_muladd(wide, small, digit):
             return ASK
     while shift > 0:
         i = shift if shift < 19 else 19
@@ -373,6 +379,8 @@ cdef class CompiledDecoder:
     cdef bint _started
     cdef bint _ended
     cdef object _batches
+    # How often the reference was asked: valid rows never need it.
+    cdef readonly int64_t asked
     cdef GetCopyData _get
     cdef ConsumeInput _consume
     cdef FreeMemory _release
@@ -631,6 +639,7 @@ cdef class CompiledDecoder:
         """Let the reference decide about the first ``length`` pending bytes; what it accepts
         becomes rows. Raises what it raises."""
         self._close_batch()
+        self.asked += 1
         reference = self._new_reference()
         reference.resume_at(self._offset)
         reference.feed(bytes(self._pending.start[:length]))

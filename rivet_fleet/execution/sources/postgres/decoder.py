@@ -258,7 +258,7 @@ def compiled_decoder() -> type[CompiledDecoder] | None:
     """The compiled decoder's class, or None, with one warning, where it was not built."""
     try:
         from rivet_fleet.execution.sources.postgres import copyrows
-    except ImportError:
+    except ModuleNotFoundError:
         warn_of_slow_decoder("PostgreSQL")
         return None
     return copyrows.CompiledDecoder
