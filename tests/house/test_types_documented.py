@@ -6,6 +6,7 @@ import psycopg
 
 from rivet_fleet.contracts.columns import ColumnType, Fidelity, TypeKind
 from rivet_fleet.contracts.typereport import CheckReport, ColumnReport, ExportReport, TargetColumn
+from rivet_fleet.execution.sources.mysql import dialect as mysql
 from rivet_fleet.execution.sources.postgres import dialect
 from rivet_fleet.execution.sources.postgres.dialect import CatalogType, column_type
 from rivet_fleet.execution.typenames import parquet_name
@@ -51,6 +52,23 @@ def test_every_postgres_type_is_documented_as_its_dialect_has_it() -> None:
     listed = column_type(CatalogType(oid=1007, element=CatalogType(oid=23, name="int4")))
     assert isinstance(listed, ColumnType)
     assert rows["an array of the above"][1:3] == [listed.kind.value, listed.fidelity.value]
+
+
+def test_every_mysql_type_is_documented_as_its_dialect_has_it() -> None:
+    documented: dict[str, list[str]] = {}
+    for row in rows_below("MySQL and MariaDB"):
+        for name in row[0].replace(" and between", "").replace(" and all others", "").split(","):
+            documented[name.strip().strip("`")] = row
+    # ``decimal(10,2)`` was taken apart at its comma.
+    documented["decimal(10,2)"] = documented.pop("decimal(10")
+    del documented["2)"], documented["bool"]
+    whole = {f"{name}{sign}" for name in mysql._INTEGERS for sign in ("", " unsigned")}
+    bits = {"tinyint(1)", "bit(1)", "bit(2)", "bit(63)", "bit(64)", "decimal(10,2)"}
+    assert_same(list(documented), [*whole, *bits, *mysql._SCALARS], "MySQL type")
+    for name, row in documented.items():
+        found = mysql.column_type(name)
+        assert isinstance(found, ColumnType), name
+        assert row[1:3] == [found.kind.value, found.fidelity.value], name
 
 
 def test_every_key_of_the_check_report_is_documented() -> None:

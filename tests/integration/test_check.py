@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.fleet_cli import Desk
+from tests.integration.mysql_source_kit import Sql
 
 SQL = """
 CREATE TYPE mood AS ENUM ('glücklich', 'müde');
@@ -112,3 +113,27 @@ def test_what_is_wrong_with_one_export_hides_no_other(desk: Desk) -> None:
 def test_a_format_that_cannot_hold_a_column_is_refused(desk: Desk) -> None:
     desk.write(config("exact").replace("parquet", "csv"))
     assert "tags" in desk.cli("check", code=1).out
+
+
+MARIADB = (
+    "CREATE TABLE odd (id bigint unsigned PRIMARY KEY, flag tinyint(1), bits bit(64), "
+    "day date, place point, doc json)",
+)
+
+
+def test_the_same_questions_to_another_engine(tmp_path: Path, mysql_database: str) -> None:
+    sql = Sql(mysql_database)
+    for statement in MARIADB:
+        sql.execute(statement)
+    desk = Desk(folder=tmp_path, environment={"DB": mysql_database})
+    desk.write(config("odd").replace("type: postgres", "type: mysql"))
+    report = desk.cli("check", "--json", "--target", "bigquery", code=1).json
+    found = columns(report)
+    assert (found["id"]["type"], found["bits"]["type"]) == ("uint64", "uint64")
+    assert found["place"]["fidelity"] == "unsupported"
+    assert found["id"]["targets"][0]["status"] == "warn"
+    top = "defaults: {on_unsupported: text, on_unrepresentable: coerce}\n"
+    desk.write(config("odd", top=top).replace("type: postgres", "type: mysql"))
+    found = columns(desk.cli("check", "--json").json)
+    assert (found["place"]["cast"], found["place"]["fidelity"]) == ("text", "lossy")
+    assert "odd.place (point) is lossy" in desk.cli("check", "--strict", code=1).out
