@@ -102,6 +102,10 @@ class ConfigError(RivetFleetError):
 class SourceError(RivetFleetError):
     """The source database could not be read."""
 
+    connected: bool = True
+    """False when no connection could be made: nothing was asked of the source, so whatever was
+    about to be asked is not to blame."""
+
 
 class SourceUnavailable(SourceError):
     """The source cannot be reached or went away."""

@@ -29,6 +29,7 @@ from rivet_fleet.errors import (
     LeaseLost,
     RetryClass,
     RivetFleetError,
+    SourceError,
     StateError,
     StopRequested,
 )
@@ -41,6 +42,7 @@ from rivet_fleet.execution.extract import (
 from rivet_fleet.execution.registry import open_format
 
 _MESSAGE_MAX = 2000
+_OUTAGE_BACKOFF_S = 1.0
 
 
 @dataclass(slots=True)
@@ -86,6 +88,8 @@ class Worker:
         self._campaign_id = campaign_id
         self._spool = spool
         self._claimed: Claim | None = None
+        self._outages = 0
+        """Chunks given back in a row because the source could not be connected."""
 
     def run(self) -> ExitCode:
         """Until the campaign is over, or until told to stop. Raises StateError."""
@@ -115,6 +119,8 @@ class Worker:
                 reach(KillPoint.CHUNK_CLAIMED)
                 self._work(claim)
                 self._claimed = None
+                if self._outages:
+                    fleet.stop.wait(backoff_s(attempt=self._outages, base_s=_OUTAGE_BACKOFF_S))
                 if self._over_ceiling():
                     return ExitCode.RECYCLE
                 continue
@@ -144,6 +150,7 @@ class Worker:
             plan = fleet.planned_run(claim.run_id).plan
             result = self._extract(claim, plan)
             deliver_chunk(fleet, claim, plan, result)
+            self._outages = 0
         except LeaseLost as lost:
             fleet.emit(_chunk_event(fleet, claim, EventName.LEASE_LOST, lost.message))
         except StopRequested:
@@ -151,7 +158,7 @@ class Worker:
         except StateError:
             raise
         except RivetFleetError as error:
-            self._fail(claim, error)
+            self._fail_or_give_back(claim, error)
         finally:
             self._heartbeat.unwatch()
             self._clean_spool()
@@ -232,6 +239,17 @@ class Worker:
             reach(KillPoint.CHUNK_RELEASED)
         except LeaseLost as lost:
             fleet.emit(_chunk_event(fleet, claim, EventName.LEASE_LOST, lost.message))
+
+    def _fail_or_give_back(self, claim: Claim, error: RivetFleetError) -> None:
+        """An outage is nobody's poison: it costs the chunk no attempt, however long it lasts."""
+        outage = isinstance(error, SourceError) and not error.connected
+        if not outage or error.retry is RetryClass.PERMANENT:
+            self._outages = 0
+            self._fail(claim, error)
+            return
+        self._outages += 1
+        self._fleet.drop_source(self._fleet.planned_run(claim.run_id).plan.read.source)
+        self._release(claim)
 
     def _fail(self, claim: Claim, error: RivetFleetError) -> None:
         """Spend the attempt. After a commit the fence guard refuses, and that is right: a

@@ -14,6 +14,7 @@ import pytest
 
 from rivet_fleet.demo.embedded import EmbeddedPostgres, embedded_postgres
 from tests.integration.fleet_cli import (
+    ORDERS,
     Desk,
     fleet_yaml,
     may_mount,
@@ -84,6 +85,30 @@ def test_the_state_database_goes_away_in_the_middle(desk: Desk) -> None:
             server.start()
             desk.finish(campaign)
         assert desk.delivered() == ALL
+
+
+def test_a_source_that_is_away_costs_no_attempt(desk: Desk) -> None:
+    """With one attempt a chunk and few retries a page, an outage far longer than both."""
+    tuning = "batch_size: 10, throttle_ms: 150, max_retries: 1, retry_backoff_ms: 20"
+    with embedded_postgres(settings={"fsync": "off"}) as server:
+        desk.environment["SHOP_URL"] = server.create_database("shop")
+        server.psql(ORDERS.format(name="orders", rows=len(ALL)), database="shop")
+        desk.write(
+            fleet_yaml(
+                source=f"{{type: postgres, url_env: SHOP_URL, tuning: {{{tuning}}}}}",
+                campaign="workers: 2, max_chunk_attempts: 1",
+            )
+        )
+        with running(desk, "run") as campaign:
+            until(lambda: "completed" in statuses(desk), what="a completed chunk")
+            server.stop(mode="fast")
+            given_back = "SELECT count(*) FROM run_journal WHERE event = 'chunk.released'"
+            until(lambda: run_sqlite(desk.state, given_back)[0][0] >= 3, what="chunks given back")
+            assert campaign.poll() is None
+            server.start()
+            desk.finish(campaign)
+    assert desk.delivered() == ALL
+    assert {row[0] for row in run_sqlite(desk.state, "SELECT attempts FROM chunk_task")} == {1}
 
 
 def _ask(server: EmbeddedPostgres, sql: str) -> str:

@@ -66,7 +66,9 @@ def translate_connect(error: Exception, url: DatabaseUrl) -> SourceError:
         errno, said = 2026, f"TLS: {cause}"
     elif isinstance(error, UnicodeError | ValueError | RuntimeError):
         errno = 2059
-    return _build(classify(errno), f"cannot connect to {url.identity}: {_clean(said, url)}", errno)
+    ours = _build(classify(errno), f"cannot connect to {url.identity}: {_clean(said, url)}", errno)
+    ours.connected = False
+    return ours
 
 
 def told(error: Exception) -> tuple[int, str]:

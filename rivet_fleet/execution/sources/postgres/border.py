@@ -65,7 +65,13 @@ def translate(error: psycopg.Error, url: DatabaseUrl, doing: str) -> SourceError
 
 
 def translate_connect(error: psycopg.Error, url: DatabaseUrl) -> SourceError:
-    """Our error for a connection that could not be made."""
+    """Our error for a connection that could not be made: ``connected`` is False."""
+    ours = _translate_connect(error, url)
+    ours.connected = False
+    return ours
+
+
+def _translate_connect(error: psycopg.Error, url: DatabaseUrl) -> SourceError:
     if error.sqlstate is not None:
         return translate(error, url, "connecting")
     said = _clean(str(error), url)
