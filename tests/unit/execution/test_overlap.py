@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -166,6 +167,23 @@ def test_the_reader_is_never_further_ahead_than_allowed(run):
 
     assert run(reader, before, tuning=TWO_PAGES).rows == 700
     assert ahead == [False] * 3
+
+
+def test_a_page_that_was_handed_over_is_the_encoder_s_alone(run):
+    """Once it is written nobody keeps it: not while the next one is read, nor in a rest."""
+    reader, kept = SignallingReader(500), []
+
+    def watched(limit, read=reader.read_page):
+        page = read(limit)
+        kept.append(weakref.ref(page.batch))
+        return page
+
+    def on_page(progress):
+        until(lambda: kept[-1]() is None)
+
+    reader.read_page = watched
+    assert run(reader, plan=FormatPlan(format="csv"), on_page=on_page).rows == 500
+    assert len(kept) == 5
 
 
 def test_counts_of_changed_values_belong_to_the_part_of_their_page(run):
