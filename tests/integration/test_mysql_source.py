@@ -228,6 +228,21 @@ def test_a_page_reads_its_own_rows_only(sql, source, columns, lower, upper) -> N
         reader.read_page(PageLimit(rows_max=100, bytes_max=1 << 20))
 
 
+def test_the_optimizer_is_not_left_to_sort_the_table(sql, source) -> None:
+    """Left alone it reads and sorts everything for a page that is most of the table."""
+    sql.numbers(5000)
+    sql.execute("CREATE TABLE t (id int NOT NULL PRIMARY KEY, u char(9) NOT NULL UNIQUE, n int)")
+    sql.execute("INSERT INTO t SELECT i, concat('k', 10000 + i), i FROM numbers")
+    sql.execute("ANALYZE TABLE t")
+    chunk = ChunkRange(kind=RangeKind.KEYSET, columns=("u",), lower=("k10100",))
+    read = read_plan(facts_of(source, "t", "u"))
+    pager = source.open_chunk(read, chunk, TuningPlan())._pager
+    select = pager.select(PageLimit(rows_max=100_000, bytes_max=1)).sql()
+    assert handler_reads(sql, select) <= 4910
+    left_alone = select.replace(" FORCE INDEX (`u`)", "")
+    assert left_alone != select and handler_reads(sql, left_alone) > 5000
+
+
 def test_the_texts_of_keys_and_casts_do_not_depend_on_the_session(sql, source) -> None:
     sql.numbers(2000)
     sql.execute("CREATE TABLE t (k timestamp NOT NULL PRIMARY KEY, c timestamp NULL, z char(5))")
