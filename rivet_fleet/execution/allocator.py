@@ -9,7 +9,9 @@ import pyarrow as pa
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 _M_ARENA_MAX = -8
-_THRESHOLD_BYTES = 128 * 1024
+_THRESHOLD_BYTES = 4 * 1024 * 1024
+"""Smaller blocks are used again from the heap: mapping and unmapping each of a page's buffers cost
+a fifth of the worker's CPU in page faults, to save 10 MB."""
 
 
 def give_memory_back() -> None:
