@@ -67,6 +67,7 @@ class Way:
     chunked: dict[str, Any]
     keyed: bool
     batch_size: int
+    query: bool = False
 
 
 _numbers = itertools.count(1)
@@ -81,9 +82,12 @@ def random_way(rng: Random) -> Way:
         {"mode": "chunked", "chunk_count": count},
         {"mode": "chunked", "chunk_column": KEY, "chunk_count": count},
     )
+    query = rng.random() < 0.2
     return Way(
         coerce=rng.random() < 0.6,
-        chunked=rng.choice(cuts),
+        # A query has no key of its own: one chunk, or cut by a column.
+        chunked=rng.choice(cuts[::2] if query else cuts),
+        query=query,
         keyed=keyed,
         batch_size=rng.choice((7, 100, 1000, 100_000)),
     )
@@ -138,11 +142,12 @@ def there_and_back(folder: Path, tables: Tables, columns: list[Column], way: Way
 
 
 def _export(form: str, table: str, columns: list[Column], way: Way) -> dict[str, Any]:
+    prefix = "" if way.query else f"{table}."
     return {
         "name": form,
-        "table": table,
+        **({"query": f"SELECT * FROM {table}"} if way.query else {"table": table}),
         "format": form,
-        "columns": {f"{table}.{c.name}": c.family.override for c in columns if c.family.override},
+        "columns": {f"{prefix}{c.name}": c.family.override for c in columns if c.family.override},
         "tuning": {"batch_size": way.batch_size},
         **way.chunked,
     }
@@ -223,9 +228,11 @@ _MAY_BECOME_NULL = (
 def _check_plan(columns: list[Column], specs: tuple[ColumnSpec, ...], way: Way) -> None:
     assert [spec.name for spec in specs] == [column.name for column in columns]
     for column, spec in zip(columns, specs, strict=True):
-        assert canonical_name(spec.type) == column.family.canonical, column.family.ddl
+        assert canonical_name(spec.type) == column.family.canonical, (column.family.ddl, way)
         required = column.not_null or (column.name == KEY and way.keyed)
         relaxed = way.coerce and spec.type.kind in _MAY_BECOME_NULL
+        # What a query's columns promise is the engine's to know.
+        relaxed = relaxed or (way.query and spec.nullable)
         # A cast may turn anything into NULL, as far as the engine knows.
         relaxed = relaxed or (spec.cast is not None and spec.nullable)
         assert spec.nullable is (not required or relaxed), column.family.ddl
