@@ -47,9 +47,10 @@ def casts_of(export: ExportConfig) -> dict[str, str]:
 def facts_request(loaded: LoadedConfig, export: ExportConfig) -> FactsRequest:
     """What the source has to be asked about one export before it can be planned."""
     keys: tuple[str, ...] = ()
+    boundaries = 0  # one chunk is not cut
     if export.mode == "chunked":
         keys = export.chunk_by_key or ((export.chunk_column,) if export.chunk_column else ())
-    boundaries = min(max(BOUNDARIES_MAX, export.chunk_count or 0), BOUNDARIES_PER_PLAN_MAX)
+        boundaries = min(max(BOUNDARIES_MAX, export.chunk_count or 0), BOUNDARIES_PER_PLAN_MAX)
     return FactsRequest(
         export_name=export.name,
         relation=relation_of(export),

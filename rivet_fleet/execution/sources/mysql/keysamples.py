@@ -22,6 +22,11 @@ from rivet_fleet.execution.sources.mysql.statements import Keys, text_expression
 WALK_ROWS_MAX = 2_000_000
 """The largest table whose index is walked: a second or two of an index that is read anyway."""
 WALK_S_MAX = 15.0
+WHOLE_ROWS_MAX = 20_000
+"""Up to so many keys are simply all read: one statement is gentler than two for each boundary."""
+ROWS_PER_BOUNDARY = 5_000
+"""A boundary for fewer rows is only worth a statement where few are asked for."""
+BOUNDARIES_ANYWAY = 200
 STEP_ROWS_MAX = 50_000
 """Index entries one statement of the walk skips at most, so that each stays short."""
 _UNORDERABLE = (
@@ -156,6 +161,19 @@ def _key_at(
     return found[0] if found else None
 
 
+def _all_keys(
+    connection: WatchedConnection, source: KeySource, columns: tuple[str, ...], rows_max: int
+) -> list[KeyTuple] | None:
+    """All different keys, rising; None when there are ``rows_max`` rows or more."""
+    found = rows(
+        connection,
+        f"SELECT {_texts(source, columns)} FROM {source.item} "
+        f"WHERE {_not_null(source, columns)} ORDER BY {source.keys.key_list(columns)} "
+        f"LIMIT {rows_max}",
+    )
+    return list(dict.fromkeys(found)) if len(found) < rows_max else None
+
+
 def _walk(
     connection: WatchedConnection,
     source: KeySource,
@@ -165,6 +183,11 @@ def _walk(
 ) -> tuple[KeyTuple, ...]:
     """Every n-th key. A walk that takes too long is given up: half of it would be a lie."""
     estimate = max(1, source.row_estimate or 1)
+    if estimate <= WHOLE_ROWS_MAX:
+        keys = _all_keys(connection, source, columns, 2 * WHOLE_ROWS_MAX)
+        if keys is not None:
+            return _thin(keys[1:], most)
+    most = min(most, max(BOUNDARIES_ANYWAY, estimate // ROWS_PER_BOUNDARY))
     # The estimate may be far off: small steps, thinned afterwards.
     step = max(1, min(STEP_ROWS_MAX, estimate // (2 * most)))
     found: list[KeyTuple] = []
