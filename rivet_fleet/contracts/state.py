@@ -179,3 +179,27 @@ class FinishedRun:
     files: int
     duration_s: float
     peak_rss_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredRun:
+    """One former run of an export, as it was measured when it ended.
+
+    ``work_s`` is the time workers spent on the attempts that were committed, summed: unlike
+    ``duration_s`` it does not grow while chunks wait for their turn. None when unknown.
+    """
+
+    run_id: RunId
+    run_at_s: float
+    succeeded: bool
+    rows: int
+    bytes: int
+    duration_s: float
+    work_s: float | None
+    chunks: int
+    retries: int
+
+    @property
+    def rows_per_s(self) -> float | None:
+        """Rows that one worker delivered in a second."""
+        return self.rows / self.work_s if self.work_s else None

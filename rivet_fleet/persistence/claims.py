@@ -37,7 +37,7 @@ _CLAIM_COLUMNS = (
 )
 CLAIM_SET = f"""{effect(Verb.CLAIM)}, owner = :worker_id, owner_name = :name,
   owner_host = :host_id, owner_pid = :pid, lease_expires_at_s = NOW_S + :lease_ttl_s,
-  not_before_s = NULL, updated_at_s = NOW_S"""
+  not_before_s = NULL, claimed_at_s = NOW_S, updated_at_s = NOW_S"""
 
 CLAIM_TWO_STATEMENTS = f"""
 UPDATE chunk_task SET {CLAIM_SET}

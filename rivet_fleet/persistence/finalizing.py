@@ -66,12 +66,19 @@ _RETRIES = """
 SELECT coalesce(sum(CASE WHEN attempts > 1 THEN attempts - 1 ELSE 0 END), 0)
 FROM chunk_task WHERE run_id = :run_id
 """
+# What the attempts that were committed took. Chunks of a program that did not measure are left
+# out, and a run of nothing else stays unknown.
+_WORK = """
+SELECT sum(CASE WHEN committed_at_s > claimed_at_s THEN committed_at_s - claimed_at_s ELSE 0 END)
+FROM chunk_task
+WHERE run_id = :run_id AND claimed_at_s IS NOT NULL AND committed_at_s IS NOT NULL
+"""
 _METRICS = """
 INSERT INTO export_metrics (campaign_name, export_name, run_id, run_at_s, status, error_message,
-  mode, strategy, format, source_engine, destination_kind, duration_ms, total_rows,
-  bytes_written, files_produced, chunks, retries, peak_rss_bytes)
+  mode, strategy, format, source_engine, destination_kind, duration_ms, work_ms,
+  total_rows, bytes_written, files_produced, chunks, retries, peak_rss_bytes)
 VALUES (:campaign_name, :export_name, :run_id, NOW_S, :status, :error_message, :mode, :strategy,
-  :format, :source_engine, :destination_kind, :duration_ms, :total_rows, :bytes_written,
+  :format, :source_engine, :destination_kind, :duration_ms, :work_ms, :total_rows, :bytes_written,
   :files_produced, :chunks, :retries, :peak_rss_bytes)
 """
 _PROGRESSION = """
@@ -192,6 +199,7 @@ def _metrics(
     finished: FinishedRun | None = None,
     error: str | None = None,
 ) -> dict[str, object]:
+    work_s = tx.scalar(_WORK, run_id=run.run_id)
     return {
         "campaign_name": run.campaign_name,
         "export_name": run.export_name,
@@ -204,6 +212,7 @@ def _metrics(
         "source_engine": plan.read.engine,
         "destination_kind": plan.destination.kind,
         "duration_ms": round(finished.duration_s * 1000) if finished else 0,
+        "work_ms": None if work_s is None else round(work_s * 1000),
         "total_rows": finished.rows if finished else 0,
         "bytes_written": finished.bytes if finished else 0,
         "files_produced": finished.files if finished else 0,

@@ -83,6 +83,7 @@ class MemoryStore(MemoryFinish, MemoryViews):
         task = min(candidates, key=lambda t: t.claim_order)
         task.move(Verb.CLAIM, now_s)
         task.owner, task.owner_name = worker.worker_id, worker.name
+        task.claimed_at_s = now_s
         task.lease_expires_at_s, task.not_before_s = now_s + lease_ttl_s, None
         self._note_task(EventName.CHUNK_CLAIMED, task)
         return Claim(
@@ -160,6 +161,7 @@ class MemoryStore(MemoryFinish, MemoryViews):
             raise StateRefused(f"task {task_id}: one part number twice")
         task.move(Verb.COMMIT, self._clock())
         task.rows_written, task.pages_read = rows, pages
+        task.committed_at_s = task.updated_at_s
         task.error_class = task.last_error = None
         self._parts += [_ledger_part(task, fence, p) for p in parts]
         self._note_task(EventName.CHUNK_COMMITTED, task)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.keys import CampaignId, RunId
 from rivet_fleet.contracts.lease import WorkerIdentity
-from rivet_fleet.contracts.state import FinalizeLease, FinishedRun
+from rivet_fleet.contracts.state import FinalizeLease, FinishedRun, MeasuredRun
 from rivet_fleet.contracts.task import CampaignStatus, RunStatus, TaskStatus, Verb
 from rivet_fleet.errors import LeaseLost, StateRefused
 from rivet_fleet.persistence.memory_model import Run
@@ -61,7 +64,7 @@ class MemoryFinish(MemoryRows):
                 return
             raise _lost(lease)
         self._end(run, RunStatus.COMPLETED, None)
-        self._metrics.append(_metrics(run, "success", finished))
+        self._metrics.append(self._measured(run, "success", finished))
         self._note(_event(EventName.RUN_COMPLETED, run))
 
     @synchronized
@@ -73,7 +76,7 @@ class MemoryFinish(MemoryRows):
                 return
             raise _lost(lease)
         self._end(run, RunStatus.FAILED, error)
-        self._metrics.append(_metrics(run, "failed", None))
+        self._metrics.append(self._measured(run, "failed", None))
         self._note(_event(EventName.RUN_FAILED, run, error))
 
     @synchronized
@@ -149,6 +152,73 @@ class MemoryFinish(MemoryRows):
                 campaign.status, campaign.finished_at_s = CampaignStatus.CANCELLED, now_s
         return len(gone)
 
+    def _measured(self, run: Run, status: str, finished: FinishedRun | None) -> dict[str, object]:
+        work_s = self._work_s(run)
+        return {
+            **_metrics(run, status, finished),
+            "run_at_s": run.finished_at_s,
+            "work_ms": None if work_s is None else round(work_s * 1000),
+            "retries": self._retries(run),
+        }
+
+    def _work_s(self, run: Run) -> float | None:
+        spent_s = [
+            t.committed_at_s - t.claimed_at_s
+            for t in self._tasks_of(run.run_id)
+            if t.committed_at_s is not None and t.claimed_at_s is not None
+        ]
+        return sum(spent_s) if spent_s else None
+
+    def _retries(self, run: Run) -> int:
+        return sum(max(t.attempts - 1, 0) for t in self._tasks_of(run.run_id))
+
+    @synchronized
+    def history(
+        self, campaign_name: str, export_names: Sequence[str], *, limit: int = 20
+    ) -> dict[str, list[MeasuredRun]]:
+        """See ``Store.history``."""
+        runs = [(str(m["export_name"]), str(m["campaign_name"]), m) for m in self._metrics]
+        found: dict[str, list[MeasuredRun]] = {}
+        for name in export_names:
+            ended = [_measured_from(m) for n, c, m in runs if (n, c) == (name, campaign_name)]
+            given_up = [
+                self._given_up(run)
+                for run in self._runs.values()
+                if (run.planned.plan.export_name, run.campaign_name) == (name, campaign_name)
+                and self._is_given_up(run)
+            ]
+            if ended or given_up:
+                newest = sorted([*reversed(ended), *given_up], key=lambda run: -run.run_at_s)
+                found[name] = newest[:limit]
+        return found
+
+    def _is_given_up(self, run: Run) -> bool:
+        campaign = self._campaigns[run.campaign_id]
+        return (
+            run.status in (RunStatus.IN_PROGRESS, RunStatus.CANCELLED)
+            and campaign.status in (CampaignStatus.INCOMPLETE, CampaignStatus.CANCELLED)
+            and any(t.status is TaskStatus.FAILED for t in self._tasks_of(run.run_id))
+        )
+
+    def _given_up(self, run: Run) -> MeasuredRun:
+        campaign = self._campaigns[run.campaign_id]
+        return MeasuredRun(
+            run_id=run.run_id,
+            run_at_s=campaign.finished_at_s or run.created_at_s,
+            succeeded=False,
+            rows=0,
+            bytes=0,
+            duration_s=0.0,
+            work_s=self._work_s(run),
+            chunks=len(run.planned.chunks),
+            retries=self._retries(run),
+        )
+
+    @synchronized
+    def cursors(self, campaign_name: str, export_names: Sequence[str]) -> dict[str, str]:
+        """See ``Store.cursors``. Nothing here moves one."""
+        return {}
+
     def _leased(self, lease: FinalizeLease) -> Run | None:
         return self._runs[lease.run_id] if self._run_stands(lease, RunStatus.IN_PROGRESS) else None
 
@@ -171,6 +241,8 @@ def _lost(lease: FinalizeLease) -> LeaseLost:
 
 def _metrics(run: Run, status: str, finished: FinishedRun | None) -> dict[str, object]:
     return {
+        "duration_ms": round(finished.duration_s * 1000) if finished else 0,
+        "chunks": len(run.planned.chunks),
         "campaign_name": run.campaign_name,
         "export_name": run.planned.plan.export_name,
         "run_id": run.run_id,
@@ -188,4 +260,18 @@ def _event(name: EventName, run: Run, message: str = "") -> Event:
         run_id=run.run_id,
         export_name=run.planned.plan.export_name,
         message=message,
+    )
+
+
+def _measured_from(row: dict[str, Any]) -> MeasuredRun:
+    return MeasuredRun(
+        run_id=RunId(row["run_id"]),
+        run_at_s=row["run_at_s"],
+        succeeded=row["status"] == "success",
+        rows=row["total_rows"],
+        bytes=row["bytes_written"],
+        duration_s=row["duration_ms"] / 1000,
+        work_s=None if row["work_ms"] is None else row["work_ms"] / 1000,
+        chunks=row["chunks"],
+        retries=row["retries"],
     )

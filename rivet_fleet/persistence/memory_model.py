@@ -44,6 +44,8 @@ class Task:
     last_error: str | None = None
     rows_written: int | None = None
     pages_read: int | None = None
+    claimed_at_s: float | None = None
+    committed_at_s: float | None = None
     completed_at_s: float | None = None
 
     def may(self, verb: Verb, fence: int | None = None) -> bool:
@@ -67,6 +69,7 @@ class Task:
         self.not_before_s = None
         self.rows_written = None
         self.pages_read = None
+        self.committed_at_s = None
         self.completed_at_s = None
 
     def reap(self, reason: str, now_s: float) -> Reaped:

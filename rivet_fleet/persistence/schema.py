@@ -20,7 +20,7 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA_VERSION = "0001"
+SCHEMA_VERSION = "0002"
 """The newest migration this program knows."""
 
 VERSION_TABLE = "rivet_fleet_version"
@@ -164,6 +164,7 @@ chunk_task = Table(
     _int("page", nullable=True),
     _int("rows_written", nullable=True),
     _int("pages_read", nullable=True),
+    _time("claimed_at_s"),
     _time("committed_at_s"),
     _time("completed_at_s"),
     _time("updated_at_s", nullable=False),
@@ -276,6 +277,7 @@ export_metrics = Table(
     _text("source_engine"),
     _text("destination_kind"),
     _int("duration_ms"),
+    _int("work_ms", nullable=True),
     _int("total_rows"),
     _int("bytes_written"),
     _int("files_produced"),

@@ -6,12 +6,13 @@ from rivet_fleet.persistence.campaigns import Campaigns
 from rivet_fleet.persistence.claims import Claims
 from rivet_fleet.persistence.database import Database
 from rivet_fleet.persistence.finalizing import Finalizing
+from rivet_fleet.persistence.history import Histories
 from rivet_fleet.persistence.ledger import Ledger
 from rivet_fleet.persistence.migrate import check_version, migrate
 from rivet_fleet.persistence.views import Views
 
 
-class SqlStore(Campaigns, Claims, Ledger, Finalizing, Views):
+class SqlStore(Campaigns, Claims, Ledger, Finalizing, Histories, Views):
     """``Store`` on SQLite or PostgreSQL. Safe for the threads of one process."""
 
     def __init__(self, database: Database) -> None:

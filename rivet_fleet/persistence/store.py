@@ -22,6 +22,7 @@ from rivet_fleet.contracts.state import (
     FinishedRun,
     GroupView,
     JournalEntry,
+    MeasuredRun,
     Reaped,
     RunView,
     SubmitOutcome,
@@ -241,6 +242,17 @@ class Store(Protocol):
         self, *, export_name: str | None = None, limit: int = 20
     ) -> list[dict[str, object]]:
         """``export_metrics`` rows, newest first."""
+        ...
+
+    def history(
+        self, campaign_name: str, export_names: Sequence[str], *, limit: int = 20
+    ) -> dict[str, list[MeasuredRun]]:
+        """What the last ``limit`` ended runs of each export measured, newest first; exports
+        without any are left out. Advice is made of it, never correctness."""
+        ...
+
+    def cursors(self, campaign_name: str, export_names: Sequence[str]) -> dict[str, str]:
+        """The high-water mark of each export that has one, as stored (PA4 compares it)."""
         ...
 
     def reset_export(self, export_name: str, *, chunks_only: bool) -> int:

@@ -10,7 +10,13 @@ from rivet_fleet.contracts.codec import loads
 from rivet_fleet.contracts.events import Event
 from rivet_fleet.contracts.keys import CampaignId, ChunkRange, RunId, TaskId
 from rivet_fleet.contracts.plan import ExportPlan
-from rivet_fleet.contracts.state import JournalEntry, RunView, TaskCounts, TaskView, WorkerView
+from rivet_fleet.contracts.state import (
+    JournalEntry,
+    RunView,
+    TaskCounts,
+    TaskView,
+    WorkerView,
+)
 from rivet_fleet.contracts.task import RunStatus, TaskStatus
 from rivet_fleet.persistence.database import Database, Record, Transaction
 from rivet_fleet.persistence.journal import JOURNAL_COLUMNS, entry_from, note

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -722,3 +723,55 @@ def test_events_of_others_are_kept_as_they_are(store: Store) -> None:
     (entry,) = store.journal()
     assert (entry.event, entry.worker_id, entry.message) == ("worker.died", "w9", "gone")
     assert entry.data == {"signal": 9}
+
+
+# -- history ------------------------------------------------------------------------------------
+
+
+def test_history_tells_what_ended_runs_measured_newest_first(store: Store) -> None:
+    for number in (1, 2):
+        campaign_id = CampaignId(f"c{number}")
+        run_id = RunId(f"c{number}-e0")
+        store.submit(campaign_plan(campaign_id=campaign_id, chunks=(2,)))
+        while (claim := store.claim(campaign_id, W1, 60.0)) is not None:
+            commit(store, claim)
+            store.mark_published(claim.task_id, claim.fence)
+        lease = store.lease_finalize(run_id, W1, 60)
+        assert lease is not None
+        store.finish_run(lease, finished(rows=number * 100))
+    assert store.history("other", ["e0"]) == {} and store.history("shop", ["e9"]) == {}
+    (measured,) = store.history("shop", ["e0"], limit=1)["e0"]
+    assert (measured.run_id, measured.rows, measured.succeeded) == ("c2-e0", 200, True)
+    assert [run.rows for run in store.history("shop", ["e0"])["e0"]] == [200, 100]
+    assert (measured.chunks, measured.retries, measured.duration_s) == (2, 0, 1.5)
+    assert measured.work_s is not None and 0 <= measured.work_s < 5.0
+
+
+def test_time_spent_waiting_is_no_work(store: Store) -> None:
+    store.submit(campaign_plan(chunks=(1,)))
+    before_s = store.now_s()
+    while store.now_s() < before_s + 0.3:
+        pass  # the chunk waits for somebody to claim it
+    complete_all(store)
+    waited_s = store.now_s() - before_s
+    lease = store.lease_finalize(R0, W1, 60)
+    assert lease is not None
+    store.finish_run(lease, finished())
+    (measured,) = store.history("shop", ["e0"])["e0"]
+    assert measured.work_s is not None and measured.work_s < waited_s - 0.25
+
+
+def test_a_run_that_was_given_up_is_remembered_as_a_failure(store: Store) -> None:
+    store.submit(campaign_plan(chunks=(2,)))
+    commit(store, claimed(store))
+    claim = claimed(store)
+    store.fail(claim.task_id, claim.fence, replace(BROKEN, permanent=True))
+    assert store.history("shop", ["e0"]) == {}, "it may still be finished"
+    store.cancel(C1)
+    (measured,) = store.history("shop", ["e0"])["e0"]
+    assert not measured.succeeded and measured.work_s is not None
+
+
+def test_an_export_without_a_mark_has_no_cursor(store: Store) -> None:
+    store.submit(campaign_plan(chunks=(1,)))
+    assert store.cursors("shop", ["e0", "e1"]) == {}

@@ -1,0 +1,87 @@
+"""What former runs measured, and where exports stand: read when the next campaign is planned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rivet_fleet.contracts.keys import RunId
+from rivet_fleet.contracts.state import MeasuredRun
+from rivet_fleet.persistence.database import Database, Record, Transaction
+
+_ENDED = """
+SELECT run_id, run_at_s, status, total_rows, bytes_written, duration_ms, work_ms, chunks, retries
+FROM export_metrics WHERE export_name = :export_name AND campaign_name = :campaign_name
+ORDER BY metrics_id DESC LIMIT :limit
+"""
+# A run whose chunks failed for good never ends by itself: its campaign was given up, or rests
+# incomplete. Without these the history would know successes only.
+_GIVEN_UP = """
+SELECT r.run_id, coalesce(c.finished_at_s, r.created_at_s) AS run_at_s, 'failed' AS status,
+       0 AS total_rows, 0 AS bytes_written, 0 AS duration_ms,
+       (SELECT sum(CASE WHEN t.committed_at_s > t.claimed_at_s
+                        THEN t.committed_at_s - t.claimed_at_s ELSE 0 END) * 1000
+        FROM chunk_task t WHERE t.run_id = r.run_id AND t.claimed_at_s IS NOT NULL
+          AND t.committed_at_s IS NOT NULL) AS work_ms,
+       r.expected_tasks AS chunks,
+       (SELECT coalesce(sum(CASE WHEN t.attempts > 1 THEN t.attempts - 1 ELSE 0 END), 0)
+        FROM chunk_task t WHERE t.run_id = r.run_id) AS retries
+FROM chunk_run r JOIN campaign c ON c.campaign_id = r.campaign_id
+WHERE r.campaign_name = :campaign_name AND r.export_name = :export_name
+  AND r.status IN ('in_progress', 'cancelled') AND c.status IN ('incomplete', 'cancelled')
+  AND EXISTS (SELECT 1 FROM chunk_task t WHERE t.run_id = r.run_id AND t.status = 'failed')
+ORDER BY run_at_s DESC LIMIT :limit
+"""
+_CURSOR = """
+SELECT last_cursor_value FROM export_state
+WHERE campaign_name = :campaign_name AND export_name = :export_name
+"""
+
+
+class Histories:
+    """Reading, as plain values."""
+
+    _db: Database
+
+    def history(
+        self, campaign_name: str, export_names: Sequence[str], *, limit: int = 20
+    ) -> dict[str, list[MeasuredRun]]:
+        """See ``Store.history``."""
+
+        def work(tx: Transaction) -> dict[str, list[MeasuredRun]]:
+            named = {"campaign_name": campaign_name, "limit": limit}
+            found = {}
+            for name in export_names:
+                rows = [
+                    *tx.all(_ENDED, **named, export_name=name),
+                    *tx.all(_GIVEN_UP, **named, export_name=name),
+                ]
+                if rows:
+                    runs = sorted(map(_measured_from, rows), key=lambda run: -run.run_at_s)
+                    found[name] = runs[:limit]
+            return found
+
+        return self._db.read(work)
+
+    def cursors(self, campaign_name: str, export_names: Sequence[str]) -> dict[str, str]:
+        """See ``Store.cursors``."""
+
+        def work(tx: Transaction) -> dict[str, str]:
+            named = {"campaign_name": campaign_name}
+            found = {n: tx.scalar(_CURSOR, **named, export_name=n) for n in export_names}
+            return {name: value for name, value in found.items() if value is not None}
+
+        return self._db.read(work)
+
+
+def _measured_from(row: Record) -> MeasuredRun:
+    return MeasuredRun(
+        run_id=RunId(row.run_id),
+        run_at_s=row.run_at_s,
+        succeeded=row.status == "success",
+        rows=row.total_rows,
+        bytes=row.bytes_written,
+        duration_s=row.duration_ms / 1000,
+        work_s=None if row.work_ms is None else row.work_ms / 1000,
+        chunks=row.chunks,
+        retries=row.retries,
+    )

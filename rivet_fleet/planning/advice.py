@@ -1,0 +1,234 @@
+"""From facts, plan and history to the campaign view: what first, what alone, how much at once.
+
+Pure. It reads the plan and changes nothing in it: whether the fleet follows the advice is
+``claim_order``'s question, and the configuration's (inventory §5.3, §5.4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rivet_fleet.contracts.facts import SourceFacts
+from rivet_fleet.contracts.keys import RangeKind
+from rivet_fleet.contracts.plan import CampaignPlan, PlannedRun
+from rivet_fleet.contracts.priority import (
+    CampaignAdvice,
+    Caveat,
+    CaveatKind,
+    CursorQuality,
+    Preflight,
+    Recommendation,
+)
+from rivet_fleet.contracts.state import MeasuredRun
+from rivet_fleet.planning.candidates import key_facts
+from rivet_fleet.planning.config_models import CHUNK_SIZE_DEFAULT, ExportConfig
+from rivet_fleet.planning.history import BelievedRows, believed_rows, history_of, predict
+from rivet_fleet.planning.loaded import LoadedConfig
+from rivet_fleet.planning.priority import (
+    CursorMode,
+    ScoredStrategy,
+    ScoreInputs,
+    cursor_quality,
+    recommend,
+)
+from rivet_fleet.planning.verdicts import Access, preflight, sparse_range
+from rivet_fleet.planning.waves import campaign_view
+
+_WHOLE_TABLE_MODES = ("full", "chunked")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Advised:
+    """The campaign view, and what was found about each export on its own."""
+
+    campaign: CampaignAdvice
+    preflights: Mapping[str, Preflight]
+
+
+def advise(
+    loaded: LoadedConfig,
+    facts: Mapping[str, SourceFacts],
+    plan: CampaignPlan,
+    history: Mapping[str, Sequence[MeasuredRun]],
+    *,
+    now_s: float,
+) -> Advised:
+    """The advice for every planned export. ``facts`` and ``history`` (newest first) by export
+    name; an export without history is judged by its facts alone."""
+    exports = {export.name: export for export in loaded.config.exports}
+    preflights: dict[str, Preflight] = {}
+    found: list[Recommendation] = []
+    for run in plan.runs:
+        name = run.plan.export_name
+        runs = history.get(name, ())
+        preflights[name], recommendation = _one(
+            loaded, exports[name], facts[name], run, runs, now_s
+        )
+        found.append(recommendation)
+    memory_mb = loaded.config.campaign.worker_memory_mb
+    return Advised(campaign=campaign_view(found, rss_mb=memory_mb), preflights=preflights)
+
+
+def _one(
+    loaded: LoadedConfig,
+    export: ExportConfig,
+    facts: SourceFacts,
+    run: PlannedRun,
+    runs: Sequence[MeasuredRun],
+    now_s: float,
+) -> tuple[Preflight, Recommendation]:
+    rows = believed_rows(
+        facts.row_estimate,
+        facts.row_estimate_provenance,
+        runs,
+        now_s=now_s,
+        comparable=export.mode in _WHOLE_TABLE_MODES,
+    )
+    access = _access(loaded, export, facts, run, rows)
+    checked = preflight(access)
+    ranged = _range_known(facts, run)
+    strategy = _strategy(export, run)
+    inputs = ScoreInputs(
+        export_name=export.name,
+        strategy=strategy,
+        rows=rows.rows,
+        chunk_count=len(run.chunks),
+        verdict=checked.verdict,
+        cursor_quality=_cursor(export, strategy, access, ranged),
+        sparse_range_risk=sparse_range(access),
+        reconcile_required=bool(export.reconcile_required),
+        days_window=_setting(export, "days_window"),
+        warnings=len(checked.warnings),
+        history=history_of(runs),
+        predicted=predict(runs),
+        source_group=export.source_group,
+        caveats=tuple(_caveats(access, ranged, rows, bool(runs))),
+    )
+    return checked, recommend(inputs)
+
+
+def _access(
+    loaded: LoadedConfig,
+    export: ExportConfig,
+    facts: SourceFacts,
+    run: PlannedRun,
+    rows: BelievedRows,
+) -> Access:
+    kinds = {chunk.chunk_range.kind for chunk in run.chunks}
+    group = loaded.config.source_groups.get(export.source_group or "")
+    readers = [loaded.config.campaign.workers, len(run.chunks)]
+    if group is not None:
+        readers.append(group.max_running_chunks)
+    return Access(
+        uses_index=_uses_index(facts, run, kinds),
+        cursor=bool(kinds & {RangeKind.KEYSET, RangeKind.SPAN}),
+        rows=rows.rows,
+        rows_from=rows.said_by,
+        row_bytes=facts.row_width_bytes,
+        chunked=len(run.chunks) > 1,
+        keyset=RangeKind.KEYSET in kinds,
+        parallel=min(readers),
+        key_span=_key_span(facts, run) if RangeKind.SPAN in kinds else None,
+        rows_per_chunk=export.chunk_size or CHUNK_SIZE_DEFAULT,
+    )
+
+
+def _uses_index(facts: SourceFacts, run: PlannedRun, kinds: set[RangeKind]) -> bool | None:
+    """Does each statement touch only its own rows? A range of heap blocks does, too."""
+    if kinds <= {RangeKind.KEYSET, RangeKind.BLOCKS}:
+        # Of a query nobody knows how the server finds the key's rows.
+        return None if facts.relation is None else True
+    if facts.relation is None:
+        return None
+    columns = _key_columns(run)
+    if RangeKind.SPAN not in kinds or not columns:
+        return False
+    return any(
+        index.columns[:1] == columns[:1]
+        and index.valid
+        and index.ready
+        and index.ordered
+        and not index.partial
+        and not index.expression
+        for index in facts.indexes
+    )
+
+
+def _key_columns(run: PlannedRun) -> tuple[str, ...]:
+    kinds = (RangeKind.KEYSET, RangeKind.SPAN)
+    found = (c.chunk_range.columns for c in run.chunks if c.chunk_range.kind in kinds)
+    return next(found, ())
+
+
+def _range_known(facts: SourceFacts, run: PlannedRun) -> bool | None:
+    """True when the key's extremes are known; None where it is read without a key."""
+    columns = _key_columns(run)
+    if not columns:
+        return None
+    key = key_facts(facts, columns)
+    return key is not None and (key.minimum is not None or facts.row_estimate == 0)
+
+
+def _key_span(facts: SourceFacts, run: PlannedRun) -> int | None:
+    key = key_facts(facts, _key_columns(run))
+    if key is None or key.minimum is None or key.maximum is None:
+        return None
+    try:
+        return int(key.maximum[0]) - int(key.minimum[0]) + 1
+    except ValueError:
+        return None
+
+
+def _strategy(export: ExportConfig, run: PlannedRun) -> ScoredStrategy:
+    if export.mode == "chunked":
+        keyset = any(chunk.chunk_range.kind is RangeKind.KEYSET for chunk in run.chunks)
+        return ScoredStrategy.KEYSET if keyset else ScoredStrategy.CHUNKED
+    return ScoredStrategy(export.mode)
+
+
+def _cursor(
+    export: ExportConfig, strategy: ScoredStrategy, access: Access, ranged: bool | None
+) -> CursorQuality:
+    if strategy is ScoredStrategy.TIME_WINDOW:
+        mode = CursorMode.TIME_WINDOW
+    else:
+        mode = CursorMode(_setting(export, "incremental_cursor_mode") or "single_column")
+    return cursor_quality(mode, index_used=bool(access.uses_index), range_observed=bool(ranged))
+
+
+def _setting(export: ExportConfig, name: str) -> Any:
+    """A setting of a mode that not every configuration model has."""
+    return getattr(export, name, None)
+
+
+def _caveats(
+    access: Access, ranged: bool | None, rows: BelievedRows, measured: bool
+) -> list[Caveat]:
+    known = (
+        (rows.rows is not None, CaveatKind.NO_ROW_ESTIMATE, "nobody knows how many rows"),
+        (
+            access.uses_index is not None,
+            CaveatKind.UNKNOWN_ACCESS_PATH,
+            "how the server finds the rows of a query is not known",
+        ),
+        (ranged is not False, CaveatKind.NO_KEY_RANGE, "the key's least and greatest are unknown"),
+        (access.row_bytes is not None, CaveatKind.NO_ROW_WIDTH, "how wide a row is is not known"),
+        (measured, CaveatKind.NO_HISTORY, "no former run was measured"),
+        (
+            not rows.contradicted,
+            CaveatKind.ESTIMATE_CONTRADICTED,
+            "the source's estimate and the last run differ by half or more",
+        ),
+    )
+    return [Caveat(kind=kind, message=said) for fine, kind, said in known if not fine]
+
+
+def waves_of(loaded: LoadedConfig, advice: CampaignAdvice) -> dict[str, int]:
+    """Each export's wave: what the configuration says, else what is recommended."""
+    said = {export.name: export.wave for export in loaded.config.exports}
+    return {
+        one.export_name: said.get(one.export_name) or one.recommended_wave
+        for one in advice.ordered_exports
+    }
