@@ -33,6 +33,7 @@ from rivet_fleet.errors import (
     StateError,
     StopRequested,
 )
+from rivet_fleet.execution.allocator import trim_heap
 from rivet_fleet.execution.extract import (
     ExtractResult,
     PageProgress,
@@ -282,6 +283,7 @@ class Worker:
             fleet.emit(_chunk_event(fleet, claim, EventName.LEASE_LOST, lost.message))
 
     def _over_ceiling(self) -> bool:
+        trim_heap()
         rss_bytes = int(psutil.Process().memory_info().rss)
         over = rss_bytes > self._fleet.settings.worker_memory_bytes
         if over:

@@ -29,3 +29,11 @@ def give_memory_back() -> None:
     mallopt(_M_MMAP_THRESHOLD, _THRESHOLD_BYTES)
     mallopt(_M_TRIM_THRESHOLD, _THRESHOLD_BYTES)
     mallopt(_M_ARENA_MAX, 2)
+
+
+def trim_heap() -> None:
+    """Give free pages inside the heap back to the system (malloc_trim(3)): between chunks, when
+    nothing is waiting for them. Without it a page's buffers would count as in use for ever."""
+    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if malloc_trim is not None:
+        malloc_trim(0)

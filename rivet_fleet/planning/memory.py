@@ -1,10 +1,9 @@
 """From one worker's memory ceiling to the sizes of what it holds. Pure arithmetic.
 
-The process itself (interpreter, Arrow, drivers) takes ``PROCESS_BYTES`` of the ceiling; the rest
-is for data. At the same moment a worker holds a page that arrives (P), up to two pages between
-reader and encoder (2 P), and a row group, the last page of which may overlap its end (G + P),
-one of those pages being in both: about G + 3 P, and the encoded form of one column. With
-P = 1/5 and G = 1/4 of the data that is 17/20.
+The process itself (interpreter, Arrow, drivers, what the heap cannot give back) takes
+``PROCESS_BYTES`` of the ceiling; the rest is for data. At the same moment a worker holds a row
+group (G), of which the last page is being written, a page that waits for the encoder and one that
+arrives (2 P). With G = 1/3 and P = 3/10 that is 14/15; the rest is a column's encoded form.
 """
 
 from __future__ import annotations
@@ -13,8 +12,8 @@ from dataclasses import dataclass
 
 from rivet_fleet.planning.sizes import MIB
 
-PROCESS_BYTES = 120 * MIB
-DATA_BYTES_MIN = 8 * MIB
+PROCESS_BYTES = 130 * MIB
+DATA_BYTES_MIN = 6 * MIB
 PAGE_BYTES_MAX = 64 * MIB
 ROW_GROUP_BYTES_MAX = 128 * MIB
 
@@ -30,10 +29,10 @@ class MemoryBudget:
 
 
 def memory_budget(worker_memory_mb: int) -> MemoryBudget:
-    """150 MB: pages of 6 MB, row groups of 7.5 MB, values of up to 15 MB."""
+    """150 MB: pages of 6 MB, row groups of 6.7 MB, values of up to 10 MB."""
     data = max(worker_memory_mb * MIB - PROCESS_BYTES, DATA_BYTES_MIN)
     return MemoryBudget(
-        page_bytes=min(data // 5, PAGE_BYTES_MAX),
-        row_group_bytes=min(data // 4, ROW_GROUP_BYTES_MAX),
+        page_bytes=min(data * 3 // 10, PAGE_BYTES_MAX),
+        row_group_bytes=min(data // 3, ROW_GROUP_BYTES_MAX),
         value_bytes=data // 2,
     )

@@ -163,8 +163,10 @@ class _ParquetWriter:
         self._held_bytes += batch.nbytes
 
     def _is_full(self) -> bool:
+        """True when another batch like the last would be too much: what is held stays within
+        ``group_bytes``, and row groups are at least half of it."""
         rows_full = self._group_rows is not None and self._held_rows >= self._group_rows
-        return rows_full or self._held_bytes >= self._group_bytes
+        return rows_full or self._held_bytes + self._held[-1].nbytes > self._group_bytes
 
     def _flush(self) -> None:
         if not self._held_rows:
