@@ -19,6 +19,10 @@ import psutil
 T = TypeVar("T")
 
 _POLL_S = 0.02
+_CAMPAIGN = "RIVET_FLEET_CHAOS_CONFIG"
+"""Tells whose process it is, in the environment it was started with."""
+_PRESTARTED = "rivet_fleet.cli.prestart"
+"""A worker that waited for its command line has none that could be looked at."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -94,7 +98,7 @@ def start_coordinator(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            env={**os.environ, **environment},
+            env={**os.environ, **environment, _CAMPAIGN: str(config)},
             # Ctrl-C on the test's terminal is the test's business; but when the test itself is
             # killed, nothing may go on.
             start_new_session=True,
@@ -108,7 +112,8 @@ def _die_with_test() -> None:
 
 
 def workers_of(config: Path) -> list[psutil.Process]:
-    """Every worker process of this configuration, orphans included: the path is unique."""
+    """Every worker process of this configuration, orphans and those that still wait for their
+    orders included: the path is unique."""
     return [process for process in psutil.process_iter() if _is_worker(process, config)]
 
 
@@ -133,6 +138,8 @@ def _is_worker(process: psutil.Process, config: Path) -> bool:
         if process.status() == psutil.STATUS_ZOMBIE:
             return False
         arguments = process.cmdline()
+        if _PRESTARTED in arguments:
+            return process.environ().get(_CAMPAIGN) == str(config)
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return False
     return "worker" in arguments and str(config) in arguments
