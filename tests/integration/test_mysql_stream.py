@@ -6,6 +6,7 @@ import datetime
 import hashlib
 import json
 import struct
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from decimal import Decimal
@@ -89,6 +90,13 @@ class Kit:
     def prepared_statements(self) -> int:
         ((_, count),) = self.sql("SHOW GLOBAL STATUS LIKE 'Prepared_stmt_count'")
         return int(count)
+
+    def expect_prepared_statements(self, expected: int) -> None:
+        """The server does not answer a close: it may come to it a moment later."""
+        deadline_s = time.monotonic() + 10.0
+        while self.prepared_statements() != expected and time.monotonic() < deadline_s:
+            pass
+        assert self.prepared_statements() == expected
 
     def close(self) -> None:
         self.session.close()
@@ -438,7 +446,8 @@ def test_a_value_that_is_too_large_is_refused_before_it_has_arrived(kit) -> None
     with pytest.raises(ValueTooLarge, match="column y: one value has 50000000 bytes"):
         stream.receive(rows_max=None, bytes_max=None)
     assert stream.wire_bytes < 2 << 20
-    assert kit.read("SELECT 1 + 0 AS n", spec("n", TypeKind.INT32, "3")).num_rows == 1
+    kit.sql("CREATE TABLE small (n INT)")
+    assert kit.read("SELECT n FROM small", spec("n", TypeKind.INT32, "3")).num_rows == 0
 
 
 # ---------------------------------------------------------------- statements
@@ -483,7 +492,7 @@ def test_the_server_forgets_every_statement(numbers) -> None:
     with pytest.raises(SourceRefused):
         numbers.read("SELECT nowhere FROM t", NUMBER)
     assert numbers.read("SELECT n FROM t WHERE n < 0", NUMBER).num_rows == 0
-    assert numbers.prepared_statements() == before
+    numbers.expect_prepared_statements(before)
 
 
 def connection_id(kit: Kit) -> int:
@@ -499,7 +508,7 @@ def test_an_error_in_mid_stream_is_told_and_the_connection_goes_on(numbers) -> N
         stream.receive(rows_max=None, bytes_max=None)
     assert refused.value.code == "MYSQL_1242"
     assert connection_id(numbers) == before
-    assert numbers.prepared_statements() == statements
+    numbers.expect_prepared_statements(statements)
 
 
 def test_a_statement_that_is_killed_or_runs_into_its_limit_is_a_timeout(numbers) -> None:
@@ -516,7 +525,9 @@ def test_a_limit_of_the_server_is_a_timeout(numbers) -> None:
     maria = "MariaDB" in numbers.sql("SELECT VERSION()")[0][0]
     limit = ("max_statement_time", "0.2") if maria else ("max_execution_time", "200")
     stream = numbers.stream(
-        "SELECT COUNT(*) AS n FROM t a JOIN t b JOIN t c", (NUMBER,), settings=(*SETTINGS, limit)
+        "SELECT MAX(a.n + b.n * c.n) AS n FROM t a JOIN t b JOIN t c",
+        (NUMBER,),
+        settings=(*SETTINGS, limit),
     )
     with pytest.raises(StatementTimeout) as caught:
         stream.receive(rows_max=None, bytes_max=None)
@@ -548,7 +559,7 @@ def test_an_abandoned_statement_ends_on_the_server(numbers) -> None:
     else:
         pytest.fail("the server still works for a client that has gone")
     assert connection_id(numbers) != victim
-    assert numbers.prepared_statements() == statements
+    numbers.expect_prepared_statements(statements)
 
 
 @pytest.mark.parametrize(
@@ -566,7 +577,7 @@ def test_what_is_not_the_planned_result_is_refused(numbers, query, columns, expe
     with pytest.raises(expected):
         numbers.read(query, *columns)
     assert numbers.read("SELECT n FROM t LIMIT 1", NUMBER).num_rows == 1
-    assert numbers.prepared_statements() == 0
+    numbers.expect_prepared_statements(0)
 
 
 def test_a_placeholder_is_refused_before_it_is_executed(numbers) -> None:
