@@ -84,6 +84,21 @@ class ChunkSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimPlace:
+    """Why an export's chunks are handed out when they are. The place itself is the run's
+    position in its campaign; this tells ``status`` how it came about.
+
+    ``order`` is the configuration's word; ``wave`` None when waves are not followed;
+    ``chunk_work_s`` is what one chunk is expected to take one worker.
+    """
+
+    order: str
+    wave: int | None
+    score: int
+    chunk_work_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ExportPlan:
     """One export, decided. A resumed campaign uses only this, never the configuration."""
 
@@ -103,6 +118,8 @@ class ExportPlan:
     verify: str = "size"
     row_estimate: int | None = None
     warnings: tuple[str, ...] = ()
+    place: ClaimPlace | None = None
+    """None: the order of the configuration."""
     settings_digest: str = ""
     """Of this export's part of the configuration: tells which export has changed since."""
     plan_version: int = PLAN_VERSION

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rivet_fleet.contracts.events import EventName
@@ -15,7 +16,9 @@ from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.errors import CampaignIncomplete, ConfigError, StateRefused
 from rivet_fleet.execution.registry import open_format
 from rivet_fleet.execution.types import arrow_schema
+from rivet_fleet.planning.advice import advise, waves_of
 from rivet_fleet.planning.campaign import new_campaign_id
+from rivet_fleet.planning.claim_order import asks_for_order, in_claim_order
 from rivet_fleet.planning.config_digest import changed_exports
 from rivet_fleet.planning.connections import source_connection
 from rivet_fleet.planning.loaded import LoadedConfig
@@ -110,6 +113,8 @@ def plan_now(fleet: Fleet, loaded: LoadedConfig, campaign_id: CampaignId) -> Cam
         source = fleet.source(connection.name, connection.identity)
         facts[export.name] = source.introspect(facts_request(loaded, export))
     plan = plan_campaign(loaded, facts, campaign_id=campaign_id, connections=connections)
+    if asks_for_order(loaded.config.campaign):
+        plan = _ordered(fleet, loaded, facts, plan)
     for planned in plan.runs:
         open_format(planned.plan.format).check_schema(arrow_schema(planned.plan.read.columns))
         destination = fleet.open_destination(planned.plan.destination)
@@ -125,6 +130,19 @@ def plan_now(fleet: Fleet, loaded: LoadedConfig, campaign_id: CampaignId) -> Cam
             warnings=list(planned.plan.warnings),
         )
     return plan
+
+
+def _ordered(
+    fleet: Fleet, loaded: LoadedConfig, facts: Mapping[str, SourceFacts], plan: CampaignPlan
+) -> CampaignPlan:
+    """The runs in the order the configuration asks for, by facts and what former runs took."""
+    names = [run.plan.export_name for run in plan.runs]
+    history = fleet.patience.call(
+        "read the history", lambda: fleet.store.history(loaded.campaign_name, names)
+    )
+    advised = advise(loaded, facts, plan, history, now_s=fleet.clock.now_s())
+    waves = waves_of(loaded, advised.campaign)
+    return in_claim_order(plan, loaded.config.campaign, advised.campaign, waves)
 
 
 def find_campaign(fleet: Fleet, name: str, wanted: CampaignId | None) -> CampaignView:

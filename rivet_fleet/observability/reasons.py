@@ -37,6 +37,10 @@ class ReasonCode(Enum):
     LEDGER_MISMATCH = "ledger_mismatch"
     CLAIMABLE_NOW = "claimable_now"
     EVERYTHING_RUNNING = "everything_running"
+    EARLIER_WAVE_FIRST = "earlier_wave_first"
+    HIGHER_PRIORITY_FIRST = "higher_priority_first"
+    LONGER_CHUNKS_FIRST = "longer_chunks_first"
+    WAVES_OVERLAP = "waves_overlap"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +143,8 @@ def claimable(scene: Scene, run: RunView) -> int:
     return run.counts.pending + len(ready)
 
 
-def _full_groups(scene: Scene) -> dict[str, GroupView]:
+def full_groups(scene: Scene) -> dict[str, GroupView]:
+    """The source groups whose budget is spent."""
     return {
         g.group_name: g
         for g in scene.groups
@@ -149,7 +154,7 @@ def _full_groups(scene: Scene) -> dict[str, GroupView]:
 
 def _group_reasons(scene: Scene) -> list[Reason]:
     reasons = []
-    for name, group in _full_groups(scene).items():
+    for name, group in full_groups(scene).items():
         members = [r for r in scene.runs if r.plan.source_group == name]
         waiting = sum(claimable(scene, run) for run in members)
         if not waiting:
@@ -179,7 +184,7 @@ def _held_by(holders: Sequence[TaskView]) -> str:
 
 def _worker_reasons(scene: Scene) -> list[Reason]:
     """Chunks that no budget holds back, against the workers there are to claim them."""
-    full = _full_groups(scene)
+    full = full_groups(scene)
     free = sum(claimable(scene, r) for r in scene.runs if r.plan.source_group not in full)
     alive = scene.alive()
     idle = sum(w.running_task is None for w in alive)

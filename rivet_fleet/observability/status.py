@@ -17,6 +17,7 @@ from rivet_fleet.contracts.state import (
 )
 from rivet_fleet.contracts.task import TaskStatus
 from rivet_fleet.contracts.url import redact
+from rivet_fleet.observability.order_reasons import order_reasons
 from rivet_fleet.observability.reasons import Reason, Scene, reasons_for, spent
 from rivet_fleet.observability.redaction import Redactor, one_line, redact_plain, safe_line
 from rivet_fleet.observability.units import (
@@ -43,6 +44,9 @@ class ExportStatus:
     rows: int
     bytes: int
     error: str | None
+    wave: int | None = None
+    """None when the campaign does not follow waves."""
+    priority_score: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +123,7 @@ def explain(
         workers=tuple(_worker(worker, tasks, now_s) for worker in workers),
         groups=tuple(groups),
         failed=tuple(_failed(t) for t in tasks if spent(t)),
-        reasons=reasons_for(scene),
+        reasons=(*reasons_for(scene), *order_reasons(scene)),
     )
 
 
@@ -134,6 +138,8 @@ def _export(run: RunView) -> ExportStatus:
         rows=run.rows,
         bytes=run.bytes,
         error=run.error,
+        wave=run.plan.place.wave if run.plan.place else None,
+        priority_score=run.plan.place.score if run.plan.place else None,
     )
 
 

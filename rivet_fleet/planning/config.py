@@ -104,13 +104,15 @@ def _advice(config: FleetConfig) -> list[tuple[ConfigKey, str]]:
         at: ConfigKey = ("exports", index)
         for name, instead in (
             ("parallel", "campaign.workers and source_groups decide"),
-            ("wave", "exports are taken in the order of the file"),
             ("parallel_safe", "source_groups decide"),
             ("reconcile_required", "nothing is reconciled yet"),
             ("shape_drift_warn_factor", "there is no comparison of shapes yet"),
         ):
             if getattr(export, name) is not None:
                 found.append(((*at, name), f"{dotted((*at, name))} is ignored: {instead}"))
+        if export.wave is not None and not config.campaign.waves:
+            where = (*at, "wave")
+            found.append((where, f"{dotted(where)} is ignored: campaign.waves is off"))
         found += _tuning_advice(export.tuning.model_fields_set, at)
     for name, source in all_sources(config).items():
         at = source_key(config, name)

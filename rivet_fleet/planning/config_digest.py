@@ -42,12 +42,14 @@ def digests(
             "policies": to_plain(policies_of(config, export)),
         }
         sections[export.name] = _sha256(body)
-    whole = {
+    whole: dict[str, Any] = {
         "name": config.campaign.name or path.stem,
         "order": [export.name for export in config.exports],
         "sections": sections,
         "source_groups": {n: g.max_running_chunks for n, g in config.source_groups.items()},
     }
+    if config.campaign.order != "config" or config.campaign.waves:
+        whole["handed_out"] = [config.campaign.order, config.campaign.waves]
     return _sha256(whole), sections
 
 

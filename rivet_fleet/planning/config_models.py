@@ -253,8 +253,7 @@ class ExportConfig(Block):
         default=None, description="Accepted and ignored: campaign.workers and source_groups decide."
     )
     wave: Annotated[Count, Field(ge=1)] | None = Field(
-        default=None,
-        description="Accepted and ignored: exports are taken in the order of the file.",
+        default=None, description="With campaign.waves; the recommended wave when absent."
     )
     parallel_safe: bool | None = Field(
         default=None, description="Accepted and ignored: source_groups decide."
@@ -316,6 +315,14 @@ class CampaignConfig(Block):
     name: str | None = Field(default=None, description="The file's name when absent.")
     workers: Annotated[Count, Field(ge=1, le=1024)] = Field(
         default=2, description="Worker processes that run and resume start on this host."
+    )
+    order: Literal["config", "priority", "longest_first"] = Field(
+        default="config",
+        description="Whose chunks go first: config: as in this file; priority: by the score "
+        "`plan` shows; longest_first: by the time one chunk is expected to take.",
+    )
+    waves: bool = Field(
+        default=False, description="Earlier waves go first; no worker waits for one to end."
     )
     lease_ttl_s: Annotated[Number, Field(ge=1, le=86_400)] = Field(
         default=30.0, description="How long a host may be silent before its chunks go to others."

@@ -153,6 +153,26 @@ def test_claims_follow_priority_then_plan_then_chunk_order(store: Store) -> None
     assert order == [("e1", 0), ("e0", 0), ("e0", 1), ("e2", 0), ("e2", 1)]
 
 
+def test_an_idle_worker_begins_the_next_wave_instead_of_waiting(backend: Backend) -> None:
+    """Runs in the order of handing out, as ``campaign.waves`` puts them: no barrier between."""
+    store = backend.store
+    # e0 is the first wave; e1 and e2 the second, e1 behind a budget of one.
+    store.submit(
+        campaign_plan(chunks=(2, 2, 1), groups=(None, "db", None), slots={"db": 1}, attempts_max=2)
+    )
+    first, second = claimed(store), claimed(store)
+    assert [c.export_name for c in (first, second)] == ["e0", "e0"]
+    third, fourth = claimed(store), claimed(store, W2)
+    assert [c.export_name for c in (third, fourth)] == ["e1", "e2"], "the budget holds"
+    assert store.claim(C1, W2, 60.0) is None
+    store.fail(first.task_id, first.fence, replace(BROKEN, not_before_in_s=3600))
+    store.release(third.task_id, third.fence)
+    assert claimed(store).export_name == "e1", "a retry that waits holds nobody up"
+    backend.make_due(first.task_id)
+    commit(store, second)
+    assert claimed(store, W2).export_name == "e0", "once due, the first wave goes first again"
+
+
 def test_every_claim_grows_the_fence(store: Store) -> None:
     store.submit(campaign_plan(chunks=(1,)))
     fences = []

@@ -12,6 +12,7 @@ from rivet_fleet.contracts.killpoints import KillPoint
 from rivet_fleet.errors import ExitCode, RivetFleetError
 from rivet_fleet.observability.journal import NOT_JOURNALED, WRITTEN_BY_STORE
 from rivet_fleet.observability.logs import EVENT_LEVELS
+from rivet_fleet.observability.reasons import ReasonCode
 from rivet_fleet.verification.findings import Depth, Verification, VerifyCode
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
@@ -51,6 +52,11 @@ def test_events_are_documented_with_their_writer_and_level() -> None:
         assert (by == "transition") is (event in WRITTEN_BY_STORE), event.value
         assert level == EVENT_LEVELS[event], event.value
         assert ("not journaled" in when) is (event in NOT_JOURNALED), event.value
+
+
+def test_every_reason_of_status_is_documented() -> None:
+    rows = table("status.md", "code")
+    assert_same([r[0].strip("`") for r in rows], [c.value for c in ReasonCode], "reason")
 
 
 def test_every_exit_code_is_documented() -> None:

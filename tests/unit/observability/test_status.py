@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from rivet_fleet.contracts.plan import ClaimPlace
+from rivet_fleet.contracts.state import RunView
 from rivet_fleet.contracts.task import CampaignStatus, RunStatus, TaskStatus
 from rivet_fleet.observability.metrics import campaign_metrics
 from rivet_fleet.observability.reasons import Reason, ReasonCode
@@ -152,6 +155,73 @@ def test_an_incomplete_campaign_still_tells_what_failed() -> None:
     poison = task(**FAILED, attempts=3, error_class="SourceRefused", last_error="no")
     report = _explain([run(failed=1)], [poison], status=CampaignStatus.INCOMPLETE)
     assert _codes(report) == [ReasonCode.CAMPAIGN_INCOMPLETE, ReasonCode.FAILED_FOR_GOOD]
+
+
+def _placed(
+    name: str,
+    *,
+    order: str = "config",
+    wave: int | None = None,
+    score: int = 50,
+    chunk_work_s: float = 5.0,
+    group: str | None = None,
+    **counts: int,
+) -> RunView:
+    view = run(name, group=group, **counts)
+    place = ClaimPlace(order=order, wave=wave, score=score, chunk_work_s=chunk_work_s)
+    return replace(view, plan=replace(view.plan, place=place))
+
+
+def _order(report: StatusReport) -> list[tuple[ReasonCode, str | None]]:
+    ordinary = (ReasonCode.WORKERS_BUSY, ReasonCode.CLAIMABLE_NOW, ReasonCode.SOURCE_GROUP_FULL)
+    return [(r.code, r.export_name) for r in report.reasons if r.code not in ordinary]
+
+
+def test_a_later_wave_waits_for_what_an_earlier_one_has_to_claim() -> None:
+    runs = [_placed("small", wave=1, pending=3, running=1), _placed("big", wave=3, pending=9)]
+    report = _explain(runs, [task("small")], [worker()])
+    assert _order(report) == [(ReasonCode.EARLIER_WAVE_FIRST, "big")]
+    sentence = report.reasons[-1].sentence
+    assert "9 chunks of big belong to wave 3: wave 1 goes first" in sentence
+    assert "small (3 chunks left to claim)" in sentence
+    assert [(e.wave, e.priority_score) for e in report.exports] == [(1, 50), (3, 50)]
+
+
+def test_no_wave_is_waited_for_when_it_has_nothing_left_to_claim() -> None:
+    runs = [_placed("small", wave=1, running=2), _placed("big", wave=2, pending=9, running=1)]
+    report = _explain(runs, [task("small"), task("big")], [worker()])
+    assert _order(report) == [(ReasonCode.WAVES_OVERLAP, None)]
+    assert "Wave 1 still runs 2 chunks" in report.reasons[-1].sentence
+    assert "1 chunk of later waves" in report.reasons[-1].sentence
+
+
+def test_a_wave_behind_a_full_group_lets_the_next_one_pass() -> None:
+    runs = [
+        _placed("small", wave=1, group="shop", pending=3, running=1),
+        _placed("other", wave=2, pending=4),
+    ]
+    full = [group("shop", slots_max=1, running=1)]
+    report = _explain(runs, [task("small")], [worker()], full)
+    assert _order(report) == []
+
+
+def test_priorities_and_durations_say_what_they_compared() -> None:
+    first = {"score": 88, "chunk_work_s": 60.0, "pending": 1}
+    for order, code, said in (
+        ("priority", ReasonCode.HIGHER_PRIORITY_FIRST, "priority 88 against 50"),
+        ("longest_first", ReasonCode.LONGER_CHUNKS_FIRST, "take 1 m 00 s"),
+    ):
+        runs = [_placed("a", order=order, **first), _placed("b", order=order, pending=2)]  # type: ignore[arg-type]
+        report = _explain(runs, [], [worker(busy=False)])
+        assert _order(report) == [(code, "b")]
+        assert said in report.reasons[-1].sentence
+
+
+def test_without_an_order_nothing_is_said_about_turns() -> None:
+    unordered = [run("a", pending=1), run("b", pending=1)]
+    assert _order(_explain(unordered, [], [worker()])) == []
+    one_wave = [_placed("a", wave=1, pending=1), _placed("b", wave=1, pending=1)]
+    assert _order(_explain(one_wave, [], [worker()])) == []
 
 
 def test_every_reason_code_is_reachable_by_a_test_here() -> None:
