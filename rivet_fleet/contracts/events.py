@@ -19,6 +19,7 @@ class EventName(Enum):
     CAMPAIGN_INCOMPLETE = "campaign.incomplete"
     CAMPAIGN_CANCELLED = "campaign.cancelled"
     CAMPAIGN_STOPPED = "campaign.stopped"
+    PLAN_APPLIED = "plan.applied"
     EXPORT_PLANNED = "export.planned"
     WORKER_STARTED = "worker.started"
     WORKER_STOPPED = "worker.stopped"

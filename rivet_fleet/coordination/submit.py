@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rivet_fleet.contracts.events import EventName
@@ -10,19 +9,19 @@ from rivet_fleet.contracts.facts import SourceFacts
 from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.contracts.killpoints import KillPoint, reach
 from rivet_fleet.contracts.plan import CampaignPlan
-from rivet_fleet.contracts.state import CampaignView
+from rivet_fleet.contracts.state import CampaignView, MeasuredRun
 from rivet_fleet.contracts.task import CampaignStatus
 from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.errors import CampaignIncomplete, ConfigError, StateRefused
 from rivet_fleet.execution.registry import open_format
 from rivet_fleet.execution.types import arrow_schema
-from rivet_fleet.planning.advice import advise, waves_of
 from rivet_fleet.planning.campaign import new_campaign_id
-from rivet_fleet.planning.claim_order import asks_for_order, in_claim_order
+from rivet_fleet.planning.claim_order import asks_for_order
 from rivet_fleet.planning.config_digest import changed_exports
 from rivet_fleet.planning.connections import source_connection
+from rivet_fleet.planning.decide import decide
 from rivet_fleet.planning.loaded import LoadedConfig
-from rivet_fleet.planning.planner import facts_request, plan_campaign
+from rivet_fleet.planning.planner import facts_request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +52,13 @@ def submit(
         _refuse_changed(fleet, loaded, existing)
         return Submitted(campaign_id=existing.campaign_id, created=False)
     campaign_id = wanted or new_campaign_id(fleet.clock.now_s())
-    plan = plan_now(fleet, loaded, campaign_id)
+    return store_plan(fleet, plan_now(fleet, loaded, campaign_id))
+
+
+def store_plan(fleet: Fleet, plan: CampaignPlan) -> Submitted:
+    """Store a decided campaign: one transaction, and a no-op when it is there already.
+
+    Raises StateRefused when an export is still in progress elsewhere."""
     reach(KillPoint.CAMPAIGN_PLANNED)
     outcome = fleet.patience.call("submit the campaign", lambda: fleet.store.submit(plan))
     reach(KillPoint.CAMPAIGN_SUBMITTED)
@@ -112,16 +117,16 @@ def plan_now(fleet: Fleet, loaded: LoadedConfig, campaign_id: CampaignId) -> Cam
         connection = connections[loaded.source_name(export)]
         source = fleet.source(connection.name, connection.identity)
         facts[export.name] = source.introspect(facts_request(loaded, export))
-    plan = plan_campaign(loaded, facts, campaign_id=campaign_id, connections=connections)
-    if asks_for_order(loaded.config.campaign):
-        plan = _ordered(fleet, loaded, facts, plan)
+    plan = decide(
+        loaded,
+        facts,
+        campaign_id=campaign_id,
+        connections=connections,
+        history=_history(fleet, loaded),
+        now_s=fleet.clock.now_s(),
+    ).plan
+    check_deliverable(fleet, plan)
     for planned in plan.runs:
-        open_format(planned.plan.format).check_schema(arrow_schema(planned.plan.read.columns))
-        destination = fleet.open_destination(planned.plan.destination)
-        try:
-            destination.check()
-        finally:
-            destination.close()
         fleet.tell(
             EventName.EXPORT_PLANNED,
             f"{planned.plan.export_name}: {len(planned.chunks)} chunks, {planned.plan.reason}",
@@ -132,17 +137,26 @@ def plan_now(fleet: Fleet, loaded: LoadedConfig, campaign_id: CampaignId) -> Cam
     return plan
 
 
-def _ordered(
-    fleet: Fleet, loaded: LoadedConfig, facts: Mapping[str, SourceFacts], plan: CampaignPlan
-) -> CampaignPlan:
-    """The runs in the order the configuration asks for, by facts and what former runs took."""
-    names = [run.plan.export_name for run in plan.runs]
-    history = fleet.patience.call(
+def check_deliverable(fleet: Fleet, plan: CampaignPlan) -> None:
+    """Refuse what could not be written, before the first row is read. Raises ConfigError,
+    UnsupportedType, DestinationError; leaves nothing behind but a probe that is removed."""
+    for planned in plan.runs:
+        open_format(planned.plan.format).check_schema(arrow_schema(planned.plan.read.columns))
+        destination = fleet.open_destination(planned.plan.destination)
+        try:
+            destination.check()
+        finally:
+            destination.close()
+
+
+def _history(fleet: Fleet, loaded: LoadedConfig) -> dict[str, list[MeasuredRun]]:
+    """What former runs took, where the order of handing out depends on it."""
+    if not asks_for_order(loaded.config.campaign):
+        return {}
+    names = [export.name for export in loaded.config.exports]
+    return fleet.patience.call(
         "read the history", lambda: fleet.store.history(loaded.campaign_name, names)
     )
-    advised = advise(loaded, facts, plan, history, now_s=fleet.clock.now_s())
-    waves = waves_of(loaded, advised.campaign)
-    return in_claim_order(plan, loaded.config.campaign, advised.campaign, waves)
 
 
 def find_campaign(fleet: Fleet, name: str, wanted: CampaignId | None) -> CampaignView:

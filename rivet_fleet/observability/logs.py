@@ -30,6 +30,7 @@ EVENT_LEVELS: dict[EventName, str] = {
     EventName.CAMPAIGN_INCOMPLETE: "error",
     EventName.CAMPAIGN_CANCELLED: "warning",
     EventName.CAMPAIGN_STOPPED: "warning",
+    EventName.PLAN_APPLIED: "info",
     EventName.EXPORT_PLANNED: "info",
     EventName.WORKER_STARTED: "info",
     EventName.WORKER_STOPPED: "info",

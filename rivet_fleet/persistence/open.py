@@ -26,6 +26,14 @@ def open_store(url: str, *, pool_size: int = 2, answer_max_s: float = ANSWER_MAX
     return SqlStore(Database(_dialect(url, answer_max_s), pool_size=pool_size))
 
 
+def store_exists(url: str) -> bool:
+    """False for a SQLite file that is not there: opening it would create it. A server may be
+    there; only asking it tells. Connects to nothing."""
+    if not url.startswith(_SQLITE):
+        return True
+    return Path(url.removeprefix(_SQLITE).split("?", 1)[0]).is_file()
+
+
 def _dialect(url: str, answer_max_s: float) -> Dialect:
     if url.startswith(_SQLITE):
         path = url.removeprefix(_SQLITE).split("?", 1)[0]

@@ -1,0 +1,175 @@
+"""The sealed plan as a file: what ``plan`` writes, people review, and ``apply`` executes.
+
+The seal is a digest over everything else in the file, without a key: it finds accidents and edits,
+not somebody who seals anew. No option goes around it (PA10). Rivet's is xxh3; this one is sha256,
+like every other digest of a plan here. Formatting does not count: a file that was re-indented
+says the same and keeps its seal.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from rivet_fleet.contracts.codec import canonical_json, from_plain, to_plain
+from rivet_fleet.contracts.keys import CampaignId, KeyTuple
+from rivet_fleet.contracts.plan import PLAN_VERSION, CampaignPlan, PlannedRun
+from rivet_fleet.contracts.priority import CampaignAdvice, Preflight
+from rivet_fleet.errors import DataIntegrityError, UsageError
+
+ARTIFACT_VERSION = 1
+STALE_WARN_S = 3_600.0
+STALE_REFUSE_S = 86_400.0
+CLOCKS_APART_S = 60.0
+_SEAL = "integrity"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ColumnSnapshot:
+    """One column as the source described it when the plan was made."""
+
+    name: str
+    native_type: str
+    nullable: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FactsSnapshot:
+    """What the plan was made of. ``apply`` shows it and decides nothing by it (PA1, PA8)."""
+
+    engine: str
+    server_version: str
+    row_estimate: int | None
+    row_estimate_from: str
+    row_width_bytes: int | None
+    key_columns: tuple[str, ...]
+    key_minimum: KeyTuple | None
+    key_maximum: KeyTuple | None
+    columns: tuple[ColumnSnapshot, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArtifactExport:
+    """One export's part of the review.
+
+    ``cursor_snapshot`` is the high-water mark the plan was made at, as opaque text; None when
+    there was none, and then any mark matches (PA4). ``plan_fingerprint`` is shown, never
+    compared: the stored plan's own hash is what a resume goes by (PA6).
+    """
+
+    export_name: str
+    chunk_count: int
+    plan_fingerprint: str
+    cursor_snapshot: str | None
+    strategy_rationale: str
+    facts: FactsSnapshot
+    preflight: Preflight
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanArtifact:
+    """Everything ``apply`` needs but the secrets. ``campaign`` is what is executed; the rest
+    explains it."""
+
+    artifact_version: int
+    rivet_fleet_version: str
+    plan_id: CampaignId
+    created_at: str
+    created_at_s: float
+    expires_at: str
+    config_path: str
+    config_digest: str
+    campaign: CampaignPlan
+    exports: tuple[ArtifactExport, ...]
+    prioritization: CampaignAdvice
+
+
+class Freshness(Enum):
+    """What the age of a plan means (PA3)."""
+
+    FRESH = "fresh"
+    AGING = "aging"
+    STALE = "stale"
+    FROM_THE_FUTURE = "from_the_future"
+
+
+def freshness(created_at_s: float, now_s: float) -> Freshness:
+    """Under an hour is fresh; from a day on it is refused unless forced."""
+    age_s = now_s - created_at_s
+    if age_s < -CLOCKS_APART_S:
+        return Freshness.FROM_THE_FUTURE
+    if age_s >= STALE_REFUSE_S:
+        return Freshness.STALE
+    return Freshness.AGING if age_s >= STALE_WARN_S else Freshness.FRESH
+
+
+def artifact_text(artifact: PlanArtifact) -> str:
+    """The file: key-sorted JSON with its seal, one newline at the end."""
+    plain = to_plain(artifact)
+    plain[_SEAL] = _seal_of(plain)
+    return json.dumps(plain, sort_keys=True, indent=2, ensure_ascii=False) + "\n"
+
+
+def read_artifact(text: str) -> PlanArtifact:
+    """The plan of a file, if it is exactly what ``plan`` sealed.
+
+    Raises DataIntegrityError for anything else, UsageError for a file that is no plan or was
+    made by a newer program.
+    """
+    plain = _parsed(text)
+    sealed = plain.pop(_SEAL, None)
+    if not isinstance(sealed, str) or sealed != _seal_of(plain):
+        raise DataIntegrityError(
+            "the plan is not what was sealed: it was changed after `plan` wrote it"
+            if sealed
+            else "the plan has no seal",
+            hint="no option goes around the seal; make a new plan with `rivet-fleet plan`",
+            code="RIVET_PLAN_TAMPERED",
+        )
+    _refuse_newer(plain)
+    try:
+        return from_plain(PlanArtifact, plain)
+    except (TypeError, ValueError, KeyError):
+        raise DataIntegrityError(
+            "the plan is sealed, but is not a whole plan",
+            hint="make a new plan with `rivet-fleet plan`",
+            code="RIVET_PLAN_TAMPERED",
+        ) from None
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    try:
+        plain = json.loads(text)
+    except ValueError:
+        plain = None
+    if not isinstance(plain, dict) or "artifact_version" not in plain:
+        raise UsageError(
+            "this file is not a plan (or not whole)",
+            hint="`rivet-fleet plan -c fleet.yaml -o plan.json` writes one",
+            code="RIVET_PLAN_UNREADABLE",
+        )
+    return plain
+
+
+def _refuse_newer(plain: dict[str, Any]) -> None:
+    runs = plain.get("campaign", {}).get("runs", [])
+    versions = [run.get("plan", {}).get("plan_version", 0) for run in runs]
+    if plain["artifact_version"] > ARTIFACT_VERSION or max(versions, default=0) > PLAN_VERSION:
+        raise UsageError(
+            f"the plan was made by version {plain.get('rivet_fleet_version')}, "
+            "which writes plans this program does not know",
+            hint="apply it with that version, or make a new plan with this one",
+            code="RIVET_PLAN_NEWER",
+        )
+
+
+def _seal_of(plain: dict[str, Any]) -> str:
+    return "sha256:" + hashlib.sha256(canonical_json(plain)).hexdigest()
+
+
+def by_name(artifact: PlanArtifact) -> dict[str, PlannedRun]:
+    """The planned runs by export name, in the order they are handed out."""
+    return {run.plan.export_name: run for run in artifact.campaign.runs}

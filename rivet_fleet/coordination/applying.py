@@ -1,0 +1,165 @@
+"""``apply``: store exactly what a plan says, or refuse. Nothing is decided anew (PA1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rivet_fleet import __version__
+from rivet_fleet.contracts.artifact import Freshness, PlanArtifact, by_name, freshness
+from rivet_fleet.contracts.events import Event, EventName
+from rivet_fleet.coordination.fleet import Fleet
+from rivet_fleet.coordination.submit import Submitted, check_deliverable, store_plan
+from rivet_fleet.errors import ConfigError, StateRefused, UsageError
+from rivet_fleet.planning.config_digest import changed_exports
+from rivet_fleet.planning.connections import source_connection
+from rivet_fleet.planning.loaded import LoadedConfig
+
+_PLAN_ANEW = "`rivet-fleet plan` makes a new plan"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Applied:
+    """``warnings`` are for people; what was forced stands in the journal as well."""
+
+    submitted: Submitted
+    warnings: tuple[str, ...]
+
+
+def config_of(artifact: PlanArtifact, plan_path: Path) -> tuple[Path, str | None]:
+    """Where the plan's configuration is: where it was, else beside the plan, with a word (PA7).
+
+    Raises UsageError when it is in neither place.
+    """
+    recorded = Path(artifact.config_path)
+    if recorded.is_file():
+        return recorded, None
+    beside = plan_path.absolute().parent / recorded.name
+    if beside.is_file():
+        return beside, f"{recorded} is not here: using {beside}, beside the plan"
+    raise UsageError(
+        f"the configuration {recorded} of this plan is not here",
+        hint="name it with -c: it knows the secrets, the state database and the workers",
+    )
+
+
+def apply_plan(
+    fleet: Fleet, loaded: LoadedConfig, artifact: PlanArtifact, *, force: bool
+) -> Applied:
+    """Store the plan's campaign, or continue it when it is stored already.
+
+    ``force`` passes age and a moved cursor, never another configuration or source. Raises
+    ConfigError, UsageError, StateRefused, DestinationError; then nothing was stored.
+    """
+    _refuse_changed_config(loaded, artifact)
+    _refuse_other_sources(loaded, artifact)
+    if fleet.store.campaign(artifact.plan_id) is not None:
+        _refuse_other_plan(fleet, artifact)
+        return Applied(
+            submitted=Submitted(campaign_id=artifact.plan_id, created=False), warnings=()
+        )
+    warnings, forced = _age(artifact, fleet.clock.now_s(), force=force)
+    moved = _moved_cursors(fleet, artifact)
+    if moved and not force:
+        raise StateRefused(
+            f"the high-water mark has moved since the plan was made: {', '.join(moved)}",
+            hint=f"{_PLAN_ANEW}; --force applies this one and may read rows again",
+            code="RIVET_PLAN_CURSOR_DRIFT",
+        )
+    if moved:
+        warnings.append(f"forced although the high-water mark has moved: {', '.join(moved)}")
+        forced.append("cursor_drift")
+    if artifact.rivet_fleet_version != __version__:
+        warnings.append(
+            f"the plan was made by version {artifact.rivet_fleet_version}, this is {__version__}"
+        )
+    check_deliverable(fleet, artifact.campaign)
+    submitted = store_plan(fleet, artifact.campaign)
+    _tell(fleet, artifact, forced)
+    return Applied(submitted=submitted, warnings=tuple(warnings))
+
+
+def _refuse_changed_config(loaded: LoadedConfig, artifact: PlanArtifact) -> None:
+    if loaded.digest == artifact.config_digest:
+        return
+    before = {name: run.plan.settings_digest for name, run in by_name(artifact).items()}
+    now = {name: digest for name, digest in loaded.sections.items() if name in before}
+    changed = changed_exports(before, now)
+    raise ConfigError(
+        f"{loaded.path.name} is not the configuration this plan was made from: "
+        f"{', '.join(changed) or 'another export, the campaign or source_groups'} changed",
+        hint=f"{_PLAN_ANEW}; no option goes around this",
+        code="RIVET_CONFIG_CHANGED",
+    )
+
+
+def _refuse_other_sources(loaded: LoadedConfig, artifact: PlanArtifact) -> None:
+    """The credentials of this process must lead to the planned database."""
+    for run in artifact.campaign.runs:
+        here = source_connection(loaded, run.plan.read.source).identity
+        if here != run.plan.read.source_identity:
+            raise ConfigError(
+                f"source {run.plan.read.source} is {here} here, but the plan was made on "
+                f"{run.plan.read.source_identity}",
+                hint="give this process the environment of the plan; no option goes around this",
+                code="RIVET_CONFIG_SOURCE_MISMATCH",
+            )
+
+
+def _refuse_other_plan(fleet: Fleet, artifact: PlanArtifact) -> None:
+    """A campaign of this id is continued only when it is this very plan."""
+    stored = {run.export_name: run.plan_hash for run in fleet.store.runs(artifact.plan_id)}
+    planned = {name: run.plan_hash for name, run in by_name(artifact).items()}
+    if stored != planned:
+        raise StateRefused(
+            f"campaign {artifact.plan_id} is stored already, with another plan",
+            hint=f"{_PLAN_ANEW}, under an id of its own",
+            code="RIVET_PLAN_CONFLICT",
+        )
+
+
+def _age(artifact: PlanArtifact, now_s: float, *, force: bool) -> tuple[list[str], list[str]]:
+    """Warnings and what was forced (PA3)."""
+    hours = (now_s - artifact.created_at_s) / 3600
+    match freshness(artifact.created_at_s, now_s):
+        case Freshness.FRESH:
+            return [], []
+        case Freshness.AGING:
+            return [f"the plan is {hours:.1f} hours old: rows may have come since"], []
+        case Freshness.FROM_THE_FUTURE:
+            return ["the plan was made later than it is now: the clocks of two hosts differ"], []
+        case Freshness.STALE if force:
+            return [f"forced although the plan is {hours:.1f} hours old"], ["stale"]
+        case _:
+            raise UsageError(
+                f"the plan is {hours:.1f} hours old; it expired {artifact.expires_at}",
+                hint=f"{_PLAN_ANEW}; --force applies this one all the same",
+                code="RIVET_PLAN_STALE",
+            )
+
+
+def _moved_cursors(fleet: Fleet, artifact: PlanArtifact) -> Sequence[str]:
+    """Exports whose stored mark is another than the plan's; no snapshot matches any (PA4)."""
+    taken = {
+        export.export_name: export.cursor_snapshot
+        for export in artifact.exports
+        if export.cursor_snapshot is not None
+    }
+    if not taken:
+        return ()
+    now = fleet.store.cursors(artifact.campaign.campaign_name, tuple(taken))
+    return [name for name, mark in taken.items() if now.get(name) != mark]
+
+
+def _tell(fleet: Fleet, artifact: PlanArtifact, forced: Sequence[str]) -> None:
+    words = f", forced: {', '.join(forced)}" if forced else ""
+    fleet.emit(
+        Event(
+            name=EventName.PLAN_APPLIED,
+            campaign_id=artifact.plan_id,
+            worker_id=fleet.identity.worker_id,
+            message=f"plan of {artifact.created_at}{words}",
+            data={"created_at": artifact.created_at, "forced": list(forced)},
+        )
+    )

@@ -1,0 +1,233 @@
+"""``plan``: ask the sources, decide, and seal it. Writes nothing but the file it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rivet_fleet import __version__
+from rivet_fleet.contracts.artifact import (
+    ARTIFACT_VERSION,
+    STALE_REFUSE_S,
+    ArtifactExport,
+    ColumnSnapshot,
+    FactsSnapshot,
+    PlanArtifact,
+)
+from rivet_fleet.contracts.codec import from_plain
+from rivet_fleet.contracts.facts import SourceFacts
+from rivet_fleet.contracts.keys import CampaignId
+from rivet_fleet.contracts.plan import CampaignPlan, PlannedRun
+from rivet_fleet.contracts.state import MeasuredRun
+from rivet_fleet.coordination.wiring import ProcessOptions, open_planned_source, redactor
+from rivet_fleet.errors import ConfigError, StateRefused, UsageError
+from rivet_fleet.execution.registry import open_format
+from rivet_fleet.execution.source import Source
+from rivet_fleet.execution.types import arrow_schema
+from rivet_fleet.observability.redaction import redact_plain
+from rivet_fleet.persistence.open import open_store, store_exists
+from rivet_fleet.planning.connections import source_connection
+from rivet_fleet.planning.decide import Decided, decide
+from rivet_fleet.planning.loaded import LoadedConfig
+from rivet_fleet.planning.problems import did_you_mean
+from rivet_fleet.planning.request import facts_request
+
+SECRET_CHARS_MIN = 8
+"""A shorter secret in a query is more likely a word of the query than a secret."""
+_SCHEMA_OLD = "RIVET_STATE_SCHEMA_OLD"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remembered:
+    """What the state database knows of former runs; empty before the first one."""
+
+    history: Mapping[str, Sequence[MeasuredRun]] = field(default_factory=dict)
+    cursors: Mapping[str, str] = field(default_factory=dict)
+
+
+def remember(loaded: LoadedConfig, names: Sequence[str], *, state_url: str) -> Remembered:
+    """Read the state database without creating or changing it. Raises StateUnavailable."""
+    if not store_exists(state_url):
+        return Remembered()
+    store = open_store(state_url, pool_size=1)
+    try:
+        store.check_version()
+        return Remembered(
+            history=store.history(loaded.campaign_name, names),
+            cursors=store.cursors(loaded.campaign_name, names),
+        )
+    except StateRefused as refused:
+        if refused.code != _SCHEMA_OLD:
+            raise
+        return Remembered()  # no campaign of this program ever ran there
+    finally:
+        store.close()
+
+
+def plan_ahead(
+    loaded: LoadedConfig,
+    options: ProcessOptions,
+    *,
+    names: Sequence[str],
+    campaign_id: CampaignId,
+    state_url: str,
+    now_s: float,
+) -> PlanArtifact:
+    """The artifact for the named exports (all of them by default).
+
+    Raises ConfigError, SourceError, UnsupportedType, StateError as ``run`` would, UsageError
+    for an unknown name, and ConfigError when the plan would hold a secret.
+    """
+    chosen = _chosen(loaded, names)
+    remembered = remember(loaded, chosen, state_url=state_url)
+    facts = _facts(loaded, options, chosen)
+    decided = decide(
+        loaded,
+        facts,
+        campaign_id=campaign_id,
+        connections={
+            name: source_connection(loaded, name) for name in sorted(_sources(loaded, chosen))
+        },
+        history=remembered.history,
+        now_s=now_s,
+        only=chosen,
+    )
+    for run in decided.plan.runs:
+        open_format(run.plan.format).check_schema(arrow_schema(run.plan.read.columns))
+    _refuse_secrets(loaded, decided.plan)
+    return _artifact(loaded, decided, facts, remembered.cursors, now_s)
+
+
+def _chosen(loaded: LoadedConfig, names: Sequence[str]) -> tuple[str, ...]:
+    known = [export.name for export in loaded.config.exports]
+    for name in names:
+        if name not in known:
+            raise UsageError(f"there is no export {name!r}", hint=did_you_mean(name, known))
+    return tuple(name for name in known if name in names) if names else tuple(known)
+
+
+def _sources(loaded: LoadedConfig, chosen: Sequence[str]) -> set[str]:
+    return {loaded.source_name(e) for e in loaded.config.exports if e.name in chosen}
+
+
+def _facts(
+    loaded: LoadedConfig, options: ProcessOptions, chosen: Sequence[str]
+) -> dict[str, SourceFacts]:
+    """One connection for each source, closed when everything is known."""
+    opened: dict[str, Source] = {}
+    facts = {}
+    try:
+        for export in loaded.config.exports:
+            if export.name not in chosen:
+                continue
+            name = loaded.source_name(export)
+            if name not in opened:
+                identity = source_connection(loaded, name).identity
+                opened[name] = open_planned_source(loaded, options, name, identity)
+            facts[export.name] = opened[name].introspect(facts_request(loaded, export))
+    finally:
+        for source in opened.values():
+            source.close()
+    return facts
+
+
+def _refuse_secrets(loaded: LoadedConfig, plan: CampaignPlan) -> None:
+    """What is executed cannot be redacted, so a secret in it is refused (PA9)."""
+    for run in plan.runs:
+        texts = (run.plan.read.query or "", run.plan.destination.prefix)
+        for secret in loaded.secrets:
+            if len(secret) >= SECRET_CHARS_MIN and any(secret in text for text in texts):
+                raise ConfigError(
+                    f"the plan of export {run.plan.export_name} would hold a secret of the "
+                    "configuration: its query or destination repeats it",
+                    hint="keep secrets in url_env or password_env; move what the query needs "
+                    "into a view",
+                    code="RIVET_PLAN_HOLDS_SECRET",
+                )
+
+
+def _artifact(
+    loaded: LoadedConfig,
+    decided: Decided,
+    facts: Mapping[str, SourceFacts],
+    cursors: Mapping[str, str],
+    now_s: float,
+) -> PlanArtifact:
+    hide = redactor(loaded)
+    plan = replace(
+        decided.plan,
+        runs=tuple(_redacted(run, loaded) for run in decided.plan.runs),
+    )
+    exports = tuple(
+        ArtifactExport(
+            export_name=run.plan.export_name,
+            chunk_count=len(run.chunks),
+            plan_fingerprint=run.plan_hash,
+            cursor_snapshot=cursors.get(run.plan.export_name),
+            strategy_rationale=hide(run.plan.reason),
+            facts=_snapshot(facts[run.plan.export_name], run),
+            preflight=decided.advised.preflights[run.plan.export_name],
+        )
+        for run in plan.runs
+    )
+    advice = decided.advised.campaign
+    return PlanArtifact(
+        artifact_version=ARTIFACT_VERSION,
+        rivet_fleet_version=__version__,
+        plan_id=plan.campaign_id,
+        created_at=_rfc3339(now_s),
+        created_at_s=now_s,
+        expires_at=_rfc3339(now_s + STALE_REFUSE_S),
+        config_path=plan.config_path,
+        config_digest=plan.config_digest,
+        campaign=plan,
+        exports=exports,
+        prioritization=from_plain(type(advice), redact_plain(advice, hide)),
+    )
+
+
+def _redacted(run: PlannedRun, loaded: LoadedConfig) -> PlannedRun:
+    """The words of a plan come from servers as well; what is executed stays as it is."""
+    hide = redactor(loaded)
+    words = tuple(hide(warning) for warning in run.plan.warnings)
+    return replace(run, plan=replace(run.plan, reason=hide(run.plan.reason), warnings=words))
+
+
+def _snapshot(facts: SourceFacts, run: PlannedRun) -> FactsSnapshot:
+    columns = next((c.chunk_range.columns for c in run.chunks if c.chunk_range.columns), ())
+    key = next((one for one in facts.keys if one.columns == columns), None)
+    return FactsSnapshot(
+        engine=facts.engine,
+        server_version=facts.server_version,
+        row_estimate=facts.row_estimate,
+        row_estimate_from=facts.row_estimate_provenance,
+        row_width_bytes=facts.row_width_bytes,
+        key_columns=columns,
+        key_minimum=key.minimum if key else None,
+        key_maximum=key.maximum if key else None,
+        columns=tuple(
+            ColumnSnapshot(name=c.name, native_type=c.native_type, nullable=c.nullable)
+            for c in facts.columns
+        ),
+    )
+
+
+def _rfc3339(at_s: float) -> str:
+    moment = datetime.fromtimestamp(at_s, tz=UTC)
+    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def write_plan(path: Path, text: str) -> None:
+    """The file at once or not at all: nobody ever reads half a plan. Raises UsageError."""
+    passing = path.with_name(f".{path.name}.tmp")
+    try:
+        passing.write_text(text, encoding="utf-8")
+        passing.replace(path)
+    except OSError as failure:
+        passing.unlink(missing_ok=True)
+        raise UsageError(
+            f"the plan cannot be written to {path}: {failure.strerror}",
+            hint="-o names a file in a folder that exists",
+        ) from None
