@@ -37,6 +37,15 @@ def python_files(*folders: str) -> list[Path]:
     ]
 
 
+def compiled_files(folder: str) -> list[Path]:
+    """The Cython and C files below this top-level folder."""
+    return [
+        path
+        for path in committed_files()
+        if path.suffix in (".pyx", ".pxd", ".h") and path.relative_to(ROOT).parts[0] == folder
+    ]
+
+
 @cache
 def parsed(path: Path) -> ast.Module:
     """The module's syntax tree."""

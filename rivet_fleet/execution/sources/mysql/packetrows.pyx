@@ -7,17 +7,18 @@ for both: the end, an error, rows of several packets, values that are refused or
 length is checked before it is used.
 """
 
-from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy
 
 from rivet_fleet.execution.columnar cimport (
     ASK, BITS, DONE, FIXED, FULL, INCOMPLETE, NO_MEMORY, VARIABLE,
-    Column, Pending, Storage, column_array, column_bit, column_bytes, column_cells, column_free,
-    column_init, column_null, column_room, column_slot, column_truncate,
-    pending_drop, pending_free, pending_keep,
-    rivet_fill_powers, rivet_is_utf8, rivet_small_powers, rivet_small_store,
-    rivet_wide_fits, rivet_wide_muladd, rivet_wide_store,
+    Pending, column_array, column_cells, column_free, column_init, column_null, column_room,
+    column_truncate, pending_drop, pending_free, pending_keep, rivet_fill_powers,
+)
+from rivet_fleet.execution.sources.mysql.packetcells cimport (
+    BIT_BOOLEAN, BIT_FIELD, BOOLEAN, BYTES, DATE, DECIMAL, INTEGER, PLAIN, RAW, TEXT, TIME,
+    TIMESTAMP, RIVET_MY_DATE_LENGTH, RIVET_MY_LENGTH_ENCODED, RIVET_MY_TIME_LENGTH,
+    Field, any_cell, cell_extent,
 )
 
 import pyarrow as pa
@@ -34,357 +35,15 @@ from rivet_fleet.execution.sources.mysql.values import (
 )
 from rivet_fleet.execution.types import arrow_schema, arrow_type
 
-cdef enum Kind:
-    # As wide here as on the wire: integers of the same sign, floating-point numbers.
-    PLAIN
-    # An integer of another width or sign.
-    INTEGER
-    # BIT: one to eight bytes, the most significant first.
-    BIT_FIELD
-    BOOLEAN
-    BIT_BOOLEAN
-    DECIMAL
-    DATE
-    TIME
-    TIMESTAMP
-    TEXT
-    BYTES
-    # Kept as bytes, made into Arrow by the reference's builder of the column.
-    RAW
-
-cdef struct Field:
-    Kind kind
-    # Bytes of a cell on the wire, or how it says its length: see values.framing.
-    int framing
-    bint is_signed
-    bint target_signed
-    bint nullable
-    bint coerce
-    int precision
-    int scale
-    int64_t changed
-    int64_t changed_here
-    Column column
-
 cdef int _HEADER = 4
-cdef int _LENGTH_ENCODED = LENGTH_ENCODED
-cdef int _DATE_LENGTH = DATE_LENGTH
-cdef int _TIME_LENGTH = TIME_LENGTH
 cdef int64_t _PACKET_MAX = 0xFFFFFF
-cdef int64_t _DAY_US = 86400000000
-cdef int64_t _TIME_US_MAX = 839 * 3600000000 - 1
-cdef int _DECIMAL_BYTES_MAX = 128
 
-cdef int[13] _MONTH_DAYS
-_MONTH_DAYS[:] = [0, 31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31]
+if (RIVET_MY_LENGTH_ENCODED, RIVET_MY_DATE_LENGTH, RIVET_MY_TIME_LENGTH) != (
+    LENGTH_ENCODED, DATE_LENGTH, TIME_LENGTH
+):
+    raise AssertionError("the framings of values.py are not the compiled ones")
 
 rivet_fill_powers()
-
-
-# ---------------------------------------------------------------- cells
-
-cdef inline uint32_t _le32(const uint8_t* p) noexcept nogil:
-    cdef uint32_t value
-    memcpy(&value, p, 4)
-    return value
-
-
-cdef inline void _put64(Column* column, int64_t value) noexcept nogil:
-    memcpy(column_slot(column), &value, 8)
-    column.rows += 1
-
-
-cdef inline int _unfit(Field* field) noexcept nogil:
-    """A valid value that the type cannot hold: NULL and counted, or the reference's error."""
-    if not field.coerce or not field.nullable:
-        return ASK
-    column_null(&field.column)
-    field.changed_here += 1
-    return DONE
-
-
-cdef inline uint64_t _widened(Field* field, const uint8_t* cell) noexcept nogil:
-    """The integer on the wire as 64 bits, sign extended when it has one."""
-    cdef uint16_t v16
-    cdef uint32_t v32
-    cdef uint64_t v64
-    if field.framing == 1:
-        return <uint64_t> <int64_t> <signed char> cell[0] if field.is_signed else cell[0]
-    if field.framing == 2:
-        memcpy(&v16, cell, 2)
-        return <uint64_t> <int64_t> <int16_t> v16 if field.is_signed else v16
-    if field.framing == 4:
-        v32 = _le32(cell)
-        return <uint64_t> <int64_t> <int32_t> v32 if field.is_signed else v32
-    memcpy(&v64, cell, 8)
-    return v64
-
-
-cdef inline int _put_integer(Field* field, uint64_t value, bint is_signed) noexcept nogil:
-    """An integer into a column of another width or sign; ASK when it does not fit."""
-    cdef Column* column = &field.column
-    cdef int64_t number = <int64_t> value
-    cdef int64_t limit
-    if not field.target_signed:
-        if is_signed and number < 0:
-            return ASK
-    elif not is_signed and number < 0:
-        return ASK
-    elif column.width < 8:
-        limit = <int64_t> 1 << (8 * column.width - 1)
-        if number < -limit or number >= limit:
-            return ASK
-    memcpy(column_slot(column), &value, column.width)
-    column.rows += 1
-    return DONE
-
-
-cdef inline int _bits(const uint8_t* cell, int64_t bytes, uint64_t* value) noexcept nogil:
-    cdef int64_t i
-    if bytes < 1 or bytes > 8:
-        return ASK
-    value[0] = 0
-    for i in range(bytes):
-        value[0] = value[0] << 8 | cell[i]
-    return DONE
-
-
-cdef int _decimal(Field* field, const uint8_t* cell, int64_t bytes) noexcept nogil:
-    """A decimal's text to an unscaled integer of the column's width. DONE or ASK."""
-    cdef Column* column = &field.column
-    cdef bint negative = False
-    cdef int64_t position = 0
-    cdef int fraction = -1
-    cdef int digits = 0
-    cdef int seen = 0
-    cdef uint64_t small = 0
-    cdef uint64_t[4] wide
-    cdef int in_small = 0
-    cdef uint8_t c
-    if bytes > _DECIMAL_BYTES_MAX:
-        return ASK
-    if bytes and cell[0] == c'-':
-        negative = True
-        position = 1
-    wide[0] = wide[1] = wide[2] = wide[3] = 0
-    while position < bytes:
-        c = cell[position]
-        position += 1
-        if c == c'.':
-            if fraction >= 0:
-                return ASK
-            fraction = 0
-            continue
-        if c < c'0' or c > c'9':
-            return ASK
-        seen += 1
-        if fraction >= 0:
-            if fraction == field.scale:
-                if c != c'0':
-                    return ASK
-                continue
-            fraction += 1
-        if digits or c != c'0':
-            digits += 1
-            small = small * 10 + (c - c'0')
-            in_small += 1
-            if in_small == 18 and digits >= 18:
-                if rivet_wide_muladd(wide, rivet_small_powers[18], small):
-                    return ASK
-                small = 0
-                in_small = 0
-    if not seen:
-        return ASK
-    if fraction < 0:
-        fraction = 0
-    # The scale's missing zeros.
-    while fraction < field.scale:
-        fraction += 1
-        if digits:
-            digits += 1
-            small *= 10
-            in_small += 1
-            if in_small == 18:
-                if rivet_wide_muladd(wide, rivet_small_powers[18], small):
-                    return ASK
-                small = 0
-                in_small = 0
-    if digits > field.precision:
-        return ASK
-    if digits < 18:
-        rivet_small_store(small, negative, column.width, column_slot(column))
-    else:
-        if rivet_wide_muladd(wide, rivet_small_powers[in_small], small):
-            return ASK
-        rivet_wide_store(wide, negative, column.width, column_slot(column))
-    column.rows += 1
-    return DONE
-
-
-cdef inline bint _is_leap(int year) noexcept nogil:
-    return year % 4 == 0 and (year % 100 != 0 or year % 400 == 0)
-
-
-cdef inline int64_t _days(int year, int month, int day) noexcept nogil:
-    """Days since 1970-01-01, proleptic Gregorian, years 0 to 9999 (H. Hinnant's algorithm)."""
-    cdef int64_t y = year - (1 if month <= 2 else 0)
-    cdef int64_t era = (y if y >= 0 else y - 399) // 400
-    cdef int64_t year_of_era = y - era * 400
-    cdef int64_t day_of_year = (153 * (month + (-3 if month > 2 else 9)) + 2) // 5 + day - 1
-    cdef int64_t day_of_era = year_of_era * 365 + year_of_era // 4 - year_of_era // 100 + day_of_year
-    return era * 146097 + day_of_era - 719468
-
-
-cdef inline int _clock(const uint8_t* cell, int64_t bytes, int64_t* us) noexcept nogil:
-    """Hours, minutes, seconds and microseconds, as far as the cell goes. DONE or ASK."""
-    cdef uint32_t fraction = 0
-    us[0] = 0
-    if bytes == 0:
-        return DONE
-    if bytes >= 7:
-        fraction = _le32(cell + 3)
-    if cell[0] > 23 or cell[1] > 59 or cell[2] > 59 or fraction > 999999:
-        return ASK
-    us[0] = ((cell[0] * 60 + cell[1]) * 60 + cell[2]) * <int64_t> 1000000 + fraction
-    return DONE
-
-
-cdef int _moment(Field* field, const uint8_t* cell, int64_t bytes) noexcept nogil:
-    """A date or datetime of 0, 4, 7 or 11 bytes."""
-    cdef int year, month, day
-    cdef int64_t us, days
-    cdef int32_t date
-    if bytes == 0:
-        return _unfit(field)
-    year = cell[0] | cell[1] << 8
-    month = cell[2]
-    day = cell[3]
-    if year > 9999 or month > 12 or day > 31:
-        return ASK
-    if _clock(cell + 4, bytes - 4, &us) != DONE:
-        return ASK
-    if field.kind == DATE and us:
-        return ASK
-    if month == 0 or day == 0 or day > _MONTH_DAYS[month]:
-        return _unfit(field)
-    if month == 2 and day == 29 and not _is_leap(year):
-        return _unfit(field)
-    days = _days(year, month, day)
-    if field.kind == DATE:
-        date = <int32_t> days
-        memcpy(column_slot(&field.column), &date, 4)
-        field.column.rows += 1
-    else:
-        _put64(&field.column, days * _DAY_US + us)
-    return DONE
-
-
-cdef int _time(Field* field, const uint8_t* cell, int64_t bytes) noexcept nogil:
-    """A TIME of 0, 8 or 12 bytes: a signed span."""
-    cdef int64_t us
-    if bytes == 0:
-        _put64(&field.column, 0)
-        return DONE
-    # 34 days are 816 hours: a day more is beyond the server's own range.
-    if cell[0] > 1 or _le32(cell + 1) > 34 or _clock(cell + 5, bytes - 5, &us) != DONE:
-        return ASK
-    us += <int64_t> _le32(cell + 1) * _DAY_US
-    if us > _TIME_US_MAX:
-        return ASK
-    if us >= _DAY_US or (cell[0] and us):
-        return _unfit(field)
-    _put64(&field.column, us)
-    return DONE
-
-
-cdef inline int _cell(Field* field, const uint8_t* cell, int64_t bytes) noexcept nogil:
-    """One value that is not NULL. DONE, ASK, FULL or NO_MEMORY; on anything but DONE the column
-    is as it was."""
-    cdef uint64_t value
-    cdef Column* column = &field.column
-    if field.kind == PLAIN:
-        memcpy(column_slot(column), cell, column.width)
-        column.rows += 1
-        return DONE
-    if field.kind == TEXT:
-        if not rivet_is_utf8(cell, bytes):
-            return ASK
-        return column_bytes(column, cell, bytes)
-    if field.kind == DECIMAL:
-        return _decimal(field, cell, bytes)
-    if field.kind == DATE or field.kind == TIMESTAMP:
-        return _moment(field, cell, bytes)
-    if field.kind == INTEGER:
-        return _put_integer(field, _widened(field, cell), field.is_signed)
-    if field.kind == BYTES or field.kind == RAW:
-        return column_bytes(column, cell, bytes)
-    if field.kind == BOOLEAN:
-        value = _widened(field, cell)
-        if value > 1:
-            return ASK
-        column_bit(column, value == 1)
-        return DONE
-    if field.kind == TIME:
-        return _time(field, cell, bytes)
-    if _bits(cell, bytes, &value) != DONE:
-        return ASK
-    if field.kind == BIT_FIELD:
-        return _put_integer(field, value, False)
-    if value > 1:
-        return ASK
-    column_bit(column, value == 1)
-    return DONE
-
-
-# ---------------------------------------------------------------- packets
-
-cdef inline int _extent(int framing, const uint8_t* row, int64_t position, int64_t end,
-                        int64_t limit, int64_t* start, int64_t* stop) noexcept nogil:
-    """Where a cell begins and ends. DONE, or ASK when its length cannot be true."""
-    cdef uint8_t first
-    cdef int width
-    cdef uint64_t length
-    if framing > 0:
-        start[0] = position
-        stop[0] = position + framing
-        return DONE if stop[0] <= end else ASK
-    if position >= end:
-        return ASK
-    first = row[position]
-    position += 1
-    if framing == _LENGTH_ENCODED:
-        length = first
-        if first > 0xFA:
-            if first == 0xFC:
-                width = 2
-            elif first == 0xFD:
-                width = 3
-            elif first == 0xFE:
-                width = 8
-            else:
-                return ASK
-            if end - position < width:
-                return ASK
-            length = 0
-            memcpy(&length, row + position, width)
-            position += width
-        if length > <uint64_t> limit:
-            return ASK
-    elif framing == _DATE_LENGTH:
-        if first != 0 and first != 4 and first != 7 and first != 11:
-            return ASK
-        length = first
-    elif framing == _TIME_LENGTH:
-        if first != 0 and first != 8 and first != 12:
-            return ASK
-        length = first
-    else:
-        return ASK
-    if <int64_t> length > end - position:
-        return ASK
-    start[0] = position
-    stop[0] = position + <int64_t> length
-    return DONE
 
 
 cdef class CompiledDecoder:
@@ -594,9 +253,9 @@ cdef class CompiledDecoder:
                     break
                 column_null(&field.column)
                 continue
-            outcome = _extent(field.framing, row, position, bytes, self._limit, &start, &stop)
+            outcome = cell_extent(field.framing, row, position, bytes, self._limit, &start, &stop)
             if outcome == DONE:
-                outcome = _cell(field, row + start, stop - start)
+                outcome = any_cell(field, row + start, stop - start)
             if outcome != DONE:
                 break
             changes = changes or field.changed_here != 0

@@ -6,21 +6,21 @@ GIL; every row that is not goes to the reference decoder, whose verdict (a value
 or an error with column and offset) stands for both. Every length is checked before it is used.
 """
 
-from libc.stdint cimport (
-    INT32_MAX, INT32_MIN, INT64_MAX, INT64_MIN,
-    int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t,
-)
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uintptr_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy
 
 from rivet_fleet.execution.columnar cimport (
     ASK, BITS, DONE, ENDED, FIXED, FULL, INCOMPLETE, LIST, NO_MEMORY, VARIABLE,
-    Column, Pending, Storage, column_array, column_bit, column_bytes, column_cells, column_free,
-    column_init, column_null, column_room, column_slot, column_truncate,
-    pending_drop, pending_free, pending_keep,
-    rivet_be16, rivet_be32, rivet_be64, rivet_fill_powers, rivet_is_utf8, rivet_small_powers,
-    rivet_small_store, rivet_wide_fits, rivet_wide_muladd, rivet_wide_store,
-    rivet_wrapping_add,
+    Column, Pending, column_array, column_cells, column_free, column_init, column_null,
+    column_room, column_truncate, pending_drop, pending_free, pending_keep,
+    rivet_be16, rivet_be32, rivet_fill_powers,
+)
+from rivet_fleet.execution.sources.postgres.copycells cimport (
+    ARRAY, BOOL, BYTES, DATE, DECIMAL, INT16, INT32, INT64, JSONB, RAW, TEXT, TIME, TIMESTAMP,
+    UINT32, UUID, Field, array_cell, framed_row, scalar_cell,
+)
+from rivet_fleet.execution.sources.postgres.libpqcalls cimport (
+    POLLIN, ConsumeInput, FreeMemory, GetCopyData, poll, pollfd,
 )
 
 import pyarrow as pa
@@ -32,56 +32,6 @@ from rivet_fleet.execution.sources.postgres.decoder import ReferenceDecoder
 from rivet_fleet.execution.sources.postgres.dialect import OID_JSONB, OID_OID
 from rivet_fleet.execution.types import arrow_schema, arrow_type
 
-cdef extern from "poll.h" nogil:
-    struct pollfd:
-        int fd
-        short events
-        short revents
-    int poll(pollfd* fds, unsigned long count, int timeout_ms)
-    short POLLIN
-
-ctypedef int (*GetCopyData)(void* conn, char** row, int asynchronous) noexcept nogil
-ctypedef int (*ConsumeInput)(void* conn) noexcept nogil
-ctypedef void (*FreeMemory)(void* memory) noexcept nogil
-
-cdef enum Kind:
-    BOOL
-    INT16
-    INT32
-    INT64
-    UINT32
-    DATE
-    TIME
-    TIMESTAMP
-    UUID
-    BYTES
-    TEXT
-    JSONB
-    DECIMAL
-    ARRAY
-    # Kept as bytes, made into Arrow by the reference's builder of the column.
-    RAW
-
-cdef struct Field:
-    Kind kind
-    bint nullable
-    bint coerce
-    int precision
-    int scale
-    int64_t changed
-    int64_t changed_here
-    Column column
-    # Of an ARRAY: its elements.
-    Kind element_kind
-    uint32_t element_oid
-    Column elements
-
-cdef int32_t _UNIX_DAYS = 10957
-cdef int64_t _UNIX_US = 946684800000000
-cdef int64_t _DAY_US = 86400000000
-cdef int32_t _DATE_DAYS_MIN = -2451545
-cdef int32_t _DATE_DAYS_MAX = 2145031948
-cdef int64_t _TIMESTAMP_US_MIN = -211813488000000000
 cdef int _POLL_MS = 200
 
 _KINDS = {
@@ -103,263 +53,6 @@ _KINDS = {
 }
 
 rivet_fill_powers()
-
-
-# ---------------------------------------------------------------- cells
-
-cdef int _decimal(Column* column, int precision, int scale, const uint8_t* cell,
-                  int64_t bytes) noexcept nogil:
-    """numeric: base 10,000 digits, to an unscaled integer of the column's width. DONE or ASK."""
-    cdef int digits, weight, shift, i
-    cdef uint16_t sign, digit
-    cdef uint64_t small
-    cdef uint64_t[4] wide
-    if bytes < 8:
-        return ASK
-    digits = rivet_be16(cell)
-    weight = <int16_t> rivet_be16(cell + 2)
-    sign = rivet_be16(cell + 4)
-    if (sign != 0 and sign != 0x4000) or bytes != 8 + 2 * digits:
-        return ASK
-    shift = 4 * (weight - digits + 1) + scale
-    if digits == 0:
-        shift = 0
-    if shift < -4 or shift > precision:
-        return ASK
-    if digits <= 4 and 4 * digits + shift <= 18:
-        small = 0
-        for i in range(digits):
-            digit = rivet_be16(cell + 8 + 2 * i)
-            if digit > 9999:
-                return ASK
-            small = small * 10000 + digit
-        if shift >= 0:
-            small *= rivet_small_powers[shift]
-        else:
-            if small % rivet_small_powers[-shift]:
-                return ASK
-            small //= rivet_small_powers[-shift]
-        if precision < 19 and small >= rivet_small_powers[precision]:
-            return ASK
-        rivet_small_store(small, sign != 0, column.width, column_slot(column))
-        column.rows += 1
-        return DONE
-    wide[0] = wide[1] = wide[2] = wide[3] = 0
-    for i in range(digits):
-        digit = rivet_be16(cell + 8 + 2 * i)
-        if digit > 9999:
-            return ASK
-        small = 10000
-        if shift < 0 and i == digits - 1:
-            # The last digit's own trailing zeros lie behind the scale.
-            if digit % rivet_small_powers[-shift]:
-                return ASK
-            digit = <uint16_t> (digit // rivet_small_powers[-shift])
-            small = rivet_small_powers[4 + shift]
-        if rivet_wide_muladd(wide, small, digit):
-            return ASK
-    while shift > 0:
-        i = shift if shift < 19 else 19
-        if rivet_wide_muladd(wide, rivet_small_powers[i], 0):
-            return ASK
-        shift -= i
-    if not rivet_wide_fits(wide, precision):
-        return ASK
-    rivet_wide_store(wide, sign != 0, column.width, column_slot(column))
-    column.rows += 1
-    return DONE
-
-
-cdef inline void _put64(Column* column, int64_t value) noexcept nogil:
-    memcpy(column_slot(column), &value, 8)
-    column.rows += 1
-
-
-cdef inline int _unfit(Column* column, Field* field) noexcept nogil:
-    """A valid value that the type cannot hold: NULL and counted, or the reference's error."""
-    if not field.coerce:
-        return ASK
-    column_null(column)
-    field.changed_here += 1
-    return DONE
-
-
-cdef inline int _moment(Kind kind, Column* column, Field* field, const uint8_t* cell,
-                        int64_t bytes) noexcept nogil:
-    """Dates, times and timestamps."""
-    cdef int32_t days
-    cdef int64_t us
-    if kind == DATE:
-        if bytes != 4:
-            return ASK
-        days = <int32_t> rivet_be32(cell)
-        if days == INT32_MIN or days == INT32_MAX:
-            return _unfit(column, field)
-        if days < _DATE_DAYS_MIN or days > _DATE_DAYS_MAX:
-            return ASK
-        days += _UNIX_DAYS
-        memcpy(column_slot(column), &days, 4)
-        column.rows += 1
-        return DONE
-    if bytes != 8:
-        return ASK
-    us = <int64_t> rivet_be64(cell)
-    if kind == TIME:
-        if us == _DAY_US:
-            return _unfit(column, field)
-        if us < 0 or us > _DAY_US:
-            return ASK
-        _put64(column, us)
-        return DONE
-    if us == INT64_MIN or us == INT64_MAX:
-        return _unfit(column, field)
-    if us < _TIMESTAMP_US_MIN or us > INT64_MAX - _UNIX_US:
-        return ASK
-    _put64(column, us + _UNIX_US)
-    return DONE
-
-
-cdef inline int _scalar(Kind kind, Column* column, Field* field, const uint8_t* cell,
-                        int64_t bytes) noexcept nogil:
-    """One value that is not NULL. DONE, ASK, FULL or NO_MEMORY; on anything but DONE the
-    column is as it was."""
-    cdef uint16_t v16
-    cdef uint32_t v32
-    cdef uint64_t v64
-    if kind == INT32:
-        if bytes != 4:
-            return ASK
-        v32 = rivet_be32(cell)
-        memcpy(column_slot(column), &v32, 4)
-        column.rows += 1
-        return DONE
-    if kind == INT64:
-        if bytes != 8:
-            return ASK
-        v64 = rivet_be64(cell)
-        memcpy(column_slot(column), &v64, 8)
-        column.rows += 1
-        return DONE
-    if kind == TEXT:
-        if not rivet_is_utf8(cell, bytes):
-            return ASK
-        return column_bytes(column, cell, bytes)
-    if kind == DECIMAL:
-        return _decimal(column, field.precision, field.scale, cell, bytes)
-    if kind == DATE or kind == TIME or kind == TIMESTAMP:
-        return _moment(kind, column, field, cell, bytes)
-    if kind == INT16:
-        if bytes != 2:
-            return ASK
-        v16 = rivet_be16(cell)
-        memcpy(column_slot(column), &v16, 2)
-        column.rows += 1
-        return DONE
-    if kind == BOOL:
-        if bytes != 1 or cell[0] > 1:
-            return ASK
-        column_bit(column, cell[0])
-        return DONE
-    if kind == BYTES or kind == RAW:
-        return column_bytes(column, cell, bytes)
-    if kind == JSONB:
-        if bytes < 1 or cell[0] != 1 or not rivet_is_utf8(cell + 1, bytes - 1):
-            return ASK
-        return column_bytes(column, cell + 1, bytes - 1)
-    if kind == UUID:
-        if bytes != 16:
-            return ASK
-        memcpy(column_slot(column), cell, 16)
-        column.rows += 1
-        return DONE
-    if kind == UINT32:
-        if bytes != 4:
-            return ASK
-        _put64(column, <int64_t> rivet_be32(cell))
-        return DONE
-    return ASK
-
-
-cdef int _array(Field* field, const uint8_t* cell, int64_t bytes) noexcept nogil:
-    """A one-dimensional array; its elements are taken back unless DONE."""
-    cdef Column* lists = &field.column
-    cdef Column* elements = &field.elements
-    cdef int64_t before = elements.rows
-    cdef int64_t position = 20
-    cdef int32_t dimensions, count, length, i
-    cdef int outcome = DONE
-    if bytes < 12:
-        return ASK
-    dimensions = <int32_t> rivet_be32(cell)
-    if field.element_oid != 0 and rivet_be32(cell + 8) != field.element_oid:
-        return ASK
-    if dimensions == 0 and bytes == 12:
-        lists.rows += 1
-        lists.offsets[lists.rows] = <int32_t> before
-        return DONE
-    if dimensions != 1 or bytes < position:
-        return ASK
-    count = <int32_t> rivet_be32(cell + 12)
-    if count < 0 or count > (bytes - position) // 4:
-        return ASK
-    if before + count > INT32_MAX:
-        return FULL
-    for i in range(count):
-        if column_room(elements) != DONE:
-            outcome = NO_MEMORY
-            break
-        if position + 4 > bytes:
-            outcome = ASK
-            break
-        length = <int32_t> rivet_be32(cell + position)
-        position += 4
-        if length == -1:
-            column_null(elements)
-            continue
-        if length < 0 or position + length > bytes:
-            outcome = ASK
-            break
-        outcome = _scalar(field.element_kind, elements, field, cell + position, length)
-        if outcome != DONE:
-            break
-        position += length
-    if outcome == DONE and position != bytes:
-        outcome = ASK
-    if outcome != DONE:
-        column_truncate(elements, before)
-        return outcome
-    if rivet_be32(cell + 16) != 1:
-        field.changed_here += 1
-    lists.rows += 1
-    lists.offsets[lists.rows] = <int32_t> elements.rows
-    return DONE
-
-
-# ---------------------------------------------------------------- rows
-
-cdef int64_t _framed(const uint8_t* row, int64_t bytes, int fields, int64_t limit) noexcept nogil:
-    """The length of one whole row by its own lengths; 0 when it is incomplete, -1 when they
-    cannot be true."""
-    cdef int64_t position = 2
-    cdef int32_t length
-    cdef int i
-    if bytes < 2:
-        return 0
-    if rivet_be16(row) != fields:
-        return -1
-    for i in range(fields):
-        if bytes - position < 4:
-            return 0
-        length = <int32_t> rivet_be32(row + position)
-        position += 4
-        if length == -1:
-            continue
-        if length < 0 or length > limit:
-            return -1
-        position += length
-        if position > bytes:
-            return 0
-    return position
 
 
 cdef class CompiledDecoder:
@@ -440,16 +133,12 @@ cdef class CompiledDecoder:
         """The stream is over. Raises MalformedData when its trailer has not been seen."""
         self._settle()
         if not self._ended:
-            raise MalformedData(
-                f"the stream ended in the middle, at offset {self._offset + self._pending.bytes}"
-            )
+            at = self._offset + self._pending.bytes
+            raise MalformedData(f"the stream ended in the middle, at offset {at}")
 
     def pull(self, uintptr_t conn, int fd, int64_t bytes_max):
-        """Receive rows from libpq's connection and decode them: (bytes, why it stopped).
-
-        0: ``bytes_max`` has arrived; 1: nothing has come for a while; 2: no more rows, libpq's
-        result says whether by an error. Raises as ``feed``.
-        """
+        """Receive rows from libpq's connection and decode them: (bytes, why it stopped). 0: so
+        much has arrived; 1: nothing comes; 2: no more rows (see libpq's result). Raises as feed."""
         cdef int64_t received = 0
         cdef int why = 0
         cdef int outcome = DONE
@@ -483,9 +172,7 @@ cdef class CompiledDecoder:
                         why = 2
                         break
                     if looked:
-                        waiting.fd = fd
-                        waiting.events = POLLIN
-                        waiting.revents = 0
+                        waiting.fd, waiting.events, waiting.revents = fd, POLLIN, 0
                         if poll(&waiting, 1, _POLL_MS) == 0:
                             why = 1
                             break
@@ -545,7 +232,7 @@ cdef class CompiledDecoder:
             if outcome == FULL and self._rows:
                 self._close_batch()
                 continue
-            length = _framed(self._pending.start, self._pending.bytes, self._width, self._limit)
+            length = framed_row(self._pending.start, self._pending.bytes, self._width, self._limit)
             if length == 0:
                 return
             self._ask_about(length if length > 0 else self._pending.bytes)
@@ -606,9 +293,9 @@ cdef class CompiledDecoder:
                 outcome = INCOMPLETE
                 break
             if field.kind == ARRAY:
-                outcome = _array(field, row + position, cell_bytes)
+                outcome = array_cell(field, row + position, cell_bytes)
             else:
-                outcome = _scalar(field.kind, &field.column, field, row + position, cell_bytes)
+                outcome = scalar_cell(field.kind, &field.column, field, row + position, cell_bytes)
             if outcome != DONE:
                 break
             changes = changes or field.changed_here != 0
@@ -631,9 +318,7 @@ cdef class CompiledDecoder:
             self._fields[i].changed_here = 0
 
     def _new_reference(self):
-        return ReferenceDecoder(
-            self._columns, max_value_bytes=self._limit, coerce=self._coerces
-        )
+        return ReferenceDecoder(self._columns, max_value_bytes=self._limit, coerce=self._coerces)
 
     def _ask_about(self, int64_t length):
         """Let the reference decide about the first ``length`` pending bytes; what it accepts
