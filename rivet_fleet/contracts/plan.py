@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 
+from rivet_fleet.contracts.change import SchemaChange
 from rivet_fleet.contracts.codec import canonical_json, to_plain
 from rivet_fleet.contracts.columns import ColumnSpec
 from rivet_fleet.contracts.keys import CampaignId, ChunkRange, RelationName, RunId
+from rivet_fleet.contracts.quality import QualityPlan
 
 PLAN_VERSION = 1
 
@@ -120,6 +122,12 @@ class ExportPlan:
     warnings: tuple[str, ...] = ()
     place: ClaimPlace | None = None
     """None: the order of the configuration."""
+    quality: QualityPlan | None = None
+    """What must hold before the run is delivered; None asks for nothing."""
+    on_schema_drift: str = "warn"
+    schema_changes: tuple[SchemaChange, ...] = ()
+    """How the columns differ from those of the last completed run; sealed at submit (Q5)."""
+    shape_drift_warn_factor: float = 2.0
     settings_digest: str = ""
     """Of this export's part of the configuration: tells which export has changed since."""
     plan_version: int = PLAN_VERSION

@@ -106,7 +106,6 @@ def _advice(config: FleetConfig) -> list[tuple[ConfigKey, str]]:
             ("parallel", "campaign.workers and source_groups decide"),
             ("parallel_safe", "source_groups decide"),
             ("reconcile_required", "nothing is reconciled yet"),
-            ("shape_drift_warn_factor", "there is no comparison of shapes yet"),
         ):
             if getattr(export, name) is not None:
                 found.append(((*at, name), f"{dotted((*at, name))} is ignored: {instead}"))

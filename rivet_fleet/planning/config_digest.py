@@ -15,7 +15,7 @@ from rivet_fleet.contracts.codec import canonical_json, to_plain
 from rivet_fleet.planning.config_models import ExportConfig, FleetConfig, SourceConfig
 from rivet_fleet.planning.connections import public_url
 from rivet_fleet.planning.loaded import all_sources, source_name
-from rivet_fleet.planning.policies import POLICIES, policies_of
+from rivet_fleet.planning.policies import POLICIES, change_policies, policies_of
 
 
 def digests(
@@ -40,6 +40,7 @@ def digests(
             "source": sources.get(name),
             "campaign": shared,
             "policies": to_plain(policies_of(config, export)),
+            "change": change_policies(config, export),
         }
         sections[export.name] = _sha256(body)
     whole: dict[str, Any] = {

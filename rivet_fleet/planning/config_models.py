@@ -6,50 +6,17 @@ Field names, defaults and bounds of a Rivet YAML are kept (inventory §2); ``sou
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+from pydantic import Field, SecretStr
 
-from rivet_fleet.planning.sizes import MIB, parse_size
+from rivet_fleet.planning.config_quality import QualityConfig
+from rivet_fleet.planning.config_values import Block, Bytes, Columns, Count, Number
+from rivet_fleet.planning.sizes import MIB
 
 CHUNKS_MAX = 50_000
 """More chunks than this cost more bookkeeping than they spread work."""
 CHUNK_SIZE_DEFAULT = 100_000
-
-
-def _not_a_flag(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError("must be a number")
-    return value
-
-
-def _one_or_more_columns(value: Any) -> Any:
-    if isinstance(value, str):
-        return tuple(part.strip() for part in value.split(","))
-    return value
-
-
-def _size(value: Any) -> Any:
-    if isinstance(value, str):
-        return parse_size(value)
-    return _not_a_flag(value)
-
-
-Count = Annotated[int, BeforeValidator(_not_a_flag)]
-Number = Annotated[float, BeforeValidator(_not_a_flag)]
-Columns = Annotated[
-    tuple[str, ...],
-    BeforeValidator(_one_or_more_columns, json_schema_input_type=str | list[str]),
-]
-Bytes = Annotated[int, BeforeValidator(_size, json_schema_input_type=int | str)]
-
-
-class Block(BaseModel):
-    """Unknown keys are refused, values are never echoed, nothing changes after loading."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, hide_input_in_errors=True, allow_inf_nan=False
-    )
 
 
 class TlsConfig(Block):
@@ -282,11 +249,14 @@ class ExportConfig(Block):
     target: Literal["duckdb", "bigquery", "snowflake", "clickhouse"] | None = Field(
         default=None, description="What check --type-report speaks for; --target wins."
     )
-    on_schema_drift: Literal["warn", "continue", "fail"] = Field(
-        default="warn", description="Between runs. Within a campaign a changed shape always fails."
+    quality: QualityConfig | None = Field(
+        default=None, description="Gates before the delivery; see quality."
+    )
+    on_schema_drift: Literal["warn", "continue", "fail"] | None = Field(
+        default=None, description="Over defaults.on_schema_drift."
     )
     shape_drift_warn_factor: Annotated[Number, Field(ge=0)] | None = Field(
-        default=None, description="Accepted and ignored: there is no comparison of shapes yet."
+        default=None, description="Over defaults.shape_drift_warn_factor."
     )
     parquet: ParquetConfig | None = Field(default=None, description="Row groups; see parquet.")
 
@@ -306,6 +276,16 @@ class DefaultsConfig(Block):
     )
     on_lossy: Literal["fail", "warn", "allow"] = Field(
         default="warn", description="A type or override that may lose digits, time or meaning."
+    )
+    on_schema_drift: Literal["warn", "continue", "fail"] = Field(
+        default="warn",
+        description="Columns that differ from the last completed run's: fail refuses to start, "
+        "continue only records. Within a campaign a changed shape always fails.",
+    )
+    shape_drift_warn_factor: Annotated[Number, Field(ge=0)] = Field(
+        default=2.0,
+        description="Say so when rows, bytes or bytes per row are this many times more or less "
+        "than usual; 0 switches it off.",
     )
 
 

@@ -23,7 +23,6 @@ _EXPORT_REFUSED = {
     "partition_by": "partitioned output",
     "partition_granularity": "partitioned output",
     "meta_columns": "added columns",
-    "quality": "quality gates",
     "cdc": "change capture",
     "chunk_by_days": "chunks by calendar days; use chunk_column or chunk_by_key",
     "chunk_dense": "dense ordinals; use chunk_by_key, or no chunk setting at all",

@@ -40,6 +40,7 @@ def check_rules(
         at: ConfigKey = ("exports", index)
         found += [
             *_reading(config, export, at),
+            *_quality(export, at),
             *_chunking(export, at),
             *_writing(export, at, formats),
             *_destination(export, at, destinations),
@@ -189,12 +190,6 @@ def _reading(config: FleetConfig, export: ExportConfig, at: ConfigKey) -> Iterat
             f"no such group; known: {listed(groups)}",
             did_you_mean(export.source_group, groups),
         )
-    if export.on_schema_drift == "fail":
-        yield _problem(
-            (*at, "on_schema_drift"),
-            "known in Rivet, not supported yet: comparing with the previous run's schema",
-            "remove it",
-        )
     for column, override in export.columns.items():
         if export.table is not None and override_column(export, column) is None:
             yield _problem(
@@ -209,6 +204,18 @@ def _reading(config: FleetConfig, export: ExportConfig, at: ConfigKey) -> Iterat
         yield _problem(
             (*at, "tuning", "batch_size"), "batch_size and batch_size_memory_mb exclude each other"
         )
+
+
+def _quality(export: ExportConfig, at: ConfigKey) -> Iterator[Problem]:
+    gates = export.quality
+    if gates is None:
+        return
+    low, high = gates.row_count_min, gates.row_count_max
+    if low is not None and high is not None and low > high:
+        yield _problem((*at, "quality", "row_count_max"), "must not be less than row_count_min")
+    for columns in gates.unique_columns:
+        if not columns or any(not c for c in columns) or len(set(columns)) != len(columns):
+            yield _problem((*at, "quality", "unique_columns"), "each entry names different columns")
 
 
 def _chunking(export: ExportConfig, at: ConfigKey) -> Iterator[Problem]:

@@ -18,12 +18,13 @@ from rivet_fleet.planning.campaign import (
 )
 from rivet_fleet.planning.columns import PlannedColumns, plan_columns
 from rivet_fleet.planning.config_models import ExportConfig
+from rivet_fleet.planning.config_quality import quality_plan, uncompared, unknown_columns
 from rivet_fleet.planning.connections import SourceConnection
 from rivet_fleet.planning.cuts import Refusal
 from rivet_fleet.planning.diagnostics import diagnose
 from rivet_fleet.planning.loaded import LoadedConfig
 from rivet_fleet.planning.memory import memory_budget
-from rivet_fleet.planning.policies import policies_of
+from rivet_fleet.planning.policies import change_policies, policies_of
 from rivet_fleet.planning.problems import Problem, did_you_mean
 from rivet_fleet.planning.request import casts_of, facts_request
 from rivet_fleet.planning.strategy import Choice, choose
@@ -161,6 +162,8 @@ def _sealed(
     tuning = tuning_plan(loaded.sources[connection.name], export.tuning, budget)
     written, format_warnings = format_plan(export, budget)
     attempts = export.chunk_max_attempts or campaign.max_chunk_attempts or tuning.max_retries + 1
+    on_schema_drift, shape_factor = change_policies(loaded.config, export)
+    quality = quality_plan(export.quality, choice.ranges)
     diagnostics = diagnose(mode=export.mode, facts=facts, choice=choice, tuning=tuning)
     plan = ExportPlan(
         export_name=export.name,
@@ -191,7 +194,11 @@ def _sealed(
             *choice.warnings,
             *(one.message for one in diagnostics),
             *format_warnings,
+            *uncompared(quality, facts.row_estimate, len(choice.ranges)),
         ),
+        quality=quality,
+        on_schema_drift=on_schema_drift,
+        shape_drift_warn_factor=shape_factor,
         settings_digest=loaded.sections[export.name],
     )
     chunks = tuple(
@@ -221,6 +228,16 @@ def _columns(
         wrong.refused.append(f"export {export.name}: there are no columns to read")
         return None
     found = plan_columns(export.name, facts, casts, policies_of(loaded.config, export))
+    for setting, name in unknown_columns(export.quality, found.specs) if export.quality else ():
+        if name not in names:
+            wrong.problems.append(
+                Problem(
+                    at=(*loaded.export_key(export.name), "quality", setting),
+                    what=f"export {export.name}, quality.{setting}",
+                    reason="names a column that is not there",
+                    suggestion=did_you_mean(name, names),
+                )
+            )
     wrong.unsupported += found.unsupported
     wrong.lossy += found.lossy
     return found if len(found.specs) == len(names) and not found.lossy else None

@@ -29,6 +29,16 @@ class ValuePolicies:
         return self.on_unsupported == "text"
 
 
+def change_policies(config: FleetConfig, export: ExportConfig) -> tuple[str, float]:
+    """(on_schema_drift, shape_drift_warn_factor): the export's own words, else the defaults'."""
+    own, others = export, config.defaults
+    factor = own.shape_drift_warn_factor
+    return (
+        own.on_schema_drift or others.on_schema_drift,
+        others.shape_drift_warn_factor if factor is None else factor,
+    )
+
+
 def policies_of(config: FleetConfig, export: ExportConfig) -> ValuePolicies:
     """The export's own policies, each falling back to ``defaults:``."""
     return ValuePolicies(
