@@ -1,4 +1,4 @@
-"""What chaos needs once: a place, a server, frozen tables, state templates, an oracle."""
+"""What chaos needs once: a place, servers, frozen tables, state templates, an oracle."""
 
 from __future__ import annotations
 
@@ -14,49 +14,57 @@ from pathlib import Path
 
 from chaos.judge import OracleProcess
 from chaos.scenario import Campaign, Shape
-from chaos.source_data import TABLES, SourceTable, build
+from chaos.source_data import ALL, Frozen, SourceServer
+from chaos.sources import ENGINES
 from rivet_fleet.demo.embedded import EmbeddedPostgres, embedded_postgres
 from rivet_fleet.persistence.open import open_store
 
 STATES = ("sqlite", "postgres")
+_TEMPLATE = "state_template"
+_making_state = threading.Lock()
+"""Arenas share a state server, and the migrations' library is no friend of threads."""
 _MEMORY_BYTES_MIN = 4 * 1024**3
 
 
 @dataclass(slots=True, kw_only=True)
 class Arena:
-    """One PostgreSQL holds the frozen source and, one database each, the states.
+    """One server holds the frozen source, one PostgreSQL the states, one database each.
 
-    ``state_server``: where PostgreSQL states live; the source's own server by default.
+    ``state_server``: None where every state is SQLite.
     """
 
     root: Path
-    source_server: EmbeddedPostgres
-    state_server: EmbeddedPostgres
+    engine: str
+    source_server: SourceServer
+    state_server: EmbeddedPostgres | None
     oracle: OracleProcess
-    source_url: str
-    digests: dict[str, Path]
+    frozen: Frozen
     _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
-    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @contextlib.contextmanager
     def campaign(
         self,
         state: str,
         *,
-        tables: Sequence[SourceTable],
+        tables: Sequence[str],
         shape: Shape | None = None,
         replay: str = "",
+        source_url: str | None = None,
     ) -> Iterator[Campaign]:
-        """A fresh campaign with a fresh state. What fails carries the logs of every process."""
-        with self._lock:
+        """A fresh campaign with a fresh state. What fails carries the logs of every process.
+
+        ``source_url``: another way to the same source, such as through a wire that can break.
+        """
+        with _making_state:
             name = f"c{next(self._numbers)}"
             state_url = self._new_state(state, name)
         campaign = Campaign(
             folder=self.root / name,
-            source_url=self.source_url,
+            engine=self.engine,
+            source_url=source_url or self.frozen.url,
             state_url=state_url,
-            tables=tables,
-            digests=self.digests,
+            tables=[self.frozen.tables[table] for table in tables],
+            digests=self.frozen.digests,
             oracle=self.oracle,
             shape=shape or Shape(),
             replay=replay,
@@ -82,11 +90,13 @@ class Arena:
             (self.root / name).mkdir()
             shutil.copyfile(template, self.root / name / "state.db")
             return f"sqlite:///{self.root / name / 'state.db'}"
-        known = self.state_server.psql("SELECT 1 FROM pg_database WHERE datname = 'state_template'")
-        if not known:
-            _migrate(self.state_server.create_database("state_template"))
-        self.state_server.psql(f'CREATE DATABASE "{name}" TEMPLATE state_template')
-        return self.state_server.url(name)
+        server = self.state_server
+        assert server is not None, "this arena has SQLite states alone"
+        if not server.psql(f"SELECT 1 FROM pg_database WHERE datname = '{_TEMPLATE}'"):
+            _migrate(server.create_database(_TEMPLATE))
+        database = f"{self.engine}_{name}"
+        server.psql(f'CREATE DATABASE "{database}" TEMPLATE {_TEMPLATE}')
+        return server.url(database)
 
 
 def _migrate(url: str) -> None:
@@ -97,35 +107,38 @@ def _migrate(url: str) -> None:
 
 @contextlib.contextmanager
 def arena(
+    engine: str,
     *,
     rows: int,
-    tables: Sequence[SourceTable] = TABLES,
-    own_state_server: bool = False,
+    tables: Sequence[str] = ALL,
+    state_server: EmbeddedPostgres | None = None,
 ) -> Iterator[Arena]:
-    """Everything set up, and everything gone afterwards. Raises EmbeddedPostgresMissing.
+    """Everything set up, and everything but ``state_server`` gone afterwards.
 
-    ``own_state_server``: a server that can be restarted without taking the source with it.
+    Raises what ``chaos.sources.MISSING`` lists.
     """
     root = Path(tempfile.mkdtemp(prefix="rivet-fleet-chaos-", dir=_fast_folder()))
     with contextlib.ExitStack() as cleanup:
         cleanup.callback(shutil.rmtree, root, ignore_errors=True)
-        source = cleanup.enter_context(embedded_postgres(settings={"fsync": "off"}))
-        state = source
-        if own_state_server:
-            # Crash-restarted without mercy: this one has to keep what it promised.
-            state = cleanup.enter_context(embedded_postgres())
-        url = source.create_database("frozen")
-        digests = build(url, root / "digests", rows=rows, tables=tables)
+        source = cleanup.enter_context(ENGINES[engine].server())
+        frozen = ENGINES[engine].build(source, root / "digests", rows=rows, tables=tables)
         oracle = OracleProcess()
         cleanup.callback(oracle.close)
         yield Arena(
             root=root,
+            engine=engine,
             source_server=source,
-            state_server=state,
+            state_server=state_server,
             oracle=oracle,
-            source_url=url,
-            digests=digests,
+            frozen=frozen,
         )
+
+
+def merciless_state_server(
+    state: str,
+) -> contextlib.AbstractContextManager[EmbeddedPostgres | None]:
+    """A PostgreSQL that keeps what it promised through any crash; nothing for SQLite."""
+    return embedded_postgres() if state == "postgres" else contextlib.nullcontext()
 
 
 def _fast_folder() -> str | None:

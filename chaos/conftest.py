@@ -1,19 +1,51 @@
-"""One arena for all scenarios that leave the servers alone."""
+"""One arena per source engine for all scenarios that leave the servers alone.
+
+Where a test takes ``source``, it runs once for each engine; what goes beyond the time of the
+default run is marked ``soak`` (``make chaos-all`` runs everything).
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
-from chaos.arena import Arena, arena
-from rivet_fleet.demo.embedded import EmbeddedPostgresMissing
+from chaos.arena import STATES, Arena, arena
+from chaos.sources import MISSING, SOURCES
+from rivet_fleet.demo.embedded import (
+    EmbeddedPostgres,
+    EmbeddedPostgresMissing,
+    embedded_postgres,
+)
 from tests.conftest import missing
 
 ROWS = 3000
 SEED = "RIVET_FLEET_CHAOS_SEED"
+
+
+def product_of_sources(
+    states: Sequence[str] = STATES, *, mariadb: Sequence[str] = ()
+) -> pytest.MarkDecorator:
+    """A test with ``source`` and ``state``, over every pair of them.
+
+    ``mariadb``: the states with which MariaDB belongs to the default run; the others are ``soak``.
+    """
+    return pytest.mark.parametrize(
+        ("source", "state"),
+        [
+            pytest.param(
+                source,
+                state,
+                id=f"{source}-{state}",
+                marks=[] if source == "postgres" or state in mariadb else pytest.mark.soak,
+            )
+            for source in SOURCES
+            for state in states
+        ],
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -40,10 +72,35 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(scope="session")
-def quiet_arena() -> Iterator[Arena]:
-    """Four tables of 3000 rows; do not restart its server."""
+def state_server() -> Iterator[EmbeddedPostgres]:
+    """One PostgreSQL for the states of all quiet arenas; do not restart it."""
     try:
-        with arena(rows=ROWS) as made:
-            yield made
+        with embedded_postgres(settings={"fsync": "off"}) as server:
+            yield server
     except EmbeddedPostgresMissing as absent:
         missing(str(absent))
+
+
+@pytest.fixture(scope="session")
+def arena_of(state_server: EmbeddedPostgres) -> Iterator[Callable[[str], Arena]]:
+    """The quiet arena of an engine, made when it is first asked for: four tables of 3000 rows."""
+    made: dict[str, Arena] = {}
+    with contextlib.ExitStack() as cleanup:
+
+        def of(engine: str) -> Arena:
+            try:
+                if engine not in made:
+                    made[engine] = cleanup.enter_context(
+                        arena(engine, rows=ROWS, state_server=state_server)
+                    )
+            except MISSING as absent:
+                missing(str(absent))
+            return made[engine]
+
+        yield of
+
+
+@pytest.fixture
+def quiet_arena(source: str, arena_of: Callable[[str], Arena]) -> Arena:
+    """The arena of the test's ``source``; do not restart its server."""
+    return arena_of(source)

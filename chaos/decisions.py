@@ -17,6 +17,7 @@ class Blow(Enum):
     STOP_COORDINATOR = "SIGTERM to the coordinator"
     CRASH_STATE = "crash and restart the state database"
     CRASH_SOURCE = "crash and restart the source"
+    PAUSE_SOURCE = "pause the source past a lease"
 
 
 _WEIGHTS = {
@@ -26,6 +27,7 @@ _WEIGHTS = {
     Blow.STOP_COORDINATOR: 1,
     Blow.CRASH_STATE: 2,
     Blow.CRASH_SOURCE: 1,
+    Blow.PAUSE_SOURCE: 1,
 }
 
 

@@ -1,8 +1,9 @@
 """The kill loop: campaign after campaign under random blows, each judged by the oracle.
 
-``python -m chaos.kill_loop --seed N --seconds S --state sqlite|postgres [--rows N]``. The seed is
-printed first and replays the decisions; exact timing is the machine's. ``--seconds 0`` never
-ends; ``--campaigns 1 --rows 2000000`` is the headline: two million rows, every one once.
+``python -m chaos.kill_loop --seed N --seconds S --source postgres|mariadb --state sqlite|postgres
+[--rows N]``. The seed is printed first and replays the decisions; exact timing is the machine's.
+``--seconds 0`` never ends; ``--campaigns 1 --rows 2000000`` is the headline: two million rows,
+every one once.
 """
 
 from __future__ import annotations
@@ -14,16 +15,18 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import psutil
 
-from chaos.arena import STATES, Arena, arena
+from chaos.arena import STATES, Arena, arena, merciless_state_server
 from chaos.decisions import Blow, Decision, decisions
 from chaos.processes import kill, until
 from chaos.scenario import Campaign, Shape
-from chaos.source_data import SLIM, TABLES, SourceTable
+from chaos.source_data import ALL, SLIM
+from chaos.source_scenarios import pause
+from chaos.sources import SOURCES
 from rivet_fleet.errors import ExitCode
 
 LEASE_TTL_S = 2.0
@@ -84,6 +87,7 @@ class Ordeal:
         self._coordinator = campaign.start()
         self._expected: set[int] = set()
         self._paused: list[tuple[float, psutil.Process]] = []
+        self._source_asleep: list[tuple[float, psutil.Process]] = []
 
     def survive(self) -> None:
         """Until the campaign has ended well. Raises AssertionError when it cannot."""
@@ -136,9 +140,15 @@ class Ordeal:
                 self._expected |= {int(code) for code in _AFTER[decision.blow]}
                 self._coordinator.signal(signal.SIGTERM)
             case Blow.CRASH_STATE:
+                assert self._place.state_server is not None, "only where the state can crash"
                 self._place.state_server.restart(mode="immediate")
             case Blow.CRASH_SOURCE:
+                self._wake_source()
                 self._place.source_server.restart(mode="immediate")
+            case Blow.PAUSE_SOURCE:
+                self._wake_source()
+                over_s = time.monotonic() + LEASE_TTL_S * (1.2 + decision.pick)
+                self._source_asleep = [(over_s, one) for one in pause(self._place.source_server)]
 
     def _worker(self, pick: float) -> psutil.Process | None:
         workers = sorted(self._coordinator.workers(), key=lambda process: process.pid)
@@ -169,11 +179,23 @@ class Ordeal:
         )
 
     def _wake(self, *, everybody: bool = False) -> None:
-        now_s = time.monotonic()
-        for due_s, process in self._paused:
-            if everybody or now_s >= due_s:
-                kill(process, signal.SIGCONT)
-        self._paused = [] if everybody else [p for p in self._paused if now_s < p[0]]
+        now_s = float("inf") if everybody else time.monotonic()
+        self._paused = _still_asleep(self._paused, now_s)
+        self._source_asleep = _still_asleep(self._source_asleep, now_s)
+
+    def _wake_source(self) -> None:
+        """A server that stands still can neither be ended nor paused once more."""
+        self._source_asleep = _still_asleep(self._source_asleep, float("inf"))
+
+
+def _still_asleep(
+    paused: list[tuple[float, psutil.Process]], now_s: float
+) -> list[tuple[float, psutil.Process]]:
+    """Wake whose time has come; the others."""
+    for due_s, process in paused:
+        if now_s >= due_s:
+            kill(process, signal.SIGCONT)
+    return [one for one in paused if now_s < one[0]]
 
 
 def _runs(process: psutil.Process) -> bool:
@@ -190,6 +212,7 @@ class LoopOptions:
     seed: int
     seconds: float
     state: str
+    source: str = "postgres"
     rows: int = 6000
     campaigns: int = 0
     workers: int = 4
@@ -199,8 +222,8 @@ class LoopOptions:
         """The command that takes the same decisions again."""
         return (
             f"python -m chaos.kill_loop --seed {self.seed} --seconds {self.seconds:g} "
-            f"--state {self.state} --rows {self.rows} --campaigns {self.campaigns} "
-            f"--workers {self.workers}"
+            f"--source {self.source} --state {self.state} --rows {self.rows} "
+            f"--campaigns {self.campaigns} --workers {self.workers}"
         )
 
 
@@ -209,10 +232,13 @@ def run_loop(options: LoopOptions, say: Callable[[str], None] = print) -> Tally:
     say(f"seed {options.seed}; replay: {options.replay}")
     tally = Tally()
     end_s = time.monotonic() + options.seconds if options.seconds else float("inf")
-    tables = (SLIM,) if options.rows >= _SLIM_FROM_ROWS else TABLES
+    tables = (SLIM,) if options.rows >= _SLIM_FROM_ROWS else ALL
     in_postgres = options.state == "postgres"
     falling = decisions(random.Random(options.seed), state_can_crash=in_postgres)
-    with arena(rows=options.rows, tables=tables, own_state_server=in_postgres) as place:
+    with (
+        merciless_state_server(options.state) as state_server,
+        arena(options.source, rows=options.rows, tables=tables, state_server=state_server) as place,
+    ):
         while time.monotonic() < end_s and tally.campaigns != (options.campaigns or -1):
             _one_campaign(place, options, tables, falling, tally, say)
     say(str(tally))
@@ -222,7 +248,7 @@ def run_loop(options: LoopOptions, say: Callable[[str], None] = print) -> Tally:
 def _one_campaign(
     place: Arena,
     options: LoopOptions,
-    tables: tuple[SourceTable, ...],
+    tables: Sequence[str],
     falling: Iterator[Decision],
     tally: Tally,
     say: Callable[[str], None],
@@ -262,6 +288,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m chaos.kill_loop", description=__doc__)
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--seconds", type=float, default=0.0)
+    parser.add_argument("--source", choices=SOURCES, default="postgres")
     parser.add_argument("--state", choices=STATES, default="sqlite")
     parser.add_argument("--rows", type=int, default=6000)
     parser.add_argument("--campaigns", type=int, default=0)
@@ -271,6 +298,7 @@ def main() -> int:
         seed=secrets.randbelow(2**31) if given.seed is None else given.seed,
         seconds=given.seconds,
         state=given.state,
+        source=given.source,
         rows=given.rows,
         campaigns=given.campaigns,
         workers=given.workers,

@@ -45,7 +45,7 @@ def _stopped_worker(campaign: Campaign, coordinator: Coordinator) -> psutil.Proc
 def _lose_staged(campaign: Campaign, coordinator: Coordinator) -> None:
     """Delete staged bytes under the feet of a worker that has just committed them."""
     worker = _stopped_worker(campaign, coordinator)
-    staging = campaign.prefix(ORDERS.name) / ".staging"
+    staging = campaign.prefix(ORDERS) / ".staging"
     for staged in staging.rglob("*.parquet.*"):
         staged.unlink(missing_ok=True)
     kill(worker, signal.SIGCONT)
@@ -114,7 +114,8 @@ def play(arena: Arena, point: KillPoint, state: str, action: KillAction) -> list
     """
     scenario = SCENARIOS[point]
     shape = Shape(drain_grace_s=scenario.drain_grace_s)
-    replay = f"pytest chaos/test_kill_points.py -k '{point.value} and {state} and {action.value}'"
+    case = f"{point.value}-{arena.engine}-{state}-{action.value}"
+    replay = f"pytest 'chaos/test_kill_points.py::test_every_row_once_whatever_dies[{case}]'"
     with arena.campaign(state, tables=[ORDERS], shape=shape, replay=replay) as campaign:
         marker = campaign.folder / "marker"
         codes = campaign.run_to_end(

@@ -39,8 +39,12 @@ CANONICAL = {
     "timestamp": "epoch_us({0})::varchar",
     "array": "to_json({0})::varchar",
     "double": "float_hex({0})",
+    "bool": "{0}::varchar",
+    "bits": "{0}::varchar",
+    "time": "epoch_us({0})::varchar",
+    "digits": "float_digits({0})",
 }
-"""Canonical text of a value by kind, as DuckDB says it. ``chaos/source_data.py`` has the
+"""Canonical text of a value by kind, as DuckDB says it. ``chaos/sources`` has each
 server's way of saying the same; a NULL is ``-``, anything else ``<bytes>:<text>``."""
 
 
@@ -166,6 +170,7 @@ def _compare(
     # Two threads leave something for the fleet that may still be at work beside us.
     db.execute("SET threads = 2")
     db.create_function("float_hex", _float_hex, ["DOUBLE"], "VARCHAR")
+    db.create_function("float_digits", _float_digits, ["DOUBLE"], "VARCHAR")
     hashes = (digest.parent / spec["hashes"]).as_posix()
     columns = "columns = {'key': 'VARCHAR', 'hash': 'VARCHAR'}, header = false"
     db.execute(f"CREATE TABLE wanted AS SELECT * FROM read_csv('{hashes}', {columns})")
@@ -217,6 +222,12 @@ def _cells(columns: list[dict[str, str]], only: list[str] | None) -> str:
 def _float_hex(value: float) -> str:
     """The exact bits of a double, as the server's float8send shows them."""
     return struct.pack(">d", value).hex()
+
+
+def _float_digits(value: float) -> str:
+    """The shortest digits that mean exactly this double, as MySQL's servers print it. For what
+    is neither tiny nor huge: those have an exponent, spelt differently."""
+    return repr(value).removesuffix(".0")
 
 
 def _serve() -> int:

@@ -10,7 +10,7 @@ import signal
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,10 +56,11 @@ class Campaign:
     """One campaign's folder, configuration and processes. Close it, whatever happened."""
 
     folder: Path
+    engine: str
     source_url: str
     state_url: str
     tables: Sequence[SourceTable]
-    digests: dict[str, Path]
+    digests: Mapping[str, Path]
     oracle: OracleProcess
     shape: Shape = field(default_factory=Shape)
     replay: str = ""
@@ -223,6 +224,14 @@ class Campaign:
             told.append(f"==> {path}\n{tail}")
         return "\n".join(told)
 
+    def said(self, event: str) -> bool:
+        """Any process of this campaign has logged ``event``."""
+        return any(event in path.read_text() for path in self.folder.rglob("*.log"))
+
+    def source_was_retried(self) -> bool:
+        """Some worker noticed that the source does not answer."""
+        return self.said("source.retried")
+
     def close(self) -> None:
         """Kill, by their ids, whatever of this campaign still runs."""
         for coordinator in self.coordinators:
@@ -244,7 +253,7 @@ campaign: {{name: chaos, workers: {shape.workers}, lease_ttl_s: {shape.lease_ttl
 state: {{url: "{self.state_url}"}}
 spool_dir: {self.folder / "spool"}
 source:
-  type: postgres
+  type: {self.engine}
   url: {self.source_url}
   tuning: {{profile: fast, retry_backoff_ms: 20, max_retries: 10,
     throttle_ms: {shape.throttle_ms}{batch}}}

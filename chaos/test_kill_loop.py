@@ -1,4 +1,4 @@
-"""The kill loop for a minute per state; ``make chaos`` runs it without an end."""
+"""The kill loop for a while per state; ``make chaos`` runs it without an end."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import os
 
 import pytest
 
-from chaos.arena import STATES
-from chaos.conftest import SEED
+from chaos.conftest import SEED, product_of_sources
 from chaos.kill_loop import LoopOptions, run_loop
-from rivet_fleet.demo.embedded import EmbeddedPostgresMissing
+from chaos.sources import MISSING
 from tests.conftest import missing
 
 
@@ -18,12 +17,15 @@ def _seed() -> int:
     return int(os.environ[SEED])
 
 
-@pytest.mark.parametrize("state", STATES)
-def test_a_minute_of_blows(state: str) -> None:
-    options = LoopOptions(seed=_seed(), seconds=60.0, state=state)
+_SECONDS = {"postgres": 60.0, "mariadb": 30.0}
+
+
+@product_of_sources(mariadb=["sqlite"])
+def test_a_minute_of_blows(source: str, state: str) -> None:
+    options = LoopOptions(seed=_seed(), seconds=_SECONDS[source], source=source, state=state)
     try:
         tally = run_loop(options)
-    except EmbeddedPostgresMissing as absent:
+    except MISSING as absent:
         missing(str(absent))
     assert tally.campaigns >= 1
     assert tally.blows.total() >= 1
@@ -31,12 +33,14 @@ def test_a_minute_of_blows(state: str) -> None:
 
 @pytest.mark.soak
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("state", STATES)
-def test_two_million_rows_once(state: str) -> None:
-    """Also ``python -m chaos.kill_loop --rows 2000000 --campaigns 1 --state …``."""
-    options = LoopOptions(seed=_seed(), seconds=0.0, state=state, rows=2_000_000, campaigns=1)
+@product_of_sources()
+def test_two_million_rows_once(source: str, state: str) -> None:
+    """Also ``python -m chaos.kill_loop --rows 2000000 --campaigns 1 --source … --state …``."""
+    options = LoopOptions(
+        seed=_seed(), seconds=0.0, source=source, state=state, rows=2_000_000, campaigns=1
+    )
     try:
         tally = run_loop(options)
-    except EmbeddedPostgresMissing as absent:
+    except MISSING as absent:
         missing(str(absent))
     assert tally.rows == 2_000_000

@@ -1,4 +1,8 @@
-"""Every kill point × {SQLite, PostgreSQL} × {error, SIGKILL}: a real campaign dies there.
+"""Every kill point × {PostgreSQL, MariaDB} as the source × {SQLite, PostgreSQL} as the state ×
+{error, SIGKILL}: a real campaign dies there.
+
+By default all of them with PostgreSQL as the source, and with MariaDB each point once, killed,
+over SQLite; the rest is ``-m soak``.
 
 The scenarios overlap in time, because most of one is waiting: the first test starts all that
 were selected, each test waits for its own.
@@ -6,7 +10,7 @@ were selected, each test waits for its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import cast
 
@@ -14,6 +18,7 @@ import pytest
 
 from chaos.arena import STATES, Arena
 from chaos.killpoint_scenarios import SCENARIOS, play
+from chaos.sources import SOURCES
 from rivet_fleet.contracts.killpoints import KillAction, KillPoint
 
 _AT_ONCE = 3
@@ -22,23 +27,26 @@ COORDINATOR_POINTS = (
     KillPoint.CAMPAIGN_SUBMITTED,
 )
 
-Case = tuple[KillPoint, str, KillAction]
-CASES: list[Case] = [
-    (point, state, action)
+Case = tuple[KillPoint, str, str, KillAction]
+_ONCE_EACH = ("mariadb", "sqlite", KillAction.KILL)
+CASES = [
+    pytest.param(
+        (point, source, state, action),
+        id=f"{point.value}-{source}-{state}-{action.value}",
+        marks=[]
+        if source == "postgres" or (source, state, action) == _ONCE_EACH
+        else pytest.mark.soak,
+    )
+    for source in SOURCES
     for point in KillPoint
     for state in STATES
     for action in (KillAction.ERROR, KillAction.KILL)
 ]
 
 
-def _name(case: Case) -> str:
-    point, state, action = case
-    return f"{point.value}-{state}-{action.value}"
-
-
 @pytest.fixture(scope="module")
 def played(
-    request: pytest.FixtureRequest, quiet_arena: Arena
+    request: pytest.FixtureRequest, arena_of: Callable[[str], Arena]
 ) -> Iterator[dict[Case, Future[list[int]]]]:
     """Every selected case, started in order, a few at a time."""
     test = test_every_row_once_whatever_dies.__name__
@@ -47,18 +55,21 @@ def played(
         for item in request.session.items
         if isinstance(item, pytest.Function) and item.originalname == test
     ]
+    arenas = {source: arena_of(source) for _, source, _, _ in selected}
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         try:
-            yield {case: pool.submit(play, quiet_arena, *case) for case in selected}
+            yield {
+                case: pool.submit(play, arenas[case[1]], case[0], *case[2:]) for case in selected
+            }
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-@pytest.mark.parametrize("case", CASES, ids=_name)
+@pytest.mark.parametrize("case", CASES)
 def test_every_row_once_whatever_dies(case: Case, played: dict[Case, Future[list[int]]]) -> None:
     codes = played[case].result()
     assert codes[-1] == 0
-    point, _, action = case
+    point, _, _, action = case
     if point in COORDINATOR_POINTS:
         assert codes == ([-9, 0] if action is KillAction.KILL else [1, 0])
 

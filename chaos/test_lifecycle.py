@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 
 import psutil
-import pytest
 
-from chaos.arena import STATES, Arena
+from chaos.arena import Arena
+from chaos.conftest import product_of_sources
 from chaos.processes import Coordinator, kill, until
 from chaos.scenario import Campaign, Shape
 from chaos.source_data import DEVICES, ORDERS
@@ -47,7 +47,7 @@ def _reaped_at(campaign: Campaign, pid: int) -> float | None:
     )
 
 
-@pytest.mark.parametrize("state", STATES)
+@product_of_sources()
 def test_a_dead_worker_is_rescued_within_a_second(quiet_arena: Arena, state: str) -> None:
     """State database and test share this machine's clock, so the times compare."""
     shape = Shape(chunk_count=60, workers=2, lease_ttl_s=60, throttle_ms=40, batch_size=10)
@@ -83,8 +83,9 @@ def _missed(campaign: Campaign, pid: int) -> bool:
     return not campaign.query(held)
 
 
-def test_nothing_is_orphaned(quiet_arena: Arena) -> None:
-    with quiet_arena.campaign("sqlite", tables=[ORDERS], shape=_SLOW) as campaign:
+@product_of_sources(["sqlite"], mariadb=["sqlite"])
+def test_nothing_is_orphaned(quiet_arena: Arena, state: str) -> None:
+    with quiet_arena.campaign(state, tables=[ORDERS], shape=_SLOW) as campaign:
         coordinator = campaign.start()
         _working(campaign, coordinator)
         coordinator.signal(signal.SIGKILL)
@@ -98,8 +99,11 @@ def test_nothing_is_orphaned(quiet_arena: Arena) -> None:
         assert all(task.attempts == 1 for task in campaign.expect_completed())
 
 
-def test_workers_that_start_while_their_supervisor_dies_leave(quiet_arena: Arena) -> None:
-    with quiet_arena.campaign("sqlite", tables=[ORDERS], shape=_SLOW) as campaign:
+@product_of_sources(["sqlite"])
+def test_workers_leave_that_start_while_their_supervisor_dies(
+    quiet_arena: Arena, state: str
+) -> None:
+    with quiet_arena.campaign(state, tables=[ORDERS], shape=_SLOW) as campaign:
         coordinator = campaign.start()
         until(coordinator.workers, what="a worker process exists")
         coordinator.signal(signal.SIGKILL)
@@ -109,7 +113,7 @@ def test_workers_that_start_while_their_supervisor_dies_leave(quiet_arena: Arena
         campaign.expect_exactly_once()
 
 
-@pytest.mark.parametrize("state", STATES)
+@product_of_sources()
 def test_poison_costs_one_chunk(quiet_arena: Arena, state: str) -> None:
     """Whoever stages the first chunk dies, again and again, until its budget is spent; the others
     are delivered; requeue and resume deliver that chunk, too."""
@@ -137,7 +141,7 @@ def test_poison_costs_one_chunk(quiet_arena: Arena, state: str) -> None:
         campaign.expect_tidy()
 
 
-@pytest.mark.parametrize("state", STATES)
+@product_of_sources(mariadb=["sqlite"])
 def test_sigterm_gives_attempts_back(quiet_arena: Arena, state: str) -> None:
     """Five pages a chunk and no grace: every chunk stops at a page boundary and is given back."""
     shape = Shape(chunk_count=50, workers=2, throttle_ms=60, batch_size=10, drain_grace_s=0.0)
@@ -156,9 +160,10 @@ def test_sigterm_gives_attempts_back(quiet_arena: Arena, state: str) -> None:
         campaign.expect_completed()
 
 
-def test_a_second_sigterm_kills_at_once(quiet_arena: Arena) -> None:
+@product_of_sources(["sqlite"])
+def test_a_second_sigterm_kills_at_once(quiet_arena: Arena, state: str) -> None:
     shape = Shape(workers=2, throttle_ms=40, batch_size=10, drain_grace_s=60.0)
-    with quiet_arena.campaign("sqlite", tables=[ORDERS], shape=shape) as campaign:
+    with quiet_arena.campaign(state, tables=[ORDERS], shape=shape) as campaign:
         coordinator = campaign.start()
         worker = _working(campaign, coordinator)
         # A paused worker cannot leave: the drain would take its whole minute.

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 
 from chaos.arena import Arena
+from chaos.conftest import product_of_sources
 from chaos.processes import Coordinator, kill, until
 from chaos.scenario import Campaign, Shape
 from chaos.source_data import DEVICES, ORDERS
@@ -60,8 +61,9 @@ def _hosts_at_work(campaign: Campaign) -> set[str]:
     return {str(host) for (host,) in rows}
 
 
-def test_the_other_host_finishes(quiet_arena: Arena) -> None:
-    with quiet_arena.campaign("postgres", tables=[ORDERS, DEVICES], shape=_SHAPE) as campaign:
+@product_of_sources(["postgres"])
+def test_the_other_host_finishes(quiet_arena: Arena, state: str) -> None:
+    with quiet_arena.campaign(state, tables=[ORDERS, DEVICES], shape=_SHAPE) as campaign:
         first = campaign.start(host_id="host-a")
         second = _both_at_work(campaign, first)
         killed_at_s = time.time()
@@ -78,8 +80,9 @@ def test_the_other_host_finishes(quiet_arena: Arena) -> None:
         campaign.expect_tidy()
 
 
-def test_two_hosts_end_together(quiet_arena: Arena) -> None:
-    with quiet_arena.campaign("postgres", tables=[ORDERS, DEVICES], shape=_SHAPE) as campaign:
+@product_of_sources(["postgres"])
+def test_two_hosts_end_together(quiet_arena: Arena, state: str) -> None:
+    with quiet_arena.campaign(state, tables=[ORDERS, DEVICES], shape=_SHAPE) as campaign:
         first = campaign.start(host_id="host-a")
         second = _both_at_work(campaign, first)
         assert (first.wait(90.0), second.wait(90.0)) == (0, 0)
@@ -88,8 +91,9 @@ def test_two_hosts_end_together(quiet_arena: Arena) -> None:
         campaign.expect_tidy()
 
 
-def test_a_second_coordinator_is_refused(quiet_arena: Arena) -> None:
-    with quiet_arena.campaign("postgres", tables=[ORDERS], shape=_SHAPE) as campaign:
+@product_of_sources(["postgres"])
+def test_a_second_coordinator_is_refused(quiet_arena: Arena, state: str) -> None:
+    with quiet_arena.campaign(state, tables=[ORDERS], shape=_SHAPE) as campaign:
         first = campaign.start(host_id="host-a")
         with _held(campaign, first):
             for host_id in ("host-a", "host-b"):
@@ -103,8 +107,9 @@ def test_a_second_coordinator_is_refused(quiet_arena: Arena) -> None:
         campaign.expect_completed()
 
 
-def test_sqlite_on_a_second_host_is_refused(quiet_arena: Arena) -> None:
-    with quiet_arena.campaign("sqlite", tables=[ORDERS], shape=_SHAPE) as campaign:
+@product_of_sources(["sqlite"])
+def test_sqlite_on_a_second_host_is_refused(quiet_arena: Arena, state: str) -> None:
+    with quiet_arena.campaign(state, tables=[ORDERS], shape=_SHAPE) as campaign:
         first = campaign.start(host_id="host-a")
         with _held(campaign, first):
             second = campaign.start(command="resume", host_id="host-b", arguments=["--join"])

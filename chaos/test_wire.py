@@ -1,25 +1,28 @@
 """Toxiproxy between the fleet and its databases, in each phase of a chunk.
 
 By default a covering set: every toxic and every phase on both wires, and for the workers alone
-what a coordinator elsewhere makes worse. The full product is ``-m soak``. Scenarios overlap in
-time, because most of one is waiting.
+what a coordinator elsewhere makes worse; all that with PostgreSQL as the source and the state, and
+with MariaDB what its own wire can do. The full product is ``-m soak``. Scenarios overlap in time,
+because most of one is waiting.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import product
-from typing import cast
+from typing import TypeAlias, cast
 
 import pytest
 
-from chaos.arena import Arena
+from chaos.arena import STATES, Arena
+from chaos.sources import SOURCES
 from chaos.wire import Toxic, ToxiproxyMissing, toxiproxy
 from chaos.wire_scenarios import Cut, Fault, Phase, Survived, play
 from tests.conftest import missing
 
 _AT_ONCE = 5
+Factory: TypeAlias = pytest.TempPathFactory
 
 _COVERING = (
     # The longest first: a silent source is asked about after ten seconds.
@@ -41,6 +44,13 @@ _COVERING = (
     (Phase.COMMIT, Cut.STATE_OF_WORKERS, Toxic.DOWN),
     (Phase.HEARTBEAT, Cut.STATE_OF_WORKERS, Toxic.HALF_OPEN),
 )
+_COVERING_MARIADB = (
+    (Phase.PAGE, Cut.SOURCE, Toxic.HALF_OPEN),
+    (Phase.HEARTBEAT, Cut.SOURCE, Toxic.DEAF),
+    (Phase.CLAIM, Cut.SOURCE, Toxic.DOWN),
+    (Phase.PAGE, Cut.SOURCE, Toxic.NARROW),
+    (Phase.PAGE, Cut.SOURCE, Toxic.RESET),
+)
 COVERING = [Fault(phase=phase, cut=cut, toxic=toxic) for phase, cut, toxic in _COVERING]
 # A coordinator that shares no wire with the workers may finalize without meeting the fault.
 REST = [
@@ -49,43 +59,65 @@ REST = [
     if (fault := Fault(phase=phase, cut=cut, toxic=toxic)) not in COVERING
     and not (phase is Phase.FINALIZE and cut is Cut.STATE_OF_WORKERS)
 ]
+COVERING_MARIADB = [Fault(phase=p, cut=c, toxic=t) for p, c, t in _COVERING_MARIADB]
+BY_DEFAULT = {
+    **{("postgres", "postgres", fault): None for fault in COVERING},
+    **{("mariadb", "postgres", fault): None for fault in COVERING_MARIADB},
+}
+"""In order: what takes longest comes first."""
+Case = tuple[str, str, Fault]
+_SOAK: list[Case] = [
+    case
+    for source, state, fault in product(SOURCES, STATES, [*COVERING, *REST])
+    if (case := (source, state, fault)) not in BY_DEFAULT
+    # A SQLite file has no wire.
+    and (state == "postgres" or fault.cut is Cut.SOURCE)
+]
+
+
+def _name(case: Case) -> str:
+    source, state, fault = case
+    return f"{source}-{state}-{fault.name}"
+
+
 CASES = [
-    *(pytest.param(fault, id=fault.name) for fault in COVERING),
-    *(pytest.param(fault, id=fault.name, marks=pytest.mark.soak) for fault in REST),
+    *(pytest.param(case, id=_name(case)) for case in BY_DEFAULT),
+    *(pytest.param(case, id=_name(case), marks=pytest.mark.soak) for case in _SOAK),
 ]
 
 
 @pytest.fixture(scope="module")
 def played(
-    request: pytest.FixtureRequest, quiet_arena: Arena
-) -> Iterator[dict[Fault, Future[Survived]]]:
-    """Every selected fault, started in order, a few at a time."""
+    request: pytest.FixtureRequest, arena_of: Callable[[str], Arena], tmp_path_factory: Factory
+) -> Iterator[dict[Case, Future[Survived]]]:
+    """Every selected case, started in order, a few at a time."""
     test = test_a_broken_wire_costs_time_and_nothing_else.__name__
     selected = [
-        cast(Fault, item.callspec.params["fault"])
+        cast(Case, item.callspec.params["case"])
         for item in request.session.items
         if isinstance(item, pytest.Function) and item.originalname == test
     ]
+    arenas = {source: arena_of(source) for source, _, _ in selected}
     try:
         with (
-            toxiproxy(quiet_arena.root / "toxiproxy.log") as proxy,
+            toxiproxy(tmp_path_factory.mktemp("wires") / "toxiproxy.log") as proxy,
             ThreadPoolExecutor(_AT_ONCE) as pool,
         ):
             try:
-                yield {f: pool.submit(play, quiet_arena, proxy, f) for f in selected}
+                yield {c: pool.submit(play, arenas[c[0]], proxy, *c[1:]) for c in selected}
             finally:
                 pool.shutdown(cancel_futures=True)
     except ToxiproxyMissing as absent:
         missing(str(absent))
 
 
-@pytest.mark.parametrize("fault", CASES)
+@pytest.mark.parametrize("case", CASES)
 def test_a_broken_wire_costs_time_and_nothing_else(
-    fault: Fault, played: dict[Fault, Future[Survived]]
+    case: Case, played: dict[Case, Future[Survived]]
 ) -> None:
-    survived = played[fault].result()
-    print(f"{fault.name}: {survived}")
-    if fault.cut is Cut.SOURCE:
+    survived = played[case].result()
+    print(f"{_name(case)}: {survived}")
+    if case[2].cut is Cut.SOURCE:
         # However long the source is away, heartbeats hold the chunk.
         assert survived.reaped == 0
 

@@ -12,14 +12,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
-
-import psutil
 
 from chaos.arena import Arena
-from chaos.processes import Coordinator, is_stopped, kill, start_coordinator, until, workers_of
+from chaos.processes import Coordinator, kill, start_coordinator, until
 from chaos.scenario import CAMPAIGN_ID, Campaign, Shape
 from chaos.source_data import ORDERS
+from chaos.standstill import standing_still, stopping_at
 from chaos.wire import Toxic, Toxiproxy, Wire
 from rivet_fleet.contracts.killpoints import KillPoint
 
@@ -28,7 +26,6 @@ NOTICE_STATE_S = 20.0
 """How long a process may believe in a connection that is silent for good, on a busy machine."""
 RECOVER_S = 30.0
 """From the mended wire to the end of the campaign, its remaining work included."""
-_START_S = 90.0
 _PROGRESS_S = 60.0
 _LEASE_TTL_S = 2.0
 _SLOW = (Toxic.LATENCY, Toxic.NARROW)
@@ -97,41 +94,31 @@ _SHAPES = {
 _SHAPE = Shape(chunk_count=20, lease_ttl_s=_LEASE_TTL_S, batch_size=40, throttle_ms=20.0)
 
 
-def play(arena: Arena, proxy: Toxiproxy, fault: Fault) -> Survived:
-    """Run the campaign through the fault, and judge it. Raises AssertionError."""
-    with _wired(arena, proxy, fault) as wired:
+def play(arena: Arena, proxy: Toxiproxy, state: str, fault: Fault) -> Survived:
+    """Run the campaign through the fault, and judge it. Raises AssertionError.
+
+    ``state``: SQLite has no wire to break, so only ``Cut.SOURCE`` goes with it.
+    """
+    with _wired(arena, proxy, state, fault) as wired:
         return wired.play()
 
 
 @contextlib.contextmanager
-def _wired(arena: Arena, proxy: Toxiproxy, fault: Fault) -> Iterator[_Wired]:
-    state_url = arena.state_server.create_database(f"wire-{fault.name}")
-    source = proxy.wire(f"source-{fault.name}", arena.source_url)
-    state = proxy.wire(f"state-{fault.name}", state_url)
-    campaign = Campaign(
-        folder=arena.root / f"wire-{fault.name}",
-        source_url=source.through(arena.source_url),
-        state_url=state_url,
-        tables=(ORDERS,),
-        digests=arena.digests,
-        oracle=arena.oracle,
+def _wired(arena: Arena, proxy: Toxiproxy, state: str, fault: Fault) -> Iterator[_Wired]:
+    name = f"{arena.engine}-{state}-{fault.name}"
+    cut_source = fault.cut is Cut.SOURCE
+    wire = None if not cut_source else proxy.wire(f"source-{name}", arena.frozen.url)
+    with arena.campaign(
+        state,
+        tables=[ORDERS],
         shape=_SHAPES.get(fault.phase, _SHAPE),
-    )
-    wired = _Wired(
-        fault=fault,
-        campaign=campaign,
-        wire=source if fault.cut is Cut.SOURCE else state,
-        fleet_state_url=state.through(state_url) if fault.cut is not Cut.SOURCE else state_url,
-    )
-    try:
-        yield wired
-    except Exception as error:
-        campaign.close()
-        error.add_note(campaign.logs())
-        raise
-    finally:
-        campaign.close()
-    campaign.remove()
+        source_url=None if wire is None else wire.through(arena.frozen.url),
+    ) as campaign:
+        fleet_state_url = campaign.state_url
+        if wire is None:
+            wire = proxy.wire(f"state-{name}", campaign.state_url)
+            fleet_state_url = wire.through(campaign.state_url)
+        yield _Wired(fault=fault, campaign=campaign, wire=wire, fleet_state_url=fleet_state_url)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -147,7 +134,7 @@ class _Wired:
         """Start, break, wait for what the fault must cause, mend, and wait for the end."""
         fault, campaign = self.fault, self.campaign
         coordinator, workers = self._start()
-        stopped = self._stopped()
+        stopped = standing_still(campaign, _STOP_AT[fault.phase][0])
         self.wire.break_with(fault.toxic)
         broken_at_s = time.monotonic()
         delivered = self._delivered()
@@ -165,15 +152,10 @@ class _Wired:
         reaped = sum(event == "chunk.reaped" for _, event, _ in campaign.events())
         return Survived(noticed_s=noticed_s, recovered_s=recovered_s, reaped=reaped)
 
-    @property
-    def _marker(self) -> Path:
-        """Is there as soon as one process has stopped itself."""
-        return self.campaign.folder / "stopped"
-
     def _start(self) -> tuple[Coordinator, list[Coordinator]]:
         """The coordinator, and the workers it does not supervise itself."""
         point, nth = _STOP_AT[self.fault.phase]
-        armed = f"{point.value}:stop:{nth}:{self._marker}"
+        armed = stopping_at(self.campaign, point, nth)
         if self.fault.cut is not Cut.STATE_OF_WORKERS:
             arguments = ("--state-url", self.fleet_state_url)
             return self.campaign.start(armed=armed, arguments=arguments), []
@@ -194,19 +176,6 @@ class _Wired:
         )
         self.campaign.coordinators.append(process)
         return process
-
-    def _stopped(self) -> psutil.Process:
-        """The process that stands still at the beginning of the phase."""
-
-        def found() -> psutil.Process | None:
-            if not self._marker.exists():
-                return None
-            candidates = workers_of(self.campaign.config)
-            candidates += [psutil.Process(c.pid) for c in self.campaign.coordinators if c.alive]
-            return next((p for p in candidates if is_stopped(p)), None)
-
-        what = f"a process stops before {self.fault.phase.value}"
-        return until(found, what=what, deadline_s=_START_S)
 
     # ------------------------------------------------------------ what a fault must cause
 
@@ -249,5 +218,7 @@ class _Wired:
 
     def _noticed(self) -> bool:
         """Somebody said that the database behind the broken wire does not answer."""
-        event = "source.retried" if self.fault.cut is Cut.SOURCE else "state.retried"
-        return any(event in path.read_text() for path in self.campaign.folder.rglob("*.log"))
+        campaign = self.campaign
+        if self.fault.cut is Cut.SOURCE:
+            return campaign.source_was_retried()
+        return campaign.said("state.retried")
