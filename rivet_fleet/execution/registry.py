@@ -1,9 +1,9 @@
 """Which plug-ins there are: found by looking into the folders, never listed by hand.
 
-A source is a package in ``sources/`` with ``ENGINE_NAMES``, ``DEFAULT_PORT`` and ``open_source``;
-a format a module in ``formats/`` with ``FORMAT_NAME`` and ``open_format``; a destination a module
-in ``destinations/`` with ``DESTINATION_NAME`` and ``open_destination``. A plug-in with
-``FOR_TESTS = True`` can be opened but is not offered.
+A source is a package in ``sources/`` with ``ENGINE_NAMES``, ``DEFAULT_PORT``,
+``decoder_compiled`` and ``open_source``; a format a module in ``formats/`` with ``FORMAT_NAME`` and
+``open_format``; a destination a module in ``destinations/`` with ``DESTINATION_NAME`` and
+``open_destination``. A plug-in with ``FOR_TESTS = True`` can be opened but is not offered.
 """
 
 from __future__ import annotations
@@ -31,6 +31,11 @@ def engine_names() -> tuple[str, ...]:
 def default_ports() -> dict[str, int]:
     """Engine name → the port its servers listen on when a URL names none."""
     return {name: int(module.DEFAULT_PORT) for name, module in _engines().items()}
+
+
+def decoder_compiled(engine: str) -> bool:
+    """True when this engine's compiled decoder is installed. Raises ConfigError when unknown."""
+    return bool(_named(_engines(), engine, "engine").decoder_compiled())
 
 
 def format_names() -> tuple[str, ...]:

@@ -8,7 +8,8 @@ from typing import Protocol
 import pyarrow as pa
 
 from rivet_fleet.contracts.facts import FactsRequest, SourceFacts
-from rivet_fleet.contracts.keys import ChunkRange
+from rivet_fleet.contracts.keys import ChunkRange, RelationName
+from rivet_fleet.contracts.listing import Listing, ServerFacts, SourceNote
 from rivet_fleet.contracts.plan import ReadPlan, TuningPlan
 
 
@@ -80,6 +81,22 @@ class Source(Protocol):
     ) -> ChunkReader:
         """A reader for one chunk. Raises SchemaDrift when the source's columns are not the
         planned ones (names, order and native types are compared before the first row)."""
+        ...
+
+    def list_relations(self) -> Listing:
+        """Every relation that the user may see, the server's own and partitions left out, by
+        schema and name. One question to the catalogue; no table is touched."""
+        ...
+
+    def describe_server(self) -> ServerFacts:
+        """The server as this user meets it now. Raises SourceUnavailable or SourceRefused."""
+        ...
+
+    def check_readable(
+        self, relation: RelationName | None, query: str | None
+    ) -> tuple[SourceNote, ...]:
+        """Prove that every column may be read, without reading a row; what is worth knowing
+        about the reading. Raises SourceRefused, with the missing privilege as its hint."""
         ...
 
     def ping(self) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from rivet_fleet.contracts.facts import FactsRequest, SourceFacts
-from rivet_fleet.contracts.keys import ChunkRange, RangeKind
+from rivet_fleet.contracts.keys import ChunkRange, RangeKind, RelationName
+from rivet_fleet.contracts.listing import Listing, ServerFacts, SourceNote
 from rivet_fleet.contracts.plan import ReadPlan, TuningPlan
 from rivet_fleet.contracts.url import DatabaseUrl
 from rivet_fleet.errors import SchemaDrift
 from rivet_fleet.execution.chunkreader import PagedReader
 from rivet_fleet.execution.drift import drift
+from rivet_fleet.execution.sources.mysql import listing
 from rivet_fleet.execution.sources.mysql.introspect import introspect, read_shape
 from rivet_fleet.execution.sources.mysql.keysamples import leading_index
 from rivet_fleet.execution.sources.mysql.reading import MysqlReading
@@ -47,6 +49,20 @@ class MysqlSource:
         index = leading_index(now.indexes, chunk_range.columns) if walked else None
         engine = MysqlReading(self._session, read, tuning, index=index)
         return PagedReader(engine, read, chunk_range)
+
+    def list_relations(self) -> Listing:
+        """Every relation the user may see; see ``Source``."""
+        return listing.list_relations(self._session)
+
+    def describe_server(self) -> ServerFacts:
+        """The server as this user meets it; see ``Source``."""
+        return listing.describe_server(self._session)
+
+    def check_readable(
+        self, relation: RelationName | None, query: str | None
+    ) -> tuple[SourceNote, ...]:
+        """Whether every column may be read; see ``Source``."""
+        return listing.check_readable(self._session, relation, query)
 
     def ping(self) -> str:
         """Connect, ask, and say the server's version."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING
 
 from rivet_fleet.contracts.url import DatabaseUrl
@@ -10,7 +11,7 @@ from rivet_fleet.execution.sources.postgres.dialect import DEFAULT_PORT, ENGINE_
 if TYPE_CHECKING:
     from rivet_fleet.execution.sources.postgres.source import PostgresSource
 
-__all__ = ["DEFAULT_PORT", "ENGINE_NAMES", "open_source"]
+__all__ = ["DEFAULT_PORT", "ENGINE_NAMES", "decoder_compiled", "open_source"]
 
 
 def open_source(
@@ -32,3 +33,12 @@ def open_source(
         application_name=application_name,
         max_value_bytes=max_value_bytes,
     )
+
+
+def decoder_compiled() -> bool:
+    """True when the compiled decoder is installed; else the plain reference decoder reads."""
+    try:
+        importlib.import_module(f"{__name__}.copyrows")
+    except ImportError:
+        return False
+    return True

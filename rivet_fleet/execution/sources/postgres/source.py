@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from rivet_fleet.contracts.facts import FactsRequest, SourceFacts
-from rivet_fleet.contracts.keys import ChunkRange
+from rivet_fleet.contracts.keys import ChunkRange, RelationName
+from rivet_fleet.contracts.listing import Listing, ServerFacts, SourceNote
 from rivet_fleet.contracts.plan import ReadPlan, TuningPlan
 from rivet_fleet.contracts.url import DatabaseUrl
 from rivet_fleet.errors import SchemaDrift
 from rivet_fleet.execution.chunkreader import PagedReader
 from rivet_fleet.execution.drift import drift
+from rivet_fleet.execution.sources.postgres import listing
 from rivet_fleet.execution.sources.postgres.introspect import introspect, read_columns
 from rivet_fleet.execution.sources.postgres.reading import PostgresReading
 from rivet_fleet.execution.sources.postgres.session import Session
@@ -43,6 +45,20 @@ class PostgresSource:
             lower = min(self._value_bytes_max, tuning.max_value_bytes)
             tuning = replace(tuning, max_value_bytes=lower)
         return PagedReader(PostgresReading(self._session, read, tuning), read, chunk_range)
+
+    def list_relations(self) -> Listing:
+        """Every relation the user may see; see ``Source``."""
+        return listing.list_relations(self._session)
+
+    def describe_server(self) -> ServerFacts:
+        """The server as this user meets it; see ``Source``."""
+        return listing.describe_server(self._session)
+
+    def check_readable(
+        self, relation: RelationName | None, query: str | None
+    ) -> tuple[SourceNote, ...]:
+        """Whether every column may be read; see ``Source``."""
+        return listing.check_readable(self._session, relation, query)
 
     def ping(self) -> str:
         """Connect, ask, and say the server's version."""

@@ -1,0 +1,222 @@
+"""The catalogue as a whole, and the server itself: what ``init``, ``doctor`` and ``check`` ask."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+from psycopg import Cursor
+
+from rivet_fleet.contracts.keys import RelationName
+from rivet_fleet.contracts.listing import (
+    ListedRelation,
+    Listing,
+    NoteKind,
+    RelationKind,
+    ServerFacts,
+    SourceNote,
+)
+from rivet_fleet.execution.sources.postgres import catalog
+from rivet_fleet.execution.sources.postgres.dialect import (
+    ENGINE_NAMES,
+    quote_identifier,
+    quote_relation,
+)
+from rivet_fleet.execution.sources.postgres.session import Session
+from rivet_fleet.execution.sources.postgres.statements import from_item, metadata_settings
+
+ASK_MAX_S = 30.0
+BLOCK_RANGES_SINCE = 140_000
+"""TID range scans came with version 14."""
+_KINDS = {
+    "r": RelationKind.TABLE,
+    "p": RelationKind.PARTITIONED,
+    "v": RelationKind.VIEW,
+    "m": RelationKind.MATERIALIZED_VIEW,
+    "f": RelationKind.FOREIGN,
+}
+# Sizes are sums over the leaves; an estimate of a leaf that was never analysed (-1) makes the
+# whole one unknown, except where the leaf has no block.
+_RELATIONS = """
+WITH RECURSIVE leaf(root, oid) AS (
+  SELECT c.oid, c.oid FROM pg_catalog.pg_class c
+  WHERE c.relkind IN ('r', 'p', 'm') AND NOT c.relispartition
+  UNION
+  SELECT leaf.root, i.inhrelid FROM leaf
+  JOIN pg_catalog.pg_inherits i ON i.inhparent = leaf.oid
+), sized AS (
+  SELECT leaf.root, sum(c.relpages)::bigint AS pages,
+         sum(greatest(c.reltuples, 0))::bigint AS tuples,
+         bool_or(c.reltuples < 0 OR (c.reltuples = 0 AND c.relpages = 0
+                 AND pg_catalog.pg_relation_size(c.oid) > 0)) AS unknown
+  FROM leaf JOIN pg_catalog.pg_class c ON c.oid = leaf.oid
+  WHERE c.relkind IN ('r', 'm') GROUP BY leaf.root
+)
+SELECT n.nspname, c.relname, c.relkind::text,
+       CASE WHEN NOT s.unknown THEN s.tuples END,
+       s.pages * current_setting('block_size')::bigint,
+       pg_catalog.has_schema_privilege(n.oid, 'USAGE'),
+       pg_catalog.has_table_privilege(c.oid, 'SELECT')
+         OR pg_catalog.has_any_column_privilege(c.oid, 'SELECT'),
+       pn.nspname, pc.relname
+FROM pg_catalog.pg_class c
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+LEFT JOIN sized s ON s.root = c.oid
+LEFT JOIN pg_catalog.pg_inherits i ON i.inhrelid = c.oid AND i.inhseqno = 1
+LEFT JOIN pg_catalog.pg_class pc ON pc.oid = i.inhparent
+LEFT JOIN pg_catalog.pg_namespace pn ON pn.oid = pc.relnamespace
+WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND NOT c.relispartition
+  AND c.relpersistence <> 't'
+  AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+ORDER BY n.nspname, c.relname
+"""
+
+
+def list_relations(session: Session) -> Listing:
+    """Every relation outside the system's schemas. See ``Source.list_relations``."""
+    with _asking(session, "listing the relations") as cursor:
+        row = cursor.execute("SELECT current_schema(), current_user").fetchone()
+        schema, user = row or (None, "")
+        found = cursor.execute(_RELATIONS).fetchall()
+    return Listing(
+        default_schema=schema,
+        relations=tuple(_listed(one, quote_identifier(user)) for one in found),
+    )
+
+
+def _listed(row: tuple[Any, ...], user: str) -> ListedRelation:
+    schema, name, kind, rows, size, usage, select, parent_schema, parent = row
+    relation = RelationName(schema=schema, name=name)
+    grants = []
+    if not usage:
+        grants.append(f"GRANT USAGE ON SCHEMA {quote_identifier(schema)} TO {user};")
+    if not select:
+        grants.append(f"GRANT SELECT ON {quote_relation(relation)} TO {user};")
+    return ListedRelation(
+        name=relation,
+        kind=_KINDS[kind],
+        from_item=quote_relation(relation),
+        row_estimate=rows,
+        size_bytes=size,
+        missing=" ".join(grants) or None,
+        inherits_from=RelationName(schema=parent_schema, name=parent) if parent else None,
+    )
+
+
+_SERVER = """
+SELECT current_user, current_database(), pg_catalog.pg_is_in_recovery(),
+       extract(epoch from clock_timestamp())::float8, pg_catalog.pg_backend_pid(),
+       current_setting('max_connections')::int
+         - CASE WHEN r.rolsuper THEN 0
+                ELSE current_setting('superuser_reserved_connections')::int END,
+       (SELECT sum(numbackends)::int FROM pg_catalog.pg_stat_database), r.rolsuper,
+       r.rolconnlimit,
+       (SELECT s.version FROM pg_catalog.pg_stat_ssl s WHERE s.pid = pg_catalog.pg_backend_pid())
+FROM pg_catalog.pg_roles r WHERE r.rolname = current_user
+"""
+
+
+def describe_server(session: Session) -> ServerFacts:
+    """The server as this user meets it. See ``Source.describe_server``."""
+    with _asking(session, "asking about the server") as cursor:
+        row = cursor.execute(_SERVER).fetchone()
+        encrypted = bool(session.connection.pgconn.ssl_in_use)
+    assert row is not None
+    user, database, standby, now_s, backend_pid, most, used, powerful, own_limit, version = row
+    with _asking(session, "asking again") as cursor:
+        again = cursor.execute("SELECT pg_catalog.pg_backend_pid()").fetchone()
+    pids = {session.connection.info.backend_pid, backend_pid, (again or (0,))[0]}
+    notes = [
+        *_pooler_note(pids),
+        *_version_note(session),
+        *([_REPLICA] if standby else []),
+        *([_UNCHECKED] if session.text_unchecked else []),
+        *([_POWERFUL] if powerful else []),
+    ]
+    return ServerFacts(
+        engine=ENGINE_NAMES[0],
+        version=session.server_version,
+        user=user,
+        database=database,
+        tls=(version or "TLS") if encrypted else None,
+        now_s=now_s,
+        connections_max=min(most, own_limit) if own_limit >= 0 else most,
+        connections_used=used,
+        notes=tuple(notes),
+    )
+
+
+def check_readable(
+    session: Session, relation: RelationName | None, query: str | None
+) -> tuple[SourceNote, ...]:
+    """Whether every column may be read, without reading a row. See ``Source.check_readable``."""
+    hidden = False
+    with _asking(session, "looking at the privileges") as cursor:
+        if relation is not None:
+            found = catalog.find_relation(cursor, relation)
+            relation, hidden = found.name, found.row_security
+        cursor.execute(f"SELECT * FROM {from_item(relation, query)} LIMIT 0".encode())
+    return (_HIDDEN,) if hidden else ()
+
+
+def _asking(
+    session: Session, doing: str
+) -> contextlib.AbstractContextManager[Cursor[tuple[Any, ...]]]:
+    return session.transaction(metadata_settings(ASK_MAX_S), doing=doing, timeout_s=ASK_MAX_S)
+
+
+def _pooler_note(pids: set[int]) -> list[SourceNote]:
+    """The pid of the handshake is a pooler's own word; two transactions on two servers are a
+    transaction pooler's work."""
+    if len(pids) < 2:
+        return []
+    return [
+        SourceNote(
+            kind=NoteKind.POOLER,
+            what="the connection goes through a pooler",
+            why="its limit of connections is another one than the server's; a page that fails "
+            "cannot be asked what it does",
+            hint="let the pool hold at least as many server connections as there are workers",
+        )
+    ]
+
+
+def _version_note(session: Session) -> list[SourceNote]:
+    if session.server_version_num >= BLOCK_RANGES_SINCE:
+        return []
+    return [
+        SourceNote(
+            kind=NoteKind.OLD_VERSION,
+            what=f"version {session.server_version} cannot read ranges of heap blocks",
+            why="a table without a unique NOT NULL key is read by one long statement",
+            hint="version 14 can; or give such tables a unique key",
+        )
+    ]
+
+
+_REPLICA = SourceNote(
+    kind=NoteKind.REPLICA,
+    what="the server is a standby",
+    why="it spares the primary; a statement may be cancelled when it conflicts with replay, and "
+    "is then tried again",
+    hint="hot_standby_feedback = on, or a larger max_standby_streaming_delay, avoids that",
+)
+_UNCHECKED = SourceNote(
+    kind=NoteKind.UNCHECKED_TEXT,
+    what="the database's encoding is SQL_ASCII",
+    why="its text was never checked: bytes that are no UTF-8 stop the chunk that meets them",
+    hint="on_unrepresentable: coerce replaces them by U+FFFD and counts them",
+)
+_POWERFUL = SourceNote(
+    kind=NoteKind.POWERFUL_USER,
+    what="the user is a superuser",
+    why="exports need to read only; every transaction is read-only, but the password is worth "
+    "more than it must be",
+    hint="CREATE ROLE … LOGIN; GRANT pg_read_all_data TO …, or GRANT SELECT on the tables",
+)
+_HIDDEN = SourceNote(
+    kind=NoteKind.HIDDEN_ROWS,
+    what="row-level security is active for this user",
+    why="rows that its policies hide are missing from the export, without an error",
+    hint="use a role with BYPASSRLS, or make sure the policies show it every row",
+)

@@ -1,0 +1,131 @@
+"""What a real server says about itself: its relations, its limits, what a user may read."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+
+import pytest
+
+from rivet_fleet.contracts.keys import RelationName
+from rivet_fleet.contracts.listing import NoteKind, RelationKind
+from rivet_fleet.contracts.url import parse_database_url
+from rivet_fleet.errors import SourceRefused
+from rivet_fleet.execution.registry import decoder_compiled, engine_names, open_source
+from tests.integration.mysql_source_kit import Sql
+
+POSTGRES = """
+CREATE SCHEMA other;
+CREATE TABLE filled (id bigint PRIMARY KEY, at timestamptz);
+INSERT INTO filled SELECT i, now() FROM generate_series(1, 500) i;
+CREATE TABLE never_analysed (id int); INSERT INTO never_analysed VALUES (1);
+CREATE TABLE nothing_in (id int);
+CREATE TABLE parted (id int, at date) PARTITION BY RANGE (at);
+CREATE TABLE parted_1 PARTITION OF parted FOR VALUES FROM ('2024-01-01') TO ('2025-01-01');
+INSERT INTO parted SELECT i, '2024-05-01' FROM generate_series(1, 70) i;
+CREATE TABLE "Odd Name" ("A b" int PRIMARY KEY);
+CREATE TABLE heir () INHERITS (filled);
+CREATE VIEW seen AS SELECT * FROM filled;
+CREATE MATERIALIZED VIEW kept AS SELECT 1 AS one;
+CREATE TABLE other.secret (id int);
+ANALYZE filled; ANALYZE parted; ANALYZE parted_1;
+CREATE ROLE {role} LOGIN CONNECTION LIMIT 7;
+GRANT SELECT ON filled, never_analysed TO {role};
+CREATE TABLE half (a int, b int); GRANT SELECT (a) ON half TO {role};
+CREATE TABLE mine (id int); ALTER TABLE mine ENABLE ROW LEVEL SECURITY;
+GRANT SELECT ON mine TO {role};
+"""
+
+
+@pytest.fixture
+def reader(postgres, database: str):
+    """(URL of the owner, URL of a user that may read little)."""
+    name = database.rpartition("/")[2]
+    role = f"reader_{os.getpid()}_{abs(hash(name)) % 10_000}"
+    postgres.psql(POSTGRES.format(role=role), database=name)
+    return database, re.sub(r"//[^@]*@", f"//{role}@", database)
+
+
+def test_every_relation_is_listed_once(reader) -> None:
+    source = open_source("postgres", parse_database_url(reader[0]), application_name="t")
+    listing = source.list_relations()
+    source.close()
+    found = {str(one.name): one for one in listing.relations}
+    assert listing.default_schema == "public"
+    assert "public.parted_1" not in found
+    assert found["public.parted"].kind is RelationKind.PARTITIONED
+    assert found["public.parted"].row_estimate == 70
+    assert (found["public.filled"].row_estimate or 0) >= 500
+    assert found["public.never_analysed"].row_estimate is None
+    assert found["public.seen"].kind is RelationKind.VIEW
+    assert found["public.kept"].kind is RelationKind.MATERIALIZED_VIEW
+    assert str(found["public.heir"].inherits_from) == "public.filled"
+    assert found["public.Odd Name"].from_item == '"public"."Odd Name"'
+    assert all(one.missing is None for one in listing.relations)
+
+
+def test_a_missing_privilege_is_listed_with_its_grant(reader) -> None:
+    source = open_source("postgres", parse_database_url(reader[1]), application_name="t")
+    found = {str(one.name): one for one in source.list_relations().relations}
+    assert found["public.filled"].missing is None
+    assert "GRANT USAGE ON SCHEMA" in (found["other.secret"].missing or "")
+    assert 'GRANT SELECT ON "public"."nothing_in"' in (found["public.nothing_in"].missing or "")
+    assert source.check_readable(RelationName(schema="", name="filled"), None) == ()
+    with pytest.raises(SourceRefused):
+        source.check_readable(RelationName(schema="", name="half"), None)
+    with pytest.raises(SourceRefused):
+        source.check_readable(None, "SELECT * FROM other.secret")
+    (note,) = source.check_readable(RelationName(schema="public", name="mine"), None)
+    assert note.kind is NoteKind.HIDDEN_ROWS
+    source.close()
+
+
+def test_a_server_describes_itself(reader) -> None:
+    source = open_source("postgres", parse_database_url(reader[1]), application_name="t")
+    facts = source.describe_server()
+    source.close()
+    assert facts.connections_max == 7
+    assert (facts.connections_used or 0) >= 1
+    assert facts.tls is None
+    assert abs(facts.now_s - time.time()) < 60
+    assert facts.notes == ()
+    owner = open_source("postgres", parse_database_url(reader[0]), application_name="t")
+    assert [note.kind for note in owner.describe_server().notes] == [NoteKind.POWERFUL_USER]
+    owner.close()
+
+
+def test_another_engine_lists_and_describes(mysql_url_any: str) -> None:
+    sql = Sql(mysql_url_any)
+    sql.execute("CREATE TABLE filled (id int PRIMARY KEY)")
+    sql.execute("INSERT INTO filled VALUES (1), (2)")
+    sql.execute("CREATE TABLE `odd ``name` (id int PRIMARY KEY)")
+    sql.execute("CREATE VIEW seen AS SELECT * FROM filled")
+    sql.execute(
+        "CREATE TABLE parted (id int PRIMARY KEY) PARTITION BY RANGE (id) "
+        "(PARTITION a VALUES LESS THAN (10), PARTITION b VALUES LESS THAN (20))"
+    )
+    source = open_source("mysql", parse_database_url(mysql_url_any), application_name="t")
+    listing = source.list_relations()
+    kinds = {one.name.name: one.kind for one in listing.relations}
+    assert listing.default_schema == sql.database
+    assert kinds == {
+        "filled": RelationKind.TABLE,
+        "odd `name": RelationKind.TABLE,
+        "parted": RelationKind.PARTITIONED,
+        "seen": RelationKind.VIEW,
+    }
+    facts = source.describe_server()
+    assert facts.database == sql.database
+    assert (facts.connections_max or 0) > 1
+    assert abs(facts.now_s - time.time()) < 60
+    assert source.check_readable(RelationName(schema="", name="odd `name"), None) == ()
+    with pytest.raises(SourceRefused):
+        source.check_readable(RelationName(schema="", name="nowhere"), None)
+    with pytest.raises(SourceRefused):
+        source.check_readable(None, "SELECT nothing FROM filled")
+    source.close()
+
+
+def test_every_engine_says_whether_its_decoder_is_compiled() -> None:
+    assert {decoder_compiled(name) for name in engine_names()} <= {True, False}
