@@ -14,9 +14,9 @@ from rivet_fleet.contracts.columns import ColumnSpec, ColumnType, TypeKind
 from rivet_fleet.errors import MalformedData, SchemaDrift, SourceRefused, UnsupportedType
 from rivet_fleet.execution.sources.mysql import wire
 from rivet_fleet.execution.sources.mysql.decoder import ReferenceDecoder
+from rivet_fleet.execution.sources.mysql.framing import framing
 from rivet_fleet.execution.sources.mysql.liveness import PatientFile
 from rivet_fleet.execution.sources.mysql.stream import check_definitions
-from rivet_fleet.execution.sources.mysql.values import framing
 from tests.property.mysql_rows import end_of_rows, lenenc, packets, row, server_error
 
 

@@ -7,6 +7,7 @@ format: MySQL internals manual, "MySQL Packets", "Binary Protocol Resultset Row"
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
@@ -14,14 +15,9 @@ import pyarrow as pa
 
 from rivet_fleet.contracts.columns import ColumnSpec
 from rivet_fleet.errors import MalformedData, SchemaDrift, UnsupportedType, ValueTooLarge
-from rivet_fleet.execution.arrays import Cells
 from rivet_fleet.execution.batches import BatchQueue
 from rivet_fleet.execution.slowdecoder import warn_of_slow_decoder
-from rivet_fleet.execution.sources.mysql.values import (
-    LENGTH_ENCODED,
-    build_column,
-    framing,
-)
+from rivet_fleet.execution.sources.mysql.framing import LENGTH_ENCODED, framing
 from rivet_fleet.execution.sources.mysql.wire import (
     ERR,
     PACKET_BYTES_MAX,
@@ -34,6 +30,7 @@ from rivet_fleet.execution.sources.mysql.wire import (
 from rivet_fleet.execution.types import arrow_schema
 
 if TYPE_CHECKING:
+    from rivet_fleet.execution.arrays import Cells
     from rivet_fleet.execution.sources.mysql.packetrows import CompiledDecoder
 
 _HEADER_BYTES = 4
@@ -333,6 +330,7 @@ class ReferenceDecoder:
         self._batches.append(pa.RecordBatch.from_arrays(arrays, schema=self.schema))
 
     def _column(self, cells: Cells, column: ColumnSpec, offsets: list[int]) -> pa.Array:
+        build_column = _builder()
         if not column.nullable and None in cells:
             raise SchemaDrift(
                 f"column {column.name} was planned as NOT NULL, but the source sent a NULL "
@@ -357,10 +355,17 @@ class ReferenceDecoder:
         """Build the cells one by one, to say in which row the first bad one is."""
         for cell, offset in zip(cells, offsets, strict=True):
             try:
-                build_column([cell], column, {}, coerce=self._coerce)
+                _builder()([cell], column, {}, coerce=self._coerce)
             except (MalformedData, UnsupportedType) as error:
                 message = f"{error.message} (row at offset {offset})"
                 raise type(error)(message, hint=error.hint, code=error.code) from None
+
+
+def _builder() -> Callable[..., pa.Array]:
+    # Imported where it is needed: its NumPy costs a worker with compiled decoders 13 MB.
+    from rivet_fleet.execution.sources.mysql.values import build_column
+
+    return build_column
 
 
 def open_decoder(

@@ -15,7 +15,7 @@ cdef extern from * nogil:
     #define RIVET_MY_DAY_US INT64_C(86400000000)
     #define RIVET_MY_TIME_US_MAX (839 * INT64_C(3600000000) - 1)
     #define RIVET_MY_DECIMAL_BYTES_MAX 128
-    /* How a cell says its length: values.framing; compared on import. */
+    /* How a cell says its length: framing.py; compared on import. */
     #define RIVET_MY_LENGTH_ENCODED (-1)
     #define RIVET_MY_DATE_LENGTH (-2)
     #define RIVET_MY_TIME_LENGTH (-3)

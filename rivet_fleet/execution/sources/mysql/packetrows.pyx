@@ -26,11 +26,10 @@ import pyarrow as pa
 from rivet_fleet.contracts.columns import TypeKind
 from rivet_fleet.execution.batches import BatchQueue
 from rivet_fleet.execution.sources.mysql.decoder import ReferenceDecoder
-from rivet_fleet.execution.sources.mysql.values import (
+from rivet_fleet.execution.sources.mysql.framing import (
     DATE_LENGTH,
     LENGTH_ENCODED,
     TIME_LENGTH,
-    build_column,
     framing,
 )
 from rivet_fleet.execution.types import arrow_schema, arrow_type
@@ -41,7 +40,7 @@ cdef int64_t _PACKET_MAX = 0xFFFFFF
 if (RIVET_MY_LENGTH_ENCODED, RIVET_MY_DATE_LENGTH, RIVET_MY_TIME_LENGTH) != (
     LENGTH_ENCODED, DATE_LENGTH, TIME_LENGTH
 ):
-    raise AssertionError("the framings of values.py are not the compiled ones")
+    raise AssertionError("the framings of framing.py are not the compiled ones")
 
 rivet_fill_powers()
 
@@ -286,6 +285,9 @@ cdef class CompiledDecoder:
             field = &self._fields[index]
             column = self._columns[index]
             if field.kind == RAW:
+                # Its NumPy is only loaded where it is needed.
+                from rivet_fleet.execution.sources.mysql.values import build_column
+
                 cells = column_cells(&field.column)
                 array = build_column(cells, column, self.changed, coerce=self._coerces)
             else:

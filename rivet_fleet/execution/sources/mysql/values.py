@@ -21,7 +21,6 @@ import numpy as np
 import pyarrow as pa
 
 from rivet_fleet.contracts.columns import ColumnSpec, TypeKind
-from rivet_fleet.errors import UnsupportedType
 from rivet_fleet.execution.arrays import (
     Cells,
     Unfit,
@@ -35,31 +34,9 @@ from rivet_fleet.execution.arrays import (
     uuids,
     variable,
 )
-from rivet_fleet.execution.sources.mysql.wire import STRINGS
+from rivet_fleet.execution.sources.mysql.framing import BIT, NUMBERS
 from rivet_fleet.execution.types import arrow_type
 
-LENGTH_ENCODED, DATE_LENGTH, TIME_LENGTH = -1, -2, -3
-"""How a cell without a fixed width says its length: see ``framing``."""
-
-_BIT, _YEAR, _JSON, _DECIMALS = 16, 13, 245, (0, 246)
-_DATES, _TIMES, _TIMESTAMPS = (10, 14), (11,), (7, 12)
-_NUMBERS = {
-    "1": "i1",
-    "1:unsigned": "u1",
-    "2": "<i2",
-    "2:unsigned": "<u2",
-    "3": "<i4",
-    "3:unsigned": "<u4",
-    "4": "<f4",
-    "5": "<f8",
-    "8": "<i8",
-    "8:unsigned": "<u8",
-    "9": "<i4",
-    "9:unsigned": "<u4",
-    "13": "<u2",
-}
-"""Wire type → numpy type."""
-_INTEGER_TYPES = tuple(wire for wire, dtype in _NUMBERS.items() if "f" not in dtype)
 _DAY_US = 86_400_000_000
 _UNIX_EPOCH_ORDINAL = datetime.date(1970, 1, 1).toordinal()
 _LEAP_CYCLE_YEARS, _LEAP_CYCLE_DAYS = 400, 146_097
@@ -78,25 +55,6 @@ def build_column(
     """
     unfit = Unfit(column, _hint(column), changed, coerce=coerce)
     return _BUILDERS[column.type.kind](cells, column, unfit)
-
-
-def framing(column: ColumnSpec) -> int:
-    """How a cell of this column is delimited: its width in bytes, or LENGTH_ENCODED, or one byte
-    that says 0, 4, 7 or 11 (DATE_LENGTH), or 0, 8 or 12 (TIME_LENGTH). Raises UnsupportedType
-    when the column's planned type cannot be read from its wire type."""
-    code, _, _ = column.wire_type.partition(":")
-    kind = column.type.kind
-    if column.wire_type not in _WIRE_TYPES.get(kind, ()):
-        raise UnsupportedType(
-            f"column {column.name} ({column.native_type}): {kind.value} cannot be read from wire "
-            f"type {column.wire_type!r}",
-            hint="plan the export again, or choose another type in `columns:`",
-        )
-    if column.wire_type in _NUMBERS:
-        return np.dtype(_NUMBERS[column.wire_type]).itemsize
-    if int(code) in _DATES + _TIMESTAMPS:
-        return DATE_LENGTH
-    return TIME_LENGTH if int(code) in _TIMES else LENGTH_ENCODED
 
 
 def _hint(column: ColumnSpec) -> str:
@@ -121,9 +79,9 @@ def _bits(cells: Cells, column: ColumnSpec) -> tuple[pa.Buffer | None, np.ndarra
 
 
 def _whole_numbers(cells: Cells, column: ColumnSpec) -> tuple[pa.Buffer | None, np.ndarray]:
-    if column.wire_type == str(_BIT):
+    if column.wire_type == str(BIT):
         return _bits(cells, column)
-    return numbers(cells, _NUMBERS[column.wire_type], column)
+    return numbers(cells, NUMBERS[column.wire_type], column)
 
 
 def _integer(cells: Cells, column: ColumnSpec, unfit: Unfit) -> pa.Array:
@@ -151,7 +109,7 @@ def _boolean(cells: Cells, column: ColumnSpec, unfit: Unfit) -> pa.Array:
 
 
 def _float(cells: Cells, column: ColumnSpec, unfit: Unfit) -> pa.Array:
-    valid, values = numbers(cells, _NUMBERS[column.wire_type], column)
+    valid, values = numbers(cells, NUMBERS[column.wire_type], column)
     kind = arrow_type(column.type)
     with np.errstate(over="ignore"):
         carried = values.astype(kind.to_pandas_dtype())
@@ -341,32 +299,6 @@ def _uuid(cells: Cells, column: ColumnSpec, unfit: Unfit) -> pa.Array:
 
 
 # ---------------------------------------------------------------- tables
-
-_STRING_TYPES = tuple(f"{code}{binary}" for code in sorted(STRINGS) for binary in ("", ":binary"))
-_TEXTS = (*_STRING_TYPES, str(_JSON))
-_INTEGERS = (*_INTEGER_TYPES, str(_BIT))
-
-_WIRE_TYPES: dict[TypeKind, tuple[str, ...]] = {
-    TypeKind.BOOL: _INTEGERS,
-    TypeKind.INT16: _INTEGERS,
-    TypeKind.INT32: _INTEGERS,
-    TypeKind.INT64: _INTEGERS,
-    TypeKind.UINT64: _INTEGERS,
-    TypeKind.FLOAT32: ("4", "5"),
-    TypeKind.FLOAT64: ("4", "5"),
-    TypeKind.DECIMAL: tuple(map(str, _DECIMALS)),
-    TypeKind.DATE: tuple(map(str, _DATES)),
-    TypeKind.TIME: tuple(map(str, _TIMES)),
-    TypeKind.TIMESTAMP: tuple(map(str, _TIMESTAMPS)),
-    TypeKind.TIMESTAMP_UTC: tuple(map(str, _TIMESTAMPS)),
-    TypeKind.STRING: _TEXTS,
-    TypeKind.ENUM: _TEXTS,
-    TypeKind.JSON: _TEXTS,
-    TypeKind.BINARY: (*_TEXTS, str(_BIT), "255"),
-    TypeKind.UUID: _STRING_TYPES,
-}
-"""Kind → the wire types it can be read from. A double read as float32 is rounded: the plan calls
-that override lossy."""
 
 _BUILDERS: dict[TypeKind, Builder] = {
     TypeKind.BOOL: _boolean,
