@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from rivet_fleet.contracts.codec import canonical_json
+from rivet_fleet.contracts.quality import UniqueStats
 
 Receipt = Mapping[str, object]
 """Plain JSON. Whatever a destination needs to make staged bytes visible, from any process."""
@@ -57,6 +58,8 @@ class StagedPart:
     digest: PartDigest
     receipt: Receipt
     columns: tuple[ColumnStats, ...] = ()
+    uniques: tuple[UniqueStats, ...] = ()
+    """One entry per unique key of the export's quality gates, in the plan's order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from rivet_fleet.contracts.keys import CampaignId, ChunkRange, RunId, TaskId
 from rivet_fleet.contracts.plan import ExportPlan
+from rivet_fleet.contracts.quality import RunFindings
 from rivet_fleet.contracts.task import CampaignStatus, RunStatus, TaskStatus
 
 
@@ -105,6 +106,10 @@ class RunView:
     finished_at_s: float | None
     finalize_fence: int
     error: str | None = None
+    changed_values: int = 0
+    """Values of committed parts that a stated policy had to change."""
+    findings: RunFindings | None = None
+    """What was found when it was finished; None before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,6 +184,7 @@ class FinishedRun:
     files: int
     duration_s: float
     peak_rss_bytes: int = 0
+    findings: RunFindings | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

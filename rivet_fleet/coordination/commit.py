@@ -34,7 +34,12 @@ def deliver_chunk(fleet: Fleet, claim: Claim, plan: ExportPlan, result: ExtractR
         fleet.patience.call(
             "commit the chunk",
             lambda: fleet.store.commit(
-                claim.task_id, claim.fence, staged, rows=result.rows, pages=result.pages
+                claim.task_id,
+                claim.fence,
+                staged,
+                rows=result.rows,
+                pages=result.pages,
+                longest_statement_s=result.longest_statement_s,
             ),
         )
     except LeaseLost:
@@ -84,6 +89,7 @@ def _stage(
         digest=digest,
         receipt=receipt,
         columns=spooled.columns,
+        uniques=spooled.uniques,
     )
 
 

@@ -182,6 +182,7 @@ class Worker:
                 spool_path=lambda number: self._spool_path(claim, plan, number),
                 pacer=pacer,
                 on_page=lambda progress: self._on_page(claim, progress),
+                unique=plan.quality.unique if plan.quality else (),
             )
         finally:
             reader.close()

@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from rivet_fleet.contracts.killpoints import KillPoint, reach
 from rivet_fleet.contracts.part import ColumnStats
+from rivet_fleet.contracts.quality import UniqueKey, UniqueStats
 from rivet_fleet.execution.durable import remove_file
 from rivet_fleet.execution.format import PartFormat, PartWriter
 from rivet_fleet.execution.parts import ColumnCounter
+
+if TYPE_CHECKING:
+    from rivet_fleet.execution.uniqueness import UniqueCounter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +35,7 @@ class SpooledPart:
     path: Path
     rows: int
     columns: tuple[ColumnStats, ...]
+    uniques: tuple[UniqueStats, ...] = ()
 
 
 class Encoder:
@@ -101,14 +107,17 @@ class Parts:
         spool_path: Callable[[int], Path],
         *,
         file_bytes_max: int | None,
+        unique: Sequence[UniqueKey] = (),
     ) -> None:
-        """``file_bytes_max``: a part that grew to this size is finished; None or 0: never."""
+        """``file_bytes_max``: a part that grew to this size is finished; None or 0: never.
+        ``unique``: keys whose duplicates are looked for, over all parts of this chunk."""
         self._schema = schema
         self._format = part_format
         self._spool_path = spool_path
         self._file_bytes_max = file_bytes_max
         self._open: _OpenPart | None = None
         self._broken = False
+        self._unique = _unique_counters(schema, unique)
         self._changed: Mapping[str, int] = {}
         self._changed_before: Mapping[str, int] = {}
         self.finished: list[SpooledPart] = []
@@ -138,6 +147,7 @@ class Parts:
                 path=part.path,
                 rows=part.rows,
                 columns=part.counter.finish(self._changed_since(), part.writer.extremes()),
+                uniques=tuple(counter.take() for counter in self._unique),
             )
         )
         reach(KillPoint.PART_SPOOLED)
@@ -161,12 +171,23 @@ class Parts:
             self._open = _OpenPart(path, writer, ColumnCounter(self._schema))
         self._open.writer.write(batch)
         self._open.counter.add(batch)
+        for counter in self._unique:
+            counter.add(batch)
         self._open.rows += batch.num_rows
 
     def _changed_since(self) -> dict[str, int]:
         now, before = self._changed, self._changed_before
         self._changed_before = now
         return {name: count - before.get(name, 0) for name, count in now.items()}
+
+
+def _unique_counters(schema: pa.Schema, unique: Sequence[UniqueKey]) -> list[UniqueCounter]:
+    if not unique:
+        return []
+    # Here and not above: NumPy's memory is for workers whose exports ask for it.
+    from rivet_fleet.execution.uniqueness import UniqueCounter
+
+    return [UniqueCounter(schema, key) for key in unique]
 
 
 @dataclass(slots=True)

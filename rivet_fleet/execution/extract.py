@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from rivet_fleet.contracts.killpoints import KillPoint, reach
 from rivet_fleet.contracts.plan import FormatPlan, TuningPlan
+from rivet_fleet.contracts.quality import UniqueKey
 from rivet_fleet.contracts.retry import backoff_s
 from rivet_fleet.errors import RetryClass, SourceError, StatementTimeout
 from rivet_fleet.execution.encoder import Encoder, Parts, SpooledPart
@@ -74,17 +75,24 @@ def extract_chunk(
     pacer: Pacer,
     on_page: Callable[[PageProgress], None],
     jitter: Callable[[], float] = random.random,
+    unique: Sequence[UniqueKey] = (),
 ) -> ExtractResult:
     """Read the chunk to its end. ``spool_path(part_number)`` names a file that does not exist.
 
     ``on_page`` is called after every page and may raise (StopRequested, LeaseLost). Whatever
     ends the loop early, no writer stays open, no spool file is left behind and no thread goes
-    on. Equal pages give equal files.
+    on. Equal pages give equal files. ``unique``: keys whose duplicates the parts count.
     Raises SourceError (permanent, or retried ``tuning.max_retries`` times in a row, each time
     with a smaller page), DestinationFull.
     """
     part_format.check_schema(reader.schema)
-    parts = Parts(reader.schema, part_format, spool_path, file_bytes_max=format_plan.file_bytes_max)
+    parts = Parts(
+        reader.schema,
+        part_format,
+        spool_path,
+        file_bytes_max=format_plan.file_bytes_max,
+        unique=unique,
+    )
     # While a row group is encoded in one burst, a page waits and another is on its way.
     page_bytes = tuning.batch_bytes_max or format_plan.row_group_bytes
     encoder = Encoder(parts, ahead_bytes_max=2 * page_bytes)

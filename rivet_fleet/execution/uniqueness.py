@@ -8,6 +8,7 @@ each other's duplicates; what is not found is then unknown, never absent (Q4).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -173,7 +174,7 @@ def _column_hashes(column: pa.Array) -> Hashes:
         return _mixed(_integers(column).view(np.uint64))
     if pa.types.is_floating(kind):
         # Plus zero: minus zero is equal to it, and every NaN becomes the same bits.
-        values = column.cast(pa.float64()).to_numpy(zero_copy_only=False) + 0.0
+        values = _stored(column.cast(pa.float64()), np.float64) + 0.0
         values[np.isnan(values)] = np.nan
         return _mixed(values.view(np.uint64))
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
@@ -207,12 +208,19 @@ def _integers(column: pa.Array) -> NDArray[np.int64] | NDArray[np.uint64]:
     """A column without NULLs as the 64-bit integers that Arrow stores."""
     kind = column.type
     if pa.types.is_uint64(kind):
-        return np.ascontiguousarray(column.to_numpy(zero_copy_only=False))
+        return _stored(column, np.uint64)
     if pa.types.is_date32(kind):
         column = column.view(pa.int32())
     elif not pa.types.is_integer(kind) and not pa.types.is_boolean(kind):
         column = column.view(pa.int64())
-    return np.ascontiguousarray(column.cast(pa.int64()).to_numpy(zero_copy_only=False))
+    return _stored(column.cast(pa.int64()), np.int64)
+
+
+def _stored(column: pa.Array, kind: type[Any]) -> NDArray[Any]:
+    """The values of a fixed-width column without NULLs. By its buffer: workers import pyarrow
+    without NumPy, so an array cannot be asked."""
+    values = np.frombuffer(column.buffers()[1], kind)
+    return values[column.offset : column.offset + len(column)]
 
 
 def _mixed(values: Hashes) -> Hashes:

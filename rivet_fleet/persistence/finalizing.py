@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from rivet_fleet.contracts.codec import loads
+from rivet_fleet.contracts.codec import dumps, loads
 from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.keys import CampaignId, RunId
 from rivet_fleet.contracts.lease import WorkerIdentity
 from rivet_fleet.contracts.plan import ExportPlan
+from rivet_fleet.contracts.quality import RunFindings
 from rivet_fleet.contracts.state import FinalizeLease, FinishedRun
 from rivet_fleet.contracts.task import RunStatus
 from rivet_fleet.errors import LeaseLost
 from rivet_fleet.persistence.database import Database, Record, Transaction
 from rivet_fleet.persistence.journal import note
 from rivet_fleet.persistence.ledger import LOCK_RUN
+from rivet_fleet.persistence.uniques import forget_former
 
 # Least and greatest status come from the two ends of the index on (run_id, status): that is
 # cheap, and usually ends the question before anything is counted.
@@ -46,13 +48,15 @@ WHERE run_id = :run_id AND status = 'in_progress' AND finalize_fence = :finalize
 _RETURNED = "campaign_id, campaign_name, run_id, export_name, expected_tasks, plan_json"
 _FINISH = f"""
 UPDATE chunk_run SET status = 'completed', finished_at_s = NOW_S, error = NULL,
-  manifest_fingerprint = :manifest_fingerprint, finalize_lease_expires_at_s = NULL
+  manifest_fingerprint = :manifest_fingerprint, findings_json = :findings_json,
+  finalize_lease_expires_at_s = NULL
 WHERE run_id = :run_id AND status = 'in_progress' AND finalize_fence = :finalize_fence
   AND ALL_COMPLETED
 RETURNING {_RETURNED}
 """
 _FAIL = f"""
 UPDATE chunk_run SET status = 'failed', finished_at_s = NOW_S, error = :error,
+  findings_json = :findings_json,
   finalize_lease_expires_at_s = NULL
 WHERE run_id = :run_id AND status = 'in_progress' AND finalize_fence = :finalize_fence
 RETURNING {_RETURNED}
@@ -62,9 +66,15 @@ _PUBLISH_REST = """
 UPDATE file_log SET status = 'published', published_at_s = NOW_S
 WHERE run_id = :run_id AND status = 'committed'
 """
-_RETRIES = """
-SELECT coalesce(sum(CASE WHEN attempts > 1 THEN attempts - 1 ELSE 0 END), 0)
+_ATTEMPTS = """
+SELECT coalesce(sum(CASE WHEN attempts > 1 THEN attempts - 1 ELSE 0 END), 0) AS retries,
+       coalesce(sum(attempts), 0) AS attempts,
+       max(longest_statement_ms) AS longest_statement_ms
 FROM chunk_task WHERE run_id = :run_id
+"""
+_CHANGED = """
+SELECT coalesce(sum(changed_values), 0) FROM file_log
+WHERE run_id = :run_id AND status <> 'voided'
 """
 # What the attempts that were committed took. Chunks of a program that did not measure are left
 # out, and a run of nothing else stays unknown.
@@ -76,10 +86,12 @@ WHERE run_id = :run_id AND claimed_at_s IS NOT NULL AND committed_at_s IS NOT NU
 _METRICS = """
 INSERT INTO export_metrics (campaign_name, export_name, run_id, run_at_s, status, error_message,
   mode, strategy, format, source_engine, destination_kind, duration_ms, work_ms,
-  total_rows, bytes_written, files_produced, chunks, retries, peak_rss_bytes)
+  total_rows, bytes_written, files_produced, chunks, retries, peak_rss_bytes, attempts,
+  longest_statement_ms, changed_values)
 VALUES (:campaign_name, :export_name, :run_id, NOW_S, :status, :error_message, :mode, :strategy,
   :format, :source_engine, :destination_kind, :duration_ms, :work_ms, :total_rows, :bytes_written,
-  :files_produced, :chunks, :retries, :peak_rss_bytes)
+  :files_produced, :chunks, :retries, :peak_rss_bytes, :attempts, :longest_statement_ms,
+  :changed_values)
 """
 _PROGRESSION = """
 INSERT INTO export_progression (campaign_name, export_name, last_committed_strategy,
@@ -134,6 +146,7 @@ class Finalizing:
             # committed while we waited for it.
             tx.first(LOCK_RUN, run_id=lease.run_id)
             named = {**_named(lease), "manifest_fingerprint": finished.manifest_fingerprint}
+            named["findings_json"] = _plain(finished.findings)
             run = tx.first(_with_count(_FINISH), **named)
             if run is None:
                 if not _stands(tx, lease, RunStatus.COMPLETED):
@@ -147,16 +160,20 @@ class Finalizing:
             last = run.expected_tasks - 1
             tx.run(_PROGRESSION, **names, strategy=plan.strategy, chunk_index=last)
             tx.run(_LAST_RUN, **names)
+            forget_former(tx, run)
             data = {"rows": finished.rows, "bytes": finished.bytes, "files": finished.files}
             note(tx, _event(EventName.RUN_COMPLETED, run, data=data))
 
         self._db.write(work)
 
-    def fail_run(self, lease: FinalizeLease, error: str) -> None:
+    def fail_run(
+        self, lease: FinalizeLease, error: str, findings: RunFindings | None = None
+    ) -> None:
         """See ``Store.fail_run``. Called again after its own success it succeeds."""
 
         def work(tx: Transaction) -> None:
-            run = tx.first(_FAIL, **_named(lease), error=error)
+            named = {**_named(lease), "error": error, "findings_json": _plain(findings)}
+            run = tx.first(_FAIL, **named)
             if run is None:
                 if not _stands(tx, lease, RunStatus.FAILED):
                     raise _lost(lease)
@@ -172,6 +189,10 @@ class Finalizing:
         sql = "SELECT max(completed_at_s) FROM chunk_task WHERE run_id = :run_id"
         found = self._db.one(lambda tx: tx.scalar(sql, run_id=run_id))
         return float(found or 0.0)
+
+
+def _plain(findings: RunFindings | None) -> str | None:
+    return None if findings is None else dumps(findings)
 
 
 def _with_count(sql: str) -> str:
@@ -200,6 +221,8 @@ def _metrics(
     error: str | None = None,
 ) -> dict[str, object]:
     work_s = tx.scalar(_WORK, run_id=run.run_id)
+    attempts = tx.first(_ATTEMPTS, run_id=run.run_id)
+    assert attempts is not None, "sums of nothing are a row, too"
     return {
         "campaign_name": run.campaign_name,
         "export_name": run.export_name,
@@ -217,7 +240,10 @@ def _metrics(
         "bytes_written": finished.bytes if finished else 0,
         "files_produced": finished.files if finished else 0,
         "chunks": run.expected_tasks,
-        "retries": int(tx.scalar(_RETRIES, run_id=run.run_id)),
+        "retries": int(attempts.retries),
+        "attempts": int(attempts.attempts),
+        "longest_statement_ms": attempts.longest_statement_ms,
+        "changed_values": int(tx.scalar(_CHANGED, run_id=run.run_id)),
         "peak_rss_bytes": finished.peak_rss_bytes if finished else 0,
     }
 

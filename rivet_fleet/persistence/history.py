@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rivet_fleet.contracts.codec import loads
 from rivet_fleet.contracts.keys import RunId
+from rivet_fleet.contracts.plan import ExportPlan
 from rivet_fleet.contracts.state import MeasuredRun
 from rivet_fleet.persistence.database import Database, Record, Transaction
 
@@ -30,6 +32,10 @@ WHERE r.campaign_name = :campaign_name AND r.export_name = :export_name
   AND r.status IN ('in_progress', 'cancelled') AND c.status IN ('incomplete', 'cancelled')
   AND EXISTS (SELECT 1 FROM chunk_task t WHERE t.run_id = r.run_id AND t.status = 'failed')
 ORDER BY run_at_s DESC LIMIT :limit
+"""
+_LAST_PLAN = """
+SELECT r.plan_json FROM export_state s JOIN chunk_run r ON r.run_id = s.last_run_id
+WHERE s.campaign_name = :campaign_name AND s.export_name = :export_name
 """
 _CURSOR = """
 SELECT last_cursor_value FROM export_state
@@ -71,6 +77,16 @@ class Histories:
             return {name: value for name, value in found.items() if value is not None}
 
         return self._db.read(work)
+
+    def last_plans(self, campaign_name: str, export_names: Sequence[str]) -> dict[str, ExportPlan]:
+        """See ``Store.last_plans``."""
+
+        def work(tx: Transaction) -> dict[str, str]:
+            named = {"campaign_name": campaign_name}
+            found = {n: tx.scalar(_LAST_PLAN, **named, export_name=n) for n in export_names}
+            return {name: plan for name, plan in found.items() if plan is not None}
+
+        return {name: loads(ExportPlan, plan) for name, plan in self._db.read(work).items()}
 
 
 def _measured_from(row: Record) -> MeasuredRun:

@@ -25,11 +25,13 @@ from rivet_fleet.errors import LeaseLost, StateRefused
 from rivet_fleet.persistence.database import Database, Record, Transaction
 from rivet_fleet.persistence.guards import effect, guard
 from rivet_fleet.persistence.journal import note, note_all
+from rivet_fleet.persistence.uniques import add_uniques
 
 _NAMED = "campaign_id, run_id, export_name, chunk_index, owner, attempts, attempts_max"
 
 COMMIT = f"""
 UPDATE chunk_task SET {effect(Verb.COMMIT)}, rows_written = :rows, pages_read = :pages,
+  longest_statement_ms = :longest_statement_ms,
   lease_expires_at_s = NULL, error_class = NULL, last_error = NULL, page = NULL,
   committed_at_s = NOW_S, updated_at_s = NOW_S
 WHERE {guard(Verb.COMMIT)} RETURNING {_NAMED}
@@ -50,8 +52,8 @@ UPDATE chunk_task SET {effect(Verb.RELEASE)}, lease_expires_at_s = NULL, updated
 WHERE {guard(Verb.RELEASE)} RETURNING {_NAMED}
 """
 _RESET = """owner = NULL, lease_expires_at_s = NULL, not_before_s = NULL, rows_written = NULL,
-  pages_read = NULL, committed_at_s = NULL, completed_at_s = NULL, page = NULL,
-  updated_at_s = NOW_S"""
+  pages_read = NULL, longest_statement_ms = NULL, committed_at_s = NULL,
+  completed_at_s = NULL, page = NULL, updated_at_s = NOW_S"""
 REOPEN = f"""
 UPDATE chunk_task SET {effect(Verb.REOPEN)}, error_class = NULL, last_error = :reason, {_RESET}
 WHERE {guard(Verb.REOPEN)} RETURNING {_NAMED}
@@ -67,9 +69,10 @@ _STANDING = "SELECT run_id, chunk_index, status, fence FROM chunk_task WHERE tas
 
 _ADD_PART = """
 INSERT INTO file_log (run_id, export_name, chunk_index, part_number, fence, path, rows, bytes,
-                      fingerprint, md5, receipt_json, columns_json, status, created_at_s)
+                      fingerprint, md5, receipt_json, columns_json, changed_values, status,
+                      created_at_s)
 VALUES (:run_id, :export_name, :chunk_index, :part_number, :fence, :path, :rows, :bytes,
-        :fingerprint, :md5, :receipt_json, :columns_json, 'committed', NOW_S)
+        :fingerprint, :md5, :receipt_json, :columns_json, :changed_values, 'committed', NOW_S)
 """
 _STORED_PARTS = """
 SELECT part_number, path, fingerprint FROM file_log
@@ -98,7 +101,7 @@ LOCK_RUN = "SELECT status FROM chunk_run WHERE run_id = :run_id LOCK_ROW"
 _PARENTS = "SELECT campaign_id, run_id FROM chunk_task WHERE task_id = :task_id"
 _REVIVE_RUN = """
 UPDATE chunk_run SET finalize_fence = finalize_fence + 1, finalize_lease_expires_at_s = NULL,
-  finished_at_s = NULL, error = NULL, manifest_fingerprint = NULL,
+  finished_at_s = NULL, error = NULL, manifest_fingerprint = NULL, findings_json = NULL,
   status = CASE WHEN status = 'cancelled' THEN status ELSE 'in_progress' END
 WHERE run_id = :run_id
 """
@@ -114,17 +117,27 @@ class Ledger:
     _db: Database
 
     def commit(
-        self, task_id: TaskId, fence: int, parts: Sequence[StagedPart], *, rows: int, pages: int
+        self,
+        task_id: TaskId,
+        fence: int,
+        parts: Sequence[StagedPart],
+        *,
+        rows: int,
+        pages: int,
+        longest_statement_s: float | None = None,
     ) -> None:
         """See ``Store.commit``. Called again with the same fence and parts it succeeds."""
+        longest_ms = None if longest_statement_s is None else round(longest_statement_s * 1000)
+        done = {"rows": rows, "pages": pages, "longest_statement_ms": longest_ms}
 
         def work(tx: Transaction) -> None:
-            task = tx.first(COMMIT, task_id=task_id, fence=fence, rows=rows, pages=pages)
+            task = tx.first(COMMIT, task_id=task_id, fence=fence, **done)
             if task is None:
                 if not _already_committed(tx, task_id, fence, parts):
                     raise _lost(task_id, fence, "commit")
                 return
             tx.run_many(_ADD_PART, [_part_values(task, fence, p) for p in parts])
+            add_uniques(tx, task, fence, parts)
             size = sum(p.digest.size_bytes for p in parts)
             data = {"rows": rows, "parts": len(parts), "bytes": size, "fence": fence}
             note(tx, _event(EventName.CHUNK_COMMITTED, task, data=data))
@@ -309,6 +322,7 @@ def _part_values(task: Record, fence: int, part: StagedPart) -> dict[str, object
         "md5": part.digest.md5_base64,
         "receipt_json": dumps(part.receipt),
         "columns_json": dumps(part.columns),
+        "changed_values": sum(column.changed for column in part.columns),
     }
 
 

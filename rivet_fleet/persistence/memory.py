@@ -146,7 +146,14 @@ class MemoryStore(MemoryFinish, MemoryViews):
 
     @synchronized
     def commit(
-        self, task_id: TaskId, fence: int, parts: Sequence[StagedPart], *, rows: int, pages: int
+        self,
+        task_id: TaskId,
+        fence: int,
+        parts: Sequence[StagedPart],
+        *,
+        rows: int,
+        pages: int,
+        longest_statement_s: float | None = None,
     ) -> None:
         """See ``Store.commit``."""
         task = self._tasks.get(task_id)
@@ -161,9 +168,12 @@ class MemoryStore(MemoryFinish, MemoryViews):
             raise StateRefused(f"task {task_id}: one part number twice")
         task.move(Verb.COMMIT, self._clock())
         task.rows_written, task.pages_read = rows, pages
+        task.longest_statement_s = longest_statement_s
         task.committed_at_s = task.updated_at_s
         task.error_class = task.last_error = None
         self._parts += [_ledger_part(task, fence, p) for p in parts]
+        for part in parts:
+            self._uniques[task.run_id, task.chunk_index, part.part_number, fence] = part.uniques
         self._note_task(EventName.CHUNK_COMMITTED, task)
 
     @synchronized
@@ -248,6 +258,7 @@ class MemoryStore(MemoryFinish, MemoryViews):
             self._mark_parts(task.run_id, task.chunk_index, status, PartStatus.VOIDED)
         run.finalize_fence += 1
         run.finalize_lease_expires_at_s = run.finished_at_s = run.error = None
+        run.findings = None
         if run.status is not RunStatus.CANCELLED:
             run.status = RunStatus.IN_PROGRESS
         self._revive(task.campaign_id)

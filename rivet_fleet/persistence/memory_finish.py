@@ -8,10 +8,12 @@ from typing import Any
 from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.keys import CampaignId, RunId
 from rivet_fleet.contracts.lease import WorkerIdentity
+from rivet_fleet.contracts.part import PartStatus
+from rivet_fleet.contracts.quality import RunFindings
 from rivet_fleet.contracts.state import FinalizeLease, FinishedRun, MeasuredRun
 from rivet_fleet.contracts.task import CampaignStatus, RunStatus, TaskStatus, Verb
 from rivet_fleet.errors import LeaseLost, StateRefused
-from rivet_fleet.persistence.memory_model import Run
+from rivet_fleet.persistence.memory_model import Run, changed_values
 from rivet_fleet.persistence.memory_views import MemoryRows, synchronized
 
 
@@ -64,11 +66,16 @@ class MemoryFinish(MemoryRows):
                 return
             raise _lost(lease)
         self._end(run, RunStatus.COMPLETED, None)
+        run.findings = finished.findings
+        self._last_run[run.campaign_name, run.planned.plan.export_name] = run.run_id
+        self._forget_former(run)
         self._metrics.append(self._measured(run, "success", finished))
         self._note(_event(EventName.RUN_COMPLETED, run))
 
     @synchronized
-    def fail_run(self, lease: FinalizeLease, error: str) -> None:
+    def fail_run(
+        self, lease: FinalizeLease, error: str, findings: RunFindings | None = None
+    ) -> None:
         """See ``Store.fail_run``."""
         run = self._leased(lease)
         if run is None:
@@ -76,6 +83,7 @@ class MemoryFinish(MemoryRows):
                 return
             raise _lost(lease)
         self._end(run, RunStatus.FAILED, error)
+        run.findings = findings
         self._metrics.append(self._measured(run, "failed", None))
         self._note(_event(EventName.RUN_FAILED, run, error))
 
@@ -146,6 +154,7 @@ class MemoryFinish(MemoryRows):
         self._runs = {k: r for k, r in self._runs.items() if k not in gone}
         self._tasks = {k: t for k, t in self._tasks.items() if t.run_id not in gone}
         self._parts = [p for p in self._parts if p.run_id not in gone]
+        self._uniques = {k: v for k, v in self._uniques.items() if k[0] not in gone}
         for campaign in self._campaigns.values():
             settled = campaign.status in (CampaignStatus.COMPLETED, CampaignStatus.CANCELLED)
             if not settled and not self._runs_of(campaign.plan.campaign_id):
@@ -159,7 +168,31 @@ class MemoryFinish(MemoryRows):
             "run_at_s": run.finished_at_s,
             "work_ms": None if work_s is None else round(work_s * 1000),
             "retries": self._retries(run),
+            "attempts": sum(t.attempts for t in self._tasks_of(run.run_id)),
+            "longest_statement_ms": self._longest_ms(run),
+            "changed_values": changed_values(
+                [
+                    p
+                    for p in self._parts
+                    if p.run_id == run.run_id and p.status is not PartStatus.VOIDED
+                ]
+            ),
         }
+
+    def _longest_ms(self, run: Run) -> int | None:
+        known = [t.longest_statement_s for t in self._tasks_of(run.run_id)]
+        return max((round(s * 1000) for s in known if s is not None), default=None)
+
+    def _forget_former(self, run: Run) -> None:
+        name = run.planned.plan.export_name
+        former = {
+            r.run_id
+            for r in self._runs.values()
+            if (r.campaign_name, r.planned.plan.export_name) == (run.campaign_name, name)
+            and r.run_id != run.run_id
+            and r.status is not RunStatus.IN_PROGRESS
+        }
+        self._uniques = {k: v for k, v in self._uniques.items() if k[0] not in former}
 
     def _work_s(self, run: Run) -> float | None:
         spent_s = [

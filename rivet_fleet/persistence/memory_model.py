@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from rivet_fleet.contracts.keys import CampaignId, ChunkRange, RunId, TaskId
 from rivet_fleet.contracts.part import LedgerPart, PartStatus
 from rivet_fleet.contracts.plan import CampaignPlan, PlannedRun
+from rivet_fleet.contracts.quality import RunFindings
 from rivet_fleet.contracts.state import CampaignView, Reaped, RunView, TaskCounts, TaskView
 from rivet_fleet.contracts.task import (
     TRANSITIONS,
@@ -44,6 +45,7 @@ class Task:
     last_error: str | None = None
     rows_written: int | None = None
     pages_read: int | None = None
+    longest_statement_s: float | None = None
     claimed_at_s: float | None = None
     committed_at_s: float | None = None
     completed_at_s: float | None = None
@@ -69,6 +71,7 @@ class Task:
         self.not_before_s = None
         self.rows_written = None
         self.pages_read = None
+        self.longest_statement_s = None
         self.committed_at_s = None
         self.completed_at_s = None
 
@@ -135,6 +138,7 @@ class Run:
     finalize_fence: int = 0
     finalize_lease_expires_at_s: float | None = None
     error: str | None = None
+    findings: RunFindings | None = None
 
     @property
     def run_id(self) -> RunId:
@@ -160,6 +164,8 @@ class Run:
             finished_at_s=self.finished_at_s,
             finalize_fence=self.finalize_fence,
             error=self.error,
+            changed_values=changed_values(kept),
+            findings=self.findings,
         )
 
 
@@ -199,6 +205,11 @@ class Worker:
     heartbeat_at_s: float
     rss_bytes: int = 0
     ended: bool = False
+
+
+def changed_values(parts: list[LedgerPart]) -> int:
+    """How many values of these parts a policy changed."""
+    return sum(column.changed for part in parts for column in part.columns)
 
 
 def planned_tasks(plan: CampaignPlan, first_id: int, now_s: float) -> list[Task]:

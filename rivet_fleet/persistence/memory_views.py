@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from rivet_fleet.contracts.codec import to_plain
 from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.keys import CampaignId, RunId, TaskId
 from rivet_fleet.contracts.part import LedgerPart, PartStatus
+from rivet_fleet.contracts.plan import ExportPlan
+from rivet_fleet.contracts.quality import UniqueStats
 from rivet_fleet.contracts.state import (
     CampaignView,
     GroupView,
@@ -49,6 +52,8 @@ class MemoryRows:
         self._runs: dict[str, Run] = {}
         self._tasks: dict[TaskId, Task] = {}
         self._parts: list[LedgerPart] = []
+        self._uniques: dict[tuple[RunId, int, int, int], tuple[UniqueStats, ...]] = {}
+        self._last_run: dict[tuple[str, str], RunId] = {}
         self._workers: dict[str, Worker] = {}
         self._journal: list[JournalEntry] = []
         self._metrics: list[dict[str, object]] = []
@@ -182,6 +187,23 @@ class MemoryViews(MemoryRows):
             and (include_voided or p.status is not PartStatus.VOIDED)
         ]
         return sorted(found, key=lambda p: (p.chunk_index, p.part_number))
+
+    @synchronized
+    def unique_stats(
+        self, run_id: RunId, position: int, columns: tuple[str, ...]
+    ) -> list[UniqueStats]:
+        """See ``Store.unique_stats``."""
+        found = []
+        for part in self.parts(run_id):
+            kept = self._uniques.get((run_id, part.chunk_index, part.part_number, part.fence), ())
+            found += [replace(kept[position], columns=columns)] if position < len(kept) else []
+        return found
+
+    @synchronized
+    def last_plans(self, campaign_name: str, export_names: Sequence[str]) -> dict[str, ExportPlan]:
+        """See ``Store.last_plans``."""
+        last = {name: self._last_run.get((campaign_name, name)) for name in export_names}
+        return {n: self._runs[r].planned.plan for n, r in last.items() if r in self._runs}
 
     @synchronized
     def run(self, run_id: RunId) -> RunView | None:

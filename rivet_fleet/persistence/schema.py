@@ -13,6 +13,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     Table,
     Text,
@@ -20,7 +21,7 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA_VERSION = "0002"
+SCHEMA_VERSION = "0003"
 """The newest migration this program knows."""
 
 VERSION_TABLE = "rivet_fleet_version"
@@ -126,6 +127,7 @@ chunk_run = Table(
     _time("created_at_s", nullable=False),
     _time("finished_at_s"),
     _text("error", nullable=True),
+    _text("findings_json", nullable=True),
     Index("ix_chunk_run_campaign", "campaign_id", "position"),
     _partial(
         "uq_chunk_run_one_in_progress",
@@ -164,6 +166,7 @@ chunk_task = Table(
     _int("page", nullable=True),
     _int("rows_written", nullable=True),
     _int("pages_read", nullable=True),
+    _int("longest_statement_ms", nullable=True),
     _time("claimed_at_s"),
     _time("committed_at_s"),
     _time("completed_at_s"),
@@ -210,6 +213,7 @@ file_log = Table(
     _text("md5"),
     _text("receipt_json"),
     _text("columns_json"),
+    _int("changed_values", default=0),
     _text("status"),
     _time("created_at_s", nullable=False),
     _time("published_at_s"),
@@ -224,6 +228,22 @@ file_log = Table(
     Index("ix_file_log_run", "run_id", "chunk_index", "part_number"),
 )
 """The ledger: every part a commit accepted. Voided rows stay as evidence."""
+
+part_unique = Table(
+    "part_unique",
+    metadata,
+    Column("run_id", Text, ForeignKey("chunk_run.run_id", ondelete="CASCADE"), primary_key=True),
+    Column("chunk_index", _Int, primary_key=True, autoincrement=False),
+    Column("part_number", _Int, primary_key=True, autoincrement=False),
+    Column("fence", _Int, primary_key=True, autoincrement=False),
+    Column("position", _Int, primary_key=True, autoincrement=False),
+    _int("keys"),
+    _int("duplicates"),
+    _int("complete"),
+    _int("shift"),
+    Column("entries", LargeBinary, nullable=False),
+)
+"""What a part knows about one unique key of its export's quality gates (ADR 0008)."""
 
 worker = Table(
     "worker",
@@ -284,6 +304,9 @@ export_metrics = Table(
     _int("chunks"),
     _int("retries"),
     _int("peak_rss_bytes"),
+    _int("attempts", nullable=True),
+    _int("longest_statement_ms", nullable=True),
+    _int("changed_values", nullable=True),
     Index("ix_export_metrics_export", "export_name", "metrics_id"),
     Index("ix_export_metrics_run", "run_id"),
 )

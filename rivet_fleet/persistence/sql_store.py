@@ -9,10 +9,11 @@ from rivet_fleet.persistence.finalizing import Finalizing
 from rivet_fleet.persistence.history import Histories
 from rivet_fleet.persistence.ledger import Ledger
 from rivet_fleet.persistence.migrate import check_version, migrate
+from rivet_fleet.persistence.uniques import Uniques
 from rivet_fleet.persistence.views import Views
 
 
-class SqlStore(Campaigns, Claims, Ledger, Finalizing, Histories, Views):
+class SqlStore(Campaigns, Claims, Ledger, Finalizing, Histories, Uniques, Views):
     """``Store`` on SQLite or PostgreSQL. Safe for the threads of one process."""
 
     def __init__(self, database: Database) -> None:

@@ -14,7 +14,8 @@ from rivet_fleet.contracts.events import Event
 from rivet_fleet.contracts.keys import CampaignId, RunId, TaskId
 from rivet_fleet.contracts.lease import Claim, WorkerIdentity
 from rivet_fleet.contracts.part import LedgerPart, StagedPart
-from rivet_fleet.contracts.plan import CampaignPlan
+from rivet_fleet.contracts.plan import CampaignPlan, ExportPlan
+from rivet_fleet.contracts.quality import RunFindings, UniqueStats
 from rivet_fleet.contracts.state import (
     CampaignView,
     Failure,
@@ -107,9 +108,17 @@ class Store(Protocol):
         ...
 
     def commit(
-        self, task_id: TaskId, fence: int, parts: Sequence[StagedPart], *, rows: int, pages: int
+        self,
+        task_id: TaskId,
+        fence: int,
+        parts: Sequence[StagedPart],
+        *,
+        rows: int,
+        pages: int,
+        longest_statement_s: float | None = None,
     ) -> None:
-        """running → committed with its part rows, in one transaction. Raises LeaseLost.
+        """running → committed with its part rows and what they know about unique keys, in one
+        transaction. Raises LeaseLost.
         Zero parts is allowed (an empty chunk)."""
         ...
 
@@ -196,8 +205,23 @@ class Store(Protocol):
         finalize fence **and** by the count again. Raises LeaseLost."""
         ...
 
-    def fail_run(self, lease: FinalizeLease, error: str) -> None:
-        """in_progress → failed. Raises LeaseLost."""
+    def fail_run(
+        self, lease: FinalizeLease, error: str, findings: RunFindings | None = None
+    ) -> None:
+        """in_progress → failed, with what was found. Raises LeaseLost. A reopened chunk bumps
+        the finalize fence, so the lease alone proves that every chunk is still completed."""
+        ...
+
+    def unique_stats(
+        self, run_id: RunId, position: int, columns: tuple[str, ...]
+    ) -> list[UniqueStats]:
+        """What every part of the ledger knows about the unique key at ``position`` of the
+        plan, in (chunk, part) order. Kept until a later run of the export is finished."""
+        ...
+
+    def last_plans(self, campaign_name: str, export_names: Sequence[str]) -> dict[str, ExportPlan]:
+        """The sealed plan of each export's last completed run; exports without one, or whose
+        run was forgotten, are left out. What schema drift is measured from."""
         ...
 
     # -- views ------------------------------------------------------------------------------

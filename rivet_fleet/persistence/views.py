@@ -10,6 +10,7 @@ from rivet_fleet.contracts.codec import loads
 from rivet_fleet.contracts.events import Event
 from rivet_fleet.contracts.keys import CampaignId, ChunkRange, RunId, TaskId
 from rivet_fleet.contracts.plan import ExportPlan
+from rivet_fleet.contracts.quality import RunFindings
 from rivet_fleet.contracts.state import (
     JournalEntry,
     RunView,
@@ -33,7 +34,7 @@ ORDER BY updated_at_s, task_id LIMIT :limit
 """
 _RUNS = """
 SELECT run_id, campaign_id, export_name, status, plan_json, plan_hash, expected_tasks,
-       created_at_s, finished_at_s, finalize_fence, error
+       created_at_s, finished_at_s, finalize_fence, error, findings_json
 FROM chunk_run WHERE SCOPE ORDER BY position
 """
 _COUNTS = """
@@ -41,7 +42,7 @@ SELECT run_id, status, count(*) FROM chunk_task
 WHERE run_id IN (SELECT run_id FROM chunk_run WHERE SCOPE) GROUP BY run_id, status
 """
 _SIZES = """
-SELECT run_id, sum(rows), sum(bytes) FROM file_log
+SELECT run_id, sum(rows), sum(bytes), sum(changed_values) FROM file_log
 WHERE status <> 'voided' AND run_id IN (SELECT run_id FROM chunk_run WHERE SCOPE) GROUP BY run_id
 """
 _WORKERS = """
@@ -176,6 +177,8 @@ def _run_from(row: Record, counts: TaskCounts, sizes: Record | None) -> RunView:
         finished_at_s=row.finished_at_s,
         finalize_fence=row.finalize_fence,
         error=row.error,
+        changed_values=int(sizes[3]) if sizes is not None else 0,
+        findings=None if row.findings_json is None else loads(RunFindings, row.findings_json),
     )
 
 

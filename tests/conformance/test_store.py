@@ -9,10 +9,18 @@ from typing import Any
 
 import pytest
 
+from rivet_fleet.contracts.change import ShapeChange, ShapeChangeCode
 from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.keys import CampaignId, RunId
 from rivet_fleet.contracts.lease import Claim
-from rivet_fleet.contracts.part import PartStatus
+from rivet_fleet.contracts.part import ColumnStats, PartStatus
+from rivet_fleet.contracts.quality import (
+    GateCode,
+    GateOutcome,
+    GateVerdict,
+    RunFindings,
+    UniqueStats,
+)
 from rivet_fleet.contracts.state import Failure, FinalizeLease, FinishedRun
 from rivet_fleet.contracts.task import CampaignStatus, RunStatus, TaskStatus
 from rivet_fleet.errors import LeaseLost, StateRefused
@@ -795,3 +803,102 @@ def test_a_run_that_was_given_up_is_remembered_as_a_failure(store: Store) -> Non
 def test_an_export_without_a_mark_has_no_cursor(store: Store) -> None:
     store.submit(campaign_plan(chunks=(1,)))
     assert store.cursors("shop", ["e0", "e1"]) == {}
+
+
+def unique(entries: bytes, duplicates: int = 0) -> UniqueStats:
+    return UniqueStats(
+        columns=("id",), keys=3, duplicates=duplicates, complete=True, shift=2, entries=entries
+    )
+
+
+def committed_with(store, chunk: int, *stats: UniqueStats, longest_statement_s=None):
+    claim = store.claim(C1, W1, 30.0)
+    assert claim.chunk_index == chunk
+    part = replace(
+        staged_part(chunk, claim.fence),
+        uniques=stats,
+        columns=(ColumnStats(name="id", nulls=0, changed=chunk + 1),),
+    )
+    store.commit(
+        claim.task_id, claim.fence, [part], rows=10, pages=1,
+        longest_statement_s=longest_statement_s,
+    )  # fmt: skip
+    store.mark_published(claim.task_id, claim.fence)
+    return claim
+
+
+def test_statistics_of_unique_keys_live_and_die_with_their_parts(store) -> None:
+    """Q1: committed with the chunk, voided with its parts, gone when a later run is finished."""
+    store.submit(campaign_plan(chunks=(2,)))
+    first = committed_with(store, 0, unique(b"\x01" * 8), unique(b"", 5))
+    committed_with(store, 1, unique(b"\x02" * 8), unique(b""))
+    run_id = RunId("c1-e0")
+    found = store.unique_stats(run_id, 0, ("id",))
+    assert found == [unique(b"\x01" * 8), unique(b"\x02" * 8)]
+    assert [s.duplicates for s in store.unique_stats(run_id, 1, ("id",))] == [5, 0]
+    assert store.unique_stats(run_id, 2, ("id",)) == []
+    assert store.reopen(first.task_id, first.fence, "lost")
+    assert store.unique_stats(run_id, 0, ("id",)) == [unique(b"\x02" * 8)]
+    committed_with(store, 0, unique(b"\x03" * 8))
+    assert store.unique_stats(run_id, 0, ("id",))[0].entries == b"\x03" * 8
+    assert store.run(run_id).changed_values == 3
+    finish(store, run_id, RunFindings())
+    assert store.unique_stats(run_id, 0, ("id",)) != []
+
+    store.submit(campaign_plan(campaign_id="c2", chunks=(1,)))
+    claim = store.claim(CampaignId("c2"), W1, 30.0)
+    store.commit(claim.task_id, claim.fence, [staged_part(0, claim.fence)], rows=10, pages=1)
+    store.mark_published(claim.task_id, claim.fence)
+    finish(store, RunId("c2-e0"), None)
+    assert store.unique_stats(run_id, 0, ("id",)) == []
+
+
+def finish(store, run_id: RunId, findings: RunFindings | None, error: str = "") -> None:
+    lease = store.lease_finalize(run_id, W1, 30.0)
+    if error:
+        store.fail_run(lease, error, findings)
+        return
+    store.finish_run(
+        lease,
+        FinishedRun(
+            manifest_fingerprint="x", rows=1, bytes=1, files=1, duration_s=1.0, findings=findings
+        ),
+    )
+
+
+GATE = GateVerdict(
+    code=GateCode.UNIQUE,
+    columns=("a", "b"),
+    outcome=GateOutcome.UNKNOWN,
+    refuses=True,
+    sentence="?",
+)
+
+
+def test_what_was_found_is_kept_with_the_run_until_it_is_reopened(store) -> None:
+    store.submit(campaign_plan(chunks=(1,)))
+    claim = committed_with(store, 0, longest_statement_s=0.25)
+    shape = ShapeChange(code=ShapeChangeCode.ROWS, usual=1.5, now=3.0, samples=2)
+    findings = RunFindings(gates=(GATE,), shape=(shape,))
+    run_id = RunId("c1-e0")
+    finish(store, run_id, findings, error="not delivered")
+    run = store.run(run_id)
+    assert (run.status, run.error, run.findings) == (RunStatus.FAILED, "not delivered", findings)
+    (row,) = store.metrics()
+    assert (row["attempts"], row["longest_statement_ms"], row["changed_values"]) == (1, 250, 1)
+    assert store.last_plans("shop", ["e0"]) == {}
+    assert store.finish_campaign(CampaignId("c1")) is CampaignStatus.INCOMPLETE
+    assert store.reopen(claim.task_id, claim.fence, "again")
+    run = store.run(run_id)
+    assert (run.status, run.error, run.findings) == (RunStatus.IN_PROGRESS, None, None)
+
+
+def test_the_last_completed_run_is_the_baseline_of_the_next(store) -> None:
+    plan = campaign_plan(chunks=(1, 1))
+    store.submit(plan)
+    assert store.last_plans("shop", ["e0", "e1"]) == {}
+    committed_with(store, 0)
+    finish(store, RunId("c1-e0"), RunFindings())
+    assert store.last_plans("shop", ["e0", "e1", "other"]) == {"e0": plan.runs[0].plan}
+    assert store.last_plans("other", ["e0"]) == {}
+    assert store.run(RunId("c1-e0")).findings == RunFindings()
