@@ -83,7 +83,7 @@ def run(
         submitted = submission.submit(fleet, session.loaded, _wanted(campaign_id), anew=anew)
         if not submitted.created:
             click.echo(f"continuing campaign {submitted.campaign_id} by its stored plan", err=True)
-        return _coordinate(
+        return coordinate(
             session,
             fleet,
             submitted.campaign_id,
@@ -116,7 +116,7 @@ def resume(
     with fleet_of(session, "coordinator") as fleet:
         view = submission.find_campaign(fleet, session.loaded.campaign_name, _wanted(campaign_id))
         click.echo(f"continuing campaign {view.campaign_id} by its stored plan", err=True)
-        return _coordinate(
+        return coordinate(
             session,
             fleet,
             view.campaign_id,
@@ -127,7 +127,7 @@ def resume(
         )
 
 
-def _coordinate(
+def coordinate(
     session: Session,
     fleet: Fleet,
     campaign_id: CampaignId,
@@ -137,6 +137,7 @@ def _coordinate(
     resumed: bool,
     as_json: bool,
 ) -> int:
+    """Work on a stored campaign until it is over, show it, and say how it ended: the exit code."""
     named = wiring.for_campaign(fleet, campaign_id, name=coordinator_name(campaign_id))
     if resumed:
         named.tell(EventName.CAMPAIGN_RESUMED, "continued by its stored plan")

@@ -22,6 +22,8 @@ _COMMANDS = {
     "worker": "rivet_fleet.cli.worker:worker",
     "resume": "rivet_fleet.cli.campaign:resume",
     "check": "rivet_fleet.cli.check:check",
+    "plan": "rivet_fleet.cli.plan:plan",
+    "apply": "rivet_fleet.cli.plan:apply",
     "status": "rivet_fleet.cli.inspect:status",
     "validate": "rivet_fleet.cli.inspect:validate",
     "journal": "rivet_fleet.cli.inspect:journal",
@@ -35,7 +37,7 @@ _COMMANDS = {
 }
 
 
-_STARTS_WORKERS = ("run", "coordinator", "resume")
+_STARTS_WORKERS = ("run", "coordinator", "resume", "apply")
 
 
 class LazyGroup(click.Group):
@@ -83,6 +85,8 @@ _HELP = {
     "worker": "Work on a campaign until it is over; any number, on any host.",
     "resume": "Continue an interrupted campaign by its stored plan.",
     "check": "Say what a run would do, and as which types; writes nothing.",
+    "plan": "Decide what a run would do, show it, and seal it for review.",
+    "apply": "Execute exactly the ranges of a sealed plan.",
     "status": "Show where a campaign stands, and why something waits.",
     "validate": "Check delivered files against their manifest.",
     "journal": "Show what happened, in order.",

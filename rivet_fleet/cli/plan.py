@@ -1,0 +1,155 @@
+"""plan and apply: decide today, review, execute exactly that."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from rivet_fleet.cli import prestart
+from rivet_fleet.cli.campaign import coordinate, workers_option
+from rivet_fleet.cli.session import (
+    config_option,
+    fleet_of,
+    json_option,
+    known_redactor,
+    param_option,
+    process_options,
+    start,
+    state_option,
+)
+from rivet_fleet.contracts.artifact import PlanArtifact, artifact_text, read_artifact
+from rivet_fleet.contracts.codec import dumps
+from rivet_fleet.coordination import wiring
+from rivet_fleet.coordination.applying import apply_plan, config_of
+from rivet_fleet.coordination.planning_ahead import plan_ahead, write_plan
+from rivet_fleet.errors import UsageError
+from rivet_fleet.observability.planreport import render_plan
+from rivet_fleet.planning.campaign import check_campaign_id, new_campaign_id
+
+
+@click.command()
+@config_option
+@param_option
+@state_option
+@click.option(
+    "-e", "--export", "exports", multiple=True, help="Only this export; may be given several times."
+)
+@click.option("--campaign-id", default=None, help="The id the applied plan will have.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    help="Write the sealed plan to this file.",
+)
+@json_option
+def plan(
+    config: Path,
+    params: tuple[str, ...],
+    state_url: str | None,
+    exports: tuple[str, ...],
+    campaign_id: str | None,
+    output: Path | None,
+    as_json: bool,
+) -> int:
+    """Decide everything a run would do, show it, and seal it for `apply`.
+
+    Reads the sources' metadata and the state database; changes nothing in either.
+    """
+    session = start(config, params, state_url)
+    now_s = wiring.local_clock().now_s()
+    artifact = plan_ahead(
+        session.loaded,
+        process_options(session, "plan"),
+        names=exports,
+        campaign_id=check_campaign_id(campaign_id) if campaign_id else new_campaign_id(now_s),
+        state_url=session.state_url,
+        now_s=now_s,
+    )
+    text = artifact_text(artifact)
+    if output is not None:
+        write_plan(output, text)
+    click.echo(text.rstrip("\n") if as_json else render_plan(artifact, known_redactor()))
+    if output is not None:
+        click.echo(f"sealed in {output}: `rivet-fleet apply {output}` executes it", err=True)
+    return 0
+
+
+@click.command()
+@click.argument("plan_file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option(
+    "-c",
+    "--config",
+    "config",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="The configuration the plan was made from; default: where it was, else beside the plan.",
+)
+@param_option
+@state_option
+@workers_option
+@click.option(
+    "--force", is_flag=True, help="Apply a plan of a day or more, or one whose cursor has moved."
+)
+@click.option("--submit-only", is_flag=True, help="Store it for workers elsewhere, and return.")
+@json_option
+def apply(
+    plan_file: Path,
+    config: Path | None,
+    params: tuple[str, ...],
+    state_url: str | None,
+    workers: int | None,
+    force: bool,
+    submit_only: bool,
+    as_json: bool,
+) -> int:
+    """Execute exactly the ranges of a sealed plan, and say how it ended.
+
+    Safe to kill and to start again: the same plan is one campaign. What was changed after the
+    seal, or belongs to another configuration or source, is refused whatever is forced.
+    """
+    artifact = _read(plan_file)
+    if config is None:
+        config, moved = config_of(artifact, plan_file)
+        if moved:
+            click.echo(f"warning: {moved}", err=True)
+    session = start(config, params, state_url, shows_progress=not submit_only)
+    with fleet_of(session, "submit" if submit_only else "coordinator") as fleet:
+        applied = apply_plan(fleet, session.loaded, artifact, force=force)
+        submitted = applied.submitted
+        for warning in applied.warnings:
+            click.echo(f"warning: {warning}", err=True)
+        if not submitted.created:
+            click.echo(f"campaign {submitted.campaign_id} is stored already", err=True)
+        if submit_only:
+            _dismiss_workers()
+            said = f"campaign {submitted.campaign_id} submitted"
+            click.echo(dumps(submitted) if as_json else said)
+            return 0
+        return coordinate(
+            session,
+            fleet,
+            submitted.campaign_id,
+            workers=workers,
+            join=False,
+            resumed=not submitted.created,
+            as_json=as_json,
+        )
+
+
+def _read(path: Path) -> PlanArtifact:
+    try:
+        return read_artifact(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise UsageError(f"{path} is not a plan: it is not text") from None
+    except OSError as failure:
+        raise UsageError(
+            f"the plan {path} cannot be read: {failure.strerror}",
+            hint="`rivet-fleet plan -c fleet.yaml -o plan.json` writes one",
+        ) from None
+
+
+def _dismiss_workers() -> None:
+    for ready in prestart.take():
+        ready.dismiss()
