@@ -39,6 +39,7 @@ class CaveatKind(Enum):
     """What was not known when the advice was given. Each one lowers the confidence."""
 
     NO_ROW_ESTIMATE = "no_row_estimate"
+    ROUGH_ESTIMATE = "rough_estimate"
     NO_ROW_WIDTH = "no_row_width"
     UNKNOWN_ACCESS_PATH = "unknown_access_path"
     NO_KEY_RANGE = "no_key_range"

@@ -213,6 +213,11 @@ def _caveats(
             CaveatKind.UNKNOWN_ACCESS_PATH,
             "how the server finds the rows of a query is not known",
         ),
+        (
+            not rows.rough,
+            CaveatKind.ROUGH_ESTIMATE,
+            "the number of rows comes from the table's size or a query's plan, not from statistics",
+        ),
         (ranged is not False, CaveatKind.NO_KEY_RANGE, "the key's least and greatest are unknown"),
         (access.row_bytes is not None, CaveatKind.NO_ROW_WIDTH, "how wide a row is is not known"),
         (measured, CaveatKind.NO_HISTORY, "no former run was measured"),

@@ -16,6 +16,7 @@ from rivet_fleet.planning.priority import UNMEASURED, History
 HISTORY_RUNS = 20
 """How many former runs are looked at."""
 ATTEMPT_FLOOR_S = 5.0
+STATISTICS = "statistics"
 STALE_S = 14 * 86_400.0
 CONTRADICTION = 2.0
 _DAY_S = 86_400.0
@@ -58,6 +59,8 @@ class BelievedRows:
     rows: int | None
     said_by: str
     contradicted: bool = False
+    rough: bool = False
+    """Neither counted nor from statistics: reckoned from the table's size or a query's plan."""
 
 
 def believed_rows(
@@ -75,11 +78,13 @@ def believed_rows(
     """
     success = next((run for run in runs if run.succeeded), None)
     catalog = provenance if provenance != "none" else "estimate"
+    rough = estimate is not None and provenance != STATISTICS
     if not comparable or success is None:
-        return BelievedRows(rows=estimate, said_by=catalog if estimate is not None else "none")
+        said = catalog if estimate is not None else "none"
+        return BelievedRows(rows=estimate, said_by=said, rough=rough)
     apart = estimate is not None and _apart(estimate, success.rows)
     if apart and now_s - success.run_at_s > STALE_S:
-        return BelievedRows(rows=estimate, said_by=catalog, contradicted=True)
+        return BelievedRows(rows=estimate, said_by=catalog, contradicted=True, rough=rough)
     days = max(now_s - success.run_at_s, 0.0) / _DAY_S
     said = f"measured {days:.0f} days ago" if days >= 1 else "measured today"
     return BelievedRows(rows=success.rows, said_by=said, contradicted=apart)

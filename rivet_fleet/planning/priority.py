@@ -41,10 +41,11 @@ RETRY_RATE_HIGH = 0.3
 SLOW_S = 300.0
 
 CONFIDENCE_COSTS: dict[CaveatKind, int] = {
-    CaveatKind.NO_ROW_ESTIMATE: 40,
+    CaveatKind.NO_ROW_ESTIMATE: 30,
     CaveatKind.UNKNOWN_ACCESS_PATH: 15,
     CaveatKind.NO_KEY_RANGE: 15,
     CaveatKind.ESTIMATE_CONTRADICTED: 10,
+    CaveatKind.ROUGH_ESTIMATE: 10,
     CaveatKind.NO_ROW_WIDTH: 10,
     CaveatKind.NO_HISTORY: 5,
 }

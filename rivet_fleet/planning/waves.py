@@ -44,7 +44,7 @@ def campaign_view(
         waves=waves,
         source_group_warnings=tuple(warnings),
         concurrency_hints=(
-            *(_wave_hint(wave) for wave in waves),
+            *(_wave_hint(wave) for wave in waves if len(wave.packs) > 1),
             *_group_hints(ordered, isolated),
         ),
     )

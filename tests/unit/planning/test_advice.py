@@ -88,10 +88,12 @@ def test_every_missing_fact_is_said_and_lowers_the_confidence(load_exports: Load
     seen = {"orders": [measured()]}
     full = of(advised(loaded, KEYED, seen)).confidence
     unsampled = replace(KEYED, keys=())
+    uncounted = {"orders": [measured(succeeded=False)]}
     missing: list[tuple[SourceFacts, Mapping[str, list[MeasuredRun]], CaveatKind]] = [
         (replace(KEYED, row_width_bytes=None), seen, C.NO_ROW_WIDTH),
         (unsampled, seen, C.NO_KEY_RANGE),
         (KEYED, {}, C.NO_HISTORY),
+        (replace(KEYED, row_estimate_provenance="size"), uncounted, C.ROUGH_ESTIMATE),
         (KEYED, {"orders": [measured(rows=2_000_000)]}, C.ESTIMATE_CONTRADICTED),
     ]
     for facts, history, kind in missing:
@@ -101,7 +103,7 @@ def test_every_missing_fact_is_said_and_lowers_the_confidence(load_exports: Load
     nothing = replace(unsampled, row_estimate=None, row_width_bytes=None)
     one = of(advised(loaded, nothing, {}))
     assert kinds(one) == {C.NO_ROW_ESTIMATE, C.NO_KEY_RANGE, C.NO_ROW_WIDTH, C.NO_HISTORY}
-    assert one.confidence == 30
+    assert one.confidence == 40
 
 
 def test_nobody_knows_how_a_query_is_answered(load_exports: Loader) -> None:
