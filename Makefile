@@ -8,7 +8,7 @@ READY  := $(VENV)/.ready
 # Every process would compile every module anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test lint types chaos bench lock clean
+.PHONY: demo test lint types chaos chaos-all bench lock clean
 
 demo: $(READY)
 	$(BIN)/rivet-fleet demo
@@ -22,8 +22,16 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/mypy
 
+# Until you stop it; `make chaos SOURCE=mariadb STATE=postgres`.
+SOURCE ?= postgres
+STATE  ?= sqlite
+
 chaos: $(READY) .tools/.ready
-	$(BIN)/python -m chaos.kill_loop --seconds 0
+	$(BIN)/python -m chaos.kill_loop --seconds 0 --source $(SOURCE) --state $(STATE)
+
+# Every scenario over every source and state: an hour or two.
+chaos-all: $(READY) .tools/.ready
+	$(BIN)/python -m pytest chaos -m "soak or not soak"
 
 bench: $(READY)
 	$(BIN)/python -m bench
