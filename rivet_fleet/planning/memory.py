@@ -2,8 +2,8 @@
 
 The process itself (interpreter, Arrow, drivers, what the heap cannot give back) takes
 ``PROCESS_BYTES`` of the ceiling; the rest is for data. At the same moment a worker holds a row
-group (G), of which the last page is being written, a page that waits for the encoder and one that
-arrives (2 P). With G = 1/3 and P = 3/10 that is 14/15; the rest is a column's encoded form.
+group (G), a page that is being written, one that waits for the encoder and one that arrives (3 P).
+With G = 1/4 and P = 1/5 that is 17/20; the rest is a column's encoded form and the heap's gaps.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class MemoryBudget:
 
 
 def memory_budget(worker_memory_mb: int) -> MemoryBudget:
-    """150 MB: pages of 6 MB, row groups of 6.7 MB, values of up to 10 MB."""
+    """150 MB: pages of 4 MB, row groups of 5 MB, values of up to 10 MB."""
     data = max(worker_memory_mb * MIB - PROCESS_BYTES, DATA_BYTES_MIN)
     return MemoryBudget(
-        page_bytes=min(data * 3 // 10, PAGE_BYTES_MAX),
-        row_group_bytes=min(data // 3, ROW_GROUP_BYTES_MAX),
+        page_bytes=min(data // 5, PAGE_BYTES_MAX),
+        row_group_bytes=min(data // 4, ROW_GROUP_BYTES_MAX),
         value_bytes=data // 2,
     )
