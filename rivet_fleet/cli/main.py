@@ -16,6 +16,7 @@ from rivet_fleet.cli.lean import import_lean
 from rivet_fleet.errors import ExitCode, RivetFleetError
 
 _COMMANDS = {
+    "init": "rivet_fleet.cli.init:init",
     "run": "rivet_fleet.cli.campaign:run",
     "coordinator": "rivet_fleet.cli.campaign:run",
     "submit": "rivet_fleet.cli.campaign:submit",
@@ -80,6 +81,7 @@ class LazyGroup(click.Group):
 
 
 _HELP = {
+    "init": "Scaffold a commented configuration from live databases.",
     "run": "Plan a campaign, start workers, show progress, finish (alias: coordinator).",
     "submit": "Plan and store a campaign for workers elsewhere; repeatable.",
     "worker": "Work on a campaign until it is over; any number, on any host.",

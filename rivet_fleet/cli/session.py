@@ -96,6 +96,24 @@ def start(
     )
 
 
+def start_from_urls(
+    variables: tuple[str, ...], path: Path, *, tls_mode: str | None, tls_ca_file: str | None
+) -> Session:
+    """What a command needs when there is no configuration yet: the sources that environment
+    variables name. ``path``: where the configuration would be. Raises ConfigError."""
+    environment = read_environment()
+    loaded = wiring.load_urls(
+        variables,
+        tls_mode=tls_mode,
+        tls_ca_file=tls_ca_file,
+        environ=environment.variables,
+        path=path,
+    )
+    _known.append(wiring.redactor(loaded))
+    _logging(default_level="warning")
+    return Session(loaded=loaded, environment=environment, params={}, state_url=state_url(loaded))
+
+
 def _logging(default_level: str) -> None:
     context = click.get_current_context()
     options: dict[str, Any] = context.find_root().obj or {}

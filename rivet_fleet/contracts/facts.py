@@ -77,6 +77,8 @@ class SourceCapabilities:
     keyset: bool
     composite_keyset: bool
     block_ranges: bool
+    parallel_wide_rows: bool = True
+    """False where several ranges of wide rows at once cost the server too much (§5.11)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

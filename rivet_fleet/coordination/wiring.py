@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,6 +33,7 @@ from rivet_fleet.persistence.store import Store
 from rivet_fleet.planning.config import load_config
 from rivet_fleet.planning.connections import source_connection, state_url
 from rivet_fleet.planning.loaded import LoadedConfig
+from rivet_fleet.planning.source_blocks import config_of_urls
 from rivet_fleet.verification.gc import sweep_spool
 
 _MB = 1024 * 1024
@@ -59,6 +60,26 @@ def load(path: Path, *, params: Mapping[str, str], environ: Mapping[str, str]) -
         destinations=frozenset(registry.destination_names()),
         formats=frozenset(registry.format_names()),
         default_ports=registry.default_ports(),
+    )
+
+
+def load_urls(
+    variables: Sequence[str],
+    *,
+    tls_mode: str | None,
+    tls_ca_file: str | None,
+    environ: Mapping[str, str],
+    path: Path,
+) -> LoadedConfig:
+    """Sources alone, from environment variables that hold URLs. Raises ConfigError."""
+    return config_of_urls(
+        variables,
+        tls_mode=tls_mode,
+        tls_ca_file=tls_ca_file,
+        environ=environ,
+        engines=frozenset(registry.engine_names()),
+        default_ports=registry.default_ports(),
+        path=path,
     )
 
 

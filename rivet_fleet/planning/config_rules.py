@@ -63,6 +63,11 @@ def unsafe_name(name: str) -> str | None:
     return None
 
 
+def plain_table(written: str) -> bool:
+    """True for what ``table:`` may be: ``name`` or ``schema.name`` that need no quotes."""
+    return _TABLE.fullmatch(written) is not None
+
+
 def unsafe_path(path: str) -> str | None:
     """Why a destination path is refused, or None."""
     if not path.strip():
@@ -171,7 +176,7 @@ def _reading(config: FleetConfig, export: ExportConfig, at: ConfigKey) -> Iterat
             (*at, shapes[1]) if shapes else at,
             "exactly one of table, query and query_file is needed",
         )
-    if export.table is not None and not _TABLE.fullmatch(export.table):
+    if export.table is not None and not plain_table(export.table):
         yield _problem(
             (*at, "table"),
             "must be a plain name or schema.name (letters, digits, _ and $)",

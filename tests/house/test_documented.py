@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from rivet_fleet import errors
+from rivet_fleet.contracts.discovery import CursorReason
 from rivet_fleet.contracts.events import EventName
 from rivet_fleet.contracts.killpoints import KillPoint
 from rivet_fleet.errors import ExitCode, RivetFleetError
@@ -115,6 +116,11 @@ def test_every_error_says_what_it_means() -> None:
             assert (kind.__doc__ and kind.__doc__ != RivetFleetError.__doc__) or name == (
                 "RivetFleetError"
             ), f"{name} has no sentence of its own"
+
+
+def test_every_reason_of_a_cursor_is_documented() -> None:
+    rows = table("discovery.md", "reason")
+    assert_same([r[0].strip("`") for r in rows], [r.value for r in CursorReason], "cursor reason")
 
 
 def test_every_verification_code_is_documented_with_its_exit_code():

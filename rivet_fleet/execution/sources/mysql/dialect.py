@@ -19,7 +19,9 @@ DEFAULT_PORT = 3306
 ALIAS = "_rivet"
 """The alias of what is read. Keys are always written with it: a bare name in ORDER BY means
 the output column, which may be a cast."""
-CAPABILITIES = SourceCapabilities(keyset=True, composite_keyset=True, block_ranges=False)
+CAPABILITIES = SourceCapabilities(
+    keyset=True, composite_keyset=True, block_ranges=False, parallel_wide_rows=False
+)
 
 # ---------------------------------------------------------------- types
 

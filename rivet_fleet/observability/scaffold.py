@@ -1,0 +1,153 @@
+"""A discovery as a commented configuration that loads, and as JSON. Facts stand in comments, so
+that whoever reviews it sees why."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rivet_fleet.contracts.codec import to_plain
+from rivet_fleet.contracts.discovery import CursorReason, DiscoveredExport, Discovery
+
+_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./\-]*")
+_WORDS = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y", "n"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScaffoldOptions:
+    """What the file is for. ``blocks``: each source as it is written; ``meta_columns``: whether
+    this version can add them; ``file``: the name to show in the next steps."""
+
+    blocks: Mapping[str, Mapping[str, Any]]
+    meta_columns: bool
+    file: str
+
+
+def discovery_json(discovery: Discovery) -> str:
+    """One JSON object; its shape is in docs/reference/discovery.md."""
+    return json.dumps(to_plain(discovery), ensure_ascii=False, indent=2)
+
+
+def render_scaffold(discovery: Discovery, options: ScaffoldOptions) -> str:
+    """The YAML. It loads as it is, as long as every variable it names is set."""
+    lines = [*_head(discovery, options), ""]
+    lines.append("sources:")
+    for name, block in options.blocks.items():
+        lines.append(f"  {_scalar(name)}: {_flow(block)}")
+    lines += ["", "campaign:", f"  workers: {discovery.workers}  # worker processes on this host"]
+    lines += ["", "exports:"]
+    for export in discovery.exports:
+        lines += [*_export(export, options), ""]
+    if not discovery.exports:
+        lines[-1] = "exports: []"
+    if discovery.skipped:
+        lines.append("# Left out:")
+        lines += [
+            _comment(f"  {one.source}: {one.relation}: {one.reason}") for one in discovery.skipped
+        ]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _head(discovery: Discovery, options: ScaffoldOptions) -> Iterator[str]:
+    yield "# Scaffolded by rivet-fleet init. Every number is an estimate of the source's own."
+    for source in discovery.sources:
+        yield _comment(f"{source.name}: {source.engine} {source.server_version}, {source.identity}")
+    yield "# Next:"
+    for verb, why in (
+        ("doctor", "credentials, privileges, destinations, limits"),
+        ("check", "what a run would do, and how gently"),
+        ("run", "do it"),
+    ):
+        yield _comment(f"  rivet-fleet {verb} -c {options.file}".ljust(48) + why)
+
+
+def _export(export: DiscoveredExport, options: ScaffoldOptions) -> Iterator[str]:
+    yield "  " + _comment(_facts(export))
+    for candidate in export.cursor_candidates[:3]:
+        reasons = ", ".join(reason.value for reason in candidate.reasons)
+        yield "  " + _comment(f"cursor candidate {candidate.column}: {candidate.score} ({reasons})")
+    for warning in export.warnings:
+        yield "  " + _comment(f"note: {warning}")
+    yield f"  - name: {_scalar(export.export_name)}"
+    yield f"    source: {_scalar(export.source)}"
+    if export.table is not None:
+        yield f"    table: {_scalar(export.table)}"
+    else:
+        yield f"    query: {_scalar(export.query or '')}"
+    yield from _mode(export)
+    yield "    format: parquet"
+    if options.meta_columns:
+        yield "    meta_columns: {exported_at: true, row_hash: true}"
+    yield '    destination: {type: local, path: "exports/{export}"}'
+    yield from _columns(export)
+
+
+def _facts(export: DiscoveredExport) -> str:
+    rows = "an unknown number of rows"
+    if export.row_estimate is not None:
+        rows = f"about {export.row_estimate:,} rows ({export.row_estimate_from})"
+    width = f", {export.row_width_bytes:,} bytes a row" if export.row_width_bytes else ""
+    return f"{export.relation}: {export.kind.value.replace('_', ' ')}, {rows}{width}"
+
+
+def _mode(export: DiscoveredExport) -> Iterator[str]:
+    yield f"    mode: {export.mode_now}  " + _comment(export.mode_reason)
+    if export.mode != export.mode_now:
+        yield "    " + _comment(
+            f"{export.mode} would fit better; this version reads the whole table each time"
+        )
+    if export.mode_now == "incremental":
+        moments = [c for c in export.cursor_candidates if CursorReason.TIMESTAMP_TYPE in c.reasons]
+        yield f"    cursor_column: {_scalar(moments[0].column)}"
+        if export.cursor_fallback is not None:
+            yield "    incremental_cursor_mode: coalesce"
+            yield f"    cursor_fallback_column: {_scalar(export.cursor_fallback)}"
+    if export.mode_now == "chunked":
+        if export.chunk_by_key:
+            yield f"    chunk_by_key: [{', '.join(map(_scalar, export.chunk_by_key))}]"
+        if export.chunk_column is not None:
+            yield f"    chunk_column: {_scalar(export.chunk_column)}"
+        yield f"    chunk_size: {export.chunk_size}"
+        yield "    chunk_checkpoint: true"
+    yield "    " + _comment(
+        f"parquet: {{target_row_group_mb: {export.target_row_group_mb}}}"
+        "  with a larger campaign.worker_memory_mb"
+    )
+
+
+def _columns(export: DiscoveredExport) -> Iterator[str]:
+    if not export.overrides:
+        return
+    yield "    columns:"
+    for one in export.overrides:
+        dotted = "." in one.column and export.table is not None
+        key = f"{export.table}.{one.column}" if dotted else one.column
+        review = "REVIEW: a value that does not fit stops its chunk; " if one.review else ""
+        why = _comment(f"{review}{one.native_type}: {one.reason}")
+        yield f"      {_scalar(key)}: {_scalar(one.override)}  {why}"
+
+
+def _comment(text: str) -> str:
+    """One line, whatever a name holds: nothing of it may become YAML."""
+    printable = "".join(one if one.isprintable() else "?" for one in text)
+    return f"# {printable.rstrip()}"
+
+
+def _flow(block: Mapping[str, Any]) -> str:
+    found = []
+    for key, value in block.items():
+        text = _flow(value) if isinstance(value, Mapping) else _scalar(value)
+        found.append(f"{key}: {text}")
+    return "{" + ", ".join(found) + "}"
+
+
+def _scalar(value: Any) -> str:
+    """A value as YAML; text in JSON's quotes unless it is plainly a word."""
+    if not isinstance(value, str):
+        return json.dumps(value)
+    if _PLAIN.fullmatch(value) and value.lower() not in _WORDS:
+        return value
+    return json.dumps(value, ensure_ascii=True)

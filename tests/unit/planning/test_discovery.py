@@ -1,0 +1,235 @@
+"""What ``init`` suggests: scores, thresholds and choices at every border of their tables."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from rivet_fleet.contracts.columns import TypeKind
+from rivet_fleet.contracts.discovery import CursorReason
+from rivet_fleet.contracts.facts import ColumnFacts
+from rivet_fleet.contracts.keys import RelationName
+from rivet_fleet.contracts.listing import ListedRelation, RelationKind
+from rivet_fleet.planning import discovery
+from rivet_fleet.planning.verdicts import peak_mb
+from tests.unit.planning.shapes import ABLE, PRIMARY, column, index, table
+
+R = CursorReason
+K = TypeKind
+FILLER = tuple(column(f"f{i}", K.STRING) for i in range(5))
+"""Behind a column so that its position earns the whole bonus of five."""
+
+
+def listed(name: str = "orders", *, schema: str = "public", **more) -> ListedRelation:
+    return ListedRelation(
+        **{
+            "name": RelationName(schema=schema, name=name),
+            "kind": RelationKind.TABLE,
+            "from_item": f'"{schema}"."{name}"',
+            **more,
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "nullable", "score", "reasons"),
+    [
+        ("at", K.TIMESTAMP, False, 40, [R.TIMESTAMP_TYPE]),
+        ("at", K.TIMESTAMP_UTC, False, 40, [R.TIMESTAMP_TYPE]),
+        ("updated_at", K.TIMESTAMP, False, 80, [R.TIMESTAMP_TYPE, R.NAME_SUGGESTS_UPDATED]),
+        ("modified_at", K.TIMESTAMP, False, 80, [R.TIMESTAMP_TYPE, R.NAME_SUGGESTS_UPDATED]),
+        ("created_at", K.TIMESTAMP, False, 60, [R.TIMESTAMP_TYPE, R.NAME_SUGGESTS_CREATED]),
+        ("at", K.TIMESTAMP, True, 30, [R.TIMESTAMP_TYPE, R.NULLABLE]),
+        ("id", K.INT64, False, 25, [R.INTEGER_MONOTONIC, R.PRIMARY_KEY]),
+    ],
+)
+def test_the_score_of_a_cursor(name, kind, nullable, score, reasons) -> None:
+    facts = table(columns=(column(name, kind, nullable=nullable), *FILLER), indexes=(PRIMARY,))
+    (found,) = discovery.cursor_candidates(facts)
+    assert (found.score, list(found.reasons)) == (score + 5, reasons)
+
+
+@pytest.mark.parametrize(("behind", "bonus"), [(0, 1), (1, 2), (3, 4), (4, 5), (5, 5)])
+def test_earlier_columns_earn_up_to_five(behind: int, bonus: int) -> None:
+    facts = table(columns=(column("at", K.TIMESTAMP), *FILLER[:behind]), indexes=())
+    assert discovery.cursor_candidates(facts)[0].score == 40 + bonus
+
+
+def test_no_other_column_is_a_cursor() -> None:
+    columns = (column("n", K.INT64), column("day", K.DATE), column("word", K.STRING))
+    assert discovery.cursor_candidates(table(columns=columns, indexes=(PRIMARY,))) == ()
+
+
+def test_equal_scores_are_ordered_by_name() -> None:
+    columns = (column("b", K.TIMESTAMP), column("a", K.TIMESTAMP), *FILLER)
+    found = discovery.cursor_candidates(table(columns=columns, indexes=()))
+    assert [one.column for one in found] == ["a", "b"]
+
+
+def test_a_fallback_is_the_first_certain_timestamp_when_the_best_may_be_null() -> None:
+    columns = (
+        column("seen_at", K.TIMESTAMP),
+        column("created_at", K.TIMESTAMP),
+        column("updated_at", K.TIMESTAMP, nullable=True),
+    )
+    facts = table(columns=columns, indexes=())
+    candidates = discovery.cursor_candidates(facts)
+    assert candidates[0].column == "updated_at"
+    assert discovery.cursor_fallback(facts, candidates) == "seen_at"
+    certain = table(columns=columns[:2], indexes=())
+    assert discovery.cursor_fallback(certain, discovery.cursor_candidates(certain)) is None
+    alone = table(columns=columns[2:], indexes=())
+    assert discovery.cursor_fallback(alone, discovery.cursor_candidates(alone)) is None
+
+
+def test_chunk_candidates_prefer_the_primary_key() -> None:
+    found = discovery.chunk_candidates(table(indexes=(PRIMARY, index("by_line", "line"))))
+    assert [(one.column, one.score, one.indexed) for one in found] == [
+        ("id", 60, True),
+        ("line", 20, True),
+        ("region", 20, False),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rows", "size"),
+    [
+        (0, 100_000),
+        (999_999, 100_000),
+        (1_000_000, 250_000),
+        (9_999_999, 250_000),
+        (10_000_000, 1_000_000),
+        (99_999_999, 1_000_000),
+        (100_000_000, 2_500_000),
+    ],
+)
+def test_chunk_sizes(rows: int, size: int) -> None:
+    assert discovery.chunk_size_of(rows) == size
+
+
+@pytest.mark.parametrize(
+    ("rows", "count"), [(499_999, 1), (500_000, 2), (4_999_999, 2), (5_000_000, 4)]
+)
+def test_parallel(rows: int, count: int) -> None:
+    assert discovery.parallel_of(rows, 100) == count
+
+
+def test_parallel_is_one_for_wide_rows_where_the_source_wants_it() -> None:
+    assert discovery.parallel_of(10**7, 1_023, wide_rows=False) == 4
+    assert discovery.parallel_of(10**7, 1_024, wide_rows=False) == 1
+    assert discovery.parallel_of(10**7, 1_024) == 4
+
+
+def test_parallel_keeps_the_predicted_memory_below_its_limit(monkeypatch) -> None:
+    monkeypatch.setattr(discovery, "PEAK_MB_MAX", peak_mb(3, 10**6))
+    assert discovery.parallel_of(10**7, 10**6) == 3
+
+
+def facts_of(rows: int | None, **more):
+    return table(row_estimate=rows, row_estimate_provenance="statistics", **more)
+
+
+def suggested(facts, modes=("full", "chunked", "incremental"), one=None):
+    return discovery.suggest(
+        one or listed(),
+        facts,
+        source="shop",
+        export_name="orders",
+        default_schema="public",
+        modes=modes,
+    )
+
+
+def test_more_than_a_hundred_thousand_rows_are_cut() -> None:
+    found = suggested(facts_of(100_001, indexes=(PRIMARY,)))
+    assert (found.mode, found.chunk_by_key, found.chunk_size) == ("chunked", ("id",), 100_000)
+    assert found.parallel == 1
+    assert suggested(facts_of(100_000, indexes=(PRIMARY,))).mode == "full"
+    assert suggested(facts_of(None, indexes=(PRIMARY,))).mode == "full"
+
+
+def test_a_few_rows_with_a_timestamp_are_incremental() -> None:
+    columns = (column("id", K.INT64), column("at", K.TIMESTAMP))
+    facts = facts_of(10, columns=columns, indexes=(PRIMARY,))
+    found = suggested(facts)
+    assert (found.mode, found.mode_now) == ("incremental", "incremental")
+    assert suggested(facts, modes=("full", "chunked")).mode_now == "full"
+
+
+def test_without_a_key_blocks_are_cut_and_else_an_indexed_column() -> None:
+    found = suggested(facts_of(600_000, indexes=()))
+    assert (found.mode, found.chunk_by_key, found.chunk_column) == ("chunked", (), None)
+    unable = replace(ABLE, block_ranges=False)
+    plain = index("by_line", "line", unique=False)
+    found = suggested(facts_of(600_000, indexes=(plain,), capabilities=unable, heaps=()))
+    assert (found.mode, found.chunk_column, found.parallel) == ("chunked", "line", 2)
+    found = suggested(facts_of(600_000, indexes=(), capabilities=unable, heaps=()))
+    assert (found.mode, found.chunk_column) == ("full", None)
+    assert "nothing to cut them by" in found.mode_reason
+
+
+def test_a_name_that_needs_quotes_is_read_as_a_query() -> None:
+    odd = listed("Odd Name")
+    found = suggested(facts_of(600_000, indexes=(PRIMARY,)), one=odd)
+    assert found.table is None
+    assert found.query == 'SELECT * FROM "public"."Odd Name"'
+    assert (found.chunk_by_key, found.chunk_column) == ((), "id")
+
+
+def test_casts_are_suggested_for_what_cannot_be_carried() -> None:
+    columns = (
+        column("id", K.INT64),
+        ColumnFacts(
+            name="many",
+            native_type="numeric",
+            type=None,
+            nullable=True,
+            cast_hint="decimal(38,10)",
+        ),
+        ColumnFacts(name="host", native_type="inet", type=None, nullable=True, cast_hint="text"),
+    )
+    found = discovery.overrides_of(columns)
+    assert [(one.column, one.override, one.review) for one in found] == [
+        ("many", "decimal(38,18)", True),
+        ("host", "text", False),
+    ]
+
+
+def test_row_groups_are_smaller_for_many_wide_columns() -> None:
+    assert discovery.row_group_mb_of(FILLER) == 64
+    assert discovery.row_group_mb_of(FILLER[:4]) == 128
+
+
+def test_globs_choose_and_exclude_wins() -> None:
+    every = [
+        listed("orders"),
+        listed("orders_tmp"),
+        listed("seen", kind=RelationKind.VIEW),
+        listed("heir", inherits_from=RelationName(schema="public", name="orders")),
+        listed("secret", schema="hidden", missing="GRANT …"),
+    ]
+
+    def names(include=(), exclude=()):
+        wanted, skipped = discovery.chosen(every, include, exclude)
+        return [one.name.name for one in wanted], [one.name.name for one, _ in skipped]
+
+    assert names() == (["orders", "orders_tmp"], ["seen", "heir", "secret"])
+    assert names(("*",), ("*_tmp", "hidden.*")) == (["orders", "seen", "heir"], [])
+    assert names(("public.or*",), ("*tmp",)) == (["orders"], [])
+    assert names(("nothing",)) == ([], [])
+
+
+def test_export_names_are_safe_and_unique() -> None:
+    taken: set[str] = set()
+    for one, expected in (
+        (listed("orders"), "orders"),
+        (listed("orders"), "orders_2"),
+        (listed("orders", schema="eu"), "eu_orders"),
+        (listed("../etc/x"), "etc_x"),
+        (listed("…"), "table"),
+        (listed("Straße 1"), "Straße_1"),
+    ):
+        name = discovery.export_name_of(one, "public", taken)
+        assert name == expected
+        taken.add(name)
