@@ -28,6 +28,7 @@ BLOCKS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("tls", models.TlsConfig),
     ("tuning", models.TuningConfig),
     ("export", models.ExportConfig),
+    ("quality", models.QualityConfig),
     ("destination", models.DestinationConfig),
     ("parquet", models.ParquetConfig),
     ("defaults", models.DefaultsConfig),

@@ -6,7 +6,7 @@ from collections import Counter
 
 from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.contracts.state import TaskView
-from rivet_fleet.contracts.task import CampaignStatus, TaskStatus
+from rivet_fleet.contracts.task import CampaignStatus, RunStatus, TaskStatus
 from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.errors import (
@@ -59,13 +59,15 @@ def failed_tasks(fleet: Fleet, campaign_id: CampaignId) -> list[TaskView]:
 def verdict(fleet: Fleet, campaign_id: CampaignId, status: CampaignStatus) -> ExitCode:
     """The exit code of a campaign that is over (docs/reference/exit-codes.md).
 
-    The gravest cause of failed chunks gives its name: wrong data before a changed shape
-    before any other failure.
+    The gravest cause gives its name: wrong data (a run that was refused by its quality gates
+    among them) before a changed shape before any other failure.
     """
     if status is CampaignStatus.CANCELLED:
         return ExitCode.STOPPED
     if status is not CampaignStatus.INCOMPLETE:
         return ExitCode.OK
+    if any(run.status is RunStatus.FAILED for run in fleet.store.runs(campaign_id)):
+        return ExitCode.DATA_INTEGRITY
     classes = {task.error_class for task in failed_tasks(fleet, campaign_id)}
     for code, names in _GRAVE:
         if classes & names:

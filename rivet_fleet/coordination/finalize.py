@@ -16,13 +16,16 @@ from rivet_fleet.contracts.manifest import (
     SUCCESS_NAME,
     RunWindow,
     build_manifest,
+    merge_columns,
     run_manifest_name,
     success_line,
 )
 from rivet_fleet.contracts.part import LedgerPart
 from rivet_fleet.contracts.plan import ExportPlan
+from rivet_fleet.contracts.quality import RunFindings, refusal
 from rivet_fleet.contracts.state import FinalizeLease, FinishedRun, RunView
 from rivet_fleet.coordination.fleet import Fleet
+from rivet_fleet.coordination.gates import run_findings, tell_findings
 from rivet_fleet.coordination.publish import reopen_chunk
 from rivet_fleet.errors import DataIntegrityError, DestinationError, LeaseLost, StateError
 from rivet_fleet.execution.destination import Destination, Presence
@@ -40,6 +43,7 @@ from rivet_fleet.observability.run_summary import (
 def finalize_run(fleet: Fleet, run_id: RunId) -> bool:
     """Finish the run if it is ready and nobody else is doing it. True when it is completed.
 
+    A run whose quality gates do not hold is failed instead: no manifest, no success (Q2, Q3).
     Raises DestinationError when the manifest could not be written: the run stays in
     progress and the next finalizer starts again from the first step.
     """
@@ -57,9 +61,30 @@ def finalize_run(fleet: Fleet, run_id: RunId) -> bool:
     destination = fleet.destination(run_id)
     if _reopen_lost(fleet, destination, run, parts):
         return False
+    findings = run_findings(fleet, run, parts)
+    if findings.refused:
+        _refuse(fleet, run, lease, findings, parts)
+        return False
     body = manifest_bytes(fleet, run, destination, parts)
     _write(fleet, destination, run, lease, parts, body)
-    return _finish(fleet, run, lease, parts, fingerprint_bytes(body))
+    return _finish(fleet, run, lease, parts, fingerprint_bytes(body), findings)
+
+
+def _refuse(
+    fleet: Fleet,
+    run: RunView,
+    lease: FinalizeLease,
+    findings: RunFindings,
+    parts: list[LedgerPart],
+) -> None:
+    """The run is not delivered; what is visible of it stays in its own folder as evidence."""
+    error = refusal(findings.refused)
+    try:
+        fleet.patience.call("refuse the run", lambda: fleet.store.fail_run(lease, error, findings))
+    except LeaseLost:
+        return
+    tell_findings(fleet, run, findings)
+    _report(fleet, run.run_id, parts)
 
 
 def _reopen_lost(
@@ -165,7 +190,12 @@ def _still_ours(fleet: Fleet, lease: FinalizeLease) -> None:
 
 
 def _finish(
-    fleet: Fleet, run: RunView, lease: FinalizeLease, parts: list[LedgerPart], fingerprint: str
+    fleet: Fleet,
+    run: RunView,
+    lease: FinalizeLease,
+    parts: list[LedgerPart],
+    fingerprint: str,
+    findings: RunFindings,
 ) -> bool:
     now_s = fleet.patience.call("read the clock", fleet.store.now_s)
     finished = FinishedRun(
@@ -174,17 +204,19 @@ def _finish(
         bytes=sum(p.digest.size_bytes for p in parts),
         files=len(parts),
         duration_s=max(0.0, now_s - run.created_at_s),
+        findings=findings,
     )
     try:
         fleet.patience.call("finish the run", lambda: fleet.store.finish_run(lease, finished))
     except LeaseLost:
         return False
     reach(KillPoint.RUN_FINISHED)
-    _report(fleet, run.run_id, len(parts))
+    tell_findings(fleet, run, findings)
+    _report(fleet, run.run_id, parts)
     return True
 
 
-def _report(fleet: Fleet, run_id: RunId, files: int) -> None:
+def _report(fleet: Fleet, run_id: RunId, parts: list[LedgerPart]) -> None:
     """Best effort, never fatal (I8): a summary for people and programs beside the data."""
     try:
         run = fleet.store.run(run_id)
@@ -192,7 +224,14 @@ def _report(fleet: Fleet, run_id: RunId, files: int) -> None:
         if run is None or campaign is None:
             return
         destination = fleet.destination(run_id)
-        summary = summarise_run(campaign, run, [], uri=destination.uri, files=files)
+        summary = summarise_run(
+            campaign,
+            run,
+            [],
+            uri=destination.uri,
+            files=len(parts),
+            changed={column.name: column.changed for column in merge_columns(parts)},
+        )
         folder = f"{REPORT_FOLDER}/{run_id}"
         body = summary_json(summary, fleet.redact).encode()
         destination.put_atomic(f"{folder}/{SUMMARY_JSON_NAME}", body)

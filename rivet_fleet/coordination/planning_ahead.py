@@ -19,7 +19,7 @@ from rivet_fleet.contracts.artifact import (
 from rivet_fleet.contracts.codec import from_plain
 from rivet_fleet.contracts.facts import SourceFacts
 from rivet_fleet.contracts.keys import CampaignId
-from rivet_fleet.contracts.plan import CampaignPlan, PlannedRun
+from rivet_fleet.contracts.plan import CampaignPlan, ExportPlan, PlannedRun
 from rivet_fleet.contracts.state import MeasuredRun
 from rivet_fleet.coordination.wiring import ProcessOptions, open_planned_source, redactor
 from rivet_fleet.errors import ConfigError, StateRefused, UsageError
@@ -28,6 +28,7 @@ from rivet_fleet.execution.source import Source
 from rivet_fleet.execution.types import arrow_schema
 from rivet_fleet.observability.redaction import redact_plain
 from rivet_fleet.persistence.open import open_store, store_exists
+from rivet_fleet.planning.change import with_schema_changes
 from rivet_fleet.planning.connections import source_connection
 from rivet_fleet.planning.decide import Decided, decide
 from rivet_fleet.planning.loaded import LoadedConfig
@@ -45,6 +46,7 @@ class Remembered:
 
     history: Mapping[str, Sequence[MeasuredRun]] = field(default_factory=dict)
     cursors: Mapping[str, str] = field(default_factory=dict)
+    last_plans: Mapping[str, ExportPlan] = field(default_factory=dict)
 
 
 def remember(loaded: LoadedConfig, names: Sequence[str], *, state_url: str) -> Remembered:
@@ -57,6 +59,7 @@ def remember(loaded: LoadedConfig, names: Sequence[str], *, state_url: str) -> R
         return Remembered(
             history=store.history(loaded.campaign_name, names),
             cursors=store.cursors(loaded.campaign_name, names),
+            last_plans=store.last_plans(loaded.campaign_name, names),
         )
     except StateRefused as refused:
         if refused.code != _SCHEMA_OLD:
@@ -94,6 +97,8 @@ def plan_ahead(
         now_s=now_s,
         only=chosen,
     )
+    compared = with_schema_changes(decided.plan, remembered.last_plans)
+    decided = replace(decided, plan=compared)
     for run in decided.plan.runs:
         open_format(run.plan.format).check_schema(arrow_schema(run.plan.read.columns))
     _refuse_secrets(loaded, decided.plan)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rivet_fleet.contracts.events import EventName
 from rivet_fleet.contracts.facts import SourceFacts
 from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.contracts.killpoints import KillPoint, reach
-from rivet_fleet.contracts.plan import CampaignPlan
-from rivet_fleet.contracts.state import CampaignView, MeasuredRun
-from rivet_fleet.contracts.task import CampaignStatus
+from rivet_fleet.contracts.plan import CampaignPlan, ExportPlan
+from rivet_fleet.contracts.state import CampaignView, MeasuredRun, RunView
+from rivet_fleet.contracts.task import CampaignStatus, RunStatus
 from rivet_fleet.coordination.fleet import Fleet
+from rivet_fleet.coordination.gates import tell_schema_changes
 from rivet_fleet.errors import CampaignIncomplete, ConfigError, StateRefused
 from rivet_fleet.execution.registry import open_format
 from rivet_fleet.execution.types import arrow_schema
 from rivet_fleet.planning.campaign import new_campaign_id
+from rivet_fleet.planning.change import refuse_drift, with_schema_changes
 from rivet_fleet.planning.claim_order import asks_for_order
 from rivet_fleet.planning.config_digest import changed_exports
 from rivet_fleet.planning.connections import source_connection
@@ -58,10 +61,14 @@ def submit(
 def store_plan(fleet: Fleet, plan: CampaignPlan) -> Submitted:
     """Store a decided campaign: one transaction, and a no-op when it is there already.
 
-    Raises StateRefused when an export is still in progress elsewhere."""
+    Raises StateRefused when an export is still in progress elsewhere, SchemaDrift when columns
+    have changed and ``on_schema_drift`` is fail."""
+    refuse_drift(plan)
     reach(KillPoint.CAMPAIGN_PLANNED)
     outcome = fleet.patience.call("submit the campaign", lambda: fleet.store.submit(plan))
     reach(KillPoint.CAMPAIGN_SUBMITTED)
+    for run in plan.runs if outcome.created else ():
+        tell_schema_changes(fleet, outcome.campaign_id, run.plan)
     return Submitted(campaign_id=outcome.campaign_id, created=outcome.created)
 
 
@@ -79,14 +86,22 @@ def _existing(
         return known
     for campaign in unfinished:
         if campaign.status is CampaignStatus.INCOMPLETE:
-            failed = sum(run.counts.failed for run in fleet.store.runs(campaign.campaign_id))
-            raise CampaignIncomplete(
-                f"campaign {campaign.campaign_id} ended incomplete: {failed} chunks failed",
-                hint="`rivet-fleet status` says why; `rivet-fleet requeue` and `resume` finish "
-                "it, `--new` gives it up and starts a new campaign",
-                code="RIVET_CAMPAIGN_INCOMPLETE",
-            )
+            raise _incomplete(campaign, fleet.store.runs(campaign.campaign_id))
     return unfinished[0] if unfinished and wanted is None else None
+
+
+def _incomplete(campaign: CampaignView, runs: Sequence[RunView]) -> CampaignIncomplete:
+    failed = sum(run.counts.failed for run in runs)
+    refused = [run.export_name for run in runs if run.status is RunStatus.FAILED]
+    told = [f"{failed} chunks failed"] if failed or not refused else []
+    told += [f"not delivered: {', '.join(refused)}"] if refused else []
+    finish = "`rivet-fleet requeue` and `resume` finish it, " if failed else ""
+    return CampaignIncomplete(
+        f"campaign {campaign.campaign_id} ended incomplete: {'; '.join(told)}",
+        hint=f"`rivet-fleet status` says why; {finish}`--new` gives it up and starts a new "
+        "campaign",
+        code="RIVET_CAMPAIGN_INCOMPLETE",
+    )
 
 
 def _refuse_changed(fleet: Fleet, loaded: LoadedConfig, existing: CampaignView) -> None:
@@ -125,6 +140,7 @@ def plan_now(fleet: Fleet, loaded: LoadedConfig, campaign_id: CampaignId) -> Cam
         history=_history(fleet, loaded),
         now_s=fleet.clock.now_s(),
     ).plan
+    plan = with_schema_changes(plan, _last_plans(fleet, plan))
     check_deliverable(fleet, plan)
     for planned in plan.runs:
         fleet.tell(
@@ -156,6 +172,13 @@ def _history(fleet: Fleet, loaded: LoadedConfig) -> dict[str, list[MeasuredRun]]
     names = [export.name for export in loaded.config.exports]
     return fleet.patience.call(
         "read the history", lambda: fleet.store.history(loaded.campaign_name, names)
+    )
+
+
+def _last_plans(fleet: Fleet, plan: CampaignPlan) -> dict[str, ExportPlan]:
+    names = [run.plan.export_name for run in plan.runs]
+    return fleet.patience.call(
+        "read the last plans", lambda: fleet.store.last_plans(plan.campaign_name, names)
     )
 
 

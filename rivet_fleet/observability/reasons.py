@@ -31,6 +31,7 @@ class ReasonCode(Enum):
     DEAD_WORKER_LEASE = "dead_worker_lease"
     LEASE_EXPIRED = "lease_expired"
     FAILED_FOR_GOOD = "failed_for_good"
+    QUALITY_REFUSED = "quality_refused"
     COMMITTED_UNPUBLISHED = "committed_unpublished"
     FINALIZE_WAITING = "finalize_waiting"
     FINALIZE_LEASED = "finalize_leased"
@@ -83,11 +84,12 @@ def reasons_for(scene: Scene) -> tuple[Reason, ...]:
     """Every reason that holds, the campaign's first, then per export in plan order."""
     over = _over(scene)
     if over:
-        return (over, *_failed_reasons(scene))
+        return (over, *_failed_reasons(scene), *_refused_reasons(scene))
     found = [*_group_reasons(scene), *_worker_reasons(scene)]
     for run in scene.runs:
         if run.status is RunStatus.IN_PROGRESS:
             found += _run_reasons(scene, run)
+    found += _refused_reasons(scene)
     return tuple(found) or _nothing_waits(scene)
 
 
@@ -127,6 +129,21 @@ def _run_reasons(scene: Scene, run: RunView) -> list[Reason]:
 
 def _failed_reasons(scene: Scene) -> list[Reason]:
     return [r for run in scene.runs for r in _spent_reasons(scene, run)]
+
+
+def _refused_reasons(scene: Scene) -> list[Reason]:
+    """Runs that are not delivered because a quality gate does not hold (ADR 0008)."""
+    return [
+        Reason(
+            code=ReasonCode.QUALITY_REFUSED,
+            sentence=f"Run {run.run_id} was {run.error or 'refused'}. Its files have no manifest; "
+            "what was delivered before is untouched.",
+            export_name=run.export_name,
+            next_command=f"{command('run', scene.campaign.config_path)} --new",
+        )
+        for run in scene.runs
+        if run.status is RunStatus.FAILED
+    ]
 
 
 def spent(task: TaskView) -> bool:

@@ -13,6 +13,7 @@ from rivet_fleet.contracts.state import CampaignView, RunView, TaskView
 from rivet_fleet.contracts.task import CampaignStatus, RunStatus
 from rivet_fleet.contracts.url import redact
 from rivet_fleet.observability.advice import NextStep, advice_for, command
+from rivet_fleet.observability.findings import finding_lines
 from rivet_fleet.observability.redaction import Redactor, redact_plain, safe_line
 from rivet_fleet.observability.units import (
     bytes_text,
@@ -48,6 +49,9 @@ class ExportOutcome:
     duration_s: float | None
     rows_per_s: float | None
     error: str | None
+    changed_values: int = 0
+    findings: tuple[str, ...] = ()
+    """One line each: changed values, schema changes, quality gates, unusual numbers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +163,8 @@ def export_outcome(run: RunView, uri: str | None, files: int | None) -> ExportOu
         duration_s=duration_s,
         rows_per_s=run.rows / duration_s if duration_s else None,
         error=run.error,
+        changed_values=run.changed_values,
+        findings=finding_lines(run),
     )
 
 
@@ -213,7 +219,13 @@ def next_steps(campaign: CampaignView, runs: Sequence[RunView]) -> tuple[NextSte
         for run in runs
         if run.counts.failed
     )
-    return (status, *requeue, resume)
+    anew = NextStep(
+        command=f"{command('run', path)} --new",
+        why="start again once the source, or the gate, is right",
+    )
+    refused = any(run.status is RunStatus.FAILED for run in runs)
+    going_on = (*requeue, resume) if requeue or not refused else ()
+    return (status, *going_on, *((anew,) if refused else ()))
 
 
 def report_json(report: Report, redactor: Redactor = redact) -> str:
@@ -223,7 +235,7 @@ def report_json(report: Report, redactor: Redactor = redact) -> str:
 
 _VERDICTS = {
     "completed": "completed: every row of the plan is in exactly one visible file",
-    "incomplete": "incomplete: some chunks failed for good; what is done stays done",
+    "incomplete": "incomplete: not every export was delivered; what is done stays done",
     "cancelled": "cancelled: what was finished before stays where it is",
     "active": "not finished: stopped on the way, resumable",
 }
@@ -275,6 +287,7 @@ def export_lines(export: ExportOutcome) -> list[str]:
         head += f", {duration_text(export.duration_s)}, {rows_rate_text(export.rows_per_s)}"
     lines = [head, f"  files     {export.folder}/"]
     lines += [f"  manifest  {export.manifest}"] if export.manifest else []
+    lines += [f"  {line}" for line in export.findings]
     return lines + ([f"  error     {export.error}"] if export.error else [])
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from rivet_fleet.contracts.change import SchemaChange
+from rivet_fleet.contracts.quality import RunFindings
 from rivet_fleet.contracts.state import CampaignView, RunView, TaskView
 from rivet_fleet.contracts.task import RunStatus
 from rivet_fleet.contracts.url import redact
@@ -49,6 +51,10 @@ class RunSummary:
     plan_hash: str
     plan_warnings: tuple[str, ...]
     outcome: ExportOutcome
+    changed: dict[str, int]
+    """Column → values that a stated policy had to change, in the files of this run."""
+    schema_changes: tuple[SchemaChange, ...]
+    findings: RunFindings | None
     failed: tuple[FailedChunk, ...]
     resumable: bool
     resume_command: str | None
@@ -61,6 +67,7 @@ def summarise_run(
     *,
     uri: str | None,
     files: int | None,
+    changed: Mapping[str, int] | None = None,
 ) -> RunSummary:
     """``failed`` are this run's spent tasks; ``uri`` is its dataset's place without secrets."""
     read, plan = run.plan.read, run.plan
@@ -81,6 +88,9 @@ def summarise_run(
         plan_hash=run.plan_hash,
         plan_warnings=plan.warnings,
         outcome=export_outcome(run, uri, files),
+        changed={name: count for name, count in (changed or {}).items() if count},
+        schema_changes=plan.schema_changes,
+        findings=run.findings,
         failed=tuple(failed_chunk(task) for task in failed),
         resumable=resumable,
         resume_command=command("resume", campaign.config_path) if resumable else None,
@@ -119,6 +129,12 @@ def summary_markdown(summary: RunSummary, redactor: Redactor = redact) -> str:
     if summary.plan_warnings:
         lines += ["", "## Plan warnings", ""]
         lines += [f"- {one_line(w, redactor)}" for w in summary.plan_warnings]
+    if outcome.findings:
+        lines += ["", "## Findings", ""]
+        lines += [f"- {one_line(line, redactor)}" for line in outcome.findings]
+    if summary.changed:
+        lines += ["", "## Changed values", ""]
+        lines += [f"- {one_line(n, redactor)}: {count:,}" for n, count in summary.changed.items()]
     if summary.failed:
         lines += ["", f"## Failed for good: {counted(len(summary.failed), 'chunk')}", ""]
         lines += [f"- {one_line(_failure(chunk), redactor)}" for chunk in summary.failed]

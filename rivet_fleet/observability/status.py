@@ -17,6 +17,7 @@ from rivet_fleet.contracts.state import (
 )
 from rivet_fleet.contracts.task import TaskStatus
 from rivet_fleet.contracts.url import redact
+from rivet_fleet.observability.findings import finding_lines
 from rivet_fleet.observability.order_reasons import order_reasons
 from rivet_fleet.observability.reasons import Reason, Scene, reasons_for, spent
 from rivet_fleet.observability.redaction import Redactor, one_line, redact_plain, safe_line
@@ -47,6 +48,10 @@ class ExportStatus:
     wave: int | None = None
     """None when the campaign does not follow waves."""
     priority_score: int | None = None
+    changed_values: int = 0
+    """Values of committed chunks that a stated policy had to change."""
+    findings: tuple[str, ...] = ()
+    """One line each: changed values, schema changes, quality gates, unusual numbers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +145,8 @@ def _export(run: RunView) -> ExportStatus:
         error=run.error,
         wave=run.plan.place.wave if run.plan.place else None,
         priority_score=run.plan.place.score if run.plan.place else None,
+        changed_values=run.changed_values,
+        findings=finding_lines(run),
     )
 
 
@@ -182,6 +189,11 @@ def render_status(report: StatusReport, redactor: Redactor = redact) -> str:
     blocks = [
         [f"Campaign {report.campaign_name} ({report.campaign_id}): {report.status}"],
         _export_table(report),
+        [
+            f"{one_line(e.export_name, str, 40)}: {line}"
+            for e in report.exports
+            for line in e.findings
+        ],
         _worker_lines(report),
         [f"source group {g.group_name}: {_slots(g)}" for g in report.groups],
         ["Why:", *(line for reason in report.reasons for line in _reason_lines(reason))],

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from statistics import median
 
 from rivet_fleet.contracts.change import (
@@ -12,7 +13,9 @@ from rivet_fleet.contracts.change import (
     ShapeChangeCode,
 )
 from rivet_fleet.contracts.columns import ColumnSpec, ColumnType, TypeKind
+from rivet_fleet.contracts.plan import CampaignPlan, ExportPlan, PlannedRun
 from rivet_fleet.contracts.state import MeasuredRun
+from rivet_fleet.errors import SchemaDrift
 
 SHAPE_ROWS_MIN = 1_000
 SHAPE_BYTES_MIN = 1024 * 1024
@@ -74,6 +77,40 @@ def _exported(column_type: ColumnType) -> str:
         return f"exported as list of {column_type.element.kind.value}"
     digits = [str(n) for n in (column_type.precision, column_type.scale) if n is not None]
     return f"exported as {column_type.kind.value}" + (f"({','.join(digits)})" if digits else "")
+
+
+def with_schema_changes(plan: CampaignPlan, former: Mapping[str, ExportPlan]) -> CampaignPlan:
+    """``plan`` with every export's differences from its last completed run (``former``, by
+    export name) sealed into it; ``warn`` and ``fail`` add a plan warning for each."""
+    return replace(plan, runs=tuple(_compared(run, former) for run in plan.runs))
+
+
+def _compared(run: PlannedRun, former: Mapping[str, ExportPlan]) -> PlannedRun:
+    last = former.get(run.plan.export_name)
+    changes = schema_changes(last.read.columns, run.plan.read.columns) if last else ()
+    if last is None or not changes:
+        return run
+    said = [f"{one.sentence} since run {last.run_id} [{one.code.value}]" for one in changes]
+    warnings = run.plan.warnings + (() if run.plan.on_schema_drift == "continue" else tuple(said))
+    return replace(run, plan=replace(run.plan, schema_changes=changes, warnings=warnings))
+
+
+def refuse_drift(plan: CampaignPlan) -> None:
+    """Raise SchemaDrift, with every difference, when an export that has changed says ``fail``."""
+    refused = [
+        f"{run.plan.export_name}: {change.sentence} [{change.code.value}]"
+        for run in plan.runs
+        if run.plan.on_schema_drift == "fail"
+        for change in run.plan.schema_changes
+    ]
+    if refused:
+        raise SchemaDrift(
+            "columns differ from the last completed run, and on_schema_drift is fail:\n  "
+            + "\n  ".join(refused),
+            hint="nothing was read; when the change is right, run once with on_schema_drift: warn: "
+            "the completed run is what the next one is compared with",
+            code="RIVET_SCHEMA_DRIFT",
+        )
 
 
 def shape_changes(

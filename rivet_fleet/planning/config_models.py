@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr
 
-from rivet_fleet.planning.config_quality import QualityConfig
+from rivet_fleet.planning.config_quality import QualityConfig as QualityConfig
 from rivet_fleet.planning.config_values import Block, Bytes, Columns, Count, Number
 from rivet_fleet.planning.sizes import MIB
 

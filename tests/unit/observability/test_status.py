@@ -157,6 +157,14 @@ def test_an_incomplete_campaign_still_tells_what_failed() -> None:
     assert _codes(report) == [ReasonCode.CAMPAIGN_INCOMPLETE, ReasonCode.FAILED_FOR_GOOD]
 
 
+def test_a_run_that_a_gate_refused_says_what_is_left_and_what_to_do() -> None:
+    refused = run(completed=4, status=RunStatus.FAILED, error="not delivered, 3 rows [X]")
+    report = _explain([refused], [], [worker(busy=False)])
+    reason = _only(report, ReasonCode.QUALITY_REFUSED)
+    assert reason.next_command == "rivet-fleet run -c fleet.yaml --new"
+    assert "was not delivered, 3 rows [X]. Its files have no manifest" in reason.sentence
+
+
 def _placed(
     name: str,
     *,

@@ -1,0 +1,28 @@
+"""What is told about a run besides its numbers: changed values, drift, gates. Pure."""
+
+from __future__ import annotations
+
+from rivet_fleet.contracts.quality import GateOutcome
+from rivet_fleet.contracts.state import RunView
+from rivet_fleet.observability.units import counted
+
+
+def finding_lines(run: RunView) -> tuple[str, ...]:
+    """One line per finding, each beginning with what it is about; nothing for a quiet run."""
+    lines = []
+    if run.changed_values:
+        lines.append(
+            f"changed   {counted(run.changed_values, 'value')} by on_unrepresentable: "
+            f"{run.plan.read.on_unrepresentable}"
+        )
+    lines += [f"schema    {one.sentence} [{one.code.value}]" for one in run.plan.schema_changes]
+    if run.findings is not None:
+        lines += [
+            f"quality   {gate.outcome.value}: {gate.sentence} [{gate.code.value}]"
+            for gate in run.findings.gates
+            if gate.outcome is not GateOutcome.PASSED
+        ]
+        passed = sum(gate.outcome is GateOutcome.PASSED for gate in run.findings.gates)
+        lines += [f"quality   {counted(passed, 'gate')} passed"] if passed else []
+        lines += [f"shape     {one.sentence} [{one.code.value}]" for one in run.findings.shape]
+    return tuple(lines)
