@@ -17,6 +17,7 @@ from rivet_fleet.errors import ExitCode, RivetFleetError
 
 _COMMANDS = {
     "init": "rivet_fleet.cli.init:init",
+    "doctor": "rivet_fleet.cli.doctor:doctor",
     "run": "rivet_fleet.cli.campaign:run",
     "coordinator": "rivet_fleet.cli.campaign:run",
     "submit": "rivet_fleet.cli.campaign:submit",
@@ -82,6 +83,7 @@ class LazyGroup(click.Group):
 
 _HELP = {
     "init": "Scaffold a commented configuration from live databases.",
+    "doctor": "Verify credentials, privileges, state, destinations and limits.",
     "run": "Plan a campaign, start workers, show progress, finish (alias: coordinator).",
     "submit": "Plan and store a campaign for workers elsewhere; repeatable.",
     "worker": "Work on a campaign until it is over; any number, on any host.",

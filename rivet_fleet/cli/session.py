@@ -74,11 +74,13 @@ def start(
     *,
     quiet: bool = False,
     shows_progress: bool = False,
+    needs_state: bool = True,
 ) -> Session:
     """Load and check everything a command needs. Raises ConfigError, UsageError.
 
     ``shows_progress``: what the log would warn of is shown already, and must not tear the
-    live display.
+    live display. ``needs_state`` False: a state URL that cannot be resolved is no error here; it
+    is empty then unless ``state`` gives it.
     """
     environment = read_environment()
     values = {**environment.params, **_parse_params(params)}
@@ -92,7 +94,7 @@ def start(
         loaded=loaded,
         environment=environment,
         params=values,
-        state_url=state or state_url(loaded),
+        state_url=state or (state_url(loaded) if needs_state else ""),
     )
 
 

@@ -58,6 +58,11 @@ class Destination(Protocol):
         """Prove that it can be written: raises DestinationRefused, DestinationFull, …"""
         ...
 
+    def free_bytes(self) -> int | None:
+        """How much more it can hold, None where there is no limit to ask for. Raises as
+        ``check`` does."""
+        ...
+
     def stage(self, local: Path, path: str, digest: PartDigest) -> Receipt:
         """Store the finished local file so that it survives a power cut and nobody sees it.
 

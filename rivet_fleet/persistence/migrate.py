@@ -19,7 +19,7 @@ def migrate(database: Database) -> None:
     Raises StateRefused, and changes nothing, when the schema is newer than the program.
     """
     with database.migrating() as connection:
-        stored = _stored_version(connection)
+        stored = stored_version(connection)
         if stored == SCHEMA_VERSION:
             return
         refuse_newer(stored, database.dialect.target)
@@ -29,7 +29,7 @@ def migrate(database: Database) -> None:
 def check_version(database: Database) -> None:
     """Raise StateRefused unless the schema is exactly this program's version."""
     with database.connected() as connection:
-        stored = _stored_version(connection)
+        stored = stored_version(connection)
     if stored == SCHEMA_VERSION:
         return
     refuse_newer(stored, database.dialect.target)
@@ -54,7 +54,8 @@ def refuse_newer(stored: str | None, target: str) -> None:
         )
 
 
-def _stored_version(connection: Connection) -> str | None:
+def stored_version(connection: Connection) -> str | None:
+    """The schema's version, None where there is no schema."""
     if not inspect(connection).has_table(VERSION_TABLE):
         return None
     return connection.execute(text(f"SELECT max(version_num) FROM {VERSION_TABLE}")).scalar()

@@ -23,7 +23,7 @@ def open_store(url: str, *, pool_size: int = 2, answer_max_s: float = ANSWER_MAX
     for a URL it does not understand (without repeating it: it may hold a secret) or a path that
     cannot be used.
     """
-    return SqlStore(Database(_dialect(url, answer_max_s), pool_size=pool_size))
+    return SqlStore(Database(dialect_of(url, answer_max_s), pool_size=pool_size))
 
 
 def store_exists(url: str) -> bool:
@@ -34,12 +34,21 @@ def store_exists(url: str) -> bool:
     return Path(url.removeprefix(_SQLITE).split("?", 1)[0]).is_file()
 
 
-def _dialect(url: str, answer_max_s: float) -> Dialect:
-    if url.startswith(_SQLITE):
-        path = url.removeprefix(_SQLITE).split("?", 1)[0]
-        if path in ("", ":memory:"):
-            raise StateRefused("a fleet needs a SQLite state in a file", hint=_WRITE)
-        return SqliteDialect(Path(path).absolute())
+def sqlite_path(url: str) -> Path | None:
+    """The file of a SQLite URL, None for a server's. Raises StateRefused for one in memory."""
+    if not url.startswith(_SQLITE):
+        return None
+    path = url.removeprefix(_SQLITE).split("?", 1)[0]
+    if path in ("", ":memory:"):
+        raise StateRefused("a fleet needs a SQLite state in a file", hint=_WRITE)
+    return Path(path).absolute()
+
+
+def dialect_of(url: str, answer_max_s: float = ANSWER_MAX_S) -> Dialect:
+    """The backend of a URL. Raises StateRefused as ``open_store`` does."""
+    path = sqlite_path(url)
+    if path is not None:
+        return SqliteDialect(path)
     try:
         parsed = parse_database_url(url)
     except ValueError as problem:

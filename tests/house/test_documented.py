@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rivet_fleet import errors
 from rivet_fleet.contracts.discovery import CursorReason
+from rivet_fleet.contracts.doctor import DoctorCode, Gravity
 from rivet_fleet.contracts.events import EventName
 from rivet_fleet.contracts.killpoints import KillPoint
 from rivet_fleet.errors import ExitCode, RivetFleetError
@@ -116,6 +117,12 @@ def test_every_error_says_what_it_means() -> None:
             assert (kind.__doc__ and kind.__doc__ != RivetFleetError.__doc__) or name == (
                 "RivetFleetError"
             ), f"{name} has no sentence of its own"
+
+
+def test_every_code_of_doctor_is_documented() -> None:
+    rows = table("doctor.md", "code")
+    assert_same([r[0].strip("`") for r in rows], [c.value for c in DoctorCode], "doctor code")
+    assert all({*r[1].split(", ")} <= {g.value for g in Gravity} and r[2] for r in rows)
 
 
 def test_every_reason_of_a_cursor_is_documented() -> None:

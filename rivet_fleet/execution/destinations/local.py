@@ -76,6 +76,11 @@ class _LocalDestination:
                 remove_file(probe)
             sync_folder(self._staging)
 
+    def free_bytes(self) -> int | None:
+        """Of the filesystem, for this user."""
+        with filesystem_errors(self._prefix, "destination"):
+            return shutil.disk_usage(self._prefix).free
+
     def stage(self, local: Path, path: str, digest: PartDigest) -> Receipt:
         """Move (same filesystem) or copy the file into staging, and make file and name durable."""
         staged = self._new_staged_name(path)

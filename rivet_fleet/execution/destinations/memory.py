@@ -65,6 +65,10 @@ class _MemoryDestination:
     def check(self) -> None:
         """Memory can always be written."""
 
+    def free_bytes(self) -> int | None:
+        """Nobody knows."""
+        return None
+
     def stage(self, local: Path, path: str, digest: PartDigest) -> Receipt:
         """Copy the file's bytes aside."""
         body = local.read_bytes()

@@ -1,0 +1,287 @@
+"""Looking at everything a run depends on, one thing after the other: no failure hides another."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import psutil
+
+from rivet_fleet.contracts.doctor import DoctorCode, DoctorFinding, Gravity, HostLimits
+from rivet_fleet.contracts.plan import DestinationPlan
+from rivet_fleet.coordination.wiring import ProcessOptions, open_planned_source, settings_of
+from rivet_fleet.errors import ExitCode, RivetFleetError
+from rivet_fleet.execution import registry
+from rivet_fleet.execution.probing import creates_only, probe_spool
+from rivet_fleet.execution.source import Source
+from rivet_fleet.persistence.health import state_health
+from rivet_fleet.planning.campaign import date_of, new_campaign_id
+from rivet_fleet.planning.config_models import ExportConfig
+from rivet_fleet.planning.connections import SourceConnection, source_connection, state_url
+from rivet_fleet.planning.loaded import LoadedConfig
+from rivet_fleet.planning.request import relation_of
+from rivet_fleet.planning.symptoms import (
+    from_error,
+    from_note,
+    of_decoder,
+    of_host,
+    of_server,
+    of_space,
+    of_state,
+)
+from rivet_fleet.planning.writing import destination_plan
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def examine(
+    loaded: LoadedConfig, options: ProcessOptions, *, now_s: float
+) -> tuple[DoctorFinding, ...]:
+    """Every finding about one configuration. Writes a few bytes at each destination and in the
+    spool folder and removes them; raises nothing but what is no error of ours."""
+    return (
+        *_configuration(loaded),
+        *_sources(loaded, options),
+        *examine_engines(sorted({loaded.sources[name].type for name in loaded.used_sources()})),
+        *_state(loaded, options, now_s),
+        *_places(loaded, now_s),
+        *of_host(
+            host_limits(),
+            workers=loaded.config.campaign.workers,
+            worker_memory_mb=loaded.config.campaign.worker_memory_mb,
+        ),
+    )
+
+
+def invalid(error: RivetFleetError, path: Path) -> DoctorFinding:
+    """The finding about a configuration that cannot be loaded."""
+    return DoctorFinding(
+        code=DoctorCode.CONFIG_INVALID,
+        gravity=Gravity.ERROR,
+        subject=f"configuration {path.name}",
+        what=error.message,
+        why="nothing can be planned from it",
+        hint=error.hint,
+        detail_code=error.code,
+    )
+
+
+def examine_engines(engines: Sequence[str]) -> tuple[DoctorFinding, ...]:
+    """Whether each engine's decoder is compiled."""
+    return tuple(of_decoder(name, compiled=registry.decoder_compiled(name)) for name in engines)
+
+
+def exit_code_of(findings: Sequence[DoctorFinding]) -> ExitCode:
+    """0 without an error; 2 when trying again may help with all of them; else 1."""
+    errors = [one for one in findings if one.gravity is Gravity.ERROR]
+    if not errors:
+        return ExitCode.OK
+    return ExitCode.RETRYABLE if all(one.retryable for one in errors) else ExitCode.GENERIC
+
+
+def _configuration(loaded: LoadedConfig) -> Iterator[DoctorFinding]:
+    subject = f"configuration {loaded.path.name}"
+    count = len(loaded.config.exports)
+    yield DoctorFinding(
+        code=DoctorCode.CONFIG_LOADED,
+        gravity=Gravity.OK,
+        subject=subject,
+        what=f"{count} export(s), {len(loaded.used_sources())} source(s)",
+    )
+    for warning in loaded.warnings:
+        yield DoctorFinding(
+            code=DoctorCode.CONFIG_ADVICE,
+            gravity=Gravity.WARNING,
+            subject=subject,
+            what=warning,
+            why="the setting does not do what it says, or shows what should be hidden",
+        )
+
+
+# ---------------------------------------------------------------- sources
+
+
+def _sources(loaded: LoadedConfig, options: ProcessOptions) -> Iterator[DoctorFinding]:
+    for name in sorted(loaded.used_sources()):
+        subject = f"source {name}"
+        exports = [one for one in loaded.config.exports if loaded.source_name(one) == name]
+        try:
+            connection = source_connection(loaded, name)
+            source = open_planned_source(loaded, options, name, connection.identity)
+        except RivetFleetError as error:
+            code = DoctorCode.CONFIG_CONNECTION_INVALID
+            yield from_error(error, subject, code, code, "the source cannot be reached without it")
+            yield _unknown(subject, exports)
+            continue
+        try:
+            yield from _source(loaded, source, connection, exports)
+        finally:
+            source.close()
+
+
+def _source(
+    loaded: LoadedConfig,
+    source: Source,
+    connection: SourceConnection,
+    exports: Sequence[ExportConfig],
+) -> Iterator[DoctorFinding]:
+    subject = f"source {connection.name}"
+    try:
+        server = source.describe_server()
+    except RivetFleetError as error:
+        yield from_error(
+            error,
+            subject,
+            DoctorCode.SOURCE_REFUSED,
+            DoctorCode.SOURCE_UNREACHABLE,
+            "nothing can be read",
+        )
+        yield _unknown(subject, exports)
+        return
+    yield from of_server(
+        server,
+        subject,
+        loopback=connection.url.loopback,
+        readers=_readers(loaded, exports),
+    )
+    yield from _privileges(loaded, source, subject, exports)
+
+
+def _readers(loaded: LoadedConfig, exports: Sequence[ExportConfig]) -> int:
+    """How many connections this campaign may hold on the source: a worker reads one chunk, and a
+    budget of a group bounds the workers of its exports."""
+    groups = loaded.config.source_groups
+    named = {one.source_group for one in exports}
+    budgets = [groups[name].max_running_chunks for name in named if name in groups]
+    bounded = sum(budgets) if len(budgets) == len(named) else loaded.config.campaign.workers
+    return min(loaded.config.campaign.workers, bounded)
+
+
+def _unknown(subject: str, exports: Sequence[ExportConfig]) -> DoctorFinding:
+    names = ", ".join(one.name for one in exports[:10])
+    more = f" and {len(exports) - 10} more" if len(exports) > 10 else ""
+    return DoctorFinding(
+        code=DoctorCode.SOURCE_EXPORT_UNKNOWN,
+        gravity=Gravity.WARNING,
+        subject=subject,
+        what=f"not looked at: {names}{more}",
+        why="their privileges are not known",
+        hint="repair the connection, then ask again",
+    )
+
+
+def _privileges(
+    loaded: LoadedConfig, source: Source, subject: str, exports: Sequence[ExportConfig]
+) -> Iterator[DoctorFinding]:
+    readable = 0
+    for export in exports:
+        try:
+            notes = source.check_readable(relation_of(export), loaded.queries.get(export.name))
+        except RivetFleetError as error:
+            code = DoctorCode.SOURCE_EXPORT_REFUSED
+            yield from_error(
+                error,
+                f"export {export.name}",
+                code,
+                DoctorCode.SOURCE_UNREACHABLE,
+                "the campaign would not start",
+            )
+            continue
+        readable += 1
+        for note in notes:
+            yield from_note(note, f"export {export.name}")
+    if readable:
+        yield DoctorFinding(
+            code=DoctorCode.SOURCE_READABLE,
+            gravity=Gravity.OK,
+            subject=subject,
+            what=f"{readable} of {len(exports)} export(s) may be read, every column",
+        )
+
+
+# ---------------------------------------------------------------- state, destinations, host
+
+
+def _state(loaded: LoadedConfig, options: ProcessOptions, now_s: float) -> Iterator[DoctorFinding]:
+    try:
+        yield from of_state(state_health(options.state_url or state_url(loaded)), now_s=now_s)
+    except RivetFleetError as error:
+        yield from_error(
+            error,
+            "state",
+            DoctorCode.STATE_REFUSED,
+            DoctorCode.STATE_UNREACHABLE,
+            "the fleet remembers everything there",
+        )
+
+
+def _places(loaded: LoadedConfig, now_s: float) -> Iterator[DoctorFinding]:
+    spool = settings_of(loaded).spool_root
+    try:
+        free = probe_spool(spool)
+    except RivetFleetError as error:
+        code = DoctorCode.SPOOL_REFUSED
+        why = "workers write each part there first; destinations were not looked at"
+        yield from_error(error, "spool", code, code, why)
+        return
+    yield DoctorFinding(
+        code=DoctorCode.SPOOL_WRITABLE, gravity=Gravity.OK, subject="spool", what=str(spool)
+    )
+    yield from of_space(free, "spool", DoctorCode.SPOOL_SPACE_LOW)
+    date = date_of(new_campaign_id(now_s), now_s) or ""
+    for export in loaded.config.exports:
+        plan = destination_plan(export, loaded.path, date)
+        try:
+            yield from _destination(export, plan, spool)
+        except RivetFleetError as error:
+            yield from_error(
+                error,
+                f"destination of {export.name}",
+                DoctorCode.DESTINATION_REFUSED,
+                DoctorCode.DESTINATION_UNAVAILABLE,
+                "no file of the export could be delivered",
+            )
+
+
+def _destination(
+    export: ExportConfig, plan: DestinationPlan, spool: Path
+) -> Iterator[DoctorFinding]:
+    subject = f"destination of {export.name}"
+    destination = registry.open_destination(plan)
+    try:
+        destination.check()
+        free = destination.free_bytes()
+        only = creates_only(destination, spool)
+        room = "" if free is None else f", {free // (1024 * 1024):,} MB are free"
+        yield DoctorFinding(
+            code=DoctorCode.DESTINATION_WRITABLE if only else DoctorCode.DESTINATION_OVERWRITES,
+            gravity=Gravity.OK if only else Gravity.ERROR,
+            subject=subject,
+            what=f"{destination.uri}: "
+            + (f"written, and nothing is overwritten{room}" if only else "a file was overwritten"),
+            why="" if only else "two workers could deliver one chunk twice",
+            hint=None if only else "use a filesystem that refuses to link to an existing name",
+        )
+        yield from of_space(free, subject, DoctorCode.DESTINATION_SPACE_LOW)
+    finally:
+        destination.close()
+
+
+def host_limits() -> HostLimits:
+    """Open files of a process, and free memory: the machine's, or the container's if less."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = psutil.virtual_memory().available
+    most, used = _cgroup("memory.max"), _cgroup("memory.current")
+    if most is not None:
+        free = min(free, max(most - (used or 0), 0))
+    files = soft if soft != resource.RLIM_INFINITY else 1_000_000
+    return HostLimits(open_files=files, memory_bytes=free)
+
+
+def _cgroup(name: str) -> int | None:
+    try:
+        text = (_CGROUP / name).read_text().strip()
+    except OSError:
+        return None
+    return int(text) if text.isdecimal() else None

@@ -1,0 +1,86 @@
+"""Looking at a state database without creating or migrating anything."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from rivet_fleet.contracts.doctor import StateHealth
+from rivet_fleet.errors import StateError
+from rivet_fleet.persistence.database import Database, Transaction
+from rivet_fleet.persistence.dialects import refuse_network_filesystem
+from rivet_fleet.persistence.migrate import stored_version
+from rivet_fleet.persistence.open import dialect_of, sqlite_path
+from rivet_fleet.persistence.schema import SCHEMA_VERSION
+
+_TOUCH = "UPDATE campaign SET campaign_name = campaign_name WHERE 1 = 0"
+_MAY_CREATE = "SELECT has_schema_privilege(current_schema(), 'CREATE')"
+
+
+def state_health(url: str) -> StateHealth:
+    """How it stands. Raises StateUnavailable, StateRefused when it cannot even be asked.
+
+    Whether it can be written is tried with a statement that changes no row; a file that is not
+    there yet is not made.
+    """
+    path = sqlite_path(url)
+    if path is not None and not path.exists():
+        return _absent_file(path)
+    database = Database(dialect_of(url), pool_size=1)
+    try:
+        with database.connected() as connection:
+            version = stored_version(connection)
+        return StateHealth(
+            target=database.dialect.target,
+            schema_version=version,
+            known_version=SCHEMA_VERSION,
+            one_host=database.dialect.one_host,
+            now_s=database.one(lambda tx: float(tx.scalar("SELECT NOW_S"))),
+            obstacle=_obstacle(database, version),
+        )
+    finally:
+        database.close()
+
+
+def history_is_there(url: str) -> bool:
+    """True when former runs can be read: a schema of exactly this version. Creates nothing.
+
+    Raises StateError when it cannot be asked.
+    """
+    path = sqlite_path(url)
+    if path is not None and not path.exists():
+        return False
+    database = Database(dialect_of(url), pool_size=1)
+    try:
+        with database.connected() as connection:
+            return stored_version(connection) == SCHEMA_VERSION
+    finally:
+        database.close()
+
+
+def _absent_file(path: Path) -> StateHealth:
+    refuse_network_filesystem(path)
+    obstacle = None
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        obstacle = f"{path.parent} does not exist or cannot be written"
+    return StateHealth(
+        target=f"sqlite:///{path}",
+        schema_version=None,
+        known_version=SCHEMA_VERSION,
+        one_host=True,
+        now_s=None,
+        obstacle=obstacle,
+    )
+
+
+def _obstacle(database: Database, version: str | None) -> str | None:
+    def work(tx: Transaction) -> bool:
+        if version is not None:
+            tx.run(_TOUCH)
+            return True
+        return database.dialect.one_host or bool(tx.scalar(_MAY_CREATE))
+
+    try:
+        return None if database.write(work) else "the user may create no table in its schema"
+    except StateError as error:
+        return error.message
