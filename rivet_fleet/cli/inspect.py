@@ -1,4 +1,4 @@
-"""status, validate, journal: looking without touching."""
+"""status, validate: looking without touching."""
 
 from __future__ import annotations
 
@@ -16,13 +16,11 @@ from rivet_fleet.cli.session import (
     start,
     state_option,
 )
-from rivet_fleet.contracts.codec import dumps, to_plain
+from rivet_fleet.contracts.codec import dumps
 from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.coordination.inspection import campaign_status, validate_campaign
 from rivet_fleet.coordination.submit import find_campaign
 from rivet_fleet.errors import ExitCode
-from rivet_fleet.observability.journal import render_journal
-from rivet_fleet.observability.redaction import redact_plain
 from rivet_fleet.observability.status import render_status, status_json
 from rivet_fleet.verification.findings import Depth
 from rivet_fleet.verification.reports import verification_lines, verification_plain
@@ -93,38 +91,3 @@ def validate(
             click.echo("\n".join(verification_lines(v.export_name, v.uri, v.verification)))
     codes = [int(v.verification.exit_code) for v in verified]
     return int(ExitCode.DATA_INTEGRITY) if ExitCode.DATA_INTEGRITY in codes else max(codes)
-
-
-@click.command()
-@config_option
-@param_option
-@campaign_option
-@state_option
-@click.option(
-    "-l",
-    "--last",
-    type=click.IntRange(min=0),
-    default=50,
-    show_default=True,
-    help="Only so many of the newest.",
-)
-@json_option
-def journal(
-    config: Path,
-    params: tuple[str, ...],
-    campaign_id: str | None,
-    state_url: str | None,
-    last: int,
-    as_json: bool,
-) -> int:
-    """What happened, in order."""
-    session = start(config, params, state_url, quiet=True)
-    with fleet_of(session, "journal", migrate=False) as fleet:
-        view = find_campaign(fleet, session.loaded.campaign_name, _id(campaign_id))
-        entries = fleet.store.journal(campaign_id=view.campaign_id, limit=1_000_000)
-    shown = entries[len(entries) - last :] if last < len(entries) else entries
-    hide = known_redactor()
-    click.echo(
-        dumps(redact_plain(to_plain(shown), hide)) if as_json else render_journal(shown, hide)
-    )
-    return 0

@@ -167,6 +167,19 @@ class JournalEntry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class JournalFilter:
+    """Which journal entries are meant; what is not given lets everything pass.
+
+    ``worker`` is a worker's id, or the name of one or several; ``since_s`` is epoch seconds.
+    """
+
+    export_name: str | None = None
+    events: tuple[str, ...] = ()
+    worker: str | None = None
+    since_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FinalizeLease:
     """The right to finish one run: its own fence on the run row."""
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 
 from rivet_fleet.contracts.events import Emit, Event, EventName
 from rivet_fleet.contracts.state import JournalEntry
 from rivet_fleet.contracts.url import redact
+from rivet_fleet.errors import UsageError
 from rivet_fleet.observability.redaction import Redactor, one_line, redact_plain
 from rivet_fleet.observability.units import rfc3339
 
@@ -57,6 +60,25 @@ def count_events(entries: Sequence[JournalEntry]) -> dict[str, int]:
     for entry in entries:
         counts[entry.event] = counts.get(entry.event, 0) + 1
     return counts
+
+
+_AGO = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
+_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+
+
+def since_s(text: str, now_s: float) -> float:
+    """``90s``, ``10m``, ``2h``, ``1d`` before ``now_s``, or a moment in ISO 8601 (UTC when it
+    names no zone), as epoch seconds. Raises UsageError."""
+    ago = _AGO.fullmatch(text.strip())
+    if ago:
+        return now_s - float(ago[1]) * _SECONDS[ago[2]]
+    try:
+        moment = datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise UsageError(
+            "--since needs a duration or a moment", hint="for example 10m or 2026-01-31T08:00:00Z"
+        ) from None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def subject_of(entry: JournalEntry) -> str:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from rivet_fleet.contracts.state import GroupView, RunView, TaskCounts, WorkerView
 from rivet_fleet.contracts.task import RunStatus
+from rivet_fleet.observability.redaction import Redactor, one_line
+from rivet_fleet.observability.units import bytes_text, counted, duration_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +22,7 @@ class ExportMetrics:
     rows: int
     bytes: int
     age_s: float
+    changed_values: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +62,7 @@ def campaign_metrics(
                 bytes=run.bytes,
                 age_s=(now_s if run.finished_at_s is None else run.finished_at_s)
                 - run.created_at_s,
+                changed_values=run.changed_values,
             )
             for run in runs
         ),
@@ -72,6 +76,26 @@ def campaign_metrics(
         group_running={g.group_name: g.running for g in groups},
         group_slots_max={g.group_name: g.slots_max for g in groups},
     )
+
+
+def metrics_lines(metrics: CampaignMetrics, redactor: Redactor) -> list[str]:
+    """For a terminal: one line per export, one for the workers, one per source group."""
+    lines = [
+        f"{one_line(e.export_name, redactor, 40)}: {e.status}, "
+        f"{e.chunks.completed}/{counted(e.chunks.total, 'chunk')}, {counted(e.rows, 'row')}, "
+        f"{bytes_text(e.bytes)}, {duration_text(e.age_s)}"
+        + (f", {counted(e.changed_values, 'changed value')}" if e.changed_values else "")
+        for e in metrics.exports
+    ]
+    lines.append(
+        f"{counted(metrics.workers_alive, 'worker')} alive, {metrics.workers_busy} busy, "
+        f"{bytes_text(metrics.rss_bytes)}"
+    )
+    for name, running in metrics.group_running.items():
+        slots = metrics.group_slots_max[name]
+        limit = "no limit" if slots is None else f"{slots} slots"
+        lines.append(f"source group {one_line(name, redactor, 40)}: {running} running, {limit}")
+    return lines
 
 
 def added(counts: Sequence[TaskCounts]) -> TaskCounts:

@@ -6,7 +6,7 @@ import json
 
 from rivet_fleet.contracts.codec import to_plain
 from rivet_fleet.contracts.events import EVENT_VERSION, Event
-from rivet_fleet.contracts.state import JournalEntry
+from rivet_fleet.contracts.state import JournalEntry, JournalFilter
 from rivet_fleet.persistence.database import Record, Transaction
 
 _INSERT = f"""
@@ -44,6 +44,25 @@ def _values(event: Event) -> dict[str, object]:
         "message": event.message,
         "data_json": json.dumps(to_plain(event.data), ensure_ascii=False),
     }
+
+
+def filter_sql(only: JournalFilter) -> tuple[str, dict[str, object]]:
+    """Further conditions, each beginning with AND, and their values."""
+    where, values = "", dict[str, object]()
+    if only.export_name is not None:
+        where, values["only_export"] = " AND export_name = :only_export", only.export_name
+    if only.events:
+        names = {f"event_{number}": event for number, event in enumerate(only.events)}
+        where += f" AND event IN ({', '.join(f':{name}' for name in names)})"
+        values.update(names)
+    if only.worker is not None:
+        where += """ AND (worker_id = :only_worker OR worker_id IN
+                     (SELECT w.worker_id FROM worker w WHERE w.name = :only_worker))"""
+        values["only_worker"] = only.worker
+    if only.since_s is not None:
+        where += " AND at_s >= :since_s"
+        values["since_s"] = only.since_s
+    return where, values
 
 
 def entry_from(row: Record) -> JournalEntry:

@@ -18,6 +18,7 @@ from rivet_fleet.contracts.state import (
     CampaignView,
     GroupView,
     JournalEntry,
+    JournalFilter,
     RunView,
     TaskView,
     WorkerView,
@@ -262,6 +263,8 @@ class MemoryViews(MemoryRows):
         run_id: RunId | None = None,
         after_id: int = 0,
         limit: int = 1000,
+        only: JournalFilter | None = None,
+        newest: bool = False,
     ) -> list[JournalEntry]:
         """See ``Store.journal``."""
         found = [
@@ -270,8 +273,18 @@ class MemoryViews(MemoryRows):
             if e.journal_id > after_id
             and campaign_id in (None, e.campaign_id)
             and run_id in (None, e.run_id)
+            and (only is None or self._passes(e, only))
         ]
-        return found[:limit]
+        return found[max(len(found) - limit, 0) :] if newest else found[:limit]
+
+    def _passes(self, entry: JournalEntry, only: JournalFilter) -> bool:
+        named = {w.worker_id for w in self._workers.values() if w.name == only.worker}
+        return (
+            only.export_name in (None, entry.export_name)
+            and (not only.events or entry.event in only.events)
+            and (only.worker in (None, entry.worker_id) or entry.worker_id in named)
+            and (only.since_s is None or entry.at_s >= only.since_s)
+        )
 
     @synchronized
     def write_journal(self, event: Event) -> None:
@@ -279,7 +292,18 @@ class MemoryViews(MemoryRows):
         self._note(event)
 
     @synchronized
-    def metrics(self, *, export_name: str | None = None, limit: int = 20) -> list[dict[str, Any]]:
+    def metrics(
+        self,
+        *,
+        campaign_name: str | None = None,
+        export_name: str | None = None,
+        limit: int = 20,
+    ) -> list[dict[str, Any]]:
         """See ``Store.metrics``."""
-        found = [m for m in reversed(self._metrics) if export_name in (None, m["export_name"])]
+        found = [
+            m
+            for m in reversed(self._metrics)
+            if export_name in (None, m["export_name"])
+            and campaign_name in (None, m["campaign_name"])
+        ]
         return found[:limit]

@@ -23,6 +23,7 @@ from rivet_fleet.contracts.state import (
     FinishedRun,
     GroupView,
     JournalEntry,
+    JournalFilter,
     MeasuredRun,
     Reaped,
     RunView,
@@ -254,8 +255,10 @@ class Store(Protocol):
         run_id: RunId | None = None,
         after_id: int = 0,
         limit: int = 1000,
+        only: JournalFilter | None = None,
+        newest: bool = False,
     ) -> list[JournalEntry]:
-        """In order of happening."""
+        """In order of happening: the first ``limit``, or with ``newest`` the last."""
         ...
 
     def write_journal(self, event: Event) -> None:
@@ -263,7 +266,11 @@ class Store(Protocol):
         ...
 
     def metrics(
-        self, *, export_name: str | None = None, limit: int = 20
+        self,
+        *,
+        campaign_name: str | None = None,
+        export_name: str | None = None,
+        limit: int = 20,
     ) -> list[dict[str, object]]:
         """``export_metrics`` rows, newest first."""
         ...

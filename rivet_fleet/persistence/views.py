@@ -13,6 +13,7 @@ from rivet_fleet.contracts.plan import ExportPlan
 from rivet_fleet.contracts.quality import RunFindings
 from rivet_fleet.contracts.state import (
     JournalEntry,
+    JournalFilter,
     RunView,
     TaskCounts,
     TaskView,
@@ -20,7 +21,7 @@ from rivet_fleet.contracts.state import (
 )
 from rivet_fleet.contracts.task import RunStatus, TaskStatus
 from rivet_fleet.persistence.database import Database, Record, Transaction
-from rivet_fleet.persistence.journal import JOURNAL_COLUMNS, entry_from, note
+from rivet_fleet.persistence.journal import JOURNAL_COLUMNS, entry_from, filter_sql, note
 
 _TASKS = """
 SELECT task_id, campaign_id, run_id, export_name, chunk_index, range_json, status, fence, attempts,
@@ -116,6 +117,8 @@ class Views:
         run_id: RunId | None = None,
         after_id: int = 0,
         limit: int = 1000,
+        only: JournalFilter | None = None,
+        newest: bool = False,
     ) -> list[JournalEntry]:
         """See ``Store.journal``. On PostgreSQL ids are drawn before they are committed, so a
         follower may rarely miss an entry; the journal itself never does."""
@@ -125,24 +128,34 @@ class Views:
             if value is not None:
                 where += f" AND {name} = :{name}"
                 values[name] = value
+        if only is not None:
+            more, named = filter_sql(only)
+            where += more
+            values.update(named)
         sql = (
             f"SELECT {JOURNAL_COLUMNS} FROM run_journal WHERE {where} "
-            "ORDER BY journal_id LIMIT :limit"
+            f"ORDER BY journal_id {'DESC' if newest else ''} LIMIT :limit"
         )
-        return [entry_from(row) for row in self._db.one(lambda tx: tx.all(sql, **values))]
+        found = [entry_from(row) for row in self._db.one(lambda tx: tx.all(sql, **values))]
+        return found[::-1] if newest else found
 
     def write_journal(self, event: Event) -> None:
         """See ``Store.write_journal``."""
         self._db.write(lambda tx: note(tx, event))
 
     def metrics(
-        self, *, export_name: str | None = None, limit: int = 20
+        self,
+        *,
+        campaign_name: str | None = None,
+        export_name: str | None = None,
+        limit: int = 20,
     ) -> list[dict[str, object]]:
         """See ``Store.metrics``."""
-        only = "" if export_name is None else "WHERE export_name = :export_name"
-        values: dict[str, object] = {"limit": limit}
-        if export_name is not None:
-            values["export_name"] = export_name
+        given = {"campaign_name": campaign_name, "export_name": export_name}
+        named = {name: value for name, value in given.items() if value is not None}
+        only = " AND ".join(f"{name} = :{name}" for name in named)
+        only = f"WHERE {only}" if only else ""
+        values: dict[str, object] = {"limit": limit, **named}
         sql = f"SELECT * FROM export_metrics {only} ORDER BY metrics_id DESC LIMIT :limit"
         return [dict(row._mapping) for row in self._db.one(lambda tx: tx.all(sql, **values))]
 

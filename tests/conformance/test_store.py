@@ -21,7 +21,7 @@ from rivet_fleet.contracts.quality import (
     RunFindings,
     UniqueStats,
 )
-from rivet_fleet.contracts.state import Failure, FinalizeLease, FinishedRun
+from rivet_fleet.contracts.state import Failure, FinalizeLease, FinishedRun, JournalFilter
 from rivet_fleet.contracts.task import CampaignStatus, RunStatus, TaskStatus
 from rivet_fleet.errors import LeaseLost, StateRefused
 from rivet_fleet.persistence.store import Store
@@ -902,3 +902,24 @@ def test_the_last_completed_run_is_the_baseline_of_the_next(store) -> None:
     assert store.last_plans("shop", ["e0", "e1", "other"]) == {"e0": plan.runs[0].plan}
     assert store.last_plans("other", ["e0"]) == {}
     assert store.run(RunId("c1-e0")).findings == RunFindings()
+
+
+def test_journal_entries_are_chosen_by_what_they_are_about(store) -> None:
+    store.submit(campaign_plan(chunks=(1, 1)))
+    for worker in (W1, W2):
+        claim = store.claim(C1, worker, 30.0)
+        store.renew(worker, [(claim.task_id, claim.fence)], 30.0, 1)
+    whole = store.journal(campaign_id=C1)
+
+    def chosen(**only: Any) -> list[str]:
+        return [e.event for e in store.journal(campaign_id=C1, only=JournalFilter(**only))]
+
+    assert chosen() == [entry.event for entry in whole]
+    assert chosen(export_name="e1") == ["chunk.claimed"]
+    assert chosen(events=("campaign.submitted", "chunk.failed")) == ["campaign.submitted"]
+    assert chosen(worker=W1.worker_id) == chosen(worker=W1.name) == ["chunk.claimed"]
+    assert chosen(worker="nobody") == []
+    assert chosen(since_s=store.now_s() + 60) == []
+    assert len(chosen(since_s=store.now_s() - 3600)) == len(whole)
+    assert store.journal(campaign_id=C1, newest=True, limit=2) == whole[-2:]
+    assert store.journal(campaign_id=C1, newest=True, limit=0) == []

@@ -1,0 +1,91 @@
+"""Reading the state for ``metrics`` and ``journal``: nothing is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from rivet_fleet.contracts.keys import CampaignId
+from rivet_fleet.contracts.state import CampaignView, JournalEntry, JournalFilter
+from rivet_fleet.coordination.coordinator import COORDINATOR
+from rivet_fleet.coordination.fleet import Fleet
+from rivet_fleet.observability.history import EndedRun, ended_run
+from rivet_fleet.observability.metrics import CampaignMetrics, campaign_metrics
+
+_PAGE = 5_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricsReport:
+    """``now`` is the campaign asked about; ``ended`` are runs of its exports, newest first,
+    those of former campaigns of the same name among them."""
+
+    metrics_version: int
+    campaign_name: str
+    campaign_id: str
+    campaign_status: str
+    now: CampaignMetrics
+    ended: tuple[EndedRun, ...]
+
+
+def read_metrics(
+    fleet: Fleet, view: CampaignView, *, export_name: str | None, last: int
+) -> MetricsReport:
+    """The numbers of one moment, with the ``last`` ended runs of each export."""
+    store = fleet.store
+    runs = [r for r in store.runs(view.campaign_id) if export_name in (None, r.export_name)]
+    workers = store.workers(alive_within_s=fleet.settings.lease_ttl_s)
+    ended = [
+        ended_run(row)
+        for run in runs
+        for row in store.metrics(
+            campaign_name=view.campaign_name, export_name=run.export_name, limit=last
+        )
+    ]
+    return MetricsReport(
+        metrics_version=1,
+        campaign_name=view.campaign_name,
+        campaign_id=view.campaign_id,
+        campaign_status=view.status.value,
+        now=campaign_metrics(
+            runs,
+            [worker for worker in workers if not worker.name.startswith(COORDINATOR)],
+            store.groups(view.campaign_id),
+            store.now_s(),
+        ),
+        ended=tuple(sorted(ended, key=lambda run: -run.ended_at_s)),
+    )
+
+
+def newest_entries(
+    fleet: Fleet, campaign_id: CampaignId, only: JournalFilter, *, last: int
+) -> list[JournalEntry]:
+    """The ``last`` newest entries that pass, in order of happening."""
+    return fleet.store.journal(campaign_id=campaign_id, only=only, newest=True, limit=last)
+
+
+def follow_entries(
+    fleet: Fleet,
+    campaign_id: CampaignId,
+    only: JournalFilter,
+    *,
+    after_id: int,
+    wait: Callable[[float], object],
+) -> Iterator[Sequence[JournalEntry]]:
+    """Further entries as they happen, until the campaign is over and all is told.
+
+    ``after_id``: the last entry that is known; ``wait(seconds)`` rests between two looks.
+    """
+    while True:
+        # Before the entries: what the end itself wrote is then among them.
+        view = fleet.store.campaign(campaign_id)
+        entries = fleet.store.journal(
+            campaign_id=campaign_id, after_id=after_id, only=only, limit=_PAGE
+        )
+        if entries:
+            after_id = entries[-1].journal_id
+            yield entries
+        elif view is None or view.status.over:
+            return
+        else:
+            wait(fleet.settings.poll_interval_s)
