@@ -137,3 +137,20 @@ def test_ascending_numbers_need_no_room() -> None:
     assert (found.duplicates, found.complete) == (1, True)
     falling = [[list(range(10_000, 0, -1))]]
     assert not chunks_of(falling, pa.int64(), within=True, cap=1_000).complete
+
+
+def test_one_sampled_part_makes_the_whole_unknown() -> None:
+    """Q4: the coarsest sample decides, however much room the merge has."""
+    key = UniqueKey(columns=("a",), within_chunks=False, entries_max=1_024)
+    schema = pa.schema([("a", pa.string())])
+    parts = []
+    for count in (10, 5_000):
+        counter = UniqueCounter(schema, key)
+        page = pa.array([f"{count}-{n}" for n in range(count)])
+        counter.add(pa.RecordBatch.from_arrays([page], schema=schema))
+        parts.append(counter.take())
+    assert [part.complete for part in parts] == [True, False]
+    for order in (parts, parts[::-1]):
+        found = merge_unique(key, order, entries_max=CAP)
+        assert (found.duplicates, found.complete) == (0, False)
+        assert found.shift == parts[1].shift
