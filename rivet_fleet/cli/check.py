@@ -13,6 +13,7 @@ from rivet_fleet.cli.session import (
     param_option,
     process_options,
     start,
+    state_option,
 )
 from rivet_fleet.contracts.typereport import Target
 from rivet_fleet.coordination import wiring
@@ -25,6 +26,7 @@ from rivet_fleet.planning.campaign import new_campaign_id
 @click.command()
 @config_option
 @param_option
+@state_option
 @click.option(
     "-e", "--export", "exports", multiple=True, help="Only this export; may be given several times."
 )
@@ -50,23 +52,28 @@ from rivet_fleet.planning.campaign import new_campaign_id
 def check(
     config: Path,
     params: tuple[str, ...],
+    state_url: str | None,
     exports: tuple[str, ...],
     type_report: bool,
     strict: bool,
     targets: tuple[str, ...],
     as_json: bool,
 ) -> int:
-    """Ask the sources, plan every export, and say what a run would do. Writes nothing.
+    """Ask the sources, plan every export, and say what a run would do and how gently.
 
-    Ends with 0 when a run would start, else with what the run would end with.
+    Writes nothing. Verdicts advise: what a former run measured goes before what the source
+    estimates, and every number says who says it. Ends with 0 when a run would start, else with
+    what the run would end with.
     """
-    session = start(config, params, None)
+    session = start(config, params, state_url, needs_state=False)
+    now_s = wiring.local_clock().now_s()
     checked = check_exports(
         session.loaded,
         process_options(session, "check"),
         names=exports,
         targets=tuple(Target(name) for name in dict.fromkeys(targets)),
-        campaign_id=new_campaign_id(wiring.local_clock().now_s()),
+        campaign_id=new_campaign_id(now_s),
+        now_s=now_s,
     )
     types = type_report or strict or bool(targets)
     click.echo(

@@ -1,9 +1,11 @@
-"""What ``check`` found out about the columns of every export, as values."""
+"""What ``check`` found out about every export: its columns, and how gently it can be read."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+
+from rivet_fleet.contracts.priority import Caveat, Preflight
 
 REPORT_VERSION = 1
 UNSUPPORTED = "unsupported"
@@ -59,6 +61,53 @@ class ColumnReport:
     targets: tuple[TargetColumn, ...] = ()
 
 
+class Origin(Enum):
+    """Who says a number. None of them but ``measured`` has counted anything."""
+
+    STATISTICS = "statistics"
+    """The source's own statistics, as old as they are."""
+    EXPLAIN = "explain"
+    """The guess of the source's planner."""
+    SIZE = "size"
+    """Reckoned from the table's size: it was never analysed."""
+    SAMPLE = "sample"
+    """A sample of the rows or of an index, taken now."""
+    INDEX = "index"
+    """Read from the index now."""
+    SERVER = "server"
+    """A setting or a counter of the server, read now."""
+    MEASURED = "measured"
+    """Counted by a former run of this state database."""
+    MODEL = "model"
+    """Computed from the other numbers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """One number a verdict was made of. ``used`` False: another one was preferred."""
+
+    what: str
+    value: int | float | str
+    origin: Origin
+    used: bool = True
+    note: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """How gently one export can be read, as far as anybody knows. It never blocks a run.
+
+    ``confidence`` is 0 to 100 and weakened by each of the ``caveats``; ``profile`` is what the
+    configuration asks for.
+    """
+
+    preflight: Preflight
+    profile: str
+    confidence: int
+    caveats: tuple[Caveat, ...]
+    evidence: tuple[Evidence, ...]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportReport:
     """One export as it would be run. ``refused`` says why it would not."""
@@ -76,14 +125,17 @@ class ExportReport:
     columns: tuple[ColumnReport, ...] = ()
     warnings: tuple[str, ...] = ()
     refused: tuple[str, ...] = ()
+    judgement: Judgement | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckReport:
-    """Every export that was asked about. ``findings`` are what ``--strict`` refuses."""
+    """Every export that was asked about. ``findings`` are what ``--strict`` refuses; ``notes``
+    what could not be looked at."""
 
     exports: tuple[ExportReport, ...]
     findings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     report_version: int = REPORT_VERSION
 
 

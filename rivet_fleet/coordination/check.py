@@ -1,38 +1,45 @@
 """Looking before leaping: what would be exported, how, and as which types. Nothing is written.
 
-One connection for each source, the same questions ``submit`` asks, the same plan; the state
-database and the destinations are left alone.
+One connection for each source, the same questions ``submit`` asks, the same plan; of the state
+database only the history is read, the destinations are left alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from rivet_fleet.contracts.columns import ColumnSpec, Fidelity
 from rivet_fleet.contracts.facts import ColumnFacts, SourceFacts
 from rivet_fleet.contracts.keys import CampaignId
+from rivet_fleet.contracts.listing import ServerFacts
 from rivet_fleet.contracts.plan import CampaignPlan, ExportPlan
+from rivet_fleet.contracts.state import MeasuredRun
 from rivet_fleet.contracts.typereport import (
     UNSUPPORTED,
     CheckReport,
     ColumnReport,
     ExportReport,
+    Judgement,
     Target,
     findings,
 )
+from rivet_fleet.coordination.planning_ahead import Remembered, remember
 from rivet_fleet.coordination.wiring import ProcessOptions, open_planned_source
 from rivet_fleet.errors import ExitCode, RivetFleetError, UsageError
 from rivet_fleet.execution.registry import open_format
 from rivet_fleet.execution.source import Source
 from rivet_fleet.execution.typenames import arrow_name, canonical_name, parquet_name
 from rivet_fleet.execution.types import arrow_schema
+from rivet_fleet.planning.advice import advise
 from rivet_fleet.planning.config_models import ExportConfig
-from rivet_fleet.planning.connections import SourceConnection, source_connection
+from rivet_fleet.planning.connections import SourceConnection, source_connection, state_url
+from rivet_fleet.planning.judging import Seen, judge
 from rivet_fleet.planning.loaded import LoadedConfig
 from rivet_fleet.planning.planner import facts_request, plan_campaign
 from rivet_fleet.planning.problems import did_you_mean
 from rivet_fleet.planning.targets import as_text, resolve
+from rivet_fleet.planning.tuning import profile_of
 
 _PARQUET = "parquet"
 
@@ -53,33 +60,91 @@ def check_exports(
     names: tuple[str, ...],
     targets: tuple[Target, ...],
     campaign_id: CampaignId,
+    now_s: float,
 ) -> Checked:
-    """Ask the sources about the named exports (all of them by default), and plan each.
+    """Ask the sources about the named exports (all of them by default), plan and judge each.
 
-    What is wrong with one export is its ``refused`` and hides no other. Raises UsageError for
-    an unknown name, ConfigError for a connection that is not there.
+    What is wrong with one export is its ``refused`` and hides no other; a state database that
+    cannot be read costs the history alone. Raises UsageError for an unknown name, ConfigError
+    for a connection that is not there.
     """
     exports = _chosen(loaded, names)
-    connections = {
-        name: source_connection(loaded, name)
-        for name in sorted({loaded.source_name(export) for export in exports})
-    }
-    opened: dict[str, Source] = {}
+    notes: list[str] = []
+    remembered = _remembered(loaded, options, [one.name for one in exports], notes)
+    look = _Look(
+        loaded=loaded,
+        options=options,
+        connections={
+            name: source_connection(loaded, name)
+            for name in sorted({loaded.source_name(export) for export in exports})
+        },
+        history=remembered.history,
+        targets=targets,
+        campaign_id=campaign_id,
+        now_s=now_s,
+    )
     try:
-        looked = [
-            _check(loaded, export, connections, opened, options, targets, campaign_id)
-            for export in exports
-        ]
+        looked = [_check(look, export) for export in exports]
     finally:
-        for source in opened.values():
-            source.close()
+        look.close()
     reports = tuple(report for report, _ in looked)
     codes = {code for _, code in looked if code is not ExitCode.OK}
     # Generic wins: what must be repaired first is not helped by trying again.
     exit_code = min(codes, default=ExitCode.OK)
     return Checked(
-        report=CheckReport(exports=reports, findings=findings(reports)), exit_code=exit_code
+        report=CheckReport(
+            exports=reports, findings=findings(reports), notes=(*notes, *look.notes)
+        ),
+        exit_code=exit_code,
     )
+
+
+def _remembered(
+    loaded: LoadedConfig, options: ProcessOptions, names: list[str], notes: list[str]
+) -> Remembered:
+    try:
+        return remember(loaded, names, state_url=options.state_url or state_url(loaded))
+    except RivetFleetError as error:
+        notes.append(f"no history: {error.message}; judged by the sources' own numbers alone")
+        return Remembered()
+
+
+@dataclass(slots=True, kw_only=True)
+class _Look:
+    """What one check works with: one connection for each source, opened when needed."""
+
+    loaded: LoadedConfig
+    options: ProcessOptions
+    connections: Mapping[str, SourceConnection]
+    history: Mapping[str, Sequence[MeasuredRun]]
+    targets: tuple[Target, ...]
+    campaign_id: CampaignId
+    now_s: float
+    notes: list[str] = field(default_factory=list)
+    _sources: dict[str, Source] = field(default_factory=dict)
+    _servers: dict[str, ServerFacts | None] = field(default_factory=dict)
+
+    def source(self, name: str) -> Source:
+        """The open source. Raises ConfigError, SourceError."""
+        if name not in self._sources:
+            identity = self.connections[name].identity
+            self._sources[name] = open_planned_source(self.loaded, self.options, name, identity)
+        return self._sources[name]
+
+    def server(self, name: str) -> ServerFacts | None:
+        """The server's limits, asked once; None with a note when it does not tell."""
+        if name not in self._servers:
+            try:
+                self._servers[name] = self.source(name).describe_server()
+            except RivetFleetError as error:
+                self.notes.append(f"source {name} does not tell its limits: {error.message}")
+                self._servers[name] = None
+        return self._servers[name]
+
+    def close(self) -> None:
+        """Close every source."""
+        for source in self._sources.values():
+            source.close()
 
 
 def _chosen(loaded: LoadedConfig, names: tuple[str, ...]) -> tuple[ExportConfig, ...]:
@@ -90,16 +155,9 @@ def _chosen(loaded: LoadedConfig, names: tuple[str, ...]) -> tuple[ExportConfig,
     return tuple(known[name] for name in names) if names else loaded.config.exports
 
 
-def _check(
-    loaded: LoadedConfig,
-    export: ExportConfig,
-    connections: Mapping[str, SourceConnection],
-    opened: dict[str, Source],
-    options: ProcessOptions,
-    targets: tuple[Target, ...],
-    campaign_id: CampaignId,
-) -> tuple[ExportReport, ExitCode]:
-    connection = connections[loaded.source_name(export)]
+def _check(look: _Look, export: ExportConfig) -> tuple[ExportReport, ExitCode]:
+    loaded = look.loaded
+    connection = look.connections[loaded.source_name(export)]
     report = ExportReport(
         export_name=export.name,
         source=connection.name,
@@ -110,27 +168,46 @@ def _check(
         row_estimate=None,
     )
     try:
-        if connection.name not in opened:
-            opened[connection.name] = open_planned_source(
-                loaded, options, connection.name, connection.identity
-            )
-        facts = opened[connection.name].introspect(facts_request(loaded, export))
+        facts = look.source(connection.name).introspect(facts_request(loaded, export))
     except RivetFleetError as error:
         return replace(report, refused=(_said(error),)), error.exit_code
-    report = _with_facts(report, facts, export, targets)
+    report = _with_facts(report, facts, export, look.targets)
     try:
         plan = plan_campaign(
             loaded,
             {export.name: facts},
-            campaign_id=campaign_id,
-            connections=connections,
+            campaign_id=look.campaign_id,
+            connections=look.connections,
             only=(export.name,),
         )
         planned = _only_run(plan)
         open_format(planned.format).check_schema(arrow_schema(planned.read.columns))
     except RivetFleetError as error:
         return replace(report, refused=(_said(error),)), error.exit_code
-    return _with_plan(report, plan), ExitCode.OK
+    judged = _judged(look, export, facts, plan)
+    return replace(_with_plan(report, plan), judgement=judged), ExitCode.OK
+
+
+def _judged(look: _Look, export: ExportConfig, facts: SourceFacts, plan: CampaignPlan) -> Judgement:
+    """The advice of ``plan`` about this export, with the server's limits and its evidence."""
+    loaded, run = look.loaded, plan.runs[0]
+    advised = advise(loaded, {export.name: facts}, plan, look.history, now_s=look.now_s)
+    (recommendation,) = advised.campaign.ordered_exports
+    source = loaded.source_name(export)
+    group = loaded.config.source_groups.get(export.source_group or "")
+    bounds = [loaded.config.campaign.workers, len(run.chunks)]
+    if group is not None:
+        bounds.append(group.max_running_chunks)
+    seen = Seen(
+        export=export,
+        facts=facts,
+        run=run,
+        server=look.server(source),
+        history=look.history.get(export.name, ()),
+        readers=min(bounds),
+    )
+    profile = profile_of(loaded.sources[source], export.tuning)
+    return judge(seen, advised.preflights[export.name], recommendation, profile=profile)
 
 
 def _said(error: RivetFleetError) -> str:

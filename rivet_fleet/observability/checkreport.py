@@ -6,9 +6,16 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 
 from rivet_fleet.contracts.codec import to_plain
-from rivet_fleet.contracts.typereport import CheckReport, ColumnReport, ExportReport, TargetColumn
+from rivet_fleet.contracts.typereport import (
+    CheckReport,
+    ColumnReport,
+    ExportReport,
+    Judgement,
+    TargetColumn,
+)
 
 Redactor = Callable[[str], str]
+_FOOT = "Verdicts advise and stop nothing: an estimate is no count."
 _HEAD = ("column", "source type", "type", "Arrow", "file", "fidelity", "note")
 _TARGET_HEAD = ("column", "loads as", "should be", "status", "recovery or note")
 
@@ -29,6 +36,9 @@ def render_check(report: CheckReport, redact: Redactor, *, types: bool) -> str:
                 loaded = [(c, one) for c in export.columns for one in c.targets]
                 lines += [f"  loaded by {target.value}:"]
                 lines += [*_target([pair for pair in loaded if pair[1].target is target]), ""]
+    lines += [f"note: {note}" for note in report.notes]
+    if any(export.judgement is not None for export in report.exports):
+        lines += ["", _FOOT]
     if types and report.findings:
         lines += ["not exact:", *(f"  {finding}" for finding in report.findings)]
     return redact("\n".join(lines).rstrip())
@@ -41,8 +51,32 @@ def _summary(export: ExportReport) -> Iterator[str]:
     yield f"{what} on {export.source} ({server}{rows})"
     if export.strategy is not None:
         yield f"  {export.chunks} chunk(s), {export.strategy}: {export.reason}"
+    if export.judgement is not None:
+        yield from _judgement(export.judgement)
     yield from (f"  warning: {warning}" for warning in export.warnings)
     yield from (f"  refused: {reason}" for reason in export.refused)
+
+
+def _judgement(judged: Judgement) -> Iterator[str]:
+    preflight = judged.preflight
+    rows = "unknown" if preflight.rows is None else f"{preflight.rows:,} ({preflight.rows_from})"
+    yield (
+        f"  verdict: {preflight.verdict.value}; judged by rows {rows}; "
+        f"confidence {judged.confidence} of 100"
+    )
+    profile = preflight.recommended_profile
+    configured = "as configured" if profile == judged.profile else f"configured: {judged.profile}"
+    parallel = preflight.recommended_parallel
+    at_once = "one chunk at a time" if parallel == 1 else f"{parallel} chunks at once"
+    yield f"  advised: profile {profile} ({configured}), {at_once}"
+    for one in judged.evidence:
+        value = f"{one.value:,}" if isinstance(one.value, int) else str(one.value)
+        preferred = "" if one.used else ", not used"
+        note = f", {one.note}" if one.note else ""
+        yield f"    {one.what}: {value} [{one.origin.value}{preferred}{note}]"
+    yield from (f"  not known: {c.message} [{c.kind.value}]" for c in judged.caveats)
+    for warning in preflight.warnings:
+        yield f"  [{warning.severity.value.upper()}] {warning.message} [{warning.code}]"
 
 
 def _columns(export: ExportReport) -> Iterator[str]:

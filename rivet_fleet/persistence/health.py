@@ -42,22 +42,6 @@ def state_health(url: str) -> StateHealth:
         database.close()
 
 
-def history_is_there(url: str) -> bool:
-    """True when former runs can be read: a schema of exactly this version. Creates nothing.
-
-    Raises StateError when it cannot be asked.
-    """
-    path = sqlite_path(url)
-    if path is not None and not path.exists():
-        return False
-    database = Database(dialect_of(url), pool_size=1)
-    try:
-        with database.connected() as connection:
-            return stored_version(connection) == SCHEMA_VERSION
-    finally:
-        database.close()
-
-
 def _absent_file(path: Path) -> StateHealth:
     refuse_network_filesystem(path)
     obstacle = None

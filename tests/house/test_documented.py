@@ -11,10 +11,13 @@ from rivet_fleet.contracts.discovery import CursorReason
 from rivet_fleet.contracts.doctor import DoctorCode, Gravity
 from rivet_fleet.contracts.events import EventName
 from rivet_fleet.contracts.killpoints import KillPoint
+from rivet_fleet.contracts.priority import Verdict
+from rivet_fleet.contracts.typereport import Origin
 from rivet_fleet.errors import ExitCode, RivetFleetError
 from rivet_fleet.observability.journal import NOT_JOURNALED, WRITTEN_BY_STORE
 from rivet_fleet.observability.logs import EVENT_LEVELS
 from rivet_fleet.observability.reasons import ReasonCode
+from rivet_fleet.planning import judging, verdicts
 from rivet_fleet.verification.findings import Depth, Verification, VerifyCode
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
@@ -123,6 +126,24 @@ def test_every_code_of_doctor_is_documented() -> None:
     rows = table("doctor.md", "code")
     assert_same([r[0].strip("`") for r in rows], [c.value for c in DoctorCode], "doctor code")
     assert all({*r[1].split(", ")} <= {g.value for g in Gravity} and r[2] for r in rows)
+
+
+def test_every_origin_of_a_number_and_every_verdict_is_documented() -> None:
+    origins = [row[0].strip("`") for row in table("check-report.md", "origin")]
+    assert_same(origins, [one.value for one in Origin], "origin")
+    verdicts = [row[0].strip("`") for row in table("check-report.md", "verdict")]
+    assert_same(verdicts, [one.value for one in Verdict], "verdict")
+
+
+def test_every_warning_of_check_is_documented() -> None:
+    written = [row[0].strip("`") for row in table("check-report.md", "warning")]
+    sources = [Path(inspect.getsourcefile(one) or "") for one in (judging, verdicts)]
+    raised = {
+        code
+        for source in sources
+        for code in re.findall(r'_warning\(\s*"(\w+)"', source.read_text(encoding="utf-8"))
+    }
+    assert_same(written, sorted(raised), "warning")
 
 
 def test_every_reason_of_a_cursor_is_documented() -> None:

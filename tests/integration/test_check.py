@@ -137,3 +137,63 @@ def test_the_same_questions_to_another_engine(tmp_path: Path, mysql_database: st
     found = columns(desk.cli("check", "--json").json)
     assert (found["place"]["cast"], found["place"]["fidelity"]) == ("text", "lossy")
     assert "odd.place (point) is lossy" in desk.cli("check", "--strict", code=1).out
+
+
+JUDGED = """
+CREATE TABLE many (id bigint PRIMARY KEY, note text);
+INSERT INTO many SELECT i, 'x' FROM generate_series(1, 3000) i;
+CREATE TABLE guessed (id bigint PRIMARY KEY); INSERT INTO guessed VALUES (1), (2);
+CREATE TABLE heap (a int); INSERT INTO heap SELECT 1 FROM generate_series(1, 10);
+ANALYZE many, heap;
+"""
+
+
+def test_a_verdict_tells_its_numbers_and_who_says_them(
+    tmp_path: Path, postgres, database: str
+) -> None:
+    postgres.psql(JUDGED, database=database.rpartition("/")[2])
+    desk = Desk(folder=tmp_path, environment={"DB": database})
+    desk.write(config("many", "guessed", "heap"))
+    many, guessed, heap = (one["judgement"] for one in desk.cli("check", "--json").json["exports"])
+    assert many["preflight"]["verdict"] == "efficient"
+    assert many["preflight"]["rows_from"] == "statistics"
+    assert many["preflight"]["recommended_profile"] == "fast"
+    assert many["profile"] == "balanced"
+    found = {(one["what"], one["origin"]): one for one in many["evidence"]}
+    assert found["rows", "statistics"]["value"] == 3000
+    assert found["extremes of id", "index"]["value"] == "1 … 3000"
+    assert found["connections_max", "server"]["value"] > 10
+    assert [one["code"] for one in guessed["preflight"]["warnings"]] == ["unanalysed"]
+    assert {"size"} == {one["origin"] for one in guessed["evidence"] if one["what"] == "rows"}
+    assert "no_history" in [one["kind"] for one in many["caveats"]]
+    assert heap["preflight"]["verdict"] == "acceptable"
+    said = desk.cli("check").out
+    assert "verdict: efficient; judged by rows 3,000 (statistics)" in said
+    assert "advised: profile fast (configured: balanced)" in said
+    assert "an estimate is no count" in said
+    assert sorted(path.name for path in desk.folder.iterdir()) == ["fleet.yaml"]
+
+
+def test_what_a_former_run_counted_is_preferred_and_said(
+    tmp_path: Path, postgres, database: str
+) -> None:
+    name = database.rpartition("/")[2]
+    postgres.psql(JUDGED, database=name)
+    desk = Desk(folder=tmp_path, environment={"DB": database})
+    desk.write(config("many"))
+    desk.cli("run")
+    postgres.psql(
+        "INSERT INTO many SELECT i, 'x' FROM generate_series(3001, 3500) i; ANALYZE many",
+        database=name,
+    )
+    judged = desk.cli("check", "--json").json["exports"][0]["judgement"]
+    assert (judged["preflight"]["rows"], judged["preflight"]["rows_from"]) == (
+        3000,
+        "measured today",
+    )
+    rows = {one["origin"]: one for one in judged["evidence"] if one["what"] == "rows"}
+    assert (rows["statistics"]["value"], rows["statistics"]["used"]) == (3500, False)
+    assert (rows["measured"]["value"], rows["measured"]["used"]) == (3000, True)
+    done = desk.cli("check", "--state-url", "postgres://me@127.0.0.1:1/gone")
+    assert "note: no history: " in done.out
+    assert "judged by rows 3,500 (statistics)" in done.out
