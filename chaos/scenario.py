@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 import shutil
 import signal
 import sqlite3
@@ -224,13 +225,14 @@ class Campaign:
             told.append(f"==> {path}\n{tail}")
         return "\n".join(told)
 
-    def said(self, event: str) -> bool:
-        """Any process of this campaign has logged ``event``."""
-        return any(event in path.read_text() for path in self.folder.rglob("*.log"))
-
-    def source_was_retried(self) -> bool:
-        """Some worker noticed that the source does not answer."""
-        return self.said("source.retried")
+    def said(self, event: str, *, pid: int | None = None) -> bool:
+        """A process of this campaign, or the worker ``pid`` itself, has logged ``event``."""
+        lines = [line for path in self.folder.rglob("*.log") for line in _lines(path)]
+        if pid is None:
+            return any(event in line for line in lines)
+        found = (re.search(rf"\bworker_id=(\S+) pid={pid}\b", line) for line in lines)
+        worker_id = next((match[1] for match in found if match), None)
+        return worker_id is not None and any(event in line and worker_id in line for line in lines)
 
     def close(self) -> None:
         """Kill, by their ids, whatever of this campaign still runs."""
@@ -266,3 +268,7 @@ exports:
             for t in self.tables
         ]
         return head + "".join(exports)
+
+
+def _lines(log: Path) -> list[str]:
+    return log.read_text(errors="replace").splitlines()

@@ -36,7 +36,7 @@ class Ill(Enum):
     PAUSE = "pause"
     """It stands still for longer than a lease, and goes on as if nothing had been."""
     LONG_PAUSE = "long-pause"
-    """It stands still until somebody has lost patience with it."""
+    """It stands still until its reader has lost patience with it."""
 
 
 def play(arena: Arena, state: str, ill: Ill) -> float | None:
@@ -51,7 +51,7 @@ def play(arena: Arena, state: str, ill: Ill) -> float | None:
         with _taken_ill(arena.source_server, ill):
             began_s = time.monotonic()
             kill(reader, signal.SIGCONT)
-            noticed_s = _until_felt(campaign, ill, began_s)
+            noticed_s = _until_felt(campaign, ill, reader.pid, began_s)
         code = coordinator.wait(RECOVER_S)
         assert code == 0, f"{ill.value}: exit code {code}"
         campaign.expect_exactly_once()
@@ -63,12 +63,16 @@ def play(arena: Arena, state: str, ill: Ill) -> float | None:
     return noticed_s
 
 
-def _until_felt(campaign: Campaign, ill: Ill, began_s: float) -> float | None:
+def _until_felt(campaign: Campaign, ill: Ill, pid: int, began_s: float) -> float | None:
     if ill is Ill.PAUSE:
         over_s = began_s + 1.5 * _LEASE_TTL_S
         until(lambda: time.monotonic() > over_s, what="a lease would have run out")
         return None
-    until(campaign.source_was_retried, what=f"the {ill.value} is noticed", deadline_s=NOTICE_S)
+    until(
+        lambda: campaign.said("source.retried", pid=pid),
+        what=f"the {ill.value} is noticed by its reader",
+        deadline_s=NOTICE_S,
+    )
     return time.monotonic() - began_s
 
 

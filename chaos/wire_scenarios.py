@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
+import psutil
+
 from chaos.arena import Arena
 from chaos.processes import Coordinator, kill, start_coordinator, until
 from chaos.scenario import CAMPAIGN_ID, Campaign, Shape
@@ -139,7 +141,7 @@ class _Wired:
         broken_at_s = time.monotonic()
         delivered = self._delivered()
         kill(stopped, signal.SIGCONT)
-        noticed_s = self._until_felt(coordinator, delivered, broken_at_s)
+        noticed_s = self._until_felt(coordinator, stopped, delivered, broken_at_s)
         self.wire.mend(fault.toxic)
         mended_at_s = time.monotonic()
         for process in (*workers, coordinator):
@@ -180,11 +182,15 @@ class _Wired:
     # ------------------------------------------------------------ what a fault must cause
 
     def _until_felt(
-        self, coordinator: Coordinator, delivered: int, broken_at_s: float
+        self,
+        coordinator: Coordinator,
+        stopped: psutil.Process,
+        delivered: int,
+        broken_at_s: float,
     ) -> float | None:
         """Wait until the fault has had its effect; seconds until it was noticed, if it must be.
 
-        ``delivered``: chunks that were completed when the wire broke.
+        ``stopped`` stood still when the wire broke, and ``delivered`` chunks were completed.
         """
         fault = self.fault
         if fault.cut is Cut.SOURCE and fault.phase is Phase.FINALIZE:
@@ -197,7 +203,9 @@ class _Wired:
             # Neither needs the source: the chunk in hand is delivered while it is away.
             self._until_progress(delivered + 1)
         bound_s = NOTICE_SOURCE_S if fault.cut is Cut.SOURCE else NOTICE_STATE_S
-        until(self._noticed, what=f"{fault.name} is noticed", deadline_s=bound_s)
+        until(
+            lambda: self._noticed(stopped.pid), what=f"{fault.name} is noticed", deadline_s=bound_s
+        )
         noticed_s = time.monotonic() - broken_at_s
         longer_than_lease_s = broken_at_s + 1.5 * _LEASE_TTL_S
         until(lambda: time.monotonic() > longer_than_lease_s, what="a lease runs out")
@@ -216,9 +224,10 @@ class _Wired:
         """Visible parts: each chunk has one."""
         return len(self.campaign.parts())
 
-    def _noticed(self) -> bool:
-        """Somebody said that the database behind the broken wire does not answer."""
+    def _noticed(self, pid: int) -> bool:
+        """It was said that the database behind the broken wire does not answer."""
         campaign = self.campaign
         if self.fault.cut is Cut.SOURCE:
-            return campaign.source_was_retried()
+            # Whose link broke in the middle of its work: others may only fail to connect.
+            return campaign.said("source.retried", pid=pid)
         return campaign.said("state.retried")
