@@ -125,6 +125,8 @@ def cli(ctx: click.Context, json_errors: bool, log_level: str | None, log_json: 
     \b
     First steps:
       rivet-fleet demo                     see it work, nothing needed
+      rivet-fleet init --source-url-env DATABASE_URL -o fleet.yaml
+      rivet-fleet doctor -c fleet.yaml     is everything there that a run needs
       rivet-fleet run -c fleet.yaml        extract with workers on this host
       rivet-fleet status -c fleet.yaml     ask what it is waiting for
     """

@@ -102,7 +102,7 @@ class _Looked:
             self.skip(name, relation, "its name holds ${, which a configuration would replace")
             return
         taken = {one.export_name for one in self.exports}
-        export_name = export_name_of(relation, listing.default_schema, taken)
+        export_name = export_name_of(relation, listing.default_schema, taken, source=name)
         request = FactsRequest(
             export_name=export_name, relation=relation.name, query=None, boundaries_max=0
         )

@@ -9,6 +9,7 @@ from rivet_fleet.contracts.codec import to_plain
 from rivet_fleet.contracts.typereport import (
     CheckReport,
     ColumnReport,
+    Evidence,
     ExportReport,
     Judgement,
     TargetColumn,
@@ -69,14 +70,17 @@ def _judgement(judged: Judgement) -> Iterator[str]:
     parallel = preflight.recommended_parallel
     at_once = "one chunk at a time" if parallel == 1 else f"{parallel} chunks at once"
     yield f"  advised: profile {profile} ({configured}), {at_once}"
-    for one in judged.evidence:
-        value = f"{one.value:,}" if isinstance(one.value, int) else str(one.value)
-        preferred = "" if one.used else ", not used"
-        note = f", {one.note}" if one.note else ""
-        yield f"    {one.what}: {value} [{one.origin.value}{preferred}{note}]"
+    yield f"  numbers: {'; '.join(_number(one) for one in judged.evidence)}"
     yield from (f"  not known: {c.message} [{c.kind.value}]" for c in judged.caveats)
     for warning in preflight.warnings:
         yield f"  [{warning.severity.value.upper()}] {warning.message} [{warning.code}]"
+
+
+def _number(one: Evidence) -> str:
+    value = f"{one.value:,}" if isinstance(one.value, int) else str(one.value)
+    preferred = "" if one.used else ", not used"
+    note = f", {one.note}" if one.note else ""
+    return f"{one.what.replace('_', ' ')} {value} [{one.origin.value}{preferred}{note}]"
 
 
 def _columns(export: ExportReport) -> Iterator[str]:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 
 from rivet_fleet.contracts.codec import to_plain
-from rivet_fleet.contracts.doctor import DoctorFinding, DoctorReport, Gravity
+from rivet_fleet.contracts.doctor import DoctorCode, DoctorFinding, DoctorReport, Gravity
 
 _MARKS = {
     Gravity.OK: "ok     ",
@@ -14,6 +14,9 @@ _MARKS = {
     Gravity.WARNING: "WARNING",
     Gravity.ERROR: "ERROR  ",
 }
+
+_FOLDED_FROM = 4
+"""So many destinations that are fine are told in one line."""
 
 
 def doctor_json(report: DoctorReport, redact: Callable[[str], str]) -> str:
@@ -23,7 +26,11 @@ def doctor_json(report: DoctorReport, redact: Callable[[str], str]) -> str:
 
 def render_doctor(report: DoctorReport, redact: Callable[[str], str]) -> str:
     """One line for what is fine, up to three for what is not; the verdict last."""
-    lines = [line for finding in report.findings for line in _lines(finding)]
+    well = [one for one in report.findings if one.code is DoctorCode.DESTINATION_WRITABLE]
+    shown = [one for one in report.findings if len(well) < _FOLDED_FROM or one not in well[1:]]
+    lines = [line for finding in shown for line in _lines(finding)]
+    if len(shown) < len(report.findings):
+        lines.append(f"{_MARKS[Gravity.OK]}  and {len(well) - 1} more destinations as well")
     counts = {
         gravity: sum(1 for one in report.findings if one.gravity is gravity) for gravity in Gravity
     }

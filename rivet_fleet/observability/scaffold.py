@@ -112,10 +112,10 @@ def _mode(export: DiscoveredExport) -> Iterator[str]:
             yield f"    chunk_column: {_scalar(export.chunk_column)}"
         yield f"    chunk_size: {export.chunk_size}"
         yield "    chunk_checkpoint: true"
-    yield "    " + _comment(
-        f"parquet: {{target_row_group_mb: {export.target_row_group_mb}}}"
-        "  with a larger campaign.worker_memory_mb"
-    )
+        yield "    " + _comment(
+            f"parquet: {{target_row_group_mb: {export.target_row_group_mb}}}"
+            "  with a larger campaign.worker_memory_mb"
+        )
 
 
 def _columns(export: DiscoveredExport) -> Iterator[str]:

@@ -74,18 +74,28 @@ def _matches(relation: ListedRelation, globs: Sequence[str]) -> bool:
     return any(fnmatch.fnmatchcase(name, glob) for glob in globs for name in names)
 
 
-def export_name_of(relation: ListedRelation, default_schema: str | None, taken: set[str]) -> str:
+def export_name_of(
+    relation: ListedRelation, default_schema: str | None, taken: set[str], *, source: str = ""
+) -> str:
     """A name that is safe in files and unique in ``taken``: the table's, with its schema where
-    that is not the default one, numbered when two become the same."""
+    that is not the default one; with its source, then numbered, when two become the same."""
     own = relation.name
     raw = own.name if own.schema == default_schema else f"{own.schema}_{own.name}"
+    plain = _safe(raw)
+    if plain not in taken:
+        return plain
+    stem = _safe(f"{source}_{raw}") if source else plain
+    name, number = stem, 2
+    while name in taken:
+        name, number = f"{stem}_{number}", number + 1
+    return name
+
+
+def _safe(raw: str) -> str:
     safe = re.sub(r"[^\w\-]+", "_", raw).strip("_-") or "table"
     while len(safe.encode()) > NAME_BYTES_MAX - 8:
         safe = safe[:-1]
-    name, number = safe, 2
-    while name in taken:
-        name, number = f"{safe}_{number}", number + 1
-    return name
+    return safe
 
 
 # ---------------------------------------------------------------- candidates

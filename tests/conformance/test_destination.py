@@ -361,3 +361,10 @@ def test_fingerprints_agree_with_the_bytes(place):
     local, digest = place.part(b"body")
     assert digest.fingerprint == fingerprint_bytes(b"body")
     assert local.read_bytes() == b"body"
+
+
+def test_free_space_is_a_number_or_unknown(place) -> None:
+    destination = place.open()
+    destination.check()
+    free = destination.free_bytes()
+    assert free is None or free > 0

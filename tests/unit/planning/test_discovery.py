@@ -233,3 +233,9 @@ def test_export_names_are_safe_and_unique() -> None:
         name = discovery.export_name_of(one, "public", taken)
         assert name == expected
         taken.add(name)
+    for expected in ("crm_orders", "crm_orders_2"):
+        name = discovery.export_name_of(listed("orders"), "public", taken, source="crm")
+        assert name == expected
+        taken.add(name)
+    long = discovery.export_name_of(listed("ä" * 63 + "x" * 63), "public", taken)
+    assert len(long.encode()) <= 120
