@@ -137,6 +137,9 @@ class Ordeal:
             case Blow.KILL_COORDINATOR:
                 self._kill_coordinator()
             case Blow.STOP_COORDINATOR:
+                if int(ExitCode.STOPPED) in self._expected:
+                    # A second SIGTERM ends the drain at once.
+                    self._expected.add(128 + signal.SIGTERM)
                 self._expected |= {int(code) for code in _AFTER[decision.blow]}
                 self._coordinator.signal(signal.SIGTERM)
             case Blow.CRASH_STATE:

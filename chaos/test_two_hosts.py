@@ -13,7 +13,7 @@ from chaos.processes import Coordinator, kill, until
 from chaos.scenario import Campaign, Shape
 from chaos.source_data import DEVICES, ORDERS
 
-_SHAPE = Shape(chunk_count=60, workers=2, throttle_ms=40, batch_size=10)
+_SHAPE = Shape(chunk_count=60, workers=2, throttle_ms=20, batch_size=10)
 """Throttled, so that there is a middle of the campaign to die in."""
 
 
