@@ -29,7 +29,8 @@ class Prestarted:
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "rivet_fleet.cli.prestart"],
+            # The last word is for people who look at the list of processes.
+            [sys.executable, "-m", "rivet_fleet.cli.prestart", "worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
