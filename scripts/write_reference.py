@@ -31,6 +31,7 @@ BLOCKS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("quality", models.QualityConfig),
     ("destination", models.DestinationConfig),
     ("parquet", models.ParquetConfig),
+    ("meta columns", models.MetaColumnsConfig),
     ("defaults", models.DefaultsConfig),
     ("campaign", models.CampaignConfig),
     ("source group", models.SourceGroupConfig),
@@ -44,7 +45,7 @@ type, default and bounds. Unknown and misplaced keys are refused with file, line
 suggestion. `rivet-fleet schema config` prints the same as JSON Schema, for editors.
 
 - `${NAME}` in any text is replaced by `--param NAME=VALUE`, else by the environment variable.
-- Paths are relative to the file. `{date}`, `{export}` and `{table}` are replaced in
+- Paths are relative to the file. `{date}`, `{export}`, `{table}` and `{partition}` are replaced in
   `destination.path`.
 - Secrets belong into the environment: `url_env`, `password_env`, or a file: `url_file`.
 - Environment variables: `RIVET_FLEET_STATE_URL`, else `RIVET_STATE_URL`, names the state database

@@ -30,6 +30,10 @@ class TypeKind(Enum):
     LIST = "list"
 
 
+MOMENTS = frozenset({TypeKind.DATE, TypeKind.TIMESTAMP, TypeKind.TIMESTAMP_UTC})
+"""Kinds with a place in the calendar."""
+
+
 class Fidelity(Enum):
     """How faithfully the carried value stands for the source's value."""
 

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from rivet_fleet.contracts.columns import ColumnType
 from rivet_fleet.contracts.keys import KeyTuple, RelationName
 
+WALKED = "walk"
+"""The provenance of boundaries that are exact."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ColumnFacts:
@@ -42,6 +45,22 @@ class IndexFacts:
     """True when the access method can return rows in key order (PostgreSQL: btree)."""
 
 
+def leading_index(indexes: tuple[IndexFacts, ...], columns: tuple[str, ...]) -> str | None:
+    """An index that returns all rows in the order of these columns, the shortest first."""
+    fitting = [
+        index
+        for index in indexes
+        if index.columns[: len(columns)] == columns
+        and index.valid
+        and index.ready
+        and index.ordered
+        and not index.partial
+        and not index.expression
+    ]
+    best = min(fitting, key=lambda index: (len(index.columns), not index.primary), default=None)
+    return best.name if best else None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyFacts:
     """Samples of one candidate key, in the server's own order, strictly increasing.
@@ -56,7 +75,8 @@ class KeyFacts:
     maximum: KeyTuple | None
     boundaries: tuple[KeyTuple, ...]
     provenance: str
-    """``histogram``, ``sample`` or ``none``."""
+    """``histogram``, ``sample``, ``walk`` (exactly every ``FactsRequest.walk_rows`` rows) or
+    ``none``."""
     has_nulls: bool = False
     unique: bool = True
 
@@ -121,3 +141,5 @@ class FactsRequest:
     """The override to apply to every column that cannot be carried; ``ColumnFacts.cast`` says
     where it was."""
     boundaries_max: int = 1000
+    walk_rows: int | None = None
+    """Walk the key's index and give every so many rows a boundary, exactly."""

@@ -26,6 +26,8 @@ class RangeKind(Enum):
     """Rows of an integer column in ``[lower, upper)``, paged by sub-spans: ties are harmless."""
     BLOCKS = "blocks"
     """Heap blocks ``[block_first, block_end)`` of one physical relation."""
+    WINDOW = "window"
+    """Rows of a column in ``[lower, upper)``, in one statement: no index gives them in order."""
     NULLS = "nulls"
     """Rows whose span column is NULL: they are outside every range."""
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rivet_fleet.contracts.part import ColumnStats, LedgerPart
-from rivet_fleet.contracts.plan import ExportPlan
+from rivet_fleet.contracts.plan import ROW_HASH, ROW_HASH_RENDER, ExportPlan
 
 MANIFEST_VERSION = 1
 MANIFEST_NAME = "manifest.json"
@@ -58,6 +58,7 @@ def build_manifest(
         "manifest_version": MANIFEST_VERSION,
         "run_id": plan.run_id,
         "export_name": plan.export_name,
+        **({"export_family": plan.family} if plan.family else {}),
         "mode": "batch",
         "started_at": window.started_at,
         "finished_at": window.finished_at,
@@ -80,6 +81,9 @@ def build_manifest(
             for c in merge_columns(ordered)
         ],
     }
+    if plan.meta is not None and plan.meta.row_hash is not None:
+        covered = list(plan.meta.row_hash)
+        body["row_hash"] = {"column": ROW_HASH, "covered": covered, "render": ROW_HASH_RENDER}
     return (json.dumps(body, indent=2, ensure_ascii=False) + "\n").encode()
 
 

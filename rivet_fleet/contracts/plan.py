@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from rivet_fleet.contracts.change import SchemaChange
 from rivet_fleet.contracts.codec import canonical_json, to_plain
-from rivet_fleet.contracts.columns import ColumnSpec
+from rivet_fleet.contracts.columns import ColumnSpec, ColumnType, TypeKind
 from rivet_fleet.contracts.keys import CampaignId, ChunkRange, RelationName, RunId
 from rivet_fleet.contracts.quality import QualityPlan
 
@@ -76,6 +76,35 @@ class DestinationPlan:
     options: dict[str, str] = field(default_factory=dict)
 
 
+EXPORTED_AT = "_rivet_exported_at"
+ROW_HASH = "_rivet_row_hash"
+ROW_HASH_RENDER = "xxh64-arrow-v1"
+"""How a row hash is computed: ADR 0012, `meta_columns`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetaPlan:
+    """Columns that are appended to every row (ADR 0012, S5). ``row_hash`` names those it
+    covers, in the order of the plan."""
+
+    exported_at_us: int | None = None
+    """Microseconds since 1970, one value for the whole run."""
+    row_hash: tuple[str, ...] | None = None
+
+    @property
+    def columns(self) -> tuple[ColumnSpec, ...]:
+        """What is appended, in this order."""
+        added = (
+            (self.exported_at_us is not None, EXPORTED_AT, TypeKind.TIMESTAMP_UTC),
+            (self.row_hash is not None, ROW_HASH, TypeKind.INT64),
+        )
+        return tuple(
+            ColumnSpec(name=name, native_type="added", type=ColumnType(kind=kind), nullable=False)
+            for asked, name, kind in added
+            if asked
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChunkSpec:
     """One chunk of a run."""
@@ -130,7 +159,16 @@ class ExportPlan:
     shape_drift_warn_factor: float = 2.0
     settings_digest: str = ""
     """Of this export's part of the configuration: tells which export has changed since."""
+    family: str = ""
+    """The export of the configuration that this is a partition of; empty when it is none."""
+    meta: MetaPlan | None = None
+    """None appends nothing."""
     plan_version: int = PLAN_VERSION
+
+    @property
+    def output_columns(self) -> tuple[ColumnSpec, ...]:
+        """What stands in the files: the columns that are read, then those that are added."""
+        return self.read.columns + (self.meta.columns if self.meta else ())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

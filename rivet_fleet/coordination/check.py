@@ -36,6 +36,7 @@ from rivet_fleet.planning.config_models import ExportConfig
 from rivet_fleet.planning.connections import SourceConnection, source_connection, state_url
 from rivet_fleet.planning.judging import Seen, judge
 from rivet_fleet.planning.loaded import LoadedConfig
+from rivet_fleet.planning.partitions import expand, folded
 from rivet_fleet.planning.planner import facts_request, plan_campaign
 from rivet_fleet.planning.problems import did_you_mean
 from rivet_fleet.planning.targets import as_text, resolve
@@ -173,19 +174,22 @@ def _check(look: _Look, export: ExportConfig) -> tuple[ExportReport, ExitCode]:
         return replace(report, refused=(_said(error),)), error.exit_code
     report = _with_facts(report, facts, export, look.targets)
     try:
-        plan = plan_campaign(
-            loaded,
-            {export.name: facts},
+        parts = expand(loaded, {export.name: facts}, (export.name,))
+        whole = plan_campaign(
+            parts.loaded,
+            parts.facts,
             campaign_id=look.campaign_id,
             connections=look.connections,
-            only=(export.name,),
+            now_s=look.now_s,
+            only=parts.only,
         )
+        plan = folded(whole)
         planned = _only_run(plan)
-        open_format(planned.format).check_schema(arrow_schema(planned.read.columns))
+        open_format(planned.format).check_schema(arrow_schema(planned.output_columns))
     except RivetFleetError as error:
         return replace(report, refused=(_said(error),)), error.exit_code
     judged = _judged(look, export, facts, plan)
-    return replace(_with_plan(report, plan), judgement=judged), ExitCode.OK
+    return replace(_with_plan(report, plan, export, look.targets), judgement=judged), ExitCode.OK
 
 
 def _judged(look: _Look, export: ExportConfig, facts: SourceFacts, plan: CampaignPlan) -> Judgement:
@@ -232,8 +236,11 @@ def _with_facts(
     )
 
 
-def _with_plan(report: ExportReport, plan: CampaignPlan) -> ExportReport:
+def _with_plan(
+    report: ExportReport, plan: CampaignPlan, export: ExportConfig, targets: tuple[Target, ...]
+) -> ExportReport:
     planned = _only_run(plan)
+    added = planned.output_columns[len(planned.read.columns) :]
     specs = {spec.name: spec for spec in planned.read.columns}
     return replace(
         report,
@@ -241,7 +248,20 @@ def _with_plan(report: ExportReport, plan: CampaignPlan) -> ExportReport:
         reason=planned.reason,
         chunks=len(plan.runs[0].chunks),
         warnings=planned.warnings,
-        columns=tuple(_as_planned(column, specs[column.name]) for column in report.columns),
+        columns=(
+            *(_as_planned(column, specs[column.name]) for column in report.columns),
+            *(_column(_added(column), export, targets) for column in added),
+        ),
+    )
+
+
+def _added(column: ColumnSpec) -> ColumnFacts:
+    """A column of ``meta_columns``, which no source has."""
+    return ColumnFacts(
+        name=column.name,
+        native_type=column.native_type,
+        type=column.type,
+        nullable=column.nullable,
     )
 
 

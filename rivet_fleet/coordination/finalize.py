@@ -126,7 +126,7 @@ def manifest_bytes(
             started_at=_rfc3339(run.created_at_s), finished_at=_rfc3339(finished_at_s)
         ),
         destination_uri=destination.uri,
-        schema_fingerprint=schema_fingerprint(run.plan.read.columns),
+        schema_fingerprint=schema_fingerprint(run.plan.output_columns),
     )
 
 

@@ -100,9 +100,9 @@ def plan_ahead(
     compared = with_schema_changes(decided.plan, remembered.last_plans)
     decided = replace(decided, plan=compared)
     for run in decided.plan.runs:
-        open_format(run.plan.format).check_schema(arrow_schema(run.plan.read.columns))
+        open_format(run.plan.format).check_schema(arrow_schema(run.plan.output_columns))
     _refuse_secrets(loaded, decided.plan)
-    return _artifact(loaded, decided, facts, remembered.cursors, now_s)
+    return _artifact(loaded, decided, decided.facts, remembered.cursors, now_s)
 
 
 def _chosen(loaded: LoadedConfig, names: Sequence[str]) -> tuple[str, ...]:

@@ -107,7 +107,8 @@ def _incomplete(campaign: CampaignView, runs: Sequence[RunView]) -> CampaignInco
 def _refuse_changed(fleet: Fleet, loaded: LoadedConfig, existing: CampaignView) -> None:
     if existing.config_digest == loaded.digest:
         return
-    planned = {run.export_name: run.plan for run in fleet.store.runs(existing.campaign_id)}
+    runs = fleet.store.runs(existing.campaign_id)
+    planned = {run.plan.family or run.export_name: run.plan for run in runs}
     before = {name: plan.settings_digest for name, plan in planned.items()}
     changed = changed_exports(before, loaded.sections)
     raise ConfigError(
@@ -157,7 +158,7 @@ def check_deliverable(fleet: Fleet, plan: CampaignPlan) -> None:
     """Refuse what could not be written, before the first row is read. Raises ConfigError,
     UnsupportedType, DestinationError; leaves nothing behind but a probe that is removed."""
     for planned in plan.runs:
-        open_format(planned.plan.format).check_schema(arrow_schema(planned.plan.read.columns))
+        open_format(planned.plan.format).check_schema(arrow_schema(planned.plan.output_columns))
         destination = fleet.open_destination(planned.plan.destination)
         try:
             destination.check()

@@ -183,6 +183,7 @@ class Worker:
                 pacer=pacer,
                 on_page=lambda progress: self._on_page(claim, progress),
                 unique=plan.quality.unique if plan.quality else (),
+                meta=plan.meta,
             )
         finally:
             reader.close()

@@ -166,7 +166,8 @@ class PagedReader:
         self._changed: dict[str, int] = {}
         self._pager = self._make_pager(read)
         self._stream: PageStream | None = None
-        self._rows_given = 0
+        self._streamed_rows = 0
+        """Rows handed on of a statement that cannot be continued."""
 
     def _make_pager(self, read: ReadPlan) -> Pager | None:
         kind, columns, source = self._range.kind, self._select_list, self._source
@@ -194,7 +195,7 @@ class PagedReader:
     @property
     def resumable(self) -> bool:
         """True when a failed page is simply read again."""
-        return self._pager is not None
+        return self._pager is not None and not self._streamed_rows
 
     @property
     def changed(self) -> dict[str, int]:
@@ -203,14 +204,15 @@ class PagedReader:
 
     def read_page(self, limit: PageLimit) -> Page:
         """The next page; see ``ChunkReader``. State moves only when the page is complete."""
-        page = self._stream_page(limit) if self._pager is None else self._read(self._pager, limit)
-        self._rows_given += page.batch.num_rows
-        return page
+        pager = self._pager
+        if pager is None or pager.streamed:
+            return self._stream_page(pager, limit)
+        return self._read(pager, limit)
 
     def reconnect(self) -> None:
         """Drop the connection and take a new one. A stream that already gave rows cannot go on."""
         self._abandon_stream()
-        if self._pager is None and self._rows_given:
+        if self._streamed_rows:
             raise SourceUnavailable(
                 f"{self._engine.identity}: the statement of this chunk cannot be continued",
                 hint="the chunk is read again from its beginning",
@@ -244,23 +246,37 @@ class PagedReader:
             last=accepted.last,
         )
 
-    def _stream_page(self, limit: PageLimit) -> Page:
-        """The next rows of the one statement of a WHOLE or NULLS chunk."""
+    def _stream_page(self, pager: Pager | None, limit: PageLimit) -> Page:
+        """The next rows of a statement that is handed on as it arrives: the only one of a WHOLE,
+        WINDOW or NULLS chunk, or all rows of one over-full value."""
         if self._stream is None:
-            dialect = self._engine.keys
-            select = whole_select(dialect, self._select_list, self._source, self._range)
-            self._stream = self._engine.open_stream(select, self._columns, Walk.ANY)
+            self._stream = self._engine.open_stream(
+                self._streamed_select(pager, limit),
+                self._columns,
+                Walk.ANY if pager is None else pager.walk,
+            )
         stream = self._stream
         before_s, before_bytes = stream.seconds, stream.wire_bytes
         stream.receive(rows_max=max(1, limit.rows_max), bytes_max=limit.bytes_max)
         batch = stream.take(max(1, limit.rows_max))
         self._count_changes(stream)
-        return Page(
+        self._streamed_rows += batch.num_rows
+        done = stream.ended and stream.rows_ready == 0
+        page = Page(
             batch=self._visible(batch),
             statement_s=stream.seconds - before_s,
             wire_bytes=stream.wire_bytes - before_bytes,
-            last=stream.ended and stream.rows_ready == 0,
+            last=done and pager is None,
         )
+        if done and pager is not None:
+            pager.accept(batch, stream.wire_bytes, cut=False)
+            self._stream, self._streamed_rows = None, 0
+        return page
+
+    def _streamed_select(self, pager: Pager | None, limit: PageLimit) -> Select:
+        if pager is not None:
+            return pager.select(limit)
+        return whole_select(self._engine.keys, self._select_list, self._source, self._range)
 
     def _abandon_stream(self) -> None:
         if self._stream is not None:

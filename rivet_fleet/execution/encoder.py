@@ -24,6 +24,7 @@ from rivet_fleet.execution.format import PartFormat, PartWriter
 from rivet_fleet.execution.parts import ColumnCounter
 
 if TYPE_CHECKING:
+    from rivet_fleet.execution.added import AddedColumns
     from rivet_fleet.execution.uniqueness import UniqueCounter
 
 
@@ -108,10 +109,13 @@ class Parts:
         *,
         file_bytes_max: int | None,
         unique: Sequence[UniqueKey] = (),
+        added: AddedColumns | None = None,
     ) -> None:
         """``file_bytes_max``: a part that grew to this size is finished; None or 0: never.
-        ``unique``: keys whose duplicates are looked for, over all parts of this chunk."""
-        self._schema = schema
+        ``unique``: keys whose duplicates are looked for, over all parts of this chunk.
+        ``added`` completes pages of ``schema`` before they are written."""
+        self._added = added
+        self._schema = added.schema if added else schema
         self._format = part_format
         self._spool_path = spool_path
         self._file_bytes_max = file_bytes_max
@@ -165,6 +169,8 @@ class Parts:
         self._changed = changed
         if not batch.num_rows:
             return
+        if self._added is not None:
+            batch = self._added.complete(batch)
         if self._open is None:
             path = self._spool_path(len(self.finished))
             writer = self._format.open(path, self._schema)

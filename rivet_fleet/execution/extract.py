@@ -13,12 +13,12 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import pyarrow as pa
 
 from rivet_fleet.contracts.killpoints import KillPoint, reach
-from rivet_fleet.contracts.plan import FormatPlan, TuningPlan
+from rivet_fleet.contracts.plan import FormatPlan, MetaPlan, TuningPlan
 from rivet_fleet.contracts.quality import UniqueKey
 from rivet_fleet.contracts.retry import backoff_s
 from rivet_fleet.errors import RetryClass, SourceError, StatementTimeout
@@ -26,6 +26,9 @@ from rivet_fleet.execution.encoder import Encoder, Parts, SpooledPart
 from rivet_fleet.execution.format import PartFormat
 from rivet_fleet.execution.pages import PageServo
 from rivet_fleet.execution.source import ChunkReader, Page
+
+if TYPE_CHECKING:
+    from rivet_fleet.execution.added import AddedColumns
 
 THROTTLE_ROWS = 10_000
 """``throttle_ms`` is per this many rows, unless ``batch_rows_max`` says otherwise."""
@@ -76,22 +79,26 @@ def extract_chunk(
     on_page: Callable[[PageProgress], None],
     jitter: Callable[[], float] = random.random,
     unique: Sequence[UniqueKey] = (),
+    meta: MetaPlan | None = None,
 ) -> ExtractResult:
     """Read the chunk to its end. ``spool_path(part_number)`` names a file that does not exist.
 
     ``on_page`` is called after every page and may raise (StopRequested, LeaseLost). Whatever
     ends the loop early, no writer stays open, no spool file is left behind and no thread goes
     on. Equal pages give equal files. ``unique``: keys whose duplicates the parts count.
+    ``meta``: columns that are appended to every row.
     Raises SourceError (permanent, or retried ``tuning.max_retries`` times in a row, each time
     with a smaller page), DestinationFull.
     """
-    part_format.check_schema(reader.schema)
+    added = _added(reader.schema, meta)
+    part_format.check_schema(added.schema if added else reader.schema)
     parts = Parts(
         reader.schema,
         part_format,
         spool_path,
         file_bytes_max=format_plan.file_bytes_max,
         unique=unique,
+        added=added,
     )
     # While a row group is encoded in one burst, a page waits and another is on its way.
     page_bytes = tuning.batch_bytes_max or format_plan.row_group_bytes
@@ -117,6 +124,15 @@ def extract_chunk(
         bytes=pages.progress.bytes_total,
         longest_statement_s=pages.longest_statement_s,
     )
+
+
+def _added(schema: pa.Schema, meta: MetaPlan | None) -> AddedColumns | None:
+    if meta is None:
+        return None
+    # Here and not above: most exports add nothing, and a worker starts sooner without it.
+    from rivet_fleet.execution.added import AddedColumns
+
+    return AddedColumns(schema, meta)
 
 
 def open_patiently(

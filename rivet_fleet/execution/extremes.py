@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from rivet_fleet.execution.civil import date_text, time_text, timestamp_text
+from rivet_fleet.contracts.civil import date_text, time_text, timestamp_text
 
 _UNITS_A_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 

@@ -90,6 +90,12 @@ class Pager(Protocol):
         """True when a page may be cut short after any row and continued behind it."""
         ...
 
+    @property
+    def streamed(self) -> bool:
+        """True when the next statement may return any number of rows, in no order to continue
+        in: they are handed on as they arrive, and ``accept`` is told of its end alone."""
+        ...
+
     def select(self, limit: PageLimit) -> Select:
         """The next page's statement."""
         ...
@@ -107,6 +113,7 @@ class KeysetPager:
     """Pages of a unique key: ``(k…) > last ORDER BY k… LIMIT n``."""
 
     cuttable = True
+    streamed = False
 
     def __init__(
         self,
@@ -159,9 +166,9 @@ class SpanPager:
     A page asks for one row more than it may hold. When all of them arrive, the rows of the
     last value may be incomplete: they are left to the next page, which begins at that value.
     The width of a sub-span thus follows the density exactly, and gaps cost nothing. A single
-    value with more rows than a page is read in one statement. Where values had to be changed
-    the whole values are read once more without the last one: which rows the changes belong to
-    is known of a statement, not of a row.
+    value with more rows than a page is read in one statement, streamed. Where values had to be
+    changed the whole values are read once more without the last one: which rows the changes
+    belong to is known of a statement, not of a row.
     """
 
     def __init__(
@@ -186,6 +193,11 @@ class SpanPager:
     def cuttable(self) -> bool:
         """A run of equal values has no order to continue in."""
         return self._heavy is None and self._until is None
+
+    @property
+    def streamed(self) -> bool:
+        """All rows of one value may be any number."""
+        return self._heavy is not None
 
     def select(self, limit: PageLimit) -> Select:
         """The next sub-span, or all rows of one over-full value."""
@@ -250,9 +262,21 @@ class SpanPager:
         return low
 
 
+def _window(dialect: KeyDialect, chunk_range: ChunkRange) -> tuple[str, ...]:
+    (column,) = chunk_range.columns
+    where = []
+    if chunk_range.lower is not None:
+        where.append(dialect.span_comparison(column, ">=", *chunk_range.lower))
+    if chunk_range.upper is not None:
+        where.append(dialect.span_comparison(column, "<", *chunk_range.upper))
+    return tuple(where) or (f"{dialect.column_ref(column)} IS NOT NULL",)
+
+
 def whole_select(dialect: KeyDialect, columns: str, source: str, chunk_range: ChunkRange) -> Select:
-    """The one statement of a WHOLE or NULLS chunk."""
+    """The one statement of a WHOLE, WINDOW or NULLS chunk."""
     where: tuple[str, ...] = ()
+    if chunk_range.kind is RangeKind.WINDOW:
+        where = _window(dialect, chunk_range)
     if chunk_range.kind is RangeKind.NULLS:
         where = tuple(f"{dialect.column_ref(name)} IS NULL" for name in chunk_range.columns)
     return Select(columns=columns, source=source, where=where)

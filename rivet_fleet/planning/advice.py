@@ -22,7 +22,7 @@ from rivet_fleet.contracts.priority import (
     Recommendation,
 )
 from rivet_fleet.contracts.state import MeasuredRun
-from rivet_fleet.planning.candidates import key_facts
+from rivet_fleet.planning.candidates import key_facts, led_by
 from rivet_fleet.planning.config_models import CHUNK_SIZE_DEFAULT, ExportConfig
 from rivet_fleet.planning.history import BelievedRows, believed_rows, history_of, predict
 from rivet_fleet.planning.loaded import LoadedConfig
@@ -145,19 +145,11 @@ def _uses_index(facts: SourceFacts, run: PlannedRun, kinds: set[RangeKind]) -> b
     columns = _key_columns(run)
     if RangeKind.SPAN not in kinds or not columns:
         return False
-    return any(
-        index.columns[:1] == columns[:1]
-        and index.valid
-        and index.ready
-        and index.ordered
-        and not index.partial
-        and not index.expression
-        for index in facts.indexes
-    )
+    return led_by(facts, columns[0])
 
 
 def _key_columns(run: PlannedRun) -> tuple[str, ...]:
-    kinds = (RangeKind.KEYSET, RangeKind.SPAN)
+    kinds = (RangeKind.KEYSET, RangeKind.SPAN, RangeKind.WINDOW)
     found = (c.chunk_range.columns for c in run.chunks if c.chunk_range.kind in kinds)
     return next(found, ())
 

@@ -7,7 +7,13 @@ Whatever is in doubt is no key: paging by it would lose rows (bug classes 28, 31
 from __future__ import annotations
 
 from rivet_fleet.contracts.columns import TypeKind
-from rivet_fleet.contracts.facts import ColumnFacts, IndexFacts, KeyFacts, SourceFacts
+from rivet_fleet.contracts.facts import (
+    ColumnFacts,
+    IndexFacts,
+    KeyFacts,
+    SourceFacts,
+    leading_index,
+)
 
 INTEGERS = frozenset({TypeKind.INT16, TypeKind.INT32, TypeKind.INT64, TypeKind.UINT64})
 _NOT_KEYS = frozenset({TypeKind.FLOAT32, TypeKind.FLOAT64, TypeKind.LIST, TypeKind.JSON})
@@ -28,6 +34,11 @@ def is_integer(facts: SourceFacts, columns: tuple[str, ...]) -> bool:
     """True for a single whole-number column."""
     column = column_of(facts, columns[0]) if len(columns) == 1 else None
     return column is not None and column.type is not None and column.type.kind in INTEGERS
+
+
+def led_by(facts: SourceFacts, name: str) -> bool:
+    """True when some index returns all rows in the order of this column."""
+    return leading_index(facts.indexes, (name,)) is not None
 
 
 def has_inheriting_children(facts: SourceFacts) -> bool:

@@ -87,7 +87,7 @@ def with_schema_changes(plan: CampaignPlan, former: Mapping[str, ExportPlan]) ->
 
 def _compared(run: PlannedRun, former: Mapping[str, ExportPlan]) -> PlannedRun:
     last = former.get(run.plan.export_name)
-    changes = schema_changes(last.read.columns, run.plan.read.columns) if last else ()
+    changes = schema_changes(last.output_columns, run.plan.output_columns) if last else ()
     if last is None or not changes:
         return run
     said = [f"{one.sentence} since run {last.run_id} [{one.code.value}]" for one in changes]

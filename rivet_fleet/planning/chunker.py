@@ -58,10 +58,15 @@ def integer_cuts(anchors: Sequence[int], count: int) -> list[int]:
 
 
 def key_ranges(
-    kind: RangeKind, columns: tuple[str, ...], cuts: Sequence[KeyTuple]
+    kind: RangeKind,
+    columns: tuple[str, ...],
+    cuts: Sequence[KeyTuple],
+    *,
+    lower: KeyTuple | None = None,
+    upper: KeyTuple | None = None,
 ) -> list[ChunkRange]:
-    """``[-∞, c1), [c1, c2), … [cn, ∞)``: one more range than cuts."""
-    edges: list[KeyTuple | None] = [None, *cuts, None]
+    """``[lower, c1), [c1, c2), … [cn, upper)``: one more range than cuts; None is an open end."""
+    edges: list[KeyTuple | None] = [lower, *cuts, upper]
     return [
         ChunkRange(kind=kind, columns=columns, lower=edges[i], upper=edges[i + 1])
         for i in range(len(edges) - 1)

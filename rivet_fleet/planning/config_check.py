@@ -12,7 +12,16 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from rivet_fleet.planning.config_models import FleetConfig
-from rivet_fleet.planning.problems import ConfigKey, Problem, close_match, did_you_mean, dotted
+from rivet_fleet.planning.problems import (
+    COUNT_INVALID,
+    DAYS_INVALID,
+    NO_EXPORTS,
+    ConfigKey,
+    Problem,
+    close_match,
+    did_you_mean,
+    dotted,
+)
 
 _TEXT_HINT = "put it in quotes if it is meant as text"
 _REASONS = {
@@ -31,6 +40,13 @@ _REASONS = {
     "tuple_type": "must be a list",
     "list_type": "must be a list",
 }
+
+_CODES = {
+    "exports": NO_EXPORTS,
+    "chunk_count": COUNT_INVALID,
+    "chunk_by_days": DAYS_INVALID,
+}
+"""Settings whose values have a stable code when they are wrong."""
 
 
 def check_shape(plain: Any) -> tuple[FleetConfig | None, list[Problem]]:
@@ -56,8 +72,9 @@ def _problem(error: dict[str, Any], plain: Any) -> Problem:
     kind = str(error["type"])
     if kind == "extra_forbidden":
         return _unknown_key(at)
+    code = _CODES.get(str(at[-1])) if at else None
     if kind == "missing":
-        return Problem(at=at[:-1], what=dotted(at), reason="is required")
+        return Problem(at=at[:-1], what=dotted(at), reason="is required", code=code)
     reason = _REASONS.get(kind) or str(error["msg"]).removeprefix("Value error, ")
     suggestion = None
     value = _value_at(plain, at)
@@ -68,7 +85,11 @@ def _problem(error: dict[str, Any], plain: Any) -> Problem:
     elif kind == "string_type" and isinstance(value, (bool, int, float)):
         suggestion = _TEXT_HINT
     return Problem(
-        at=at, what=dotted(at), reason=reason[0].lower() + reason[1:], suggestion=suggestion
+        at=at,
+        what=dotted(at),
+        reason=reason[0].lower() + reason[1:],
+        suggestion=suggestion,
+        code=code,
     )
 
 

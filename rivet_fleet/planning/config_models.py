@@ -10,6 +10,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr
 
+from rivet_fleet.planning.config_output import DestinationConfig as DestinationConfig
+from rivet_fleet.planning.config_output import MetaColumnsConfig as MetaColumnsConfig
+from rivet_fleet.planning.config_output import ParquetConfig as ParquetConfig
 from rivet_fleet.planning.config_quality import QualityConfig as QualityConfig
 from rivet_fleet.planning.config_values import Block, Bytes, Columns, Count, Number
 from rivet_fleet.planning.sizes import MIB
@@ -17,6 +20,8 @@ from rivet_fleet.planning.sizes import MIB
 CHUNKS_MAX = 50_000
 """More chunks than this cost more bookkeeping than they spread work."""
 CHUNK_SIZE_DEFAULT = 100_000
+DAYS_MAX = 3_660_000
+"""Ten thousand years: longer windows are one chunk."""
 
 
 class TlsConfig(Block):
@@ -129,33 +134,6 @@ class SourceConfig(Block):
     )
 
 
-class DestinationConfig(Block):
-    """Where an export's files go."""
-
-    type: str = Field(description="local: a folder on a local or shared file system.")
-    path: str | None = Field(
-        default=None,
-        description="Folder; relative to this file. {date}, {export} and {table} are replaced.",
-    )
-
-
-class ParquetConfig(Block):
-    """Row groups, within what the worker's memory ceiling allows."""
-
-    row_group_strategy: Literal["auto", "fixed_rows", "fixed_memory"] = Field(
-        default="auto", description="How a row group is measured."
-    )
-    row_group_rows: Annotated[Count, Field(ge=1_000)] | None = Field(
-        default=None, description="Rows of a group with fixed_rows."
-    )
-    target_row_group_mb: Annotated[Count, Field(ge=1)] = Field(
-        default=128, description="Megabytes of a group; never more than the memory ceiling allows."
-    )
-    max_row_group_mb: Annotated[Count, Field(ge=1)] | None = Field(
-        default=None, description="Upper limit for target_row_group_mb."
-    )
-
-
 class ExportConfig(Block):
     """One table or query, and where it goes."""
 
@@ -210,6 +188,14 @@ class ExportConfig(Block):
     chunk_size_memory_mb: Annotated[Count, Field(ge=1, le=1024 * MIB)] | None = Field(
         default=None, description="Cut so that a chunk holds about this much."
     )
+    chunk_by_days: Annotated[Count, Field(ge=1, le=DAYS_MAX)] | None = Field(
+        default=None, description="Cut chunk_column, a date or a moment, every so many days (UTC)."
+    )
+    chunk_dense: bool = Field(
+        default=False,
+        description="Walk the key's index when planning, so that chunks hold exactly chunk_size "
+        "rows however uneven the key is.",
+    )
     chunk_checkpoint: bool = Field(
         default=False, description="Accepted: every chunk is a checkpoint here."
     )
@@ -259,6 +245,17 @@ class ExportConfig(Block):
         default=None, description="Over defaults.shape_drift_warn_factor."
     )
     parquet: ParquetConfig | None = Field(default=None, description="Row groups; see parquet.")
+    partition_by: str | None = Field(
+        default=None,
+        description="A date or a moment: each period is a dataset of its own; needs {partition} "
+        "in destination.path.",
+    )
+    partition_granularity: Literal["day", "month", "year"] | None = Field(
+        default=None, description="The period; day when absent."
+    )
+    meta_columns: MetaColumnsConfig = Field(
+        default=MetaColumnsConfig(), description="Columns that are appended; see meta columns."
+    )
 
 
 class DefaultsConfig(Block):

@@ -93,7 +93,7 @@ def keys_stay_in_chunks(columns: Sequence[str], ranges: Sequence[ChunkRange]) ->
     """
     if len(ranges) == 1:
         return True
-    cut = {RangeKind.KEYSET, RangeKind.SPAN, RangeKind.NULLS}
+    cut = {RangeKind.KEYSET, RangeKind.SPAN, RangeKind.WINDOW, RangeKind.NULLS}
     by = {(one.relation, one.columns) for one in ranges}
     return (
         all(one.kind in cut and one.columns for one in ranges)

@@ -20,12 +20,7 @@ _EXPORT_REFUSED = {
     "time_column": "time windows",
     "time_column_type": "time windows",
     "days_window": "time windows",
-    "partition_by": "partitioned output",
-    "partition_granularity": "partitioned output",
-    "meta_columns": "added columns",
     "cdc": "change capture",
-    "chunk_by_days": "chunks by calendar days; use chunk_column or chunk_by_key",
-    "chunk_dense": "dense ordinals; use chunk_by_key, or no chunk setting at all",
 }
 _MODES_REFUSED = ("incremental", "time_window", "cdc")
 _DESTINATION_REFUSED = (

@@ -6,8 +6,17 @@ import re
 from collections.abc import Iterator
 
 from rivet_fleet.planning.config_models import ExportConfig, FleetConfig, SourceConfig
+from rivet_fleet.planning.config_shapes import check_shapes
 from rivet_fleet.planning.loaded import DEFAULT_SOURCE, all_sources, source_key, source_name
-from rivet_fleet.planning.problems import ConfigKey, Problem, did_you_mean, dotted, listed
+from rivet_fleet.planning.problems import (
+    DUPLICATE_EXPORT,
+    NO_EXPORTS,
+    ConfigKey,
+    Problem,
+    did_you_mean,
+    dotted,
+    listed,
+)
 from rivet_fleet.planning.request import override_column
 
 NAME_BYTES_MAX = 128
@@ -17,10 +26,11 @@ CHUNKED_ONLY = (
     "chunk_count",
     "chunk_size",
     "chunk_size_memory_mb",
+    "chunk_by_days",
 )
 UNCOMPRESSED_FORMATS = frozenset({"csv"})
 LEVELS = {"zstd": (1, 22), "gzip": (0, 9)}
-PLACEHOLDERS = frozenset({"date", "export", "table"})
+PLACEHOLDERS = frozenset({"date", "export", "table", "partition"})
 _TABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*)?")
 _TYPE = re.compile(r"[A-Za-z_][A-Za-z0-9_ ]*(\(\s*\d+\s*(,\s*-?\d+\s*)?\))?[A-Za-z ]*(\[\])*")
 
@@ -42,6 +52,7 @@ def check_rules(
             *_reading(config, export, at),
             *_quality(export, at),
             *_chunking(export, at),
+            *check_shapes(export, at),
             *_writing(export, at, formats),
             *_destination(export, at, destinations),
         ]
@@ -91,7 +102,7 @@ def _root(config: FleetConfig) -> Iterator[Problem]:
             ("exports",),
             "there is nothing to extract",
             "add an entry under exports:",
-            code="RIVET_CONFIG_NO_EXPORTS",
+            code=NO_EXPORTS,
         )
     if config.source is None and not config.sources:
         yield _problem((), "no source is given", "add source: with type: and url_env:")
@@ -114,7 +125,7 @@ def _root(config: FleetConfig) -> Iterator[Problem]:
                 ("exports", index, "name"),
                 f"exports[{first[export.name]}] has the same name",
                 "give each export its own name",
-                code="RIVET_CONFIG_DUPLICATE_EXPORT",
+                code=DUPLICATE_EXPORT,
             )
         first.setdefault(export.name, index)
 

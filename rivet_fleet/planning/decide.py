@@ -13,6 +13,7 @@ from rivet_fleet.planning.advice import Advised, advise, waves_of
 from rivet_fleet.planning.claim_order import in_claim_order
 from rivet_fleet.planning.connections import SourceConnection
 from rivet_fleet.planning.loaded import LoadedConfig
+from rivet_fleet.planning.partitions import expand
 from rivet_fleet.planning.planner import plan_campaign
 
 
@@ -22,6 +23,8 @@ class Decided:
 
     plan: CampaignPlan
     advised: Advised
+    facts: Mapping[str, SourceFacts]
+    """By the names of the plan's runs."""
 
 
 def decide(
@@ -35,8 +38,17 @@ def decide(
     only: Collection[str] = (),
 ) -> Decided:
     """See ``plan_campaign`` for what it raises; ``history`` newest first, by export name."""
-    plan = plan_campaign(loaded, facts, campaign_id=campaign_id, connections=connections, only=only)
+    expanded = expand(loaded, facts, only)
+    loaded, facts = expanded.loaded, expanded.facts
+    plan = plan_campaign(
+        loaded,
+        facts,
+        campaign_id=campaign_id,
+        connections=connections,
+        now_s=now_s,
+        only=expanded.only,
+    )
     advised = advise(loaded, facts, plan, history, now_s=now_s)
     waves = waves_of(loaded, advised.campaign)
     ordered = in_claim_order(plan, loaded.config.campaign, advised.campaign, waves)
-    return Decided(plan=ordered, advised=advised)
+    return Decided(plan=ordered, advised=advised, facts=facts)

@@ -15,6 +15,7 @@ class Finding(Enum):
     """The stable name of a warning."""
 
     UNBOUNDED_STATEMENT = "unbounded_statement"
+    UNINDEXED_WINDOW = "unindexed_window"
     NO_KEY = "no_key"
     NO_ROW_ESTIMATE = "no_row_estimate"
     NULL_CHUNK = "null_chunk"
@@ -46,6 +47,14 @@ def diagnose(
                 finding=Finding.UNBOUNDED_STATEMENT,
                 message=f"everything is read by one statement, {bound}, and a failure starts "
                 "it anew; give the table a unique key, or the query a chunk_column",
+            )
+        )
+    if RangeKind.WINDOW in kinds:
+        found.append(
+            Diagnostic(
+                finding=Finding.UNINDEXED_WINDOW,
+                message="no index begins with the chunk column: each chunk is one statement that "
+                "may read the whole table, and a failure starts it anew; index the column",
             )
         )
     if RangeKind.BLOCKS in kinds:

@@ -14,6 +14,21 @@ DEFAULT_SOURCE = "default"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PartitionRange:
+    """The rows of one partition: ``column`` in ``[lower, upper)``, numbers of its scale, None an
+    open end. ``value`` names it. ``nulls``: the rows without a value instead; ``everything``: all,
+    because no row has a place in the calendar."""
+
+    parent: str
+    column: str
+    value: str
+    lower: int | None = None
+    upper: int | None = None
+    nulls: bool = False
+    everything: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedConfig:
     """The configuration, its place, and what identifies it. No secret in ``repr``.
 
@@ -34,6 +49,10 @@ class LoadedConfig:
     """Only the variables the configuration names."""
     places: Places = field(repr=False)
     default_ports: Mapping[str, int] = field(repr=False)
+    partitions: Mapping[str, PartitionRange] = field(default_factory=dict)
+    """Exports that stand for one partition each, once the sources were asked; see ``expand``."""
+    written: tuple[str, ...] = ()
+    """The names of the file's own exports where partitions have taken the place of some."""
 
     @property
     def sources(self) -> dict[str, SourceConfig]:
@@ -66,10 +85,9 @@ class LoadedConfig:
 
     def export_key(self, name: str) -> ConfigKey:
         """Where an export stands in the file."""
-        for index, export in enumerate(self.config.exports):
-            if export.name == name:
-                return ("exports", index)
-        return ("exports",)
+        own = self.partitions[name].parent if name in self.partitions else name
+        names = self.written or tuple(export.name for export in self.config.exports)
+        return ("exports", names.index(own)) if own in names else ("exports",)
 
     def error(self, *problems: Problem) -> ConfigError:
         """A ConfigError about this file, redacted."""

@@ -24,10 +24,11 @@ from rivet_fleet.planning.cuts import Refusal
 from rivet_fleet.planning.diagnostics import diagnose
 from rivet_fleet.planning.loaded import LoadedConfig
 from rivet_fleet.planning.memory import memory_budget
+from rivet_fleet.planning.meta import meta_plan, meta_problems
 from rivet_fleet.planning.policies import change_policies, policies_of
 from rivet_fleet.planning.problems import Problem, did_you_mean
 from rivet_fleet.planning.request import casts_of, facts_request
-from rivet_fleet.planning.strategy import Choice, choose
+from rivet_fleet.planning.strategy import Choice, choose, choose_partition
 from rivet_fleet.planning.tuning import tuning_plan
 from rivet_fleet.planning.writing import destination_plan, format_plan, uses_date
 
@@ -65,6 +66,19 @@ class _Wrong:
             )
 
 
+@dataclass(frozen=True, slots=True)
+class _When:
+    """The campaign, and the moment it is planned at."""
+
+    campaign_id: CampaignId
+    now_s: float | None
+
+    @property
+    def date(self) -> str | None:
+        """What ``{date}`` stands for; None when nothing tells."""
+        return date_of(self.campaign_id, self.now_s)
+
+
 def plan_campaign(
     loaded: LoadedConfig,
     facts: Mapping[str, SourceFacts],
@@ -83,11 +97,12 @@ def plan_campaign(
     """
     check_campaign_id(campaign_id)
     wrong = _Wrong()
+    when = _When(campaign_id, now_s)
     runs = []
     for export in loaded.config.exports:
         if only and export.name not in only:
             continue
-        run = _plan_export(loaded, export, facts, connections, (campaign_id, now_s), wrong)
+        run = _plan_export(loaded, export, facts, connections, when, wrong)
         if run is not None:
             runs.append(run)
     _refuse_shared_prefixes(loaded, runs, wrong)
@@ -109,20 +124,19 @@ def _plan_export(
     export: ExportConfig,
     facts: Mapping[str, SourceFacts],
     connections: Mapping[str, SourceConnection],
-    when: tuple[CampaignId, float | None],
+    when: _When,
     wrong: _Wrong,
 ) -> PlannedRun | None:
     """One export, or None with an entry in ``wrong``."""
-    campaign_id, now_s = when
     found = facts.get(export.name)
     source = loaded.source_name(export)
-    date = date_of(campaign_id, now_s)
     at = loaded.export_key(export.name)
     if found is None or source not in connections:
         wrong.refused.append(f"export {export.name}: nothing is known of its source yet")
         return None
     columns = _columns(loaded, export, found, wrong)
-    choice = choose(export, found)
+    part = loaded.partitions.get(export.name)
+    choice = choose(export, found) if part is None else choose_partition(export, found, part)
     if isinstance(choice, Refusal):
         wrong.problems.append(
             Problem(
@@ -130,9 +144,10 @@ def _plan_export(
                 what=f"export {export.name}, {choice.setting}",
                 reason=choice.reason,
                 suggestion=choice.suggestion,
+                code=choice.code,
             )
         )
-    if uses_date(export) and date is None:
+    if uses_date(export) and when.date is None:
         wrong.problems.append(
             Problem(
                 at=(*at, "destination", "path"),
@@ -142,9 +157,7 @@ def _plan_export(
         )
     if columns is None or isinstance(choice, Refusal):
         return None
-    return _sealed(
-        loaded, export, found, columns, choice, connections[source], campaign_id, date or ""
-    )
+    return _sealed(loaded, export, found, columns, choice, connections[source], when)
 
 
 def _sealed(
@@ -154,8 +167,7 @@ def _sealed(
     columns: PlannedColumns,
     choice: Choice,
     connection: SourceConnection,
-    campaign_id: CampaignId,
-    date: str,
+    when: _When,
 ) -> PlannedRun:
     campaign = loaded.config.campaign
     budget = memory_budget(campaign.worker_memory_mb)
@@ -167,7 +179,7 @@ def _sealed(
     diagnostics = diagnose(mode=export.mode, facts=facts, choice=choice, tuning=tuning)
     plan = ExportPlan(
         export_name=export.name,
-        run_id=run_id_of(export.name, campaign_id),
+        run_id=run_id_of(export.name, when.campaign_id),
         mode=export.mode,
         strategy=choice.strategy,
         reason=choice.reason,
@@ -181,7 +193,7 @@ def _sealed(
             on_unrepresentable=policies_of(loaded.config, export).on_unrepresentable,
         ),
         format=written,
-        destination=destination_plan(export, loaded.path, date),
+        destination=destination_plan(export, loaded.path, when.date or ""),
         tuning=tuning,
         attempts_max=attempts,
         source_group=export.source_group,
@@ -200,6 +212,8 @@ def _sealed(
         on_schema_drift=on_schema_drift,
         shape_drift_warn_factor=shape_factor,
         settings_digest=loaded.sections[export.name],
+        family=loaded.partitions[export.name].parent if export.name in loaded.partitions else "",
+        meta=meta_plan(export, columns.specs, when.now_s),
     )
     chunks = tuple(
         ChunkSpec(chunk_index=index, chunk_range=one, row_estimate=rows)
@@ -228,6 +242,7 @@ def _columns(
         wrong.refused.append(f"export {export.name}: there are no columns to read")
         return None
     found = plan_columns(export.name, facts, casts, policies_of(loaded.config, export))
+    wrong.problems += meta_problems(export, names, loaded.export_key(export.name))
     for setting, name in unknown_columns(export.quality, found.specs) if export.quality else ():
         if name not in names:
             wrong.problems.append(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rivet_fleet.contracts.facts import FactsRequest
 from rivet_fleet.contracts.keys import RelationName
-from rivet_fleet.planning.config_models import ExportConfig
+from rivet_fleet.planning.config_models import CHUNK_SIZE_DEFAULT, ExportConfig
 from rivet_fleet.planning.loaded import LoadedConfig
 from rivet_fleet.planning.policies import policies_of
 
@@ -51,6 +51,8 @@ def facts_request(loaded: LoadedConfig, export: ExportConfig) -> FactsRequest:
     if export.mode == "chunked":
         keys = export.chunk_by_key or ((export.chunk_column,) if export.chunk_column else ())
         boundaries = min(max(BOUNDARIES_MAX, export.chunk_count or 0), BOUNDARIES_PER_PLAN_MAX)
+    if export.partition_by is not None:
+        keys, boundaries = (export.partition_by,), BOUNDARIES_MAX
     return FactsRequest(
         export_name=export.name,
         relation=relation_of(export),
@@ -59,4 +61,5 @@ def facts_request(loaded: LoadedConfig, export: ExportConfig) -> FactsRequest:
         casts=tuple(sorted(casts_of(export).items())),
         unsupported_cast="text" if policies_of(loaded.config, export).text_unsupported else None,
         boundaries_max=boundaries,
+        walk_rows=(export.chunk_size or CHUNK_SIZE_DEFAULT) if export.chunk_dense else None,
     )

@@ -21,6 +21,8 @@ class Sizing:
 
     count: int | None
     rows: int
+    dense: bool = False
+    """Chunks shall hold exactly ``rows`` rows."""
 
 
 def sizing_of(export: ExportConfig, facts: SourceFacts) -> Sizing:
@@ -29,7 +31,11 @@ def sizing_of(export: ExportConfig, facts: SourceFacts) -> Sizing:
         width = facts.row_width_bytes or ROW_BYTES_UNKNOWN
         rows = export.chunk_size_memory_mb * MIB // max(width, 1)
         return Sizing(count=None, rows=min(max(rows, MEMORY_ROWS_MIN), MEMORY_ROWS_MAX))
-    return Sizing(count=export.chunk_count, rows=export.chunk_size or CHUNK_SIZE_DEFAULT)
+    return Sizing(
+        count=export.chunk_count,
+        rows=export.chunk_size or CHUNK_SIZE_DEFAULT,
+        dense=export.chunk_dense,
+    )
 
 
 def believable_rows(facts: SourceFacts, key: KeyFacts | None) -> int | None:

@@ -5,29 +5,32 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from rivet_fleet.contracts.columns import ColumnType, TypeKind
-from rivet_fleet.contracts.facts import PhysicalRelation, SourceFacts
-from rivet_fleet.contracts.keys import ChunkRange, RangeKind
+from rivet_fleet.contracts.facts import KeyFacts, PhysicalRelation, SourceFacts
+from rivet_fleet.contracts.keys import ChunkRange, KeyTuple, RangeKind
 from rivet_fleet.planning.candidates import (
-    INTEGERS,
     column_of,
     has_inheriting_children,
     is_integer,
     key_facts,
+    led_by,
     named,
     usable_keys,
     why_not_a_key,
 )
 from rivet_fleet.planning.chunker import (
     block_ranges,
+    integer_cuts,
     key_ranges,
     nulls_range,
     split_estimate,
     whole_range,
 )
 from rivet_fleet.planning.config_models import ExportConfig
-from rivet_fleet.planning.cuts import Refusal, cuts_for
-from rivet_fleet.planning.problems import did_you_mean
+from rivet_fleet.planning.cuts import Refusal, cuts_for, day_cuts
+from rivet_fleet.planning.loaded import PartitionRange
+from rivet_fleet.planning.problems import DAYS_INVALID, did_you_mean
 from rivet_fleet.planning.request import casts_of
+from rivet_fleet.planning.scales import Scale, anchors_of, scale_of, shares
 from rivet_fleet.planning.sizing import (
     CHUNKS_UNKNOWN,
     Sizing,
@@ -60,7 +63,7 @@ def choose(export: ExportConfig, facts: SourceFacts) -> Choice | Refusal:
     if export.chunk_by_key is not None:
         return _by_key(facts, export.chunk_by_key, sizing)
     if export.chunk_column is not None:
-        return _by_column(facts, export.chunk_column, sizing)
+        return _by_column(facts, export.chunk_column, sizing, days=export.chunk_by_days)
     return _automatic(facts, sizing, "chosen automatically")
 
 
@@ -180,41 +183,147 @@ def _missing_column(setting: str, facts: SourceFacts, columns: tuple[str, ...]) 
 
 
 def _by_column(
-    facts: SourceFacts, name: str, sizing: Sizing, why: str | None = None
+    facts: SourceFacts,
+    name: str,
+    sizing: Sizing,
+    why: str | None = None,
+    *,
+    days: int | None = None,
 ) -> Choice | Refusal:
-    """``chunk_column``: whole numbers only; pages by it as a key when it is one."""
+    """``chunk_column``: whole numbers, dates and moments; pages by it as a key when it is one."""
     missing = _missing_column("chunk_column", facts, (name,))
     if missing is not None:
         return missing
     column = column_of(facts, name)
-    kind = column.type.kind if column and column.type else None
-    if column is None or kind not in INTEGERS:
+    scale = scale_of(facts, (name,))
+    if column is None or scale is None or (days is not None and not scale.day):
         native = column.native_type if column else "unknown"
-        return Refusal(
-            setting="chunk_column",
-            reason=f"column {name} ({native}) is not read as whole numbers: "
-            "values between two of them would fall out of the ranges",
-            suggestion="use chunk_by_key with a unique index, or no chunk setting at all",
-        )
-    if any(index.columns == (name,) for index in usable_keys(facts)):
-        return _keyset(facts, (name,), sizing, f"chunk_column {name}, which is a unique key")
+        return _no_scale(name, native, days)
     key = key_facts(facts, (name,))
-    cuts, warnings = cuts_for(facts, (name,), key, sizing)
-    if isinstance(cuts, Refusal):
-        return cuts
-    ranges = key_ranges(RangeKind.SPAN, (name,), cuts)
-    share = split_estimate(facts.row_estimate, len(ranges))
-    estimates: list[int | None] = [share] * len(ranges)
+    keyed = any(index.columns == (name,) for index in usable_keys(facts))
+    if keyed and days is None:
+        return _keyset(facts, (name,), sizing, f"chunk_column {name}, which is a unique key")
+    found = _column_cuts(facts, name, key, scale, sizing, days)
+    if isinstance(found, Refusal):
+        return found
+    cuts, estimates, warnings = found
+    # Pages in the order of a column that no index orders would sort the table for each page.
+    paged = not scale.day or led_by(facts, name)
+    kind = RangeKind.KEYSET if keyed else RangeKind.SPAN if paged else RangeKind.WINDOW
+    ranges = key_ranges(kind, (name,), cuts)
     if column.nullable or (key is not None and key.has_nulls):
         ranges.append(nulls_range(name))
         estimates.append(None)
+    by_days = f"windows of {days} day(s)" if days else "ranges of its values"
     return Choice(
-        strategy="integer_range",
-        reason=why or f"chunk_column {name}: ranges of its values",
+        strategy=_range_strategy(scale, days),
+        reason=why or f"chunk_column {name}: {by_days}",
         ranges=tuple(ranges),
         estimates=tuple(estimates),
         warnings=tuple(warnings),
     )
+
+
+def _no_scale(name: str, native_type: str, days: int | None) -> Refusal:
+    if days is not None:
+        return Refusal(
+            setting="chunk_by_days",
+            reason=f"column {name} ({native_type}) is not read as a date or a moment",
+            suggestion="use chunk_count or chunk_size",
+            code=DAYS_INVALID,
+        )
+    return Refusal(
+        setting="chunk_column",
+        reason=f"column {name} ({native_type}) is not read as whole numbers, dates or moments: "
+        "values between two of them would fall out of the ranges",
+        suggestion="use chunk_by_key with a unique index, or no chunk setting at all",
+    )
+
+
+def choose_partition(
+    export: ExportConfig, facts: SourceFacts, part: PartitionRange
+) -> Choice | Refusal:
+    """The ranges of one partition, all over its own column: they cost only its rows."""
+    if part.everything:
+        return _whole(f"{part.column} has no calendar value")
+    if part.nulls:
+        nulls = (nulls_range(part.column),)
+        why = f"partition of rows without {part.column}"
+        return Choice(strategy="partition", reason=why, ranges=nulls, estimates=(None,))
+    name = (part.column,)
+    scale, key = scale_of(facts, name), key_facts(facts, name)
+    assert scale is not None, "a column without a scale has no partitions"
+    anchors = anchors_of(key, scale)
+    edges = [one for one in (part.lower, part.upper) if one is not None]
+    (rows,) = shares(anchors, edges, facts.row_estimate)[slice(*_middle(part))]
+    cuts = _partition_cuts(export, facts, part, scale, anchors, rows)
+    keyed = any(index.columns == name for index in usable_keys(facts))
+    paged = RangeKind.SPAN if led_by(facts, part.column) else RangeKind.WINDOW
+    kind = RangeKind.KEYSET if keyed else paged
+    texts: list[KeyTuple] = [(scale.write(cut),) for cut in cuts]
+    first = None if part.lower is None else (scale.write(part.lower),)
+    last = None if part.upper is None else (scale.write(part.upper),)
+    ranges = tuple(key_ranges(kind, name, texts, lower=first, upper=last))
+    return Choice(
+        strategy="partition",
+        reason=f"partition {part.column}={part.value}",
+        ranges=ranges,
+        estimates=(split_estimate(rows, len(ranges)),) * len(ranges),
+    )
+
+
+def _middle(part: PartitionRange) -> tuple[int, int]:
+    """Which of the ranges that the partition's bounds make is the partition."""
+    first = 0 if part.lower is None else 1
+    return first, first + 1
+
+
+def _partition_cuts(
+    export: ExportConfig,
+    facts: SourceFacts,
+    part: PartitionRange,
+    scale: Scale,
+    anchors: list[int],
+    rows: int | None,
+) -> list[int]:
+    if export.mode != "chunked" or not anchors:
+        return []
+    first = anchors[0] if part.lower is None else part.lower
+    last = anchors[-1] + 1 if part.upper is None else part.upper
+    if export.chunk_by_days is not None:
+        step = export.chunk_by_days * scale.day
+        begin = first // scale.day * scale.day
+        return list(range(begin + step, last, step))
+    count, _ = chunk_count(sizing_of(export, facts), rows, 1)
+    return integer_cuts([first, *(a for a in anchors if first < a < last), last], count)
+
+
+def _range_strategy(scale: Scale, days: int | None) -> str:
+    if days is not None:
+        return "day_windows"
+    return "time_range" if scale.day else "integer_range"
+
+
+def _column_cuts(
+    facts: SourceFacts,
+    name: str,
+    key: KeyFacts | None,
+    scale: Scale,
+    sizing: Sizing,
+    days: int | None,
+) -> tuple[list[KeyTuple], list[int | None], list[str]] | Refusal:
+    """Cuts, one estimate for each range between them, and what is to be said."""
+    if days is not None:
+        numbers, anchors = day_cuts(name, key, scale, days)
+        if isinstance(numbers, Refusal):
+            return numbers
+        cuts: list[KeyTuple] = [(scale.write(cut),) for cut in numbers]
+        return cuts, shares(anchors, numbers, facts.row_estimate), []
+    found, warnings = cuts_for(facts, (name,), key, sizing)
+    if isinstance(found, Refusal):
+        return found
+    share = split_estimate(facts.row_estimate, len(found) + 1)
+    return found, [share] * (len(found) + 1), warnings
 
 
 def _keyset(

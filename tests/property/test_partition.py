@@ -8,6 +8,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rivet_fleet.contracts.civil import DAY_US, micros_of, server_date, server_moment
 from rivet_fleet.contracts.columns import ColumnType, TypeKind
 from rivet_fleet.contracts.facts import (
     ColumnFacts,
@@ -145,6 +146,52 @@ def test_integer_ranges_hold_every_key_once(
             and (one.upper is None or probe < int(one.upper[0]))
         ]
         assert len(homes) == 1
+
+
+MOMENTS = st.integers(-4_000 * 366, 9_000 * 366)
+OUTSIDE = (("infinity",), ("-infinity",), ("0000-00-00",))
+"""What has no place in the calendar may still be among a server's samples."""
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    days=st.lists(MOMENTS, max_size=30, unique=True).map(sorted),
+    kind=st.sampled_from([TypeKind.DATE, TypeKind.TIMESTAMP, TypeKind.TIMESTAMP_UTC]),
+    strange=st.sets(st.sampled_from(OUTSIDE)),
+    size=st.one_of(
+        st.builds(lambda n: {"chunk_by_days": n}, st.integers(100, 100_000)),
+        st.builds(lambda n: {"chunk_count": n}, st.integers(1, 40)),
+    ),
+    nullable=st.booleans(),
+    indexed=st.booleans(),
+)
+def test_windows_of_time_hold_every_moment_once(
+    days: list[int],
+    kind: TypeKind,
+    strange: set[KeyTuple],
+    size: dict[str, Any],
+    nullable: bool,
+    indexed: bool,
+) -> None:
+    unit = 1 if kind is TypeKind.DATE else DAY_US
+    write = server_date if kind is TypeKind.DATE else server_moment
+    shape = facts(
+        {"at": kind},
+        samples=[*((write(day * unit),) for day in days), *strange],
+        estimate=1_000_000,
+        unique=indexed,
+        nullable=nullable,
+        extremes=False,
+    )
+    choice = decided(choose(export({"chunk_column": "at", **size}), shape))
+    assert sum(one.kind is RangeKind.NULLS for one in choice.ranges) == nullable
+    cuts = [
+        micros_of(cut[0])
+        for cut in chain(tuple(one for one in choice.ranges if one.kind is not RangeKind.NULLS))
+    ]
+    assert cuts == sorted(cuts), "S1: half-open, contiguous, open at both ends"
+    if "chunk_by_days" in size:
+        assert all(cut % DAY_US == 0 for cut in cuts), "midnights, whatever the day's length"
 
 
 def check_ordered(choice: Choice, samples: list[KeyTuple]) -> None:

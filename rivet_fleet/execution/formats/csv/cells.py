@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rivet_fleet.execution.civil import date_text, time_text, timestamp_text
+from rivet_fleet.contracts.civil import date_text, time_text, timestamp_text
 
 Renderer = Callable[[pa.Array], pa.Array]
 

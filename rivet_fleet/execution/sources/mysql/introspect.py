@@ -9,15 +9,19 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass, replace
 
+from rivet_fleet.contracts.columns import MOMENTS
 from rivet_fleet.contracts.facts import (
+    WALKED,
     ColumnFacts,
     FactsRequest,
     IndexFacts,
     KeyFacts,
     SourceFacts,
+    leading_index,
 )
-from rivet_fleet.contracts.keys import RelationName
+from rivet_fleet.contracts.keys import KeyTuple, RelationName
 from rivet_fleet.errors import ConfigError, SourceRefused, StatementTimeout
+from rivet_fleet.execution.keywalk import WALKED_BOUNDARIES_MAX, walk_keys
 from rivet_fleet.execution.sources.mysql import catalog, keysamples
 from rivet_fleet.execution.sources.mysql.dialect import (
     CAPABILITIES,
@@ -246,10 +250,11 @@ def _keys(
     usable = keysamples.usable_keys(keyed.columns, keyed.indexes)
     wanted = (_requested(request, keyed.columns),) if request.key_columns else usable[:_KEYS_MAX]
     nullable = {column.name for column in keyed.columns if column.nullable}
+    kinds = {one.name: one.type.kind if one.type else None for one in keyed.columns}
     keys = Keys(native_types={column.name: column.native_type for column in keyed.columns})
     found = []
     for names in wanted:
-        index = keysamples.leading_index(keyed.indexes, names)
+        index = leading_index(keyed.indexes, names)
         source = keysamples.KeySource(
             item=from_item(keyed.relation, keyed.query, index=index),
             keys=keys,
@@ -265,7 +270,10 @@ def _keys(
                     nullable=bool(nullable & set(names)),
                     unique=any(set(key) <= set(names) for key in usable),
                     boundaries_max=request.boundaries_max,
+                    finite=len(names) == 1 and kinds[names[0]] in MOMENTS,
                 )
+            if request.walk_rows is not None and source.indexed:
+                facts = _walked(session, source, facts, request.walk_rows)
         except StatementTimeout:
             warnings.append(
                 f"key ({', '.join(names)}) could not be described within "
@@ -274,6 +282,19 @@ def _keys(
             continue
         found.append(facts)
     return tuple(found)
+
+
+def _walked(
+    session: Session, source: keysamples.KeySource, facts: KeyFacts, every: int
+) -> KeyFacts:
+    """Exact boundaries, one bounded statement for each step."""
+
+    def step(key: KeyTuple | None, operator: str, skip: int) -> KeyTuple | None:
+        with _asking(session, f"walking the key ({', '.join(facts.columns)})") as connection:
+            return keysamples.step(connection, source, facts.columns, (key, operator, skip))
+
+    found = walk_keys(step, every=every, boundaries_max=WALKED_BOUNDARIES_MAX)
+    return facts if found is None else replace(facts, boundaries=found, provenance=WALKED)
 
 
 def _requested(request: FactsRequest, columns: tuple[ColumnFacts, ...]) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from rivet_fleet.contracts.columns import TypeKind
 from rivet_fleet.contracts.facts import ColumnFacts, IndexFacts, KeyFacts
 from rivet_fleet.contracts.keys import KeyTuple
 from rivet_fleet.execution.sources.mysql.catalog import rows
+from rivet_fleet.execution.sources.mysql.dialect import quote_text
 from rivet_fleet.execution.sources.mysql.estimates import range_cuts
 from rivet_fleet.execution.sources.mysql.liveness import WatchedConnection
 from rivet_fleet.execution.sources.mysql.statements import Keys, text_expression
@@ -73,21 +74,6 @@ def orderable(column: ColumnFacts) -> bool:
     return column.type is not None and column.type.kind not in _UNORDERABLE
 
 
-def leading_index(indexes: tuple[IndexFacts, ...], columns: tuple[str, ...]) -> str | None:
-    """An index that returns rows in the order of these columns, the shortest first."""
-    fitting = [
-        index
-        for index in indexes
-        if index.columns[: len(columns)] == columns
-        and index.ready
-        and index.ordered
-        and not index.partial
-        and not index.expression
-    ]
-    best = min(fitting, key=lambda index: (len(index.columns), not index.primary), default=None)
-    return best.name if best else None
-
-
 def key_facts(
     connection: WatchedConnection,
     source: KeySource,
@@ -96,10 +82,16 @@ def key_facts(
     nullable: bool,
     unique: bool,
     boundaries_max: int,
+    finite: bool = False,
 ) -> KeyFacts:
-    """Extremes and quantiles of one key. The caller bounds the time of each statement."""
-    lowest = _extreme(connection, source, columns, "ASC")
-    highest = _extreme(connection, source, columns, "DESC") if lowest else None
+    """Extremes and quantiles of one key. The caller bounds the time of each statement.
+
+    ``finite``: the key is a date or a moment; its extremes are those within the calendar."""
+    where = _not_null(source, columns)
+    if finite:
+        where = f"{source.keys.column_ref(columns[0])} >= {quote_text('0001-01-01')}"
+    lowest = _extreme(connection, source, columns, where, "ASC")
+    highest = _extreme(connection, source, columns, where, "DESC") if lowest else None
     boundaries: tuple[KeyTuple, ...] = ()
     provenance = "none"
     if lowest and highest and source.indexed and boundaries_max > 0:
@@ -129,15 +121,33 @@ def _not_null(source: KeySource, columns: tuple[str, ...]) -> str:
 
 
 def _extreme(
-    connection: WatchedConnection, source: KeySource, columns: tuple[str, ...], direction: str
+    connection: WatchedConnection,
+    source: KeySource,
+    columns: tuple[str, ...],
+    where: str,
+    direction: str,
 ) -> KeyTuple | None:
     order = ", ".join(f"{source.keys.column_ref(name)} {direction}" for name in columns)
     found = rows(
         connection,
         f"SELECT {_texts(source, columns)} FROM {source.item} "
-        f"WHERE {_not_null(source, columns)} ORDER BY {order} LIMIT 1",
+        f"WHERE {where} ORDER BY {order} LIMIT 1",
     )
     return found[0] if found else None
+
+
+def step(
+    connection: WatchedConnection,
+    source: KeySource,
+    columns: tuple[str, ...],
+    after: tuple[KeyTuple | None, str, int],
+) -> KeyTuple | None:
+    """One step of a walk; see ``keywalk.KeyAt``."""
+    key, operator, skip = after
+    where = _not_null(source, columns)
+    if key is not None:
+        where = source.keys.row_comparison(columns, operator, key)
+    return _key_at(connection, source, columns, where, skip)
 
 
 def _has_nulls(connection: WatchedConnection, source: KeySource, columns: tuple[str, ...]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from rivet_fleet.contracts.facts import FactsRequest, SourceFacts
+from rivet_fleet.contracts.facts import FactsRequest, SourceFacts, leading_index
 from rivet_fleet.contracts.keys import ChunkRange, RangeKind, RelationName
 from rivet_fleet.contracts.listing import Listing, ServerFacts, SourceNote
 from rivet_fleet.contracts.plan import ReadPlan, TuningPlan
@@ -14,7 +14,6 @@ from rivet_fleet.execution.chunkreader import PagedReader
 from rivet_fleet.execution.drift import drift
 from rivet_fleet.execution.sources.mysql import listing
 from rivet_fleet.execution.sources.mysql.introspect import introspect, read_shape
-from rivet_fleet.execution.sources.mysql.keysamples import leading_index
 from rivet_fleet.execution.sources.mysql.reading import MysqlReading
 from rivet_fleet.execution.sources.mysql.session import Session
 

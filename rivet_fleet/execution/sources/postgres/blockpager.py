@@ -16,6 +16,7 @@ class BlockPager:
     """Pages of heap blocks; how many blocks a page takes follows the rows and bytes per block."""
 
     cuttable = False
+    streamed = False
     walk = Walk.BLOCKS
     _GROWTH_MAX = 4
     _ROWS_PER_BLOCK_MAX = 226

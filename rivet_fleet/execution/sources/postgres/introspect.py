@@ -12,16 +12,19 @@ from typing import Any
 
 from psycopg import Cursor
 
-from rivet_fleet.contracts.columns import TypeKind
+from rivet_fleet.contracts.columns import MOMENTS, TypeKind
 from rivet_fleet.contracts.facts import (
+    WALKED,
     ColumnFacts,
     FactsRequest,
     IndexFacts,
     KeyFacts,
     SourceFacts,
+    leading_index,
 )
-from rivet_fleet.contracts.keys import RelationName
+from rivet_fleet.contracts.keys import KeyTuple, RelationName
 from rivet_fleet.errors import ConfigError, SourceRefused, StatementTimeout
+from rivet_fleet.execution.keywalk import WALKED_BOUNDARIES_MAX, walk_keys
 from rivet_fleet.execution.sources.postgres import catalog, keysamples
 from rivet_fleet.execution.sources.postgres.dialect import (
     ENGINE_NAMES,
@@ -284,7 +287,10 @@ def _keys(
                     nullable=nullable,
                     unique=any(set(key) <= set(names) for key in usable),
                     boundaries_max=request.boundaries_max,
+                    finite=len(names) == 1 and _is_moment(by_name[names[0]]),
                 )
+            if request.walk_rows is not None and leading_index(indexes, names):
+                facts = _walked(session, source, facts, request.walk_rows)
         except StatementTimeout:
             warnings.append(
                 f"key ({', '.join(names)}) could not be described within "
@@ -293,6 +299,27 @@ def _keys(
             continue
         found.append(facts)
     return tuple(found)
+
+
+def _is_moment(column: ColumnFacts) -> bool:
+    return column.type is not None and column.type.kind in MOMENTS
+
+
+def _walked(
+    session: Session, source: keysamples.KeySource, facts: KeyFacts, every: int
+) -> KeyFacts:
+    """Exact boundaries. Every step is a transaction of its own: a walk may take minutes."""
+
+    def step(key: KeyTuple | None, operator: str, skip: int) -> KeyTuple | None:
+        with session.transaction(
+            (*metadata_settings(METADATA_TIMEOUT_S), *KEY_WALK),
+            doing=f"walking the key ({', '.join(facts.columns)})",
+            timeout_s=METADATA_TIMEOUT_S,
+        ) as cursor:
+            return keysamples.key_at(cursor, source, facts.columns, (key, operator, skip))
+
+    found = walk_keys(step, every=every, boundaries_max=WALKED_BOUNDARIES_MAX)
+    return facts if found is None else replace(facts, boundaries=found, provenance=WALKED)
 
 
 def _requested(request: FactsRequest, columns: tuple[ColumnFacts, ...]) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from rivet_fleet.contracts.facts import ColumnFacts, IndexFacts, KeyFacts
 from rivet_fleet.contracts.keys import KeyTuple
 from rivet_fleet.execution.sources.postgres.catalog import Relation
 from rivet_fleet.execution.sources.postgres.dialect import ALIAS, quote_relation
-from rivet_fleet.execution.sources.postgres.statements import column_ref
+from rivet_fleet.execution.sources.postgres.statements import column_ref, key_list, row_comparison
 
 SAMPLE_BLOCKS_MAX = 2_000
 """Blocks one sample reads at most (16 MB): enough for a thousand quantiles."""
@@ -85,10 +85,16 @@ def key_facts(
     nullable: bool,
     unique: bool,
     boundaries_max: int,
+    finite: bool = False,
 ) -> KeyFacts:
-    """Extremes and quantiles of one key. The caller's transaction bounds the time."""
-    lowest = _extreme(cursor, source, columns, "ASC")
-    highest = _extreme(cursor, source, columns, "DESC") if lowest else None
+    """Extremes and quantiles of one key. The caller's transaction bounds the time.
+
+    ``finite``: the key is a date or a moment; its extremes are those within the calendar."""
+    where = _not_null(columns)
+    if finite:
+        where = f"{column_ref(columns[0])} > '-infinity' AND {column_ref(columns[0])} < 'infinity'"
+    lowest = _extreme(cursor, source, columns, where, "ASC")
+    highest = _extreme(cursor, source, columns, where, "DESC") if lowest else None
     boundaries: tuple[KeyTuple, ...] = ()
     provenance = "none"
     if lowest and boundaries_max > 0:
@@ -117,12 +123,30 @@ def _texts(columns: tuple[str, ...]) -> str:
 
 
 def _extreme(
-    cursor: Cursor[tuple[Any, ...]], source: KeySource, columns: tuple[str, ...], direction: str
+    cursor: Cursor[tuple[Any, ...]],
+    source: KeySource,
+    columns: tuple[str, ...],
+    where: str,
+    direction: str,
 ) -> KeyTuple | None:
     order = ", ".join(f"{column_ref(name)} {direction}" for name in columns)
+    sql = f"SELECT {_texts(columns)} FROM {source.item} WHERE {where} ORDER BY {order} LIMIT 1"
+    row = cursor.execute(sql.encode()).fetchone()
+    return tuple(row) if row else None
+
+
+def key_at(
+    cursor: Cursor[tuple[Any, ...]],
+    source: KeySource,
+    columns: tuple[str, ...],
+    after: tuple[KeyTuple | None, str, int],
+) -> KeyTuple | None:
+    """One step of a walk; see ``keywalk.KeyAt``."""
+    key, operator, skip = after
+    where = _not_null(columns) if key is None else row_comparison(columns, operator, key)
     sql = (
-        f"SELECT {_texts(columns)} FROM {source.item} WHERE {_not_null(columns)} "
-        f"ORDER BY {order} LIMIT 1"
+        f"SELECT {_texts(columns)} FROM {source.item} WHERE {where} "
+        f"ORDER BY {key_list(columns)} LIMIT 1 OFFSET {skip}"
     )
     row = cursor.execute(sql.encode()).fetchone()
     return tuple(row) if row else None

@@ -1,0 +1,5 @@
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+def hash_rows(columns: Sequence[pa.Array]) -> pa.Array: ...
