@@ -16,6 +16,7 @@ from rivet_fleet.contracts.plan import (
     ReadPlan,
     TuningPlan,
 )
+from rivet_fleet.contracts.protection import SourceBudget
 
 
 def planned_run(
@@ -89,7 +90,9 @@ def campaign_plan(
         config_digest=digest,
         config_path="/etc/fleet.yaml",
         runs=runs,
-        source_group_slots=dict(slots or {}),
+        budgets=tuple(
+            SourceBudget(group_name=name, chunks_max=most) for name, most in (slots or {}).items()
+        ),
     )
 
 

@@ -115,6 +115,7 @@ def resume(
     session = start(config, params, state_url, shows_progress=True)
     with fleet_of(session, "coordinator") as fleet:
         view = submission.find_campaign(fleet, session.loaded.campaign_name, _wanted(campaign_id))
+        submission.set_budgets(fleet, session.loaded)
         click.echo(f"continuing campaign {view.campaign_id} by its stored plan", err=True)
         return coordinate(
             session,

@@ -1,4 +1,4 @@
-"""state show|files|chunks|reset|reset-chunks|migrate: the state database, plainly."""
+"""state show|files|chunks|budget|reset|reset-chunks|migrate: the state database, plainly."""
 
 from __future__ import annotations
 
@@ -20,10 +20,13 @@ from rivet_fleet.contracts.codec import dumps, to_plain
 from rivet_fleet.contracts.keys import CampaignId, describe_range
 from rivet_fleet.contracts.state import RunView
 from rivet_fleet.coordination.fleet import Fleet
+from rivet_fleet.coordination.operate import change_budget
 from rivet_fleet.coordination.submit import find_campaign
 from rivet_fleet.errors import UsageError
+from rivet_fleet.observability.groups import budget_line
 from rivet_fleet.observability.redaction import redact_plain
 from rivet_fleet.planning.loaded import LoadedConfig
+from rivet_fleet.planning.protection import MEGABYTE
 
 export_option = click.option("-e", "--export", "export_name", default=None, help="This export.")
 
@@ -217,4 +220,69 @@ def migrate(config: Path, params: tuple[str, ...], state_url: str | None) -> int
     with fleet_of(session, "state", migrate=True) as fleet:
         fleet.store.check_version()
     click.echo("the state database has this program's schema version")
+    return 0
+
+
+def _limit(value: str | None, word: str, kind: type[int] | type[float]) -> float | int | None:
+    """A number above zero, or ``none``. Raises UsageError."""
+    if value is None or value == "none":
+        return None
+    try:
+        number = kind(value)
+    except ValueError:
+        number = kind(0)
+    if not 0 < number < float("inf"):
+        raise UsageError(f"{word} {value!r} is no limit", hint="a number above 0, or none")
+    return number
+
+
+@state.command("budget")
+@config_option
+@param_option
+@state_option
+@click.argument("group_name", required=False, metavar="[GROUP]")
+@click.option("--chunks", metavar="N|none", default=None, help="Chunks that run at once.")
+@click.option("--connections", metavar="N|none", default=None, help="Connections at once.")
+@click.option("--rows-per-s", metavar="N|none", default=None, help="Rows read per second.")
+@click.option("--mb-per-s", metavar="N|none", default=None, help="Megabytes per second.")
+@json_option
+def budget(
+    config: Path,
+    params: tuple[str, ...],
+    state_url: str | None,
+    group_name: str | None,
+    chunks: str | None,
+    connections: str | None,
+    rows_per_s: str | None,
+    mb_per_s: str | None,
+    as_json: bool,
+) -> int:
+    """Show the budgets of source groups, or change one while campaigns run.
+
+    What is set here holds until a configuration with another budget is submitted or resumed.
+    """
+    changes: dict[str, float | int | None] = {}
+    if chunks is not None:
+        changes["chunks_max"] = _limit(chunks, "--chunks", int)
+    if connections is not None:
+        changes["connections_max"] = _limit(connections, "--connections", int)
+    if rows_per_s is not None:
+        changes["rows_per_s"] = _limit(rows_per_s, "--rows-per-s", float)
+    if mb_per_s is not None:
+        size = _limit(mb_per_s, "--mb-per-s", float)
+        changes["bytes_per_s"] = None if size is None else size * MEGABYTE
+    if changes and group_name is None:
+        raise UsageError("which source group?", hint="rivet-fleet state budget GROUP --chunks 2")
+    session = start(config, params, state_url, quiet=True)
+    with fleet_of(session, "state") as fleet:
+        if changes and group_name is not None:
+            change_budget(fleet, group_name, changes)
+        budgets = [b for b in fleet.store.budgets() if group_name in (None, b.group_name)]
+    if as_json:
+        click.echo(dumps(budgets))
+        return 0
+    for one in budgets:
+        click.echo(budget_line(one))
+    if not budgets:
+        click.echo("no budget: nothing is limited")
     return 0

@@ -35,6 +35,7 @@ class Claim:
     fence: int
     attempt: int
     attempts_max: int
+    source_group: str = ""
 
 
 def trusted_until_s(sent_at_monotonic_s: float, lease_ttl_s: float) -> float:

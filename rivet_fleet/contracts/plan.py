@@ -9,6 +9,7 @@ from rivet_fleet.contracts.change import SchemaChange
 from rivet_fleet.contracts.codec import canonical_json, to_plain
 from rivet_fleet.contracts.columns import ColumnSpec, ColumnType, TypeKind
 from rivet_fleet.contracts.keys import CampaignId, ChunkRange, RelationName, RunId
+from rivet_fleet.contracts.protection import SourceBudget
 from rivet_fleet.contracts.quality import QualityPlan
 
 PLAN_VERSION = 1
@@ -194,5 +195,5 @@ class CampaignPlan:
     config_digest: str
     config_path: str
     runs: tuple[PlannedRun, ...]
-    source_group_slots: dict[str, int] = field(default_factory=dict)
-    """Source group name → how many chunks may run at once across the fleet."""
+    budgets: tuple[SourceBudget, ...] = ()
+    """What the configuration allows each source group; not sealed, the newest word counts."""

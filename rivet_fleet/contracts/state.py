@@ -123,6 +123,8 @@ class CampaignView:
     status: CampaignStatus
     created_at_s: float
     finished_at_s: float | None
+    halted: str | None = None
+    """Why the governor stopped it; an operator's ``resume`` or ``run`` lifts it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,11 +145,40 @@ class WorkerView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupView:
-    """One source group's budget within a campaign."""
+    """One source group of a campaign: its budget, and what its governor decided.
+
+    ``running`` counts the chunks of every campaign, ``running_here`` those of this one.
+    ``slots_max``: how many may run when nothing sheds them; ``permits``: how many may run now,
+    None when nobody governs. Times are of the database's clock.
+    """
 
     group_name: str
     slots_max: int | None
     running: int
+    running_here: int = 0
+    connections_max: int | None = None
+    rows_per_s: float | None = None
+    bytes_per_s: float | None = None
+    chunks_min: int = 1
+    permits: int | None = None
+    page_share: float = 1.0
+    paused: str | None = None
+    resumes_at_s: float | None = None
+    halted: str | None = None
+    valid_until_s: float | None = None
+    sampled_at_s: float | None = None
+    monitored: bool = False
+    governor: str | None = None
+    readings_json: str = "[]"
+    """What the monitor read last: a list of objects with name, value, level and error."""
+
+    @property
+    def allowed(self) -> int | None:
+        """How many chunks may run now; None is no limit."""
+        if self.paused is not None or self.halted is not None:
+            return 0
+        most = [n for n in (self.slots_max, self.permits) if n is not None]
+        return min(most) if most else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,12 @@ from rivet_fleet import __version__
 from rivet_fleet.contracts.artifact import Freshness, PlanArtifact, by_name, freshness
 from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.coordination.fleet import Fleet
-from rivet_fleet.coordination.submit import Submitted, check_deliverable, store_plan
+from rivet_fleet.coordination.submit import (
+    Submitted,
+    check_deliverable,
+    set_budgets,
+    store_plan,
+)
 from rivet_fleet.errors import ConfigError, StateRefused, UsageError
 from rivet_fleet.planning.config_digest import changed_exports
 from rivet_fleet.planning.connections import source_connection
@@ -56,6 +61,7 @@ def apply_plan(
     _refuse_other_sources(loaded, artifact)
     if fleet.store.campaign(artifact.plan_id) is not None:
         _refuse_other_plan(fleet, artifact)
+        set_budgets(fleet, loaded)
         return Applied(
             submitted=Submitted(campaign_id=artifact.plan_id, created=False), warnings=()
         )
@@ -76,6 +82,7 @@ def apply_plan(
         )
     check_deliverable(fleet, artifact.campaign)
     submitted = store_plan(fleet, artifact.campaign)
+    set_budgets(fleet, loaded)
     _tell(fleet, artifact, forced)
     return Applied(submitted=submitted, warnings=tuple(warnings))
 
@@ -88,7 +95,7 @@ def _refuse_changed_config(loaded: LoadedConfig, artifact: PlanArtifact) -> None
     changed = changed_exports(before, now)
     raise ConfigError(
         f"{loaded.path.name} is not the configuration this plan was made from: "
-        f"{', '.join(changed) or 'another export, the campaign or source_groups'} changed",
+        f"{', '.join(changed) or 'another export or the campaign'} changed",
         hint=f"{_PLAN_ANEW}; no option goes around this",
         code="RIVET_CONFIG_CHANGED",
     )

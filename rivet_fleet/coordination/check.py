@@ -39,6 +39,7 @@ from rivet_fleet.planning.loaded import LoadedConfig
 from rivet_fleet.planning.partitions import expand, folded
 from rivet_fleet.planning.planner import facts_request, plan_campaign
 from rivet_fleet.planning.problems import did_you_mean
+from rivet_fleet.planning.protection import readers_of
 from rivet_fleet.planning.targets import as_text, resolve
 from rivet_fleet.planning.tuning import profile_of
 
@@ -198,10 +199,10 @@ def _judged(look: _Look, export: ExportConfig, facts: SourceFacts, plan: Campaig
     advised = advise(loaded, {export.name: facts}, plan, look.history, now_s=look.now_s)
     (recommendation,) = advised.campaign.ordered_exports
     source = loaded.source_name(export)
-    group = loaded.config.source_groups.get(export.source_group or "")
     bounds = [loaded.config.campaign.workers, len(run.chunks)]
-    if group is not None:
-        bounds.append(group.max_running_chunks)
+    allowed = readers_of(loaded, export.source_group)
+    if allowed is not None:
+        bounds.append(allowed)
     seen = Seen(
         export=export,
         facts=facts,

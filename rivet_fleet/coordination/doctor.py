@@ -20,6 +20,7 @@ from rivet_fleet.planning.campaign import date_of, new_campaign_id
 from rivet_fleet.planning.config_models import ExportConfig
 from rivet_fleet.planning.connections import SourceConnection, source_connection, state_url
 from rivet_fleet.planning.loaded import LoadedConfig
+from rivet_fleet.planning.protection import readers_of
 from rivet_fleet.planning.request import relation_of
 from rivet_fleet.planning.symptoms import (
     from_error,
@@ -151,10 +152,9 @@ def _source(
 def _readers(loaded: LoadedConfig, exports: Sequence[ExportConfig]) -> int:
     """How many connections this campaign may hold on the source: a worker reads one chunk, and a
     budget of a group bounds the workers of its exports."""
-    groups = loaded.config.source_groups
-    named = {one.source_group for one in exports}
-    budgets = [groups[name].max_running_chunks for name in named if name in groups]
-    bounded = sum(budgets) if len(budgets) == len(named) else loaded.config.campaign.workers
+    allowed = [readers_of(loaded, name) for name in {one.source_group for one in exports}]
+    bounds = [most for most in allowed if most is not None]
+    bounded = sum(bounds) if len(bounds) == len(allowed) else loaded.config.campaign.workers
     return min(loaded.config.campaign.workers, bounded)
 
 

@@ -85,6 +85,11 @@ class Fleet:
         if source is not None:
             source.close()
 
+    def drop_sources(self, *, but: str | None = None) -> None:
+        """Close connections that nobody needs now: an idle one is a burden, too."""
+        for name in [name for name in self._sources if name != but]:
+            self.drop_source(name)
+
     def close(self) -> None:
         """Give everything back. Never raises."""
         for source in self._sources.values():

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from rivet_fleet.contracts.events import EventName
 from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.contracts.part import PartStatus, receipt_key
+from rivet_fleet.contracts.protection import SourceBudget
 from rivet_fleet.contracts.state import RunView
 from rivet_fleet.contracts.task import RunStatus, TaskStatus
 from rivet_fleet.coordination.finalize import withdraw_success
 from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.coordination.identity import process_alive
 from rivet_fleet.coordination.publish import Published, reopen_chunk
-from rivet_fleet.errors import StateRefused
+from rivet_fleet.errors import StateRefused, UsageError
 from rivet_fleet.execution.destination import Destination, Presence
 from rivet_fleet.verification.gc import sweep_spool, sweep_staged
 
@@ -81,6 +83,20 @@ def _reopen(fleet: Fleet, run: RunView, chunk_index: int) -> bool:
         reason="an operator found a part of it lost",
     )
     return outcome is Published.REOPENED
+
+
+def change_budget(fleet: Fleet, group_name: str, changes: Mapping[str, float | int | None]) -> None:
+    """Change some limits of a group; the others stay. Raises UsageError for a budget that leaves
+    no connection for a chunk."""
+    stored = {budget.group_name: budget for budget in fleet.store.budgets()}
+    before = stored.get(group_name, SourceBudget(group_name=group_name))
+    budget = replace(before, **changes)  # type: ignore[arg-type]
+    if budget.ceiling == 0:
+        raise UsageError(
+            f"{budget.connections_max} connections leave none for a chunk",
+            hint=f"{budget.connections_reserved} are kept for planning, checks and the monitor",
+        )
+    fleet.store.set_budgets([budget], by=fleet.identity.worker_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,6 +25,7 @@ from rivet_fleet.planning.connections import source_connection
 from rivet_fleet.planning.decide import decide
 from rivet_fleet.planning.loaded import LoadedConfig
 from rivet_fleet.planning.planner import facts_request
+from rivet_fleet.planning.protection import budgets_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +54,7 @@ def submit(
     existing = _existing(fleet, unfinished, wanted)
     if existing is not None:
         _refuse_changed(fleet, loaded, existing)
+        set_budgets(fleet, loaded)
         return Submitted(campaign_id=existing.campaign_id, created=False)
     campaign_id = wanted or new_campaign_id(fleet.clock.now_s())
     return store_plan(fleet, plan_now(fleet, loaded, campaign_id))
@@ -70,6 +72,16 @@ def store_plan(fleet: Fleet, plan: CampaignPlan) -> Submitted:
     for run in plan.runs if outcome.created else ():
         tell_schema_changes(fleet, outcome.campaign_id, run.plan)
     return Submitted(campaign_id=outcome.campaign_id, created=outcome.created)
+
+
+def set_budgets(fleet: Fleet, loaded: LoadedConfig) -> list[str]:
+    """The budgets of this configuration count from now on, for every campaign on the state
+    database; the names of the groups that changed."""
+    budgets = budgets_of(loaded)
+    if not budgets:
+        return []
+    by = fleet.identity.worker_id
+    return fleet.patience.call("store the budgets", lambda: fleet.store.set_budgets(budgets, by=by))
 
 
 def _unfinished(fleet: Fleet, loaded: LoadedConfig) -> list[CampaignView]:
@@ -113,7 +125,7 @@ def _refuse_changed(fleet: Fleet, loaded: LoadedConfig, existing: CampaignView) 
     changed = changed_exports(before, loaded.sections)
     raise ConfigError(
         f"{loaded.path.name} has changed since campaign {existing.campaign_id} was planned from "
-        f"it: {', '.join(changed) or 'the order of exports, the name or source_groups'}",
+        f"it: {', '.join(changed) or 'the order of exports or the name'}",
         hint="a campaign keeps to its stored plan: `rivet-fleet resume` finishes it as planned, "
         "`rivet-fleet cancel` gives it up so that the new configuration can be submitted",
         code="RIVET_CONFIG_CHANGED",
@@ -129,10 +141,13 @@ def plan_now(fleet: Fleet, loaded: LoadedConfig, campaign_id: CampaignId) -> Cam
     used = {loaded.source_name(export) for export in loaded.config.exports}
     connections = {name: source_connection(loaded, name) for name in sorted(used)}
     facts: dict[str, SourceFacts] = {}
-    for export in loaded.config.exports:
-        connection = connections[loaded.source_name(export)]
-        source = fleet.source(connection.name, connection.identity)
-        facts[export.name] = source.introspect(facts_request(loaded, export))
+    try:
+        for export in loaded.config.exports:
+            connection = connections[loaded.source_name(export)]
+            source = fleet.source(connection.name, connection.identity)
+            facts[export.name] = source.introspect(facts_request(loaded, export))
+    finally:
+        fleet.drop_sources()
     plan = decide(
         loaded,
         facts,

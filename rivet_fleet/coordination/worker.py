@@ -22,6 +22,7 @@ from rivet_fleet.coordination.closing import verdict
 from rivet_fleet.coordination.commit import deliver_chunk
 from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.coordination.heartbeat import Heartbeat
+from rivet_fleet.coordination.protect import ChunkGuard, Protection
 from rivet_fleet.coordination.tend import tend
 from rivet_fleet.errors import (
     DestinationError,
@@ -40,6 +41,7 @@ from rivet_fleet.execution.extract import (
     extract_chunk,
     open_patiently,
 )
+from rivet_fleet.execution.pages import Allowance
 from rivet_fleet.execution.registry import open_format
 
 _MESSAGE_MAX = 2000
@@ -53,6 +55,11 @@ class _Pacer:
     fleet: Fleet
     heartbeat: Heartbeat
     claim: Claim
+    guard: ChunkGuard | None = None
+
+    def allowance(self) -> Allowance:
+        """What the source's protection leaves to the next page, once it may be read."""
+        return self.guard.before_page() if self.guard else Allowance()
 
     def wait(self, seconds: float) -> None:
         """Sleep; progress of a kind. Raises StopRequested or LeaseLost."""
@@ -64,17 +71,17 @@ class _Pacer:
 
     def retried(self, error: RivetFleetError, attempt: int, wait_s: float) -> None:
         """The source asked for patience."""
-        self.fleet.emit(
-            _chunk_event(
-                self.fleet,
-                self.claim,
-                EventName.SOURCE_RETRIED,
-                self.fleet.redact(error.message),
-                attempt=attempt,
-                wait_s=round(wait_s, 3),
-                error_class=error.error_class,
-            )
+        self.tell(
+            EventName.SOURCE_RETRIED,
+            self.fleet.redact(error.message),
+            attempt=attempt,
+            wait_s=round(wait_s, 3),
+            error_class=error.error_class,
         )
+
+    def tell(self, name: EventName, message: str, **data: object) -> None:
+        """An event of the chunk."""
+        self.fleet.emit(_chunk_event(self.fleet, self.claim, name, message, **data))
 
 
 class Worker:
@@ -89,6 +96,8 @@ class Worker:
         self._campaign_id = campaign_id
         self._spool = spool
         self._claimed: Claim | None = None
+        self._protection = Protection(fleet)
+        self._guard: ChunkGuard | None = None
         self._outages = 0
         """Chunks given back in a row because the source could not be connected."""
 
@@ -125,6 +134,7 @@ class Worker:
                 if self._over_ceiling():
                     return ExitCode.RECYCLE
                 continue
+            fleet.drop_sources()
             status = tend(fleet, self._campaign_id).status
             if status.over:
                 return self._verdict(status)
@@ -150,29 +160,35 @@ class Worker:
         try:
             plan = fleet.planned_run(claim.run_id).plan
             result = self._extract(claim, plan)
+            self._leave_source(plan)
             deliver_chunk(fleet, claim, plan, result)
             self._outages = 0
         except LeaseLost as lost:
             fleet.emit(_chunk_event(fleet, claim, EventName.LEASE_LOST, lost.message))
         except StopRequested:
+            self._leave_source(fleet.planned_run(claim.run_id).plan)
             self._release(claim)
         except StateError:
             raise
         except RivetFleetError as error:
             self._fail_or_give_back(claim, error)
         finally:
+            self._guard = None
             self._heartbeat.unwatch()
             self._clean_spool()
 
     def _extract(self, claim: Claim, plan: ExportPlan) -> ExtractResult:
         fleet = self._fleet
+        fleet.drop_sources(but=plan.read.source)
         source = fleet.source(plan.read.source, plan.read.source_identity)
         pacer = _Pacer(fleet, self._heartbeat, claim)
+        self._guard = pacer.guard = guard = self._protection.guard(claim, pacer.wait, pacer.tell)
         reader = open_patiently(
             lambda: source.open_chunk(plan.read, claim.chunk_range, plan.tuning),
             tuning=plan.tuning,
             pacer=pacer,
         )
+        guard.pausable = reader.resumable
         try:
             return extract_chunk(
                 reader=reader,
@@ -181,7 +197,7 @@ class Worker:
                 tuning=plan.tuning,
                 spool_path=lambda number: self._spool_path(claim, plan, number),
                 pacer=pacer,
-                on_page=lambda progress: self._on_page(claim, progress),
+                on_page=lambda progress: self._on_page(claim, progress, guard),
                 unique=plan.quality.unique if plan.quality else (),
                 meta=plan.meta,
             )
@@ -196,10 +212,11 @@ class Worker:
         )
         return self._spool / name
 
-    def _on_page(self, claim: Claim, progress: PageProgress) -> None:
+    def _on_page(self, claim: Claim, progress: PageProgress, guard: ChunkGuard) -> None:
         """The page boundary: the only place where a chunk can stop before its end."""
         fleet = self._fleet
         self._heartbeat.progressed()
+        guard.after_page(progress.page_rows, progress.page_bytes)
         fleet.emit(
             _chunk_event(
                 fleet,
@@ -233,6 +250,11 @@ class Worker:
             )
         self._heartbeat.renewed(sent_at_s)
 
+    def _leave_source(self, plan: ExportPlan) -> None:
+        """Where connections are limited, ours is closed before the chunk's slot is given back."""
+        if self._guard is not None and self._guard.limits_connections:
+            self._fleet.drop_source(plan.read.source)
+
     def _release(self, claim: Claim) -> None:
         fleet = self._fleet
         try:
@@ -258,9 +280,10 @@ class Worker:
         """Spend the attempt. After a commit the fence guard refuses, and that is right: a
         committed chunk is rolled forward by whoever comes next."""
         fleet = self._fleet
-        if error.retry is not RetryClass.PERMANENT:
-            fleet.drop_source(fleet.planned_run(claim.run_id).plan.read.source)
         plan = fleet.planned_run(claim.run_id).plan
+        if error.retry is not RetryClass.PERMANENT:
+            fleet.drop_source(plan.read.source)
+        self._leave_source(plan)
         wait_s = backoff_s(
             attempt=claim.attempt,
             base_s=plan.tuning.retry_backoff_ms / 1000.0,

@@ -24,7 +24,7 @@ from rivet_fleet.contracts.retry import backoff_s
 from rivet_fleet.errors import RetryClass, SourceError, StatementTimeout
 from rivet_fleet.execution.encoder import Encoder, Parts, SpooledPart
 from rivet_fleet.execution.format import PartFormat
-from rivet_fleet.execution.pages import PageServo
+from rivet_fleet.execution.pages import Allowance, PageServo
 from rivet_fleet.execution.source import ChunkReader, Page
 
 if TYPE_CHECKING:
@@ -41,6 +41,10 @@ class Pacer(Protocol):
         """Wait. May raise StopRequested or LeaseLost."""
         ...
 
+    def allowance(self) -> Allowance:
+        """What the next page may take at most. Called right before every page."""
+        ...
+
     def retried(self, error: SourceError, attempt: int, wait_s: float) -> None:
         """A page failed for the ``attempt``-th time and is read again after ``wait_s``."""
         ...
@@ -54,6 +58,7 @@ class PageProgress:
     pages_total: int
     bytes_total: int
     page_rows: int
+    page_bytes: int
     statement_s: float
 
 
@@ -196,7 +201,7 @@ class _Pages:
         self.ended = False
         self.longest_statement_s = 0.0
         self.progress = PageProgress(
-            rows_total=0, pages_total=0, bytes_total=0, page_rows=0, statement_s=0.0
+            rows_total=0, pages_total=0, bytes_total=0, page_rows=0, page_bytes=0, statement_s=0.0
         )
         """Where the chunk stands after the last page."""
 
@@ -210,6 +215,7 @@ class _Pages:
             pages_total=before.pages_total + 1,
             bytes_total=before.bytes_total + page.wire_bytes,
             page_rows=batch.num_rows,
+            page_bytes=page.wire_bytes,
             statement_s=page.statement_s,
         )
         self.longest_statement_s = max(self.longest_statement_s, page.statement_s)
@@ -229,7 +235,7 @@ class _Pages:
             try:
                 if attempt:
                     self._reader.reconnect()
-                return self._reader.read_page(self._servo.limit())
+                return self._reader.read_page(self._servo.limit(self._pacer.allowance()))
             except SourceError as error:
                 attempt += 1
                 if not self._may_retry(error, attempt):

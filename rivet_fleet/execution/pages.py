@@ -9,6 +9,8 @@ between a page that is quick and the one that fails.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from rivet_fleet.execution.source import PageLimit
 
 PROBE_ROWS = 500
@@ -20,6 +22,16 @@ STEP_UP_FAR = 8.0
 STEP_DOWN = 5.0
 FAR_BELOW = 4.0
 _WIDTH_MEMORY = 0.7
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allowance:
+    """What the source's protection leaves to one page: a share of the servo's own targets, and
+    most rows and bytes; None is no limit."""
+
+    share: float = 1.0
+    rows_max: int | None = None
+    bytes_max: int | None = None
 
 
 class PageServo:
@@ -40,11 +52,28 @@ class PageServo:
         self._rows_ceiling = min(rows_max or ROWS_CEILING, ROWS_CEILING)
         self._row_width_bytes = 0.0
         self._step_up_far = STEP_UP_FAR
+        self._share = 1.0
+        self._held_back = False
         self._rows = self._clamped(float(probe_rows))
 
-    def limit(self) -> PageLimit:
+    def limit(self, allowance: Allowance = Allowance()) -> PageLimit:
         """What the next page may hold: at least one row, never above the limits."""
-        return PageLimit(rows_max=int(self._rows), bytes_max=self._bytes_max)
+        self._follow(allowance.share)
+        rows, size = int(self._rows), max(1, int(self._bytes_max * self._share))
+        if allowance.rows_max is not None:
+            rows = min(rows, max(1, allowance.rows_max))
+        if allowance.bytes_max is not None:
+            size = min(size, max(1, allowance.bytes_max))
+            if self._row_width_bytes > 0:
+                rows = min(rows, max(1, int(size / self._row_width_bytes)))
+        self._held_back = rows < int(self._rows)
+        return PageLimit(rows_max=rows, bytes_max=size)
+
+    def _follow(self, share: float) -> None:
+        """A smaller share counts at once, a larger one as the pages prove it."""
+        if share < self._share:
+            self._rows = max(1.0, self._rows * share / self._share)
+        self._share = share
 
     def observe(self, rows: int, bytes: int, statement_s: float) -> None:
         """Learn from a page of ``rows`` rows and ``bytes`` bytes that the source worked
@@ -55,7 +84,9 @@ class PageServo:
         """
         if rows > 0:
             self._learn_width(bytes / rows)
-        self._rows = self._clamped(self._rows * self._step(statement_s))
+        step = self._step(statement_s)
+        # A page that was kept small by others proves nothing about a larger one.
+        self._rows = self._clamped(self._rows * (min(step, 1.0) if self._held_back else step))
 
     def shrink(self) -> None:
         """The statement failed before it ended: ask for much less."""
@@ -70,7 +101,7 @@ class PageServo:
     def _step(self, statement_s: float) -> float:
         if self._target_s <= 0 or statement_s <= 0:
             return self._step_up_far
-        ratio = self._target_s / statement_s
+        ratio = self._target_s * self._share / statement_s
         if ratio > FAR_BELOW:
             return min(ratio, self._step_up_far)
         return min(max(ratio, 1.0 / STEP_DOWN), STEP_UP)
@@ -81,7 +112,7 @@ class PageServo:
         self._row_width_bytes = max(width_bytes, slow)
 
     def _clamped(self, rows: float) -> float:
-        ceiling = float(self._rows_ceiling)
+        ceiling = self._rows_ceiling * self._share
         if self._row_width_bytes > 0:
-            ceiling = min(ceiling, self._bytes_max / self._row_width_bytes)
+            ceiling = min(ceiling, self._bytes_max * self._share / self._row_width_bytes)
         return max(1.0, min(rows, ceiling))

@@ -20,6 +20,7 @@ WRITTEN_BY_STORE: frozenset[EventName] = frozenset(
         EventName.CAMPAIGN_COMPLETED,
         EventName.CAMPAIGN_INCOMPLETE,
         EventName.CAMPAIGN_CANCELLED,
+        EventName.BUDGET_CHANGED,
         EventName.CHUNK_CLAIMED,
         EventName.CHUNK_COMMITTED,
         EventName.CHUNK_COMPLETED,

@@ -163,9 +163,7 @@ def claimable(scene: Scene, run: RunView) -> int:
 def full_groups(scene: Scene) -> dict[str, GroupView]:
     """The source groups whose budget is spent."""
     return {
-        g.group_name: g
-        for g in scene.groups
-        if g.slots_max is not None and g.running >= g.slots_max
+        g.group_name: g for g in scene.groups if g.allowed is not None and g.running >= g.allowed
     }
 
 
@@ -181,11 +179,17 @@ def _group_reasons(scene: Scene) -> list[Reason]:
             Reason(
                 code=ReasonCode.SOURCE_GROUP_FULL,
                 sentence=f"{counted(waiting, 'chunk')} wait for source group {name}: "
-                f"{group.running} of {group.slots_max} slots are taken"
-                f"{_held_by(holders)}.",
+                f"{group.running} of {group.allowed} slots are taken"
+                f"{_held_by(holders)}{_elsewhere(group)}.",
             )
         )
     return reasons
+
+
+def _elsewhere(group: GroupView) -> str:
+    """A source's budget is shared by every campaign on the state database."""
+    others = group.running - group.running_here
+    return f"; {others} of them by other campaigns" if others > 0 else ""
 
 
 def _held_by(holders: Sequence[TaskView]) -> str:

@@ -18,6 +18,7 @@ from rivet_fleet.contracts.state import (
 from rivet_fleet.contracts.task import TaskStatus
 from rivet_fleet.contracts.url import redact
 from rivet_fleet.observability.findings import finding_lines
+from rivet_fleet.observability.groups import group_words
 from rivet_fleet.observability.order_reasons import order_reasons
 from rivet_fleet.observability.reasons import Reason, Scene, reasons_for, spent
 from rivet_fleet.observability.redaction import Redactor, one_line, redact_plain, safe_line
@@ -195,7 +196,7 @@ def render_status(report: StatusReport, redactor: Redactor = redact) -> str:
             for line in e.findings
         ],
         _worker_lines(report),
-        [f"source group {g.group_name}: {_slots(g)}" for g in report.groups],
+        [f"source group {g.group_name}: {group_words(g)}" for g in report.groups],
         ["Why:", *(line for reason in report.reasons for line in _reason_lines(reason))],
     ]
     safe = ["\n".join(safe_line(line, redactor) for line in block) for block in blocks if block]
@@ -236,11 +237,6 @@ def _worker_lines(report: StatusReport) -> list[str]:
         place = f"{worker.host_id} pid {worker.pid}"
         lines.append(f"  {worker.name} ({place}): {seen}, {doing}, {bytes_text(worker.rss_bytes)}")
     return lines
-
-
-def _slots(group: GroupView) -> str:
-    limit = "no limit" if group.slots_max is None else f"{group.slots_max} slots"
-    return f"{group.running} running, {limit}"
 
 
 def _reason_lines(reason: Reason) -> list[str]:

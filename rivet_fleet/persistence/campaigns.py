@@ -6,9 +6,10 @@ from rivet_fleet.contracts.codec import dumps
 from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.contracts.plan import CampaignPlan, PlannedRun
-from rivet_fleet.contracts.state import CampaignView, GroupView, SubmitOutcome
+from rivet_fleet.contracts.state import CampaignView, SubmitOutcome
 from rivet_fleet.contracts.task import CampaignStatus
 from rivet_fleet.errors import StateRefused
+from rivet_fleet.persistence.budgets import configure
 from rivet_fleet.persistence.database import Database, Record, Transaction
 from rivet_fleet.persistence.finalizing import ONLY_COMPLETED
 from rivet_fleet.persistence.journal import note, note_all
@@ -19,10 +20,6 @@ _ADD_CAMPAIGN = """
 INSERT INTO campaign (campaign_id, campaign_name, config_digest, config_path, status, created_at_s)
 VALUES (:campaign_id, :campaign_name, :config_digest, :config_path, 'active', NOW_S)
 ON CONFLICT (campaign_id) DO NOTHING
-"""
-_ADD_GROUP = """
-INSERT INTO source_group (campaign_id, group_name, slots_max)
-VALUES (:campaign_id, :group_name, :slots_max)
 """
 _ADD_RUN = """
 INSERT INTO chunk_run (run_id, campaign_id, campaign_name, export_name, position, priority,
@@ -41,7 +38,8 @@ SELECT campaign_id FROM chunk_run
 WHERE campaign_name = :campaign_name AND export_name = :export_name AND status = 'in_progress'
 """
 _CAMPAIGNS = """
-SELECT campaign_id, campaign_name, config_digest, config_path, status, created_at_s, finished_at_s
+SELECT campaign_id, campaign_name, config_digest, config_path, status, created_at_s, finished_at_s,
+       halted_reason
 FROM campaign
 """
 
@@ -80,13 +78,6 @@ UPDATE chunk_task SET status = 'pending', fence = fence + 1, attempts = attempts
   lease_expires_at_s = NULL, updated_at_s = NOW_S
 WHERE campaign_id = :campaign_id AND status = 'running'
 RETURNING run_id, export_name, chunk_index, owner
-"""
-_GROUPS = """
-SELECT g.group_name, g.slots_max, (
-         SELECT count(*) FROM chunk_task t
-         WHERE t.status = 'running' AND t.campaign_id = g.campaign_id
-           AND t.source_group = g.group_name)
-FROM source_group g WHERE g.campaign_id = :campaign_id ORDER BY g.group_name
 """
 _HELD = """
 SELECT count(*) FROM chunk_task t
@@ -192,11 +183,6 @@ class Campaigns:
         self._db.write(mark)
         return self._db.write(take_back)
 
-    def groups(self, campaign_id: CampaignId) -> list[GroupView]:
-        """See ``Store.groups``."""
-        rows = self._db.one(lambda tx: tx.all(_GROUPS, campaign_id=campaign_id))
-        return [GroupView(group_name=r[0], slots_max=r[1], running=r[2]) for r in rows]
-
     def reset_export(self, export_name: str, *, chunks_only: bool) -> int:
         """See ``Store.reset_export``. Returns how many runs were forgotten."""
 
@@ -269,24 +255,13 @@ def _refuse_overlap(tx: Transaction, plan: CampaignPlan) -> None:
 
 
 def _insert(tx: Transaction, plan: CampaignPlan) -> None:
-    names = set(plan.source_group_slots) | {
-        r.plan.source_group for r in plan.runs if r.plan.source_group
-    }
-    groups: list[dict[str, object]] = [
-        {
-            "campaign_id": plan.campaign_id,
-            "group_name": name,
-            "slots_max": plan.source_group_slots.get(name),
-        }
-        for name in sorted(names)
-    ]
-    tx.run_many(_ADD_GROUP, groups)
     tx.run_many(_ADD_RUN, [_run_values(plan, i, r) for i, r in enumerate(plan.runs)])
     for position, run in enumerate(plan.runs):
         tx.run_many(_ADD_TASK, _task_values(plan, position, run))
     data = {"exports": len(plan.runs), "chunks": sum(len(r.chunks) for r in plan.runs)}
     name = EventName.CAMPAIGN_SUBMITTED
     note(tx, Event(name=name, campaign_id=plan.campaign_id, data=data))
+    configure(tx, plan.budgets, by=plan.campaign_id)
 
 
 def _run_values(plan: CampaignPlan, position: int, run: PlannedRun) -> dict[str, object]:
@@ -351,4 +326,5 @@ def _campaign_from(row: Record) -> CampaignView:
         status=CampaignStatus(row[4]),
         created_at_s=row[5],
         finished_at_s=row[6],
+        halted=row[7],
     )

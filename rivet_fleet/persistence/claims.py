@@ -11,6 +11,7 @@ from rivet_fleet.contracts.keys import CampaignId, ChunkRange, RunId, TaskId
 from rivet_fleet.contracts.lease import Claim, WorkerIdentity
 from rivet_fleet.contracts.state import Reaped
 from rivet_fleet.contracts.task import TaskStatus, Verb, after_reap
+from rivet_fleet.persistence.budgets import has_room
 from rivet_fleet.persistence.database import Database, Record, Transaction
 from rivet_fleet.persistence.guards import effect, guard, status_in
 from rivet_fleet.persistence.hosts import require_this_host
@@ -24,16 +25,22 @@ SELECT t.task_id FROM chunk_task t
 WHERE t.campaign_id = :campaign_id AND {CLAIMABLE} GROUP_FILTER
   AND (t.not_before_s IS NULL OR t.not_before_s <= NOW_S)
   AND (SELECT r.status FROM chunk_run r WHERE r.run_id = t.run_id) = 'in_progress'
-  AND (SELECT c.status FROM campaign c WHERE c.campaign_id = :campaign_id) = 'active'
+  AND (SELECT c.status FROM campaign c
+       WHERE c.campaign_id = :campaign_id AND c.halted_reason IS NULL) = 'active'
 ORDER BY t.priority DESC, t.run_position, t.chunk_index
 LIMIT 1
 """
-PICK_ANY = _PICK.replace("GROUP_FILTER", "")
+# Uncorrelated, so it is asked once: a budget that appears while a campaign runs is never missed,
+# and the scan still stops at its first row.
+UNBUDGETED = """NOT EXISTS (
+    SELECT 1 FROM chunk_run m JOIN source_budget b ON b.group_name = m.source_group
+    WHERE m.campaign_id = :campaign_id)"""
+PICK_ANY = _PICK.replace("GROUP_FILTER", f"AND {UNBUDGETED}")
 PICK_IN_GROUP = _PICK.replace("GROUP_FILTER", "AND t.source_group = :group_name")
 
 _CLAIM_COLUMNS = (
     "task_id, campaign_id, run_id, export_name, chunk_index, range_json, fence, attempts, "
-    "attempts_max"
+    "attempts_max, source_group"
 )
 CLAIM_SET = f"""{effect(Verb.CLAIM)}, owner = :worker_id, owner_name = :name,
   owner_host = :host_id, owner_pid = :pid, lease_expires_at_s = NOW_S + :lease_ttl_s,
@@ -64,26 +71,12 @@ SELECT {_CLAIM_COLUMNS} FROM claimed
 """
 
 _GROUPS = """
-SELECT r.source_group, g.slots_max, (
-         SELECT count(*) FROM chunk_task t
-         WHERE t.status = 'running' AND t.campaign_id = :campaign_id
-           AND t.source_group = r.source_group) AS running
-FROM chunk_run r
-LEFT JOIN source_group g ON g.campaign_id = r.campaign_id AND g.group_name = r.source_group
-WHERE r.campaign_id = :campaign_id AND r.status = 'in_progress'
-GROUP BY r.source_group, g.slots_max
+SELECT DISTINCT source_group FROM chunk_run
+WHERE campaign_id = :campaign_id AND status = 'in_progress'
 """
 _PEEK = PICK_IN_GROUP.replace(
     "SELECT t.task_id", "SELECT -t.priority AS urgency, t.run_position, t.chunk_index"
 )
-_LOCK_GROUP = """
-SELECT slots_max FROM source_group
-WHERE campaign_id = :campaign_id AND group_name = :group_name LOCK_ROW
-"""
-COUNT_RUNNING = """
-SELECT count(*) FROM chunk_task t
-WHERE t.status = 'running' AND t.campaign_id = :campaign_id AND t.source_group = :group_name
-"""
 
 RENEW = f"UPDATE chunk_task SET lease_expires_at_s = NOW_S + :lease_ttl_s WHERE {guard(Verb.RENEW)}"
 _FENCE = "SELECT fence FROM chunk_task WHERE task_id = :task_id"
@@ -144,29 +137,26 @@ class Claims:
             "pid": worker.pid,
             "lease_ttl_s": lease_ttl_s,
         }
-        if self._has_budget(campaign_id):
-            return self._claim_within_budget(worker, values)
+        if not self._budgeted.get(campaign_id, False):
+            claim = self._claim_unbudgeted(worker, values)
+            if claim is not None or not self._has_budget(campaign_id):
+                return claim
+        return self._claim_within_budget(worker, values)
+
+    def _claim_unbudgeted(self, worker: WorkerIdentity, values: dict[str, object]) -> Claim | None:
+        """None also when any group of the campaign has a budget."""
         if self._db.dialect.one_statement_claim:
             sql = _picking(CLAIM_ONE_STATEMENT, PICK_ANY)
             return _claim_from(self._db.one(lambda tx: tx.first(sql, **values)))
         return self._db.write(lambda tx: self._claim_in(tx, worker, PICK_ANY, values))
 
     def _has_budget(self, campaign_id: CampaignId) -> bool:
-        """Budgets are fixed at submission, so the answer is kept once the campaign is there."""
-        known = self._budgeted.get(campaign_id)
-        if known is None:
-            row = self._db.one(
-                lambda tx: tx.first(
-                    "SELECT (SELECT count(*) FROM source_group g WHERE g.campaign_id = "
-                    ":campaign_id AND g.slots_max IS NOT NULL) "
-                    "FROM campaign WHERE campaign_id = :campaign_id",
-                    campaign_id=campaign_id,
-                )
-            )
-            if row is None:
-                return False
-            known = self._budgeted[campaign_id] = row[0] > 0
-        return known
+        """Kept when True: where there was a budget, looking for it costs little."""
+        sql = f"SELECT CASE WHEN {UNBUDGETED} THEN 0 ELSE 1 END"
+        found = bool(self._db.one(lambda tx: tx.scalar(sql, campaign_id=campaign_id)))
+        if found:
+            self._budgeted[campaign_id] = True
+        return found
 
     def _claim_in(
         self, tx: Transaction, worker: WorkerIdentity, pick: str, values: dict[str, object]
@@ -196,18 +186,9 @@ class Claims:
     def _claim_in_group(
         self, tx: Transaction, worker: WorkerIdentity, group_name: str, values: dict[str, object]
     ) -> Claim | None:
+        if not has_room(tx, group_name):
+            return None
         values = {**values, "group_name": group_name}
-        slots_max = tx.scalar(
-            "SELECT slots_max FROM source_group "
-            "WHERE campaign_id = :campaign_id AND group_name = :group_name",
-            **_only(values, "campaign_id", "group_name"),
-        )
-        if slots_max is not None:
-            named = _only(values, "campaign_id", "group_name")
-            tx.first(_LOCK_GROUP, **named)
-            # Counted in a statement of its own: it must see what was committed while we waited.
-            if tx.scalar(COUNT_RUNNING, **named) >= slots_max:
-                return None
         return self._claim_in(tx, worker, PICK_IN_GROUP, values)
 
     def renew(
@@ -263,13 +244,12 @@ def _picking(statement: str, pick: str) -> str:
 
 
 def _groups_in_order(tx: Transaction, values: dict[str, object]) -> list[str]:
-    named = _only(values, "campaign_id")
+    named = {"campaign_id": values["campaign_id"]}
     ranked = []
-    for group_name, slots_max, running in tx.all(_GROUPS, **named):
-        if slots_max is None or running < slots_max:
-            best = tx.first(_PEEK, **named, group_name=group_name)
-            if best is not None:
-                ranked.append((tuple(best), group_name))
+    for (group_name,) in tx.all(_GROUPS, **named):
+        best = tx.first(_PEEK, **named, group_name=group_name)
+        if best is not None:
+            ranked.append((tuple(best), group_name))
     return [group_name for _, group_name in sorted(ranked)]
 
 
@@ -343,6 +323,7 @@ def _claim_from(row: Record | None) -> Claim | None:
         fence=row[6],
         attempt=row[7],
         attempts_max=row[8],
+        source_group=row[9],
     )
 
 
@@ -354,7 +335,3 @@ def _worker_values(worker: WorkerIdentity) -> dict[str, object]:
         "pid": worker.pid,
         "pid_started_at_s": worker.pid_started_at_s,
     }
-
-
-def _only(values: dict[str, object], *names: str) -> dict[str, object]:
-    return {name: values[name] for name in names}

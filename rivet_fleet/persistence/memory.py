@@ -18,12 +18,13 @@ from rivet_fleet.contracts.state import Failure, Reaped, SubmitOutcome
 from rivet_fleet.contracts.task import CampaignStatus, RunStatus, TaskStatus, Verb
 from rivet_fleet.errors import LeaseLost, StateRefused
 from rivet_fleet.persistence.campaigns import overlap, refuse_changed, refuse_empty
+from rivet_fleet.persistence.memory_budgets import MemoryBudgets
 from rivet_fleet.persistence.memory_finish import MemoryFinish
 from rivet_fleet.persistence.memory_model import Campaign, Run, Task, Worker, planned_tasks
 from rivet_fleet.persistence.memory_views import MemoryViews, synchronized
 
 
-class MemoryStore(MemoryFinish, MemoryViews):
+class MemoryStore(MemoryBudgets, MemoryFinish, MemoryViews):
     """``Store`` in one process. ``clock`` is the database's clock: epoch seconds."""
 
     def migrate(self) -> None:
@@ -46,9 +47,7 @@ class MemoryStore(MemoryFinish, MemoryViews):
         for run in plan.runs:
             self._refuse_overlap(plan, run.plan.export_name)
         now_s = self._clock()
-        names = {r.plan.source_group for r in plan.runs if r.plan.source_group}
-        slots = {n: plan.source_group_slots.get(n) for n in {*names, *plan.source_group_slots}}
-        self._campaigns[plan.campaign_id] = Campaign(plan=plan, created_at_s=now_s, slots=slots)
+        self._campaigns[plan.campaign_id] = Campaign(plan=plan, created_at_s=now_s)
         for position, run in enumerate(plan.runs):
             self._runs[run.plan.run_id] = Run(
                 campaign_id=plan.campaign_id,
@@ -61,6 +60,7 @@ class MemoryStore(MemoryFinish, MemoryViews):
             self._tasks[task.task_id] = task
             self._next_task_id = task.task_id + 1
         self._note(Event(name=EventName.CAMPAIGN_SUBMITTED, campaign_id=plan.campaign_id))
+        self._configure(plan.budgets, plan.campaign_id)
         return SubmitOutcome(campaign_id=plan.campaign_id, created=True)
 
     def _refuse_overlap(self, plan: CampaignPlan, export_name: str) -> None:
@@ -96,20 +96,20 @@ class MemoryStore(MemoryFinish, MemoryViews):
             fence=task.fence,
             attempt=task.attempts,
             attempts_max=task.attempts_max,
+            source_group=task.source_group,
         )
 
     def _claimable(self, task: Task, campaign_id: CampaignId, now_s: float) -> bool:
         campaign = self._campaigns.get(campaign_id)
-        if campaign is None or campaign.status is not CampaignStatus.ACTIVE:
+        if campaign is None or campaign.status is not CampaignStatus.ACTIVE or campaign.halted:
             return False
-        slots_max = campaign.slots.get(task.source_group)
         return (
             task.campaign_id == campaign_id
             and task.may(Verb.CLAIM)
             and task.attempts < task.attempts_max
             and (task.not_before_s is None or task.not_before_s <= now_s)
             and self._runs[task.run_id].status is RunStatus.IN_PROGRESS
-            and (slots_max is None or self._running(campaign_id, task.source_group) < slots_max)
+            and self._has_room(task.source_group)
         )
 
     @synchronized

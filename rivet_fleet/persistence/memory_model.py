@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from rivet_fleet.contracts.keys import CampaignId, ChunkRange, RunId, TaskId
 from rivet_fleet.contracts.part import LedgerPart, PartStatus
 from rivet_fleet.contracts.plan import CampaignPlan, PlannedRun
+from rivet_fleet.contracts.protection import SourceBudget
 from rivet_fleet.contracts.quality import RunFindings
 from rivet_fleet.contracts.state import CampaignView, Reaped, RunView, TaskCounts, TaskView
 from rivet_fleet.contracts.task import (
@@ -170,14 +171,33 @@ class Run:
 
 
 @dataclass(slots=True, kw_only=True)
+class Budget:
+    """A row of ``source_budget``."""
+
+    budget: SourceBudget
+    permits: int | None = None
+    page_share: float = 1.0
+    paused: str | None = None
+    resumes_at_s: float | None = None
+    halted: str | None = None
+    valid_until_s: float | None = None
+    sampled_at_s: float | None = None
+    readings_json: str = "[]"
+    owner: str | None = None
+    governor: str | None = None
+    fence: int = 0
+    lease_expires_at_s: float = 0.0
+
+
+@dataclass(slots=True, kw_only=True)
 class Campaign:
-    """A row of ``campaign`` with its budgets."""
+    """A row of ``campaign``."""
 
     plan: CampaignPlan
     created_at_s: float
     status: CampaignStatus = CampaignStatus.ACTIVE
     finished_at_s: float | None = None
-    slots: dict[str, int | None] = field(default_factory=dict)
+    halted: str | None = None
 
     def view(self) -> CampaignView:
         """As the store answers."""
@@ -189,6 +209,7 @@ class Campaign:
             status=self.status,
             created_at_s=self.created_at_s,
             finished_at_s=self.finished_at_s,
+            halted=self.halted,
         )
 
 

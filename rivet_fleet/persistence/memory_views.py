@@ -16,7 +16,6 @@ from rivet_fleet.contracts.plan import ExportPlan
 from rivet_fleet.contracts.quality import UniqueStats
 from rivet_fleet.contracts.state import (
     CampaignView,
-    GroupView,
     JournalEntry,
     JournalFilter,
     RunView,
@@ -25,7 +24,7 @@ from rivet_fleet.contracts.state import (
 )
 from rivet_fleet.contracts.task import CampaignStatus, TaskStatus
 from rivet_fleet.errors import StateRefused
-from rivet_fleet.persistence.memory_model import Campaign, Run, Task, Worker
+from rivet_fleet.persistence.memory_model import Budget, Campaign, Run, Task, Worker
 
 S = TypeVar("S", bound="MemoryRows")
 P = ParamSpec("P")
@@ -58,6 +57,8 @@ class MemoryRows:
         self._workers: dict[str, Worker] = {}
         self._journal: list[JournalEntry] = []
         self._metrics: list[dict[str, object]] = []
+        self._budgets: dict[str, Budget] = {}
+        self._paces: dict[str, tuple[float, float]] = {}
         self._next_task_id = 1
 
     def _known(self, campaign_id: CampaignId) -> Campaign:
@@ -73,11 +74,9 @@ class MemoryRows:
         found = [t for t in self._tasks.values() if t.run_id == run_id]
         return sorted(found, key=lambda t: t.chunk_index)
 
-    def _running(self, campaign_id: CampaignId, group: str) -> int:
+    def _running(self, group: str) -> int:
         return sum(
-            t.status is TaskStatus.RUNNING
-            for t in self._tasks.values()
-            if (t.campaign_id, t.source_group) == (campaign_id, group)
+            t.status is TaskStatus.RUNNING for t in self._tasks.values() if t.source_group == group
         )
 
     def _note(self, event: Event) -> None:
@@ -135,16 +134,6 @@ class MemoryViews(MemoryRows):
             and (not active_only or c.status is CampaignStatus.ACTIVE)
         ]
         return sorted(found, key=lambda c: (-c.created_at_s, c.campaign_id))
-
-    @synchronized
-    def groups(self, campaign_id: CampaignId) -> list[GroupView]:
-        """See ``Store.groups``."""
-        campaign = self._campaigns.get(campaign_id)
-        slots = campaign.slots if campaign else {}
-        return [
-            GroupView(group_name=n, slots_max=slots[n], running=self._running(campaign_id, n))
-            for n in sorted(slots)
-        ]
 
     @synchronized
     def committed_tasks(

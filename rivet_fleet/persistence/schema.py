@@ -84,22 +84,48 @@ campaign = Table(
     _text("status"),
     _time("created_at_s", nullable=False),
     _time("finished_at_s"),
+    _text("halted_reason", nullable=True),
     Index("ix_campaign_name", "campaign_name", "created_at_s"),
 )
 
-source_group = Table(
-    "source_group",
+source_budget = Table(
+    "source_budget",
     metadata,
-    Column(
-        "campaign_id",
-        Text,
-        ForeignKey("campaign.campaign_id", ondelete="CASCADE"),
-        primary_key=True,
-    ),
     Column("group_name", Text, primary_key=True),
-    _int("slots_max", nullable=True),
+    _int("chunks_max", nullable=True),
+    _int("connections_max", nullable=True),
+    _time("rows_per_s"),
+    _time("bytes_per_s"),
+    _int("chunks_min", default=1),
+    _int("ceiling", nullable=True),
+    _text("monitor_json", nullable=True),
+    _time("configured_at_s", nullable=False),
+    _text("configured_by", default=""),
+    _int("permits", nullable=True),
+    Column("page_share", Double, nullable=False, server_default=text("1.0")),
+    _text("paused_reason", nullable=True),
+    _time("resumes_at_s"),
+    _text("halted_reason", nullable=True),
+    _time("valid_until_s"),
+    _time("sampled_at_s"),
+    _text("readings_json", default="[]"),
+    _text("governor_owner", nullable=True),
+    _text("governor_name", nullable=True),
+    _int("governor_fence", default=0),
+    _time("governor_lease_expires_at_s"),
 )
-"""A source's budget. Only rows with ``slots_max`` are ever locked by a claim (F7)."""
+"""A source's budget, whoever asks, and what its governor decided (ADR 0013). Only claims of
+groups with a row lock one (F7). ``ceiling`` is derived: how many chunks may run unshed."""
+
+source_pace = Table(
+    "source_pace",
+    metadata,
+    Column("group_name", Text, primary_key=True),
+    Column("rows_free_at_s", Double, nullable=False, server_default=text("0")),
+    Column("bytes_free_at_s", Double, nullable=False, server_default=text("0")),
+)
+"""Until when a group's rows and bytes are spoken for; apart, so that no reader waits for a
+claim."""
 
 chunk_run = Table(
     "chunk_run",

@@ -15,6 +15,7 @@ from rivet_fleet.contracts.keys import CampaignId, RunId, TaskId
 from rivet_fleet.contracts.lease import Claim, WorkerIdentity
 from rivet_fleet.contracts.part import LedgerPart, StagedPart
 from rivet_fleet.contracts.plan import CampaignPlan, ExportPlan
+from rivet_fleet.contracts.protection import SourceBudget, Standing
 from rivet_fleet.contracts.quality import RunFindings, UniqueStats
 from rivet_fleet.contracts.state import (
     CampaignView,
@@ -246,6 +247,25 @@ class Store(Protocol):
 
     def groups(self, campaign_id: CampaignId) -> list[GroupView]:
         """Every source group of a campaign, by name."""
+        ...
+
+    # -- protecting the source (ADR 0013) ---------------------------------------------------
+    def set_budgets(self, budgets: Sequence[SourceBudget], *, by: str) -> list[str]:
+        """Store what each named group may do, over all campaigns; one that says nothing is
+        forgotten. The names of those that changed; a change is journaled, and starts the
+        governor's work anew."""
+        ...
+
+    def budgets(self) -> list[SourceBudget]:
+        """Every budget of the state database, by group name."""
+        ...
+
+    def reserve(self, group_name: str, rows: float, size_bytes: float) -> float:
+        """Reserve so much of a group's rates; the seconds until it may be used."""
+        ...
+
+    def standing(self, task_id: TaskId) -> Standing:
+        """How the group of a running chunk stands, for this chunk."""
         ...
 
     def journal(

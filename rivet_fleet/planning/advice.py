@@ -33,6 +33,7 @@ from rivet_fleet.planning.priority import (
     cursor_quality,
     recommend,
 )
+from rivet_fleet.planning.protection import readers_of
 from rivet_fleet.planning.verdicts import Access, preflight, sparse_range
 from rivet_fleet.planning.waves import campaign_view
 
@@ -117,10 +118,10 @@ def _access(
     rows: BelievedRows,
 ) -> Access:
     kinds = {chunk.chunk_range.kind for chunk in run.chunks}
-    group = loaded.config.source_groups.get(export.source_group or "")
     readers = [loaded.config.campaign.workers, len(run.chunks)]
-    if group is not None:
-        readers.append(group.max_running_chunks)
+    allowed = readers_of(loaded, export.source_group)
+    if allowed is not None:
+        readers.append(allowed)
     return Access(
         uses_index=_uses_index(facts, run, kinds),
         cursor=bool(kinds & {RangeKind.KEYSET, RangeKind.SPAN}),

@@ -1,7 +1,7 @@
 """What identifies a configuration: everything a plan depends on, nothing that is secret.
 
-Runtime settings that change no plan (workers, leases, state, spool) are left out, so that a
-campaign may be resumed with more workers.
+Runtime settings that change no plan (workers, leases, budgets, state, spool) are left out, so
+that a campaign may be continued with more workers or another budget.
 """
 
 from __future__ import annotations
@@ -47,7 +47,6 @@ def digests(
         "name": config.campaign.name or path.stem,
         "order": [export.name for export in config.exports],
         "sections": sections,
-        "source_groups": {n: g.max_running_chunks for n, g in config.source_groups.items()},
     }
     if config.campaign.order != "config" or config.campaign.waves:
         whole["handed_out"] = [config.campaign.order, config.campaign.waves]

@@ -13,6 +13,7 @@ from pydantic import Field, SecretStr
 from rivet_fleet.planning.config_output import DestinationConfig as DestinationConfig
 from rivet_fleet.planning.config_output import MetaColumnsConfig as MetaColumnsConfig
 from rivet_fleet.planning.config_output import ParquetConfig as ParquetConfig
+from rivet_fleet.planning.config_protection import SourceGroupConfig as SourceGroupConfig
 from rivet_fleet.planning.config_quality import QualityConfig as QualityConfig
 from rivet_fleet.planning.config_values import Block, Bytes, Columns, Count, Number
 from rivet_fleet.planning.sizes import MIB
@@ -317,14 +318,6 @@ class CampaignConfig(Block):
     )
     hang_timeout_s: Annotated[Number, Field(ge=1, le=604_800)] = Field(
         default=600.0, description="A chunk without any progress for this long costs its worker."
-    )
-
-
-class SourceGroupConfig(Block):
-    """A budget that several exports share across the whole fleet."""
-
-    max_running_chunks: Annotated[Count, Field(ge=1, le=100_000)] = Field(
-        description="Chunks of the group that run at once, over all hosts."
     )
 
 

@@ -17,6 +17,7 @@ from rivet_fleet.planning.problems import (
     dotted,
     listed,
 )
+from rivet_fleet.planning.protection import check_group
 from rivet_fleet.planning.request import override_column
 
 NAME_BYTES_MAX = 128
@@ -111,9 +112,10 @@ def _root(config: FleetConfig) -> Iterator[Problem]:
     for name in config.sources:
         if reason := unsafe_name(name):
             yield _problem(("sources", name), reason)
-    for name in config.source_groups:
+    for name, group in config.source_groups.items():
         if reason := unsafe_name(name):
             yield _problem(("source_groups", name), reason)
+        yield from check_group(name, group)
     if config.campaign.name is not None and (reason := unsafe_name(config.campaign.name)):
         yield _problem(("campaign", "name"), reason)
     first: dict[str, int] = {}

@@ -27,6 +27,7 @@ from rivet_fleet.planning.memory import memory_budget
 from rivet_fleet.planning.meta import meta_plan, meta_problems
 from rivet_fleet.planning.policies import change_policies, policies_of
 from rivet_fleet.planning.problems import Problem, did_you_mean
+from rivet_fleet.planning.protection import budgets_of
 from rivet_fleet.planning.request import casts_of, facts_request
 from rivet_fleet.planning.strategy import Choice, choose, choose_partition
 from rivet_fleet.planning.tuning import tuning_plan
@@ -113,9 +114,7 @@ def plan_campaign(
         config_digest=loaded.digest,
         config_path=str(loaded.path.absolute()),
         runs=tuple(runs),
-        source_group_slots={
-            name: group.max_running_chunks for name, group in loaded.config.source_groups.items()
-        },
+        budgets=budgets_of(loaded),
     )
 
 

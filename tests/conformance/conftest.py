@@ -1,4 +1,4 @@
-"""What the conformance suites share: real small filesystems, and users without privileges."""
+"""What the conformance suites share: every store, and real small filesystems."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from rivet_fleet.persistence.store import Store
+from tests.stores import Backend, MemoryBackend, SqlBackend, sqlite_backend
 
 
 @pytest.fixture
@@ -36,3 +39,30 @@ def read_only_filesystem(tmp_path: Path) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.fixture(scope="module", params=["memory", "sqlite", "postgres"])
+def opened(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Backend]:
+    if request.param == "memory":
+        yield MemoryBackend()
+        return
+    if request.param == "sqlite":
+        backend = sqlite_backend(tmp_path_factory.mktemp("state"))
+    else:
+        server = request.getfixturevalue("postgres")
+        backend = SqlBackend(server.create_database(request.module.__name__.rpartition(".")[2]))
+    yield backend
+    backend.store.close()
+
+
+@pytest.fixture
+def backend(opened: Backend) -> Backend:
+    opened.wipe()
+    return opened
+
+
+@pytest.fixture
+def store(backend: Backend) -> Store:
+    return backend.store

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -26,39 +25,12 @@ from rivet_fleet.contracts.task import CampaignStatus, RunStatus, TaskStatus
 from rivet_fleet.errors import LeaseLost, StateRefused
 from rivet_fleet.persistence.store import Store
 from tests.campaigns import campaign_plan, staged_part
-from tests.stores import Backend, MemoryBackend, SqlBackend, identity, sqlite_backend
+from tests.stores import Backend, identity
 
 C1 = CampaignId("c1")
 R0 = RunId("c1-e0")
 W1, W2 = identity("w1"), identity("w2")
 BROKEN = Failure(error_class="SourceBusy", message="deadlock", permanent=False)
-
-
-@pytest.fixture(scope="module", params=["memory", "sqlite", "postgres"])
-def opened(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Backend]:
-    if request.param == "memory":
-        yield MemoryBackend()
-        return
-    if request.param == "sqlite":
-        backend = sqlite_backend(tmp_path_factory.mktemp("state"))
-    else:
-        server = request.getfixturevalue("postgres")
-        backend = SqlBackend(server.create_database("store_conformance"))
-    yield backend
-    backend.store.close()
-
-
-@pytest.fixture
-def backend(opened: Backend) -> Backend:
-    opened.wipe()
-    return opened
-
-
-@pytest.fixture
-def store(backend: Backend) -> Store:
-    return backend.store
 
 
 def claimed(store: Store, worker: Any = W1, *, ttl_s: float = 60.0) -> Claim:

@@ -23,6 +23,7 @@ from rivet_fleet.demo.embedded import EmbeddedPostgres
 from rivet_fleet.errors import SourceBusy, SourceError, StatementTimeout
 from rivet_fleet.execution import registry
 from rivet_fleet.execution.extract import ExtractResult, PageProgress, extract_chunk
+from rivet_fleet.execution.pages import Allowance
 from rivet_fleet.execution.source import Source
 from rivet_fleet.execution.sources.postgres import open_source
 from tests.integration.postgres_source_kit import read_plan, source, sql
@@ -44,6 +45,9 @@ class Pacer:
 
     def wait(self, seconds: float) -> None:
         pass
+
+    def allowance(self) -> Allowance:
+        return Allowance()
 
     def retried(self, error: SourceError, attempt: int, wait_s: float) -> None:
         self.errors.append(error)

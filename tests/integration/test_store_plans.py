@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import text
 
-from rivet_fleet.persistence import campaigns, claims, finalizing, views
+from rivet_fleet.persistence import budgets, campaigns, claims, finalizing, views
 from tests.campaigns import campaign_plan
 from tests.stores import SqlBackend, sqlite_backend
 
@@ -22,7 +22,8 @@ STATEMENTS = {
         "CAMPAIGN_FILTER", ""
     ),
     "reap a worker": claims.OWNED,
-    "count a group's running": claims.COUNT_RUNNING,
+    "count a group's running": budgets.COUNT_RUNNING,
+    "how a group stands": budgets.STANDING,
     "committed": views.COMMITTED,
     "finalizable": finalizing.FINALIZABLE.replace("ALL_COMPLETED", finalizing.ALL_COMPLETED),
     "settle": campaigns.OPEN_WORK,
@@ -30,6 +31,7 @@ STATEMENTS = {
 PARAMETERS: dict[str, object] = {
     "campaign_id": "c1",
     "group_name": "db",
+    "task_id": 30_055,
     "worker_id": "w",
     "name": "w",
     "host_id": "h",

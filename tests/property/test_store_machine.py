@@ -70,8 +70,8 @@ class StoreMachine(RuleBasedStateMachine):
             name=self.campaign_id,
             chunks=chunks,
             attempts_max=attempts_max,
-            groups=["db"] * len(chunks),
-            slots={} if slots is None else {"db": slots},
+            groups=[f"{self.campaign_id}-db"] * len(chunks),
+            slots={} if slots is None else {f"{self.campaign_id}-db": slots},
         )
         self.slots = slots
         self.workers = [identity(f"{self.campaign_id}-w{n}") for n in range(3)]

@@ -14,6 +14,7 @@ from rivet_fleet.contracts.plan import ExportPlan
 from rivet_fleet.coordination import wiring
 from rivet_fleet.errors import SourceError
 from rivet_fleet.execution.extract import SpooledPart, extract_chunk
+from rivet_fleet.execution.pages import Allowance
 from rivet_fleet.execution.registry import open_format
 from rivet_fleet.planning.connections import source_connection
 from rivet_fleet.planning.planner import facts_request, plan_campaign
@@ -24,6 +25,9 @@ class Impatient:
 
     def wait(self, seconds: float) -> None:
         """Go on at once."""
+
+    def allowance(self) -> Allowance:
+        return Allowance()
 
     def retried(self, error: SourceError, attempt: int, wait_s: float) -> None:
         """A page that failed is a finding."""

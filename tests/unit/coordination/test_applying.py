@@ -127,7 +127,12 @@ def apply(
     events: list[Any] = []
     fleet = make_fleet(store, tmp_path)
     fleet.clock, fleet.emit = Counter(plan.created_at_s + age_s), events.append
-    loaded: Any = SimpleNamespace(digest=digest, sections={"e0": "new"}, path=Path("fleet.yaml"))
+    loaded: Any = SimpleNamespace(
+        digest=digest,
+        sections={"e0": "new"},
+        path=Path("fleet.yaml"),
+        config=SimpleNamespace(source_groups={}),
+    )
     monkeypatch.setattr(
         applying, "source_connection", lambda _loaded, _name: SimpleNamespace(identity=identity)
     )

@@ -22,6 +22,7 @@ from rivet_fleet.errors import (
 )
 from rivet_fleet.execution import registry
 from rivet_fleet.execution.extract import extract_chunk
+from rivet_fleet.execution.pages import Allowance
 from rivet_fleet.execution.source import Page, PageLimit
 
 SCHEMA = pa.schema([pa.field("id", pa.int64(), nullable=False), pa.field("note", pa.string())])
@@ -71,6 +72,9 @@ class RecordingPacer:
         self.waits.append(seconds)
         if self.stop_at_wait == len(self.waits):
             raise StopRequested("stop")
+
+    def allowance(self) -> Allowance:
+        return Allowance()
 
     def retried(self, error, attempt, wait_s):
         self.retries.append((type(error), attempt, wait_s))

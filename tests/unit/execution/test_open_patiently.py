@@ -5,6 +5,7 @@ import pytest
 from rivet_fleet.contracts.plan import TuningPlan
 from rivet_fleet.errors import RetryClass, SourceRefused, SourceUnavailable
 from rivet_fleet.execution.extract import open_patiently
+from rivet_fleet.execution.pages import Allowance
 
 TUNING = TuningPlan(max_retries=3, retry_backoff_ms=1000)
 
@@ -16,6 +17,9 @@ class Pacer:
 
     def wait(self, seconds: float) -> None:
         self.waits.append(seconds)
+
+    def allowance(self) -> Allowance:
+        return Allowance()
 
     def retried(self, error, attempt: int, wait_s: float) -> None:
         self.told.append(attempt)

@@ -146,7 +146,7 @@ def worker(
 
 
 def group(name: str, *, slots_max: int | None, running: int) -> GroupView:
-    return GroupView(group_name=name, slots_max=slots_max, running=running)
+    return GroupView(group_name=name, slots_max=slots_max, running=running, running_here=running)
 
 
 def entry(event: str, *, message: str = "", at_s: float = NOW_S, **over: Any) -> JournalEntry:

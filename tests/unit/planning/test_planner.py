@@ -74,7 +74,7 @@ def test_the_plan_of_the_example_survives_a_process() -> None:
     )
     assert loads(CampaignPlan, dumps(made)) == made
     assert made.campaign_name == "nightly"
-    assert made.source_group_slots == {"shop-primary": 2}
+    assert [(b.group_name, b.ceiling) for b in made.budgets] == [("shop-primary", 2)]
     assert [run.plan.attempts_max for run in made.runs] == [4, 4, 4]
     assert made.runs[0].plan.tuning.throttle_ms == 500
     assert made.runs[2].plan.read.source_identity == "postgres://b@db.example:5432/b"

@@ -1,0 +1,189 @@
+"""One worker under the protection of the source it reads: when a page may be read, and how large.
+
+The state database decides (ADR 0013); this follows it at page boundaries. While the state is
+away the last word counts, unless the group fails closed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from rivet_fleet.contracts.events import EventName
+from rivet_fleet.contracts.lease import Claim
+from rivet_fleet.contracts.protection import SourceBudget, Standing
+from rivet_fleet.coordination.fleet import Fleet
+from rivet_fleet.errors import StateUnavailable, StopRequested
+from rivet_fleet.execution.pages import Allowance
+
+LOOK_S = 1.0
+"""How often a running chunk asks how its group stands."""
+REST_S = 0.5
+BLOCK_S = 0.5
+"""How much of a rate is taken at once: small enough to be fair, large enough to be rare."""
+_HOLD_S = 60.0
+
+_T = TypeVar("_T")
+
+
+@dataclass(slots=True)
+class _Account:
+    """What this worker has reserved of a group's rates and not yet read."""
+
+    rows: float = 0.0
+    bytes: float = 0.0
+    slot_at_s: float = 0.0
+    pace_s: float = BLOCK_S
+
+
+class Protection:
+    """The groups this worker reads from: one after the other, never two at once."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self._accounts: dict[str, _Account] = {}
+
+    def guard(
+        self, claim: Claim, wait: Callable[[float], None], tell: Callable[..., None]
+    ) -> ChunkGuard:
+        """The guard of one claimed chunk. ``wait`` may raise StopRequested or LeaseLost;
+        ``tell(event name, message, **data)`` tells about the chunk."""
+        account = self._accounts.setdefault(claim.source_group, _Account())
+        return ChunkGuard(self._fleet, claim, account, wait, tell)
+
+
+class ChunkGuard:
+    """Holds one chunk back before its pages. A chunk without a source group is never held."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        claim: Claim,
+        account: _Account,
+        wait: Callable[[float], None],
+        tell: Callable[..., None],
+    ) -> None:
+        self._fleet = fleet
+        self._claim = claim
+        self._account = account
+        self._wait = wait
+        self._tell = tell
+        self._standing = Standing()
+        self._looked_at_s: float | None = None
+        self.pausable = True
+        """False while one statement streams: a pause would only hold its snapshot longer."""
+
+    @property
+    def limits_connections(self) -> bool:
+        """True when the connection must be gone before the slot is."""
+        budget = self._standing.budget
+        return budget is not None and budget.connections_max is not None
+
+    def before_page(self) -> Allowance:
+        """Wait until the next page may be read, and say how large it may be.
+
+        Raises StopRequested when the chunk should be given back instead, and what ``wait`` raises.
+        """
+        if not self._claim.source_group:
+            return Allowance()
+        self._look()
+        self._rest()
+        budget = self._standing.budget
+        if budget is None or not budget.paced:
+            return Allowance(share=self._standing.page_share)
+        self._reserve(budget)
+        return Allowance(
+            share=self._standing.page_share,
+            rows_max=_block(budget.rows_per_s),
+            bytes_max=_block(budget.bytes_per_s),
+        )
+
+    def after_page(self, rows: int, size_bytes: int) -> None:
+        """What was read is taken from what was reserved; it may be more."""
+        self._account.rows -= rows
+        self._account.bytes -= size_bytes
+
+    # ---------------------------------------------------------------- looking and resting
+
+    def _look(self, *, now: bool = False) -> None:
+        at_s = self._fleet.clock.monotonic_s()
+        if self._looked_at_s is not None and not now and at_s - self._looked_at_s < LOOK_S:
+            return
+        task_id = self._claim.task_id
+        self._standing = self._ask(
+            lambda: self._fleet.store.standing(task_id), otherwise=lambda: self._standing
+        )
+        self._looked_at_s = at_s
+        if self._standing.halted is not None:
+            raise StopRequested(f"the governor stopped the campaign: {self._standing.halted}")
+
+    def _rest(self) -> None:
+        began_s: float | None = None
+        while self.pausable and (reason := self._standing.reason_to_rest) is not None:
+            now_s = self._fleet.clock.monotonic_s()
+            if began_s is None:
+                began_s = now_s
+                self._tell(EventName.CHUNK_PAUSED, reason)
+            if self._too_long(now_s - began_s):
+                raise StopRequested(f"given back while its source group rests: {reason}")
+            self._wait(REST_S)
+            self._look(now=True)
+        if began_s is not None:
+            rested_s = round(self._fleet.clock.monotonic_s() - began_s, 3)
+            self._tell(EventName.CHUNK_RESUMED, "", rested_s=rested_s)
+
+    def _too_long(self, rested_s: float) -> bool:
+        """A chunk keeps its pages through a short pause, not its worker through a long one."""
+        standing = self._standing
+        monitor = standing.budget.monitor if standing.budget else None
+        hold_s = _HOLD_S if monitor is None else monitor.hold_paused_s
+        known_s = standing.paused_for_s if standing.paused is not None else None
+        return rested_s >= hold_s or (known_s is not None and rested_s + known_s > hold_s)
+
+    # ---------------------------------------------------------------- rates
+
+    def _reserve(self, budget: SourceBudget) -> None:
+        """Take the next block of whatever is used up, and wait for its time to come."""
+        account, clock = self._account, self._fleet.clock
+        rows = _needed(account.rows, budget.rows_per_s)
+        size = _needed(account.bytes, budget.bytes_per_s)
+        if rows <= 0 and size <= 0:
+            return
+        asked_at_s = clock.monotonic_s()
+        group = self._claim.source_group
+        wait_s = self._ask(
+            lambda: self._fleet.store.reserve(group, rows, size),
+            otherwise=lambda: max(0.0, account.slot_at_s + account.pace_s - asked_at_s),
+        )
+        slot_at_s = asked_at_s + wait_s
+        if account.slot_at_s:
+            account.pace_s = max(slot_at_s - account.slot_at_s, BLOCK_S)
+        account.slot_at_s = slot_at_s
+        account.rows += rows
+        account.bytes += size
+        while (left_s := slot_at_s - clock.monotonic_s()) > 0:
+            self._wait(min(left_s, REST_S))
+            self._look()
+
+    def _ask(self, action: Callable[[], _T], *, otherwise: Callable[[], _T]) -> _T:
+        """The state's answer; while it is away the last one, unless the group fails closed."""
+        budget = self._standing.budget
+        closed = budget is not None and budget.monitor is not None and budget.monitor.fail_closed
+        if closed or self._looked_at_s is None:
+            return self._fleet.patience.call("look after the source", action)
+        try:
+            return action()
+        except StateUnavailable:
+            return otherwise()
+
+
+def _block(per_s: float | None) -> int | None:
+    return None if per_s is None else max(1, int(per_s * BLOCK_S))
+
+
+def _needed(balance: float, per_s: float | None) -> float:
+    """How much to reserve: a block and what was overdrawn, once nothing is left."""
+    if per_s is None or balance > 0:
+        return 0.0
+    return max(1.0, per_s * BLOCK_S) - balance

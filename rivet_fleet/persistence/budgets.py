@@ -1,0 +1,299 @@
+"""Budgets of source groups: configured, enforced at claim, paced (ADR 0013)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rivet_fleet.contracts.codec import dumps, loads
+from rivet_fleet.contracts.events import Event, EventName
+from rivet_fleet.contracts.keys import CampaignId, TaskId
+from rivet_fleet.contracts.protection import MonitorPlan, SourceBudget, Standing
+from rivet_fleet.contracts.state import GroupView
+from rivet_fleet.persistence.database import Database, Record, Transaction
+from rivet_fleet.persistence.journal import note_all
+
+BUDGET_COLUMNS = """b.group_name, b.chunks_max, b.connections_max, b.rows_per_s, b.bytes_per_s,
+  b.chunks_min, b.monitor_json, b.permits, b.page_share, b.paused_reason, b.resumes_at_s,
+  b.halted_reason, b.valid_until_s, b.sampled_at_s, b.readings_json, b.governor_name"""
+# The limits that a claim keeps, and whether anything closes the group altogether.
+ROOM = """
+SELECT b.ceiling, b.permits,
+  CASE WHEN b.paused_reason IS NOT NULL OR b.halted_reason IS NOT NULL
+         OR b.valid_until_s < NOW_S THEN 1 ELSE 0 END AS closed
+FROM source_budget b WHERE b.group_name = :group_name
+"""
+LOCK_ROOM = ROOM + " LOCK_ROW"
+COUNT_RUNNING = """
+SELECT count(*) FROM chunk_task t WHERE t.status = 'running' AND t.source_group = :group_name
+"""
+_STORED = """
+SELECT b.group_name, b.chunks_max, b.connections_max, b.rows_per_s, b.bytes_per_s, b.chunks_min,
+       b.monitor_json
+FROM source_budget b WHERE b.group_name = :group_name LOCK_ROW
+"""
+_CONFIGURE = """
+INSERT INTO source_budget (group_name, chunks_max, connections_max, rows_per_s, bytes_per_s,
+                           chunks_min, ceiling, monitor_json, configured_at_s, configured_by)
+VALUES (:group_name, :chunks_max, :connections_max, :rows_per_s, :bytes_per_s, :chunks_min,
+        :ceiling, :monitor_json, NOW_S, :configured_by)
+ON CONFLICT (group_name) DO UPDATE SET
+  chunks_max = excluded.chunks_max, connections_max = excluded.connections_max,
+  rows_per_s = excluded.rows_per_s, bytes_per_s = excluded.bytes_per_s,
+  chunks_min = excluded.chunks_min, ceiling = excluded.ceiling,
+  monitor_json = excluded.monitor_json, configured_at_s = excluded.configured_at_s,
+  configured_by = excluded.configured_by
+"""
+# A monitor that fails closed opens the group with its first sample, not before.
+_WATCH_ANEW = """
+UPDATE source_budget SET permits = NULL, page_share = 1.0, paused_reason = NULL,
+  resumes_at_s = NULL, valid_until_s = CASE WHEN :fail_closed = 1 THEN NOW_S END,
+  governor_fence = governor_fence + 1, governor_lease_expires_at_s = NULL
+WHERE group_name = :group_name
+"""
+_ADD_PACE = """
+INSERT INTO source_pace (group_name) VALUES (:group_name) ON CONFLICT (group_name) DO NOTHING
+"""
+_FORGET = "DELETE FROM source_budget WHERE group_name = :group_name"
+USERS = """
+SELECT DISTINCT r.campaign_id FROM chunk_run r
+WHERE r.source_group = :group_name AND r.status = 'in_progress'
+"""
+
+
+def _per_s(kind: str) -> str:
+    return (
+        f"(SELECT b.{kind}_per_s FROM source_budget b WHERE b.group_name = source_pace.group_name)"
+    )
+
+
+def _reserved(kind: str) -> str:
+    """``contracts.protection.appointment`` as SQL: one column of ``source_pace``."""
+    free = f"{kind}_free_at_s"
+    return f"""CASE WHEN :{kind} > 0 AND {_per_s(kind)} > 0
+    THEN (CASE WHEN {free} > NOW_S THEN {free} ELSE NOW_S END) + :{kind} / {_per_s(kind)}
+    ELSE {free} END"""
+
+
+def _begins(kind: str) -> str:
+    return f"""CASE WHEN :{kind} > 0 AND {_per_s(kind)} > 0
+    THEN {kind}_free_at_s - :{kind} / {_per_s(kind)} - NOW_S ELSE 0.0 END"""
+
+
+RESERVE = f"""
+UPDATE source_pace SET
+  rows_free_at_s = {_reserved("rows")},
+  bytes_free_at_s = {_reserved("bytes")}
+WHERE group_name = :group_name
+RETURNING {_begins("rows")}, {_begins("bytes")}
+"""
+# Earlier claims first, by the database's clock: every worker computes the same order.
+STANDING = f"""
+SELECT {BUDGET_COLUMNS}, NOW_S AS now_s,
+  (SELECT count(*) FROM chunk_task o
+   WHERE o.status = 'running' AND o.source_group = t.source_group
+     AND (o.claimed_at_s < t.claimed_at_s
+          OR (o.claimed_at_s = t.claimed_at_s AND o.task_id < t.task_id))) AS ahead
+FROM chunk_task t JOIN source_budget b ON b.group_name = t.source_group
+WHERE t.task_id = :task_id
+"""
+_GROUP_VIEWS = f"""
+SELECT g.source_group AS name, {BUDGET_COLUMNS}, b.governor_lease_expires_at_s > NOW_S AS governed,
+  (SELECT count(*) FROM chunk_task t
+   WHERE t.status = 'running' AND t.source_group = g.source_group) AS running,
+  (SELECT count(*) FROM chunk_task t WHERE t.status = 'running'
+     AND t.source_group = g.source_group AND t.campaign_id = :campaign_id) AS running_here
+FROM (SELECT DISTINCT source_group FROM chunk_run
+      WHERE campaign_id = :campaign_id AND source_group <> '') g
+LEFT JOIN source_budget b ON b.group_name = g.source_group
+ORDER BY g.source_group
+"""
+
+
+def has_room(tx: Transaction, group_name: str) -> bool:
+    """Whether one more chunk of the group may run. Locks the group's row where that matters, so
+    the answer holds until the transaction ends."""
+    limits = tx.first(ROOM, group_name=group_name)
+    if limits is None or not _limited(limits):
+        return True
+    limits = tx.first(LOCK_ROOM, group_name=group_name)
+    if limits is None:
+        return True
+    if limits.closed:
+        return False
+    most = [n for n in (limits.ceiling, limits.permits) if n is not None]
+    # Counted in a statement of its own: it must see what was committed while we waited.
+    return not most or tx.scalar(COUNT_RUNNING, group_name=group_name) < min(most)
+
+
+def _limited(limits: Record) -> bool:
+    return bool(limits.closed) or limits.ceiling is not None or limits.permits is not None
+
+
+class Budgets:
+    """Source groups, over one database."""
+
+    _db: Database
+
+    def set_budgets(self, budgets: Sequence[SourceBudget], *, by: str) -> list[str]:
+        """See ``Store.set_budgets``."""
+        return self._db.write(lambda tx: configure(tx, budgets, by=by))
+
+    def budgets(self) -> list[SourceBudget]:
+        """See ``Store.budgets``."""
+        sql = f"SELECT {BUDGET_COLUMNS} FROM source_budget b ORDER BY b.group_name"
+        return [budget_from(row) for row in self._db.one(lambda tx: tx.all(sql))]
+
+    def reserve(self, group_name: str, rows: float, size_bytes: float) -> float:
+        """See ``Store.reserve``. One statement: askers queue for one row and nothing else."""
+        values = {"group_name": group_name, "rows": float(rows), "bytes": float(size_bytes)}
+        once = self._db.one if self._db.dialect.one_statement_claim else self._db.write
+        row = once(lambda tx: tx.first(RESERVE, **values))
+        return 0.0 if row is None else max(0.0, float(row[0]), float(row[1]))
+
+    def standing(self, task_id: TaskId) -> Standing:
+        """See ``Store.standing``."""
+        row = self._db.one(lambda tx: tx.first(STANDING, task_id=task_id))
+        return Standing() if row is None else _standing(row)
+
+    def groups(self, campaign_id: CampaignId) -> list[GroupView]:
+        """See ``Store.groups``."""
+        rows = self._db.one(lambda tx: tx.all(_GROUP_VIEWS, campaign_id=campaign_id))
+        return [_group_view(row) for row in rows]
+
+
+def configure(tx: Transaction, budgets: Sequence[SourceBudget], *, by: str) -> list[str]:
+    """Store budgets; those that say nothing are forgotten. The names of those that changed."""
+    changed = []
+    for budget in sorted(budgets, key=lambda b: b.group_name):
+        row = tx.first(_STORED, group_name=budget.group_name)
+        before = None if row is None else budget_from(row)
+        if before == budget or (before is None and budget.unlimited):
+            continue
+        changed.append(budget.group_name)
+        if budget.unlimited:
+            tx.run(_FORGET, group_name=budget.group_name)
+        else:
+            tx.run(_CONFIGURE, **_values(budget), configured_by=by)
+            tx.run(_ADD_PACE, group_name=budget.group_name)
+            if before is None or before.monitor != budget.monitor:
+                closed = budget.monitor is not None and budget.monitor.fail_closed
+                tx.run(_WATCH_ANEW, group_name=budget.group_name, fail_closed=int(closed))
+        tell(tx, budget.group_name, EventName.BUDGET_CHANGED, *changed_words(before, budget), by)
+    return changed
+
+
+def tell(
+    tx: Transaction,
+    group_name: str,
+    name: EventName,
+    message: str,
+    data: dict[str, object],
+    by: str | None,
+) -> None:
+    """One journal entry for every campaign that works on the group; one without when none does."""
+    users = [row[0] for row in tx.all(USERS, group_name=group_name)] or [None]
+    note_all(
+        tx,
+        [
+            Event(
+                name=name,
+                campaign_id=user,
+                worker_id=by,
+                message=message,
+                data={"source_group": group_name, **data},
+            )
+            for user in users
+        ],
+    )
+
+
+def changed_words(
+    before: SourceBudget | None, after: SourceBudget
+) -> tuple[str, dict[str, object]]:
+    """A sentence and the numbers of a changed budget."""
+    names = ("chunks_max", "connections_max", "rows_per_s", "bytes_per_s", "chunks_min")
+    changes: dict[str, object] = {}
+    for name in names:
+        was = None if before is None else getattr(before, name)
+        if was != getattr(after, name):
+            changes[name] = [was, getattr(after, name)]
+    if (None if before is None else before.monitor) != after.monitor:
+        changes["monitor"] = "changed"
+    if after.unlimited:
+        return f"source group {after.group_name} has no budget any more", {"changes": changes}
+    said = ", ".join(
+        f"{name} {value[0]} -> {value[1]}" if isinstance(value, list) else f"{name} {value}"
+        for name, value in changes.items()
+    )
+    return f"budget of source group {after.group_name}: {said}", {"changes": changes}
+
+
+def _values(budget: SourceBudget) -> dict[str, object]:
+    monitor = budget.monitor
+    return {
+        "group_name": budget.group_name,
+        "chunks_max": budget.chunks_max,
+        "connections_max": budget.connections_max,
+        "rows_per_s": budget.rows_per_s,
+        "bytes_per_s": budget.bytes_per_s,
+        "chunks_min": budget.chunks_min,
+        "ceiling": budget.ceiling,
+        "monitor_json": None if monitor is None else dumps(monitor),
+    }
+
+
+def budget_from(row: Record) -> SourceBudget:
+    """A row of ``source_budget`` as a value."""
+    return SourceBudget(
+        group_name=row.group_name,
+        chunks_max=row.chunks_max,
+        connections_max=row.connections_max,
+        rows_per_s=row.rows_per_s,
+        bytes_per_s=row.bytes_per_s,
+        chunks_min=row.chunks_min,
+        monitor=None if row.monitor_json is None else loads(MonitorPlan, row.monitor_json),
+    )
+
+
+def _standing(row: Record) -> Standing:
+    paused = row.paused_reason
+    if paused is None and row.valid_until_s is not None and row.valid_until_s < row.now_s:
+        paused = "nobody watches the source, and on_unreadable is pause"
+    for_s = None if row.resumes_at_s is None else row.resumes_at_s - row.now_s
+    return Standing(
+        budget=budget_from(row),
+        ahead=row.ahead,
+        permits=row.permits,
+        page_share=row.page_share,
+        paused=paused,
+        paused_for_s=for_s,
+        halted=row.halted_reason,
+    )
+
+
+def _group_view(row: Record) -> GroupView:
+    if row.group_name is None:
+        return GroupView(
+            group_name=row.name, slots_max=None, running=row.running, running_here=row.running_here
+        )
+    budget = budget_from(row)
+    return GroupView(
+        group_name=row.name,
+        slots_max=budget.ceiling,
+        running=row.running,
+        running_here=row.running_here,
+        connections_max=budget.connections_max,
+        rows_per_s=budget.rows_per_s,
+        bytes_per_s=budget.bytes_per_s,
+        chunks_min=budget.chunks_min,
+        permits=row.permits,
+        page_share=row.page_share,
+        paused=row.paused_reason,
+        resumes_at_s=row.resumes_at_s,
+        halted=row.halted_reason,
+        valid_until_s=row.valid_until_s,
+        sampled_at_s=row.sampled_at_s,
+        monitored=budget.monitor is not None,
+        governor=row.governor_name if row.governed else None,
+        readings_json=row.readings_json,
+    )

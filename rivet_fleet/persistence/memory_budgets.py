@@ -1,0 +1,169 @@
+"""Source groups in the in-memory store: the contract of ``budgets`` over dicts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rivet_fleet.contracts.events import Event, EventName
+from rivet_fleet.contracts.keys import CampaignId, TaskId
+from rivet_fleet.contracts.protection import SourceBudget, Standing, appointment
+from rivet_fleet.contracts.state import GroupView
+from rivet_fleet.contracts.task import RunStatus, TaskStatus
+from rivet_fleet.persistence.budgets import changed_words
+from rivet_fleet.persistence.memory_model import Budget
+from rivet_fleet.persistence.memory_views import MemoryRows, synchronized
+
+
+class MemoryBudgets(MemoryRows):
+    """Source groups, over dicts."""
+
+    @synchronized
+    def set_budgets(self, budgets: Sequence[SourceBudget], *, by: str) -> list[str]:
+        """See ``Store.set_budgets``."""
+        return self._configure(budgets, by)
+
+    def _configure(self, budgets: Sequence[SourceBudget], by: str) -> list[str]:
+        changed = []
+        for budget in sorted(budgets, key=lambda b: b.group_name):
+            row = self._budgets.get(budget.group_name)
+            before = None if row is None else row.budget
+            if before == budget or (before is None and budget.unlimited):
+                continue
+            changed.append(budget.group_name)
+            if budget.unlimited:
+                del self._budgets[budget.group_name]
+            else:
+                self._store_budget(row, budget)
+            message, data = changed_words(before, budget)
+            self._tell_users(budget.group_name, EventName.BUDGET_CHANGED, message, data, by)
+        return changed
+
+    def _store_budget(self, row: Budget | None, budget: SourceBudget) -> None:
+        if row is None:
+            row = self._budgets[budget.group_name] = Budget(budget=budget)
+        if row.budget.monitor != budget.monitor or row.budget is budget:
+            closed = budget.monitor is not None and budget.monitor.fail_closed
+            row.permits, row.page_share, row.paused, row.resumes_at_s = None, 1.0, None, None
+            row.valid_until_s = self._clock() if closed else None
+            row.fence += 1
+            row.lease_expires_at_s = 0.0
+        row.budget = budget
+        self._paces.setdefault(budget.group_name, (0.0, 0.0))
+
+    def _tell_users(
+        self,
+        group_name: str,
+        name: EventName,
+        message: str,
+        data: dict[str, object],
+        by: str | None,
+    ) -> None:
+        users: list[str | None] = [*sorted(self._users(group_name))]
+        for user in users or [None]:
+            self._note(
+                Event(
+                    name=name,
+                    campaign_id=user,
+                    worker_id=by,
+                    message=message,
+                    data={"source_group": group_name, **data},
+                )
+            )
+
+    def _users(self, group_name: str) -> set[str]:
+        return {
+            run.campaign_id
+            for run in self._runs.values()
+            if run.planned.plan.source_group == group_name and run.status is RunStatus.IN_PROGRESS
+        }
+
+    def _has_room(self, group_name: str) -> bool:
+        row = self._budgets.get(group_name)
+        if row is None:
+            return True
+        expired = row.valid_until_s is not None and row.valid_until_s < self._clock()
+        if row.paused is not None or row.halted is not None or expired:
+            return False
+        most = [n for n in (row.budget.ceiling, row.permits) if n is not None]
+        return not most or self._running(group_name) < min(most)
+
+    @synchronized
+    def budgets(self) -> list[SourceBudget]:
+        """See ``Store.budgets``."""
+        return [self._budgets[name].budget for name in sorted(self._budgets)]
+
+    @synchronized
+    def reserve(self, group_name: str, rows: float, size_bytes: float) -> float:
+        """See ``Store.reserve``."""
+        row = self._budgets.get(group_name)
+        if row is None:
+            return 0.0
+        now_s = self._clock()
+        rows_free_s, bytes_free_s = self._paces[group_name]
+        rows_free_s, rows_wait_s = appointment(rows_free_s, now_s, rows, row.budget.rows_per_s)
+        bytes_free_s, bytes_wait_s = appointment(
+            bytes_free_s, now_s, size_bytes, row.budget.bytes_per_s
+        )
+        self._paces[group_name] = rows_free_s, bytes_free_s
+        return max(0.0, rows_wait_s, bytes_wait_s)
+
+    @synchronized
+    def standing(self, task_id: TaskId) -> Standing:
+        """See ``Store.standing``."""
+        task = self._tasks.get(task_id)
+        row = None if task is None else self._budgets.get(task.source_group)
+        if task is None or row is None:
+            return Standing()
+        now_s, mine = self._clock(), (task.claimed_at_s or 0.0, task.task_id)
+        paused = row.paused
+        if paused is None and row.valid_until_s is not None and row.valid_until_s < now_s:
+            paused = "nobody watches the source, and on_unreadable is pause"
+        return Standing(
+            budget=row.budget,
+            ahead=sum(
+                (t.claimed_at_s or 0.0, t.task_id) < mine
+                for t in self._tasks.values()
+                if (t.status, t.source_group) == (TaskStatus.RUNNING, task.source_group)
+            ),
+            permits=row.permits,
+            page_share=row.page_share,
+            paused=paused,
+            paused_for_s=None if row.resumes_at_s is None else row.resumes_at_s - now_s,
+            halted=row.halted,
+        )
+
+    @synchronized
+    def groups(self, campaign_id: CampaignId) -> list[GroupView]:
+        """See ``Store.groups``."""
+        names = {r.planned.plan.source_group for r in self._runs_of(campaign_id)}
+        return [self._group(campaign_id, name) for name in sorted(n for n in names if n)]
+
+    def _group(self, campaign_id: CampaignId, name: str) -> GroupView:
+        here = sum(
+            (t.status, t.source_group, t.campaign_id) == (TaskStatus.RUNNING, name, campaign_id)
+            for t in self._tasks.values()
+        )
+        row, running = self._budgets.get(name), self._running(name)
+        if row is None:
+            return GroupView(group_name=name, slots_max=None, running=running, running_here=here)
+        budget = row.budget
+        return GroupView(
+            group_name=name,
+            slots_max=budget.ceiling,
+            running=running,
+            running_here=here,
+            connections_max=budget.connections_max,
+            rows_per_s=budget.rows_per_s,
+            bytes_per_s=budget.bytes_per_s,
+            chunks_min=budget.chunks_min,
+            permits=row.permits,
+            page_share=row.page_share,
+            paused=row.paused,
+            resumes_at_s=row.resumes_at_s,
+            halted=row.halted,
+            valid_until_s=row.valid_until_s,
+            sampled_at_s=row.sampled_at_s,
+            monitored=budget.monitor is not None,
+            governor=row.governor if row.lease_expires_at_s > self._clock() else None,
+            readings_json=row.readings_json,
+        )
