@@ -11,6 +11,7 @@ from rivet_fleet.contracts.columns import ColumnSpec, ColumnType, TypeKind
 from rivet_fleet.contracts.keys import CampaignId, ChunkRange, RelationName, RunId
 from rivet_fleet.contracts.protection import SourceBudget
 from rivet_fleet.contracts.quality import QualityPlan
+from rivet_fleet.contracts.window import RowWindow
 
 PLAN_VERSION = 1
 
@@ -33,6 +34,8 @@ class ReadPlan:
     on_unrepresentable: str = "fail"
     """A value its column's type cannot hold: ``fail`` stops the chunk, ``coerce`` makes it NULL
     (invalid UTF-8: U+FFFD) and counts it in ``ColumnStats.changed``."""
+    window: RowWindow | None = None
+    """Which rows are read at all: ANDed to every statement; None is every row."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

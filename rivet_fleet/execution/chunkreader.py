@@ -26,6 +26,7 @@ from rivet_fleet.execution.paging import (
 )
 from rivet_fleet.execution.source import Page, PageLimit
 from rivet_fleet.execution.types import arrow_schema
+from rivet_fleet.execution.windowing import windowed
 
 _CUT_FACTOR = 2
 """A page that grew to this many times its byte limit is cut and continued by its key."""
@@ -163,6 +164,7 @@ class PagedReader:
         self._source = engine.from_item(
             chunk_range.relation or read.relation, read.query, only=only
         )
+        self._window = read.window
         self._changed: dict[str, int] = {}
         self._pager = self._make_pager(read)
         self._stream: PageStream | None = None
@@ -228,7 +230,8 @@ class PagedReader:
     def _read(self, pager: Pager, limit: PageLimit) -> Page:
         """One statement of a resumable chunk, received to its end unless it outgrew its page."""
         bytes_max = limit.bytes_max * _CUT_FACTOR if pager.cuttable else None
-        stream = self._engine.open_stream(pager.select(limit), self._columns, pager.walk)
+        select = self._in_window(pager.select(limit))
+        stream = self._engine.open_stream(select, self._columns, pager.walk)
         stream.receive(rows_max=None, bytes_max=bytes_max)
         cut = not stream.ended
         if cut:
@@ -251,7 +254,7 @@ class PagedReader:
         WINDOW or NULLS chunk, or all rows of one over-full value."""
         if self._stream is None:
             self._stream = self._engine.open_stream(
-                self._streamed_select(pager, limit),
+                self._in_window(self._streamed_select(pager, limit)),
                 self._columns,
                 Walk.ANY if pager is None else pager.walk,
             )
@@ -277,6 +280,9 @@ class PagedReader:
         if pager is not None:
             return pager.select(limit)
         return whole_select(self._engine.keys, self._select_list, self._source, self._range)
+
+    def _in_window(self, select: Select) -> Select:
+        return windowed(select, self._engine.keys, self._window, self._range)
 
     def _abandon_stream(self) -> None:
         if self._stream is not None:

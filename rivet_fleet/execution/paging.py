@@ -50,6 +50,10 @@ class KeyDialect(Protocol):
         """One bound of a span; it may lie outside the column's type."""
         ...
 
+    def coalesced_comparison(self, column: str, fallback: str, operator: str, value: str) -> str:
+        """``COALESCE(column, fallback) > value``; both columns are of one type."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Select:
@@ -60,6 +64,8 @@ class Select:
     where: tuple[str, ...] = ()
     order_by: str | None = None
     limit: int | None = None
+    resumed: bool = False
+    """True when the statement goes on behind rows that were read, in the order of its key."""
 
     def sql(self) -> str:
         """The statement."""
@@ -133,6 +139,7 @@ class KeysetPager:
             None if chunk_range.lower is None else (">=", chunk_range.lower)
         )
         self._asked = 0
+        self._resumed = False
 
     def _where(self) -> tuple[str, ...]:
         keys, upper = self._range.columns, self._range.upper
@@ -148,6 +155,7 @@ class KeysetPager:
             where=self._where(),
             order_by=self._dialect.key_list(self._range.columns),
             limit=self._asked,
+            resumed=self._resumed,
         )
 
     def accept(
@@ -157,6 +165,7 @@ class KeysetPager:
         rows = batch.num_rows
         if rows:
             self._from = (">", self._keys_of_row(batch, rows - 1))
+            self._resumed = True
         return Accepted(rows=rows, last=rows < self._asked and not cut)
 
 

@@ -168,3 +168,14 @@ class Keys:
     def span_comparison(self, column: str, operator: str, value: str) -> str:
         """One bound; a number may lie outside the column's type."""
         return f"{column_ref(column)} {operator} {literal(value, self.native_types[column])}"
+
+    def coalesced_comparison(self, column: str, fallback: str, operator: str, value: str) -> str:
+        """One bound of the first of two columns that is not NULL. A moment is cast: next to an
+        expression, unlike next to a column, the server may compare it as text."""
+        native = self.native_types[column]
+        bound = literal(value, native)
+        if family(native) in ("datetime", "timestamp"):
+            bound = f"CAST({bound} AS DATETIME(6))"
+        elif family(native) == "date":
+            bound = f"CAST({bound} AS DATE)"
+        return f"COALESCE({column_ref(column)}, {column_ref(fallback)}) {operator} {bound}"

@@ -128,6 +128,12 @@ def span_comparison(column: str, operator: str, value: str) -> str:
     return f"{column_ref(column)} {operator} {literal}"
 
 
+def coalesced_comparison(column: str, fallback: str, operator: str, value: str) -> str:
+    """One bound of the first of two columns that is not NULL."""
+    expression = f"COALESCE({column_ref(column)}, {column_ref(fallback)})"
+    return f"{expression} {operator} {quote_literal(value)}"
+
+
 def block_range(block_first: int, block_end: int | None) -> tuple[str, ...]:
     """Conditions for heap blocks ``[block_first, block_end)``."""
     first = f"{ALIAS}.ctid >= '({block_first},0)'::tid"

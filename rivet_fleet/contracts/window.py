@@ -1,0 +1,77 @@
+"""A window: which rows of an export a run reads at all, whatever its chunks are.
+
+A window is ANDed to every statement of every strategy, so that any number of chunks and workers
+share one set of rows and a resumed run reads exactly the same set (ADR 0011).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from rivet_fleet.contracts.keys import KeyTuple
+
+
+class WindowNulls(Enum):
+    """What becomes of rows whose first window column is NULL."""
+
+    OUTSIDE = "outside"
+    INSIDE = "inside"
+    ONLY = "only"
+    """Nothing but those rows; then there are no bounds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowBound:
+    """One end. ``values`` are the server's own text, for the first of the window's columns or
+    for all of them; several are compared as one row."""
+
+    values: KeyTuple
+    inclusive: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowWindow:
+    """Rows between two bounds of ``columns``, compared as one row; None is an open end.
+
+    With ``fallback`` the first column's value is ``COALESCE(column, fallback)``, computed by the
+    server and never written to a file. ``empty`` is the window without any row.
+    """
+
+    columns: tuple[str, ...]
+    fallback: str | None = None
+    lower: WindowBound | None = None
+    upper: WindowBound | None = None
+    nulls: WindowNulls = WindowNulls.OUTSIDE
+    empty: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.columns:
+            raise ValueError("a window needs a column")
+        for bound in (self.lower, self.upper):
+            if bound is not None and not 1 <= len(bound.values) <= len(self.columns):
+                raise ValueError(
+                    f"{len(bound.values)} bound values for {len(self.columns)} window columns"
+                )
+        if self.nulls is WindowNulls.ONLY and (self.lower or self.upper):
+            raise ValueError("a window of NULLs alone has no bounds")
+
+
+def describe_window(window: RowWindow) -> str:
+    """One short human line for a window, for plans, status and messages."""
+    first, *rest = window.columns
+    if window.fallback is not None:
+        first = f"coalesce({first}, {window.fallback})"
+    if window.empty:
+        return f"no rows: nothing new by {first}"
+    if window.nulls is WindowNulls.ONLY:
+        return f"{first} is null"
+    low, high = window.lower, window.upper
+    opened = "[" if low is not None and low.inclusive else "("
+    closed = "]" if high is not None and high.inclusive else ")"
+    ends = (
+        ("-∞" if low is None else ", ".join(low.values)),
+        ("∞" if high is None else ", ".join(high.values)),
+    )
+    nulls = " or null" if window.nulls is WindowNulls.INSIDE else ""
+    return f"({', '.join((first, *rest))}) in {opened}{ends[0]}; {ends[1]}{closed}{nulls}"
