@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.integration.postgres_source_kit import source, sql
+from rivet_fleet.contracts.plan import TuningPlan
+from rivet_fleet.errors import SourceUnavailable
+from rivet_fleet.execution.source import PageLimit
+from tests.integration.postgres_source_kit import read_plan, source, sql
 from tests.integration.shapes_kit import assert_each_once, cut, ids_by_chunk, look, shaped
 
 __all__ = ["source", "sql"]
@@ -129,3 +132,40 @@ def test_dense_chunks_keep_equal_values_together(source, sql) -> None:
     assert_each_once(chunks, 2000)
     assert max(len(one) for one in chunks) == 900
     assert sorted(len(one) for one in chunks)[-2] <= 252
+
+
+def test_one_window_without_an_index_leaves_the_nulls_to_their_own_chunk(source, sql) -> None:
+    rows = fill(sql, "date", ("NULL", "'2024-01-01'", "'2024-01-01'"), index=False)
+    export = shaped(chunk_column="at", chunk_by_days=1)
+    facts = look(source, export, schema="public")
+    choice = cut(facts, export)
+    assert len(choice.ranges) == 2
+    assert_each_once(ids_by_chunk(source, facts, choice), rows)
+
+
+def test_extremes_are_those_within_the_calendar(source, sql) -> None:
+    fill(sql, "timestamptz")
+    (key,) = look(source, shaped(chunk_column="at"), schema="public").keys
+    assert key.minimum is not None
+    assert key.maximum is not None
+    assert (key.minimum[0], key.maximum[0]) == (
+        "2024-02-28 23:59:59.999999+00",
+        "2024-12-31 23:59:59.999999+00",
+    )
+
+
+def test_a_streamed_value_that_was_begun_is_never_continued(source, sql) -> None:
+    sql.execute("CREATE TABLE t (id int PRIMARY KEY, at date NOT NULL)")
+    sql.execute("INSERT INTO t SELECT i, date '2024-01-01' FROM generate_series(1, 3000) i")
+    sql.execute("CREATE INDEX ON t (at)")
+    export = shaped(chunk_column="at", chunk_by_days=1)
+    facts = look(source, export, schema="public")
+    (window,) = cut(facts, export).ranges
+    reader = source.open_chunk(read_plan(facts), window, TuningPlan())
+    limit = PageLimit(rows_max=500, bytes_max=1 << 20)
+    while not reader.read_page(limit).batch.num_rows:
+        assert reader.resumable
+    assert not reader.resumable
+    with pytest.raises(SourceUnavailable, match="cannot be continued"):
+        reader.reconnect()
+    reader.close()
