@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import getpass
 import json
 import os
 import signal
+import socket
 from dataclasses import dataclass
 
 from rivet_fleet.contracts.killpoints import arm, parse_armings
@@ -48,6 +50,11 @@ def read_environment() -> Environment:
         supervisor_pid=supervisor_pid,
         host_id=variables.get(TEST_HOST_ID),
     )
+
+
+def operator() -> str:
+    """Who runs this process, for what must be signed: ``user@host``."""
+    return f"{getpass.getuser()}@{socket.gethostname()}"
 
 
 def die_with_supervisor(supervisor_pid: int) -> None:

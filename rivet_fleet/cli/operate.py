@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from rivet_fleet.cli.environment import operator
 from rivet_fleet.cli.session import (
     campaign_option,
     config_option,
@@ -19,6 +20,7 @@ from rivet_fleet.contracts.codec import dumps
 from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.coordination import operate
 from rivet_fleet.coordination.submit import find_campaign
+from rivet_fleet.errors import ExitCode, UsageError
 
 
 def _id(campaign_id: str | None) -> CampaignId | None:
@@ -58,6 +60,45 @@ def requeue(
         "continue with `rivet-fleet resume`"
     )
     return 0
+
+
+@click.command()
+@config_option
+@param_option
+@campaign_option
+@state_option
+@click.option("--reason", required=True, help="Why the data are right: kept with the run.")
+@click.option("--by", default=None, help="Who says so; the user and host of this process.")
+@json_option
+@click.argument("export_name", metavar="EXPORT")
+def accept(
+    config: Path,
+    params: tuple[str, ...],
+    campaign_id: str | None,
+    state_url: str | None,
+    reason: str,
+    by: str | None,
+    as_json: bool,
+    export_name: str,
+) -> int:
+    """Deliver a run that its quality gates refused. Nothing is read again."""
+    if not reason.strip():
+        raise UsageError("--reason must say why the data are right")
+    session = start(config, params, state_url, quiet=True)
+    with fleet_of(session, "accept") as fleet:
+        view = find_campaign(fleet, session.loaded.campaign_name, _id(campaign_id))
+        word = operate.Word(by=by or operator(), reason=reason.strip())
+        done = operate.accept(fleet, view.campaign_id, export_name=export_name, word=word)
+    if as_json:
+        click.echo(dumps(done))
+    else:
+        before = "" if done.created else "already "
+        click.echo(
+            f"run {done.run_id} was {before}accepted by {done.by}: {done.reason}\n"
+            + "".join(f"  {gate}\n" for gate in done.gates)
+            + f"it is {done.status}{f': {done.error}' if done.error else ''}"
+        )
+    return int(ExitCode.OK if done.status != "failed" else ExitCode.DATA_INTEGRITY)
 
 
 @click.command()

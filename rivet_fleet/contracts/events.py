@@ -49,6 +49,7 @@ class EventName(Enum):
     MANIFEST_WRITTEN = "manifest.written"
     RUN_COMPLETED = "run.completed"
     RUN_FAILED = "run.failed"
+    RUN_ACCEPTED = "run.accepted"
     STAGED_SWEPT = "staged.swept"
 
 

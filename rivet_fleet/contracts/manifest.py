@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from rivet_fleet.contracts.part import ColumnStats, LedgerPart
 from rivet_fleet.contracts.plan import ROW_HASH, ROW_HASH_RENDER, ExportPlan
+from rivet_fleet.contracts.quality import Acceptance
 
 MANIFEST_VERSION = 1
 MANIFEST_NAME = "manifest.json"
@@ -50,6 +51,7 @@ def build_manifest(
     window: RunWindow,
     destination_uri: str,
     schema_fingerprint: str,
+    acceptance: Acceptance | None = None,
 ) -> bytes:
     """The exact bytes of the manifest: pretty JSON, keys in a fixed order, one final newline."""
     ordered = sorted(parts, key=lambda p: (p.chunk_index, p.part_number))
@@ -84,6 +86,16 @@ def build_manifest(
     if plan.meta is not None and plan.meta.row_hash is not None:
         covered = list(plan.meta.row_hash)
         body["row_hash"] = {"column": ROW_HASH, "covered": covered, "render": ROW_HASH_RENDER}
+    if acceptance is not None:
+        body["accepted"] = {
+            "by": acceptance.by,
+            "reason": acceptance.reason,
+            "at_s": round(acceptance.at_s, 3),
+            "gates": [
+                {"code": gate.code.value, "outcome": gate.outcome.value, "found": gate.sentence}
+                for gate in acceptance.gates
+            ],
+        }
     return (json.dumps(body, indent=2, ensure_ascii=False) + "\n").encode()
 
 

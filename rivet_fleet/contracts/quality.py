@@ -99,16 +99,36 @@ class GateVerdict:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Acceptance:
+    """An operator's word that a refused run's data are right: exactly for these verdicts (S6)."""
+
+    by: str
+    reason: str
+    at_s: float
+    """By the state database's clock."""
+    gates: tuple[GateVerdict, ...]
+
+    @property
+    def sentence(self) -> str:
+        """Who accepted what, and why."""
+        codes = ", ".join(gate.code.value for gate in self.gates)
+        return f"accepted by {self.by}: {self.reason} [{codes}]"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunFindings:
     """What was seen when a run was finished, kept with it."""
 
     gates: tuple[GateVerdict, ...] = ()
     shape: tuple[ShapeChange, ...] = ()
+    acceptance: Acceptance | None = None
 
     @property
     def refused(self) -> tuple[GateVerdict, ...]:
-        """The gates that keep the run from being delivered."""
-        return tuple(gate for gate in self.gates if gate.refuses)
+        """The gates that keep the run from being delivered. A verdict that an operator accepted
+        does not; another one of the same gate does."""
+        accepted = self.acceptance.gates if self.acceptance else ()
+        return tuple(gate for gate in self.gates if gate.refuses and gate not in accepted)
 
 
 def judge(

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from rivet_fleet.contracts.keys import CampaignId, ChunkRange, RunId, TaskId
 from rivet_fleet.contracts.plan import ExportPlan
-from rivet_fleet.contracts.quality import RunFindings
+from rivet_fleet.contracts.quality import Acceptance, RunFindings
 from rivet_fleet.contracts.task import CampaignStatus, RunStatus, TaskStatus
 
 
@@ -110,6 +110,8 @@ class RunView:
     """Values of committed parts that a stated policy had to change."""
     findings: RunFindings | None = None
     """What was found when it was finished; None before."""
+    acceptance: Acceptance | None = None
+    """An operator's word that the verdicts of its gates shall not keep it back."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,6 +218,14 @@ class FinalizeLease:
 
     run_id: RunId
     finalize_fence: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """The acceptance that holds; ``created`` is False when it was there already."""
+
+    acceptance: Acceptance
+    created: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

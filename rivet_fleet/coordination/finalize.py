@@ -65,6 +65,9 @@ def finalize_run(fleet: Fleet, run_id: RunId) -> bool:
     if findings.refused:
         _refuse(fleet, run, lease, findings, parts)
         return False
+    if run.plan.skip_empty and not parts:
+        # No delivery at all: what was delivered before stays what it was (inventory §8.3).
+        return _finish(fleet, run, lease, parts, "", findings)
     body = manifest_bytes(fleet, run, destination, parts)
     _write(fleet, destination, run, lease, parts, body)
     return _finish(fleet, run, lease, parts, fingerprint_bytes(body), findings)
@@ -127,6 +130,7 @@ def manifest_bytes(
         ),
         destination_uri=destination.uri,
         schema_fingerprint=schema_fingerprint(run.plan.output_columns),
+        acceptance=run.acceptance,
     )
 
 
@@ -212,7 +216,8 @@ def _finish(
         return False
     reach(KillPoint.RUN_FINISHED)
     tell_findings(fleet, run, findings)
-    _report(fleet, run.run_id, parts)
+    if fingerprint:
+        _report(fleet, run.run_id, parts)
     return True
 
 

@@ -47,6 +47,7 @@ def run_findings(fleet: Fleet, run: RunView, parts: Sequence[LedgerPart]) -> Run
             mode=run.plan.mode,
             factor=run.plan.shape_drift_warn_factor,
         ),
+        acceptance=run.acceptance,
     )
 
 

@@ -71,7 +71,10 @@ def validate_campaign(
             f"campaign {campaign_id} has no finished run to validate",
             hint="`rivet-fleet status` says what it is waiting for",
         )
-    return [_validate(fleet, run, depth) for run in finished]
+    # A run without rows under skip_empty delivered nothing that could be looked at.
+    return [
+        _validate(fleet, run, depth) for run in finished if run.bytes or not run.plan.skip_empty
+    ]
 
 
 def _validate(fleet: Fleet, run: RunView, depth: Depth) -> Validated:

@@ -11,7 +11,7 @@ from rivet_fleet.contracts.part import PartStatus, receipt_key
 from rivet_fleet.contracts.protection import SourceBudget
 from rivet_fleet.contracts.state import RunView
 from rivet_fleet.contracts.task import RunStatus, TaskStatus
-from rivet_fleet.coordination.finalize import withdraw_success
+from rivet_fleet.coordination.finalize import finalize_run, withdraw_success
 from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.coordination.identity import process_alive
 from rivet_fleet.coordination.publish import Published, reopen_chunk
@@ -28,6 +28,27 @@ class Requeued:
     lost: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Word:
+    """Who takes responsibility, and why."""
+
+    by: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AcceptedRun:
+    """The acceptance that holds, whoever's it is, and how the run stands now."""
+
+    run_id: str
+    created: bool
+    by: str
+    reason: str
+    gates: tuple[str, ...]
+    status: str
+    error: str | None
+
+
 def requeue(
     fleet: Fleet,
     campaign_id: CampaignId,
@@ -42,6 +63,29 @@ def requeue(
     reopened = sum(_reopen_lost(fleet, run, chunk_index) for run in runs) if lost else 0
     failed = fleet.store.requeue(campaign_id, export_name=export_name, chunk_index=chunk_index)
     return Requeued(failed=failed, lost=reopened)
+
+
+def accept(fleet: Fleet, campaign_id: CampaignId, *, export_name: str, word: Word) -> AcceptedRun:
+    """Deliver a run that its quality gates refused, because an operator says that the data are
+    right. Nothing is read again: only the run's end is done, here and now, or by whoever comes
+    next (S6). Raises StateRefused for any other run."""
+    (run,) = _selected(fleet, campaign_id, export_name)
+    accepted = fleet.patience.call(
+        "accept the run",
+        lambda: fleet.store.accept_run(run.run_id, by=word.by, reason=word.reason),
+    )
+    finalize_run(fleet, run.run_id)
+    fleet.patience.call("settle the campaign", lambda: fleet.store.finish_campaign(campaign_id))
+    after = fleet.store.run(run.run_id) or run
+    return AcceptedRun(
+        run_id=run.run_id,
+        created=accepted.created,
+        by=accepted.acceptance.by,
+        reason=accepted.acceptance.reason,
+        gates=tuple(gate.sentence for gate in accepted.acceptance.gates),
+        status=after.status.value,
+        error=after.error,
+    )
 
 
 def _selected(fleet: Fleet, campaign_id: CampaignId, export_name: str | None) -> list[RunView]:

@@ -108,6 +108,8 @@ def _incomplete(campaign: CampaignView, runs: Sequence[RunView]) -> CampaignInco
     told = [f"{failed} chunks failed"] if failed or not refused else []
     told += [f"not delivered: {', '.join(refused)}"] if refused else []
     finish = "`rivet-fleet requeue` and `resume` finish it, " if failed else ""
+    if refused and not failed:
+        finish = "`rivet-fleet accept` delivers it as it is, "
     return CampaignIncomplete(
         f"campaign {campaign.campaign_id} ended incomplete: {'; '.join(told)}",
         hint=f"`rivet-fleet status` says why; {finish}`--new` gives it up and starts a new "

@@ -24,5 +24,7 @@ def finding_lines(run: RunView) -> tuple[str, ...]:
         ]
         passed = sum(gate.outcome is GateOutcome.PASSED for gate in run.findings.gates)
         lines += [f"quality   {counted(passed, 'gate')} passed"] if passed else []
+        if run.findings.acceptance is not None:
+            lines.append(f"quality   {run.findings.acceptance.sentence}")
         lines += [f"shape     {one.sentence} [{one.code.value}]" for one in run.findings.shape]
     return tuple(lines)

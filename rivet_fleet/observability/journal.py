@@ -30,6 +30,7 @@ WRITTEN_BY_STORE: frozenset[EventName] = frozenset(
         EventName.CHUNK_REOPENED,
         EventName.RUN_COMPLETED,
         EventName.RUN_FAILED,
+        EventName.RUN_ACCEPTED,
     }
 )
 """Events the store journals inside the transition's own transaction: true if and only if the

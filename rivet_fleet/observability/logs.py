@@ -60,6 +60,7 @@ EVENT_LEVELS: dict[EventName, str] = {
     EventName.MANIFEST_WRITTEN: "info",
     EventName.RUN_COMPLETED: "info",
     EventName.RUN_FAILED: "error",
+    EventName.RUN_ACCEPTED: "warning",
     EventName.STAGED_SWEPT: "info",
 }
 """How loud each event is. ``page.read`` happens several times a second per worker."""

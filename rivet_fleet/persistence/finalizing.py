@@ -56,7 +56,7 @@ RETURNING {_RETURNED}
 """
 _FAIL = f"""
 UPDATE chunk_run SET status = 'failed', finished_at_s = NOW_S, error = :error,
-  findings_json = :findings_json,
+  findings_json = :findings_json, acceptance_json = NULL,
   finalize_lease_expires_at_s = NULL
 WHERE run_id = :run_id AND status = 'in_progress' AND finalize_fence = :finalize_fence
 RETURNING {_RETURNED}

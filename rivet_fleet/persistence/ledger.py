@@ -105,7 +105,7 @@ UPDATE chunk_run SET finalize_fence = finalize_fence + 1, finalize_lease_expires
   status = CASE WHEN status = 'cancelled' THEN status ELSE 'in_progress' END
 WHERE run_id = :run_id
 """
-_REVIVE_CAMPAIGN = """
+REVIVE_CAMPAIGN = """
 UPDATE campaign SET status = 'active', finished_at_s = NULL
 WHERE campaign_id = :campaign_id AND status IN ('completed', 'incomplete')
 """
@@ -217,7 +217,7 @@ class Ledger:
                 return False
             tx.run(_VOID_PARTS, run_id=task.run_id, chunk_index=task.chunk_index)
             tx.run(_REVIVE_RUN, run_id=task.run_id)
-            tx.run(_REVIVE_CAMPAIGN, campaign_id=task.campaign_id)
+            tx.run(REVIVE_CAMPAIGN, campaign_id=task.campaign_id)
             data = {"fence": fence + 1}
             note(tx, _event(EventName.CHUNK_REOPENED, task, message=reason, data=data))
             return True
@@ -251,7 +251,7 @@ class Ledger:
                 )
             tasks = tx.all(_REQUEUE.replace("FILTERS", filters), **values)
             if tasks:
-                tx.run(_REVIVE_CAMPAIGN, campaign_id=campaign_id)
+                tx.run(REVIVE_CAMPAIGN, campaign_id=campaign_id)
             events = [_event(EventName.CHUNK_REOPENED, t, message="requeued") for t in tasks]
             note_all(tx, events)
             return len(tasks)

@@ -325,11 +325,6 @@ class MemoryStore(MemoryBudgets, MemoryFinish, MemoryViews):
             for p in self._parts
         ]
 
-    def _revive(self, campaign_id: CampaignId) -> None:
-        campaign = self._campaigns[campaign_id]
-        if campaign.status in (CampaignStatus.COMPLETED, CampaignStatus.INCOMPLETE):
-            campaign.status, campaign.finished_at_s = CampaignStatus.ACTIVE, None
-
 
 def _lost(task_id: TaskId, fence: int) -> LeaseLost:
     return LeaseLost(f"task {task_id}: fence {fence} does not own it any more")

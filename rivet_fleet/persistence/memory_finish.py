@@ -9,10 +9,11 @@ from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.keys import CampaignId, RunId
 from rivet_fleet.contracts.lease import WorkerIdentity
 from rivet_fleet.contracts.part import PartStatus
-from rivet_fleet.contracts.quality import RunFindings
-from rivet_fleet.contracts.state import FinalizeLease, FinishedRun, MeasuredRun
+from rivet_fleet.contracts.quality import Acceptance, RunFindings
+from rivet_fleet.contracts.state import Accepted, FinalizeLease, FinishedRun, MeasuredRun
 from rivet_fleet.contracts.task import CampaignStatus, RunStatus, TaskStatus, Verb
 from rivet_fleet.errors import LeaseLost, StateRefused
+from rivet_fleet.persistence.accepting import acceptance_event, refuse_acceptance, wrong_state
 from rivet_fleet.persistence.memory_model import Run, changed_values
 from rivet_fleet.persistence.memory_views import MemoryRows, synchronized
 
@@ -83,9 +84,46 @@ class MemoryFinish(MemoryRows):
                 return
             raise _lost(lease)
         self._end(run, RunStatus.FAILED, error)
-        run.findings = findings
+        run.findings, run.acceptance = findings, None
         self._metrics.append(self._measured(run, "failed", None))
         self._note(_event(EventName.RUN_FAILED, run, error))
+
+    def _revive(self, campaign_id: CampaignId) -> None:
+        campaign = self._campaigns[campaign_id]
+        if campaign.status in (CampaignStatus.COMPLETED, CampaignStatus.INCOMPLETE):
+            campaign.status, campaign.finished_at_s = CampaignStatus.ACTIVE, None
+
+    @synchronized
+    def accept_run(self, run_id: RunId, *, by: str, reason: str) -> Accepted:
+        """See ``Store.accept_run``."""
+        run = self._runs.get(run_id)
+        if run is None:
+            raise StateRefused(f"there is no run {run_id}")
+        if run.acceptance is not None:
+            return Accepted(acceptance=run.acceptance, created=False)
+        name = run.planned.plan.export_name
+        later = [
+            other.run_id
+            for other in self._runs.values()
+            if (other.campaign_name, other.planned.plan.export_name) == (run.campaign_name, name)
+            and other is not run
+            and other.created_at_s >= run.created_at_s
+            and other.status in (RunStatus.COMPLETED, RunStatus.IN_PROGRESS)
+        ]
+        findings = run.findings or RunFindings()
+        campaign = self._known(run.campaign_id)
+        refuse_acceptance(run.status, campaign.status, findings, max(later, default=None), run_id)
+        if not self._all_completed(run):
+            raise wrong_state(f"run {run_id} has chunks that are not delivered")
+        run.acceptance = Acceptance(
+            by=by, reason=reason, at_s=self._clock(), gates=findings.refused
+        )
+        run.status = RunStatus.IN_PROGRESS
+        run.finalize_fence += 1
+        run.finalize_lease_expires_at_s = run.finished_at_s = run.error = None
+        self._revive(run.campaign_id)
+        self._note(acceptance_event(run.campaign_id, run_id, name, run.acceptance))
+        return Accepted(acceptance=run.acceptance, created=True)
 
     @synchronized
     def finish_campaign(self, campaign_id: CampaignId) -> CampaignStatus:

@@ -8,7 +8,7 @@ from rivet_fleet.contracts.keys import CampaignId, ChunkRange, RunId, TaskId
 from rivet_fleet.contracts.part import LedgerPart, PartStatus
 from rivet_fleet.contracts.plan import CampaignPlan, PlannedRun
 from rivet_fleet.contracts.protection import SourceBudget
-from rivet_fleet.contracts.quality import RunFindings
+from rivet_fleet.contracts.quality import Acceptance, RunFindings
 from rivet_fleet.contracts.state import CampaignView, Reaped, RunView, TaskCounts, TaskView
 from rivet_fleet.contracts.task import (
     TRANSITIONS,
@@ -140,6 +140,7 @@ class Run:
     finalize_lease_expires_at_s: float | None = None
     error: str | None = None
     findings: RunFindings | None = None
+    acceptance: Acceptance | None = None
 
     @property
     def run_id(self) -> RunId:
@@ -167,6 +168,7 @@ class Run:
             error=self.error,
             changed_values=changed_values(kept),
             findings=self.findings,
+            acceptance=self.acceptance,
         )
 
 

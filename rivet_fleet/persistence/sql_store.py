@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rivet_fleet.persistence.accepting import Accepting
 from rivet_fleet.persistence.budgets import Budgets
 from rivet_fleet.persistence.campaigns import Campaigns
 from rivet_fleet.persistence.claims import Claims
@@ -14,7 +15,9 @@ from rivet_fleet.persistence.uniques import Uniques
 from rivet_fleet.persistence.views import Views
 
 
-class SqlStore(Campaigns, Budgets, Claims, Ledger, Finalizing, Histories, Uniques, Views):
+class SqlStore(
+    Accepting, Campaigns, Budgets, Claims, Ledger, Finalizing, Histories, Uniques, Views
+):
     """``Store`` on SQLite or PostgreSQL. Safe for the threads of one process."""
 
     def __init__(self, database: Database) -> None:

@@ -18,6 +18,7 @@ from rivet_fleet.contracts.plan import CampaignPlan, ExportPlan
 from rivet_fleet.contracts.protection import SourceBudget, Standing
 from rivet_fleet.contracts.quality import RunFindings, UniqueStats
 from rivet_fleet.contracts.state import (
+    Accepted,
     CampaignView,
     Failure,
     FinalizeLease,
@@ -212,6 +213,14 @@ class Store(Protocol):
     ) -> None:
         """in_progress → failed, with what was found. Raises LeaseLost. A reopened chunk bumps
         the finalize fence, so the lease alone proves that every chunk is still completed."""
+        ...
+
+    def accept_run(self, run_id: RunId, *, by: str, reason: str) -> Accepted:
+        """failed by its quality gates → in progress with every chunk still completed, so that
+        nothing but its end is left to do; finalize fence +1, its campaign active (S6).
+
+        Accepted already: nothing changes, and the acceptance that holds is returned. Raises
+        StateRefused for any other run, and for one that is not its export's newest."""
         ...
 
     def unique_stats(

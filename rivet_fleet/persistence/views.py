@@ -10,7 +10,7 @@ from rivet_fleet.contracts.codec import loads
 from rivet_fleet.contracts.events import Event
 from rivet_fleet.contracts.keys import CampaignId, ChunkRange, RunId, TaskId
 from rivet_fleet.contracts.plan import ExportPlan
-from rivet_fleet.contracts.quality import RunFindings
+from rivet_fleet.contracts.quality import Acceptance, RunFindings
 from rivet_fleet.contracts.state import (
     JournalEntry,
     JournalFilter,
@@ -35,7 +35,8 @@ ORDER BY updated_at_s, task_id LIMIT :limit
 """
 _RUNS = """
 SELECT run_id, campaign_id, export_name, status, plan_json, plan_hash, expected_tasks,
-       created_at_s, finished_at_s, finalize_fence, error, findings_json
+       created_at_s, finished_at_s, finalize_fence, error, findings_json,
+       acceptance_json
 FROM chunk_run WHERE SCOPE ORDER BY position
 """
 _COUNTS = """
@@ -192,6 +193,7 @@ def _run_from(row: Record, counts: TaskCounts, sizes: Record | None) -> RunView:
         error=row.error,
         changed_values=int(sizes[3]) if sizes is not None else 0,
         findings=None if row.findings_json is None else loads(RunFindings, row.findings_json),
+        acceptance=None if row.acceptance_json is None else loads(Acceptance, row.acceptance_json),
     )
 
 

@@ -895,3 +895,81 @@ def test_journal_entries_are_chosen_by_what_they_are_about(store) -> None:
     assert len(chosen(since_s=store.now_s() - 3600)) == len(whole)
     assert store.journal(campaign_id=C1, newest=True, limit=2) == whole[-2:]
     assert store.journal(campaign_id=C1, newest=True, limit=0) == []
+
+
+def refused_run(store) -> RunId:
+    """A run whose only chunk is completed and whose gates did not hold."""
+    store.submit(campaign_plan(chunks=(1,)))
+    committed_with(store, 0)
+    finish(store, RunId("c1-e0"), RunFindings(gates=(GATE,)), error="not delivered")
+    assert store.finish_campaign(C1) is CampaignStatus.INCOMPLETE
+    return RunId("c1-e0")
+
+
+def test_an_accepted_run_is_finished_and_nothing_else(store) -> None:
+    run_id = refused_run(store)
+    before = store.run(run_id)
+    accepted = store.accept_run(run_id, by="ann", reason="a holiday")
+    assert accepted.created
+    assert (accepted.acceptance.by, accepted.acceptance.gates) == ("ann", (GATE,))
+    run = store.run(run_id)
+    assert (run.status, run.error, run.finished_at_s) == (RunStatus.IN_PROGRESS, None, None)
+    assert run.acceptance == accepted.acceptance
+    assert run.counts.completed == run.expected_tasks, "nothing is read again"
+    assert run.finalize_fence > before.finalize_fence, "S6: a late finalizer has lost the run"
+    assert store.campaign(C1).status is CampaignStatus.ACTIVE
+    assert store.finalizable_runs(C1) == [run_id]
+    again = store.accept_run(run_id, by="bob", reason="me too")
+    assert (again.created, again.acceptance) == (False, accepted.acceptance)
+    (entry,) = [e for e in store.journal(campaign_id=C1) if e.event == "run.accepted"]
+    assert "ann" in entry.message
+    assert entry.data["reason"] == "a holiday"
+    finish(store, run_id, RunFindings(gates=(GATE,), acceptance=accepted.acceptance))
+    assert store.finish_campaign(C1) is CampaignStatus.COMPLETED
+    assert store.run(run_id).acceptance == accepted.acceptance
+    assert store.accept_run(run_id, by="bob", reason="late").created is False
+
+
+def test_other_verdicts_end_an_acceptance(store) -> None:
+    run_id = refused_run(store)
+    store.accept_run(run_id, by="ann", reason="a holiday")
+    finish(store, run_id, RunFindings(gates=(replace(GATE, sentence="!"),)), error="again")
+    run = store.run(run_id)
+    assert (run.status, run.acceptance) == (RunStatus.FAILED, None)
+    assert store.accept_run(run_id, by="ann", reason="this, too").created
+
+
+def test_only_a_run_that_gates_refused_can_be_accepted(store) -> None:
+    store.submit(campaign_plan(chunks=(1,)))
+    run_id = RunId("c1-e0")
+
+    def refused() -> None:
+        before = store.run(run_id)
+        with pytest.raises(StateRefused) as error:
+            store.accept_run(run_id, by="ann", reason="why not")
+        assert error.value.code == "RIVET_ACCEPT_WRONG_STATE"
+        assert store.run(run_id) == before
+
+    refused()
+    committed_with(store, 0)
+    refused()
+    finish(store, run_id, RunFindings())
+    refused()
+    with pytest.raises(StateRefused):
+        store.accept_run(RunId("nothing"), by="ann", reason="why not")
+
+
+def test_an_older_delivery_never_replaces_a_newer_one(store) -> None:
+    run_id = refused_run(store)
+    store.cancel(C1)
+    store.submit(campaign_plan(campaign_id="c2", chunks=(1,)))
+    for _ in range(2):
+        with pytest.raises(StateRefused):
+            store.accept_run(run_id, by="ann", reason="why not")
+
+
+def test_a_newer_run_of_the_export_stands_in_the_way(store) -> None:
+    run_id = refused_run(store)
+    store.submit(campaign_plan(campaign_id="c2", chunks=(1,)))
+    with pytest.raises(StateRefused, match="newer"):
+        store.accept_run(run_id, by="ann", reason="why not")

@@ -12,6 +12,7 @@ _INT = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 def upgrade() -> None:
     """Add what is new; a campaign's budgets become those of its source groups."""
     _protection()
+    op.add_column("chunk_run", sa.Column("acceptance_json", sa.Text(), nullable=True))
 
 
 def _protection() -> None:
