@@ -124,7 +124,7 @@ def cancel(
     else:
         click.echo(
             f"campaign {view.campaign_id} is cancelled; {taken} running chunks were taken back. "
-            "Delivered files stay; no manifest names them"
+            "What is delivered stays; files of unfinished exports stay, too, without a manifest"
         )
     return 0
 

@@ -298,8 +298,7 @@ def _failures(report: Report) -> list[str]:
     for chunk in report.failed[:FAILED_SHOWN_MAX]:
         lines.append(
             f"  {chunk.export_name} chunk {chunk.chunk_index}, {chunk.rows_covered}: "
-            f"{chunk.error_class or 'unknown error'} after "
-            f"{counted(chunk.attempts, 'attempt')}: {chunk.message}"
+            f"{chunk.error_class or 'unknown error'}: {chunk.message}"
         )
         lines.append(f"    {chunk.advice}")
     hidden = len(report.failed) - FAILED_SHOWN_MAX

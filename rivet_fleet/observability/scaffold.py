@@ -37,8 +37,12 @@ def render_scaffold(discovery: Discovery, options: ScaffoldOptions) -> str:
     lines.append("sources:")
     for name, block in options.blocks.items():
         lines.append(f"  {_scalar(name)}: {_flow(block)}")
+    lines += ["", "source_groups:", *_groups(discovery, options)]
     lines += ["", "campaign:", f"  workers: {discovery.workers}  # worker processes on this host"]
-    lines += ["", "exports:"]
+    lines += [
+        "  # waves: true      small and certain tables first; `rivet-fleet plan` shows the waves"
+    ]
+    lines += ["  # order: priority  within a wave: the higher score first", "", "exports:"]
     for export in discovery.exports:
         lines += [*_export(export, options), ""]
     if not discovery.exports:
@@ -51,6 +55,12 @@ def render_scaffold(discovery: Discovery, options: ScaffoldOptions) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
+def _groups(discovery: Discovery, options: ScaffoldOptions) -> Iterator[str]:
+    for name in options.blocks:
+        budget = f"  {_scalar(name)}: {{max_running_chunks: {max(discovery.workers, 1)}}}"
+        yield f"{budget}  # at once, however many workers and hosts there are"
+
+
 def _head(discovery: Discovery, options: ScaffoldOptions) -> Iterator[str]:
     yield "# Scaffolded by rivet-fleet init. Every number is an estimate of the source's own."
     for source in discovery.sources:
@@ -59,6 +69,7 @@ def _head(discovery: Discovery, options: ScaffoldOptions) -> Iterator[str]:
     for verb, why in (
         ("doctor", "credentials, privileges, destinations, limits"),
         ("check", "what a run would do, and how gently"),
+        ("plan", "in which order, and why"),
         ("run", "do it"),
     ):
         yield _comment(f"  rivet-fleet {verb} -c {options.file}".ljust(48) + why)
@@ -73,6 +84,7 @@ def _export(export: DiscoveredExport, options: ScaffoldOptions) -> Iterator[str]
         yield "  " + _comment(f"note: {warning}")
     yield f"  - name: {_scalar(export.export_name)}"
     yield f"    source: {_scalar(export.source)}"
+    yield f"    source_group: {_scalar(export.source)}"
     if export.table is not None:
         yield f"    table: {_scalar(export.table)}"
     else:

@@ -233,7 +233,8 @@ def overlap(export_name: str, campaign_name: str, other: str) -> StateRefused:
     """The refusal of a second run of an export that is still in progress."""
     return StateRefused(
         f"export {export_name} of campaign {campaign_name} is still in progress in {other}",
-        hint=f"`rivet-fleet resume` or `requeue` finishes it, `rivet-fleet cancel {other}` ends it",
+        hint="`rivet-fleet resume` or `requeue` finishes it, "
+        f"`rivet-fleet cancel --campaign-id {other}` ends it",
         code="RIVET_EXPORT_IN_PROGRESS",
     )
 

@@ -139,7 +139,10 @@ def _warnings(access: Access) -> list[PreflightWarning]:
             f"({access.rows / access.key_span:.2%}); a unique key would find them directly"
         )
         found.append(_warning("sparse_range", Severity.MEDIUM, said))
-    chunk_bytes = (access.rows_per_chunk or 0) * (access.row_bytes or 0)
+    rows_per_chunk = access.rows_per_chunk or 0
+    if access.rows is not None:
+        rows_per_chunk = min(rows_per_chunk, access.rows)
+    chunk_bytes = rows_per_chunk * (access.row_bytes or 0)
     if chunk_bytes > CHUNK_BYTES_MAX:
         wanted = CHUNK_BYTES_MAX // max(access.row_bytes or 1, 1)
         said = (

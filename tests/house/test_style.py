@@ -173,6 +173,16 @@ def waiting_by_sleep(tree: ast.Module) -> Iterator[tuple[int, str]]:
             yield node.lineno, f"polls slower than every {SLEEP_S_MAX} s"
 
 
+def numpy_bridges(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Calls that need pyarrow's optional NumPy, which a worker does without (cli/lean.py)."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr in _NUMPY_BRIDGES:
+            yield node.lineno, f"{node.attr} needs pyarrow's NumPy; a worker's has none"
+
+
+_NUMPY_BRIDGES = {"to_pandas_dtype", "from_numpy_dtype", "to_numpy", "to_pandas", "from_pandas"}
+
+
 def _dotted(node: ast.AST) -> str:
     if isinstance(node, ast.Attribute):
         return f"{_dotted(node.value)}.{node.attr}"
@@ -230,6 +240,10 @@ def test_only_the_command_line_reads_the_environment() -> None:
     assert_kept(environment_reads, PACKAGE_FILES, {"cli/", "demo/"})
 
 
+def test_arrow_copes_without_numpy() -> None:
+    assert_kept(numpy_bridges, PACKAGE_FILES)
+
+
 def test_engines_stay_in_their_folders() -> None:
     assert_kept(engine_names, PACKAGE_FILES, ENGINES_ALLOWED)
 
@@ -281,6 +295,7 @@ def test_no_committed_file_knows_a_machine() -> None:
         (engine_names, "import psycopg"),
         (engine_names, "def open_sqlserver(): ..."),
         (engine_names, "f(mysql=1)"),
+        (numpy_bridges, "dtype = kind.to_pandas_dtype()"),
         (waiting_by_sleep, "import time\ndef test_x():\n    time.sleep(0.01)"),
         (waiting_by_sleep, "import time\nwhile not done():\n    time.sleep(2)"),
     ],
@@ -296,6 +311,7 @@ def test_each_rule_sees_what_it_forbids(rule: Rule, snippet: str) -> None:
         (broad_excepts, "try:\n    f()\nexcept ValueError:\n    pass"),
         (environment_reads, "import os\nx = os.path"),
         (engine_names, '"""PostgreSQL needs this."""\nhelp_text = "for PostgreSQL and MySQL"'),
+        (numpy_bridges, "cells = column.to_pylist()"),
         (waiting_by_sleep, "import time\nwhile not done():\n    time.sleep(0.05)"),
     ],
 )

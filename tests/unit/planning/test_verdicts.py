@@ -129,10 +129,11 @@ def test_warnings_at_their_thresholds() -> None:
     assert warned(parallel=4, connections_max=5) == {}
     sparse = warned(rows=10, key_span=10**9, rows_per_chunk=10)
     assert sparse == {"sparse_range": Severity.MEDIUM}
-    assert warned(rows_per_chunk=256 * 1024, row_bytes=1024) == {}
-    assert warned(rows_per_chunk=256 * 1024 + 1, row_bytes=1024) == {
-        "oversized_chunk": Severity.MEDIUM
-    }
+    assert warned(rows=M, rows_per_chunk=256 * 1024, row_bytes=1024) == {}
+    oversized = {"oversized_chunk": Severity.MEDIUM}
+    assert warned(rows=M, rows_per_chunk=256 * 1024 + 1, row_bytes=1024) == oversized
+    assert warned(rows=None, rows_per_chunk=256 * 1024 + 1, row_bytes=1024) == oversized
+    assert warned(rows=3, rows_per_chunk=256 * 1024 + 1, row_bytes=1024) == {}, "all there is"
     assert warned(parallel=2, rows=5 * M) == {}
     assert warned(parallel=2, rows=5 * M + 1) == {"parallel_memory": Severity.HIGH}
     assert warned(uses_index=False, rows=99_999) == {}

@@ -86,7 +86,7 @@ def _whole_numbers(cells: Cells, column: ColumnSpec) -> tuple[pa.Buffer | None, 
 
 def _integer(cells: Cells, column: ColumnSpec, unfit: Unfit) -> pa.Array:
     kind = arrow_type(column.type)
-    target = np.dtype(kind.to_pandas_dtype())
+    target = np.dtype(f"{'u' if pa.types.is_unsigned_integer(kind) else 'i'}{kind.bit_width // 8}")
     valid, values = _whole_numbers(cells, column)
     if values.size:
         limits = np.iinfo(target)
@@ -112,7 +112,7 @@ def _float(cells: Cells, column: ColumnSpec, unfit: Unfit) -> pa.Array:
     valid, values = numbers(cells, NUMBERS[column.wire_type], column)
     kind = arrow_type(column.type)
     with np.errstate(over="ignore"):
-        carried = values.astype(kind.to_pandas_dtype())
+        carried = values.astype(f"f{kind.bit_width // 8}")
     if np.isinf(carried).sum() != np.isinf(values).sum():
         hint = f"choose a wider type in `columns:` ({column.name}: float64)"
         not_representable(column, f"a number is beyond {column.type.kind.value}", hint)
