@@ -17,32 +17,21 @@ from rivet_fleet.contracts.plan import FormatPlan
 from rivet_fleet.errors import ConfigError, DataIntegrityError, UnsupportedType
 from rivet_fleet.execution.durable import filesystem_errors, remove_file
 from rivet_fleet.execution.extremes import Extremes
-from rivet_fleet.execution.format import PartFormat, PartWriter
-
-FORMAT_NAME = "parquet"
+from rivet_fleet.execution.format import PartWriter
+from rivet_fleet.execution.formats.parquet.encodings import choose_encodings
 
 _CODECS = {"zstd": "zstd", "snappy": "snappy", "gzip": "gzip", "lz4": "lz4", "none": "none"}
 _DEFAULT_LEVELS = {"zstd": 3, "gzip": 6}
 _LEVELS = {"zstd": range(1, 23), "gzip": range(10)}
-_SAMPLE_ROWS = 16_384
-_SAMPLE_BYTES = 2 * 1024 * 1024
-_SAMPLE_PLACES = 4
-_PAYS = 0.7
-"""With a dictionary a column must be smaller than this part of its plain size. In a sample a
-dictionary looks worse than in a whole row group, over which it is shared."""
 _FIRST_RATIO = 0.35
 """Encoded size over Arrow size, until the first row group has shown the real one."""
 
 
-def open_format(plan: FormatPlan) -> PartFormat:
-    """The Parquet format with its options. Raises ConfigError for a codec or level it lacks."""
-    return _ParquetFormat(plan)
-
-
-class _ParquetFormat:
+class ParquetFormat:
     """PartFormat of Parquet."""
 
     def __init__(self, plan: FormatPlan) -> None:
+        """Raises ConfigError for a codec or level it lacks."""
         self._codec, self._level = _codec(plan)
         self._group_rows = plan.row_group_rows
         # A file limit below the row group's would never be noticed in time.
@@ -51,7 +40,7 @@ class _ParquetFormat:
     @property
     def extension(self) -> str:
         """``parquet``."""
-        return FORMAT_NAME
+        return "parquet"
 
     def check_schema(self, schema: pa.Schema) -> None:
         """Refuse what Parquet has no exact type for, all columns at once."""
@@ -187,7 +176,7 @@ class _ParquetWriter:
             self._schema,
             compression=self._codec,
             compression_level=self._level,
-            use_dictionary=repeating_columns(first),
+            **choose_encodings(first).options(),
             store_decimal_as_integer=True,
         )
 
@@ -207,40 +196,6 @@ class _ParquetWriter:
         # Parquet stores an unsigned number as the signed one with the same bits.
         wraps = _unsigned_range(self._schema.field(name).type)
         self._extremes.widen(name, low % wraps if wraps else low, high % wraps if wraps else high)
-
-
-def repeating_columns(table: pa.Table) -> list[str]:
-    """Leaf columns (dotted paths) for which a dictionary pays: one clearly smaller than the values.
-
-    A dictionary that does not pay costs a fifth of the encoder's time or more. Measured on a
-    sample from four places of ``table``, encoded both ways in memory; equal tables, equal answer.
-    """
-    rows = min(_SAMPLE_ROWS, int(_SAMPLE_BYTES * table.num_rows / max(table.nbytes, 1)))
-    piece = max(1, rows // _SAMPLE_PLACES)
-    step = max(piece, table.num_rows // _SAMPLE_PLACES)
-    sample = pa.concat_tables([table.slice(i * step, piece) for i in range(_SAMPLE_PLACES)])
-    if not sample.num_rows:
-        return []
-    with_dictionary, plain = _leaf_sizes(sample, True), _leaf_sizes(sample, False)
-    return [path for path, size in with_dictionary.items() if size < _PAYS * plain[path]]
-
-
-def _leaf_sizes(sample: pa.Table, use_dictionary: bool) -> dict[str, int]:
-    """Encoded, uncompressed bytes per leaf column."""
-    sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(
-        sink,
-        sample.schema,
-        compression="none",
-        use_dictionary=use_dictionary,
-        write_statistics=False,
-        store_schema=False,
-        store_decimal_as_integer=True,
-    ) as writer:
-        writer.write_table(sample, row_group_size=sample.num_rows)
-    group = pq.read_metadata(pa.BufferReader(sink.getvalue())).row_group(0)
-    columns = [group.column(index) for index in range(group.num_columns)]
-    return {column.path_in_schema: column.total_uncompressed_size for column in columns}
 
 
 def _leaves(schema: pa.Schema) -> list[str]:
