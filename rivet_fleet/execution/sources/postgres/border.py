@@ -14,6 +14,7 @@ from rivet_fleet.execution.sources.postgres.dialect import (
     classify,
     classify_connect,
 )
+from rivet_fleet.execution.sources.postgres.poolers import pooler_word
 
 _HINTS: dict[str, str] = {
     "57014": "the statement ran into its limit; raise `statement_timeout_s`, or make chunks "
@@ -55,6 +56,8 @@ def translate(error: psycopg.Error, url: DatabaseUrl, doing: str) -> SourceError
     """Our error for one of psycopg's: class and retry by the dialect's table."""
     said = _clean(str(error), url)
     sqlstate = error.sqlstate
+    if (word := pooler_word(said)) is not None and sqlstate in (None, "08P01"):
+        return _build(word.means, f"{url.identity}: {said} (while {doing})", word.hint, None)
     if sqlstate is not None:
         found, hint, code = classify(sqlstate), _HINTS.get(sqlstate), f"SQLSTATE_{sqlstate}"
         message = f"{url.identity}: {said} ({sqlstate}, while {doing})"
@@ -75,6 +78,8 @@ def _translate_connect(error: psycopg.Error, url: DatabaseUrl) -> SourceError:
     if error.sqlstate is not None:
         return translate(error, url, "connecting")
     said = _clean(str(error), url)
+    if (word := pooler_word(said)) is not None:
+        return _build(word.means, f"cannot connect to {url.identity}: {said}", word.hint, None)
     if isinstance(error, psycopg.ProgrammingError):
         found = classify_connect("invalid connection option")
     else:

@@ -22,6 +22,7 @@ from rivet_fleet.execution.sources.postgres.dialect import (
     quote_identifier,
     quote_relation,
 )
+from rivet_fleet.execution.sources.postgres.poolers import pooler_notes
 from rivet_fleet.execution.sources.postgres.session import Session
 from rivet_fleet.execution.sources.postgres.statements import from_item, metadata_settings
 
@@ -125,9 +126,9 @@ def describe_server(session: Session) -> ServerFacts:
     user, database, standby, now_s, backend_pid, most, used, powerful, own_limit, version = row
     with _asking(session, "asking again") as cursor:
         again = cursor.execute("SELECT pg_catalog.pg_backend_pid()").fetchone()
-    pids = {session.connection.info.backend_pid, backend_pid, (again or (0,))[0]}
+    pids = (session.connection.info.backend_pid, backend_pid, (again or (0,))[0])
     notes = [
-        *_pooler_note(pids),
+        *pooler_notes(*pids),
         *_version_note(session),
         *([_REPLICA] if standby else []),
         *([_UNCHECKED] if session.text_unchecked else []),
@@ -163,22 +164,6 @@ def _asking(
     session: Session, doing: str
 ) -> contextlib.AbstractContextManager[Cursor[tuple[Any, ...]]]:
     return session.transaction(metadata_settings(ASK_MAX_S), doing=doing, timeout_s=ASK_MAX_S)
-
-
-def _pooler_note(pids: set[int]) -> list[SourceNote]:
-    """The pid of the handshake is a pooler's own word; two transactions on two servers are a
-    transaction pooler's work."""
-    if len(pids) < 2:
-        return []
-    return [
-        SourceNote(
-            kind=NoteKind.POOLER,
-            what="the connection goes through a pooler",
-            why="its limit of connections is another one than the server's; a page that fails "
-            "cannot be asked what it does",
-            hint="let the pool hold at least as many server connections as there are workers",
-        )
-    ]
 
 
 def _version_note(session: Session) -> list[SourceNote]:
