@@ -89,5 +89,7 @@ def validate(
     else:
         for v in verified:
             click.echo("\n".join(verification_lines(v.export_name, v.uri, v.verification)))
+        if not verified:
+            click.echo("nothing was delivered: no rows, and skip_empty")
     codes = [int(v.verification.exit_code) for v in verified]
-    return int(ExitCode.DATA_INTEGRITY) if ExitCode.DATA_INTEGRITY in codes else max(codes)
+    return int(ExitCode.DATA_INTEGRITY) if ExitCode.DATA_INTEGRITY in codes else max(codes, default=0)

@@ -113,6 +113,12 @@ class RunView:
     acceptance: Acceptance | None = None
     """An operator's word that the verdicts of its gates shall not keep it back."""
 
+    @property
+    def skipped(self) -> bool:
+        """True for a completed run that delivered nothing, because there was nothing and
+        ``skip_empty`` says so."""
+        return self.status is RunStatus.COMPLETED and self.plan.skip_empty and not self.bytes
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CampaignView:

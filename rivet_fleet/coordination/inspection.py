@@ -72,9 +72,7 @@ def validate_campaign(
             hint="`rivet-fleet status` says what it is waiting for",
         )
     # A run without rows under skip_empty delivered nothing that could be looked at.
-    return [
-        _validate(fleet, run, depth) for run in finished if run.bytes or not run.plan.skip_empty
-    ]
+    return [_validate(fleet, run, depth) for run in finished if not run.skipped]
 
 
 def _validate(fleet: Fleet, run: RunView, depth: Depth) -> Validated:

@@ -10,6 +10,8 @@ from rivet_fleet.observability.units import counted
 def finding_lines(run: RunView) -> tuple[str, ...]:
     """One line per finding, each beginning with what it is about; nothing for a quiet run."""
     lines = []
+    if run.skipped:
+        lines.append("skipped   no rows: nothing was written (skip_empty)")
     if run.changed_values:
         lines.append(
             f"changed   {counted(run.changed_values, 'value')} by on_unrepresentable: "

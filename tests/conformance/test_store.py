@@ -959,13 +959,11 @@ def test_only_a_run_that_gates_refused_can_be_accepted(store) -> None:
         store.accept_run(RunId("nothing"), by="ann", reason="why not")
 
 
-def test_an_older_delivery_never_replaces_a_newer_one(store) -> None:
+def test_a_cancelled_campaign_stays_given_up(store) -> None:
     run_id = refused_run(store)
     store.cancel(C1)
-    store.submit(campaign_plan(campaign_id="c2", chunks=(1,)))
-    for _ in range(2):
-        with pytest.raises(StateRefused):
-            store.accept_run(run_id, by="ann", reason="why not")
+    with pytest.raises(StateRefused, match="cancelled"):
+        store.accept_run(run_id, by="ann", reason="why not")
 
 
 def test_a_newer_run_of_the_export_stands_in_the_way(store) -> None:
