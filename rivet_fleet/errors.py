@@ -67,6 +67,8 @@ class RivetFleetError(Exception):
 
     exit_code: ExitCode = ExitCode.GENERIC
     retry: RetryClass = RetryClass.PERMANENT
+    code_default: str | None = None
+    """The code of errors that were raised without one."""
 
     def __init__(
         self,
@@ -80,7 +82,7 @@ class RivetFleetError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
-        self.code = code
+        self.code = code or self.code_default
         self.extra_delay_s = extra_delay_s
         if retry is not None:
             self.retry = retry
@@ -112,6 +114,7 @@ class SourceUnavailable(SourceError):
 
     exit_code = ExitCode.RETRYABLE
     retry = RetryClass.RECONNECT
+    code_default = "RIVET_SOURCE_UNREACHABLE"
 
 
 class SourceBusy(SourceError):
@@ -119,15 +122,20 @@ class SourceBusy(SourceError):
 
     exit_code = ExitCode.RETRYABLE
     retry = RetryClass.TRANSIENT
+    code_default = "RIVET_SOURCE_BUSY"
 
 
 class SourceRefused(SourceError):
     """The source said no: credentials, privilege, missing object, bad SQL."""
 
+    code_default = "RIVET_SOURCE_REFUSED"
+
 
 class StatementTimeout(SourceError):
     """A statement ran into its limit, or was cancelled. Repeating it as it was would only hurt
     the source again; a smaller page may do."""
+
+    code_default = "RIVET_SOURCE_STATEMENT_TIMEOUT"
 
 
 class UnsupportedType(SourceError):
@@ -136,6 +144,8 @@ class UnsupportedType(SourceError):
 
 class ValueTooLarge(SourceError):
     """One value is larger than the worker may hold."""
+
+    code_default = "RIVET_VALUE_TOO_LARGE"
 
 
 class MalformedData(SourceError):

@@ -92,4 +92,6 @@ def validate(
         if not verified:
             click.echo("nothing was delivered: no rows, and skip_empty")
     codes = [int(v.verification.exit_code) for v in verified]
-    return int(ExitCode.DATA_INTEGRITY) if ExitCode.DATA_INTEGRITY in codes else max(codes, default=0)
+    return (
+        int(ExitCode.DATA_INTEGRITY) if ExitCode.DATA_INTEGRITY in codes else max(codes, default=0)
+    )

@@ -134,6 +134,16 @@ class ClaimPlace:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PlanDiagnostic:
+    """Something a plan says about itself; it never stops a run. ``rule`` is stable;
+    ``severity`` is ``note``, ``warning`` or ``degraded``."""
+
+    rule: str
+    severity: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ExportPlan:
     """One export, decided. A resumed campaign uses only this, never the configuration."""
 
@@ -153,6 +163,8 @@ class ExportPlan:
     verify: str = "size"
     row_estimate: int | None = None
     warnings: tuple[str, ...] = ()
+    diagnostics: tuple[PlanDiagnostic, ...] = ()
+    """Those of ``warnings`` that have a rule."""
     place: ClaimPlace | None = None
     """None: the order of the configuration."""
     quality: QualityPlan | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from rivet_fleet.contracts.plan import PlanDiagnostic
 from rivet_fleet.contracts.priority import Caveat, Preflight
 
 REPORT_VERSION = 1
@@ -124,6 +125,7 @@ class ExportReport:
     chunks: int | None = None
     columns: tuple[ColumnReport, ...] = ()
     warnings: tuple[str, ...] = ()
+    diagnostics: tuple[PlanDiagnostic, ...] = ()
     refused: tuple[str, ...] = ()
     judgement: Judgement | None = None
 

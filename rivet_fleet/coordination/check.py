@@ -249,6 +249,7 @@ def _with_plan(
         reason=planned.reason,
         chunks=len(plan.runs[0].chunks),
         warnings=planned.warnings,
+        diagnostics=planned.diagnostics,
         columns=(
             *(_as_planned(column, specs[column.name]) for column in report.columns),
             *(_column(_added(column), export, targets) for column in added),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from rivet_fleet.planning.problems import ConfigKey, Problem, dotted
+from rivet_fleet.planning.problems import MODE_UNSUPPORTED, ConfigKey, Problem, dotted
 
 _EXPORT_REFUSED = {
     "tables": "several tables in one export",
@@ -53,7 +53,7 @@ class Screened:
     problems: list[Problem] = field(default_factory=list)
     warnings: list[tuple[ConfigKey, str]] = field(default_factory=list)
 
-    def refuse(self, at: ConfigKey, what: str) -> None:
+    def refuse(self, at: ConfigKey, what: str, code: str | None = None) -> None:
         """Known, not supported yet: said in one sentence."""
         self.problems.append(
             Problem(
@@ -62,6 +62,7 @@ class Screened:
                 reason=f"known in Rivet, not supported yet: {what}",
                 suggestion="remove it, or extract this export with Rivet",
                 about_key=True,
+                code=code,
             )
         )
 
@@ -100,7 +101,9 @@ def _screen_export(
                 screened.refuse((*at, name), what)
             del kept[name]
     if kept.get("mode") in _MODES_REFUSED:
-        screened.refuse((*at, "mode"), f"mode {kept['mode']}; use full or chunked")
+        screened.refuse(
+            (*at, "mode"), f"mode {kept['mode']}; use full or chunked", MODE_UNSUPPORTED
+        )
         del kept["mode"]
     if isinstance(kept.get("destination"), dict):
         kept["destination"] = _screen_destination(

@@ -1,90 +1,125 @@
-"""What a plan should say about itself: findings as values, never a reason to stop. Pure."""
+"""What a plan should say about itself: findings as values, never a reason to stop. Pure.
+
+The rules of Rivet keep their ids where they mean something here (docs/reference/check-report.md
+has those that do not).
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from enum import Enum
 
 from rivet_fleet.contracts.facts import SourceFacts
 from rivet_fleet.contracts.keys import RangeKind
-from rivet_fleet.contracts.plan import TuningPlan
+from rivet_fleet.contracts.plan import PlanDiagnostic, TuningPlan
+from rivet_fleet.planning.config_models import ExportConfig
 from rivet_fleet.planning.strategy import Choice
 
 
-class Finding(Enum):
-    """The stable name of a warning."""
+class Rule(Enum):
+    """The stable name of a diagnostic."""
 
-    UNBOUNDED_STATEMENT = "unbounded_statement"
-    UNINDEXED_WINDOW = "unindexed_window"
-    NO_KEY = "no_key"
-    NO_ROW_ESTIMATE = "no_row_estimate"
-    NULL_CHUNK = "null_chunk"
-    ONE_CHUNK = "one_chunk"
+    UNBOUNDED_STATEMENT = "unbounded-statement"
+    UNINDEXED_WINDOW = "unindexed-window"
+    NO_KEY = "no-key"
+    NO_ROW_ESTIMATE = "no-row-estimate"
+    NULL_CHUNK = "null-chunk"
+    ONE_CHUNK = "one-chunk"
+    DENSE_SURROGATE = "dense-surrogate"
+    INCREMENTAL_RECONCILE_MISMATCH = "incremental-reconcile-mismatch"
+    TIME_WINDOW_RECONCILE_MISMATCH = "time-window-reconcile-mismatch"
+    QUALITY_UNIQUE_NO_CAP = "quality-unique-no-cap"
 
 
+NOTE, WARNING, DEGRADED = "note", "warning", "degraded"
 LARGE_ROWS = 1_000_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Diagnostic:
-    """One finding in words."""
-
-    finding: Finding
-    message: str
+_RECONCILED_IN_PART = {
+    "incremental": Rule.INCREMENTAL_RECONCILE_MISMATCH,
+    "time_window": Rule.TIME_WINDOW_RECONCILE_MISMATCH,
+}
 
 
 def diagnose(
-    *, mode: str, facts: SourceFacts, choice: Choice, tuning: TuningPlan
-) -> tuple[Diagnostic, ...]:
-    """Everything worth knowing before the first row is read."""
-    found: list[Diagnostic] = []
+    export: ExportConfig,
+    *,
+    facts: SourceFacts,
+    choice: Choice,
+    tuning: TuningPlan,
+    uncompared: Sequence[str] = (),
+) -> tuple[PlanDiagnostic, ...]:
+    """Everything worth knowing before the first row is read. ``uncompared``: gates that will
+    probably stay unknown, in words."""
+    found = [*_shape(choice, tuning), *_rows(export, facts, choice), *_settings(export)]
+    found += [_say(Rule.QUALITY_UNIQUE_NO_CAP, WARNING, said) for said in uncompared]
+    return tuple(found)
+
+
+def _say(rule: Rule, severity: str, message: str) -> PlanDiagnostic:
+    return PlanDiagnostic(rule=rule.value, severity=severity, message=message)
+
+
+def _shape(choice: Choice, tuning: TuningPlan) -> Iterator[PlanDiagnostic]:
     kinds = {one.kind for one in choice.ranges}
     if RangeKind.WHOLE in kinds:
         limit = tuning.statement_timeout_s
         bound = f"limited to {limit:g} s" if limit else "without any time limit"
-        found.append(
-            Diagnostic(
-                finding=Finding.UNBOUNDED_STATEMENT,
-                message=f"everything is read by one statement, {bound}, and a failure starts "
-                "it anew; give the table a unique key, or the query a chunk_column",
-            )
+        yield _say(
+            Rule.UNBOUNDED_STATEMENT,
+            WARNING,
+            f"everything is read by one statement, {bound}, and a failure starts "
+            "it anew; give the table a unique key, or the query a chunk_column",
         )
     if RangeKind.WINDOW in kinds:
-        found.append(
-            Diagnostic(
-                finding=Finding.UNINDEXED_WINDOW,
-                message="no index begins with the chunk column: each chunk is one statement that "
-                "may read the whole table, and a failure starts it anew; index the column",
-            )
+        yield _say(
+            Rule.UNINDEXED_WINDOW,
+            DEGRADED,
+            "no index begins with the chunk column: each chunk is one statement that "
+            "may read the whole table, and a failure starts it anew; index the column",
         )
     if RangeKind.BLOCKS in kinds:
-        found.append(
-            Diagnostic(
-                finding=Finding.NO_KEY,
-                message="rows are read by heap block: a row updated while the run goes on may "
-                "move between chunks; a unique NOT NULL index avoids that",
-            )
+        yield _say(
+            Rule.NO_KEY,
+            WARNING,
+            "rows are read by heap block: a row updated while the run goes on may "
+            "move between chunks; a unique NOT NULL index avoids that",
         )
     if RangeKind.NULLS in kinds:
-        found.append(
-            Diagnostic(
-                finding=Finding.NULL_CHUNK,
-                message="the chunk column may be NULL: those rows have a chunk of their own",
-            )
+        yield _say(
+            Rule.NULL_CHUNK,
+            NOTE,
+            "the chunk column may be NULL: those rows have a chunk of their own",
         )
+
+
+def _rows(export: ExportConfig, facts: SourceFacts, choice: Choice) -> Iterator[PlanDiagnostic]:
     if facts.row_estimate is None:
-        found.append(
-            Diagnostic(
-                finding=Finding.NO_ROW_ESTIMATE,
-                message="the source has no estimate of rows: progress has no total",
-            )
+        yield _say(
+            Rule.NO_ROW_ESTIMATE,
+            NOTE,
+            "the source has no estimate of rows: progress has no total",
         )
-    elif mode == "full" and facts.row_estimate >= LARGE_ROWS and len(choice.ranges) == 1:
-        found.append(
-            Diagnostic(
-                finding=Finding.ONE_CHUNK,
-                message=f"about {facts.row_estimate} rows in one chunk: a single worker reads "
-                "them; mode: chunked shares them",
-            )
+    elif export.mode == "full" and facts.row_estimate >= LARGE_ROWS and len(choice.ranges) == 1:
+        yield _say(
+            Rule.ONE_CHUNK,
+            WARNING,
+            f"about {facts.row_estimate} rows in one chunk: a single worker reads "
+            "them; mode: chunked shares them",
         )
-    return tuple(found)
+
+
+def _settings(export: ExportConfig) -> Iterator[PlanDiagnostic]:
+    if export.chunk_dense:
+        yield _say(
+            Rule.DENSE_SURROGATE,
+            WARNING,
+            "chunk_dense reads the key's index from its beginning to its end when planning; "
+            "without it chunks are cut by the source's statistics for nothing",
+        )
+    rule = _RECONCILED_IN_PART.get(export.mode)
+    if rule is not None and export.reconcile_required:
+        yield _say(
+            rule,
+            WARNING,
+            f"reconcile_required compares whole tables, and mode {export.mode} reads a part: "
+            "the counts differ by what was read before",
+        )

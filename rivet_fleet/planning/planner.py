@@ -175,7 +175,13 @@ def _sealed(
     attempts = export.chunk_max_attempts or campaign.max_chunk_attempts or tuning.max_retries + 1
     on_schema_drift, shape_factor = change_policies(loaded.config, export)
     quality = quality_plan(export.quality, choice.ranges)
-    diagnostics = diagnose(mode=export.mode, facts=facts, choice=choice, tuning=tuning)
+    diagnostics = diagnose(
+        export,
+        facts=facts,
+        choice=choice,
+        tuning=tuning,
+        uncompared=uncompared(quality, facts.row_estimate, len(choice.ranges)),
+    )
     plan = ExportPlan(
         export_name=export.name,
         run_id=run_id_of(export.name, when.campaign_id),
@@ -205,8 +211,8 @@ def _sealed(
             *choice.warnings,
             *(one.message for one in diagnostics),
             *format_warnings,
-            *uncompared(quality, facts.row_estimate, len(choice.ranges)),
         ),
+        diagnostics=diagnostics,
         quality=quality,
         on_schema_drift=on_schema_drift,
         shape_drift_warn_factor=shape_factor,

@@ -112,7 +112,7 @@ def test_dense_chunks_of_a_skewed_key_hold_exactly_chunk_size_rows(source, sql) 
     chunks = ids_by_chunk(source, facts, choice)
     assert [len(one) for one in chunks] == [500] * 10 + [3]
     assert_each_once(chunks, 5003)
-    assert any("chunk_dense" in one for one in choice.warnings)
+    assert choice.warnings == ()
     sql.execute("INSERT INTO t SELECT 5003 + i, -i FROM generate_series(1, 40) i")
     sql.execute("DELETE FROM t WHERE id BETWEEN 2001 AND 2100")
     again = sorted(one for chunk in ids_by_chunk(source, facts, choice) for one in chunk)
