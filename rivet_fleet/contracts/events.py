@@ -48,6 +48,8 @@ class EventName(Enum):
     SHAPE_DRIFTED = "shape.drifted"
     MANIFEST_WRITTEN = "manifest.written"
     RUN_COMPLETED = "run.completed"
+    MARK_MOVED = "mark.moved"
+    MARK_KEPT = "mark.kept"
     RUN_FAILED = "run.failed"
     RUN_ACCEPTED = "run.accepted"
     STAGED_SWEPT = "staged.swept"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from rivet_fleet.contracts.change import SchemaChange
 from rivet_fleet.contracts.codec import canonical_json, to_plain
 from rivet_fleet.contracts.columns import ColumnSpec, ColumnType, TypeKind
+from rivet_fleet.contracts.cursor import CursorPlan
 from rivet_fleet.contracts.keys import CampaignId, ChunkRange, RelationName, RunId
 from rivet_fleet.contracts.protection import SourceBudget
 from rivet_fleet.contracts.quality import QualityPlan
@@ -173,6 +174,8 @@ class ExportPlan:
     schema_changes: tuple[SchemaChange, ...] = ()
     """How the columns differ from those of the last completed run; sealed at submit (Q5)."""
     shape_drift_warn_factor: float = 2.0
+    cursor: CursorPlan | None = None
+    """How the next run goes on where this one ends; None for a run without a mark."""
     settings_digest: str = ""
     """Of this export's part of the configuration: tells which export has changed since."""
     family: str = ""

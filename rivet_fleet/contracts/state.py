@@ -269,3 +269,25 @@ class MeasuredRun:
     def rows_per_s(self) -> float | None:
         """Rows that one worker delivered in a second."""
         return self.rows / self.work_s if self.work_s else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Boundary:
+    """How far something has come: a cursor or a chunk, by ``strategy`` (PG4)."""
+
+    strategy: str
+    cursor: str | None
+    chunk_index: int | None
+    run_id: RunId
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progression:
+    """One export's boundaries (PG1 to PG8). ``cursor`` is the mark the next run begins at;
+    ``verified`` is written by a reconciliation, which does not exist yet."""
+
+    export_name: str
+    cursor: str | None
+    committed: Boundary | None
+    verified: Boundary | None = None

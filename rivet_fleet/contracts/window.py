@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from rivet_fleet.contracts.keys import KeyTuple
+from rivet_fleet.contracts.keys import KeyTuple, RelationName
 
 
 class WindowNulls(Enum):
@@ -75,3 +75,32 @@ def describe_window(window: RowWindow) -> str:
     )
     nulls = " or null" if window.nulls is WindowNulls.INSIDE else ""
     return f"({', '.join((first, *rest))}) in {opened}{ends[0]}; {ends[1]}{closed}{nulls}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewestRequest:
+    """What is asked of a source before a window can be drawn: its greatest row of ``columns``,
+    of those above ``above`` when that is given. With ``overlap_s`` the source also says which
+    cursor lies so many seconds below ``above``.
+    """
+
+    relation: RelationName | None
+    query: str | None
+    columns: tuple[str, ...]
+    fallback: str | None = None
+    above: KeyTuple | None = None
+    overlap_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Newest:
+    """``values``: the greatest row whose cursor is a finite value, None when there is none.
+
+    ``nulls``: some row's cursor is NULL. ``endless``: some row's cursor is infinite or not a
+    number. ``overlap``: the value the overlap begins at, None when there is no such value.
+    """
+
+    values: KeyTuple | None
+    nulls: bool = False
+    endless: bool = False
+    overlap: str | None = None

@@ -81,7 +81,7 @@ def apply_plan(
             f"the plan was made by version {artifact.rivet_fleet_version}, this is {__version__}"
         )
     check_deliverable(fleet, artifact.campaign)
-    submitted = store_plan(fleet, artifact.campaign)
+    submitted = store_plan(fleet, artifact.campaign, any_mark=force)
     set_budgets(fleet, loaded)
     _tell(fleet, artifact, forced)
     return Applied(submitted=submitted, warnings=tuple(warnings))

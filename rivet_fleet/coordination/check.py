@@ -24,6 +24,7 @@ from rivet_fleet.contracts.typereport import (
     Target,
     findings,
 )
+from rivet_fleet.coordination.asking import Asked
 from rivet_fleet.coordination.planning_ahead import Remembered, remember
 from rivet_fleet.coordination.wiring import ProcessOptions, open_planned_source
 from rivet_fleet.errors import ExitCode, RivetFleetError, UsageError
@@ -34,10 +35,11 @@ from rivet_fleet.execution.types import arrow_schema
 from rivet_fleet.planning.advice import advise
 from rivet_fleet.planning.config_models import ExportConfig
 from rivet_fleet.planning.connections import SourceConnection, source_connection, state_url
+from rivet_fleet.planning.increment import reads_window
 from rivet_fleet.planning.judging import Seen, judge
 from rivet_fleet.planning.loaded import LoadedConfig
 from rivet_fleet.planning.partitions import expand, folded
-from rivet_fleet.planning.planner import facts_request, plan_campaign
+from rivet_fleet.planning.planner import plan_campaign
 from rivet_fleet.planning.problems import did_you_mean
 from rivet_fleet.planning.protection import readers_of
 from rivet_fleet.planning.targets import as_text, resolve
@@ -81,6 +83,7 @@ def check_exports(
             for name in sorted({loaded.source_name(export) for export in exports})
         },
         history=remembered.history,
+        marks=remembered.cursors,
         targets=targets,
         campaign_id=campaign_id,
         now_s=now_s,
@@ -119,10 +122,12 @@ class _Look:
     options: ProcessOptions
     connections: Mapping[str, SourceConnection]
     history: Mapping[str, Sequence[MeasuredRun]]
+    marks: Mapping[str, str]
     targets: tuple[Target, ...]
     campaign_id: CampaignId
     now_s: float
     notes: list[str] = field(default_factory=list)
+    asked: Asked = field(default_factory=Asked)
     _sources: dict[str, Source] = field(default_factory=dict)
     _servers: dict[str, ServerFacts | None] = field(default_factory=dict)
 
@@ -170,7 +175,8 @@ def _check(look: _Look, export: ExportConfig) -> tuple[ExportReport, ExitCode]:
         row_estimate=None,
     )
     try:
-        facts = look.source(connection.name).introspect(facts_request(loaded, export))
+        mark = look.marks.get(export.name) if reads_window(export) else None
+        facts = look.asked.ask(loaded, export, look.source(connection.name), mark)
     except RivetFleetError as error:
         return replace(report, refused=(_said(error),)), error.exit_code
     report = _with_facts(report, facts, export, look.targets)
@@ -183,6 +189,7 @@ def _check(look: _Look, export: ExportConfig) -> tuple[ExportReport, ExitCode]:
             connections=look.connections,
             now_s=look.now_s,
             only=parts.only,
+            moving=look.asked.moving,
         )
         plan = folded(whole)
         planned = _only_run(plan)

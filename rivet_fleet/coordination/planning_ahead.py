@@ -21,6 +21,7 @@ from rivet_fleet.contracts.facts import SourceFacts
 from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.contracts.plan import CampaignPlan, ExportPlan, PlannedRun
 from rivet_fleet.contracts.state import MeasuredRun
+from rivet_fleet.coordination.asking import Asked
 from rivet_fleet.coordination.wiring import ProcessOptions, open_planned_source, redactor
 from rivet_fleet.errors import ConfigError, StateRefused, UsageError
 from rivet_fleet.execution.registry import open_format
@@ -31,9 +32,9 @@ from rivet_fleet.persistence.open import open_store, store_exists
 from rivet_fleet.planning.change import with_schema_changes
 from rivet_fleet.planning.connections import source_connection
 from rivet_fleet.planning.decide import Decided, decide
+from rivet_fleet.planning.increment import reads_window
 from rivet_fleet.planning.loaded import LoadedConfig
 from rivet_fleet.planning.problems import did_you_mean
-from rivet_fleet.planning.request import facts_request
 
 SECRET_CHARS_MIN = 8
 """A shorter secret in a query is more likely a word of the query than a secret."""
@@ -85,10 +86,11 @@ def plan_ahead(
     """
     chosen = _chosen(loaded, names)
     remembered = remember(loaded, chosen, state_url=state_url)
-    facts = _facts(loaded, options, chosen)
+    asked = _asked(loaded, options, chosen, remembered.cursors)
     decided = decide(
         loaded,
-        facts,
+        asked.facts,
+        moving=asked.moving,
         campaign_id=campaign_id,
         connections={
             name: source_connection(loaded, name) for name in sorted(_sources(loaded, chosen))
@@ -117,12 +119,15 @@ def _sources(loaded: LoadedConfig, chosen: Sequence[str]) -> set[str]:
     return {loaded.source_name(e) for e in loaded.config.exports if e.name in chosen}
 
 
-def _facts(
-    loaded: LoadedConfig, options: ProcessOptions, chosen: Sequence[str]
-) -> dict[str, SourceFacts]:
+def _asked(
+    loaded: LoadedConfig,
+    options: ProcessOptions,
+    chosen: Sequence[str],
+    marks: Mapping[str, str],
+) -> Asked:
     """One connection for each source, closed when everything is known."""
     opened: dict[str, Source] = {}
-    facts = {}
+    asked = Asked()
     try:
         for export in loaded.config.exports:
             if export.name not in chosen:
@@ -131,11 +136,12 @@ def _facts(
             if name not in opened:
                 identity = source_connection(loaded, name).identity
                 opened[name] = open_planned_source(loaded, options, name, identity)
-            facts[export.name] = opened[name].introspect(facts_request(loaded, export))
+            mark = marks.get(export.name) if reads_window(export) else None
+            asked.ask(loaded, export, opened[name], mark)
     finally:
         for source in opened.values():
             source.close()
-    return facts
+    return asked
 
 
 def _refuse_secrets(loaded: LoadedConfig, plan: CampaignPlan) -> None:

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rivet_fleet.contracts.events import EventName
-from rivet_fleet.contracts.facts import SourceFacts
 from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.contracts.killpoints import KillPoint, reach
 from rivet_fleet.contracts.plan import CampaignPlan, ExportPlan
 from rivet_fleet.contracts.state import CampaignView, MeasuredRun, RunView
 from rivet_fleet.contracts.task import CampaignStatus, RunStatus
+from rivet_fleet.coordination.asking import Asked
 from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.coordination.gates import tell_schema_changes
 from rivet_fleet.errors import CampaignIncomplete, ConfigError, StateRefused
@@ -23,8 +23,8 @@ from rivet_fleet.planning.claim_order import asks_for_order
 from rivet_fleet.planning.config_digest import changed_exports
 from rivet_fleet.planning.connections import source_connection
 from rivet_fleet.planning.decide import decide
+from rivet_fleet.planning.increment import reads_window
 from rivet_fleet.planning.loaded import LoadedConfig
-from rivet_fleet.planning.planner import facts_request
 from rivet_fleet.planning.protection import budgets_of
 
 
@@ -60,14 +60,17 @@ def submit(
     return store_plan(fleet, plan_now(fleet, loaded, campaign_id))
 
 
-def store_plan(fleet: Fleet, plan: CampaignPlan) -> Submitted:
+def store_plan(fleet: Fleet, plan: CampaignPlan, *, any_mark: bool = False) -> Submitted:
     """Store a decided campaign: one transaction, and a no-op when it is there already.
 
-    Raises StateRefused when an export is still in progress elsewhere, SchemaDrift when columns
-    have changed and ``on_schema_drift`` is fail."""
+    Raises StateRefused when an export is still in progress elsewhere, or when its high-water
+    mark has moved since it was planned and not ``any_mark``; SchemaDrift when columns have
+    changed and ``on_schema_drift`` is fail."""
     refuse_drift(plan)
     reach(KillPoint.CAMPAIGN_PLANNED)
-    outcome = fleet.patience.call("submit the campaign", lambda: fleet.store.submit(plan))
+    outcome = fleet.patience.call(
+        "submit the campaign", lambda: fleet.store.submit(plan, any_mark=any_mark)
+    )
     reach(KillPoint.CAMPAIGN_SUBMITTED)
     for run in plan.runs if outcome.created else ():
         tell_schema_changes(fleet, outcome.campaign_id, run.plan)
@@ -142,17 +145,19 @@ def plan_now(fleet: Fleet, loaded: LoadedConfig, campaign_id: CampaignId) -> Cam
     """
     used = {loaded.source_name(export) for export in loaded.config.exports}
     connections = {name: source_connection(loaded, name) for name in sorted(used)}
-    facts: dict[str, SourceFacts] = {}
+    asked = Asked()
+    marks = _marks(fleet, loaded)
     try:
         for export in loaded.config.exports:
             connection = connections[loaded.source_name(export)]
             source = fleet.source(connection.name, connection.identity)
-            facts[export.name] = source.introspect(facts_request(loaded, export))
+            asked.ask(loaded, export, source, marks.get(export.name))
     finally:
         fleet.drop_sources()
     plan = decide(
         loaded,
-        facts,
+        asked.facts,
+        moving=asked.moving,
         campaign_id=campaign_id,
         connections=connections,
         history=_history(fleet, loaded),
@@ -181,6 +186,16 @@ def check_deliverable(fleet: Fleet, plan: CampaignPlan) -> None:
             destination.check()
         finally:
             destination.close()
+
+
+def _marks(fleet: Fleet, loaded: LoadedConfig) -> dict[str, str]:
+    """The stored high-water marks, where any export goes by one."""
+    names = [export.name for export in loaded.config.exports if reads_window(export)]
+    if not names:
+        return {}
+    return fleet.patience.call(
+        "read the marks", lambda: fleet.store.cursors(loaded.campaign_name, names)
+    )
 
 
 def _history(fleet: Fleet, loaded: LoadedConfig) -> dict[str, list[MeasuredRun]]:

@@ -11,6 +11,7 @@ from rivet_fleet.contracts.facts import FactsRequest, SourceFacts
 from rivet_fleet.contracts.keys import ChunkRange, RelationName
 from rivet_fleet.contracts.listing import Listing, ServerFacts, SourceNote
 from rivet_fleet.contracts.plan import ReadPlan, TuningPlan
+from rivet_fleet.contracts.window import Newest, NewestRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +75,11 @@ class Source(Protocol):
 
     def introspect(self, request: FactsRequest) -> SourceFacts:
         """Facts about one table or query. Raises SourceRefused when it is not there."""
+        ...
+
+    def newest(self, request: NewestRequest) -> Newest:
+        """The greatest cursor as it is now, in the server's own order. Raises StatementTimeout
+        when that takes too long: a cursor without an index is a scan of the table."""
         ...
 
     def open_chunk(

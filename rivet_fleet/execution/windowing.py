@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from rivet_fleet.contracts.keys import ChunkRange
-from rivet_fleet.contracts.window import RowWindow, WindowBound, WindowNulls
+from rivet_fleet.contracts.window import NewestRequest, RowWindow, WindowBound, WindowNulls
 from rivet_fleet.execution.paging import KeyDialect, Select
 
 NOTHING = "1 = 0"
@@ -41,6 +41,15 @@ def conditions(dialect: KeyDialect, window: RowWindow) -> tuple[str, ...]:
         return (f"({null} OR ({' AND '.join(bounds)}))",) if bounds else ()
     # A comparison with NULL is never true: the bounds keep NULLs out by themselves.
     return tuple(bounds) if bounds else (f"NOT ({null})",)
+
+
+def above(dialect: KeyDialect, request: NewestRequest) -> tuple[str, ...]:
+    """What a row fulfils that is new since a mark: spelled as when it is read (CC7)."""
+    if request.above is None:
+        return ()
+    lower = WindowBound(values=request.above, inclusive=False)
+    window = RowWindow(columns=request.columns, fallback=request.fallback, lower=lower)
+    return conditions(dialect, window)
 
 
 def _null(dialect: KeyDialect, window: RowWindow) -> str:

@@ -29,6 +29,8 @@ WRITTEN_BY_STORE: frozenset[EventName] = frozenset(
         EventName.CHUNK_REAPED,
         EventName.CHUNK_REOPENED,
         EventName.RUN_COMPLETED,
+        EventName.MARK_MOVED,
+        EventName.MARK_KEPT,
         EventName.RUN_FAILED,
         EventName.RUN_ACCEPTED,
     }

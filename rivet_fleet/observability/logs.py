@@ -59,6 +59,8 @@ EVENT_LEVELS: dict[EventName, str] = {
     EventName.SHAPE_DRIFTED: "warning",
     EventName.MANIFEST_WRITTEN: "info",
     EventName.RUN_COMPLETED: "info",
+    EventName.MARK_MOVED: "info",
+    EventName.MARK_KEPT: "warning",
     EventName.RUN_FAILED: "error",
     EventName.RUN_ACCEPTED: "warning",
     EventName.STAGED_SWEPT: "info",

@@ -14,6 +14,7 @@ from rivet_fleet.persistence.database import Database, Record, Transaction
 from rivet_fleet.persistence.finalizing import ONLY_COMPLETED
 from rivet_fleet.persistence.journal import note, note_all
 from rivet_fleet.persistence.ledger import LOCK_CAMPAIGN
+from rivet_fleet.persistence.marks import refuse_moved_marks
 from rivet_fleet.persistence.schema import CLAIMABLE
 
 _ADD_CAMPAIGN = """
@@ -95,7 +96,7 @@ class Campaigns:
 
     _db: Database
 
-    def submit(self, plan: CampaignPlan) -> SubmitOutcome:
+    def submit(self, plan: CampaignPlan, *, any_mark: bool = False) -> SubmitOutcome:
         """See ``Store.submit``. Two identical submissions at once create one campaign."""
         refuse_empty(plan)
 
@@ -111,6 +112,8 @@ class Campaigns:
                 _refuse_changed(tx, plan)
                 return SubmitOutcome(campaign_id=plan.campaign_id, created=False)
             _refuse_overlap(tx, plan)
+            if not any_mark:
+                refuse_moved_marks(tx, plan)
             _insert(tx, plan)
             return SubmitOutcome(campaign_id=plan.campaign_id, created=True)
 

@@ -16,6 +16,7 @@ from rivet_fleet.errors import LeaseLost
 from rivet_fleet.persistence.database import Database, Record, Transaction
 from rivet_fleet.persistence.journal import note
 from rivet_fleet.persistence.ledger import LOCK_RUN
+from rivet_fleet.persistence.marks import move_mark, record_committed
 from rivet_fleet.persistence.uniques import forget_former
 
 # Least and greatest status come from the two ends of the index on (run_id, status): that is
@@ -93,16 +94,6 @@ VALUES (:campaign_name, :export_name, :run_id, NOW_S, :status, :error_message, :
   :files_produced, :chunks, :retries, :peak_rss_bytes, :attempts, :longest_statement_ms,
   :changed_values)
 """
-_PROGRESSION = """
-INSERT INTO export_progression (campaign_name, export_name, last_committed_strategy,
-  last_committed_chunk_index, last_committed_run_id, last_committed_at_s)
-VALUES (:campaign_name, :export_name, :strategy, :chunk_index, :run_id, NOW_S)
-ON CONFLICT (campaign_name, export_name) DO UPDATE SET
-  last_committed_strategy = excluded.last_committed_strategy,
-  last_committed_chunk_index = excluded.last_committed_chunk_index,
-  last_committed_run_id = excluded.last_committed_run_id,
-  last_committed_at_s = excluded.last_committed_at_s
-"""
 _LAST_RUN = """
 INSERT INTO export_state (campaign_name, export_name, last_run_id, last_run_at_s)
 VALUES (:campaign_name, :export_name, :run_id, NOW_S)
@@ -157,9 +148,9 @@ class Finalizing:
             tx.run(_METRICS, **_metrics(tx, run, plan, finished=finished))
             names = {"campaign_name": run.campaign_name, "export_name": run.export_name}
             names["run_id"] = run.run_id
-            last = run.expected_tasks - 1
-            tx.run(_PROGRESSION, **names, strategy=plan.strategy, chunk_index=last)
             tx.run(_LAST_RUN, **names)
+            move_mark(tx, run, plan)
+            record_committed(tx, run, plan)
             forget_former(tx, run)
             data = {"rows": finished.rows, "bytes": finished.bytes, "files": finished.files}
             note(tx, _event(EventName.RUN_COMPLETED, run, data=data))

@@ -37,7 +37,7 @@ class MemoryStore(MemoryBudgets, MemoryFinish, MemoryViews):
         """Nothing to give back."""
 
     @synchronized
-    def submit(self, plan: CampaignPlan) -> SubmitOutcome:
+    def submit(self, plan: CampaignPlan, *, any_mark: bool = False) -> SubmitOutcome:
         """See ``Store.submit``."""
         refuse_empty(plan)
         known = self._campaigns.get(plan.campaign_id)
@@ -46,6 +46,8 @@ class MemoryStore(MemoryBudgets, MemoryFinish, MemoryViews):
             return SubmitOutcome(campaign_id=plan.campaign_id, created=False)
         for run in plan.runs:
             self._refuse_overlap(plan, run.plan.export_name)
+        if not any_mark:
+            self._refuse_moved_marks(plan)
         now_s = self._clock()
         self._campaigns[plan.campaign_id] = Campaign(plan=plan, created_at_s=now_s)
         for position, run in enumerate(plan.runs):

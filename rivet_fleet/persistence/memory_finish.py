@@ -14,11 +14,12 @@ from rivet_fleet.contracts.state import Accepted, FinalizeLease, FinishedRun, Me
 from rivet_fleet.contracts.task import CampaignStatus, RunStatus, TaskStatus, Verb
 from rivet_fleet.errors import LeaseLost, StateRefused
 from rivet_fleet.persistence.accepting import acceptance_event, refuse_acceptance, wrong_state
+from rivet_fleet.persistence.memory_marks import MemoryMarks
 from rivet_fleet.persistence.memory_model import Run, changed_values
-from rivet_fleet.persistence.memory_views import MemoryRows, synchronized
+from rivet_fleet.persistence.memory_views import synchronized
 
 
-class MemoryFinish(MemoryRows):
+class MemoryFinish(MemoryMarks):
     """Finalizer and verdict."""
 
     def _all_completed(self, run: Run) -> bool:
@@ -69,6 +70,8 @@ class MemoryFinish(MemoryRows):
         self._end(run, RunStatus.COMPLETED, None)
         run.findings = finished.findings
         self._last_run[run.campaign_name, run.planned.plan.export_name] = run.run_id
+        self._move_mark(run)
+        self._record_committed(run)
         self._forget_former(run)
         self._metrics.append(self._measured(run, "success", finished))
         self._note(_event(EventName.RUN_COMPLETED, run))
@@ -197,6 +200,8 @@ class MemoryFinish(MemoryRows):
             settled = campaign.status in (CampaignStatus.COMPLETED, CampaignStatus.CANCELLED)
             if not settled and not self._runs_of(campaign.plan.campaign_id):
                 campaign.status, campaign.finished_at_s = CampaignStatus.CANCELLED, now_s
+        if not chunks_only:
+            self._forget_marks(export_name)
         return len(gone)
 
     def _measured(self, run: Run, status: str, finished: FinishedRun | None) -> dict[str, object]:
@@ -284,11 +289,6 @@ class MemoryFinish(MemoryRows):
             chunks=len(run.planned.chunks),
             retries=self._retries(run),
         )
-
-    @synchronized
-    def cursors(self, campaign_name: str, export_names: Sequence[str]) -> dict[str, str]:
-        """See ``Store.cursors``. Nothing here moves one."""
-        return {}
 
     def _leased(self, lease: FinalizeLease) -> Run | None:
         return self._runs[lease.run_id] if self._run_stands(lease, RunStatus.IN_PROGRESS) else None

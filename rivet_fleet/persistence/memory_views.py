@@ -15,6 +15,7 @@ from rivet_fleet.contracts.part import LedgerPart, PartStatus
 from rivet_fleet.contracts.plan import ExportPlan
 from rivet_fleet.contracts.quality import UniqueStats
 from rivet_fleet.contracts.state import (
+    Boundary,
     CampaignView,
     JournalEntry,
     JournalFilter,
@@ -54,6 +55,8 @@ class MemoryRows:
         self._parts: list[LedgerPart] = []
         self._uniques: dict[tuple[RunId, int, int, int], tuple[UniqueStats, ...]] = {}
         self._last_run: dict[tuple[str, str], RunId] = {}
+        self._marks: dict[tuple[str, str], str] = {}
+        self._committed: dict[tuple[str, str], Boundary] = {}
         self._workers: dict[str, Worker] = {}
         self._journal: list[JournalEntry] = []
         self._metrics: list[dict[str, object]] = []

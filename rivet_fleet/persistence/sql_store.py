@@ -10,13 +10,14 @@ from rivet_fleet.persistence.database import Database
 from rivet_fleet.persistence.finalizing import Finalizing
 from rivet_fleet.persistence.history import Histories
 from rivet_fleet.persistence.ledger import Ledger
+from rivet_fleet.persistence.marks import Marks
 from rivet_fleet.persistence.migrate import check_version, migrate
 from rivet_fleet.persistence.uniques import Uniques
 from rivet_fleet.persistence.views import Views
 
 
 class SqlStore(
-    Accepting, Campaigns, Budgets, Claims, Ledger, Finalizing, Histories, Uniques, Views
+    Accepting, Campaigns, Budgets, Claims, Ledger, Finalizing, Histories, Marks, Uniques, Views
 ):
     """``Store`` on SQLite or PostgreSQL. Safe for the threads of one process."""
 

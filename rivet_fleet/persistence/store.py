@@ -27,6 +27,7 @@ from rivet_fleet.contracts.state import (
     JournalEntry,
     JournalFilter,
     MeasuredRun,
+    Progression,
     Reaped,
     RunView,
     SubmitOutcome,
@@ -58,12 +59,13 @@ class Store(Protocol):
         ...
 
     # -- campaigns ------------------------------------------------------------------------
-    def submit(self, plan: CampaignPlan) -> SubmitOutcome:
+    def submit(self, plan: CampaignPlan, *, any_mark: bool = False) -> SubmitOutcome:
         """Store campaign, groups, runs and **all** tasks in one transaction.
 
         The same id again is a no-op (``created=False``) when the config digest is the same;
-        StateRefused when it differs, or when another campaign of the same name has an export
-        in progress (one in-progress run per campaign name and export).
+        StateRefused when it differs, when another campaign of the same name has an export
+        in progress (one in-progress run per campaign name and export), or when an export's
+        high-water mark is not the one it was planned at (W6) and not ``any_mark``.
         """
         ...
 
@@ -313,6 +315,10 @@ class Store(Protocol):
 
     def cursors(self, campaign_name: str, export_names: Sequence[str]) -> dict[str, str]:
         """The high-water mark of each export that has one, as stored (PA4 compares it)."""
+        ...
+
+    def progression(self, campaign_name: str) -> list[Progression]:
+        """How far each export has come, by name. For people: nothing is decided by it (PG7)."""
         ...
 
     def reset_export(self, export_name: str, *, chunks_only: bool) -> int:

@@ -150,9 +150,10 @@ class ExportConfig(Block):
     query_file: str | None = Field(
         default=None, description="A file with one SELECT, below the folder of this file."
     )
-    mode: Literal["full", "chunked"] = Field(
+    mode: Literal["full", "chunked", "incremental", "time_window"] = Field(
         default="full",
-        description="full: one chunk. chunked: many, cut as set below or automatically.",
+        description="full: one chunk. chunked: many, cut as set below or automatically. "
+        "incremental: what is new since the last run. time_window: the last days_window days.",
     )
     format: str = Field(description="parquet or csv.")
     compression: Literal["zstd", "snappy", "gzip", "lz4", "none"] | None = Field(
@@ -196,6 +197,33 @@ class ExportConfig(Block):
         default=False,
         description="Walk the key's index when planning, so that chunks hold exactly chunk_size "
         "rows however uneven the key is.",
+    )
+    cursor_column: str | None = Field(
+        default=None, description="incremental: the column that rises with every change."
+    )
+    cursor_fallback_column: str | None = Field(
+        default=None, description="coalesce: counts where cursor_column is NULL."
+    )
+    incremental_cursor_mode: Literal["single_column", "coalesce"] = Field(
+        default="single_column", description="coalesce: with cursor_fallback_column."
+    )
+    cursor_overlap_s: Annotated[Number, Field(gt=0, le=31_622_400)] | None = Field(
+        default=None,
+        description="Read again what lies so far below the mark, for transactions that commit "
+        "late: such rows may be delivered by two runs, never twice by one.",
+    )
+    keyset_incremental: bool = Field(
+        default=False,
+        description="With chunk_by_key of an append-only table: only keys above the last run's.",
+    )
+    time_column: str | None = Field(
+        default=None, description="time_window: a date, a moment, or seconds since 1970."
+    )
+    time_column_type: Literal["timestamp", "unix"] = Field(
+        default="timestamp", description="unix: time_column holds seconds since 1970."
+    )
+    days_window: Annotated[Count, Field(ge=1, le=DAYS_MAX)] | None = Field(
+        default=None, description="time_window: so many days, counted from the planning (UTC)."
     )
     chunk_checkpoint: bool = Field(
         default=False, description="Accepted: every chunk is a checkpoint here."

@@ -13,16 +13,9 @@ from rivet_fleet.planning.problems import MODE_UNSUPPORTED, ConfigKey, Problem, 
 
 _EXPORT_REFUSED = {
     "tables": "several tables in one export",
-    "cursor_column": "incremental exports",
-    "cursor_fallback_column": "incremental exports",
-    "incremental_cursor_mode": "incremental exports",
-    "keyset_incremental": "incremental exports",
-    "time_column": "time windows",
-    "time_column_type": "time windows",
-    "days_window": "time windows",
     "cdc": "change capture",
 }
-_MODES_REFUSED = ("incremental", "time_window", "cdc")
+_MODES_REFUSED = ("cdc",)
 _DESTINATION_REFUSED = (
     "bucket",
     "prefix",
@@ -102,7 +95,9 @@ def _screen_export(
             del kept[name]
     if kept.get("mode") in _MODES_REFUSED:
         screened.refuse(
-            (*at, "mode"), f"mode {kept['mode']}; use full or chunked", MODE_UNSUPPORTED
+            (*at, "mode"),
+            f"mode {kept['mode']}; use full, chunked or incremental",
+            MODE_UNSUPPORTED,
         )
         del kept["mode"]
     if isinstance(kept.get("destination"), dict):

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from rivet_fleet.planning.config_models import ExportConfig, FleetConfig, SourceConfig
 from rivet_fleet.planning.config_shapes import check_shapes
+from rivet_fleet.planning.config_windows import check_windows
 from rivet_fleet.planning.loaded import DEFAULT_SOURCE, all_sources, source_key, source_name
 from rivet_fleet.planning.problems import (
     DUPLICATE_EXPORT,
@@ -54,6 +55,7 @@ def check_rules(
             *_quality(export, at),
             *_chunking(export, at),
             *check_shapes(export, at),
+            *check_windows(export, at),
             *_writing(export, at, formats),
             *_destination(export, at, destinations),
         ]
@@ -238,7 +240,7 @@ def _quality(export: ExportConfig, at: ConfigKey) -> Iterator[Problem]:
 
 def _chunking(export: ExportConfig, at: ConfigKey) -> Iterator[Problem]:
     given = [name for name in CHUNKED_ONLY if getattr(export, name) is not None]
-    if export.mode != "chunked":
+    if export.mode == "full":
         for name in given:
             yield _problem((*at, name), "has no meaning without mode: chunked", "add mode: chunked")
         return

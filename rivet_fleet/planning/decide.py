@@ -12,6 +12,7 @@ from rivet_fleet.contracts.state import MeasuredRun
 from rivet_fleet.planning.advice import Advised, advise, waves_of
 from rivet_fleet.planning.claim_order import in_claim_order
 from rivet_fleet.planning.connections import SourceConnection
+from rivet_fleet.planning.increment import Moving
 from rivet_fleet.planning.loaded import LoadedConfig
 from rivet_fleet.planning.partitions import expand
 from rivet_fleet.planning.planner import plan_campaign
@@ -36,6 +37,7 @@ def decide(
     history: Mapping[str, Sequence[MeasuredRun]],
     now_s: float,
     only: Collection[str] = (),
+    moving: Mapping[str, Moving] | None = None,
 ) -> Decided:
     """See ``plan_campaign`` for what it raises; ``history`` newest first, by export name."""
     expanded = expand(loaded, facts, only)
@@ -47,6 +49,7 @@ def decide(
         connections=connections,
         now_s=now_s,
         only=expanded.only,
+        moving=moving,
     )
     advised = advise(loaded, facts, plan, history, now_s=now_s)
     waves = waves_of(loaded, advised.campaign)

@@ -22,7 +22,7 @@ from rivet_fleet.contracts.discovery import (
 )
 from rivet_fleet.contracts.facts import ColumnFacts, SourceFacts
 from rivet_fleet.contracts.listing import ListedRelation
-from rivet_fleet.planning.candidates import INTEGERS, named, usable_keys
+from rivet_fleet.planning.candidates import INTEGERS, column_of, named, usable_keys
 from rivet_fleet.planning.config_models import ExportConfig
 from rivet_fleet.planning.config_rules import NAME_BYTES_MAX, plain_table
 from rivet_fleet.planning.verdicts import PEAK_MB_MAX, peak_mb
@@ -134,12 +134,16 @@ def cursor_candidates(facts: SourceFacts) -> tuple[CursorCandidate, ...]:
 
 
 def cursor_fallback(facts: SourceFacts, candidates: Sequence[CursorCandidate]) -> str | None:
-    """The first NOT NULL timestamp, when the best cursor may be NULL."""
+    """The first NOT NULL column of its type, when the best cursor may be NULL."""
     if not candidates or not candidates[0].nullable:
         return None
+    best = column_of(facts, candidates[0].column)
+    own = best.type.kind if best is not None and best.type is not None else None
     for column in facts.columns:
         kind = column.type.kind if column.type else None
-        if kind in TIMESTAMPS and not column.nullable and column.name != candidates[0].column:
+        if kind not in TIMESTAMPS or kind is not own or column.nullable:
+            continue
+        if column.name != candidates[0].column:
             return column.name
     return None
 

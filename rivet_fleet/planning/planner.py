@@ -22,6 +22,7 @@ from rivet_fleet.planning.config_quality import quality_plan, uncompared, unknow
 from rivet_fleet.planning.connections import SourceConnection
 from rivet_fleet.planning.cuts import Refusal
 from rivet_fleet.planning.diagnostics import diagnose
+from rivet_fleet.planning.increment import Moving, Windowed, window_of
 from rivet_fleet.planning.loaded import LoadedConfig
 from rivet_fleet.planning.memory import memory_budget
 from rivet_fleet.planning.meta import meta_plan, meta_problems
@@ -31,6 +32,7 @@ from rivet_fleet.planning.protection import budgets_of
 from rivet_fleet.planning.request import casts_of, facts_request
 from rivet_fleet.planning.strategy import Choice, choose, choose_partition
 from rivet_fleet.planning.tuning import tuning_plan
+from rivet_fleet.planning.windows import choose_windowed
 from rivet_fleet.planning.writing import destination_plan, format_plan, uses_date
 
 __all__ = ["check_campaign_id", "facts_request", "new_campaign_id", "plan_campaign"]
@@ -73,6 +75,7 @@ class _When:
 
     campaign_id: CampaignId
     now_s: float | None
+    moving: Mapping[str, Moving]
 
     @property
     def date(self) -> str | None:
@@ -88,17 +91,19 @@ def plan_campaign(
     connections: Mapping[str, SourceConnection],
     now_s: float | None = None,
     only: Collection[str] = (),
+    moving: Mapping[str, Moving] | None = None,
 ) -> CampaignPlan:
     """Decide every export (or those named in ``only``). ``facts`` by export name,
     ``connections`` by source name.
 
-    ``now_s`` gives ``{date}`` its day when the campaign id does not begin with one. Raises
+    ``now_s`` gives ``{date}`` its day when the campaign id does not begin with one, and time
+    windows their end; ``moving`` tells incremental exports what is new. Raises
     ConfigError, SourceRefused or UnsupportedType, each listing all of its kind; UsageError for
     an unsafe id.
     """
     check_campaign_id(campaign_id)
     wrong = _Wrong()
-    when = _When(campaign_id, now_s)
+    when = _When(campaign_id, now_s, moving or {})
     runs = []
     for export in loaded.config.exports:
         if only and export.name not in only:
@@ -134,8 +139,8 @@ def _plan_export(
         wrong.refused.append(f"export {export.name}: nothing is known of its source yet")
         return None
     columns = _columns(loaded, export, found, wrong)
-    part = loaded.partitions.get(export.name)
-    choice = choose(export, found) if part is None else choose_partition(export, found, part)
+    windowed = window_of(export, found, when.moving.get(export.name), when.now_s or 0.0)
+    choice = _choice(loaded, export, found, windowed)
     if isinstance(choice, Refusal):
         wrong.problems.append(
             Problem(
@@ -154,9 +159,23 @@ def _plan_export(
                 reason="{date} needs a moment, and this campaign id holds none",
             )
         )
-    if columns is None or isinstance(choice, Refusal):
+    if columns is None or isinstance(choice, Refusal) or isinstance(windowed, Refusal):
         return None
-    return _sealed(loaded, export, found, columns, choice, connections[source], when)
+    return _sealed(loaded, export, found, columns, choice, connections[source], when, windowed)
+
+
+def _choice(
+    loaded: LoadedConfig,
+    export: ExportConfig,
+    facts: SourceFacts,
+    windowed: Windowed | Refusal | None,
+) -> Choice | Refusal:
+    part = loaded.partitions.get(export.name)
+    if isinstance(windowed, Refusal):
+        return windowed
+    if windowed is not None:
+        return choose_windowed(export, facts, windowed.window)
+    return choose(export, facts) if part is None else choose_partition(export, facts, part)
 
 
 def _sealed(
@@ -167,6 +186,7 @@ def _sealed(
     choice: Choice,
     connection: SourceConnection,
     when: _When,
+    windowed: Windowed | None,
 ) -> PlannedRun:
     campaign = loaded.config.campaign
     budget = memory_budget(campaign.worker_memory_mb)
@@ -196,6 +216,7 @@ def _sealed(
             query=loaded.queries.get(export.name),
             columns=tuple(columns.specs),
             on_unrepresentable=policies_of(loaded.config, export).on_unrepresentable,
+            window=None if windowed is None else windowed.window,
         ),
         format=written,
         destination=destination_plan(export, loaded.path, when.date or ""),
@@ -209,6 +230,7 @@ def _sealed(
             *facts.warnings,
             *columns.notes,
             *choice.warnings,
+            *(() if windowed is None else windowed.warnings),
             *(one.message for one in diagnostics),
             *format_warnings,
         ),
@@ -216,6 +238,7 @@ def _sealed(
         quality=quality,
         on_schema_drift=on_schema_drift,
         shape_drift_warn_factor=shape_factor,
+        cursor=None if windowed is None else windowed.cursor,
         settings_digest=loaded.sections[export.name],
         family=loaded.partitions[export.name].parent if export.name in loaded.partitions else "",
         meta=meta_plan(export, columns.specs, when.now_s),

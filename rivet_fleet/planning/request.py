@@ -44,11 +44,28 @@ def casts_of(export: ExportConfig) -> dict[str, str]:
     return casts
 
 
-def facts_request(loaded: LoadedConfig, export: ExportConfig) -> FactsRequest:
-    """What the source has to be asked about one export before it can be planned."""
+def is_cut(export: ExportConfig) -> bool:
+    """True when the configuration itself says how the export is cut."""
+    return any(
+        (
+            export.chunk_by_key,
+            export.chunk_column,
+            export.chunk_count,
+            export.chunk_size,
+            export.chunk_size_memory_mb,
+        )
+    )
+
+
+def facts_request(
+    loaded: LoadedConfig, export: ExportConfig, *, continued: bool = False
+) -> FactsRequest:
+    """What the source has to be asked about one export before it can be planned.
+
+    ``continued``: a mark says where the last run ended, and what is new is one chunk."""
     keys: tuple[str, ...] = ()
     boundaries = 0  # one chunk is not cut
-    if export.mode == "chunked":
+    if export.mode != "full" and (is_cut(export) or not continued):
         keys = export.chunk_by_key or ((export.chunk_column,) if export.chunk_column else ())
         boundaries = min(max(BOUNDARIES_MAX, export.chunk_count or 0), BOUNDARIES_PER_PLAN_MAX)
     if export.partition_by is not None:

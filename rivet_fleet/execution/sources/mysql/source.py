@@ -9,11 +9,13 @@ from rivet_fleet.contracts.keys import ChunkRange, RangeKind, RelationName
 from rivet_fleet.contracts.listing import Listing, ServerFacts, SourceNote
 from rivet_fleet.contracts.plan import ReadPlan, TuningPlan
 from rivet_fleet.contracts.url import DatabaseUrl
+from rivet_fleet.contracts.window import Newest, NewestRequest
 from rivet_fleet.errors import SchemaDrift
 from rivet_fleet.execution.chunkreader import PagedReader
 from rivet_fleet.execution.drift import drift
 from rivet_fleet.execution.sources.mysql import listing
 from rivet_fleet.execution.sources.mysql.introspect import introspect, read_shape
+from rivet_fleet.execution.sources.mysql.newest import newest
 from rivet_fleet.execution.sources.mysql.reading import MysqlReading
 from rivet_fleet.execution.sources.mysql.session import Session
 
@@ -28,6 +30,10 @@ class MysqlSource:
     def introspect(self, request: FactsRequest) -> SourceFacts:
         """Facts about one table or query; see ``Source``."""
         return introspect(self._session, request)
+
+    def newest(self, request: NewestRequest) -> Newest:
+        """The greatest cursor; see ``Source``."""
+        return newest(self._session, request)
 
     def open_chunk(
         self, read: ReadPlan, chunk_range: ChunkRange, tuning: TuningPlan

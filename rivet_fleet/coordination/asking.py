@@ -1,0 +1,33 @@
+"""Everything a source is asked before an export is planned, in the one order that works."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from rivet_fleet.contracts.facts import SourceFacts
+from rivet_fleet.execution.source import Source
+from rivet_fleet.planning.config_models import ExportConfig
+from rivet_fleet.planning.increment import Moving, newest_request
+from rivet_fleet.planning.loaded import LoadedConfig
+from rivet_fleet.planning.request import facts_request
+
+
+@dataclass(slots=True)
+class Asked:
+    """What is known of every export asked so far, by name."""
+
+    facts: dict[str, SourceFacts] = field(default_factory=dict)
+    moving: dict[str, Moving] = field(default_factory=dict)
+
+    def ask(
+        self, loaded: LoadedConfig, export: ExportConfig, source: Source, mark: str | None
+    ) -> SourceFacts:
+        """Facts first: which row is the newest depends on the key they name. ``mark`` was read
+        before: whatever moves it later is found when the plan is stored (W6)."""
+        continued = mark is not None
+        facts = source.introspect(facts_request(loaded, export, continued=continued))
+        self.facts[export.name] = facts
+        request = newest_request(export, facts, loaded.queries.get(export.name), mark)
+        if request is not None:
+            self.moving[export.name] = Moving(mark=mark, newest=source.newest(request))
+        return facts

@@ -1,0 +1,77 @@
+"""The greatest row of a cursor: where an incremental run ends (ADR 0011)."""
+
+from __future__ import annotations
+
+from rivet_fleet.contracts.facts import leading_index
+from rivet_fleet.contracts.window import Newest, NewestRequest
+from rivet_fleet.errors import SourceRefused
+from rivet_fleet.execution.sources.mysql.catalog import rows
+from rivet_fleet.execution.sources.mysql.dialect import family, quote_text
+from rivet_fleet.execution.sources.mysql.introspect import read_shape
+from rivet_fleet.execution.sources.mysql.liveness import WatchedConnection
+from rivet_fleet.execution.sources.mysql.session import Session
+from rivet_fleet.execution.sources.mysql.statements import (
+    Keys,
+    column_ref,
+    from_item,
+    metadata_settings,
+    text_expression,
+)
+from rivet_fleet.execution.windowing import above
+
+NEWEST_TIMEOUT_S = 300.0
+"""As long as a page may take: without an index the table is scanned."""
+
+
+def newest(session: Session, request: NewestRequest) -> Newest:
+    """See ``Source.newest``."""
+    shape = read_shape(session, request.relation, request.query)
+    by_name = {column.name: column for column in shape.columns}
+    cursors = (request.columns[0], *((request.fallback,) if request.fallback else ()))
+    for name in (*request.columns, *cursors):
+        if name not in by_name:
+            raise SourceRefused(f"there is no column {name}", hint="plan the export again")
+    references = ", ".join(column_ref(name) for name in cursors)
+    cursor, text = references, text_expression(cursors[0], by_name[cursors[0]].native_type)
+    if request.fallback is not None:
+        cursor = f"COALESCE({references})"
+        text = f"CAST({cursor} AS CHAR CHARACTER SET utf8mb4)"
+    keys = request.columns[1:]
+    texts = [text, *(text_expression(name, by_name[name].native_type) for name in keys)]
+    order = f" ORDER BY {', '.join(f'{column_ref(k)} DESC' for k in keys)}" if keys else ""
+    index = leading_index(shape.indexes, cursors) if request.fallback is None else None
+    item = from_item(request.relation, request.query, index=index)
+    native_types = {name: column.native_type for name, column in by_name.items()}
+    wanted = [f"{cursor} IS NOT NULL", *above(Keys(native_types=native_types), request)]
+    greatest = (
+        f"SELECT {cursor} FROM {item} WHERE {' AND '.join(wanted)} ORDER BY {cursor} DESC LIMIT 1"
+    )
+    sql = f"SELECT {', '.join(texts)} FROM {item} WHERE {cursor} = ({greatest}){order} LIMIT 1"
+    null = " AND ".join(f"{column_ref(name)} IS NULL" for name in cursors)
+    with session.reading(
+        metadata_settings(session.server, NEWEST_TIMEOUT_S),
+        doing=f"looking for the newest {cursors[0]}",
+        timeout_s=NEWEST_TIMEOUT_S,
+    ) as connection:
+        found = rows(connection, sql)
+        nulls = all(by_name[name].nullable for name in cursors) and bool(
+            rows(connection, f"SELECT 1 FROM {item} WHERE {null} LIMIT 1")
+        )
+        return Newest(
+            values=tuple(found[0]) if found else None,
+            nulls=nulls,
+            overlap=_overlap(connection, by_name[cursors[0]].native_type, request),
+        )
+
+
+def _overlap(connection: WatchedConnection, native: str, request: NewestRequest) -> str | None:
+    if request.above is None or not request.overlap_s:
+        return None
+    if family(native) not in ("date", "datetime", "timestamp"):
+        return None
+    kind = "DATE" if family(native) == "date" else "DATETIME(6)"
+    mark = f"CAST({quote_text(request.above[0])} AS DATETIME(6))"
+    back = f"TIMESTAMPADD(MICROSECOND, -{round(request.overlap_s * 1e6)}, {mark})"
+    (row,) = rows(connection, f"SELECT CAST(CAST({back} AS {kind}) AS CHAR)")
+    (found,) = row
+    return None if found is None else str(found)

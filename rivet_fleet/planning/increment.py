@@ -1,0 +1,331 @@
+"""Which rows an incremental or windowed run reads: the cursor, its key, the sealed window. Pure.
+
+The window is decided here once and read by everybody (ADR 0011, W1 to W4, W7).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from rivet_fleet.contracts.columns import MOMENTS, TypeKind
+from rivet_fleet.contracts.cursor import CursorPlan, describe_mark, mark_text, mark_values
+from rivet_fleet.contracts.facts import SourceFacts
+from rivet_fleet.contracts.keys import KeyTuple
+from rivet_fleet.contracts.window import Newest, NewestRequest, RowWindow, WindowBound
+from rivet_fleet.planning.candidates import (
+    INTEGERS,
+    column_of,
+    key_facts,
+    led_by,
+    named,
+    usable_keys,
+)
+from rivet_fleet.planning.config_models import ExportConfig
+from rivet_fleet.planning.cuts import Refusal
+from rivet_fleet.planning.problems import did_you_mean
+
+CURSOR_KINDS = INTEGERS | MOMENTS | frozenset({TypeKind.DECIMAL, TypeKind.UUID, TypeKind.STRING})
+"""Types whose text the server turns back into the same value, in an order of its own."""
+UNIX_KINDS = INTEGERS | frozenset({TypeKind.DECIMAL})
+DAY_S = 86_400
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cursor:
+    """What is compared: ``columns`` is the cursor and the key behind it."""
+
+    mode: str
+    setting: str
+    columns: tuple[str, ...]
+    fallback: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moving:
+    """What was found out about a cursor: the stored mark, and the source's newest row."""
+
+    mark: str | None
+    newest: Newest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Windowed:
+    """The decided window; ``cursor`` None for a window that leaves no mark."""
+
+    window: RowWindow
+    cursor: CursorPlan | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def reads_window(export: ExportConfig) -> bool:
+    """True when the export reads only a part of its rows."""
+    return export.mode in ("incremental", "time_window") or export.keyset_incremental
+
+
+def cursor_of(export: ExportConfig, facts: SourceFacts) -> Cursor | Refusal | None:
+    """The export's cursor, or why it cannot be one; None when it has none."""
+    if export.mode == "time_window":
+        return _time_column(export, facts)
+    if export.keyset_incremental:
+        columns = export.chunk_by_key or ()
+        found = _first_refused("chunk_by_key", facts, columns)
+        return found or Cursor(mode="key", setting="chunk_by_key", columns=columns)
+    if export.mode != "incremental" or export.cursor_column is None:
+        return None
+    name, fallback = export.cursor_column, export.cursor_fallback_column
+    refused = _first_refused("cursor_column", facts, (name,))
+    if refused is None and fallback is not None:
+        refused = _first_refused("cursor_fallback_column", facts, (fallback,))
+        refused = refused or _unlike(facts, name, fallback)
+    if refused is not None:
+        return refused
+    if export.cursor_overlap_s and _kind_of(facts, name) not in MOMENTS:
+        return Refusal(
+            setting="cursor_overlap_s",
+            reason=f"column {name} is not read as a date or a moment: no seconds lie below it",
+            suggestion="remove it, or use a moment as cursor_column",
+        )
+    columns = (name,)
+    if not (fallback is None and _is_key(facts, columns)):
+        columns += tuple(one for one in _tie_breaker(export, facts) if one != name)
+    mode = "single_column" if fallback is None else "coalesce"
+    return Cursor(mode=mode, setting="cursor_column", columns=columns, fallback=fallback)
+
+
+def newest_request(
+    export: ExportConfig, facts: SourceFacts, query: str | None, mark: str | None
+) -> NewestRequest | None:
+    """What has to be asked of the source; None when nothing has, or nothing can be."""
+    cursor = cursor_of(export, facts)
+    if not isinstance(cursor, Cursor):
+        return None
+    if export.mode == "time_window" and not led_by(facts, cursor.columns[0]):
+        return None  # a scan of the table, only to say what may be NULL
+    values = None if mark is None else mark_values(mark, cursor.columns, cursor.fallback)
+    return NewestRequest(
+        relation=facts.relation,
+        query=query if facts.relation is None else None,
+        columns=cursor.columns,
+        fallback=cursor.fallback,
+        above=values,
+        overlap_s=export.cursor_overlap_s or 0.0,
+    )
+
+
+def window_of(
+    export: ExportConfig, facts: SourceFacts, moving: Moving | None, now_s: float
+) -> Windowed | Refusal | None:
+    """The window of one run; None for an export that reads everything."""
+    cursor = cursor_of(export, facts)
+    if not isinstance(cursor, Cursor):
+        return cursor
+    nullable = any(c.nullable for c in facts.columns if c.name == cursor.columns[0])
+    newest = moving.newest if moving is not None else Newest(values=None, nulls=nullable)
+    warnings = _unseen(export, cursor, newest)
+    if export.mode == "time_window":
+        window = _since(export, facts, cursor.columns[0], now_s)
+        return Windowed(window=window, warnings=(*warnings, *_cost(facts, cursor)))
+    if moving is None:
+        return Refusal(setting=cursor.setting, reason="the source was not asked what is new")
+    mark = moving.mark
+    before: KeyTuple | None = None
+    if mark is not None:
+        before = mark_values(mark, cursor.columns, cursor.fallback)
+        if before is None:
+            return _other_mark(export, cursor, mark)
+    # The source was asked for rows above the mark: none, and the mark stays where it is, even
+    # when the rows it came from are gone.
+    after = newest.values or before
+    lower = _lower(before, newest)
+    window = RowWindow(
+        columns=cursor.columns,
+        fallback=cursor.fallback,
+        lower=lower,
+        upper=None if after is None else WindowBound(values=after, inclusive=True),
+        empty=after is None or (before == after and newest.overlap is None),
+    )
+    plan = CursorPlan(
+        mode=cursor.mode,
+        columns=cursor.columns,
+        fallback=cursor.fallback,
+        overlap_s=export.cursor_overlap_s or 0.0,
+        mark_before=mark,
+        mark_after=None if after is None else mark_text(cursor.columns, cursor.fallback, after),
+    )
+    warnings += _ahead(facts, cursor, after, now_s)
+    if not window.empty:
+        warnings += _cost(facts, cursor)
+    return Windowed(window=window, cursor=plan, warnings=tuple(warnings))
+
+
+def _lower(before: KeyTuple | None, newest: Newest) -> WindowBound | None:
+    if before is None:
+        return None
+    if newest.overlap is not None:
+        return WindowBound(values=(newest.overlap,), inclusive=True)
+    return WindowBound(values=before, inclusive=False)
+
+
+def _since(export: ExportConfig, facts: SourceFacts, name: str, now_s: float) -> RowWindow:
+    """``[now - days_window, ∞)`` in UTC; a date counts as a whole day."""
+    days = export.days_window or 0
+    if export.time_column_type == "unix":
+        cutoff = str(int(now_s) - days * DAY_S)
+    else:
+        moment = datetime.fromtimestamp(int(now_s), tz=UTC) - timedelta(days=days)
+        dated = _kind_of(facts, name) is TypeKind.DATE
+        cutoff = moment.strftime("%Y-%m-%d" if dated else "%Y-%m-%d %H:%M:%S")
+    return RowWindow(columns=(name,), lower=WindowBound(values=(cutoff,), inclusive=True))
+
+
+# ---------------------------------------------------------------- what can be a cursor
+
+
+def _time_column(export: ExportConfig, facts: SourceFacts) -> Cursor | Refusal | None:
+    name = export.time_column
+    if name is None:
+        return None
+    unix = export.time_column_type == "unix"
+    refused = _first_refused("time_column", facts, (name,), UNIX_KINDS if unix else MOMENTS)
+    return refused or Cursor(mode="time_window", setting="time_column", columns=(name,))
+
+
+def _first_refused(
+    setting: str,
+    facts: SourceFacts,
+    columns: tuple[str, ...],
+    kinds: frozenset[TypeKind] = CURSOR_KINDS,
+) -> Refusal | None:
+    names = [column.name for column in facts.columns]
+    for name in columns:
+        column = column_of(facts, name)
+        if column is None:
+            return Refusal(
+                setting=setting,
+                reason=f"there is no column {name!r}",
+                suggestion=did_you_mean(name, names) or f"columns: {', '.join(names[:20])}",
+            )
+        if column.type is None or column.type.kind not in kinds:
+            return Refusal(
+                setting=setting,
+                reason=f"column {name} ({column.native_type}) cannot tell what is new: its values "
+                "have no exact order as "
+                + ("moments or numbers of seconds" if setting == "time_column" else "text"),
+                suggestion=_use_instead(facts, kinds),
+            )
+    return None
+
+
+def _use_instead(facts: SourceFacts, kinds: frozenset[TypeKind]) -> str | None:
+    fit = [c.name for c in facts.columns if c.type is not None and c.type.kind in kinds & MOMENTS]
+    fit = fit or [c.name for c in facts.columns if c.type is not None and c.type.kind in kinds]
+    return f"columns that could: {', '.join(fit[:10])}" if fit else None
+
+
+def _unlike(facts: SourceFacts, name: str, fallback: str) -> Refusal | None:
+    if name != fallback and _kind_of(facts, name) is _kind_of(facts, fallback):
+        return None
+    first, second = column_of(facts, name), column_of(facts, fallback)
+    native = f"{first and first.native_type} and {second and second.native_type}"
+    return Refusal(
+        setting="cursor_fallback_column",
+        reason=f"{name} and {fallback} ({native}) must be two columns of one type: the server "
+        "would compare others by rules of its own",
+        suggestion="name a column of the cursor's type",
+    )
+
+
+def _kind_of(facts: SourceFacts, name: str) -> TypeKind | None:
+    column = column_of(facts, name)
+    return column.type.kind if column is not None and column.type is not None else None
+
+
+def _is_key(facts: SourceFacts, columns: tuple[str, ...]) -> bool:
+    return any(index.columns == columns for index in usable_keys(facts))
+
+
+def _tie_breaker(export: ExportConfig, facts: SourceFacts) -> tuple[str, ...]:
+    """A key that tells rows with one cursor value apart; empty when none is proven."""
+    if facts.relation is not None:
+        keys = usable_keys(facts)
+        return keys[0].columns if keys else ()
+    asked = export.chunk_by_key or ()
+    key = key_facts(facts, asked) if asked else None
+    return asked if key is not None and key.unique and not key.has_nulls else ()
+
+
+def _other_mark(export: ExportConfig, cursor: Cursor, mark: str) -> Refusal:
+    return Refusal(
+        setting=cursor.setting,
+        reason=f"the stored mark is {describe_mark(mark)}, which says nothing about "
+        f"{named(cursor.columns)}",
+        suggestion=f"`rivet-fleet state reset -e {export.name}` forgets it, and all is read anew",
+    )
+
+
+# ---------------------------------------------------------------- what has to be said
+
+
+def _unseen(export: ExportConfig, cursor: Cursor, newest: Newest) -> list[str]:
+    first = cursor.columns[0]
+    found = []
+    if newest.nulls and cursor.fallback is not None:
+        found.append(
+            f"there are rows where both {first} and {cursor.fallback} are NULL: they are in no "
+            "window and are never read"
+        )
+    elif newest.nulls:
+        instead = (
+            "; incremental_cursor_mode: coalesce gives them another column"
+            if export.mode == "incremental"
+            else ""
+        )
+        found.append(
+            f"there are rows where {first} is NULL: they are in no window and are never read"
+            + instead
+        )
+    if newest.endless and export.mode != "time_window":
+        found.append(
+            f"there are rows where {first} is infinite or not a number: such a value is never the "
+            "mark, and its rows are never read"
+        )
+    if cursor.mode != "time_window" and not _tells_ties_apart(cursor, export):
+        found.append(
+            f"no key tells rows with the same {first} apart: a row that comes later with exactly "
+            "the mark's value is not read; cursor_overlap_s or a unique NOT NULL key helps"
+        )
+    return found
+
+
+def _tells_ties_apart(cursor: Cursor, export: ExportConfig) -> bool:
+    return cursor.mode == "key" or len(cursor.columns) > 1 or bool(export.cursor_overlap_s)
+
+
+def _cost(facts: SourceFacts, cursor: Cursor) -> tuple[str, ...]:
+    if facts.relation is None or (cursor.fallback is None and led_by(facts, cursor.columns[0])):
+        return ()
+    rows = "" if facts.row_estimate is None else f" (about {facts.row_estimate:,} rows)"
+    if cursor.fallback is not None:
+        return (
+            f"no index serves coalesce({cursor.columns[0]}, {cursor.fallback}): every run reads "
+            f"the whole table{rows}",
+        )
+    return (
+        f"no index begins with {cursor.columns[0]}: every run reads the whole table{rows} to find "
+        "what is new",
+    )
+
+
+def _ahead(facts: SourceFacts, cursor: Cursor, after: KeyTuple | None, now_s: float) -> list[str]:
+    """A mark in the future hides everything that is written before it."""
+    name = cursor.columns[0]
+    if after is None or _kind_of(facts, name) not in MOMENTS:
+        return []
+    tomorrow = datetime.fromtimestamp(now_s + DAY_S, tz=UTC).strftime("%Y-%m-%d")
+    if after[0][:10] <= tomorrow or after[0].endswith("BC"):
+        return []
+    return [
+        f"the newest {name} is {after[0]}, in the future: rows written with the present "
+        "moment will be below the mark and are not read"
+    ]

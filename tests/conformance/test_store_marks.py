@@ -1,0 +1,195 @@
+"""High-water marks in every store: who moves them, who may not, and what people see of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from rivet_fleet.contracts.cursor import CursorPlan, mark_text
+from rivet_fleet.contracts.keys import CampaignId, RunId
+from rivet_fleet.contracts.plan import CampaignPlan
+from rivet_fleet.contracts.state import FinishedRun, Progression
+from rivet_fleet.errors import StateRefused
+from rivet_fleet.persistence.store import Store
+from tests.campaigns import campaign_plan, staged_part
+from tests.stores import Backend, identity
+
+W1 = identity("w1")
+
+
+def mark(at: int) -> str:
+    return mark_text(("at", "id"), None, (str(at), "1"))
+
+
+def incremental(
+    number: int, before: int | None, after: int | None, *, chunks: int = 1
+) -> CampaignPlan:
+    """Campaign ``c<number>`` of one export that reads from one mark to the other."""
+    plan = campaign_plan(campaign_id=f"c{number}", chunks=(chunks,))
+    cursor = CursorPlan(
+        mode="single_column",
+        columns=("at", "id"),
+        mark_before=None if before is None else mark(before),
+        mark_after=None if after is None else mark(after),
+    )
+    (run,) = plan.runs
+    run = replace(run, plan=replace(run.plan, mode="incremental", cursor=cursor))
+    return replace(plan, runs=(run,))
+
+
+def complete(store: Store, number: int) -> None:
+    """Every chunk delivered; the run itself is not finished."""
+    while (claim := store.claim(CampaignId(f"c{number}"), W1, 60.0)) is not None:
+        part = staged_part(claim.chunk_index, claim.fence, rows=10)
+        store.commit(claim.task_id, claim.fence, [part], rows=10, pages=2)
+        store.mark_published(claim.task_id, claim.fence)
+
+
+def finish(store: Store, number: int) -> None:
+    complete(store, number)
+    lease = store.lease_finalize(RunId(f"c{number}-e0"), W1, 60.0)
+    assert lease is not None
+    store.finish_run(
+        lease,
+        FinishedRun(manifest_fingerprint="xxh3:1", rows=1, bytes=1, files=1, duration_s=1.0),
+    )
+    store.finish_campaign(CampaignId(f"c{number}"))
+
+
+def deliver(store: Store, number: int, before: int | None, after: int | None) -> None:
+    store.submit(incremental(number, before, after))
+    finish(store, number)
+
+
+def stored(store: Store) -> str | None:
+    return store.cursors("shop", ["e0"]).get("e0")
+
+
+def told(store: Store) -> Progression:
+    (found,) = store.progression("shop")
+    return found
+
+
+def test_pg1_the_mark_moves_with_the_runs_last_transaction_and_not_before(store: Store) -> None:
+    store.submit(incremental(1, None, 5, chunks=3))
+    assert stored(store) is None
+    complete(store, 1)
+    assert stored(store) is None  # every part is committed and published
+    assert store.lease_finalize(RunId("c1-e0"), W1, 0.0) is not None
+    assert stored(store) is None
+    finish(store, 1)
+    assert stored(store) == mark(5)
+    assert [e.event for e in store.journal()].count("mark.moved") == 1
+    deliver(store, 2, 5, 9)
+    assert stored(store) == mark(9)
+
+
+def test_a_run_with_nothing_new_leaves_the_mark(store: Store) -> None:
+    deliver(store, 1, None, None)
+    assert stored(store) is None
+    deliver(store, 2, None, 5)
+    deliver(store, 3, 5, 5)
+    assert stored(store) == mark(5)
+
+
+@pytest.mark.parametrize("before", [None, 4], ids=["no mark", "another mark"])
+def test_pa4_a_plan_made_at_another_mark_is_refused_when_it_is_stored(
+    store: Store, before: int | None
+) -> None:
+    deliver(store, 1, None, 5)
+    with pytest.raises(StateRefused, match="planned at another high-water mark"):
+        store.submit(incremental(2, before, 9))
+    assert store.campaign(CampaignId("c2")) is None
+
+
+def test_a_forced_plan_never_moves_the_mark_back(store: Store) -> None:
+    deliver(store, 1, None, 5)
+    deliver(store, 2, 5, 9)
+    store.submit(incremental(3, 5, 7), any_mark=True)
+    finish(store, 3)
+    assert stored(store) == mark(9)
+    assert "mark.kept" in [e.event for e in store.journal()]
+
+
+def test_failed_and_cancelled_runs_leave_the_mark(store: Store) -> None:
+    deliver(store, 1, None, 5)
+    store.submit(incremental(2, 5, 9))
+    complete(store, 2)
+    lease = store.lease_finalize(RunId("c2-e0"), W1, 60.0)
+    assert lease is not None
+    store.fail_run(lease, "refused by a gate")
+    assert stored(store) == mark(5)
+    store.submit(incremental(3, 5, 9))
+    complete(store, 3)
+    store.cancel(CampaignId("c3"))
+    assert stored(store) == mark(5)
+    assert told(store).committed is not None
+    assert told(store).committed.run_id == "c1-e0"  # type: ignore[union-attr]
+
+
+def test_pg2_the_boundary_is_recorded_behind_the_mark(store: Store) -> None:
+    deliver(store, 1, None, 5)
+    found = told(store)
+    assert found.cursor == mark(5)
+    assert found.committed is not None
+    assert (found.committed.cursor, found.committed.run_id) == (mark(5), "c1-e0")
+
+
+def test_pg3_a_boundary_never_goes_back(store: Store) -> None:
+    deliver(store, 1, None, 12)
+    store.submit(incremental(2, 5, 9), any_mark=True)  # 9 < 12, although not as text
+    finish(store, 2)
+    assert told(store).committed.run_id == "c1-e0"  # type: ignore[union-attr]
+    store.submit(campaign_plan(campaign_id="c3", chunks=(4,)))
+    finish(store, 3)
+    store.submit(campaign_plan(campaign_id="c4", chunks=(2,)))
+    finish(store, 4)
+    assert told(store).committed.run_id == "c3-e0"  # type: ignore[union-attr]
+
+
+def test_pg4_a_boundary_is_a_cursor_or_a_chunk_as_its_strategy_says(store: Store) -> None:
+    deliver(store, 1, None, 5)
+    committed = told(store).committed
+    assert committed is not None
+    assert (committed.strategy, committed.chunk_index) == ("incremental", None)
+    store.submit(campaign_plan(campaign_id="c2", chunks=(4,)))
+    finish(store, 2)
+    committed = told(store).committed
+    assert committed is not None
+    assert (committed.strategy, committed.cursor, committed.chunk_index) == ("chunked", None, 3)
+
+
+def test_pg5_pg6_nothing_is_verified_before_there_is_a_reconciliation(store: Store) -> None:
+    deliver(store, 1, None, 5)
+    assert told(store).verified is None
+
+
+def test_pg7_boundaries_are_read_by_nobody(backend: Backend) -> None:
+    """A boundary that was spoiled changes nothing of what the next run does."""
+    store = backend.store
+    deliver(store, 1, None, 5)
+    spoil = getattr(backend, "execute", None)
+    if spoil is not None:
+        spoil("UPDATE export_progression SET last_committed_cursor = 'nonsense'")
+    deliver(store, 2, 5, 9)
+    assert stored(store) == mark(9)
+
+
+def test_pg8_a_reset_forgets_mark_and_boundary_and_nothing_else_does(store: Store) -> None:
+    deliver(store, 1, None, 5)
+    store.reset_export("e0", chunks_only=True)
+    assert stored(store) == mark(5)
+    assert told(store).committed is not None
+    store.reset_export("e0", chunks_only=False)
+    assert stored(store) is None
+    assert store.progression("shop") == []
+    deliver(store, 2, None, 5)
+
+
+def test_a_full_run_has_no_boundary(store: Store) -> None:
+    plan = campaign_plan(chunks=(1,))
+    (run,) = plan.runs
+    store.submit(replace(plan, runs=(replace(run, plan=replace(run.plan, mode="full")),)))
+    finish(store, 1)
+    assert told(store).committed is None

@@ -1,0 +1,231 @@
+"""Incremental runs and time windows over a real PostgreSQL (ADR 0011)."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from rivet_fleet.contracts.keys import RangeKind
+from tests.integration.increment_kit import NOW_S, Follower, export_of
+from tests.integration.postgres_source_kit import source, sql
+
+__all__ = ["source", "sql"]
+
+MOMENT = "timestamptz '2025-06-01 00:00:00+00' + {} * interval '1 microsecond'"
+
+
+def table(sql, kind: str = "timestamptz", *, key: str = "PRIMARY KEY", index: str = "at") -> None:
+    sql.execute(f"CREATE TABLE t (id int {key}, at {kind}, made {kind})")
+    if index:
+        sql.execute(f"CREATE INDEX t_at ON t ({index})")
+
+
+def add(sql, first: int, *moments: int | None) -> None:
+    for number, moment in enumerate(moments, start=first):
+        value = "NULL" if moment is None else MOMENT.format(moment)
+        sql.execute(f"INSERT INTO t (id, at) VALUES ({number}, {value})")
+
+
+@pytest.mark.parametrize("index", ["at", "at, id", "", "id, at"])
+def test_ties_at_the_mark_are_neither_lost_nor_doubled(sql, source, index) -> None:
+    table(sql, index=index)
+    add(sql, 10, 1, 2, 3, 3, 3)
+    follower = Follower(source=source, export=export_of(), schema="public")
+    assert follower.run() == [10, 11, 12, 13, 14]
+    assert follower.run() == []
+    add(sql, 15, 3, 3, 4)  # two rows tie with the mark
+    planned = follower.plan()
+    wanted = {RangeKind.KEYSET} if index.startswith("at") else planned.kinds
+    assert planned.kinds == wanted
+    assert ("no index begins with at" in planned.warned) == (not index.startswith("at"))
+    assert follower.deliver(planned) == [15, 16, 17]
+    assert follower.run() == []
+
+
+def test_what_comes_after_planning_waits_for_the_next_run(sql, source) -> None:
+    table(sql)
+    add(sql, 1, 5, 6)
+    follower = Follower(source=source, export=export_of(), schema="public")
+    planned = follower.plan()
+    add(sql, 3, 6, 7)
+    assert follower.deliver(planned) == [1, 2]
+    assert follower.deliver(follower.plan()) == [3, 4]
+
+
+def test_random_runs_deliver_each_row_exactly_once(sql, source) -> None:
+    """Ties, NULLs and rows that arrive between planning and reading; the union is the table."""
+    rng, table_rows = random.Random(11), 0
+    table(sql, index="at")
+    follower = Follower(source=source, export=export_of(), schema="public")
+    newest = 0
+    for _ in range(12):
+        for planned in (None, follower.plan()):
+            count = rng.randrange(6)
+            # Ids rise with time, as a sequence gives them; cursors tie.
+            moments = sorted(rng.randrange(newest, newest + 4) for _ in range(count))
+            add(sql, table_rows + 1, *moments)
+            table_rows, newest = table_rows + count, max([newest, *moments])
+            if planned is not None:
+                follower.deliver(planned)
+    follower.run()
+    assert sorted(one for run in follower.runs for one in run) == list(range(1, table_rows + 1))
+
+
+def test_a_late_commit_is_read_with_an_overlap(sql, source) -> None:
+    table(sql)
+    add(sql, 1, 10_000_000, 20_000_000)
+    follower = Follower(source=source, export=export_of(cursor_overlap_s=5), schema="public")
+    assert follower.run() == [1, 2]
+    add(sql, 3, 17_000_000, 12_000_000)  # 3 s and 8 s below the mark
+    assert follower.run() == [2, 3]
+    assert follower.run() == [2, 3]
+
+
+def test_coalesce_gives_null_cursors_another_column(sql, source) -> None:
+    table(sql)
+    follower = Follower(source=source, export=export_of(), schema="public")
+    add(sql, 1, 5, None)
+    planned = follower.plan()
+    assert "at is NULL" in planned.warned
+    assert "coalesce" in planned.warned
+    assert follower.deliver(planned) == [1]
+    knobs = {"incremental_cursor_mode": "coalesce", "cursor_fallback_column": "made"}
+    both = Follower(source=source, export=export_of(**knobs), schema="public")
+    sql.execute(f"UPDATE t SET made = {MOMENT.format(7)} WHERE id = 2")
+    add(sql, 3, 6, None)
+    planned = both.plan()
+    assert "both at and made are NULL" in planned.warned
+    assert both.deliver(planned) == [1, 2, 3]
+    sql.execute(f"INSERT INTO t VALUES (5, NULL, {MOMENT.format(7)}), (6, NULL, 'infinity')")
+    planned = both.plan()
+    assert "infinite" in planned.warned
+    assert both.deliver(planned) == [5]
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "later"),
+    [
+        ("bigint", ("-5", "0", "9223372036854775806"), "9223372036854775807"),
+        ("numeric(12,3)", ("-1.500", "0", "7.125", "'NaN'"), "7.126"),
+        ("date", ("'-infinity'", "'2024-02-29'", "'infinity'"), "'2024-03-01'"),
+        (
+            "timestamp",
+            ("'2024-01-01 00:00:00.000001'", "'infinity'"),
+            "'2024-01-01 00:00:00.000002'",
+        ),
+        (
+            "timestamptz",
+            ("'0044-03-15 12:00+00 BC'", "'2024-01-01 02:00+02'"),
+            "'2024-01-01 00:00:00.000001+00'",
+        ),
+        (
+            "uuid",
+            ("'00000000-0000-0000-0000-000000000001'",),
+            "'f0000000-0000-0000-0000-000000000000'",
+        ),
+        ("text", ("'a'", r"E'it''s \\ 1'", "'ñ'"), "'ñz'"),
+    ],
+    ids=lambda one: one if isinstance(one, str) else "",
+)
+@pytest.mark.parametrize("index", [True, False], ids=["indexed", "unindexed"])
+def test_every_cursor_type_is_exact(sql, source, kind, values, later, index) -> None:
+    sql.execute("SET TimeZone = 'America/New_York'")
+    table(sql, kind, index="at" if index else "")
+    for number, value in enumerate(values, start=1):
+        sql.execute(f"INSERT INTO t (id, at) VALUES ({number}, {value})")
+    endless = {n for n, v in enumerate(values, start=1) if v in ("'NaN'", "'infinity'")}
+    follower = Follower(source=source, export=export_of(), schema="public")
+    planned = follower.plan()
+    assert ("never the mark" in planned.warned) == bool(endless)
+    assert follower.deliver(planned) == [n for n in range(1, len(values) + 1) if n not in endless]
+    assert follower.run() == []
+    sql.execute(f"INSERT INTO t (id, at) VALUES (50, {later})")
+    assert follower.run() == [50]
+    assert follower.run() == []
+
+
+def test_without_a_key_equal_values_are_never_cut_apart(sql, source) -> None:
+    table(sql, key="NOT NULL")
+    follower = Follower(source=source, export=export_of(), schema="public")
+    add(sql, 1, 1)
+    assert follower.run() == [1]
+    add(sql, 2, *([7] * 8), 8)
+    planned = follower.plan()
+    assert planned.kinds == {RangeKind.SPAN}
+    assert "no key tells rows with the same at apart" in planned.warned
+    assert follower.deliver(planned) == list(range(2, 11))
+
+
+def test_the_mark_outlives_the_rows_it_came_from(sql, source) -> None:
+    table(sql)
+    add(sql, 1, 1, 9)
+    follower = Follower(source=source, export=export_of(), schema="public")
+    follower.run()
+    mark = follower.mark
+    sql.execute("DELETE FROM t WHERE id = 2")
+    assert follower.run() == []
+    assert follower.mark == mark
+    empty = Follower(source=source, export=export_of(), schema="public")
+    sql.execute("TRUNCATE t")
+    assert empty.run() == []
+    assert empty.mark is None
+
+
+def test_the_key_itself_may_be_the_mark(sql, source) -> None:
+    table(sql, index="")
+    add(sql, 1, 1, None)
+    knobs = {"mode": "chunked", "cursor_column": None, "keyset_incremental": True}
+    follower = Follower(source=source, export=export_of(chunk_by_key="id", **knobs))
+    assert follower.run() == [1, 2]
+    add(sql, 3, 0)
+    planned = follower.plan()
+    assert planned.kinds == {RangeKind.KEYSET}
+    assert follower.deliver(planned) == [3]
+
+
+def test_a_query_is_followed_like_a_table(sql, source) -> None:
+    table(sql)
+    add(sql, 1, 1, 2)
+    query = "SELECT id, at FROM t -- all of it"
+    knobs = {"table": None, "query": query}
+    follower = Follower(source=source, export=export_of(**knobs))
+    planned = follower.plan()
+    assert "no key" in planned.warned
+    assert follower.deliver(planned) == [1, 2]
+    add(sql, 3, 3)
+    assert follower.run() == [3]
+    keyed = Follower(source=source, export=export_of(chunk_by_key="id", **knobs))
+    planned = keyed.plan()
+    assert "no key" in planned.warned  # of a query no key is proven
+    assert keyed.deliver(planned) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("index", ["at", ""])
+def test_a_time_window_begins_at_its_cutoff(sql, source, index) -> None:
+    table(sql, index=index)
+    for number, at in enumerate(
+        (
+            "NULL",
+            "to_timestamp({}) - interval '3 days 1 second'",
+            "to_timestamp({}) - interval '3 days'",
+            "'infinity'",
+        ),
+        start=1,
+    ):
+        sql.execute(f"INSERT INTO t (id, at) VALUES ({number}, {at.format(NOW_S)})")
+    knobs = {"mode": "time_window", "cursor_column": None, "time_column": "at", "days_window": 3}
+    follower = Follower(source=source, export=export_of(**knobs), schema="public")
+    planned = follower.plan()
+    assert "at is NULL" in planned.warned
+    assert follower.deliver(planned) == [3, 4]
+    assert follower.mark is None
+
+
+def test_a_time_window_of_seconds(sql, source) -> None:
+    table(sql, "bigint")
+    for number, seconds in enumerate((NOW_S - 86_401, NOW_S - 86_400, NOW_S), start=1):
+        sql.execute(f"INSERT INTO t (id, at) VALUES ({number}, {seconds:.0f})")
+    knobs = {"mode": "time_window", "cursor_column": None, "time_column": "at", "days_window": 1}
+    follower = Follower(source=source, export=export_of(time_column_type="unix", **knobs))
+    assert follower.run() == [2, 3]
