@@ -179,7 +179,12 @@ def plan_now(fleet: Fleet, loaded: LoadedConfig, campaign_id: CampaignId) -> Cam
 def check_deliverable(fleet: Fleet, plan: CampaignPlan) -> None:
     """Refuse what could not be written, before the first row is read. Raises ConfigError,
     UnsupportedType, DestinationError; leaves nothing behind but a probe that is removed."""
+    families: set[str] = set()
     for planned in plan.runs:
+        # The partitions of one export are folders beside each other: one speaks for all.
+        if planned.plan.family and planned.plan.family in families:
+            continue
+        families.add(planned.plan.family)
         open_format(planned.plan.format).check_schema(arrow_schema(planned.plan.output_columns))
         destination = fleet.open_destination(planned.plan.destination)
         try:

@@ -17,6 +17,7 @@ from rivet_fleet.contracts.state import (
 )
 from rivet_fleet.contracts.task import TaskStatus
 from rivet_fleet.contracts.url import redact
+from rivet_fleet.observability.families import HEAD, export_rows
 from rivet_fleet.observability.findings import finding_lines
 from rivet_fleet.observability.groups import group_words
 from rivet_fleet.observability.order_reasons import order_reasons
@@ -27,7 +28,6 @@ from rivet_fleet.observability.units import (
     counted,
     duration_text,
     rfc3339,
-    scaled_text,
 )
 
 SCHEMA_VERSION = 1
@@ -51,6 +51,8 @@ class ExportStatus:
     priority_score: int | None = None
     changed_values: int = 0
     """Values of committed chunks that a stated policy had to change."""
+    family: str = ""
+    """The export of the file that this is a partition of; empty when it is none."""
     findings: tuple[str, ...] = ()
     """One line each: changed values, schema changes, quality gates, unusual numbers."""
 
@@ -147,6 +149,7 @@ def _export(run: RunView) -> ExportStatus:
         wave=run.plan.place.wave if run.plan.place else None,
         priority_score=run.plan.place.score if run.plan.place else None,
         changed_values=run.changed_values,
+        family=run.plan.family,
         findings=finding_lines(run),
     )
 
@@ -204,20 +207,8 @@ def render_status(report: StatusReport, redactor: Redactor = redact) -> str:
 
 
 def _export_table(report: StatusReport) -> list[str]:
-    head = ("export", "status", "chunks", "running", "committed", "failed", "rows", "size")
-    rows = [
-        (
-            one_line(e.export_name, str, 40),
-            e.status,
-            f"{e.chunks.completed}/{e.chunks_expected}",
-            str(e.chunks.running),
-            str(e.chunks.committed),
-            str(e.chunks.failed),
-            scaled_text(e.rows),
-            bytes_text(e.bytes),
-        )
-        for e in report.exports
-    ]
+    head = HEAD
+    rows = export_rows(report.exports)
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     return [
         "  ".join(

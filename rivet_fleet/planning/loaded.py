@@ -26,6 +26,8 @@ class PartitionRange:
     upper: int | None = None
     nulls: bool = False
     everything: bool = False
+    anchors: tuple[int, ...] = field(default=(), repr=False)
+    """Minimum, row quantiles and maximum of the column, shared by all of its partitions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -185,6 +185,7 @@ def _periods(
             f"{len(edges)} partitions by {granularity} are more than {PARTITIONS_MAX}",
             f"write partition_granularity: {coarser}" if coarser else "read a part with query:",
         )
+    shared = tuple(anchors)
     found = [
         PartitionRange(
             parent=export.name,
@@ -192,6 +193,7 @@ def _periods(
             value=_value(day, granularity),
             lower=None if i == 0 else day * scale.day,
             upper=None if i == len(edges) - 1 else edges[i + 1] * scale.day,
+            anchors=shared,
         )
         for i, day in enumerate(edges)
     ]

@@ -30,7 +30,7 @@ from rivet_fleet.planning.cuts import Refusal, cuts_for, day_cuts
 from rivet_fleet.planning.loaded import PartitionRange
 from rivet_fleet.planning.problems import DAYS_INVALID, did_you_mean
 from rivet_fleet.planning.request import casts_of
-from rivet_fleet.planning.scales import Scale, anchors_of, scale_of, shares
+from rivet_fleet.planning.scales import Scale, scale_of, shares
 from rivet_fleet.planning.sizing import (
     CHUNKS_UNKNOWN,
     Sizing,
@@ -251,9 +251,9 @@ def choose_partition(
         why = f"partition of rows without {part.column}"
         return Choice(strategy="partition", reason=why, ranges=nulls, estimates=(None,))
     name = (part.column,)
-    scale, key = scale_of(facts, name), key_facts(facts, name)
+    scale = scale_of(facts, name)
     assert scale is not None, "a column without a scale has no partitions"
-    anchors = anchors_of(key, scale)
+    anchors = list(part.anchors)
     edges = [one for one in (part.lower, part.upper) if one is not None]
     (rows,) = shares(anchors, edges, facts.row_estimate)[slice(*_middle(part))]
     cuts = _partition_cuts(export, facts, part, scale, anchors, rows)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pyarrow.parquet as pq
 import pytest
 
+from tests.integration.fleet_cli import Desk
 from tests.integration.mysql_source_kit import source, sql
 from tests.integration.shapes_kit import assert_each_once, cut, ids_by_chunk, look, shaped
 
@@ -72,3 +74,35 @@ def test_dense_chunks_of_a_skewed_key_hold_exactly_chunk_size_rows(source, sql) 
     chunks = ids_by_chunk(source, facts, cut(facts, export))
     assert [len(one) for one in chunks] == [250] * 8 + [3]
     assert_each_once(chunks, 2003)
+
+
+def test_partitions_are_delivered_with_their_nulls_and_zero_dates(
+    sql, mysql_url_any, tmp_path
+) -> None:
+    fill(sql, "datetime(6) NULL", ("NULL", *HOSTILE, "'2024-04-01'"), index=True)
+    desk = Desk(folder=tmp_path, environment={"SHOP_URL": mysql_url_any})
+    desk.write(
+        "source: {type: mysql, url_env: SHOP_URL}\n"
+        "campaign: {name: parts, workers: 1}\n"
+        "exports:\n"
+        "  - {name: t, table: t, format: parquet, on_unrepresentable: coerce, partition_by: at,\n"
+        "     partition_granularity: month, meta_columns: {row_hash: [id]},\n"
+        "     destination: {type: local, path: 'out/{partition}'}}\n"
+    )
+    desk.cli("run")
+    found = {
+        part.parents[1].name: sorted(
+            pq.read_table(part, partitioning=None).column("id").to_pylist()
+        )
+        for part in desk.out.glob("*/*/*.parquet")
+    }
+    assert found == {
+        "at=2024-01": [2, 3],  # 0000-00-00 and 2024-00-00: the first partition is open below
+        "at=2024-02": [4, 5, 6],
+        "at=2024-03": [7, 8],
+        "at=2024-04": [10],
+        "at=2024-12": [9],
+        "at=__HIVE_DEFAULT_PARTITION__": [1],
+    }
+    assert len(list(desk.out.glob("*/_SUCCESS"))) == 13, "empty months, too"
+    desk.cli("validate", "--depth", "full")

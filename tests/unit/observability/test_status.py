@@ -295,3 +295,20 @@ def test_metrics_add_up() -> None:
     assert metrics.workers_alive == 1 and metrics.workers_busy == 1
     assert [e.age_s for e in metrics.exports] == [100, 60]
     assert metrics.runs_in_progress == 1 and metrics.group_running == {"shop": 1}
+
+
+def test_many_partitions_are_one_line_and_those_worth_one() -> None:
+    runs = [
+        replace(one, plan=replace(one.plan, family="orders"))
+        for one in (
+            *(run(f"orders__2024-01-{day:02d}", pending=1) for day in range(1, 29)),
+            run("orders__2024-01-29", running=1),
+        )
+    ]
+    text = render_status(_explain([run("plain", pending=1), *runs], [], [worker()]))
+    assert "orders (29 partitions)" in text
+    assert "0/29" in text
+    assert "orders__2024-01-29" in text
+    assert "orders__2024-01-28  " not in text
+    few = render_status(_explain(runs[:5], [], [worker()]))
+    assert "orders__2024-01-05" in few
