@@ -9,7 +9,7 @@ import pytest
 from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.errors import RetryClass, SourceBusy, SourceRefused, SourceUnavailable
 from rivet_fleet.execution.sources.postgres.border import translate, translate_connect
-from rivet_fleet.execution.sources.postgres.poolers import is_pooled, pooler_notes
+from rivet_fleet.execution.sources.postgres.poolers import is_pooled
 
 URL = parse_database_url("postgresql://reader@127.0.0.1:6432/shop")
 
@@ -18,8 +18,6 @@ def test_pids_that_differ_are_a_pooler() -> None:
     assert not is_pooled(7, 7, 7)
     assert is_pooled(7, 8)
     assert is_pooled(7, 7, 8)
-    assert pooler_notes(7, 7) == []
-    assert len(pooler_notes(7, 8, 9)) == 1
 
 
 @pytest.mark.parametrize(

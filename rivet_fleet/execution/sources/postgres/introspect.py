@@ -33,7 +33,7 @@ from rivet_fleet.execution.sources.postgres.dialect import (
     parse_override,
     quote_identifier,
 )
-from rivet_fleet.execution.sources.postgres.poolers import POOLED, is_pooled
+from rivet_fleet.execution.sources.postgres.poolers import POOLED
 from rivet_fleet.execution.sources.postgres.session import Session
 from rivet_fleet.execution.sources.postgres.statements import (
     KEY_WALK,
@@ -83,8 +83,8 @@ def read_columns(
 
 def _table(session: Session, request: FactsRequest) -> SourceFacts:
     assert request.relation is not None
+    warnings = [POOLED] if session.pooled else []
     with _transaction(session, "reading the catalogue") as cursor:
-        warnings = _pooler_warning(session, cursor)
         relation = catalog.find_relation(cursor, request.relation)
         columns = catalog.column_facts(cursor, catalog.relation_columns(cursor, relation))
         indexes = catalog.indexes(cursor, relation)
@@ -121,15 +121,10 @@ def _table(session: Session, request: FactsRequest) -> SourceFacts:
     )
 
 
-def _pooler_warning(session: Session, cursor: Cursor[tuple[Any, ...]]) -> list[str]:
-    told = cursor.execute("SELECT pg_catalog.pg_backend_pid()").fetchone()
-    return [POOLED] if told and is_pooled(session.connection.info.backend_pid, told[0]) else []
-
-
 def _query(session: Session, request: FactsRequest) -> SourceFacts:
     item = from_item(None, request.query)
+    warnings = [POOLED] if session.pooled else []
     with _transaction(session, "describing the query") as cursor:
-        warnings = _pooler_warning(session, cursor)
         columns = catalog.column_facts(cursor, catalog.query_columns(cursor, item))
         _refuse_duplicates(columns)
         columns = _with_casts(cursor, columns, request, item)

@@ -22,7 +22,7 @@ from rivet_fleet.execution.sources.postgres.dialect import (
     quote_identifier,
     quote_relation,
 )
-from rivet_fleet.execution.sources.postgres.poolers import pooler_notes
+from rivet_fleet.execution.sources.postgres.poolers import POOLER
 from rivet_fleet.execution.sources.postgres.session import Session
 from rivet_fleet.execution.sources.postgres.statements import from_item, metadata_settings
 
@@ -106,7 +106,7 @@ def _listed(row: tuple[Any, ...], user: str) -> ListedRelation:
 
 _SERVER = """
 SELECT current_user, current_database(), pg_catalog.pg_is_in_recovery(),
-       extract(epoch from clock_timestamp())::float8, pg_catalog.pg_backend_pid(),
+       extract(epoch from clock_timestamp())::float8,
        current_setting('max_connections')::int
          - CASE WHEN r.rolsuper THEN 0
                 ELSE current_setting('superuser_reserved_connections')::int END,
@@ -123,12 +123,9 @@ def describe_server(session: Session) -> ServerFacts:
         row = cursor.execute(_SERVER).fetchone()
         encrypted = bool(session.connection.pgconn.ssl_in_use)
     assert row is not None
-    user, database, standby, now_s, backend_pid, most, used, powerful, own_limit, version = row
-    with _asking(session, "asking again") as cursor:
-        again = cursor.execute("SELECT pg_catalog.pg_backend_pid()").fetchone()
-    pids = (session.connection.info.backend_pid, backend_pid, (again or (0,))[0])
+    user, database, standby, now_s, most, used, powerful, own_limit, version = row
     notes = [
-        *pooler_notes(*pids),
+        *([POOLER] if session.pooled else []),
         *_version_note(session),
         *([_REPLICA] if standby else []),
         *([_UNCHECKED] if session.text_unchecked else []),

@@ -18,6 +18,14 @@ POOLED = (
     "there are workers, or they wait for one another"
 )
 
+POOLER = SourceNote(
+    kind=NoteKind.POOLER,
+    what="the connection goes through a pooler",
+    why="its limit of connections is another one than the server's; a page that fails "
+    "cannot be asked what it does",
+    hint="let the pool hold at least as many server connections as there are workers",
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolerWord:
@@ -77,18 +85,3 @@ def is_pooled(*backend_pids: int) -> bool:
     """True when the pids a session was told, by the protocol and by the server, differ: that of
     the handshake is a pooler's own word, and so are two servers behind one connection. Pure."""
     return len(set(backend_pids)) > 1
-
-
-def pooler_notes(*backend_pids: int) -> list[SourceNote]:
-    """What to tell about the pooler, if there is one."""
-    if not is_pooled(*backend_pids):
-        return []
-    return [
-        SourceNote(
-            kind=NoteKind.POOLER,
-            what="the connection goes through a pooler",
-            why="its limit of connections is another one than the server's; a page that fails "
-            "cannot be asked what it does",
-            hint="let the pool hold at least as many server connections as there are workers",
-        )
-    ]

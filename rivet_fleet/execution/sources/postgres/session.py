@@ -1,7 +1,8 @@
 """One connection, used in short read-only transactions; nothing outlives a transaction.
 
 Safe behind a transaction pooler (PgBouncer, pool size 1): no prepared statements, settings by
-SET LOCAL only, no start-up ``options``.
+SET LOCAL only, no start-up ``options``; not even our name, which a pooler would leave to the
+next client that gives none.
 """
 
 from __future__ import annotations
@@ -16,13 +17,21 @@ from psycopg import Cursor
 from rivet_fleet.contracts.url import DatabaseUrl
 from rivet_fleet.errors import ConfigError
 from rivet_fleet.execution.sources.postgres.border import postgres_errors, translate_connect
-from rivet_fleet.execution.sources.postgres.dialect import DEFAULT_PORT
+from rivet_fleet.execution.sources.postgres.dialect import DEFAULT_PORT, quote_literal
 from rivet_fleet.execution.sources.postgres.liveness import Liveness, WatchedConnection, ask
+from rivet_fleet.execution.sources.postgres.poolers import is_pooled
 
 CONNECT_TIMEOUT_S = 15
 SILENCE_GRACE_S = 15.0
 """How much longer than the statement's own limit the client waits for a byte before it takes
 the link for dead: a half-open connection never says so by itself."""
+_FIRST_ANSWER_S_MAX = 150.0
+"""A pooler may let the first statement wait for a server connection: PgBouncer 120 s."""
+_INTRODUCE = """
+SELECT pg_catalog.pg_backend_pid(),
+       pg_catalog.set_config('application_name', {name}, pg_catalog.pg_backend_pid() <> {told})
+"""
+"""Give our name to a server that is ours alone; behind a pooler it ends with the statement."""
 _TLS_MODES = ("disable", "prefer", "require", "verify-ca", "verify-full")
 
 Settings = tuple[tuple[str, str], ...]
@@ -42,8 +51,11 @@ class Session:
         if tls_mode is not None and tls_mode not in _TLS_MODES:
             raise ConfigError(f"tls.mode {tls_mode!r}: expected one of {', '.join(_TLS_MODES)}")
         self.url = url
-        self._parameters = _parameters(url, tls_mode, tls_ca_file, application_name)
+        self._parameters = _parameters(url, tls_mode, tls_ca_file)
+        named = "application_name" in self._parameters
+        self._name = None if named else quote_literal(application_name)
         self._connection: WatchedConnection | None = None
+        self._pooled = False
 
     @property
     def connection(self) -> WatchedConnection:
@@ -58,8 +70,27 @@ class Session:
         except psycopg.Error as error:
             raise translate_connect(error, self.url) from None
         backend_pid = connection.info.backend_pid
+        self._pooled = self._introduce(connection, backend_pid)
         connection.liveness = lambda: self._ask(backend_pid)
         return connection
+
+    def _introduce(self, connection: WatchedConnection, told_pid: int) -> bool:
+        """Say who we are, and learn whether a pooler stands between."""
+        name = self._name or "pg_catalog.current_setting('application_name')"
+        connection.silence_s_max = _FIRST_ANSWER_S_MAX
+        try:
+            with postgres_errors(self.url, "connecting"):
+                row = connection.execute(_INTRODUCE.format(name=name, told=told_pid).encode())
+                own = row.fetchone()
+        except BaseException:
+            connection.close()
+            raise
+        return own is not None and is_pooled(told_pid, own[0])
+
+    @property
+    def pooled(self) -> bool:
+        """True when a pooler stands between us and the server. Connects when needed."""
+        return self.connection is not None and self._pooled
 
     def _ask(self, backend_pid: int) -> Liveness:
         return ask(self._parameters, backend_pid)
@@ -90,6 +121,8 @@ class Session:
         """
         connection = self.connection
         connection.silence_s_max = timeout_s + SILENCE_GRACE_S if timeout_s > 0 else None
+        if self._pooled and self._name is not None:
+            settings = (*settings, ("application_name", self._name))
         local = "".join(f";SET LOCAL {name}={value}" for name, value in settings)
         with postgres_errors(self.url, doing):
             try:
@@ -119,12 +152,9 @@ class Session:
             self._connection = None
 
 
-def _parameters(
-    url: DatabaseUrl, tls_mode: str | None, tls_ca_file: str | None, application_name: str
-) -> dict[str, Any]:
+def _parameters(url: DatabaseUrl, tls_mode: str | None, tls_ca_file: str | None) -> dict[str, Any]:
     """libpq parameters. Options of the URL win over our defaults; ``tls.mode`` wins over all."""
     parameters: dict[str, Any] = {
-        "application_name": application_name,
         "connect_timeout": CONNECT_TIMEOUT_S,
         "keepalives_idle": 15,
         "keepalives_interval": 5,
