@@ -35,6 +35,9 @@ BLOCKS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("defaults", models.DefaultsConfig),
     ("campaign", models.CampaignConfig),
     ("source group", models.SourceGroupConfig),
+    ("monitor", models.MonitorConfig),
+    ("signal", models.SignalConfig),
+    ("hours", models.HoursConfig),
     ("state", models.StateConfig),
 )
 _CONFIGURATION_HEAD = """\

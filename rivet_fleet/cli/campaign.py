@@ -17,6 +17,7 @@ from rivet_fleet.cli.session import (
     json_option,
     known_redactor,
     param_option,
+    process_options,
     start,
     state_option,
 )
@@ -115,7 +116,7 @@ def resume(
     session = start(config, params, state_url, shows_progress=True)
     with fleet_of(session, "coordinator") as fleet:
         view = submission.find_campaign(fleet, session.loaded.campaign_name, _wanted(campaign_id))
-        submission.set_budgets(fleet, session.loaded)
+        submission.go_on(fleet, session.loaded, view.campaign_id)
         click.echo(f"continuing campaign {view.campaign_id} by its stored plan", err=True)
         return coordinate(
             session,
@@ -149,7 +150,10 @@ def coordinate(
         join=join,
         ready=prestart.take(),
     )
-    coordinator = Coordinator(named, campaign_id, options, progress)
+    governor = wiring.open_governor(
+        session.loaded, process_options(session, "governor"), named, campaign_id
+    )
+    coordinator = Coordinator(named, campaign_id, options, progress, governor)
     code = coordinator.run()
     report = closing_report(named, campaign_id, state=session.state_url)
     click.echo(
@@ -159,6 +163,9 @@ def coordinate(
     )
     if coordinator.worker_failure and code != 0:
         click.echo(f"last words of a worker that ended:\n{coordinator.worker_failure}", err=True)
+    if coordinator.halted:
+        said = known_redactor()(coordinator.halted)
+        click.echo(f"the governor stopped the campaign, resumable: {said}", err=True)
     return int(code)
 
 

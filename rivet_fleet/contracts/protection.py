@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rivet_fleet.contracts.events import EventName
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignalPlan:
@@ -118,6 +120,33 @@ class Standing:
         if allowed and self.ahead >= min(allowed):
             return f"{self.ahead} chunks of the group run already, {min(allowed)} may"
         return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GovernorLease:
+    """The right to govern one group, and what its former governor left behind."""
+
+    budget: SourceBudget
+    fence: int
+    worker_id: str
+    permits: int | None
+    page_share: float
+    paused: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GovernorWord:
+    """What a governor writes after a sample. ``valid_for_s`` None: it holds until the next.
+    ``halt``: why every campaign that uses the group is stopped. ``told``: events."""
+
+    permits: int
+    page_share: float
+    paused: str | None = None
+    resumes_in_s: float | None = None
+    valid_for_s: float | None = None
+    readings_json: str = "[]"
+    halt: str | None = None
+    told: tuple[tuple[EventName, str, dict[str, object]], ...] = ()
 
 
 def appointment(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 
 from rivet_fleet.contracts.keys import CampaignId, ChunkRange, RunId, TaskId
@@ -179,6 +180,22 @@ class GroupView:
     governor: str | None = None
     readings_json: str = "[]"
     """What the monitor read last: a list of objects with name, value, level and error."""
+
+    def readings(self, *, above: str | None = None) -> list[str]:
+        """``lock_waits 3`` for each signal; with ``above`` only those of another level."""
+        said = []
+        for one in json.loads(self.readings_json):
+            if above is not None and one["level"] == above:
+                continue
+            value = "unreadable" if one["error"] else one["value"]
+            said.append(
+                f"{one['name']} {value:g}" if isinstance(value, float) else f"{one['name']} {value}"
+            )
+        return said
+
+    def unwatched(self, now_s: float) -> bool:
+        """True when it fails closed and nobody has sampled in time."""
+        return self.valid_until_s is not None and self.valid_until_s < now_s
 
     @property
     def allowed(self) -> int | None:

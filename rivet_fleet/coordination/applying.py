@@ -13,7 +13,7 @@ from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.coordination.submit import (
     Submitted,
     check_deliverable,
-    set_budgets,
+    go_on,
     store_plan,
 )
 from rivet_fleet.errors import ConfigError, StateRefused, UsageError
@@ -61,7 +61,7 @@ def apply_plan(
     _refuse_other_sources(loaded, artifact)
     if fleet.store.campaign(artifact.plan_id) is not None:
         _refuse_other_plan(fleet, artifact)
-        set_budgets(fleet, loaded)
+        go_on(fleet, loaded, artifact.plan_id)
         return Applied(
             submitted=Submitted(campaign_id=artifact.plan_id, created=False), warnings=()
         )
@@ -82,7 +82,7 @@ def apply_plan(
         )
     check_deliverable(fleet, artifact.campaign)
     submitted = store_plan(fleet, artifact.campaign, any_mark=force)
-    set_budgets(fleet, loaded)
+    go_on(fleet, loaded, artifact.plan_id)
     _tell(fleet, artifact, forced)
     return Applied(submitted=submitted, warnings=tuple(warnings))
 

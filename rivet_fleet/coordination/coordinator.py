@@ -14,6 +14,7 @@ from rivet_fleet.contracts.state import CampaignView
 from rivet_fleet.contracts.task import CampaignStatus
 from rivet_fleet.coordination.closing import verdict
 from rivet_fleet.coordination.fleet import Fleet
+from rivet_fleet.coordination.governor import Governor
 from rivet_fleet.coordination.identity import process_alive
 from rivet_fleet.coordination.stop import install
 from rivet_fleet.coordination.supervisor import (
@@ -54,8 +55,12 @@ class Coordinator:
         campaign_id: CampaignId,
         options: CoordinatorOptions,
         progress: ProgressView,
+        governor: Governor | None = None,
     ) -> None:
         """``progress`` is told everything and decides nothing."""
+        self._governor = governor
+        self.halted: str | None = None
+        """Why a governor stopped the campaign."""
         self._fleet = fleet
         self._campaign_id = campaign_id
         self._options = options
@@ -81,11 +86,15 @@ class Coordinator:
         self._refuse_second()
         self._heartbeat()
         install(fleet.stop, on_first=self._supervisor.ask_to_stop, on_second=self._kill_now)
+        if self._governor is not None:
+            self._governor.start()
         try:
             self._loop()
             self._drain()
         finally:
             self._supervisor.kill()
+            if self._governor is not None:
+                self._governor.close()
             self._say_goodbye()
         return self._verdict()
 
@@ -109,7 +118,11 @@ class Coordinator:
     def _tend(self) -> None:
         idle_s = 0.0 if self._ended_roughly else None
         self._ended_roughly = False
-        self._status = tend(self._fleet, self._campaign_id, rolling_idle_s=idle_s).status
+        tended = tend(self._fleet, self._campaign_id, rolling_idle_s=idle_s)
+        self._status, halted = tended.status, tended.halted
+        if halted is not None and self.halted is None:
+            self.halted = halted
+            self._fleet.stop.request()
 
     def _on_end(self, end: WorkerEnd) -> None:
         """A process was seen to end: its chunks are free again within a tick, not a lease."""
@@ -165,7 +178,8 @@ class Coordinator:
 
         self._supervisor.ask_to_stop()
         if self._fleet.stop.requested:
-            self._fleet.tell(EventName.CAMPAIGN_STOPPED, "stopping in good order; resumable")
+            why = f"the governor stopped it: {self.halted}; " if self.halted else ""
+            self._fleet.tell(EventName.CAMPAIGN_STOPPED, f"{why}stopping in good order; resumable")
         self._supervisor.drain(grace_s=grace_s, tick=pause)
         self._tend()
         self._show()

@@ -54,7 +54,7 @@ def submit(
     existing = _existing(fleet, unfinished, wanted)
     if existing is not None:
         _refuse_changed(fleet, loaded, existing)
-        set_budgets(fleet, loaded)
+        go_on(fleet, loaded, existing.campaign_id)
         return Submitted(campaign_id=existing.campaign_id, created=False)
     campaign_id = wanted or new_campaign_id(fleet.clock.now_s())
     return store_plan(fleet, plan_now(fleet, loaded, campaign_id))
@@ -71,20 +71,20 @@ def store_plan(fleet: Fleet, plan: CampaignPlan, *, any_mark: bool = False) -> S
     outcome = fleet.patience.call(
         "submit the campaign", lambda: fleet.store.submit(plan, any_mark=any_mark)
     )
+    fleet.patience.call("lift a halt", lambda: fleet.store.lift_halt(plan.campaign_id))
     reach(KillPoint.CAMPAIGN_SUBMITTED)
     for run in plan.runs if outcome.created else ():
         tell_schema_changes(fleet, outcome.campaign_id, run.plan)
     return Submitted(campaign_id=outcome.campaign_id, created=outcome.created)
 
 
-def set_budgets(fleet: Fleet, loaded: LoadedConfig) -> list[str]:
-    """The budgets of this configuration count from now on, for every campaign on the state
-    database; the names of the groups that changed."""
-    budgets = budgets_of(loaded)
-    if not budgets:
-        return []
-    by = fleet.identity.worker_id
-    return fleet.patience.call("store the budgets", lambda: fleet.store.set_budgets(budgets, by=by))
+def go_on(fleet: Fleet, loaded: LoadedConfig, campaign_id: CampaignId) -> None:
+    """An operator's word for a stored campaign: the budgets of this configuration count from now
+    on, for every campaign on the state database, and what a governor stopped may run again."""
+    budgets, by = budgets_of(loaded), fleet.identity.worker_id
+    if budgets:
+        fleet.patience.call("store the budgets", lambda: fleet.store.set_budgets(budgets, by=by))
+    fleet.patience.call("lift a halt", lambda: fleet.store.lift_halt(campaign_id))
 
 
 def _unfinished(fleet: Fleet, loaded: LoadedConfig) -> list[CampaignView]:

@@ -24,6 +24,8 @@ class Tended:
     rolled_forward: int
     finalized: int
     status: CampaignStatus
+    halted: str | None = None
+    """Why a governor stopped the campaign."""
 
 
 def tend(fleet: Fleet, campaign_id: CampaignId, *, rolling_idle_s: float | None = None) -> Tended:
@@ -44,8 +46,13 @@ def tend(fleet: Fleet, campaign_id: CampaignId, *, rolling_idle_s: float | None 
     status = fleet.patience.call(
         "settle the campaign", lambda: fleet.store.finish_campaign(campaign_id)
     )
+    view = fleet.patience.call("look at the campaign", lambda: fleet.store.campaign(campaign_id))
     return Tended(
-        reaped=len(reaped) + len(dead), rolled_forward=rolled, finalized=finalized, status=status
+        reaped=len(reaped) + len(dead),
+        rolled_forward=rolled,
+        finalized=finalized,
+        status=status,
+        halted=None if view is None or status.over else view.halted,
     )
 
 

@@ -12,8 +12,10 @@ from pathlib import Path
 from rivet_fleet.contracts.clock import Clock, SystemClock
 from rivet_fleet.contracts.events import Emit, Event, EventName
 from rivet_fleet.contracts.keys import CampaignId, WorkerId
+from rivet_fleet.contracts.protection import MonitorPlan
 from rivet_fleet.contracts.url import redact
 from rivet_fleet.coordination.fleet import Fleet, FleetSettings
+from rivet_fleet.coordination.governor import Governor, GovernorLinks
 from rivet_fleet.coordination.heartbeat import Heartbeat, HeartbeatLimits
 from rivet_fleet.coordination.identity import process_alive, this_process
 from rivet_fleet.coordination.patience import Patience
@@ -23,6 +25,7 @@ from rivet_fleet.coordination.worker import Worker
 from rivet_fleet.errors import ConfigError, ExitCode
 from rivet_fleet.execution import registry
 from rivet_fleet.execution.allocator import give_memory_back
+from rivet_fleet.execution.signals import SourceSignals
 from rivet_fleet.execution.source import Source
 from rivet_fleet.execution.spool import create_spool
 from rivet_fleet.observability.fanout import fan_out
@@ -31,12 +34,14 @@ from rivet_fleet.observability.logs import log_emit
 from rivet_fleet.persistence.open import open_store
 from rivet_fleet.persistence.store import Store
 from rivet_fleet.planning.config import load_config
-from rivet_fleet.planning.connections import source_connection, state_url
+from rivet_fleet.planning.connections import SourceConnection, source_connection, state_url
 from rivet_fleet.planning.loaded import LoadedConfig
 from rivet_fleet.planning.source_blocks import config_of_urls
 from rivet_fleet.verification.gc import sweep_spool
 
 _MB = 1024 * 1024
+GOVERNOR_PATIENCE_S = 5.0
+"""How long a group is without a governor before a worker takes its place."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,6 +157,17 @@ def open_planned_source(
     Raises ConfigError when it is another database than the planned one: a worker with a
     stale configuration must not read the wrong rows.
     """
+    connection = _planned_connection(loaded, name, identity)
+    return registry.open_source(
+        connection.engine,
+        connection.url,
+        tls_mode=connection.tls_mode,
+        tls_ca_file=connection.tls_ca_file,
+        application_name=f"rivet-fleet {options.name}",
+    )
+
+
+def _planned_connection(loaded: LoadedConfig, name: str, identity: str) -> SourceConnection:
     connection = source_connection(loaded, name)
     if connection.identity != identity:
         raise ConfigError(
@@ -160,12 +176,53 @@ def open_planned_source(
             hint="give this process the configuration (and environment) of the campaign",
             code="RIVET_CONFIG_SOURCE_MISMATCH",
         )
-    return registry.open_source(
-        connection.engine,
-        connection.url,
-        tls_mode=connection.tls_mode,
-        tls_ca_file=connection.tls_ca_file,
-        application_name=f"rivet-fleet {options.name}",
+    return connection
+
+
+def open_governor(
+    loaded: LoadedConfig,
+    options: ProcessOptions,
+    fleet: Fleet,
+    campaign_id: CampaignId,
+    *,
+    patience_s: float = 0.0,
+) -> Governor | None:
+    """What governs the campaign's source groups in this process; None when it has none."""
+    groups = fleet.patience.call("look at source groups", lambda: fleet.store.groups(campaign_id))
+    # Workers do not wait for a monitor that may come: that would be a connection for each.
+    if not groups or (patience_s > 0 and not any(group.monitored for group in groups)):
+        return None
+
+    def open_signals(name: str, identity: str) -> SourceSignals:
+        connection = _planned_connection(loaded, name, identity)
+        return registry.open_signals(
+            connection.engine,
+            connection.url,
+            tls_mode=connection.tls_mode,
+            tls_ca_file=connection.tls_ca_file,
+            application_name=f"rivet-fleet {options.name}",
+        )
+
+    def counters(monitor: MonitorPlan) -> frozenset[str]:
+        asked = {s.name: s.ask for s in monitor.signals if s.kind == "engine"}
+        if not asked or monitor.source is None:
+            return frozenset()
+        specs = registry.signal_specs(source_connection(loaded, monitor.source).engine)
+        return frozenset(n for n, ask in asked.items() if ask in specs and specs[ask].counter)
+
+    links = GovernorLinks(
+        open_store=fleet.open_store,
+        open_signals=open_signals,
+        counters=counters,
+        redact=fleet.redact,
+    )
+    return Governor(
+        links,
+        campaign_id,
+        fleet.identity,
+        clock=fleet.clock,
+        emit=_thread_emit(),
+        patience_s=patience_s,
     )
 
 
@@ -206,11 +263,18 @@ def run_worker(
         )
         with_spool = _own_spool(fleet)
         heartbeat.start()
+        governor = open_governor(
+            loaded, options, fleet, view.campaign_id, patience_s=GOVERNOR_PATIENCE_S
+        )
+        if governor is not None:
+            governor.start()
         try:
             code = Worker(fleet, heartbeat, view.campaign_id, with_spool).run()
             fleet.tell(EventName.WORKER_STOPPED, exit_code=int(code))
             return code
         finally:
+            if governor is not None:
+                governor.close()
             heartbeat.close()
             _leave(fleet, with_spool)
     finally:

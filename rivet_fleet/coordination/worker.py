@@ -135,9 +135,11 @@ class Worker:
                     return ExitCode.RECYCLE
                 continue
             fleet.drop_sources()
-            status = tend(fleet, self._campaign_id).status
-            if status.over:
-                return self._verdict(status)
+            tended = tend(fleet, self._campaign_id)
+            if tended.status.over:
+                return self._verdict(tended.status)
+            if tended.halted is not None:
+                return ExitCode.STOPPED
             fleet.stop.wait(fleet.settings.poll_interval_s)
         return ExitCode.STOPPED
 

@@ -1,9 +1,10 @@
 """Which plug-ins there are: found by looking into the folders, never listed by hand.
 
 A source is a package in ``sources/`` with ``ENGINE_NAMES``, ``DEFAULT_PORT``,
-``decoder_compiled`` and ``open_source``; a format a module in ``formats/`` with ``FORMAT_NAME`` and
-``open_format``; a destination a module in ``destinations/`` with ``DESTINATION_NAME`` and
-``open_destination``. A plug-in with ``FOR_TESTS = True`` can be opened but is not offered.
+``decoder_compiled``, ``open_source``, ``open_signals`` and ``signal_specs``; a format a module in
+``formats/`` with ``FORMAT_NAME`` and ``open_format``; a destination a module in ``destinations/``
+with ``DESTINATION_NAME`` and ``open_destination``. A plug-in with
+``FOR_TESTS = True`` can be opened but is not offered.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from rivet_fleet.errors import ConfigError
 from rivet_fleet.execution import destinations, formats, sources
 from rivet_fleet.execution.destination import Destination
 from rivet_fleet.execution.format import PartFormat
+from rivet_fleet.execution.signals import SignalSpec, SourceSignals
 from rivet_fleet.execution.source import Source
 
 
@@ -51,6 +53,16 @@ def destination_names() -> tuple[str, ...]:
 def open_source(engine: str, url: DatabaseUrl, **options: Any) -> Source:
     """A source of this engine; ``options`` are what its ``open_source`` takes. Opened lazily."""
     return cast(Source, _named(_engines(), engine, "engine").open_source(url, **options))
+
+
+def open_signals(engine: str, url: DatabaseUrl, **options: Any) -> SourceSignals:
+    """A monitoring connection of this engine; ``options`` as for ``open_source``."""
+    return cast(SourceSignals, _named(_engines(), engine, "engine").open_signals(url, **options))
+
+
+def signal_specs(engine: str) -> dict[str, SignalSpec]:
+    """The signals this engine's servers can tell, by name."""
+    return dict(_named(_engines(), engine, "engine").signal_specs())
 
 
 def open_format(plan: FormatPlan) -> PartFormat:

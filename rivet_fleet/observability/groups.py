@@ -20,7 +20,14 @@ def group_words(group: GroupView) -> str:
     limits = _limits(group.slots_max, group.connections_max, group.rows_per_s, group.bytes_per_s)
     others = group.running - group.running_here
     elsewhere = f" ({others} of other campaigns)" if others > 0 else ""
-    return f"{group.running} running{elsewhere}, {', '.join(limits)}"
+    if group.monitored:
+        limits.append(f"governed by {group.governor}" if group.governor else "not governed now")
+    return f"{group.running} running{elsewhere}, {', '.join([*limits, *group.readings()])}"
+
+
+def rate_words(group: GroupView) -> str:
+    """The group's rates, such as ``50k rows/s, 20.0 MB/s``."""
+    return ", ".join(_limits(None, None, group.rows_per_s, group.bytes_per_s))
 
 
 def _limits(

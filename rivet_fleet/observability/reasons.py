@@ -27,6 +27,10 @@ class ReasonCode(Enum):
     NO_LIVE_WORKER = "no_live_worker"
     WORKERS_BUSY = "workers_busy"
     SOURCE_GROUP_FULL = "source_group_full"
+    SOURCE_GROUP_SHED = "source_group_shed"
+    SOURCE_GROUP_PAUSED = "source_group_paused"
+    SOURCE_GROUP_PACED = "source_group_paced"
+    CAMPAIGN_HALTED = "campaign_halted"
     WAITING_FOR_RETRY = "waiting_for_retry"
     DEAD_WORKER_LEASE = "dead_worker_lease"
     LEASE_EXPIRED = "lease_expired"
@@ -80,12 +84,15 @@ class Scene:
         return [t for t in self.tasks if t.run_id == run.run_id and t.status is status]
 
 
-def reasons_for(scene: Scene) -> tuple[Reason, ...]:
-    """Every reason that holds, the campaign's first, then per export in plan order."""
+def reasons_for(scene: Scene, protection: Sequence[Reason] = ()) -> tuple[Reason, ...]:
+    """Every reason that holds, the campaign's first, then per export in plan order.
+    ``protection``: what holds its source groups back."""
     over = _over(scene)
     if over:
         return (over, *_failed_reasons(scene), *_refused_reasons(scene))
-    found = [*_group_reasons(scene), *_worker_reasons(scene)]
+    halted = _halted(scene)
+    found = [*_group_reasons(scene), *protection]
+    found += [halted] if halted else _worker_reasons(scene)
     for run in scene.runs:
         if run.status is RunStatus.IN_PROGRESS:
             found += _run_reasons(scene, run)
@@ -116,6 +123,18 @@ def _over(scene: Scene) -> Reason | None:
             next_command=command("run", path),
         )
     return None
+
+
+def _halted(scene: Scene) -> Reason | None:
+    halted = scene.campaign.halted
+    if halted is None:
+        return None
+    return Reason(
+        code=ReasonCode.CAMPAIGN_HALTED,
+        sentence=f"The governor stopped the campaign: {halted}. Nothing is lost: what ran was "
+        "given back; resume it when the source is well.",
+        next_command=command("resume", scene.campaign.config_path),
+    )
 
 
 def _run_reasons(scene: Scene, run: RunView) -> list[Reason]:
@@ -163,13 +182,17 @@ def claimable(scene: Scene, run: RunView) -> int:
 def full_groups(scene: Scene) -> dict[str, GroupView]:
     """The source groups whose budget is spent."""
     return {
-        g.group_name: g for g in scene.groups if g.allowed is not None and g.running >= g.allowed
+        g.group_name: g
+        for g in scene.groups
+        if (g.allowed is not None and g.running >= g.allowed) or g.unwatched(scene.now_s)
     }
 
 
 def _group_reasons(scene: Scene) -> list[Reason]:
     reasons = []
     for name, group in full_groups(scene).items():
+        if group.allowed == 0 or group.unwatched(scene.now_s):
+            continue  # that is a reason of its own
         members = [r for r in scene.runs if r.plan.source_group == name]
         waiting = sum(claimable(scene, run) for run in members)
         if not waiting:

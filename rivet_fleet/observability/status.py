@@ -21,6 +21,7 @@ from rivet_fleet.observability.families import HEAD, export_rows
 from rivet_fleet.observability.findings import finding_lines
 from rivet_fleet.observability.groups import group_words
 from rivet_fleet.observability.order_reasons import order_reasons
+from rivet_fleet.observability.protection_reasons import protection_reasons
 from rivet_fleet.observability.reasons import Reason, Scene, reasons_for, spent
 from rivet_fleet.observability.redaction import Redactor, one_line, redact_plain, safe_line
 from rivet_fleet.observability.units import (
@@ -131,7 +132,7 @@ def explain(
         workers=tuple(_worker(worker, tasks, now_s) for worker in workers),
         groups=tuple(groups),
         failed=tuple(_failed(t) for t in tasks if spent(t)),
-        reasons=(*reasons_for(scene), *order_reasons(scene)),
+        reasons=(*reasons_for(scene, protection_reasons(scene)), *order_reasons(scene)),
     )
 
 

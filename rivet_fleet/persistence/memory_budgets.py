@@ -6,9 +6,17 @@ from collections.abc import Sequence
 
 from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.keys import CampaignId, TaskId
-from rivet_fleet.contracts.protection import SourceBudget, Standing, appointment
+from rivet_fleet.contracts.lease import WorkerIdentity
+from rivet_fleet.contracts.protection import (
+    GovernorLease,
+    GovernorWord,
+    SourceBudget,
+    Standing,
+    appointment,
+)
 from rivet_fleet.contracts.state import GroupView
-from rivet_fleet.contracts.task import RunStatus, TaskStatus
+from rivet_fleet.contracts.task import CampaignStatus, RunStatus, TaskStatus
+from rivet_fleet.errors import LeaseLost
 from rivet_fleet.persistence.budgets import changed_words
 from rivet_fleet.persistence.memory_model import Budget
 from rivet_fleet.persistence.memory_views import MemoryRows, synchronized
@@ -41,12 +49,13 @@ class MemoryBudgets(MemoryRows):
     def _store_budget(self, row: Budget | None, budget: SourceBudget) -> None:
         if row is None:
             row = self._budgets[budget.group_name] = Budget(budget=budget)
+        row.configured_at_s = self._clock()
         if row.budget.monitor != budget.monitor or row.budget is budget:
             closed = budget.monitor is not None and budget.monitor.fail_closed
             row.permits, row.page_share, row.paused, row.resumes_at_s = None, 1.0, None, None
             row.valid_until_s = self._clock() if closed else None
             row.fence += 1
-            row.lease_expires_at_s = 0.0
+            row.lease_expires_at_s = None
         row.budget = budget
         self._paces.setdefault(budget.group_name, (0.0, 0.0))
 
@@ -108,6 +117,82 @@ class MemoryBudgets(MemoryRows):
         return max(0.0, rows_wait_s, bytes_wait_s)
 
     @synchronized
+    def lease_governor(
+        self,
+        campaign_id: CampaignId,
+        worker: WorkerIdentity,
+        lease_ttl_s: float,
+        *,
+        patience_s: float,
+    ) -> list[GovernorLease]:
+        """See ``Store.lease_governor``."""
+        now_s, leases = self._clock(), []
+        for name in sorted(self._budgets):
+            row = self._budgets[name]
+            expires_s = (
+                row.configured_at_s if row.lease_expires_at_s is None else (row.lease_expires_at_s)
+            )
+            used = campaign_id in self._users(name)
+            if row.budget.monitor is None or not used or expires_s > now_s - patience_s:
+                continue
+            row.fence += 1
+            row.governor, row.lease_expires_at_s = worker.name, now_s + lease_ttl_s
+            message = f"{worker.name} watches source group {name}"
+            data: dict[str, object] = {"governor": worker.name, "fence": row.fence}
+            self._tell_users(name, EventName.GOVERNOR_ELECTED, message, data, worker.worker_id)
+            leases.append(
+                GovernorLease(
+                    budget=row.budget,
+                    fence=row.fence,
+                    worker_id=worker.worker_id,
+                    permits=row.permits,
+                    page_share=row.page_share,
+                    paused=row.paused,
+                )
+            )
+        return leases
+
+    @synchronized
+    def govern(self, lease: GovernorLease, word: GovernorWord, lease_ttl_s: float) -> SourceBudget:
+        """See ``Store.govern``."""
+        name, now_s = lease.budget.group_name, self._clock()
+        row = self._budgets.get(name)
+        if row is None or row.fence != lease.fence:
+            raise LeaseLost(f"somebody else governs source group {name}")
+        row.permits, row.page_share, row.paused = word.permits, word.page_share, word.paused
+        row.resumes_at_s = None if word.resumes_in_s is None else now_s + word.resumes_in_s
+        row.valid_until_s = None if word.valid_for_s is None else now_s + word.valid_for_s
+        row.sampled_at_s, row.readings_json = now_s, word.readings_json
+        row.halted, row.lease_expires_at_s = word.halt or row.halted, now_s + lease_ttl_s
+        for event, message, data in word.told:
+            self._tell_users(name, event, message, dict(data), lease.worker_id)
+        for user in self._users(name) if word.halt else ():
+            campaign = self._campaigns[user]
+            if campaign.status is CampaignStatus.ACTIVE and campaign.halted is None:
+                campaign.halted = word.halt
+        return row.budget
+
+    @synchronized
+    def leave_governor(self, lease: GovernorLease) -> None:
+        """See ``Store.leave_governor``."""
+        row = self._budgets.get(lease.budget.group_name)
+        if row is not None and row.fence == lease.fence:
+            row.lease_expires_at_s = 0.0
+
+    @synchronized
+    def lift_halt(self, campaign_id: CampaignId) -> bool:
+        """See ``Store.lift_halt``."""
+        for run in self._runs_of(campaign_id):
+            row = self._budgets.get(run.planned.plan.source_group or "")
+            if row is not None:
+                row.halted = None
+        campaign = self._campaigns.get(campaign_id)
+        if campaign is None or campaign.halted is None:
+            return False
+        campaign.halted = None
+        return True
+
+    @synchronized
     def standing(self, task_id: TaskId) -> Standing:
         """See ``Store.standing``."""
         task = self._tasks.get(task_id)
@@ -164,6 +249,6 @@ class MemoryBudgets(MemoryRows):
             valid_until_s=row.valid_until_s,
             sampled_at_s=row.sampled_at_s,
             monitored=budget.monitor is not None,
-            governor=row.governor if row.lease_expires_at_s > self._clock() else None,
+            governor=row.governor if (row.lease_expires_at_s or 0.0) > self._clock() else None,
             readings_json=row.readings_json,
         )

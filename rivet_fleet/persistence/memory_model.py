@@ -185,10 +185,10 @@ class Budget:
     valid_until_s: float | None = None
     sampled_at_s: float | None = None
     readings_json: str = "[]"
-    owner: str | None = None
     governor: str | None = None
     fence: int = 0
-    lease_expires_at_s: float = 0.0
+    lease_expires_at_s: float | None = None
+    configured_at_s: float = 0.0
 
 
 @dataclass(slots=True, kw_only=True)

@@ -8,6 +8,7 @@ from rivet_fleet.persistence.campaigns import Campaigns
 from rivet_fleet.persistence.claims import Claims
 from rivet_fleet.persistence.database import Database
 from rivet_fleet.persistence.finalizing import Finalizing
+from rivet_fleet.persistence.governing import Governing
 from rivet_fleet.persistence.history import Histories
 from rivet_fleet.persistence.ledger import Ledger
 from rivet_fleet.persistence.marks import Marks
@@ -17,7 +18,17 @@ from rivet_fleet.persistence.views import Views
 
 
 class SqlStore(
-    Accepting, Campaigns, Budgets, Claims, Ledger, Finalizing, Histories, Marks, Uniques, Views
+    Accepting,
+    Campaigns,
+    Budgets,
+    Governing,
+    Claims,
+    Ledger,
+    Finalizing,
+    Histories,
+    Marks,
+    Uniques,
+    Views,
 ):
     """``Store`` on SQLite or PostgreSQL. Safe for the threads of one process."""
 

@@ -15,7 +15,12 @@ from rivet_fleet.contracts.keys import CampaignId, RunId, TaskId
 from rivet_fleet.contracts.lease import Claim, WorkerIdentity
 from rivet_fleet.contracts.part import LedgerPart, StagedPart
 from rivet_fleet.contracts.plan import CampaignPlan, ExportPlan
-from rivet_fleet.contracts.protection import SourceBudget, Standing
+from rivet_fleet.contracts.protection import (
+    GovernorLease,
+    GovernorWord,
+    SourceBudget,
+    Standing,
+)
 from rivet_fleet.contracts.quality import RunFindings, UniqueStats
 from rivet_fleet.contracts.state import (
     Accepted,
@@ -273,6 +278,32 @@ class Store(Protocol):
 
     def reserve(self, group_name: str, rows: float, size_bytes: float) -> float:
         """Reserve so much of a group's rates; the seconds until it may be used."""
+        ...
+
+    def lease_governor(
+        self,
+        campaign_id: CampaignId,
+        worker: WorkerIdentity,
+        lease_ttl_s: float,
+        *,
+        patience_s: float,
+    ) -> list[GovernorLease]:
+        """The right to govern those monitored groups of the campaign that nobody has governed
+        for ``patience_s``; each with a fence of its own."""
+        ...
+
+    def govern(self, lease: GovernorLease, word: GovernorWord, lease_ttl_s: float) -> SourceBudget:
+        """Write what a sample led to, extend the lease, tell, and halt campaigns when ``word``
+        says so: one transaction. The budget as it is now. Raises LeaseLost."""
+        ...
+
+    def leave_governor(self, lease: GovernorLease) -> None:
+        """Somebody else may govern at once."""
+        ...
+
+    def lift_halt(self, campaign_id: CampaignId) -> bool:
+        """An operator wants this campaign and its groups to run, whatever a governor stopped
+        before. False when nobody had stopped the campaign."""
         ...
 
     def standing(self, task_id: TaskId) -> Standing:

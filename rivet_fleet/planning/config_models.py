@@ -13,6 +13,9 @@ from pydantic import Field, SecretStr
 from rivet_fleet.planning.config_output import DestinationConfig as DestinationConfig
 from rivet_fleet.planning.config_output import MetaColumnsConfig as MetaColumnsConfig
 from rivet_fleet.planning.config_output import ParquetConfig as ParquetConfig
+from rivet_fleet.planning.config_protection import HoursConfig as HoursConfig
+from rivet_fleet.planning.config_protection import MonitorConfig as MonitorConfig
+from rivet_fleet.planning.config_protection import SignalConfig as SignalConfig
 from rivet_fleet.planning.config_protection import SourceGroupConfig as SourceGroupConfig
 from rivet_fleet.planning.config_quality import QualityConfig as QualityConfig
 from rivet_fleet.planning.config_values import Block, Bytes, Columns, Count, Number

@@ -117,7 +117,7 @@ def _root(config: FleetConfig) -> Iterator[Problem]:
     for name, group in config.source_groups.items():
         if reason := unsafe_name(name):
             yield _problem(("source_groups", name), reason)
-        yield from check_group(name, group)
+        yield from check_group(config, name, group)
     if config.campaign.name is not None and (reason := unsafe_name(config.campaign.name)):
         yield _problem(("campaign", "name"), reason)
     first: dict[str, int] = {}

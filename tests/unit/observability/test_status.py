@@ -80,6 +80,47 @@ def test_a_group_with_room_or_without_limit_holds_nobody() -> None:
         assert _codes(report) == [ReasonCode.WORKERS_BUSY]
 
 
+def test_the_governor_is_explained_with_its_figures() -> None:
+    shed = replace(
+        group("shop", slots_max=8, running=3),
+        permits=3,
+        page_share=0.5,
+        monitored=True,
+        rows_per_s=5000.0,
+        readings_json='[{"name": "lock_waits", "value": 4.0, "level": "shed", "error": null}]',
+    )
+    runs = [run("orders", group="shop", running=3, pending=1)]
+    report = _explain(runs, [task()], [worker()], [shed])
+    found = {reason.code: reason for reason in report.reasons}
+    said = found[ReasonCode.SOURCE_GROUP_SHED].sentence
+    assert said == (
+        "Source group shop may run 3 of 8 chunks, pages at 50% of their size: lock_waits 4."
+    )
+    assert "rows/s" in found[ReasonCode.SOURCE_GROUP_PACED].sentence
+    assert "3 of 3 slots" in found[ReasonCode.SOURCE_GROUP_FULL].sentence
+
+
+def test_a_pause_says_why_and_until_when() -> None:
+    runs = [run("orders", group="shop", pending=1)]
+    shop = group("shop", slots_max=2, running=0)
+    paused = replace(shop, paused="it may run 22:00-06:00 (UTC)", resumes_at_s=NOW_S + 90)
+    reason = _only(_explain(runs, [], [worker()], [paused]), ReasonCode.SOURCE_GROUP_PAUSED)
+    assert reason.until_s == 90
+    assert "it may run 22:00-06:00 (UTC); it opens in 1 m 30 s." in reason.sentence
+    unwatched = replace(shop, valid_until_s=NOW_S - 1)
+    reason = _only(_explain(runs, [], [worker()], [unwatched]), ReasonCode.SOURCE_GROUP_PAUSED)
+    assert "nobody watches the source" in reason.sentence
+
+
+def test_a_halted_campaign_says_why_and_how_to_go_on() -> None:
+    halted = replace(campaign(), halted="queue is 101, above 100")
+    runs = [run("orders", group="shop", pending=1)]
+    report = explain(halted, runs, [], [worker(busy=False)], [], NOW_S)
+    reason = _only(report, ReasonCode.CAMPAIGN_HALTED)
+    assert "queue is 101, above 100" in reason.sentence and "resume" in (reason.next_command or "")
+    assert ReasonCode.CLAIMABLE_NOW not in _codes(report)
+
+
 def test_a_failed_attempt_waits_before_the_next() -> None:
     waits = task(index=4, **FAILED, attempts=1, not_before_s=NOW_S + 12.0, error_class="SourceBusy")
     report = _explain([run(failed=1)], [waits], [worker(busy=False)])

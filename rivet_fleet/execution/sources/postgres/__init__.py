@@ -9,9 +9,18 @@ from rivet_fleet.contracts.url import DatabaseUrl
 from rivet_fleet.execution.sources.postgres.dialect import DEFAULT_PORT, ENGINE_NAMES
 
 if TYPE_CHECKING:
+    from rivet_fleet.execution.signals import SignalSpec
+    from rivet_fleet.execution.sources.postgres.signals import PostgresSignals
     from rivet_fleet.execution.sources.postgres.source import PostgresSource
 
-__all__ = ["DEFAULT_PORT", "ENGINE_NAMES", "decoder_compiled", "open_source"]
+__all__ = [
+    "DEFAULT_PORT",
+    "ENGINE_NAMES",
+    "decoder_compiled",
+    "open_signals",
+    "open_source",
+    "signal_specs",
+]
 
 
 def open_source(
@@ -42,3 +51,25 @@ def decoder_compiled() -> bool:
     except ImportError:
         return False
     return True
+
+
+def open_signals(
+    url: DatabaseUrl,
+    *,
+    tls_mode: str | None = None,
+    tls_ca_file: str | None = None,
+    application_name: str,
+) -> PostgresSignals:
+    """See ``signals.open_signals``."""
+    from rivet_fleet.execution.sources.postgres import signals
+
+    return signals.open_signals(
+        url, tls_mode=tls_mode, tls_ca_file=tls_ca_file, application_name=application_name
+    )
+
+
+def signal_specs() -> dict[str, SignalSpec]:
+    """What this engine's servers can tell about the pressure on them."""
+    from rivet_fleet.execution.sources.postgres import signals
+
+    return signals.SIGNALS

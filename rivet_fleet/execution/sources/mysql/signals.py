@@ -1,0 +1,126 @@
+"""What a MySQL or MariaDB server tells about the pressure on it, our own sessions left out.
+
+Ours are those of the user we connect as. Without PROCESS the sessions of others are not listed,
+so that a count of them would read zero (manuals: "SHOW PROCESSLIST").
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rivet_fleet.contracts.url import DatabaseUrl
+from rivet_fleet.errors import SourceRefused
+from rivet_fleet.execution.signals import ANSWER_MAX_S, SignalSpec, one_number, unknown_signal
+from rivet_fleet.execution.sources.mysql.border import told
+from rivet_fleet.execution.sources.mysql.session import Session
+
+_PROCESS = "the PROCESS privilege"
+_OTHERS = "p.USER <> SUBSTRING_INDEX(USER(), '@', 1) AND p.USER <> 'event_scheduler'"
+_IDLE = "'Sleep', 'Daemon', 'Binlog Dump', 'Binlog Dump GTID', 'Slave_IO', 'Slave_SQL'"
+
+SIGNALS: dict[str, SignalSpec] = {
+    "lock_waits": SignalSpec(meaning="row locks that are waited for"),
+    "log_waits": SignalSpec(meaning="waits because the log buffer was too small", counter=True),
+    "running_sessions": SignalSpec(
+        meaning="sessions of other users that run a statement", needs=_PROCESS
+    ),
+    "longest_transaction_s": SignalSpec(
+        meaning="age of the oldest transaction of other users", needs=_PROCESS
+    ),
+    "replication_lag_s": SignalSpec(
+        meaning="seconds this replica is behind", needs="REPLICATION CLIENT or SLAVE MONITOR"
+    ),
+}
+_STATUS = {"lock_waits": "Innodb_row_lock_current_waits", "log_waits": "Innodb_log_waits"}
+_SQL = {
+    "running_sessions": f"""
+        SELECT COUNT(*) FROM information_schema.PROCESSLIST p
+        WHERE p.COMMAND NOT IN ({_IDLE}) AND {_OTHERS} AND p.USER <> 'system user'""",
+    "longest_transaction_s": f"""
+        SELECT COALESCE(MAX(TIMESTAMPDIFF(SECOND, t.trx_started, NOW())), 0)
+        FROM information_schema.INNODB_TRX t
+        JOIN information_schema.PROCESSLIST p ON p.ID = t.trx_mysql_thread_id WHERE {_OTHERS}""",
+}
+_MAY = """
+    SELECT COUNT(*) > 0 FROM information_schema.USER_PRIVILEGES WHERE PRIVILEGE_TYPE = 'PROCESS'
+"""
+_REPLICA = ("SHOW REPLICA STATUS", "SHOW SLAVE STATUS")
+_BEHIND = ("Seconds_Behind_Source", "Seconds_Behind_Master")
+_SYNTAX = 1064
+
+
+class MysqlSignals:
+    """``SourceSignals`` over one session."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._may: bool | None = None
+
+    def read(self, name: str) -> float:
+        """See ``SourceSignals``."""
+        if name not in SIGNALS:
+            raise unknown_signal(name, SIGNALS)
+        if name in _STATUS:
+            rows = self._rows(f"SHOW GLOBAL STATUS LIKE '{_STATUS[name]}'")
+            return one_number([row[1:] for row in rows], name)
+        if name == "replication_lag_s":
+            return self._behind()
+        if not self._may_see_others():
+            raise SourceRefused(
+                f"{self._session.url.identity}: {name} needs {_PROCESS}",
+                hint=f"GRANT PROCESS ON *.* TO {self._session.url.user or 'the user'}",
+            )
+        return self.query(_SQL[name])
+
+    def query(self, sql: str) -> float:
+        """See ``SourceSignals``."""
+        return one_number(self._rows(sql), "the signal's query")
+
+    def close(self) -> None:
+        """See ``SourceSignals``."""
+        self._session.close()
+
+    def _rows(self, sql: str) -> list[tuple[Any, ...]]:
+        with (
+            self._session.reading((), doing="reading a signal", timeout_s=ANSWER_MAX_S) as link,
+            link.cursor() as cursor,
+        ):
+            cursor.execute(sql)
+            return list(cursor.fetchmany(2))
+
+    def _behind(self) -> float:
+        import pymysql
+
+        with (
+            self._session.reading((), doing="reading a signal", timeout_s=ANSWER_MAX_S) as link,
+            link.cursor(pymysql.cursors.DictCursor) as cursor,
+        ):
+            try:
+                cursor.execute(_REPLICA[0])
+            except pymysql.MySQLError as error:
+                if told(error)[0] != _SYNTAX:
+                    raise
+                cursor.execute(_REPLICA[1])
+            row = cursor.fetchone()
+        behind = next((row[name] for name in _BEHIND if row and name in row), None)
+        if behind is None:
+            raise SourceRefused(f"{self._session.url.identity} does not replicate now")
+        return float(behind)
+
+    def _may_see_others(self) -> bool:
+        if self._may is None:
+            self._may = bool(self.query(_MAY))
+        return self._may
+
+
+def open_signals(
+    url: DatabaseUrl,
+    *,
+    tls_mode: str | None = None,
+    tls_ca_file: str | None = None,
+    application_name: str,
+) -> MysqlSignals:
+    """A monitoring connection of its own; connects at first use."""
+    return MysqlSignals(
+        Session(url, tls_mode=tls_mode, tls_ca_file=tls_ca_file, application_name=application_name)
+    )
