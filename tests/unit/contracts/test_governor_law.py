@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rivet_fleet.contracts.events import EventName
@@ -158,6 +158,7 @@ def test_a_smaller_budget_binds_the_next_decision() -> None:
     least=st.integers(1, 9),
     policy=st.sampled_from(["hold", "continue", "pause"]),
 )
+@settings(deadline=None)
 def test_permits_stay_between_floor_and_ceiling_and_every_change_is_told(
     values: list[float | None], most: int, least: int, policy: str
 ) -> None:
