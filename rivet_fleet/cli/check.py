@@ -48,6 +48,12 @@ from rivet_fleet.planning.campaign import new_campaign_id
     multiple=True,
     help="What this warehouse's Parquet loader makes of each column; implies --type-report.",
 )
+@click.option(
+    "--probe",
+    is_flag=True,
+    help="Where statistics leave it in doubt, count rows in 50 short windows of a whole-number "
+    "key, and judge by that.",
+)
 @json_option
 def check(
     config: Path,
@@ -57,6 +63,7 @@ def check(
     type_report: bool,
     strict: bool,
     targets: tuple[str, ...],
+    probe: bool,
     as_json: bool,
 ) -> int:
     """Ask the sources, plan every export, and say what a run would do and how gently.
@@ -74,6 +81,7 @@ def check(
         targets=tuple(Target(name) for name in dict.fromkeys(targets)),
         campaign_id=new_campaign_id(now_s),
         now_s=now_s,
+        probe=probe,
     )
     types = type_report or strict or bool(targets)
     click.echo(

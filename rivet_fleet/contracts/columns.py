@@ -30,6 +30,8 @@ class TypeKind(Enum):
     LIST = "list"
 
 
+INTEGERS = frozenset({TypeKind.INT16, TypeKind.INT32, TypeKind.INT64, TypeKind.UINT64})
+"""Whole-number kinds."""
 MOMENTS = frozenset({TypeKind.DATE, TypeKind.TIMESTAMP, TypeKind.TIMESTAMP_UTC})
 """Kinds with a place in the calendar."""
 

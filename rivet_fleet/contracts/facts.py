@@ -62,6 +62,14 @@ def leading_index(indexes: tuple[IndexFacts, ...], columns: tuple[str, ...]) -> 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProbedDensity:
+    """Rows that were counted among so many values of a whole-number key, all over its span."""
+
+    rows: int
+    keys: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KeyFacts:
     """Samples of one candidate key, in the server's own order, strictly increasing.
 
@@ -79,6 +87,8 @@ class KeyFacts:
     ``none``."""
     has_nulls: bool = False
     unique: bool = True
+    probed: ProbedDensity | None = None
+    """Only when it was asked for, and worth it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,5 +151,7 @@ class FactsRequest:
     """The override to apply to every column that cannot be carried; ``ColumnFacts.cast`` says
     where it was."""
     boundaries_max: int = 1000
+    probe_density: bool = False
+    """Count rows in windows of a whole-number key, where the catalogue's number is doubtful."""
     walk_rows: int | None = None
     """Walk the key's index and give every so many rows a boundary, exactly."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from rivet_fleet.contracts.facts import SourceFacts
 from rivet_fleet.execution.source import Source
 from rivet_fleet.planning.config_models import ExportConfig
+from rivet_fleet.planning.density import with_probed_rows
 from rivet_fleet.planning.increment import Moving, newest_request
 from rivet_fleet.planning.loaded import LoadedConfig
 from rivet_fleet.planning.request import facts_request
@@ -16,6 +17,8 @@ from rivet_fleet.planning.request import facts_request
 class Asked:
     """What is known of every export asked so far, by name."""
 
+    probe: bool = False
+    """Count rows where the catalogue's number is doubtful, and believe that."""
     facts: dict[str, SourceFacts] = field(default_factory=dict)
     moving: dict[str, Moving] = field(default_factory=dict)
 
@@ -25,7 +28,8 @@ class Asked:
         """Facts first: which row is the newest depends on the key they name. ``mark`` was read
         before: whatever moves it later is found when the plan is stored (W6)."""
         continued = mark is not None
-        facts = source.introspect(facts_request(loaded, export, continued=continued))
+        wanted = facts_request(loaded, export, continued=continued)
+        facts = with_probed_rows(source.introspect(replace(wanted, probe_density=self.probe)))
         self.facts[export.name] = facts
         request = newest_request(export, facts, loaded.queries.get(export.name), mark)
         if request is not None:

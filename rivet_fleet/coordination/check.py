@@ -65,6 +65,7 @@ def check_exports(
     targets: tuple[Target, ...],
     campaign_id: CampaignId,
     now_s: float,
+    probe: bool = False,
 ) -> Checked:
     """Ask the sources about the named exports (all of them by default), plan and judge each.
 
@@ -87,6 +88,7 @@ def check_exports(
         targets=targets,
         campaign_id=campaign_id,
         now_s=now_s,
+        asked=Asked(probe=probe),
     )
     try:
         looked = [_check(look, export) for export in exports]

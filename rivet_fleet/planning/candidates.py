@@ -6,6 +6,7 @@ Whatever is in doubt is no key: paging by it would lose rows (bug classes 28, 31
 
 from __future__ import annotations
 
+from rivet_fleet.contracts.columns import INTEGERS as INTEGERS
 from rivet_fleet.contracts.columns import TypeKind
 from rivet_fleet.contracts.facts import (
     ColumnFacts,
@@ -15,7 +16,6 @@ from rivet_fleet.contracts.facts import (
     leading_index,
 )
 
-INTEGERS = frozenset({TypeKind.INT16, TypeKind.INT32, TypeKind.INT64, TypeKind.UINT64})
 _NOT_KEYS = frozenset({TypeKind.FLOAT32, TypeKind.FLOAT64, TypeKind.LIST, TypeKind.JSON})
 _RANKS = {TypeKind.UUID: 1, TypeKind.STRING: 2}
 

@@ -24,7 +24,12 @@ CONNECTIONS_SPARE = 3
 HEAVY_CHUNK_BYTES = 512 * MIB
 _MEASURED = "measured"
 _BY_KEY = (RangeKind.KEYSET, RangeKind.SPAN)
-_ROUGH = {"size": Origin.SIZE, "explain": Origin.EXPLAIN, "statistics": Origin.STATISTICS}
+_ROUGH = {
+    "size": Origin.SIZE,
+    "explain": Origin.EXPLAIN,
+    "sample": Origin.SAMPLE,
+    "statistics": Origin.STATISTICS,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +123,12 @@ def _key(seen: Seen) -> Iterator[Evidence]:
     if density is not None:
         yield Evidence(
             what=f"rows per value of {name}", value=round(density, 4), origin=Origin.MODEL
+        )
+    if key.probed is not None:
+        yield Evidence(
+            what=f"rows counted among {key.probed.keys:,} values of {name}",
+            value=key.probed.rows,
+            origin=Origin.SAMPLE,
         )
     if key.boundaries:
         sampled = key.provenance != "histogram"

@@ -5,6 +5,10 @@ from __future__ import annotations
 import pyarrow.parquet as pq
 import pytest
 
+from rivet_fleet.contracts.facts import FactsRequest
+from rivet_fleet.contracts.keys import RelationName
+from rivet_fleet.execution import densityprobe
+from rivet_fleet.planning.density import with_probed_rows
 from tests.integration.fleet_cli import Desk
 from tests.integration.mysql_source_kit import source, sql
 from tests.integration.shapes_kit import assert_each_once, cut, ids_by_chunk, look, shaped
@@ -106,3 +110,21 @@ def test_partitions_are_delivered_with_their_nulls_and_zero_dates(
     }
     assert len(list(desk.out.glob("*/_SUCCESS"))) == 13, "empty months, too"
     desk.cli("validate", "--depth", "full")
+
+
+def test_a_probe_counts_a_sparse_key(source, sql, monkeypatch) -> None:
+    sql.numbers(2000)
+    sql.execute("CREATE TABLE t (id bigint unsigned PRIMARY KEY)")
+    sql.execute("INSERT INTO t SELECT i * 2000 FROM numbers")
+    sql.execute("ANALYZE TABLE t")
+    monkeypatch.setattr(densityprobe, "SMALL_ROWS", 100)
+    facts = source.introspect(
+        FactsRequest(
+            export_name="t",
+            relation=RelationName(schema="", name="t"),
+            query=None,
+            boundaries_max=0,
+            probe_density=True,
+        )
+    )
+    assert with_probed_rows(facts).row_estimate == pytest.approx(2000, rel=0.15)

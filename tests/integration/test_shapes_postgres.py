@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from rivet_fleet.contracts.facts import FactsRequest
 from rivet_fleet.contracts.plan import TuningPlan
 from rivet_fleet.errors import SourceUnavailable
 from rivet_fleet.execution.source import PageLimit
-from tests.integration.postgres_source_kit import read_plan, source, sql
+from rivet_fleet.planning.density import with_probed_rows
+from tests.integration.postgres_source_kit import read_plan, relation, source, sql
 from tests.integration.shapes_kit import assert_each_once, cut, ids_by_chunk, look, shaped
 
 __all__ = ["source", "sql"]
@@ -169,3 +171,23 @@ def test_a_streamed_value_that_was_begun_is_never_continued(source, sql) -> None
     with pytest.raises(SourceUnavailable, match="cannot be continued"):
         reader.reconnect()
     reader.close()
+
+
+def test_a_probe_finds_what_stale_statistics_hide(source, sql) -> None:
+    sql.execute("CREATE TABLE t (id bigint PRIMARY KEY) WITH (autovacuum_enabled = off)")
+    sql.execute("INSERT INTO t SELECT i * 500 FROM generate_series(1, 40000) i")
+    facts = source.introspect(
+        FactsRequest(
+            export_name="t",
+            relation=relation("t"),
+            query=None,
+            boundaries_max=0,
+            probe_density=True,
+        )
+    )
+    (key,) = facts.keys
+    assert key.probed is not None
+    assert key.probed.keys == 500_000
+    probed = with_probed_rows(facts)
+    assert probed.row_estimate_provenance == "sample"
+    assert probed.row_estimate == pytest.approx(40_000, rel=0.15)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass, replace
 
-from rivet_fleet.contracts.columns import MOMENTS
+from rivet_fleet.contracts.columns import INTEGERS, MOMENTS
 from rivet_fleet.contracts.facts import (
     WALKED,
     ColumnFacts,
@@ -21,6 +21,7 @@ from rivet_fleet.contracts.facts import (
 )
 from rivet_fleet.contracts.keys import KeyTuple, RelationName
 from rivet_fleet.errors import ConfigError, SourceRefused, StatementTimeout
+from rivet_fleet.execution.densityprobe import probe, worth_probing
 from rivet_fleet.execution.keywalk import WALKED_BOUNDARIES_MAX, walk_keys
 from rivet_fleet.execution.sources.mysql import catalog, keysamples
 from rivet_fleet.execution.sources.mysql.dialect import (
@@ -272,6 +273,8 @@ def _keys(
                     boundaries_max=request.boundaries_max,
                     finite=len(names) == 1 and kinds[names[0]] in MOMENTS,
                 )
+            if request.probe_density and source.indexed and kinds[names[0]] in INTEGERS:
+                facts = _probed(session, source, facts, keyed.size)
             if request.walk_rows is not None and source.indexed:
                 facts = _walked(session, source, facts, request.walk_rows)
         except StatementTimeout:
@@ -282,6 +285,23 @@ def _keys(
             continue
         found.append(facts)
     return tuple(found)
+
+
+def _probed(
+    session: Session, source: keysamples.KeySource, facts: KeyFacts, size: _Size
+) -> KeyFacts:
+    """How densely a whole-number key is filled, where the statistics leave it in doubt."""
+    if len(facts.columns) > 1 or not facts.minimum or not facts.maximum:
+        return facts
+    first, last = int(facts.minimum[0]), int(facts.maximum[0])
+    if not worth_probing(size.rows, size.provenance, last - first + 1):
+        return facts
+
+    def count(low: int, high: int, most: int) -> int:
+        with _asking(session, f"probing the key ({facts.columns[0]})") as connection:
+            return keysamples.count_between(connection, source, facts.columns[0], (low, high, most))
+
+    return replace(facts, probed=probe(count, first, last))
 
 
 def _walked(

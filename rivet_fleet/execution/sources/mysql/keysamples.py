@@ -150,6 +150,19 @@ def step(
     return _key_at(connection, source, columns, where, skip)
 
 
+def count_between(
+    connection: WatchedConnection, source: KeySource, column: str, window: tuple[int, int, int]
+) -> int:
+    """Rows with a key in ``[low, high)``, counted up to ``most``."""
+    low, high, most = window
+    where = " AND ".join(
+        source.keys.span_comparison(column, operator, str(value))
+        for operator, value in ((">=", low), ("<", high))
+    )
+    sql = f"SELECT count(*) FROM (SELECT 1 FROM {source.item} WHERE {where} LIMIT {most}) AS w"
+    return int(rows(connection, sql)[0][0])
+
+
 def _has_nulls(connection: WatchedConnection, source: KeySource, columns: tuple[str, ...]) -> bool:
     where = " OR ".join(f"{source.keys.column_ref(name)} IS NULL" for name in columns)
     return bool(rows(connection, f"SELECT 1 FROM {source.item} WHERE {where} LIMIT 1"))

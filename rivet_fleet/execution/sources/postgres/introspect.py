@@ -12,7 +12,7 @@ from typing import Any
 
 from psycopg import Cursor
 
-from rivet_fleet.contracts.columns import MOMENTS, TypeKind
+from rivet_fleet.contracts.columns import INTEGERS, MOMENTS, TypeKind
 from rivet_fleet.contracts.facts import (
     WALKED,
     ColumnFacts,
@@ -24,6 +24,7 @@ from rivet_fleet.contracts.facts import (
 )
 from rivet_fleet.contracts.keys import KeyTuple, RelationName
 from rivet_fleet.errors import ConfigError, SourceRefused, StatementTimeout
+from rivet_fleet.execution.densityprobe import probe, worth_probing
 from rivet_fleet.execution.keywalk import WALKED_BOUNDARIES_MAX, walk_keys
 from rivet_fleet.execution.sources.postgres import catalog, keysamples
 from rivet_fleet.execution.sources.postgres.dialect import (
@@ -103,6 +104,8 @@ def _table(session: Session, request: FactsRequest) -> SourceFacts:
         sampled=keysamples.table_sample(relation, size.blocks),
         relation=relation,
         fresh_statistics=size.fresh,
+        rows=size.rows,
+        rows_from=size.provenance,
     )
     keys = _keys(session, request, source, columns, indexes, warnings)
     return SourceFacts(
@@ -290,6 +293,8 @@ def _keys(
                     boundaries_max=request.boundaries_max,
                     finite=len(names) == 1 and _is_moment(by_name[names[0]]),
                 )
+            if request.probe_density and leading_index(indexes, names):
+                facts = _probed(session, source, facts, by_name[names[0]])
             if request.walk_rows is not None and leading_index(indexes, names):
                 facts = _walked(session, source, facts, request.walk_rows)
         except StatementTimeout:
@@ -300,6 +305,24 @@ def _keys(
             continue
         found.append(facts)
     return tuple(found)
+
+
+def _probed(
+    session: Session, source: keysamples.KeySource, facts: KeyFacts, column: ColumnFacts
+) -> KeyFacts:
+    """How densely a whole-number key is filled, where the statistics leave it in doubt."""
+    whole = column.type is not None and column.type.kind in INTEGERS
+    if not whole or len(facts.columns) > 1 or not facts.minimum or not facts.maximum:
+        return facts
+    first, last = int(facts.minimum[0]), int(facts.maximum[0])
+    if not worth_probing(source.rows, source.rows_from, last - first + 1):
+        return facts
+
+    def count(low: int, high: int, most: int) -> int:
+        with _transaction(session, f"probing the key ({column.name})") as cursor:
+            return keysamples.count_between(cursor, source, column.name, (low, high, most))
+
+    return replace(facts, probed=probe(count, first, last))
 
 
 def _is_moment(column: ColumnFacts) -> bool:

@@ -16,7 +16,12 @@ from rivet_fleet.contracts.facts import ColumnFacts, IndexFacts, KeyFacts
 from rivet_fleet.contracts.keys import KeyTuple
 from rivet_fleet.execution.sources.postgres.catalog import Relation
 from rivet_fleet.execution.sources.postgres.dialect import ALIAS, quote_relation
-from rivet_fleet.execution.sources.postgres.statements import column_ref, key_list, row_comparison
+from rivet_fleet.execution.sources.postgres.statements import (
+    column_ref,
+    key_list,
+    row_comparison,
+    span_comparison,
+)
 
 SAMPLE_BLOCKS_MAX = 2_000
 """Blocks one sample reads at most (16 MB): enough for a thousand quantiles."""
@@ -39,6 +44,8 @@ class KeySource:
     sampled: str | None
     relation: Relation | None
     fresh_statistics: bool
+    rows: int | None = None
+    rows_from: str = "none"
 
 
 def table_sample(relation: Relation, blocks: int) -> str | None:
@@ -150,6 +157,19 @@ def key_at(
     )
     row = cursor.execute(sql.encode()).fetchone()
     return tuple(row) if row else None
+
+
+def count_between(
+    cursor: Cursor[tuple[Any, ...]], source: KeySource, column: str, window: tuple[int, int, int]
+) -> int:
+    """Rows with a key in ``[low, high)``, counted up to ``most``."""
+    low, high, most = window
+    where = " AND ".join(
+        (span_comparison(column, ">=", str(low)), span_comparison(column, "<", str(high)))
+    )
+    sql = f"SELECT count(*) FROM (SELECT 1 FROM {source.item} WHERE {where} LIMIT {most}) AS w"
+    row = cursor.execute(sql.encode()).fetchone()
+    return int(row[0]) if row else 0
 
 
 def _has_nulls(
