@@ -1,0 +1,1 @@
+"""What an application feels while its database is extracted: ``python -m bench.oltp``."""
