@@ -18,8 +18,9 @@ PARTITION = "{partition}"
 
 def check_shapes(export: ExportConfig, at: ConfigKey) -> Iterator[Problem]:
     """Everything that is wrong with how an export is cut, partitioned and completed."""
-    if export.mode == "chunked":
+    if export.mode != "full":
         yield from _days(export, at)
+    if export.mode == "chunked":
         yield from _dense(export, at)
     elif export.chunk_dense:
         yield _problem(

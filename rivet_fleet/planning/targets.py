@@ -2,7 +2,8 @@
 
 Sources: the loaders' manuals (BigQuery "Loading Parquet data", Snowflake "COPY INTO", DuckDB
 "Parquet", ClickHouse "Parquet format") for the files our writer makes (lists of ``element``,
-UUID and JSON logical types, decimals as fixed-length bytes); DuckDB's column is also tested.
+UUID and JSON logical types, decimals as fixed-length bytes); DuckDB's and ClickHouse's (25.8 and
+26.9) are also tested.
 """
 
 from __future__ import annotations
@@ -285,6 +286,8 @@ _SNOWFLAKE_WARN: dict[TypeKind, tuple[str, str, str, str | None]] = {
 
 # ---------------------------------------------------------------- ClickHouse
 
+_OLD_CLICKHOUSE = "readers before version 26"
+
 _CLICKHOUSE: dict[TypeKind, tuple[str, str | None]] = {
     TypeKind.BOOL: ("Bool", None),
     TypeKind.INT16: ("Int16", None),
@@ -294,13 +297,17 @@ _CLICKHOUSE: dict[TypeKind, tuple[str, str | None]] = {
     TypeKind.FLOAT32: ("Float32", None),
     TypeKind.FLOAT64: ("Float64", None),
     TypeKind.DATE: ("Date32", "years outside 1900 to 2299 are out of range"),
-    TypeKind.TIMESTAMP: ("DateTime64(6)", "years outside 1900 to 2299 are out of range"),
+    TypeKind.TIMESTAMP: (
+        "DateTime64(6, 'UTC')",
+        "a wall-clock time is read as UTC; years outside 1900 to 2299 are out of range",
+    ),
     TypeKind.TIMESTAMP_UTC: (
         "DateTime64(6, 'UTC')",
         "years outside 1900 to 2299 are out of range",
     ),
     TypeKind.STRING: ("String", None),
     TypeKind.BINARY: ("String", None),
+    TypeKind.JSON: ("JSON", None),
     TypeKind.ENUM: ("String", None),
     TypeKind.INTERVAL: ("String", _ISO_TEXT),
 }
@@ -323,19 +330,16 @@ def _clickhouse(column_type: ColumnType, quoted: str) -> TargetColumn:
     if kind is TypeKind.TIME:
         return _warn(
             target,
-            "DateTime64(6)",
-            "Int64",
-            "loaded as microseconds since midnight",
-            f"fromUnixTimestamp64Micro({quoted}, 'UTC')",
+            "DateTime64(6, 'UTC')",
+            "DateTime64(6, 'UTC')",
+            "a moment of 1970-01-01",
         )
-    if kind is TypeKind.JSON:
-        return _warn(target, "JSON", "String", "loaded as text", f"CAST({quoted}, 'JSON')")
     if kind is TypeKind.UUID:
         cast = (
             f"toUUID(replaceRegexpOne(lower(hex({quoted})), "
             r"'^(.{8})(.{4})(.{4})(.{4})(.{12})$', '\\1-\\2-\\3-\\4-\\5'))"
         )
-        return _warn(target, "UUID", "FixedString(16)", "loaded as its 16 bytes", cast)
+        return _warn(target, "UUID", "UUID", f"{_OLD_CLICKHOUSE} read its 16 bytes", cast)
     return _ok(target, *_CLICKHOUSE[kind])
 
 
