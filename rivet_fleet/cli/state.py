@@ -1,4 +1,4 @@
-"""state show|files|chunks|budget|reset|reset-chunks|migrate: the state database, plainly."""
+"""state show|files|chunks|progression|budget|reset|reset-chunks|migrate: what the fleet knows."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from rivet_fleet.cli.session import (
     state_option,
 )
 from rivet_fleet.contracts.codec import dumps, to_plain
+from rivet_fleet.contracts.cursor import describe_mark
 from rivet_fleet.contracts.keys import CampaignId, describe_range
-from rivet_fleet.contracts.state import RunView
+from rivet_fleet.contracts.state import Boundary, RunView
 from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.coordination.operate import change_budget
 from rivet_fleet.coordination.submit import find_campaign
@@ -54,15 +55,23 @@ def _runs(
 @state_option
 @json_option
 def show(config: Path, params: tuple[str, ...], state_url: str | None, as_json: bool) -> int:
-    """Every campaign of this configuration's name."""
+    """Every campaign of this configuration's name, and the high-water marks of its exports."""
     session = start(config, params, state_url, quiet=True)
     with fleet_of(session, "state", migrate=False) as fleet:
         campaigns = fleet.store.campaigns(name=session.loaded.campaign_name)
         listed = [(c, fleet.store.runs(c.campaign_id)) for c in campaigns]
+        known = fleet.store.progression(session.loaded.campaign_name)
+    marks = {one.export_name: one.cursor for one in known if one.cursor is not None}
     if as_json:
-        click.echo(
-            dumps([{"campaign": c, "runs": [_brief(r) for r in runs]} for c, runs in listed])
-        )
+        body = [
+            {
+                "campaign": c,
+                "runs": [_brief(r) for r in runs],
+                "marks": {r.export_name: marks.get(r.export_name) for r in runs},
+            }
+            for c, runs in listed
+        ]
+        click.echo(dumps(body))
         return 0
     if not listed:
         click.echo("no campaign yet")
@@ -73,7 +82,58 @@ def show(config: Path, params: tuple[str, ...], state_url: str | None, as_json: 
                 f"  {run.export_name:<24} {run.status.value:<12} "
                 f"{run.counts.completed}/{run.expected_tasks} chunks  {run.rows} rows"
             )
+    for name, mark in marks.items():
+        click.echo(f"the next run of {name} reads from {describe_mark(mark)}")
     return 0
+
+
+@state.command("progression")
+@config_option
+@param_option
+@state_option
+@json_option
+def progression(config: Path, params: tuple[str, ...], state_url: str | None, as_json: bool) -> int:
+    """How far each export has come: observed, committed, verified. Nothing is decided by it."""
+    session = start(config, params, state_url, quiet=True)
+    with fleet_of(session, "state", migrate=False) as fleet:
+        found = fleet.store.progression(session.loaded.campaign_name)
+        observed = _observed(fleet, session.loaded)
+    if as_json:
+        click.echo(
+            dumps([{"progression": p, "observed": observed.get(p.export_name)} for p in found])
+        )
+        return 0
+    if not found:
+        click.echo("no run has completed yet")
+    for one in found:
+        click.echo(one.export_name)
+        click.echo(f"  observed   {_mark_line(observed.get(one.export_name))}")
+        click.echo(f"  committed  {_boundary_line(one.committed)}")
+        click.echo(f"  verified   {_boundary_line(one.verified)}")
+    return 0
+
+
+def _observed(fleet: Fleet, loaded: LoadedConfig) -> dict[str, str]:
+    """What the newest campaign saw at the source when it was planned, delivered or not."""
+    found: dict[str, str] = {}
+    for campaign in fleet.store.campaigns(name=loaded.campaign_name):
+        for run in fleet.store.runs(campaign.campaign_id):
+            cursor = run.plan.cursor
+            if cursor is not None and cursor.mark_after is not None:
+                found.setdefault(run.export_name, cursor.mark_after)
+    return found
+
+
+def _mark_line(mark: str | None) -> str:
+    return "nothing" if mark is None else describe_mark(mark)
+
+
+def _boundary_line(boundary: Boundary | None) -> str:
+    if boundary is None:
+        return "nothing"
+    if boundary.cursor is not None:
+        return f"{describe_mark(boundary.cursor)}  by {boundary.run_id}"
+    return f"chunk {boundary.chunk_index}, the last of {boundary.run_id}"
 
 
 def _brief(run: RunView) -> dict[str, object]:

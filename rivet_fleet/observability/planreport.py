@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from rivet_fleet.contracts.artifact import ArtifactExport, PlanArtifact, by_name
+from rivet_fleet.contracts.cursor import describe_mark
 from rivet_fleet.contracts.keys import describe_range
 from rivet_fleet.contracts.plan import PlannedRun
 from rivet_fleet.contracts.priority import CampaignAdvice, Provenance, Recommendation
+from rivet_fleet.contracts.window import describe_window
 from rivet_fleet.observability.redaction import Redactor, one_line, safe_line
 from rivet_fleet.observability.units import counted, duration_text, scaled_text
 
@@ -95,8 +97,10 @@ def _export(export: ArtifactExport, run: PlannedRun, one: Recommendation) -> Ite
     yield from _ranges(run)
     rows = "unknown" if preflight.rows is None else f"{preflight.rows:,} ({preflight.rows_from})"
     yield f"  rows: {rows}; confidence {one.confidence} of 100"
+    if run.plan.read.window is not None:
+        yield f"  reads {describe_window(run.plan.read.window)}"
     if export.cursor_snapshot is not None:
-        yield f"  continues after {export.cursor_snapshot}"
+        yield f"  continues after {describe_mark(export.cursor_snapshot)}"
     at_once = _at_once(preflight.recommended_parallel)
     yield f"  profile {preflight.recommended_profile} is advised, {at_once}"
     parts = ", ".join(f"{part.what} {part.points:+d}" for part in one.score_parts)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from rivet_fleet.contracts.facts import SourceFacts
 from rivet_fleet.contracts.keys import RangeKind
@@ -97,10 +96,10 @@ def _one(
         rows=rows.rows,
         chunk_count=len(run.chunks),
         verdict=checked.verdict,
-        cursor_quality=_cursor(export, strategy, access, ranged),
+        cursor_quality=_cursor(export, facts, run, strategy),
         sparse_range_risk=sparse_range(access),
         reconcile_required=bool(export.reconcile_required),
-        days_window=_setting(export, "days_window"),
+        days_window=export.days_window,
         warnings=len(checked.warnings),
         history=history_of(runs),
         predicted=predict(runs),
@@ -124,7 +123,7 @@ def _access(
         readers.append(allowed)
     return Access(
         uses_index=_uses_index(facts, run, kinds),
-        cursor=bool(kinds & {RangeKind.KEYSET, RangeKind.SPAN}),
+        cursor=run.plan.cursor is not None or bool(kinds & {RangeKind.KEYSET, RangeKind.SPAN}),
         rows=rows.rows,
         rows_from=rows.said_by,
         row_bytes=facts.row_width_bytes,
@@ -138,6 +137,8 @@ def _access(
 
 def _uses_index(facts: SourceFacts, run: PlannedRun, kinds: set[RangeKind]) -> bool | None:
     """Does each statement touch only its own rows? A range of heap blocks does, too."""
+    if (reads_new := _reads_new_only(facts, run)) is not None:
+        return reads_new
     if kinds <= {RangeKind.KEYSET, RangeKind.BLOCKS}:
         # Of a query nobody knows how the server finds the key's rows.
         return None if facts.relation is None else True
@@ -147,6 +148,18 @@ def _uses_index(facts: SourceFacts, run: PlannedRun, kinds: set[RangeKind]) -> b
     if RangeKind.SPAN not in kinds or not columns:
         return False
     return led_by(facts, columns[0])
+
+
+def _reads_new_only(facts: SourceFacts, run: PlannedRun) -> bool | None:
+    """Whether a run that begins at a mark or cutoff costs only what is new; None for others."""
+    window = run.plan.read.window
+    if window is None or facts.relation is None:
+        return None
+    if window.empty:
+        return True
+    if window.lower is None:
+        return None
+    return window.fallback is None and _key_columns(run)[:1] == window.columns[:1]
 
 
 def _key_columns(run: PlannedRun) -> tuple[str, ...]:
@@ -182,18 +195,17 @@ def _strategy(export: ExportConfig, run: PlannedRun) -> ScoredStrategy:
 
 
 def _cursor(
-    export: ExportConfig, strategy: ScoredStrategy, access: Access, ranged: bool | None
+    export: ExportConfig, facts: SourceFacts, run: PlannedRun, strategy: ScoredStrategy
 ) -> CursorQuality:
+    """Inventory §5.2. The cursor's index and range are what the window goes by (CC7), whatever
+    this run is cut by; the range is known where the source was asked for the newest row."""
+    window, cursor = run.plan.read.window, run.plan.cursor
+    mode = CursorMode(export.incremental_cursor_mode)
+    indexed = window is not None and led_by(facts, window.columns[0])
+    observed = cursor is not None and cursor.mark_after is not None
     if strategy is ScoredStrategy.TIME_WINDOW:
-        mode = CursorMode.TIME_WINDOW
-    else:
-        mode = CursorMode(_setting(export, "incremental_cursor_mode") or "single_column")
-    return cursor_quality(mode, index_used=bool(access.uses_index), range_observed=bool(ranged))
-
-
-def _setting(export: ExportConfig, name: str) -> Any:
-    """A setting of a mode that not every configuration model has."""
-    return getattr(export, name, None)
+        mode, observed = CursorMode.TIME_WINDOW, indexed
+    return cursor_quality(mode, index_used=indexed, range_observed=observed)
 
 
 def _caveats(

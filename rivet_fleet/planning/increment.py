@@ -256,10 +256,12 @@ def _tie_breaker(export: ExportConfig, facts: SourceFacts) -> tuple[str, ...]:
 
 
 def _other_mark(export: ExportConfig, cursor: Cursor, mark: str) -> Refusal:
+    first, *keys = cursor.columns
+    shown = first if cursor.fallback is None else f"coalesce({first}, {cursor.fallback})"
+    wanted = named((shown, *keys))
     return Refusal(
         setting=cursor.setting,
-        reason=f"the stored mark is {describe_mark(mark)}, which says nothing about "
-        f"{named(cursor.columns)}",
+        reason=f"the stored mark is {describe_mark(mark)}, which says nothing about {wanted}",
         suggestion=f"`rivet-fleet state reset -e {export.name}` forgets it, and all is read anew",
     )
 
