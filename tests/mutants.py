@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rivet_fleet.contracts.task import Verb
-from rivet_fleet.persistence import claims, finalizing, ledger
+from rivet_fleet.persistence import budgets, claims, finalizing, governing, ledger
 from rivet_fleet.persistence.guards import status_in
 
 
@@ -20,7 +20,9 @@ from rivet_fleet.persistence.guards import status_in
 class Mutant:
     apply: Callable[[], None]
     red: tuple[str, ...]
-    """Names of tests in tests/conformance/test_store.py."""
+    """Names of tests in ``suite``."""
+    suite: str = "test_store.py"
+    """In tests/conformance."""
     after_migrate: str = ""
     """SQL run on the migrated database."""
 
@@ -63,6 +65,32 @@ def _finalize_without_count() -> None:
 
 def _nothing() -> None:
     pass
+
+
+def _claim_without_budget() -> None:
+    claims.has_room = lambda _tx, _group_name: True  # type: ignore[assignment]
+
+
+def _budget_is_looked_for_once() -> None:
+    _cut(claims, "PICK_ANY", f"AND {claims.UNBUDGETED}")()
+
+
+def _a_halt_is_not_kept() -> None:
+    for name in ("PICK_IN_GROUP", "_PEEK"):
+        _cut(claims, name, " AND c.halted_reason IS NULL")()
+
+
+def _governed_by_anybody() -> None:
+    _cut(
+        governing,
+        "LEASE",
+        "AND coalesce(governor_lease_expires_at_s, configured_at_s) <= NOW_S - :patience_s",
+    )()
+    _cut(
+        governing,
+        "GOVERNABLE",
+        "AND coalesce(b.governor_lease_expires_at_s, b.configured_at_s) <= NOW_S - :patience_s",
+    )()
 
 
 MUTANTS: dict[str, Mutant] = {
@@ -119,6 +147,44 @@ MUTANTS: dict[str, Mutant] = {
     "finalize_without_count": Mutant(
         apply=_finalize_without_count,
         red=("test_a_run_with_open_chunks_cannot_be_finished",),
+    ),
+}
+_BUDGETS, _GOVERNING = "test_store_budgets.py", "test_store_governing.py"
+MUTANTS |= {
+    "claim_without_budget": Mutant(
+        apply=_claim_without_budget,
+        red=("test_a_budget_is_the_sources_whoever_asks",),
+        suite=_BUDGETS,
+    ),
+    "budget_is_looked_for_once": Mutant(
+        apply=_budget_is_looked_for_once,
+        red=("test_a_budget_that_appears_while_a_campaign_runs_is_kept_by_the_next_claim",),
+        suite=_BUDGETS,
+    ),
+    "a_rate_saves_up": Mutant(
+        apply=_cut(
+            budgets,
+            "RESERVE",
+            "(CASE WHEN rows_free_at_s > NOW_S THEN rows_free_at_s ELSE NOW_S END)",
+            "rows_free_at_s",
+        ),
+        red=("test_nothing_is_saved_up_while_nobody_reads",),
+        suite=_BUDGETS,
+    ),
+    "govern_unfenced": Mutant(
+        apply=_cut(governing, "GOVERN", " AND governor_fence = :fence"),
+        red=("test_a_former_governor_changes_nothing",),
+        suite=_GOVERNING,
+    ),
+    "governed_by_anybody": Mutant(
+        apply=_governed_by_anybody,
+        red=("test_one_governs_whichever_campaign_it_works_on",),
+        suite=_GOVERNING,
+    ),
+    "a_halt_is_not_kept": Mutant(
+        apply=_a_halt_is_not_kept,
+        red=("test_a_halt_stops_every_campaign_of_the_group_until_an_operator_goes_on",),
+        suite=_GOVERNING,
     ),
 }
 

@@ -96,7 +96,7 @@ SELECT {BUDGET_COLUMNS}, NOW_S AS now_s,
 FROM chunk_task t JOIN source_budget b ON b.group_name = t.source_group
 WHERE t.task_id = :task_id
 """
-_GROUP_VIEWS = f"""
+GROUP_VIEWS = f"""
 SELECT g.source_group AS name, {BUDGET_COLUMNS}, b.governor_lease_expires_at_s > NOW_S AS governed,
   (SELECT count(*) FROM chunk_task t
    WHERE t.status = 'running' AND t.source_group = g.source_group) AS running,
@@ -157,7 +157,7 @@ class Budgets:
 
     def groups(self, campaign_id: CampaignId) -> list[GroupView]:
         """See ``Store.groups``."""
-        rows = self._db.one(lambda tx: tx.all(_GROUP_VIEWS, campaign_id=campaign_id))
+        rows = self._db.one(lambda tx: tx.all(GROUP_VIEWS, campaign_id=campaign_id))
         return [_group_view(row) for row in rows]
 
 

@@ -10,7 +10,7 @@ from rivet_fleet.errors import LeaseLost
 from rivet_fleet.persistence.budgets import BUDGET_COLUMNS, USERS, budget_from, tell
 from rivet_fleet.persistence.database import Database, Transaction
 
-_GOVERNABLE = """
+GOVERNABLE = """
 SELECT b.group_name FROM source_budget b
 WHERE b.monitor_json IS NOT NULL
   AND coalesce(b.governor_lease_expires_at_s, b.configured_at_s) <= NOW_S - :patience_s
@@ -68,7 +68,7 @@ class Governing:
     ) -> list[GovernorLease]:
         """See ``Store.lease_governor``."""
         values = {"patience_s": patience_s, "campaign_id": campaign_id}
-        names = [r[0] for r in self._db.one(lambda tx: tx.all(_GOVERNABLE, **values))]
+        names = [r[0] for r in self._db.one(lambda tx: tx.all(GOVERNABLE, **values))]
         leases = []
         for name in names:
             lease = self._db.write(

@@ -24,6 +24,7 @@ STATEMENTS = {
     "reap a worker": claims.OWNED,
     "count a group's running": budgets.COUNT_RUNNING,
     "how a group stands": budgets.STANDING,
+    "the groups of a campaign": budgets.GROUP_VIEWS,
     "committed": views.COMMITTED,
     "finalizable": finalizing.FINALIZABLE.replace("ALL_COMPLETED", finalizing.ALL_COMPLETED),
     "settle": campaigns.OPEN_WORK,

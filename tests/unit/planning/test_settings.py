@@ -14,7 +14,7 @@ from rivet_fleet.planning.config_models import ExportConfig, SourceConfig, Tunin
 from rivet_fleet.planning.memory import DATA_BYTES_MIN, PROCESS_BYTES, memory_budget
 from rivet_fleet.planning.schema import config_json_schema
 from rivet_fleet.planning.sizes import MIB
-from rivet_fleet.planning.tuning import tuning_plan
+from rivet_fleet.planning.tuning import PROFILES, tuning_plan
 from rivet_fleet.planning.writing import format_plan
 
 BUDGET = memory_budget(150)
@@ -54,6 +54,28 @@ def test_the_environment_chooses_the_profile(
         throttle_ms,
         retries,
     )
+
+
+INVENTORY_2_4 = {
+    # field: (fast, balanced, safe); None: the profile says nothing
+    "batch_size": (None, None, 2_000),
+    "batch_size_memory_mb": (64, 32, None),
+    "throttle_ms": (0, 50, 500),
+    "statement_timeout_s": (0, 300, 120),
+    "max_retries": (1, 3, 10),
+    "retry_backoff_ms": (1_000, 2_000, 5_000),
+    "lock_timeout_s": (0, 30, 10),
+}
+"""Inventory 2.4, number by number. The batch sizes of fast and balanced bound rows where there is no
+memory limit; here the memory limit and the time target do, and only safe bounds rows. The memory
+threshold is the worker's ceiling; adaptive and min_parallel are the governor's."""
+
+
+@pytest.mark.parametrize("field", INVENTORY_2_4)
+def test_each_profile_has_the_numbers_of_inventory_2_4(field: str) -> None:
+    named = [PROFILES[name].get(field) for name in ("fast", "balanced", "safe")]
+    assert tuple(named) == INVENTORY_2_4[field]
+    assert {name for profile in PROFILES.values() for name in profile} == set(INVENTORY_2_4)
 
 
 def test_an_explicit_profile_wins_and_fields_override_one_by_one() -> None:
