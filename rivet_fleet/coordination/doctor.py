@@ -10,6 +10,7 @@ import psutil
 
 from rivet_fleet.contracts.doctor import DoctorCode, DoctorFinding, Gravity, HostLimits
 from rivet_fleet.contracts.plan import DestinationPlan
+from rivet_fleet.coordination.doctor_signals import examine_signals
 from rivet_fleet.coordination.wiring import ProcessOptions, open_planned_source, settings_of
 from rivet_fleet.errors import ExitCode, RivetFleetError
 from rivet_fleet.execution import registry
@@ -44,6 +45,7 @@ def examine(
     return (
         *_configuration(loaded),
         *_sources(loaded, options),
+        *examine_signals(loaded, options),
         *examine_engines(sorted({loaded.sources[name].type for name in loaded.used_sources()})),
         *_state(loaded, options, now_s),
         *_places(loaded, now_s),

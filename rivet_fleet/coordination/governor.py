@@ -195,16 +195,15 @@ class Governor:
         return Reading(name=signal.name, value=value - before)
 
     def _ask(self, seat: _Seat, signal: SignalPlan) -> float:
-        if signal.kind == "http":
-            return read_http(signal.ask, signal.pointer)
-        monitor = seat.monitor
-        if seat.signals is None:
-            seat.signals = self._links.open_signals(
-                monitor.source or "", monitor.source_identity or ""
-            )
-        if signal.kind == "sql":
-            return seat.signals.query(signal.ask)
-        return seat.signals.read(signal.ask)
+        def connection() -> SourceSignals:
+            if seat.signals is None:
+                monitor = seat.monitor
+                seat.signals = self._links.open_signals(
+                    monitor.source or "", monitor.source_identity or ""
+                )
+            return seat.signals
+
+        return ask_signal(signal, connection)
 
     def _leave(self, store: Store) -> None:
         for seat in self._seats.values():
@@ -214,6 +213,15 @@ class Governor:
             except StateError:
                 pass  # its lease runs out by itself
         self._seats.clear()
+
+
+def ask_signal(signal: SignalPlan, connection: Callable[[], SourceSignals]) -> float:
+    """Read one signal. ``connection`` is called where the source is asked. Raises SourceError,
+    ConfigError."""
+    if signal.kind == "http":
+        return read_http(signal.ask, signal.pointer)
+    source = connection()
+    return source.query(signal.ask) if signal.kind == "sql" else source.read(signal.ask)
 
 
 def _gate(monitor: MonitorPlan, now_s: float) -> Gate | None:

@@ -179,6 +179,24 @@ def _planned_connection(loaded: LoadedConfig, name: str, identity: str) -> Sourc
     return connection
 
 
+def signals_opener(
+    loaded: LoadedConfig, options: ProcessOptions
+) -> Callable[[str, str], SourceSignals]:
+    """(source name, planned identity) → a monitoring connection of its own."""
+
+    def open_signals(name: str, identity: str) -> SourceSignals:
+        connection = _planned_connection(loaded, name, identity)
+        return registry.open_signals(
+            connection.engine,
+            connection.url,
+            tls_mode=connection.tls_mode,
+            tls_ca_file=connection.tls_ca_file,
+            application_name=f"rivet-fleet {options.name}",
+        )
+
+    return open_signals
+
+
 def open_governor(
     loaded: LoadedConfig,
     options: ProcessOptions,
@@ -193,16 +211,6 @@ def open_governor(
     if not groups or (patience_s > 0 and not any(group.monitored for group in groups)):
         return None
 
-    def open_signals(name: str, identity: str) -> SourceSignals:
-        connection = _planned_connection(loaded, name, identity)
-        return registry.open_signals(
-            connection.engine,
-            connection.url,
-            tls_mode=connection.tls_mode,
-            tls_ca_file=connection.tls_ca_file,
-            application_name=f"rivet-fleet {options.name}",
-        )
-
     def counters(monitor: MonitorPlan) -> frozenset[str]:
         asked = {s.name: s.ask for s in monitor.signals if s.kind == "engine"}
         if not asked or monitor.source is None:
@@ -212,7 +220,7 @@ def open_governor(
 
     links = GovernorLinks(
         open_store=fleet.open_store,
-        open_signals=open_signals,
+        open_signals=signals_opener(loaded, options),
         counters=counters,
         redact=fleet.redact,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rivet_fleet.contracts.state import GroupView, RunView, TaskCounts, WorkerView
 from rivet_fleet.contracts.task import RunStatus
@@ -40,6 +40,9 @@ class CampaignMetrics:
     rss_bytes: int
     group_running: dict[str, int]
     group_slots_max: dict[str, int | None]
+    group_allowed: dict[str, int | None] = field(default_factory=dict)
+    """What the governor lets run now: 0 while it pauses."""
+    group_page_share: dict[str, float] = field(default_factory=dict)
 
 
 def campaign_metrics(
@@ -75,6 +78,8 @@ def campaign_metrics(
         rss_bytes=sum(w.rss_bytes for w in alive),
         group_running={g.group_name: g.running for g in groups},
         group_slots_max={g.group_name: g.slots_max for g in groups},
+        group_allowed={g.group_name: g.allowed for g in groups},
+        group_page_share={g.group_name: g.page_share for g in groups},
     )
 
 

@@ -74,6 +74,7 @@ def _export_families(whose: Mapping[str, str], now: CampaignMetrics) -> list[_Fa
 
 def _fleet_families(whose: Mapping[str, str], now: CampaignMetrics) -> list[_Family]:
     groups = now.group_running
+    allowed = {name: most for name, most in now.group_allowed.items() if most is not None}
     slots = {name: most for name, most in now.group_slots_max.items() if most is not None}
     return [
         _one("workers_alive", "Workers heard from lately.", whose, now.workers_alive),
@@ -88,6 +89,16 @@ def _fleet_families(whose: Mapping[str, str], now: CampaignMetrics) -> list[_Fam
             name="source_group_slots",
             meaning="Chunks of a source group that may run at once.",
             samples=[({**whose, "group": name}, float(n)) for name, n in slots.items()],
+        ),
+        _Family(
+            name="source_group_permits",
+            meaning="Chunks of a source group that the governor lets run now; 0 while it pauses.",
+            samples=[({**whose, "group": name}, float(n)) for name, n in allowed.items()],
+        ),
+        _Family(
+            name="source_group_page_share",
+            meaning="Size of a source group's pages, as a share of what their targets allow.",
+            samples=[({**whose, "group": name}, n) for name, n in now.group_page_share.items()],
         ),
     ]
 

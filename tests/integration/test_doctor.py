@@ -57,6 +57,18 @@ def findings(desk: Desk, code: int = 0, *arguments: str) -> dict[tuple[str, str]
     return {(one["code"], one["subject"]): one for one in report["findings"]}
 
 
+def test_a_signal_that_cannot_be_read_is_told_with_its_privilege(desk: Desk) -> None:
+    signals = "{lock_waits: {pause_above: 9}, running_sessions: {pause_above: 9}}"
+    for policy, code in (("hold", 0), ("pause", 1)):
+        monitor = f"{{on_unreadable: {policy}, signals: {signals}}}"
+        top = f"source_groups: {{shop: {{max_running_chunks: 2, monitor: {monitor}}}}}\n"
+        desk.write(config(export("orders"), sources=SHOP, top=top))
+        found = findings(desk, code)
+        assert ("RIVET_SOURCE_SIGNAL_READABLE", "signal lock_waits of shop") in found
+        lost = found["RIVET_SOURCE_SIGNAL_UNREADABLE", "signal running_sessions of shop"]
+        assert "pg_read_all_stats" in lost["what"] and "GRANT" in lost["hint"]
+
+
 def test_what_is_well_is_said_and_nothing_is_left_behind(desk: Desk) -> None:
     found = findings(desk)
     for code, subject in (

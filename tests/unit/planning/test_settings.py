@@ -66,9 +66,9 @@ INVENTORY_2_4 = {
     "retry_backoff_ms": (1_000, 2_000, 5_000),
     "lock_timeout_s": (0, 30, 10),
 }
-"""Inventory 2.4, number by number. The batch sizes of fast and balanced bound rows where there is no
-memory limit; here the memory limit and the time target do, and only safe bounds rows. The memory
-threshold is the worker's ceiling; adaptive and min_parallel are the governor's."""
+"""Inventory 2.4, number by number. The batch sizes of fast and balanced bound rows where no
+memory limit does; here the memory limit and the time target do, and only safe bounds rows.
+The memory threshold is the worker's ceiling; adaptive and min_parallel are the governor's."""
 
 
 @pytest.mark.parametrize("field", INVENTORY_2_4)
