@@ -77,7 +77,7 @@ class Follower:
                 relation=None if query else RelationName(schema=self.schema, name="t"),
                 query=query,
                 key_columns=self.export.chunk_by_key or (),
-                boundaries_max=10,
+                boundaries_max=0 if self.mark else 10,
             )
         )
         request = newest_request(self.export, facts, query, self.mark)

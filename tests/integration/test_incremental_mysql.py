@@ -148,3 +148,25 @@ def test_a_time_window_begins_at_its_cutoff_in_utc(sql, source, kind) -> None:
     planned = Follower(source=source, export=export_of(**knobs)).plan(now_s=NOW_S)
     assert "at is NULL" in planned.warned
     assert sorted(planned.ids()) == [3, 4]
+
+
+def test_a_run_costs_the_rows_it_reads(sql, source) -> None:
+    """Counted by the server: neither planning nor any page walks what former runs have read."""
+    sql.numbers(2000)
+    table(sql)
+    sql.execute(
+        "INSERT INTO t SELECT i, '2025-06-01' + INTERVAL i DIV 10 SECOND, NULL FROM numbers"
+    )
+    sql.execute("ANALYZE TABLE t")
+    follower = Follower(source=source, export=export_of())
+    assert len(follower.run()) == 2000
+    sql.execute("INSERT INTO t SELECT i + 2000, '2025-06-02', NULL FROM numbers WHERE i <= 20")
+    before = rows_read(sql)
+    assert len(follower.run()) == 20
+    assert rows_read(sql) - before < 500
+
+
+def rows_read(sql) -> int:
+    found = sql.execute("SHOW GLOBAL STATUS LIKE 'Handler_read%'")
+    moving = ("Handler_read_next", "Handler_read_prev", "Handler_read_rnd_next")
+    return sum(int(value) for name, value in found if name in moving)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import random
+import re
 
 import pytest
 
 from rivet_fleet.contracts.keys import RangeKind
-from tests.integration.increment_kit import NOW_S, Follower, export_of
-from tests.integration.postgres_source_kit import source, sql
+from rivet_fleet.contracts.plan import TuningPlan
+from rivet_fleet.execution.chunkreader import PagedReader
+from rivet_fleet.execution.sources.postgres.reading import PostgresReading
+from tests.integration.increment_kit import NOW_S, SMALL, Follower, export_of
+from tests.integration.postgres_source_kit import drain, source, sql
 
 __all__ = ["source", "sql"]
 
@@ -229,3 +233,39 @@ def test_a_time_window_of_seconds(sql, source) -> None:
     knobs = {"mode": "time_window", "cursor_column": None, "time_column": "at", "days_window": 1}
     follower = Follower(source=source, export=export_of(time_column_type="unix", **knobs))
     assert follower.run() == [2, 3]
+
+
+def test_a_run_costs_the_rows_it_reads(sql, source) -> None:
+    """Counted by the server: neither planning nor any page walks what former runs have read."""
+    table(sql)
+    sql.execute(
+        "INSERT INTO t SELECT i, timestamptz '2025-06-01' + i / 10 * interval '1 second' "
+        "FROM generate_series(1, 5000) i"
+    )
+    sql.execute("ANALYZE t")
+    follower = Follower(source=source, export=export_of(), schema="public")
+    assert len(follower.run()) == 5000
+    sql.execute("INSERT INTO t SELECT i, '2025-06-02' FROM generate_series(5001, 5020) i")
+    planned = follower.plan()
+    (chunk,) = planned.choice.ranges
+    engine = PostgresReading(source._session, planned.read, TuningPlan())
+    reader = PagedReader(engine, planned.read, chunk)
+    pages = []
+    engine.open_stream = spy(engine.open_stream, pages)
+    assert len(drain(reader, SMALL)) == 20
+    assert len(pages) > 5
+    for select in pages:
+        sql.execute("SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off")
+        plan = sql.execute(f"EXPLAIN (ANALYZE, FORMAT TEXT) {select.sql()}").fetchall()
+        said = "\n".join(line for (line,) in plan)
+        assert "Index" in said, said
+        removed = [int(n) for n in re.findall(r"Rows Removed by Filter: (\d+)", said)]
+        assert sum(removed) <= 20, said
+
+
+def spy(open_stream, pages):
+    def opened(select, *rest):
+        pages.append(select)
+        return open_stream(select, *rest)
+
+    return opened

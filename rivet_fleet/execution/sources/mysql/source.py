@@ -51,7 +51,10 @@ class MysqlSource:
             lower = min(self._value_bytes_max, tuning.max_value_bytes)
             tuning = replace(tuning, max_value_bytes=lower)
         walked = chunk_range.kind in (RangeKind.KEYSET, RangeKind.SPAN)
-        index = leading_index(now.indexes, chunk_range.columns) if walked else None
+        # Behind a column's own index stands the primary key: it orders equal values as well.
+        orders = (chunk_range.columns, chunk_range.columns[:1]) if walked else ()
+        indexes = (leading_index(now.indexes, columns) for columns in orders)
+        index = next((found for found in indexes if found is not None), None)
         engine = MysqlReading(self._session, read, tuning, index=index)
         return PagedReader(engine, read, chunk_range)
 
