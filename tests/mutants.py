@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rivet_fleet.contracts.task import Verb
-from rivet_fleet.persistence import budgets, claims, finalizing, governing, ledger
+from rivet_fleet.persistence import accepting, budgets, claims, finalizing, governing, ledger
 from rivet_fleet.persistence.guards import status_in
 
 
@@ -94,6 +94,14 @@ def _governed_by_anybody() -> None:
 
 
 MUTANTS: dict[str, Mutant] = {
+    "accept_keeps_fence": Mutant(
+        apply=_cut(accepting, "_ACCEPT", "finalize_fence = finalize_fence + 1,"),
+        red=("test_an_accepted_run_is_finished_and_nothing_else",),
+    ),
+    "acceptance_outlives_other_verdicts": Mutant(
+        apply=_cut(finalizing, "_FAIL", " acceptance_json = NULL,"),
+        red=("test_other_verdicts_end_an_acceptance",),
+    ),
     "commit_unfenced": Mutant(
         apply=_unfenced(ledger, "COMMIT"), red=("test_a_stale_fence_cannot_commit",)
     ),
