@@ -247,7 +247,8 @@ def suggest(
     chunks = chunk_candidates(facts)
     rows = facts.row_estimate or 0
     cuts = _cuts(facts, chunks, plain=plain)
-    mode, reason = _mode(rows, cuts, cursors)
+    fallback = cursor_fallback(facts, cursors)
+    mode, reason = _mode(rows, cuts, cursors, fallback)
     chunked = mode == "chunked"
     ranged = chunked and "chunk_column" in cuts
     wide = facts.capabilities.parallel_wide_rows
@@ -271,7 +272,7 @@ def suggest(
         parallel=parallel_of(rows, facts.row_width_bytes, wide_rows=wide) if ranged else 1,
         target_row_group_mb=row_group_mb_of(facts.columns),
         cursor_candidates=cursors,
-        cursor_fallback=cursor_fallback(facts, cursors),
+        cursor_fallback=fallback,
         chunk_candidates=chunks,
         overrides=overrides_of(facts.columns),
         warnings=(*facts.warnings, *_remarks(listed, facts, plain=plain)),
@@ -293,15 +294,21 @@ def _cuts(
 
 
 def _mode(
-    rows: int, cuts: Mapping[str, tuple[str, ...]], cursors: Sequence[CursorCandidate]
+    rows: int,
+    cuts: Mapping[str, tuple[str, ...]],
+    cursors: Sequence[CursorCandidate],
+    fallback: str | None,
 ) -> tuple[str, str]:
     moments = [one for one in cursors if CursorReason.TIMESTAMP_TYPE in one.reasons]
     if rows > CHUNKED_ABOVE_ROWS and cuts:
         how, columns = next(iter(cuts.items()))
         by = "ranges of heap blocks" if how == "blocks" else f"{how} {named(columns)}"
         return "chunked", f"about {rows:,} rows, more than {CHUNKED_ABOVE_ROWS:,}: cut by {by}"
-    if moments:
-        best = moments[0]
+    best = moments[0] if moments else None
+    if best is not None and best.nullable and fallback is None:
+        # Rows without a cursor would never be read, and nobody has said that this is meant.
+        return "full", f"{best.column} may be NULL, and no other moment stands in for it"
+    if best is not None:
         return "incremental", f"{best.column} may tell what is new (score {best.score})"
     if rows > CHUNKED_ABOVE_ROWS:
         return "full", f"about {rows:,} rows, but nothing to cut them by"

@@ -108,6 +108,8 @@ def test_what_is_scaffolded_is_green_and_delivers_every_row(shop_desk: Desk) -> 
     assert list(written["sources"]) == ["shop"]
     assert written["sources"]["shop"] == {"type": "postgresql", "url_env": "SHOP_DB_URL"}
     assert exports["orders"]["mode"] == "chunked"
+    # Its only moment may be NULL: rows without one would never be read.
+    assert exports["Order_Items"]["mode"] == "full"
     assert exports["orders"]["chunk_by_key"] == ["id"]
     assert exports["orders"]["chunk_size"] == 100_000
     assert exports["people"]["columns"] == {
@@ -140,6 +142,8 @@ def test_the_same_on_another_engine(tmp_path: Path, mysql_database: str) -> None
     exports = {one["name"]: one for one in written["exports"]}
     assert set(exports) == set(MARIADB_ROWS)
     assert exports["orders"]["table"] == "orders"
+    assert exports["orders"]["mode"] == "incremental"
+    assert exports["orders"]["cursor_column"] == "updated_at"
     assert exports["places"]["columns"]["at"] == "binary"
     assert exports["strange_name"]["query"].startswith("SELECT * FROM `")
     checked = desk.cli("check", "--json").json

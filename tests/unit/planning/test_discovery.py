@@ -155,6 +155,9 @@ def test_a_few_rows_with_a_timestamp_are_incremental() -> None:
     found = suggested(facts)
     assert (found.mode, found.mode_now) == ("incremental", "incremental")
     assert suggested(facts, modes=("full", "chunked")).mode_now == "full"
+    unsure = (column("id", K.INT64), column("at", K.TIMESTAMP, nullable=True))
+    found = suggested(facts_of(10, columns=unsure, indexes=(PRIMARY,)))
+    assert (found.mode, found.mode_reason.split(",")[0]) == ("full", "at may be NULL")
 
 
 def test_without_a_key_blocks_are_cut_and_else_an_indexed_column() -> None:
