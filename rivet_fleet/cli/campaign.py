@@ -26,6 +26,7 @@ from rivet_fleet.contracts.events import EventName
 from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.coordination import submit as submission
 from rivet_fleet.coordination import wiring
+from rivet_fleet.coordination.campaign_lookup import find_campaign
 from rivet_fleet.coordination.closing import closing_report
 from rivet_fleet.coordination.coordinator import (
     Coordinator,
@@ -115,7 +116,7 @@ def resume(
     """Continue a campaign by its stored plan, even when the configuration has changed since."""
     session = start(config, params, state_url, shows_progress=True)
     with fleet_of(session, "coordinator") as fleet:
-        view = submission.find_campaign(fleet, session.loaded.campaign_name, _wanted(campaign_id))
+        view = find_campaign(fleet, session.loaded.campaign_name, _wanted(campaign_id))
         submission.go_on(fleet, session.loaded, view.campaign_id)
         click.echo(f"continuing campaign {view.campaign_id} by its stored plan", err=True)
         return coordinate(

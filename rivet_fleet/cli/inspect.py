@@ -18,8 +18,8 @@ from rivet_fleet.cli.session import (
 )
 from rivet_fleet.contracts.codec import dumps
 from rivet_fleet.contracts.keys import CampaignId
+from rivet_fleet.coordination.campaign_lookup import find_campaign
 from rivet_fleet.coordination.inspection import campaign_status, validate_campaign
-from rivet_fleet.coordination.submit import find_campaign
 from rivet_fleet.errors import ExitCode
 from rivet_fleet.observability.status import render_status, status_json
 from rivet_fleet.verification.findings import Depth

@@ -20,9 +20,9 @@ from rivet_fleet.contracts.codec import dumps, to_plain
 from rivet_fleet.contracts.cursor import describe_mark
 from rivet_fleet.contracts.keys import CampaignId, describe_range
 from rivet_fleet.contracts.state import Boundary, RunView
+from rivet_fleet.coordination.campaign_lookup import find_campaign
 from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.coordination.operate import change_budget
-from rivet_fleet.coordination.submit import find_campaign
 from rivet_fleet.errors import UsageError
 from rivet_fleet.observability.groups import budget_line
 from rivet_fleet.observability.redaction import redact_plain

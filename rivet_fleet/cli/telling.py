@@ -21,8 +21,8 @@ from rivet_fleet.contracts.codec import dumps, to_plain
 from rivet_fleet.contracts.events import EventName
 from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.contracts.state import JournalEntry, JournalFilter
+from rivet_fleet.coordination.campaign_lookup import find_campaign
 from rivet_fleet.coordination.fleet import Fleet
-from rivet_fleet.coordination.submit import find_campaign
 from rivet_fleet.coordination.telling import follow_entries, newest_entries, read_metrics
 from rivet_fleet.errors import StateRefused, UsageError
 from rivet_fleet.observability.history import history_lines

@@ -14,13 +14,13 @@ from rivet_fleet.contracts.events import Emit, Event, EventName
 from rivet_fleet.contracts.keys import CampaignId, WorkerId
 from rivet_fleet.contracts.protection import MonitorPlan
 from rivet_fleet.contracts.url import redact
+from rivet_fleet.coordination.campaign_lookup import await_campaign
 from rivet_fleet.coordination.fleet import Fleet, FleetSettings
 from rivet_fleet.coordination.governor import Governor, GovernorLinks
 from rivet_fleet.coordination.heartbeat import Heartbeat, HeartbeatLimits
 from rivet_fleet.coordination.identity import process_alive, this_process
 from rivet_fleet.coordination.patience import Patience
 from rivet_fleet.coordination.stop import StopFlag, install, stop_with_parent
-from rivet_fleet.coordination.submit import await_campaign
 from rivet_fleet.coordination.worker import Worker
 from rivet_fleet.errors import ConfigError, ExitCode
 from rivet_fleet.execution import registry

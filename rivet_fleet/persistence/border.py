@@ -7,7 +7,6 @@ import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import psycopg
 from sqlalchemy import exc
 
 from rivet_fleet.contracts.url import redact
@@ -111,15 +110,17 @@ def meaning_of(failure: exc.DBAPIError) -> Meaning:
         return _UNAVAILABLE
     if isinstance(orig, sqlite3.Error):
         return _sqlite_meaning(orig)
-    state = getattr(orig, "sqlstate", None)
+    # A driver is known by what its errors carry, so that only the one in use is imported.
+    state = getattr(orig, "sqlstate", "")
     if state:
         found = [SQLSTATES[p] for p in (state, state[:2]) if p in SQLSTATES]
         return found[0] if found else _OTHERWISE
     # libpq reports a connection that could not be made, or broke, without any SQLSTATE.
-    return _connecting(orig) if isinstance(orig, psycopg.OperationalError) else _OTHERWISE
+    without_state = state is None and isinstance(failure, exc.OperationalError)
+    return _connecting(orig) if without_state else _OTHERWISE
 
 
-def _connecting(orig: psycopg.OperationalError) -> Meaning:
+def _connecting(orig: BaseException | None) -> Meaning:
     text = str(orig)
     for sign, state in _CONNECT_REFUSALS:
         if sign in text:

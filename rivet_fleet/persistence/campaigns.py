@@ -15,7 +15,7 @@ from rivet_fleet.persistence.finalizing import ONLY_COMPLETED
 from rivet_fleet.persistence.journal import note, note_all
 from rivet_fleet.persistence.ledger import LOCK_CAMPAIGN
 from rivet_fleet.persistence.marks import refuse_moved_marks
-from rivet_fleet.persistence.schema import CLAIMABLE
+from rivet_fleet.persistence.versions import CLAIMABLE
 
 _ADD_CAMPAIGN = """
 INSERT INTO campaign (campaign_id, campaign_name, config_digest, config_path, status, created_at_s)

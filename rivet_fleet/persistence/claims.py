@@ -16,7 +16,7 @@ from rivet_fleet.persistence.database import Database, Record, Transaction
 from rivet_fleet.persistence.guards import effect, guard, status_in
 from rivet_fleet.persistence.hosts import require_this_host
 from rivet_fleet.persistence.journal import note_all
-from rivet_fleet.persistence.schema import CLAIMABLE
+from rivet_fleet.persistence.versions import CLAIMABLE
 
 # The run's status is a scalar subquery on purpose: an EXISTS may become a join, and a join may
 # lose the index order that lets the scan stop at the first row.

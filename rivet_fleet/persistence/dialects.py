@@ -1,4 +1,5 @@
-"""What differs between the two backends, in this one place: clock, locks, begin, connecting.
+"""What differs between the two backends: clock, locks, begin, connecting. The seam, and SQLite's
+side of it; ``postgres_dialect`` is the other, so that a laptop's state imports no server's driver.
 
 Both engines run in driver-level autocommit and transactions are begun here in so many words:
 SQLite needs ``BEGIN IMMEDIATE`` behind a file lock, PostgreSQL gets its limits in the same round
@@ -13,23 +14,16 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-import psycopg
 from sqlalchemy import URL, Connection, Engine, create_engine, event
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from rivet_fleet.contracts.url import DatabaseUrl
 from rivet_fleet.errors import StateRefused
 from rivet_fleet.persistence.filelock import FileLock
-from rivet_fleet.persistence.watchdog import LimitedConnection, Watchdog
 
 ANSWER_MAX_S = 15.0
 """How long one statement may take, its way through the network included."""
-_DRIVER_ERRORS = (sqlite3.Error, psycopg.Error, SQLAlchemyError)
-_MIGRATE_MAX_S = 180.0
-_CONNECT_MAX_S = 5
-_POOL_WAIT_S = 30.0
-_MIGRATION_LOCK = 0x7269_7665_745F_666C
+POOL_WAIT_S = 30.0
 
 _NETWORK_FILESYSTEMS = {
     *("nfs", "nfs4", "cifs", "smb2", "smb3", "smbfs", "ncpfs", "afs", "ceph", "lustre", "gfs2"),
@@ -77,7 +71,7 @@ class Dialect(Protocol):
         ...
 
 
-_Limit = Callable[[Connection], contextlib.AbstractContextManager[None]]
+Limit = Callable[[Connection], contextlib.AbstractContextManager[None]]
 
 
 def _unlimited(_connection: Connection) -> contextlib.AbstractContextManager[None]:
@@ -85,7 +79,17 @@ def _unlimited(_connection: Connection) -> contextlib.AbstractContextManager[Non
 
 
 @contextlib.contextmanager
-def _transaction(connection: Connection, begin: str, limit: _Limit = _unlimited) -> Iterator[None]:
+def transaction(
+    connection: Connection,
+    begin: str,
+    limit: Limit = _unlimited,
+    *,
+    driver_error: type[Exception],
+) -> Iterator[None]:
+    """``begin`` to COMMIT, each within ``limit``; rolled back on errors.
+
+    ``driver_error``: what the driver may raise when even the rollback does not get through.
+    """
     with limit(connection):
         connection.exec_driver_sql(begin)
     try:
@@ -95,7 +99,7 @@ def _transaction(connection: Connection, begin: str, limit: _Limit = _unlimited)
     except BaseException:
         # The driver's own rollback sends nothing when no transaction is open any more.
         if not connection.invalidated:
-            with contextlib.suppress(*_DRIVER_ERRORS), limit(connection):
+            with contextlib.suppress(driver_error, SQLAlchemyError), limit(connection):
                 connection.connection.dbapi_connection.rollback()  # type: ignore[union-attr]
         raise
 
@@ -133,7 +137,7 @@ class SqliteDialect:
             isolation_level="AUTOCOMMIT",
             pool_size=pool_size,
             max_overflow=4,
-            pool_timeout=_POOL_WAIT_S,
+            pool_timeout=POOL_WAIT_S,
             connect_args={"timeout": 30.0, "check_same_thread": False, "cached_statements": 256},
         )
         event.listen(engine, "connect", self._prepare)
@@ -153,12 +157,15 @@ class SqliteDialect:
     @contextlib.contextmanager
     def writing(self, connection: Connection, *, migrating: bool = False) -> Iterator[None]:
         """See ``Dialect.writing``."""
-        with self._lock.held(), _transaction(connection, "BEGIN IMMEDIATE"):
+        with (
+            self._lock.held(),
+            transaction(connection, "BEGIN IMMEDIATE", driver_error=sqlite3.Error),
+        ):
             yield
 
     def reading(self, connection: Connection) -> contextlib.AbstractContextManager[None]:
         """See ``Dialect.reading``."""
-        return _transaction(connection, "BEGIN")
+        return transaction(connection, "BEGIN", driver_error=sqlite3.Error)
 
     def limit(self, connection: Connection) -> contextlib.AbstractContextManager[None]:
         """See ``Dialect.limit``."""
@@ -171,130 +178,6 @@ class SqliteDialect:
     def close(self) -> None:
         """See ``Dialect.close``."""
         self._lock.close()
-
-
-class PostgresDialect:
-    """A server for many hosts, directly or behind a transaction pooler."""
-
-    one_statement_claim = True
-    one_host = False
-    fragments: Mapping[str, str] = {
-        "NOW_S": "extract(epoch from clock_timestamp())::float8",
-        "LOCK_TASKS": "FOR UPDATE OF t SKIP LOCKED",
-        "LOCK_ROW": "FOR UPDATE",
-    }
-    # A process that is paused inside a transaction must not keep its row locks: others would
-    # skip those tasks for as long as the pause lasts.
-    _BEGIN = (
-        "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '10s'; "
-        "SET LOCAL statement_timeout = '14s'; SET LOCAL lock_timeout = '10s'"
-    )
-    _BEGIN_READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; " + _BEGIN.split("; ", 1)[1]
-    _BEGIN_MIGRATION = (
-        f"BEGIN; SET LOCAL lock_timeout = 0; SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})"
-    )
-
-    def __init__(self, url: DatabaseUrl, *, answer_max_s: float = ANSWER_MAX_S) -> None:
-        self._url = url
-        self._answer_max_s = answer_max_s
-        self.target = url.identity
-        self.secrets: tuple[str, ...] = (url.password,) if url.password else ()
-        self._watchdog = Watchdog()
-
-    def engine(self, pool_size: int) -> Engine:
-        """See ``Dialect.engine``."""
-        url = self._url
-        engine = create_engine(
-            URL.create(
-                "postgresql+psycopg",
-                username=url.user or None,
-                password=url.password,
-                host=None if url.host.startswith("/") else url.host or None,
-                port=url.port,
-                database=url.database or None,
-                query={"host": url.host} if url.host.startswith("/") else {},
-            ),
-            isolation_level="AUTOCOMMIT",
-            hide_parameters=True,
-            pool_size=pool_size,
-            max_overflow=4,
-            pool_timeout=_POOL_WAIT_S,
-            pool_recycle=1800,
-            use_native_hstore=False,
-            connect_args=self._connect_args(),
-        )
-        # SQLAlchemy asks a first connection questions of its own, outside of our statements.
-        event.listen(engine, "do_connect", self._connect)
-        event.listen(engine, "connect", _connected)
-        return engine
-
-    def _connect(
-        self, _dialect: object, _record: ConnectionPoolEntry, _args: object, options: dict[str, Any]
-    ) -> LimitedConnection:
-        connection = LimitedConnection.connect(**options)
-        connection.limit = lambda: self._watchdog.limit(connection.fileno(), self._answer_max_s)
-        return connection
-
-    def _connect_args(self) -> dict[str, object]:
-        return {
-            "connect_timeout": _CONNECT_MAX_S,
-            "keepalives": 1,
-            "keepalives_idle": 10,
-            "keepalives_interval": 3,
-            "keepalives_count": 3,
-            "tcp_user_timeout": 10_000,
-            "application_name": "rivet-fleet",
-            # Server-side prepared statements do not survive a transaction pooler.
-            "prepare_threshold": None,
-            **dict(self._url.options),
-        }
-
-    @contextlib.contextmanager
-    def writing(self, connection: Connection, *, migrating: bool = False) -> Iterator[None]:
-        """See ``Dialect.writing``."""
-        if migrating:
-            # Waiting for fifteen other migrations is the one wait that may be long.
-            begin = self._BEGIN_MIGRATION
-            with self._within(connection, _MIGRATE_MAX_S), _transaction(connection, begin):
-                yield
-            return
-        with _transaction(connection, self._BEGIN, self.limit):
-            yield
-
-    def reading(self, connection: Connection) -> contextlib.AbstractContextManager[None]:
-        """See ``Dialect.reading``."""
-        return _transaction(connection, self._BEGIN_READ, self.limit)
-
-    def limit(self, connection: Connection) -> contextlib.AbstractContextManager[None]:
-        """See ``Dialect.limit``."""
-        return self._within(connection, self._answer_max_s)
-
-    def _within(
-        self, connection: Connection, seconds: float
-    ) -> contextlib.AbstractContextManager[None]:
-        raw: Any = connection.connection.dbapi_connection
-        if raw.closed:
-            return contextlib.nullcontext()  # the statement itself reports it
-        return self._watchdog.limit(raw.fileno(), seconds)
-
-    def refresh_statistics(self, engine: Engine) -> None:
-        """See ``Dialect.refresh_statistics``."""
-        # Before autovacuum has looked, a table that just grew from nothing is planned as small.
-        with (
-            contextlib.suppress(DBAPIError),
-            engine.connect() as connection,
-            self.limit(connection),
-        ):
-            connection.exec_driver_sql("ANALYZE chunk_task, chunk_run")
-
-    def close(self) -> None:
-        """See ``Dialect.close``."""
-        self._watchdog.close()
-
-
-def _connected(raw: LimitedConnection, _record: ConnectionPoolEntry) -> None:
-    """SQLAlchemy's own questions are answered; from now on each statement is limited."""
-    raw.limit = contextlib.nullcontext
 
 
 def refuse_network_filesystem(path: Path, mounts: str | None = None) -> None:

@@ -11,7 +11,7 @@ from rivet_fleet.persistence.database import Database, Transaction
 from rivet_fleet.persistence.dialects import refuse_network_filesystem
 from rivet_fleet.persistence.migrate import stored_version
 from rivet_fleet.persistence.open import dialect_of, sqlite_path
-from rivet_fleet.persistence.schema import SCHEMA_VERSION
+from rivet_fleet.persistence.versions import SCHEMA_VERSION
 
 _TOUCH = "UPDATE campaign SET campaign_name = campaign_name WHERE 1 = 0"
 _MAY_CREATE = "SELECT has_schema_privilege(current_schema(), 'CREATE')"

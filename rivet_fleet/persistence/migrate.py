@@ -8,7 +8,7 @@ from sqlalchemy import Connection, inspect, text
 
 from rivet_fleet.errors import StateRefused
 from rivet_fleet.persistence.database import Database
-from rivet_fleet.persistence.schema import SCHEMA_VERSION, VERSION_TABLE
+from rivet_fleet.persistence.versions import SCHEMA_VERSION, VERSION_TABLE
 
 _SCRIPTS = Path(__file__).parent / "migrations"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.errors import StateRefused
 from rivet_fleet.persistence.database import Database
-from rivet_fleet.persistence.dialects import ANSWER_MAX_S, Dialect, PostgresDialect, SqliteDialect
+from rivet_fleet.persistence.dialects import ANSWER_MAX_S, Dialect, SqliteDialect
 from rivet_fleet.persistence.sql_store import SqlStore
 from rivet_fleet.persistence.store import Store
 
@@ -58,4 +58,7 @@ def dialect_of(url: str, answer_max_s: float = ANSWER_MAX_S) -> Dialect:
             f"the state URL's scheme {parsed.scheme!r} is not known",
             hint=_WRITE,
         )
+    # Imported here: most states of one host need no server's driver.
+    from rivet_fleet.persistence.postgres_dialect import PostgresDialect
+
     return PostgresDialect(parsed, answer_max_s=answer_max_s)

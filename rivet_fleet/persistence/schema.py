@@ -21,13 +21,9 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA_VERSION = "0004"
-"""The newest migration this program knows."""
+from rivet_fleet.persistence.versions import CLAIMABLE, SCHEMA_VERSION, VERSION_TABLE
 
-VERSION_TABLE = "rivet_fleet_version"
-
-CLAIMABLE = "status IN ('pending', 'failed') AND attempts < attempts_max"
-"""Spelled identically in the claim and in its partial indexes, or SQLite does not use them."""
+__all__ = ["CLAIMABLE", "SCHEMA_VERSION", "VERSION_TABLE", "metadata"]
 
 metadata = MetaData(
     naming_convention={

@@ -14,8 +14,8 @@ from rivet_fleet.errors import SourceUnavailable, StateUnavailable
 from rivet_fleet.execution.sources.postgres import liveness, open_source
 from rivet_fleet.execution.sources.postgres.liveness import Liveness, ask, judge
 from rivet_fleet.persistence.database import Database
-from rivet_fleet.persistence.dialects import PostgresDialect
 from rivet_fleet.persistence.open import open_store
+from rivet_fleet.persistence.postgres_dialect import PostgresDialect
 from tests.integration.postgres_source_kit import LIMIT, facts_of, read_plan
 from tests.integration.relay import relay
 

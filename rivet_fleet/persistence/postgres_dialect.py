@@ -1,0 +1,147 @@
+"""A PostgreSQL server as the state database: the other side of ``dialects``' seam."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import psycopg
+from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from rivet_fleet.contracts.url import DatabaseUrl
+from rivet_fleet.persistence.dialects import ANSWER_MAX_S, POOL_WAIT_S, transaction
+from rivet_fleet.persistence.watchdog import LimitedConnection, Watchdog
+
+_MIGRATE_MAX_S = 180.0
+_CONNECT_MAX_S = 5
+_MIGRATION_LOCK = 0x7269_7665_745F_666C
+
+
+class PostgresDialect:
+    """A server for many hosts, directly or behind a transaction pooler."""
+
+    one_statement_claim = True
+    one_host = False
+    fragments: Mapping[str, str] = {
+        "NOW_S": "extract(epoch from clock_timestamp())::float8",
+        "LOCK_TASKS": "FOR UPDATE OF t SKIP LOCKED",
+        "LOCK_ROW": "FOR UPDATE",
+    }
+    # A process that is paused inside a transaction must not keep its row locks: others would
+    # skip those tasks for as long as the pause lasts.
+    _BEGIN = (
+        "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '10s'; "
+        "SET LOCAL statement_timeout = '14s'; SET LOCAL lock_timeout = '10s'"
+    )
+    _BEGIN_READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; " + _BEGIN.split("; ", 1)[1]
+    _BEGIN_MIGRATION = (
+        f"BEGIN; SET LOCAL lock_timeout = 0; SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})"
+    )
+
+    def __init__(self, url: DatabaseUrl, *, answer_max_s: float = ANSWER_MAX_S) -> None:
+        self._url = url
+        self._answer_max_s = answer_max_s
+        self.target = url.identity
+        self.secrets: tuple[str, ...] = (url.password,) if url.password else ()
+        self._watchdog = Watchdog()
+
+    def engine(self, pool_size: int) -> Engine:
+        """See ``Dialect.engine``."""
+        url = self._url
+        engine = create_engine(
+            URL.create(
+                "postgresql+psycopg",
+                username=url.user or None,
+                password=url.password,
+                host=None if url.host.startswith("/") else url.host or None,
+                port=url.port,
+                database=url.database or None,
+                query={"host": url.host} if url.host.startswith("/") else {},
+            ),
+            isolation_level="AUTOCOMMIT",
+            hide_parameters=True,
+            pool_size=pool_size,
+            max_overflow=4,
+            pool_timeout=POOL_WAIT_S,
+            pool_recycle=1800,
+            use_native_hstore=False,
+            connect_args=self._connect_args(),
+        )
+        # SQLAlchemy asks a first connection questions of its own, outside of our statements.
+        event.listen(engine, "do_connect", self._connect)
+        event.listen(engine, "connect", _connected)
+        return engine
+
+    def _connect(
+        self, _dialect: object, _record: ConnectionPoolEntry, _args: object, options: dict[str, Any]
+    ) -> LimitedConnection:
+        connection = LimitedConnection.connect(**options)
+        connection.limit = lambda: self._watchdog.limit(connection.fileno(), self._answer_max_s)
+        return connection
+
+    def _connect_args(self) -> dict[str, object]:
+        return {
+            "connect_timeout": _CONNECT_MAX_S,
+            "keepalives": 1,
+            "keepalives_idle": 10,
+            "keepalives_interval": 3,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 10_000,
+            "application_name": "rivet-fleet",
+            # Server-side prepared statements do not survive a transaction pooler.
+            "prepare_threshold": None,
+            **dict(self._url.options),
+        }
+
+    @contextlib.contextmanager
+    def writing(self, connection: Connection, *, migrating: bool = False) -> Iterator[None]:
+        """See ``Dialect.writing``."""
+        if migrating:
+            # Waiting for fifteen other migrations is the one wait that may be long.
+            begin = self._BEGIN_MIGRATION
+            with (
+                self._within(connection, _MIGRATE_MAX_S),
+                transaction(connection, begin, driver_error=psycopg.Error),
+            ):
+                yield
+            return
+        with transaction(connection, self._BEGIN, self.limit, driver_error=psycopg.Error):
+            yield
+
+    def reading(self, connection: Connection) -> contextlib.AbstractContextManager[None]:
+        """See ``Dialect.reading``."""
+        return transaction(connection, self._BEGIN_READ, self.limit, driver_error=psycopg.Error)
+
+    def limit(self, connection: Connection) -> contextlib.AbstractContextManager[None]:
+        """See ``Dialect.limit``."""
+        return self._within(connection, self._answer_max_s)
+
+    def _within(
+        self, connection: Connection, seconds: float
+    ) -> contextlib.AbstractContextManager[None]:
+        raw: Any = connection.connection.dbapi_connection
+        if raw.closed:
+            return contextlib.nullcontext()  # the statement itself reports it
+        return self._watchdog.limit(raw.fileno(), seconds)
+
+    def refresh_statistics(self, engine: Engine) -> None:
+        """See ``Dialect.refresh_statistics``."""
+        # Before autovacuum has looked, a table that just grew from nothing is planned as small.
+        with (
+            contextlib.suppress(DBAPIError),
+            engine.connect() as connection,
+            self.limit(connection),
+        ):
+            connection.exec_driver_sql("ANALYZE chunk_task, chunk_run")
+
+    def close(self) -> None:
+        """See ``Dialect.close``."""
+        self._watchdog.close()
+
+
+def _connected(raw: LimitedConnection, _record: ConnectionPoolEntry) -> None:
+    """SQLAlchemy's own questions are answered; from now on each statement is limited."""
+    raw.limit = contextlib.nullcontext
