@@ -51,7 +51,8 @@ COMPILED := setup.py $(shell find rivet_fleet -name "*.pyx" -o -name "*.pxd" -o 
 $(READY): requirements-dev.lock pyproject.toml scripts/make-venv $(COMPILED)
 	scripts/make-venv '$(PYTHON)' $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements-dev.lock
-	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation \
+	    --config-settings editable_mode=compat -e .
 	touch $@
 
 .tools/.ready: scripts/install-tools

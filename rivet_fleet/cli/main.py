@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -57,9 +58,14 @@ class LazyGroup(click.Group):
         if target is None:
             return None
         module, _, attribute = target.partition(":")
-        if module in ("rivet_fleet.cli.worker", "rivet_fleet.cli.campaign"):
+        # Importing makes much that lives as long as the process: nothing to collect, nor to
+        # look at again.
+        gc.disable()
+        if module != "rivet_fleet.cli.misc":
             import_lean()
         command: click.Command = getattr(importlib.import_module(module), attribute)
+        gc.freeze()
+        gc.enable()
         return command
 
     def resolve_command(
@@ -137,7 +143,18 @@ def cli(ctx: click.Context, json_errors: bool, log_level: str | None, log_json: 
 
 def main() -> None:
     """The entry point. Exit codes: docs/reference/exit-codes.md."""
-    sys.exit(_main(sys.argv[1:]))
+    _leave(_main(sys.argv[1:]))
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process now. Whatever must be closed was closed by its owner; taking an
+    interpreter and its libraries apart costs a tenth of a second and helps nobody."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            pass  # the reader has gone, or the stream was closed before us
+    os._exit(code)
 
 
 def _main(arguments: list[str]) -> int:
