@@ -116,7 +116,8 @@ def meaning_of(failure: exc.DBAPIError) -> Meaning:
         found = [SQLSTATES[p] for p in (state, state[:2]) if p in SQLSTATES]
         return found[0] if found else _OTHERWISE
     # libpq reports a connection that could not be made, or broke, without any SQLSTATE.
-    without_state = state is None and isinstance(failure, exc.OperationalError)
+    operational = any(kind.__name__ == "OperationalError" for kind in type(orig).__mro__)
+    without_state = state is None and operational
     return _connecting(orig) if without_state else _OTHERWISE
 
 
