@@ -13,8 +13,11 @@ unexport PYTHONDONTWRITEBYTECODE
 demo: $(READY)
 	$(BIN)/rivet-fleet demo
 
+# One more than the two cores it is made for: much of a fault is waiting.
+TESTERS ?= 3
+
 test: $(READY) .tools/.ready
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import closing
 
@@ -17,6 +18,13 @@ from rivet_fleet.demo.mariadb import EmbeddedMariadb, EmbeddedMariadbMissing, em
 MYSQL_URL_VARIABLE = "RIVET_FLEET_TEST_MYSQL_URL"
 
 _numbers = itertools.count(1)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Ctrl-C is part of what is tested: a shell that starts this in its background ignores it for
+    us and for every process we start."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def missing(reason: str) -> None:

@@ -47,9 +47,9 @@ class Place:
         self.desk.write(CONFIG.format(more="\n".join(f"    {line}" for line in more)))
 
     def run(self, *options: str, code: int = 0) -> dict[str, Any]:
-        """A whole campaign with three workers; its report."""
+        """A whole campaign with two workers; its report."""
         report: dict[str, Any] = self.desk.cli(
-            "run", "--workers", "3", "--json", *options, code=code
+            "run", "--workers", "2", "--json", *options, code=code
         ).json
         return report
 
