@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, event, text
@@ -93,6 +95,33 @@ def test_migrations_and_metadata_make_the_same_database(
         assert compare_metadata(context, metadata) == []
         assert _indexes(migrated) == _indexes(declared)
     fresh.dispose()
+
+
+def test_budgets_of_former_campaigns_become_those_of_their_groups(opened: SqlStore) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(hosts.__file__).parent / "migrations"))
+    with opened._db.migrating() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0003")
+        for number, slots in enumerate([5, 2, None]):
+            values = {"id": f"c{number}", "at": float(number), "slots": slots}
+            connection.execute(
+                text(
+                    "INSERT INTO campaign (campaign_id, campaign_name, config_digest, config_path, "
+                    "status, created_at_s) VALUES (:id, :id, 'd', 'p', 'active', :at)"
+                ),
+                values,
+            )
+            connection.execute(
+                text(
+                    "INSERT INTO source_group (campaign_id, group_name, slots_max) "
+                    "VALUES (:id, 'db', :slots)"
+                ),
+                values,
+            )
+    opened.migrate()
+    (budget,) = opened.budgets()
+    assert (budget.group_name, budget.ceiling) == ("db", 2), "the newest word that was a number"
 
 
 def test_the_program_knows_its_newest_migration() -> None:
