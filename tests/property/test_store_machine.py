@@ -26,6 +26,7 @@ from hypothesis.stateful import (
 
 from rivet_fleet.contracts.keys import CampaignId, RunId, TaskId
 from rivet_fleet.contracts.part import PartStatus
+from rivet_fleet.contracts.protection import SourceBudget
 from rivet_fleet.contracts.state import Failure, FinalizeLease, FinishedRun
 from rivet_fleet.contracts.task import CampaignStatus, RunStatus, TaskStatus
 from rivet_fleet.errors import LeaseLost, StateRefused
@@ -73,7 +74,7 @@ class StoreMachine(RuleBasedStateMachine):
             groups=[f"{self.campaign_id}-db"] * len(chunks),
             slots={} if slots is None else {f"{self.campaign_id}-db": slots},
         )
-        self.slots = slots
+        self.slots, self.lowered = slots, False
         self.workers = [identity(f"{self.campaign_id}-w{n}") for n in range(3)]
         for side in (self.real, self.model):
             assert side.store.submit(plan).created
@@ -112,8 +113,10 @@ class StoreMachine(RuleBasedStateMachine):
                 return None
             return (claim.run_id, claim.chunk_index), claim.fence, claim.attempt
 
+        (before,) = self.real.store.groups(self.campaign_id)
         found = self.both(act)
         if found is not None:
+            assert self.slots is None or before.running < self.slots, "beyond the budget"
             key, fence, _ = found
             assert fence > self.fences[key]
             self.held.append((key, fence, worker))
@@ -169,6 +172,12 @@ class StoreMachine(RuleBasedStateMachine):
         )
 
     # -- time, reapers, operators ---------------------------------------------------------
+
+    @rule(slots=st.sampled_from([None, 1, 2, 3]))
+    def an_operator_changes_the_budget(self, slots: int | None) -> None:
+        budget = SourceBudget(group_name=f"{self.campaign_id}-db", chunks_max=slots)
+        self.both(lambda s, _i: len(s.store.set_budgets([budget], by="operator")))
+        self.slots, self.lowered = slots, True
 
     @rule(data=st.data())
     def a_lease_runs_out(self, data: st.DataObject) -> None:
@@ -287,7 +296,7 @@ class StoreMachine(RuleBasedStateMachine):
             assert run is not None
             if run.status is RunStatus.COMPLETED:
                 assert all(t.status is TaskStatus.COMPLETED for t in tasks)
-        if self.slots is not None:
+        if self.slots is not None and not self.lowered:
             (group,) = self.real.store.groups(self.campaign_id)
             assert group.running <= self.slots
         campaign = self.real.store.campaign(self.campaign_id)
