@@ -19,7 +19,14 @@ from tests.mutants import apply_mutant, prepare_mutant
 MUTANT = os.environ.get("RIVET_FLEET_TEST_MUTANT", "")
 _TABLES = (
     *("file_log", "chunk_task", "chunk_run", "source_budget", "source_pace", "campaign", "worker"),
-    *("run_journal", "export_metrics", "export_state", "export_progression", "fleet_meta"),
+    *(
+        "run_journal",
+        "export_metrics",
+        "export_harm",
+        "export_state",
+        "export_progression",
+        "fleet_meta",
+    ),
 )
 
 

@@ -25,6 +25,7 @@ from rivet_fleet.coordination.campaign_lookup import find_campaign
 from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.coordination.telling import follow_entries, newest_entries, read_metrics
 from rivet_fleet.errors import StateRefused, UsageError
+from rivet_fleet.observability.harm import harm_lines
 from rivet_fleet.observability.history import history_lines
 from rivet_fleet.observability.journal import render_journal, since_s
 from rivet_fleet.observability.metrics import metrics_lines
@@ -89,8 +90,9 @@ def metrics(
         click.echo(prometheus_text(name, report.now, report.ended), nl=False)
     else:
         head = f"Campaign {name} ({report.campaign_id}): {report.campaign_status}"
+        counted = harm_lines(report.harm, hide)
         ended = history_lines(report.ended, hide)
-        click.echo("\n".join([head, *metrics_lines(report.now, hide), "", *ended]))
+        click.echo("\n".join([head, *metrics_lines(report.now, hide), *counted, "", *ended]))
     return 0
 
 

@@ -40,6 +40,7 @@ class EventName(Enum):
     CHUNK_REOPENED = "chunk.reopened"
     LEASE_LOST = "lease.lost"
     SOURCE_RETRIED = "source.retried"
+    SOURCE_COUNTED = "source.counted"
     STATE_RETRIED = "state.retried"
     DESTINATION_RETRIED = "destination.retried"
     BUDGET_CHANGED = "budget.changed"

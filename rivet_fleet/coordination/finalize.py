@@ -26,6 +26,7 @@ from rivet_fleet.contracts.quality import RunFindings, refusal
 from rivet_fleet.contracts.state import FinalizeLease, FinishedRun, RunView
 from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.coordination.gates import run_findings, tell_findings
+from rivet_fleet.coordination.harm import look_after
 from rivet_fleet.coordination.publish import reopen_chunk
 from rivet_fleet.errors import DataIntegrityError, DestinationError, LeaseLost, StateError
 from rivet_fleet.execution.destination import Destination, Presence
@@ -215,6 +216,7 @@ def _finish(
     except LeaseLost:
         return False
     reach(KillPoint.RUN_FINISHED)
+    look_after(fleet, run)
     tell_findings(fleet, run, findings)
     if fingerprint:
         _report(fleet, run.run_id, parts)

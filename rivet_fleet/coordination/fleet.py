@@ -72,6 +72,10 @@ class Fleet:
             self._sources[name] = self.open_source(name, identity)
         return self._sources[name]
 
+    def holds_source(self, name: str) -> bool:
+        """True while this process has a connection to it."""
+        return name in self._sources
+
     def destination(self, run_id: RunId) -> Destination:
         """Where a run's parts go; opened once per prefix."""
         plan = self.planned_run(run_id).plan.destination

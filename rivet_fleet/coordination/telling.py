@@ -9,6 +9,7 @@ from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.contracts.state import CampaignView, JournalEntry, JournalFilter
 from rivet_fleet.coordination.coordinator import COORDINATOR
 from rivet_fleet.coordination.fleet import Fleet
+from rivet_fleet.observability.harm import CountedRun, counted_runs
 from rivet_fleet.observability.history import EndedRun, ended_run
 from rivet_fleet.observability.metrics import CampaignMetrics, campaign_metrics
 
@@ -26,6 +27,7 @@ class MetricsReport:
     campaign_status: str
     now: CampaignMetrics
     ended: tuple[EndedRun, ...]
+    harm: tuple[CountedRun, ...] = ()
 
 
 def read_metrics(
@@ -34,6 +36,7 @@ def read_metrics(
     """The numbers of one moment, with the ``last`` ended runs of each export."""
     store = fleet.store
     runs = [r for r in store.runs(view.campaign_id) if export_name in (None, r.export_name)]
+    names = {run.run_id: run.export_name for run in runs}
     workers = store.workers(alive_within_s=fleet.settings.lease_ttl_s)
     ended = [
         ended_run(row)
@@ -53,6 +56,7 @@ def read_metrics(
             store.groups(view.campaign_id),
             store.now_s(),
         ),
+        harm=counted_runs(store.harm(view.campaign_id), names),
         ended=tuple(sorted(ended, key=lambda run: -run.ended_at_s)),
     )
 

@@ -11,7 +11,7 @@ import psutil
 import structlog
 
 from rivet_fleet.contracts.events import Event, EventName
-from rivet_fleet.contracts.keys import CampaignId
+from rivet_fleet.contracts.keys import CampaignId, RunId
 from rivet_fleet.contracts.killpoints import KillPoint, reach
 from rivet_fleet.contracts.lease import Claim
 from rivet_fleet.contracts.plan import ExportPlan
@@ -21,6 +21,7 @@ from rivet_fleet.contracts.task import CampaignStatus
 from rivet_fleet.coordination.closing import verdict
 from rivet_fleet.coordination.commit import deliver_chunk
 from rivet_fleet.coordination.fleet import Fleet
+from rivet_fleet.coordination.harm import look_before
 from rivet_fleet.coordination.heartbeat import Heartbeat
 from rivet_fleet.coordination.protect import ChunkGuard, Protection
 from rivet_fleet.coordination.tend import tend
@@ -98,6 +99,7 @@ class Worker:
         self._claimed: Claim | None = None
         self._protection = Protection(fleet)
         self._guard: ChunkGuard | None = None
+        self._looked_at: set[RunId] = set()
         self._outages = 0
         """Chunks given back in a row because the source could not be connected."""
 
@@ -190,6 +192,9 @@ class Worker:
             tuning=plan.tuning,
             pacer=pacer,
         )
+        if claim.run_id not in self._looked_at:
+            self._looked_at.add(claim.run_id)
+            look_before(fleet, claim.run_id, plan.read.source, source)
         guard.pausable = reader.resumable
         try:
             return extract_chunk(

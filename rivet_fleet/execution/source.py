@@ -8,6 +8,7 @@ from typing import Protocol
 import pyarrow as pa
 
 from rivet_fleet.contracts.facts import FactsRequest, SourceFacts
+from rivet_fleet.contracts.harm import HarmReading
 from rivet_fleet.contracts.keys import ChunkRange, RelationName
 from rivet_fleet.contracts.listing import Listing, ServerFacts, SourceNote
 from rivet_fleet.contracts.plan import ReadPlan, TuningPlan
@@ -103,6 +104,11 @@ class Source(Protocol):
     ) -> tuple[SourceNote, ...]:
         """Prove that every column may be read, without reading a row; what is worth knowing
         about the reading. Raises SourceRefused, with the missing privilege as its hint."""
+        ...
+
+    def read_harm(self) -> HarmReading:
+        """The server's own counters now, everybody's work in them, and what it is like. A
+        question to statistics, bounded to seconds. Raises SourceError."""
         ...
 
     def ping(self) -> str:

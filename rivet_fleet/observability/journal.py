@@ -17,6 +17,7 @@ from rivet_fleet.observability.units import rfc3339
 WRITTEN_BY_STORE: frozenset[EventName] = frozenset(
     {
         EventName.CAMPAIGN_SUBMITTED,
+        EventName.SOURCE_COUNTED,
         EventName.CAMPAIGN_COMPLETED,
         EventName.CAMPAIGN_INCOMPLETE,
         EventName.CAMPAIGN_CANCELLED,

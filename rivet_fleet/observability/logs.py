@@ -59,6 +59,7 @@ EVENT_LEVELS: dict[EventName, str] = {
     EventName.CHUNK_REAPED: "warning",
     EventName.CHUNK_REOPENED: "warning",
     EventName.LEASE_LOST: "warning",
+    EventName.SOURCE_COUNTED: "info",
     EventName.SOURCE_RETRIED: "warning",
     EventName.STATE_RETRIED: "warning",
     EventName.DESTINATION_RETRIED: "warning",

@@ -12,6 +12,7 @@ from rivet_fleet.errors import StateRefused
 from rivet_fleet.persistence.budgets import configure
 from rivet_fleet.persistence.database import Database, Record, Transaction
 from rivet_fleet.persistence.finalizing import ONLY_COMPLETED
+from rivet_fleet.persistence.harm import FORGET_HARM
 from rivet_fleet.persistence.journal import note, note_all
 from rivet_fleet.persistence.ledger import LOCK_CAMPAIGN
 from rivet_fleet.persistence.marks import refuse_moved_marks
@@ -196,6 +197,7 @@ class Campaigns:
                     hint="stop or cancel the campaign first",
                 )
             named = {"export_name": export_name}
+            tx.run(FORGET_HARM, **named)
             runs = tx.run("DELETE FROM chunk_run WHERE export_name = :export_name", **named)
             tx.run(_EMPTIED)
             if not chunks_only:

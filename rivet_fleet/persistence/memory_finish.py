@@ -14,12 +14,13 @@ from rivet_fleet.contracts.state import Accepted, FinalizeLease, FinishedRun, Me
 from rivet_fleet.contracts.task import CampaignStatus, RunStatus, TaskStatus, Verb
 from rivet_fleet.errors import LeaseLost, StateRefused
 from rivet_fleet.persistence.accepting import acceptance_event, refuse_acceptance, wrong_state
+from rivet_fleet.persistence.memory_harm import MemoryHarm
 from rivet_fleet.persistence.memory_marks import MemoryMarks
 from rivet_fleet.persistence.memory_model import Run, changed_values
 from rivet_fleet.persistence.memory_views import synchronized
 
 
-class MemoryFinish(MemoryMarks):
+class MemoryFinish(MemoryMarks, MemoryHarm):
     """Finalizer and verdict."""
 
     def _all_completed(self, run: Run) -> bool:
@@ -196,6 +197,7 @@ class MemoryFinish(MemoryMarks):
         self._tasks = {k: t for k, t in self._tasks.items() if t.run_id not in gone}
         self._parts = [p for p in self._parts if p.run_id not in gone]
         self._uniques = {k: v for k, v in self._uniques.items() if k[0] not in gone}
+        self._harm = {k: v for k, v in self._harm.items() if k not in gone}
         for campaign in self._campaigns.values():
             settled = campaign.status in (CampaignStatus.COMPLETED, CampaignStatus.CANCELLED)
             if not settled and not self._runs_of(campaign.plan.campaign_id):

@@ -10,6 +10,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from rivet_fleet.contracts.codec import to_plain
 from rivet_fleet.contracts.events import Event, EventName
+from rivet_fleet.contracts.harm import RunHarm
 from rivet_fleet.contracts.keys import CampaignId, RunId, TaskId
 from rivet_fleet.contracts.part import LedgerPart, PartStatus
 from rivet_fleet.contracts.plan import ExportPlan
@@ -62,6 +63,7 @@ class MemoryRows:
         self._metrics: list[dict[str, object]] = []
         self._budgets: dict[str, Budget] = {}
         self._paces: dict[str, tuple[float, float]] = {}
+        self._harm: dict[RunId, RunHarm] = {}
         self._next_task_id = 1
 
     def _known(self, campaign_id: CampaignId) -> Campaign:

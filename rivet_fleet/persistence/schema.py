@@ -335,6 +335,16 @@ export_metrics = Table(
 )
 """One terminal row per finished or failed run."""
 
+export_harm = Table(
+    "export_harm",
+    metadata,
+    Column("run_id", Text, primary_key=True),
+    _text("source"),
+    _text("before_json"),
+    _text("after_json", nullable=True),
+)
+"""The source's own counters before and after a run."""
+
 export_state = Table(
     "export_state",
     metadata,

@@ -9,6 +9,7 @@ from rivet_fleet.persistence.claims import Claims
 from rivet_fleet.persistence.database import Database
 from rivet_fleet.persistence.finalizing import Finalizing
 from rivet_fleet.persistence.governing import Governing
+from rivet_fleet.persistence.harm import Harms
 from rivet_fleet.persistence.history import Histories
 from rivet_fleet.persistence.ledger import Ledger
 from rivet_fleet.persistence.marks import Marks
@@ -26,6 +27,7 @@ class SqlStore(
     Ledger,
     Finalizing,
     Histories,
+    Harms,
     Marks,
     Uniques,
     Views,

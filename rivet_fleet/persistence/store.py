@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from rivet_fleet.contracts.events import Event
+from rivet_fleet.contracts.harm import HarmReading, RunHarm
 from rivet_fleet.contracts.keys import CampaignId, RunId, TaskId
 from rivet_fleet.contracts.lease import Claim, WorkerIdentity
 from rivet_fleet.contracts.part import LedgerPart, StagedPart
@@ -350,6 +351,19 @@ class Store(Protocol):
 
     def progression(self, campaign_name: str) -> list[Progression]:
         """How far each export has come, by name. For people: nothing is decided by it (PG7)."""
+        ...
+
+    def note_harm_before(self, run_id: RunId, source: str, reading: HarmReading) -> None:
+        """The source's counters before the run; only the first word counts, and none after the
+        run has ended."""
+        ...
+
+    def note_harm_after(self, run_id: RunId, reading: HarmReading) -> None:
+        """The counters after the run's end, with the event; nothing without a look before."""
+        ...
+
+    def harm(self, campaign_id: CampaignId) -> list[RunHarm]:
+        """The looks at the sources of a campaign's runs, in its order. For people."""
         ...
 
     def reset_export(self, export_name: str, *, chunks_only: bool) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from rivet_fleet.contracts.facts import FactsRequest, SourceFacts, leading_index
+from rivet_fleet.contracts.harm import HarmReading
 from rivet_fleet.contracts.keys import ChunkRange, RangeKind, RelationName
 from rivet_fleet.contracts.listing import Listing, ServerFacts, SourceNote
 from rivet_fleet.contracts.plan import ReadPlan, TuningPlan
@@ -14,6 +15,7 @@ from rivet_fleet.errors import SchemaDrift
 from rivet_fleet.execution.chunkreader import PagedReader
 from rivet_fleet.execution.drift import drift
 from rivet_fleet.execution.sources.mysql import listing
+from rivet_fleet.execution.sources.mysql.harm import read_harm
 from rivet_fleet.execution.sources.mysql.introspect import introspect, read_shape
 from rivet_fleet.execution.sources.mysql.newest import newest
 from rivet_fleet.execution.sources.mysql.reading import MysqlReading
@@ -71,6 +73,10 @@ class MysqlSource:
     ) -> tuple[SourceNote, ...]:
         """Whether every column may be read; see ``Source``."""
         return listing.check_readable(self._session, relation, query)
+
+    def read_harm(self) -> HarmReading:
+        """The server's counters; see ``Source``."""
+        return read_harm(self._session)
 
     def ping(self) -> str:
         """Connect, ask, and say the server's version."""

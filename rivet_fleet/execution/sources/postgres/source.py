@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from rivet_fleet.contracts.facts import FactsRequest, SourceFacts
+from rivet_fleet.contracts.harm import HarmReading
 from rivet_fleet.contracts.keys import ChunkRange, RelationName
 from rivet_fleet.contracts.listing import Listing, ServerFacts, SourceNote
 from rivet_fleet.contracts.plan import ReadPlan, TuningPlan
@@ -14,6 +15,7 @@ from rivet_fleet.errors import SchemaDrift
 from rivet_fleet.execution.chunkreader import PagedReader
 from rivet_fleet.execution.drift import drift
 from rivet_fleet.execution.sources.postgres import listing
+from rivet_fleet.execution.sources.postgres.harm import read_harm
 from rivet_fleet.execution.sources.postgres.introspect import introspect, read_columns
 from rivet_fleet.execution.sources.postgres.newest import newest
 from rivet_fleet.execution.sources.postgres.reading import PostgresReading
@@ -65,6 +67,10 @@ class PostgresSource:
     ) -> tuple[SourceNote, ...]:
         """Whether every column may be read; see ``Source``."""
         return listing.check_readable(self._session, relation, query)
+
+    def read_harm(self) -> HarmReading:
+        """The server's counters; see ``Source``."""
+        return read_harm(self._session)
 
     def ping(self) -> str:
         """Connect, ask, and say the server's version."""

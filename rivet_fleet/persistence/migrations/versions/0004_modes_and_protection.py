@@ -12,6 +12,14 @@ _INT = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 def upgrade() -> None:
     """Add what is new; a campaign's budgets become those of its source groups."""
     _protection()
+    op.create_table(
+        "export_harm",
+        sa.Column("run_id", sa.Text(), nullable=False),
+        sa.Column("source", sa.Text(), nullable=False),
+        sa.Column("before_json", sa.Text(), nullable=False),
+        sa.Column("after_json", sa.Text(), nullable=True),
+        sa.PrimaryKeyConstraint("run_id", name="pk_export_harm"),
+    )
     op.add_column("chunk_run", sa.Column("acceptance_json", sa.Text(), nullable=True))
 
 
