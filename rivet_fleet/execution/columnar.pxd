@@ -50,6 +50,9 @@ cdef struct Column:
     uint8_t* validity
     int64_t nulls
     Column* child
+    # How much the first value takes: as much as the batch before needed. 0: a little.
+    int64_t rows_first
+    int64_t bytes_first
 
 # Bytes of a stream that are not decoded yet.
 cdef struct Pending:
@@ -62,6 +65,7 @@ cdef void pending_drop(Pending* pending, int64_t bytes) noexcept nogil
 cdef void pending_free(Pending* pending) noexcept nogil
 cdef int column_init(Column* column, Storage storage, int width, Column* child) noexcept nogil
 cdef void column_free(Column* column) noexcept nogil
+cdef void column_expect(Column* column, const Column* like) noexcept nogil
 cdef int column_grow_rows(Column* column) noexcept nogil
 cdef int column_grow_data(Column* column, int64_t bytes) noexcept nogil
 cdef void column_truncate(Column* column, int64_t rows) noexcept nogil

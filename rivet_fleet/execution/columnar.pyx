@@ -92,6 +92,19 @@ cdef void column_free(Column* column) noexcept nogil:
     column.rows = column.rows_room = column.data_bytes = column.data_room = column.nulls = 0
 
 
+cdef void column_expect(Column* column, const Column* like) noexcept nogil:
+    """Make room at once for as much as ``like`` held last: a column that grows step by step is
+    copied on the way, and leaves holes in the heap."""
+    column.rows_first = like.rows_first
+    column.bytes_first = like.bytes_first
+
+
+cdef void _remember(Column* column) noexcept nogil:
+    """The next batch will be about as large; a sixteenth more spares it the last doubling."""
+    column.rows_first = (column.rows + column.rows // 16 + 64) // 64 * 64
+    column.bytes_first = column.data_bytes + column.data_bytes // 16
+
+
 cdef int _resized(void** start, int64_t bytes) noexcept nogil:
     cdef void* grown = realloc(start[0], <size_t> bytes)
     if grown == NULL:
@@ -104,7 +117,7 @@ cdef int column_grow_rows(Column* column) noexcept nogil:
     """Double the room for rows. Valid bits are set and boolean bits cleared beforehand, so that
     appending a value that is there writes neither. DONE or NO_MEMORY."""
     cdef int64_t before = column.rows_room
-    cdef int64_t room = before * 2 if before else _ROWS_FIRST
+    cdef int64_t room = before * 2 if before else max(column.rows_first, _ROWS_FIRST)
     cdef int64_t bits_before = before // 8
     cdef int64_t bits = room // 8
     if _resized(<void**> &column.validity, bits) != DONE:
@@ -130,6 +143,8 @@ cdef int column_grow_data(Column* column, int64_t bytes) noexcept nogil:
     cdef int64_t room = column.data_room + column.data_room // 2
     if room < column.data_bytes + bytes:
         room = column.data_bytes + bytes
+    if not column.data_room and room < column.bytes_first:
+        room = column.bytes_first
     if room < _BYTES_FIRST:
         room = _BYTES_FIRST
     if _resized(<void**> &column.data, room) != DONE:
@@ -164,6 +179,7 @@ cdef object column_array(Column* column, object arrow_type):
         storage = column_array(column, arrow_type.storage_type)
         return pa.ExtensionArray.from_storage(arrow_type, storage)
     cdef int64_t rows = column.rows
+    _remember(column)
     if rows == 0:
         column_free(column)
         if column.storage == LIST:
@@ -208,5 +224,6 @@ cdef list column_cells(Column* column):
             )
         else:
             cells.append(None)
+    _remember(column)
     column_free(column)
     return cells

@@ -33,6 +33,9 @@ def open_source(
 ) -> MysqlSource:
     """See ``source.open_source``. Imported when called: the driver costs memory and time in
     every process that only asks which engines there are."""
+    from rivet_fleet.execution.sources.mysql.driver import import_driver
+
+    import_driver()
     from rivet_fleet.execution.sources.mysql import source
 
     return source.open_source(

@@ -12,7 +12,7 @@ from libc.stdlib cimport calloc, free
 
 from rivet_fleet.execution.columnar cimport (
     ASK, BITS, DONE, FIXED, FULL, INCOMPLETE, NO_MEMORY, VARIABLE,
-    Pending, column_array, column_cells, column_free, column_init, column_null, column_room,
+    Pending, column_array, column_cells, column_expect, column_free, column_init, column_null, column_room,
     column_truncate, pending_drop, pending_free, pending_keep, rivet_fill_powers,
 )
 from rivet_fleet.execution.sources.mysql.packetcells cimport (
@@ -100,6 +100,12 @@ cdef class CompiledDecoder:
                 column_free(&self._fields[i].column)
             free(self._fields)
         pending_free(&self._pending)
+
+    def expect_like(self, CompiledDecoder like not None):
+        """Make room for batches as large as the last of ``like``, a decoder of the same columns."""
+        cdef int i
+        for i in range(min(self._width, like._width)):
+            column_expect(&self._fields[i].column, &like._fields[i].column)
 
     @property
     def rows_ready(self):

@@ -11,7 +11,7 @@ from rivet_fleet.errors import ConfigError
 from rivet_fleet.execution.chunkreader import text_column
 from rivet_fleet.execution.paging import KeyDialect, Pager, Select, Walk
 from rivet_fleet.execution.sources.mysql import statements
-from rivet_fleet.execution.sources.mysql.decoder import open_decoder
+from rivet_fleet.execution.sources.mysql.decoder import BatchDecoder, open_decoder
 from rivet_fleet.execution.sources.mysql.dialect import quote_identifier
 from rivet_fleet.execution.sources.mysql.session import Session
 from rivet_fleet.execution.sources.mysql.stream import StatementStream
@@ -43,6 +43,7 @@ class MysqlReading:
     ) -> None:
         self._session, self._tuning, self._index = session, tuning, index
         self._coerce = read.on_unrepresentable == "coerce"
+        self._decoder: BatchDecoder | None = None
         self._native_types = {column.name: column.native_type for column in read.columns}
         self.keys: KeyDialect = statements.Keys(native_types=self._native_types)
 
@@ -89,8 +90,12 @@ class MysqlReading:
         """One prepared statement; nothing is sent before the first receive."""
         settings = statements.page_settings(self._session.server, self._tuning)
         decoder = open_decoder(
-            columns, max_value_bytes=self._tuning.max_value_bytes, coerce=self._coerce
+            columns,
+            max_value_bytes=self._tuning.max_value_bytes,
+            coerce=self._coerce,
+            like=self._decoder,
         )
+        self._decoder = decoder
         sql = select.sql()
         return StatementStream(self._session, sql, columns, settings, self._tuning, decoder)
 

@@ -11,7 +11,7 @@ from libc.stdlib cimport calloc, free
 
 from rivet_fleet.execution.columnar cimport (
     ASK, BITS, DONE, ENDED, FIXED, FULL, INCOMPLETE, LIST, NO_MEMORY, VARIABLE,
-    Column, Pending, column_array, column_cells, column_free, column_init, column_null,
+    Column, Pending, column_array, column_cells, column_expect, column_free, column_init, column_null,
     column_room, column_truncate, pending_drop, pending_free, pending_keep,
     rivet_be16, rivet_be32, rivet_fill_powers,
 )
@@ -60,17 +60,14 @@ cdef class CompiledDecoder:
 
     cdef readonly object schema
     cdef readonly dict changed
-    cdef object _columns
-    cdef object _reference
+    cdef object _columns, _reference
     cdef bint _coerces
     cdef Field* _fields
     cdef int _width
-    cdef int64_t _limit
-    cdef int64_t _rows
+    cdef int64_t _limit, _rows
     cdef Pending _pending
     cdef int64_t _offset
-    cdef bint _started
-    cdef bint _ended
+    cdef bint _started, _ended
     cdef object _batches
     # How often the reference was asked: valid rows never need it.
     cdef readonly int64_t asked
@@ -115,6 +112,13 @@ cdef class CompiledDecoder:
         self._consume = <ConsumeInput> consume_input
         self._release = <FreeMemory> freemem
 
+    def expect_like(self, CompiledDecoder like not None):
+        """Make room for batches as large as the last of ``like``, a decoder of the same columns."""
+        cdef int i
+        for i in range(min(self._width, like._width)):
+            column_expect(&self._fields[i].column, &like._fields[i].column)
+            column_expect(&self._fields[i].elements, &like._fields[i].elements)
+
     @property
     def rows_ready(self):
         """Rows decoded and not yet taken."""
@@ -138,10 +142,9 @@ cdef class CompiledDecoder:
 
     def pull(self, uintptr_t conn, int fd, int64_t bytes_max):
         """Receive rows from libpq's connection and decode them: (bytes, why it stopped). 0: so
-        much has arrived; 1: nothing comes; 2: no more rows (see libpq's result). Raises as feed."""
+        much has arrived; 1: nothing comes; 2: no more rows. Raises as feed."""
         cdef int64_t received = 0
-        cdef int why = 0
-        cdef int outcome = DONE
+        cdef int why = 0, outcome = DONE
         cdef char* row = NULL
         cdef int bytes
         cdef int64_t used
@@ -205,8 +208,7 @@ cdef class CompiledDecoder:
 
     def _settle(self):
         """Decode every complete row of the pending bytes."""
-        cdef int64_t used
-        cdef int64_t length
+        cdef int64_t used, length
         cdef int outcome
         if not self._started:
             first = self._reference._header(bytes(self._pending.start[: self._pending.bytes]))
@@ -239,8 +241,7 @@ cdef class CompiledDecoder:
 
     cdef int _rows_of(self, const uint8_t* start, int64_t bytes, int64_t* used) noexcept nogil:
         """Decode rows until the bytes are used up; how far it came is in ``used``."""
-        cdef int64_t position = 0
-        cdef int64_t length = 0
+        cdef int64_t position = 0, length = 0
         cdef int outcome = DONE
         while position < bytes and outcome == DONE:
             outcome = self._row(start + position, bytes - position, &length)

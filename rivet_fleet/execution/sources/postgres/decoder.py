@@ -243,14 +243,24 @@ _LENGTH = struct.Struct(">i")
 
 
 def open_decoder(
-    columns: tuple[ColumnSpec, ...], *, max_value_bytes: int, coerce: bool = False
+    columns: tuple[ColumnSpec, ...],
+    *,
+    max_value_bytes: int,
+    coerce: bool = False,
+    like: BatchDecoder | None = None,
 ) -> BatchDecoder:
     """The decoder to read with: the compiled one where it was built, else the reference.
 
     ``coerce``: values no Arrow type holds become NULL, counted, instead of an error.
+    ``like``: the decoder of the page before, of the same columns: this page will be as large.
     """
-    decoder = compiled_decoder() or ReferenceDecoder
-    return decoder(columns, max_value_bytes=max_value_bytes, coerce=coerce)
+    compiled = compiled_decoder()
+    if compiled is None:
+        return ReferenceDecoder(columns, max_value_bytes=max_value_bytes, coerce=coerce)
+    decoder = compiled(columns, max_value_bytes=max_value_bytes, coerce=coerce)
+    if isinstance(like, compiled):
+        decoder.expect_like(like)
+    return decoder
 
 
 @cache

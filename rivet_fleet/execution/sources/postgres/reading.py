@@ -13,7 +13,7 @@ from rivet_fleet.execution.paging import KeyDialect, Pager, Select, Walk
 from rivet_fleet.execution.sources.postgres import statements
 from rivet_fleet.execution.sources.postgres.blockpager import BlockPager
 from rivet_fleet.execution.sources.postgres.copystream import CopyStream, HoldingPuller
-from rivet_fleet.execution.sources.postgres.decoder import open_decoder
+from rivet_fleet.execution.sources.postgres.decoder import BatchDecoder, open_decoder
 from rivet_fleet.execution.sources.postgres.dialect import OID_TEXT, quote_relation
 from rivet_fleet.execution.sources.postgres.libpq import direct_puller
 from rivet_fleet.execution.sources.postgres.session import Session
@@ -41,6 +41,7 @@ class PostgresReading:
     def __init__(self, session: Session, read: ReadPlan, tuning: TuningPlan) -> None:
         self._session, self._tuning = session, tuning
         self._coerce = read.on_unrepresentable == "coerce"
+        self._decoder: BatchDecoder | None = None
 
     @property
     def identity(self) -> str:
@@ -83,8 +84,12 @@ class PostgresReading:
     ) -> CopyStream:
         """One COPY in its own short transaction; nothing is sent before the first receive."""
         decoder = open_decoder(
-            columns, max_value_bytes=self._tuning.max_value_bytes, coerce=self._coerce
+            columns,
+            max_value_bytes=self._tuning.max_value_bytes,
+            coerce=self._coerce,
+            like=self._decoder,
         )
+        self._decoder = decoder
         settings = statements.page_settings(self._tuning, statements.NUDGES[walk])
         if self._session.text_unchecked:
             # As UTF8 the server would refuse a bad byte itself, and the policy had no say.
