@@ -85,7 +85,7 @@ def start(
     environment = read_environment()
     values = {**environment.params, **_parse_params(params)}
     loaded = wiring.load(config, params=values, environ=environment.variables)
-    _known.append(wiring.redactor(loaded))
+    _known.append(wiring.redactor(loaded, state or ""))
     _logging(default_level="error" if shows_progress else "warning")
     if not quiet:
         for warning in loaded.warnings:

@@ -34,7 +34,14 @@ from rivet_fleet.observability.logs import log_emit
 from rivet_fleet.persistence.open import open_store
 from rivet_fleet.persistence.store import Store
 from rivet_fleet.planning.config import load_config
-from rivet_fleet.planning.connections import SourceConnection, source_connection, state_url
+from rivet_fleet.planning.connections import (
+    SourceConnection,
+    secrets_in_files,
+    secrets_in_url,
+    source_connection,
+    spellings,
+    state_url,
+)
 from rivet_fleet.planning.loaded import LoadedConfig
 from rivet_fleet.planning.source_blocks import config_of_urls
 from rivet_fleet.verification.gc import sweep_spool
@@ -88,9 +95,12 @@ def load_urls(
     )
 
 
-def redactor(loaded: LoadedConfig) -> Callable[[str], str]:
-    """Removes every known secret and everything that looks like one."""
-    secrets = loaded.secrets
+def redactor(loaded: LoadedConfig, *urls: str) -> Callable[[str], str]:
+    """Removes every known secret and everything that looks like one.
+
+    ``urls``: what is in use although the configuration does not hold it."""
+    further = [secret for url in urls for secret in secrets_in_url(url)]
+    secrets = spellings([*loaded.secrets, *further, *secrets_in_files(loaded)])
     return lambda text: redact(text, secrets)
 
 
@@ -120,7 +130,7 @@ def open_fleet(
     settings = settings_of(loaded)
     url = options.state_url or state_url(loaded)
     stop = StopFlag(clock, grace_s=settings.drain_grace_s)
-    hide = redactor(loaded)
+    hide = redactor(loaded, url)
 
     def heartbeat_store() -> Store:
         # A beat that hangs must leave time for the next one before the lease runs out.

@@ -1,4 +1,8 @@
-"""Bringing the schema to this program's version: Alembic inside one exclusive transaction."""
+"""Bringing the schema to this program's version, inside one exclusive transaction.
+
+A database with an older schema is upgraded by Alembic, step by step. A new one is made as
+``schema.py`` declares it: the same database, as a test proves, without importing Alembic.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +27,10 @@ def migrate(database: Database) -> None:
         if stored == SCHEMA_VERSION:
             return
         refuse_newer(stored, database.dialect.target)
-        _upgrade(connection)
+        if stored is None:
+            create(connection)
+        else:
+            upgrade(connection)
 
 
 def check_version(database: Database) -> None:
@@ -61,7 +68,27 @@ def stored_version(connection: Connection) -> str | None:
     return connection.execute(text(f"SELECT max(version_num) FROM {VERSION_TABLE}")).scalar()
 
 
-def _upgrade(connection: Connection) -> None:
+def create(connection: Connection) -> None:
+    """Make every table, and the version table as Alembic would. A table of one of our names that
+    is there already is an error: it is not ours."""
+    # Imported here: workers start often and declare no tables.
+    from rivet_fleet.persistence.schema import metadata
+
+    metadata.create_all(connection, checkfirst=False)
+    connection.execute(
+        text(
+            f"CREATE TABLE {VERSION_TABLE} (version_num VARCHAR(32) NOT NULL, "
+            f"CONSTRAINT {VERSION_TABLE}_pkc PRIMARY KEY (version_num))"
+        )
+    )
+    connection.execute(
+        text(f"INSERT INTO {VERSION_TABLE} (version_num) VALUES (:version)"),
+        {"version": SCHEMA_VERSION},
+    )
+
+
+def upgrade(connection: Connection) -> None:
+    """From the version it has, or from nothing, step by step."""
     # Imported here: workers start often and never migrate.
     from alembic import command
     from alembic.config import Config

@@ -120,6 +120,20 @@ def known_secrets(config: FleetConfig, environ: Mapping[str, str]) -> tuple[str,
     return spellings(texts)
 
 
+def secrets_in_files(loaded: LoadedConfig) -> list[str]:
+    """What the sources' ``url_file``s hide. One that cannot be read now is nobody's error here."""
+    found: list[str] = []
+    for source in loaded.sources.values():
+        if source.url_file is None:
+            continue
+        try:
+            with _beside(loaded.path, source.url_file).open(encoding="utf-8") as file:
+                found += secrets_in_url(file.read(URL_FILE_BYTES_MAX).strip())
+        except (OSError, UnicodeDecodeError):
+            continue
+    return found
+
+
 def secrets_in_url(text: str) -> list[str]:
     """The password of a URL and every option that names a secret; nothing when unreadable."""
     raw = text.partition("://")[2].rpartition("@")[0].partition(":")[2]

@@ -23,9 +23,11 @@ from rivet_fleet.contracts.keys import CampaignId, RunId
 from rivet_fleet.demo.embedded import EmbeddedPostgres, free_port
 from rivet_fleet.errors import LeaseLost, StateRefused, StateUnavailable
 from rivet_fleet.persistence import hosts
+from rivet_fleet.persistence.migrate import create, upgrade
 from rivet_fleet.persistence.open import open_store
-from rivet_fleet.persistence.schema import SCHEMA_VERSION, VERSION_TABLE, metadata
+from rivet_fleet.persistence.schema import metadata
 from rivet_fleet.persistence.sql_store import SqlStore
+from rivet_fleet.persistence.versions import SCHEMA_VERSION, VERSION_TABLE
 from tests.campaigns import campaign_plan, staged_part
 from tests.stores import SqlBackend, identity
 
@@ -73,14 +75,16 @@ def _indexes(connection: Any) -> set[str]:
 def test_migrations_and_metadata_make_the_same_database(
     url: str, opened: SqlStore, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    opened.migrate()
+    with opened._db.migrating() as stepwise:
+        upgrade(stepwise)
     if url.startswith("sqlite"):
         fresh = create_engine(f"sqlite:///{tmp_path / 'fresh.db'}")
     else:
         server: EmbeddedPostgres = request.getfixturevalue("postgres")
         other = server.create_database(f"fresh_{os.getpid()}_{free_port()}")
         fresh = create_engine(other.replace("postgresql://", "postgresql+psycopg://"))
-    metadata.create_all(fresh)
+    with fresh.begin() as declaring:
+        create(declaring)
     with opened._db.connected() as migrated, fresh.connect() as declared:
         options = {
             "compare_type": True,
@@ -94,6 +98,8 @@ def test_migrations_and_metadata_make_the_same_database(
         context = MigrationContext.configure(migrated, opts=options)
         assert compare_metadata(context, metadata) == []
         assert _indexes(migrated) == _indexes(declared)
+        version = text(f"SELECT version_num FROM {VERSION_TABLE}")
+        assert migrated.execute(version).all() == declared.execute(version).all()
     fresh.dispose()
 
 
