@@ -2,12 +2,12 @@
 it was due, so that waiting behind a slow one counts (no coordinated omission).
 
 ``python -m bench.oltp.application ENGINE URL RATE SECONDS ACCOUNTS SEED``: says ``ready`` when it
-is connected, begins at the monotonic moment it reads, and prints its latencies as JSON.
+is connected, begins at the monotonic moment it reads, and prints a line for each transaction:
+when it was due and how long it took. The last line is the processor time it used.
 """
 
 from __future__ import annotations
 
-import json
 import random
 import sys
 import time
@@ -19,6 +19,7 @@ import pymysql
 from rivet_fleet.contracts.url import parse_database_url
 
 Transaction = Callable[[int], None]
+CPU = "cpu"
 _STATEMENTS = (
     "SELECT note FROM history WHERE id = %s",
     "UPDATE account SET balance = balance + 1 WHERE id = %s",
@@ -71,17 +72,17 @@ def main(arguments: list[str]) -> int:
     run(1)
     print("ready", flush=True)
     began_s = float(sys.stdin.readline())
+    cpu_s = time.process_time()
     chance = random.Random(int(seed))
-    took_s = []
     for due_s in arrivals(float(rate), float(seconds), int(seed)):
         left_s = began_s + due_s - time.monotonic()
         if left_s > 0:
             time.sleep(left_s)
         run(chance.randint(1, int(accounts)))
-        took_s.append(round(time.monotonic() - began_s - due_s, 6))
+        print(f"{due_s:.6f} {time.monotonic() - began_s - due_s:.6f}", flush=True)
         if time.monotonic() - began_s > 2 * float(seconds):
             break
-    print(json.dumps(took_s))
+    print(f"{CPU} {time.process_time() - cpu_s:.6f}", flush=True)
     return 0
 
 

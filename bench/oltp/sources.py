@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from rivet_fleet.demo.embedded import embedded_postgres
 from rivet_fleet.demo.mariadb import embedded_mariadb
@@ -35,16 +36,31 @@ ANALYZE TABLE history;
 """
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Database:
+    """A running server: the URLs of the application's user and of the extraction's, its process."""
+
+    application_url: str
+    extraction_url: str
+    pid: int
+
+
 @contextmanager
-def database(engine: str) -> Iterator[tuple[str, str]]:
-    """The URLs of the application's user and of the extraction's."""
+def database(engine: str) -> Iterator[Database]:
+    """Started, filled, and stopped at the end. Raises RuntimeError when it did not start."""
     if engine == "postgres":
         with embedded_postgres(settings={"max_wal_size": "2GB"}) as postgres:
             url = postgres.create_database("oltp")
             postgres.psql(_POSTGRES, database="oltp")
-            yield url, postgres.url("oltp", user="extractor")
+            yield _database(url, postgres.url("oltp", user="extractor"), postgres.pid)
     else:
         with embedded_mariadb(settings={"innodb_flush_log_at_trx_commit": "1"}) as mariadb:
             url = mariadb.create_database("oltp")
             mariadb.sql(_MARIADB, database="oltp")
-            yield url, mariadb.url("oltp", user="extractor")
+            yield _database(url, mariadb.url("oltp", user="extractor"), mariadb.pid)
+
+
+def _database(application_url: str, extraction_url: str, pid: int | None) -> Database:
+    if pid is None:
+        raise RuntimeError("the server is gone")
+    return Database(application_url=application_url, extraction_url=extraction_url, pid=pid)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -16,57 +15,113 @@ from pathlib import Path
 import psutil
 import pyarrow.parquet as pq
 
-from bench.oltp.application import arrivals
-from bench.oltp.arms import Arm
+from bench.oltp.arms import Arm, Goal
 from bench.oltp.figures import Window
-from bench.oltp.sources import ACCOUNTS
+from bench.oltp.gauge import Gauge
+from bench.oltp.permits import Step, mean_permits, steps, told
+from bench.oltp.sources import Database
+from bench.oltp.stream import BEGIN_IN_S, Load, apply
+from bench.sources.server import server_cpu_s
 
 _UNDER_WAY_S_MAX = 60.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Load:
-    """The application: so many processes, so many transactions a second of each."""
-
-    processes: int
-    rate: float
-    seconds: float
 
 
 class TooShort(RuntimeError):
     """The extraction ended, or never began, while the application was to be measured."""
 
 
-def measure(arm: Arm, engine: str, urls: tuple[str, str], load: Load, seed: int) -> Window:
-    """Measure one way for one window."""
-    application, extraction = urls
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where the windows of one engine are measured."""
+
+    engine: str
+    database: Database
+    load: Load
+    gauge: Gauge
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Mark:
+    """Where things stood at one moment."""
+
+    at_s: float
+    rows: int
+    server_s: float
+    extraction_s: float
+
+
+def measure(arm: Arm, place: Place, goal: Goal, seed: int) -> tuple[Window, tuple[Step, ...]]:
+    """Measure one way for one window. Raises RuntimeError, TooShort among them."""
+    database, load = place.database, place.load
     seeds = [seed * 1000 + n for n in range(load.processes)]
     with tempfile.TemporaryDirectory(prefix="rivet-fleet-oltp-") as name:
         folder = Path(name)
-        with _extracting(arm, engine, extraction, folder) as running:
-            rows = _delivered(folder)
-            took_s = _apply(engine, application, load, seeds)
+        environ = {**os.environ, "OLTP_URL": database.extraction_url}
+        (folder / "fleet.yaml").write_text(arm.config(place.engine, goal), encoding="utf-8")
+        marks: list[_Mark] = []
+        with _extracting(arm, folder, environ) as running:
+
+            def mark() -> None:
+                marks.append(_mark(folder, database.pid, running))
+
+            felt = apply(
+                place.engine, database.application_url, load, seeds, place.gauge, begin=mark
+            )
             if running is not None and running.poll() is not None:
-                raise TooShort(f"{arm.name} on {engine} ended within the window: see {folder}")
-            rows = _delivered(folder) - rows
-    due = sum(1 for one in seeds for _ in arrivals(load.rate, load.seconds, one))
-    return Window(took_s=tuple(took_s), due=due, seconds=load.seconds, rows=rows)
+                raise TooShort(f"{arm.name} ended within the window:\n{_said(folder)}")
+            mark()
+        began, ended = marks
+        entries = told(folder / "fleet.yaml", environ) if arm.governed else []
+    # The journal, too, has the time of day: the state is a file of this machine.
+    stairs = steps(entries, began_s=began.at_s + BEGIN_IN_S, most=arm.permits)
+    took_s = ended.at_s - began.at_s
+    window = Window(
+        done=tuple(felt.done),
+        due_s=tuple(load.due(seeds)),
+        lead_s=load.lead_s,
+        seconds=load.seconds,
+        rows_per_s=(ended.rows - began.rows) / took_s,
+        permits=mean_permits(stairs, begin_s=0.0, end_s=load.whole_s),
+        server_cores=(ended.server_s - began.server_s) / took_s,
+        extraction_cores=(ended.extraction_s - began.extraction_s) / took_s,
+        application_cores=felt.cpu_s / took_s,
+    )
+    return window, stairs
+
+
+def _mark(folder: Path, server: int, running: subprocess.Popen[bytes] | None) -> _Mark:
+    return _Mark(
+        rows=sum(pq.read_metadata(part).num_rows for part in folder.glob("out/*/*/*.parquet")),
+        server_s=server_cpu_s(server),
+        extraction_s=0.0 if running is None else _family_cpu_s(running.pid),
+        at_s=time.time(),
+    )
+
+
+def _family_cpu_s(pid: int) -> float:
+    """User and system time of the coordinator and its workers."""
+    coordinator = psutil.Process(pid)
+    total_s = 0.0
+    for one in (coordinator, *coordinator.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            times = one.cpu_times()
+            total_s += times.user + times.system + times.children_user + times.children_system
+    return total_s
 
 
 @contextmanager
 def _extracting(
-    arm: Arm, engine: str, url: str, folder: Path
+    arm: Arm, folder: Path, environ: dict[str, str]
 ) -> Iterator[subprocess.Popen[bytes] | None]:
     """A campaign whose first file is there; killed afterwards, with all its workers."""
     if not arm.extracts:
         yield None
         return
-    (folder / "fleet.yaml").write_text(arm.config(engine), encoding="utf-8")
     with (folder / "log").open("wb") as log:
         running = subprocess.Popen(
             [sys.executable, "-m", "rivet_fleet", "run", "-c", "fleet.yaml"],
             cwd=folder,
-            env={**os.environ, "OLTP_URL": url},
+            env=environ,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -75,12 +130,15 @@ def _extracting(
         deadline_s = time.monotonic() + _UNDER_WAY_S_MAX
         while not any(folder.glob("out/*/*/*.parquet")):
             if running.poll() is not None or time.monotonic() > deadline_s:
-                said = (folder / "log").read_text(encoding="utf-8", errors="replace")
-                raise TooShort(f"{arm.name} on {engine} delivers nothing:\n{said[-2000:]}")
+                raise TooShort(f"{arm.name} delivers nothing:\n{_said(folder)}")
             time.sleep(0.05)
         yield running
     finally:
         _kill_all(running)
+
+
+def _said(folder: Path) -> str:
+    return (folder / "log").read_text(encoding="utf-8", errors="replace")[-2000:]
 
 
 def _kill_all(running: subprocess.Popen[bytes]) -> None:
@@ -94,43 +152,3 @@ def _kill_all(running: subprocess.Popen[bytes]) -> None:
                 one.kill()
         psutil.wait_procs(family, timeout=20)
     running.wait()
-
-
-def _apply(engine: str, url: str, load: Load, seeds: list[int]) -> list[float]:
-    """The latencies of all processes of the application."""
-    processes = [
-        subprocess.Popen(
-            [
-                *(sys.executable, "-m", "bench.oltp.application", engine, url),
-                *(str(load.rate), str(load.seconds), str(ACCOUNTS), str(seed)),
-            ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for seed in seeds
-    ]
-    took_s: list[float] = []
-    try:
-        for one in processes:
-            assert one.stdout is not None and one.stdin is not None
-            if one.stdout.readline().strip() != "ready":
-                raise RuntimeError("a process of the application did not start")
-        began_s = time.monotonic() + 0.2
-        for one in processes:
-            assert one.stdin is not None
-            one.stdin.write(f"{began_s}\n")
-            one.stdin.flush()
-        for one in processes:
-            out, _ = one.communicate(timeout=3 * load.seconds + 30)
-            took_s += json.loads(out)
-    finally:
-        for one in processes:
-            one.kill()
-            one.wait()
-    return took_s
-
-
-def _delivered(folder: Path) -> int:
-    """Rows in visible files."""
-    return sum(pq.read_metadata(part).num_rows for part in folder.glob("out/*/*/*.parquet"))

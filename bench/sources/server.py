@@ -127,7 +127,7 @@ class ServerCost:
 
 def watch(server: SourceServer) -> Watch:
     """Begin: nobody else may use the server until ``cost_since``."""
-    return Watch(log_offset=server.statement_log.stat().st_size, cpu_s=_cpu_s(server.pid))
+    return Watch(log_offset=server.statement_log.stat().st_size, cpu_s=server_cpu_s(server.pid))
 
 
 def cost_since(server: SourceServer, began: Watch) -> ServerCost:
@@ -139,7 +139,7 @@ def cost_since(server: SourceServer, began: Watch) -> ServerCost:
         log.seek(began.log_offset)
         durations_s = server.durations_s(log.read())
     return ServerCost(
-        cpu_s=_cpu_s(server.pid) - began.cpu_s,
+        cpu_s=server_cpu_s(server.pid) - began.cpu_s,
         statements=len(durations_s),
         longest_statement_s=max(durations_s, default=0.0),
     )
@@ -162,7 +162,7 @@ def _connected(pid: int) -> bool:
     return False
 
 
-def _cpu_s(pid: int) -> float:
+def server_cpu_s(pid: int) -> float:
     """User and system time of the server, of its processes that ended and of those alive."""
     main, *children = _processes(pid)
     times = main.cpu_times()
