@@ -47,8 +47,8 @@ import duckdb
 for line in sys.stdin:
     table, said = line.rstrip("\\n").split("\\t", 1)
     done = [os.path.dirname(one) for one in glob.glob(f"exports/{table}/*/_SUCCESS")]
-    assert len(done) == 1, (table, done)
-    parts = glob.glob(f"{done[0]}/*.parquet")
+    assert len(done) == (2 if table == "invoices" else 1), (table, done)
+    parts = [part for run in done for part in glob.glob(f"{run}/*.parquet")]
     cells = duckdb.sql(f"SELECT {said} FROM read_parquet({parts})").fetchall()[0]
     print(table, *cells, sep="|")
 """
