@@ -153,7 +153,7 @@ def window_of(
         mark_before=mark,
         mark_after=None if after is None else mark_text(cursor.columns, cursor.fallback, after),
     )
-    warnings += _ahead(facts, cursor, after, now_s)
+    warnings += [*_ahead(facts, cursor, after, now_s), *_coarse(export, facts, cursor, after)]
     if not window.empty:
         warnings += _cost(facts, cursor)
     return Windowed(window=window, cursor=plan, warnings=tuple(warnings))
@@ -330,4 +330,22 @@ def _ahead(facts: SourceFacts, cursor: Cursor, after: KeyTuple | None, now_s: fl
     return [
         f"the newest {name} is {after[0]}, in the future: rows written with the present "
         "moment will be below the mark and are not read"
+    ]
+
+
+def _coarse(
+    export: ExportConfig, facts: SourceFacts, cursor: Cursor, after: KeyTuple | None
+) -> list[str]:
+    """Whole seconds or days are shared by many rows: the mark's own may not be over yet."""
+    name = cursor.columns[0]
+    if after is None or export.cursor_overlap_s or _kind_of(facts, name) not in MOMENTS:
+        return []
+    if "." in after[0]:
+        return []
+    day = _kind_of(facts, name) is TypeKind.DATE
+    return [
+        f"{name} counts whole {'days' if day else 'seconds'}: a row that is written, or an old one "
+        f"that is updated, later in the mark's own {'day' if day else 'second'} may lie below the "
+        f"mark and is not read then; cursor_overlap_s: {86_400 if day else 1} reads that "
+        f"{'day' if day else 'second'} again"
     ]

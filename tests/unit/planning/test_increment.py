@@ -225,6 +225,16 @@ def test_what_a_mark_cannot_see_is_said(load_exports: Loader) -> None:
     assert "no key tells rows with the same at apart" in said
 
 
+def test_moments_of_whole_seconds_are_warned_of(load_exports: Loader) -> None:
+    words = "at counts whole seconds"
+    loaded = load_exports(orders=INCREMENTAL)
+    assert words in "; ".join(planned(loaded, newest=("2023-01-01 00:00:00+00", "7")).warnings)
+    fine = ("2023-01-01 00:00:00.25+00", "7")
+    assert words not in "; ".join(planned(loaded, newest=fine).warnings)
+    overlapping = load_exports(orders=INCREMENTAL + "cursor_overlap_s: 1")
+    assert words not in "; ".join(planned(overlapping).warnings)
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
