@@ -37,6 +37,13 @@ class Window:
         return tuple(took for due, took in self.done if due >= self.lead_s)
 
     @property
+    def per_s(self) -> float:
+        """The rate that was achieved: what ended within the window, due in it or late from
+        the lead-in."""
+        ends_s = self.lead_s + self.seconds
+        return sum(self.lead_s <= due + took < ends_s for due, took in self.done) / self.seconds
+
+    @property
     def due(self) -> int:
         """How many should have been done, without the lead-in."""
         return sum(due >= self.lead_s for due in self.due_s)
@@ -77,7 +84,7 @@ def figures(windows: Sequence[Window]) -> Figures:
         ),
         max_ms=1000 * max(max(one.took_s) for one in windows),
         p99_whole_ms=1000 * median(percentile(took_s, 99) for took_s in whole),
-        per_s=median(len(one.took_s) / one.seconds for one in windows),
+        per_s=median(one.per_s for one in windows),
         done=sum(len(one.took_s) for one in windows),
         due=sum(one.due for one in windows),
         rows_per_s=median(one.rows_per_s for one in windows),

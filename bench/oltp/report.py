@@ -55,7 +55,7 @@ def _engine(found: Measured, load: Load) -> list[str]:
     if alone:
         cores = median(one.application_cores for one in alone)
         lines.append(
-            f"Medians of {len(alone)} rounds. Alone, the application's processes take "
+            f"Rounds: {len(alone)}. Alone, the application's processes take "
             f"{cores:.2f} of a core and have a p95 of {alone_p95_ms(alone):.1f} ms. "
             "Chunks allowed in the last round, from the first transaction on:"
         )

@@ -67,6 +67,13 @@ def test_the_lead_in_counts_only_where_it_says_so() -> None:
     assert alone_p95_ms([window(0.002, lead=(0.4,))]) == 2.0
 
 
+def test_the_achieved_rate_counts_what_ended_within_the_window() -> None:
+    late_from_the_lead_in, in_time, too_late = (0.5, 0.6), (1.5, 0.1), (2.9, 0.2)
+    done = ((0.5, 0.1), late_from_the_lead_in, in_time, too_late)
+    one = Window(done=done, due_s=(0.5, 0.5, 1.5, 2.9), lead_s=1.0, seconds=2.0)
+    assert one.per_s == 1.0
+
+
 def test_a_way_without_a_window_has_a_line() -> None:
     assert "| lost | – |" in table({"lost": []})
 
