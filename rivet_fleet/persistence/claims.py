@@ -88,6 +88,11 @@ ON CONFLICT (worker_id) DO UPDATE SET heartbeat_at_s = NOW_S, ended_at_s = NULL,
   ended_reason = NULL,
   rss_bytes = CASE WHEN excluded.rss_bytes > 0 THEN excluded.rss_bytes ELSE worker.rss_bytes END
 """
+_FREE_FINALIZING = """
+UPDATE chunk_run SET finalize_lease_expires_at_s = NULL
+WHERE finalize_owner = :worker_id AND status = 'in_progress'
+  AND finalize_lease_expires_at_s IS NOT NULL
+"""
 _END_WORKER = """
 UPDATE worker SET ended_at_s = NOW_S, ended_reason = :reason
 WHERE worker_id = :worker_id AND ended_at_s IS NULL
@@ -233,6 +238,7 @@ class Claims:
 
         def work(tx: Transaction) -> list[Reaped]:
             tx.run(_END_WORKER, worker_id=worker_id, reason=reason)
+            tx.run(_FREE_FINALIZING, worker_id=worker_id)
             return _take_back(tx, tx.all(OWNED, worker_id=worker_id), reason)
 
         return self._db.write(work)

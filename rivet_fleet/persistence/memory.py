@@ -234,6 +234,9 @@ class MemoryStore(MemoryBudgets, MemoryFinish, MemoryViews):
         """See ``Store.reap_worker``."""
         if worker_id in self._workers:
             self._workers[worker_id].ended = True
+        for run in self._runs.values():
+            if run.finalize_owner == worker_id:
+                run.finalize_lease_expires_at_s = None
         owned = [t for t in self._tasks.values() if t.may(Verb.REAP) and t.owner == worker_id]
         return self._take_back(owned, reason)
 

@@ -49,6 +49,7 @@ class MemoryFinish(MemoryMarks, MemoryHarm):
         if (run.finalize_lease_expires_at_s or 0.0) >= now_s:
             return None
         run.finalize_fence += 1
+        run.finalize_owner = worker.worker_id
         run.finalize_lease_expires_at_s = now_s + lease_ttl_s
         return FinalizeLease(run_id=run_id, finalize_fence=run.finalize_fence)
 

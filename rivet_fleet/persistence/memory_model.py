@@ -137,6 +137,7 @@ class Run:
     status: RunStatus = RunStatus.IN_PROGRESS
     finished_at_s: float | None = None
     finalize_fence: int = 0
+    finalize_owner: str | None = None
     finalize_lease_expires_at_s: float | None = None
     error: str | None = None
     findings: RunFindings | None = None

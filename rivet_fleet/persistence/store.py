@@ -153,7 +153,9 @@ class Store(Protocol):
 
     def reap_worker(self, worker_id: str, reason: str) -> list[Reaped]:
         """Take back every running task of a process that was seen to end; its worker row is
-        marked ended. ``reason`` (signal or exit code) is kept on tasks that end as failed."""
+        marked ended, and a run it was finishing is free for the next finalizer, whose fence
+        keeps it out should it live after all. ``reason`` (signal or exit code) is kept on tasks
+        that end as failed."""
         ...
 
     def reopen(self, task_id: TaskId, fence: int, reason: str) -> bool:

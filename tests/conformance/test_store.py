@@ -573,6 +573,20 @@ def test_requeue_takes_failed_chunks_and_revives_the_campaign(store: Store) -> N
 # -- finishing ----------------------------------------------------------------------------------
 
 
+def test_a_dead_finalizers_run_is_free_at_once(store: Store) -> None:
+    store.submit(campaign_plan(chunks=(1,)))
+    complete_all(store)
+    dead = store.lease_finalize(R0, W1, 60)
+    assert dead is not None and store.lease_finalize(R0, W2, 60) is None
+    store.reap_worker(W2.worker_id, "another one ended")
+    assert store.lease_finalize(R0, W2, 60) is None
+    store.reap_worker(W1.worker_id, "signal 9")
+    successor = store.lease_finalize(R0, W2, 60)
+    assert successor is not None and successor.finalize_fence > dead.finalize_fence
+    with pytest.raises(LeaseLost):
+        store.confirm_finalize(dead, 60)
+
+
 def test_one_finalizer_finishes_a_complete_run(backend: Backend) -> None:
     store = backend.store
     store.submit(campaign_plan(chunks=(3,)))
