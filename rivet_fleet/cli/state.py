@@ -243,7 +243,9 @@ def _reset(
     if export_name not in known:
         raise UsageError(f"no export {export_name}", hint=f"known exports: {', '.join(known)}")
     with fleet_of(session, "state") as fleet:
-        removed = fleet.store.reset_export(export_name, chunks_only=chunks_only)
+        removed = fleet.store.reset_export(
+            session.loaded.campaign_name, export_name, chunks_only=chunks_only
+        )
     click.echo(f"forgot {removed} runs of {export_name}; delivered files were not touched")
     return 0
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rivet_fleet.contracts.codec import dumps
 from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.keys import CampaignId
@@ -84,7 +86,10 @@ RETURNING run_id, export_name, chunk_index, owner
 _HELD = """
 SELECT count(*) FROM chunk_task t
 WHERE t.status = 'running' AND t.export_name = :export_name AND t.lease_expires_at_s >= NOW_S
+  AND (SELECT r.campaign_name FROM chunk_run r WHERE r.run_id = t.run_id) = :campaign_name
 """
+_OF_EXPORT = "WHERE campaign_name = :campaign_name AND export_name = :export_name"
+"""Two campaigns on one state database may have exports of one name."""
 _EMPTIED = """
 UPDATE campaign SET status = 'cancelled', finished_at_s = NOW_S
 WHERE status IN ('active', 'incomplete')
@@ -100,6 +105,10 @@ class Campaigns:
     def submit(self, plan: CampaignPlan, *, any_mark: bool = False) -> SubmitOutcome:
         """See ``Store.submit``. Two identical submissions at once create one campaign."""
         refuse_empty(plan)
+        # Before the transaction: a server ends one that is idle for long, and a large campaign on
+        # a busy machine takes its time to lay out.
+        runs = [_run_values(plan, i, run) for i, run in enumerate(plan.runs)]
+        tasks = [_task_values(plan, i, run) for i, run in enumerate(plan.runs)]
 
         def work(tx: Transaction) -> SubmitOutcome:
             created = tx.run(
@@ -115,7 +124,7 @@ class Campaigns:
             _refuse_overlap(tx, plan)
             if not any_mark:
                 refuse_moved_marks(tx, plan)
-            _insert(tx, plan)
+            _insert(tx, plan, runs, tasks)
             return SubmitOutcome(campaign_id=plan.campaign_id, created=True)
 
         outcome = self._db.write(work)
@@ -187,22 +196,22 @@ class Campaigns:
         self._db.write(mark)
         return self._db.write(take_back)
 
-    def reset_export(self, export_name: str, *, chunks_only: bool) -> int:
+    def reset_export(self, campaign_name: str, export_name: str, *, chunks_only: bool) -> int:
         """See ``Store.reset_export``. Returns how many runs were forgotten."""
 
         def work(tx: Transaction) -> int:
-            if tx.scalar(_HELD, export_name=export_name):
+            named = {"campaign_name": campaign_name, "export_name": export_name}
+            if tx.scalar(_HELD, **named):
                 raise StateRefused(
                     f"a live worker holds a chunk of export {export_name}",
                     hint="stop or cancel the campaign first",
                 )
-            named = {"export_name": export_name}
             tx.run(FORGET_HARM, **named)
-            runs = tx.run("DELETE FROM chunk_run WHERE export_name = :export_name", **named)
+            runs = tx.run(f"DELETE FROM chunk_run {_OF_EXPORT}", **named)
             tx.run(_EMPTIED)
             if not chunks_only:
-                tx.run("DELETE FROM export_state WHERE export_name = :export_name", **named)
-                tx.run("DELETE FROM export_progression WHERE export_name = :export_name", **named)
+                tx.run(f"DELETE FROM export_state {_OF_EXPORT}", **named)
+                tx.run(f"DELETE FROM export_progression {_OF_EXPORT}", **named)
             return runs
 
         return self._db.write(work)
@@ -260,10 +269,15 @@ def _refuse_overlap(tx: Transaction, plan: CampaignPlan) -> None:
             raise overlap(name, plan.campaign_name, other)
 
 
-def _insert(tx: Transaction, plan: CampaignPlan) -> None:
-    tx.run_many(_ADD_RUN, [_run_values(plan, i, r) for i, r in enumerate(plan.runs)])
-    for position, run in enumerate(plan.runs):
-        tx.run_many(_ADD_TASK, _task_values(plan, position, run))
+def _insert(
+    tx: Transaction,
+    plan: CampaignPlan,
+    runs: Sequence[dict[str, object]],
+    tasks: Sequence[Sequence[dict[str, object]]],
+) -> None:
+    tx.run_many(_ADD_RUN, runs)
+    for of_run in tasks:
+        tx.run_many(_ADD_TASK, of_run)
     data = {"exports": len(plan.runs), "chunks": sum(len(r.chunks) for r in plan.runs)}
     name = EventName.CAMPAIGN_SUBMITTED
     note(tx, Event(name=name, campaign_id=plan.campaign_id, data=data))

@@ -186,14 +186,19 @@ class MemoryFinish(MemoryMarks, MemoryHarm):
         return len(taken)
 
     @synchronized
-    def reset_export(self, export_name: str, *, chunks_only: bool) -> int:
+    def reset_export(self, campaign_name: str, export_name: str, *, chunks_only: bool) -> int:
         """See ``Store.reset_export``."""
         now_s = self._clock()
+        gone = {
+            run.run_id
+            for run in self._runs.values()
+            if run.planned.plan.export_name == export_name
+            and self._campaigns[run.campaign_id].plan.campaign_name == campaign_name
+        }
         for task in self._tasks.values():
             live = (task.lease_expires_at_s or 0.0) >= now_s
-            if live and (task.export_name, task.status) == (export_name, TaskStatus.RUNNING):
+            if live and task.run_id in gone and task.status is TaskStatus.RUNNING:
                 raise StateRefused(f"a live worker holds a chunk of export {export_name}")
-        gone = {r.run_id for r in self._runs.values() if r.planned.plan.export_name == export_name}
         self._runs = {k: r for k, r in self._runs.items() if k not in gone}
         self._tasks = {k: t for k, t in self._tasks.items() if t.run_id not in gone}
         self._parts = [p for p in self._parts if p.run_id not in gone]
@@ -204,7 +209,7 @@ class MemoryFinish(MemoryMarks, MemoryHarm):
             if not settled and not self._runs_of(campaign.plan.campaign_id):
                 campaign.status, campaign.finished_at_s = CampaignStatus.CANCELLED, now_s
         if not chunks_only:
-            self._forget_marks(export_name)
+            self._forget_marks(campaign_name, export_name)
         return len(gone)
 
     def _measured(self, run: Run, status: str, finished: FinishedRun | None) -> dict[str, object]:

@@ -65,7 +65,8 @@ class MemoryMarks(MemoryRows):
                 at_s=self._clock(),
             )
 
-    def _forget_marks(self, export_name: str) -> None:
-        self._marks = {k: v for k, v in self._marks.items() if k[1] != export_name}
-        self._committed = {k: v for k, v in self._committed.items() if k[1] != export_name}
-        self._last_run = {k: v for k, v in self._last_run.items() if k[1] != export_name}
+    def _forget_marks(self, campaign_name: str, export_name: str) -> None:
+        gone = (campaign_name, export_name)
+        self._marks = {k: v for k, v in self._marks.items() if k != gone}
+        self._committed = {k: v for k, v in self._committed.items() if k != gone}
+        self._last_run = {k: v for k, v in self._last_run.items() if k != gone}

@@ -368,7 +368,7 @@ class Store(Protocol):
         """The looks at the sources of a campaign's runs, in its order. For people."""
         ...
 
-    def reset_export(self, export_name: str, *, chunks_only: bool) -> int:
-        """Forget runs and tasks of an export (and, unless ``chunks_only``, its cursor and
+    def reset_export(self, campaign_name: str, export_name: str, *, chunks_only: bool) -> int:
+        """Forget runs and tasks of a campaign's export (and, unless ``chunks_only``, its cursor and
         progression). StateRefused while a live worker holds one of its chunks."""
         ...

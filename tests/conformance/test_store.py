@@ -692,11 +692,11 @@ def test_reset_forgets_an_export_unless_somebody_works_on_it(backend: Backend) -
     store.submit(campaign_plan(chunks=(1, 1)))
     claim = claimed(store)
     with pytest.raises(StateRefused, match="live worker"):
-        store.reset_export("e0", chunks_only=True)
+        store.reset_export("shop", "e0", chunks_only=True)
     backend.expire(claim.task_id)
-    assert store.reset_export("e0", chunks_only=True) == 1
+    assert store.reset_export("shop", "e0", chunks_only=True) == 1
     assert [r.export_name for r in store.runs(C1)] == ["e1"]
-    assert store.reset_export("e1", chunks_only=False) == 1
+    assert store.reset_export("shop", "e1", chunks_only=False) == 1
     campaign = store.campaign(C1)
     assert campaign is not None and campaign.status is CampaignStatus.CANCELLED
 

@@ -58,6 +58,6 @@ def test_it_is_forgotten_with_its_export(store: Store) -> None:
     store.submit(campaign_plan(chunks=(1,)))
     store.note_harm_before(RUN, "shop", look(1.0, blks_read=10))
     store.cancel(C1)
-    store.reset_export("e0", chunks_only=True)
+    store.reset_export("shop", "e0", chunks_only=True)
     store.submit(campaign_plan(chunks=(1,), campaign_id="c2"))
     assert store.harm(CampaignId("c2")) == [] and store.harm(C1) == []

@@ -76,7 +76,8 @@ def test_pg1_the_mark_moves_with_the_runs_last_transaction_and_not_before(store:
     assert stored(store) is None
     complete(store, 1)
     assert stored(store) is None  # every part is committed and published
-    assert store.lease_finalize(RunId("c1-e0"), W1, 0.0) is not None
+    assert store.lease_finalize(RunId("c1-e0"), W1, 60.0) is not None
+    store.reap_worker(W1.worker_id, "signal 9")
     assert stored(store) is None
     finish(store, 1)
     assert stored(store) == mark(5)
@@ -178,13 +179,24 @@ def test_pg7_boundaries_are_read_by_nobody(backend: Backend) -> None:
 
 def test_pg8_a_reset_forgets_mark_and_boundary_and_nothing_else_does(store: Store) -> None:
     deliver(store, 1, None, 5)
-    store.reset_export("e0", chunks_only=True)
+    store.reset_export("shop", "e0", chunks_only=True)
     assert stored(store) == mark(5)
     assert told(store).committed is not None
-    store.reset_export("e0", chunks_only=False)
+    store.reset_export("shop", "e0", chunks_only=False)
     assert stored(store) is None
     assert store.progression("shop") == []
     deliver(store, 2, None, 5)
+
+
+def test_a_reset_leaves_an_export_of_the_same_name_in_another_campaign_alone(
+    store: Store,
+) -> None:
+    deliver(store, 1, None, 5)
+    store.submit(campaign_plan(campaign_id="other", name="bakery", chunks=(1,)))
+    assert store.reset_export("bakery", "e0", chunks_only=False) == 1
+    assert stored(store) == mark(5) and len(store.progression("shop")) == 1
+    assert store.reset_export("shop", "e0", chunks_only=False) == 1
+    assert stored(store) is None
 
 
 def test_a_full_run_has_no_boundary(store: Store) -> None:
