@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from typing import Literal
 
 from rivet_fleet.contracts.change import SchemaChange
 from rivet_fleet.contracts.codec import canonical_json, to_plain
@@ -65,6 +66,8 @@ class FormatPlan:
     row_group_bytes: int = 32 * 1024 * 1024
     """Arrow bytes that are held before a row group is closed: the memory ceiling decides."""
     file_bytes_max: int | None = None
+    encodings: Literal["auto", "classic"] = "classic"
+    """``classic``: a dictionary or plain values. ``auto``: or differences (ADR 0010)."""
 
     @property
     def extension(self) -> str:

@@ -21,7 +21,7 @@ class DestinationConfig(Block):
 
 
 class ParquetConfig(Block):
-    """Row groups, within what the worker's memory ceiling allows."""
+    """Row groups, within what the worker's memory ceiling allows, and the layout of values."""
 
     row_group_strategy: Literal["auto", "fixed_rows", "fixed_memory"] = Field(
         default="auto", description="How a row group is measured."
@@ -34,6 +34,11 @@ class ParquetConfig(Block):
     )
     max_row_group_mb: Annotated[Count, Field(ge=1)] | None = Field(
         default=None, description="Upper limit for target_row_group_mb."
+    )
+    encodings: Literal["auto", "classic"] = Field(
+        default="classic",
+        description="classic: a dictionary or plain values, which every reader knows. auto: also "
+        "differences (DELTA_BINARY_PACKED) where they are smaller.",
     )
 
 

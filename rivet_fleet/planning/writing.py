@@ -46,6 +46,7 @@ def format_plan(export: ExportConfig, budget: MemoryBudget) -> tuple[FormatPlan,
         row_group_rows=rows,
         row_group_bytes=group_bytes,
         file_bytes_max=export.max_file_size,
+        encodings=parquet.encodings if parquet is not None else "classic",
     )
     return plan, warnings
 

@@ -6,6 +6,7 @@ import random
 from datetime import date, datetime, time
 from decimal import Decimal
 from pathlib import Path
+from typing import Literal
 
 import duckdb
 import pyarrow as pa
@@ -35,10 +36,15 @@ EXTREMES: dict[str, tuple[pa.DataType, tuple[object, ...]]] = {
 }
 
 
+Layouts = Literal["auto", "classic"]
+CLASSIC = {"PLAIN", "PLAIN_DICTIONARY", "RLE_DICTIONARY", "RLE"}
+"""What every reader knows; RLE is that of levels and of a dictionary's places."""
+
+
 def chosen(**columns: pa.Array) -> dict[str, str]:
     table = pa.table(columns)
-    found = choose_encodings(table)
-    assert choose_encodings(table) == found
+    found = choose_encodings(table, differences=True)
+    assert choose_encodings(table, differences=True) == found
     return {
         **dict.fromkeys(columns, "plain"),
         **dict.fromkeys((path.split(".")[0] for path in found.dictionary), "dictionary"),
@@ -73,6 +79,59 @@ def test_every_column_gets_its_smallest_layout() -> None:
         "flags": "plain",
         "lists": "delta",
     }
+
+
+def every_kind() -> pa.Table:
+    """Columns for which differences are the smallest, one of each type that has them."""
+    columns: dict[str, pa.Array] = {
+        "ascending": pa.array(range(ROWS), pa.int64()),
+        "small": pa.array([n % 7_000 for n in SCATTERED], pa.int16()),
+        "unsigned": pa.array(SCATTERED, pa.uint64()),
+        "days": pa.array([n % 2_500 for n in SCATTERED], pa.int32()).cast(pa.date32()),
+        "times": pa.array(SCATTERED, pa.int64()).cast(pa.time64("us")),
+        "moments": pa.array(SCATTERED, pa.int64()).cast(pa.timestamp("us", "UTC")),
+        "money": pa.array([Decimal(n) / 100 for n in SCATTERED], pa.decimal128(15, 2)),
+        "few": pa.array([n % 5 for n in SCATTERED], pa.int64()),
+        "lists": pa.array([[n, n + 1] for n in SCATTERED], pa.list_(pa.int64())),
+        "structs": pa.array([{"n": n} for n in SCATTERED], pa.struct([("n", pa.int64())])),
+    }
+    return pa.table(columns)
+
+
+def layouts(path: Path) -> set[str]:
+    """The encodings of all the file's columns."""
+    footer = pq.read_metadata(path)
+    groups = [footer.row_group(index) for index in range(footer.num_row_groups)]
+    return {
+        encoding
+        for group in groups
+        for index in range(group.num_columns)
+        for encoding in group.column(index).encodings
+    }
+
+
+def test_differences_are_never_chosen_where_they_are_not_allowed() -> None:
+    table = every_kind()
+    assert choose_encodings(table, differences=True).delta
+    classic = choose_encodings(table, differences=False)
+    assert (classic.dictionary, classic.delta) == (("days", "few"), ())
+
+
+def test_no_classic_file_holds_differences_and_the_default_is_classic(tmp_path: Path) -> None:
+    table = every_kind()
+    assert FormatPlan(format="parquet").encodings == "classic"
+    assert write(tmp_path / "classic", table, "classic") == table
+    assert layouts(tmp_path / "classic") <= CLASSIC
+    assert write(tmp_path / "auto", table, "auto") == table
+    assert layouts(tmp_path / "auto") - CLASSIC == {"DELTA_BINARY_PACKED"}
+
+
+@pytest.mark.parametrize("encodings", ["auto", "classic"])
+def test_equal_tables_give_equal_bytes(tmp_path: Path, encodings: Layouts) -> None:
+    paths = [tmp_path / name for name in ("one", "two")]
+    for path in paths:
+        write(path, every_kind(), encodings)
+    assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
 def test_a_table_without_rows_is_plain() -> None:
@@ -110,9 +169,9 @@ def test_what_is_chosen_is_read_back_by_two_readers(tmp_path: Path, name: str) -
     assert read_by_duckdb(path) == rows
 
 
-def write(path: Path, table: pa.Table) -> pa.Table:
+def write(path: Path, table: pa.Table, encodings: Layouts = "auto") -> pa.Table:
     """Through our own writer; what pyarrow reads from the file."""
-    plan = FormatPlan(format="parquet", compression="zstd", row_group_bytes=1024 * 1024)
+    plan = FormatPlan(format="parquet", row_group_bytes=1024 * 1024, encodings=encodings)
     writer = open_format(plan).open(path, table.schema)
     for batch in table.to_batches():
         writer.write(batch)

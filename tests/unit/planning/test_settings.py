@@ -132,6 +132,12 @@ def test_compression(settings: dict[str, Any], expected: tuple[str, int | None])
     assert (plan.compression, plan.compression_level) == expected
 
 
+def test_differences_are_written_only_for_those_who_ask() -> None:
+    assert format_plan(export(), BUDGET)[0].encodings == "classic"
+    assert format_plan(export(parquet={}), BUDGET)[0].encodings == "classic"
+    assert format_plan(export(parquet={"encodings": "auto"}), BUDGET)[0].encodings == "auto"
+
+
 def test_row_groups_fit_the_ceiling_and_say_so() -> None:
     plan, warnings = format_plan(export(parquet={"target_row_group_mb": 128}), BUDGET)
     assert plan.row_group_bytes == BUDGET.row_group_bytes

@@ -2,7 +2,8 @@
 
 Measured on a sample of the first row group, because it decides most of the encoder's time: a
 dictionary that does not pay costs up to three times as much, and what is small before compression
-is compressed quickly. Equal tables, equal answer. ADR 0010 has the figures.
+is compressed quickly. Differences are left out unless they were asked for: not every reader knows
+them. Equal tables, equal answer. ADR 0010 has the figures.
 """
 
 from __future__ import annotations
@@ -41,9 +42,9 @@ class Encodings:
         }
 
 
-def choose_encodings(table: pa.Table) -> Encodings:
-    """Per leaf the smallest of dictionary, differences and plain, before compression, in a
-    sample from four places of ``table``."""
+def choose_encodings(table: pa.Table, *, differences: bool) -> Encodings:
+    """Per leaf the smallest of dictionary, plain and, where ``differences`` allows them, these:
+    before compression, in a sample from four places of ``table``."""
     rows = min(_SAMPLE_ROWS, int(_SAMPLE_BYTES * table.num_rows / max(table.nbytes, 1)))
     piece = max(1, rows // _SAMPLE_PLACES)
     step = max(piece, table.num_rows // _SAMPLE_PLACES)
@@ -53,7 +54,7 @@ def choose_encodings(table: pa.Table) -> Encodings:
     plain = _leaf_sizes(sample, use_dictionary=False)
     shared = {path: size for path, (size, _) in _leaf_sizes(sample, use_dictionary=True).items()}
     whole = [path for path, (_, physical) in plain.items() if physical in _DELTA_TYPES]
-    packed = _delta_sizes(sample, whole)
+    packed = _delta_sizes(sample, whole) if differences else {}
     dictionary, delta = [], []
     for path, (size, _) in plain.items():
         if path in packed and packed[path] < min(_DELTA_PAYS * size, shared[path]):

@@ -33,6 +33,7 @@ class ParquetFormat:
     def __init__(self, plan: FormatPlan) -> None:
         """Raises ConfigError for a codec or level it lacks."""
         self._codec, self._level = _codec(plan)
+        self._differences = plan.encodings == "auto"
         self._group_rows = plan.row_group_rows
         # A file limit below the row group's would never be noticed in time.
         self._group_bytes = min(plan.row_group_bytes, plan.file_bytes_max or plan.row_group_bytes)
@@ -60,6 +61,7 @@ class ParquetFormat:
             schema,
             codec=self._codec,
             level=self._level,
+            differences=self._differences,
             group_rows=self._group_rows,
             group_bytes=self._group_bytes,
         )
@@ -82,6 +84,7 @@ class _ParquetWriter:
         *,
         codec: str,
         level: int | None,
+        differences: bool,
         group_rows: int | None,
         group_bytes: int,
     ) -> None:
@@ -90,6 +93,7 @@ class _ParquetWriter:
         self._group_rows = group_rows
         self._group_bytes = group_bytes
         self._codec, self._level = codec, level
+        self._differences = differences
         self._extremes = Extremes(schema)
         self._held: list[pa.RecordBatch] = []
         self._held_rows = 0
@@ -176,7 +180,7 @@ class _ParquetWriter:
             self._schema,
             compression=self._codec,
             compression_level=self._level,
-            **choose_encodings(first).options(),
+            **choose_encodings(first, differences=self._differences).options(),
             store_decimal_as_integer=True,
         )
 
