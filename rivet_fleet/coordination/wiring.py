@@ -71,6 +71,7 @@ def load(path: Path, *, params: Mapping[str, str], environ: Mapping[str, str]) -
         engines=frozenset(registry.engine_names()),
         destinations=frozenset(registry.destination_names()),
         formats=frozenset(registry.format_names()),
+        engine_signals=lambda engine: frozenset(registry.signal_specs(engine)),
         default_ports=registry.default_ports(),
     )
 

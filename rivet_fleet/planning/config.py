@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from rivet_fleet.contracts.url import redact
@@ -23,6 +24,7 @@ from rivet_fleet.planning.connections import (
 )
 from rivet_fleet.planning.loaded import LoadedConfig, all_sources, source_key
 from rivet_fleet.planning.problems import ConfigKey, Places, Problem, config_error, dotted
+from rivet_fleet.planning.protection import EngineSignals
 
 __all__ = ["CONFIG_BYTES_MAX", "LoadedConfig", "load_config", "state_url"]
 
@@ -37,18 +39,26 @@ def load_config(
     engines: frozenset[str],
     destinations: frozenset[str],
     formats: frozenset[str],
+    engine_signals: EngineSignals,
     default_ports: Mapping[str, int],
 ) -> LoadedConfig:
     """Read and check one configuration file.
 
-    ``engines``, ``destinations`` and ``formats`` are what this installation has. Raises
-    ConfigError that lists everything wrong, each with ``file:line:column``, reason and
+    ``engines``, ``destinations``, ``formats`` and ``engine_signals`` are what this installation
+    has. Raises ConfigError that lists everything wrong, each with ``file:line:column``, reason and
     suggestion. Connects to nothing; reads the file and its ``query_file``s only.
     """
     variables = Variables(params=params, environ=environ)
     document = read_document(_read_text(path, "the configuration"), str(path), variables)
     secrets = spellings(_secret_texts(document.plain))
-    config, warnings = _checked(document, secrets, engines, destinations, formats)
+    rules = partial(
+        check_rules,
+        engines=engines,
+        destinations=destinations,
+        formats=formats,
+        engine_signals=engine_signals,
+    )
+    config, warnings = _checked(document, secrets, destinations, rules)
     secrets = spellings([*secrets, *known_secrets(config, environ)])
     queries = _queries(config, path, document.places, variables, secrets)
     warnings += [f"--param {name} is not used by {path.name}" for name in variables.unused()]
@@ -70,9 +80,8 @@ def load_config(
 def _checked(
     document: Document,
     secrets: tuple[str, ...],
-    engines: frozenset[str],
     destinations: frozenset[str],
-    formats: frozenset[str],
+    rules: Callable[[FleetConfig], list[Problem]],
 ) -> tuple[FleetConfig, list[str]]:
     problems = list(document.problems)
     plain, warnings = document.plain, []
@@ -86,7 +95,7 @@ def _checked(
     config, found = check_shape(plain)
     problems += found
     if config is not None and not problems:
-        problems += check_rules(config, engines=engines, destinations=destinations, formats=formats)
+        problems += rules(config)
     if config is None or problems:
         raise config_error(document.places, problems, secrets)
     return config, warnings + [

@@ -18,7 +18,7 @@ from rivet_fleet.planning.problems import (
     dotted,
     listed,
 )
-from rivet_fleet.planning.protection import check_group
+from rivet_fleet.planning.protection import EngineSignals, check_group
 from rivet_fleet.planning.request import override_column
 
 NAME_BYTES_MAX = 128
@@ -43,9 +43,10 @@ def check_rules(
     engines: frozenset[str],
     destinations: frozenset[str],
     formats: frozenset[str],
+    engine_signals: EngineSignals,
 ) -> list[Problem]:
     """Everything that is wrong although every single setting has the right type."""
-    found = [*_root(config), *_state(config)]
+    found = [*_root(config), *_groups(config, engines, engine_signals), *_state(config)]
     for name, source in all_sources(config).items():
         found += _source(source, source_key(config, name), engines)
     for index, export in enumerate(config.exports):
@@ -114,10 +115,6 @@ def _root(config: FleetConfig) -> Iterator[Problem]:
     for name in config.sources:
         if reason := unsafe_name(name):
             yield _problem(("sources", name), reason)
-    for name, group in config.source_groups.items():
-        if reason := unsafe_name(name):
-            yield _problem(("source_groups", name), reason)
-        yield from check_group(config, name, group)
     if config.campaign.name is not None and (reason := unsafe_name(config.campaign.name)):
         yield _problem(("campaign", "name"), reason)
     first: dict[str, int] = {}
@@ -132,6 +129,17 @@ def _root(config: FleetConfig) -> Iterator[Problem]:
                 code=DUPLICATE_EXPORT,
             )
         first.setdefault(export.name, index)
+
+
+def _groups(
+    config: FleetConfig, engines: frozenset[str], engine_signals: EngineSignals
+) -> Iterator[Problem]:
+    # An engine that is not there is a problem of its source; every signal would repeat it.
+    supported = all(source.type in engines for source in all_sources(config).values())
+    for name, group in config.source_groups.items():
+        if reason := unsafe_name(name):
+            yield _problem(("source_groups", name), reason)
+        yield from check_group(config, name, group, engine_signals if supported else None)
 
 
 def _state(config: FleetConfig) -> Iterator[Problem]:

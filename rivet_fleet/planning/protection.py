@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
@@ -13,7 +13,10 @@ from rivet_fleet.planning.config_models import FleetConfig, SourceGroupConfig
 from rivet_fleet.planning.config_protection import HoursConfig, MonitorConfig, SignalConfig
 from rivet_fleet.planning.connections import source_connection
 from rivet_fleet.planning.loaded import LoadedConfig, all_sources
-from rivet_fleet.planning.problems import ConfigKey, Problem, dotted, listed
+from rivet_fleet.planning.problems import ConfigKey, Problem, did_you_mean, dotted, listed
+
+EngineSignals = Callable[[str], frozenset[str]]
+"""Engine name → the names of the signals its servers can tell."""
 
 MEGABYTE = 1_000_000
 """Of a rate: networks count in decimal megabytes."""
@@ -96,8 +99,12 @@ def readers_of(loaded: LoadedConfig, group_name: str | None) -> int | None:
     return None if group is None else budget_of(group_name or "", group).ceiling
 
 
-def check_group(config: FleetConfig, name: str, group: SourceGroupConfig) -> Iterator[Problem]:
-    """What is wrong with a group although each of its settings has the right type."""
+def check_group(
+    config: FleetConfig, name: str, group: SourceGroupConfig, engine_signals: EngineSignals | None
+) -> Iterator[Problem]:
+    """What is wrong with a group although each of its settings has the right type.
+
+    ``engine_signals``: None when a source's engine is not there: its signals are unknown."""
     at: ConfigKey = ("source_groups", name)
     budget = budget_of(name, group)
     if budget.unlimited:
@@ -111,6 +118,9 @@ def check_group(config: FleetConfig, name: str, group: SourceGroupConfig) -> Ite
         )
     if group.monitor is not None:
         yield from _check_monitor(config, group, group.monitor, at)
+        if engine_signals is not None:
+            where = (*at, "monitor", "signals")
+            yield from _check_names(config, group.monitor, where, engine_signals)
 
 
 def _check_monitor(
@@ -131,6 +141,24 @@ def _check_monitor(
         yield _problem((*at, "min_running_chunks"), f"is more than may run: {ceiling}")
     if monitor.hours is not None:
         yield from _check_hours(monitor.hours, (*here, "hours"))
+
+
+def _check_names(
+    config: FleetConfig, monitor: MonitorConfig, at: ConfigKey, engine_signals: EngineSignals
+) -> Iterator[Problem]:
+    """A signal with neither sql nor http is one that the monitored engine can tell."""
+    own = [name for name, signal in monitor.signals.items() if not (signal.sql or signal.http)]
+    source = all_sources(config).get(monitored_source(config, monitor))
+    if not own or source is None:
+        return
+    known = engine_signals(source.type)
+    for name in own:
+        if name not in known:
+            yield _problem(
+                (*at, name),
+                f"{source.type} has no such signal; known: {listed(known)}",
+                did_you_mean(name, known) or "give it sql: or http:",
+            )
 
 
 def _check_signal(signal: SignalConfig, at: ConfigKey, *, sheds: bool) -> Iterator[Problem]:

@@ -293,6 +293,7 @@ def test_jobs_mount_a_configuration_that_loads(rendered: list[Document], tmp_pat
             engines=frozenset({"postgres"}),
             destinations=frozenset({"local"}),
             formats=frozenset({"parquet"}),
+            engine_signals=lambda engine: frozenset(),
             default_ports={"postgres": 5432},
         )
         campaign = loaded.config.campaign

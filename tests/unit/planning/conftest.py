@@ -32,6 +32,7 @@ def load(
         engines=frozenset({"postgres"}),
         destinations=frozenset({"local"}),
         formats=frozenset({"parquet", "csv"}),
+        engine_signals=lambda engine: frozenset({"lock_waits", "running_sessions"}),
         default_ports={"postgres": 5432, "postgresql": 5432},
     )
 

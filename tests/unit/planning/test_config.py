@@ -340,6 +340,41 @@ def test_a_misspelt_source_group_is_refused(load_text: Loader) -> None:
     assert load_text(text).config.exports[0].source_group == "primery"
 
 
+WATCHED = """\
+source_groups:
+  primary:
+    max_running_chunks: 2
+    monitor:
+      signals:
+        SIGNAL
+"""
+
+
+def test_a_signal_the_engine_cannot_tell_is_refused_with_its_place(load_text: Loader) -> None:
+    text = said(refusal(load_text, WATCHED.replace("SIGNAL", "lock_wait: {pause_above: 1}") + GOOD))
+    assert "fleet.yaml:6:" in text
+    assert "postgres has no such signal; known: lock_waits, running_sessions" in text
+    assert "did you mean 'lock_waits'?" in text
+    text = said(refusal(load_text, WATCHED.replace("SIGNAL", "queue: {pause_above: 1}") + GOOD))
+    assert "give it sql: or http:" in text
+
+
+@pytest.mark.parametrize(
+    "signal",
+    ["lock_waits: {pause_above: 1}", "queue: {sql: SELECT 1, pause_above: 1}"],
+)
+def test_a_signal_of_the_engine_or_of_ones_own_is_accepted(load_text: Loader, signal: str) -> None:
+    loaded = load_text(WATCHED.replace("SIGNAL", signal) + GOOD)
+    assert loaded.config.source_groups["primary"].monitor is not None
+
+
+def test_signals_of_an_unknown_engine_are_not_reported_beside_it(load_text: Loader) -> None:
+    text = WATCHED.replace("SIGNAL", "queue: {pause_above: 1}") + GOOD
+    text = said(refusal(load_text, text.replace("type: postgres", "type: postgre", 1)))
+    assert "this source type is not supported" in text
+    assert "no such signal" not in text
+
+
 def test_the_state_database_falls_back_to_a_file_beside_the_configuration(
     load_text: Loader, tmp_path: Path
 ) -> None:
@@ -372,6 +407,7 @@ def test_loading_takes_what_the_installation_has_as_arguments(tmp_path: Path) ->
         engines=frozenset({"other"}),
         destinations=frozenset({"local"}),
         formats=frozenset({"parquet"}),
+        engine_signals=lambda engine: frozenset(),
         default_ports={},
     )
     assert isinstance(loaded, LoadedConfig)
