@@ -12,16 +12,20 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import select
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 
 from rivet_fleet.cli.lean import import_lean
 
 PROGRAM = (sys.executable, "-m", "rivet_fleet")
 """How a supervisor starts a worker that was not started ahead."""
-_DISMISS_TIMEOUT_S = 5.0
+_DISMISS_TIMEOUT_S = 30.0
+"""For the start of an interpreter on a machine that has no time for it; nothing else is left to
+wait for, see ``_Homeward``."""
 
 
 class Prestarted:
@@ -90,10 +94,31 @@ def take() -> tuple[Prestarted, ...]:
     return taken
 
 
+class _Homeward(MetaPathFinder):
+    """Finds no module: before each import it looks whether anybody can still give orders.
+
+    The imports take seconds of a loaded machine, and whoever dismisses the process waits for its
+    end. Between two imports nothing is half written, no compiled module in a cache either.
+    """
+
+    def __init__(self) -> None:
+        self._orders = select.poll()
+        self._orders.register(sys.stdin.fileno(), select.POLLIN)
+
+    def find_spec(self, fullname: object, path: object, target: object = None) -> None:
+        """Raises SystemExit when the pipe has ended without orders in it."""
+        for _, seen in self._orders.poll(0):
+            if seen & select.POLLHUP and not seen & select.POLLIN:
+                raise SystemExit(0)
+
+
 def await_orders() -> None:
     """The other process: import, wait, and become the worker."""
+    homeward = _Homeward()
+    sys.meta_path.insert(0, homeward)
     import_lean()
     importlib.import_module("rivet_fleet.cli.worker")
+    sys.meta_path.remove(homeward)
     line = sys.stdin.readline()
     if not line:
         return

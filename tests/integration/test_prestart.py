@@ -17,6 +17,11 @@ BEGIN_AND_DIE = (
     "import os, signal; from rivet_fleet.cli import prestart; prestart.begin(); "
     "print(prestart._waiting[0]._process.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
 )
+LEAVE_AND_TELL = (
+    "import atexit, sys; from rivet_fleet.cli import prestart; "
+    "atexit.register(lambda: print('rivet_fleet.cli.worker' in sys.modules)); "
+    "prestart.await_orders()"
+)
 
 
 def test_it_becomes_the_worker_it_is_told_to_be(tmp_path: Path) -> None:
@@ -32,6 +37,19 @@ def test_it_goes_home_when_it_is_not_needed() -> None:
     ready.dismiss()
     assert ready._process.returncode == 0
     assert ready.hand_over([*PROGRAM, "worker"], {}, Path("unused")) is None
+
+
+def test_it_does_not_import_on_when_nobody_can_give_orders() -> None:
+    """Whoever dismisses it waits for its end: on a loaded machine the imports take seconds."""
+    reading, writing = os.pipe()
+    os.close(writing)
+    try:
+        left = subprocess.run(
+            [sys.executable, "-c", LEAVE_AND_TELL], stdin=reading, capture_output=True, check=True
+        )
+    finally:
+        os.close(reading)
+    assert left.stdout == b"False\n"
 
 
 def test_a_dead_one_is_not_handed_anything(tmp_path: Path) -> None:
