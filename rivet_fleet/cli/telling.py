@@ -159,19 +159,27 @@ def journal(
         entries = newest_entries(fleet, view.campaign_id, only, last=last)
         if as_json:
             click.echo(dumps(redact_plain(to_plain(entries), known_redactor())))
-        elif entries or not follow:
+        elif not follow:
             _tell(entries, json_lines=json_lines)
-        if follow:
+        else:
             told = max((entry.journal_id for entry in (*newest, *entries)), default=0)
-            _follow(fleet, view.campaign_id, only, told, json_lines=json_lines)
+            _follow(fleet, view.campaign_id, only, told, first=entries, json_lines=json_lines)
     return 0
 
 
 def _follow(
-    fleet: Fleet, campaign_id: CampaignId, only: JournalFilter, after_id: int, *, json_lines: bool
+    fleet: Fleet,
+    campaign_id: CampaignId,
+    only: JournalFilter,
+    after_id: int,
+    *,
+    first: Sequence[JournalEntry],
+    json_lines: bool,
 ) -> None:
-    """An interrupt is how following usually ends: it is no failure."""
+    """An interrupt is how following usually ends: from the first word on it is no failure."""
     try:
+        if first:
+            _tell(first, json_lines=json_lines)
         for entries in follow_entries(
             fleet, campaign_id, only, after_id=after_id, wait=fleet.stop.wait
         ):

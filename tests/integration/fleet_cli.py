@@ -166,6 +166,17 @@ def until(seen: Callable[[], Any], *, limit_s: float = 60.0, what: str = "it") -
 
 
 @contextmanager
+def ended(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
+    """However the block ends, the process has ended afterwards."""
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+
+
+@contextmanager
 def mounted(folder: Path, options: str) -> Iterator[Path]:
     """A tmpfs of its own at ``folder`` (root only)."""
     folder.mkdir(parents=True, exist_ok=True)

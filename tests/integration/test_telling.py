@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.integration.fleet_cli import Desk, until
+from tests.integration.fleet_cli import Desk, ended
 
 SQL = """
 CREATE TABLE t (id int PRIMARY KEY, until date DEFAULT 'infinity');
@@ -117,16 +117,24 @@ def test_the_journal_is_filtered_and_comes_as_lines(desk: Desk) -> None:
 def test_following_ends_with_the_campaign_or_an_interrupt(desk: Desk) -> None:
     desk.cli("submit")
     config = str(desk.config)
-    whole = desk.start("journal", "-c", config, "--follow", "--json-lines", "--last", "1000")
-    some = desk.start(
-        "journal", "-c", config, "-f", "--event", "worker.died", "--event", "campaign.submitted"
-    )
-    assert some.stdout is not None
-    until(lambda: "campaign.submitted" in some.stdout.readline(), what="the first entry")
-    some.send_signal(signal.SIGINT)
-    desk.finish(some)
-    desk.cli("resume", "--workers", "1")
-    told = [json.loads(line)["event"] for line in desk.finish(whole).out.splitlines()]
+    with (
+        ended(
+            desk.start("journal", "-c", config, "--follow", "--json-lines", "--last", "1000")
+        ) as whole,
+        ended(
+            desk.start(
+                *("journal", "-c", config, "-f"),
+                *("--event", "worker.died", "--event", "campaign.submitted"),
+            )
+        ) as some,
+    ):
+        assert some.stdout is not None
+        first = some.stdout.readline()
+        assert "campaign.submitted" in first, f"not the first entry: {first!r}"
+        some.send_signal(signal.SIGINT)
+        desk.finish(some)
+        desk.cli("resume", "--workers", "1")
+        told = [json.loads(line)["event"] for line in desk.finish(whole).out.splitlines()]
     assert told.count("chunk.completed") == 4
     assert told.count("campaign.submitted") == told.count("campaign.completed") == 1
     kept = desk.cli("journal", "--last", "1000", "--json").json
