@@ -59,6 +59,16 @@ class TaskView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Outage:
+    """Chunks given back since a source last answered. Times are the database's clock."""
+
+    since_s: float
+    last_s: float
+    tries: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reaped:
     """A task taken back from an owner that is gone. ``status`` is pending or failed."""
 

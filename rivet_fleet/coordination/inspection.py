@@ -10,6 +10,7 @@ from rivet_fleet.contracts.task import RunStatus, TaskStatus
 from rivet_fleet.coordination.coordinator import COORDINATOR
 from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.errors import StateRefused
+from rivet_fleet.observability.outage_reasons import runs_by_source
 from rivet_fleet.observability.status import StatusReport, explain
 from rivet_fleet.verification.findings import Depth, Verification
 from rivet_fleet.verification.validate import validate_prefix
@@ -34,6 +35,11 @@ def campaign_status(fleet: Fleet, view: CampaignView) -> StatusReport:
         [worker for worker in workers if not worker.name.startswith(COORDINATOR)],
         store.groups(view.campaign_id),
         store.now_s(),
+        {
+            source: outage
+            for source, run_ids in runs_by_source(runs).items()
+            if (outage := store.outage(view.campaign_id, run_ids)) is not None
+        },
     )
 
 

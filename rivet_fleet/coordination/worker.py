@@ -262,11 +262,12 @@ class Worker:
         if self._guard is not None and self._guard.limits_connections:
             self._fleet.drop_source(plan.read.source)
 
-    def _release(self, claim: Claim) -> None:
+    def _release(self, claim: Claim, outage: str = "") -> None:
         fleet = self._fleet
         try:
             fleet.patience.call(
-                "release the chunk", lambda: fleet.store.release(claim.task_id, claim.fence)
+                "release the chunk",
+                lambda: fleet.store.release(claim.task_id, claim.fence, outage),
             )
             reach(KillPoint.CHUNK_RELEASED)
         except LeaseLost as lost:
@@ -281,7 +282,8 @@ class Worker:
             return
         self._outages += 1
         self._fleet.drop_source(self._fleet.planned_run(claim.run_id).plan.read.source)
-        self._release(claim)
+        message = error.message or error.error_class
+        self._release(claim, outage=self._fleet.redact(message)[:_MESSAGE_MAX])
 
     def _fail(self, claim: Claim, error: RivetFleetError) -> None:
         """Spend the attempt. After a commit the fence guard refuses, and that is right: a

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from rivet_fleet.contracts.codec import dumps
 from rivet_fleet.contracts.keys import describe_range
 from rivet_fleet.contracts.state import (
     CampaignView,
     GroupView,
+    Outage,
     RunView,
     TaskCounts,
     TaskView,
@@ -21,6 +23,7 @@ from rivet_fleet.observability.families import HEAD, export_rows
 from rivet_fleet.observability.findings import finding_lines
 from rivet_fleet.observability.groups import group_words
 from rivet_fleet.observability.order_reasons import order_reasons
+from rivet_fleet.observability.outage_reasons import outage_reasons
 from rivet_fleet.observability.protection_reasons import protection_reasons
 from rivet_fleet.observability.reasons import Reason, Scene, reasons_for, spent
 from rivet_fleet.observability.redaction import Redactor, one_line, redact_plain, safe_line
@@ -109,12 +112,13 @@ def explain(
     workers: Sequence[WorkerView],
     groups: Sequence[GroupView],
     now_s: float,
+    outages: Mapping[str, Outage] = MappingProxyType({}),
 ) -> StatusReport:
     """The report for one moment.
 
     ``tasks`` are the running, committed and failed ones (or a sample); ``workers`` are those
     that claim (a coordinator's own row would count as an idle worker); ``now_s`` is the state
-    database's clock.
+    database's clock; ``outages`` are by source.
     """
     scene = Scene(
         campaign=campaign, runs=runs, tasks=tasks, workers=workers, groups=groups, now_s=now_s
@@ -132,7 +136,11 @@ def explain(
         workers=tuple(_worker(worker, tasks, now_s) for worker in workers),
         groups=tuple(groups),
         failed=tuple(_failed(t) for t in tasks if spent(t)),
-        reasons=(*reasons_for(scene, protection_reasons(scene)), *order_reasons(scene)),
+        reasons=(
+            *outage_reasons(scene, outages),
+            *reasons_for(scene, protection_reasons(scene)),
+            *order_reasons(scene),
+        ),
     )
 
 

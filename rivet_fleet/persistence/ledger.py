@@ -190,7 +190,7 @@ class Ledger:
 
         return self._db.write(work)
 
-    def release(self, task_id: TaskId, fence: int) -> None:
+    def release(self, task_id: TaskId, fence: int, outage: str = "") -> None:
         """See ``Store.release``. A pending task with this fence was released by its owner."""
 
         def work(tx: Transaction) -> None:
@@ -199,7 +199,7 @@ class Ledger:
                 if not _stands(tx, task_id, fence, TaskStatus.PENDING):
                     raise _lost(task_id, fence, "release")
                 return
-            note(tx, _event(EventName.CHUNK_RELEASED, task))
+            note(tx, _event(EventName.CHUNK_RELEASED, task, message=outage))
 
         self._db.write(work)
 

@@ -205,12 +205,12 @@ class MemoryStore(MemoryBudgets, MemoryFinish, MemoryViews):
         return TaskStatus.FAILED
 
     @synchronized
-    def release(self, task_id: TaskId, fence: int) -> None:
+    def release(self, task_id: TaskId, fence: int, outage: str = "") -> None:
         """See ``Store.release``."""
         task = self._owned(task_id, fence, Verb.RELEASE, TaskStatus.PENDING)
         if task is not None:
             task.move(Verb.RELEASE, self._clock())
-            self._note_task(EventName.CHUNK_RELEASED, task)
+            self._note_task(EventName.CHUNK_RELEASED, task, outage)
 
     @synchronized
     def reap_expired(

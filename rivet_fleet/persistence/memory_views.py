@@ -20,6 +20,7 @@ from rivet_fleet.contracts.state import (
     CampaignView,
     JournalEntry,
     JournalFilter,
+    Outage,
     RunView,
     TaskView,
     WorkerView,
@@ -27,6 +28,7 @@ from rivet_fleet.contracts.state import (
 from rivet_fleet.contracts.task import CampaignStatus, TaskStatus
 from rivet_fleet.errors import StateRefused
 from rivet_fleet.persistence.memory_model import Budget, Campaign, Run, Task, Worker
+from rivet_fleet.persistence.outages import ANSWERED
 
 S = TypeVar("S", bound="MemoryRows")
 P = ParamSpec("P")
@@ -278,6 +280,24 @@ class MemoryViews(MemoryRows):
             and (not only.events or entry.event in only.events)
             and (only.worker in (None, entry.worker_id) or entry.worker_id in named)
             and (only.since_s is None or entry.at_s >= only.since_s)
+        )
+
+    @synchronized
+    def outage(self, campaign_id: CampaignId, run_ids: Sequence[RunId]) -> Outage | None:
+        """See ``Store.outage``."""
+        about = [e for e in self._journal if e.campaign_id == campaign_id and e.run_id in run_ids]
+        answered_id = max((e.journal_id for e in about if e.event in ANSWERED), default=0)
+        released = EventName.CHUNK_RELEASED.value
+        given_back = [
+            e for e in about if e.journal_id > answered_id and e.event == released and e.message
+        ]
+        if not given_back:
+            return None
+        return Outage(
+            since_s=min(e.at_s for e in given_back),
+            last_s=max(e.at_s for e in given_back),
+            tries=len(given_back),
+            message=given_back[-1].message,
         )
 
     @synchronized

@@ -14,6 +14,7 @@ from rivet_fleet.persistence.history import Histories
 from rivet_fleet.persistence.ledger import Ledger
 from rivet_fleet.persistence.marks import Marks
 from rivet_fleet.persistence.migrate import check_version, migrate
+from rivet_fleet.persistence.outages import Outages
 from rivet_fleet.persistence.uniques import Uniques
 from rivet_fleet.persistence.views import Views
 
@@ -29,6 +30,7 @@ class SqlStore(
     Histories,
     Harms,
     Marks,
+    Outages,
     Uniques,
     Views,
 ):

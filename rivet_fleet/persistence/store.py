@@ -33,6 +33,7 @@ from rivet_fleet.contracts.state import (
     JournalEntry,
     JournalFilter,
     MeasuredRun,
+    Outage,
     Progression,
     Reaped,
     RunView,
@@ -141,8 +142,9 @@ class Store(Protocol):
         """running → failed. Raises LeaseLost."""
         ...
 
-    def release(self, task_id: TaskId, fence: int) -> None:
-        """running → pending, the attempt given back. Raises LeaseLost."""
+    def release(self, task_id: TaskId, fence: int, outage: str = "") -> None:
+        """running → pending, the attempt given back. Raises LeaseLost.
+        ``outage``: what the source said, when it could not be connected."""
         ...
 
     def reap_expired(
@@ -324,6 +326,11 @@ class Store(Protocol):
         newest: bool = False,
     ) -> list[JournalEntry]:
         """In order of happening: the first ``limit``, or with ``newest`` the last."""
+        ...
+
+    def outage(self, campaign_id: CampaignId, run_ids: Sequence[RunId]) -> Outage | None:
+        """What the journal knows of an outage of the one source that these runs read: what was
+        given back since one of their chunks was last committed or failed. For people."""
         ...
 
     def write_journal(self, event: Event) -> None:

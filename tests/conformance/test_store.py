@@ -426,6 +426,30 @@ def test_a_release_gives_the_attempt_back_and_can_be_repeated(store: Store) -> N
     assert (task.status, task.attempts, task.fence) == (TaskStatus.PENDING, 0, claim.fence)
 
 
+def test_an_outage_is_what_was_given_back_since_the_source_last_answered(store: Store) -> None:
+    store.submit(campaign_plan(chunks=(2, 2)))
+    other = RunId("c1-e1")
+    for said in ("", "gone", "gone still"):
+        claim = claimed(store)
+        store.release(claim.task_id, claim.fence, said)
+    outage = store.outage(C1, [R0, other])
+    assert outage is not None and (outage.tries, outage.message) == (2, "gone still")
+    assert outage.since_s <= outage.last_s <= store.now_s()
+    entries = store.journal(only=JournalFilter(events=("chunk.released",)))
+    assert [e.message for e in entries] == ["", "gone", "gone still"]
+    assert outage.since_s == entries[1].at_s
+    assert store.outage(C1, [other]) is None and store.outage(C1, []) is None
+    commit(store, claimed(store))
+    assert store.outage(C1, [R0, other]) is None, "it answered"
+    claim = claimed(store)
+    store.release(claim.task_id, claim.fence, "gone again")
+    outage = store.outage(C1, [R0, other])
+    assert outage is not None and outage.tries == 1
+    claim = claimed(store)
+    store.fail(claim.task_id, claim.fence, BROKEN)
+    assert store.outage(C1, [R0, other]) is None, "it answered"
+
+
 def test_a_stale_fence_cannot_release(backend: Backend) -> None:
     backend.store.submit(campaign_plan())
     old, new = reclaimed(backend)

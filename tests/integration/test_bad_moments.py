@@ -105,6 +105,8 @@ def test_a_source_that_is_away_costs_no_attempt(desk: Desk) -> None:
             given_back = "SELECT count(*) FROM run_journal WHERE event = 'chunk.released'"
             until(lambda: run_sqlite(desk.state, given_back)[0][0] >= 3, what="chunks given back")
             assert campaign.poll() is None
+            reason = desk.cli("status", "--json").json["reasons"][0]
+            assert reason["code"] == "source_away" and "no attempt is spent" in reason["sentence"]
             server.start()
             desk.finish(campaign)
     assert desk.delivered() == ALL

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from rivet_fleet.contracts.plan import ClaimPlace
-from rivet_fleet.contracts.state import RunView
+from rivet_fleet.contracts.state import Outage, RunView
 from rivet_fleet.contracts.task import CampaignStatus, RunStatus, TaskStatus
 from rivet_fleet.observability.metrics import campaign_metrics
+from rivet_fleet.observability.outage_reasons import runs_by_source
 from rivet_fleet.observability.reasons import Reason, ReasonCode
 from rivet_fleet.observability.redaction import redactor_for
 from rivet_fleet.observability.status import StatusReport, explain, render_status, status_json
@@ -44,6 +45,37 @@ def test_no_live_worker() -> None:
     reason = _only(report, ReasonCode.NO_LIVE_WORKER)
     assert reason.next_command == "rivet-fleet resume -c fleet.yaml"
     assert "2 chunks could be claimed" in reason.sentence
+
+
+def _away(**over):  # type: ignore[no-untyped-def]
+    outage = Outage(since_s=NOW_S - 3600, last_s=NOW_S - 5, tries=7, message="refused.")
+    args = {"status": CampaignStatus.ACTIVE, "runs": [run(pending=2, running=1)], **over}
+    return explain(
+        *(campaign(args["status"]), args["runs"], [], [worker()], [], NOW_S), {"shop": outage}
+    )
+
+
+def test_a_source_that_is_away_is_said_first_with_what_is_still_true() -> None:
+    reason = _away().reasons[0]
+    assert reason.code is ReasonCode.SOURCE_AWAY
+    assert reason.sentence == (
+        "Source shop is away since 2027-01-15T07:00:00.000Z (1 h 00 m): 7 chunks could not "
+        "connect and went back, the last 5.0 s ago: refused. Nothing is lost and no attempt is "
+        "spent; it is tried again (1 chunk at this moment) until it answers. Bring the source, "
+        "or the way to it, back; or give the campaign up with `cancel`."
+    )
+    assert reason.next_command == "rivet-fleet doctor -c fleet.yaml"
+
+
+def test_nobody_waits_for_a_source_when_the_campaign_is_over() -> None:
+    over = _away(status=CampaignStatus.CANCELLED)
+    assert ReasonCode.SOURCE_AWAY not in [reason.code for reason in over.reasons]
+
+
+def test_a_source_is_asked_about_while_one_of_its_runs_has_chunks_to_read() -> None:
+    done, open_ = run("a", status=RunStatus.COMPLETED, completed=1), run("b", pending=1)
+    assert runs_by_source([done, open_]) == {"shop": (done.run_id, open_.run_id)}
+    assert runs_by_source([done, run("b", committed=1)]) == {}
 
 
 def test_all_workers_busy() -> None:

@@ -1,0 +1,51 @@
+"""A source that does not come back keeps a campaign active for ever: this says so. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from rivet_fleet.contracts.keys import RunId
+from rivet_fleet.contracts.state import Outage, RunView
+from rivet_fleet.contracts.task import RunStatus
+from rivet_fleet.observability.advice import command
+from rivet_fleet.observability.reasons import Reason, ReasonCode, Scene
+from rivet_fleet.observability.units import counted, duration_text, rfc3339
+
+
+def runs_by_source(runs: Sequence[RunView]) -> dict[str, tuple[RunId, ...]]:
+    """The runs of each source that still has something to read. A finished run of the same
+    source belongs to it: its last chunk is a sign that the source was there."""
+    found: dict[str, list[RunView]] = {}
+    for run in runs:
+        found.setdefault(run.plan.read.source, []).append(run)
+    return {
+        source: tuple(run.run_id for run in members)
+        for source, members in found.items()
+        if any(run.status is RunStatus.IN_PROGRESS and _unread(run) for run in members)
+    }
+
+
+def outage_reasons(scene: Scene, outages: Mapping[str, Outage]) -> list[Reason]:
+    """One for each source that is away; nothing once the campaign is over."""
+    if scene.campaign.status.over:
+        return []
+    return [_away(scene, source, outage) for source, outage in outages.items()]
+
+
+def _unread(run: RunView) -> int:
+    return run.counts.pending + run.counts.running + run.counts.failed
+
+
+def _away(scene: Scene, source: str, outage: Outage) -> Reason:
+    running = sum(run.counts.running for run in scene.runs if run.plan.read.source == source)
+    now = f" ({counted(running, 'chunk')} at this moment)" if running else ""
+    return Reason(
+        code=ReasonCode.SOURCE_AWAY,
+        sentence=f"Source {source} is away since {rfc3339(outage.since_s)} "
+        f"({duration_text(scene.now_s - outage.since_s)}): {counted(outage.tries, 'chunk')} could "
+        f"not connect and went back, the last {duration_text(scene.now_s - outage.last_s)} ago: "
+        f"{outage.message.rstrip('.')}. Nothing is lost and no attempt is spent; it is tried "
+        f"again{now} until it answers. Bring the source, or the way to it, back; "
+        "or give the campaign up with `cancel`.",
+        next_command=command("doctor", scene.campaign.config_path),
+    )
