@@ -37,8 +37,6 @@ class Job:
         return self.folder / "fleet.yaml"
 
 
-FAST = "mode: chunked\n    tuning: {profile: fast}"
-"""The profile without throttle; the statement target is the same in every profile."""
 ONE_CHUNK = "mode: full"
 """Nothing is tuned, and the whole table is one chunk: the hard case for memory."""
 ONE_CHUNK_FAST = "mode: full\n    tuning: {profile: fast}"
@@ -64,7 +62,8 @@ def engine_type(engine: Engine) -> str | None:
 
 
 def chunks(count: int) -> str:
-    """Exactly so many chunks, else as fast as can be."""
+    """Exactly so many chunks, and the profile without throttle; the statement target is the same in
+    every profile."""
     return f"mode: chunked\n    chunk_count: {count}\n    tuning: {{profile: fast}}"
 
 

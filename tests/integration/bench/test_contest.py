@@ -23,7 +23,7 @@ import pytest
 from bench.checks import of_column, same
 from bench.contenders import DECODE, FLOOR, RIVET, Contender
 from bench.fidelity import compare, parquet_files
-from bench.fleet import FAST, Job, decode_command, engine_type, run_command
+from bench.fleet import Job, chunks, decode_command, engine_type, run_command
 from bench.parts import startup
 from bench.rounds import Bench, Limits, run_once, run_rounds
 from bench.schema import EVENTS, WIDE, Engine, Kind
@@ -75,7 +75,9 @@ def floor_of(server: SourceServer) -> Contender:
 def fleet_of(server: SourceServer) -> Contender:
     if engine_type(server.engine) is None:
         pytest.skip(f"this build has no source for {server.engine.value}")
-    return Contender(name="fleet", group=RIVET, command=partial(run_command, workers=1, how=FAST))
+    return Contender(
+        name="fleet", group=RIVET, command=partial(run_command, workers=1, how=chunks(4))
+    )
 
 
 def soon() -> Limits:
