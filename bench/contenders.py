@@ -55,6 +55,7 @@ def contenders(
     """The chosen ``groups`` for this engine, in the order of a round; the floor always runs."""
     engine = server.engine
     found = [_floor(server), _decode(engine), *(_fleet(engine, count) for count in workers)]
+    found.append(_fleet(engine, 1, more="parquet: {encodings: auto}"))
     found += [*_connectorx(engine, peers), *_duckdb(engine, peers), _adbc(engine, peers)]
     found += [_arrow_odbc(engine, peers, odbc), _sling(peers), *_dlt(engine, peers)]
     return [each for each in found if each.group in {FLOOR, *groups}]
@@ -85,11 +86,13 @@ def _decode(engine: Engine) -> Contender:
     )
 
 
-def _fleet(engine: Engine, workers: int) -> Contender:
+def _fleet(engine: Engine, workers: int, *, more: str = "") -> Contender:
+    how = chunks(_CHUNKS_PER_WORKER * workers) + (f"\n    {more}" if more else "")
+    name = f"rivet-fleet, {workers} worker{'s' if workers > 1 else ''}"
     return Contender(
-        name=f"rivet-fleet, {workers} worker{'s' if workers > 1 else ''}",
+        name=f"{name}, {more}" if more else name,
         group=RIVET,
-        command=partial(run_command, workers=workers, how=chunks(_CHUNKS_PER_WORKER * workers)),
+        command=partial(run_command, workers=workers, how=how),
         unavailable=_no_source(engine),
     )
 
