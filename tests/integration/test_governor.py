@@ -26,7 +26,7 @@ campaign: {{name: shop, workers: 2, lease_ttl_s: 5}}
 source_groups:
   shop:
     max_running_chunks: 2
-    max_rows_per_s: 400
+    max_rows_per_s: 250
     monitor: {monitor}
 exports:
   - {{name: orders, table: orders, format: parquet, mode: chunked, chunk_count: {chunks},
@@ -82,10 +82,35 @@ class Watched:
         return [json.loads(text) for (text,) in rows]
 
     def happened(self, name: str) -> dict[str, Any]:
-        return until(lambda: self.events(name), what=name)[-1]
+        last: dict[str, Any] = until(lambda: self.events(name), what=name)[-1]
+        return last
+
+    def paused_by(self, signal: str | None) -> dict[str, Any]:
+        """The newest pause, once that signal made it; None: the flag file."""
+
+        def newest() -> list[dict[str, Any]]:
+            return [e for e in self.events("governor.paused")[-1:] if e.get("signal") == signal]
+
+        found: list[dict[str, Any]] = until(newest, what=f"a pause by {signal or 'the flag file'}")
+        return found[0]
+
+    def permits(self, count: int) -> None:
+        """So many chunks may run, and nothing is paused."""
+        until(
+            lambda: self.ask(
+                "SELECT 1 FROM source_budget WHERE paused_reason IS NULL "
+                f"AND coalesce(permits, ceiling) = {count}"
+            ),
+            what=f"{count} permits",
+        )
+
+    def hurry(self) -> None:
+        """As ``state budget --rows-per-s none`` does, without a process."""
+        with psycopg.connect(self._state, autocommit=True) as state:
+            state.execute("UPDATE source_budget SET rows_per_s = NULL")
 
     def completes(self, process: subprocess.Popen[str]) -> None:
-        self.desk.cli("state", "budget", "shop", "--rows-per-s", "none")
+        self.hurry()
         self.desk.finish(process)
         assert self.desk.delivered("") == list(range(1, ROWS + 1))
         (attempts,) = self.ask("SELECT max(attempts) FROM chunk_task")[0]
@@ -106,58 +131,53 @@ def blocked(shop: str) -> Iterator[None]:
             thread.join()
 
 
-def test_real_lock_waits_pause_the_group_and_their_end_resumes_it(
-    watched: Watched, shop: str
-) -> None:
-    watched.submit("{interval_s: 0.2, signals: {lock_waits: {pause_above: 0}}}")
-    process = watched.resume()
-    watched.happened("chunk.claimed")
-    with blocked(shop):
-        paused = watched.happened("governor.paused")
-        assert (paused["signal"], paused["value"], paused["threshold"]) == ("lock_waits", 1, 0)
-        watched.happened("chunk.paused")
-        said = watched.desk.cli("status").out
-        assert "Source group shop is paused: lock_waits is 1, above 0." in said
-        assert "governed by coordinator" in said
-    watched.happened("governor.resumed")
-    watched.completes(process)
-    assert len(watched.events("governor.elected")) == 1
+MONITOR = """{{interval_s: 0.2, calm_samples: 1, flag_file: pause, signals: {{
+      lock_waits: {{pause_above: 0}},
+      queue: {{sql: 'SELECT coalesce(max(n), 0) FROM load', shed_above: 10}},
+      health: {{http: '{url}', pointer: /db/load, pause_above: 0.5}}}}}}"""
 
 
-def test_a_query_sheds_and_the_calm_regains(watched: Watched, shop: str) -> None:
-    watched.submit(
-        "{interval_s: 0.2, calm_samples: 2, signals: {queue: "
-        "{sql: 'SELECT coalesce(max(n), 0) FROM load', shed_above: 10}}}"
-    )
-    process = watched.resume()
-    watched.happened("chunk.claimed")
-    with psycopg.connect(shop, autocommit=True) as application:
-        application.execute("INSERT INTO load VALUES (11)")
-        shed = watched.happened("governor.shed")
-        assert (shed["from"], shed["to"], shed["signal"]) == (2, 1, "queue")
-        until(lambda: "may run 1 of 2 chunks" in watched.desk.cli("status").out, what="the reason")
-        application.execute("DELETE FROM load")
-    assert watched.happened("governor.regained")["to"] == 2
-    watched.completes(process)
-
-
-def test_a_flag_file_and_an_endpoint_pause(watched: Watched) -> None:
+def test_every_kind_of_signal_acts_and_its_end_too(watched: Watched, shop: str) -> None:
+    """One campaign for all: processes cost more than what they prove a second time."""
     with endpoint() as (url, answer):
-        watched.submit(
-            f"{{interval_s: 0.2, calm_samples: 1, flag_file: pause, signals: {{health: "
-            f"{{http: '{url}', pointer: /db/load, pause_above: 0.5}}}}}}"
-        )
+        watched.submit(MONITOR.format(url=url))
         flag = watched.desk.folder / "pause"
         flag.touch()
         process = watched.resume()
-        watched.happened("governor.paused")
+        watched.paused_by(None)
         assert "the flag file" in watched.desk.cli("status").out
+        assert not watched.events("chunk.claimed")
         flag.unlink()
         watched.happened("chunk.claimed")
+        watched.permits(2)
+
+        with blocked(shop):
+            paused = watched.paused_by("lock_waits")
+            assert (paused["value"], paused["threshold"]) == (1, 0)
+            watched.happened("chunk.paused")
+            said = watched.desk.cli("status").out
+            assert "Source group shop is paused: lock_waits is 1, above 0." in said
+            assert "governed by coordinator" in said
+        watched.permits(2)
+        assert len(watched.events("governor.resumed")) == 2
+
         answer["load"] = 0.9
-        until(lambda: watched.events("governor.paused")[-1].get("signal"), what="the endpoint")
+        assert watched.paused_by("health")["value"] == 0.9
         answer["load"] = 0.1
+        watched.permits(2)
+
+        with psycopg.connect(shop, autocommit=True) as application:
+            application.execute("INSERT INTO load VALUES (11)")
+            shed = watched.happened("governor.shed")
+            assert (shed["from"], shed["to"], shed["signal"]) == (2, 1, "queue")
+            until(
+                lambda: "may run 1 of 2 chunks" in watched.desk.cli("status").out, what="the reason"
+            )
+            application.execute("DELETE FROM load")
+        watched.permits(2)
+        assert watched.happened("governor.regained")["to"] == 2
         watched.completes(process)
+    assert len(watched.events("governor.elected")) == 1
 
 
 @contextlib.contextmanager
@@ -202,7 +222,10 @@ def test_a_critical_signal_stops_the_campaign_and_resume_finishes_it(
         assert "campaign_halted" in watched.desk.cli("status").out
         watched.desk.cli("worker", code=6)  # nobody but an operator goes on
         application.execute("DELETE FROM load")
-    watched.completes(watched.resume())
+    claims = len(watched.events("chunk.claimed"))
+    process = watched.resume()  # it sets the budget as configured, so only then
+    until(lambda: len(watched.events("chunk.claimed")) > claims, what="a claim after the resume")
+    watched.completes(process)
 
 
 def test_a_killed_governor_is_replaced(watched: Watched) -> None:
@@ -223,6 +246,6 @@ def test_a_killed_governor_is_replaced(watched: Watched) -> None:
         "SELECT w.pid FROM source_budget b JOIN worker w ON w.worker_id = b.governor_owner"
     )
     assert now == left
-    watched.desk.cli("state", "budget", "shop", "--rows-per-s", "none")
+    watched.hurry()
     watched.desk.finish(next(w for w in workers if w.pid == left))
     assert watched.desk.delivered("") == list(range(1, ROWS + 1))
