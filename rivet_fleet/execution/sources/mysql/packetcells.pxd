@@ -44,6 +44,7 @@ cdef enum Kind:
     TIMESTAMP
     TEXT
     BYTES
+    UUID
     # Kept as bytes, made into Arrow by the reference's builder of the column.
     RAW
 
@@ -55,6 +56,8 @@ cdef struct Field:
     bint target_signed
     bint nullable
     bint coerce
+    # Of a UUID: sent as bytes, of which 16 are the UUID itself.
+    bint is_binary
     int precision
     int scale
     int64_t changed
@@ -276,6 +279,37 @@ cdef inline int time_cell(Field* field, const uint8_t* cell, int64_t bytes) noex
     return DONE
 
 
+cdef inline int hex_digit(uint8_t c) noexcept nogil:
+    """0 to 15, or -1."""
+    if 48 <= c <= 57:
+        return c - 48
+    c |= 0x20
+    return c - 87 if 97 <= c <= 102 else -1
+
+
+cdef inline int uuid_cell(Field* field, const uint8_t* cell, int64_t bytes) noexcept nogil:
+    """16 bytes as they are, or the canonical 36 characters."""
+    cdef uint8_t* slot = column_slot(&field.column)
+    cdef int i, high, low, position = 0
+    if field.is_binary and bytes == 16:
+        memcpy(slot, cell, 16)
+        field.column.rows += 1
+        return DONE
+    if bytes != 36 or cell[8] != 45 or cell[13] != 45 or cell[18] != 45 or cell[23] != 45:
+        return unfit_cell(field)
+    for i in range(16):
+        if i == 4 or i == 6 or i == 8 or i == 10:
+            position += 1
+        high = hex_digit(cell[position])
+        low = hex_digit(cell[position + 1])
+        if high < 0 or low < 0:
+            return unfit_cell(field)
+        slot[i] = <uint8_t> (high << 4 | low)
+        position += 2
+    field.column.rows += 1
+    return DONE
+
+
 cdef inline int any_cell(Field* field, const uint8_t* cell, int64_t bytes) noexcept nogil:
     """One value that is not NULL. DONE, ASK, FULL or NO_MEMORY; on anything but DONE the column
     is as it was."""
@@ -303,6 +337,8 @@ cdef inline int any_cell(Field* field, const uint8_t* cell, int64_t bytes) noexc
             return ASK
         column_bit(column, value == 1)
         return DONE
+    if field.kind == UUID:
+        return uuid_cell(field, cell, bytes)
     if field.kind == TIME:
         return time_cell(field, cell, bytes)
     if bits_cell(cell, bytes, &value) != DONE:

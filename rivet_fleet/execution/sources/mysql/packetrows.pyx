@@ -17,7 +17,7 @@ from rivet_fleet.execution.columnar cimport (
 )
 from rivet_fleet.execution.sources.mysql.packetcells cimport (
     BIT_BOOLEAN, BIT_FIELD, BOOLEAN, BYTES, DATE, DECIMAL, INTEGER, PLAIN, RAW, TEXT, TIME,
-    TIMESTAMP, RIVET_MY_DATE_LENGTH, RIVET_MY_LENGTH_ENCODED, RIVET_MY_TIME_LENGTH,
+    TIMESTAMP, UUID, RIVET_MY_DATE_LENGTH, RIVET_MY_LENGTH_ENCODED, RIVET_MY_TIME_LENGTH,
     Field, any_cell, cell_extent,
 )
 
@@ -346,5 +346,8 @@ cdef _set_up(Field* field, column, bint coerce):
         what = TEXT
     elif kind is TypeKind.BINARY:
         what = BYTES
+    elif kind is TypeKind.UUID:
+        what, storage, width = UUID, FIXED, 16
+        field.is_binary = wire_type.endswith(":binary")
     field.kind = what
     column_init(&field.column, storage, width, NULL)
