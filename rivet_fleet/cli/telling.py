@@ -36,6 +36,10 @@ export_option = click.option(
     "-e", "--export", "export_name", default=None, help="Only this export."
 )
 
+_LOOKED_AT = 1000
+"""So many of the newest entries are known to a follower: one that is missing between them is
+told when it comes."""
+
 
 def _id(campaign_id: str | None) -> CampaignId | None:
     return CampaignId(campaign_id) if campaign_id else None
@@ -156,13 +160,15 @@ def journal(
         )
         # Before the entries that pass: one that happens meanwhile is then told, not missed.
         newest = newest_entries(fleet, view.campaign_id, JournalFilter(), last=1)
-        entries = newest_entries(fleet, view.campaign_id, only, last=last)
+        looked_at = max(last, _LOOKED_AT) if follow else last
+        known = newest_entries(fleet, view.campaign_id, only, last=looked_at)
+        entries = known[max(len(known) - last, 0) :]
         if as_json:
             click.echo(dumps(redact_plain(to_plain(entries), known_redactor())))
         elif not follow:
             _tell(entries, json_lines=json_lines)
         else:
-            told = max((entry.journal_id for entry in (*newest, *entries)), default=0)
+            told = [entry.journal_id for entry in (*known, *newest)]
             _follow(fleet, view.campaign_id, only, told, first=entries, json_lines=json_lines)
     return 0
 
@@ -171,7 +177,7 @@ def _follow(
     fleet: Fleet,
     campaign_id: CampaignId,
     only: JournalFilter,
-    after_id: int,
+    told: Sequence[int],
     *,
     first: Sequence[JournalEntry],
     json_lines: bool,
@@ -181,7 +187,10 @@ def _follow(
         if first:
             _tell(first, json_lines=json_lines)
         for entries in follow_entries(
-            fleet, campaign_id, only, after_id=after_id, wait=fleet.stop.wait
+            *(fleet, campaign_id, only),
+            after_id=max(told, default=0),
+            known=told,
+            wait=fleet.stop.wait,
         ):
             _tell(entries, json_lines=json_lines)
     except KeyboardInterrupt:

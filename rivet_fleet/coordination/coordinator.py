@@ -14,6 +14,7 @@ from rivet_fleet.contracts.state import CampaignView
 from rivet_fleet.contracts.task import CampaignStatus
 from rivet_fleet.coordination.closing import verdict
 from rivet_fleet.coordination.fleet import Fleet
+from rivet_fleet.coordination.following import Follower
 from rivet_fleet.coordination.governor import Governor
 from rivet_fleet.coordination.identity import process_alive
 from rivet_fleet.coordination.stop import install
@@ -73,7 +74,7 @@ class Coordinator:
             ready=options.ready,
         )
         self._snapshot: Snapshot | None = None
-        self._journal_id = 0
+        self._follower = Follower(fleet.store, campaign_id)
         self._due_s: dict[Callable[[], None], float] = {}
         self._status = CampaignStatus.ACTIVE
         self._ended_roughly = False
@@ -155,7 +156,7 @@ class Coordinator:
         """Everything shown comes from the state database: it is true for the whole fleet."""
         fleet, campaign_id = self._fleet, self._campaign_id
         try:
-            entries = fleet.store.journal(campaign_id=campaign_id, after_id=self._journal_id)
+            entries = self._follower.look(fleet.clock.monotonic_s(), last=fleet.stop.requested)
             runs = fleet.store.runs(campaign_id)
             workers = fleet.store.workers(alive_within_s=fleet.settings.lease_ttl_s)
             now_s = fleet.store.now_s()
@@ -163,7 +164,6 @@ class Coordinator:
             fleet.tell(EventName.STATE_RETRIED, f"progress: {error.message}")
             return
         for entry in entries:
-            self._journal_id = max(self._journal_id, entry.journal_id)
             self._progress.tell(entry)
         at_work = [w for w in workers if w.alive and not w.name.startswith(COORDINATOR)]
         self._snapshot = snapshot(self._snapshot, runs, at_work, now_s, entries=entries)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.contracts.state import CampaignView, JournalEntry, JournalFilter
 from rivet_fleet.coordination.coordinator import COORDINATOR
 from rivet_fleet.coordination.fleet import Fleet
+from rivet_fleet.coordination.following import Follower
 from rivet_fleet.observability.harm import CountedRun, counted_runs
 from rivet_fleet.observability.history import EndedRun, ended_run
 from rivet_fleet.observability.metrics import CampaignMetrics, campaign_metrics
-
-_PAGE = 5_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,22 +73,23 @@ def follow_entries(
     only: JournalFilter,
     *,
     after_id: int,
+    known: Iterable[int] = (),
     wait: Callable[[float], object],
 ) -> Iterator[Sequence[JournalEntry]]:
     """Further entries as they happen, until the campaign is over and all is told.
 
-    ``after_id``: the last entry that is known; ``wait(seconds)`` rests between two looks.
+    ``after_id``: the last entry that is known, ``known``: ids of it and of those before it;
+    ``wait(seconds)`` rests between two looks.
     """
+    follower = Follower(fleet.store, campaign_id, only, after_id=after_id, known=known)
     while True:
         # Before the entries: what the end itself wrote is then among them.
         view = fleet.store.campaign(campaign_id)
-        entries = fleet.store.journal(
-            campaign_id=campaign_id, after_id=after_id, only=only, limit=_PAGE
-        )
+        over = view is None or view.status.over
+        entries = follower.look(fleet.clock.monotonic_s(), last=over)
         if entries:
-            after_id = entries[-1].journal_id
             yield entries
-        elif view is None or view.status.over:
+        elif over:
             return
         else:
             wait(fleet.settings.poll_interval_s)

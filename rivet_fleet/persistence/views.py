@@ -121,8 +121,8 @@ class Views:
         only: JournalFilter | None = None,
         newest: bool = False,
     ) -> list[JournalEntry]:
-        """See ``Store.journal``. On PostgreSQL ids are drawn before they are committed, so a
-        follower may rarely miss an entry; the journal itself never does."""
+        """See ``Store.journal``. On PostgreSQL ids are drawn before they are committed: see
+        ``coordination.following``."""
         where = "journal_id > :after_id"
         values: dict[str, object] = {"after_id": after_id, "limit": limit}
         for name, value in (("campaign_id", campaign_id), ("run_id", run_id)):
