@@ -8,13 +8,18 @@ A run prints its seed; an input is reproduced by its number.
 from __future__ import annotations
 
 import argparse
+import itertools
 import random
+import socket
+import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from rivet_fleet.contracts.columns import ColumnSpec
 from rivet_fleet.errors import RivetFleetError
 from rivet_fleet.execution.sources.mysql.decoder import compiled_decoder as mysql_decoder
+from rivet_fleet.execution.sources.postgres.copyreceive import SocketReceiver
 from rivet_fleet.execution.sources.postgres.decoder import compiled_decoder as postgres_decoder
 from tests.property import copy_rows, mysql_rows
 
@@ -22,6 +27,7 @@ Stream = tuple[tuple[ColumnSpec, ...], bytes]
 
 _INPUTS_PER_STREAM = 50
 _VALUE_BYTES_MAX = 4096
+_BLOCK_BYTES = 4096
 
 
 def postgres_stream(rng: random.Random) -> Stream:
@@ -34,17 +40,66 @@ def mysql_stream(rng: random.Random) -> Stream:
     return case.columns, case.stream
 
 
+def socket_stream(rng: random.Random) -> Stream:
+    columns, rows = postgres_stream(rng)
+    return columns, copy_answer(
+        rows, [rng.randrange(len(rows) + 1) for _ in range(rng.randint(0, 4))]
+    )
+
+
+def copy_answer(rows: bytes, cuts: Sequence[int] = ()) -> bytes:
+    """The server's messages for one COPY whose bytes are ``rows``, a message from cut to cut."""
+    places = [0, *sorted(cuts), len(rows)]
+    bodies = [rows[start:end] for start, end in itertools.pairwise(places)]
+    return b"".join(
+        (
+            message(b"C", b"BEGIN\0"),
+            message(b"H", b"\x01\0\0"),
+            *(message(b"d", body) for body in bodies),
+            *(message(b"c"), message(b"C", b"COPY 1\0"), message(b"C", b"COMMIT\0")),
+            message(b"Z", b"I"),
+        )
+    )
+
+
+def message(kind: bytes, body: bytes = b"") -> bytes:
+    """One message of the PostgreSQL protocol."""
+    return kind + struct.pack(">I", len(body) + 4) + body
+
+
+def feed(engine: str, decoder: Any, data: bytes, cut: int) -> None:
+    """Bring ``data`` into the decoder, in two pieces. Raises RivetFleetError, or OSError for a
+    connection that ends too early."""
+    if engine != "postgres-socket":
+        decoder.feed(data[:cut])
+        decoder.feed(data[cut:])
+        return
+    receiver = SocketReceiver(decoder)
+    server, client = socket.socketpair()
+    with server, client:
+        server.sendall(data[:cut])
+        receiver.pull(client.fileno(), len(data[:cut]))
+        server.sendall(data[cut:])
+        server.shutdown(socket.SHUT_WR)
+        why = 0
+        while why not in (2, 3):
+            _, why = receiver.pull(client.fileno(), _BLOCK_BYTES)
+    if why == 3 or receiver.error is not None:
+        raise ConnectionError
+
+
 ENGINES: dict[
     str, tuple[Callable[[random.Random], Stream], Callable[[random.Random, bytes], bytes]]
 ] = {
     "postgres": (postgres_stream, copy_rows.damage),
+    "postgres-socket": (socket_stream, copy_rows.damage),
     "mysql": (mysql_stream, mysql_rows.damaged),
 }
 
 
 def fuzz(engine: str, inputs: int, seed: int) -> tuple[int, int]:
     """Decode ``inputs`` damaged streams; (refused, accepted). Raises whatever is not ours."""
-    compiled = {"postgres": postgres_decoder, "mysql": mysql_decoder}[engine]()
+    compiled = (mysql_decoder if engine == "mysql" else postgres_decoder)()
     assert compiled is not None, "the compiled decoder was not built"
     make, damage = ENGINES[engine]
     refused = accepted = 0
@@ -56,12 +111,11 @@ def fuzz(engine: str, inputs: int, seed: int) -> tuple[int, int]:
         cut = rng.randrange(len(data) + 1)
         decoder = compiled(columns, max_value_bytes=_VALUE_BYTES_MAX, coerce=number % 2 == 0)
         try:
-            decoder.feed(data[:cut])
-            decoder.feed(data[cut:])
+            feed(engine, decoder, data, cut)
             decoder.finish()
             decoder.take().validate(full=True)
             accepted += 1
-        except RivetFleetError:
+        except (RivetFleetError, ConnectionError):
             refused += 1
     return refused, accepted
 

@@ -19,6 +19,7 @@ from rivet_fleet.errors import (
     SourceRefused,
     SourceUnavailable,
     StatementTimeout,
+    ValueTooLarge,
 )
 from rivet_fleet.execution.sources.postgres import open_source, session
 from tests.integration.postgres_source_kit import (
@@ -79,7 +80,10 @@ def test_a_closed_reader_leaves_a_usable_source(sql, source) -> None:
     reader.close()
     reader.close()
     assert source.ping()
-    idle = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'COPY%' AND state = 'active'"
+    idle = (
+        "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%;COPY%' AND state = 'active' "
+        "AND pid <> pg_backend_pid()"
+    )
     assert sql.execute(idle).fetchone() == (0,)
 
 
@@ -211,3 +215,16 @@ def test_a_silent_link_is_given_up(source, monkeypatch) -> None:
     ):
         cursor.execute("SELECT pg_sleep(30)")
     assert source.ping()
+
+
+def test_an_answer_left_early_closes_the_connection(sql, source) -> None:
+    sql.execute("CREATE TABLE t (n int PRIMARY KEY, v text NOT NULL)")
+    sql.execute("INSERT INTO t SELECT i, repeat('x', i) FROM generate_series(1, 3000) i")
+    sql.execute("CREATE TABLE other (n int PRIMARY KEY)")
+    sql.execute("INSERT INTO other SELECT generate_series(1, 10)")
+    chunk = ChunkRange(kind=RangeKind.KEYSET, columns=("n",))
+    other = read_plan(facts_of(source, "other"))
+    with pytest.raises(ValueTooLarge):
+        read_all(source, read_plan(facts_of(source, "t")), chunk, max_value_bytes=100)
+    # Thousands of rows were still on their way; none of them may be taken for these.
+    assert read_all(source, other, chunk).column("n").to_pylist() == list(range(1, 11))

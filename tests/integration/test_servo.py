@@ -124,7 +124,7 @@ class AtWork:
     def _run(self) -> None:
         active = (
             "SELECT pid FROM pg_stat_activity WHERE application_name = 'rivet-test' "
-            "AND state = 'active' AND query LIKE 'COPY%' AND wait_event = 'PgSleep' "
+            "AND state = 'active' AND query LIKE '%;COPY%' AND wait_event = 'PgSleep' "
             "AND datname = current_database()"
         )
         with psycopg.connect(self._url, autocommit=True) as watching:

@@ -6,7 +6,7 @@ GIL; every row that is not goes to the reference decoder, whose verdict (a value
 or an error with column and offset) stands for both. Every length is checked before it is used.
 """
 
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uintptr_t
+from libc.stdint cimport int32_t, int64_t, uint8_t
 from libc.stdlib cimport calloc, free
 
 from rivet_fleet.execution.columnar cimport (
@@ -19,9 +19,6 @@ from rivet_fleet.execution.sources.postgres.copycells cimport (
     ARRAY, BOOL, BYTES, DATE, DECIMAL, INT16, INT32, INT64, JSONB, RAW, TEXT, TIME, TIMESTAMP,
     UINT32, UUID, Field, array_cell, framed_row, scalar_cell,
 )
-from rivet_fleet.execution.sources.postgres.libpqcalls cimport (
-    POLLIN, ConsumeInput, FreeMemory, GetCopyData, poll, pollfd,
-)
 
 import pyarrow as pa
 
@@ -31,8 +28,6 @@ from rivet_fleet.execution.batches import BatchQueue
 from rivet_fleet.execution.sources.postgres.decoder import ReferenceDecoder
 from rivet_fleet.execution.sources.postgres.dialect import OID_JSONB, OID_OID
 from rivet_fleet.execution.types import arrow_schema, arrow_type
-
-cdef int _POLL_MS = 200
 
 _KINDS = {
     TypeKind.BOOL: (BOOL, BITS, 0),
@@ -57,23 +52,6 @@ rivet_fill_powers()
 
 cdef class CompiledDecoder:
     """A ``BatchDecoder``; see ``ReferenceDecoder`` for what every byte means."""
-
-    cdef readonly object schema
-    cdef readonly dict changed
-    cdef object _columns, _reference
-    cdef bint _coerces
-    cdef Field* _fields
-    cdef int _width
-    cdef int64_t _limit, _rows
-    cdef Pending _pending
-    cdef int64_t _offset
-    cdef bint _started, _ended
-    cdef object _batches
-    # How often the reference was asked: valid rows never need it.
-    cdef readonly int64_t asked
-    cdef GetCopyData _get
-    cdef ConsumeInput _consume
-    cdef FreeMemory _release
 
     def __cinit__(self):
         self._fields = NULL
@@ -106,12 +84,6 @@ cdef class CompiledDecoder:
             free(self._fields)
         pending_free(&self._pending)
 
-    def bind_libpq(self, uintptr_t get_copy_data, uintptr_t consume_input, uintptr_t freemem):
-        """The addresses of PQgetCopyData, PQconsumeInput and PQfreemem, for ``pull``."""
-        self._get = <GetCopyData> get_copy_data
-        self._consume = <ConsumeInput> consume_input
-        self._release = <FreeMemory> freemem
-
     def expect_like(self, CompiledDecoder like not None):
         """Make room for batches as large as the last of ``like``, a decoder of the same columns."""
         cdef int i
@@ -131,66 +103,14 @@ cdef class CompiledDecoder:
         if block.shape[0]:
             if pending_keep(&self._pending, &block[0], block.shape[0]) != DONE:
                 raise MemoryError
-            self._settle()
+            self.settle()
 
     def finish(self):
         """The stream is over. Raises MalformedData when its trailer has not been seen."""
-        self._settle()
+        self.settle()
         if not self._ended:
             at = self._offset + self._pending.bytes
             raise MalformedData(f"the stream ended in the middle, at offset {at}")
-
-    def pull(self, uintptr_t conn, int fd, int64_t bytes_max):
-        """Receive rows from libpq's connection and decode them: (bytes, why it stopped). 0: so
-        much has arrived; 1: nothing comes; 2: no more rows. Raises as feed."""
-        cdef int64_t received = 0
-        cdef int why = 0, outcome = DONE
-        cdef char* row = NULL
-        cdef int bytes
-        cdef int64_t used
-        cdef bint looked = False
-        cdef pollfd waiting
-        if self._get == NULL:
-            raise TypeError("bind_libpq first")
-        while True:
-            with nogil:
-                outcome = DONE
-                while received < bytes_max:
-                    bytes = self._get(<void*> conn, &row, 1)
-                    if bytes > 0:
-                        received += bytes
-                        looked = False
-                        used = 0
-                        if self._started and not self._pending.bytes:
-                            outcome = self._rows_of(<uint8_t*> row, bytes, &used)
-                            if outcome == DONE:
-                                self._release(row)
-                                continue
-                        outcome = pending_keep(&self._pending, <uint8_t*> row + used, bytes - used)
-                        self._release(row)
-                        if outcome == DONE:
-                            outcome = ASK
-                        break
-                    if bytes < 0:
-                        why = 2
-                        break
-                    if looked:
-                        waiting.fd, waiting.events, waiting.revents = fd, POLLIN, 0
-                        if poll(&waiting, 1, _POLL_MS) == 0:
-                            why = 1
-                            break
-                    # Looked at before it is waited for: TLS may hold bytes the socket does not.
-                    if not self._consume(<void*> conn):
-                        why = 2
-                        break
-                    looked = not looked
-            if outcome == NO_MEMORY:
-                raise MemoryError
-            if outcome != DONE:
-                self._settle()
-                if received < bytes_max and why == 0:
-                    continue
-            return received, why
 
     # ------------------------------------------------------------ batches out
 
@@ -206,7 +126,7 @@ cdef class CompiledDecoder:
         self._offset += bytes
         pending_drop(&self._pending, bytes)
 
-    def _settle(self):
+    def settle(self):
         """Decode every complete row of the pending bytes."""
         cdef int64_t used, length
         cdef int outcome
@@ -223,8 +143,8 @@ cdef class CompiledDecoder:
                 )
             used = 0
             with nogil:
-                outcome = self._rows_of(self._pending.start, self._pending.bytes, &used)
-                # _rows_of counted them already.
+                outcome = self.rows_of(self._pending.start, self._pending.bytes, &used)
+                # rows_of counted them already.
                 self._offset -= used
                 self._drop(used)
             if outcome == DONE or outcome == ENDED:
@@ -239,7 +159,29 @@ cdef class CompiledDecoder:
                 return
             self._ask_about(length if length > 0 else self._pending.bytes)
 
-    cdef int _rows_of(self, const uint8_t* start, int64_t bytes, int64_t* used) noexcept nogil:
+    cdef int receive(self, const uint8_t* start, int64_t bytes) noexcept nogil:
+        """Decode received bytes that need not be kept. DONE, NO_MEMORY, or ASK: what could not be
+        decoded was kept, and the caller must ``settle``."""
+        cdef int64_t used = 0
+        cdef int outcome
+        if self._started and not self._pending.bytes:
+            outcome = self.rows_of(start, bytes, &used)
+            if outcome == DONE:
+                return DONE
+        outcome = pending_keep(&self._pending, start + used, bytes - used)
+        return ASK if outcome == DONE else outcome
+
+    cdef int receive_part(self, const uint8_t* start, int64_t bytes) noexcept nogil:
+        """Keep a part of a row that is still arriving. DONE or NO_MEMORY."""
+        return pending_keep(&self._pending, start, bytes)
+
+    cdef bint refuses(self) noexcept nogil:
+        """True when the row that is still arriving can be told to be refused."""
+        return self._started and (
+            framed_row(self._pending.start, self._pending.bytes, self._width, self._limit) < 0
+        )
+
+    cdef int rows_of(self, const uint8_t* start, int64_t bytes, int64_t* used) noexcept nogil:
         """Decode rows until the bytes are used up; how far it came is in ``used``."""
         cdef int64_t position = 0, length = 0
         cdef int outcome = DONE

@@ -5,81 +5,20 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
-from enum import Enum
-from typing import Protocol
 
-import psycopg
-import psycopg.errors
 import pyarrow as pa
-from psycopg.pq import ExecStatus
-from psycopg.pq.abc import PGconn, PGresult
 
 from rivet_fleet.contracts.plan import TuningPlan
 from rivet_fleet.errors import SourceError
 from rivet_fleet.execution.sources.postgres.decoder import BatchDecoder
+from rivet_fleet.execution.sources.postgres.exchange import Exchange, Pulled, open_exchange
 from rivet_fleet.execution.sources.postgres.session import Session, Settings
-
-BLOCK_BYTES = 256 * 1024
-"""About how much is received before the caller's limits are looked at again."""
-
-
-class Pulled(Enum):
-    """Why a pull returned."""
-
-    BLOCK = "block"
-    """A block's worth arrived; there may be more at once."""
-    WAIT = "wait"
-    """Nothing more is there yet."""
-    END = "end"
-    """The statement sends no more rows; its result says whether it failed."""
-
-
-class RowPuller(Protocol):
-    """Gets the rows of a running COPY from libpq into a decoder."""
-
-    def pull(self, pgconn: PGconn) -> tuple[int, Pulled]:
-        """Receive up to about ``BLOCK_BYTES``; the bytes, and why it returned."""
-        ...
-
-    def settle(self) -> None:
-        """Decode what is held back. Raises as ``BatchDecoder.feed``."""
-        ...
-
-
-class HoldingPuller:
-    """Takes one row at a time from libpq and holds the bytes back until ``settle``: a slow
-    decoder must not keep the server's statement open."""
-
-    def __init__(self, decoder: BatchDecoder) -> None:
-        self._decoder = decoder
-        self._held: list[bytes] = []
-
-    def pull(self, pgconn: PGconn) -> tuple[int, Pulled]:
-        """See ``RowPuller``. psycopg's own Copy would cost a generator a row."""
-        rows: list[bytes] = []
-        held_bytes, why = 0, Pulled.BLOCK
-        while held_bytes < BLOCK_BYTES:
-            count, data = pgconn.get_copy_data(1)
-            if count <= 0:
-                why = Pulled.WAIT if count == 0 else Pulled.END
-                break
-            rows.append(bytes(data))
-            held_bytes += count
-        if rows:
-            self._held.append(b"".join(rows))
-        return held_bytes, why
-
-    def settle(self) -> None:
-        """Feed the decoder; every block is let go as soon as it is decoded."""
-        self._held.reverse()
-        while self._held:
-            self._decoder.feed(self._held.pop())
 
 
 class CopyStream:
     """A ``PageStream``: the transaction begins with the first receive and ends with the last
-    byte. BEGIN's round trip and COMMIT's are not counted into ``seconds``: no page size can
-    shorten them, and a servo that counted them would end at one row a page on a distant source.
+    byte. Round trips are not counted into ``seconds``: no page size can shorten them, and a servo
+    that counted them would end at one row a page on a distant source.
     """
 
     def __init__(
@@ -89,7 +28,6 @@ class CopyStream:
         settings: Settings,
         tuning: TuningPlan,
         decoder: BatchDecoder,
-        puller: RowPuller,
     ) -> None:
         self.wire_bytes = 0
         self.ended = False
@@ -97,7 +35,7 @@ class CopyStream:
         self._on_the_way_s = 0.0
         self._session = session
         self._decoder = decoder
-        self._puller = puller
+        self._exchange: Exchange | None = None
         self._steps = self._receive(sql, settings, tuning.statement_timeout_s)
 
     @property
@@ -125,8 +63,8 @@ class CopyStream:
                 break
             self._step()
             if rows_max is not None:
-                self._puller.settle()
-        self._puller.settle()
+                self._settle()
+        self._settle()
         if self.ended:
             self._decoder.finish()
 
@@ -146,6 +84,10 @@ class CopyStream:
             with contextlib.suppress(SourceError):
                 self._steps.close()  # type: ignore[attr-defined]
 
+    def _settle(self) -> None:
+        if self._exchange is not None:
+            self._exchange.settle()
+
     def _step(self) -> None:
         started_s = time.monotonic()
         try:
@@ -157,45 +99,41 @@ class CopyStream:
 
     def _receive(self, sql: str, settings: Settings, timeout_s: float) -> Iterator[int]:
         """The statement in steps of bytes received; between them the caller has its say."""
-        connection = self._session.connection
         began_s = time.monotonic()
-        with self._session.transaction(settings, doing="reading a page", timeout_s=timeout_s):
+        session, doing = self._session, "reading a page"
+        if not session.stepwise:
+            round_trip_s = session.round_trip_s()
+            self._on_the_way_s += time.monotonic() - began_s + round_trip_s
+            with session.alone(doing=doing, timeout_s=timeout_s):
+                yield from self._answer(in_one_message(settings, sql))
+            return
+        with session.transaction(settings, doing=doing, timeout_s=timeout_s):
             # BEGIN costs the server nothing: it tells the round trip, once for itself and once
             # for the statement.
             self._on_the_way_s += 2.0 * (time.monotonic() - began_s)
-            pgconn = connection.pgconn
-            pgconn.send_query(sql.encode())
-            _expect(self._next_result(), ExecStatus.COPY_OUT)
-            why = Pulled.BLOCK
-            while why is not Pulled.END:
-                received_bytes, why = self._puller.pull(pgconn)
-                if why is Pulled.WAIT:
-                    connection.wait_readable()
-                    pgconn.consume_input()
-                yield received_bytes
-            _expect(self._next_result(), ExecStatus.COMMAND_OK)
+            yield from self._answer(sql.encode())
             ended_s = time.monotonic()
         self._on_the_way_s += time.monotonic() - ended_s
 
-    def _next_result(self) -> PGresult | None:
-        """The next result; an error's followers are taken too, so the connection stays usable."""
+    def _answer(self, query: bytes) -> Iterator[int]:
         connection = self._session.connection
-        pgconn = connection.pgconn
-        while pgconn.flush():
-            connection.wait_readable()
-        while pgconn.is_busy():
-            connection.wait_readable()
-            pgconn.consume_input()
-        result = pgconn.get_result()
-        if result is not None and result.status != ExecStatus.COPY_OUT:
-            while self._next_result() is not None:
-                pass
-        return result
+        self._exchange = exchange = open_exchange(connection, self._decoder)
+        try:
+            exchange.send(query)
+            why = Pulled.BLOCK
+            while why is not Pulled.END:
+                received_bytes, why = exchange.pull()
+                if why is Pulled.WAIT:
+                    connection.wait_readable()
+                yield received_bytes
+            exchange.finish()
+        except BaseException:
+            # Half an answer may be on its way: nobody could tell it from the next one's.
+            self._session.close()
+            raise
 
 
-def _expect(result: PGresult | None, status: ExecStatus) -> None:
-    """Raise psycopg's own exception for a result that reports an error."""
-    if result is None:
-        raise psycopg.OperationalError("the server ended the statement without a result")
-    if result.status != status:
-        raise psycopg.errors.error_from_result(result)
+def in_one_message(settings: Settings, sql: str) -> bytes:
+    """The whole transaction in one query: its answer comes in one round trip."""
+    local = "".join(f"SET LOCAL {name}={value};" for name, value in settings)
+    return f"BEGIN READ ONLY;{local}{sql};COMMIT".encode()

@@ -10,31 +10,25 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
 
 from psycopg import pq
 from psycopg.pq.abc import PGconn
 
-from rivet_fleet.execution.sources.postgres.copystream import BLOCK_BYTES, Pulled, RowPuller
-from rivet_fleet.execution.sources.postgres.decoder import BatchDecoder, compiled_decoder
-
-if TYPE_CHECKING:
-    from rivet_fleet.execution.sources.postgres.copyrows import CompiledDecoder
-
 _MODULES = {"binary": "psycopg_binary.pq", "c": "psycopg_c.pq"}
 """psycopg's implementations that are linked with libpq. A pure Python one is read row by row."""
-_WHY = (Pulled.BLOCK, Pulled.WAIT, Pulled.END)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LibpqFunctions:
-    """Addresses of three functions of one loaded libpq."""
+    """Functions of one loaded libpq."""
 
-    get_copy_data: int
-    consume_input: int
-    freemem: int
+    for_rows: tuple[int, int, int]
+    """The addresses of PQgetCopyData, PQconsumeInput and PQfreemem."""
+    gss_encrypted: Callable[[int], int]
+    """PQgssEncInUse of a connection's address."""
 
 
 @cache
@@ -45,39 +39,22 @@ def libpq_functions() -> LibpqFunctions | None:
         return None
     try:
         library = ctypes.CDLL(importlib.import_module(name).__file__)
-        return LibpqFunctions(
-            get_copy_data=_address(library.PQgetCopyData),
-            consume_input=_address(library.PQconsumeInput),
-            freemem=_address(library.PQfreemem),
-        )
+        for_rows = (library.PQgetCopyData, library.PQconsumeInput, library.PQfreemem)
+        gss_encrypted = library.PQgssEncInUse
     except (ImportError, OSError, AttributeError):
         return None
+    gss_encrypted.argtypes = [ctypes.c_void_p]
+    get, consume, release = map(_address, for_rows)
+    return LibpqFunctions(for_rows=(get, consume, release), gss_encrypted=gss_encrypted)
 
 
 def _address(function: object) -> int:
     return ctypes.cast(function, ctypes.c_void_p).value or 0  # type: ignore[arg-type]
 
 
-def direct_puller(decoder: BatchDecoder) -> RowPuller | None:
-    """A puller that lets the compiled decoder receive by itself; None when it cannot."""
-    functions, compiled = libpq_functions(), compiled_decoder()
-    if functions is None or compiled is None or not isinstance(decoder, compiled):
-        return None
-    decoder.bind_libpq(functions.get_copy_data, functions.consume_input, functions.freemem)
-    return _DirectPuller(decoder)
-
-
-class _DirectPuller:
-    """Rows go from libpq's buffer into Arrow's; the interpreter sees blocks only."""
-
-    def __init__(self, decoder: CompiledDecoder) -> None:
-        self._decoder = decoder
-
-    def pull(self, pgconn: PGconn) -> tuple[int, Pulled]:
-        """See ``RowPuller``."""
-        address = pgconn.pgconn_ptr  # type: ignore[attr-defined]
-        received_bytes, why = self._decoder.pull(address, pgconn.socket, BLOCK_BYTES)
-        return received_bytes, _WHY[why]
-
-    def settle(self) -> None:
-        """Nothing is held back."""
+def encrypted(pgconn: PGconn) -> bool:
+    """True unless the socket is known to carry the protocol's own bytes."""
+    functions = libpq_functions()
+    if functions is None or pgconn.ssl_in_use:
+        return True
+    return bool(functions.gss_encrypted(pgconn.pgconn_ptr))  # type: ignore[attr-defined]

@@ -101,6 +101,10 @@ class WatchedConnection(psycopg.Connection[tuple[Any, ...]]):
         """Wait for bytes; the caller then consumes them."""
         self._poll(self.pgconn.socket, 1)
 
+    def wait_writable(self) -> None:
+        """Wait until bytes can be sent."""
+        self._poll(self.pgconn.socket, 2)
+
     def _poll(self, fd: int, wanted: int) -> int:
         """Wait until ``fd`` is ready for what is wanted (1 reading, 2 writing, 3 either)."""
         poller = select.poll()

@@ -12,10 +12,9 @@ from rivet_fleet.execution.chunkreader import text_column
 from rivet_fleet.execution.paging import KeyDialect, Pager, Select, Walk
 from rivet_fleet.execution.sources.postgres import statements
 from rivet_fleet.execution.sources.postgres.blockpager import BlockPager
-from rivet_fleet.execution.sources.postgres.copystream import CopyStream, HoldingPuller
+from rivet_fleet.execution.sources.postgres.copystream import CopyStream
 from rivet_fleet.execution.sources.postgres.decoder import BatchDecoder, open_decoder
 from rivet_fleet.execution.sources.postgres.dialect import OID_TEXT, quote_relation
-from rivet_fleet.execution.sources.postgres.libpq import direct_puller
 from rivet_fleet.execution.sources.postgres.session import Session
 
 _METADATA_TIMEOUT_S = 30.0
@@ -95,8 +94,7 @@ class PostgresReading:
             # As UTF8 the server would refuse a bad byte itself, and the policy had no say.
             settings = (*settings, ("client_encoding", "SQL_ASCII"))
         sql = statements.copy_statement(select)
-        puller = direct_puller(decoder) or HoldingPuller(decoder)
-        return CopyStream(self._session, sql, settings, self._tuning, decoder, puller)
+        return CopyStream(self._session, sql, settings, self._tuning, decoder)
 
     def reconnect(self) -> None:
         """Drop the connection and take a new one. Raises SourceUnavailable."""

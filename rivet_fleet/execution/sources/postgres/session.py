@@ -8,6 +8,7 @@ next client that gives none.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,6 +26,9 @@ CONNECT_TIMEOUT_S = 15
 SILENCE_GRACE_S = 15.0
 """How much longer than the statement's own limit the client waits for a byte before it takes
 the link for dead: a half-open connection never says so by itself."""
+_TIMED_ONE_BY_ONE = 130_000
+"""The version since which each statement of a query has a time limit of its own."""
+_ROUND_TRIP_KEPT_S = 30.0
 _FIRST_ANSWER_S_MAX = 150.0
 """A pooler may let the first statement wait for a server connection: PgBouncer 120 s."""
 _INTRODUCE = """
@@ -56,6 +60,8 @@ class Session:
         self._name = None if named else quote_literal(application_name)
         self._connection: WatchedConnection | None = None
         self._pooled = False
+        self._round_trip_s = 0.0
+        self._measured_until_s = 0.0
 
     @property
     def connection(self) -> WatchedConnection:
@@ -70,6 +76,7 @@ class Session:
         except psycopg.Error as error:
             raise translate_connect(error, self.url) from None
         backend_pid = connection.info.backend_pid
+        self._measured_until_s = 0.0
         self._pooled = self._introduce(connection, backend_pid)
         connection.liveness = lambda: self._ask(backend_pid)
         return connection
@@ -120,7 +127,7 @@ class Session:
         Raises SourceError by SQLSTATE. ``timeout_s`` is the statement limit (0: none).
         """
         connection = self.connection
-        connection.silence_s_max = timeout_s + SILENCE_GRACE_S if timeout_s > 0 else None
+        self._allow_silence(connection, timeout_s)
         if self._pooled and self._name is not None:
             settings = (*settings, ("application_name", self._name))
         local = "".join(f";SET LOCAL {name}={value}" for name, value in settings)
@@ -133,6 +140,34 @@ class Session:
             except BaseException:
                 self._undo(connection)
                 raise
+
+    @contextlib.contextmanager
+    def alone(self, *, doing: str, timeout_s: float) -> Iterator[None]:
+        """For one query that begins and ends its own transaction. Raises as ``transaction``."""
+        self._allow_silence(self.connection, timeout_s)
+        with postgres_errors(self.url, doing):
+            yield
+
+    @property
+    def stepwise(self) -> bool:
+        """True when a transaction must be sent in steps. Behind a pooler, BEGIN alone waits for a
+        server connection, which is not the statement's time; before PostgreSQL 13 a
+        statement_timeout did not begin with a statement of the same message."""
+        return self.pooled or self.server_version_num < _TIMED_ONE_BY_ONE
+
+    def round_trip_s(self) -> float:
+        """How long the way to the server and back takes, looked at now and then."""
+        now_s = time.monotonic()
+        if now_s >= self._measured_until_s:
+            with self.alone(doing="measuring the way", timeout_s=CONNECT_TIMEOUT_S):
+                began_s = time.monotonic()
+                self.connection.execute(b"SELECT")
+                self._round_trip_s = time.monotonic() - began_s
+            self._measured_until_s = now_s + _ROUND_TRIP_KEPT_S
+        return self._round_trip_s
+
+    def _allow_silence(self, connection: WatchedConnection, timeout_s: float) -> None:
+        connection.silence_s_max = timeout_s + SILENCE_GRACE_S if timeout_s > 0 else None
 
     def _undo(self, connection: WatchedConnection) -> None:
         """Roll back, or drop a connection that cannot be rolled back."""

@@ -1,0 +1,135 @@
+"""PostgreSQL over TLS: the socket shows no rows there, so pages come over libpq (ADR 0015).
+
+The embedded server speaks no TLS: a front does, with a certificate of its own, and passes the
+plain bytes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from rivet_fleet.contracts.facts import FactsRequest
+from rivet_fleet.contracts.keys import ChunkRange, RangeKind
+from rivet_fleet.contracts.url import parse_database_url
+from rivet_fleet.errors import StatementTimeout
+from rivet_fleet.execution.source import Source
+from rivet_fleet.execution.sources.postgres import exchange, open_source
+from tests.integration.postgres_source_kit import facts_of, read_all, read_plan, sql
+
+__all__ = ["sql"]
+
+KEYSET = ChunkRange(kind=RangeKind.KEYSET, columns=("n",))
+
+
+def certificate(folder: Path) -> Path:
+    """A self-signed certificate for 127.0.0.1 and its key, in one file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )
+    path = folder / "server.pem"
+    path.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+        + made.public_bytes(serialization.Encoding.PEM)
+    )
+    return path
+
+
+class TlsFront:
+    """Answers SSLRequest with S, and speaks TLS for the server behind it."""
+
+    def __init__(self, upstream: tuple[str, int], pem: Path) -> None:
+        self._upstream = upstream
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._context.load_cert_chain(pem)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                threading.Thread(target=self._serve, args=(near,), daemon=True).start()
+
+    def _serve(self, plain: socket.socket) -> None:
+        with contextlib.suppress(OSError), plain:
+            assert len(plain.recv(8, socket.MSG_WAITALL)) == 8
+            plain.sendall(b"S")
+            near = self._context.wrap_socket(plain, server_side=True)
+            with socket.create_connection(self._upstream) as far:
+                threading.Thread(target=_copy, args=(near, far), daemon=True).start()
+                _copy(far, near)
+
+
+def _copy(source: socket.socket, target: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while block := source.recv(65536):
+            target.sendall(block)
+        target.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture
+def encrypted(database: str, tmp_path: Path) -> Iterator[Source]:
+    url = parse_database_url(database)
+    front = TlsFront((url.host or "", url.port or 0), certificate(tmp_path))
+    opened = open_source(
+        replace(url, host="127.0.0.1", port=front.port),
+        tls_mode="require",
+        application_name="rivet-test",
+    )
+    yield opened
+    opened.close()
+    front.close()
+
+
+def test_rows_arrive_over_tls_and_never_from_the_socket(sql, encrypted, monkeypatch) -> None:
+    monkeypatch.setattr(exchange, "SocketExchange", None)
+    sql.execute("CREATE TABLE t (n int PRIMARY KEY, v text)")
+    sql.execute("INSERT INTO t SELECT i, repeat('é', i % 300) FROM generate_series(1, 20000) i")
+    got = read_all(encrypted, read_plan(facts_of(encrypted, "t")), KEYSET)
+    assert got.column("n").to_pylist() == list(range(1, 20001))
+    assert got.column("v").to_pylist() == ["é" * (i % 300) for i in range(1, 20001)]
+    assert encrypted._session.connection.pgconn.ssl_in_use  # type: ignore[attr-defined]
+
+
+def test_a_failed_page_over_tls_is_an_error_and_the_source_stays_usable(sql, encrypted) -> None:
+    sql.execute("CREATE TABLE t (n int PRIMARY KEY)")
+    sql.execute("INSERT INTO t SELECT generate_series(1, 100)")
+    query = "SELECT i, pg_sleep(0.2)::text AS s FROM generate_series(1, 100) i"
+    slow = encrypted.introspect(FactsRequest(export_name="q", relation=None, query=query))
+    whole = ChunkRange(kind=RangeKind.WHOLE)
+    with pytest.raises(StatementTimeout):
+        read_all(encrypted, read_plan(slow, query=query), whole, statement_timeout_s=0.3)
+    got = read_all(encrypted, read_plan(facts_of(encrypted, "t")), KEYSET)
+    assert got.num_rows == 100
