@@ -18,6 +18,8 @@ from rivet_fleet.execution.sources.mysql.session import Session, Settings
 
 BLOCK_BYTES = 256 * 1024
 """What one block holds at most; the caller's limits are looked at behind every block."""
+_LITTLE_BYTES = 64 * 1024
+"""A block that is smaller came from a server that makes rows slower than they are read."""
 
 _REFUSALS: dict[int, tuple[type[SourceError], str]] = {
     1295: (
@@ -162,7 +164,10 @@ class StatementStream:
         check_definitions(wire.execute(channel, prepared), self._columns)
         buffer = memoryview(bytearray(BLOCK_BYTES))
         while not self._decoder.ended:
-            self._decoder.feed(buffer[: channel.receive_into(buffer)])
+            count = channel.receive_into(buffer)
+            self._decoder.feed(buffer[:count])
+            if count < _LITTLE_BYTES and not self._decoder.ended:
+                channel.let_collect()
             yield
         self._decoder.finish()
         if self._decoder.error is not None:
