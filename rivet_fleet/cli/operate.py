@@ -150,7 +150,7 @@ def gc(
     min_age_s: float,
     as_json: bool,
 ) -> int:
-    """Remove staged bytes that no ledger row names. Never touches a visible file."""
+    """Remove staged bytes that no ledger row needs. Never touches a visible file."""
     session = start(config, params, state_url, quiet=True)
     with fleet_of(session, "gc") as fleet:
         view = find_campaign(fleet, session.loaded.campaign_name, _id(campaign_id))

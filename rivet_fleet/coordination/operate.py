@@ -153,9 +153,10 @@ class Swept:
 
 
 def collect_garbage(fleet: Fleet, campaign_id: CampaignId, *, min_age_s: float) -> Swept:
-    """Remove staged bytes that no ledger row names, and spools of dead processes.
+    """Remove staged bytes that no committed row names, and spools of dead processes.
 
-    Never touches a visible file. Lists first, reads the ledger second (F9).
+    A published part is durable under its own name. Never touches a visible file. Lists first,
+    reads the ledger second (F9).
     """
     files = size_bytes = 0
     seen: set[str] = set()
@@ -187,6 +188,7 @@ def _sweep(
             for other in fleet.store.runs(campaign.campaign_id)
             if other.plan.destination.prefix == run.plan.destination.prefix
             for part in fleet.store.parts(other.run_id)
+            if part.status is PartStatus.COMMITTED
         }
 
     swept = sweep_staged(destination, ledger, min_age_s=min_age_s)

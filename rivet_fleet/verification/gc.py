@@ -1,4 +1,4 @@
-"""Sweeping what nobody will ever publish: staged bytes without a ledger row, dead spools.
+"""Sweeping what nobody has to publish: staged bytes without a committed row, dead spools.
 
 The order carries the safety (F9): list first, read the ledger second. Bytes staged after the
 listing are not in it; bytes committed after the listing are in the ledger. What is left is an
@@ -28,10 +28,11 @@ def sweep_staged(
     min_age_s: float = STAGED_MIN_AGE_S,
     dry_run: bool = False,
 ) -> list[StagedInfo]:
-    """Discard staged bytes at least ``min_age_s`` old that no ledger row names.
+    """Discard staged bytes at least ``min_age_s`` old that no ledger row needs.
 
-    ``ledger_receipts`` reads the ``receipt_key`` of every row that is not voided; it is called
-    exactly once, after the listing is complete. Returns what was (or would be) discarded.
+    ``ledger_receipts`` reads the ``receipt_key`` of every committed row (a published one's part
+    is durable under its name); it is called exactly once, after the listing is complete.
+    Returns what was (or would be) discarded.
     Raises DestinationError; what was discarded before stays discarded.
     """
     listed = list(destination.list_staged())

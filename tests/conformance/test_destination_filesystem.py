@@ -214,16 +214,22 @@ def test_a_failed_fsync_while_publishing_is_an_error_and_can_be_repeated(
     assert opened(tmp_path / "out").publish(receipt, PATH, digest) is Presence.VISIBLE
 
 
-def test_every_new_name_is_made_durable(tmp_path, monkeypatch):
-    """Each folder that got an entry on the way is fsynced after it got it."""
-    synced = []
+@pytest.fixture
+def synced(monkeypatch):
+    """What is fsynced, in order."""
+    found = []
     real = os.fsync
 
     def recording(handle):
-        synced.append(os.readlink(f"/proc/self/fd/{handle}"))
+        found.append(os.readlink(f"/proc/self/fd/{handle}"))
         real(handle)
 
     monkeypatch.setattr(os, "fsync", recording)
+    return found
+
+
+def test_every_new_name_is_made_durable(tmp_path, synced):
+    """Each folder that got an entry on the way is fsynced after it got it."""
     out = tmp_path / "a" / "out"
     path, digest = a_part(tmp_path)
     destination = opened(out)
@@ -236,7 +242,60 @@ def test_every_new_name_is_made_durable(tmp_path, monkeypatch):
     assert synced.index(file) < len(synced) - 1 - synced[::-1].index(staging)
     synced.clear()
     destination.publish(receipt, PATH, digest)
-    assert {str(out / PATH), str(out / "run-1"), str(out), staging} <= set(synced)
+    assert {str(out / "run-1"), str(out)} <= set(synced)
+    synced.clear()
+    assert opened(out).publish(receipt, PATH, digest) is Presence.VISIBLE
+    assert {str(out / PATH), str(out / "run-1"), str(out)} <= set(synced), "a witness does all"
+
+
+def test_publishing_ones_own_bytes_waits_for_the_disk_once(tmp_path, synced):
+    out = tmp_path / "out"
+    destination = opened(out)
+    for path in ("run-1/first", "run-1/second"):
+        local, digest = a_part(tmp_path)
+        receipt = destination.stage(local, path, digest)
+        synced.clear()
+        assert destination.publish(receipt, path, digest) is Presence.VISIBLE
+    assert synced == [str(out / "run-1")]
+
+
+def test_a_discard_is_durable_whoever_removed_the_staged_name(tmp_path, synced):
+    """F9: a power cut after a reopening must not bring back what could be published."""
+    out = tmp_path / "out"
+    destination = opened(out)
+    local, digest = a_part(tmp_path)
+    receipt = destination.stage(local, PATH, digest)
+    destination.publish(receipt, PATH, digest)
+    synced.clear()
+    opened(out).discard(receipt)
+    assert str(out / ".staging" / "run-1") in synced
+
+
+def test_closing_makes_what_publishing_removed_durable_and_leaves_no_folder(tmp_path, synced):
+    out = tmp_path / "out"
+    destination = opened(out)
+    local, digest = a_part(tmp_path)
+    destination.publish(destination.stage(local, PATH, digest), PATH, digest)
+    synced.clear()
+    destination.close()
+    assert synced == [str(out / ".staging" / "run-1")]
+    assert list((out / ".staging").iterdir()) == []
+    destination.close()
+
+
+def test_a_staged_name_that_came_back_is_harmless(tmp_path):
+    """A power cut may undo the removal of a published part's staged name."""
+    out = tmp_path / "out"
+    destination = opened(out)
+    local, digest = a_part(tmp_path)
+    receipt = destination.stage(local, PATH, digest)
+    destination.publish(receipt, PATH, digest)
+    os.link(out / PATH, out / ".staging" / receipt["staged"])
+    assert opened(out).look(receipt, PATH, digest) is Presence.VISIBLE
+    opened(out).discard(receipt)
+    opened(out).remove(PATH)
+    assert opened(out).publish(receipt, PATH, digest) is Presence.MISSING
+    assert files(out) == []
 
 
 CHILD = """

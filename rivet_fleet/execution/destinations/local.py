@@ -60,6 +60,10 @@ class _LocalDestination:
         self._staging = self._prefix / STAGING
         self._create = create
         self._own: set[str] = set()
+        self._left: set[Path] = set()
+        """Staging folders that published parts have left."""
+        self._reached: set[Path] = set()
+        """Visible folders whose way up is durable; no process of ours removes one."""
 
     @property
     def uri(self) -> str:
@@ -116,10 +120,12 @@ class _LocalDestination:
                 final.parent, lambda: _show(staged, final)
             )
             found = Presence.VISIBLE if shown else self._look_once(staged, final, digest)
-            if found is Presence.VISIBLE and not self._settle_visible(final):
+            known = shown and receipt["staged"] in self._own
+            if found is Presence.VISIBLE and not self._settle_visible(final, known=known):
                 found = self._look_once(staged, final, digest)
             if found is Presence.VISIBLE:
-                self._drop_staged(staged)
+                remove_file(staged)
+                self._left.add(staged.parent)
                 return found
             if found is Presence.STAGED:
                 raise DestinationUnavailable(f"{path} could not be made visible, but is staged")
@@ -128,7 +134,10 @@ class _LocalDestination:
     def discard(self, receipt: Receipt) -> None:
         """Remove the staged bytes, durably: no link can be made from them afterwards (F9)."""
         with filesystem_errors(self._prefix, "destination"):
-            self._drop_staged(self._staged_path(receipt))
+            staged = self._staged_path(receipt)
+            remove_file(staged)
+            # Also when it was gone: the publisher that removed it did not wait for the disk.
+            self._forget(staged.parent)
 
     def remove(self, path: str) -> None:
         """Remove a visible object and make its absence durable."""
@@ -149,7 +158,7 @@ class _LocalDestination:
                 with contextlib.suppress(OSError):
                     remove_file(target)
                 raise
-            self._sync_up(final.parent)
+            self._sync_up(final.parent, top=self._prefix)
             self._tidy(target.parent)
 
     def read(self, path: str, bytes_max: int) -> bytes | None:
@@ -199,7 +208,10 @@ class _LocalDestination:
                     )
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Nothing is held open; what this object's publishing removed is made durable."""
+        while self._left:
+            with contextlib.suppress(OSError):
+                self._forget(self._left.pop())
 
     def _final_path(self, path: str) -> Path:
         if checked_path(path).split("/", 1)[0] == STAGING:
@@ -246,26 +258,29 @@ class _LocalDestination:
         # A moved file keeps the time of its last write; its age as a staged file starts now.
         os.utime(target)
         sync_file(target)
-        self._sync_up(target.parent)
+        self._sync_up(target.parent, top=self._prefix)
 
-    def _settle_visible(self, final: Path) -> bool:
+    def _settle_visible(self, final: Path, *, known: bool) -> bool:
         # Whoever linked it may have died before its fsync: each witness makes it durable.
-        # False when somebody removed it in this moment (a reopening).
-        try:
-            sync_file(final)
-        except FileNotFoundError:
-            return False
-        self._sync_up(final.parent)
+        # False when somebody removed it in this moment (a reopening). ``known``: this object
+        # fsynced the bytes when it staged them and has just linked them.
+        if not known:
+            try:
+                sync_file(final)
+            except FileNotFoundError:
+                return False
+        reached = final.parent in self._reached
+        self._sync_up(final.parent, top=final.parent if reached else self._prefix)
+        self._reached.add(final.parent)
         return True
 
-    def _sync_up(self, folder: Path) -> None:
-        """fsync ``folder`` and its parents up to the prefix: another process may have created
-        one of them and died before its own fsync."""
-        while True:
-            sync_folder(folder)
-            if folder == self._prefix:
-                return
+    def _sync_up(self, folder: Path, *, top: Path) -> None:
+        """fsync ``folder`` and its parents up to ``top``: another process may have created one
+        of them and died before its own fsync."""
+        sync_folder(folder)
+        while folder != top:
             folder = folder.parent
+            sync_folder(folder)
 
     def _may_link(self, receipt: Receipt, staged: Path, digest: PartDigest) -> bool:
         # Bytes this very object staged and fsynced need no second reading; anybody else's
@@ -281,17 +296,16 @@ class _LocalDestination:
             return Presence.VISIBLE if _holds(final, digest) else Presence.FOREIGN
         return Presence.STAGED if is_staged else None
 
-    def _drop_staged(self, staged: Path) -> None:
-        if remove_file(staged):
-            self._sync_nearest(staged.parent)
-        self._tidy(staged.parent)
-
-    def _sync_nearest(self, folder: Path) -> None:
-        """fsync ``folder``; when another process has tidied it away, the folder above it."""
-        while folder != self._prefix:
+    def _forget(self, folder: Path) -> None:
+        """Make durable what was removed from ``folder`` (by the folder above, when another
+        process has tidied it away), and tidy."""
+        nearest = folder
+        while nearest != self._prefix:
             with contextlib.suppress(FileNotFoundError):
-                return sync_folder(folder)
-            folder = folder.parent
+                sync_folder(nearest)
+                break
+            nearest = nearest.parent
+        self._tidy(folder)
 
     def _tidy(self, folder: Path) -> None:
         """Remove an emptied folder below staging. One that is in use, or gone, stays as it is."""
