@@ -96,6 +96,7 @@ class Worker:
         self._heartbeat = heartbeat
         self._campaign_id = campaign_id
         self._spool = spool
+        self._process = psutil.Process()
         self._claimed: Claim | None = None
         self._protection = Protection(fleet)
         self._guard: ChunkGuard | None = None
@@ -137,6 +138,7 @@ class Worker:
                     return ExitCode.RECYCLE
                 continue
             fleet.drop_sources()
+            trim_heap()
             tended = tend(fleet, self._campaign_id)
             if tended.status.over:
                 return self._verdict(tended.status)
@@ -317,9 +319,12 @@ class Worker:
             fleet.emit(_chunk_event(fleet, claim, EventName.LEASE_LOST, lost.message))
 
     def _over_ceiling(self) -> bool:
-        trim_heap()
-        rss_bytes = int(psutil.Process().memory_info().rss)
-        over = rss_bytes > self._fleet.settings.worker_memory_bytes
+        ceiling_bytes = self._fleet.settings.worker_memory_bytes
+        rss_bytes = int(self._process.memory_info().rss)
+        if rss_bytes > ceiling_bytes // 2:
+            trim_heap()
+            rss_bytes = int(self._process.memory_info().rss)
+        over = rss_bytes > ceiling_bytes
         if over:
             self._fleet.tell(
                 EventName.WORKER_RECYCLED,

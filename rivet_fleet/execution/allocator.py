@@ -13,6 +13,8 @@ _THRESHOLD_BYTES = 4 * 1024 * 1024
 """Smaller blocks are used again from the heap: mapping and unmapping each of a page's buffers cost
 a fifth of the worker's CPU in page faults, to save 10 MB."""
 
+_malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+
 
 def give_memory_back() -> None:
     """Let Arrow use the C allocator, and let that return large blocks to the system at once.
@@ -32,8 +34,8 @@ def give_memory_back() -> None:
 
 
 def trim_heap() -> None:
-    """Give free pages inside the heap back to the system (malloc_trim(3)): between chunks, when
-    nothing is waiting for them. Without it a page's buffers would count as in use for ever."""
-    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if malloc_trim is not None:
-        malloc_trim(0)
+    """Give free pages inside the heap back to the system (malloc_trim(3)): before a worker
+    idles, and before its memory is judged. The next chunk's pages use the same heap again: between
+    chunks it would cost a walk over all of it, and every page's faults anew."""
+    if _malloc_trim is not None:
+        _malloc_trim(0)
