@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
@@ -76,6 +76,18 @@ class Event:
     worker_id: str | None = None
     message: str = ""
     data: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """An event that is journaled within the transition it led to, and not by itself.
+
+    ``ago_s``: how many seconds ago it happened; asked when it is written, however often the
+    transition had to be tried.
+    """
+
+    event: Event
+    ago_s: Callable[[], float]
 
 
 class Emit(Protocol):

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rivet_fleet.contracts.events import Event, EventName
+from rivet_fleet.contracts.events import Event, EventName, Told
 from rivet_fleet.contracts.killpoints import KillPoint, reach
 from rivet_fleet.contracts.lease import Claim
-from rivet_fleet.contracts.part import StagedPart, part_path
+from rivet_fleet.contracts.part import LedgerPart, PartStatus, StagedPart, part_path
 from rivet_fleet.contracts.plan import ExportPlan
 from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.coordination.publish import Published, publish_chunk
@@ -28,9 +28,11 @@ def deliver_chunk(fleet: Fleet, claim: Claim, plan: ExportPlan, result: ExtractR
     next rolls it forward."""
     destination = fleet.destination(claim.run_id)
     staged: list[StagedPart] = []
+    told: list[Told] = []
     try:
         for spooled in result.parts:
             staged.append(_stage(fleet, claim, plan, destination, spooled))
+            told.append(_staged(fleet, claim, staged[-1]))
         fleet.patience.call(
             "commit the chunk",
             lambda: fleet.store.commit(
@@ -40,6 +42,7 @@ def deliver_chunk(fleet: Fleet, claim: Claim, plan: ExportPlan, result: ExtractR
                 rows=result.rows,
                 pages=result.pages,
                 longest_statement_s=result.longest_statement_s,
+                told=told,
             ),
         )
     except LeaseLost:
@@ -49,9 +52,12 @@ def deliver_chunk(fleet: Fleet, claim: Claim, plan: ExportPlan, result: ExtractR
     return publish_chunk(
         fleet,
         task_id=claim.task_id,
+        campaign_id=claim.campaign_id,
         run_id=claim.run_id,
         chunk_index=claim.chunk_index,
         fence=claim.fence,
+        # The commit that has just succeeded stored exactly these: asking would be asking for them.
+        parts=[_in_ledger(claim, part) for part in staged],
     )
 
 
@@ -72,17 +78,6 @@ def _stage(
     )
     receipt = destination.stage(spooled.path, path, digest)
     reach(KillPoint.PART_STAGED)
-    fleet.emit(
-        Event(
-            name=EventName.PART_STAGED,
-            campaign_id=claim.campaign_id,
-            run_id=claim.run_id,
-            export_name=claim.export_name,
-            chunk_index=claim.chunk_index,
-            worker_id=fleet.identity.worker_id,
-            data={"path": path, "rows": digest.rows, "bytes": digest.size_bytes},
-        )
-    )
     return StagedPart(
         part_number=spooled.part_number,
         path=path,
@@ -90,6 +85,35 @@ def _stage(
         receipt=receipt,
         columns=spooled.columns,
         uniques=spooled.uniques,
+    )
+
+
+def _staged(fleet: Fleet, claim: Claim, part: StagedPart) -> Told:
+    return fleet.mention(
+        Event(
+            name=EventName.PART_STAGED,
+            campaign_id=claim.campaign_id,
+            run_id=claim.run_id,
+            export_name=claim.export_name,
+            chunk_index=claim.chunk_index,
+            worker_id=fleet.identity.worker_id,
+            data={"path": part.path, "rows": part.digest.rows, "bytes": part.digest.size_bytes},
+        )
+    )
+
+
+def _in_ledger(claim: Claim, part: StagedPart) -> LedgerPart:
+    return LedgerPart(
+        run_id=claim.run_id,
+        export_name=claim.export_name,
+        chunk_index=claim.chunk_index,
+        part_number=part.part_number,
+        fence=claim.fence,
+        path=part.path,
+        digest=part.digest,
+        receipt=part.receipt,
+        status=PartStatus.COMMITTED,
+        columns=part.columns,
     )
 
 

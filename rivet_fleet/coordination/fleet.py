@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rivet_fleet.contracts.clock import Clock
-from rivet_fleet.contracts.events import Emit, Event, EventName
+from rivet_fleet.contracts.events import Emit, Event, EventName, Told
 from rivet_fleet.contracts.keys import RunId
 from rivet_fleet.contracts.lease import WorkerIdentity
 from rivet_fleet.contracts.plan import DestinationPlan
@@ -101,6 +101,12 @@ class Fleet:
         for destination in self._destinations.values():
             destination.close()
         self.store.close()
+
+    def mention(self, event: Event) -> Told:
+        """Emit an event that the journal learns with the transition it leads to."""
+        at_s = self.clock.monotonic_s()
+        self.emit(event)
+        return Told(event=event, ago_s=lambda: self.clock.monotonic_s() - at_s)
 
     def tell(self, name: EventName, message: str = "", **data: object) -> None:
         """Emit an event of this process that belongs to no chunk."""

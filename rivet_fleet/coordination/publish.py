@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import Enum
 
-from rivet_fleet.contracts.events import Event, EventName
-from rivet_fleet.contracts.keys import RunId, TaskId
+from rivet_fleet.contracts.events import Event, EventName, Told
+from rivet_fleet.contracts.keys import CampaignId, RunId, TaskId
 from rivet_fleet.contracts.killpoints import KillPoint, reach
 from rivet_fleet.contracts.part import LedgerPart
 from rivet_fleet.coordination.fleet import Fleet
@@ -24,22 +24,26 @@ class Published(Enum):
 
 
 def publish_chunk(
-    fleet: Fleet, *, task_id: TaskId, run_id: RunId, chunk_index: int, fence: int
+    fleet: Fleet,
+    *,
+    task_id: TaskId,
+    campaign_id: CampaignId,
+    run_id: RunId,
+    chunk_index: int,
+    fence: int,
+    parts: Sequence[LedgerPart] | None = None,
 ) -> Published:
     """committed → completed (steps 5 and 6 of the tail), idempotent, by anybody.
 
-    The ledger decides which parts there are. Raises DestinationError when looking was not
-    possible: then nothing has changed and the next one tries again.
+    The ledger decides which parts there are; who has just committed them under ``fence`` knows
+    ``parts`` without asking. Raises DestinationError when looking was not possible: then nothing
+    has changed and the next one tries again.
     """
     destination = fleet.destination(run_id)
-    parts = [
-        part
-        for part in fleet.patience.call(
-            "read the ledger", lambda: fleet.store.parts(run_id, chunk_index=chunk_index)
-        )
-        if part.fence == fence
-    ]
-    lost = [part for part in parts if not _make_visible(fleet, destination, part)]
+    if parts is None:
+        parts = _committed(fleet, run_id, chunk_index, fence)
+    told = [_make_visible(fleet, campaign_id, destination, part) for part in parts]
+    lost = [part for part, shown in zip(parts, told, strict=True) if shown is None]
     if lost:
         reason = f"part {lost[0].path} is neither staged nor visible with its fingerprint"
         return reopen_chunk(
@@ -52,7 +56,8 @@ def publish_chunk(
         )
     try:
         fleet.patience.call(
-            "complete the chunk", lambda: fleet.store.mark_published(task_id, fence)
+            "complete the chunk",
+            lambda: fleet.store.mark_published(task_id, fence, [t for t in told if t]),
         )
     except LeaseLost:
         return Published.OVERTAKEN
@@ -60,14 +65,25 @@ def publish_chunk(
     return Published.COMPLETED
 
 
-def _make_visible(fleet: Fleet, destination: Destination, part: LedgerPart) -> bool:
+def _committed(fleet: Fleet, run_id: RunId, chunk_index: int, fence: int) -> list[LedgerPart]:
+    parts = fleet.patience.call(
+        "read the ledger", lambda: fleet.store.parts(run_id, chunk_index=chunk_index)
+    )
+    return [part for part in parts if part.fence == fence]
+
+
+def _make_visible(
+    fleet: Fleet, campaign_id: CampaignId, destination: Destination, part: LedgerPart
+) -> Told | None:
+    """None: it is proven lost."""
     presence = destination.publish(part.receipt, part.path, part.digest)
     if presence is not Presence.VISIBLE:
-        return False
+        return None
     reach(KillPoint.PART_PUBLISHED)
-    fleet.emit(
+    return fleet.mention(
         Event(
             name=EventName.PART_PUBLISHED,
+            campaign_id=campaign_id,
             run_id=part.run_id,
             export_name=part.export_name,
             chunk_index=part.chunk_index,
@@ -75,7 +91,6 @@ def _make_visible(fleet: Fleet, destination: Destination, part: LedgerPart) -> b
             data={"path": part.path, "rows": part.digest.rows, "bytes": part.digest.size_bytes},
         )
     )
-    return True
 
 
 def reopen_chunk(
@@ -87,10 +102,7 @@ def reopen_chunk(
     roll-forward, or the finalizer's look at every part, comes here again.
     """
     destination = fleet.destination(run_id)
-    parts = fleet.patience.call(
-        "read the ledger", lambda: fleet.store.parts(run_id, chunk_index=chunk_index)
-    )
-    make_impossible(destination, [part for part in parts if part.fence == fence])
+    make_impossible(destination, _committed(fleet, run_id, chunk_index, fence))
     changed = fleet.patience.call(
         "reopen the chunk", lambda: fleet.store.reopen(task_id, fence, fleet.redact(reason))
     )

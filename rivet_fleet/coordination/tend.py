@@ -95,6 +95,7 @@ def roll_forward(fleet: Fleet, campaign_id: CampaignId, *, idle_s: float) -> int
             publish_chunk(
                 fleet,
                 task_id=task.task_id,
+                campaign_id=campaign_id,
                 run_id=task.run_id,
                 chunk_index=task.chunk_index,
                 fence=task.fence,

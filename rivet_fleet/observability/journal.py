@@ -31,6 +31,8 @@ WRITTEN_BY_STORE: frozenset[EventName] = frozenset(
         EventName.SIGNAL_LOST,
         EventName.SIGNAL_FOUND,
         EventName.CHUNK_CLAIMED,
+        EventName.PART_STAGED,
+        EventName.PART_PUBLISHED,
         EventName.CHUNK_COMMITTED,
         EventName.CHUNK_COMPLETED,
         EventName.CHUNK_FAILED,
@@ -45,7 +47,8 @@ WRITTEN_BY_STORE: frozenset[EventName] = frozenset(
     }
 )
 """Events the store journals inside the transition's own transaction: true if and only if the
-transition is. Emitting them as well would double them."""
+transition is. Emitting them as well would double them. Of a part's own events the store is told
+with the transition they led to (``Told``)."""
 
 NOT_JOURNALED: frozenset[EventName] = frozenset({EventName.PAGE_READ})
 """Too many to keep: a page is read several times a second per worker."""

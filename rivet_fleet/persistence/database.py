@@ -85,9 +85,13 @@ class Database:
     def __repr__(self) -> str:
         return f"Database({self.dialect.target})"
 
-    def write(self, work: Callable[[Transaction], T]) -> T:
-        """Run ``work`` in one transaction. Raises StateUnavailable or StateRefused."""
-        return self._again(lambda c: self.dialect.writing(c), work)
+    def write(self, work: Callable[[Transaction], T], *, durable: bool = True) -> T:
+        """Run ``work`` in one transaction. Raises StateUnavailable or StateRefused.
+
+        Not ``durable``: a power cut may undo it as long as no later durable one has returned
+        (ADR 0005); the death of processes never does.
+        """
+        return self._again(lambda c: self.dialect.writing(c, durable=durable), work)
 
     def read(self, work: Callable[[Transaction], T]) -> T:
         """Run several SELECTs on one snapshot."""

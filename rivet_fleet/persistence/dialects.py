@@ -49,9 +49,10 @@ class Dialect(Protocol):
         ...
 
     def writing(
-        self, connection: Connection, *, migrating: bool = False
+        self, connection: Connection, *, migrating: bool = False, durable: bool = True
     ) -> contextlib.AbstractContextManager[None]:
-        """A write transaction: committed at the end of the block, rolled back on errors."""
+        """A write transaction: committed at the end of the block, rolled back on errors.
+        Not ``durable``: it reaches the disk with the next durable one, never after it."""
         ...
 
     def reading(self, connection: Connection) -> contextlib.AbstractContextManager[None]:
@@ -155,13 +156,22 @@ class SqliteDialect:
                 raw.execute(f"PRAGMA {pragma}").fetchall()
 
     @contextlib.contextmanager
-    def writing(self, connection: Connection, *, migrating: bool = False) -> Iterator[None]:
+    def writing(
+        self, connection: Connection, *, migrating: bool = False, durable: bool = True
+    ) -> Iterator[None]:
         """See ``Dialect.writing``."""
-        with (
-            self._lock.held(),
-            transaction(connection, "BEGIN IMMEDIATE", driver_error=sqlite3.Error),
-        ):
-            yield
+        with self._lock.held():
+            self._synchronize(connection, "FULL" if durable else "NORMAL")
+            with transaction(connection, "BEGIN IMMEDIATE", driver_error=sqlite3.Error):
+                yield
+
+    def _synchronize(self, connection: Connection, level: str) -> None:
+        """When a commit is fsynced: FULL always, NORMAL with the next FULL or checkpoint."""
+        if connection.info.get("synchronous", "FULL") != level:
+            # Unknown until it is done: a failure must not leave a belief in FULL behind.
+            connection.info["synchronous"] = ""
+            connection.exec_driver_sql(f"PRAGMA synchronous={level}")
+            connection.info["synchronous"] = level
 
     def reading(self, connection: Connection) -> contextlib.AbstractContextManager[None]:
         """See ``Dialect.reading``."""

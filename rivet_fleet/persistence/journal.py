@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 from rivet_fleet.contracts.codec import to_plain
-from rivet_fleet.contracts.events import EVENT_VERSION, Event
+from rivet_fleet.contracts.events import EVENT_VERSION, Event, Told
 from rivet_fleet.contracts.state import JournalEntry, JournalFilter
 from rivet_fleet.persistence.database import Record, Transaction
 
 _INSERT = f"""
 INSERT INTO run_journal (at_s, event_version, event, campaign_id, run_id, export_name,
                          chunk_index, worker_id, message, data_json)
-VALUES (NOW_S, {EVENT_VERSION}, :event, :campaign_id, :run_id, :export_name,
+VALUES (NOW_S - :ago_s, {EVENT_VERSION}, :event, :campaign_id, :run_id, :export_name,
         :chunk_index, :worker_id, :message, :data_json)
 """
 
@@ -27,14 +28,16 @@ def note(tx: Transaction, event: Event) -> None:
     note_all(tx, [event])
 
 
-def note_all(tx: Transaction, events: list[Event]) -> None:
-    """Append events in their order."""
-    if events:
-        tx.run_many(_INSERT, [_values(e) for e in events])
+def note_all(tx: Transaction, events: Sequence[Event], *, told: Sequence[Told] = ()) -> None:
+    """Append what was ``told`` before, then ``events``, each in their order."""
+    rows = [_values(t.event, t.ago_s()) for t in told] + [_values(e) for e in events]
+    if rows:
+        tx.run_many(_INSERT, rows)
 
 
-def _values(event: Event) -> dict[str, object]:
+def _values(event: Event, ago_s: float = 0.0) -> dict[str, object]:
     return {
+        "ago_s": ago_s,
         "event": event.name.value,
         "campaign_id": event.campaign_id,
         "run_id": event.run_id,

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 from rivet_fleet.contracts.codec import dumps, from_plain
-from rivet_fleet.contracts.events import Event, EventName
+from rivet_fleet.contracts.events import Event, EventName, Told
 from rivet_fleet.contracts.keys import CampaignId, RunId, TaskId
 from rivet_fleet.contracts.part import (
     ColumnStats,
@@ -125,6 +125,7 @@ class Ledger:
         rows: int,
         pages: int,
         longest_statement_s: float | None = None,
+        told: Sequence[Told] = (),
     ) -> None:
         """See ``Store.commit``. Called again with the same fence and parts it succeeds."""
         longest_ms = None if longest_statement_s is None else round(longest_statement_s * 1000)
@@ -140,11 +141,11 @@ class Ledger:
             add_uniques(tx, task, fence, parts)
             size = sum(p.digest.size_bytes for p in parts)
             data = {"rows": rows, "parts": len(parts), "bytes": size, "fence": fence}
-            note(tx, _event(EventName.CHUNK_COMMITTED, task, data=data))
+            note_all(tx, [_event(EventName.CHUNK_COMMITTED, task, data=data)], told=told)
 
         self._db.write(work)
 
-    def mark_published(self, task_id: TaskId, fence: int) -> None:
+    def mark_published(self, task_id: TaskId, fence: int, told: Sequence[Told] = ()) -> None:
         """See ``Store.mark_published``. On a task completed under this fence it succeeds."""
 
         def work(tx: Transaction) -> None:
@@ -155,9 +156,12 @@ class Ledger:
                 return
             named = {"run_id": task.run_id, "chunk_index": task.chunk_index, "fence": fence}
             tx.run(_PUBLISH_PARTS, **named)
-            note(tx, _event(EventName.CHUNK_COMPLETED, task, data={"fence": fence}))
+            done = _event(EventName.CHUNK_COMPLETED, task, data={"fence": fence})
+            note_all(tx, [done], told=told)
 
-        self._db.write(work)
+        # Undone by a power cut it is a committed chunk, which anybody completes again; whoever
+        # acts on a completed run makes it durable first, with the finalizer's lease.
+        self._db.write(work, durable=False)
 
     def fail(self, task_id: TaskId, fence: int, failure: Failure) -> TaskStatus:
         """See ``Store.fail``. On a task failed under this fence it succeeds."""

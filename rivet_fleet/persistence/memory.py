@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from rivet_fleet.contracts.events import Event, EventName
+from rivet_fleet.contracts.events import Event, EventName, Told
 from rivet_fleet.contracts.keys import CampaignId, RunId, TaskId
 from rivet_fleet.contracts.lease import Claim, WorkerIdentity
 from rivet_fleet.contracts.part import LedgerPart, PartStatus, StagedPart
@@ -156,6 +156,7 @@ class MemoryStore(MemoryBudgets, MemoryFinish, MemoryViews):
         rows: int,
         pages: int,
         longest_statement_s: float | None = None,
+        told: Sequence[Told] = (),
     ) -> None:
         """See ``Store.commit``."""
         task = self._tasks.get(task_id)
@@ -176,10 +177,10 @@ class MemoryStore(MemoryBudgets, MemoryFinish, MemoryViews):
         self._parts += [_ledger_part(task, fence, p) for p in parts]
         for part in parts:
             self._uniques[task.run_id, task.chunk_index, part.part_number, fence] = part.uniques
-        self._note_task(EventName.CHUNK_COMMITTED, task)
+        self._note_task(EventName.CHUNK_COMMITTED, task, told=told)
 
     @synchronized
-    def mark_published(self, task_id: TaskId, fence: int) -> None:
+    def mark_published(self, task_id: TaskId, fence: int, told: Sequence[Told] = ()) -> None:
         """See ``Store.mark_published``."""
         task = self._owned(task_id, fence, Verb.COMPLETE, TaskStatus.COMPLETED)
         if task is None:
@@ -187,7 +188,7 @@ class MemoryStore(MemoryBudgets, MemoryFinish, MemoryViews):
         task.move(Verb.COMPLETE, self._clock())
         task.completed_at_s = task.updated_at_s
         self._mark_parts(task.run_id, task.chunk_index, PartStatus.COMMITTED, PartStatus.PUBLISHED)
-        self._note_task(EventName.CHUNK_COMPLETED, task)
+        self._note_task(EventName.CHUNK_COMPLETED, task, told=told)
 
     @synchronized
     def fail(self, task_id: TaskId, fence: int, failure: Failure) -> TaskStatus:

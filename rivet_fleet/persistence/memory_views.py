@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from rivet_fleet.contracts.codec import to_plain
-from rivet_fleet.contracts.events import Event, EventName
+from rivet_fleet.contracts.events import Event, EventName, Told
 from rivet_fleet.contracts.harm import RunHarm
 from rivet_fleet.contracts.keys import CampaignId, RunId, TaskId
 from rivet_fleet.contracts.part import LedgerPart, PartStatus
@@ -86,11 +86,11 @@ class MemoryRows:
             t.status is TaskStatus.RUNNING for t in self._tasks.values() if t.source_group == group
         )
 
-    def _note(self, event: Event) -> None:
+    def _note(self, event: Event, ago_s: float = 0.0) -> None:
         self._journal.append(
             JournalEntry(
                 journal_id=len(self._journal) + 1,
-                at_s=self._clock(),
+                at_s=self._clock() - ago_s,
                 event=event.name.value,
                 campaign_id=event.campaign_id,
                 run_id=event.run_id,
@@ -102,7 +102,11 @@ class MemoryRows:
             )
         )
 
-    def _note_task(self, name: EventName, task: Task, message: str = "") -> None:
+    def _note_task(
+        self, name: EventName, task: Task, message: str = "", told: Sequence[Told] = ()
+    ) -> None:
+        for before in told:
+            self._note(before.event, before.ago_s())
         self._note(
             Event(
                 name=name,

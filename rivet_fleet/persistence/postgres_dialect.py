@@ -36,6 +36,8 @@ class PostgresDialect:
         "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '10s'; "
         "SET LOCAL statement_timeout = '14s'; SET LOCAL lock_timeout = '10s'"
     )
+    # The log is written in order: a later synchronous commit takes this one with it.
+    _BEGIN_RELAXED = f"{_BEGIN}; SET LOCAL synchronous_commit = off"
     _BEGIN_READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; " + _BEGIN.split("; ", 1)[1]
     _BEGIN_MIGRATION = (
         f"BEGIN; SET LOCAL lock_timeout = 0; SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})"
@@ -97,7 +99,9 @@ class PostgresDialect:
         }
 
     @contextlib.contextmanager
-    def writing(self, connection: Connection, *, migrating: bool = False) -> Iterator[None]:
+    def writing(
+        self, connection: Connection, *, migrating: bool = False, durable: bool = True
+    ) -> Iterator[None]:
         """See ``Dialect.writing``."""
         if migrating:
             # Waiting for fifteen other migrations is the one wait that may be long.
@@ -108,7 +112,8 @@ class PostgresDialect:
             ):
                 yield
             return
-        with transaction(connection, self._BEGIN, self.limit, driver_error=psycopg.Error):
+        begin = self._BEGIN if durable else self._BEGIN_RELAXED
+        with transaction(connection, begin, self.limit, driver_error=psycopg.Error):
             yield
 
     def reading(self, connection: Connection) -> contextlib.AbstractContextManager[None]:

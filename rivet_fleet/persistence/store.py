@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from rivet_fleet.contracts.events import Event
+from rivet_fleet.contracts.events import Event, Told
 from rivet_fleet.contracts.harm import HarmReading, RunHarm
 from rivet_fleet.contracts.keys import CampaignId, RunId, TaskId
 from rivet_fleet.contracts.lease import Claim, WorkerIdentity
@@ -128,14 +128,16 @@ class Store(Protocol):
         rows: int,
         pages: int,
         longest_statement_s: float | None = None,
+        told: Sequence[Told] = (),
     ) -> None:
         """running → committed with its part rows and what they know about unique keys, in one
         transaction. Raises LeaseLost.
-        Zero parts is allowed (an empty chunk)."""
+        Zero parts is allowed (an empty chunk). ``told`` is journaled before the transition."""
         ...
 
-    def mark_published(self, task_id: TaskId, fence: int) -> None:
-        """committed → completed; its part rows become published. Raises LeaseLost."""
+    def mark_published(self, task_id: TaskId, fence: int, told: Sequence[Told] = ()) -> None:
+        """committed → completed; its part rows become published. Raises LeaseLost.
+        ``told`` is journaled before the transition."""
         ...
 
     def fail(self, task_id: TaskId, fence: int, failure: Failure) -> TaskStatus:

@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from sqlalchemy import event as sql_event
 
 from rivet_fleet.contracts.change import ShapeChange, ShapeChangeCode
-from rivet_fleet.contracts.events import Event, EventName
+from rivet_fleet.contracts.events import Event, EventName, Told
 from rivet_fleet.contracts.keys import CampaignId, RunId
 from rivet_fleet.contracts.lease import Claim
 from rivet_fleet.contracts.part import ColumnStats, PartStatus
@@ -23,6 +24,7 @@ from rivet_fleet.contracts.quality import (
 from rivet_fleet.contracts.state import Failure, FinalizeLease, FinishedRun, JournalFilter
 from rivet_fleet.contracts.task import CampaignStatus, RunStatus, TaskStatus
 from rivet_fleet.errors import LeaseLost, StateRefused
+from rivet_fleet.persistence.sql_store import SqlStore
 from rivet_fleet.persistence.store import Store
 from tests.campaigns import campaign_plan, staged_part
 from tests.stores import Backend, identity
@@ -753,6 +755,54 @@ def test_every_transition_is_in_the_journal(backend: Backend) -> None:
     assert entries[0].worker_id == "w1" and entries[0].chunk_index == 0
     assert store.journal(after_id=entries[-1].journal_id) == []
     assert store.journal(campaign_id=C1, limit=2) == store.journal(campaign_id=C1)[:2]
+
+
+def test_what_led_to_a_transition_is_journaled_with_it_at_its_own_time(store: Store) -> None:
+    store.submit(campaign_plan())
+    claim = claimed(store)
+    staged = Told(event=Event(name=EventName.PART_STAGED, campaign_id=C1), ago_s=lambda: 60.0)
+    shown = Told(event=Event(name=EventName.PART_PUBLISHED, campaign_id=C1), ago_s=lambda: 30.0)
+    with pytest.raises(LeaseLost):
+        store.commit(claim.task_id, claim.fence + 1, [], rows=0, pages=1, told=[staged])
+    assert "part.staged" not in events(store)
+    for _ in range(2):
+        store.commit(claim.task_id, claim.fence, [], rows=0, pages=1, told=[staged])
+    for _ in range(2):
+        store.mark_published(claim.task_id, claim.fence, [shown])
+    entries = store.journal(campaign_id=C1)[-4:]
+    names = ["part.staged", "chunk.committed", "part.published", "chunk.completed"]
+    assert [entry.event for entry in entries] == names
+    assert entries[1].at_s - entries[0].at_s == pytest.approx(60.0, abs=5.0)
+    assert entries[3].at_s - entries[2].at_s == pytest.approx(30.0, abs=5.0)
+
+
+def test_only_completing_may_be_undone_by_a_power_cut(backend: Backend) -> None:
+    """Every other transition has reached the disk when it returns (ADR 0005)."""
+    if not isinstance(backend.store, SqlStore):
+        pytest.skip("keeps nothing")
+    store, levels = backend.store, list[str]()
+
+    def at_commit(connection: Any, cursor: Any, statement: str, *_: object) -> None:
+        if statement == "COMMIT":
+            sqlite = connection.dialect.name == "sqlite"
+            look = connection.connection.dbapi_connection.cursor()
+            look.execute("PRAGMA synchronous" if sqlite else "SHOW synchronous_commit")
+            levels.append(str(look.fetchone()[0]))
+
+    store.submit(campaign_plan())
+    first, second = claimed(store), claimed(store)
+    sql_event.listen(store._db.engine, "before_cursor_execute", at_commit)
+    try:
+        store.commit(first.task_id, first.fence, [], rows=0, pages=1)
+        store.mark_published(first.task_id, first.fence)
+        store.release(second.task_id, second.fence)
+        claimed(store)
+        store.reopen(first.task_id, first.fence, "lost")
+    finally:
+        sql_event.remove(store._db.engine, "before_cursor_execute", at_commit)
+    relaxed, waits = ("1", "2") if levels[0] == "2" else ("off", "on")
+    assert levels[1] == relaxed
+    assert set(levels[:1] + levels[2:]) == {waits}
 
 
 def test_events_of_others_are_kept_as_they_are(store: Store) -> None:

@@ -179,6 +179,7 @@ def test_publishing_twice_is_publishing_once(tmp_path):
     again = publish_chunk(
         fleet,
         task_id=claim.task_id,
+        campaign_id=CAMPAIGN,
         run_id=claim.run_id,
         chunk_index=claim.chunk_index,
         fence=claim.fence,
