@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -104,6 +105,20 @@ def test_gc_removes_only_what_nobody_names(desk: Desk) -> None:
     swept = desk.cli("gc", "--min-age-s", "0", "--json").json
     assert (swept["staged_files"], swept["staged_bytes"]) == (1, 100)
     assert "removed 0 staged files" in desk.cli("gc", "--min-age-s", "0").out
+    desk.cli("validate")
+    assert desk.delivered() == ALL
+
+
+def test_gc_removes_a_published_parts_staged_name_that_a_power_cut_brought_back(
+    desk: Desk,
+) -> None:
+    desk.cli("run")
+    ((path, receipt),) = run_sqlite(desk.state, "SELECT path, receipt_json FROM file_log LIMIT 1")
+    staged = desk.out / "orders" / ".staging" / json.loads(receipt)["staged"]
+    staged.parent.mkdir(parents=True, exist_ok=True)
+    os.link(desk.out / "orders" / path, staged)
+    assert desk.cli("gc", "--min-age-s", "0", "--json").json["staged_files"] == 1
+    assert not staged.exists()
     desk.cli("validate")
     assert desk.delivered() == ALL
 
