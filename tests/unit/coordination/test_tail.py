@@ -171,6 +171,42 @@ def test_whoever_comes_next_rolls_a_committed_chunk_forward(tmp_path):
     assert len([p for p in visible(heir, claim.run_id) if p.endswith(".parquet")]) == 1
 
 
+def test_a_reopening_right_after_the_commit_leaves_nothing_of_it(tmp_path, monkeypatch):
+    """The committer publishes what it committed without asking the ledger again (ADR 0001)."""
+    store = open_store(DatabaseClock(), chunks=(1,))
+    fleet, other = make_fleet(store, tmp_path), make_fleet(store, tmp_path, "other")
+    claim = claim_of(fleet)
+    really_commit = store.commit
+
+    def commit_and_be_reopened(task_id, fence, parts, **done):
+        really_commit(task_id, fence, parts, **done)
+        publish.reopen_chunk(
+            other,
+            task_id=task_id,
+            run_id=claim.run_id,
+            chunk_index=claim.chunk_index,
+            fence=fence,
+            reason="an operator's word",
+        )
+
+    monkeypatch.setattr(store, "commit", commit_and_be_reopened)
+    plan = fleet.planned_run(claim.run_id).plan
+    outcome = deliver_chunk(fleet, claim, plan, spooled(tmp_path / "spool"))
+    assert outcome is Published.OVERTAKEN
+    assert visible(fleet, claim.run_id) == []
+    assert store.task(claim.run_id, 0).status is TaskStatus.PENDING
+
+
+def test_a_part_s_own_events_are_journaled_with_its_transitions(tmp_path):
+    store = open_store(DatabaseClock(), chunks=(1,))
+    claim, _ = deliver(make_fleet(store, tmp_path), tmp_path)
+    told = [e for e in store.journal(campaign_id=CAMPAIGN) if e.chunk_index == claim.chunk_index]
+    names = ["chunk.claimed", "part.staged", "chunk.committed", "part.published", "chunk.completed"]
+    assert [entry.event for entry in told] == names
+    assert told[1].data == told[3].data
+    assert set(told[1].data) == {"path", "rows", "bytes"}
+
+
 def test_publishing_twice_is_publishing_once(tmp_path):
     store = open_store(DatabaseClock(), chunks=(1,))
     fleet = make_fleet(store, tmp_path)
