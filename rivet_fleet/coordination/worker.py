@@ -321,7 +321,7 @@ class Worker:
     def _over_ceiling(self) -> bool:
         ceiling_bytes = self._fleet.settings.worker_memory_bytes
         rss_bytes = int(self._process.memory_info().rss)
-        if rss_bytes > ceiling_bytes // 2:
+        if rss_bytes > ceiling_bytes:
             trim_heap()
             rss_bytes = int(self._process.memory_info().rss)
         over = rss_bytes > ceiling_bytes
