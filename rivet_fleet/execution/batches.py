@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pyarrow as pa
 
+from rivet_fleet.execution.packing import alike
 from rivet_fleet.execution.types import empty_batch
 
 
 class BatchQueue:
-    """Record batches of one schema, taken by rows: oldest first, none twice."""
+    """Record batches of one schema, each packed or not, taken by rows: oldest first, none twice."""
 
     def __init__(self, schema: pa.Schema) -> None:
         self.schema = schema
@@ -26,7 +27,7 @@ class BatchQueue:
         batches, self._batches, self.rows = self._batches, [], 0
         if not batches:
             return empty_batch(self.schema)
-        whole = batches[0] if len(batches) == 1 else pa.concat_batches(batches)
+        whole = batches[0] if len(batches) == 1 else pa.concat_batches(alike(batches, self.schema))
         if rows_max is None or whole.num_rows <= rows_max:
             return whole
         self.append(whole.slice(rows_max))

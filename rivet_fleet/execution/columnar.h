@@ -37,6 +37,30 @@ static inline int64_t rivet_wrapping_add(int64_t a, int64_t b) {
     return (int64_t)((uint64_t)a + (uint64_t)b);
 }
 
+/* A hash of n bytes, eight at a time; the last ones may be read twice. */
+static inline uint32_t rivet_hash(const uint8_t *p, int64_t n) {
+    const uint64_t factor = 0x9E3779B97F4A7C15ULL;
+    uint64_t hash = (uint64_t)n * factor, word = 0;
+    uint32_t low, high;
+    int64_t i = 0;
+    for (; i + 8 < n; i += 8) {
+        memcpy(&word, p + i, 8);
+        hash = (hash ^ word) * factor;
+        hash ^= hash >> 32;
+    }
+    if (n >= 8) {
+        memcpy(&word, p + n - 8, 8);
+    } else if (n >= 4) {
+        memcpy(&low, p, 4);
+        memcpy(&high, p + n - 4, 4);
+        word = (uint64_t)high << 32 | low;
+    } else if (n) {
+        word = (uint64_t)p[0] << 16 | (uint64_t)p[n >> 1] << 8 | p[n - 1];
+    }
+    hash = (hash ^ word) * factor;
+    return (uint32_t)(hash >> 32);
+}
+
 /* 1 when p[0..n) is well-formed UTF-8 (Unicode, table 3-7): no overlong forms, no surrogates. */
 static inline int rivet_is_utf8(const uint8_t *p, int64_t n) {
     int64_t i = 0;

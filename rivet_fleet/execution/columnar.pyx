@@ -3,13 +3,15 @@
 
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from libc.stdlib cimport free, realloc
+from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memmove
 
 import pyarrow as pa
 
 cdef int64_t _ROWS_FIRST = 1024
 cdef int64_t _BYTES_FIRST = 4096
+# A column of which more than half the values are new does not repeat; sooner it may still do.
+cdef int64_t _REPEATS_ROWS = 1024
 cdef int64_t _PENDING_KEPT = 1024 * 1024
 
 
@@ -83,6 +85,7 @@ cdef int column_init(Column* column, Storage storage, int width, Column* child) 
 
 cdef void column_free(Column* column) noexcept nogil:
     """Free what a column still owns; it is empty afterwards."""
+    _drop_repeats(column)
     free(column.data)
     free(column.offsets)
     free(column.validity)
@@ -94,7 +97,10 @@ cdef void column_free(Column* column) noexcept nogil:
 
 cdef void column_expect(Column* column, const Column* like) noexcept nogil:
     """Make room at once for as much as ``like`` held last: a column that grows step by step is
-    copied on the way, and leaves holes in the heap."""
+    copied on the way, and leaves holes in the heap. What did not repeat is not tried again."""
+    if column.storage == REPEATED and like.storage == VARIABLE:
+        column.storage = VARIABLE
+        column.width = 0
     column.rows_first = like.rows_first
     column.bytes_first = like.bytes_first
 
@@ -123,7 +129,7 @@ cdef int column_grow_rows(Column* column) noexcept nogil:
     if _resized(<void**> &column.validity, bits) != DONE:
         return NO_MEMORY
     memset(column.validity + bits_before, 0xFF, bits - bits_before)
-    if column.storage == FIXED:
+    if column.storage <= REPEATED:
         if _resized(<void**> &column.data, room * column.width) != DONE:
             return NO_MEMORY
     elif column.storage == BITS:
@@ -164,6 +170,8 @@ cdef void column_truncate(Column* column, int64_t rows) noexcept nogil:
         if not column.validity[row >> 3] & bit:
             column.validity[row >> 3] |= bit
             column.nulls -= 1
+        elif column.storage == REPEATED:
+            column.data_bytes -= _value_bytes(column, row)
         if column.storage == BITS:
             column.data[row >> 3] &= <uint8_t> ~bit
     column.rows = rows
@@ -171,6 +179,8 @@ cdef void column_truncate(Column* column, int64_t rows) noexcept nogil:
         column.data_bytes = column.offsets[rows]
     elif column.storage == LIST:
         column_truncate(column.child, column.offsets[rows])
+    elif column.storage == REPEATED:
+        _forget_values(column)
 
 
 cdef object column_array(Column* column, object arrow_type):
@@ -180,6 +190,8 @@ cdef object column_array(Column* column, object arrow_type):
         return pa.ExtensionArray.from_storage(arrow_type, storage)
     cdef int64_t rows = column.rows
     _remember(column)
+    if column.storage == REPEATED:
+        return _repeated_array(column, arrow_type)
     if rows == 0:
         column_free(column)
         if column.storage == LIST:
@@ -207,6 +219,139 @@ cdef object column_array(Column* column, object arrow_type):
     column.data = NULL
     column_free(column)
     return pa.Array.from_buffers(arrow_type, rows, buffers, nulls, children=children)
+
+
+cdef void column_pack(Column* column, object arrow_type):
+    """Let an empty column be of a packed type (ADR 0014): decimal64, or text that may repeat."""
+    if pa.types.is_decimal64(arrow_type):
+        column.width = 8
+    elif pa.types.is_string(arrow_type):
+        column.storage = REPEATED
+        column.width = sizeof(int32_t)
+
+
+cdef inline int64_t _value_bytes(const Column* column, int64_t row) noexcept nogil:
+    cdef int32_t index = (<int32_t*> column.data)[row]
+    return column.repeats.values.offsets[index + 1] - column.repeats.values.offsets[index]
+
+
+cdef int column_new_value(Column* column, const uint8_t* value, int64_t bytes, uint32_t hash_,
+                          uint32_t place) noexcept nogil:
+    """Append a text that is not in the dictionary, whose free place is ``place``; in a column
+    that repeats too little it becomes plain first. DONE, ASK, FULL or NO_MEMORY."""
+    cdef Repeats* repeats = column.repeats
+    cdef Column* values
+    cdef int64_t count, present
+    cdef int outcome
+    if not rivet_is_utf8(value, bytes):
+        return ASK
+    if column.data_bytes + bytes > 0x7FFFFFFF:
+        return FULL
+    if repeats == NULL:
+        repeats = column.repeats = <Repeats*> calloc(1, sizeof(Repeats))
+        if repeats == NULL:
+            return NO_MEMORY
+        column_init(&repeats.values, VARIABLE, 0, NULL)
+    values = &repeats.values
+    count = values.rows
+    present = column.rows - column.nulls
+    if count == REPEATS_MAX or values.data_bytes + bytes > REPEATS_BYTES_MAX or (
+        present >= _REPEATS_ROWS and 2 * count > present
+    ):
+        outcome = _unrepeat(column)
+        return outcome if outcome != DONE else column_bytes(column, value, bytes)
+    if column_room(values) != DONE or column_bytes(values, value, bytes) != DONE:
+        return NO_MEMORY
+    repeats.hashes[count] = hash_
+    repeats.first_rows[count] = column.rows
+    repeats.places[place] = <int32_t> count + 1
+    (<int32_t*> column.data)[column.rows] = <int32_t> count
+    column.data_bytes += bytes
+    column.rows += 1
+    return DONE
+
+
+cdef void _forget_values(Column* column) noexcept nogil:
+    """Take back the values that came with rows that were taken back. The newest value's place
+    was free when it came, and no other was looked for across it since."""
+    cdef Repeats* repeats = column.repeats
+    cdef int64_t last
+    cdef uint32_t place
+    if repeats == NULL:
+        return
+    last = repeats.values.rows - 1
+    while last >= 0 and repeats.first_rows[last] >= column.rows:
+        place = repeats.hashes[last] & (REPEATS_PLACES - 1)
+        while repeats.places[place] != last + 1:
+            place = (place + 1) & (REPEATS_PLACES - 1)
+        repeats.places[place] = 0
+        column_truncate(&repeats.values, last)
+        last -= 1
+
+
+cdef void _drop_repeats(Column* column) noexcept nogil:
+    if column.repeats != NULL:
+        column_free(&column.repeats.values)
+        free(column.repeats)
+        column.repeats = NULL
+
+
+cdef int _unrepeat(Column* column) noexcept nogil:
+    """Make a REPEATED column VARIABLE; its rows stay what they are. DONE or NO_MEMORY."""
+    cdef int64_t room = column.data_bytes + column.data_bytes // 2
+    cdef int64_t row, bytes
+    cdef int32_t position = 0
+    cdef uint8_t* data
+    cdef int32_t* offsets
+    cdef const Column* values = &column.repeats.values
+    cdef const int32_t* indices = <int32_t*> column.data
+    room = max(room, column.bytes_first, _BYTES_FIRST)
+    data = <uint8_t*> malloc(<size_t> room)
+    offsets = <int32_t*> malloc(<size_t> ((column.rows_room + 1) * sizeof(int32_t)))
+    if data == NULL or offsets == NULL:
+        free(data)
+        free(offsets)
+        return NO_MEMORY
+    offsets[0] = 0
+    for row in range(column.rows):
+        if column.validity[row >> 3] >> (row & 7) & 1:
+            bytes = _value_bytes(column, row)
+            if bytes:
+                memcpy(data + position, values.data + values.offsets[indices[row]], bytes)
+            position += <int32_t> bytes
+        offsets[row + 1] = position
+    free(column.data)
+    _drop_repeats(column)
+    column.storage, column.width = VARIABLE, 0
+    column.data, column.data_room, column.offsets = data, room, offsets
+    return DONE
+
+
+cdef object _repeated_array(Column* column, object arrow_type):
+    """A dictionary array; plain text when its values hardly repeat (the next batch may differ)."""
+    cdef int64_t rows = column.rows, nulls = column.nulls
+    if rows == 0:
+        column_free(column)
+        return pa.nulls(0, arrow_type)
+    if column.repeats == NULL:
+        # Nothing but NULL: an empty dictionary.
+        values = pa.nulls(0, arrow_type)
+    elif 2 * column.repeats.values.rows > rows - nulls:
+        if _unrepeat(column) != DONE:
+            raise MemoryError
+        array = column_array(column, arrow_type)
+        column.storage, column.width = REPEATED, sizeof(int32_t)
+        return array
+    else:
+        values = column_array(&column.repeats.values, arrow_type)
+    validity = _handed_over(column.validity, (rows + 7) // 8) if nulls else None
+    if nulls:
+        column.validity = NULL
+    indices = _handed_over(column.data, rows * sizeof(int32_t))
+    column.data = NULL
+    column_free(column)
+    places = pa.Array.from_buffers(pa.int32(), rows, [validity, indices], nulls)
+    return pa.DictionaryArray.from_arrays(places, values, safe=False)
 
 
 cdef list column_cells(Column* column):

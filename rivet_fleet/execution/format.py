@@ -20,7 +20,8 @@ class PartWriter(Protocol):
         ...
 
     def write(self, batch: pa.RecordBatch) -> None:
-        """Append rows. Raises DestinationFull when the spool's filesystem is full."""
+        """Append rows of the part's schema, packed where the format takes that. Raises
+        DestinationFull when the spool's filesystem is full."""
         ...
 
     def close(self) -> None:
@@ -43,6 +44,11 @@ class PartFormat(Protocol):
     @property
     def extension(self) -> str:
         """The file name's ending, without the dot."""
+        ...
+
+    @property
+    def takes_packed(self) -> bool:
+        """True when ``write`` takes packed batches (ADR 0014), and is better served by them."""
         ...
 
     def check_schema(self, schema: pa.Schema) -> None:

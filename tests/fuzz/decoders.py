@@ -109,7 +109,12 @@ def fuzz(engine: str, inputs: int, seed: int) -> tuple[int, int]:
             columns, whole = make(random.Random(f"{seed}/stream/{number}"))
         data = damage(rng, whole)
         cut = rng.randrange(len(data) + 1)
-        decoder = compiled(columns, max_value_bytes=_VALUE_BYTES_MAX, coerce=number % 2 == 0)
+        decoder = compiled(
+            columns,
+            max_value_bytes=_VALUE_BYTES_MAX,
+            coerce=number % 2 == 0,
+            packed=number % 4 < 2,
+        )
         try:
             feed(engine, decoder, data, cut)
             decoder.finish()

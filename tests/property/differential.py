@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rivet_fleet.errors import RivetFleetError
+from tests.packed import unpacked
 
 Outcome = tuple[pa.RecordBatch | None, dict[str, int], str | None]
 
@@ -20,6 +21,8 @@ class Decoder(Protocol):
     """What all decoders have in common."""
 
     @property
+    def schema(self) -> pa.Schema: ...
+    @property
     def changed(self) -> dict[str, int]: ...
     def feed(self, block: bytes) -> None: ...
     def finish(self) -> None: ...
@@ -27,7 +30,7 @@ class Decoder(Protocol):
 
 
 def outcome(decoder: Decoder, data: bytes, cuts: list[int]) -> Outcome:
-    """All rows, the counts of changed values, and the error, if any."""
+    """All rows, unpacked, the counts of changed values, and the error, if any."""
     batches = []
     try:
         for start, end in zip([0, *cuts], [*cuts, len(data)], strict=True):
@@ -38,7 +41,9 @@ def outcome(decoder: Decoder, data: bytes, cuts: list[int]) -> Outcome:
         batches.append(decoder.take())
     except RivetFleetError as error:
         return None, {}, f"{type(error).__name__} {error.code}: {error} | {error.hint}"
-    whole = pa.concat_batches(batches)
+    for batch in batches:
+        batch.validate(full=True)
+    whole = pa.concat_batches(unpacked(batch, decoder.schema) for batch in batches)
     whole.validate(full=True)
     return whole, dict(decoder.changed), None
 

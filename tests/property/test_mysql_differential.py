@@ -16,18 +16,24 @@ from tests.property.mysql_rows import KINDS, column, damaged, end_of_rows, packe
 
 
 def both(
-    columns: tuple[ColumnSpec, ...], data: bytes, cuts: list[int], *, coerce: bool
+    columns: tuple[ColumnSpec, ...],
+    data: bytes,
+    cuts: list[int],
+    *,
+    coerce: bool,
+    packed: bool = False,
 ) -> tuple[Outcome, Outcome]:
     compiled = compiled_decoder()
     assert compiled is not None, "the compiled decoder was not built"
     return (
-        outcome(compiled(columns, max_value_bytes=4096, coerce=coerce), data, cuts),
+        outcome(compiled(columns, max_value_bytes=4096, coerce=coerce, packed=packed), data, cuts),
         outcome(ReferenceDecoder(columns, max_value_bytes=4096, coerce=coerce), data, cuts),
     )
 
 
+@pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("coerce", [False, True])
-def test_compiled_and_reference_agree_on_hostile_rows(coerce: bool) -> None:
+def test_compiled_and_reference_agree_on_hostile_rows(coerce: bool, packed: bool) -> None:
     seed = random.SystemRandom().getrandbits(32)
     print(f"seed {seed}", file=sys.stderr)
     values = 0
@@ -36,11 +42,11 @@ def test_compiled_and_reference_agree_on_hostile_rows(coerce: bool) -> None:
         case = random_case(rng, unfit=rng.random() < 0.5)
         data = case.stream
         cuts = sorted(rng.randrange(len(data)) for _ in range(rng.choice((0, 0, 1, 3, 30))))
-        got, expected = both(case.columns, data, cuts, coerce=coerce)
+        got, expected = both(case.columns, data, cuts, coerce=coerce, packed=packed)
         assert agree(got, expected), (seed, number, case.columns, got, expected)
         values += len(case.payloads) * len(case.columns)
         bad = damaged(rng, data)
-        got, expected = both(case.columns, bad, [], coerce=coerce)
+        got, expected = both(case.columns, bad, [], coerce=coerce, packed=packed)
         assert agree(got, expected), (seed, number, "damaged", case.columns, got, expected)
     assert values > STREAMS
 

@@ -6,6 +6,7 @@ import random
 import sys
 from decimal import Context
 
+import pyarrow as pa
 import pytest
 
 from rivet_fleet.contracts.columns import ColumnSpec, ColumnType, TypeKind
@@ -25,18 +26,24 @@ CONTEXT = Context(prec=100)
 
 
 def both(
-    columns: tuple[ColumnSpec, ...], data: bytes, cuts: list[int], *, coerce: bool
+    columns: tuple[ColumnSpec, ...],
+    data: bytes,
+    cuts: list[int],
+    *,
+    coerce: bool,
+    packed: bool = False,
 ) -> tuple[Outcome, Outcome]:
     compiled = compiled_decoder()
     assert compiled is not None, "the compiled decoder was not built"
     return (
-        outcome(compiled(columns, max_value_bytes=4096, coerce=coerce), data, cuts),
+        outcome(compiled(columns, max_value_bytes=4096, coerce=coerce, packed=packed), data, cuts),
         outcome(ReferenceDecoder(columns, max_value_bytes=4096, coerce=coerce), data, cuts),
     )
 
 
+@pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("coerce", [False, True])
-def test_compiled_and_reference_agree_on_hostile_rows(coerce: bool) -> None:
+def test_compiled_and_reference_agree_on_hostile_rows(coerce: bool, packed: bool) -> None:
     seed = random.SystemRandom().getrandbits(32)
     print(f"seed {seed}", file=sys.stderr)
     values = 0
@@ -46,11 +53,11 @@ def test_compiled_and_reference_agree_on_hostile_rows(coerce: bool) -> None:
         rows = rng.randint(0, 12)
         data = random_stream(rng, columns, makers, rows)
         cuts = sorted(rng.randrange(len(data)) for _ in range(rng.choice((0, 0, 1, 3, 30))))
-        got, expected = both(columns, data, cuts, coerce=coerce)
+        got, expected = both(columns, data, cuts, coerce=coerce, packed=packed)
         assert agree(got, expected), (seed, number, columns, got, expected)
         values += rows * len(columns)
         bad = damage(rng, data)
-        got, expected = both(columns, bad, [], coerce=coerce)
+        got, expected = both(columns, bad, [], coerce=coerce, packed=packed)
         assert agree(got, expected), (seed, number, "damaged", columns, got, expected)
     assert values > STREAMS
 
@@ -104,8 +111,9 @@ def test_valid_rows_never_meet_the_reference() -> None:
     assert valid > 100
 
 
+@pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize(("precision", "scale"), [(15, 2), (18, 18), (19, 0), (38, 10), (76, 30)])
-def test_valid_decimals_never_meet_the_reference(precision: int, scale: int) -> None:
+def test_valid_decimals_never_meet_the_reference(precision: int, scale: int, packed: bool) -> None:
     rng, top = random.Random(f"{precision}/{scale}"), 10**precision - 1
     numbers = [0, 1, -1, top, -top, *(rng.randint(-top, top) for _ in range(50))]
     numbers += [10**n for n in range(precision)]
@@ -114,9 +122,11 @@ def test_valid_decimals_never_meet_the_reference(precision: int, scale: int) -> 
     rows = (b"\0\1" + cell(canonical(number, scale)) for number in numbers)
     compiled = compiled_decoder()
     assert compiled is not None
-    decoder = compiled((spec,), max_value_bytes=4096)
+    decoder = compiled((spec,), max_value_bytes=4096, packed=packed)
     decoder.feed(HEADER + b"".join(rows) + TRAILER)
     decoder.finish()
     assert decoder.asked == 0
-    got = [int(value.scaleb(scale, CONTEXT)) for value in decoder.take().column(0).to_pylist()]
+    column = decoder.take().column(0)
+    assert pa.types.is_decimal64(column.type) == (packed and precision <= 18)
+    got = [int(value.scaleb(scale, CONTEXT)) for value in column.to_pylist()]
     assert got == numbers

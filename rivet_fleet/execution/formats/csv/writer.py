@@ -43,6 +43,11 @@ class CsvFormat:
         """``csv``."""
         return "csv"
 
+    @property
+    def takes_packed(self) -> bool:
+        """No: cells are made of nominal columns."""
+        return False
+
     def check_schema(self, schema: pa.Schema) -> None:
         """Refuse what has no exact text, all columns at once."""
         refused = [f for f in schema if renderer_of(f.type) is None]

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rivet_fleet.execution.packing import plain_bytes, plain_table
+
 _SAMPLE_ROWS = 16_384
 _SAMPLE_BYTES = 2 * 1024 * 1024
 _SAMPLE_PLACES = 4
@@ -44,11 +46,13 @@ class Encodings:
 
 def choose_encodings(table: pa.Table, *, differences: bool) -> Encodings:
     """Per leaf the smallest of dictionary, plain and, where ``differences`` allows them, these:
-    before compression, in a sample from four places of ``table``."""
-    rows = min(_SAMPLE_ROWS, int(_SAMPLE_BYTES * table.num_rows / max(table.nbytes, 1)))
+    before compression, in a sample from four places of ``table``. However its columns are
+    packed, the answer is that for nominal ones."""
+    rows = min(_SAMPLE_ROWS, int(_SAMPLE_BYTES * table.num_rows / max(plain_bytes(table), 1)))
     piece = max(1, rows // _SAMPLE_PLACES)
     step = max(piece, table.num_rows // _SAMPLE_PLACES)
-    sample = pa.concat_tables([table.slice(i * step, piece) for i in range(_SAMPLE_PLACES)])
+    pieces = [table.slice(i * step, piece) for i in range(_SAMPLE_PLACES)]
+    sample = plain_table(pa.concat_tables(pieces))
     if not sample.num_rows:
         return Encodings(dictionary=(), delta=())
     plain = _leaf_sizes(sample, use_dictionary=False)

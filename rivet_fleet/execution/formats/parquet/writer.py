@@ -3,6 +3,7 @@
 Equal batches with equal options give equal files: the ``created_by`` of the writer library is a
 constant of its version and no time or host is written. Decimals of up to 18 digits are stored as
 integers, which every reader of the format knows and which costs less than fixed-size bytes.
+Batches may come packed (ADR 0014): that changes what writing costs, never what is read.
 """
 
 from __future__ import annotations
@@ -19,6 +20,13 @@ from rivet_fleet.execution.durable import filesystem_errors, remove_file
 from rivet_fleet.execution.extremes import Extremes
 from rivet_fleet.execution.format import PartWriter
 from rivet_fleet.execution.formats.parquet.encodings import choose_encodings
+from rivet_fleet.execution.formats.parquet.stored import (
+    as_stored,
+    reader_metadata,
+    with_numbers,
+    with_shared_dictionaries,
+)
+from rivet_fleet.execution.packing import packed_schema
 
 _CODECS = {"zstd": "zstd", "snappy": "snappy", "gzip": "gzip", "lz4": "lz4", "none": "none"}
 _DEFAULT_LEVELS = {"zstd": 3, "gzip": 6}
@@ -42,6 +50,11 @@ class ParquetFormat:
     def extension(self) -> str:
         """``parquet``."""
         return "parquet"
+
+    @property
+    def takes_packed(self) -> bool:
+        """Yes: they are nearer to what it stores."""
+        return True
 
     def check_schema(self, schema: pa.Schema) -> None:
         """Refuse what Parquet has no exact type for, all columns at once."""
@@ -100,6 +113,9 @@ class _ParquetWriter:
         self._held_bytes = 0
         self._encoded_arrow_bytes = 0
         self._writer: pq.ParquetWriter | None = None
+        self._stored: pa.Schema | None = None
+        """How this file keeps its columns, once its first row group has told."""
+        self._dictionaries: frozenset[str] = frozenset()
         with filesystem_errors(path, "spool"):
             path.open("xb").close()
             try:
@@ -131,7 +147,7 @@ class _ParquetWriter:
         """Encode the rest, write the footer and close the file."""
         self._flush()
         with filesystem_errors(self._path, "spool"):
-            writer = self._writer or self._open_writer(self._schema.empty_table())
+            writer = self._writer or self._open_writer()
             writer.close()
             self._sink.close()
             self._read_extremes()
@@ -151,6 +167,10 @@ class _ParquetWriter:
                     open_thing.close()
 
     def _hold(self, batch: pa.RecordBatch) -> None:
+        if self._stored is None:
+            batch = with_numbers(batch, self._schema)
+        else:
+            batch = as_stored(batch, self._stored)
         self._held.append(batch)
         self._held_rows += batch.num_rows
         self._held_bytes += batch.nbytes
@@ -164,25 +184,34 @@ class _ParquetWriter:
     def _flush(self) -> None:
         if not self._held_rows:
             return
-        table = pa.Table.from_batches(self._held, schema=self._schema)
         with filesystem_errors(self._path, "spool"):
             if self._writer is None:
-                self._writer = self._open_writer(table)
+                self._writer = self._open_writer()
+            table = pa.Table.from_batches(self._held, schema=self._stored)
+            table = with_shared_dictionaries(table, self._dictionaries)
             self._writer.write_table(table, row_group_size=self._held_rows)
         self._encoded_arrow_bytes += self._held_bytes
         self._held = []
         self._held_rows = self._held_bytes = 0
 
-    def _open_writer(self, first: pa.Table) -> pq.ParquetWriter:
-        """``first``: the rows of the first row group, which tell how the columns repeat."""
-        return pq.ParquetWriter(
+    def _open_writer(self) -> pq.ParquetWriter:
+        """What is held is the first row group, which tells how the columns repeat."""
+        self._stored = stored = packed_schema(self._schema, self._held)
+        self._held = [as_stored(batch, stored) for batch in self._held]
+        table = pa.Table.from_batches(self._held, schema=stored)
+        encodings = choose_encodings(table, differences=self._differences)
+        self._dictionaries = frozenset(encodings.dictionary)
+        writer = pq.ParquetWriter(
             self._sink,
-            self._schema,
+            stored,
             compression=self._codec,
             compression_level=self._level,
-            **choose_encodings(first, differences=self._differences).options(),
+            **encodings.options(),
+            store_schema=False,
             store_decimal_as_integer=True,
         )
+        writer.add_key_value_metadata(reader_metadata(self._schema))
+        return writer
 
     def _read_extremes(self) -> None:
         """From the footer: the encoder has found them already."""

@@ -6,8 +6,8 @@ from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t,
 from libc.string cimport memcpy
 
 from rivet_fleet.execution.columnar cimport (
-    ASK, DONE, FULL, NO_MEMORY, Column, column_bit, column_bytes, column_null, column_slot,
-    rivet_is_utf8, rivet_small_powers, rivet_small_store, rivet_wide_muladd, rivet_wide_store,
+    ASK, DONE, FULL, NO_MEMORY, Column, column_bit, column_bytes, column_null, column_slot, column_text,
+    rivet_small_powers, rivet_small_store, rivet_wide_muladd, rivet_wide_store,
 )
 
 cdef extern from * nogil:
@@ -320,9 +320,7 @@ cdef inline int any_cell(Field* field, const uint8_t* cell, int64_t bytes) noexc
         column.rows += 1
         return DONE
     if field.kind == TEXT:
-        if not rivet_is_utf8(cell, bytes):
-            return ASK
-        return column_bytes(column, cell, bytes)
+        return column_text(column, cell, bytes)
     if field.kind == DECIMAL:
         return decimal_cell(field, cell, bytes)
     if field.kind == DATE or field.kind == TIMESTAMP:

@@ -9,7 +9,12 @@ class CompiledDecoder:
     asked: int
 
     def __init__(
-        self, columns: tuple[ColumnSpec, ...], *, max_value_bytes: int, coerce: bool = ...
+        self,
+        columns: tuple[ColumnSpec, ...],
+        *,
+        max_value_bytes: int,
+        coerce: bool = ...,
+        packed: bool = ...,
     ) -> None: ...
     def expect_like(self, like: CompiledDecoder) -> None: ...
     @property

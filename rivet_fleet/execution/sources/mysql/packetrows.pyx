@@ -12,8 +12,8 @@ from libc.stdlib cimport calloc, free
 
 from rivet_fleet.execution.columnar cimport (
     ASK, BITS, DONE, FIXED, FULL, INCOMPLETE, NO_MEMORY, VARIABLE,
-    Pending, column_array, column_cells, column_expect, column_free, column_init, column_null, column_room,
-    column_truncate, pending_drop, pending_free, pending_keep, rivet_fill_powers,
+    Pending, column_array, column_cells, column_expect, column_free, column_init, column_null, column_pack,
+    column_room, column_truncate, pending_drop, pending_free, pending_keep, rivet_fill_powers,
 )
 from rivet_fleet.execution.sources.mysql.packetcells cimport (
     BIT_BOOLEAN, BIT_FIELD, BOOLEAN, BYTES, DATE, DECIMAL, INTEGER, PLAIN, RAW, TEXT, TIME,
@@ -21,10 +21,9 @@ from rivet_fleet.execution.sources.mysql.packetcells cimport (
     Field, any_cell, cell_extent,
 )
 
-import pyarrow as pa
-
 from rivet_fleet.contracts.columns import TypeKind
 from rivet_fleet.execution.batches import BatchQueue
+from rivet_fleet.execution.packing import dressed, number_type
 from rivet_fleet.execution.sources.mysql.decoder import ReferenceDecoder
 from rivet_fleet.execution.sources.mysql.framing import (
     DATE_LENGTH,
@@ -50,7 +49,7 @@ cdef class CompiledDecoder:
 
     cdef readonly object schema
     cdef readonly dict changed
-    cdef object _columns
+    cdef object _columns, _types
     cdef object _reference
     cdef bint _coerces
     cdef Field* _fields
@@ -72,7 +71,7 @@ cdef class CompiledDecoder:
         self._pending.start = NULL
         self._pending.bytes = self._pending.room = 0
 
-    def __init__(self, columns, *, max_value_bytes, coerce=False):
+    def __init__(self, columns, *, max_value_bytes, coerce=False, packed=False):
         if self._fields != NULL:
             raise TypeError("a decoder is initialised once")
         self._reference = ReferenceDecoder(
@@ -81,6 +80,7 @@ cdef class CompiledDecoder:
         self.schema = arrow_schema(columns)
         self.changed = self._reference.changed
         self._columns = columns
+        self._types = [number_type(kind) if packed else kind for kind in self.schema.types]
         self._coerces = coerce
         self._limit = max_value_bytes
         self._batches = BatchQueue(self.schema)
@@ -92,6 +92,8 @@ cdef class CompiledDecoder:
             raise MemoryError
         for index, column in enumerate(columns):
             _set_up(&self._fields[index], column, coerce)
+            if packed and self._fields[index].kind != RAW:
+                column_pack(&self._fields[index].column, self._types[index])
 
     def __dealloc__(self):
         cdef int i
@@ -297,12 +299,12 @@ cdef class CompiledDecoder:
                 cells = column_cells(&field.column)
                 array = build_column(cells, column, self.changed, coerce=self._coerces)
             else:
-                array = column_array(&field.column, self.schema.field(index).type)
+                array = column_array(&field.column, self._types[index])
             arrays.append(array)
             if field.changed:
                 self.changed[column.name] = self.changed.get(column.name, 0) + field.changed
                 field.changed = 0
-        self._batches.append(pa.RecordBatch.from_arrays(arrays, schema=self.schema))
+        self._batches.append(dressed(arrays, self.schema))
 
 
 _WIDTHS = {TypeKind.INT16: 2, TypeKind.INT32: 4, TypeKind.INT64: 8, TypeKind.UINT64: 8}

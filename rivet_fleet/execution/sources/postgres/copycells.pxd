@@ -10,7 +10,7 @@ from libc.string cimport memcpy
 
 from rivet_fleet.execution.columnar cimport (
     ASK, DONE, FULL, NO_MEMORY, Column, column_bit, column_bytes, column_null, column_room,
-    column_slot, column_truncate, rivet_be16, rivet_be32, rivet_be64, rivet_is_utf8,
+    column_slot, column_text, column_truncate, rivet_be16, rivet_be32, rivet_be64, rivet_is_utf8,
     rivet_small_powers, rivet_small_store, rivet_wide_fits, rivet_wide_muladd, rivet_wide_store,
 )
 
@@ -198,9 +198,7 @@ cdef inline int scalar_cell(Kind kind, Column* column, Field* field, const uint8
         column.rows += 1
         return DONE
     if kind == TEXT:
-        if not rivet_is_utf8(cell, bytes):
-            return ASK
-        return column_bytes(column, cell, bytes)
+        return column_text(column, cell, bytes)
     if kind == DECIMAL:
         return decimal_cell(column, field.precision, field.scale, cell, bytes)
     if kind == DATE or kind == TIME or kind == TIMESTAMP:

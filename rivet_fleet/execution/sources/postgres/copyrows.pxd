@@ -9,7 +9,7 @@ from rivet_fleet.execution.sources.postgres.copycells cimport Field
 cdef class CompiledDecoder:
     cdef readonly object schema
     cdef readonly dict changed
-    cdef object _columns, _reference
+    cdef object _columns, _reference, _types
     cdef bint _coerces
     cdef Field* _fields
     cdef int _width

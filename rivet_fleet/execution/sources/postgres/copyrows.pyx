@@ -12,7 +12,7 @@ from libc.stdlib cimport calloc, free
 from rivet_fleet.execution.columnar cimport (
     ASK, BITS, DONE, ENDED, FIXED, FULL, INCOMPLETE, LIST, NO_MEMORY, VARIABLE,
     Column, Pending, column_array, column_cells, column_expect, column_free, column_init, column_null,
-    column_room, column_truncate, pending_drop, pending_free, pending_keep,
+    column_pack, column_room, column_truncate, pending_drop, pending_free, pending_keep,
     rivet_be16, rivet_be32, rivet_fill_powers,
 )
 from rivet_fleet.execution.sources.postgres.copycells cimport (
@@ -20,11 +20,10 @@ from rivet_fleet.execution.sources.postgres.copycells cimport (
     UINT32, UUID, Field, array_cell, framed_row, scalar_cell,
 )
 
-import pyarrow as pa
-
 from rivet_fleet.contracts.columns import TypeKind
 from rivet_fleet.errors import MalformedData
 from rivet_fleet.execution.batches import BatchQueue
+from rivet_fleet.execution.packing import dressed, number_type
 from rivet_fleet.execution.sources.postgres.decoder import ReferenceDecoder
 from rivet_fleet.execution.sources.postgres.dialect import OID_JSONB, OID_OID
 from rivet_fleet.execution.types import arrow_schema, arrow_type
@@ -58,10 +57,11 @@ cdef class CompiledDecoder:
         self._pending.start = NULL
         self._pending.bytes = self._pending.room = 0
 
-    def __init__(self, columns, *, max_value_bytes, coerce=False):
+    def __init__(self, columns, *, max_value_bytes, coerce=False, packed=False):
         self.schema = arrow_schema(columns)
         self.changed = {}
         self._columns = columns
+        self._types = [number_type(kind) if packed else kind for kind in self.schema.types]
         self._coerces = coerce
         self._limit = max_value_bytes
         self._batches = BatchQueue(self.schema)
@@ -74,6 +74,8 @@ cdef class CompiledDecoder:
             raise MemoryError
         for index, column in enumerate(columns):
             _set_up(&self._fields[index], column, coerce)
+            if packed and self._fields[index].kind != RAW:
+                column_pack(&self._fields[index].column, self._types[index])
 
     def __dealloc__(self):
         cdef int i
@@ -295,12 +297,12 @@ cdef class CompiledDecoder:
 
                 array = build_column(cells, column, self.changed, coerce=self._coerces)
             else:
-                array = column_array(&field.column, self.schema.field(index).type)
+                array = column_array(&field.column, self._types[index])
             arrays.append(array)
             if field.changed:
                 self.changed[column.name] = self.changed.get(column.name, 0) + field.changed
                 field.changed = 0
-        self._batches.append(pa.RecordBatch.from_arrays(arrays, schema=self.schema))
+        self._batches.append(dressed(arrays, self.schema))
 
 
 cdef _set_up(Field* field, column, bint coerce):

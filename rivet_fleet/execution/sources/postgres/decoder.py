@@ -247,17 +247,19 @@ def open_decoder(
     *,
     max_value_bytes: int,
     coerce: bool = False,
+    packed: bool = False,
     like: BatchDecoder | None = None,
 ) -> BatchDecoder:
     """The decoder to read with: the compiled one where it was built, else the reference.
 
     ``coerce``: values no Arrow type holds become NULL, counted, instead of an error.
+    ``packed``: columns may come packed (ADR 0014); the reference's never do.
     ``like``: the decoder of the page before, of the same columns: this page will be as large.
     """
     compiled = compiled_decoder()
     if compiled is None:
         return ReferenceDecoder(columns, max_value_bytes=max_value_bytes, coerce=coerce)
-    decoder = compiled(columns, max_value_bytes=max_value_bytes, coerce=coerce)
+    decoder = compiled(columns, max_value_bytes=max_value_bytes, coerce=coerce, packed=packed)
     if isinstance(like, compiled):
         decoder.expect_like(like)
     return decoder
