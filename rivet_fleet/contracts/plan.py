@@ -64,7 +64,8 @@ class FormatPlan:
     compression_level: int | None = None
     row_group_rows: int | None = None
     row_group_bytes: int = 32 * 1024 * 1024
-    """Arrow bytes that are held before a row group is closed: the memory ceiling decides."""
+    """Arrow bytes, packed where pages come so (ADR 0014), that are held before a row group is
+    closed: the memory ceiling decides."""
     file_bytes_max: int | None = None
     encodings: Literal["auto", "classic"] = "classic"
     """``classic``: a dictionary or plain values. ``auto``: or differences (ADR 0010)."""

@@ -15,6 +15,7 @@ from rivet_fleet.contracts.columns import ColumnSpec, ColumnType, TypeKind
 from rivet_fleet.contracts.keys import ChunkRange, KeyTuple, RangeKind, RelationName
 from rivet_fleet.contracts.plan import ReadPlan
 from rivet_fleet.errors import ConfigError, MalformedData, SourceUnavailable
+from rivet_fleet.execution.packing import dressed
 from rivet_fleet.execution.paging import (
     KeyDialect,
     KeysetPager,
@@ -115,9 +116,10 @@ class ReadingEngine(Protocol):
         ...
 
     def open_stream(
-        self, select: Select, columns: tuple[ColumnSpec, ...], walk: Walk
+        self, select: Select, columns: tuple[ColumnSpec, ...], walk: Walk, *, packed: bool
     ) -> PageStream:
-        """Start one statement, in its own short transaction."""
+        """Start one statement, in its own short transaction. ``packed``: its rows may come
+        packed (ADR 0014)."""
         ...
 
     def reconnect(self) -> None:
@@ -165,6 +167,7 @@ class PagedReader:
             chunk_range.relation or read.relation, read.query, only=only
         )
         self._window = read.window
+        self._packed = False
         self._changed: dict[str, int] = {}
         self._pager = self._make_pager(read)
         self._stream: PageStream | None = None
@@ -191,7 +194,7 @@ class PagedReader:
 
     @property
     def schema(self) -> pa.Schema:
-        """The Arrow schema of every page."""
+        """The nominal Arrow schema of every page."""
         return self._schema
 
     @property
@@ -203,6 +206,10 @@ class PagedReader:
     def changed(self) -> dict[str, int]:
         """Per column: values a stated policy had to change so far."""
         return dict(self._changed)
+
+    def pack(self) -> None:
+        """Columns may come packed from the next statement on."""
+        self._packed = True
 
     def read_page(self, limit: PageLimit) -> Page:
         """The next page; see ``ChunkReader``. State moves only when the page is complete."""
@@ -231,7 +238,7 @@ class PagedReader:
         """One statement of a resumable chunk, received to its end unless it outgrew its page."""
         bytes_max = limit.bytes_max * _CUT_FACTOR if pager.cuttable else None
         select = self._in_window(pager.select(limit))
-        stream = self._engine.open_stream(select, self._columns, pager.walk)
+        stream = self._open(select, pager)
         stream.receive(rows_max=None, bytes_max=bytes_max)
         cut = not stream.ended
         if cut:
@@ -253,11 +260,7 @@ class PagedReader:
         """The next rows of a statement that is handed on as it arrives: the only one of a WHOLE,
         WINDOW or NULLS chunk, or all rows of one over-full value."""
         if self._stream is None:
-            self._stream = self._engine.open_stream(
-                self._in_window(self._streamed_select(pager, limit)),
-                self._columns,
-                Walk.ANY if pager is None else pager.walk,
-            )
+            self._stream = self._open(self._in_window(self._streamed_select(pager, limit)), pager)
         stream = self._stream
         before_s, before_bytes = stream.seconds, stream.wire_bytes
         stream.receive(rows_max=max(1, limit.rows_max), bytes_max=limit.bytes_max)
@@ -276,6 +279,10 @@ class PagedReader:
             self._stream, self._streamed_rows = None, 0
         return page
 
+    def _open(self, select: Select, pager: Pager | None) -> PageStream:
+        walk = Walk.ANY if pager is None else pager.walk
+        return self._engine.open_stream(select, self._columns, walk, packed=self._packed)
+
     def _streamed_select(self, pager: Pager | None, limit: PageLimit) -> Select:
         if pager is not None:
             return pager.select(limit)
@@ -290,9 +297,8 @@ class PagedReader:
             self._stream = None
 
     def _visible(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """The planned columns alone, with exactly the reader's schema."""
-        arrays = batch.columns[: len(self._schema)]
-        return pa.RecordBatch.from_arrays(arrays, schema=self._schema)
+        """The planned columns alone, with the reader's schema, as they are packed."""
+        return dressed(batch.columns[: len(self._schema)], self._schema)
 
     def _check_keys(self, stream: PageStream) -> None:
         """A key that was changed has lost its place in the order, and rows with it."""

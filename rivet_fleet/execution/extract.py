@@ -24,7 +24,7 @@ from rivet_fleet.contracts.retry import backoff_s
 from rivet_fleet.errors import RetryClass, SourceError, StatementTimeout
 from rivet_fleet.execution.encoder import Encoder, Parts, SpooledPart
 from rivet_fleet.execution.format import PartFormat
-from rivet_fleet.execution.pages import Allowance, PageServo
+from rivet_fleet.execution.pages import HELD_BY_WIRE, Allowance, PageServo
 from rivet_fleet.execution.source import ChunkReader, Page
 
 if TYPE_CHECKING:
@@ -97,6 +97,10 @@ def extract_chunk(
     """
     added = _added(reader.schema, meta)
     part_format.check_schema(added.schema if added else reader.schema)
+    if part_format.takes_packed and not unique and added is None:
+        # Nobody but the writer looks at values: row hashes and duplicate counts would not know
+        # the packed types.
+        reader.pack()
     parts = Parts(
         reader.schema,
         part_format,
@@ -209,7 +213,8 @@ class _Pages:
         """The next page's rows; a transient failure costs this page one of its retries."""
         page = self._read()
         batch, before = page.batch, self.progress
-        self._servo.observe(batch.num_rows, batch.nbytes, page.statement_s)
+        size_bytes = max(batch.nbytes, int(page.wire_bytes * HELD_BY_WIRE))
+        self._servo.observe(batch.num_rows, size_bytes, page.statement_s)
         self.progress = PageProgress(
             rows_total=before.rows_total + batch.num_rows,
             pages_total=before.pages_total + 1,

@@ -22,6 +22,10 @@ STEP_UP_FAR = 8.0
 STEP_DOWN = 5.0
 FAR_BELOW = 4.0
 _WIDTH_MEMORY = 0.7
+HELD_BY_WIRE = 0.625
+"""A page counts at least this part of what it took on the wire, however little is held of it
+(packed text, booleans): a page is cut at twice its bytes on the wire (``chunkreader``), and a cut
+costs a connection."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

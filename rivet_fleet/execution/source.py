@@ -28,9 +28,9 @@ class PageLimit:
 class Page:
     """One SQL statement's worth of rows (0 rows are possible and do not mean the end).
 
-    ``batch`` has exactly the reader's schema. ``statement_s`` is how long the source worked
-    for it, from sending the statement to its last byte. ``last`` is True when the chunk has
-    no further page.
+    ``batch`` has exactly the reader's schema, or is packed where that was asked for.
+    ``statement_s`` is how long the source worked for it, from sending the statement to its last
+    byte. ``last`` is True when the chunk has no further page.
     """
 
     batch: pa.RecordBatch
@@ -56,6 +56,10 @@ class ChunkReader(Protocol):
     @property
     def changed(self) -> dict[str, int]:
         """Per column: how many values a stated policy had to change so far."""
+        ...
+
+    def pack(self) -> None:
+        """From the next page on, columns may come packed (ADR 0014)."""
         ...
 
     def read_page(self, limit: PageLimit) -> Page:

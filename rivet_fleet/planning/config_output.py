@@ -30,7 +30,9 @@ class ParquetConfig(Block):
         default=None, description="Rows of a group with fixed_rows."
     )
     target_row_group_mb: Annotated[Count, Field(ge=1)] = Field(
-        default=128, description="Megabytes of a group; never more than the memory ceiling allows."
+        default=128,
+        description="Megabytes of a group as it is held before it is encoded; never more than "
+        "the memory ceiling allows.",
     )
     max_row_group_mb: Annotated[Count, Field(ge=1)] | None = Field(
         default=None, description="Upper limit for target_row_group_mb."

@@ -17,6 +17,7 @@ from rivet_fleet.contracts.plan import ReadPlan, TuningPlan
 from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.execution.source import ChunkReader, PageLimit, Source
 from rivet_fleet.execution.sources.postgres import open_source
+from tests.packed import unpacked
 
 LIMIT = PageLimit(rows_max=700, bytes_max=1 << 20)
 
@@ -82,15 +83,19 @@ def drain(reader: ChunkReader, limit: PageLimit = LIMIT) -> pa.Table:
     batches = []
     while True:
         page = reader.read_page(limit)
-        assert page.batch.schema.equals(reader.schema, check_metadata=True)
-        batches.append(page.batch)
+        batches.append(unpacked(page.batch, reader.schema))
         if page.last:
             reader.close()
             return pa.Table.from_batches(batches, schema=reader.schema)
 
 
 def read_all(source: Source, read: ReadPlan, chunk: ChunkRange, **tuning) -> pa.Table:
-    return drain(source.open_chunk(read, chunk, TuningPlan(**tuning)))
+    """The chunk in nominal pages, and once more in packed ones: they must not differ."""
+    found = drain(source.open_chunk(read, chunk, TuningPlan(**tuning)))
+    reader = source.open_chunk(read, chunk, TuningPlan(**tuning))
+    reader.pack()
+    assert drain(reader).equals(found, check_metadata=True)
+    return found
 
 
 def random_cuts(points: list[KeyTuple], rng: random.Random) -> list[KeyTuple | None]:

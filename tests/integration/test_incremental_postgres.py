@@ -264,8 +264,8 @@ def test_a_run_costs_the_rows_it_reads(sql, source) -> None:
 
 
 def spy(open_stream, pages):
-    def opened(select, *rest):
+    def opened(select, *rest, **options):
         pages.append(select)
-        return open_stream(select, *rest)
+        return open_stream(select, *rest, **options)
 
     return opened

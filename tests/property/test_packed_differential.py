@@ -40,6 +40,8 @@ class Engine:
     compiled: Any
     reference: Any
     stream: Callable[[list[Row]], bytes]
+    part: Callable[[list[Row], int], bytes]
+    """Rows of one column out of a stream, behind so many others."""
 
 
 def copy_stream(rows: list[Row]) -> bytes:
@@ -52,9 +54,18 @@ def packet_stream(rows: list[Row]) -> bytes:
     return packets((*body, end_of_rows()), (len(rows[0]) if rows else 1) + 3)
 
 
+def copy_part(rows: list[Row], before: int) -> bytes:
+    return copy_stream(rows)[len(HEADER) if before else 0 : -len(TRAILER)]
+
+
+def packet_part(rows: list[Row], before: int) -> bytes:
+    body = [row(tuple(None if v is None else lenenc(v) for v in one)) for one in rows]
+    return packets(tuple(body), (4 + before) & 0xFF)
+
+
 ENGINES = {
-    "postgres": Engine("25", copy_decoder(), CopyReference, copy_stream),
-    "mysql": Engine("253", mysql_decoder(), MysqlReference, packet_stream),
+    "postgres": Engine("25", copy_decoder(), CopyReference, copy_stream, copy_part),
+    "mysql": Engine("253", mysql_decoder(), MysqlReference, packet_stream, packet_part),
 }
 
 
@@ -256,29 +267,17 @@ def test_decimals_are_packed_up_to_18_digits() -> None:
 
 
 def test_a_dictionary_column_stands_for_no_more_than_32_bit_offsets_reach(engine: Engine) -> None:
-    """2 GiB of one repeated value: the batch is closed where a plain one would be."""
-    value = b"v" * 60_000
-    block_rows, blocks = 200, 182
-    rows: list[Row] = [(value,)] * block_rows
-    columns = texts(engine, 1)
-    decoder = engine.compiled(columns, max_value_bytes=1 << 20, packed=True)
-    decoder.feed(engine.stream([(None,)])[: 19 + 6] if engine.wire_type == "25" else b"")
-    sequence = len(columns) + 3
-    for _ in range(blocks):
-        if engine.wire_type == "25":
-            decoder.feed(copy_stream(rows)[19:-2])
-        else:
-            body = [row((lenenc(value),))] * block_rows
-            decoder.feed(packets(tuple(body), sequence))
-            sequence = (sequence + block_rows) & 0xFF
-    new = b"w" * 60_000 + b"\xc3\xa9"
-    last = copy_stream([(new,)] * 2)[19:] if engine.wire_type == "25" else b""
-    decoder.feed(last)
-    counted = 0
-    while batch := decoder.take(20_000):
-        assert batch.column(0).type == REPEATED_TEXT
-        counted += batch.num_rows
-        if not batch.num_rows:
-            break
-    assert counted == block_rows * blocks + (3 if engine.wire_type == "25" else 0)
-    assert block_rows * blocks * len(value) > 2**31
+    """2 GiB of one repeated value, then one that makes the column plain: what came before must
+    have been closed, because plain offsets do not reach so far."""
+    block: list[Row] = [(b"v" * 60_000,)] * 200
+    blocks = 2**31 // (60_000 * 200) + 1
+    decoder = engine.compiled(texts(engine, 1), max_value_bytes=1 << 20, packed=True)
+    for number in range(blocks):
+        decoder.feed(engine.part(block, number * 200))
+    decoder.feed(engine.part([(b"w" * (BYTES_MAX + 1),)], blocks * 200))
+    batch = decoder.take()
+    batch.validate(full=True)
+    column = batch.column(0)
+    assert column.type == REPEATED_TEXT
+    assert column.dictionary.to_pylist() == ["v" * 60_000, "w" * (BYTES_MAX + 1)]
+    assert column.indices.to_pylist() == [0] * (blocks * 200) + [1]

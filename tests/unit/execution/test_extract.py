@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,7 +11,8 @@ import pytest
 
 from rivet_fleet.contracts import killpoints
 from rivet_fleet.contracts.killpoints import Arming, KillAction, KillPoint, KillPointReached
-from rivet_fleet.contracts.plan import FormatPlan, TuningPlan
+from rivet_fleet.contracts.plan import FormatPlan, MetaPlan, TuningPlan
+from rivet_fleet.contracts.quality import UniqueKey
 from rivet_fleet.errors import (
     LeaseLost,
     SourceBusy,
@@ -33,7 +35,7 @@ class ScriptedReader:
 
     def __init__(self, rows, *, errors=None, resumable=True, schema=SCHEMA, empty_pages=()):
         self.rows, self.errors, self.resumable, self.schema = rows, errors or {}, resumable, schema
-        self.at = self.page = self.reconnects = 0
+        self.at = self.page = self.reconnects = self.packs = 0
         self.limits: list[PageLimit] = []
         self.changed: dict[str, int] = {}
         self.empty_pages = set(empty_pages)
@@ -53,6 +55,9 @@ class ScriptedReader:
             schema=self.schema,
         )
         return Page(batch=batch, statement_s=0.2, wire_bytes=count * 10, last=self.at >= self.rows)
+
+    def pack(self):
+        self.packs += 1
 
     def reconnect(self):
         self.reconnects += 1
@@ -127,6 +132,52 @@ def test_every_row_once_with_its_statistics(run):
     assert seen[-1].bytes_total == result.bytes == 2500
     assert [p.pages_total for p in seen] == list(range(1, len(seen) + 1))
     assert result.longest_statement_s == 0.2
+
+
+ID_KEY = UniqueKey(columns=("id",), within_chunks=True, entries_max=1000)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "packs"),
+    [
+        ("parquet", {}, 1),
+        ("csv", {}, 0),
+        ("parquet", {"unique": (ID_KEY,)}, 0),
+        ("parquet", {"meta": MetaPlan(row_hash=("id", "note"))}, 0),
+        ("parquet", {"meta": MetaPlan(exported_at_us=1)}, 0),
+    ],
+)
+def test_pages_are_packed_only_for_a_writer_that_alone_looks_at_them(
+    tmp_path, name, options, packs
+):
+    reader, plan = ScriptedReader(10), FormatPlan(format=name)
+    extract_chunk(
+        reader=reader,
+        part_format=registry.open_format(plan),
+        format_plan=plan,
+        tuning=TuningPlan(batch_rows_max=100),
+        spool_path=lambda number: tmp_path / f"p{number}",
+        pacer=RecordingPacer(),
+        on_page=lambda progress: None,
+        **options,
+    )
+    assert reader.packs == packs
+
+
+def test_a_page_counts_what_it_took_on_the_wire(run):
+    """Text that repeats is held in few bytes; pages of it must not outgrow what they are cut at."""
+    reader = ScriptedReader(200_000)
+    read_page = reader.read_page
+
+    def wide(limit):
+        page = read_page(limit)
+        return replace(page, wire_bytes=page.batch.num_rows * 1000)
+
+    reader.read_page = wide
+    tuning = TuningPlan(batch_bytes_max=1_000_000, target_statement_ms=0, batch_rows_max=None)
+    run(reader, tuning=tuning)
+    widest = max(limit.rows_max for limit in reader.limits)
+    assert 1_000_000 < widest * 1000 < 2 * 1_000_000
 
 
 def test_a_chunk_without_rows_has_no_part(run, tmp_path):

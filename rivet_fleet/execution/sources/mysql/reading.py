@@ -85,7 +85,7 @@ class MysqlReading:
         raise ConfigError("this source has no ranges of blocks", hint="plan the export again")
 
     def open_stream(
-        self, select: Select, columns: tuple[ColumnSpec, ...], walk: Walk
+        self, select: Select, columns: tuple[ColumnSpec, ...], walk: Walk, *, packed: bool
     ) -> StatementStream:
         """One prepared statement; nothing is sent before the first receive."""
         settings = statements.page_settings(self._session.server, self._tuning)
@@ -93,6 +93,7 @@ class MysqlReading:
             columns,
             max_value_bytes=self._tuning.max_value_bytes,
             coerce=self._coerce,
+            packed=packed,
             like=self._decoder,
         )
         self._decoder = decoder

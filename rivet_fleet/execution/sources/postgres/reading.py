@@ -79,13 +79,14 @@ class PostgresReading:
         return BlockPager(columns, source, chunk_range, lambda: self._relation_blocks(relation))
 
     def open_stream(
-        self, select: Select, columns: tuple[ColumnSpec, ...], walk: Walk
+        self, select: Select, columns: tuple[ColumnSpec, ...], walk: Walk, *, packed: bool
     ) -> CopyStream:
         """One COPY in its own short transaction; nothing is sent before the first receive."""
         decoder = open_decoder(
             columns,
             max_value_bytes=self._tuning.max_value_bytes,
             coerce=self._coerce,
+            packed=packed,
             like=self._decoder,
         )
         self._decoder = decoder
