@@ -41,7 +41,7 @@ class Engine:
     reference: Any
     stream: Callable[[list[Row]], bytes]
     part: Callable[[list[Row], int], bytes]
-    """Rows of one column out of a stream, behind so many others."""
+    """Rows out of the middle of a stream, behind so many others."""
 
 
 def copy_stream(rows: list[Row]) -> bytes:
@@ -60,7 +60,7 @@ def copy_part(rows: list[Row], before: int) -> bytes:
 
 def packet_part(rows: list[Row], before: int) -> bytes:
     body = [row(tuple(None if v is None else lenenc(v) for v in one)) for one in rows]
-    return packets(tuple(body), (4 + before) & 0xFF)
+    return packets(tuple(body), (len(rows[0]) + 3 + before) & 0xFF)
 
 
 ENGINES = {
@@ -234,6 +234,18 @@ def test_values_of_a_row_that_is_taken_back_leave_the_dictionary(engine: Engine)
             found = unpacked(batch, decoder.schema).to_pydict()
             assert found["c0"] == [first.decode() for first, _ in rows]
             assert found["c1"] == ["same"] * len(good) + ["\ufffd"] + ["same"] * len(good)
+
+
+def test_rows_that_the_reference_took_leave_no_value_behind(engine: Engine) -> None:
+    """Else so many of them would use a dictionary up that no row of the page needs."""
+    decoder = engine.compiled(texts(engine, 2), max_value_bytes=4096, coerce=True, packed=True)
+    broken: list[Row] = [(f"gone {n}".encode(), b"\xff") for n in range(VALUES_MAX)]
+    decoder.feed(engine.part(broken, 0))
+    assert decoder.take().num_rows == VALUES_MAX
+    good: list[Row] = [(b"a", b"same"), (b"b", b"same"), (None, b"same")] * 2
+    decoder.feed(engine.part(good, VALUES_MAX))
+    batch = decoder.take()
+    assert [column.dictionary.to_pylist() for column in batch.columns] == [["a", "b"], ["same"]]
 
 
 def test_a_row_cut_anywhere_leaves_no_value_behind(engine: Engine) -> None:
