@@ -16,13 +16,13 @@ from typing import TypeVar
 
 import psutil
 
+from rivet_fleet.cli.prestart import PROCESS_NAME
+
 T = TypeVar("T")
 
 _POLL_S = 0.02
 _CAMPAIGN = "RIVET_FLEET_CHAOS_CONFIG"
 """Tells whose process it is, in the environment it was started with."""
-_PRESTARTED = "rivet_fleet.cli.prestart"
-"""A worker that waited for its command line has none that could be looked at."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -138,7 +138,7 @@ def _is_worker(process: psutil.Process, config: Path) -> bool:
         if process.status() == psutil.STATUS_ZOMBIE:
             return False
         arguments = process.cmdline()
-        if _PRESTARTED in arguments:
+        if process.name() == PROCESS_NAME:  # its command line is its coordinator's
             return process.environ().get(_CAMPAIGN) == str(config)
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return False

@@ -73,12 +73,33 @@ class WorkerEnd:
         return self.status in _GRACEFUL
 
 
+class WorkerProcess(Protocol):
+    """A worker's process; ``subprocess.Popen`` is one."""
+
+    @property
+    def pid(self) -> int:
+        """Its id."""
+        ...
+
+    def poll(self) -> int | None:
+        """As ``Popen.poll``."""
+        ...
+
+    def wait(self) -> int | None:
+        """As ``Popen.wait``."""
+        ...
+
+    def send_signal(self, number: int, /) -> None:
+        """As ``Popen.send_signal``."""
+        ...
+
+
 class ReadyWorker(Protocol):
     """A worker process that was started ahead and waits for its orders."""
 
     def hand_over(
         self, arguments: Sequence[str], environment: Mapping[str, str], log_path: Path
-    ) -> subprocess.Popen[bytes] | None:
+    ) -> WorkerProcess | None:
         """Let it become the worker of this command; None when it cannot."""
         ...
 
@@ -100,7 +121,7 @@ class _Slot:
     """One place for a worker process."""
 
     name: str
-    process: subprocess.Popen[bytes] | None = None
+    process: WorkerProcess | None = None
     worker_id: WorkerId | None = None
     told: bool = False
     started_at_s: float = 0.0

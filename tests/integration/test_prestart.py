@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -11,65 +10,94 @@ from pathlib import Path
 import psutil
 import pytest
 
-from rivet_fleet.cli.prestart import PROGRAM, Prestarted
+from rivet_fleet.cli.prestart import PROCESS_NAME
 
-BEGIN_AND_DIE = (
-    "import os, signal; from rivet_fleet.cli import prestart; prestart.begin(); "
-    "print(prestart._waiting[0]._process.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is forked")
+
+BEGUN = (
+    "import os, signal, sys; from pathlib import Path; from rivet_fleet.cli import prestart; "
+    "prestart.begin(); (ready,) = prestart.take(); worker = [*prestart.PROGRAM, 'worker']; "
 )
-LEAVE_AND_TELL = (
-    "import atexit, sys; from rivet_fleet.cli import prestart; "
-    "atexit.register(lambda: print('rivet_fleet.cli.worker' in sys.modules)); "
-    "prestart.await_orders()"
-)
+
+
+def begin(what: str, *arguments: str, code: int = 0) -> str:
+    """Start one ahead in a process of its own (a fork needs one without threads), then ``what``."""
+    command = [sys.executable, "-c", BEGUN + what, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == code, done.stderr
+    return done.stdout
 
 
 def test_it_becomes_the_worker_it_is_told_to_be(tmp_path: Path) -> None:
-    ready, log = Prestarted(), tmp_path / "worker.log"
-    environment = {**os.environ, "RIVET_FLEET_TEST_ORDERS": "1"}
-    process = ready.hand_over([*PROGRAM, "worker", "--config", "absent.yaml"], environment, log)
-    assert process is not None and process.wait(30) == 1
+    log = tmp_path / "worker.log"
+    said = begin(
+        "given = [*worker, '--config', 'absent.yaml']; "
+        "process = ready.hand_over(given, {'PATH': ''}, Path(sys.argv[1])); "
+        "print(process.wait(30), process.returncode, process.poll())",
+        str(log),
+    )
+    assert said.split() == ["1", "1", "1"]
     assert "absent.yaml" in log.read_text()
 
 
+def test_it_has_a_name_and_a_group_of_its_own() -> None:
+    said = begin(
+        "pid = ready._process.pid; print(Path(f'/proc/{pid}/comm').read_text()); "
+        "print(os.getpgid(pid) == pid); ready.dismiss()"
+    )
+    assert said.split() == [PROCESS_NAME, "True"]
+    assert len(PROCESS_NAME) < 16  # the kernel cuts what is longer
+
+
+def test_it_holds_nothing_of_whoever_began_it() -> None:
+    """A pipe that it kept open would never end for its reader."""
+    said = begin(
+        "fds = f'/proc/{ready._process.pid}/fd'; "
+        "import time; until = time.monotonic() + 30\n"
+        "while len(os.listdir(fds)) > 3 and time.monotonic() < until: time.sleep(0.01)\n"
+        "print(sorted(map(int, os.listdir(fds)))); ready.dismiss()"
+    )
+    assert said.strip() == "[0, 1, 2]"
+
+
 def test_it_goes_home_when_it_is_not_needed() -> None:
-    ready = Prestarted()
-    ready.dismiss()
-    assert ready._process.returncode == 0
-    assert ready.hand_over([*PROGRAM, "worker"], {}, Path("unused")) is None
+    said = begin(
+        "ready.dismiss(); print(ready._process.returncode); "
+        "print(ready.hand_over(worker, {}, Path('unused')))"
+    )
+    assert said.split() == ["0", "None"]
 
 
-def test_it_does_not_import_on_when_nobody_can_give_orders() -> None:
-    """Whoever dismisses it waits for its end: on a loaded machine the imports take seconds."""
-    reading, writing = os.pipe()
-    os.close(writing)
-    try:
-        left = subprocess.run(
-            [sys.executable, "-c", LEAVE_AND_TELL], stdin=reading, capture_output=True, check=True
-        )
-    finally:
-        os.close(reading)
-    assert left.stdout == b"False\n"
+def test_a_dead_one_is_not_handed_anything() -> None:
+    said = begin(
+        "ready._process.kill(); print(ready._process.wait()); "
+        "print(ready.hand_over(worker, {}, Path('unused')))"
+    )
+    assert said.split() == [str(-signal.SIGKILL), "None"]
 
 
-def test_a_dead_one_is_not_handed_anything(tmp_path: Path) -> None:
-    ready = Prestarted()
-    ready._process.kill()
-    ready._process.wait()
-    assert ready.hand_over([*PROGRAM, "worker"], {}, tmp_path / "log") is None
-
-
-def test_another_program_is_started_the_ordinary_way(tmp_path: Path) -> None:
-    assert Prestarted().hand_over(["/bin/true"], {}, tmp_path / "log") is None
+def test_another_program_is_started_the_ordinary_way() -> None:
+    assert begin("print(ready.hand_over(['/bin/true'], {}, Path('unused')))").strip() == "None"
 
 
 def test_it_does_not_outlive_whoever_began_it() -> None:
-    began = subprocess.run([sys.executable, "-c", BEGIN_AND_DIE], capture_output=True, check=False)
-    assert began.returncode == -signal.SIGKILL
-    pid = int(began.stdout)
+    said = begin(
+        "print(ready._process.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)",
+        code=-signal.SIGKILL,
+    )
+    pid = int(said)
     try:
         psutil.Process(pid).wait(30)
     except psutil.NoSuchProcess:
         pass
     except psutil.TimeoutExpired:
         pytest.fail(f"process {pid} still waits for orders that nobody can give")
+
+
+def test_an_error_of_the_child_never_returns_into_its_parent(tmp_path: Path) -> None:
+    """What stands behind the fork would be done twice."""
+    said = begin(
+        "process = ready.hand_over(worker, {}, Path(sys.argv[1])); print('once', process.wait(30))",
+        str(tmp_path / "absent" / "worker.log"),
+    )
+    assert said.split() == ["once", "1"]

@@ -14,6 +14,7 @@ import psutil
 import psycopg
 import pytest
 
+from rivet_fleet.cli.prestart import PROCESS_NAME
 from rivet_fleet.demo.embedded import EmbeddedPostgres
 from tests.integration.fleet_cli import Desk, fleet_yaml, until
 
@@ -144,7 +145,7 @@ def test_a_whole_campaign_with_a_killed_worker_leaks_nothing(
     victims = []
     for one in own_processes(process.pid):
         assert_clean(" ".join(one.cmdline()), "a command line")
-        if "worker" in one.cmdline():
+        if "worker" in one.cmdline() or one.name() == PROCESS_NAME:
             victims.append(one)
     assert victims, "no worker was seen"
     victims[0].kill()

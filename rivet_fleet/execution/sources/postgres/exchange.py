@@ -80,6 +80,7 @@ def open_exchange(connection: WatchedConnection, decoder: BatchDecoder) -> Excha
     compiled = compiled_decoder()
     if compiled is None or not isinstance(decoder, compiled):
         return LibpqExchange(connection, HoldingPuller(connection, decoder))
+    # Built with the decoder, or neither is.
     from rivet_fleet.execution.sources.postgres.copyreceive import LibpqReceiver, SocketReceiver
 
     if not encrypted(connection.pgconn):
