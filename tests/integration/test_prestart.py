@@ -19,6 +19,11 @@ BEGUN = (
     "prestart.begin(); (ready,) = prestart.take(); worker = [*prestart.PROGRAM, 'worker']; "
 )
 
+WAIT = (
+    "import time; until = time.monotonic() + 30\n"
+    "while {condition} and time.monotonic() < until: time.sleep(0.01)\n"
+)
+
 
 def begin(what: str, *arguments: str, code: int = 0) -> str:
     """Start one ahead in a process of its own (a fork needs one without threads), then ``what``."""
@@ -42,8 +47,9 @@ def test_it_becomes_the_worker_it_is_told_to_be(tmp_path: Path) -> None:
 
 def test_it_has_a_name_and_a_group_of_its_own() -> None:
     said = begin(
-        "pid = ready._process.pid; print(Path(f'/proc/{pid}/comm').read_text()); "
-        "print(os.getpgid(pid) == pid); ready.dismiss()"
+        "pid = ready._process.pid; comm = Path(f'/proc/{pid}/comm'); before = comm.read_text()\n"
+        + WAIT.format(condition="comm.read_text() == before")
+        + "print(comm.read_text().strip(), os.getpgid(pid) == pid); ready.dismiss()"
     )
     assert said.split() == [PROCESS_NAME, "True"]
     assert len(PROCESS_NAME) < 16  # the kernel cuts what is longer
@@ -52,10 +58,9 @@ def test_it_has_a_name_and_a_group_of_its_own() -> None:
 def test_it_holds_nothing_of_whoever_began_it() -> None:
     """A pipe that it kept open would never end for its reader."""
     said = begin(
-        "fds = f'/proc/{ready._process.pid}/fd'; "
-        "import time; until = time.monotonic() + 30\n"
-        "while len(os.listdir(fds)) > 3 and time.monotonic() < until: time.sleep(0.01)\n"
-        "print(sorted(map(int, os.listdir(fds)))); ready.dismiss()"
+        "fds = f'/proc/{ready._process.pid}/fd'\n"
+        + WAIT.format(condition="len(os.listdir(fds)) > 3")
+        + "print(sorted(map(int, os.listdir(fds)))); ready.dismiss()"
     )
     assert said.strip() == "[0, 1, 2]"
 
