@@ -25,7 +25,9 @@ cdef int pending_keep(Pending* pending, const uint8_t* start, int64_t bytes) noe
         if _resized(<void**> &pending.start, room) != DONE:
             return NO_MEMORY
         pending.room = room
-    memcpy(pending.start + pending.bytes, start, bytes)
+    if bytes:
+        # An empty buffer has no address, which memcpy must not be given.
+        memcpy(pending.start + pending.bytes, start, bytes)
     pending.bytes += bytes
     return DONE
 
