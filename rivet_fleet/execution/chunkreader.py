@@ -298,6 +298,8 @@ class PagedReader:
 
     def _visible(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """The planned columns alone, with the reader's schema, as they are packed."""
+        if batch.num_columns == len(self._schema):
+            return batch  # no key was hidden behind them
         return dressed(batch.columns[: len(self._schema)], self._schema)
 
     def _check_keys(self, stream: PageStream) -> None:

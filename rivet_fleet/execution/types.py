@@ -6,6 +6,8 @@ extension types, so that Parquet carries its own UUID and JSON logical types.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import pyarrow as pa
 
 from rivet_fleet.contracts.columns import ColumnSpec, ColumnType, TypeKind
@@ -85,8 +87,12 @@ def arrow_field(column: ColumnSpec) -> pa.Field:
     )
 
 
+@lru_cache(maxsize=16)
 def arrow_schema(columns: tuple[ColumnSpec, ...]) -> pa.Schema:
-    """The schema of every page of an export. Raises UnsupportedType for impossible decimals."""
+    """The schema of every page of an export. Raises UnsupportedType for impossible decimals.
+
+    Kept: every page's decoder asks for it again.
+    """
     return pa.schema([arrow_field(column) for column in columns])
 
 

@@ -1,7 +1,7 @@
 """From one worker's memory ceiling to the sizes of what it holds. Pure arithmetic.
 
 The process itself (interpreter, Arrow, drivers, what the heap cannot give back) takes
-``PROCESS_BYTES`` of the ceiling; the rest is for data. At the same moment a worker holds a row
+``PROCESS_BYTES`` of the ceiling (measured: ADR 0014); the rest is for data. At the same moment a worker holds a row
 group (G), a page that is being written, one that waits for the encoder and one that arrives (3 P).
 With G = 1/4 and P = 1/5 that is 17/20; the rest is a column's encoded form and the heap's gaps.
 """
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from rivet_fleet.planning.sizes import MIB
 
-PROCESS_BYTES = 130 * MIB
+PROCESS_BYTES = 122 * MIB
 DATA_BYTES_MIN = 6 * MIB
 PAGE_BYTES_MAX = 64 * MIB
 ROW_GROUP_BYTES_MAX = 128 * MIB
@@ -29,7 +29,7 @@ class MemoryBudget:
 
 
 def memory_budget(worker_memory_mb: int) -> MemoryBudget:
-    """150 MB: pages of 4 MB, row groups of 5 MB, values of up to 10 MB."""
+    """150 MB: pages of 5.6 MB, row groups of 7 MB, values of up to 14 MB."""
     data = max(worker_memory_mb * MIB - PROCESS_BYTES, DATA_BYTES_MIN)
     return MemoryBudget(
         page_bytes=min(data // 5, PAGE_BYTES_MAX),

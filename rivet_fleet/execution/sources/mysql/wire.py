@@ -31,7 +31,7 @@ EOF_BYTES = 5
 HEAD_OK, HEAD_EOF, HEAD_ERR = 0x00, 0xFE, 0xFF
 ROW, ERR = bytes((HEAD_OK,)), bytes((HEAD_ERR,))
 
-_COLLECT_S = 0.000_25
+_COLLECT_S = 0.000_5
 _METADATA_BYTES_MAX = 1024 * 1024
 """A packet that describes something is never larger; rows do not pass here."""
 _COLUMNS_MAX = 4096

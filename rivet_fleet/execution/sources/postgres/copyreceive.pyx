@@ -30,7 +30,7 @@ cdef enum Why:
     LOST = 3
 
 cdef int _POLL_MS = 200
-cdef long _COLLECT_NS = 250_000
+cdef long _COLLECT_NS = 500_000
 cdef int64_t _LITTLE_BYTES = 64 * 1024
 cdef int64_t _BUFFER_BYTES = 256 * 1024
 # A row that does not fit is passed on piece by piece; every other message is held whole.
