@@ -1,9 +1,10 @@
 """From one worker's memory ceiling to the sizes of what it holds. Pure arithmetic.
 
 The process itself (interpreter, Arrow, drivers, what the heap cannot give back) takes
-``PROCESS_BYTES`` of the ceiling (measured: ADR 0014); the rest is for data. At the same moment a worker holds a row
-group (G), a page that is being written, one that waits for the encoder and one that arrives (3 P).
-With G = 1/4 and P = 1/5 that is 17/20; the rest is a column's encoded form and the heap's gaps.
+``PROCESS_BYTES`` of the ceiling (measured: ADR 0014); the rest is for data. At the same moment
+a worker holds a row group (G), a page that is being written, one that waits for the encoder and
+one that arrives (3 P). With G = 1/4 and P = 1/5 that is 17/20; the rest is a column's encoded form
+and the heap's gaps.
 """
 
 from __future__ import annotations
