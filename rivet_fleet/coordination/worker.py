@@ -47,6 +47,8 @@ from rivet_fleet.execution.registry import open_format
 
 _MESSAGE_MAX = 2000
 _OUTAGE_BACKOFF_S = 1.0
+_TRIMMED_FROM = 0.85
+"""Share of the memory ceiling from which a worker gives free memory back between two chunks."""
 
 
 @dataclass(slots=True)
@@ -321,7 +323,8 @@ class Worker:
     def _over_ceiling(self) -> bool:
         ceiling_bytes = self._fleet.settings.worker_memory_bytes
         rss_bytes = int(self._process.memory_info().rss)
-        if rss_bytes > ceiling_bytes:
+        # Near the ceiling the gaps of one chunk would add to the peak of the next.
+        if rss_bytes > _TRIMMED_FROM * ceiling_bytes:
             trim_heap()
             rss_bytes = int(self._process.memory_info().rss)
         over = rss_bytes > ceiling_bytes
