@@ -48,7 +48,9 @@ from rivet_fleet.execution.registry import open_format
 _MESSAGE_MAX = 2000
 _OUTAGE_BACKOFF_S = 1.0
 _TRIMMED_FROM = 0.85
-"""Share of the memory ceiling from which a worker gives free memory back between two chunks."""
+"""Share of the memory ceiling from which a worker gives free memory back."""
+_LOOKED_EVERY_S = 5.0
+"""How often a worker looks at its memory within a chunk: giving back costs page faults."""
 
 
 @dataclass(slots=True)
@@ -99,6 +101,7 @@ class Worker:
         self._campaign_id = campaign_id
         self._spool = spool
         self._process = psutil.Process()
+        self._looked_at_s = 0.0
         self._claimed: Claim | None = None
         self._protection = Protection(fleet)
         self._guard: ChunkGuard | None = None
@@ -228,6 +231,8 @@ class Worker:
         fleet = self._fleet
         self._heartbeat.progressed()
         guard.after_page(progress.page_rows, progress.page_bytes)
+        if fleet.clock.monotonic_s() - self._looked_at_s >= _LOOKED_EVERY_S:
+            self._used_bytes()
         fleet.emit(
             _chunk_event(
                 fleet,
@@ -320,13 +325,19 @@ class Worker:
                 lost = LeaseLost(f"committed, but not published yet: {error.message}")
             fleet.emit(_chunk_event(fleet, claim, EventName.LEASE_LOST, lost.message))
 
+    def _used_bytes(self) -> int:
+        """What the process holds in memory. Near the ceiling the heap's gaps are given back first:
+        those of one page or chunk would add to the peak of the next."""
+        self._looked_at_s = self._fleet.clock.monotonic_s()
+        used_bytes = int(self._process.memory_info().rss)
+        if used_bytes > _TRIMMED_FROM * self._fleet.settings.worker_memory_bytes:
+            trim_heap()
+            used_bytes = int(self._process.memory_info().rss)
+        return used_bytes
+
     def _over_ceiling(self) -> bool:
         ceiling_bytes = self._fleet.settings.worker_memory_bytes
-        rss_bytes = int(self._process.memory_info().rss)
-        # Near the ceiling the gaps of one chunk would add to the peak of the next.
-        if rss_bytes > _TRIMMED_FROM * ceiling_bytes:
-            trim_heap()
-            rss_bytes = int(self._process.memory_info().rss)
+        rss_bytes = self._used_bytes()
         over = rss_bytes > ceiling_bytes
         if over:
             self._fleet.tell(
