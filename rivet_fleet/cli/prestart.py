@@ -49,7 +49,10 @@ class Forked:
         if timeout_s is None:
             return self._wait(0)
         if self.poll() is None:
-            told = os.pidfd_open(self.pid)
+            try:
+                told = os.pidfd_open(self.pid)
+            except OSError:
+                return self.poll()  # a kernel before 5.3
             try:
                 select.select([told], [], [], timeout_s)
             finally:
@@ -78,13 +81,15 @@ class Prestarted:
 
     def __init__(self) -> None:
         """Raises OSError when no process can be started."""
-        orders_fd, self._orders_fd = os.pipe()
+        orders_fd, own_fd = os.pipe()
         # What is shared stays shared: a collection would touch every object and copy its page.
         gc.freeze()
         pid = os.fork()
         if pid == 0:
             _become_worker(orders_fd)
         os.close(orders_fd)
+        # An object and no number: a number closed twice may be another file's by then.
+        self._orders = os.fdopen(own_fd, "wb")
         self._process = Forked(pid)
 
     def hand_over(
@@ -100,8 +105,8 @@ class Prestarted:
             "log": str(log_path.absolute()),
         }
         try:
-            with os.fdopen(self._orders_fd, "wb") as pipe:
-                pipe.write(json.dumps(orders).encode() + b"\n")
+            with self._orders:
+                self._orders.write(json.dumps(orders).encode() + b"\n")
         except OSError:
             self.dismiss()
             return None
@@ -110,9 +115,9 @@ class Prestarted:
     def dismiss(self) -> None:
         """Send it home. Never raises."""
         try:
-            os.close(self._orders_fd)
+            self._orders.close()
         except OSError:
-            pass  # it was closed with the orders
+            pass  # it is gone already
         if self._process.wait(_DISMISS_TIMEOUT_S) is None:
             self._process.kill()
             self._process.wait()

@@ -73,6 +73,15 @@ def test_it_goes_home_when_it_is_not_needed() -> None:
     assert said.split() == ["0", "None"]
 
 
+def test_its_pipe_is_closed_once_whatever_comes_next() -> None:
+    """A number that is closed twice may belong to another file by then: the state database's."""
+    said = begin(
+        "ready.dismiss(); other = os.open('/dev/null', os.O_RDONLY); ready.dismiss(); "
+        "ready.hand_over(worker, {}, Path('unused')); print(os.fstat(other).st_nlink > 0)"
+    )
+    assert said.strip() == "True"
+
+
 def test_a_dead_one_is_not_handed_anything() -> None:
     said = begin(
         "ready._process.kill(); print(ready._process.wait()); "
