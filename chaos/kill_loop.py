@@ -12,6 +12,7 @@ import argparse
 import random
 import secrets
 import signal
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -103,9 +104,9 @@ class Ordeal:
         """Wait a tick; look after paused workers and an ended coordinator."""
         assert time.monotonic() < self._end_s, "the campaign did not end in time"
         self._wake()
-        code = self._coordinator.process.poll()
-        if code is None:
-            time.sleep(_TICK_S)
+        try:
+            code = self._coordinator.process.wait(_TICK_S)
+        except subprocess.TimeoutExpired:
             return False
         if code == ExitCode.OK:
             return True

@@ -11,8 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -153,16 +152,6 @@ exports:
   - {{name: {name}, table: {table}, format: parquet, {extra},
      destination: {{type: local, path: {destination or f"./out/{name}"}}}}}
 {tail}"""
-
-
-def until(seen: Callable[[], Any], *, limit_s: float = 60.0, what: str = "it") -> Any:
-    """Look until there is something to see."""
-    deadline_s = time.monotonic() + limit_s
-    while not (found := seen()):
-        if time.monotonic() > deadline_s:
-            raise AssertionError(f"{what} did not happen within {limit_s} s")
-        time.sleep(0.02)
-    return found
 
 
 @contextmanager

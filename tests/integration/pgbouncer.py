@@ -15,7 +15,7 @@ import psycopg
 
 from rivet_fleet.demo.embedded import EmbeddedPostgres, free_port
 from tests.conftest import missing
-from tests.integration.fleet_cli import until
+from tests.waiting import until
 
 _FETCHED = Path(__file__).parents[2] / ".tools" / "pgbouncer"
 _UNPRIVILEGED = "nobody"

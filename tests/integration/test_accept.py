@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import signal
-import time
 
 import duckdb
 
 from tests.integration.test_quality import Place, place
+from tests.waiting import until
 
 __all__ = ["place"]
 
@@ -26,11 +26,14 @@ def accept(place: Place, *options: str, kill: str = "", code: int | None = 0):
 
 def eventually(attempt, good, *, within_s: float = 30.0):
     """Try again while a dead finalizer's lease runs out."""
-    deadline = time.monotonic() + within_s
-    while not good(done := attempt()):
-        assert time.monotonic() < deadline, done.said
-        time.sleep(0.2)
-    return done
+    said: list[str] = []
+
+    def succeeded():
+        done = attempt()
+        said.append(done.said)
+        return done if good(done) else None
+
+    return until(succeeded, limit_s=within_s, what=f"what was wanted, after {said}")
 
 
 def test_an_acceptance_survives_every_death_of_its_finalizer(place: Place) -> None:

@@ -13,15 +13,8 @@ import psycopg
 import pytest
 
 from rivet_fleet.demo.embedded import EmbeddedPostgres, embedded_postgres
-from tests.integration.fleet_cli import (
-    ORDERS,
-    Desk,
-    fleet_yaml,
-    may_mount,
-    mounted,
-    run_sqlite,
-    until,
-)
+from tests.integration.fleet_cli import ORDERS, Desk, fleet_yaml, may_mount, mounted, run_sqlite
+from tests.waiting import until
 
 ALL = list(range(1, 201))
 SLOW = "{type: postgres, url_env: SHOP_URL, tuning: {batch_size: 10, throttle_ms: 150}}"

@@ -15,7 +15,8 @@ import yaml
 
 from rivet_fleet import __version__
 from rivet_fleet.demo.embedded import EmbeddedPostgres
-from tests.integration.fleet_cli import Desk, fleet_yaml, run_sqlite, until
+from tests.integration.fleet_cli import Desk, fleet_yaml, run_sqlite
+from tests.waiting import until
 
 ALL = list(range(1, 201))
 ROOT = Path(__file__).parents[2]

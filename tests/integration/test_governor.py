@@ -17,7 +17,8 @@ import psycopg
 import pytest
 
 from rivet_fleet.demo.embedded import EmbeddedPostgres
-from tests.integration.fleet_cli import ORDERS, Desk, until
+from tests.integration.fleet_cli import ORDERS, Desk
+from tests.waiting import until
 
 ROWS, CHUNKS = 12_000, 4
 CONFIG = """\

@@ -9,8 +9,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from tests.integration.fleet_cli import Desk, fleet_yaml, run_sqlite, until
+from tests.integration.fleet_cli import Desk, fleet_yaml, run_sqlite
 from tests.integration.mysql_source_kit import Sql
+from tests.waiting import until
 
 INCREMENTAL = "mode: incremental, cursor_column: at, tuning: {batch_size: 40}"
 

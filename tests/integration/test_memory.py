@@ -16,6 +16,7 @@ import pytest
 
 from rivet_fleet.demo.embedded import EmbeddedPostgres
 from tests.integration.fleet_cli import TIMEOUT_S, Desk, fleet_yaml
+from tests.waiting import has_ended
 
 CEILING_MB = 170
 FLAT_WITHIN_MB = 30
@@ -70,12 +71,11 @@ def peak_mb(process: subprocess.Popen[str]) -> float:
     """
     status, peak_kb = Path(f"/proc/{process.pid}/status"), 0
     deadline_s = time.monotonic() + TIMEOUT_S
-    while process.poll() is None:
+    while not has_ended(process):
         assert time.monotonic() < deadline_s, "the worker did not end"
         for line in status.read_text().splitlines():
             if line.startswith("VmHWM:"):
                 peak_kb = int(line.split()[1])
-        time.sleep(0.01)
     return peak_kb / 1024
 
 

@@ -14,8 +14,9 @@ from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.demo.embedded import EmbeddedPostgres
 from rivet_fleet.errors import RetryClass, SourceBusy
 from rivet_fleet.execution.sources.postgres import open_source
-from tests.integration.fleet_cli import Desk, until
+from tests.integration.fleet_cli import Desk
 from tests.integration.pgbouncer import PgBouncer, pgbouncer
+from tests.waiting import until
 
 TABLES = """
 CREATE TABLE keyed (id bigint PRIMARY KEY, note text);

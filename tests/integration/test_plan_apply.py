@@ -12,7 +12,8 @@ import pytest
 
 from rivet_fleet.contracts.artifact import artifact_text, read_artifact
 from rivet_fleet.demo.embedded import EmbeddedPostgres
-from tests.integration.fleet_cli import Desk, fleet_yaml, run_sqlite, until
+from tests.integration.fleet_cli import Desk, fleet_yaml, run_sqlite
+from tests.waiting import until
 
 Shop = tuple[Desk, str]
 

@@ -19,10 +19,7 @@ BEGUN = (
     "prestart.begin(); (ready,) = prestart.take(); worker = [*prestart.PROGRAM, 'worker']; "
 )
 
-WAIT = (
-    "import time; until = time.monotonic() + 30\n"
-    "while {condition} and time.monotonic() < until: time.sleep(0.01)\n"
-)
+WAIT = "from tests.waiting import until\nuntil(lambda: {condition})\n"
 
 
 def begin(what: str, *arguments: str, code: int = 0) -> str:
@@ -48,7 +45,7 @@ def test_it_becomes_the_worker_it_is_told_to_be(tmp_path: Path) -> None:
 def test_it_has_a_name_and_a_group_of_its_own() -> None:
     said = begin(
         "pid = ready._process.pid; comm = Path(f'/proc/{pid}/comm'); before = comm.read_text()\n"
-        + WAIT.format(condition="comm.read_text() == before")
+        + WAIT.format(condition="comm.read_text() != before")
         + "print(comm.read_text().strip(), os.getpgid(pid) == pid); ready.dismiss()"
     )
     assert said.split() == [PROCESS_NAME, "True"]
@@ -59,7 +56,7 @@ def test_it_holds_nothing_of_whoever_began_it() -> None:
     """A pipe that it kept open would never end for its reader."""
     said = begin(
         "fds = f'/proc/{ready._process.pid}/fd'\n"
-        + WAIT.format(condition="len(os.listdir(fds)) > 3")
+        + WAIT.format(condition="len(os.listdir(fds)) == 3")
         + "print(sorted(map(int, os.listdir(fds)))); ready.dismiss()"
     )
     assert said.strip() == "[0, 1, 2]"
@@ -76,8 +73,9 @@ def test_it_goes_home_when_it_is_not_needed() -> None:
 def test_its_pipe_is_closed_once_whatever_comes_next() -> None:
     """A number that is closed twice may belong to another file by then: the state database's."""
     said = begin(
-        "ready.dismiss(); other = os.open('/dev/null', os.O_RDONLY); ready.dismiss(); "
-        "ready.hand_over(worker, {}, Path('unused')); print(os.fstat(other).st_nlink > 0)"
+        "ready.dismiss(); others = [os.open('/dev/null', os.O_RDONLY) for _ in range(9)]; "
+        "ready.dismiss(); ready.hand_over(worker, {}, Path('unused')); "
+        "print(all(os.fstat(other) for other in others))"
     )
     assert said.strip() == "True"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 
 from rivet_fleet.demo.embedded import EmbeddedPostgres
 from tests.integration.fleet_cli import ORDERS, Desk
+from tests.waiting import has_ended
 
 ROWS, CHUNKS, RATE = 60_000, 24, 12_000
 CONFIG = """\
@@ -58,14 +58,13 @@ def test_rows_and_connections_hold_over_two_hosts_and_are_shared(
         psycopg.connect(big_shop, autocommit=True) as shop,
         psycopg.connect(database, autocommit=True) as state,
     ):
-        while any(process.poll() is None for process in coordinators):
+        while not all(has_ended(process) for process in coordinators):
             (connections,) = shop.execute(OURS).fetchone() or (0,)
             (running,) = state.execute(
                 "SELECT count(*) FROM chunk_task WHERE status = 'running'"
             ).fetchone() or (0,)
             most_connections = max(most_connections, connections)
             most_running = max(most_running, running)
-            time.sleep(0.02)
         began_s, ended_s = state.execute(
             "SELECT min(claimed_at_s), max(committed_at_s) FROM chunk_task"
         ).fetchone() or (0, 0)
@@ -92,7 +91,7 @@ def test_two_campaigns_share_one_budget(tmp_path: Path, big_shop: str, database:
     runs = [desk.start("run", "-c", str(desk.config)) for desk in desks]
     most = 0
     with psycopg.connect(database, autocommit=True) as state:
-        while any(process.poll() is None for process in runs):
+        while not all(has_ended(process) for process in runs):
             try:
                 (running,) = state.execute(
                     "SELECT count(*) FROM chunk_task WHERE status = 'running'"
@@ -100,7 +99,6 @@ def test_two_campaigns_share_one_budget(tmp_path: Path, big_shop: str, database:
             except psycopg.errors.UndefinedTable:
                 running = 0
             most = max(most, running)
-            time.sleep(0.01)
     for desk, process in zip(desks, runs, strict=True):
         desk.finish(process)
     assert most == 1
@@ -113,13 +111,12 @@ def test_a_budget_is_changed_while_the_campaign_runs(
     desk = desk_of(tmp_path / "one", big_shop, database, name="shop", budget=slow)
     run = desk.start("run", "-c", str(desk.config))
     with psycopg.connect(database, autocommit=True) as state:
-        while run.poll() is None:
+        while not has_ended(run):
             try:
                 if state.execute("SELECT 1 FROM chunk_task WHERE status = 'running'").fetchone():
                     break
             except psycopg.errors.UndefinedTable:
                 pass
-            time.sleep(0.05)
     said = desk.cli("state", "budget", "shop", "--rows-per-s", "none", "--chunks", "2").out
     assert said.strip() == "shop: 2 slots"
     assert desk.finish(run).code == 0, "at 500 rows a second it would have taken two minutes"

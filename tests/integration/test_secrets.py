@@ -16,7 +16,8 @@ import pytest
 
 from rivet_fleet.cli.prestart import PROCESS_NAME
 from rivet_fleet.demo.embedded import EmbeddedPostgres
-from tests.integration.fleet_cli import Desk, fleet_yaml, until
+from tests.integration.fleet_cli import Desk, fleet_yaml
+from tests.waiting import until
 
 SOURCE_SECRET = "s3cr3t/?#@:% ä"
 STATE_SECRET = "st4te&pw/?#@:% ö"

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from rivet_fleet.execution.pages import Allowance
 from rivet_fleet.execution.source import Source
 from rivet_fleet.execution.sources.postgres import open_source
 from tests.integration.postgres_source_kit import read_plan, source, sql
+from tests.waiting import until
 
 __all__ = ["source", "sql"]
 
@@ -94,13 +94,6 @@ def extract(tmp_path: Path) -> Callable[..., ExtractResult]:
 
 def ids(result: ExtractResult) -> list[int]:
     return [i for part in result.parts for i in pq.read_table(part.path)["id"].to_pylist()]
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline_s = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline_s, "waited in vain"
-        time.sleep(0.01)
 
 
 class AtWork:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
 from pathlib import Path
 
 import duckdb
 import pytest
 
 from tests.integration.fleet_cli import Desk
+from tests.waiting import has_ended, until
 
 ROWS = 6000
 SQL = f"""
@@ -66,11 +66,8 @@ def read(desk: Desk, columns: str, **more: str) -> list[tuple[object, ...]]:
 
 def test_a_killed_campaign_of_partitions_delivers_each_row_once(desk: Desk) -> None:
     running = desk.start("run", "--workers", "2", "-c", str(desk.config))
-    deadline = time.monotonic() + 60
-    while not list(desk.out.glob("orders/*/*/*.parquet")):
-        assert running.poll() is None, running.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    until(lambda: has_ended(running) or list(desk.out.glob("orders/*/*/*.parquet")), what="a part")
+    assert running.poll() is None, running.communicate()
     os.kill(running.pid, signal.SIGKILL)
     running.communicate()
     desk.cli("resume", "--workers", "2")

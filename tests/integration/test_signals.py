@@ -16,8 +16,8 @@ from rivet_fleet.demo.mariadb import EmbeddedMariadb
 from rivet_fleet.errors import ConfigError, SourceError, SourceRefused
 from rivet_fleet.execution import registry
 from rivet_fleet.execution.signals import SourceSignals, read_http
-from tests.integration.fleet_cli import until
 from tests.integration.mysql_source_kit import Sql
+from tests.waiting import until
 
 
 @contextlib.contextmanager

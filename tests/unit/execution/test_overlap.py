@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 import threading
-import time
 import weakref
 from dataclasses import replace
 
@@ -27,6 +26,7 @@ from tests.unit.execution.test_extract import (
     read_ids,
     spooled,
 )
+from tests.waiting import until
 
 A_PAGE = ScriptedReader(1000).read_page(PageLimit(rows_max=100, bytes_max=1)).batch
 HUNDRED_ROWS = TuningPlan(batch_rows_max=100)
@@ -136,13 +136,6 @@ def main_thread_is_in(function: str) -> bool:
             return True
         frame = frame.f_back
     return False
-
-
-def until(condition) -> None:
-    deadline_s = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline_s, "waited in vain"
-        time.sleep(0.001)
 
 
 def test_the_next_page_is_read_while_the_last_one_is_encoded(run):
