@@ -61,6 +61,23 @@ class StagedPart:
     uniques: tuple[UniqueStats, ...] = ()
     """One entry per unique key of the export's quality gates, in the plan's order."""
 
+    def committed(
+        self, *, run_id: str, export_name: str, chunk_index: int, fence: int
+    ) -> LedgerPart:
+        """Its row in the ledger once the chunk is committed."""
+        return LedgerPart(
+            run_id=run_id,
+            export_name=export_name,
+            chunk_index=chunk_index,
+            part_number=self.part_number,
+            fence=fence,
+            path=self.path,
+            digest=self.digest,
+            receipt=self.receipt,
+            status=PartStatus.COMMITTED,
+            columns=self.columns,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerPart:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from rivet_fleet.contracts.events import Event, EventName, Told
 from rivet_fleet.contracts.killpoints import KillPoint, reach
 from rivet_fleet.contracts.lease import Claim
-from rivet_fleet.contracts.part import LedgerPart, PartStatus, StagedPart, part_path
+from rivet_fleet.contracts.part import StagedPart, part_path
 from rivet_fleet.contracts.plan import ExportPlan
 from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.coordination.publish import Published, publish_chunk
@@ -57,7 +57,15 @@ def deliver_chunk(fleet: Fleet, claim: Claim, plan: ExportPlan, result: ExtractR
         chunk_index=claim.chunk_index,
         fence=claim.fence,
         # The commit that has just succeeded stored exactly these: asking would be asking for them.
-        parts=[_in_ledger(claim, part) for part in staged],
+        parts=[
+            part.committed(
+                run_id=claim.run_id,
+                export_name=claim.export_name,
+                chunk_index=claim.chunk_index,
+                fence=claim.fence,
+            )
+            for part in staged
+        ],
     )
 
 
@@ -99,21 +107,6 @@ def _staged(fleet: Fleet, claim: Claim, part: StagedPart) -> Told:
             worker_id=fleet.identity.worker_id,
             data={"path": part.path, "rows": part.digest.rows, "bytes": part.digest.size_bytes},
         )
-    )
-
-
-def _in_ledger(claim: Claim, part: StagedPart) -> LedgerPart:
-    return LedgerPart(
-        run_id=claim.run_id,
-        export_name=claim.export_name,
-        chunk_index=claim.chunk_index,
-        part_number=part.part_number,
-        fence=claim.fence,
-        path=part.path,
-        digest=part.digest,
-        receipt=part.receipt,
-        status=PartStatus.COMMITTED,
-        columns=part.columns,
     )
 
 

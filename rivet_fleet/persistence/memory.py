@@ -12,7 +12,7 @@ from dataclasses import replace
 from rivet_fleet.contracts.events import Event, EventName, Told
 from rivet_fleet.contracts.keys import CampaignId, RunId, TaskId
 from rivet_fleet.contracts.lease import Claim, WorkerIdentity
-from rivet_fleet.contracts.part import LedgerPart, PartStatus, StagedPart
+from rivet_fleet.contracts.part import PartStatus, StagedPart
 from rivet_fleet.contracts.plan import CampaignPlan
 from rivet_fleet.contracts.state import Failure, Reaped, SubmitOutcome
 from rivet_fleet.contracts.task import CampaignStatus, RunStatus, TaskStatus, Verb
@@ -174,7 +174,15 @@ class MemoryStore(MemoryBudgets, MemoryFinish, MemoryViews):
         task.longest_statement_s = longest_statement_s
         task.committed_at_s = task.updated_at_s
         task.error_class = task.last_error = None
-        self._parts += [_ledger_part(task, fence, p) for p in parts]
+        self._parts += [
+            part.committed(
+                run_id=task.run_id,
+                export_name=task.export_name,
+                chunk_index=task.chunk_index,
+                fence=fence,
+            )
+            for part in parts
+        ]
         for part in parts:
             self._uniques[task.run_id, task.chunk_index, part.part_number, fence] = part.uniques
         self._note_task(EventName.CHUNK_COMMITTED, task, told=told)
@@ -334,18 +342,3 @@ class MemoryStore(MemoryBudgets, MemoryFinish, MemoryViews):
 
 def _lost(task_id: TaskId, fence: int) -> LeaseLost:
     return LeaseLost(f"task {task_id}: fence {fence} does not own it any more")
-
-
-def _ledger_part(task: Task, fence: int, part: StagedPart) -> LedgerPart:
-    return LedgerPart(
-        run_id=task.run_id,
-        export_name=task.export_name,
-        chunk_index=task.chunk_index,
-        part_number=part.part_number,
-        fence=fence,
-        path=part.path,
-        digest=part.digest,
-        receipt=part.receipt,
-        status=PartStatus.COMMITTED,
-        columns=part.columns,
-    )

@@ -21,7 +21,8 @@ from rivet_fleet.errors import (
     StatementTimeout,
     ValueTooLarge,
 )
-from rivet_fleet.execution.sources.postgres import open_source, session
+from rivet_fleet.execution.sources.postgres import exchange, open_source, session
+from rivet_fleet.execution.sources.postgres.decoder import open_decoder
 from tests.integration.postgres_source_kit import (
     LIMIT,
     facts_of,
@@ -215,6 +216,20 @@ def test_a_silent_link_is_given_up(source, monkeypatch) -> None:
     ):
         cursor.execute("SELECT pg_sleep(30)")
     assert source.ping()
+
+
+@pytest.mark.parametrize("encrypted", [False, True], ids=["socket", "libpq"])
+def test_an_answer_without_rows_to_copy_is_no_empty_page(
+    source, monkeypatch, encrypted: bool
+) -> None:
+    monkeypatch.setattr(exchange, "encrypted", lambda pgconn: encrypted)
+    decoder = open_decoder((), max_value_bytes=1000)
+    answer = exchange.open_exchange(source._session.connection, decoder)
+    with pytest.raises(psycopg.OperationalError, match="without rows to copy"):
+        answer.send(b"BEGIN;COMMIT")
+        while answer.pull()[1] is not exchange.Pulled.END:
+            pass
+        answer.finish()
 
 
 def test_an_answer_left_early_closes_the_connection(sql, source) -> None:

@@ -91,7 +91,6 @@ def test_nothing_is_left_half_read_for_libpq(wire) -> None:
 
 def test_a_row_larger_than_the_buffer_arrives(wire) -> None:
     texts = ["a", "x" * 700_000, "b"]
-    answer = copy_answer(HEADER + row("a"))
     bodies = [HEADER + row("a"), row(texts[1]), row("b"), TRAILER]
     answer = message(b"H", b"\1\0\0") + b"".join(message(b"d", body) for body in bodies)
     answer += message(b"c") + message(b"C", b"COPY 3\0") + message(b"Z", b"I")
