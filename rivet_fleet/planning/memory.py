@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from rivet_fleet.planning.sizes import MIB
 
-PROCESS_BYTES = 130 * MIB
+PROCESS_BYTES = 134 * MIB
 DATA_BYTES_MIN = 6 * MIB
 PAGE_BYTES_MAX = 64 * MIB
 ROW_GROUP_BYTES_MAX = 128 * MIB
@@ -30,7 +30,7 @@ class MemoryBudget:
 
 
 def memory_budget(worker_memory_mb: int) -> MemoryBudget:
-    """150 MB: pages of 4 MB, row groups of 5 MB, values of up to 10 MB."""
+    """150 MB: pages of 3.2 MB, row groups of 4 MB, values of up to 8 MB."""
     data = max(worker_memory_mb * MIB - PROCESS_BYTES, DATA_BYTES_MIN)
     return MemoryBudget(
         page_bytes=min(data // 5, PAGE_BYTES_MAX),

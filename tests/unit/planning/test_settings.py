@@ -98,7 +98,7 @@ def test_rows_are_limited_only_where_rows_were_asked_for() -> None:
 
 @pytest.mark.parametrize(
     ("ceiling_mb", "page_mb", "group_mb"),
-    [(128, 1, 1), (150, 4, 5), (220, 18, 22), (512, 64, 95), (65_536, 64, 128)],
+    [(128, 1, 1), (150, 3, 4), (220, 17, 21), (512, 64, 94), (65_536, 64, 128)],
 )
 def test_memory(ceiling_mb: int, page_mb: int, group_mb: int) -> None:
     budget = memory_budget(ceiling_mb)
@@ -110,9 +110,9 @@ def test_memory(ceiling_mb: int, page_mb: int, group_mb: int) -> None:
 def test_no_page_and_no_value_is_larger_than_the_ceiling_allows() -> None:
     plan = tuning_plan(source(tuning={"batch_size_memory_mb": 900}), tuning(), BUDGET)
     assert plan.batch_bytes_max == BUDGET.page_bytes
-    assert plan.max_value_bytes == 10 * MIB
+    assert plan.max_value_bytes == 8 * MIB
     assert tuning_plan(source(), tuning(max_value_mb=2), BUDGET).max_value_bytes == 2 * MIB
-    assert tuning_plan(source(), tuning(max_value_mb=0), BUDGET).max_value_bytes == 10 * MIB
+    assert tuning_plan(source(), tuning(max_value_mb=0), BUDGET).max_value_bytes == 8 * MIB
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_differences_are_written_only_for_those_who_ask() -> None:
 def test_row_groups_fit_the_ceiling_and_say_so() -> None:
     plan, warnings = format_plan(export(parquet={"target_row_group_mb": 128}), BUDGET)
     assert plan.row_group_bytes == BUDGET.row_group_bytes
-    assert "5 MB are used" in warnings[0]
+    assert "4 MB are used" in warnings[0]
     smaller, silent = format_plan(export(parquet={"max_row_group_mb": 4}), BUDGET)
     assert (smaller.row_group_bytes, silent) == (4 * MIB, [])
     fixed = {"row_group_strategy": "fixed_rows", "row_group_rows": 5000}
