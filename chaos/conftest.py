@@ -10,6 +10,7 @@ import contextlib
 import os
 import secrets
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -24,6 +25,7 @@ from tests.conftest import missing
 
 ROWS = 3000
 SEED = "RIVET_FLEET_CHAOS_SEED"
+HERE = Path(__file__).parent
 
 
 def product_of_sources(
@@ -53,6 +55,12 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault(SEED, str(secrets.randbelow(2**31)))
 
 
+def _turn(item: pytest.Item) -> int:
+    if HERE not in item.path.parents:
+        return 2
+    return 0 if item.path.stem == "test_kill_loop" else 1
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_sessionstart(session: pytest.Session) -> None:
     """The seed is printed first: whatever fails can be replayed."""
@@ -62,7 +70,9 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Long chaos runs only when ``-m`` asks for it."""
+    """Long chaos runs only when ``-m`` asks for it. The longest files first, each with its tests
+    in their order: begun last, the kill loops would be a tail of minutes for one tester alone."""
+    items.sort(key=_turn)
     if config.option.markexpr:
         return
     long = [item for item in items if item.get_closest_marker("soak") is not None]

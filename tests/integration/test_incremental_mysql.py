@@ -163,7 +163,8 @@ def test_a_run_costs_the_rows_it_reads(sql, source) -> None:
     sql.execute("INSERT INTO t SELECT i + 2000, '2025-06-02', NULL FROM numbers WHERE i <= 20")
     before = rows_read(sql)
     assert len(follower.run()) == 20
-    assert rows_read(sql) - before < 500
+    # Half of what walking the 2,000 once would cost; MySQL reads 535 with its dictionary.
+    assert rows_read(sql) - before < 1000
 
 
 def rows_read(sql) -> int:

@@ -298,12 +298,13 @@ def _placeholder(family: Family) -> str:
 
 
 def _shown(column: Column) -> str:
-    """As it is printed; but a bit as a number, a float with all its digits, a shape as text."""
+    """As it is printed; but a bit as a number, a shape as text, and a float with all its digits and
+    its sign, which an addition would take from a negative zero."""
     name, ddl = _ident(column.name), column.family.ddl
     if ddl.startswith("bit"):
         return f"({name} + 0)"
     if ddl == "float":
-        return f"({name} + 0e0)"
+        return f"({name} * 1e0)"
     return f"ST_AsText({name})" if ddl == "point" else name
 
 
