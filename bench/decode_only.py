@@ -13,8 +13,10 @@ from pathlib import Path
 from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.contracts.plan import PlannedRun
 from rivet_fleet.coordination.wiring import load
+from rivet_fleet.errors import SourceError
 from rivet_fleet.execution import registry
-from rivet_fleet.execution.pages import PageServo
+from rivet_fleet.execution.extract import Pages
+from rivet_fleet.execution.pages import Allowance
 from rivet_fleet.execution.source import Source
 from rivet_fleet.planning.connections import source_connection
 from rivet_fleet.planning.planner import facts_request, plan_campaign
@@ -42,19 +44,30 @@ def main() -> int:
     return 0
 
 
+class _Restless:
+    """A ``Pacer`` of a run that nothing holds back; an error ends the measurement."""
+
+    def wait(self, seconds: float) -> None:
+        """Nothing is waited for."""
+
+    def allowance(self) -> Allowance:
+        """Everything."""
+        return Allowance()
+
+    def retried(self, error: SourceError, attempt: int, wait_s: float) -> None:
+        """Raises ``error``."""
+        raise error
+
+
 def _drained(source: Source, run: PlannedRun) -> int:
     """Rows of all chunks of a run, read and dropped."""
     tuning, rows = run.plan.tuning, 0
     for chunk in run.chunks:
-        servo = PageServo(tuning.target_statement_ms, tuning.batch_bytes_max, tuning.batch_rows_max)
         reader = source.open_chunk(run.plan.read, chunk.chunk_range, tuning)
-        last = False
-        while not last:
-            page = reader.read_page(servo.limit())
-            servo.observe(
-                page.batch.num_rows, max(page.batch.nbytes, page.wire_bytes), page.statement_s
-            )
-            rows, last = rows + page.batch.num_rows, page.last
+        reader.pack()
+        pages = Pages(reader, tuning, _Restless(), jitter=lambda: 0.0)
+        while not pages.ended:
+            rows += pages.next().num_rows
         reader.close()
     return rows
 

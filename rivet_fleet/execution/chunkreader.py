@@ -7,6 +7,7 @@ and in ``paging`` for all of them.
 
 from __future__ import annotations
 
+import time
 from typing import Protocol
 
 import pyarrow as pa
@@ -88,6 +89,12 @@ class ReadingEngine(Protocol):
     @property
     def keys(self) -> KeyDialect:
         """How keys are compared and ordered."""
+        ...
+
+    @property
+    def decodes_at_once(self) -> bool:
+        """True when rows are decoded about as fast as they come: a slow decoder would keep the
+        source's statement open, and receives a page first."""
         ...
 
     def carries_key(self, column: ColumnSpec) -> bool:
@@ -173,6 +180,12 @@ class PagedReader:
         self._stream: PageStream | None = None
         self._streamed_rows = 0
         """Rows handed on of a statement that cannot be continued."""
+        self._handed_on_rows = 0
+        """Rows handed on of a page that goes on."""
+        self._handed_on_s: float | None = None
+        """When the last piece of a page that goes on was handed on (monotonic)."""
+        self._waited_s = 0.0
+        """How long a page that goes on has waited for its pieces to be taken."""
 
     def _make_pager(self, read: ReadPlan) -> Pager | None:
         kind, columns, source = self._range.kind, self._select_list, self._source
@@ -203,6 +216,12 @@ class PagedReader:
         return self._pager is not None and not self._streamed_rows
 
     @property
+    def piecewise(self) -> bool:
+        """True when a page may be handed on in pieces: any row of it can be continued behind."""
+        pager = self._pager
+        return pager is not None and pager.piecewise and self._engine.decodes_at_once
+
+    @property
     def changed(self) -> dict[str, int]:
         """Per column: values a stated policy had to change so far."""
         return dict(self._changed)
@@ -216,7 +235,11 @@ class PagedReader:
         pager = self._pager
         if pager is None or pager.streamed:
             return self._stream_page(pager, limit)
-        return self._read(pager, limit)
+        try:
+            return self._read(pager, limit)
+        except BaseException:
+            self._abandon_stream()
+            raise
 
     def reconnect(self) -> None:
         """Drop the connection and take a new one. A stream that already gave rows cannot go on."""
@@ -235,26 +258,57 @@ class PagedReader:
     # ------------------------------------------------------------ pages
 
     def _read(self, pager: Pager, limit: PageLimit) -> Page:
-        """One statement of a resumable chunk, received to its end unless it outgrew its page."""
-        bytes_max = limit.bytes_max * _CUT_FACTOR if pager.cuttable else None
-        select = self._in_window(pager.select(limit))
-        stream = self._open(select, pager)
-        stream.receive(rows_max=None, bytes_max=bytes_max)
-        cut = not stream.ended
+        """One statement of a resumable chunk, received to its end unless it outgrew its page; or
+        the next piece of it."""
+        if self._stream is None:
+            self._stream = self._open(self._in_window(pager.select(limit)), pager)
+        stream, before_bytes = self._stream, self._stream.wire_bytes
+        if self._handed_on_s is not None:
+            # The source may have waited for us, and for it the statement was open.
+            self._waited_s += time.monotonic() - self._handed_on_s
+        goes_on = self._receive(stream, pager, limit)
+        cut = not (goes_on or stream.ended)
         if cut:
             stream.abandon()
         batch = stream.take()
         self._check_keys(stream)
+        page_bytes, page_s = stream.wire_bytes - before_bytes, stream.seconds + self._waited_s
+        if goes_on:
+            pager.accept_piece(batch)
+            self._count_changes(stream)
+            self._handed_on_rows += batch.num_rows
+            self._handed_on_s = time.monotonic()
+            return Page(
+                batch=self._visible(batch),
+                statement_s=page_s,
+                wire_bytes=page_bytes,
+                last=False,
+                complete=False,
+            )
         changed = bool(stream.changed)
         accepted = pager.accept(batch, stream.wire_bytes, cut=cut, changed=changed)
         if accepted.rows == batch.num_rows:
             self._count_changes(stream)
+        self._forget_stream()
         return Page(
             batch=self._visible(batch.slice(0, accepted.rows)),
-            statement_s=stream.seconds,
-            wire_bytes=stream.wire_bytes,
+            statement_s=page_s,
+            wire_bytes=page_bytes,
             last=accepted.last,
         )
+
+    def _receive(self, stream: PageStream, pager: Pager, limit: PageLimit) -> bool:
+        """Receive the page, or its next piece; True when the statement goes on behind that."""
+        bytes_max = limit.bytes_max * _CUT_FACTOR - stream.wire_bytes if pager.cuttable else None
+        if limit.piece_bytes_max is None or bytes_max is None or not self.piecewise:
+            stream.receive(rows_max=None, bytes_max=bytes_max)
+            return False
+        piece_rows = limit.piece_rows_max
+        if piece_rows and limit.rows_max - self._handed_on_rows <= piece_rows:
+            piece_rows = None  # to the very end: what follows the last row is no piece
+        piece_bytes = min(limit.piece_bytes_max, bytes_max)
+        stream.receive(rows_max=piece_rows, bytes_max=piece_bytes)
+        return not stream.ended and stream.wire_bytes <= limit.bytes_max * _CUT_FACTOR
 
     def _stream_page(self, pager: Pager | None, limit: PageLimit) -> Page:
         """The next rows of a statement that is handed on as it arrives: the only one of a WHOLE,
@@ -294,7 +348,11 @@ class PagedReader:
     def _abandon_stream(self) -> None:
         if self._stream is not None:
             self._stream.abandon()
-            self._stream = None
+        self._forget_stream()
+
+    def _forget_stream(self) -> None:
+        self._stream = self._handed_on_s = None
+        self._handed_on_rows, self._waited_s = 0, 0.0
 
     def _visible(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """The planned columns alone, with the reader's schema, as they are packed."""

@@ -108,9 +108,10 @@ cdef void column_expect(Column* column, const Column* like) noexcept nogil:
 
 
 cdef void _remember(Column* column) noexcept nogil:
-    """The next batch will be about as large; a sixteenth more spares it the last doubling."""
-    column.rows_first = (column.rows + column.rows // 16 + 64) // 64 * 64
-    column.bytes_first = column.data_bytes + column.data_bytes // 16
+    """The next batch will be about as large; a sixteenth more spares it the last doubling. The last
+    piece of a page may be small, and tells nothing of the first one of the next."""
+    column.rows_first = max((column.rows + column.rows // 16 + 64) // 64 * 64, column.rows_first // 128 * 64)
+    column.bytes_first = max(column.data_bytes + column.data_bytes // 16, column.bytes_first // 2)
 
 
 cdef int _resized(void** start, int64_t bytes) noexcept nogil:

@@ -25,7 +25,7 @@ from rivet_fleet.errors import RetryClass, SourceError, StatementTimeout
 from rivet_fleet.execution.encoder import Encoder, Parts, SpooledPart
 from rivet_fleet.execution.format import PartFormat
 from rivet_fleet.execution.pages import HELD_BY_WIRE, Allowance, PageServo
-from rivet_fleet.execution.source import ChunkReader, Page
+from rivet_fleet.execution.source import ChunkReader, Page, PageLimit
 
 if TYPE_CHECKING:
     from rivet_fleet.execution.added import AddedColumns
@@ -52,7 +52,9 @@ class Pacer(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PageProgress:
-    """Where the chunk stands after a page. ``bytes_total`` are bytes received from the source."""
+    """Where the chunk stands after a page, or a piece of one. ``bytes_total`` are bytes received
+    from the source, ``page_rows`` and ``page_bytes`` those since the last time. ``pages_total``
+    counts complete pages; ``statement_s`` is how long the page's statement has run so far."""
 
     rows_total: int
     pages_total: int
@@ -88,10 +90,10 @@ def extract_chunk(
 ) -> ExtractResult:
     """Read the chunk to its end. ``spool_path(part_number)`` names a file that does not exist.
 
-    ``on_page`` is called after every page and may raise (StopRequested, LeaseLost). Whatever
-    ends the loop early, no writer stays open, no spool file is left behind and no thread goes
-    on. Equal pages give equal files. ``unique``: keys whose duplicates the parts count.
-    ``meta``: columns that are appended to every row.
+    ``on_page`` is called after every page, and every piece of one, and may raise (StopRequested,
+    LeaseLost). Whatever ends the loop early, no writer stays open, no spool file is left behind
+    and no thread goes on. Equal pages give equal files. ``unique``: keys whose duplicates the
+    parts count. ``meta``: columns that are appended to every row.
     Raises SourceError (permanent, or retried ``tuning.max_retries`` times in a row, each time
     with a smaller page), DestinationFull.
     """
@@ -112,7 +114,7 @@ def extract_chunk(
     # While a row group is encoded in one burst, a page waits and another is on its way.
     page_bytes = tuning.batch_bytes_max or format_plan.row_group_bytes
     encoder = Encoder(parts, ahead_bytes_max=2 * page_bytes)
-    pages = _Pages(reader, tuning, pacer, jitter)
+    pages = Pages(reader, tuning, pacer, jitter)
     with contextlib.ExitStack() as undo:
         undo.callback(encoder.abandon)
         while True:
@@ -123,7 +125,8 @@ def extract_chunk(
             on_page(pages.progress)
             if pages.ended:
                 break
-            pages.throttle()
+            if pages.between:
+                pages.throttle()
         finished = encoder.finish()
         undo.pop_all()
     return ExtractResult(
@@ -185,8 +188,24 @@ def _rest(
     pacer.wait(wait_s)
 
 
-class _Pages:
-    """Reads pages of the servo's size, and reads a page again when its error allows it."""
+@dataclass(slots=True)
+class _PageSums:
+    """What has arrived of a page."""
+
+    rows: int = 0
+    bytes: int = 0
+    """As they are held, or what counts for it (``HELD_BY_WIRE``)."""
+    wire_bytes: int = 0
+
+    def add(self, batch: pa.RecordBatch, wire_bytes: int) -> None:
+        self.rows += batch.num_rows
+        self.bytes += max(batch.nbytes, int(wire_bytes * HELD_BY_WIRE))
+        self.wire_bytes += wire_bytes
+
+
+class Pages:
+    """Reads pages of the servo's size, in pieces where the reader can, and reads again what is
+    missing of a page when its error allows it."""
 
     def __init__(
         self,
@@ -200,9 +219,18 @@ class _Pages:
         self._pacer = pacer
         self._jitter = jitter
         self._servo = PageServo(
-            tuning.target_statement_ms, tuning.batch_bytes_max, tuning.batch_rows_max
+            tuning.target_statement_ms,
+            tuning.batch_bytes_max,
+            tuning.batch_rows_max,
+            piecewise=reader.piecewise,
         )
+        self._limit: PageLimit | None = None
+        """Of the page whose statement goes on."""
+        self._sums = _PageSums()
+        self._rows_since_rest = 0
         self.ended = False
+        self.between = True
+        """No statement is open: the loop may rest."""
         self.longest_statement_s = 0.0
         self.progress = PageProgress(
             rows_total=0, pages_total=0, bytes_total=0, page_rows=0, page_bytes=0, statement_s=0.0
@@ -210,14 +238,20 @@ class _Pages:
         """Where the chunk stands after the last page."""
 
     def next(self) -> pa.RecordBatch:
-        """The next page's rows; a transient failure costs this page one of its retries."""
+        """The rows of the next page, or of its next piece; a transient failure costs this page
+        one of its retries."""
         page = self._read()
         batch, before = page.batch, self.progress
-        size_bytes = max(batch.nbytes, int(page.wire_bytes * HELD_BY_WIRE))
-        self._servo.observe(batch.num_rows, size_bytes, page.statement_s)
+        self._sums.add(batch, page.wire_bytes)
+        self._rows_since_rest += batch.num_rows
+        self.between = page.complete
+        if page.complete:
+            sums = self._sums
+            self._servo.observe(sums.rows, sums.bytes, page.statement_s, wire_bytes=sums.wire_bytes)
+            self._forget_page()
         self.progress = PageProgress(
             rows_total=before.rows_total + batch.num_rows,
-            pages_total=before.pages_total + 1,
+            pages_total=before.pages_total + int(page.complete),
             bytes_total=before.bytes_total + page.wire_bytes,
             page_rows=batch.num_rows,
             page_bytes=page.wire_bytes,
@@ -229,7 +263,7 @@ class _Pages:
 
     def throttle(self) -> None:
         """Rest in proportion to the rows read, so that page sizes do not change the pace."""
-        rows = self.progress.page_rows
+        rows, self._rows_since_rest = self._rows_since_rest, 0
         if self._tuning.throttle_ms > 0 and rows:
             configured = self._tuning.batch_rows_max or THROTTLE_ROWS
             self._pacer.wait(self._tuning.throttle_ms / 1000.0 * rows / configured)
@@ -240,13 +274,19 @@ class _Pages:
             try:
                 if attempt:
                     self._reader.reconnect()
-                return self._reader.read_page(self._servo.limit(self._pacer.allowance()))
+                if self._limit is None:
+                    self._limit = self._servo.limit(self._pacer.allowance())
+                return self._reader.read_page(self._limit)
             except SourceError as error:
                 attempt += 1
+                self._forget_page()
                 if not self._may_retry(error, attempt):
                     raise
                 self._servo.shrink()
                 _rest(error, attempt, self._tuning, self._pacer, self._jitter)
+
+    def _forget_page(self) -> None:
+        self._limit, self._sums = None, _PageSums()
 
     def _may_retry(self, error: SourceError, attempt: int) -> bool:
         """A smaller page may do where this one ran into its limit, or into an administrator's

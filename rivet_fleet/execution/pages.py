@@ -9,11 +9,15 @@ between a page that is quick and the one that fails.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from rivet_fleet.execution.source import PageLimit
 
 PROBE_ROWS = 500
+PIECES = 4
+"""A page that is handed on in pieces may hold so many times what one is: what a statement costs
+beyond its rows is shared by more of them (ADR 0016)."""
 ROWS_CEILING = 1_000_000
 """No page is larger, whatever the limits say: it bounds what one answer can cost."""
 BYTES_CEILING = 1024 * 1024 * 1024
@@ -21,6 +25,9 @@ STEP_UP = 1.5
 STEP_UP_FAR = 8.0
 STEP_DOWN = 5.0
 FAR_BELOW = 4.0
+AIM = 0.7
+"""The part of the target that pages settle at: the longest of many equal statements takes half as
+long again as their median, on a busy machine, and the target is for that one."""
 _WIDTH_MEMORY = 0.7
 HELD_BY_WIRE = 0.625
 """A page counts at least this part of what it took on the wire, however little is held of it
@@ -42,6 +49,7 @@ class PageServo:
     """Follows ``target_statement_ms`` and ``batch_bytes_max``, whichever allows fewer rows.
 
     Zero disables the time target or the byte limit; ``rows_max`` None or 0 means no fixed limit.
+    ``piecewise``: ``batch_bytes_max`` bounds a piece, and a page is at most ``PIECES`` of them.
     """
 
     def __init__(
@@ -50,9 +58,15 @@ class PageServo:
         batch_bytes_max: int,
         rows_max: int | None = None,
         probe_rows: int = PROBE_ROWS,
+        *,
+        piecewise: bool = False,
     ) -> None:
         self._target_s = target_statement_ms / 1000.0
-        self._bytes_max = min(batch_bytes_max or BYTES_CEILING, BYTES_CEILING)
+        self._piece_bytes = min(batch_bytes_max or BYTES_CEILING, BYTES_CEILING)
+        self._bytes_max = min(self._piece_bytes * (PIECES if piecewise else 1), BYTES_CEILING)
+        self._piecewise = piecewise
+        self._wire_share = 1.0
+        """Bytes on the wire for each byte that a page counts, of the last page."""
         self._rows_ceiling = min(rows_max or ROWS_CEILING, ROWS_CEILING)
         self._row_width_bytes = 0.0
         self._step_up_far = STEP_UP_FAR
@@ -71,7 +85,20 @@ class PageServo:
             if self._row_width_bytes > 0:
                 rows = min(rows, max(1, int(size / self._row_width_bytes)))
         self._held_back = rows < int(self._rows)
-        return PageLimit(rows_max=rows, bytes_max=size)
+        piece_rows, piece_bytes = self._piece(rows)
+        return PageLimit(
+            rows_max=rows, bytes_max=size, piece_rows_max=piece_rows, piece_bytes_max=piece_bytes
+        )
+
+    def _piece(self, page_rows: int) -> tuple[int | None, int | None]:
+        """Most rows, and bytes on the wire, of a page's pieces, which are about equal; nothing
+        while no row's width is known."""
+        if not self._piecewise or self._row_width_bytes <= 0:
+            return None, None
+        pieces = math.ceil(page_rows * self._row_width_bytes / self._piece_bytes)
+        if pieces <= 1:
+            return None, None
+        return math.ceil(page_rows / pieces), math.ceil(self._piece_bytes * self._wire_share)
 
     def _follow(self, share: float) -> None:
         """A smaller share counts at once, a larger one as the pages prove it."""
@@ -79,15 +106,18 @@ class PageServo:
             self._rows = max(1.0, self._rows * share / self._share)
         self._share = share
 
-    def observe(self, rows: int, bytes: int, statement_s: float) -> None:
-        """Learn from a page of ``rows`` rows and ``bytes`` bytes that the source worked
-        ``statement_s`` for.
+    def observe(
+        self, rows: int, bytes: int, statement_s: float, *, wire_bytes: int | None = None
+    ) -> None:
+        """Learn from a page of ``rows`` rows and ``bytes`` bytes, ``wire_bytes`` of them on the
+        wire (None: as many), that the source was busy with for ``statement_s``.
 
         The step applies to the limit, not to the rows that came back: a sparse range may
         return few rows for the same work.
         """
         if rows > 0:
             self._learn_width(bytes / rows)
+            self._wire_share = (bytes if wire_bytes is None else wire_bytes) / max(bytes, 1)
         step = self._step(statement_s)
         # A page that was kept small by others proves nothing about a larger one.
         self._rows = self._clamped(self._rows * (min(step, 1.0) if self._held_back else step))
@@ -105,7 +135,7 @@ class PageServo:
     def _step(self, statement_s: float) -> float:
         if self._target_s <= 0 or statement_s <= 0:
             return self._step_up_far
-        ratio = self._target_s * self._share / statement_s
+        ratio = AIM * self._target_s * self._share / statement_s
         if ratio > FAR_BELOW:
             return min(ratio, self._step_up_far)
         return min(max(ratio, 1.0 / STEP_DOWN), STEP_UP)

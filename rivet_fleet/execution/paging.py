@@ -97,6 +97,11 @@ class Pager(Protocol):
         ...
 
     @property
+    def piecewise(self) -> bool:
+        """True when rows of a running statement may be handed on: ``accept_piece``."""
+        ...
+
+    @property
     def streamed(self) -> bool:
         """True when the next statement may return any number of rows, in no order to continue
         in: they are handed on as they arrive, and ``accept`` is told of its end alone."""
@@ -109,9 +114,13 @@ class Pager(Protocol):
     def accept(
         self, batch: pa.RecordBatch, wire_bytes: int, *, cut: bool, changed: bool = False
     ) -> Accepted:
-        """What arrived for the statement last selected. ``changed``: a policy had to change some
-        of its values; then the page holds all of the rows or none, so that they are counted
-        exactly once."""
+        """What arrived for the statement last selected, or all that had not been handed on of
+        it. ``changed``: a policy had to change some of its values; then the page holds all of the
+        rows or none, so that they are counted exactly once."""
+        ...
+
+    def accept_piece(self, batch: pa.RecordBatch) -> None:
+        """These rows are handed on while the statement goes on. Piecewise pagers only."""
         ...
 
 
@@ -119,6 +128,7 @@ class KeysetPager:
     """Pages of a unique key: ``(k…) > last ORDER BY k… LIMIT n``."""
 
     cuttable = True
+    piecewise = True
     streamed = False
 
     def __init__(
@@ -162,11 +172,16 @@ class KeysetPager:
         self, batch: pa.RecordBatch, wire_bytes: int, *, cut: bool, changed: bool = False
     ) -> Accepted:
         """Go on behind the last row; fewer rows than asked for were the last ones."""
-        rows = batch.num_rows
-        if rows:
-            self._from = (">", self._keys_of_row(batch, rows - 1))
+        last = batch.num_rows < self._asked and not cut
+        self.accept_piece(batch)
+        return Accepted(rows=batch.num_rows, last=last)
+
+    def accept_piece(self, batch: pa.RecordBatch) -> None:
+        """Go on behind the last row; so many fewer are still asked for."""
+        if batch.num_rows:
+            self._from = (">", self._keys_of_row(batch, batch.num_rows - 1))
             self._resumed = True
-        return Accepted(rows=rows, last=rows < self._asked and not cut)
+            self._asked -= batch.num_rows
 
 
 class SpanPager:
@@ -179,6 +194,8 @@ class SpanPager:
     changed the whole values are read once more without the last one: which rows the changes
     belong to is known of a statement, not of a row.
     """
+
+    piecewise = False
 
     def __init__(
         self,
@@ -258,6 +275,10 @@ class SpanPager:
         else:
             self._from = ">=", tail
         return Accepted(rows=kept, last=False)
+
+    def accept_piece(self, batch: pa.RecordBatch) -> None:
+        """Never: the rows of the last value may be incomplete."""
+        raise NotImplementedError
 
     def _first_row_of(self, batch: pa.RecordBatch, tail: KeyTuple) -> int:
         """The first row of the run of equal values at the end, by bisection."""

@@ -18,25 +18,34 @@ from rivet_fleet.contracts.window import Newest, NewestRequest
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PageLimit:
     """How much one page may hold. The reader never returns more than ``rows_max`` rows of a
-    keyset chunk; for spans and blocks it translates rows by the density it has seen."""
+    keyset chunk; for spans and blocks it translates rows by the density it has seen.
+
+    A piecewise reader hands a page on in pieces of about ``piece_rows_max`` rows or
+    ``piece_bytes_max`` bytes on the wire, whichever comes first; None is the page as a whole.
+    """
 
     rows_max: int
     bytes_max: int
+    piece_rows_max: int | None = None
+    piece_bytes_max: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """One SQL statement's worth of rows (0 rows are possible and do not mean the end).
+    """One SQL statement's worth of rows, or a piece of it (0 rows are possible and do not mean
+    the end).
 
     ``batch`` has exactly the reader's schema, or is packed where that was asked for.
-    ``statement_s`` is how long the source worked for it, from sending the statement to its last
-    byte. ``last`` is True when the chunk has no further page.
+    ``statement_s`` is how long the source has been busy with the statement so far, from sending it
+    to the last byte received. ``complete`` is False while the statement goes on: the next call
+    gives more of the same page. ``last`` is True when the chunk has no further page.
     """
 
     batch: pa.RecordBatch
     statement_s: float
     wire_bytes: int
     last: bool
+    complete: bool = True
 
 
 class ChunkReader(Protocol):
@@ -54,6 +63,12 @@ class ChunkReader(Protocol):
         ...
 
     @property
+    def piecewise(self) -> bool:
+        """True when pages may be handed on in pieces (ADR 0016). What was handed on of a page that
+        fails stays read: the next page begins behind it."""
+        ...
+
+    @property
     def changed(self) -> dict[str, int]:
         """Per column: how many values a stated policy had to change so far."""
         ...
@@ -63,7 +78,8 @@ class ChunkReader(Protocol):
         ...
 
     def read_page(self, limit: PageLimit) -> Page:
-        """The next page. Raises SourceError (by retry class), MalformedData, ValueTooLarge."""
+        """The next page, or the next piece of one. Raises SourceError (by retry class),
+        MalformedData, ValueTooLarge."""
         ...
 
     def reconnect(self) -> None:

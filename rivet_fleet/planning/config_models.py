@@ -53,7 +53,7 @@ class TuningConfig(Block):
         description="fast, balanced or safe: the starting point of every number below.",
     )
     target_statement_ms: Annotated[Count, Field(ge=10, le=600_000)] | None = Field(
-        default=None, description="How long one statement should take."
+        default=None, description="The longest one statement should take."
     )
     batch_size: Annotated[Count, Field(ge=1)] | None = Field(
         default=None, description="Most rows of one statement."

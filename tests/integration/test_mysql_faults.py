@@ -105,6 +105,28 @@ def test_a_server_killed_in_the_middle_of_a_page_costs_that_page(monkeypatch) ->
     assert rows == list(range(1, 3001))
 
 
+def test_a_connection_killed_between_two_pieces_costs_what_was_not_handed_on(sql, source) -> None:
+    """The statement is still open on the server: it waits for us to take its rows."""
+    sql.numbers(12_000)
+    sql.execute("CREATE TABLE t (i int NOT NULL PRIMARY KEY, pad varchar(4000) NOT NULL)")
+    sql.execute("INSERT INTO t SELECT i, repeat('x', 4000) FROM numbers")
+    chunk = ChunkRange(kind=RangeKind.KEYSET, columns=("i",))
+    reader = source.open_chunk(read_plan(facts_of(source, "t")), chunk, TuningPlan())
+    limit = replace(LIMIT, rows_max=12_000, bytes_max=1 << 30, piece_rows_max=500)
+    limit = replace(limit, piece_bytes_max=1 << 30)
+    first = reader.read_page(limit)
+    assert not first.complete and 500 <= first.batch.num_rows < 1000
+    sql.execute(f"KILL {source._session.connection.own_id}")
+    rows = first.batch.column("i").to_pylist()
+    with pytest.raises(SourceUnavailable) as caught:
+        while True:
+            rows += reader.read_page(limit).batch.column("i").to_pylist()
+    assert caught.value.retry is RetryClass.RECONNECT and reader.resumable
+    reader.reconnect()
+    rows += drain(reader, limit).column("i").to_pylist()
+    assert rows == list(range(1, 12_001))
+
+
 def test_a_broken_stream_is_not_continued(sql, source) -> None:
     sql.numbers(2000)
     reader = source.open_chunk(read_plan(facts_of(source, "numbers")), WHOLE, TuningPlan())
@@ -282,7 +304,7 @@ def test_a_borrowed_session_that_breaks_is_never_given_back(sql, source) -> None
     connection = source._session.connection
     source._session._server = replace(source._session.server, proxy=Proxy.MULTIPLEXED)
     reader = source.open_chunk(read_plan(facts_of(source, "numbers")), WHOLE, TuningPlan())
-    reader.read_page(PageLimit(rows_max=10, bytes_max=1))
+    reader.read_page(PageLimit(rows_max=10, bytes_max=1 << 20))  # all of it: it is one block
     assert source._session.connection is connection
     settings = page_settings(source._session.server, TuningPlan())
     with (

@@ -25,6 +25,7 @@ from rivet_fleet.execution.sources.postgres import exchange, open_source, sessio
 from rivet_fleet.execution.sources.postgres.decoder import open_decoder
 from tests.integration.postgres_source_kit import (
     LIMIT,
+    drain,
     facts_of,
     read_all,
     read_plan,
@@ -62,6 +63,33 @@ def test_a_terminated_backend_is_survived_without_a_double_row(sql, source) -> N
         if page.last:
             break
     assert killed == 3 and sorted(rows) == list(range(1, 5001))
+
+
+def test_a_backend_terminated_between_two_pieces_costs_what_was_not_handed_on(sql, source) -> None:
+    """The statement is still open on the server: it waits for us to take its rows."""
+    sql.execute("CREATE TABLE t (n int PRIMARY KEY, pad text NOT NULL)")
+    sql.execute("ALTER TABLE t ALTER pad SET STORAGE EXTERNAL")
+    sql.execute("INSERT INTO t SELECT i, repeat('x', 4000) FROM generate_series(1, 12000) i")
+    chunk = ChunkRange(kind=RangeKind.KEYSET, columns=("n",))
+    reader = source.open_chunk(read_plan(facts_of(source, "t")), chunk, TuningPlan())
+    limit = replace(LIMIT, rows_max=12_000, bytes_max=1 << 30, piece_rows_max=500)
+    limit = replace(limit, piece_bytes_max=1 << 30)
+    first = reader.read_page(limit)
+    assert not first.complete and 500 <= first.batch.num_rows < 1000
+    kill = (
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+        "WHERE application_name = 'rivet-test' AND datname = current_database() "
+        "AND state = 'active'"
+    )
+    assert sql.execute(kill).fetchall() == [(True,)]
+    rows = first.batch.column("n").to_pylist()
+    with pytest.raises(SourceUnavailable) as caught:
+        while True:
+            rows += reader.read_page(limit).batch.column("n").to_pylist()
+    assert caught.value.retry is RetryClass.RECONNECT and reader.resumable
+    reader.reconnect()
+    rows += drain(reader, limit).column("n").to_pylist()
+    assert rows == list(range(1, 12_001))
 
 
 def test_a_broken_stream_is_not_continued(sql, source) -> None:

@@ -33,6 +33,8 @@ SCHEMA = pa.schema([pa.field("id", pa.int64(), nullable=False), pa.field("note",
 class ScriptedReader:
     """Serves ``rows`` rows by the limits it is given; ``errors[n]`` are raised before page n."""
 
+    piecewise = False
+
     def __init__(self, rows, *, errors=None, resumable=True, schema=SCHEMA, empty_pages=()):
         self.rows, self.errors, self.resumable, self.schema = rows, errors or {}, resumable, schema
         self.at = self.page = self.reconnects = self.packs = 0

@@ -85,7 +85,7 @@ class SignallingReader(ScriptedReader):
     def read_page(self, limit):
         self.begun[self.page + 1].set()
         page = super().read_page(limit)
-        return replace(page, statement_s=0.15)  # the servo's target: pages stay at 100 rows
+        return replace(page, statement_s=0.1)  # what the servo aims at: pages stay at 100
 
 
 @pytest.fixture(autouse=True)

@@ -5,6 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rivet_fleet.execution.pages import (
+    AIM,
+    PIECES,
     ROWS_CEILING,
     STEP_DOWN,
     STEP_UP,
@@ -71,7 +73,7 @@ def test_it_converges_to_the_target_on_a_linear_source(row_us, fixed_ms, target_
         rows = servo.limit().rows_max
         servo.observe(rows, rows * 8, cost_s(rows))
     rows = servo.limit().rows_max
-    reachable = min(target_ms / 1000, cost_s(ROWS_CEILING))
+    reachable = min(AIM * target_ms / 1000, cost_s(ROWS_CEILING))
     assert cost_s(rows) == pytest.approx(reachable, rel=0.15, abs=row_us / 1_000_000)
 
 
@@ -81,7 +83,7 @@ def test_it_leaves_the_probe_in_a_few_pages_and_overshoots_little():
         rows = servo.limit().rows_max
         longest = max(longest, rows / 700_000)
         servo.observe(rows, rows * 8, rows / 700_000)
-    assert servo.limit().rows_max == pytest.approx(105_000, rel=0.05)
+    assert servo.limit().rows_max == pytest.approx(AIM * 105_000, rel=0.05)
     assert longest <= 0.150 * 1.6
 
 
@@ -140,9 +142,29 @@ def test_two_pages_are_enough_for_a_source_ten_times_slower():
         rows = servo.limit().rows_max
         statement_s = rows * us_a_row / 1e6
         if page in (19, 22):
-            assert statement_s == pytest.approx(0.150, rel=0.1)
+            assert statement_s == pytest.approx(AIM * 0.150, rel=0.1)
         servo.observe(rows, rows * 8, statement_s)
 
 
 def test_a_small_fixed_limit_bounds_the_probe_too():
     assert PageServo(150, 0, 7).limit().rows_max == 7
+
+
+def test_a_page_in_pieces_is_larger_and_each_piece_is_bounded():
+    servo = PageServo(0, 1_000_000, piecewise=True)
+    assert servo.limit().piece_rows_max is None  # no row's width is known
+    for _ in range(10):
+        rows = servo.limit().rows_max
+        servo.observe(rows, rows * 100, 0.001, wire_bytes=rows * 20)
+    limit = servo.limit()
+    assert (limit.rows_max, limit.piece_rows_max) == (PIECES * 10_000, 10_000)
+    assert limit.piece_bytes_max == 200_000  # on the wire the rows are small
+
+
+def test_the_pieces_of_a_page_are_about_equal():
+    servo = PageServo(0, 1_000_000, 15_000, piecewise=True)
+    for _ in range(10):
+        rows = servo.limit().rows_max
+        servo.observe(rows, rows * 100, 0.001)
+    limit = servo.limit()
+    assert (limit.rows_max, limit.piece_rows_max) == (15_000, 7_500)

@@ -11,7 +11,7 @@ from rivet_fleet.errors import ConfigError
 from rivet_fleet.execution.chunkreader import text_column
 from rivet_fleet.execution.paging import KeyDialect, Pager, Select, Walk
 from rivet_fleet.execution.sources.mysql import statements
-from rivet_fleet.execution.sources.mysql.decoder import BatchDecoder, open_decoder
+from rivet_fleet.execution.sources.mysql.decoder import BatchDecoder, compiled_decoder, open_decoder
 from rivet_fleet.execution.sources.mysql.dialect import quote_identifier
 from rivet_fleet.execution.sources.mysql.session import Session
 from rivet_fleet.execution.sources.mysql.stream import StatementStream
@@ -46,6 +46,11 @@ class MysqlReading:
         self._decoder: BatchDecoder | None = None
         self._native_types = {column.name: column.native_type for column in read.columns}
         self.keys: KeyDialect = statements.Keys(native_types=self._native_types)
+
+    @property
+    def decodes_at_once(self) -> bool:
+        """With the compiled decoder."""
+        return compiled_decoder() is not None
 
     @property
     def identity(self) -> str:

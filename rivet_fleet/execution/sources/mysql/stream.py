@@ -18,6 +18,7 @@ from rivet_fleet.execution.sources.mysql.session import Session, Settings
 
 BLOCK_BYTES = 256 * 1024
 """What one block holds at most; the caller's limits are looked at behind every block."""
+_BLOCK_BYTES_MIN = 4 * 1024
 _LITTLE_BYTES = 64 * 1024
 """A block that is smaller came from a server that makes rows slower than they are read."""
 
@@ -62,6 +63,7 @@ class StatementStream:
         self._decoder = decoder
         self._spent_s = 0.0
         self._round_trip_s = 0.0
+        self._block_bytes = BLOCK_BYTES
         self._steps = self._receive(sql, settings, tuning.statement_timeout_s)
 
     @property
@@ -82,6 +84,10 @@ class StatementStream:
     def receive(self, *, rows_max: int | None, bytes_max: int | None) -> None:
         """See ``PageStream``. After an error the connection is in step, or it is closed."""
         before_bytes = self.wire_bytes
+        if bytes_max is not None:
+            # A block is decoded at once: of rows that are small on the wire, it must not hold
+            # many more than the caller wants.
+            self._block_bytes = max(_BLOCK_BYTES_MIN, min(BLOCK_BYTES, bytes_max // 4))
         while not self.ended:
             if rows_max is not None and self.rows_ready >= rows_max:
                 return
@@ -164,9 +170,9 @@ class StatementStream:
         check_definitions(wire.execute(channel, prepared), self._columns)
         buffer = memoryview(bytearray(BLOCK_BYTES))
         while not self._decoder.ended:
-            count = channel.receive_into(buffer)
+            count = channel.receive_into(buffer[: self._block_bytes])
             self._decoder.feed(buffer[:count])
-            if count < _LITTLE_BYTES and not self._decoder.ended:
+            if count < min(_LITTLE_BYTES, self._block_bytes) and not self._decoder.ended:
                 channel.let_collect()
             yield
         self._decoder.finish()

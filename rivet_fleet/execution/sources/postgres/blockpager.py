@@ -16,6 +16,7 @@ class BlockPager:
     """Pages of heap blocks; how many blocks a page takes follows the rows and bytes per block."""
 
     cuttable = False
+    piecewise = False
     streamed = False
     walk = Walk.BLOCKS
     _GROWTH_MAX = 4
@@ -74,3 +75,7 @@ class BlockPager:
         self._bytes_seen = self._bytes_seen // 2 + wire_bytes
         self._next = self._page_end
         return Accepted(rows=batch.num_rows, last=self._end is not None and self._next >= self._end)
+
+    def accept_piece(self, batch: pa.RecordBatch) -> None:
+        """Never: blocks hold rows in no order to continue in."""
+        raise NotImplementedError

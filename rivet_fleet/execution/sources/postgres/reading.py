@@ -13,7 +13,11 @@ from rivet_fleet.execution.paging import KeyDialect, Pager, Select, Walk
 from rivet_fleet.execution.sources.postgres import statements
 from rivet_fleet.execution.sources.postgres.blockpager import BlockPager
 from rivet_fleet.execution.sources.postgres.copystream import CopyStream
-from rivet_fleet.execution.sources.postgres.decoder import BatchDecoder, open_decoder
+from rivet_fleet.execution.sources.postgres.decoder import (
+    BatchDecoder,
+    compiled_decoder,
+    open_decoder,
+)
 from rivet_fleet.execution.sources.postgres.dialect import OID_TEXT, quote_relation
 from rivet_fleet.execution.sources.postgres.session import Session
 
@@ -41,6 +45,11 @@ class PostgresReading:
         self._session, self._tuning = session, tuning
         self._coerce = read.on_unrepresentable == "coerce"
         self._decoder: BatchDecoder | None = None
+
+    @property
+    def decodes_at_once(self) -> bool:
+        """With the compiled decoder."""
+        return compiled_decoder() is not None
 
     @property
     def identity(self) -> str:
