@@ -95,9 +95,7 @@ class PageServo:
         while no row's width is known."""
         if not self._piecewise or self._row_width_bytes <= 0:
             return None, None
-        pieces = math.ceil(page_rows * self._row_width_bytes / self._piece_bytes)
-        if pieces <= 1:
-            return None, None
+        pieces = max(1, math.ceil(page_rows * self._row_width_bytes / self._piece_bytes))
         return math.ceil(page_rows / pieces), math.ceil(self._piece_bytes * self._wire_share)
 
     def _follow(self, share: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pyarrow as pa
 import pytest
@@ -29,7 +30,8 @@ IN_PIECES = PageLimit(rows_max=100, bytes_max=1 << 20, piece_rows_max=30, piece_
 
 
 class Statement:
-    """A ``PageStream`` of the numbers ``first`` to ``last``, ten rows a block."""
+    """A ``PageStream`` of the numbers ``first`` to ``last``: ten rows a block, and behind the
+    last one the statement's end."""
 
     def __init__(self, first: int, last: int, fails_behind: int | None = None) -> None:
         self.at, self.last, self.fails_behind = first, last, fails_behind
@@ -51,11 +53,11 @@ class Statement:
                 return
             if self.fails_behind is not None and self.at > self.fails_behind:
                 raise SourceUnavailable("gone", retry=RetryClass.RECONNECT)
+            self.ended = self.at > self.last
             block = list(range(self.at, min(self.at + 10, self.last + 1)))
             self.ready += block
             self.at += len(block)
             self.wire_bytes += ROW_BYTES * len(block)
-            self.ended = self.at > self.last
 
     def take(self, rows_max=None) -> pa.RecordBatch:
         taken, self.ready = self.ready, []
@@ -74,6 +76,7 @@ class Engine:
     def __init__(self, rows: int, *, decodes_at_once: bool = True) -> None:
         self.rows, self.decodes_at_once = rows, decodes_at_once
         self.statements: list[Statement] = []
+        self.asked: list[int] = []
         self.reconnects = 0
         self.fails: dict[int, int] = {}
 
@@ -96,7 +99,7 @@ class Engine:
         limit = int(re.search(r"LIMIT (\d+)", sql)[1])
         fails = self.fails.pop(len(self.statements), None)
         statement = Statement(first, min(first + limit - 1, self.rows), fails)
-        statement.ended = first > self.rows
+        self.asked.append(limit)
         self.statements.append(statement)
         return statement
 
@@ -131,6 +134,13 @@ def test_one_statement_is_handed_on_in_pieces() -> None:
     assert [page.batch.num_rows for page in pages] == [30, 30, 30, 10, 30, 30, 30, 10, 30, 20]
     assert [page.complete for page in pages] == [False, False, False, True] * 2 + [False, True]
     assert len(engine.statements) == 3
+
+
+def test_what_follows_the_last_row_is_no_piece() -> None:
+    reader = reader_of(Engine(250))
+    pages = [reader.read_page(replace(IN_PIECES, rows_max=90)) for _ in range(6)]
+    assert [page.batch.num_rows for page in pages] == [30] * 6
+    assert [page.complete for page in pages] == [False, False, True] * 2
 
 
 def test_a_slow_decoder_gets_whole_pages() -> None:
@@ -228,6 +238,8 @@ def test_a_statement_that_fails_between_pieces_is_tried_again_behind_them(tmp_pa
     result = extracted(tmp_path, reader_of(engine), pacer)
     assert read_ids(result) == list(range(1, 3001))
     assert pacer.log.count("retried") == engine.reconnects == 2
+    for failed in (1, 3):  # and with a smaller page
+        assert engine.asked[failed + 1] < engine.asked[failed]
 
 
 def test_a_stop_between_pieces_ends_the_statement(tmp_path) -> None:
