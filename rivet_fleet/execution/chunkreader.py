@@ -8,6 +8,7 @@ and in ``paging`` for all of them.
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Protocol
 
 import pyarrow as pa
@@ -267,35 +268,29 @@ class PagedReader:
             # The source may have waited for us, and for it the statement was open.
             self._waited_s += time.monotonic() - self._handed_on_s
         goes_on = self._receive(stream, pager, limit)
-        cut = not (goes_on or stream.ended)
-        if cut:
+        cut = not stream.ended
+        if cut and not goes_on:
             stream.abandon()
         batch = stream.take()
         self._check_keys(stream)
-        page_bytes, page_s = stream.wire_bytes - before_bytes, stream.seconds + self._waited_s
-        if goes_on:
-            pager.accept_piece(batch)
-            self._count_changes(stream)
-            self._handed_on_rows += batch.num_rows
-            self._handed_on_s = time.monotonic()
-            return Page(
-                batch=self._visible(batch),
-                statement_s=page_s,
-                wire_bytes=page_bytes,
-                last=False,
-                complete=False,
-            )
+        page = Page(
+            batch=batch,
+            statement_s=stream.seconds + self._waited_s,
+            wire_bytes=stream.wire_bytes - before_bytes,
+            last=False,
+            complete=not goes_on,
+        )
         changed = bool(stream.changed)
         accepted = pager.accept(batch, stream.wire_bytes, cut=cut, changed=changed)
         if accepted.rows == batch.num_rows:
             self._count_changes(stream)
-        self._forget_stream()
-        return Page(
-            batch=self._visible(batch.slice(0, accepted.rows)),
-            statement_s=page_s,
-            wire_bytes=page_bytes,
-            last=accepted.last,
-        )
+        if goes_on:
+            self._handed_on_rows += batch.num_rows
+            self._handed_on_s = time.monotonic()
+        else:
+            self._forget_stream()
+        visible = self._visible(batch.slice(0, accepted.rows))
+        return replace(page, batch=visible, last=accepted.last)
 
     def _receive(self, stream: PageStream, pager: Pager, limit: PageLimit) -> bool:
         """Receive the page, or its next piece; True when the statement goes on behind that."""

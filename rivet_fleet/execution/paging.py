@@ -98,7 +98,8 @@ class Pager(Protocol):
 
     @property
     def piecewise(self) -> bool:
-        """True when rows of a running statement may be handed on: ``accept_piece``."""
+        """True when rows may be handed on while their statement goes on: ``accept`` takes each
+        such piece as if the page had been cut behind it."""
         ...
 
     @property
@@ -117,10 +118,6 @@ class Pager(Protocol):
         """What arrived for the statement last selected, or all that had not been handed on of
         it. ``changed``: a policy had to change some of its values; then the page holds all of the
         rows or none, so that they are counted exactly once."""
-        ...
-
-    def accept_piece(self, batch: pa.RecordBatch) -> None:
-        """These rows are handed on while the statement goes on. Piecewise pagers only."""
         ...
 
 
@@ -171,17 +168,14 @@ class KeysetPager:
     def accept(
         self, batch: pa.RecordBatch, wire_bytes: int, *, cut: bool, changed: bool = False
     ) -> Accepted:
-        """Go on behind the last row; fewer rows than asked for were the last ones."""
-        last = batch.num_rows < self._asked and not cut
-        self.accept_piece(batch)
-        return Accepted(rows=batch.num_rows, last=last)
-
-    def accept_piece(self, batch: pa.RecordBatch) -> None:
-        """Go on behind the last row; so many fewer are still asked for."""
-        if batch.num_rows:
-            self._from = (">", self._keys_of_row(batch, batch.num_rows - 1))
+        """Go on behind the last row; fewer rows than are still asked for were the last ones."""
+        rows = batch.num_rows
+        last = rows < self._asked and not cut
+        if rows:
+            self._from = (">", self._keys_of_row(batch, rows - 1))
             self._resumed = True
-            self._asked -= batch.num_rows
+            self._asked -= rows
+        return Accepted(rows=rows, last=last)
 
 
 class SpanPager:
@@ -275,10 +269,6 @@ class SpanPager:
         else:
             self._from = ">=", tail
         return Accepted(rows=kept, last=False)
-
-    def accept_piece(self, batch: pa.RecordBatch) -> None:
-        """Never: the rows of the last value may be incomplete."""
-        raise NotImplementedError
 
     def _first_row_of(self, batch: pa.RecordBatch, tail: KeyTuple) -> int:
         """The first row of the run of equal values at the end, by bisection."""

@@ -166,6 +166,24 @@ def test_an_empty_table_and_a_query(sql, source) -> None:
     assert str(got.column("v")[0]) == "1.500" and got.column("w")[0].as_py() == "Ä%D"
 
 
+def test_rows_that_are_small_on_the_wire_do_not_make_large_pieces(sql, source) -> None:
+    """Nine bytes on the wire may be hundreds in Arrow: a block of them is decoded at once."""
+    sql.numbers(20_000)
+    chunk = ChunkRange(kind=RangeKind.KEYSET, columns=("i",))
+    reader = source.open_chunk(read_plan(facts_of(source, "numbers")), chunk, TuningPlan())
+    limit = PageLimit(
+        rows_max=20_000, bytes_max=1 << 20, piece_rows_max=1000, piece_bytes_max=16 * 1024
+    )
+    pages = [reader.read_page(limit)]
+    while not pages[-1].last:
+        pages.append(reader.read_page(limit))
+    reader.close()
+    assert [i for page in pages for i in page.batch.column("i").to_pylist()] == list(
+        range(1, 20_001)
+    )
+    assert max(page.batch.num_rows for page in pages) < 2000
+
+
 def test_a_page_far_over_its_bytes_is_cut_and_continued(sql, source) -> None:
     sql.numbers(700)
     sql.execute("CREATE TABLE t (k int NOT NULL PRIMARY KEY, pad mediumtext)")

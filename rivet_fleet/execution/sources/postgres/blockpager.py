@@ -75,7 +75,3 @@ class BlockPager:
         self._bytes_seen = self._bytes_seen // 2 + wire_bytes
         self._next = self._page_end
         return Accepted(rows=batch.num_rows, last=self._end is not None and self._next >= self._end)
-
-    def accept_piece(self, batch: pa.RecordBatch) -> None:
-        """Never: blocks hold rows in no order to continue in."""
-        raise NotImplementedError
