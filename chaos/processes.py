@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import psutil
 
-from rivet_fleet.cli.prestart import PROCESS_NAME
+from rivet_fleet.cli.prestart import NURSERY_NAME, PROCESS_NAME
 
 T = TypeVar("T")
 
@@ -69,6 +69,14 @@ class Coordinator:
             return []
         return [child for child in children if _is_worker(child, self.config)]
 
+    def nursery(self) -> psutil.Process | None:
+        """The process that forks its workers, if there is one now."""
+        try:
+            children = psutil.Process(self.pid).children()
+        except psutil.NoSuchProcess:
+            return None
+        return next((child for child in children if _is_nursery(child, self.config)), None)
+
     def signal(self, number: signal.Signals) -> None:
         """To the coordinator alone; nothing when it has ended already."""
         if self.alive:
@@ -112,9 +120,13 @@ def _die_with_test() -> None:
 
 
 def workers_of(config: Path) -> list[psutil.Process]:
-    """Every worker process of this configuration, orphans and those that still wait for their
-    orders included: the path is unique."""
-    return [process for process in psutil.process_iter() if _is_worker(process, config)]
+    """Every worker process of this configuration, orphans, those that still wait for their
+    orders and their nursery included: the path is unique."""
+    return [
+        process
+        for process in psutil.process_iter()
+        if _is_worker(process, config) or _is_nursery(process, config)
+    ]
 
 
 def kill(process: psutil.Process, number: signal.Signals = signal.SIGKILL) -> bool:
@@ -143,3 +155,12 @@ def _is_worker(process: psutil.Process, config: Path) -> bool:
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return False
     return "worker" in arguments and str(config) in arguments
+
+
+def _is_nursery(process: psutil.Process, config: Path) -> bool:
+    try:
+        if process.name() != NURSERY_NAME or process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        return process.environ().get(_CAMPAIGN) == str(config)
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return False

@@ -113,6 +113,26 @@ def test_workers_leave_that_start_while_their_supervisor_dies(
         campaign.expect_exactly_once()
 
 
+@product_of_sources(["sqlite"])
+def test_without_its_nursery_a_coordinator_executes_its_workers(
+    quiet_arena: Arena, state: str
+) -> None:
+    with quiet_arena.campaign(state, tables=[ORDERS], shape=_SLOW) as campaign:
+        coordinator = campaign.start()
+        worker = _working(campaign, coordinator)
+        nursery = coordinator.nursery()
+        assert nursery is not None
+        kill(nursery)
+        kill(worker)
+        until(
+            lambda: any("worker" in each.cmdline() for each in coordinator.workers()),
+            what="a worker is executed",
+        )
+        assert coordinator.wait(90.0) == 0
+        campaign.expect_exactly_once()
+        campaign.expect_no_workers()
+
+
 @product_of_sources()
 def test_poison_costs_one_chunk(quiet_arena: Arena, state: str) -> None:
     """Whoever stages the first chunk dies, again and again, until its budget is spent; the others

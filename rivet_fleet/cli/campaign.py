@@ -149,7 +149,7 @@ def coordinate(
         workers=session.loaded.config.campaign.workers if workers is None else workers,
         command=_worker_command(session, campaign_id),
         join=join,
-        ready=prestart.take(),
+        nursery=prestart.take(),
     )
     governor = wiring.open_governor(
         session.loaded, process_options(session, "governor"), named, campaign_id

@@ -123,7 +123,7 @@ def apply(
         if not submitted.created:
             click.echo(f"campaign {submitted.campaign_id} is stored already", err=True)
         if submit_only:
-            _dismiss_workers()
+            _dismiss_nursery()
             said = f"campaign {submitted.campaign_id} submitted"
             click.echo(dumps(submitted) if as_json else said)
             return 0
@@ -150,6 +150,7 @@ def _read(path: Path) -> PlanArtifact:
         ) from None
 
 
-def _dismiss_workers() -> None:
-    for ready in prestart.take():
-        ready.dismiss()
+def _dismiss_nursery() -> None:
+    nursery = prestart.take()
+    if nursery is not None:
+        nursery.dismiss()

@@ -1,22 +1,26 @@
-"""A worker process that is there before there is work for it.
+"""Worker processes that need not import anything: a nursery forks them (ADR 0017).
 
-Importing the libraries takes a process about half a second of CPU, planning a campaign as long
-again. ``run`` and ``resume`` therefore fork as soon as everything is imported that a worker needs:
-the child shares it, and gets its command line, environment and log file over a pipe when the
-campaign is stored. Should the child die, or have nothing to hand over, the pipe's end sends the
-other one home. It has touched nothing until then.
+Importing the libraries takes a process about half a second of CPU. ``run``, ``resume`` and
+``apply`` therefore fork a nursery as soon as everything is imported that a worker needs. It does
+nothing but fork: each child shares those imports, and gets its command line, environment and log
+file over a pipe when the supervisor wants it. Should the supervisor die, the pipes' ends send
+everybody home who has not begun; what has begun is a worker like any other.
 
-Forking is safe here and not later: there is one thread, no connection, no open file (fork(2)).
+Forking is safe there, and would not be in the coordinator: the nursery has one thread for ever, no
+connection and no open file but its socket (fork(2)).
 """
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import importlib
 import json
 import os
 import select
 import signal
+import socket
+import struct
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,12 +29,16 @@ from typing import NoReturn
 from rivet_fleet.cli.lean import import_lean
 
 PROGRAM = (sys.executable, "-m", "rivet_fleet")
-"""How a supervisor starts a worker that was not started ahead."""
+"""How a supervisor starts a worker without a nursery."""
 PROCESS_NAME = "rivet-worker"
 """What ``ps -o comm`` and ``top`` show of it: its command line is that of the coordinator."""
+NURSERY_NAME = "rivet-nursery"
+_ANSWER_TIMEOUT_S = 5.0
 _DISMISS_TIMEOUT_S = 30.0
+_PR_SET_CHILD_SUBREAPER = 36
 _STARTS = sys.platform == "linux"
 """Elsewhere a fork without an exec is not safe for the system's own libraries."""
+_PID = struct.Struct("=i")
 
 
 class Forked:
@@ -76,91 +84,166 @@ class Forked:
         return self.returncode
 
 
-class Prestarted:
-    """The process that waits. A ``ReadyWorker`` of the supervisor."""
+class Nursery:
+    """The process that forks workers, seen from the supervisor's. A ``WorkerSource`` of it."""
 
     def __init__(self) -> None:
-        """Raises OSError when no process can be started."""
-        orders_fd, own_fd = os.pipe()
+        """Raises OSError when no process can be started, or could not be adopted."""
+        # A worker's parent has ended when we are told of it: it becomes our own child then.
+        if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1) != 0:
+            raise OSError(ctypes.get_errno(), "no subreaper")
+        self._socket, theirs = socket.socketpair()
         # What is shared stays shared: a collection would touch every object and copy its page.
         gc.freeze()
-        pid = os.fork()
+        supervisor_pid = os.getpid()
+        try:
+            pid = os.fork()
+        except OSError:
+            self._socket.close()
+            theirs.close()
+            raise
         if pid == 0:
-            _become_worker(orders_fd)
-        os.close(orders_fd)
-        # An object and no number: a number closed twice may be another file's by then.
-        self._orders = os.fdopen(own_fd, "wb")
+            _become_nursery(theirs, supervisor_pid)
+        theirs.close()
+        self._socket.settimeout(_ANSWER_TIMEOUT_S)
         self._process = Forked(pid)
+
+    @property
+    def pid(self) -> int:
+        """Of the nursery itself."""
+        return self._process.pid
 
     def hand_over(
         self, arguments: Sequence[str], environment: Mapping[str, str], log_path: Path
     ) -> Forked | None:
-        """Let it become the worker of this command; None when it is gone, or cannot be."""
-        if tuple(arguments[: len(PROGRAM)]) != PROGRAM or self._process.poll() is not None:
-            self.dismiss()
+        """A new worker of this command; None when there is none to be had, now or ever again."""
+        if tuple(arguments[: len(PROGRAM)]) != PROGRAM:
             return None
         orders = {
             "arguments": list(arguments[len(PROGRAM) :]),
             "environment": dict(environment),
             "log": str(log_path.absolute()),
         }
-        try:
-            with self._orders:
-                self._orders.write(json.dumps(orders).encode() + b"\n")
-        except OSError:
-            self.dismiss()
-            return None
-        return self._process
+        orders_fd, own_fd = os.pipe()
+        # Whatever happens, the pipe's end sends a child home that nobody would know of.
+        with os.fdopen(own_fd, "wb") as pipe:
+            try:
+                process = self._child(orders_fd)
+                pipe.write(json.dumps(orders).encode() + b"\n")
+            except OSError:
+                self.dismiss()
+                return None
+            finally:
+                os.close(orders_fd)
+        return process
 
     def dismiss(self) -> None:
-        """Send it home. Never raises."""
-        try:
-            self._orders.close()
-        except OSError:
-            pass  # it is gone already
+        """Send it home; workers stay. Never raises."""
+        self._socket.close()
         if self._process.wait(_DISMISS_TIMEOUT_S) is None:
             self._process.kill()
             self._process.wait()
 
+    def _child(self, orders_fd: int) -> Forked:
+        """A child of ours that reads ``orders_fd``. Raises OSError."""
+        socket.send_fds(self._socket, [b"w"], [orders_fd])
+        answer = b""
+        while len(answer) < _PID.size:
+            more = self._socket.recv(_PID.size - len(answer))
+            if not more:
+                raise OSError("the nursery has ended")
+            answer += more
+        (pid,) = _PID.unpack(answer)
+        if pid <= 0:
+            raise OSError("the nursery could not fork")
+        process = Forked(pid)
+        process.poll()  # ChildProcessError, an OSError: it was not given to us
+        return process
 
-_waiting: list[Prestarted] = []
+
+_waiting: list[Nursery] = []
 
 
 def begin() -> None:
-    """Start the process, if the system lets us: without it everything works, a little later."""
+    """Start the nursery, if the system lets us: without it everything works, a little later."""
     if not _STARTS:
         return
     gc.disable()  # importing makes what lives as long as the process
     import_lean()
     importlib.import_module("rivet_fleet.cli.worker")
     try:
-        _waiting.append(Prestarted())
+        _waiting.append(Nursery())
     except OSError:
         pass  # the supervisor will say why no process can be started
 
 
-def take() -> tuple[Prestarted, ...]:
-    """What was begun, once: the caller hands it over or dismisses it."""
-    taken = tuple(_waiting)
-    _waiting.clear()
-    return taken
+def take() -> Nursery | None:
+    """What was begun, once: the caller uses it and dismisses it."""
+    return _waiting.pop() if _waiting else None
 
 
-def _become_worker(orders_fd: int) -> NoReturn:
-    """The child: wait, and become the worker, or go home. Nothing of the parent's stack is
-    returned to, whatever happens."""
+def _become_nursery(theirs: socket.socket, supervisor_pid: int) -> NoReturn:
+    """The child. Nothing of the parent's stack is returned to, whatever happens."""
     code = 1
     try:
         # An own group: Ctrl-C on the terminal reaches the coordinator alone.
         os.setpgid(0, 0)
-        _name_process()
+        _name_process(NURSERY_NAME)
         null_fd = os.open(os.devnull, os.O_RDWR)
         for target in (0, 1, 2):
-            os.dup2(orders_fd if target == 0 else null_fd, target)
+            os.dup2(null_fd, target)
+        orders = theirs.fileno()
+        os.closerange(3, orders)
+        os.closerange(orders + 1, os.sysconf("SC_OPEN_MAX"))
+        while True:
+            said, fds, _, _ = socket.recv_fds(theirs, 1, 1)
+            if not said or not fds:
+                break
+            theirs.sendall(_PID.pack(_grandchild(fds[0], supervisor_pid)))
+            os.close(fds[0])
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def _grandchild(orders_fd: int, supervisor_pid: int) -> int:
+    """Fork a worker whose parent has ended before we return; its id, or 0 when none came."""
+    told_fd, tell_fd = os.pipe()
+    try:
+        between = os.fork()
+    except OSError:
+        os.close(told_fd)
+        os.close(tell_fd)
+        return 0
+    if between == 0:
+        try:
+            pid = os.fork()
+            if pid == 0:
+                _become_worker(orders_fd, supervisor_pid)
+            os.write(tell_fd, _PID.pack(pid))
+        finally:
+            os._exit(0)
+    os.close(tell_fd)
+    # Shorter than the kernel's atomic write: all of it, or the end.
+    told = os.read(told_fd, _PID.size)
+    os.close(told_fd)
+    os.waitpid(between, 0)
+    return int(_PID.unpack(told)[0]) if told else 0
+
+
+def _become_worker(orders_fd: int, supervisor_pid: int) -> NoReturn:
+    """The grandchild: wait, and become the worker, or go home."""
+    code = 1
+    try:
+        os.setpgid(0, 0)
+        _name_process(PROCESS_NAME)
+        os.dup2(orders_fd, 0)
         os.closerange(3, os.sysconf("SC_OPEN_MAX"))
         with os.fdopen(0, "rb", closefd=False) as pipe:
             line = pipe.readline()
-        code = _work(json.loads(line)) if line.endswith(b"\n") else 0
+        # Orders come from the parent alone, and only after it has become that.
+        ordered = line.endswith(b"\n") and os.getppid() == supervisor_pid
+        code = _work(json.loads(line)) if ordered else 0
     finally:
         os._exit(code)
 
@@ -182,8 +265,8 @@ def _work(orders: Mapping[str, object]) -> int:
     return 0
 
 
-def _name_process() -> None:
+def _name_process(name: str) -> None:
     try:
-        Path("/proc/self/comm").write_text(PROCESS_NAME)
+        Path("/proc/self/comm").write_text(name)
     except OSError:
         pass  # a name is a courtesy

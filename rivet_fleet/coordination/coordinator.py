@@ -19,10 +19,10 @@ from rivet_fleet.coordination.governor import Governor
 from rivet_fleet.coordination.identity import process_alive
 from rivet_fleet.coordination.stop import install
 from rivet_fleet.coordination.supervisor import (
-    ReadyWorker,
     Supervisor,
     WorkerCommand,
     WorkerEnd,
+    WorkerSource,
 )
 from rivet_fleet.coordination.tend import reap_ended, tend
 from rivet_fleet.errors import ExitCode, StateRefused, StateUnavailable
@@ -38,13 +38,13 @@ _DRAIN_MARGIN_S = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CoordinatorOptions:
-    """``workers``: processes on this host, ``ready`` those of them that were started ahead.
+    """``workers``: processes on this host, from the ``nursery`` where there is one.
     ``join``: another coordinator may be at work."""
 
     workers: int
     command: WorkerCommand
     join: bool = False
-    ready: tuple[ReadyWorker, ...] = ()
+    nursery: WorkerSource | None = None
 
 
 class Coordinator:
@@ -71,7 +71,7 @@ class Coordinator:
             workers=options.workers,
             clock=fleet.clock,
             on_end=self._on_end,
-            ready=options.ready,
+            nursery=options.nursery,
         )
         self._snapshot: Snapshot | None = None
         self._follower = Follower(fleet.store, campaign_id)

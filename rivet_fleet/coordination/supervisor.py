@@ -1,4 +1,4 @@
-"""Worker processes of one host: started by executing the command, watched, rescued, replaced."""
+"""Worker processes of one host: forked by a nursery or executed, watched, rescued, replaced."""
 
 from __future__ import annotations
 
@@ -94,17 +94,17 @@ class WorkerProcess(Protocol):
         ...
 
 
-class ReadyWorker(Protocol):
-    """A worker process that was started ahead and waits for its orders."""
+class WorkerSource(Protocol):
+    """Where worker processes come from without being executed (``cli.prestart``)."""
 
     def hand_over(
         self, arguments: Sequence[str], environment: Mapping[str, str], log_path: Path
     ) -> WorkerProcess | None:
-        """Let it become the worker of this command; None when it cannot."""
+        """A new worker of this command; None when there is none to be had."""
         ...
 
     def dismiss(self) -> None:
-        """It is not needed."""
+        """It is not needed any more; the workers stay. More than once is nothing new."""
         ...
 
 
@@ -140,15 +140,18 @@ class Supervisor:
         workers: int,
         clock: Clock,
         on_end: OnEnd,
-        ready: Sequence[ReadyWorker] = (),
+        nursery: WorkerSource | None = None,
     ) -> None:
-        """``workers``: how many processes this host contributes, ``ready`` ones first."""
-        self._ready = list(ready)
+        """``workers``: how many processes this host contributes. ``nursery``: ours from now on;
+        without it, or where it gives none, the command is executed."""
+        self._nursery = nursery
         self._command = command
         self._clock = clock
         self._on_end = on_end
         self._slots = [_Slot(name=f"worker-{n}") for n in range(1, workers + 1)]
         self._hiring = True
+        if not workers:
+            self._dismiss_nursery()
 
     @property
     def pids(self) -> list[int]:
@@ -208,8 +211,7 @@ class Supervisor:
     def kill(self) -> None:
         """SIGKILL whoever is left, and notice their ends: leases and fences cover it."""
         self.stop_hiring()
-        while self._ready:
-            self._ready.pop().dismiss()
+        self._dismiss_nursery()
         self.signal(signal.SIGKILL)
         for slot in self._slots:
             if slot.process is not None:
@@ -227,11 +229,10 @@ class Supervisor:
         self._command.log_folder.mkdir(parents=True, exist_ok=True)
         log_path = self._command.log_folder / f"{slot.name}.log"
         arguments = [*self._command.arguments, "--worker-id", worker_id, "--name", slot.name]
-        while slot.process is None and self._ready:
-            slot.process = self._ready.pop(0).hand_over(
-                arguments, self._command.environment, log_path
-            )
+        if self._nursery is not None:
+            slot.process = self._nursery.hand_over(arguments, self._command.environment, log_path)
         if slot.process is None:
+            self._dismiss_nursery()
             slot.process = self._execute(arguments, log_path)
         slot.worker_id = worker_id
         slot.started_at_s = self._clock.monotonic_s()
@@ -248,6 +249,11 @@ class Supervisor:
                 # then drains its workers; they must not count it as a second signal.
                 process_group=0,
             )
+
+    def _dismiss_nursery(self) -> None:
+        nursery, self._nursery = self._nursery, None
+        if nursery is not None:
+            nursery.dismiss()
 
     def _notice(self, slot: _Slot) -> None:
         if slot.process is None or slot.worker_id is None:

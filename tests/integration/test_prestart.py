@@ -1,4 +1,4 @@
-"""The worker that is started ahead: it becomes the first worker, or goes home without a trace."""
+"""The nursery: its children become workers, or go home without a trace (ADR 0017)."""
 
 from __future__ import annotations
 
@@ -10,106 +10,190 @@ from pathlib import Path
 import psutil
 import pytest
 
-from rivet_fleet.cli.prestart import PROCESS_NAME
+from rivet_fleet.cli.prestart import NURSERY_NAME, PROCESS_NAME
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is forked")
 
-BEGUN = (
-    "import os, signal, sys; from pathlib import Path; from rivet_fleet.cli import prestart; "
-    "prestart.begin(); (ready,) = prestart.take(); worker = [*prestart.PROGRAM, 'worker']; "
-)
+BEGUN = """
+import os, signal, sys
+from pathlib import Path
+from rivet_fleet.cli import prestart
+from tests.waiting import until
 
-WAIT = "from tests.waiting import until\nuntil(lambda: {condition})\n"
+prestart.begin()
+nursery = prestart.take()
+worker = [*prestart.PROGRAM, "worker"]
+nowhere = Path(os.devnull)
+
+def waiting():
+    orders, pipe = os.pipe()
+    child = nursery._child(orders)
+    os.close(orders)
+    return child, pipe
+"""
 
 
-def begin(what: str, *arguments: str, code: int = 0) -> str:
-    """Start one ahead in a process of its own (a fork needs one without threads), then ``what``."""
+def begin(what: str, *arguments: str, code: int = 0) -> list[str]:
+    """A nursery in a process of its own (a fork needs one without threads), then ``what``; the
+    words it printed."""
     command = [sys.executable, "-c", BEGUN + what, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == code, done.stderr
-    return done.stdout
+    return done.stdout.split()
 
 
-def test_it_becomes_the_worker_it_is_told_to_be(tmp_path: Path) -> None:
+def test_its_children_become_the_workers_they_are_told_to_be(tmp_path: Path) -> None:
+    """More than one, each our own child with a status of its own."""
     log = tmp_path / "worker.log"
     said = begin(
-        "given = [*worker, '--config', 'absent.yaml']; "
-        "process = ready.hand_over(given, {'PATH': ''}, Path(sys.argv[1])); "
-        "print(process.wait(30), process.returncode, process.poll())",
+        """
+for name in ("absent.yaml", "missing.yaml"):
+    given = [*worker, "--config", name]
+    process = nursery.hand_over(given, {"PATH": ""}, Path(sys.argv[1]))
+    print(process.wait(30), process.returncode, process.poll())
+nursery.dismiss()
+""",
         str(log),
     )
-    assert said.split() == ["1", "1", "1"]
+    assert said == ["1"] * 6
     assert "absent.yaml" in log.read_text()
+    assert "missing.yaml" in log.read_text()
 
 
-def test_it_has_a_name_and_a_group_of_its_own() -> None:
+def test_the_signal_that_ends_a_worker_is_told() -> None:
     said = begin(
-        "pid = ready._process.pid; comm = Path(f'/proc/{pid}/comm')\n"
-        + WAIT.format(condition=f"comm.read_text().strip() == {PROCESS_NAME!r}")
-        + "print(os.getpgid(pid) == pid); ready.dismiss()"
+        """
+child, pipe = waiting()
+child.kill()
+print(child.wait(30))
+nursery.dismiss()
+"""
     )
-    assert said.split() == ["True"]
-    assert len(PROCESS_NAME) < 16  # the kernel cuts what is longer
+    assert said == [str(-signal.SIGKILL)]
 
 
-def test_it_holds_nothing_of_whoever_began_it() -> None:
-    """A pipe that it kept open would never end for its reader."""
+@pytest.mark.parametrize("name", [NURSERY_NAME, PROCESS_NAME])
+def test_each_has_a_name_and_a_group_of_its_own(name: str) -> None:
     said = begin(
-        "fds = f'/proc/{ready._process.pid}/fd'\n"
-        + WAIT.format(condition="len(os.listdir(fds)) == 3")
-        + "print(sorted(map(int, os.listdir(fds)))); ready.dismiss()"
+        f"""
+child, pipe = waiting()
+pid = child.pid if {name == PROCESS_NAME} else nursery.pid
+until(lambda: Path(f"/proc/{{pid}}/comm").read_text().strip() == {name!r})
+print(os.getpgid(pid) == pid)
+os.close(pipe)
+nursery.dismiss()
+"""
     )
-    assert said.strip() == "[0, 1, 2]"
+    assert said == ["True"]
+    assert len(name) < 16  # the kernel cuts what is longer
 
 
-def test_it_goes_home_when_it_is_not_needed() -> None:
+def test_neither_holds_anything_of_whoever_began_it() -> None:
+    """A pipe that one kept open would never end for its reader."""
     said = begin(
-        "ready.dismiss(); print(ready._process.returncode); "
-        "print(ready.hand_over(worker, {}, Path('unused')))"
+        """
+child, pipe = waiting()
+for pid, few in ((child.pid, 3), (nursery.pid, 4)):
+    until(lambda: len(os.listdir(f"/proc/{pid}/fd")) == few)
+    print(len(os.listdir(f"/proc/{pid}/fd")))
+os.close(pipe)
+nursery.dismiss()
+"""
     )
-    assert said.split() == ["0", "None"]
+    assert said == ["3", "4"]
 
 
-def test_its_pipe_is_closed_once_whatever_comes_next() -> None:
-    """A number that is closed twice may belong to another file by then: the state database's."""
+def test_each_goes_home_when_it_is_not_needed() -> None:
     said = begin(
-        "ready.dismiss(); others = [os.open('/dev/null', os.O_RDONLY) for _ in range(9)]; "
-        "ready.dismiss(); ready.hand_over(worker, {}, Path('unused')); "
-        "print(all(os.fstat(other) for other in others))"
+        """
+child, pipe = waiting()
+os.close(pipe)
+print(child.wait(30))
+nursery.dismiss()
+nursery.dismiss()
+print(nursery._process.returncode, nursery.hand_over(worker, {}, nowhere))
+"""
     )
-    assert said.strip() == "True"
+    assert said == ["0", "0", "None"]
 
 
-def test_a_dead_one_is_not_handed_anything() -> None:
+@pytest.mark.parametrize("blow", ["SIGKILL", "SIGSTOP"])
+def test_a_nursery_that_does_not_answer_gives_nothing(blow: str) -> None:
+    """And no child that nobody knows of, nor a file that stays open."""
     said = begin(
-        "ready._process.kill(); print(ready._process.wait()); "
-        "print(ready.hand_over(worker, {}, Path('unused')))"
+        f"""
+prestart._ANSWER_TIMEOUT_S = 0.2
+nursery._socket.settimeout(0.2)
+prestart._DISMISS_TIMEOUT_S = 0.2
+before = len(os.listdir("/proc/self/fd"))
+os.kill(nursery.pid, signal.{blow})
+print(nursery.hand_over(worker, {{}}, nowhere), nursery._process.returncode)
+print(len(os.listdir("/proc/self/fd")) - before)
+try:
+    print(os.waitpid(-1, os.WNOHANG))
+except ChildProcessError:
+    print("alone")
+"""
     )
-    assert said.split() == [str(-signal.SIGKILL), "None"]
+    assert said == ["None", str(-signal.SIGKILL), "-1", "alone"]
 
 
 def test_another_program_is_started_the_ordinary_way() -> None:
-    assert begin("print(ready.hand_over(['/bin/true'], {}, Path('unused')))").strip() == "None"
+    said = begin("print(nursery.hand_over(['/bin/true'], {}, nowhere)); nursery.dismiss()")
+    assert said == ["None"]
 
 
-def test_it_does_not_outlive_whoever_began_it() -> None:
+def test_nobody_outlives_whoever_began_it() -> None:
     said = begin(
-        "print(ready._process.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)",
+        """
+child, pipe = waiting()
+print(nursery.pid, child.pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+""",
         code=-signal.SIGKILL,
     )
-    pid = int(said)
+    for pid in map(int, said):
+        try:
+            psutil.Process(pid).wait(30)
+        except psutil.NoSuchProcess:
+            pass
+        except psutil.TimeoutExpired:
+            pytest.fail(f"process {pid} still waits for orders that nobody can give")
+
+
+def test_orders_of_a_parent_that_died_are_not_followed(tmp_path: Path) -> None:
+    """They lay in the pipe already: a worker without a supervisor would begin."""
+    log = tmp_path / "worker.log"
+    said = begin(
+        """
+import json
+child, pipe = waiting()
+os.kill(child.pid, signal.SIGSTOP)
+orders = {"arguments": ["worker", "--config", "absent.yaml"], "environment": {}, "log": sys.argv[1]}
+os.write(pipe, json.dumps(orders).encode() + b"\\n")
+print(child.pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+""",
+        str(log),
+        code=-signal.SIGKILL,
+    )
+    orphan = psutil.Process(int(said[0]))
+    orphan.send_signal(signal.SIGCONT)
     try:
-        psutil.Process(pid).wait(30)
+        orphan.wait(30)
     except psutil.NoSuchProcess:
         pass
-    except psutil.TimeoutExpired:
-        pytest.fail(f"process {pid} still waits for orders that nobody can give")
+    assert not log.exists()
 
 
-def test_an_error_of_the_child_never_returns_into_its_parent(tmp_path: Path) -> None:
+def test_an_error_of_a_child_never_returns_into_its_parent(tmp_path: Path) -> None:
     """What stands behind the fork would be done twice."""
     said = begin(
-        "process = ready.hand_over(worker, {}, Path(sys.argv[1])); print('once', process.wait(30))",
+        """
+process = nursery.hand_over(worker, {}, Path(sys.argv[1]))
+print("once", process.wait(30))
+nursery.dismiss()
+""",
         str(tmp_path / "absent" / "worker.log"),
     )
-    assert said.split() == ["once", "1"]
+    assert said == ["once", "1"]

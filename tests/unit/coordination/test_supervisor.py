@@ -18,14 +18,16 @@ SLEEPER = "import time; time.sleep(600)"
 def supervise(tmp_path):
     made = []
 
-    def make(code, *, workers=1):
+    def make(code, *, workers=1, nursery=None):
         ends = []
         command = WorkerCommand(
             arguments=[sys.executable, "-c", code],
             environment={"PATH": "/usr/bin:/bin"},
             log_folder=tmp_path / "logs",
         )
-        supervisor = Supervisor(command, workers=workers, clock=SystemClock(), on_end=ends.append)
+        supervisor = Supervisor(
+            command, workers=workers, clock=SystemClock(), on_end=ends.append, nursery=nursery
+        )
         made.append(supervisor)
         return supervisor, ends
 
@@ -87,3 +89,32 @@ def test_a_worker_told_to_stop_before_it_listens_did_not_crash(supervise):
     tick_until(supervisor, lambda: supervisor.pids)
     supervisor.drain(grace_s=10.0, tick=lambda: threading.Event().wait(0.02))
     assert ends[-1].graceful
+
+
+class Barren:
+    """A nursery that has nothing to give."""
+
+    def __init__(self):
+        self.said = []
+
+    def hand_over(self, arguments, environment, log_path):
+        self.said.append("asked")
+
+    def dismiss(self):
+        self.said.append("dismissed")
+
+
+def test_without_a_nursery_that_gives_workers_are_executed(supervise):
+    nursery = Barren()
+    supervisor, _ = supervise(SLEEPER, workers=2, nursery=nursery)
+    tick_until(supervisor, lambda: len(supervisor.pids) == 2)
+    assert nursery.said == ["asked", "dismissed"]
+
+
+def test_a_nursery_that_nobody_needs_is_dismissed(supervise):
+    for workers, said in ((0, ["dismissed"]), (1, [])):
+        nursery = Barren()
+        supervisor, _ = supervise(SLEEPER, workers=workers, nursery=nursery)
+        assert nursery.said == said
+        supervisor.kill()
+        assert nursery.said == ["dismissed"]

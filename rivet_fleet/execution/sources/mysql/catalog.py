@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from rivet_fleet.contracts.columns import ColumnType
 from rivet_fleet.contracts.facts import ColumnFacts, IndexFacts
 from rivet_fleet.contracts.keys import RelationName
 from rivet_fleet.errors import SourceRefused
+from rivet_fleet.execution.closenames import close_relations
 from rivet_fleet.execution.sources.mysql import wire
 from rivet_fleet.execution.sources.mysql.dialect import (
     ALIAS,
@@ -81,21 +81,21 @@ def find_relation(connection: WatchedConnection, wanted: RelationName) -> Relati
 
 
 def _close_matches(connection: WatchedConnection, wanted: RelationName) -> str:
+    home = wanted.schema or rows(connection, "SELECT DATABASE()")[0][0] or ""
     listed = rows(
         connection,
         "SELECT TABLE_SCHEMA, TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA NOT IN "
-        "('information_schema', 'mysql', 'performance_schema', 'sys') LIMIT 20000",
+        "('information_schema', 'mysql', 'performance_schema', 'sys') "
+        "ORDER BY TABLE_SCHEMA <> %s LIMIT 20000",
+        (home,),
     )
-    names = {f"{schema}.{name}": name for schema, name in listed}
-    schema = wanted.schema or rows(connection, "SELECT DATABASE()")[0][0]
-    shown = f"{schema}.{wanted.name}"
-    close = [full for full, name in names.items() if name.lower() == wanted.name.lower()]
-    close = close or difflib.get_close_matches(shown, names, n=3, cutoff=0.6)
-    near = difflib.get_close_matches(wanted.name, list(names.values()), n=3)
-    close = close or [full for full, name in names.items() if name in near]
-    if not close:
-        return "check the database and the spelling, and GRANT SELECT ON … TO the user"
-    return f"did you mean {', '.join(close[:3])}?"
+    return (
+        close_relations(
+            RelationName(schema=home, name=wanted.name),
+            [RelationName(schema=schema, name=name) for schema, name in listed],
+        )
+        or "check the database and the spelling, and GRANT SELECT ON … TO the user"
+    )
 
 
 # ---------------------------------------------------------------- columns

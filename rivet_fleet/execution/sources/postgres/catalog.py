@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +11,7 @@ from rivet_fleet.contracts.columns import ColumnType
 from rivet_fleet.contracts.facts import ColumnFacts, IndexFacts, PhysicalRelation
 from rivet_fleet.contracts.keys import RelationName
 from rivet_fleet.errors import SourceRefused
+from rivet_fleet.execution.closenames import close_relations
 from rivet_fleet.execution.sources.postgres.dialect import (
     NOT_REALLY_ARRAYS,
     CatalogType,
@@ -99,22 +99,24 @@ def _check_privileges(cursor: Row, name: RelationName, *, usage: bool, select: b
 
 
 def _close_matches(cursor: Row, wanted: RelationName) -> str:
+    home = cursor.execute(
+        "SELECT coalesce(%s, current_schema()::text, '')", [wanted.schema or None]
+    )
+    (schema,) = home.fetchone() or ("",)
     rows = cursor.execute(
         "SELECT n.nspname, c.relname FROM pg_catalog.pg_class c "
         "JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
         "WHERE c.relkind IN ('r','p','m','v','f') AND n.nspname !~ '^pg_' "
-        "AND n.nspname <> 'information_schema' LIMIT 20000"
+        "AND n.nspname <> 'information_schema' ORDER BY n.nspname <> %s LIMIT 20000",
+        [schema],
     ).fetchall()
-    names = {f"{schema}.{name}": name for schema, name in rows}
-    same = [full for full, name in names.items() if name.lower() == wanted.name.lower()]
-    close = same or difflib.get_close_matches(_shown(wanted), names, n=3, cutoff=0.6)
-    if not close:
-        close = [
-            full
-            for full, name in names.items()
-            if name in difflib.get_close_matches(wanted.name, list(names.values()), n=3)
-        ]
-    return f"did you mean {', '.join(close[:3])}?" if close else "check the schema and the spelling"
+    return (
+        close_relations(
+            RelationName(schema=schema, name=wanted.name),
+            [RelationName(schema=schema, name=name) for schema, name in rows],
+        )
+        or "check the schema and the spelling"
+    )
 
 
 # ---------------------------------------------------------------- columns
