@@ -126,6 +126,10 @@ class EmbeddedMariadb:
         return f"mysql://{user}{f':{secret}' if secret else ''}@127.0.0.1:{self.port}/{database}"
 
     @property
+    def _scratch(self) -> Path:
+        return self.directory / "tmp"
+
+    @property
     def pid(self) -> int | None:
         """The server's pid, None when it does not run."""
         if self._process is None or self._process.poll() is not None:
@@ -204,6 +208,9 @@ class EmbeddedMariadb:
         command = [
             *(str(self.install.server), "--no-defaults", f"--datadir={data}"),
             *(f"--socket={self.directory / 's'}", f"--pid-file={self.directory / 'pid'}"),
+            # A server that starts empties its tmpdir of every "#sql…": in a common one, those
+            # of servers that run, which then crash.
+            f"--tmpdir={self._scratch}",
             f"--lc-messages-dir={self.install.share}",
             f"--character-sets-dir={self.install.share / 'charsets'}",
             *("--skip-log-bin", "--skip-name-resolve", "--innodb-fast-shutdown=1"),
@@ -215,9 +222,10 @@ class EmbeddedMariadb:
     def _init(self, data: Path) -> None:
         """The system tables, without the help texts, and one administrator who has a password."""
         data.mkdir()
+        self._scratch.mkdir(exist_ok=True)
         if self._user is not None:
-            shutil.chown(self.directory, self._user)
-            shutil.chown(data, self._user)
+            for folder in (self.directory, data, self._scratch):
+                shutil.chown(folder, self._user)
         tables = [(self.install.share / name).read_text() for name in _SYSTEM_TABLES]
         script = [
             "CREATE DATABASE IF NOT EXISTS mysql;",

@@ -6,6 +6,7 @@ import contextlib
 import subprocess
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pymysql
 import pytest
@@ -502,3 +503,11 @@ def test_tls_is_not_given_up_quietly(mysql_database) -> None:
     for mode in ("require", "verify-ca", "verify-full"):
         with pytest.raises(SourceRefused, match="SSL is required"):
             open_source(url, tls_mode=mode, application_name="rivet-test").ping()
+
+
+def test_servers_side_by_side_share_no_folder_for_temporary_tables(mariadb) -> None:
+    """One that starts deletes every "#sql…" it finds there: another's would crash it."""
+    with contextlib.closing(Sql(mariadb.url()).connection) as link, link.cursor() as cursor:
+        cursor.execute("SELECT @@tmpdir")
+        ((folder,),) = cursor.fetchall()
+    assert Path(folder).parent == mariadb.directory
