@@ -4,6 +4,7 @@ They are optional: where there is no C compiler the plain-Python decoders do the
 slowly, and say so once.
 """
 
+import os
 from pathlib import Path
 
 from Cython.Build import cythonize
@@ -23,4 +24,7 @@ extensions = [
     for source in SOURCES
 ]
 
-setup(ext_modules=cythonize(extensions, build_dir="build/cython"))
+setup(
+    ext_modules=cythonize(extensions, build_dir="build/cython"),
+    options={"build_ext": {"parallel": os.cpu_count() or 1}},
+)

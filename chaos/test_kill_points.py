@@ -1,8 +1,8 @@
 """Every kill point × {PostgreSQL, MariaDB} as the source × {SQLite, PostgreSQL} as the state ×
 {error, SIGKILL}: a real campaign dies there.
 
-By default all of them with PostgreSQL as the source, and with MariaDB each point once, killed,
-over SQLite; the rest is ``-m soak``.
+By default all of them with PostgreSQL as the source, and with MariaDB the points at which a
+connection to the source is open, killed, over SQLite; the rest is ``-m soak``.
 
 The scenarios overlap in time, because most of one is waiting: the first test starts all that
 were selected, each test waits for its own.
@@ -28,13 +28,24 @@ COORDINATOR_POINTS = (
 )
 
 Case = tuple[KillPoint, str, str, KillAction]
-_ONCE_EACH = ("mariadb", "sqlite", KillAction.KILL)
+_WHILE_READING = {
+    ("mariadb", "sqlite", KillAction.KILL, point)
+    for point in (
+        KillPoint.CAMPAIGN_PLANNED,
+        KillPoint.CHUNK_CLAIMED,
+        KillPoint.PAGE_READ,
+        KillPoint.PART_SPOOLED,
+        KillPoint.PART_STAGED,
+        KillPoint.CHUNK_FAILED,
+        KillPoint.CHUNK_RELEASED,
+    )
+}
 CASES = [
     pytest.param(
         (point, source, state, action),
         id=f"{point.value}-{source}-{state}-{action.value}",
         marks=[]
-        if source == "postgres" or (source, state, action) == _ONCE_EACH
+        if source == "postgres" or (source, state, action, point) in _WHILE_READING
         else pytest.mark.soak,
     )
     for source in SOURCES

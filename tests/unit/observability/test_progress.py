@@ -12,14 +12,9 @@ import structlog
 from rich.console import Console
 
 from rivet_fleet.contracts.task import RunStatus
+from rivet_fleet.observability.liveprogress import LiveProgress, choose_rows, draw
 from rivet_fleet.observability.logs import LOGGER_NAME, configure_logging
-from rivet_fleet.observability.progress import (
-    LiveProgress,
-    PlainProgress,
-    choose_rows,
-    draw,
-    open_progress,
-)
+from rivet_fleet.observability.progress import PlainProgress, open_progress
 from rivet_fleet.observability.redaction import redactor_for
 from rivet_fleet.observability.snapshot import RATE_TAU_S, Ewma, Snapshot, snapshot
 from tests.unit.observability.views import NOW_S, entry, run, worker
