@@ -139,6 +139,9 @@ class EmbeddedMariadb:
     def start(self) -> None:
         """Initialise the data directory if needed, start the server, wait until it answers."""
         self.directory.mkdir(parents=True, exist_ok=True)
+        self._own(self.directory)
+        self._scratch.mkdir(exist_ok=True)
+        self._own(self._scratch)
         data = self.directory / "data"
         if not data.exists():
             self._init(data)
@@ -222,10 +225,7 @@ class EmbeddedMariadb:
     def _init(self, data: Path) -> None:
         """The system tables, without the help texts, and one administrator who has a password."""
         data.mkdir()
-        self._scratch.mkdir(exist_ok=True)
-        if self._user is not None:
-            for folder in (self.directory, data, self._scratch):
-                shutil.chown(folder, self._user)
+        self._own(data)
         tables = [(self.install.share / name).read_text() for name in _SYSTEM_TABLES]
         script = [
             "CREATE DATABASE IF NOT EXISTS mysql;",
@@ -249,6 +249,10 @@ class EmbeddedMariadb:
         if done.returncode != 0:
             shutil.rmtree(data, ignore_errors=True)
             raise RuntimeError(f"MariaDB could not be initialised: {done.stderr[-2000:]}")
+
+    def _own(self, folder: Path) -> None:
+        if self._user is not None:
+            shutil.chown(folder, self._user)
 
     def _as_user(self) -> dict[str, object]:
         return {} if self._user is None else {"user": self._user, "extra_groups": []}
