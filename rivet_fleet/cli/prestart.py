@@ -92,11 +92,15 @@ class Nursery:
         # A worker's parent has ended when we are told of it: it becomes our own child then.
         if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1) != 0:
             raise OSError(ctypes.get_errno(), "no subreaper")
+        # Ignored by inheritance, it would lose every exit code (wait(2)).
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self._socket, theirs = socket.socketpair()
         # What is shared stays shared: a collection would touch every object and copy its page.
         gc.freeze()
         supervisor_pid = os.getpid()
         try:
+            if min(self._socket.fileno(), theirs.fileno()) <= 2:
+                raise OSError("a standard stream is closed: its number would be the socket's")
             pid = os.fork()
         except OSError:
             self._socket.close()
@@ -124,17 +128,22 @@ class Nursery:
             "environment": dict(environment),
             "log": str(log_path.absolute()),
         }
+        process: Forked | None = None
         orders_fd, own_fd = os.pipe()
-        # Whatever happens, the pipe's end sends a child home that nobody would know of.
-        with os.fdopen(own_fd, "wb") as pipe:
-            try:
-                process = self._child(orders_fd)
+        try:
+            # Whatever happens, the pipe's end sends a child home that nobody would know of.
+            with os.fdopen(own_fd, "wb") as pipe:
+                try:
+                    process = self._child(orders_fd)
+                finally:
+                    os.close(orders_fd)  # a pipe that we could read ourselves would never break
                 pipe.write(json.dumps(orders).encode() + b"\n")
-            except OSError:
-                self.dismiss()
-                return None
-            finally:
-                os.close(orders_fd)
+        except OSError:
+            if process is not None:
+                process.kill()
+                process.wait()
+            self.dismiss()
+            return None
         return process
 
     def dismiss(self) -> None:
@@ -199,8 +208,9 @@ def _become_nursery(theirs: socket.socket, supervisor_pid: int) -> NoReturn:
             said, fds, _, _ = socket.recv_fds(theirs, 1, 1)
             if not said or not fds:
                 break
-            theirs.sendall(_PID.pack(_grandchild(fds[0], supervisor_pid)))
+            pid = _grandchild(fds[0], supervisor_pid)
             os.close(fds[0])
+            theirs.sendall(_PID.pack(pid))
         code = 0
     finally:
         os._exit(code)

@@ -33,10 +33,10 @@ def waiting():
 """
 
 
-def begin(what: str, *arguments: str, code: int = 0) -> list[str]:
+def begin(what: str, *arguments: str, before: str = "", code: int = 0) -> list[str]:
     """A nursery in a process of its own (a fork needs one without threads), then ``what``; the
-    words it printed."""
-    command = [sys.executable, "-c", BEGUN + what, *arguments]
+    words it printed. ``before``: what the process does first of all."""
+    command = [sys.executable, "-c", before + BEGUN + what, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == code, done.stderr
     return done.stdout.split()
@@ -136,6 +136,46 @@ except ChildProcessError:
 """
     )
     assert said == ["None", str(-signal.SIGKILL), "-1", "alone"]
+
+
+@pytest.mark.parametrize("size", [1, 1_000_000])
+def test_a_child_that_dies_before_its_orders_costs_nothing(size: int) -> None:
+    """Of more than a pipe holds, whoever writes would wait for ever."""
+    said = begin(
+        """
+born = nursery._child
+def dying(orders_fd):
+    child = born(orders_fd)
+    os.kill(child.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    return child
+nursery._child = dying
+print(nursery.hand_over(worker, {"ABOUT": "x" * int(sys.argv[1])}, nowhere))
+try:
+    print(os.waitpid(-1, os.WNOHANG))
+except ChildProcessError:
+    print("alone")
+""",
+        str(size),
+    )
+    assert said == ["None", "alone"]
+
+
+def test_exit_codes_are_seen_where_children_were_ignored() -> None:
+    said = begin(
+        """
+process = nursery.hand_over([*worker, "--config", "absent.yaml"], {}, nowhere)
+print(process.wait(30))
+nursery.dismiss()
+""",
+        before="import signal; signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n",
+    )
+    assert said == ["1"]
+
+
+def test_no_socket_takes_the_place_of_a_closed_standard_stream() -> None:
+    said = begin("print(nursery)", before="import os; os.close(0)\n")
+    assert said == ["None"]
 
 
 def test_another_program_is_started_the_ordinary_way() -> None:
