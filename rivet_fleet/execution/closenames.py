@@ -11,7 +11,7 @@ SHOWN = 3
 
 
 def close_relations(wanted: RelationName, listed: Sequence[RelationName]) -> str | None:
-    """ "did you mean …?" with at most three of ``listed``, or None when none is close.
+    """The sentence "did you mean …?" with three of ``listed`` at most; None when none is close.
 
     ``wanted`` has the schema it was looked for in. What lies in that schema comes before any
     namesake elsewhere: a server often holds a dozen copies of one application.
