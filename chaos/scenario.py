@@ -16,15 +16,30 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import psycopg
 
 from chaos.judge import OracleProcess
-from chaos.processes import ChaosTimeout, Coordinator, kill, start_coordinator, until, workers_of
+from chaos.processes import (
+    ChaosTimeout,
+    Coordinator,
+    is_stopped,
+    kill,
+    start_coordinator,
+    until,
+    workers_of,
+)
 from chaos.source_data import SourceTable
+from rivet_fleet.persistence.filelock import holder_pid
 
 CAMPAIGN_ID = "chaos"
 _operating = threading.Lock()
 _LOG_SHOWN = 6000
+_STANDS_IN_TRANSACTION = """
+SELECT pid FROM pg_stat_activity
+WHERE datname = current_database() AND state LIKE 'idle in transaction%'
+  AND state_change < clock_timestamp() - interval '0.2 s'
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,6 +199,28 @@ class Campaign:
                 "SELECT at_s, event, message FROM run_journal ORDER BY journal_id"
             )
         ]
+
+    def pause(self, worker: psutil.Process) -> None:
+        """Stop it between its transactions with the state: within one it would stop everybody
+        else, too, who then waits for a lock and does nothing that could be looked at."""
+
+        def paused_outside() -> bool:
+            kill(worker, signal.SIGSTOP)
+            until(lambda: is_stopped(worker), what=f"worker {worker.pid} is paused")
+            if not self._is_in_state(worker.pid):
+                return True
+            kill(worker, signal.SIGCONT)
+            return False
+
+        until(paused_outside, what=f"worker {worker.pid} is paused outside the state")
+
+    def _is_in_state(self, paused_pid: int) -> bool:
+        if self.state_url.startswith("sqlite:///"):
+            path = Path(self.state_url.removeprefix("sqlite:///"))
+            return holder_pid(path.with_name(path.name + ".lock")) == paused_pid
+        # Of those that run, none stays in a transaction without a statement for so long.
+        self.query("SELECT pg_sleep(0.3)")
+        return bool(self.query(_STANDS_IN_TRANSACTION))
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
         """Rows from the state database; empty while its tables are not there yet."""

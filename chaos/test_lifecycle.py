@@ -187,9 +187,7 @@ def test_a_second_sigterm_kills_at_once(quiet_arena: Arena, state: str) -> None:
         coordinator = campaign.start()
         worker = _working(campaign, coordinator)
         # A paused worker cannot leave: the drain would take its whole minute.
-        kill(worker, signal.SIGSTOP)
-        # Of two signals that wait, the kernel delivers SIGTERM first: let the pause begin.
-        until(lambda: worker.status() == psutil.STATUS_STOPPED, what="the worker is paused")
+        campaign.pause(worker)
         coordinator.signal(signal.SIGTERM)
         until(lambda: _was_told(worker), what="the drain has begun")
         coordinator.signal(signal.SIGTERM)

@@ -39,7 +39,7 @@ def _held(campaign: Campaign, coordinator: Coordinator) -> Iterator[None]:
     )
     workers = coordinator.workers()
     for worker in workers:
-        kill(worker, signal.SIGSTOP)
+        campaign.pause(worker)
     try:
         yield
     finally:

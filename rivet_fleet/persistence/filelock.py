@@ -15,6 +15,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
+
 from rivet_fleet.errors import StateUnavailable
 
 _SLEEP_MIN_S = 0.0002
@@ -65,8 +67,38 @@ class FileLock:
             sleep_s = min(sleep_s * 1.5, _SLEEP_MAX_S)
 
     def _busy(self) -> StateUnavailable:
+        pid = holder_pid(self._path)
+        held = f"a stopped process may hold {self._path}" if pid is None else _told(pid, self._path)
         return StateUnavailable(
             f"the SQLite state was held by another process for {self._wait_max_s:.0f} s",
-            hint=f"a stopped process may hold {self._path}; use PostgreSQL for many workers",
+            hint=f"{held}; use PostgreSQL for many workers",
             code="RIVET_STATE_BUSY",
         )
+
+
+def holder_pid(path: Path) -> int | None:
+    """Who holds the lock on ``path`` now, as the kernel tells it (proc_locks(5)).
+
+    None when nobody does, or where the kernel has no such list.
+    """
+    try:
+        listed = Path("/proc/locks").read_text()
+        inode = str(path.stat().st_ino)
+    except OSError:
+        return None
+    for line in listed.splitlines():
+        # 1: FLOCK  ADVISORY  WRITE 4711 fe:00:131102 0 EOF; one that waits has "->" second.
+        fields = line.split()
+        if fields[1] == "FLOCK" and fields[5].rpartition(":")[2] == inode:
+            return int(fields[4])
+    return None
+
+
+def _told(pid: int, path: Path) -> str:
+    try:
+        stopped = psutil.Process(pid).status() == psutil.STATUS_STOPPED
+    except psutil.Error:
+        stopped = False
+    if stopped:
+        return f"process {pid}, which is stopped (kill -CONT {pid} wakes it), holds {path}"
+    return f"process {pid} holds {path}"
