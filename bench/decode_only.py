@@ -15,7 +15,7 @@ from rivet_fleet.contracts.plan import PlannedRun
 from rivet_fleet.coordination.wiring import load
 from rivet_fleet.errors import SourceError
 from rivet_fleet.execution import registry
-from rivet_fleet.execution.extract import Pages
+from rivet_fleet.execution.extract import Pages, page_servo
 from rivet_fleet.execution.pages import Allowance
 from rivet_fleet.execution.source import Source
 from rivet_fleet.planning.connections import source_connection
@@ -61,11 +61,12 @@ class _Restless:
 
 def _drained(source: Source, run: PlannedRun) -> int:
     """Rows of all chunks of a run, read and dropped."""
-    tuning, rows = run.plan.tuning, 0
+    tuning, rows, servo = run.plan.tuning, 0, None
     for chunk in run.chunks:
         reader = source.open_chunk(run.plan.read, chunk.chunk_range, tuning)
         reader.pack()
-        pages = Pages(reader, tuning, _Restless(), jitter=lambda: 0.0)
+        servo = servo or page_servo(reader, tuning)
+        pages = Pages(reader, tuning, _Restless(), jitter=lambda: 0.0, servo=servo)
         while not pages.ended:
             rows += pages.next().num_rows
         reader.close()

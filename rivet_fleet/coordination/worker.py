@@ -41,8 +41,9 @@ from rivet_fleet.execution.extract import (
     PageProgress,
     extract_chunk,
     open_patiently,
+    page_servo,
 )
-from rivet_fleet.execution.pages import Allowance
+from rivet_fleet.execution.pages import Allowance, PageServo
 from rivet_fleet.execution.registry import open_format
 
 _MESSAGE_MAX = 2000
@@ -106,6 +107,7 @@ class Worker:
         self._protection = Protection(fleet)
         self._guard: ChunkGuard | None = None
         self._looked_at: set[RunId] = set()
+        self._servos: dict[tuple[RunId, bool], PageServo] = {}
         self._outages = 0
         """Chunks given back in a row because the source could not be connected."""
 
@@ -203,6 +205,10 @@ class Worker:
             self._looked_at.add(claim.run_id)
             look_before(fleet, claim.run_id, plan.read.source, source)
         guard.pausable = reader.resumable
+        # Chunks of an export may be read in different ways: those of NULLs are one statement.
+        servo = self._servos.setdefault(
+            (claim.run_id, reader.piecewise), page_servo(reader, plan.tuning)
+        )
         try:
             return extract_chunk(
                 reader=reader,
@@ -214,6 +220,7 @@ class Worker:
                 on_page=lambda progress: self._on_page(claim, progress, guard),
                 unique=plan.quality.unique if plan.quality else (),
                 meta=plan.meta,
+                servo=servo,
             )
         finally:
             reader.close()

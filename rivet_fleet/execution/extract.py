@@ -87,13 +87,15 @@ def extract_chunk(
     jitter: Callable[[], float] = random.random,
     unique: Sequence[UniqueKey] = (),
     meta: MetaPlan | None = None,
+    servo: PageServo | None = None,
 ) -> ExtractResult:
     """Read the chunk to its end. ``spool_path(part_number)`` names a file that does not exist.
 
     ``on_page`` is called after every page, and every piece of one, and may raise (StopRequested,
     LeaseLost). Whatever ends the loop early, no writer stays open, no spool file is left behind
     and no thread goes on. Equal pages give equal files. ``unique``: keys whose duplicates the
-    parts count. ``meta``: columns that are appended to every row.
+    parts count. ``meta``: columns that are appended to every row. ``servo``: what was learnt of
+    the source by the chunks of this export before (``page_servo``); it learns on.
     Raises SourceError (permanent, or retried ``tuning.max_retries`` times in a row, each time
     with a smaller page), DestinationFull.
     """
@@ -114,7 +116,7 @@ def extract_chunk(
     # While a row group is encoded in one burst, a page waits and another is on its way.
     page_bytes = tuning.batch_bytes_max or format_plan.row_group_bytes
     encoder = Encoder(parts, ahead_bytes_max=2 * page_bytes)
-    pages = Pages(reader, tuning, pacer, jitter)
+    pages = Pages(reader, tuning, pacer, jitter, servo)
     with contextlib.ExitStack() as undo:
         undo.callback(encoder.abandon)
         while True:
@@ -135,6 +137,16 @@ def extract_chunk(
         pages=pages.progress.pages_total,
         bytes=pages.progress.bytes_total,
         longest_statement_s=pages.longest_statement_s,
+    )
+
+
+def page_servo(reader: ChunkReader, tuning: TuningPlan) -> PageServo:
+    """The servo for all chunks of an export that are read like this one."""
+    return PageServo(
+        tuning.target_statement_ms,
+        tuning.batch_bytes_max,
+        tuning.batch_rows_max,
+        piecewise=reader.piecewise,
     )
 
 
@@ -213,17 +225,15 @@ class Pages:
         tuning: TuningPlan,
         pacer: Pacer,
         jitter: Callable[[], float],
+        servo: PageServo | None = None,
     ) -> None:
+        """``servo``: of the chunks of this export before; see ``page_servo``."""
         self._reader = reader
         self._tuning = tuning
         self._pacer = pacer
         self._jitter = jitter
-        self._servo = PageServo(
-            tuning.target_statement_ms,
-            tuning.batch_bytes_max,
-            tuning.batch_rows_max,
-            piecewise=reader.piecewise,
-        )
+        self._servo = servo or page_servo(reader, tuning)
+        self._servo.begin_chunk()
         self._limit: PageLimit | None = None
         """Of the page whose statement goes on."""
         self._sums = _PageSums()

@@ -26,8 +26,23 @@ STEP_UP_FAR = 8.0
 STEP_DOWN = 5.0
 FAR_BELOW = 4.0
 AIM = 0.7
-"""The part of the target that pages settle at: the longest of many equal statements takes half as
-long again as their median, on a busy machine, and the target is for that one."""
+"""The part of the target that pages settle at where all take about as long as expected."""
+AIM_MIN = 0.25
+"""The same where statements are often held up: other work at the source, a busy machine. Smaller
+pages would cost more than they spare."""
+_LATE_ROOM = 0.85
+"""The next statement that is held up may be a little later than the latest one was."""
+_LATE_MEMORY = 0.98
+"""Of a late statement half is forgotten after 34 others."""
+_PACE_MEMORY = 0.8
+_ALIKE = 0.8
+"""Pages are compared when the later one has at least this part of the former's rows."""
+_PACE_STEP = 1.5
+"""A statement that took longer than this many times what was expected counts as no more: one that
+was held up says little of the others."""
+LOOK = 5.0
+"""The first page of a worker's next chunk has this part of the rows of its last page: the rows are
+of the same table, but from elsewhere in it, and the source may have changed meanwhile."""
 _WIDTH_MEMORY = 0.7
 HELD_BY_WIRE = 0.625
 """A page counts at least this part of what it took on the wire, however little is held of it
@@ -50,6 +65,7 @@ class PageServo:
 
     Zero disables the time target or the byte limit; ``rows_max`` None or 0 means no fixed limit.
     ``piecewise``: ``batch_bytes_max`` bounds a piece, and a page is at most ``PIECES`` of them.
+    One is for all chunks of an export that a worker reads: ``begin_chunk`` before each.
     """
 
     def __init__(
@@ -70,9 +86,21 @@ class PageServo:
         self._rows_ceiling = min(rows_max or ROWS_CEILING, ROWS_CEILING)
         self._row_width_bytes = 0.0
         self._step_up_far = STEP_UP_FAR
+        self._row_s = 0.0
+        """What a row of a usual page takes; 0 before there was one."""
+        self._pace_rows = 0
+        """How many rows the page had that told it last."""
+        self._late = 1.0
+        """How many times what was expected the latest statements took."""
         self._share = 1.0
         self._held_back = False
-        self._rows = self._clamped(float(probe_rows))
+        self._probe_rows = float(probe_rows)
+        self._rows = self._clamped(self._probe_rows)
+
+    def begin_chunk(self) -> None:
+        """Another chunk of the same export: what was learnt stays, and is tried out first."""
+        self._step_up_far = STEP_UP_FAR
+        self._rows = self._clamped(max(self._rows / LOOK, min(self._rows, self._probe_rows)))
 
     def limit(self, allowance: Allowance = Allowance()) -> PageLimit:
         """What the next page may hold: at least one row, never above the limits."""
@@ -116,6 +144,7 @@ class PageServo:
         if rows > 0:
             self._learn_width(bytes / rows)
             self._wire_share = (bytes if wire_bytes is None else wire_bytes) / max(bytes, 1)
+        self._learn_pace(rows, statement_s)
         step = self._step(statement_s)
         # A page that was kept small by others proves nothing about a larger one.
         self._rows = self._clamped(self._rows * (min(step, 1.0) if self._held_back else step))
@@ -133,10 +162,31 @@ class PageServo:
     def _step(self, statement_s: float) -> float:
         if self._target_s <= 0 or statement_s <= 0:
             return self._step_up_far
-        ratio = AIM * self._target_s * self._share / statement_s
+        ratio = self._aim * self._target_s * self._share / statement_s
         if ratio > FAR_BELOW:
             return min(ratio, self._step_up_far)
         return min(max(ratio, 1.0 / STEP_DOWN), STEP_UP)
+
+    @property
+    def _aim(self) -> float:
+        """The part of the target at which a statement as late as the latest ones still ends in
+        time."""
+        return max(AIM_MIN, min(AIM, _LATE_ROOM / self._late))
+
+    def _learn_pace(self, rows: int, statement_s: float) -> None:
+        # A statement of few rows is mostly its fixed cost, and no page to be afraid of.
+        if rows <= 0 or statement_s * FAR_BELOW < self._target_s * self._share * AIM_MIN:
+            return
+        row_s, before_s = statement_s / rows, self._row_s
+        if before_s <= 0 or rows < _ALIKE * self._pace_rows:
+            # A smaller page spends more of its time on what a statement costs without its rows.
+            self._row_s = row_s
+        else:
+            late = min(row_s / before_s, 1.0 / AIM_MIN)
+            self._late = max(late, 1.0 + _LATE_MEMORY * (self._late - 1.0))
+            row_s = min(row_s, before_s * _PACE_STEP)
+            self._row_s = _PACE_MEMORY * before_s + (1.0 - _PACE_MEMORY) * row_s
+        self._pace_rows = rows
 
     def _learn_width(self, width_bytes: float) -> None:
         # Wider rows count at once, narrower ones slowly: memory is a promise.

@@ -8,6 +8,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from rivet_fleet.coordination.protect import BLOCK_S
 from rivet_fleet.demo.embedded import EmbeddedPostgres
 from tests.integration.fleet_cli import ORDERS, Desk
 from tests.waiting import has_ended
@@ -78,8 +79,10 @@ def test_rows_and_connections_hold_over_two_hosts_and_are_shared(
     assert len(desk.delivered("")) == ROWS
     assert most_running == 3, "one of four connections is kept for planning and checks"
     assert most_connections <= 4
-    assert ended_s - began_s == pytest.approx(ROWS / RATE, rel=0.15), "the rate does not hold"
-    assert min(shares.values()) > ROWS * 0.25, f"not shared: {shares}"
+    # Each of the three may have waited for a block that the last rows did not use up.
+    least_s, most_s = 0.85 * ROWS / RATE, 1.15 * ROWS / RATE + 3 * BLOCK_S
+    assert least_s <= ended_s - began_s <= most_s, "the rate does not hold"
+    assert min(shares.values()) > ROWS * 0.2, f"one of three, and not shared: {shares}"
 
 
 def test_two_campaigns_share_one_budget(tmp_path: Path, big_shop: str, database: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -22,9 +23,10 @@ from rivet_fleet.demo.embedded import EmbeddedPostgres
 from rivet_fleet.errors import SourceBusy, SourceError, StatementTimeout
 from rivet_fleet.execution import registry
 from rivet_fleet.execution.extract import ExtractResult, PageProgress, extract_chunk
-from rivet_fleet.execution.pages import Allowance
+from rivet_fleet.execution.pages import PROBE_ROWS, Allowance
 from rivet_fleet.execution.source import Source
 from rivet_fleet.execution.sources.postgres import open_source
+from tests.integration.fleet_cli import ORDERS, Desk, fleet_yaml
 from tests.integration.postgres_source_kit import read_plan, source, sql
 from tests.waiting import until
 
@@ -187,6 +189,25 @@ def test_a_row_over_the_statement_limit_is_an_error_with_a_hint(numbers, source,
         extract(source, pacer=pacer, statement_timeout_s=0.2)
     assert "statement_timeout_s" in (caught.value.hint or "")
     assert len(pacer.errors) == TuningPlan().max_retries
+
+
+def test_a_worker_knows_the_source_when_it_begins_the_next_chunk(
+    tmp_path: Path, postgres: EmbeddedPostgres, database: str
+) -> None:
+    postgres.psql(ORDERS.format(name="orders", rows=20_000), database=database.rpartition("/")[2])
+    desk = Desk(folder=tmp_path, environment={"SHOP_URL": database})
+    desk.write(fleet_yaml(extra="mode: chunked, chunk_size: 10000"))
+    desk.cli("--log-level", "debug", "run")
+    (log,) = tmp_path.glob(".rivet_fleet/logs/*/worker-*.log")
+    firsts = [
+        int(rows)
+        for rows, total in re.findall(
+            r" page\.read .*\brows=(\d+) rows_total=(\d+)", log.read_text()
+        )
+        if rows == total
+    ]
+    assert firsts[0] == PROBE_ROWS
+    assert len(firsts) == 2 and firsts[1] > 2 * PROBE_ROWS, firsts
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,10 @@ from hypothesis import strategies as st
 
 from rivet_fleet.execution.pages import (
     AIM,
+    AIM_MIN,
+    LOOK,
     PIECES,
+    PROBE_ROWS,
     ROWS_CEILING,
     STEP_DOWN,
     STEP_UP,
@@ -137,13 +140,36 @@ def test_the_minimum_is_one_row():
 
 def test_two_pages_are_enough_for_a_source_ten_times_slower():
     servo, us_a_row = PageServo(150, 0), 10
-    for page in range(30):
+    for page in range(250):
         us_a_row = 10 if page < 20 else 100
         rows = servo.limit().rows_max
         statement_s = rows * us_a_row / 1e6
-        if page in (19, 22):
+        if page in (19, 249):
             assert statement_s == pytest.approx(AIM * 0.150, rel=0.1)
+        if page == 22:  # and more is not risked until that has been so for a while
+            assert AIM_MIN * 0.150 <= statement_s <= AIM * 0.150
         servo.observe(rows, rows * 8, statement_s)
+
+
+def test_where_statements_are_held_up_the_longest_still_ends_in_time():
+    """Every seventh takes two and a half times as long as the others."""
+    servo, seen_s = PageServo(150, 0), []
+    for page in range(150):
+        rows = servo.limit().rows_max
+        statement_s = rows * 10 / 1e6 * (2.5 if page % 7 == 6 else 1.0)
+        servo.observe(rows, rows * 8, statement_s)
+        seen_s.append(statement_s)
+    assert max(seen_s[:30]) > 0.150  # that had to be learnt
+    assert max(seen_s[30:]) <= 0.150
+    assert min(seen_s[30:]) >= AIM_MIN * 0.150 / 2.5
+
+
+def test_that_statements_were_held_up_is_forgotten():
+    servo = PageServo(150, 0)
+    for page in range(150):
+        rows = servo.limit().rows_max
+        servo.observe(rows, rows * 8, rows * 10 / 1e6 * (3.0 if page == 20 else 1.0))
+    assert servo.limit().rows_max == pytest.approx(AIM * 15_000, rel=0.05)
 
 
 def test_a_small_fixed_limit_bounds_the_probe_too():
@@ -168,3 +194,26 @@ def test_the_pieces_of_a_page_are_about_equal():
         servo.observe(rows, rows * 100, 0.001)
     limit = servo.limit()
     assert (limit.rows_max, limit.piece_rows_max) == (15_000, 7_500)
+
+
+def test_the_next_chunk_begins_with_a_look_and_goes_on_where_the_last_one_was():
+    servo = PageServo(150, 0)
+    for _ in range(20):
+        rows = servo.limit().rows_max
+        servo.observe(rows, rows * 8, rows / 100_000)
+    usual = servo.limit().rows_max
+    servo.begin_chunk()
+    look = servo.limit().rows_max
+    assert look == pytest.approx(usual / LOOK, rel=0.01)
+    servo.observe(look, look * 8, look / 100_000)
+    assert servo.limit().rows_max == pytest.approx(usual, rel=0.01)
+
+
+def test_a_chunk_never_begins_below_what_the_first_one_tried():
+    servo = PageServo(150, 0, 800)
+    servo.observe(500, 4000, 0.001)
+    servo.begin_chunk()
+    assert servo.limit().rows_max == PROBE_ROWS
+    small = PageServo(150, 0, 20)
+    small.begin_chunk()
+    assert small.limit().rows_max == 20
