@@ -104,7 +104,7 @@ def chain(ranges: tuple[ChunkRange, ...]) -> list[KeyTuple]:
     return cuts
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     values=st.lists(INTEGERS, max_size=60, unique=True).map(sorted),
     probes=st.lists(INTEGERS, max_size=30),
@@ -153,7 +153,7 @@ OUTSIDE = (("infinity",), ("-infinity",), ("0000-00-00",))
 """What has no place in the calendar may still be among a server's samples."""
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     days=st.lists(MOMENTS, max_size=30, unique=True).map(sorted),
     kind=st.sampled_from([TypeKind.DATE, TypeKind.TIMESTAMP, TypeKind.TIMESTAMP_UTC]),
@@ -201,7 +201,7 @@ def check_ordered(choice: Choice, samples: list[KeyTuple]) -> None:
     assert positions == sorted(positions)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     values=st.lists(st.text(max_size=5), max_size=60, unique=True),
     estimate=ESTIMATES,
@@ -216,7 +216,7 @@ def test_text_ranges_keep_the_servers_order(
     check_ordered(decided(choose(export({"chunk_by_key": "code", **size}), shape)), samples)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     values=st.lists(st.tuples(INTEGERS, st.text(max_size=3)), max_size=60, unique=True),
     estimate=ESTIMATES,
@@ -239,7 +239,7 @@ HEAPS = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     shapes=HEAPS,
     estimate=ESTIMATES,
