@@ -24,6 +24,8 @@ _POLL_S = 0.02
 _CAMPAIGN = "RIVET_FLEET_CHAOS_CONFIG"
 """Tells whose process it is, in the environment it was started with."""
 _PR_SET_PDEATHSIG = 1
+_ENVIRONMENT = dict(os.environ)
+"""Copied while there is one thread: later ones would meet the changes that pytest makes."""
 
 
 class ChaosTimeout(AssertionError):
@@ -106,7 +108,7 @@ def start_coordinator(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            env={**os.environ, **environment, _CAMPAIGN: str(config)},
+            env={**_ENVIRONMENT, **environment, _CAMPAIGN: str(config)},
             # Ctrl-C on the test's terminal is the test's business; but when the test itself is
             # killed, nothing may go on.
             start_new_session=True,

@@ -86,6 +86,9 @@ class EmbeddedPostgres:
         self.port = free_port()
         self.settings = settings or {}
         self._bin = _readable_install(major) / "bin"
+        # Inherited, a child reads the process's own list while another thread may change it (as
+        # pytest does at each test): its exec then fails with a bad address.
+        self._environment = dict(os.environ)
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -128,6 +131,7 @@ class EmbeddedPostgres:
             stdout=log,
             stderr=log,
             cwd="/",
+            env=self._environment,
             start_new_session=True,
             preexec_fn=_die_with_parent,
             **self._as_user(),  # type: ignore[call-overload]
@@ -166,6 +170,7 @@ class EmbeddedPostgres:
             text=True,
             capture_output=True,
             check=False,
+            env=self._environment,
         )
         if done.returncode != 0:
             raise RuntimeError(f"psql failed: {done.stderr.strip()}")
@@ -195,7 +200,7 @@ class EmbeddedPostgres:
     def _wait_ready(self) -> None:
         deadline_s = time.monotonic() + _START_TIMEOUT_S
         probe = [str(self._bin / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
-        while subprocess.run(probe, check=False).returncode != 0:
+        while subprocess.run(probe, check=False, env=self._environment).returncode != 0:
             if self._process is None or self._process.poll() is not None:
                 raise RuntimeError(f"PostgreSQL did not start: see {self.directory / 'server.log'}")
             if time.monotonic() > deadline_s:
