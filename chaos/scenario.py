@@ -35,10 +35,9 @@ from rivet_fleet.persistence.filelock import holder_pid
 CAMPAIGN_ID = "chaos"
 _operating = threading.Lock()
 _LOG_SHOWN = 6000
-_STANDS_IN_TRANSACTION = """
+_NOT_IDLE = """
 SELECT pid FROM pg_stat_activity
-WHERE datname = current_database() AND state LIKE 'idle in transaction%'
-  AND state_change < clock_timestamp() - interval '0.2 s'
+WHERE datname = current_database() AND state <> 'idle' AND client_port = ANY('{ports}')
 """
 
 
@@ -218,9 +217,8 @@ class Campaign:
         if self.state_url.startswith("sqlite:///"):
             path = Path(self.state_url.removeprefix("sqlite:///"))
             return holder_pid(path.with_name(path.name + ".lock")) == paused_pid
-        # Of those that run, none stays in a transaction without a statement for so long.
-        self.query("SELECT pg_sleep(0.3)")
-        return bool(self.query(_STANDS_IN_TRANSACTION))
+        ports = {each.laddr.port for each in psutil.Process(paused_pid).net_connections("tcp")}
+        return bool(self.query(_NOT_IDLE.replace("ports", ",".join(map(str, ports)))))
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
         """Rows from the state database; empty while its tables are not there yet."""
