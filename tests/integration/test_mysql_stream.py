@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import hashlib
 import json
 import struct
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -36,11 +38,13 @@ from rivet_fleet.execution.sources.mysql.dialect import Unsupported, column_type
 from rivet_fleet.execution.sources.mysql.session import Session
 from rivet_fleet.execution.sources.mysql.stream import StatementStream
 from rivet_fleet.execution.sources.mysql.values import days_since_1970
-from tests.integration.relay import Relay
+from tests.integration.relay import Relay, relay
 from tests.property.mysql_rows import plain, same
 
 SETTINGS = (("time_zone", "'+00:00'"), ("sql_mode", "''"))
 TUNING = TuningPlan()
+_EXECUTE = b"\n\0\0\0\x17"
+"""How a COM_STMT_EXECUTE without parameters begins."""
 UTC = datetime.UTC
 
 
@@ -542,6 +546,32 @@ def test_a_connection_that_is_killed_can_be_taken_anew(numbers) -> None:
     with pytest.raises(SourceUnavailable):
         stream.receive(rows_max=None, bytes_max=None)
     assert connection_id(numbers) != victim
+
+
+def test_a_server_that_goes_away_behind_the_result_takes_nothing_from_it(numbers) -> None:
+    victim: list[int] = []
+    killed = threading.Event()
+
+    def kill() -> None:
+        numbers.sql(f"KILL {victim[0]}")
+        killed.set()
+
+    with relay(numbers.url, last_words=(_EXECUTE, kill)) as link:
+        session = Session(
+            link.through(numbers.url), tls_mode=None, tls_ca_file=None, application_name="t"
+        )
+        victim.append(session.connection.own_id)
+        kept, numbers.session = numbers.session, session
+        try:
+            assert numbers.read("SELECT n FROM t WHERE n < 500", NUMBER).num_rows == 500
+            assert killed.is_set()
+            # A server without a last word is missed by the next statement.
+            with contextlib.suppress(SourceUnavailable):
+                assert numbers.read("SELECT n FROM t WHERE n < 7", NUMBER).num_rows == 7
+            assert numbers.read("SELECT n FROM t WHERE n < 9", NUMBER).num_rows == 9
+        finally:
+            session.close()
+            numbers.session = kept
 
 
 def test_an_abandoned_statement_ends_on_the_server(numbers) -> None:

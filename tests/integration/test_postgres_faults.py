@@ -21,6 +21,7 @@ from rivet_fleet.errors import (
     StatementTimeout,
     ValueTooLarge,
 )
+from rivet_fleet.execution.source import PageLimit
 from rivet_fleet.execution.sources.postgres import exchange, open_source, session
 from rivet_fleet.execution.sources.postgres.decoder import open_decoder
 from tests.integration.postgres_source_kit import (
@@ -33,6 +34,7 @@ from tests.integration.postgres_source_kit import (
     source,
     sql,
 )
+from tests.integration.relay import relay
 
 __all__ = ["source", "sql"]
 
@@ -271,3 +273,39 @@ def test_an_answer_left_early_closes_the_connection(sql, source) -> None:
         read_all(source, read_plan(facts_of(source, "t")), chunk, max_value_bytes=100)
     # Thousands of rows were still on their way; none of them may be taken for these.
     assert read_all(source, other, chunk).column("n").to_pylist() == list(range(1, 11))
+
+
+@pytest.mark.parametrize("encrypted", [False, True], ids=["socket", "libpq"])
+def test_a_server_that_goes_away_behind_an_answer_takes_nothing_from_it(
+    sql, database, monkeypatch, encrypted: bool
+) -> None:
+    """The page's end and the server's last word arrive as one."""
+    monkeypatch.setattr(exchange, "encrypted", lambda pgconn: encrypted)
+    sql.execute("CREATE TABLE t (n int PRIMARY KEY)")
+    sql.execute("INSERT INTO t SELECT generate_series(1, 900)")
+    ended: list[int] = []
+
+    def end() -> None:
+        found = sql.execute(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
+            "WHERE query LIKE 'BEGIN%COPY%' AND pid <> pg_backend_pid()"
+        ).fetchone()
+        ended.append(found[0])
+
+    url = parse_database_url(database)
+    with relay(url, last_words=(b"COPY (", end)) as link:
+        source = open_source(link.through(url), application_name="rivet-test")
+        plan = read_plan(facts_of(source, "t"))
+        reader = source.open_chunk(
+            plan, ChunkRange(kind=RangeKind.KEYSET, columns=("n",)), TuningPlan()
+        )
+        first = reader.read_page(PageLimit(rows_max=500, bytes_max=1 << 20))
+        assert (ended, first.batch.num_rows) == ([1], 500)
+        if encrypted:  # libpq keeps the word for the next query, which fails as it would anyway
+            with pytest.raises(SourceUnavailable) as caught:
+                reader.read_page(PageLimit(rows_max=500, bytes_max=1 << 20))
+            assert caught.value.retry is RetryClass.RECONNECT
+            reader.reconnect()
+        second = reader.read_page(PageLimit(rows_max=500, bytes_max=1 << 20))
+        assert (second.batch.num_rows, second.last) == (400, True)
+        source.close()

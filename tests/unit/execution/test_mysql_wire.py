@@ -13,7 +13,7 @@ import pytest
 from rivet_fleet.contracts.columns import ColumnSpec, ColumnType, TypeKind
 from rivet_fleet.errors import MalformedData, SchemaDrift, SourceRefused, UnsupportedType
 from rivet_fleet.execution.sources.mysql import wire
-from rivet_fleet.execution.sources.mysql.decoder import ReferenceDecoder
+from rivet_fleet.execution.sources.mysql.decoder import ReferenceDecoder, compiled_decoder
 from rivet_fleet.execution.sources.mysql.framing import framing
 from rivet_fleet.execution.sources.mysql.liveness import PatientFile
 from rivet_fleet.execution.sources.mysql.stream import check_definitions
@@ -287,6 +287,22 @@ def test_an_error_in_the_middle_of_the_rows_is_kept_with_them() -> None:
     assert decoder.error == wire.ServerError(errno=1317, sqlstate="70100", message="interrupted")
 
 
+@pytest.mark.parametrize("kind", [ReferenceDecoder, compiled_decoder()])
+def test_a_farewell_behind_the_result_takes_nothing_from_it(kind) -> None:
+    """Wherever the bytes are cut, in one block or in two."""
+    assert kind is not None
+    result = packets((ONE, end_of_rows()), 4)
+    whole = result + packets((server_error(1927, "Connection was killed", "70100"),), 0)
+    for cut in range(len(result), len(whole) + 1):
+        for first in (1, cut):
+            decoder = kind(NUMBERS, max_value_bytes=100)
+            for block in (whole[:first], whole[first:cut]):
+                decoder.feed(block)
+            decoder.finish()
+            assert decoder.take().num_rows == 1 and decoder.error is None
+            assert decoder.parted == (cut > len(result))
+
+
 def test_sequence_numbers_wrap_around() -> None:
     assert fed(*[ONE] * 600, end_of_rows()).take().num_rows == 600
 
@@ -295,7 +311,8 @@ def test_sequence_numbers_wrap_around() -> None:
     "build",
     [
         lambda: fed(ONE, sequence_id=5),
-        lambda: fed(ONE, end_of_rows(), tail=b"\0"),
+        lambda: fed(ONE, end_of_rows(), tail=b"\0\0\1"),
+        lambda: fed(ONE, end_of_rows(), tail=packets((server_error(1, "x", "HY000"),), 6)),
         lambda: fed(ONE, end_of_rows(), tail=packets((ONE,), 6)),
         lambda: fed(b"\1" + ONE[1:]),
         lambda: fed(b""),

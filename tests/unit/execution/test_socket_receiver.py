@@ -127,6 +127,43 @@ def test_the_last_word_of_a_server_that_goes_away_is_kept(wire) -> None:
     assert isinstance(reported_error(wire.receiver.error or b""), psycopg.errors.AdminShutdown)
 
 
+FAREWELL = message(b"E", b"SFATAL\0VFATAL\0C57P05\0Mterminating connection\0\0")
+
+
+@pytest.mark.parametrize("between", [b"", message(b"N", b"SNOTICE\0\0") + message(b"A", b"x")])
+def test_a_farewell_behind_the_answer_takes_nothing_from_it(between: bytes) -> None:
+    """Wherever the bytes are cut, and even when the last of them never come."""
+    answer = copy_answer(rows("one", "two"))
+    whole = answer + between + FAREWELL
+    for cut in range(len(answer), len(whole) + 1):
+        wire = Wire()
+        with wire.server, wire.client:
+            wire.server.sendall(whole[:cut])
+            wire.server.close()
+            assert wire.pull() is Pulled.END
+            assert wire.texts() == ["one", "two"]
+            assert wire.receiver.error is None
+
+
+def test_the_farewell_says_that_the_connection_is_gone(wire) -> None:
+    wire.server.sendall(copy_answer(rows("one")) + FAREWELL)
+    assert wire.pull() is Pulled.END
+    assert wire.receiver.farewell is not None
+    wire = Wire()
+    with wire.server, wire.client:
+        wire.server.sendall(copy_answer(rows("one")))
+        assert wire.pull() is Pulled.END and wire.receiver.farewell is None
+
+
+def test_a_farewell_before_the_answer_is_whole_is_an_error(wire) -> None:
+    """BEGIN and the rows are there, COMMIT's answer is not: nothing was promised yet."""
+    answer = copy_answer(rows("one"))
+    wire.server.sendall(answer[: answer.rindex(b"Z")] + FAREWELL)
+    wire.server.close()
+    assert wire.pull() is Pulled.LOST
+    assert isinstance(reported_error(wire.receiver.error or b""), psycopg.errors.IdleSessionTimeout)
+
+
 def test_an_error_code_nobody_knows_is_an_error_all_the_same() -> None:
     found = reported_error(b"SERROR\0CXX999\0Mstrange\0\0")
     assert (type(found), found.sqlstate) == (psycopg.DatabaseError, "XX999")

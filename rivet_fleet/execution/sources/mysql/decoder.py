@@ -25,6 +25,7 @@ from rivet_fleet.execution.sources.mysql.wire import (
     ServerError,
     check_end,
     check_sequence,
+    is_farewell,
     parse_error,
 )
 from rivet_fleet.execution.types import arrow_schema
@@ -63,7 +64,12 @@ class BatchDecoder(Protocol):
 
     @property
     def ended(self) -> bool:
-        """True when the packet that ends the result was seen; nothing may follow it."""
+        """True when the packet that ends the result was seen; nothing of it may follow."""
+        ...
+
+    @property
+    def parted(self) -> bool:
+        """True when the server took its leave behind the whole result (``wire.is_farewell``)."""
         ...
 
     @property
@@ -99,7 +105,7 @@ class ReferenceDecoder:
     ) -> None:
         self.schema: pa.Schema = arrow_schema(columns)
         self.changed: dict[str, int] = {}
-        self.ended = False
+        self.ended = self.parted = False
         self.error: ServerError | None = None
         self._columns = columns
         self._framings = tuple(framing(column) for column in columns)
@@ -177,7 +183,9 @@ class ReferenceDecoder:
         self._pending_bytes = len(tail)
         self._offset += position
         if self.ended and tail:
-            raise MalformedData(f"{len(tail)} bytes follow the end at offset {self._offset}")
+            if not is_farewell(tail):
+                raise MalformedData(f"{len(tail)} bytes follow the end at offset {self._offset}")
+            self.parted = True
 
     def _packet_end(self, buffer: bytes, position: int) -> int | None:
         """Where the packet at ``position`` ends; None when it is not there yet, or none is due."""

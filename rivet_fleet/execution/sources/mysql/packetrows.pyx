@@ -120,6 +120,11 @@ cdef class CompiledDecoder:
         return self._reference.ended
 
     @property
+    def parted(self):
+        """True when the server took its leave behind the whole result."""
+        return self._reference.parted
+
+    @property
     def error(self):
         """What the server ended the result with instead of its regular end."""
         return self._reference.error

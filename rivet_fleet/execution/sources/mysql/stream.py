@@ -135,7 +135,15 @@ class StatementStream:
                     wire.close(channel, prepared)
                 self._explain(error)
                 raise
-            wire.close(channel, prepared)
+            self._part(channel, prepared)
+
+    def _part(self, channel: wire.Channel, prepared: wire.Prepared) -> None:
+        """The result is whole, whatever becomes of the connection now."""
+        if not self._decoder.parted:
+            with contextlib.suppress(pymysql.MySQLError):
+                wire.close(channel, prepared)
+                return
+        self._session.close()
 
     def _prepare(self, channel: wire.Channel, sql: str) -> wire.Prepared:
         began_s = time.monotonic()

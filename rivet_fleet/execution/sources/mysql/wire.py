@@ -264,6 +264,13 @@ def check_sequence(got: int, expected: int, head: bytes) -> None:
         raise MalformedData(f"packet number {got} where {expected} was expected")
 
 
+def is_farewell(behind: bytes) -> bool:
+    """True for what may follow a complete result: the beginning, or all, of an ERR packet, which
+    counts anew from 0: the server goes away (KILL, a shutdown, wait_timeout)."""
+    number, head = behind[3:4], behind[4:5]
+    return number in (b"", b"\0") and head in (b"", ERR) and behind[2:3] in (b"", b"\0")
+
+
 def _lost(what: str) -> NoReturn:
     raise pymysql.err.OperationalError(CR.CR_SERVER_LOST, what) from None
 

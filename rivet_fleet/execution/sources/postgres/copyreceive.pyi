@@ -3,6 +3,7 @@ from rivet_fleet.execution.sources.postgres.copyrows import CompiledDecoder
 class SocketReceiver:
     error: bytes | None
     status: bytes
+    farewell: bytes | None
     copies: int
 
     def __init__(self, decoder: CompiledDecoder) -> None: ...

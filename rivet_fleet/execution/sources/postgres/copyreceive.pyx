@@ -70,6 +70,9 @@ cdef class SocketReceiver:
     cdef readonly bytes error
     # ReadyForQuery's: I, T or E; empty before it.
     cdef readonly bytes status
+    # The answer is complete, and the server has gone away behind it: the fields of its last
+    # ErrorResponse, or empty; None while it is there.
+    cdef readonly bytes farewell
     # How many COPY answers began.
     cdef readonly int copies
 
@@ -118,6 +121,8 @@ cdef class SocketReceiver:
                         why = WAIT
                         break
             if outcome == DONE:
+                if why == LOST and self.status:
+                    self.farewell, self._ready = self.farewell or b"", True
                 return received, END if self._ready else why
             if outcome == NO_MEMORY:
                 raise MemoryError
@@ -182,8 +187,9 @@ cdef class SocketReceiver:
         cdef int64_t body = <int64_t> rivet_be32(self._buffer + 1) - 4
         kind = bytes(self._buffer[:1])
         if body < 0 or body > _MESSAGE_BYTES_MAX or kind not in b"CEHNSAZc" or (
-            # Behind ReadyForQuery only what a server says unasked.
-            self.status and kind not in b"NSA"
+            # Behind ReadyForQuery only what a server says unasked: an error is its farewell
+            # (idle_session_timeout, an administrator's command), not the answer's.
+            self.status and kind not in b"NSAE"
         ):
             raise MalformedData(
                 f"the server sent a message of type {kind!r} and {body} bytes in the middle of a COPY"
@@ -194,7 +200,9 @@ cdef class SocketReceiver:
         content = bytes(self._buffer[_HEAD : _HEAD + body])
         self._held -= _HEAD + body
         memmove(self._buffer, self._buffer + _HEAD + body, self._held)
-        if kind == b"E":
+        if kind == b"E" and self.status:
+            self.farewell = content
+        elif kind == b"E":
             self.error = content
         elif kind == b"H":
             self._copying = True
@@ -203,8 +211,8 @@ cdef class SocketReceiver:
             self._copying = False
         elif kind == b"Z":
             self.status = content
-        # Nothing may be left half read: libpq reads on from here.
-        self._ready = bool(self.status) and not self._held
+        # Nothing may be left half read: libpq reads on from here, unless the server has gone.
+        self._ready = bool(self.status) and (not self._held or self.farewell is not None)
 
 
 cdef class LibpqReceiver:

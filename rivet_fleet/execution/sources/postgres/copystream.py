@@ -131,6 +131,8 @@ class CopyStream:
             # Half an answer may be on its way: nobody could tell it from the next one's.
             self._session.close()
             raise
+        if exchange.parted:
+            self._session.close()
 
 
 def in_one_message(settings: Settings, sql: str) -> bytes:

@@ -62,6 +62,12 @@ class Exchange(Protocol):
         """After END: check that the whole query succeeded."""
         ...
 
+    @property
+    def parted(self) -> bool:
+        """After ``finish``: the server took its leave behind the whole answer. What arrived is
+        good; the connection is not."""
+        ...
+
 
 class RowPuller(Protocol):
     """Gets the rows of a running COPY from libpq into a decoder."""
@@ -128,6 +134,11 @@ class SocketExchange:
         if self._receiver.copies != 1:
             raise psycopg.OperationalError("the server ended the statement without rows to copy")
 
+    @property
+    def parted(self) -> bool:
+        """See ``Exchange``."""
+        return self._receiver.farewell is not None
+
     def _check_error(self) -> None:
         if self._receiver.error is not None:
             raise reported_error(self._receiver.error)
@@ -164,6 +175,12 @@ class LibpqExchange:
         """See ``Exchange``: the results of what followed the rows, too."""
         while (result := self._result()) is not None:
             _check(result)
+
+    @property
+    def parted(self) -> bool:
+        """See ``Exchange``. libpq keeps what lies behind an answer for the next query, which then
+        fails as it would have anyway."""
+        return False
 
     def _result(self) -> PGresult | None:
         connection = self._connection
