@@ -51,7 +51,7 @@ new_option = click.option(
     "--new",
     "anew",
     is_flag=True,
-    help="Give up an unfinished campaign of this name and start a new one.",
+    help="Start a new campaign in place of an unfinished one of this name, once it is planned.",
 )
 
 

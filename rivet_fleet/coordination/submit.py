@@ -44,24 +44,29 @@ def submit(
     A given id that exists, or, without an id, an active campaign of the same name, is
     continued by its stored plan; ConfigError when the configuration has changed since. One
     that ended incomplete is the operator's to decide about: CampaignIncomplete. ``anew``
-    gives up whatever is unfinished and starts a new campaign.
+    starts a new campaign in place of whatever is unfinished, which is given up in the
+    transaction that stores it: a plan that fails costs nothing (B5).
     """
     unfinished = _unfinished(fleet, loaded)
-    if anew:
-        for campaign in unfinished:
-            fleet.store.cancel(campaign.campaign_id)
-        unfinished = []
-    existing = _existing(fleet, unfinished, wanted)
+    existing = _existing(fleet, [] if anew else unfinished, wanted)
     if existing is not None:
         _refuse_changed(fleet, loaded, existing)
         go_on(fleet, loaded, existing.campaign_id)
         return Submitted(campaign_id=existing.campaign_id, created=False)
     campaign_id = wanted or new_campaign_id(fleet.clock.now_s())
-    return store_plan(fleet, plan_now(fleet, loaded, campaign_id))
+    replacing = [campaign.campaign_id for campaign in unfinished] if anew else []
+    return store_plan(fleet, plan_now(fleet, loaded, campaign_id), replacing=replacing)
 
 
-def store_plan(fleet: Fleet, plan: CampaignPlan, *, any_mark: bool = False) -> Submitted:
-    """Store a decided campaign: one transaction, and a no-op when it is there already.
+def store_plan(
+    fleet: Fleet,
+    plan: CampaignPlan,
+    *,
+    any_mark: bool = False,
+    replacing: Sequence[CampaignId] = (),
+) -> Submitted:
+    """Store a decided campaign in place of those it is ``replacing``: one transaction, and a
+    no-op when it is there already.
 
     Raises StateRefused when an export is still in progress elsewhere, or when its high-water
     mark has moved since it was planned and not ``any_mark``; SchemaDrift when columns have
@@ -69,7 +74,8 @@ def store_plan(fleet: Fleet, plan: CampaignPlan, *, any_mark: bool = False) -> S
     refuse_drift(plan)
     reach(KillPoint.CAMPAIGN_PLANNED)
     outcome = fleet.patience.call(
-        "submit the campaign", lambda: fleet.store.submit(plan, any_mark=any_mark)
+        "submit the campaign",
+        lambda: fleet.store.submit(plan, any_mark=any_mark, replacing=replacing),
     )
     fleet.patience.call("lift a halt", lambda: fleet.store.lift_halt(plan.campaign_id))
     reach(KillPoint.CAMPAIGN_SUBMITTED)

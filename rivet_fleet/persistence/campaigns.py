@@ -77,6 +77,7 @@ UPDATE chunk_run SET status = 'cancelled', finished_at_s = NOW_S,
   finalize_fence = finalize_fence + 1, finalize_lease_expires_at_s = NULL
 WHERE campaign_id = :campaign_id AND status = 'in_progress'
 """
+_CANCELLED = CampaignStatus.CANCELLED.value
 _TAKE_BACK = """
 UPDATE chunk_task SET status = 'pending', fence = fence + 1, attempts = attempts - 1,
   lease_expires_at_s = NULL, updated_at_s = NOW_S
@@ -102,7 +103,13 @@ class Campaigns:
 
     _db: Database
 
-    def submit(self, plan: CampaignPlan, *, any_mark: bool = False) -> SubmitOutcome:
+    def submit(
+        self,
+        plan: CampaignPlan,
+        *,
+        any_mark: bool = False,
+        replacing: Sequence[CampaignId] = (),
+    ) -> SubmitOutcome:
         """See ``Store.submit``. Two identical submissions at once create one campaign."""
         refuse_empty(plan)
         # Before the transaction: a server ends one that is idle for long, and a large campaign on
@@ -121,6 +128,8 @@ class Campaigns:
             if created == 0:
                 _refuse_changed(tx, plan)
                 return SubmitOutcome(campaign_id=plan.campaign_id, created=False)
+            for former in sorted(replacing):
+                _give_up(tx, former)
             _refuse_overlap(tx, plan)
             if not any_mark:
                 refuse_moved_marks(tx, plan)
@@ -128,6 +137,8 @@ class Campaigns:
             return SubmitOutcome(campaign_id=plan.campaign_id, created=True)
 
         outcome = self._db.write(work)
+        for former in replacing:
+            self._take_back(former)
         if outcome.created:
             self._db.dialect.refresh_statistics(self._db.engine)
         return outcome
@@ -177,24 +188,26 @@ class Campaigns:
         On a cancelled campaign it takes back whatever a late claim started."""
 
         def mark(tx: Transaction) -> None:
-            before = tx.scalar(LOCK_CAMPAIGN, campaign_id=campaign_id)
+            before = _give_up(tx, campaign_id)
             if before is None:
                 raise StateRefused(f"there is no campaign {campaign_id}")
-            if tx.run(_CANCEL, campaign_id=campaign_id) == 0:
+            if before == CampaignStatus.COMPLETED.value:
                 raise StateRefused(f"campaign {campaign_id} is {before}: nothing to cancel")
-            tx.run(_CANCEL_RUNS, campaign_id=campaign_id)
-            if before != CampaignStatus.CANCELLED.value:
-                note(tx, Event(name=EventName.CAMPAIGN_CANCELLED, campaign_id=campaign_id))
-
-        def take_back(tx: Transaction) -> int:
-            rows = tx.all(_TAKE_BACK, campaign_id=campaign_id)
-            note_all(tx, [_taken_event(campaign_id, row) for row in rows])
-            return len(rows)
 
         # Two transactions: a claim that starts after the first sees the verdict, so the second
         # finds every claim that came before it.
         self._db.write(mark)
-        return self._db.write(take_back)
+        return self._take_back(campaign_id)
+
+    def _take_back(self, campaign_id: CampaignId) -> int:
+        def work(tx: Transaction) -> int:
+            if tx.scalar(LOCK_CAMPAIGN, campaign_id=campaign_id) != _CANCELLED:
+                return 0
+            rows = tx.all(_TAKE_BACK, campaign_id=campaign_id)
+            note_all(tx, [_taken_event(campaign_id, row) for row in rows])
+            return len(rows)
+
+        return self._db.write(work)
 
     def reset_export(self, campaign_name: str, export_name: str, *, chunks_only: bool) -> int:
         """See ``Store.reset_export``. Returns how many runs were forgotten."""
@@ -221,6 +234,17 @@ _VERDICT_EVENTS = {
     CampaignStatus.COMPLETED: EventName.CAMPAIGN_COMPLETED,
     CampaignStatus.INCOMPLETE: EventName.CAMPAIGN_INCOMPLETE,
 }
+
+
+def _give_up(tx: Transaction, campaign_id: CampaignId) -> str | None:
+    """Cancel the campaign unless it is completed; its status before, None for an unknown one."""
+    before: str | None = tx.scalar(LOCK_CAMPAIGN, campaign_id=campaign_id)
+    if before is None or tx.run(_CANCEL, campaign_id=campaign_id) == 0:
+        return before
+    tx.run(_CANCEL_RUNS, campaign_id=campaign_id)
+    if before != _CANCELLED:
+        note(tx, Event(name=EventName.CAMPAIGN_CANCELLED, campaign_id=campaign_id))
+    return before
 
 
 def refuse_empty(plan: CampaignPlan) -> None:

@@ -37,7 +37,13 @@ class MemoryStore(MemoryBudgets, MemoryFinish, MemoryViews):
         """Nothing to give back."""
 
     @synchronized
-    def submit(self, plan: CampaignPlan, *, any_mark: bool = False) -> SubmitOutcome:
+    def submit(
+        self,
+        plan: CampaignPlan,
+        *,
+        any_mark: bool = False,
+        replacing: Sequence[CampaignId] = (),
+    ) -> SubmitOutcome:
         """See ``Store.submit``."""
         refuse_empty(plan)
         known = self._campaigns.get(plan.campaign_id)
@@ -45,9 +51,13 @@ class MemoryStore(MemoryBudgets, MemoryFinish, MemoryViews):
             refuse_changed(plan, known.plan.config_digest)
             return SubmitOutcome(campaign_id=plan.campaign_id, created=False)
         for run in plan.runs:
-            self._refuse_overlap(plan, run.plan.export_name)
+            self._refuse_overlap(plan, run.plan.export_name, replacing)
         if not any_mark:
             self._refuse_moved_marks(plan)
+        for former in sorted(replacing):
+            campaign = self._campaigns.get(former)
+            if campaign is not None and campaign.status is not CampaignStatus.COMPLETED:
+                self.cancel(former)
         now_s = self._clock()
         self._campaigns[plan.campaign_id] = Campaign(plan=plan, created_at_s=now_s)
         for position, run in enumerate(plan.runs):
@@ -65,8 +75,12 @@ class MemoryStore(MemoryBudgets, MemoryFinish, MemoryViews):
         self._configure(plan.budgets, plan.campaign_id)
         return SubmitOutcome(campaign_id=plan.campaign_id, created=True)
 
-    def _refuse_overlap(self, plan: CampaignPlan, export_name: str) -> None:
+    def _refuse_overlap(
+        self, plan: CampaignPlan, export_name: str, replacing: Sequence[CampaignId]
+    ) -> None:
         for run in self._runs.values():
+            if run.campaign_id in replacing:
+                continue
             same = (run.campaign_name, run.planned.plan.export_name)
             if run.status is RunStatus.IN_PROGRESS and same == (plan.campaign_name, export_name):
                 raise overlap(export_name, plan.campaign_name, run.campaign_id)

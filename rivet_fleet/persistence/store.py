@@ -66,8 +66,15 @@ class Store(Protocol):
         ...
 
     # -- campaigns ------------------------------------------------------------------------
-    def submit(self, plan: CampaignPlan, *, any_mark: bool = False) -> SubmitOutcome:
-        """Store campaign, groups, runs and **all** tasks in one transaction.
+    def submit(
+        self,
+        plan: CampaignPlan,
+        *,
+        any_mark: bool = False,
+        replacing: Sequence[CampaignId] = (),
+    ) -> SubmitOutcome:
+        """Store campaign, groups, runs and **all** tasks in one transaction, which also cancels
+        the campaigns it is ``replacing``: both happen or neither does (B5).
 
         The same id again is a no-op (``created=False``) when the config digest is the same;
         StateRefused when it differs, when another campaign of the same name has an export

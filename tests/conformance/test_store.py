@@ -701,6 +701,47 @@ def test_cancelling_takes_running_chunks_back(store: Store) -> None:
         store.requeue(C1)
 
 
+def test_a_campaign_takes_the_place_of_another_in_one_transaction(store: Store) -> None:
+    store.submit(campaign_plan(chunks=(3,)))
+    claim = claimed(store)
+    outcome = store.submit(campaign_plan(campaign_id="c2"), replacing=[C1])
+    assert outcome.created
+    campaign, run = store.campaign(C1), store.run(R0)
+    assert campaign is not None and campaign.status is CampaignStatus.CANCELLED
+    assert run is not None and run.status is RunStatus.CANCELLED
+    with pytest.raises(LeaseLost):
+        commit(store, claim)
+    # The same again, as after an answer that was lost: nothing changes.
+    again = store.submit(campaign_plan(campaign_id="c2"), replacing=[C1])
+    assert not again.created and events(store).count("campaign.cancelled") == 1
+
+
+def test_a_refused_submission_replaces_nothing(store: Store) -> None:
+    store.submit(campaign_plan(chunks=(3,)))
+    claim = claimed(store)
+    other = campaign_plan(campaign_id="c2", chunks=(1, 1))
+    store.submit(replace(other, runs=other.runs[1:]))
+    # c1 would not be in the way any more; c2 is, and is not named.
+    with pytest.raises(StateRefused, match="still in progress in c2"):
+        store.submit(campaign_plan(campaign_id="c3", chunks=(1, 1)), replacing=[C1])
+    campaign = store.campaign(C1)
+    assert campaign is not None and campaign.status is CampaignStatus.ACTIVE
+    assert store.campaign(CampaignId("c3")) is None
+    commit(store, claim)
+
+
+def test_what_completed_meanwhile_is_not_cancelled_by_its_replacement(store: Store) -> None:
+    store.submit(campaign_plan(chunks=(1,)))
+    complete_all(store)
+    lease = store.lease_finalize(R0, W1, 60)
+    assert lease is not None
+    store.finish_run(lease, finished())
+    store.finish_campaign(C1)
+    assert store.submit(campaign_plan(campaign_id="c2"), replacing=[C1]).created
+    campaign = store.campaign(C1)
+    assert campaign is not None and campaign.status is CampaignStatus.COMPLETED
+
+
 def test_a_completed_campaign_cannot_be_cancelled(store: Store) -> None:
     store.submit(campaign_plan(chunks=(1,)))
     complete_all(store)

@@ -230,6 +230,32 @@ def test_a_source_that_changed_after_planning(
     assert desk.delivered() == ALL, "a new campaign is planned for the new shape"
 
 
+def test_new_gives_nothing_up_before_it_knows(
+    own_shop: tuple[Desk, str], postgres: EmbeddedPostgres
+) -> None:
+    desk, database = own_shop
+    desk.cli("submit")
+    (former,) = run_sqlite(desk.state, "SELECT campaign_id, status FROM campaign")
+
+    def stands() -> list[tuple[str, str]]:
+        return run_sqlite(desk.state, "SELECT campaign_id, status FROM campaign")
+
+    postgres.psql("ALTER TABLE orders RENAME TO elsewhere", database=database)
+    desk.refused("submit", "--new", code=1, named="orders", hint="")
+    assert stands() == [former], "what cannot be planned costs nothing"
+    postgres.psql("ALTER TABLE elsewhere RENAME TO orders", database=database)
+    desk.environment["RIVET_FLEET_TEST_KILL"] = "campaign.planned:kill"
+    desk.cli("submit", "--new", code=-signal.SIGKILL)
+    assert stands() == [former], "planned, and not stored"
+    desk.environment["RIVET_FLEET_TEST_KILL"] = "campaign.submitted:kill"
+    desk.cli("submit", "--new", code=-signal.SIGKILL)
+    del desk.environment["RIVET_FLEET_TEST_KILL"]
+    assert sorted(status for _, status in stands()) == ["active", "cancelled"]
+    assert (former[0], "cancelled") in stands()
+    desk.cli("resume")
+    assert desk.delivered() == ALL
+
+
 # ---------------------------------------------------------------- stopping
 
 
