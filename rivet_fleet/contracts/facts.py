@@ -27,6 +27,10 @@ class ColumnFacts:
     avg_width_bytes: int | None = None
     cast: str | None = None
     """The override the source applied by itself, because ``unsupported_cast`` asked for it."""
+    charset: str | None = None
+    """The character set its text is stored in, where each column may have one of its own."""
+    collation: str | None = None
+    """What orders and compares its text; None where it has none or the source does not say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -294,3 +294,33 @@ def test_a_column_the_user_may_not_read_is_no_smaller_table(sql, mysql_url_any) 
         limited.close()
         sql.execute(f"DROP USER '{user}'@'%'")
     assert "GRANT SELECT" in (caught.value.hint or "") or "SELECT" in (caught.value.hint or "")
+
+
+def test_text_columns_tell_their_character_set_and_collation(sql, source) -> None:
+    sql.execute(
+        "CREATE TABLE t (a varchar(3) CHARACTER SET sjis COLLATE sjis_bin, b char(4) CHARACTER SET "
+        "latin1 COLLATE latin1_german2_ci, e enum('x') CHARACTER SET gbk, v varbinary(4), i int, "
+        "u varchar(9) CHARACTER SET utf8mb4 COLLATE utf8mb4_czech_ci)"
+    )
+    expected = {
+        "a": ("sjis", "sjis_bin"),
+        "b": ("latin1", "latin1_german2_ci"),
+        "e": ("gbk", "gbk_chinese_ci"),
+        "v": (None, None),
+        "i": (None, None),
+        "u": ("utf8mb4", "utf8mb4_czech_ci"),
+    }
+    table = facts_of(source, "t")
+    assert {c.name: (c.charset, c.collation) for c in table.columns} == expected
+    query = "SELECT a, b, e, v, i, u FROM t"
+    found = source.introspect(FactsRequest(export_name="q", relation=None, query=query))
+    if sql.mariadb:  # its newest collations have an old one's number on the wire
+        expected["u"] = ("utf8mb4", None)
+    assert {c.name: (c.charset, c.collation) for c in found.columns} == expected
+    # The session sends text as UTF-8 afterwards, also after a query that cannot be described.
+    wrong = FactsRequest(export_name="q", relation=None, query="SELECT nobody FROM t")
+    with pytest.raises(SourceRefused):
+        source.introspect(wrong)
+    sql.execute("INSERT INTO t (b) VALUES (_utf8mb4 'ä')")
+    found = source.introspect(FactsRequest(export_name="q", relation=None, query=query))
+    assert read_all(source, read_plan(found, query=query), WHOLE).column("b").to_pylist() == ["ä"]

@@ -149,7 +149,8 @@ def describe(connection: WatchedConnection, sql: str) -> tuple[Field, ...]:
 
 
 _COLUMNS = """
-SELECT COLUMN_NAME, COLUMN_TYPE, IS_NULLABLE, COLUMN_COMMENT, EXTRA, COLLATION_NAME
+SELECT COLUMN_NAME, COLUMN_TYPE, IS_NULLABLE, COLUMN_COMMENT, EXTRA, CHARACTER_SET_NAME,
+       COLLATION_NAME
 FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s
 ORDER BY ORDINAL_POSITION
 """
@@ -175,7 +176,7 @@ def relation_columns(
         checks = {clause.replace("`", "").lower() for (clause,) in found}
     facts = []
     for field in fields:
-        _, native_type, nullable, comment, _, _ = known[field.name]
+        _, native_type, nullable, comment, _, charset, collation = known[field.name]
         facts.append(
             _facts(
                 field.name,
@@ -184,6 +185,7 @@ def relation_columns(
                 nullable=nullable == "YES",
                 comment=comment or None,
                 json=f"json_valid({field.name})".lower() in checks,
+                text=(charset, collation),
             )
         )
     return tuple(facts)
@@ -195,18 +197,57 @@ def invisible_columns(connection: WatchedConnection, relation: Relation) -> tupl
     return tuple(row[0] for row in found if "INVISIBLE" in (row[4] or "").upper())
 
 
-def query_columns(connection: WatchedConnection, source: str) -> tuple[ColumnFacts, ...]:
+def query_columns(
+    connection: WatchedConnection, source: str, *, mariadb: bool
+) -> tuple[ColumnFacts, ...]:
     """The columns a query would return, without running it. ``source`` is a FROM item."""
-    fields = describe(connection, f"SELECT * FROM {source}")
+    fields = _described_as_stored(connection, f"SELECT * FROM {source}")
+    texts = _texts(connection, {field.charset for field in fields} - {_CHARSET_BINARY}, mariadb)
     return tuple(
         _facts(
             field.name,
             native_type_of(field),
             field.wire_type,
             nullable=not field.flags & FLAG.NOT_NULL,
+            text=texts.get(field.charset, (None, None)),
         )
         for field in fields
     )
+
+
+def _described_as_stored(connection: WatchedConnection, sql: str) -> tuple[Field, ...]:
+    """As ``describe``, but text has its own collation's number: of what the server is to convert,
+    it tells the connection's (manual, "character_set_results")."""
+    rows(connection, "SET SESSION character_set_results = NULL")
+    restore = "SET SESSION character_set_results = utf8mb4"
+    try:
+        found = describe(connection, sql)
+    except wire.StatementFailed:
+        rows(connection, restore)
+        raise  # after any other error the connection is given up
+    rows(connection, restore)
+    return found
+
+
+_COLLATIONS = """
+SELECT ID, CHARACTER_SET_NAME, COLLATION_NAME FROM information_schema.COLLATIONS WHERE ID IN ({})
+"""
+_RENAMED = ("utf8mb3", "utf8", "utf8mb4", "ucs2", "utf16", "utf32")
+"""Character sets with collations of which MariaDB (10.10 and later) tells every client the
+number of an older one."""
+
+
+def _texts(
+    connection: WatchedConnection, numbers: set[int], mariadb: bool
+) -> dict[int, tuple[str | None, str | None]]:
+    """Character set and collation by number; no collation where the number may not be its own."""
+    if not numbers:
+        return {}
+    listed = ", ".join(str(number) for number in sorted(numbers))
+    return {
+        int(number): (charset, None if mariadb and charset in _RENAMED else collation)
+        for number, charset, collation in rows(connection, _COLLATIONS.format(listed))
+    }
 
 
 def _facts(
@@ -217,6 +258,7 @@ def _facts(
     nullable: bool,
     comment: str | None = None,
     json: bool = False,
+    text: tuple[str | None, str | None] = (None, None),
 ) -> ColumnFacts:
     understood = column_type(native_type, json=json)
     unsupported = understood if isinstance(understood, Unsupported) else None
@@ -229,6 +271,8 @@ def _facts(
         comment=comment,
         unsupported_reason=unsupported.reason if unsupported else None,
         cast_hint=unsupported.cast_hint if unsupported else None,
+        charset=text[0],
+        collation=text[1],
     )
 
 

@@ -74,7 +74,8 @@ def read_shape(session: Session, relation: RelationName | None, query: str | Non
     """Columns and indexes as they are now, without casts."""
     with _asking(session, "comparing the source's columns with the plan") as connection:
         if relation is None:
-            return Shape(columns=catalog.query_columns(connection, from_item(None, query)))
+            item, mariadb = from_item(None, query), session.server.mariadb
+            return Shape(columns=catalog.query_columns(connection, item, mariadb=mariadb))
         found = catalog.find_relation(connection, relation)
         mariadb = session.server.mariadb
         return Shape(
@@ -117,7 +118,7 @@ def _query(session: Session, request: FactsRequest) -> SourceFacts:
     warnings = list(session.server.warnings)
     item = from_item(None, request.query)
     with _asking(session, "describing the query") as connection:
-        columns = catalog.query_columns(connection, item)
+        columns = catalog.query_columns(connection, item, mariadb=session.server.mariadb)
         casted = _with_casts(connection, columns, request, item)
         # Bare: of a derived table the optimizer may run what it takes for constant.
         size = _explained(connection, bare_query(request.query or ""))
