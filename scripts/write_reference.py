@@ -48,8 +48,14 @@ type, default and bounds. Unknown and misplaced keys are refused with file, line
 suggestion. `rivet-fleet schema config` prints the same as JSON Schema, for editors.
 
 - `${NAME}` in any text is replaced by `--param NAME=VALUE`, else by the environment variable.
+  `${$}` stands for a dollar sign: `${$}{NAME}` is the text `${NAME}`.
+- Relations are named as SQL names them: `orders`, `sales.orders`; a part that is no plain word
+  stands in double quotes (a quote of its own twice) or in backticks, and the whole in YAML's
+  quotes: `table: '"sales.orders"'` is one table with a dot in its name,
+  `table: 'sales."odd ""name"'` a table in a schema. Names are exact: case counts.
 - Paths are relative to the file. `{date}`, `{export}`, `{table}` and `{partition}` are replaced in
-  `destination.path`.
+  `destination.path`. `{table}` is the table's name without its schema; what is no letter, digit,
+  `_`, `.`, `-`, `~` or `$` in it stands as `%XX`, so that two names never share a folder.
 - Secrets belong into the environment: `url_env`, `password_env`, or a file: `url_file`.
 - Environment variables: `RIVET_FLEET_STATE_URL`, else `RIVET_STATE_URL`, names the state database
   when neither `--state-url` nor `state:` does.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import Enum
 from typing import NewType
@@ -32,15 +33,70 @@ class RangeKind(Enum):
     """Rows whose span column is NULL: they are outside every range."""
 
 
+_PLAIN_PART = r"[A-Za-z_][A-Za-z0-9_$]*"
+_PART = re.compile(rf'({_PLAIN_PART})|"((?:[^"]|"")+)"|`((?:[^`]|``)+)`')
+_PLAIN_NAME = re.compile(_PLAIN_PART)
+PARTS_MOST = 2
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RelationName:
-    """A schema-qualified relation."""
+    """A relation; an empty ``schema`` leaves it to the source where to look.
+
+    Its text is SQL's: a part that is no plain word stands in double quotes, a double quote of
+    the name's own twice. ``parse_relation`` reads it back as the same name, whatever it holds.
+    """
 
     schema: str
     name: str
 
     def __str__(self) -> str:
-        return f"{self.schema}.{self.name}"
+        name = _quoted_part(self.name)
+        return f"{_quoted_part(self.schema)}.{name}" if self.schema else name
+
+
+def _quoted_part(part: str) -> str:
+    return part if _PLAIN_NAME.fullmatch(part) else '"' + part.replace('"', '""') + '"'
+
+
+def parse_relation(written: str) -> RelationName:
+    """``name``, ``schema.name``, each part plain or in double quotes or backticks (a quote inside
+    its own kind of quotes stands twice). Names are exact: case counts, blanks inside quotes too.
+
+    Raises ValueError with what is wrong, as the end of a sentence about the name.
+    """
+    parts: list[str] = []
+    at = 0
+    while True:
+        found = _PART.match(written, at)
+        if found is None:
+            raise ValueError(_unreadable(written, at))
+        plain, double, tick = found.groups()
+        if plain is not None:
+            parts.append(plain)
+        else:
+            parts.append(double.replace('""', '"') if double else tick.replace("``", "`"))
+        at = found.end()
+        if at == len(written):
+            break
+        if written[at] != ".":
+            raise ValueError(f"has {written[at]!r} outside quotes")
+        at += 1
+    if len(parts) > PARTS_MOST:
+        raise ValueError(f"has {len(parts)} parts; it is name or schema.name")
+    if any("\0" in part for part in parts):
+        raise ValueError("holds a NUL character, which no name does")
+    return RelationName(schema="" if len(parts) == 1 else parts[0], name=parts[-1])
+
+
+def _unreadable(written: str, at: int) -> str:
+    rest = written[at:]
+    if rest[:1] in ('"', "`"):
+        empty = rest.startswith(rest[0] * 2)
+        return f"has {'an empty part' if empty else f'a {rest[0]} that nothing closes'}"
+    if not rest:
+        return "ends where a name is expected" if written else "is empty"
+    return f"has {rest[0]!r} outside quotes"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -98,9 +98,6 @@ class _Looked:
 
     def add(self, source: Source, name: str, listing: Listing, relation: ListedRelation) -> None:
         """Describe one, and suggest its export."""
-        if "${" in relation.from_item:
-            self.skip(name, relation, "its name holds ${, which a configuration would replace")
-            return
         taken = {one.export_name for one in self.exports}
         export_name = export_name_of(relation, listing.default_schema, taken, source=name)
         request = FactsRequest(

@@ -139,7 +139,7 @@ def _columns(export: DiscoveredExport) -> Iterator[str]:
         key = f"{export.table}.{one.column}" if dotted else one.column
         review = "REVIEW: a value that does not fit stops its chunk; " if one.review else ""
         why = _comment(f"{review}{one.native_type}: {one.reason}")
-        yield f"      {_scalar(key)}: {_scalar(one.override)}  {why}"
+        yield f"      {_text(key)}: {_scalar(one.override)}  {why}"
 
 
 def _comment(text: str) -> str:
@@ -157,9 +157,30 @@ def _flow(block: Mapping[str, Any]) -> str:
 
 
 def _scalar(value: Any) -> str:
-    """A value as YAML; text in JSON's quotes unless it is plainly a word."""
+    """A value as YAML. A dollar sign that would begin a variable is written as one."""
     if not isinstance(value, str):
         return json.dumps(value)
+    return _text(value.replace("${", "${$}{"))
+
+
+def _text(value: str) -> str:
+    """Text as YAML's own rules say it: bare where it is plainly a word, in single quotes where
+    that spares doubling others, else in double quotes. Keys are written so as they are: nothing
+    is replaced in them."""
     if _PLAIN.fullmatch(value) and value.lower() not in _WORDS:
         return value
-    return json.dumps(value, ensure_ascii=True)
+    if value.isprintable() and ('"' in value or "\\" in value):
+        return "'" + value.replace("'", "''") + "'"
+    return '"' + "".join(map(_escaped, value)) + '"'
+
+
+def _escaped(letter: str) -> str:
+    """One character between double quotes (YAML 1.2, 5.7): JSON's pairs of halves are none."""
+    if letter in ('"', "\\"):
+        return "\\" + letter
+    if letter.isprintable():
+        return letter
+    number = ord(letter)
+    if number <= 0xFF:
+        return f"\\x{number:02X}"
+    return f"\\u{number:04X}" if number <= 0xFFFF else f"\\U{number:08X}"

@@ -145,7 +145,7 @@ class ExportConfig(Block):
     source: str | None = Field(default=None, description="One of sources; needed with several.")
     table: str | None = Field(
         default=None,
-        description="table or schema.table. Exactly one of table, query and query_file.",
+        description="table or schema.table, as SQL quotes them. One of table, query, query_file.",
     )
     query: str | None = Field(
         default=None, description="One SELECT; read with mode full, or chunked by chunk_column."

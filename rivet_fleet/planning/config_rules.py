@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from rivet_fleet.contracts.keys import RelationName, parse_relation
 from rivet_fleet.planning.config_models import ExportConfig, FleetConfig, SourceConfig
 from rivet_fleet.planning.config_shapes import check_shapes
 from rivet_fleet.planning.config_windows import check_windows
@@ -33,7 +34,6 @@ CHUNKED_ONLY = (
 UNCOMPRESSED_FORMATS = frozenset({"csv"})
 LEVELS = {"zstd": (1, 22), "gzip": (0, 9)}
 PLACEHOLDERS = frozenset({"date", "export", "table", "partition"})
-_TABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*)?")
 _TYPE = re.compile(r"[A-Za-z_][A-Za-z0-9_ ]*(\(\s*\d+\s*(,\s*-?\d+\s*)?\))?[A-Za-z ]*(\[\])*")
 
 
@@ -78,9 +78,40 @@ def unsafe_name(name: str) -> str | None:
     return None
 
 
-def plain_table(written: str) -> bool:
-    """True for what ``table:`` may be: ``name`` or ``schema.name`` that need no quotes."""
-    return _TABLE.fullmatch(written) is not None
+def replaced_name(name: str) -> str | None:
+    """Why a name cannot take the place of ``{export}``, or None."""
+    held = [word for word in sorted(PLACEHOLDERS) if "{" + word + "}" in name]
+    if not held:
+        return None
+    return f"must not hold {{{held[0]}}}, which a destination's path would replace"
+
+
+def unreadable_table(written: str) -> tuple[str, str] | None:
+    """Why ``table:`` cannot be read and what to write instead, or None."""
+    try:
+        parse_relation(written)
+    except ValueError as error:
+        return (
+            f"{error}; a plain name or schema.name needs no quotes, any other part stands in "
+            "double quotes, as in SQL",
+            _quoted(written),
+        )
+    return None
+
+
+def _quoted(written: str) -> str:
+    if "\0" in written or not written:
+        return "write the table's name"
+    whole = _in_yaml(str(RelationName(schema="", name=written)))
+    schema, _, name = written.partition(".")
+    if schema and name:
+        parted = _in_yaml(str(RelationName(schema=schema, name=name)))
+        return f"write {parted}, or {whole} where the dot is the name's own"
+    return f"write {whole}"
+
+
+def _in_yaml(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
 
 
 def unsafe_path(path: str) -> str | None:
@@ -119,7 +150,7 @@ def _root(config: FleetConfig) -> Iterator[Problem]:
         yield _problem(("campaign", "name"), reason)
     first: dict[str, int] = {}
     for index, export in enumerate(config.exports):
-        if reason := unsafe_name(export.name):
+        if reason := unsafe_name(export.name) or replaced_name(export.name):
             yield _problem(("exports", index, "name"), reason)
         if export.name in first:
             yield _problem(
@@ -199,12 +230,9 @@ def _reading(config: FleetConfig, export: ExportConfig, at: ConfigKey) -> Iterat
             (*at, shapes[1]) if shapes else at,
             "exactly one of table, query and query_file is needed",
         )
-    if export.table is not None and not plain_table(export.table):
-        yield _problem(
-            (*at, "table"),
-            "must be a plain name or schema.name (letters, digits, _ and $)",
-            "use query: for anything else",
-        )
+    unreadable = unreadable_table(export.table) if export.table is not None else None
+    if unreadable is not None:
+        yield _problem((*at, "table"), *unreadable)
     known = all_sources(config)
     name = source_name(config, export)
     if name not in known and known:
@@ -219,7 +247,7 @@ def _reading(config: FleetConfig, export: ExportConfig, at: ConfigKey) -> Iterat
             did_you_mean(export.source_group, groups),
         )
     for column, override in export.columns.items():
-        if export.table is not None and override_column(export, column) is None:
+        if unreadable is None and override_column(export, column) is None:
             yield _problem(
                 (*at, "columns", column),
                 "names a table this export does not read",

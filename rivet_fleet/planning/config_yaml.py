@@ -1,7 +1,8 @@
 """YAML to plain values with the place of every key, and ``${VAR}`` taken from given values.
 
 Scalars follow YAML 1.2 (``on``, ``yes`` and dates are text); duplicate keys are refused.
-Variables are replaced inside scalars after parsing, so a value can never add structure.
+Variables are replaced inside scalars after parsing, so a value can never add structure;
+``${$}`` stands for a dollar sign, so that a name may hold ``${``.
 """
 
 from __future__ import annotations
@@ -19,8 +20,12 @@ NODES_MAX = 200_000
 """Aliases are followed; this bounds what a small hostile file can grow into."""
 DEPTH_MAX = 50
 
+DOLLAR = "$"
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_HALF = re.compile(r"[\ud800-\udfff]")
+"""One half of a pair: an escape of JSON's, or a byte of the environment's that is no UTF-8. Such a
+text cannot be written anywhere."""
 
 
 class _CoreLoader(yaml.SafeLoader):
@@ -58,6 +63,8 @@ class Variables:
 
         def one(found: re.Match[str]) -> str:
             name = found[1]
+            if name == DOLLAR:
+                return DOLLAR
             if name in self.params:
                 self.used.add(name)
                 return self.params[name]
@@ -141,6 +148,11 @@ class _Builder:
                 continue
             key = str(key_node.value)
             step = (*at, key)
+            if half := _HALF.search(key):
+                step = (*at, _HALF.sub("\ufffd", key))
+                self.keys[step] = here
+                self.problems.append(_half(half, step, about_key=True))
+                continue
             if key in found:
                 first = self.keys[step][0]
                 self.keys[step] = here
@@ -161,14 +173,30 @@ class _Builder:
     def _scalar(self, node: yaml.Node, at: ConfigKey) -> Any:
         if isinstance(node.value, str) and "${" in node.value:
             # Stays text: a number field reads digits, and nothing is quoted twice.
-            return self.variables.replace(node.value, at, self.problems)
+            return self._whole(self.variables.replace(node.value, at, self.problems), at)
         try:
-            return self.loader.construct_object(node, deep=True)
+            return self._whole(self.loader.construct_object(node, deep=True), at)
         except (yaml.YAMLError, ValueError):
             self.problems.append(
                 Problem(at=at, what=dotted(at), reason="this value cannot be read as YAML")
             )
             return None
+
+    def _whole(self, value: Any, at: ConfigKey) -> Any:
+        if isinstance(value, str) and (half := _HALF.search(value)):
+            self.problems.append(_half(half, at))
+            return _HALF.sub("\ufffd", value)
+        return value
+
+
+def _half(found: re.Match[str], at: ConfigKey, *, about_key: bool = False) -> Problem:
+    return Problem(
+        at=at,
+        what=dotted(at),
+        reason=f"holds \\u{ord(found[0]):04x}, which is no character but half of one",
+        suggestion="write the character itself, or its whole number: \\U0001F600, not two halves",
+        about_key=about_key,
+    )
 
 
 def read_document(text: str, file: str, variables: Variables) -> Document:

@@ -21,10 +21,11 @@ from rivet_fleet.contracts.discovery import (
     TypeOverride,
 )
 from rivet_fleet.contracts.facts import ColumnFacts, SourceFacts
+from rivet_fleet.contracts.keys import RelationName
 from rivet_fleet.contracts.listing import ListedRelation
 from rivet_fleet.planning.candidates import INTEGERS, column_of, named, usable_keys
 from rivet_fleet.planning.config_models import ExportConfig
-from rivet_fleet.planning.config_rules import NAME_BYTES_MAX, plain_table
+from rivet_fleet.planning.config_rules import NAME_BYTES_MAX
 from rivet_fleet.planning.verdicts import PEAK_MB_MAX, peak_mb
 
 TIMESTAMPS = frozenset({TypeKind.TIMESTAMP, TypeKind.TIMESTAMP_UTC})
@@ -61,7 +62,7 @@ def chosen(
             skipped.append((one, f"the user may not read it: {one.missing}"))
         elif not include and not one.kind.own_rows:
             what = one.kind.value.replace("_", " ")
-            skipped.append((one, f"a {what}; --include '{one.name}' takes it"))
+            skipped.append((one, f"a {what}; --include {_as_glob(one.name)} takes it"))
         elif not include and one.inherits_from is not None:
             skipped.append((one, f"its rows are read with {one.inherits_from}"))
         else:
@@ -70,23 +71,32 @@ def chosen(
 
 
 def _matches(relation: ListedRelation, globs: Sequence[str]) -> bool:
-    names = (relation.name.name, str(relation.name))
+    own = relation.name
+    names = (own.name, f"{own.schema}.{own.name}", str(own))
     return any(fnmatch.fnmatchcase(name, glob) for glob in globs for name in names)
+
+
+def _as_glob(name: RelationName) -> str:
+    """A glob that takes this very name, quoted for a shell."""
+    exact = re.sub(r"([*?[])", r"[\1]", str(name))
+    return "'" + exact.replace("'", "'\\''") + "'"
 
 
 def export_name_of(
     relation: ListedRelation, default_schema: str | None, taken: set[str], *, source: str = ""
 ) -> str:
-    """A name that is safe in files and unique in ``taken``: the table's, with its schema where
-    that is not the default one; with its source, then numbered, when two become the same."""
+    """A name that is safe in files and unique in ``taken``, also where a file system does not tell
+    case: the table's, with its schema where that is not the default one; with its source, then
+    numbered, when two become the same."""
+    folded = {one.casefold() for one in taken}
     own = relation.name
     raw = own.name if own.schema == default_schema else f"{own.schema}_{own.name}"
     plain = _safe(raw)
-    if plain not in taken:
+    if plain.casefold() not in folded:
         return plain
     stem = _safe(f"{source}_{raw}") if source else plain
     name, number = stem, 2
-    while name in taken:
+    while name.casefold() in folded:
         name, number = f"{stem}_{number}", number + 1
     return name
 
@@ -241,12 +251,12 @@ def suggest(
     modes: Collection[str],
 ) -> DiscoveredExport:
     """The export that fits one relation."""
-    written = listed.name.name if listed.name.schema == default_schema else str(listed.name)
-    plain = plain_table(written)
+    near = listed.name.schema == default_schema
+    written = RelationName(schema="" if near else listed.name.schema, name=listed.name.name)
     cursors = cursor_candidates(facts)
     chunks = chunk_candidates(facts)
     rows = facts.row_estimate or 0
-    cuts = _cuts(facts, chunks, plain=plain)
+    cuts = _cuts(facts, chunks)
     fallback = cursor_fallback(facts, cursors)
     mode, reason = _mode(rows, cuts, cursors, fallback)
     chunked = mode == "chunked"
@@ -257,8 +267,8 @@ def suggest(
         source=source,
         relation=listed.name,
         kind=listed.kind,
-        table=written if plain else None,
-        query=None if plain else f"SELECT * FROM {listed.from_item}",
+        table=str(written),
+        query=None,
         row_estimate=facts.row_estimate,
         row_estimate_from=facts.row_estimate_provenance,
         row_width_bytes=facts.row_width_bytes,
@@ -275,19 +285,17 @@ def suggest(
         cursor_fallback=fallback,
         chunk_candidates=chunks,
         overrides=overrides_of(facts.columns),
-        warnings=(*facts.warnings, *_remarks(listed, facts, plain=plain)),
+        warnings=(*facts.warnings, *_remarks(listed, facts)),
     )
 
 
-def _cuts(
-    facts: SourceFacts, chunks: Sequence[ChunkCandidate], *, plain: bool
-) -> Mapping[str, tuple[str, ...]]:
+def _cuts(facts: SourceFacts, chunks: Sequence[ChunkCandidate]) -> Mapping[str, tuple[str, ...]]:
     """How it could be cut: by a key, by nothing but blocks, or by an indexed column; empty when
-    in no way. A query has no key that is known to be unique, and no blocks."""
+    in no way."""
     keys = usable_keys(facts)
-    if keys and plain:
+    if keys:
         return {"chunk_by_key": keys[0].columns}
-    if plain and facts.capabilities.block_ranges and facts.heaps:
+    if facts.capabilities.block_ranges and facts.heaps:
         return {"blocks": ()}
     indexed = next((one.column for one in chunks if one.indexed), None)
     return {"chunk_column": (indexed,)} if indexed is not None else {}
@@ -315,10 +323,8 @@ def _mode(
     return "full", "small, and no timestamp tells what is new"
 
 
-def _remarks(listed: ListedRelation, facts: SourceFacts, *, plain: bool) -> list[str]:
+def _remarks(listed: ListedRelation, facts: SourceFacts) -> list[str]:
     found = []
-    if not plain:
-        found.append("its name needs quotes, which table: has not: it is read as a query")
     if not usable_keys(facts):
         found.append("no unique NOT NULL index: rows may not be told apart")
     if not listed.kind.own_rows:

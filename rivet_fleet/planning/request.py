@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rivet_fleet.contracts.facts import FactsRequest
-from rivet_fleet.contracts.keys import RelationName
+from rivet_fleet.contracts.keys import RelationName, parse_relation
 from rivet_fleet.planning.config_models import CHUNK_SIZE_DEFAULT, ExportConfig
 from rivet_fleet.planning.loaded import LoadedConfig
 from rivet_fleet.planning.policies import policies_of
@@ -14,21 +14,21 @@ BOUNDARIES_PER_PLAN_MAX = 10_000
 
 def relation_of(export: ExportConfig) -> RelationName | None:
     """The table as written. An unqualified name has an empty schema: the source resolves it."""
-    if export.table is None:
-        return None
-    schema, _, name = export.table.rpartition(".")
-    return RelationName(schema=schema, name=name)
+    return None if export.table is None else parse_relation(export.table)
 
 
 def override_column(export: ExportConfig, written: str) -> str | None:
     """The column a key of ``columns:`` names, None when it names another table.
 
-    ``table.column`` counts for its own table; a column with a dot in its name is written so. A
-    query has no table: its columns are named as they are.
+    ``table.column`` counts for its own table, named as ``table:`` names it or without its schema;
+    what stands behind that dot is the column, whatever it holds. A column with a dot in its name
+    is written so. A query has no table: its columns are named as they are.
     """
-    if export.table is None:
+    relation = relation_of(export)
+    if relation is None:
         return written
-    for prefix in (export.table, export.table.split(".")[-1]):
+    alone = RelationName(schema="", name=relation.name)
+    for prefix in (export.table, str(relation), str(alone)):
         if written.startswith(f"{prefix}."):
             return written.removeprefix(f"{prefix}.")
     return None if "." in written else written

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+from hashlib import sha256
 from pathlib import Path
+from urllib.parse import quote
 
 from rivet_fleet.contracts.plan import DestinationPlan, FormatPlan
 from rivet_fleet.planning.config_models import ExportConfig
 from rivet_fleet.planning.config_rules import UNCOMPRESSED_FORMATS
 from rivet_fleet.planning.memory import MemoryBudget
+from rivet_fleet.planning.request import relation_of
 from rivet_fleet.planning.sizes import MIB
 
+FOLDER_BYTES_MAX = 200
+"""A file system takes 255 bytes; parts and marks beside the folder need some."""
 PROFILES: dict[str, tuple[str, int | None]] = {
     "none": ("none", None),
     "fast": ("snappy", None),
@@ -61,12 +66,25 @@ def _codec(export: ExportConfig) -> tuple[str, int | None]:
 
 def destination_plan(export: ExportConfig, config_path: Path, date: str) -> DestinationPlan:
     """The prefix, absolute, every placeholder replaced. ``date`` is ``YYYY-MM-DD``."""
-    words = {"date": date, "export": export.name, "table": (export.table or "").split(".")[-1]}
+    relation = relation_of(export)
+    table = folder_of(relation.name) if relation is not None else ""
+    words = {"date": date, "export": export.name, "table": table}
     path = export.destination.path or ""
     for name, word in words.items():
         path = path.replace("{" + name + "}", word)
     prefix = os.path.normpath(config_path.absolute().parent / path)
     return DestinationPlan(kind=export.destination.type, prefix=prefix)
+
+
+def folder_of(name: str) -> str:
+    """A name as one folder's: plain words are themselves, any other byte is ``%XX``, so that two
+    names never share a folder, on no file system and in no store."""
+    folder = quote(name, safe="$")
+    if folder.startswith("."):
+        folder = "%2E" + folder[1:]
+    if len(folder) > FOLDER_BYTES_MAX:
+        folder = f"{folder[: FOLDER_BYTES_MAX - 17]}-{sha256(name.encode()).hexdigest()[:16]}"
+    return folder
 
 
 def uses_date(export: ExportConfig) -> bool:

@@ -106,7 +106,12 @@ EDITS = [
     ("    format:", "    columns: {other.a: text}\n    format:", 7, "does not read", ""),
     ("    format:", "    query: select 1\n    format:", 7, "exactly one of table", ""),
     ("    format:", "    source: shop\n    format:", 7, "no such source", ""),
-    ("public.orders", "public.orders;--", 6, "plain name", "query:"),
+    ("public.orders", "a.b.c", 6, "has 3 parts", "where the dot is the name's own"),
+    ("public.orders", "größe", 6, "outside quotes", """write '"größe"'"""),
+    ("name: orders", 'name: "\\ud83d\\ude00"', 5, "half of one", "the character itself"),
+    ("    table:", '    "\\udc80": 1\n    table:', 6, "half of one", "the character itself"),
+    ("name: orders", 'name: "a{date}"', 5, "must not hold {date}", ""),
+    ("public.orders", "public.orders;--", 6, "plain name", """write 'public."orders;--"'"""),
     ("    format: parquet", "    format: csv\n    compression: zstd", 8, "uncompressed", ""),
 ]
 

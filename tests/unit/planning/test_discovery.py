@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 
 import pytest
@@ -172,12 +173,32 @@ def test_without_a_key_blocks_are_cut_and_else_an_indexed_column() -> None:
     assert "nothing to cut them by" in found.mode_reason
 
 
-def test_a_name_that_needs_quotes_is_read_as_a_query() -> None:
-    odd = listed("Odd Name")
+@pytest.mark.parametrize(
+    ("schema", "name", "written"),
+    [
+        ("public", "orders", "orders"),
+        ("sales", "orders", "sales.orders"),
+        ("public", "sales.orders", '"sales.orders"'),
+        ("public", "Odd Name", '"Odd Name"'),
+        ("a.b", 'c"d', '"a.b"."c""d"'),
+    ],
+)
+def test_a_name_is_written_so_that_it_means_itself(schema: str, name: str, written: str) -> None:
+    odd = listed(name, schema=schema)
     found = suggested(facts_of(600_000, indexes=(PRIMARY,)), one=odd)
-    assert found.table is None
-    assert found.query == 'SELECT * FROM "public"."Odd Name"'
-    assert (found.chunk_by_key, found.chunk_column) == ((), "id")
+    assert (found.table, found.query) == (written, None)
+    assert (found.chunk_by_key, found.chunk_column) == (("id",), None)
+
+
+def test_export_names_differ_where_case_does_not_count() -> None:
+    assert discovery.export_name_of(listed("Orders"), "public", {"orders"}) == "Orders_2"
+
+
+def test_a_left_out_view_is_taken_by_the_glob_that_its_reason_shows() -> None:
+    view = listed("it's [a*]", kind=RelationKind.VIEW)
+    _, ((_, reason),) = discovery.chosen([view], (), ())
+    _, glob, *_ = shlex.split(reason.partition("; ")[2])
+    assert discovery.chosen([view], (glob,), ()) == ([view], [])
 
 
 def test_casts_are_suggested_for_what_cannot_be_carried() -> None:

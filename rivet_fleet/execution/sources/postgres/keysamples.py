@@ -15,7 +15,7 @@ from rivet_fleet.contracts.columns import TypeKind
 from rivet_fleet.contracts.facts import ColumnFacts, IndexFacts, KeyFacts
 from rivet_fleet.contracts.keys import KeyTuple
 from rivet_fleet.execution.sources.postgres.catalog import Relation
-from rivet_fleet.execution.sources.postgres.dialect import ALIAS, quote_relation
+from rivet_fleet.execution.sources.postgres.dialect import ALIAS, quote_literal, quote_relation
 from rivet_fleet.execution.sources.postgres.statements import (
     column_ref,
     key_list,
@@ -208,13 +208,15 @@ def _histogram(
     if found is None or found[2] > HISTOGRAM_COMMON_MAX:
         return ()
     bounds, native_type, _ = found
-    # An empty branch of the real column lends the bounds its collation.
+    # An empty branch of the real column lends the bounds its collation. The bounds are a literal:
+    # where a driver's placeholder stands, no name may hold a percent sign.
     sql = (
         f"SELECT DISTINCT ON (b.v) b.v::text FROM ("
         f"SELECT {column_ref(columns[0])} AS v FROM {source.item} WHERE false "
-        f"UNION ALL SELECT unnest(%s::text::{native_type}[])) AS b ORDER BY b.v"
+        f"UNION ALL SELECT unnest({quote_literal(bounds)}::text::{native_type}[])) AS b "
+        f"ORDER BY b.v"
     )
-    rows = cursor.execute(sql.encode(), (bounds,)).fetchall()
+    rows = cursor.execute(sql.encode()).fetchall()
     return _thin([tuple(row) for row in rows[1:-1]], boundaries_max)
 
 
