@@ -40,6 +40,10 @@ class ReadPlan:
     """Which rows are read at all: ANDed to every statement; None is every row."""
 
 
+ROW_VALUES = 4
+"""So many values as large as ``max_value_bytes`` a row may have."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TuningPlan:
     """How gently it is read (inventory §2.4). Zero disables a limit."""
@@ -53,6 +57,12 @@ class TuningPlan:
     max_retries: int = 3
     retry_backoff_ms: float = 2000.0
     max_value_bytes: int = 256 * 1024 * 1024
+
+    @property
+    def max_row_bytes(self) -> int:
+        """The widest row that is read, in bytes on the wire. However little a page may hold, it
+        holds one row, so this bounds what a row can cost: several values of the largest kind."""
+        return ROW_VALUES * self.max_value_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,9 +14,21 @@ from typing import Protocol
 import pyarrow as pa
 
 from rivet_fleet.contracts.columns import ColumnSpec, ColumnType, TypeKind
-from rivet_fleet.contracts.keys import ChunkRange, KeyTuple, RangeKind, RelationName
-from rivet_fleet.contracts.plan import ReadPlan
-from rivet_fleet.errors import ConfigError, MalformedData, SourceUnavailable
+from rivet_fleet.contracts.keys import (
+    ChunkRange,
+    KeyTuple,
+    RangeKind,
+    RelationName,
+    describe_range,
+)
+from rivet_fleet.contracts.plan import ROW_VALUES, ReadPlan
+from rivet_fleet.errors import (
+    ConfigError,
+    MalformedData,
+    SourceError,
+    SourceUnavailable,
+    ValueTooLarge,
+)
 from rivet_fleet.execution.packing import dressed
 from rivet_fleet.execution.paging import (
     KeyDialect,
@@ -32,7 +44,8 @@ from rivet_fleet.execution.types import arrow_schema
 from rivet_fleet.execution.windowing import windowed
 
 _CUT_FACTOR = 2
-"""A page that grew to this many times its byte limit is cut and continued by its key."""
+"""A page that grew to this many times its byte limit is cut behind its last whole row, and
+continued by its key; it is never cut before its first."""
 
 
 class PageStream(Protocol):
@@ -158,7 +171,16 @@ def hidden_keys(
 class PagedReader:
     """A ``ChunkReader`` of one chunk. The connection belongs to the engine's source."""
 
-    def __init__(self, engine: ReadingEngine, read: ReadPlan, chunk_range: ChunkRange) -> None:
+    def __init__(
+        self,
+        engine: ReadingEngine,
+        read: ReadPlan,
+        chunk_range: ChunkRange,
+        *,
+        row_bytes_max: int,
+    ) -> None:
+        """``row_bytes_max``: on the wire; a wider row is refused (``TuningPlan.max_row_bytes``)."""
+        self._row_bytes_max = row_bytes_max
         keys = chunk_range.columns if chunk_range.kind in (RangeKind.KEYSET, RangeKind.SPAN) else ()
         extra = hidden_keys(engine, read.columns, keys)
         self._engine, self._range = engine, chunk_range
@@ -187,6 +209,8 @@ class PagedReader:
         """When the last piece of a page that goes on was handed on (monotonic)."""
         self._waited_s = 0.0
         """How long a page that goes on has waited for its pieces to be taken."""
+        self._rowless_bytes = 0
+        """What has arrived of a streamed row that is not complete."""
 
     def _make_pager(self, read: ReadPlan) -> Pager | None:
         kind, columns, source = self._range.kind, self._select_list, self._source
@@ -268,6 +292,8 @@ class PagedReader:
             # The source may have waited for us, and for it the statement was open.
             self._waited_s += time.monotonic() - self._handed_on_s
         goes_on = self._receive(stream, pager, limit)
+        if not self._handed_on_rows:
+            self._receive_a_row(stream, pager, limit)
         cut = not stream.ended
         if cut and not goes_on:
             stream.abandon()
@@ -305,6 +331,45 @@ class PagedReader:
         stream.receive(rows_max=piece_rows, bytes_max=piece_bytes)
         return not stream.ended and stream.wire_bytes <= limit.bytes_max * _CUT_FACTOR
 
+    def _receive_a_row(self, stream: PageStream, pager: Pager, limit: PageLimit) -> None:
+        """A page has a row, or it has ended, whatever its limit says: one that is cut before its
+        first row would ask for the same again, for ever. Raises ValueTooLarge."""
+        while not stream.ended and not stream.rows_ready:
+            left_bytes = self._row_bytes_max - stream.wire_bytes
+            if left_bytes < 0:
+                seen_bytes = stream.wire_bytes
+                self._abandon_stream()
+                raise self._too_wide(seen_bytes, self._key_of_next_row(pager, limit))
+            stream.receive(rows_max=1, bytes_max=left_bytes)
+
+    def _key_of_next_row(self, pager: Pager, limit: PageLimit) -> str:
+        """Which row a page would begin with, for a message; its place where nobody can say."""
+        names = self._range.columns
+        if self._range.kind not in (RangeKind.KEYSET, RangeKind.SPAN):
+            return f"in {describe_range(self._range)}"
+        columns = tuple(self._engine.hidden_column(f"_rivet_key_{i}") for i in range(len(names)))
+        select = self._in_window(pager.select(replace(limit, rows_max=1)))
+        select = replace(select, columns=self._engine.select_list((), names))
+        try:
+            stream = self._engine.open_stream(select, columns, pager.walk, packed=False)
+            stream.receive(rows_max=None, bytes_max=None)
+            (values,) = stream.take().slice(0, 1).to_pylist()
+        except (SourceError, ValueError):
+            return f"in {describe_range(self._range)}"
+        shown = ", ".join(str(value) for value in values.values())
+        return f"with ({', '.join(names)}) = ({shown})"
+
+    def _too_wide(self, seen_bytes: int, which: str) -> ValueTooLarge:
+        mib = 1024 * 1024
+        return ValueTooLarge(
+            f"{self._engine.identity}: the row {which} has more than {seen_bytes // mib} MB; the "
+            f"widest that this worker takes has {self._row_bytes_max // mib} MB ({ROW_VALUES} "
+            "times its largest value)",
+            hint="raise `campaign.worker_memory_mb` (and `max_value_mb`), or leave wide columns "
+            "out with `query:`",
+            code="RIVET_ROW_TOO_LARGE",
+        )
+
     def _stream_page(self, pager: Pager | None, limit: PageLimit) -> Page:
         """The next rows of a statement that is handed on as it arrives: the only one of a WHOLE,
         WINDOW or NULLS chunk, or all rows of one over-full value."""
@@ -316,11 +381,16 @@ class PagedReader:
         batch = stream.take(max(1, limit.rows_max))
         self._count_changes(stream)
         self._streamed_rows += batch.num_rows
+        arrived_bytes = stream.wire_bytes - before_bytes
+        self._rowless_bytes = 0 if batch.num_rows else self._rowless_bytes + arrived_bytes
+        if self._rowless_bytes > self._row_bytes_max:
+            nth = f"number {self._streamed_rows + 1} of its statement"
+            raise self._too_wide(self._rowless_bytes, nth)
         done = stream.ended and stream.rows_ready == 0
         page = Page(
             batch=self._visible(batch),
             statement_s=stream.seconds - before_s,
-            wire_bytes=stream.wire_bytes - before_bytes,
+            wire_bytes=arrived_bytes,
             last=done and pager is None,
         )
         if done and pager is not None:
@@ -347,7 +417,7 @@ class PagedReader:
 
     def _forget_stream(self) -> None:
         self._stream = self._handed_on_s = None
-        self._handed_on_rows, self._waited_s = 0, 0.0
+        self._handed_on_rows, self._waited_s, self._rowless_bytes = 0, 0.0, 0
 
     def _visible(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """The planned columns alone, with the reader's schema, as they are packed."""

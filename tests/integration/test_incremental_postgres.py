@@ -249,7 +249,7 @@ def test_a_run_costs_the_rows_it_reads(sql, source) -> None:
     planned = follower.plan()
     (chunk,) = planned.choice.ranges
     engine = PostgresReading(source._session, planned.read, TuningPlan())
-    reader = PagedReader(engine, planned.read, chunk)
+    reader = PagedReader(engine, planned.read, chunk, row_bytes_max=1 << 30)
     pages = []
     engine.open_stream = spy(engine.open_stream, pages)
     assert len(drain(reader, SMALL)) == 20

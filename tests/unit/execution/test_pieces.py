@@ -117,7 +117,7 @@ def reader_of(engine: Engine) -> PagedReader:
         query=None,
         columns=(COLUMN,),
     )
-    return PagedReader(engine, read, BY_ID)
+    return PagedReader(engine, read, BY_ID, row_bytes_max=1 << 30)
 
 
 def taken(pages) -> list[int]:

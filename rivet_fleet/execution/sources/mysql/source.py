@@ -58,7 +58,7 @@ class MysqlSource:
         indexes = (leading_index(now.indexes, columns) for columns in orders)
         index = next((found for found in indexes if found is not None), None)
         engine = MysqlReading(self._session, read, tuning, index=index)
-        return PagedReader(engine, read, chunk_range)
+        return PagedReader(engine, read, chunk_range, row_bytes_max=tuning.max_row_bytes)
 
     def list_relations(self) -> Listing:
         """Every relation the user may see; see ``Source``."""

@@ -52,7 +52,8 @@ class PostgresSource:
         if self._value_bytes_max is not None:
             lower = min(self._value_bytes_max, tuning.max_value_bytes)
             tuning = replace(tuning, max_value_bytes=lower)
-        return PagedReader(PostgresReading(self._session, read, tuning), read, chunk_range)
+        engine = PostgresReading(self._session, read, tuning)
+        return PagedReader(engine, read, chunk_range, row_bytes_max=tuning.max_row_bytes)
 
     def list_relations(self) -> Listing:
         """Every relation the user may see; see ``Source``."""
