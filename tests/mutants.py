@@ -12,7 +12,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from rivet_fleet.contracts.task import Verb
-from rivet_fleet.persistence import accepting, budgets, claims, finalizing, governing, ledger
+from rivet_fleet.persistence import (
+    accepting,
+    budgets,
+    claims,
+    finalizing,
+    governing,
+    ledger,
+    marks,
+)
 from rivet_fleet.persistence.guards import status_in
 
 
@@ -193,6 +201,19 @@ MUTANTS |= {
         apply=_a_halt_is_not_kept,
         red=("test_a_halt_stops_every_campaign_of_the_group_until_an_operator_goes_on",),
         suite=_GOVERNING,
+    ),
+}
+_MARKS = "test_store_marks.py"
+MUTANTS |= {
+    "mark_moves_under_any_binding": Mutant(
+        apply=_cut(marks, "MOVE", " AND coalesce(mark_binding, '') = :binding_before"),
+        red=("test_a_forced_plan_of_another_binding_leaves_mark_and_binding",),
+        suite=_MARKS,
+    ),
+    "mark_moves_from_anywhere": Mutant(
+        apply=_cut(marks, "MOVE", "AND coalesce(last_cursor_value, '') = :before AND", "AND"),
+        red=("test_a_forced_plan_never_moves_the_mark_back",),
+        suite=_MARKS,
     ),
 }
 

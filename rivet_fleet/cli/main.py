@@ -35,7 +35,7 @@ _COMMANDS = {
     "accept": "rivet_fleet.cli.operate:accept",
     "cancel": "rivet_fleet.cli.operate:cancel",
     "gc": "rivet_fleet.cli.operate:gc",
-    "state": "rivet_fleet.cli.state:state",
+    "state": "rivet_fleet.cli.state_verbs:state",
     "schema": "rivet_fleet.cli.misc:schema",
     "completions": "rivet_fleet.cli.misc:completions",
     "demo": "rivet_fleet.cli.misc:demo",

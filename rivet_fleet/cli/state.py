@@ -1,4 +1,4 @@
-"""state show|files|chunks|progression|budget|reset|reset-chunks|migrate: what the fleet knows."""
+"""state show|files|chunks|progression|budget: what the fleet knows."""
 
 from __future__ import annotations
 
@@ -227,61 +227,6 @@ def chunks(
                     f"{describe_range(task.chunk_range)}{owner}{error}"
                 )
             )
-    return 0
-
-
-def _reset(
-    config: Path,
-    params: tuple[str, ...],
-    state_url: str | None,
-    export_name: str,
-    *,
-    chunks_only: bool,
-) -> int:
-    session = start(config, params, state_url, quiet=True)
-    known = [export.name for export in session.loaded.config.exports]
-    if export_name not in known:
-        raise UsageError(f"no export {export_name}", hint=f"known exports: {', '.join(known)}")
-    with fleet_of(session, "state") as fleet:
-        removed = fleet.store.reset_export(
-            session.loaded.campaign_name, export_name, chunks_only=chunks_only
-        )
-    click.echo(f"forgot {removed} runs of {export_name}; delivered files were not touched")
-    return 0
-
-
-@state.command("reset")
-@config_option
-@param_option
-@state_option
-@click.option("-e", "--export", "export_name", required=True, help="The export to forget.")
-def reset(config: Path, params: tuple[str, ...], state_url: str | None, export_name: str) -> int:
-    """Forget everything about an export: runs, chunks, ledger, cursor, progression."""
-    return _reset(config, params, state_url, export_name, chunks_only=False)
-
-
-@state.command("reset-chunks")
-@config_option
-@param_option
-@state_option
-@click.option("-e", "--export", "export_name", required=True, help="The export to forget.")
-def reset_chunks(
-    config: Path, params: tuple[str, ...], state_url: str | None, export_name: str
-) -> int:
-    """Forget an export's runs and chunks, but keep its cursor and progression."""
-    return _reset(config, params, state_url, export_name, chunks_only=True)
-
-
-@state.command("migrate")
-@config_option
-@param_option
-@state_option
-def migrate(config: Path, params: tuple[str, ...], state_url: str | None) -> int:
-    """Bring the state database to this program's schema version."""
-    session = start(config, params, state_url, quiet=True)
-    with fleet_of(session, "state", migrate=True) as fleet:
-        fleet.store.check_version()
-    click.echo("the state database has this program's schema version")
     return 0
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
+from rivet_fleet.contracts.binding import Bound
 from rivet_fleet.contracts.keys import KeyTuple
 
 
@@ -18,7 +19,8 @@ class CursorPlan:
 
     ``columns``: the cursor, and behind it the key that tells equal cursors apart. ``mode`` is
     ``single_column``, ``coalesce`` or ``key``. The run reads from ``mark_before`` (None: from the
-    beginning) to ``mark_after``; the two are equal when nothing is new.
+    beginning) to ``mark_after``; the two are equal when nothing is new. ``binding`` is what the
+    mark means from this run on, ``binding_before`` what was stored beside it (ADR 0020).
     """
 
     mode: str
@@ -27,6 +29,8 @@ class CursorPlan:
     overlap_s: float = 0.0
     mark_before: str | None = None
     mark_after: str | None = None
+    binding: tuple[Bound, ...] = ()
+    binding_before: str | None = None
 
 
 def mark_text(columns: tuple[str, ...], fallback: str | None, values: KeyTuple) -> str:

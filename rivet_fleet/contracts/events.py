@@ -59,6 +59,8 @@ class EventName(Enum):
     RUN_COMPLETED = "run.completed"
     MARK_MOVED = "mark.moved"
     MARK_KEPT = "mark.kept"
+    MARK_ADOPTED = "mark.adopted"
+    MARK_ACCEPTED = "mark.accepted"
     RUN_FAILED = "run.failed"
     RUN_ACCEPTED = "run.accepted"
     STAGED_SWEPT = "staged.swept"

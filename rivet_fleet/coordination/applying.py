@@ -155,8 +155,9 @@ def _moved_cursors(fleet: Fleet, artifact: PlanArtifact) -> Sequence[str]:
     }
     if not taken:
         return ()
-    now = fleet.store.cursors(artifact.campaign.campaign_name, tuple(taken))
-    return [name for name, mark in taken.items() if now.get(name) != mark]
+    now = fleet.store.marks(artifact.campaign.campaign_name, tuple(taken))
+    standing = {name: mark.value for name, mark in now.items()}
+    return [name for name, mark in taken.items() if standing.get(name) != mark]
 
 
 def _tell(fleet: Fleet, artifact: PlanArtifact, forced: Sequence[str]) -> None:

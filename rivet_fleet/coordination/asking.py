@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from rivet_fleet.contracts.binding import StoredMark
 from rivet_fleet.contracts.facts import SourceFacts
 from rivet_fleet.execution.source import Source
 from rivet_fleet.planning.config_models import ExportConfig
@@ -23,7 +24,7 @@ class Asked:
     moving: dict[str, Moving] = field(default_factory=dict)
 
     def ask(
-        self, loaded: LoadedConfig, export: ExportConfig, source: Source, mark: str | None
+        self, loaded: LoadedConfig, export: ExportConfig, source: Source, mark: StoredMark | None
     ) -> SourceFacts:
         """Facts first: which row is the newest depends on the key they name. ``mark`` was read
         before: whatever moves it later is found when the plan is stored (W6)."""
@@ -31,7 +32,12 @@ class Asked:
         wanted = facts_request(loaded, export, continued=continued)
         facts = with_probed_rows(source.introspect(replace(wanted, probe_density=self.probe)))
         self.facts[export.name] = facts
-        request = newest_request(export, facts, loaded.queries.get(export.name), mark)
+        value = None if mark is None else mark.value
+        request = newest_request(export, facts, loaded.queries.get(export.name), value)
         if request is not None:
-            self.moving[export.name] = Moving(mark=mark, newest=source.newest(request))
+            self.moving[export.name] = Moving(
+                mark=value,
+                newest=source.newest(request),
+                binding=None if mark is None else mark.binding,
+            )
         return facts

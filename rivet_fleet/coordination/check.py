@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from rivet_fleet.contracts.binding import StoredMark
 from rivet_fleet.contracts.columns import ColumnSpec, Fidelity
 from rivet_fleet.contracts.facts import ColumnFacts, SourceFacts
 from rivet_fleet.contracts.keys import CampaignId
@@ -84,7 +85,7 @@ def check_exports(
             for name in sorted({loaded.source_name(export) for export in exports})
         },
         history=remembered.history,
-        marks=remembered.cursors,
+        marks=remembered.marks,
         targets=targets,
         campaign_id=campaign_id,
         now_s=now_s,
@@ -124,7 +125,7 @@ class _Look:
     options: ProcessOptions
     connections: Mapping[str, SourceConnection]
     history: Mapping[str, Sequence[MeasuredRun]]
-    marks: Mapping[str, str]
+    marks: Mapping[str, StoredMark]
     targets: tuple[Target, ...]
     campaign_id: CampaignId
     now_s: float

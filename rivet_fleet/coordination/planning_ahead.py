@@ -16,6 +16,7 @@ from rivet_fleet.contracts.artifact import (
     FactsSnapshot,
     PlanArtifact,
 )
+from rivet_fleet.contracts.binding import StoredMark
 from rivet_fleet.contracts.codec import from_plain
 from rivet_fleet.contracts.facts import SourceFacts
 from rivet_fleet.contracts.keys import CampaignId
@@ -38,7 +39,7 @@ from rivet_fleet.planning.problems import did_you_mean
 
 SECRET_CHARS_MIN = 8
 """A shorter secret in a query is more likely a word of the query than a secret."""
-_SCHEMA_OLD = "RIVET_STATE_SCHEMA_OLD"
+_SCHEMA_NONE = "RIVET_STATE_SCHEMA_NONE"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,12 +47,13 @@ class Remembered:
     """What the state database knows of former runs; empty before the first one."""
 
     history: Mapping[str, Sequence[MeasuredRun]] = field(default_factory=dict)
-    cursors: Mapping[str, str] = field(default_factory=dict)
+    marks: Mapping[str, StoredMark] = field(default_factory=dict)
     last_plans: Mapping[str, ExportPlan] = field(default_factory=dict)
 
 
 def remember(loaded: LoadedConfig, names: Sequence[str], *, state_url: str) -> Remembered:
-    """Read the state database without creating or changing it. Raises StateUnavailable."""
+    """Read the state database without creating or changing it. Raises StateUnavailable, and
+    StateRefused for one of another version."""
     if not store_exists(state_url):
         return Remembered()
     store = open_store(state_url, pool_size=1)
@@ -59,11 +61,12 @@ def remember(loaded: LoadedConfig, names: Sequence[str], *, state_url: str) -> R
         store.check_version()
         return Remembered(
             history=store.history(loaded.campaign_name, names),
-            cursors=store.cursors(loaded.campaign_name, names),
+            marks=store.marks(loaded.campaign_name, names),
             last_plans=store.last_plans(loaded.campaign_name, names),
         )
     except StateRefused as refused:
-        if refused.code != _SCHEMA_OLD:
+        # An older schema holds marks: a plan without them would read everything anew.
+        if refused.code != _SCHEMA_NONE:
             raise
         return Remembered()  # no campaign of this program ever ran there
     finally:
@@ -86,7 +89,7 @@ def plan_ahead(
     """
     chosen = _chosen(loaded, names)
     remembered = remember(loaded, chosen, state_url=state_url)
-    asked = _asked(loaded, options, chosen, remembered.cursors)
+    asked = _asked(loaded, options, chosen, remembered.marks)
     decided = decide(
         loaded,
         asked.facts,
@@ -104,7 +107,7 @@ def plan_ahead(
     for run in decided.plan.runs:
         open_format(run.plan.format).check_schema(arrow_schema(run.plan.output_columns))
     _refuse_secrets(loaded, decided.plan)
-    return _artifact(loaded, decided, decided.facts, remembered.cursors, now_s)
+    return _artifact(loaded, decided, decided.facts, remembered.marks, now_s)
 
 
 def _chosen(loaded: LoadedConfig, names: Sequence[str]) -> tuple[str, ...]:
@@ -123,7 +126,7 @@ def _asked(
     loaded: LoadedConfig,
     options: ProcessOptions,
     chosen: Sequence[str],
-    marks: Mapping[str, str],
+    marks: Mapping[str, StoredMark],
 ) -> Asked:
     """One connection for each source, closed when everything is known."""
     opened: dict[str, Source] = {}
@@ -163,7 +166,7 @@ def _artifact(
     loaded: LoadedConfig,
     decided: Decided,
     facts: Mapping[str, SourceFacts],
-    cursors: Mapping[str, str],
+    marks: Mapping[str, StoredMark],
     now_s: float,
 ) -> PlanArtifact:
     hide = redactor(loaded)
@@ -176,7 +179,7 @@ def _artifact(
             export_name=run.plan.export_name,
             chunk_count=len(run.chunks),
             plan_fingerprint=run.plan_hash,
-            cursor_snapshot=cursors.get(run.plan.export_name),
+            cursor_snapshot=_value(marks.get(run.plan.export_name)),
             strategy_rationale=hide(run.plan.reason),
             facts=_snapshot(facts[run.plan.export_name], run),
             preflight=decided.advised.preflights[run.plan.export_name],
@@ -197,6 +200,10 @@ def _artifact(
         exports=exports,
         prioritization=from_plain(type(advice), redact_plain(advice, hide)),
     )
+
+
+def _value(mark: StoredMark | None) -> str | None:
+    return None if mark is None else mark.value
 
 
 def _redacted(run: PlannedRun, loaded: LoadedConfig) -> PlannedRun:

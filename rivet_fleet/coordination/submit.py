@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rivet_fleet.contracts.binding import StoredMark
 from rivet_fleet.contracts.events import EventName
 from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.contracts.killpoints import KillPoint, reach
@@ -199,13 +200,13 @@ def check_deliverable(fleet: Fleet, plan: CampaignPlan) -> None:
             destination.close()
 
 
-def _marks(fleet: Fleet, loaded: LoadedConfig) -> dict[str, str]:
+def _marks(fleet: Fleet, loaded: LoadedConfig) -> dict[str, StoredMark]:
     """The stored high-water marks, where any export goes by one."""
     names = [export.name for export in loaded.config.exports if reads_window(export)]
     if not names:
         return {}
     return fleet.patience.call(
-        "read the marks", lambda: fleet.store.cursors(loaded.campaign_name, names)
+        "read the marks", lambda: fleet.store.marks(loaded.campaign_name, names)
     )
 
 

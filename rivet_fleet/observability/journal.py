@@ -42,6 +42,8 @@ WRITTEN_BY_STORE: frozenset[EventName] = frozenset(
         EventName.RUN_COMPLETED,
         EventName.MARK_MOVED,
         EventName.MARK_KEPT,
+        EventName.MARK_ADOPTED,
+        EventName.MARK_ACCEPTED,
         EventName.RUN_FAILED,
         EventName.RUN_ACCEPTED,
     }

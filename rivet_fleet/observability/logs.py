@@ -70,6 +70,8 @@ EVENT_LEVELS: dict[EventName, str] = {
     EventName.RUN_COMPLETED: "info",
     EventName.MARK_MOVED: "info",
     EventName.MARK_KEPT: "warning",
+    EventName.MARK_ADOPTED: "warning",
+    EventName.MARK_ACCEPTED: "warning",
     EventName.RUN_FAILED: "error",
     EventName.RUN_ACCEPTED: "warning",
     EventName.STAGED_SWEPT: "info",

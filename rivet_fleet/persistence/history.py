@@ -37,10 +37,6 @@ _LAST_PLAN = """
 SELECT r.plan_json FROM export_state s JOIN chunk_run r ON r.run_id = s.last_run_id
 WHERE s.campaign_name = :campaign_name AND s.export_name = :export_name
 """
-_CURSOR = """
-SELECT last_cursor_value FROM export_state
-WHERE campaign_name = :campaign_name AND export_name = :export_name
-"""
 
 
 class Histories:
@@ -65,16 +61,6 @@ class Histories:
                     runs = sorted(map(_measured_from, rows), key=lambda run: -run.run_at_s)
                     found[name] = runs[:limit]
             return found
-
-        return self._db.read(work)
-
-    def cursors(self, campaign_name: str, export_names: Sequence[str]) -> dict[str, str]:
-        """See ``Store.cursors``."""
-
-        def work(tx: Transaction) -> dict[str, str]:
-            named = {"campaign_name": campaign_name}
-            found = {n: tx.scalar(_CURSOR, **named, export_name=n) for n in export_names}
-            return {name: value for name, value in found.items() if value is not None}
 
         return self._db.read(work)
 

@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
+from rivet_fleet.contracts.binding import (
+    MARK_OTHER,
+    StoredMark,
+    binding_text,
+    describe_binding,
+    describe_changes,
+    differences,
+    stored_binding,
+)
 from rivet_fleet.contracts.cursor import CursorPlan, advances, describe_mark
 from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.keys import CampaignId, RunId
@@ -17,13 +27,17 @@ INCREMENTAL = "incremental"
 CHUNKED = "chunked"
 
 _MARK = """
-SELECT last_cursor_value FROM export_state
+SELECT last_cursor_value, mark_binding FROM export_state
 WHERE campaign_name = :campaign_name AND export_name = :export_name
 """
-_MOVE = """
-UPDATE export_state SET last_cursor_value = :after
+MOVE = """
+UPDATE export_state SET last_cursor_value = :after, mark_binding = :binding
 WHERE campaign_name = :campaign_name AND export_name = :export_name
-  AND coalesce(last_cursor_value, '') = :before
+  AND coalesce(last_cursor_value, '') = :before AND coalesce(mark_binding, '') = :binding_before
+"""
+_IN_PROGRESS = """
+SELECT campaign_id FROM chunk_run
+WHERE campaign_name = :campaign_name AND export_name = :export_name AND status = 'in_progress'
 """
 _COMMITTED = """
 SELECT last_committed_strategy, last_committed_cursor, last_committed_chunk_index
@@ -58,9 +72,39 @@ ORDER BY n.export_name
 
 
 class Marks:
-    """Reading them, as plain values."""
+    """Reading them, as plain values, and an operator's word for one."""
 
     _db: Database
+
+    def marks(self, campaign_name: str, export_names: Sequence[str]) -> dict[str, StoredMark]:
+        """See ``Store.marks``."""
+
+        def work(tx: Transaction) -> dict[str, StoredMark]:
+            named = {"campaign_name": campaign_name}
+            found = {name: _stored(tx, {**named, "export_name": name}) for name in export_names}
+            return {name: mark for name, mark in found.items() if mark is not None}
+
+        return self._db.read(work)
+
+    def accept_mark(
+        self, campaign_name: str, export_name: str, at: StoredMark, binding: str, event: Event
+    ) -> bool:
+        """See ``Store.accept_mark``."""
+        named = {"campaign_name": campaign_name, "export_name": export_name}
+
+        def work(tx: Transaction) -> bool:
+            other = tx.scalar(_IN_PROGRESS, **named)
+            if other is not None:
+                raise in_progress(export_name, other)
+            after = StoredMark(value=at.value, binding=binding)
+            if _stored(tx, named) == after:
+                return False
+            if tx.run(MOVE, **named, **_from_to(at, after)) == 0:
+                raise mark_changed(export_name)
+            note(tx, event)
+            return True
+
+        return self._db.write(work)
 
     def progression(self, campaign_name: str) -> list[Progression]:
         """See ``Store.progression``."""
@@ -96,14 +140,24 @@ def refuse_moved_marks(tx: Transaction, plan: CampaignPlan) -> None:
     for run in plan.runs:
         if run.plan.cursor is not None:
             named = {"campaign_name": plan.campaign_name, "export_name": run.plan.export_name}
-            refuse_moved(run.plan.export_name, run.plan.cursor, tx.scalar(_MARK, **named))
+            refuse_moved(run.plan.export_name, run.plan.cursor, _stored(tx, named))
 
 
-def refuse_moved(export_name: str, cursor: CursorPlan, stored: str | None) -> None:
-    """Raise StateRefused when the stored mark is not the one the plan begins at."""
-    if cursor.mark_before == stored:
-        return
-    now = "gone" if stored is None else f"now {describe_mark(stored)}"
+def refuse_moved(export_name: str, cursor: CursorPlan, stored: StoredMark | None) -> None:
+    """Raise StateRefused when the stored mark is not the one the plan begins at, or means
+    something else now."""
+    value, binding = (None, None) if stored is None else (stored.value, stored.binding)
+    if cursor.mark_before == value:
+        if cursor.binding_before == binding:
+            return
+        changes = differences(stored_binding(cursor.binding_before), stored_binding(binding))
+        raise StateRefused(
+            f"export {export_name} was planned before its mark was bound anew: "
+            f"{describe_changes(changes) or 'a run has bound it meanwhile'}",
+            hint="plan it again: the mark belongs to what `state accept` or the last run said",
+            code=MARK_OTHER,
+        )
+    now = "gone" if value is None else f"now {describe_mark(value)}"
     raise StateRefused(
         f"export {export_name} was planned at another high-water mark: it is {now}",
         hint="plan it again: another campaign has delivered rows meanwhile",
@@ -111,17 +165,98 @@ def refuse_moved(export_name: str, cursor: CursorPlan, stored: str | None) -> No
     )
 
 
+def in_progress(export_name: str, campaign_id: str) -> StateRefused:
+    """The refusal to change what a run will move when it ends."""
+    return StateRefused(
+        f"export {export_name} is in progress in campaign {campaign_id}: its end moves the mark",
+        hint="wait for it, or `rivet-fleet cancel` it, and accept then",
+        code="RIVET_EXPORT_IN_PROGRESS",
+    )
+
+
+def mark_changed(export_name: str) -> StateRefused:
+    """The refusal to bind a mark that is not there any more."""
+    return StateRefused(
+        f"the mark of export {export_name} has changed meanwhile; nothing was accepted",
+        hint="`rivet-fleet state show` has it as it is now; accept again",
+        code="RIVET_PLAN_CURSOR_DRIFT",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Move:
+    """What the end of a run makes of its mark. ``at``: where the plan began, None for no mark;
+    only from there ``after`` is written."""
+
+    at: StoredMark | None
+    after: StoredMark
+    adopts: bool
+
+    @property
+    def silent(self) -> bool:
+        """True when nothing was new: the mark stays, whatever becomes of its binding."""
+        return self.at is not None and self.at.value == self.after.value
+
+
+def move_of(cursor: CursorPlan | None, stored: StoredMark | None) -> Move | None:
+    """What is to be written, by compare-and-set (B2); None when nothing is, also because a
+    reopened run ends again."""
+    if cursor is None or cursor.mark_after is None:
+        return None
+    before, binding = cursor.mark_before, binding_text(cursor.binding) or cursor.binding_before
+    move = Move(
+        at=None if before is None else StoredMark(value=before, binding=cursor.binding_before),
+        after=StoredMark(value=cursor.mark_after, binding=binding),
+        adopts=before is not None and cursor.binding_before is None and binding is not None,
+    )
+    if stored == move.after:
+        return None
+    again = stored is not None and stored.value == move.after.value
+    return None if again and not move.silent else move
+
+
 def move_mark(tx: Transaction, run: Record, plan: ExportPlan) -> None:
     """The mark moves to the end of the run's window, from its beginning and from nowhere else:
     a forced plan that began elsewhere leaves it where it is. Values are never compared."""
-    cursor = plan.cursor
-    if cursor is None or cursor.mark_after in (None, cursor.mark_before):
-        return
     named = {"campaign_name": run.campaign_name, "export_name": run.export_name}
-    if tx.scalar(_MARK, **named) == cursor.mark_after:
-        return  # a reopened run that ends again
-    moved = tx.run(_MOVE, **named, before=cursor.mark_before or "", after=cursor.mark_after)
-    note(tx, mark_event(run.run_id, run.campaign_id, plan, moved=moved == 1))
+    move = move_of(plan.cursor, _stored(tx, named))
+    if move is None:
+        return
+    moved = tx.run(MOVE, **named, **_from_to(move.at, move.after)) == 1
+    for event in move_events(run.run_id, run.campaign_id, plan, move, moved=moved):
+        note(tx, event)
+
+
+def move_events(
+    run_id: RunId, campaign_id: CampaignId, plan: ExportPlan, move: Move, *, moved: bool
+) -> Iterator[Event]:
+    """What is told of a mark at the end of its run."""
+    if moved and move.adopts:
+        assert plan.cursor is not None
+        yield Event(
+            name=EventName.MARK_ADOPTED,
+            campaign_id=campaign_id,
+            run_id=run_id,
+            export_name=plan.export_name,
+            message=f"bound to {describe_binding(plan.cursor.binding)}",
+            data={"binding": [one.shown for one in plan.cursor.binding]},
+        )
+    if not move.silent:
+        yield mark_event(run_id, campaign_id, plan, moved=moved)
+
+
+def _from_to(at: StoredMark | None, after: StoredMark) -> dict[str, str | None]:
+    return {
+        "before": at.value if at else "",
+        "binding_before": (at.binding if at else None) or "",
+        "after": after.value,
+        "binding": after.binding,
+    }
+
+
+def _stored(tx: Transaction, named: Mapping[str, str]) -> StoredMark | None:
+    row = tx.first(_MARK, **named)
+    return None if row is None or row[0] is None else StoredMark(value=row[0], binding=row[1])
 
 
 def mark_event(run_id: RunId, campaign_id: CampaignId, plan: ExportPlan, *, moved: bool) -> Event:

@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+from rivet_fleet.contracts.binding import StoredMark
+from rivet_fleet.contracts.events import Event
 from rivet_fleet.contracts.plan import CampaignPlan
 from rivet_fleet.contracts.state import Boundary, Progression
-from rivet_fleet.persistence.marks import boundary_of, mark_event, moves_on, refuse_moved
+from rivet_fleet.contracts.task import RunStatus
+from rivet_fleet.persistence.marks import (
+    boundary_of,
+    in_progress,
+    mark_changed,
+    move_events,
+    move_of,
+    moves_on,
+    refuse_moved,
+)
 from rivet_fleet.persistence.memory_model import Run
 from rivet_fleet.persistence.memory_views import MemoryRows, synchronized
 
@@ -15,10 +27,29 @@ class MemoryMarks(MemoryRows):
     """Marks move with the run that ends, boundaries behind them."""
 
     @synchronized
-    def cursors(self, campaign_name: str, export_names: Sequence[str]) -> dict[str, str]:
-        """See ``Store.cursors``."""
+    def marks(self, campaign_name: str, export_names: Sequence[str]) -> dict[str, StoredMark]:
+        """See ``Store.marks``."""
         found = {name: self._marks.get((campaign_name, name)) for name in export_names}
         return {name: mark for name, mark in found.items() if mark is not None}
+
+    @synchronized
+    def accept_mark(
+        self, campaign_name: str, export_name: str, at: StoredMark, binding: str, event: Event
+    ) -> bool:
+        """See ``Store.accept_mark``."""
+        key = (campaign_name, export_name)
+        for run in self._runs.values():
+            same = (run.campaign_name, run.planned.plan.export_name) == key
+            if same and run.status is RunStatus.IN_PROGRESS:
+                raise in_progress(export_name, run.campaign_id)
+        after = replace(at, binding=binding)
+        if self._marks.get(key) == after:
+            return False
+        if self._marks.get(key) != at:
+            raise mark_changed(export_name)
+        self._marks[key] = after
+        self._note(event)
+        return True
 
     @synchronized
     def progression(self, campaign_name: str) -> list[Progression]:
@@ -27,7 +58,7 @@ class MemoryMarks(MemoryRows):
         return [
             Progression(
                 export_name=name,
-                cursor=self._marks.get((campaign_name, name)),
+                cursor=_value(self._marks.get((campaign_name, name))),
                 committed=self._committed.get((campaign_name, name)),
             )
             for name in sorted(names)
@@ -41,14 +72,14 @@ class MemoryMarks(MemoryRows):
 
     def _move_mark(self, run: Run) -> None:
         plan, key = run.planned.plan, (run.campaign_name, run.planned.plan.export_name)
-        cursor = plan.cursor
-        stored = self._marks.get(key)
-        if cursor is None or cursor.mark_after in (None, cursor.mark_before, stored):
+        move = move_of(plan.cursor, self._marks.get(key))
+        if move is None:
             return
-        moved = stored == cursor.mark_before
+        moved = self._marks.get(key) == move.at
         if moved:
-            self._marks[key] = cursor.mark_after
-        self._note(mark_event(run.run_id, run.campaign_id, plan, moved=moved))
+            self._marks[key] = move.after
+        for event in move_events(run.run_id, run.campaign_id, plan, move, moved=moved):
+            self._note(event)
 
     def _record_committed(self, run: Run) -> None:
         plan, key = run.planned.plan, (run.campaign_name, run.planned.plan.export_name)
@@ -70,3 +101,7 @@ class MemoryMarks(MemoryRows):
         self._marks = {k: v for k, v in self._marks.items() if k != gone}
         self._committed = {k: v for k, v in self._committed.items() if k != gone}
         self._last_run = {k: v for k, v in self._last_run.items() if k != gone}
+
+
+def _value(mark: StoredMark | None) -> str | None:
+    return None if mark is None else mark.value

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
+from rivet_fleet.contracts.binding import StoredMark
 from rivet_fleet.contracts.codec import to_plain
 from rivet_fleet.contracts.events import Event, EventName, Told
 from rivet_fleet.contracts.harm import RunHarm
@@ -58,7 +59,7 @@ class MemoryRows:
         self._parts: list[LedgerPart] = []
         self._uniques: dict[tuple[RunId, int, int, int], tuple[UniqueStats, ...]] = {}
         self._last_run: dict[tuple[str, str], RunId] = {}
-        self._marks: dict[tuple[str, str], str] = {}
+        self._marks: dict[tuple[str, str], StoredMark] = {}
         self._committed: dict[tuple[str, str], Boundary] = {}
         self._workers: dict[str, Worker] = {}
         self._journal: list[JournalEntry] = []

@@ -14,6 +14,8 @@ from rivet_fleet.errors import StateRefused
 from rivet_fleet.persistence.database import Database
 from rivet_fleet.persistence.versions import SCHEMA_VERSION, VERSION_TABLE
 
+SCHEMA_NONE = "RIVET_STATE_SCHEMA_NONE"
+SCHEMA_OLD = "RIVET_STATE_SCHEMA_OLD"
 _SCRIPTS = Path(__file__).parent / "migrations"
 
 
@@ -45,7 +47,7 @@ def check_version(database: Database) -> None:
         f"state database {database.dialect.target} has {have}; "
         f"this program needs version {SCHEMA_VERSION}",
         hint="run `rivet-fleet state migrate`",
-        code="RIVET_STATE_SCHEMA_OLD",
+        code=SCHEMA_NONE if stored is None else SCHEMA_OLD,
     )
 
 

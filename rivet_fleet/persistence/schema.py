@@ -353,8 +353,10 @@ export_state = Table(
     _text("last_cursor_value", nullable=True),
     _text("last_run_id", nullable=True),
     _time("last_run_at_s"),
+    _text("mark_binding", nullable=True),
 )
-"""The incremental high-water mark. It moves only in the transaction that finishes a run."""
+"""The incremental high-water mark, and what it is bound to (ADR 0020). It moves only in the
+transaction that finishes a run."""
 
 export_progression = Table(
     "export_progression",

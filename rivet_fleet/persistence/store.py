@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from rivet_fleet.contracts.binding import StoredMark
 from rivet_fleet.contracts.events import Event, Told
 from rivet_fleet.contracts.harm import HarmReading, RunHarm
 from rivet_fleet.contracts.keys import CampaignId, RunId, TaskId
@@ -363,8 +364,16 @@ class Store(Protocol):
         without any are left out. Advice is made of it, never correctness."""
         ...
 
-    def cursors(self, campaign_name: str, export_names: Sequence[str]) -> dict[str, str]:
-        """The high-water mark of each export that has one, as stored (PA4 compares it)."""
+    def marks(self, campaign_name: str, export_names: Sequence[str]) -> dict[str, StoredMark]:
+        """The mark of each export that has one, with what it is bound to (PA4 compares it)."""
+        ...
+
+    def accept_mark(
+        self, campaign_name: str, export_name: str, at: StoredMark, binding: str, event: Event
+    ) -> bool:
+        """Bind the mark ``at`` to something else; ``event`` tells it in the same transaction.
+        False when it is bound so already. StateRefused when it has changed, or a run of the
+        export is in progress."""
         ...
 
     def progression(self, campaign_name: str) -> list[Progression]:

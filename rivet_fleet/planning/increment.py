@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from rivet_fleet.contracts.binding import MARK_OTHER
 from rivet_fleet.contracts.columns import MOMENTS, TypeKind
 from rivet_fleet.contracts.cursor import CursorPlan, describe_mark, mark_text, mark_values
 from rivet_fleet.contracts.facts import SourceFacts
@@ -43,10 +44,12 @@ class Cursor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moving:
-    """What was found out about a cursor: the stored mark, and the source's newest row."""
+    """What was found out about a cursor: the stored mark with its binding, and the source's
+    newest row."""
 
     mark: str | None
     newest: Newest
+    binding: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +154,7 @@ def window_of(
         fallback=cursor.fallback,
         overlap_s=export.cursor_overlap_s or 0.0,
         mark_before=mark,
+        binding_before=moving.binding,
         mark_after=None if after is None else mark_text(cursor.columns, cursor.fallback, after),
     )
     warnings += [*_ahead(facts, cursor, after, now_s), *_coarse(export, facts, cursor, after)]
@@ -263,6 +267,7 @@ def _other_mark(export: ExportConfig, cursor: Cursor, mark: str) -> Refusal:
         setting=cursor.setting,
         reason=f"the stored mark is {describe_mark(mark)}, which says nothing about {wanted}",
         suggestion=f"`rivet-fleet state reset -e {export.name}` forgets it, and all is read anew",
+        code=MARK_OTHER,
     )
 
 

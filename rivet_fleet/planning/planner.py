@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from rivet_fleet.contracts.facts import SourceFacts
 from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.contracts.plan import CampaignPlan, ChunkSpec, ExportPlan, PlannedRun, ReadPlan
 from rivet_fleet.contracts.url import redact
 from rivet_fleet.errors import SourceRefused, UnsupportedType
+from rivet_fleet.planning.binding import adopting, binding_of, refuse_other
 from rivet_fleet.planning.campaign import (
     check_campaign_id,
     date_of,
@@ -139,7 +140,7 @@ def _plan_export(
         wrong.refused.append(f"export {export.name}: nothing is known of its source yet")
         return None
     columns = _columns(loaded, export, found, wrong)
-    windowed = window_of(export, found, when.moving.get(export.name), when.now_s or 0.0)
+    windowed = _windowed(loaded, export, found, connections[source], when)
     choice = _choice(loaded, export, found, windowed)
     if isinstance(choice, Refusal):
         wrong.problems.append(
@@ -162,6 +163,28 @@ def _plan_export(
     if columns is None or isinstance(choice, Refusal) or isinstance(windowed, Refusal):
         return None
     return _sealed(loaded, export, found, columns, choice, connections[source], when, windowed)
+
+
+def _windowed(
+    loaded: LoadedConfig,
+    export: ExportConfig,
+    facts: SourceFacts,
+    connection: SourceConnection,
+    when: _When,
+) -> Windowed | Refusal | None:
+    """The window, and what its mark is bound to; refused where the mark is another's (B1)."""
+    moving = when.moving.get(export.name)
+    now = binding_of(loaded, export, facts, connection)
+    stored = moving.binding if moving is not None else None
+    setting = "chunk_by_key" if export.keyset_incremental else "cursor_column"
+    refused = refuse_other(export, stored, now, setting)
+    windowed = refused or window_of(export, facts, moving, when.now_s or 0.0)
+    if not isinstance(windowed, Windowed) or windowed.cursor is None:
+        return windowed
+    bound = replace(windowed, cursor=replace(windowed.cursor, binding=now))
+    if windowed.cursor.mark_before is None or stored is not None:
+        return bound
+    return replace(bound, warnings=(*bound.warnings, adopting(now)))
 
 
 def _choice(

@@ -903,7 +903,7 @@ def test_a_run_that_was_given_up_is_remembered_as_a_failure(store: Store) -> Non
 
 def test_an_export_without_a_mark_has_no_cursor(store: Store) -> None:
     store.submit(campaign_plan(chunks=(1,)))
-    assert store.cursors("shop", ["e0", "e1"]) == {}
+    assert store.marks("shop", ["e0", "e1"]) == {}
 
 
 def unique(entries: bytes, duplicates: int = 0) -> UniqueStats:

@@ -6,7 +6,17 @@ from dataclasses import replace
 
 import pytest
 
+from rivet_fleet.contracts.binding import (
+    MARK_OTHER,
+    Bound,
+    StoredMark,
+    Subject,
+    binding_text,
+    bound,
+    stored_binding,
+)
 from rivet_fleet.contracts.cursor import CursorPlan, mark_text
+from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.keys import CampaignId, RunId
 from rivet_fleet.contracts.plan import CampaignPlan
 from rivet_fleet.contracts.state import FinishedRun, Progression
@@ -63,7 +73,8 @@ def deliver(store: Store, number: int, before: int | None, after: int | None) ->
 
 
 def stored(store: Store) -> str | None:
-    return store.cursors("shop", ["e0"]).get("e0")
+    found = store.marks("shop", ["e0"]).get("e0")
+    return None if found is None else found.value
 
 
 def told(store: Store) -> Progression:
@@ -205,3 +216,119 @@ def test_a_full_run_has_no_boundary(store: Store) -> None:
     store.submit(replace(plan, runs=(replace(run, plan=replace(run.plan, mode="full")),)))
     finish(store, 1)
     assert told(store).committed is None
+
+
+# -- what a mark is bound to (ADR 0020) ---------------------------------------------------------
+
+
+def shop(name: str) -> tuple[Bound, ...]:
+    return (bound(Subject.SOURCE, name, name),)
+
+
+def bound_run(
+    number: int, before: int | None, after: int | None, to: str, was: str | None = None
+) -> CampaignPlan:
+    plan = incremental(number, before, after)
+    (run,) = plan.runs
+    assert run.plan.cursor is not None
+    cursor = replace(
+        run.plan.cursor,
+        binding=shop(to),
+        binding_before=None if was is None else binding_text(shop(was)),
+    )
+    return replace(plan, runs=(replace(run, plan=replace(run.plan, cursor=cursor)),))
+
+
+def belongs(store: Store) -> str | None:
+    (one,) = stored_binding(store.marks("shop", ["e0"])["e0"].binding) or (None,)
+    return None if one is None else one.shown
+
+
+def accepted(store: Store, at: int, to: str, was: str | None) -> bool:
+    mark_at = StoredMark(value=mark(at), binding=None if was is None else binding_text(shop(was)))
+    event = Event(name=EventName.MARK_ACCEPTED, export_name="e0")
+    text = binding_text(shop(to))
+    assert text is not None
+    return store.accept_mark("shop", "e0", mark_at, text, event)
+
+
+def names(store: Store) -> list[str]:
+    return [e.event for e in store.journal() if e.event.startswith("mark.")]
+
+
+def test_a_mark_and_its_binding_are_written_together(store: Store) -> None:
+    store.submit(bound_run(1, None, 5, "a"))
+    finish(store, 1)
+    assert (stored(store), belongs(store)) == (mark(5), "a")
+    store.submit(bound_run(2, 5, 9, "a", "a"))
+    finish(store, 2)
+    assert (stored(store), belongs(store)) == (mark(9), "a")
+    assert names(store) == ["mark.moved", "mark.moved"]
+
+
+def test_an_unbound_mark_is_adopted_by_the_next_run_even_when_nothing_is_new(
+    store: Store,
+) -> None:
+    deliver(store, 1, None, 5)
+    assert belongs(store) is None
+    store.submit(bound_run(2, 5, 5, "a"))
+    finish(store, 2)
+    assert (stored(store), belongs(store)) == (mark(5), "a")
+    assert names(store) == ["mark.moved", "mark.adopted"]
+
+
+def test_a_plan_made_under_another_binding_is_refused_when_it_is_stored(store: Store) -> None:
+    store.submit(bound_run(1, None, 5, "a"))
+    finish(store, 1)
+    with pytest.raises(StateRefused, match="source was b and is a") as refused:
+        store.submit(bound_run(2, 5, 9, "b", "b"))
+    assert refused.value.code == MARK_OTHER
+    assert store.campaign(CampaignId("c2")) is None
+
+
+def test_a_forced_plan_of_another_binding_leaves_mark_and_binding(store: Store) -> None:
+    store.submit(bound_run(1, None, 5, "a"))
+    finish(store, 1)
+    store.submit(bound_run(2, 5, 9, "b", "b"), any_mark=True)
+    finish(store, 2)
+    assert (stored(store), belongs(store)) == (mark(5), "a")
+
+
+def test_nothing_new_under_another_binding_changes_nothing(store: Store) -> None:
+    store.submit(bound_run(1, None, 5, "a"))
+    finish(store, 1)
+    store.submit(bound_run(2, 5, 5, "b", "b"), any_mark=True)
+    finish(store, 2)
+    assert (stored(store), belongs(store)) == (mark(5), "a")
+
+
+def test_an_operators_word_binds_the_mark_once_and_only_where_it_stands(store: Store) -> None:
+    store.submit(bound_run(1, None, 5, "a"))
+    with pytest.raises(StateRefused, match="in progress"):
+        accepted(store, 5, "b", "a")
+    finish(store, 1)
+    for at, was in ((4, "a"), (5, "c"), (5, None)):
+        with pytest.raises(StateRefused, match="changed meanwhile"):
+            accepted(store, at, "b", was)
+    assert names(store) == ["mark.moved"]
+    assert accepted(store, 5, "b", "a")
+    assert not accepted(store, 5, "b", "a"), "an answer that was lost: it holds already"
+    assert (stored(store), belongs(store)) == (mark(5), "b")
+    assert names(store) == ["mark.moved", "mark.accepted"]
+
+
+def test_a_reopened_run_that_ends_again_does_not_undo_an_acceptance(store: Store) -> None:
+    store.submit(bound_run(1, None, 5, "a"))
+    finish(store, 1)
+    assert accepted(store, 5, "b", "a")
+    task = store.task(RunId("c1-e0"), 0)
+    assert task is not None and store.reopen(task.task_id, task.fence, "lost")
+    finish(store, 1)
+    assert (stored(store), belongs(store)) == (mark(5), "b")
+
+
+def test_reset_forgets_the_binding_too(store: Store) -> None:
+    store.submit(bound_run(1, None, 5, "a"))
+    finish(store, 1)
+    store.reset_export("shop", "e0", chunks_only=False)
+    assert store.marks("shop", ["e0"]) == {}

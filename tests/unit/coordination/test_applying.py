@@ -25,6 +25,7 @@ from rivet_fleet.contracts.artifact import (
     freshness,
     read_artifact,
 )
+from rivet_fleet.contracts.binding import StoredMark
 from rivet_fleet.contracts.keys import CampaignId, RunId
 from rivet_fleet.contracts.plan import CampaignPlan
 from rivet_fleet.contracts.priority import Preflight, Verdict
@@ -255,10 +256,11 @@ def test_pa3_warns_then_refuses_unless_forced(
 class Marked(MemoryStore):
     """A store whose exports have a high-water mark."""
 
-    marks: dict[str, str]
+    standing: dict[str, str]
 
-    def cursors(self, campaign_name: str, export_names: Any) -> dict[str, str]:
-        return {name: mark for name, mark in self.marks.items() if name in export_names}
+    def marks(self, campaign_name: str, export_names: Any) -> dict[str, StoredMark]:
+        known = self.standing.items()
+        return {name: StoredMark(value=mark) for name, mark in known if name in export_names}
 
 
 def test_pa4_a_cursor_must_not_have_moved_unless_forced(
@@ -268,7 +270,7 @@ def test_pa4_a_cursor_must_not_have_moved_unless_forced(
         plan = artifact()
         (export,) = plan.exports
         store = Marked(DatabaseClock())
-        store.marks = now
+        store.standing = now
         marked = replace(plan, exports=(replace(export, cursor_snapshot=mark),))
         return apply(marked, tmp_path, monkeypatch, store=store, force=force)
 

@@ -68,7 +68,7 @@ def test_wherever_the_finalizer_dies_the_mark_moves_with_the_run_alone(tmp_path,
     killpoints.arm((Arming(point=point, action=KillAction.ERROR),))
     with pytest.raises(KillPointReached):
         work(make_fleet(store, tmp_path, "dying"), tmp_path)
-    found = store.cursors("shop", ["e0"])
+    found = {name: mark.value for name, mark in store.marks("shop", ["e0"]).items()}
     assert found == ({} if point in BEFORE else {"e0": MARK})
     killpoints.arm(())
     clock.time_s += 60.0
@@ -78,5 +78,5 @@ def test_wherever_the_finalizer_dies_the_mark_moves_with_the_run_alone(tmp_path,
         work(heir, tmp_path)
         tend(heir, CAMPAIGN)
         clock.time_s += 60.0
-    assert store.cursors("shop", ["e0"]) == {"e0": MARK}
+    assert store.marks("shop", ["e0"])["e0"].value == MARK
     assert [e.event for e in store.journal(campaign_id=CAMPAIGN)].count("mark.moved") == 1

@@ -1,0 +1,120 @@
+"""state accept|reset|reset-chunks|migrate: an operator changes what the fleet knows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from rivet_fleet.cli.environment import operator
+from rivet_fleet.cli.session import (
+    config_option,
+    fleet_of,
+    json_option,
+    param_option,
+    start,
+    state_option,
+)
+from rivet_fleet.cli.state import state
+from rivet_fleet.contracts.binding import describe_binding
+from rivet_fleet.contracts.codec import dumps
+from rivet_fleet.contracts.cursor import describe_mark
+from rivet_fleet.coordination import marks
+from rivet_fleet.coordination.operate import Word
+from rivet_fleet.errors import UsageError
+
+__all__ = ["state"]
+
+
+@state.command("accept")
+@config_option
+@param_option
+@state_option
+@click.option("-e", "--export", "export_name", required=True, help="Whose mark goes on.")
+@click.option("--reason", default="", help="Why that is right: kept in the journal.")
+@click.option("--by", default=None, help="Who says so; the user and host of this process.")
+@json_option
+def accept(
+    config: Path,
+    params: tuple[str, ...],
+    state_url: str | None,
+    export_name: str,
+    reason: str,
+    by: str | None,
+    as_json: bool,
+) -> int:
+    """Let an export go on from its mark although the mark belongs to something else now.
+
+    The source is asked, the present meaning is stored beside the mark, and the journal keeps
+    who said so, why, before and after. Rows at or below the mark are not read again.
+    """
+    session = start(config, params, state_url, quiet=True)
+    with fleet_of(session, "accept") as fleet:
+        word = Word(by=by or operator(), reason=reason.strip())
+        done = marks.accept_mark(fleet, session.loaded, export_name, word)
+    if as_json:
+        click.echo(dumps(done))
+        return 0
+    if not done.created:
+        click.echo(f"the mark of {export_name} belongs to this already: nothing was changed")
+        return 0
+    click.echo(f"{export_name} goes on from {describe_mark(done.mark)}")
+    for change in done.changes:
+        click.echo(f"  {change.sentence}")
+    click.echo(f"  bound to {describe_binding(done.binding)}")
+    return 0
+
+
+def _reset(
+    config: Path,
+    params: tuple[str, ...],
+    state_url: str | None,
+    export_name: str,
+    *,
+    chunks_only: bool,
+) -> int:
+    session = start(config, params, state_url, quiet=True)
+    known = [export.name for export in session.loaded.config.exports]
+    if export_name not in known:
+        raise UsageError(f"no export {export_name}", hint=f"known exports: {', '.join(known)}")
+    with fleet_of(session, "state") as fleet:
+        removed = fleet.store.reset_export(
+            session.loaded.campaign_name, export_name, chunks_only=chunks_only
+        )
+    click.echo(f"forgot {removed} runs of {export_name}; delivered files were not touched")
+    return 0
+
+
+@state.command("reset")
+@config_option
+@param_option
+@state_option
+@click.option("-e", "--export", "export_name", required=True, help="The export to forget.")
+def reset(config: Path, params: tuple[str, ...], state_url: str | None, export_name: str) -> int:
+    """Forget everything about an export: runs, chunks, ledger, cursor, progression."""
+    return _reset(config, params, state_url, export_name, chunks_only=False)
+
+
+@state.command("reset-chunks")
+@config_option
+@param_option
+@state_option
+@click.option("-e", "--export", "export_name", required=True, help="The export to forget.")
+def reset_chunks(
+    config: Path, params: tuple[str, ...], state_url: str | None, export_name: str
+) -> int:
+    """Forget an export's runs and chunks, but keep its cursor and progression."""
+    return _reset(config, params, state_url, export_name, chunks_only=True)
+
+
+@state.command("migrate")
+@config_option
+@param_option
+@state_option
+def migrate(config: Path, params: tuple[str, ...], state_url: str | None) -> int:
+    """Bring the state database to this program's schema version."""
+    session = start(config, params, state_url, quiet=True)
+    with fleet_of(session, "state", migrate=True) as fleet:
+        fleet.store.check_version()
+    click.echo("the state database has this program's schema version")
+    return 0

@@ -1,0 +1,129 @@
+"""An operator's word that a high-water mark goes on under another meaning (ADR 0020)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rivet_fleet.contracts.binding import (
+    MARK_OTHER,
+    UNCONTINUABLE,
+    Bound,
+    BoundChange,
+    StoredMark,
+    binding_text,
+    describe_changes,
+    differences,
+    stored_binding,
+)
+from rivet_fleet.contracts.cursor import describe_mark, mark_values
+from rivet_fleet.contracts.events import Event, EventName
+from rivet_fleet.coordination.fleet import Fleet
+from rivet_fleet.coordination.operate import Word
+from rivet_fleet.errors import ConfigError, StateRefused, UsageError
+from rivet_fleet.planning.binding import binding_of
+from rivet_fleet.planning.config_models import ExportConfig
+from rivet_fleet.planning.connections import source_connection
+from rivet_fleet.planning.increment import Cursor, cursor_of
+from rivet_fleet.planning.loaded import LoadedConfig
+from rivet_fleet.planning.request import facts_request
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AcceptedMark:
+    """The mark, what it is bound to now, and how that differs; ``created`` False when it was
+    bound so already."""
+
+    export_name: str
+    mark: str
+    created: bool
+    changes: tuple[BoundChange, ...]
+    binding: tuple[Bound, ...]
+
+
+def accept_mark(fleet: Fleet, loaded: LoadedConfig, export_name: str, word: Word) -> AcceptedMark:
+    """Ask the source what the export means now, and bind its stored mark to that.
+
+    Raises UsageError for an unknown export, StateRefused without a mark, while a run of it is in
+    progress, or when the mark's columns are others; ConfigError and SourceError as planning does.
+    Nothing has changed then.
+    """
+    export = _export(loaded, export_name)
+    known = fleet.patience.call(
+        "read the mark", lambda: fleet.store.marks(loaded.campaign_name, [export_name])
+    )
+    mark = known.get(export_name)
+    if mark is None:
+        raise StateRefused(
+            f"export {export_name} has no mark: there is nothing to accept",
+            hint="its next run reads everything",
+        )
+    now = _present(fleet, loaded, export, mark)
+    before = stored_binding(mark.binding)
+    changes = differences(before, now)
+    if any(change.subject in UNCONTINUABLE for change in changes):
+        raise _other_columns(export_name, mark, describe_changes(changes))
+    text = binding_text(now)
+    assert text is not None, "an export with a mark has a binding"
+    event = Event(
+        name=EventName.MARK_ACCEPTED,
+        export_name=export_name,
+        worker_id=fleet.identity.worker_id,
+        message=describe_changes(changes) or "bound for the first time",
+        data={
+            "by": word.by,
+            "reason": word.reason,
+            "mark": mark.value,
+            "before": {one.subject.value: one.shown for one in before},
+            "after": {one.subject.value: one.shown for one in now},
+        },
+    )
+    created = (bool(changes) or not before) and fleet.patience.call(
+        "accept the mark",
+        lambda: fleet.store.accept_mark(loaded.campaign_name, export_name, mark, text, event),
+    )
+    return AcceptedMark(
+        export_name=export_name,
+        mark=mark.value,
+        created=created,
+        changes=changes,
+        binding=now,
+    )
+
+
+def _export(loaded: LoadedConfig, export_name: str) -> ExportConfig:
+    for export in loaded.config.exports:
+        if export.name == export_name:
+            return export
+    known = ", ".join(export.name for export in loaded.config.exports)
+    raise UsageError(f"no export {export_name}", hint=f"known exports: {known}")
+
+
+def _present(
+    fleet: Fleet, loaded: LoadedConfig, export: ExportConfig, mark: StoredMark
+) -> tuple[Bound, ...]:
+    connection = source_connection(loaded, loaded.source_name(export))
+    try:
+        source = fleet.source(connection.name, connection.identity)
+        facts = source.introspect(facts_request(loaded, export, continued=True))
+    finally:
+        fleet.drop_sources()
+    cursor = cursor_of(export, facts)
+    if not isinstance(cursor, Cursor) or export.mode == "time_window":
+        reason = (
+            f": {cursor.reason}" if cursor is not None and not isinstance(cursor, Cursor) else ""
+        )
+        raise ConfigError(
+            f"export {export.name} goes by no mark as it is configured now{reason}",
+            hint=f"`rivet-fleet state reset -e {export.name}` forgets the mark",
+        )
+    if mark_values(mark.value, cursor.columns, cursor.fallback) is None:
+        raise _other_columns(export.name, mark, f"the columns are {', '.join(cursor.columns)} now")
+    return binding_of(loaded, export, facts, connection)
+
+
+def _other_columns(export_name: str, mark: StoredMark, what: str) -> StateRefused:
+    return StateRefused(
+        f"the mark {describe_mark(mark.value)} holds no value of other columns: {what}",
+        hint=f"`rivet-fleet state reset -e {export_name}` forgets it, and all is read anew",
+        code=MARK_OTHER,
+    )

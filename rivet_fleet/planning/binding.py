@@ -1,0 +1,103 @@
+"""What the mark of an export would be bound to now, and whether it may be gone on from. Pure.
+
+The values are those of the plan; the comparison is ``contracts.binding.differences`` (ADR 0020).
+"""
+
+from __future__ import annotations
+
+from rivet_fleet.contracts.binding import (
+    MARK_OTHER,
+    UNCONTINUABLE,
+    Bound,
+    Subject,
+    bound,
+    describe_binding,
+    describe_changes,
+    differences,
+    stored_binding,
+)
+from rivet_fleet.contracts.facts import SourceFacts
+from rivet_fleet.planning.config_models import ExportConfig
+from rivet_fleet.planning.connections import SourceConnection
+from rivet_fleet.planning.cuts import Refusal
+from rivet_fleet.planning.increment import Cursor, cursor_of
+from rivet_fleet.planning.loaded import LoadedConfig
+from rivet_fleet.planning.writing import destination_plan
+
+KEYSET = "keyset_incremental"
+
+
+def binding_of(
+    loaded: LoadedConfig, export: ExportConfig, facts: SourceFacts, connection: SourceConnection
+) -> tuple[Bound, ...]:
+    """Every subject, in the order of ``Subject``; empty for an export that leaves no mark."""
+    cursor = cursor_of(export, facts)
+    if not isinstance(cursor, Cursor) or export.mode == "time_window":
+        return ()
+    first, *rest = cursor.columns
+    own, keys = ([first, *rest], []) if cursor.mode == "key" else ([first], rest)
+    mode = KEYSET if cursor.mode == "key" else export.mode
+    # The day of a delivery is no other destination.
+    place = destination_plan(export, loaded.path, "{date}")
+    found = [
+        _source(connection),
+        _relation(facts),
+        bound(Subject.CURSOR, [own, cursor.fallback], _cursor_words(own, cursor.fallback)),
+        bound(Subject.KEY, keys, ", ".join(keys) or "none"),
+        bound(Subject.MODE, mode, mode),
+        bound(
+            Subject.DESTINATION,
+            [place.kind, place.prefix, place.options],
+            f"{place.kind} {place.prefix}",
+        ),
+        bound(Subject.FORMAT, export.format, export.format),
+    ]
+    query = loaded.queries.get(export.name)
+    if facts.relation is None and query is not None:
+        found.append(bound(Subject.QUERY, query, query))
+    order = list(Subject)
+    return tuple(sorted(found, key=lambda one: order.index(one.subject)))
+
+
+def _source(connection: SourceConnection) -> Bound:
+    """Where it is, without the user: whose rights count is for the plan to compare."""
+    place = connection.identity.partition("://")[2].rpartition("@")[2]
+    return bound(Subject.SOURCE, place, place)
+
+
+def _relation(facts: SourceFacts) -> Bound:
+    relation = facts.relation
+    if relation is None:
+        return bound(Subject.RELATION, None, "a query")
+    return bound(Subject.RELATION, [relation.schema, relation.name], str(relation))
+
+
+def _cursor_words(columns: list[str], fallback: str | None) -> str:
+    words = ", ".join(columns)
+    return words if fallback is None else f"coalesce({words}, {fallback})"
+
+
+def refuse_other(
+    export: ExportConfig, stored: str | None, now: tuple[Bound, ...], setting: str
+) -> Refusal | None:
+    """Why the stored mark is not gone on from; None when it is this very subject's."""
+    changes = differences(stored_binding(stored), now)
+    if not changes:
+        return None
+    reset = f"`rivet-fleet state reset -e {export.name}` forgets it, and all is read anew"
+    accept = f"`rivet-fleet state accept -e {export.name}` goes on from it all the same"
+    lost = any(change.subject in UNCONTINUABLE for change in changes)
+    return Refusal(
+        setting=setting,
+        reason=f"the stored mark belongs to something else: {describe_changes(changes)}",
+        suggestion=f"set it back; {reset}" if lost else f"set it back; {accept}; {reset}",
+        code=MARK_OTHER,
+    )
+
+
+def adopting(now: tuple[Bound, ...]) -> str:
+    """What is said of a mark that an earlier program stored: the next run binds it, once."""
+    return (
+        "the stored mark does not say what it belongs to; this run binds it to "
+        f"{describe_binding(now)}"
+    )
