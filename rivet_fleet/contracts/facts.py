@@ -102,6 +102,8 @@ class PhysicalRelation:
     name: RelationName
     blocks: int
     row_estimate: int | None
+    identity: str | None = None
+    """What the engine knows it by: whoever rewrites, swaps or reloads it gives it another."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +133,9 @@ class SourceFacts:
     indexes: tuple[IndexFacts, ...] = ()
     keys: tuple[KeyFacts, ...] = ()
     heaps: tuple[PhysicalRelation, ...] = ()
+    rights_apart: str | None = None
+    """Why no heap may be read under its own name: its rights or policies are not the relation's,
+    and those are what the user asked for. None: both come to the same."""
     row_estimate: int | None = None
     row_estimate_provenance: str = "none"
     row_width_bytes: int | None = None

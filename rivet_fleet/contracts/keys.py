@@ -26,7 +26,8 @@ class RangeKind(Enum):
     SPAN = "span"
     """Rows of an integer column in ``[lower, upper)``, paged by sub-spans: ties are harmless."""
     BLOCKS = "blocks"
-    """Heap blocks ``[block_first, block_end)`` of one physical relation."""
+    """Heap blocks ``[block_first, block_end)`` of one physical relation; without one, the blocks
+    of these numbers in every heap of the export's relation, read through it."""
     WINDOW = "window"
     """Rows of a column in ``[lower, upper)``, in one statement: no index gives them in order."""
     NULLS = "nulls"

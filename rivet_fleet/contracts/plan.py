@@ -19,6 +19,14 @@ PLAN_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SealedHeap:
+    """One heap whose block numbers a plan uses. They mean nothing in a heap of another identity."""
+
+    relation: RelationName
+    identity: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReadPlan:
     """What is read. Exactly one of ``relation`` and ``query`` is set.
 
@@ -38,6 +46,8 @@ class ReadPlan:
     (invalid UTF-8: U+FFFD) and counts it in ``ColumnStats.changed``."""
     window: RowWindow | None = None
     """Which rows are read at all: ANDed to every statement; None is every row."""
+    heaps: tuple[SealedHeap, ...] = ()
+    """Every heap of the relation, when it is read by blocks: proven by each page (ADR 0004)."""
 
 
 ROW_VALUES = 4

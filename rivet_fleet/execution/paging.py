@@ -66,12 +66,17 @@ class Select:
     limit: int | None = None
     resumed: bool = False
     """True when the statement goes on behind rows that were read, in the order of its key."""
+    proof: str | None = None
+    """Instead of ``limit``: an expression of the engine's that limits nothing, and that fails the
+    statement before its first row when what is read is not what was planned. As a limit it is
+    evaluated even where no scan is left, because a policy or constraint excludes every row."""
 
     def sql(self) -> str:
         """The statement."""
         where = f" WHERE {' AND '.join(self.where)}" if self.where else ""
         order = f" ORDER BY {self.order_by}" if self.order_by else ""
-        limit = f" LIMIT {self.limit}" if self.limit is not None else ""
+        most = self.proof if self.limit is None else self.limit
+        limit = f" LIMIT {most}" if most is not None else ""
         return f"SELECT {self.columns} FROM {self.source}{where}{order}{limit}"
 
 

@@ -83,6 +83,30 @@ def block_ranges(heap: PhysicalRelation, count: int) -> list[ChunkRange]:
     ]
 
 
+def joint_block_ranges(heaps: Sequence[PhysicalRelation], count: int) -> list[ChunkRange]:
+    """``[0, c1), … [cn, ∞)`` of all heaps at once, about equally many blocks in each."""
+    sizes = [heap.blocks for heap in heaps]
+    total = sum(sizes)
+    cuts = sorted({_joint_cut(sizes, i * total // count) for i in range(1, count)} - {0})
+    starts, ends = [0, *cuts], [*cuts, None]
+    return [
+        ChunkRange(kind=RangeKind.BLOCKS, block_first=first, block_end=end)
+        for first, end in zip(starts, ends, strict=True)
+    ]
+
+
+def _joint_cut(sizes: Sequence[int], wanted: int) -> int:
+    """The least number with so many blocks below it, all heaps together."""
+    below = floor = 0
+    for index, size in enumerate(sorted(sizes)):
+        heaps_left = len(sizes) - index
+        step = (size - floor) * heaps_left
+        if below + step >= wanted:
+            return floor - (below - wanted) // heaps_left
+        below, floor = below + step, size
+    return floor
+
+
 def whole_range() -> list[ChunkRange]:
     """One chunk with everything."""
     return [ChunkRange(kind=RangeKind.WHOLE)]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rivet_fleet.contracts.facts import WALKED, KeyFacts, SourceFacts
-from rivet_fleet.contracts.keys import KeyTuple
+from rivet_fleet.contracts.keys import ChunkRange, KeyTuple
 from rivet_fleet.planning.candidates import named
-from rivet_fleet.planning.chunker import integer_cuts, quantile_cuts
+from rivet_fleet.planning.chunker import integer_cuts, quantile_cuts, whole_range
 from rivet_fleet.planning.config_models import CHUNKS_MAX
 from rivet_fleet.planning.problems import DAYS_INVALID
 from rivet_fleet.planning.scales import Scale, anchors_of, scale_of
@@ -22,6 +22,22 @@ class Refusal:
     reason: str
     suggestion: str | None = None
     code: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """The decision: ranges that are a partition of the rows, each with its estimate."""
+
+    strategy: str
+    reason: str
+    ranges: tuple[ChunkRange, ...]
+    estimates: tuple[int | None, ...]
+    warnings: tuple[str, ...] = ()
+
+
+def whole_choice(reason: str) -> Choice:
+    """Everything in one chunk."""
+    return Choice(strategy="whole", reason=reason, ranges=tuple(whole_range()), estimates=(None,))
 
 
 def cuts_for(

@@ -6,8 +6,15 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from rivet_fleet.contracts.facts import SourceFacts
-from rivet_fleet.contracts.keys import CampaignId
-from rivet_fleet.contracts.plan import CampaignPlan, ChunkSpec, ExportPlan, PlannedRun, ReadPlan
+from rivet_fleet.contracts.keys import CampaignId, RangeKind
+from rivet_fleet.contracts.plan import (
+    CampaignPlan,
+    ChunkSpec,
+    ExportPlan,
+    PlannedRun,
+    ReadPlan,
+    SealedHeap,
+)
 from rivet_fleet.contracts.url import redact
 from rivet_fleet.errors import SourceRefused, UnsupportedType
 from rivet_fleet.planning.binding import adopting, binding_of, refuse_other
@@ -239,7 +246,8 @@ def _sealed(
             query=loaded.queries.get(export.name),
             columns=tuple(columns.specs),
             on_unrepresentable=policies_of(loaded.config, export).on_unrepresentable,
-            window=None if windowed is None else windowed.window,
+            window=windowed.window if windowed else None,
+            heaps=_sealed_heaps(facts, choice),
         ),
         format=written,
         destination=destination_plan(export, loaded.path, when.date or ""),
@@ -253,7 +261,7 @@ def _sealed(
             *facts.warnings,
             *columns.notes,
             *choice.warnings,
-            *(() if windowed is None else windowed.warnings),
+            *(windowed.warnings if windowed else ()),
             *(one.message for one in diagnostics),
             *format_warnings,
         ),
@@ -261,7 +269,7 @@ def _sealed(
         quality=quality,
         on_schema_drift=on_schema_drift,
         shape_drift_warn_factor=shape_factor,
-        cursor=None if windowed is None else windowed.cursor,
+        cursor=windowed.cursor if windowed else None,
         settings_digest=loaded.sections[export.name],
         family=loaded.partitions[export.name].parent if export.name in loaded.partitions else "",
         meta=meta_plan(export, columns.specs, when.now_s),
@@ -271,6 +279,17 @@ def _sealed(
         for index, (one, rows) in enumerate(zip(choice.ranges, choice.estimates, strict=True))
     )
     return PlannedRun(plan=plan, chunks=chunks)
+
+
+def _sealed_heaps(facts: SourceFacts, choice: Choice) -> tuple[SealedHeap, ...]:
+    """What the block numbers of a plan are numbers of; nothing for a plan without any."""
+    if all(one.kind is not RangeKind.BLOCKS for one in choice.ranges):
+        return ()
+    return tuple(
+        SealedHeap(relation=heap.name, identity=heap.identity)
+        for heap in facts.heaps
+        if heap.identity is not None
+    )
 
 
 def _columns(

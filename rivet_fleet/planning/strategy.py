@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from rivet_fleet.contracts.columns import ColumnType, TypeKind
-from rivet_fleet.contracts.facts import KeyFacts, PhysicalRelation, SourceFacts
-from rivet_fleet.contracts.keys import ChunkRange, KeyTuple, RangeKind
+from rivet_fleet.contracts.facts import KeyFacts, SourceFacts
+from rivet_fleet.contracts.keys import KeyTuple, RangeKind
+from rivet_fleet.planning.blocks import block_choice
 from rivet_fleet.planning.candidates import (
     column_of,
     has_inheriting_children,
@@ -18,15 +19,13 @@ from rivet_fleet.planning.candidates import (
     why_not_a_key,
 )
 from rivet_fleet.planning.chunker import (
-    block_ranges,
     integer_cuts,
     key_ranges,
     nulls_range,
     split_estimate,
-    whole_range,
 )
 from rivet_fleet.planning.config_models import ExportConfig
-from rivet_fleet.planning.cuts import Refusal, cuts_for, day_cuts
+from rivet_fleet.planning.cuts import Choice, Refusal, cuts_for, day_cuts, whole_choice
 from rivet_fleet.planning.loaded import PartitionRange
 from rivet_fleet.planning.problems import DAYS_INVALID, did_you_mean
 from rivet_fleet.planning.request import casts_of
@@ -39,19 +38,7 @@ from rivet_fleet.planning.sizing import (
     sizing_of,
 )
 
-BLOCK_BYTES_ASSUMED = 8192
-ROW_BYTES_ASSUMED = 100
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
-    """The decision: ranges that are a partition of the rows, each with its estimate."""
-
-    strategy: str
-    reason: str
-    ranges: tuple[ChunkRange, ...]
-    estimates: tuple[int | None, ...]
-    warnings: tuple[str, ...] = ()
+__all__ = ["Choice", "choose", "choose_partition"]
 
 
 def choose(export: ExportConfig, facts: SourceFacts) -> Choice | Refusal:
@@ -82,7 +69,7 @@ def _in_server_order(facts: SourceFacts, cast: frozenset[str]) -> SourceFacts:
 def _automatic(facts: SourceFacts, sizing: Sizing, why: str) -> Choice | Refusal:
     """The best key, else blocks, else everything at once."""
     if facts.relation is None:
-        return _whole(f"{why}; a query has no key that is known to be unique")
+        return whole_choice(f"{why}; a query has no key that is known to be unique")
     keys = usable_keys(facts)
     blocks_possible = facts.capabilities.block_ranges and bool(facts.heaps)
     if keys:
@@ -96,24 +83,20 @@ def _automatic(facts: SourceFacts, sizing: Sizing, why: str) -> Choice | Refusal
             wanted > 1 and unsampled and blocks_possible and not is_integer(facts, best.columns)
         ):
             return _keyset(facts, best.columns, sizing, reason)
-        return _blocks(facts, sizing, f"{why}; {kind} {best.name} has no statistics yet")
+        return block_choice(facts, sizing, f"{why}; {kind} {best.name} has no statistics yet")
     lack = (
         "the key does not cover the tables that inherit from this one"
         if has_inheriting_children(facts)
         else "no unique NOT NULL index"
     )
     if blocks_possible:
-        return _blocks(facts, sizing, f"{why}; {lack}")
+        return block_choice(facts, sizing, f"{why}; {lack}")
     limit = (
         "its rows are not in heap blocks of its own"
         if facts.capabilities.block_ranges
         else "this version of the source cannot read ranges of heap blocks"
     )
-    return _whole(f"{why}; {lack}, and {limit}")
-
-
-def _whole(reason: str) -> Choice:
-    return Choice(strategy="whole", reason=reason, ranges=tuple(whole_range()), estimates=(None,))
+    return whole_choice(f"{why}; {lack}, and {limit}")
 
 
 def _by_key(facts: SourceFacts, columns: tuple[str, ...], sizing: Sizing) -> Choice | Refusal:
@@ -245,7 +228,7 @@ def choose_partition(
 ) -> Choice | Refusal:
     """The ranges of one partition, all over its own column: they cost only its rows."""
     if part.everything:
-        return _whole(f"{part.column} has no calendar value")
+        return whole_choice(f"{part.column} has no calendar value")
     if part.nulls:
         nulls = (nulls_range(part.column),)
         why = f"partition of rows without {part.column}"
@@ -342,42 +325,3 @@ def _keyset(
         estimates=(share,) * len(ranges),
         warnings=tuple(warnings),
     )
-
-
-def _blocks(facts: SourceFacts, sizing: Sizing, reason: str) -> Choice:
-    """Every heap on its own, because block numbers repeat across partitions and children."""
-    heap_rows = [_heap_rows(facts, heap) for heap in facts.heaps]
-    counts, warnings = _block_counts(facts, sizing, heap_rows)
-    ranges: list[ChunkRange] = []
-    estimates: list[int | None] = []
-    for heap, rows, count in zip(facts.heaps, heap_rows, counts, strict=True):
-        pieces = block_ranges(heap, count)
-        ranges += pieces
-        estimates += [split_estimate(rows, len(pieces))] * len(pieces)
-    many = f" of {len(facts.heaps)} heaps" if len(facts.heaps) > 1 else ""
-    return Choice(
-        strategy="blocks",
-        reason=f"{reason}: ranges of heap blocks{many}",
-        ranges=tuple(ranges),
-        estimates=tuple(estimates),
-        warnings=tuple(warnings),
-    )
-
-
-def _block_counts(
-    facts: SourceFacts, sizing: Sizing, heap_rows: list[int]
-) -> tuple[list[int], list[str]]:
-    if sizing.count == 1:
-        return [1] * len(facts.heaps), []
-    count, warnings = chunk_count(sizing, sum(heap_rows), 1)
-    blocks = sum(heap.blocks for heap in facts.heaps)
-    # Rounded up, so that no chunk is larger than wanted: at most one extra chunk for each heap.
-    return [max(1, -(-heap.blocks * count // max(blocks, 1))) for heap in facts.heaps], warnings
-
-
-def _heap_rows(facts: SourceFacts, heap: PhysicalRelation) -> int:
-    """The heap's estimate, else its size over the row's width: blocks are always known."""
-    if heap.row_estimate is not None and (heap.row_estimate > 0 or heap.blocks == 0):
-        return heap.row_estimate
-    width = facts.row_width_bytes or ROW_BYTES_ASSUMED
-    return heap.blocks * BLOCK_BYTES_ASSUMED // max(width, 1)

@@ -13,7 +13,7 @@ import pytest
 from rivet_fleet.contracts.columns import ColumnSpec
 from rivet_fleet.contracts.facts import FactsRequest, SourceFacts
 from rivet_fleet.contracts.keys import ChunkRange, KeyTuple, RangeKind, RelationName
-from rivet_fleet.contracts.plan import ReadPlan, TuningPlan
+from rivet_fleet.contracts.plan import ReadPlan, SealedHeap, TuningPlan
 from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.execution.source import ChunkReader, PageLimit, Source
 from rivet_fleet.execution.sources.postgres import open_source
@@ -76,6 +76,11 @@ def read_plan(facts: SourceFacts, casts=(), query: str | None = None) -> ReadPla
         relation=facts.relation,
         query=query,
         columns=specs(facts, casts),
+        heaps=tuple(
+            SealedHeap(relation=heap.name, identity=heap.identity)
+            for heap in facts.heaps
+            if heap.identity is not None
+        ),
     )
 
 

@@ -19,6 +19,7 @@ from rivet_fleet.contracts.facts import (
     SourceFacts,
 )
 from rivet_fleet.contracts.keys import ChunkRange, KeyTuple, RangeKind, RelationName
+from rivet_fleet.planning.chunker import joint_block_ranges
 from rivet_fleet.planning.config_models import CHUNKS_MAX, ExportConfig
 from rivet_fleet.planning.strategy import Choice, choose
 
@@ -271,3 +272,27 @@ def test_block_ranges_hold_every_block_of_every_heap_once(
             assert left.block_end is not None
             assert left.block_first < left.block_end == right.block_first
     assert {one.relation for one in choice.ranges} == {heap.name for heap in heaps}
+
+
+@settings(max_examples=100)
+@given(
+    sizes=st.lists(st.integers(min_value=0, max_value=50), min_size=1, max_size=6),
+    count=st.integers(min_value=1, max_value=9),
+)
+def test_joint_ranges_are_a_partition_of_the_blocks_of_all_heaps(
+    sizes: list[int], count: int
+) -> None:
+    heaps = [
+        PhysicalRelation(name=RelationName(schema="s", name=f"h{i}"), blocks=n, row_estimate=None)
+        for i, n in enumerate(sizes)
+    ]
+    ranges = joint_block_ranges(heaps, count)
+    assert ranges[0].block_first == 0 and ranges[-1].block_end is None
+    assert 1 <= len(ranges) <= count and {one.relation for one in ranges} == {None}
+    assert all(a.block_end == b.block_first for a, b in itertools.pairwise(ranges))
+    shares = [
+        sum(max(0, min(n, one.block_end or n) - (one.block_first or 0)) for n in sizes)
+        for one in ranges
+    ]
+    assert sum(shares) == sum(sizes)
+    assert max(shares) <= sum(sizes) // count + len(sizes) + 1

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from rivet_fleet.contracts.columns import TypeKind
 from rivet_fleet.contracts.facts import SourceCapabilities, SourceFacts
 from rivet_fleet.contracts.keys import RangeKind
+from rivet_fleet.planning.blocks import HEAPS_AT_ONCE_MAX
 from rivet_fleet.planning.config_models import CHUNKS_MAX, ExportConfig
 from rivet_fleet.planning.cuts import Refusal
 from rivet_fleet.planning.sizing import CHUNKS_UNKNOWN
@@ -430,3 +433,16 @@ def test_a_querys_proven_key_is_paged_by() -> None:
     proven = key("code", boundaries=(("a",), ("b",)))
     choice = chosen(query(keys=(proven,)), table=None, query="q", chunk_by_key="code")
     assert choice.strategy == "keyset"
+
+
+def test_where_rights_differ_blocks_are_read_through_the_relation() -> None:
+    facts = table(heaps=(heap("a", 40, 4000), heap("b", 20, 2000)), rights_apart="a has a policy")
+    choice = chosen(facts, chunk_count=3)
+    assert "a has a policy" in choice.reason and "through the relation" in choice.reason
+    assert [(one.relation, one.block_first, one.block_end) for one in choice.ranges] == [
+        (None, 0, 10),
+        (None, 10, 20),
+        (None, 20, None),
+    ]
+    many = tuple(heap(f"h{i}", 9, 90) for i in range(HEAPS_AT_ONCE_MAX + 1))
+    assert chosen(replace(facts, heaps=many), chunk_count=3).strategy == "whole"

@@ -29,11 +29,13 @@ class BlockPager:
         source: str,
         chunk_range: ChunkRange,
         relation_blocks: Callable[[], int],
+        proof: Callable[[bool], str | None],
     ) -> None:
+        """``proof``: what fails a page, or the last one, of another heap (``Select``)."""
         self._columns, self._source = columns, source
         self._next = chunk_range.block_first or 0
         self._end = chunk_range.block_end
-        self._relation_blocks = relation_blocks
+        self._relation_blocks, self._proof = relation_blocks, proof
         self._known_blocks = -1
         self._width = 0
         self._page_end: int | None = None
@@ -54,7 +56,13 @@ class BlockPager:
             columns=self._columns,
             source=self._source,
             where=block_range(self._next, self._page_end),
+            proof=self._proof(self._at_end),
         )
+
+    @property
+    def _at_end(self) -> bool:
+        """True when the page that was last selected is the chunk's last."""
+        return self._page_end is None or (self._end is not None and self._page_end >= self._end)
 
     def _width_for(self, limit: PageLimit) -> int:
         if not self._blocks_seen:
@@ -69,9 +77,10 @@ class BlockPager:
         """Count what the blocks held and go on behind them."""
         if self._page_end is None:
             return Accepted(rows=batch.num_rows, last=True)
+        last = self._at_end
         # The newest pages tell more about the next one than those long ago.
         self._blocks_seen = self._blocks_seen // 2 + (self._page_end - self._next)
         self._rows_seen = self._rows_seen // 2 + batch.num_rows
         self._bytes_seen = self._bytes_seen // 2 + wire_bytes
         self._next = self._page_end
-        return Accepted(rows=batch.num_rows, last=self._end is not None and self._next >= self._end)
+        return Accepted(rows=batch.num_rows, last=last)

@@ -14,6 +14,7 @@ from rivet_fleet.execution.sources.postgres.dialect import (
     classify,
     classify_connect,
 )
+from rivet_fleet.execution.sources.postgres.heaps import broken_seal
 from rivet_fleet.execution.sources.postgres.poolers import pooler_word
 
 _HINTS: dict[str, str] = {
@@ -49,7 +50,7 @@ def postgres_errors(url: DatabaseUrl, doing: str) -> Iterator[None]:
     try:
         yield
     except psycopg.Error as error:
-        raise translate(error, url, doing) from None
+        raise broken_seal(error) or translate(error, url, doing) from None
 
 
 def translate(error: psycopg.Error, url: DatabaseUrl, doing: str) -> SourceError:

@@ -8,7 +8,7 @@ from typing import Any
 from psycopg import Cursor
 
 from rivet_fleet.contracts.columns import ColumnType
-from rivet_fleet.contracts.facts import ColumnFacts, IndexFacts, PhysicalRelation
+from rivet_fleet.contracts.facts import ColumnFacts, IndexFacts
 from rivet_fleet.contracts.keys import RelationName
 from rivet_fleet.errors import SourceRefused
 from rivet_fleet.execution.closenames import close_relations
@@ -61,7 +61,7 @@ def find_relation(cursor: Row, wanted: RelationName) -> Relation:
     row = cursor.execute(sql.encode(), parameters).fetchone()
     if row is None:
         raise SourceRefused(
-            f"table {_shown(wanted)} does not exist", hint=_close_matches(cursor, wanted)
+            f"table {shown(wanted)} does not exist", hint=_close_matches(cursor, wanted)
         )
     oid, schema, name, kind, inherits, row_security, usage, select = row
     found = RelationName(schema=schema, name=name)
@@ -79,15 +79,15 @@ def _parts(relation: RelationName) -> tuple[str, str]:
     return relation.schema, relation.name
 
 
-def _shown(relation: RelationName) -> str:
+def shown(relation: RelationName) -> str:
+    """The name as it was asked for."""
     return str(relation) if relation.schema else relation.name
 
 
 def _check_privileges(cursor: Row, name: RelationName, *, usage: bool, select: bool) -> None:
     if usage and select:
         return
-    row = cursor.execute("SELECT current_user").fetchone()
-    user = quote_identifier(row[0] if row else "")
+    user = _current_user(cursor)
     grants = []
     if not usage:
         grants.append(f"GRANT USAGE ON SCHEMA {quote_identifier(name.schema)} TO {user};")
@@ -96,6 +96,35 @@ def _check_privileges(cursor: Row, name: RelationName, *, usage: bool, select: b
     raise SourceRefused(
         f"user {user} may not read {name}", hint=" ".join(grants), code="SQLSTATE_42501"
     )
+
+
+_UNREADABLE = """
+SELECT a.attname FROM pg_catalog.pg_attribute a
+WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped
+  AND NOT pg_catalog.has_column_privilege(a.attrelid, a.attnum, 'SELECT')
+ORDER BY a.attnum
+"""
+
+
+def prove_readable(cursor: Row, relation: Relation) -> None:
+    """What a run needs, before it runs: every column, and a statement that the server would
+    execute (what lies under a view, a view that was filled). Raises SourceRefused."""
+    hidden = [name for (name,) in cursor.execute(_UNREADABLE, (relation.oid,)).fetchall()]
+    if hidden:
+        user, columns = _current_user(cursor), ", ".join(map(quote_identifier, hidden))
+        raise SourceRefused(
+            f"user {user} may not read every column of {relation.name}: {', '.join(hidden)}",
+            hint=f"GRANT SELECT ({columns}) ON {quote_relation(relation.name)} TO {user}; or name "
+            "the columns it may read in a `query:`",
+            code="SQLSTATE_42501",
+        )
+    cursor.execute(f"SELECT * FROM {quote_relation(relation.name)} LIMIT 0".encode())
+
+
+def _current_user(cursor: Row) -> str:
+    """Who asks: behind ``SET ROLE`` not the one who connected."""
+    row = cursor.execute("SELECT current_user").fetchone()
+    return quote_identifier(row[0] if row else "")
 
 
 def _close_matches(cursor: Row, wanted: RelationName) -> str:
@@ -253,7 +282,7 @@ def _facts(column: RawColumn, catalog: CatalogType) -> ColumnFacts:
     )
 
 
-# ---------------------------------------------------------------- indexes, heaps
+# ---------------------------------------------------------------- indexes
 
 _INDEXES = """
 SELECT c.relname, i.indisunique, i.indisprimary, i.indisvalid, i.indisready,
@@ -299,56 +328,3 @@ def indexes(cursor: Row, relation: Relation) -> tuple[IndexFacts, ...]:
         )
         for name, unique, primary, valid, ready, partial, expressions, columns, ordered in rows
     )
-
-
-_HEAPS = """
-WITH RECURSIVE tree(oid) AS (
-  SELECT %s::oid UNION
-  SELECT i.inhrelid FROM tree JOIN pg_catalog.pg_inherits i ON i.inhparent = tree.oid
-)
-SELECT n.nspname, c.relname, c.relkind::text, am.amname, c.reltuples, c.relpages,
-       CASE WHEN c.relkind IN ('r', 'm') THEN
-         pg_catalog.pg_relation_size(c.oid) / current_setting('block_size')::bigint END
-FROM tree JOIN pg_catalog.pg_class c ON c.oid = tree.oid
-JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-LEFT JOIN pg_catalog.pg_am am ON am.oid = c.relam
-WHERE c.relkind <> 'p'
-ORDER BY c.oid
-"""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Heaps:
-    """The physical relations, or none with the reason why blocks cannot be ranged over."""
-
-    heaps: tuple[PhysicalRelation, ...]
-    analysed_blocks: int
-    """``relpages`` when statistics were last taken, all heaps together."""
-    obstacle: str | None = None
-
-
-def heaps(cursor: Row, relation: Relation) -> Heaps:
-    """Leaf partitions, the table with its inheritance children, or the table itself."""
-    rows = cursor.execute(_HEAPS, (relation.oid,)).fetchall()
-    strange = [row for row in rows if row[2] not in ("r", "m") or row[3] != "heap"]
-    if strange:
-        schema, name = strange[0][:2]
-        return Heaps(heaps=(), analysed_blocks=0, obstacle=f"{schema}.{name} is not a heap")
-    found = tuple(
-        PhysicalRelation(
-            name=RelationName(schema=schema, name=name),
-            blocks=blocks,
-            row_estimate=_rows_now(tuples, pages, blocks),
-        )
-        for schema, name, _, _, tuples, pages, blocks in rows
-    )
-    return Heaps(heaps=found, analysed_blocks=sum(row[5] for row in rows))
-
-
-def _rows_now(tuples: float, pages: int, blocks: int) -> int | None:
-    """As the server's planner does: the density of the last ANALYZE times today's size."""
-    if blocks == 0:
-        return 0
-    if tuples < 0 or pages == 0:
-        return None
-    return round(tuples / pages * blocks)

@@ -34,6 +34,8 @@ from rivet_fleet.execution.sources.postgres.dialect import (
     parse_override,
     quote_identifier,
 )
+from rivet_fleet.execution.sources.postgres.heaps import Heaps
+from rivet_fleet.execution.sources.postgres.heaps import heaps as find_heaps
 from rivet_fleet.execution.sources.postgres.poolers import POOLED
 from rivet_fleet.execution.sources.postgres.session import Session
 from rivet_fleet.execution.sources.postgres.statements import (
@@ -85,11 +87,12 @@ def read_columns(
 def _table(session: Session, request: FactsRequest) -> SourceFacts:
     assert request.relation is not None
     warnings = [POOLED] if session.pooled else []
-    with _transaction(session, "reading the catalogue") as cursor:
+    with _transaction(session, f"looking at {catalog.shown(request.relation)}") as cursor:
         relation = catalog.find_relation(cursor, request.relation)
+        catalog.prove_readable(cursor, relation)
         columns = catalog.column_facts(cursor, catalog.relation_columns(cursor, relation))
         indexes = catalog.indexes(cursor, relation)
-        heaps = catalog.heaps(cursor, relation)
+        heaps = find_heaps(cursor, relation)
         item = from_item(relation.name, None)
         columns = _with_casts(cursor, columns, request, item)
         size = _table_size(cursor, relation, heaps, columns, item)
@@ -117,6 +120,7 @@ def _table(session: Session, request: FactsRequest) -> SourceFacts:
         indexes=indexes,
         keys=keys,
         heaps=heaps.heaps,
+        rights_apart=heaps.rights_apart,
         row_estimate=size.rows,
         row_estimate_provenance=size.provenance,
         row_width_bytes=size.width_bytes,
@@ -226,7 +230,7 @@ def _cast(column: ColumnFacts, override: str) -> ColumnFacts:
 def _table_size(
     cursor: Cursor[tuple[Any, ...]],
     relation: catalog.Relation,
-    heaps: catalog.Heaps,
+    heaps: Heaps,
     columns: tuple[ColumnFacts, ...],
     item: str,
 ) -> _Size:

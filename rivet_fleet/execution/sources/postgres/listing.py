@@ -149,11 +149,14 @@ def check_readable(
 ) -> tuple[SourceNote, ...]:
     """Whether every column may be read, without reading a row. See ``Source.check_readable``."""
     hidden = False
-    with _asking(session, "looking at the privileges") as cursor:
+    about = "the query" if relation is None else catalog.shown(relation)
+    with _asking(session, f"looking at the privileges on {about}") as cursor:
         if relation is not None:
             found = catalog.find_relation(cursor, relation)
-            relation, hidden = found.name, found.row_security
-        cursor.execute(f"SELECT * FROM {from_item(relation, query)} LIMIT 0".encode())
+            hidden = found.row_security
+            catalog.prove_readable(cursor, found)
+        else:
+            cursor.execute(f"SELECT * FROM {from_item(None, query)} LIMIT 0".encode())
     return (_HIDDEN,) if hidden else ()
 
 

@@ -18,7 +18,8 @@ from rivet_fleet.execution.sources.postgres.decoder import (
     compiled_decoder,
     open_decoder,
 )
-from rivet_fleet.execution.sources.postgres.dialect import OID_TEXT, quote_relation
+from rivet_fleet.execution.sources.postgres.dialect import OID_TEXT
+from rivet_fleet.execution.sources.postgres.heaps import proof, relation_blocks
 from rivet_fleet.execution.sources.postgres.session import Session
 
 _METADATA_TIMEOUT_S = 30.0
@@ -42,7 +43,7 @@ class PostgresReading:
     keys: KeyDialect = statements
 
     def __init__(self, session: Session, read: ReadPlan, tuning: TuningPlan) -> None:
-        self._session, self._tuning = session, tuning
+        self._session, self._read, self._tuning = session, read, tuning
         self._coerce = read.on_unrepresentable == "coerce"
         self._decoder: BatchDecoder | None = None
 
@@ -81,11 +82,18 @@ class PostgresReading:
         return statements.from_item(relation, query, only=only)
 
     def block_pager(self, columns: str, source: str, chunk_range: ChunkRange) -> Pager:
-        """Pages of heap blocks. Raises ConfigError for a range without a physical relation."""
-        relation = chunk_range.relation
+        """Pages of heap blocks. Raises ConfigError for a query, which has none."""
+        read, only = self._read, chunk_range.relation is not None
+        relation = chunk_range.relation or read.relation
         if relation is None:
-            raise ConfigError("a block range needs the physical relation it is read from")
-        return BlockPager(columns, source, chunk_range, lambda: self._relation_blocks(relation))
+            raise ConfigError("a block range needs the relation it is read from")
+        return BlockPager(
+            columns,
+            source,
+            chunk_range,
+            lambda: self._relation_blocks(relation, only=only),
+            lambda last: proof(read, chunk_range, last=last),
+        )
 
     def open_stream(
         self, select: Select, columns: tuple[ColumnSpec, ...], walk: Walk, *, packed: bool
@@ -111,15 +119,14 @@ class PostgresReading:
         self._session.close()
         _ = self._session.connection
 
-    def _relation_blocks(self, relation: RelationName) -> int:
-        """The heap's size now, in blocks."""
-        sql = "SELECT pg_relation_size(to_regclass(%s)) / current_setting('block_size')::bigint"
+    def _relation_blocks(self, relation: RelationName, *, only: bool) -> int:
+        """The heap's size now, in blocks; of the largest unless ``only``."""
         with self._session.transaction(
             statements.metadata_settings(_METADATA_TIMEOUT_S),
             doing="asking for a table's size",
             timeout_s=_METADATA_TIMEOUT_S,
         ) as cursor:
-            row = cursor.execute(sql, (quote_relation(relation),)).fetchone()
-        if row is None or row[0] is None:
+            blocks = relation_blocks(cursor, relation, only=only)
+        if blocks is None:
             raise SchemaDrift(f"table {relation} is gone", hint="plan the export again")
-        return int(row[0])
+        return blocks
