@@ -274,11 +274,14 @@ def _sealed(
         family=loaded.partitions[export.name].parent if export.name in loaded.partitions else "",
         meta=meta_plan(export, columns.specs, when.now_s),
     )
-    chunks = tuple(
+    return PlannedRun(plan=plan, chunks=_chunks(choice))
+
+
+def _chunks(choice: Choice) -> tuple[ChunkSpec, ...]:
+    return tuple(
         ChunkSpec(chunk_index=index, chunk_range=one, row_estimate=rows)
         for index, (one, rows) in enumerate(zip(choice.ranges, choice.estimates, strict=True))
     )
-    return PlannedRun(plan=plan, chunks=chunks)
 
 
 def _sealed_heaps(facts: SourceFacts, choice: Choice) -> tuple[SealedHeap, ...]:
