@@ -98,8 +98,8 @@ class Database:
         return self._again(lambda c: self.dialect.reading(c), work)
 
     def one(self, work: Callable[[Transaction], T]) -> T:
-        """Run one statement in autocommit: one round trip."""
-        return self._again(lambda c: contextlib.nullcontext(), work)
+        """Run one statement: in autocommit, which is one round trip, where that is at our level."""
+        return self._again(lambda c: self.dialect.alone(c), work)
 
     @contextlib.contextmanager
     def migrating(self) -> Iterator[Connection]:

@@ -59,6 +59,10 @@ class Dialect(Protocol):
         """A snapshot that several SELECTs share."""
         ...
 
+    def alone(self, connection: Connection) -> contextlib.AbstractContextManager[None]:
+        """One statement and no more: autocommitted where the server's defaults allow it."""
+        ...
+
     def limit(self, connection: Connection) -> contextlib.AbstractContextManager[None]:
         """Bound one statement's wait for the network."""
         ...
@@ -176,6 +180,10 @@ class SqliteDialect:
     def reading(self, connection: Connection) -> contextlib.AbstractContextManager[None]:
         """See ``Dialect.reading``."""
         return transaction(connection, "BEGIN", driver_error=sqlite3.Error)
+
+    def alone(self, connection: Connection) -> contextlib.AbstractContextManager[None]:
+        """See ``Dialect.alone``."""
+        return contextlib.nullcontext()
 
     def limit(self, connection: Connection) -> contextlib.AbstractContextManager[None]:
         """See ``Dialect.limit``."""

@@ -30,17 +30,20 @@ class PostgresDialect:
         "LOCK_TASKS": "FOR UPDATE OF t SKIP LOCKED",
         "LOCK_ROW": "FOR UPDATE",
     }
+    # Our transitions lock their rows and look again: at SERIALIZABLE, which the role, the database
+    # or the server may have for its default, they would fail each other (40001).
+    _LEVEL = "BEGIN ISOLATION LEVEL READ COMMITTED"
     # A process that is paused inside a transaction must not keep its row locks: others would
     # skip those tasks for as long as the pause lasts.
     _BEGIN = (
-        "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '10s'; "
+        f"{_LEVEL}; SET LOCAL idle_in_transaction_session_timeout = '10s'; "
         "SET LOCAL statement_timeout = '14s'; SET LOCAL lock_timeout = '10s'"
     )
     # The log is written in order: a later synchronous commit takes this one with it.
     _BEGIN_RELAXED = f"{_BEGIN}; SET LOCAL synchronous_commit = off"
     _BEGIN_READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; " + _BEGIN.split("; ", 1)[1]
     _BEGIN_MIGRATION = (
-        f"BEGIN; SET LOCAL lock_timeout = 0; SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})"
+        f"{_LEVEL}; SET LOCAL lock_timeout = 0; SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})"
     )
 
     def __init__(self, url: DatabaseUrl, *, answer_max_s: float = ANSWER_MAX_S) -> None:
@@ -120,6 +123,12 @@ class PostgresDialect:
         """See ``Dialect.reading``."""
         return transaction(connection, self._BEGIN_READ, self.limit, driver_error=psycopg.Error)
 
+    def alone(self, connection: Connection) -> contextlib.AbstractContextManager[None]:
+        """See ``Dialect.alone``."""
+        if connection.info.get(_DEFAULT_LEVEL) == "read committed":
+            return contextlib.nullcontext()
+        return transaction(connection, self._BEGIN, self.limit, driver_error=psycopg.Error)
+
     def limit(self, connection: Connection) -> contextlib.AbstractContextManager[None]:
         """See ``Dialect.limit``."""
         return self._within(connection, self._answer_max_s)
@@ -147,6 +156,15 @@ class PostgresDialect:
         self._watchdog.close()
 
 
-def _connected(raw: LimitedConnection, _record: ConnectionPoolEntry) -> None:
-    """SQLAlchemy's own questions are answered; from now on each statement is limited."""
+_DEFAULT_LEVEL = "default level"
+
+
+def _connected(raw: LimitedConnection, record: ConnectionPoolEntry) -> None:
+    """SQLAlchemy's own questions are answered; from now on each statement is limited. At which
+    level a statement without a transaction of ours would run is asked once."""
+    sql = "SELECT pg_catalog.current_setting('default_transaction_isolation')"
+    row = raw.execute(sql).fetchone()
+    if not raw.autocommit:
+        raw.rollback()
+    record.info[_DEFAULT_LEVEL] = row[0] if row else ""
     raw.limit = contextlib.nullcontext

@@ -314,3 +314,20 @@ def test_zero_dates_are_keys_and_text(sql, source) -> None:
         "k": ["0000-00-00", "2024-00-00", "2024-02-00", "2024-02-03"],
         "n": [1, 2, 3, 4],
     }
+
+
+def test_a_default_of_the_server_never_sets_the_level_of_our_reading(sql, source) -> None:
+    """A SELECT at SERIALIZABLE may lock the rows it reads."""
+    level = "tx_isolation" if sql.mariadb else "transaction_isolation"
+    before = sql.execute(f"SELECT @@GLOBAL.{level}")[0]
+    sql.execute(f"SET GLOBAL {level} = 'SERIALIZABLE'")
+    try:
+        with (
+            source._session.reading((), doing="asking", timeout_s=5.0) as connection,
+            connection.cursor() as cursor,
+        ):
+            cursor.execute(f"SELECT @@SESSION.{level}")
+            found = cursor.fetchone()
+    finally:
+        sql.execute(f"SET GLOBAL {level} = %s", before)
+    assert found == ("READ-COMMITTED",)

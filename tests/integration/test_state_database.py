@@ -378,3 +378,22 @@ def test_a_process_killed_inside_a_transaction_leaves_no_lock(url: str) -> None:
         claim = backend.store.claim(C1, identity(), 60.0)
     assert (claim.chunk_index, claim.attempt) == (0, 1)
     backend.store.close()
+
+
+@pytest.mark.parametrize("url", ["postgres"], indirect=True)
+def test_a_default_of_the_server_never_sets_the_level_of_a_transition(url: str) -> None:
+    """At SERIALIZABLE claims beside each other would fail with 40001."""
+    import psycopg
+
+    name = url.rpartition("/")[2]
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(
+            f"ALTER DATABASE {name} SET default_transaction_isolation = serializable".encode()
+        )
+    store = open_store(url)
+    store.migrate()
+    assert isinstance(store, SqlStore)
+    for run in (store._db.one, store._db.write):
+        assert run(lambda t: t.scalar("SHOW transaction_isolation")) == "read committed"
+    assert store._db.read(lambda t: t.scalar("SHOW transaction_isolation")) == "repeatable read"
+    store.close()

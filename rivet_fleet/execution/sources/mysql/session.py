@@ -33,6 +33,8 @@ _TLS_NAMES = {"disabled": "disable", "preferred": "prefer", "required": "require
     "verify_identity": "verify-full",
 }
 """How MySQL's own tools spell them, in a URL's ``ssl-mode``."""
+_OWN_TRANSACTIONS = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED, READ ONLY"
+"""Whatever the server's default is: a SELECT at SERIALIZABLE locks the rows it reads."""
 _CLIENT_ERRNOS = range(2000, 3000)
 """Errors the client finds itself: after them the connection is not in step any more."""
 
@@ -80,7 +82,7 @@ class Session:
                 self._server = look(connection)
             if self._server.proxy is Proxy.DIRECT:
                 with connection.cursor() as cursor:
-                    cursor.execute("SET SESSION TRANSACTION READ ONLY")
+                    cursor.execute(_OWN_TRANSACTIONS)
                 own_id = connection.own_id
                 connection.liveness = lambda: self._ask(own_id)
         except (pymysql.MySQLError, ssl.SSLError, ValueError, RuntimeError) as error:

@@ -3,42 +3,201 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import psycopg
 
 from rivet_fleet.contracts.url import DatabaseUrl, redact
 from rivet_fleet.errors import RetryClass, SourceError, SourceRefused, SourceUnavailable
 from rivet_fleet.execution.sources.postgres.dialect import (
+    GONE,
+    REFUSED,
+    RESTARTING,
     ErrorClass,
     classify,
-    classify_connect,
 )
 from rivet_fleet.execution.sources.postgres.heaps import broken_seal
 from rivet_fleet.execution.sources.postgres.poolers import pooler_word
 
 _HINTS: dict[str, str] = {
-    "57014": "the statement ran into its limit; raise `statement_timeout_s`, or make chunks "
-    "smaller, or check that the key has an index",
+    "57014": "the statement ran into its limit, which is ours (for pages `statement_timeout_s`), "
+    "or somebody cancelled it; raise it, make chunks smaller, or check that the key has an index",
     "42501": "the user needs USAGE on the schema and SELECT on the table: "
     "GRANT USAGE ON SCHEMA …, GRANT SELECT ON … TO the user",
     "42P01": "check the name's schema and spelling; names are case-sensitive here",
     "42703": "check the column's spelling; names are case-sensitive here",
     "42601": "the `query:` is not valid SQL for this server",
     "25006": "exports read only; the query tries to write",
+    "08006": "the connection was lost on its way: a firewall, a proxy or a restart",
+    "25P03": "idle_in_transaction_session_timeout of the server ended the connection; a pooler may "
+    "have kept it from us",
+    "25P04": "transaction_timeout of the role, the database or the server ended it, though this "
+    "program sets it to 0: ALTER ROLE … SET transaction_timeout = 0; a smaller "
+    "`target_statement_ms` makes pages shorter",
+    "57P05": "idle_session_timeout of the role, the database or the server ended the connection: "
+    "ALTER ROLE … SET idle_session_timeout = 0",
+    "55P03": "somebody held a lock for longer than `lock_timeout_s`",
     "53300": "the server has no free connection; lower the number of workers",
 }
-_CONNECT_HINTS: tuple[tuple[str, str], ...] = (
-    ("password", "check the password (`password_env`, `url_env` or `url_file`)"),
-    ("role", "check the user name in the source's URL"),
-    ("database", "check the database name in the source's URL"),
-    ("pg_hba", "the server's pg_hba.conf does not let this user in from this host"),
-    ("refused", "is the server running, and is it listening on that host and port?"),
-    ("translate host", "check the host name"),
-    ("resolve", "check the host name"),
-    ("SSL", "check `tls.mode` and the certificate"),
-    ("certificate", "check `tls.mode` and `tls.ca_file`"),
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectWord:
+    """What one saying of a server or of libpq means when no connection could be made."""
+
+    said: re.Pattern[str]
+    means: ErrorClass
+    hint: str | None = None
+
+
+def _word(said: str, means: ErrorClass, hint: str | None = None) -> ConnectWord:
+    return ConnectWord(said=re.compile(said), means=means, hint=hint)
+
+
+_FULL = classify("53300")
+_LOGIN = "check the user name and the password (`password_env`, `url_env` or `url_file`)"
+_TLS = "check `tls.mode` and the certificate"
+_OPTION = "take the option out of the source's URL, or correct its value"
+CONNECT_WORDS: tuple[ConnectWord, ...] = (
+    # The server's own, the most particular first: several attempts (with and without TLS, one for
+    # each address) stand in one message, and what came of the one that went furthest counts.
+    _word(
+        "too many connections for role",
+        _FULL,
+        "the user's CONNECTION LIMIT is reached; use "
+        "fewer workers, or ALTER ROLE … CONNECTION LIMIT",
+    ),
+    _word(
+        "too many connections for database",
+        _FULL,
+        "the database's CONNECTION LIMIT is reached; "
+        "use fewer workers, or ALTER DATABASE … CONNECTION LIMIT",
+    ),
+    _word(
+        "too many connections|too many clients|connection slots are reserved",
+        _FULL,
+        _HINTS["53300"],
+    ),
+    _word("database system is (starting|shutting|in recovery|not yet)", RESTARTING),
+    _word("database system is not accepting", RESTARTING, "is it a standby without hot_standby?"),
+    _word(
+        "password authentication failed|empty password|no password supplied|SCRAM auth",
+        REFUSED,
+        _LOGIN,
+    ),
+    _word(
+        "(Peer|Ident) authentication failed",
+        REFUSED,
+        "the server asks the operating system who "
+        "you are: connect by TCP with a password, or let pg_hba.conf map the user",
+    ),
+    _word(
+        "requires a valid client certificate|certificate authentication failed",
+        REFUSED,
+        "the server asks for a client certificate: `sslcert` and `sslkey` in the source's URL",
+    ),
+    _word(
+        "authentication method requirement",
+        REFUSED,
+        "the server asks for another way of "
+        "logging in than `require_auth` in the source's URL allows",
+    ),
+    _word(
+        "channel binding",
+        REFUSED,
+        "`channel_binding` in the source's URL asks for more than "
+        "the server or the connection can do",
+    ),
+    _word(
+        "host rejected|pg_hba.conf",
+        REFUSED,
+        "the server's pg_hba.conf does not let this user into this database from this host, or "
+        "only with TLS (`tls.mode`)",
+    ),
+    _word("authentication", REFUSED, _LOGIN),
+    _word('role "" does not exist', REFUSED, "check the user name in the source's URL"),
+    _word("is not permitted to log in", REFUSED, "ALTER ROLE … LOGIN, or use another user"),
+    _word('database "" does not exist', REFUSED, "check the database name in the source's URL"),
+    _word("permission denied for database", REFUSED, "GRANT CONNECT ON DATABASE … TO the user"),
+    _word("not currently accepting connections", REFUSED, "the database has ALLOW_CONNECTIONS off"),
+    _word("invalid database", REFUSED, "a DROP DATABASE was interrupted: this database is lost"),
+    _word(
+        "SSL connection is required|Tenant or user not found",
+        REFUSED,
+        "check `tls.mode` and the user name",
+    ),
+    _word(
+        "unrecognized configuration parameter|permission denied to set parameter|"
+        "cannot be changed|invalid value for parameter|command-line argument",
+        REFUSED,
+        _OPTION,
+    ),
+    # libpq's own.
+    _word(
+        "server does not support SSL|SSL was required",
+        REFUSED,
+        "the server has no TLS: `tls.mode: disable` reads without it",
+    ),
+    _word("does not support GSSAPI|GSSAPI", REFUSED, "check `gssencmode` in the source's URL"),
+    _word(
+        "certificate for .* does not match|host name must be specified",
+        REFUSED,
+        "the server's certificate is another host's: write the name it holds into the URL, or "
+        "`tls: {mode: verify-ca}`",
+    ),
+    _word(
+        "root certificate|private key|certificate file",
+        REFUSED,
+        "check `tls.ca_file`, and `sslcert` and `sslkey` in the source's URL",
+    ),
+    _word("SSL SYSCALL", GONE, _HINTS["08006"]),
+    _word("certificate|SSL error|sslmode|tlsv1|alert", REFUSED, _TLS),
+    _word(
+        "invalid (connection option|\\S+ value|value for|port|integer)|could not match",
+        REFUSED,
+        _OPTION,
+    ),
+    _word(
+        "read-only|hot standby mode",
+        GONE,
+        "no host of the URL is what `target_session_attrs` asks for",
+    ),
+    _word("translate host name|resolve host|Name or service", GONE, "check the host name"),
+    _word(
+        "Connection refused|Is the server running",
+        GONE,
+        "is the server running, and is it listening on that host and port?",
+    ),
+    _word(
+        "timeout expired|timed out|No route to host|unreachable",
+        GONE,
+        "does a firewall stand between, and is it the right host and port?",
+    ),
+    _word(
+        "invalid response to SSL|expected authentication request",
+        GONE,
+        "is it PostgreSQL that is listening on that port?",
+    ),
 )
+"""A failed start-up carries no SQLSTATE in libpq, only text: the one place where text decides. In
+this order; names are left out first (a database may be called anything). What is not listed is
+taken for unavailable and tried again. Server: postmaster.c, postinit.c, auth.c, guc.c; libpq:
+fe-connect.c, fe-auth.c, fe-secure-openssl.c."""
+_NAMES = re.compile(r"\"[^\"]*\"|(?<=host )'[^']*'")
+
+
+def connect_word(message: str) -> ConnectWord | None:
+    """What a failed connection attempt says; None for what nobody foresaw."""
+    plain = _NAMES.sub('""', message)
+    return next((word for word in CONNECT_WORDS if word.said.search(plain)), None)
+
+
+def classify_connect(message: str) -> ErrorClass:
+    """The class of a failed connection attempt, by its message."""
+    word = connect_word(message)
+    return GONE if word is None else word.means
 
 
 @contextlib.contextmanager
@@ -81,11 +240,11 @@ def _translate_connect(error: psycopg.Error, url: DatabaseUrl) -> SourceError:
     said = _clean(str(error), url)
     if (word := pooler_word(said)) is not None:
         return _build(word.means, f"cannot connect to {url.identity}: {said}", word.hint, None)
+    known = connect_word(said)
+    found = GONE if known is None else known.means
     if isinstance(error, psycopg.ProgrammingError):
-        found = classify_connect("invalid connection option")
-    else:
-        found = classify_connect(said)
-    hint = next((hint for fragment, hint in _CONNECT_HINTS if fragment in said), None)
+        found = REFUSED  # libpq did not even try
+    hint = None if known is None else known.hint
     return _build(found, f"cannot connect to {url.identity}: {said}", hint, None)
 
 

@@ -105,7 +105,7 @@ class CopyStream:
             round_trip_s = session.round_trip_s()
             self._on_the_way_s += time.monotonic() - began_s + round_trip_s
             with session.alone(doing=doing, timeout_s=timeout_s):
-                yield from self._answer(in_one_message(settings, sql))
+                yield from self._answer(in_one_message(session.begin(settings), sql))
             return
         with session.transaction(settings, doing=doing, timeout_s=timeout_s):
             # BEGIN costs the server nothing: it tells the round trip, once for itself and once
@@ -135,7 +135,6 @@ class CopyStream:
             self._session.close()
 
 
-def in_one_message(settings: Settings, sql: str) -> bytes:
+def in_one_message(begin: str, sql: str) -> bytes:
     """The whole transaction in one query: its answer comes in one round trip."""
-    local = "".join(f"SET LOCAL {name}={value};" for name, value in settings)
-    return f"BEGIN READ ONLY;{local}{sql};COMMIT".encode()
+    return f"{begin};{sql};COMMIT".encode()

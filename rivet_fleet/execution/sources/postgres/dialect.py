@@ -250,62 +250,34 @@ class ErrorClass:
     extra_delay_s: float = 0.0
 
 
-_GONE = ErrorClass(error=SourceUnavailable, retry=RetryClass.RECONNECT)
-_RESTARTING = ErrorClass(error=SourceUnavailable, retry=RetryClass.RECONNECT, extra_delay_s=15.0)
-_REFUSED = ErrorClass(error=SourceRefused, retry=RetryClass.PERMANENT)
+GONE = ErrorClass(error=SourceUnavailable, retry=RetryClass.RECONNECT)
+RESTARTING = ErrorClass(error=SourceUnavailable, retry=RetryClass.RECONNECT, extra_delay_s=15.0)
+REFUSED = ErrorClass(error=SourceRefused, retry=RetryClass.PERMANENT)
 _TIMED_OUT = ErrorClass(error=StatementTimeout, retry=RetryClass.PERMANENT)
 _CONFLICT = ErrorClass(error=SourceBusy, retry=RetryClass.TRANSIENT, extra_delay_s=1.0)
 
 SQLSTATES: dict[str, ErrorClass] = {
     "57014": _TIMED_OUT,  # statement_timeout, or an administrator's pg_cancel_backend
-    "57P01": _RESTARTING,  # admin shutdown, pg_terminate_backend
-    "57P02": _RESTARTING,
-    "57P03": _RESTARTING,
-    "57P05": _GONE,  # idle_session_timeout
-    "25P03": _GONE,  # idle_in_transaction_session_timeout
-    "25P04": _TIMED_OUT,  # transaction_timeout
+    "57P01": RESTARTING,  # admin shutdown, pg_terminate_backend
+    "57P02": RESTARTING,
+    "57P03": RESTARTING,
+    "57P05": GONE,  # idle_session_timeout
+    "25P03": GONE,  # idle_in_transaction_session_timeout
+    "25P04": GONE,  # transaction_timeout: the connection is gone, and ours sets it to 0
     "53300": ErrorClass(error=SourceBusy, retry=RetryClass.RECONNECT, extra_delay_s=15.0),
     "40001": _CONFLICT,  # serialization, or a standby's recovery conflict
     "40P01": _CONFLICT,
     "55P03": ErrorClass(error=SourceBusy, retry=RetryClass.TRANSIENT),
 }
 SQLSTATE_CLASSES: dict[str, ErrorClass] = {
-    "08": _GONE,
+    "08": GONE,
     "53": ErrorClass(error=SourceBusy, retry=RetryClass.TRANSIENT, extra_delay_s=5.0),
 }
 
 
 def classify(sqlstate: str) -> ErrorClass:
     """The class of an SQLSTATE: exact code, then its two-letter class, else refused for good."""
-    return SQLSTATES.get(sqlstate) or SQLSTATE_CLASSES.get(sqlstate[:2]) or _REFUSED
-
-
-CONNECT_FAILURES: tuple[tuple[str, ErrorClass], ...] = (
-    ("too many connections", SQLSTATES["53300"]),
-    ("too many clients", SQLSTATES["53300"]),
-    ("connection slots", SQLSTATES["53300"]),
-    ("database system is", _RESTARTING),
-    ("password", _REFUSED),
-    ("authentication", _REFUSED),
-    ("does not exist", _REFUSED),
-    ("no pg_hba.conf entry", _REFUSED),
-    ("permission denied for database", _REFUSED),
-    ("is not permitted to log in", _REFUSED),
-    ("certificate", _REFUSED),
-    ("does not support SSL", _REFUSED),
-    ("invalid connection option", _REFUSED),
-    ("invalid value for", _REFUSED),
-)
-"""A failed start-up carries no SQLSTATE in libpq, only text: the one place where text decides.
-What is not listed is taken for unavailable and tried again."""
-
-
-def classify_connect(message: str) -> ErrorClass:
-    """The class of a failed connection attempt, by libpq's message."""
-    for fragment, error_class in CONNECT_FAILURES:
-        if fragment in message:
-            return error_class
-    return _GONE
+    return SQLSTATES.get(sqlstate) or SQLSTATE_CLASSES.get(sqlstate[:2]) or REFUSED
 
 
 # ---------------------------------------------------------------- capabilities, quoting

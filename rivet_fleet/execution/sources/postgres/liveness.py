@@ -18,7 +18,8 @@ import psycopg
 from psycopg.abc import RV, PQGen
 
 from rivet_fleet.errors import RetryClass
-from rivet_fleet.execution.sources.postgres.dialect import classify, classify_connect
+from rivet_fleet.execution.sources.postgres.border import classify_connect
+from rivet_fleet.execution.sources.postgres.dialect import classify
 
 QUIET_S = 10.0
 """Silence after which the server is asked; doubled with every answer that it is at work."""
@@ -52,19 +53,28 @@ def judge(
     return Liveness.AT_WORK
 
 
+def in_own_level(statement: str) -> bytes:
+    """One statement in a transaction of its own, at a level that asks nothing of others. Its rows
+    are the second result."""
+    return f"BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY;{statement};COMMIT".encode()
+
+
 def ask(parameters: dict[str, Any], backend_pid: int) -> Liveness:
     """Ask the server what its backend ``backend_pid`` does. Takes at most 2 × ``ASK_MAX_S``.
 
     ``parameters`` are those of the silent connection. Never raises psycopg's errors.
     """
     query = (
-        "SELECT pg_backend_pid(), a.pid IS NOT NULL, a.state, a.wait_event_type "
-        f"FROM (SELECT) one LEFT JOIN pg_stat_activity a ON a.pid = {int(backend_pid)}"
+        "SELECT pg_catalog.pg_backend_pid(), a.pid IS NOT NULL, a.state, a.wait_event_type "
+        "FROM (SELECT) one LEFT JOIN pg_catalog.pg_stat_activity a "
+        f"ON a.pid OPERATOR(pg_catalog.=) {int(backend_pid)}"
     )
     try:
         with WatchedConnection.connect(**{**parameters, "connect_timeout": ASK_MAX_S}) as second:
             second.silence_s_max = ASK_MAX_S
-            row = second.execute(query.encode()).fetchone()
+            answer = second.execute(in_own_level(query))
+            answer.nextset()
+            row = answer.fetchone()
             own_pid = second.info.backend_pid
     except psycopg.Error as error:
         known = classify(error.sqlstate) if error.sqlstate else classify_connect(str(error))

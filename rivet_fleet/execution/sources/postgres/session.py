@@ -19,7 +19,12 @@ from rivet_fleet.contracts.url import DatabaseUrl
 from rivet_fleet.errors import ConfigError
 from rivet_fleet.execution.sources.postgres.border import postgres_errors, translate_connect
 from rivet_fleet.execution.sources.postgres.dialect import DEFAULT_PORT, quote_literal
-from rivet_fleet.execution.sources.postgres.liveness import Liveness, WatchedConnection, ask
+from rivet_fleet.execution.sources.postgres.liveness import (
+    Liveness,
+    WatchedConnection,
+    ask,
+    in_own_level,
+)
 from rivet_fleet.execution.sources.postgres.poolers import is_pooled
 
 CONNECT_TIMEOUT_S = 15
@@ -32,10 +37,15 @@ _ROUND_TRIP_KEPT_S = 30.0
 _FIRST_ANSWER_S_MAX = 150.0
 """A pooler may let the first statement wait for a server connection: PgBouncer 120 s."""
 _INTRODUCE = """
-SELECT pg_catalog.pg_backend_pid(),
-       pg_catalog.set_config('application_name', {name}, pg_catalog.pg_backend_pid() <> {told})
+SELECT pg_catalog.pg_backend_pid(), b.pooled,
+       pg_catalog.set_config('application_name', {name}, b.pooled){limits}
+FROM (SELECT pg_catalog.pg_backend_pid() OPERATOR(pg_catalog.<>) {told}) AS b(pooled)
 """
-"""Give our name to a server that is ours alone; behind a pooler it ends with the statement."""
+"""Give our name to a server that is ours alone; behind a pooler it ends with the transaction."""
+_UNHURRIED = ", pg_catalog.set_config('idle_session_timeout', '0', b.pooled)"
+"""Between two statements we may encode for as long as we like: we end with our process."""
+_UNHURRIED_SINCE = 140_000
+_TRANSACTIONS_TIMED_SINCE = 170_000
 _TLS_MODES = ("disable", "prefer", "require", "verify-ca", "verify-full")
 
 Settings = tuple[tuple[str, str], ...]
@@ -84,11 +94,14 @@ class Session:
     def _introduce(self, connection: WatchedConnection, told_pid: int) -> bool:
         """Say who we are, and learn whether a pooler stands between."""
         name = self._name or "pg_catalog.current_setting('application_name')"
+        limits = _UNHURRIED if connection.info.server_version >= _UNHURRIED_SINCE else ""
+        introduce = _INTRODUCE.format(name=name, told=told_pid, limits=limits)
         connection.silence_s_max = _FIRST_ANSWER_S_MAX
         try:
             with postgres_errors(self.url, "connecting"):
-                row = connection.execute(_INTRODUCE.format(name=name, told=told_pid).encode())
-                own = row.fetchone()
+                begun = connection.execute(in_own_level(introduce))
+                begun.nextset()
+                own = begun.fetchone()
         except BaseException:
             connection.close()
             raise
@@ -117,11 +130,23 @@ class Session:
         """True when the database never checked that its text is text (SQL_ASCII)."""
         return self.connection.info.parameter_status("server_encoding") == "SQL_ASCII"
 
+    def begin(self, settings: Settings, *, snapshot: bool = False) -> str:
+        """What begins a transaction of ours, and sets what ends with it. Its level is ours: at
+        SERIALIZABLE, which a role or a database may have for its default, our reading would fail
+        the transactions of others. ``snapshot``: every statement in it sees one moment.
+        """
+        if self.server_version_num >= _TRANSACTIONS_TIMED_SINCE:
+            # A limit of the role's: statements and idle moments in it have limits of ours.
+            settings = (("transaction_timeout", "0"), *settings)
+        local = "".join(f";SET LOCAL {name}={value}" for name, value in settings)
+        level = "REPEATABLE READ" if snapshot else "READ COMMITTED"
+        return f"BEGIN ISOLATION LEVEL {level} READ ONLY{local}"
+
     @contextlib.contextmanager
     def transaction(
-        self, settings: Settings, *, doing: str, timeout_s: float
+        self, settings: Settings, *, doing: str, timeout_s: float, snapshot: bool = False
     ) -> Iterator[Cursor[tuple[Any, ...]]]:
-        """One read-only transaction with settings that end with it.
+        """One read-only transaction with settings that end with it; see ``begin``.
 
         On any error the connection is left clean or closed, so the next use starts afresh.
         Raises SourceError by SQLSTATE. ``timeout_s`` is the statement limit (0: none).
@@ -130,11 +155,10 @@ class Session:
         self._allow_silence(connection, timeout_s)
         if self._pooled and self._name is not None:
             settings = (*settings, ("application_name", self._name))
-        local = "".join(f";SET LOCAL {name}={value}" for name, value in settings)
         with postgres_errors(self.url, doing):
             try:
                 cursor = connection.cursor()
-                cursor.execute(f"BEGIN READ ONLY{local}".encode())
+                cursor.execute(self.begin(settings, snapshot=snapshot).encode())
                 yield cursor
                 connection.execute(b"COMMIT")
             except BaseException:
@@ -161,7 +185,8 @@ class Session:
         if now_s >= self._measured_until_s:
             with self.alone(doing="measuring the way", timeout_s=CONNECT_TIMEOUT_S):
                 began_s = time.monotonic()
-                self.connection.execute(b"SELECT")
+                # Nothing: it needs no snapshot, at whatever level.
+                self.connection.execute(b"")
                 self._round_trip_s = time.monotonic() - began_s
             self._measured_until_s = now_s + _ROUND_TRIP_KEPT_S
         return self._round_trip_s

@@ -30,8 +30,12 @@ ISOLATED_TEXT_FORMS: tuple[tuple[str, str], ...] = (
     ("IntervalStyle", "'iso_8601'"),
     ("bytea_output", "'hex'"),
     ("extra_float_digits", "3"),
+    ("quote_all_identifiers", "off"),
+    # A role may ask for some of the rows that an inverted index finds, whichever they are.
+    ("gin_fuzzy_search_limit", "0"),
 )
-"""What decides how values become text: the same for plans, keys and casts."""
+"""What decides how values become text and whether all rows come: the same for plans, keys and
+casts."""
 
 KEY_WALK: tuple[tuple[str, str], ...] = (
     ("enable_seqscan", "off"),
