@@ -93,7 +93,7 @@ def test_identifiers_and_literals_cannot_break_out() -> None:
 def test_sources_and_blocks() -> None:
     orders = RelationName(schema="S", name="Orders")
     assert from_item(orders, None, only=True) == 'ONLY "S"."Orders" AS _rivet'
-    assert from_item(None, "SELECT 1 -- done;") == "(\nSELECT 1 -- done\n) AS _rivet"
+    assert from_item(None, "SELECT 1; -- done;") == "(\nSELECT 1\n) AS _rivet"
     assert block_range(3, None) == ("_rivet.ctid >= '(3,0)'::tid",)
     assert block_range(3, 9)[1] == "_rivet.ctid < '(9,0)'::tid"
     assert Select(columns="*", source="t").sql() == "SELECT * FROM t"

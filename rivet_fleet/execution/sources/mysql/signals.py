@@ -13,6 +13,7 @@ from rivet_fleet.errors import SourceRefused
 from rivet_fleet.execution.signals import ANSWER_MAX_S, SignalSpec, one_number, unknown_signal
 from rivet_fleet.execution.sources.mysql.border import told
 from rivet_fleet.execution.sources.mysql.session import Session
+from rivet_fleet.execution.sources.mysql.statements import bare_query
 
 _PROCESS = "the PROCESS privilege"
 _OTHERS = "p.USER <> SUBSTRING_INDEX(USER(), '@', 1) AND p.USER <> 'event_scheduler'"
@@ -78,7 +79,7 @@ class MysqlSignals:
 
     def query(self, sql: str) -> float:
         """See ``SourceSignals``."""
-        return one_number(self._rows(sql), "the signal's query")
+        return one_number(self._rows(bare_query(sql)), "the signal's query")
 
     def close(self) -> None:
         """See ``SourceSignals``."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rivet_fleet.contracts.columns import ColumnSpec
 from rivet_fleet.contracts.keys import KeyTuple, RelationName
 from rivet_fleet.contracts.plan import TuningPlan
 from rivet_fleet.errors import ConfigError
+from rivet_fleet.execution.onestatement import LexicalRules, Quote, one_statement
 from rivet_fleet.execution.sources.mysql.dialect import (
     ALIAS,
     BYTES,
@@ -87,10 +88,29 @@ def from_item(relation: RelationName | None, query: str | None, *, index: str | 
     return f"(\n{bare_query(query or '')}\n) AS {ALIAS}"
 
 
+_BACKSLASH = LexicalRules(
+    word=r"[A-Za-z0-9_$\x80-\U0010ffff]+",
+    line_comment=r"#[^\n]*|--(?=[\x00-\x20\x7f]|\Z)[^\n]*",
+    quotes=(
+        Quote(opening="'", closing="'", backslash=True),
+        Quote(opening='"', closing='"', backslash=True),
+        Quote(opening="`", closing="`"),
+    ),
+    nested_comments=False,
+    executed_comment=r"/\*M?![0-9]*",
+)
+LEXICAL: tuple[LexicalRules, ...] = (
+    _BACKSLASH,
+    # What NO_BACKSLASH_ESCAPES, or ANSI_QUOTES for double quotes, makes of it.
+    replace(_BACKSLASH, quotes=tuple(replace(one, backslash=False) for one in _BACKSLASH.quotes)),
+)
+"""Manual, "Comments" and "String Literals"."""
+
+
 def bare_query(query: str) -> str:
-    """The user's query as part of a statement: a newline behind it ends a trailing comment, and
-    a trailing semicolon ends nothing."""
-    return query.strip().rstrip(";")
+    """The user's query as part of a statement; a newline behind it ends a trailing comment.
+    Raises ConfigError unless it is one whole statement."""
+    return one_statement(query, LEXICAL)
 
 
 def column_ref(name: str) -> str:

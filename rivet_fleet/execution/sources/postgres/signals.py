@@ -10,6 +10,7 @@ from rivet_fleet.contracts.url import DatabaseUrl
 from rivet_fleet.errors import SourceRefused
 from rivet_fleet.execution.signals import ANSWER_MAX_S, SignalSpec, one_number, unknown_signal
 from rivet_fleet.execution.sources.postgres.session import Session
+from rivet_fleet.execution.sources.postgres.statements import bare_query
 
 _STATS = "membership in pg_read_all_stats (or pg_monitor)"
 _OTHERS = "coalesce(a.application_name, '') NOT LIKE 'rivet-fleet%' AND a.pid <> pg_backend_pid()"
@@ -78,7 +79,7 @@ class PostgresSignals:
         limit = (("statement_timeout", f"'{int(ANSWER_MAX_S * 1000)}ms'"),)
         doing = "reading a signal"
         with self._session.transaction(limit, doing=doing, timeout_s=ANSWER_MAX_S) as cursor:
-            cursor.execute(sql.encode())
+            cursor.execute(bare_query(sql).encode())
             rows = cursor.fetchmany(2)
         return one_number(rows, "the signal's query")
 

@@ -11,6 +11,7 @@ import re
 from rivet_fleet.contracts.columns import ColumnSpec, TypeKind
 from rivet_fleet.contracts.keys import KeyTuple, RelationName
 from rivet_fleet.contracts.plan import TuningPlan
+from rivet_fleet.execution.onestatement import LexicalRules, Quote, one_statement
 from rivet_fleet.execution.paging import Select, Walk
 from rivet_fleet.execution.sources.postgres.dialect import (
     ALIAS,
@@ -81,8 +82,26 @@ def from_item(relation: RelationName | None, query: str | None, *, only: bool = 
     """What stands after FROM: the relation, ``ONLY`` a heap, or the user's query."""
     if relation is not None:
         return f"{'ONLY ' if only else ''}{quote_relation(relation)} AS {ALIAS}"
-    # A newline ends a trailing comment; a trailing semicolon ends nothing.
-    return f"(\n{(query or '').strip().rstrip(';')}\n) AS {ALIAS}"
+    return f"(\n{bare_query(query or '')}\n) AS {ALIAS}"
+
+
+_WORD = r"[A-Za-z_\x80-\U0010ffff][A-Za-z0-9_$\x80-\U0010ffff]*|[0-9][A-Za-z0-9_.$]*"
+_ESCAPES = Quote(opening=r"[eE]'", closing="'", backslash=True, continued=r"[^\S\n\r]*[\n\r]\s*'")
+LEXICAL = LexicalRules(
+    word=_WORD,
+    line_comment=r"--[^\n\r]*",
+    quotes=(_ESCAPES, Quote(opening="'", closing="'"), Quote(opening='"', closing='"')),
+    nested_comments=True,
+    tagged=r"\$(?:[A-Za-z_\x80-\U0010ffff][A-Za-z0-9_\x80-\U0010ffff]*)?\$",
+)
+"""Manual, "Lexical Structure", with standard_conforming_strings as it is by default: a query whose
+plain strings hide quotes by backslashes writes them as E'…'."""
+
+
+def bare_query(query: str) -> str:
+    """The user's query as part of a statement; a newline behind it ends a trailing comment.
+    Raises ConfigError unless it is one whole statement."""
+    return one_statement(query, (LEXICAL,))
 
 
 def column_ref(name: str) -> str:
