@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import itertools
 
+import pymysql
 import pytest
 
+from rivet_fleet.contracts.columns import Fidelity
 from rivet_fleet.contracts.plan import TuningPlan
+from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.errors import ConfigError, RetryClass, SourceRefused, SourceUnavailable
-from rivet_fleet.execution.sources.mysql.dialect import quote_identifier, quote_text
-from rivet_fleet.execution.sources.mysql.errnos import ERRNOS, classify
+from rivet_fleet.execution.sources.mysql.border import maybe_swapped, mysql_errors
+from rivet_fleet.execution.sources.mysql.dialect import (
+    cast_expression,
+    override_fidelity,
+    parse_override,
+    quote_identifier,
+    quote_text,
+)
+from rivet_fleet.execution.sources.mysql.errnos import ERRNOS, SWAPPED, classify
 from rivet_fleet.execution.sources.mysql.estimates import RANGES_MAX, cut, refine
 from rivet_fleet.execution.sources.mysql.proxies import Proxy, Server, judge, parse_version
 from rivet_fleet.execution.sources.mysql.scales import scale_of
@@ -120,9 +130,37 @@ def test_errors_by_number() -> None:
     assert classify(1146).retry is RetryClass.PERMANENT
     for errno in (1969, 3024):
         assert classify(errno).retry is RetryClass.TRANSIENT
+    for errno in (1040, 1047, 1129, 1836, 3032, 3118, 3955, 4150, 4151):
+        assert classify(errno).retry is RetryClass.RECONNECT, errno
+    for errno in (1020, 1105, 1114, 1205, 1213, 1412, 1461, 1615):
+        assert classify(errno).retry is RetryClass.TRANSIENT, errno
+    for errno in (1044, 1045, 1049, 1054, 1064, 1142, 1290, 1345, 1792, 1820, 1862):
+        assert classify(errno).retry is RetryClass.PERMANENT, errno
     for errno, found in ERRNOS.items():
         reconnects = found.retry is RetryClass.RECONNECT
         assert reconnects or found.error is not SourceUnavailable, errno
+
+
+@pytest.mark.parametrize("errno", sorted(SWAPPED))
+def test_what_may_be_swapped_is_tried_again_by_a_chunk_alone(errno) -> None:
+    """A wrong name says the same: whoever plans is told at once."""
+    url = parse_database_url("mysql://u:secret@h/d")
+    said = pymysql.err.ProgrammingError(errno, "Key 'u' doesn't exist in table '_rivet'")
+    with pytest.raises(SourceRefused) as planning, mysql_errors(url, "planning", subject="d.t"):
+        raise said
+    assert planning.value.retry is RetryClass.PERMANENT
+    assert "in table 'd.t'" in planning.value.message
+    with pytest.raises(SourceRefused) as reading, maybe_swapped(), mysql_errors(url, "reading"):
+        raise said
+    assert reading.value.retry is RetryClass.TRANSIENT
+
+
+def test_a_vector_as_text_is_what_each_server_calls_it() -> None:
+    text = parse_override("text")
+    assert cast_expression("v", "vector(3)", text) == "VECTOR_TO_STRING(v)"
+    assert cast_expression("v", "vector(3)", text, mariadb=True) == "VEC_ToText(v)"
+    assert cast_expression("v", "vector(3)", parse_override("binary")) == "CAST(v AS BINARY)"
+    assert override_fidelity("vector(3)", None, text) is Fidelity.LOSSY
 
 
 # ---------------------------------------------------------------- cuts

@@ -9,8 +9,12 @@ from collections.abc import Iterator
 import pymysql
 
 from rivet_fleet.contracts.url import DatabaseUrl, redact
-from rivet_fleet.errors import SourceError
-from rivet_fleet.execution.sources.mysql.errnos import ErrorClass, classify
+from rivet_fleet.errors import RetryClass, SourceError, SourceRefused
+from rivet_fleet.execution.sources.mysql.dialect import ALIAS
+from rivet_fleet.execution.sources.mysql.errnos import SWAPPED, ErrorClass, classify
+
+CLIENT_ERRNOS = range(2000, 3000)
+"""Errors the client finds itself: after them the connection is not in step any more."""
 
 _HINTS: dict[int, str] = {
     1044: "the user may not use this database: GRANT SELECT ON the database TO the user",
@@ -27,6 +31,9 @@ _HINTS: dict[int, str] = {
     1792: "exports read only; the query tries to write",
     1969: "the statement ran into its limit; raise `statement_timeout_s`, or make chunks "
     "smaller, or check that the key has an index",
+    1129: "the server refuses this host after failed connections: FLUSH HOSTS lifts that",
+    1176: "the table has no index of that name any more: plan the export again",
+    1461: "the server's max_prepared_stmt_count is used up: some client leaves statements behind",
     2003: "is the server running, and is it listening on that host and port?",
     2026: "check `tls.mode` and the certificate",
     2059: "the server asks for a way of logging in that is not supported, or needs TLS: check "
@@ -35,24 +42,47 @@ _HINTS: dict[int, str] = {
     1203: "the user has too many connections; lower the number of workers",
 }
 _HINTS[3024] = _HINTS[1969]
+_LOCKED = (
+    "the account is locked, or blocked for failed logins: ALTER USER … ACCOUNT UNLOCK lifts that"
+)
+_HINTS |= dict.fromkeys((3118, 3955, 4150, 4151), _LOCKED)
 
 
 @contextlib.contextmanager
-def mysql_errors(url: DatabaseUrl, doing: str) -> Iterator[None]:
+def mysql_errors(url: DatabaseUrl, doing: str, *, subject: str = "the query") -> Iterator[None]:
     """Turn any PyMySQL error inside the block into ours, by its number, without secrets.
 
-    ``doing`` completes the sentence "… while <doing>".
+    ``doing`` completes the sentence "… while <doing>"; ``subject`` is what the server knows by
+    our alias alone.
     """
     try:
         yield
     except pymysql.MySQLError as error:
-        raise translate(error, url, doing) from None
+        raise translate(error, url, doing, subject=subject) from None
 
 
-def translate(error: pymysql.MySQLError, url: DatabaseUrl, doing: str) -> SourceError:
+@contextlib.contextmanager
+def maybe_swapped() -> Iterator[None]:
+    """What was there when it was planned and is not now may be on its way back: another table is
+    taking its name. So it is worth another try, and within its tries it ends as what it is."""
+    try:
+        yield
+    except SourceRefused as error:
+        if error.code in _SWAPPED_CODES:
+            error.retry = RetryClass.TRANSIENT
+        raise
+
+
+_SWAPPED_CODES = frozenset(f"MYSQL_{errno}" for errno in SWAPPED)
+
+
+def translate(
+    error: pymysql.MySQLError, url: DatabaseUrl, doing: str, *, subject: str = "the query"
+) -> SourceError:
     """Our error for one of PyMySQL's: class and retry by the table of error numbers."""
     errno, said = told(error)
     found = classify(errno)
+    said = said.replace(f"'{ALIAS}'", f"'{subject}'").replace(f"'{ALIAS}.", "'")
     number = f"{errno}, " if errno else ""
     message = f"{url.identity}: {_clean(said, url)} ({number}while {doing})"
     return _build(found, message, errno)
@@ -62,7 +92,9 @@ def translate_connect(error: Exception, url: DatabaseUrl) -> SourceError:
     """Our error for a connection that could not be made: PyMySQL's, or of the TLS library."""
     errno, said = told(error)
     cause = getattr(error, "original_exception", error)
-    if isinstance(cause, ssl.SSLError):
+    if isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError | ssl.SSLSyscallError):
+        errno, said = 2013, f"TLS: {cause}"  # the link broke: nobody refused anything
+    elif isinstance(cause, ssl.SSLError):
         errno, said = 2026, f"TLS: {cause}"
     elif isinstance(error, UnicodeError | ValueError | RuntimeError):
         errno = 2059
@@ -78,6 +110,12 @@ def told(error: Exception) -> tuple[int, str]:
             return errno, str(text)
         case _:
             return 0, str(error)
+
+
+def refused(error: pymysql.MySQLError) -> bool:
+    """True for the server's own no: asked again, it would say the same."""
+    errno, _ = told(error)
+    return classify(errno).retry is RetryClass.PERMANENT and errno not in CLIENT_ERRNOS
 
 
 def _build(found: ErrorClass, message: str, errno: int) -> SourceError:

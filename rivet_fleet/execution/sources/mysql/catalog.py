@@ -68,6 +68,7 @@ def find_relation(connection: WatchedConnection, wanted: RelationName) -> Relati
             f"table {wanted if wanted.schema else wanted.name} does not exist, or the user has "
             "no privilege on it",
             hint=_close_matches(connection, wanted),
+            code="MYSQL_1146",
         )
     schema, name, kind, engine, row_estimate, width, size = row
     return Relation(
@@ -176,7 +177,11 @@ def relation_columns(
         checks = {clause.replace("`", "").lower() for (clause,) in found}
     facts = []
     for field in fields:
-        _, native_type, nullable, comment, _, charset, collation = known[field.name]
+        # Of a view over what the user may not see the dictionary shows no columns.
+        _, native_type, nullable, comment, _, charset, collation = known.get(field.name) or (
+            *(field.name, native_type_of(field)),
+            *("NO" if field.flags & FLAG.NOT_NULL else "YES", "", "", None, None),
+        )
         facts.append(
             _facts(
                 field.name,

@@ -162,7 +162,9 @@ _WHOLE_KINDS = (TypeKind.BOOL, TypeKind.INT16, TypeKind.INT32, TypeKind.INT64)
 _MOMENTS = ("date", "datetime", "timestamp")
 
 
-def cast_expression(reference: str, native_type: str, target: ColumnType) -> str:
+def cast_expression(
+    reference: str, native_type: str, target: ColumnType, *, mariadb: bool = False
+) -> str:
     """The SQL that makes the server send ``target``, or the bare column where the decoder reads
     the target from the column's own form and refuses what does not fit: the server's casts round
     and clamp without a word."""
@@ -176,6 +178,9 @@ def cast_expression(reference: str, native_type: str, target: ColumnType) -> str
     same_uuid = own == "uuid" and kind is TypeKind.UUID
     if (whole and own != "bit") or as_text or as_bytes or same_decimal or same_uuid:
         return reference
+    if own == VECTOR and kind is TypeKind.STRING:
+        # There is no CAST of a vector to text on either.
+        return f"VEC_ToText({reference})" if mariadb else f"VECTOR_TO_STRING({reference})"
     return _cast(f"({reference} + 0)" if own == "bit" else reference, own, target)
 
 
@@ -208,13 +213,17 @@ SPATIAL = (
 )
 
 
+VECTOR = "vector"
+"""MySQL 9 and MariaDB 11.7; its text has fewer digits than its numbers."""
+
+
 def override_fidelity(native_type: str, own: TypeKind | None, target: ColumnType) -> Fidelity:
     """How faithful an override is. What the decoder checks itself is exact."""
     kind, name = target.kind, family(native_type)
     if own is kind is not TypeKind.DECIMAL:
         return FIDELITY.get(kind, Fidelity.EXACT)
     if kind is TypeKind.STRING:
-        return Fidelity.LOSSY if name in SPATIAL else Fidelity.LOGICAL_STRING
+        return Fidelity.LOSSY if name in (*SPATIAL, VECTOR) else Fidelity.LOGICAL_STRING
     if kind is TypeKind.BINARY:
         return Fidelity.COMPATIBLE
     if kind in _WHOLE_KINDS or kind is TypeKind.DECIMAL:

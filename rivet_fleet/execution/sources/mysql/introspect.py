@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass, replace
 
+import pymysql
+
 from rivet_fleet.contracts.columns import INTEGERS, MOMENTS
 from rivet_fleet.contracts.facts import (
     WALKED,
@@ -24,6 +26,7 @@ from rivet_fleet.errors import ConfigError, SourceRefused, StatementTimeout
 from rivet_fleet.execution.densityprobe import probe, worth_probing
 from rivet_fleet.execution.keywalk import WALKED_BOUNDARIES_MAX, walk_keys
 from rivet_fleet.execution.sources.mysql import catalog, keysamples
+from rivet_fleet.execution.sources.mysql.border import refused, told
 from rivet_fleet.execution.sources.mysql.dialect import (
     CAPABILITIES,
     ENGINE_NAMES,
@@ -32,6 +35,7 @@ from rivet_fleet.execution.sources.mysql.dialect import (
     parse_override,
     quote_identifier,
 )
+from rivet_fleet.execution.sources.mysql.errnos import classify
 from rivet_fleet.execution.sources.mysql.liveness import WatchedConnection
 from rivet_fleet.execution.sources.mysql.session import Session
 from rivet_fleet.execution.sources.mysql.statements import (
@@ -94,7 +98,7 @@ def _table(session: Session, request: FactsRequest) -> SourceFacts:
         invisible = catalog.invisible_columns(connection, relation)
         indexes = _ordered(catalog.indexes(connection, relation), columns)
         item = from_item(relation.name, None)
-        casted = _with_casts(connection, columns, request, item)
+        casted = _with_casts(connection, columns, request, item, mariadb=mariadb)
         size = _table_size(connection, relation, item)
     if invisible:
         warnings.append(f"invisible columns are not exported: {', '.join(invisible)}")
@@ -117,9 +121,10 @@ def _table(session: Session, request: FactsRequest) -> SourceFacts:
 def _query(session: Session, request: FactsRequest) -> SourceFacts:
     warnings = list(session.server.warnings)
     item = from_item(None, request.query)
+    mariadb = session.server.mariadb
     with _asking(session, "describing the query") as connection:
-        columns = catalog.query_columns(connection, item, mariadb=session.server.mariadb)
-        casted = _with_casts(connection, columns, request, item)
+        columns = catalog.query_columns(connection, item, mariadb=mariadb)
+        casted = _with_casts(connection, columns, request, item, mariadb=mariadb)
         # Bare: of a derived table the optimizer may run what it takes for constant.
         size = _explained(connection, bare_query(request.query or ""))
     keys: tuple[KeyFacts, ...] = ()
@@ -166,6 +171,8 @@ def _with_casts(
     columns: tuple[ColumnFacts, ...],
     request: FactsRequest,
     item: str,
+    *,
+    mariadb: bool,
 ) -> tuple[ColumnFacts, ...]:
     """Apply the overrides; the server says whether it can cast, and what it then sends."""
     known = {column.name: column for column in columns}
@@ -176,25 +183,41 @@ def _with_casts(
                 f"export {request.export_name}: `columns:` names {name!r}, which is not there",
                 hint=f"columns: {', '.join(known)}",
             )
-        known[name] = _cast(connection, known[name], asked[name], item)
+        known[name] = _cast(connection, known[name], asked[name], item, mariadb=mariadb)
     if request.unsupported_cast is not None:
         for column in columns:
             if column.type is None and column.name not in asked:
-                known[column.name] = replace(
-                    _cast(connection, column, request.unsupported_cast, item),
-                    cast=request.unsupported_cast,
-                    unsupported_reason=column.unsupported_reason,
-                )
+                way = request.unsupported_cast
+                cast = _cast(connection, column, way, item, mariadb=mariadb)
+                if cast.type is not None:
+                    reason = column.unsupported_reason
+                    cast = replace(cast, cast=way, unsupported_reason=reason)
+                known[column.name] = cast
     return tuple(known[column.name] for column in columns)
 
 
 def _cast(
-    connection: WatchedConnection, column: ColumnFacts, override: str, item: str
+    connection: WatchedConnection,
+    column: ColumnFacts,
+    override: str,
+    item: str,
+    *,
+    mariadb: bool,
 ) -> ColumnFacts:
     target = parse_override(override)
     own = column.type.kind if column.type else None
-    expression = cast_expression(column_ref(column.name), column.native_type, target)
-    (field,) = catalog.describe(connection, f"SELECT {expression} FROM {item}")
+    expression = cast_expression(
+        column_ref(column.name), column.native_type, target, mariadb=mariadb
+    )
+    try:
+        (field,) = catalog.describe(connection, f"SELECT {expression} FROM {item}")
+    except pymysql.MySQLError as error:
+        if not refused(error):
+            raise
+        # This column's own trouble: the plan lists it beside the others, by export and name.
+        reason = f"this server cannot read it as {override} ({told(error)[1]})"
+        hint = column.cast_hint if column.cast_hint != override else None
+        return replace(column, type=None, unsupported_reason=reason, cast_hint=hint)
     return replace(
         column,
         type=replace(target, fidelity=override_fidelity(column.native_type, own, target)),
@@ -218,11 +241,18 @@ def _table_size(connection: WatchedConnection, relation: catalog.Relation, item:
 
 
 def _explained(connection: WatchedConnection, select: str) -> _Size:
-    """The optimizer's own guess: the product over the tables it joins."""
-    with connection.cursor() as cursor:
-        cursor.execute(f"EXPLAIN FORMAT=TRADITIONAL {select}")
-        names = [str(one[0]).lower() for one in cursor.description or ()]
-        plan = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+    """The optimizer's own guess: the product over the tables it joins. Unknown where the server
+    refuses to tell: EXPLAIN of a view asks for privileges on all that lies beneath (errors 1345,
+    1142), which such a view is there not to need."""
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(f"EXPLAIN FORMAT=TRADITIONAL {select}")
+            names = [str(one[0]).lower() for one in cursor.description or ()]
+            plan = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+    except pymysql.MySQLError as error:
+        if not refused(error) and classify(told(error)[0]).error is not StatementTimeout:
+            raise
+        return _Size(rows=None, provenance="none")
     outer = [row["rows"] for row in plan if row["id"] == plan[0]["id"]]
     if not outer or None in outer:
         return _Size(rows=None, provenance="none")

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import decimal
+from dataclasses import replace
 
 from rivet_fleet.contracts.columns import ColumnSpec, TypeKind
-from rivet_fleet.contracts.keys import ChunkRange, RelationName
+from rivet_fleet.contracts.facts import leading_index
+from rivet_fleet.contracts.keys import ChunkRange, RangeKind, RelationName
 from rivet_fleet.contracts.plan import ReadPlan, TuningPlan
-from rivet_fleet.errors import ConfigError
+from rivet_fleet.errors import ConfigError, SchemaDrift
 from rivet_fleet.execution.chunkreader import text_column
+from rivet_fleet.execution.drift import drift
 from rivet_fleet.execution.paging import KeyDialect, Pager, Select, Walk
-from rivet_fleet.execution.sources.mysql import statements
+from rivet_fleet.execution.sources.mysql import keysamples, statements
+from rivet_fleet.execution.sources.mysql.border import maybe_swapped
 from rivet_fleet.execution.sources.mysql.decoder import BatchDecoder, compiled_decoder, open_decoder
 from rivet_fleet.execution.sources.mysql.dialect import quote_identifier
+from rivet_fleet.execution.sources.mysql.introspect import Shape, read_shape
 from rivet_fleet.execution.sources.mysql.session import Session
 from rivet_fleet.execution.sources.mysql.stream import StatementStream
 
@@ -34,14 +39,18 @@ _TEXT_WIRE_TYPE = "253"
 class MysqlReading:
     """A ``ReadingEngine`` over one session. The session belongs to the source.
 
-    ``index`` is the index a page of a key walks, when there is one: the optimizer, left alone,
-    may prefer to read and sort everything.
+    A page of a key walks an index where there is one: the optimizer, left alone, may prefer to
+    read and sort everything. Which one, is chosen here and with every new connection: meanwhile
+    another table may have taken the name, with its indexes. Raises SchemaDrift when what is there
+    is not what was planned.
     """
 
     def __init__(
-        self, session: Session, read: ReadPlan, tuning: TuningPlan, *, index: str | None
+        self, session: Session, read: ReadPlan, chunk_range: ChunkRange, tuning: TuningPlan
     ) -> None:
-        self._session, self._tuning, self._index = session, tuning, index
+        self._session, self._tuning = session, tuning
+        self._read, self._range = read, chunk_range
+        self._index = self._choose_index()
         self._coerce = read.on_unrepresentable == "coerce"
         self._decoder: BatchDecoder | None = None
         self._native_types = {column.name: column.native_type for column in read.columns}
@@ -75,7 +84,8 @@ class MysqlReading:
 
     def select_list(self, columns: tuple[ColumnSpec, ...], hidden_keys: tuple[str, ...]) -> str:
         """Every planned column by name, then the hidden keys as text."""
-        expressions = [statements.select_expression(column) for column in columns]
+        mariadb = self._session.server.mariadb
+        expressions = [statements.select_expression(one, mariadb=mariadb) for one in columns]
         for index, name in enumerate(hidden_keys):
             text = statements.text_expression(name, self._native_types[name])
             expressions.append(f"{text} AS {quote_identifier(f'_rivet_key_{index}')}")
@@ -83,6 +93,7 @@ class MysqlReading:
 
     def from_item(self, relation: RelationName | None, query: str | None, *, only: bool) -> str:
         """See ``statements.from_item``; there are no inheritance children here."""
+        self._from = relation, query
         return statements.from_item(relation, query, index=self._index)
 
     def block_pager(self, columns: str, source: str, chunk_range: ChunkRange) -> Pager:
@@ -102,10 +113,46 @@ class MysqlReading:
             like=self._decoder,
         )
         self._decoder = decoder
-        sql = select.sql()
-        return StatementStream(self._session, sql, columns, settings, self._tuning, decoder)
+        # The pager knows the item of when the chunk was opened; the index may be another now.
+        sql = replace(select, source=statements.from_item(*self._from, index=self._index)).sql()
+        subject = str(self._read.relation or "the query")
+        return StatementStream(
+            self._session, sql, columns, settings, self._tuning, decoder, subject=subject
+        )
 
     def reconnect(self) -> None:
-        """Drop the connection and take a new one. Raises SourceUnavailable."""
+        """Drop the connection, take a new one and look again at what is read. Raises SourceError,
+        SchemaDrift."""
         self._session.close()
-        _ = self._session.connection
+        self._index = self._choose_index()
+
+    def _choose_index(self) -> str | None:
+        read, chunk_range = self._read, self._range
+        with maybe_swapped():
+            now = read_shape(self._session, read.relation, read.query)
+        differences = drift(read.columns, now.columns)
+        if differences:
+            raise SchemaDrift(
+                f"{read.relation or 'the query'}: the columns are not the planned ones: "
+                + "; ".join(differences),
+                hint="plan the export again",
+            )
+        if chunk_range.kind not in (RangeKind.KEYSET, RangeKind.SPAN):
+            return None
+        if chunk_range.kind is RangeKind.KEYSET and read.relation is not None:
+            _check_unique(read.relation, chunk_range.columns, now)
+        # Behind a column's own index stands the primary key: it orders equal values as well.
+        orders = (chunk_range.columns, chunk_range.columns[:1])
+        indexes = (leading_index(now.indexes, columns) for columns in orders)
+        return next((found for found in indexes if found is not None), None)
+
+
+def _check_unique(relation: RelationName, columns: tuple[str, ...], now: Shape) -> None:
+    """A page goes on behind its last key: of rows that share one, it would skip the rest."""
+    if not any(
+        set(key) <= set(columns) for key in keysamples.usable_keys(now.columns, now.indexes)
+    ):
+        raise SchemaDrift(
+            f"{relation}: the chunk key ({', '.join(columns)}) has no unique index any more",
+            hint="give the table its key back and requeue the chunk, or plan the export again",
+        )

@@ -17,7 +17,12 @@ import pymysql
 
 from rivet_fleet.contracts.url import DatabaseUrl
 from rivet_fleet.errors import ConfigError
-from rivet_fleet.execution.sources.mysql.border import mysql_errors, told, translate_connect
+from rivet_fleet.execution.sources.mysql.border import (
+    CLIENT_ERRNOS,
+    mysql_errors,
+    told,
+    translate_connect,
+)
 from rivet_fleet.execution.sources.mysql.dialect import DEFAULT_PORT, quote_text
 from rivet_fleet.execution.sources.mysql.liveness import ASK_MAX_S, Liveness, WatchedConnection, ask
 from rivet_fleet.execution.sources.mysql.proxies import Proxy, Server, look
@@ -35,8 +40,6 @@ _TLS_NAMES = {"disabled": "disable", "preferred": "prefer", "required": "require
 """How MySQL's own tools spell them, in a URL's ``ssl-mode``."""
 _OWN_TRANSACTIONS = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED, READ ONLY"
 """Whatever the server's default is: a SELECT at SERIALIZABLE locks the rows it reads."""
-_CLIENT_ERRNOS = range(2000, 3000)
-"""Errors the client finds itself: after them the connection is not in step any more."""
 
 Settings = tuple[tuple[str, str], ...]
 """System variables and what they are set to, as SQL."""
@@ -97,17 +100,17 @@ class Session:
 
     @contextlib.contextmanager
     def reading(
-        self, settings: Settings, *, doing: str, timeout_s: float
+        self, settings: Settings, *, doing: str, timeout_s: float, subject: str = "the query"
     ) -> Iterator[WatchedConnection]:
         """The connection, read-only and with these settings, for one or a few statements.
 
         After an error of the server the connection is still of use; after any other exception
         it is closed, so the next use starts afresh. Raises SourceError by error number.
-        ``timeout_s`` is the statement limit (0: none).
+        ``timeout_s`` is the statement limit (0: none); ``subject`` is what is read, in messages.
         """
         connection = self.connection
         connection.silence_s_max = timeout_s + SILENCE_GRACE_S if timeout_s > 0 else None
-        with mysql_errors(self.url, doing), self._in_step():
+        with mysql_errors(self.url, doing, subject=subject), self._in_step():
             if self.server.proxy is Proxy.DIRECT:
                 self._make(connection, settings)
                 yield connection
@@ -128,7 +131,7 @@ class Session:
             yield
         except BaseException as error:
             errno = told(error)[0] if isinstance(error, pymysql.MySQLError) else 0
-            if errno == 0 or errno in _CLIENT_ERRNOS:
+            if errno == 0 or errno in CLIENT_ERRNOS:
                 self.close()
             raise
 
@@ -151,7 +154,7 @@ def _borrowed(connection: WatchedConnection, settings: Settings) -> Iterator[Non
         _set(connection, dict(settings))
         yield
     except pymysql.MySQLError as error:
-        if connection.open and told(error)[0] not in _CLIENT_ERRNOS:
+        if connection.open and told(error)[0] not in CLIENT_ERRNOS:
             _set(connection, before)
             connection.rollback()
         raise

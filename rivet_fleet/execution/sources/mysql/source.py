@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from rivet_fleet.contracts.facts import FactsRequest, SourceFacts, leading_index
+from rivet_fleet.contracts.facts import FactsRequest, SourceFacts
 from rivet_fleet.contracts.harm import HarmReading
-from rivet_fleet.contracts.keys import ChunkRange, RangeKind, RelationName
+from rivet_fleet.contracts.keys import ChunkRange, RelationName
 from rivet_fleet.contracts.listing import Listing, ServerFacts, SourceNote
 from rivet_fleet.contracts.plan import ReadPlan, TuningPlan
 from rivet_fleet.contracts.url import DatabaseUrl
 from rivet_fleet.contracts.window import Newest, NewestRequest
-from rivet_fleet.errors import SchemaDrift
 from rivet_fleet.execution.chunkreader import PagedReader
-from rivet_fleet.execution.drift import drift
 from rivet_fleet.execution.sources.mysql import listing
 from rivet_fleet.execution.sources.mysql.harm import read_harm
-from rivet_fleet.execution.sources.mysql.introspect import introspect, read_shape
+from rivet_fleet.execution.sources.mysql.introspect import introspect
 from rivet_fleet.execution.sources.mysql.newest import newest
 from rivet_fleet.execution.sources.mysql.reading import MysqlReading
 from rivet_fleet.execution.sources.mysql.session import Session
@@ -41,23 +39,10 @@ class MysqlSource:
         self, read: ReadPlan, chunk_range: ChunkRange, tuning: TuningPlan
     ) -> PagedReader:
         """A reader for one chunk. Raises SchemaDrift before the first row."""
-        now = read_shape(self._session, read.relation, read.query)
-        differences = drift(read.columns, now.columns)
-        if differences:
-            raise SchemaDrift(
-                f"{read.relation or 'the query'}: the columns are not the planned ones: "
-                + "; ".join(differences),
-                hint="plan the export again",
-            )
         if self._value_bytes_max is not None:
             lower = min(self._value_bytes_max, tuning.max_value_bytes)
             tuning = replace(tuning, max_value_bytes=lower)
-        walked = chunk_range.kind in (RangeKind.KEYSET, RangeKind.SPAN)
-        # Behind a column's own index stands the primary key: it orders equal values as well.
-        orders = (chunk_range.columns, chunk_range.columns[:1]) if walked else ()
-        indexes = (leading_index(now.indexes, columns) for columns in orders)
-        index = next((found for found in indexes if found is not None), None)
-        engine = MysqlReading(self._session, read, tuning, index=index)
+        engine = MysqlReading(self._session, read, chunk_range, tuning)
         return PagedReader(engine, read, chunk_range, row_bytes_max=tuning.max_row_bytes)
 
     def list_relations(self) -> Listing:

@@ -118,11 +118,12 @@ def column_ref(name: str) -> str:
     return f"{ALIAS}.{quote_identifier(name)}"
 
 
-def select_expression(column: ColumnSpec) -> str:
+def select_expression(column: ColumnSpec, *, mariadb: bool = False) -> str:
     """The column as the server sends it, under its own name, with its override's cast."""
     expression = column_ref(column.name)
     if column.cast is not None:
-        expression = cast_expression(expression, column.native_type, parse_override(column.cast))
+        target = parse_override(column.cast)
+        expression = cast_expression(expression, column.native_type, target, mariadb=mariadb)
     return f"{expression} AS {quote_identifier(column.name)}"
 
 

@@ -11,8 +11,9 @@ import pymysql
 
 from rivet_fleet.contracts.columns import ColumnSpec
 from rivet_fleet.contracts.plan import TuningPlan
-from rivet_fleet.errors import SchemaDrift, SourceBusy, SourceError, SourceRefused
+from rivet_fleet.errors import SchemaDrift, SourceError, SourceRefused
 from rivet_fleet.execution.sources.mysql import wire
+from rivet_fleet.execution.sources.mysql.border import maybe_swapped
 from rivet_fleet.execution.sources.mysql.decoder import BatchDecoder
 from rivet_fleet.execution.sources.mysql.session import Session, Settings
 
@@ -33,10 +34,6 @@ _REFUSALS: dict[int, tuple[type[SourceError], str]] = {
         "a proxy on the way sends a statement's execution to another server than its "
         "preparation; export from the server itself",
     ),
-    1461: (
-        SourceBusy,
-        "the server's max_prepared_stmt_count is used up: some client leaves statements behind",
-    ),
 }
 """Errors that speak of prepared statements rather than of what was asked: class and remedy."""
 
@@ -55,12 +52,16 @@ class StatementStream:
         settings: Settings,
         tuning: TuningPlan,
         decoder: BatchDecoder,
+        *,
+        subject: str = "the query",
     ) -> None:
+        """``subject``: what is read, in messages."""
         self.wire_bytes = 0
         self.ended = False
         self._session = session
         self._columns = columns
         self._decoder = decoder
+        self._subject = subject
         self._spent_s = 0.0
         self._round_trip_s = 0.0
         self._block_bytes = BLOCK_BYTES
@@ -123,9 +124,11 @@ class StatementStream:
         self, sql: str, settings: Settings, timeout_s: float
     ) -> Generator[None, None, None]:
         """One block at each step; what happens before and behind the statement is not counted."""
-        with self._session.reading(
-            settings, doing="reading a page", timeout_s=timeout_s
-        ) as connection:
+        subject = self._subject
+        reading = self._session.reading(
+            settings, doing=f"reading a page of {subject}", timeout_s=timeout_s, subject=subject
+        )
+        with maybe_swapped(), reading as connection:
             channel = wire.Channel(connection)
             prepared = self._prepare(channel, sql)
             try:
