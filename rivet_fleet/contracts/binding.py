@@ -13,6 +13,8 @@ from rivet_fleet.contracts.codec import canonical_json, dumps, from_plain
 
 MARK_OTHER = "RIVET_MARK_OTHER"
 """The code of every refusal to go on from a mark that belongs to something else."""
+MARK_ABOVE = "RIVET_MARK_ABOVE"
+"""The code of the refusal to deliver nothing because the whole table lies below its mark."""
 SHOWN_MAX = 120
 
 

@@ -158,6 +158,10 @@ class ClaimPlace:
     chunk_work_s: float
 
 
+MARK_ABOVE_EVERYTHING = "mark-above-everything"
+"""The rule of a diagnostic that ``status`` and the report repeat: nothing will ever be new."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanDiagnostic:
     """Something a plan says about itself; it never stops a run. ``rule`` is stable;

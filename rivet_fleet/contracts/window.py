@@ -81,7 +81,8 @@ def describe_window(window: RowWindow) -> str:
 class NewestRequest:
     """What is asked of a source before a window can be drawn: its greatest row of ``columns``,
     of those above ``above`` when that is given. With ``overlap_s`` the source also says which
-    cursor lies so many seconds below ``above``.
+    cursor lies so many seconds below ``above``. ``whole``: all of ``columns`` are the cursor,
+    else the first alone.
     """
 
     relation: RelationName | None
@@ -90,6 +91,7 @@ class NewestRequest:
     fallback: str | None = None
     above: KeyTuple | None = None
     overlap_s: float = 0.0
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,9 +100,14 @@ class Newest:
 
     ``nulls``: some row's cursor is NULL. ``endless``: some row's cursor is infinite or not a
     number. ``overlap``: the value the overlap begins at, None when there is no such value.
+
+    Where nothing is above the mark: ``below`` is the greatest row there is when its cursor lies
+    below the mark's, ``vacant`` says that no row has a cursor at all.
     """
 
     values: KeyTuple | None
     nulls: bool = False
     endless: bool = False
     overlap: str | None = None
+    below: KeyTuple | None = None
+    vacant: bool = False

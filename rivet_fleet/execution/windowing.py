@@ -52,6 +52,15 @@ def above(dialect: KeyDialect, request: NewestRequest) -> tuple[str, ...]:
     return conditions(dialect, window)
 
 
+def beneath(dialect: KeyDialect, request: NewestRequest) -> str:
+    """The condition that a row's cursor lies below the mark's: the table was reloaded since."""
+    assert request.above is not None
+    count = len(request.columns) if request.whole else 1
+    upper = WindowBound(values=request.above[:count], inclusive=False)
+    window = RowWindow(columns=request.columns[:count], fallback=request.fallback, upper=upper)
+    return " AND ".join(conditions(dialect, window))
+
+
 def _null(dialect: KeyDialect, window: RowWindow) -> str:
     names = (window.columns[0], *((window.fallback,) if window.fallback else ()))
     return " AND ".join(f"{dialect.column_ref(name)} IS NULL" for name in names)

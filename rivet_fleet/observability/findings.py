@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rivet_fleet.contracts.plan import MARK_ABOVE_EVERYTHING
 from rivet_fleet.contracts.quality import GateOutcome
 from rivet_fleet.contracts.state import RunView
 from rivet_fleet.observability.units import counted
@@ -17,6 +18,11 @@ def finding_lines(run: RunView) -> tuple[str, ...]:
             f"changed   {counted(run.changed_values, 'value')} by on_unrepresentable: "
             f"{run.plan.read.on_unrepresentable}"
         )
+    lines += [
+        f"mark      {one.message} [{one.rule}]"
+        for one in run.plan.diagnostics
+        if one.rule == MARK_ABOVE_EVERYTHING
+    ]
     lines += [f"schema    {one.sentence} [{one.code.value}]" for one in run.plan.schema_changes]
     if run.findings is not None:
         lines += [

@@ -17,6 +17,9 @@ from rivet_fleet.planning.connections import public_url
 from rivet_fleet.planning.loaded import all_sources, source_name
 from rivet_fleet.planning.policies import POLICIES, change_policies, policies_of
 
+_UNSEALED = {"source", "query", "query_file", "on_mark_above", *POLICIES}
+"""What an export says apart from its plan, or in another form."""
+
 
 def digests(
     config: FleetConfig,
@@ -67,7 +70,7 @@ def _source(source: SourceConfig, ports: Mapping[str, int]) -> dict[str, Any]:
 
 
 def _export(export: ExportConfig, path: Path, query: str | None) -> dict[str, Any]:
-    kept = export.model_dump(mode="json", exclude={"source", "query", "query_file", *POLICIES})
+    kept = export.model_dump(mode="json", exclude=_UNSEALED)
     kept["query"] = query
     if export.destination.path is not None:
         kept["destination"]["path"] = str(path.absolute().parent / export.destination.path)

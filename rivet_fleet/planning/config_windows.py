@@ -34,6 +34,8 @@ def check_windows(export: ExportConfig, at: ConfigKey) -> Iterator[Problem]:
         for name in ("time_column", "days_window"):
             if getattr(export, name) is None:
                 yield _problem((*at, "mode"), f"time_window needs {name}", f"add {name}")
+    if export.on_mark_above != "warn" and not goes_by_mark(export):
+        yield _problem((*at, "on_mark_above"), "has no meaning without a mark", "remove it")
     if export.keyset_incremental and export.mode == "chunked" and export.chunk_by_key is None:
         yield _problem(
             (*at, "keyset_incremental"),
@@ -46,6 +48,11 @@ def check_windows(export: ExportConfig, at: ConfigKey) -> Iterator[Problem]:
             "cannot be used with keyset_incremental: a mark is one of a whole export",
             "keep one",
         )
+
+
+def goes_by_mark(export: ExportConfig) -> bool:
+    """True when a run goes on where the last one ended."""
+    return export.mode == "incremental" or export.keyset_incremental
 
 
 def _problem(at: ConfigKey, reason: str, suggestion: str | None = None) -> Problem:

@@ -11,7 +11,7 @@ from enum import Enum
 
 from rivet_fleet.contracts.facts import SourceFacts
 from rivet_fleet.contracts.keys import RangeKind
-from rivet_fleet.contracts.plan import PlanDiagnostic, TuningPlan
+from rivet_fleet.contracts.plan import MARK_ABOVE_EVERYTHING, PlanDiagnostic, TuningPlan
 from rivet_fleet.planning.config_models import ExportConfig
 from rivet_fleet.planning.strategy import Choice
 
@@ -29,6 +29,7 @@ class Rule(Enum):
     INCREMENTAL_RECONCILE_MISMATCH = "incremental-reconcile-mismatch"
     TIME_WINDOW_RECONCILE_MISMATCH = "time-window-reconcile-mismatch"
     QUALITY_UNIQUE_NO_CAP = "quality-unique-no-cap"
+    MARK_ABOVE_EVERYTHING = MARK_ABOVE_EVERYTHING
 
 
 NOTE, WARNING, DEGRADED = "note", "warning", "degraded"
@@ -46,11 +47,13 @@ def diagnose(
     choice: Choice,
     tuning: TuningPlan,
     uncompared: Sequence[str] = (),
+    beyond: str | None = None,
 ) -> tuple[PlanDiagnostic, ...]:
     """Everything worth knowing before the first row is read. ``uncompared``: gates that will
-    probably stay unknown, in words."""
+    probably stay unknown, in words; ``beyond``: how the mark lies above everything."""
     found = [*_shape(choice, tuning), *_rows(export, facts, choice), *_settings(export)]
     found += [_say(Rule.QUALITY_UNIQUE_NO_CAP, WARNING, said) for said in uncompared]
+    found += [_say(Rule.MARK_ABOVE_EVERYTHING, WARNING, beyond)] if beyond else []
     return tuple(found)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from rivet_fleet.contracts.binding import MARK_OTHER
+from rivet_fleet.contracts.binding import MARK_ABOVE, MARK_OTHER
 from rivet_fleet.contracts.columns import MOMENTS, TypeKind
 from rivet_fleet.contracts.cursor import CursorPlan, describe_mark, mark_text, mark_values
 from rivet_fleet.contracts.facts import SourceFacts
@@ -59,6 +59,8 @@ class Windowed:
     window: RowWindow
     cursor: CursorPlan | None = None
     warnings: tuple[str, ...] = ()
+    beyond: str | None = None
+    """What is wrong with a mark that lies above everything; None when it does not."""
 
 
 def reads_window(export: ExportConfig) -> bool:
@@ -113,6 +115,7 @@ def newest_request(
         fallback=cursor.fallback,
         above=values,
         overlap_s=export.cursor_overlap_s or 0.0,
+        whole=cursor.mode == "key",
     )
 
 
@@ -137,6 +140,14 @@ def window_of(
         before = mark_values(mark, cursor.columns, cursor.fallback)
         if before is None:
             return _other_mark(export, cursor, mark)
+    beyond = None if before is None else _beyond(export, cursor, before, newest)
+    if beyond is not None and export.on_mark_above == "fail":
+        return Refusal(
+            setting="on_mark_above",
+            reason=beyond,
+            suggestion="on_mark_above: warn lets it run, and deliver nothing",
+            code=MARK_ABOVE,
+        )
     # The source was asked for rows above the mark: none, and the mark stays where it is, even
     # when the rows it came from are gone.
     after = newest.values or before
@@ -160,7 +171,7 @@ def window_of(
     warnings += [*_ahead(facts, cursor, after, now_s), *_coarse(export, facts, cursor, after)]
     if not window.empty:
         warnings += _cost(facts, cursor)
-    return Windowed(window=window, cursor=plan, warnings=tuple(warnings))
+    return Windowed(window=window, cursor=plan, warnings=tuple(warnings), beyond=beyond)
 
 
 def _lower(before: KeyTuple | None, newest: Newest) -> WindowBound | None:
@@ -307,6 +318,31 @@ def _unseen(export: ExportConfig, cursor: Cursor, newest: Newest) -> list[str]:
 
 def _tells_ties_apart(cursor: Cursor, export: ExportConfig) -> bool:
     return cursor.mode == "key" or len(cursor.columns) > 1 or bool(export.cursor_overlap_s)
+
+
+def _beyond(export: ExportConfig, cursor: Cursor, mark: KeyTuple, newest: Newest) -> str | None:
+    """A table below its own mark: every run would deliver nothing, for ever."""
+    name = cursor.columns[0]
+    if cursor.fallback is not None:
+        name = f"coalesce({name}, {cursor.fallback})"
+    shown = len(cursor.columns) if cursor.mode == "key" else 1
+    at = ", ".join(mark[:shown])
+    reset = (
+        f"what is written below the mark is never read; `rivet-fleet state reset -e {export.name}` "
+        "reads the table anew"
+    )
+    if newest.vacant:
+        return (
+            f"no row has a {name} any more, and the mark is {at}: the table was emptied, or is "
+            f"being reloaded; {reset}"
+        )
+    if newest.below is None:
+        return None
+    return (
+        f"the greatest {name} ({', '.join(newest.below[:shown])}) lies below the mark ({at}): the "
+        "table was reloaded or restored, its newest rows were deleted, or its clock went back; "
+        + reset
+    )
 
 
 def _cost(facts: SourceFacts, cursor: Cursor) -> tuple[str, ...]:

@@ -231,6 +231,7 @@ def _sealed(
         choice=choice,
         tuning=tuning,
         uncompared=uncompared(quality, facts.row_estimate, len(choice.ranges)),
+        beyond=None if windowed is None else windowed.beyond,
     )
     plan = ExportPlan(
         export_name=export.name,

@@ -136,3 +136,28 @@ def test_a_time_window_is_delivered(desk, postgres) -> None:
     desk.write(fleet_yaml(extra=window))
     desk.cli("run")
     assert delivered(desk) == [1, 2, 3, 4]
+
+
+def test_a_table_that_was_reloaded_below_its_mark_is_said_and_refused_when_asked(
+    desk, postgres
+) -> None:
+    add(postgres, desk, 1, 50)
+    desk.cli("run")
+    postgres.psql(
+        "TRUNCATE orders; INSERT INTO orders "
+        "SELECT i, timestamptz '2020-01-01' + i * interval '1 s' FROM generate_series(1, 50) i",
+        database=desk.environment["SHOP_URL"].rpartition("/")[2],
+    )
+    words = "the greatest at (2020-01-01 00:00:50+00) lies below the mark (2025-01-01 00:00:05+00)"
+    assert words in desk.cli("plan").out
+    assert words in desk.cli("check").out
+    assert words in desk.cli("run").out
+    assert words in desk.cli("status").out
+    assert delivered(desk) == list(range(1, 51)), "as before"
+    desk.write(fleet_yaml(extra=f"{INCREMENTAL}, on_mark_above: fail"))
+    for verb in ("run", "plan"):
+        error = desk.refused(verb, code=1, named=words, hint="on_mark_above: warn")
+        assert error["code"] == "RIVET_MARK_ABOVE"
+    desk.cli("state", "reset", "-e", "orders")
+    desk.cli("run")
+    assert len(delivered(desk)) == 100

@@ -171,3 +171,52 @@ def rows_read(sql) -> int:
     found = sql.execute("SHOW GLOBAL STATUS LIKE 'Handler_read%'")
     moving = ("Handler_read_next", "Handler_read_prev", "Handler_read_rnd_next")
     return sum(int(value) for name, value in found if name in moving)
+
+
+@pytest.mark.parametrize("index", ["at", ""])
+def test_a_mark_above_everything_is_told(sql, source, index) -> None:
+    """Case 29: a table that was reloaded with older values delivers nothing, for ever."""
+    table(sql, index=index)
+    add(sql, 1, 50, 60)
+    follower = Follower(source=source, export=export_of())
+    assert follower.run() == [1, 2]
+    assert follower.plan().windowed.beyond is None, "nothing is new, and the mark's row is there"
+    sql.execute("DELETE FROM t WHERE id = 2")
+    add(sql, 3, 10, 20)
+    assert "the greatest at (2025" in (follower.plan().windowed.beyond or "")
+    sql.execute("DELETE FROM t")
+    sql.execute("INSERT INTO t (id, at) VALUES (9, NULL)")
+    assert "no row has a at any more" in (follower.plan().windowed.beyond or "")
+    sql.execute("DELETE FROM t")
+    assert "no row has a at any more" in (follower.plan().windowed.beyond or "")
+    assert follower.run() == []
+    add(sql, 5, 61)
+    assert follower.plan().windowed.beyond is None
+    assert follower.run() == [5], "a mark goes on as soon as something lies above it"
+
+
+def test_a_row_that_ties_with_a_mark_whose_own_row_is_gone_is_no_reload(sql, source) -> None:
+    table(sql)
+    add(sql, 1, 50, 50)
+    follower = Follower(source=source, export=export_of())
+    assert follower.run() == [1, 2]
+    sql.execute("DELETE FROM t WHERE id = 2")
+    assert follower.plan().windowed.beyond is None
+    coalesced = {"incremental_cursor_mode": "coalesce", "cursor_fallback_column": "made"}
+    follower = Follower(source=source, export=export_of(**coalesced))
+    assert follower.run() == [1]
+    sql.execute("UPDATE t SET at = NULL, made = '2001-01-01 00:00:00'")
+    assert "coalesce(at, made) (2001" in (follower.plan().windowed.beyond or "")
+
+
+def test_keys_that_were_numbered_anew_are_told(sql, source) -> None:
+    table(sql)
+    add(sql, 100, 1, 2, 3)
+    keyed = {"mode": "chunked", "keyset_incremental": True, "chunk_by_key": "id"}
+    follower = Follower(source=source, export=export_of(cursor_column=None, **keyed))
+    assert follower.run() == [100, 101, 102]
+    sql.execute("UPDATE t SET id = id - 99")
+    assert "the greatest id (3) lies below the mark (102)" in (
+        follower.plan().windowed.beyond or ""
+    )
+    assert follower.run() == []

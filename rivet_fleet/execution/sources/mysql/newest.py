@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from rivet_fleet.contracts.facts import leading_index
 from rivet_fleet.contracts.window import Newest, NewestRequest
 from rivet_fleet.errors import SourceRefused
@@ -17,7 +20,7 @@ from rivet_fleet.execution.sources.mysql.statements import (
     metadata_settings,
     text_expression,
 )
-from rivet_fleet.execution.windowing import above
+from rivet_fleet.execution.windowing import above, beneath
 
 NEWEST_TIMEOUT_S = 300.0
 """As long as a page may take: without an index the table is scanned."""
@@ -42,18 +45,24 @@ def newest(session: Session, request: NewestRequest) -> Newest:
     index = leading_index(shape.indexes, cursors) if request.fallback is None else None
     item = from_item(request.relation, request.query, index=index)
     native_types = {name: column.native_type for name, column in by_name.items()}
-    wanted = [f"{cursor} IS NOT NULL", *above(Keys(native_types=native_types), request)]
-    greatest = (
-        f"SELECT {cursor} FROM {item} WHERE {' AND '.join(wanted)} ORDER BY {cursor} DESC LIMIT 1"
-    )
-    sql = f"SELECT {', '.join(texts)} FROM {item} WHERE {cursor} = ({greatest}){order} LIMIT 1"
+    dialect = Keys(native_types=native_types)
+
+    def greatest(wanted: Sequence[str], *more: str) -> str:
+        one = f"SELECT {cursor} FROM {item} WHERE {' AND '.join(wanted)} ORDER BY {cursor} DESC"
+        shown = ", ".join((*texts, *more))
+        return f"SELECT {shown} FROM {item} WHERE {cursor} = ({one} LIMIT 1){order} LIMIT 1"
+
     null = " AND ".join(f"{column_ref(name)} IS NULL" for name in cursors)
     with session.reading(
         metadata_settings(session.server, NEWEST_TIMEOUT_S),
         doing=f"looking for the newest {cursors[0]}",
         timeout_s=NEWEST_TIMEOUT_S,
     ) as connection:
-        found = rows(connection, sql)
+        there = f"{cursor} IS NOT NULL"
+        found = rows(connection, greatest([there, *above(dialect, request)]))
+        lower: Sequence[tuple[Any, ...]] = ()
+        if not found and request.above is not None:
+            lower = rows(connection, greatest([there], beneath(dialect, request)))
         nulls = all(by_name[name].nullable for name in cursors) and bool(
             rows(connection, f"SELECT 1 FROM {item} WHERE {null} LIMIT 1")
         )
@@ -61,6 +70,8 @@ def newest(session: Session, request: NewestRequest) -> Newest:
             values=tuple(found[0]) if found else None,
             nulls=nulls,
             overlap=_overlap(connection, by_name[cursors[0]].native_type, request),
+            below=tuple(lower[0][:-1]) if lower and int(lower[0][-1]) else None,
+            vacant=not found and request.above is not None and not lower,
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rivet_fleet.contracts.columns import TypeKind
@@ -19,7 +19,7 @@ from rivet_fleet.execution.sources.postgres.statements import (
     from_item,
     metadata_settings,
 )
-from rivet_fleet.execution.windowing import above
+from rivet_fleet.execution.windowing import above, beneath
 
 NEWEST_TIMEOUT_S = 300.0
 """As long as a page may take: without an index the table is scanned."""
@@ -38,14 +38,16 @@ def newest(session: Session, request: NewestRequest) -> Newest:
             raise SourceRefused(f"there is no column {name}", hint="plan the export again")
     item = from_item(request.relation, request.query)
     cursor, end = _expression(request), _end(session, by_name, names)
-    wanted = [f"{cursor} < {end}" if end else f"{cursor} IS NOT NULL", *above(statements, request)]
+    finite = f"{cursor} < {end}" if end else f"{cursor} IS NOT NULL"
     texts = [f"({cursor})::text", *(f"{column_ref(k)}::text" for k in request.columns[1:])]
     keys = ", ".join(f"{column_ref(name)} DESC" for name in request.columns[1:])
     order = f" ORDER BY {keys}" if keys else ""
-    greatest = (
-        f"SELECT {cursor} FROM {item} WHERE {' AND '.join(wanted)} ORDER BY {cursor} DESC LIMIT 1"
-    )
-    sql = f"SELECT {', '.join(texts)} FROM {item} WHERE {cursor} = ({greatest}){order} LIMIT 1"
+
+    def greatest(wanted: Sequence[str], *more: str) -> str:
+        one = f"SELECT {cursor} FROM {item} WHERE {' AND '.join(wanted)} ORDER BY {cursor} DESC"
+        shown = ", ".join((*texts, *more))
+        return f"SELECT {shown} FROM {item} WHERE {cursor} = ({one} LIMIT 1){order} LIMIT 1"
+
     with session.transaction(
         (*metadata_settings(NEWEST_TIMEOUT_S), *KEY_WALK[:1]),
         doing=f"looking for the newest {request.columns[0]}",
@@ -58,7 +60,10 @@ def newest(session: Session, request: NewestRequest) -> Newest:
         def some(where: str) -> bool:
             return first(f"SELECT 1 FROM {item} WHERE {where} LIMIT 1") is not None
 
-        found = first(sql)
+        found = first(greatest([finite, *above(statements, request)]))
+        there = None
+        if found is None and request.above is not None:
+            there = first(greatest([finite], beneath(statements, request)))
         cursors = _cursor_columns(request)
         may_be_null = all(by_name[name].nullable for name in cursors)
         nulls = " AND ".join(f"{column_ref(name)} IS NULL" for name in cursors)
@@ -67,6 +72,8 @@ def newest(session: Session, request: NewestRequest) -> Newest:
             nulls=may_be_null and some(nulls),
             endless=bool(end) and some(f"{cursor} >= {end}"),
             overlap=_overlap(first, by_name, request),
+            below=tuple(there[:-1]) if there and there[-1] else None,
+            vacant=found is None and request.above is not None and there is None,
         )
 
 
