@@ -1,19 +1,35 @@
-"""Database URLs: taken apart once, shown without secrets everywhere else."""
+"""Database URLs: taken apart once, shown without secrets everywhere else.
+
+One grammar, which is libpq's (manual, "Connection URIs")::
+
+    scheme://[user[:password]@][host[:port][,host[:port]…]][/database][?name=value[&name=value]…]
+
+The user and password end at the first ``@`` that comes before the first ``/``; every part may be
+percent-encoded, and nothing else is decoded (``+`` and ``#`` are themselves). The options
+``host``, ``port``, ``user``, ``password`` and ``dbname`` say the same as the parts, and win. An
+``@`` anywhere in hosts or database, and a ``?`` before the user's ``@``, are refused: they are a
+password's or an option's that was not encoded, and what stands behind would be taken for a host.
+"""
 
 from __future__ import annotations
 
 import ipaddress
 import re
 from dataclasses import dataclass, field, replace
-from urllib.parse import parse_qsl, quote, unquote, urlsplit
+from urllib.parse import quote, unquote_to_bytes
 
 MASK = "***"
 _LOOPBACK = {"localhost", ""}
+_PARTS = ("host", "port", "user", "password", "dbname")
+_ENCODED = "percent-encode it (@ is %40, / is %2F, ? is %3F)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatabaseUrl:
-    """One connection target. The password never appears in ``repr`` or ``str``."""
+    """One connection target. The password never appears in ``repr`` or ``str``.
+
+    ``more_hosts``: further (host, port) to try, in their order.
+    """
 
     scheme: str
     host: str
@@ -22,6 +38,7 @@ class DatabaseUrl:
     user: str
     password: str | None = field(default=None, repr=False)
     options: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    more_hosts: tuple[tuple[str, int | None], ...] = ()
 
     def __str__(self) -> str:
         return self.identity
@@ -29,18 +46,46 @@ class DatabaseUrl:
     @property
     def identity(self) -> str:
         """``scheme://user@host:port/database``: names the target, holds no secret."""
-        port = f":{self.port}" if self.port else ""
-        return f"{self.scheme}://{quote(self.user)}@{self.host}{port}/{quote(self.database)}"
+        named = ",".join(f"{host}:{port}" if port else host for host, port in self.hosts)
+        service = self.option("service")
+        if service and not self.host:
+            named = f"service={quote(service)}"
+        return f"{self.scheme}://{quote(self.user)}@{named}/{quote(self.database)}"
+
+    @property
+    def hosts(self) -> tuple[tuple[str, int | None], ...]:
+        """Every (host, port), the first one first."""
+        return ((self.host, self.port), *self.more_hosts)
+
+    @property
+    def target(self) -> dict[str, str]:
+        """``host``, ``port``, ``dbname``, ``user``, ``password``, as far as they are given: lists
+        with commas where there are several hosts. Holds the password."""
+        ports = [str(port or "") for _, port in self.hosts]
+        found = {
+            "host": ",".join(host for host, _ in self.hosts),
+            "port": ",".join(ports) if any(ports) else "",
+            "dbname": self.database,
+            "user": self.user,
+            "password": self.password or "",
+        }
+        return {name: value for name, value in found.items() if value}
+
+    def option(self, name: str) -> str | None:
+        """The value of one option; None when it is not given."""
+        return dict(self.options).get(name)
 
     @property
     def loopback(self) -> bool:
         """True for this machine: names, addresses and socket directories."""
-        if self.host in _LOOPBACK or self.host.startswith("/"):
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return all(_is_loopback(host) for host, _ in self.hosts)
+
+    def with_default_port(self, port: int | None) -> DatabaseUrl:
+        """The same target with ``port`` where none is given; a service brings its own."""
+        if self.option("service") and not self.host:
+            return self
+        more = tuple((host, own or port) for host, own in self.more_hosts)
+        return replace(self, port=self.port or port, more_hosts=more)
 
     def with_option(self, name: str, value: str) -> DatabaseUrl:
         """The same target with one more option."""
@@ -48,38 +93,110 @@ class DatabaseUrl:
         return replace(self, options=(*kept, (name, value)))
 
 
+def _is_loopback(host: str) -> bool:
+    if host in _LOOPBACK or host.startswith("/"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def parse_database_url(text: str) -> DatabaseUrl:
-    """Take a URL apart. Passwords may hold any delimiter when percent-encoded.
+    """Take a URL apart (the module's grammar). A byte order mark before it is none of it.
 
     Raises ValueError with a message that does not repeat the URL (it may hold a secret).
     """
-    if "://" not in text:
+    scheme, found, rest = text.removeprefix("\ufeff").partition("://")
+    if not found:
         raise ValueError("not a URL: expected scheme://user@host:port/database")
-    # A raw '#', '?' or '/' inside the password would end the authority early: take the
-    # userinfo off first, up to the last '@' before the path.
-    scheme, rest = text.split("://", 1)
-    head, at, tail = rest.rpartition("@")
-    if at and ("/" in head or "?" in head or "#" in head):
-        user, _, password = head.partition(":")
-        rest, head = tail, f"{quote(unquote(user), safe='')}:{quote(unquote(password), safe='')}"
-        text = f"{scheme}://{head}@{rest}"
-    try:
-        parts = urlsplit(text)
-        port = parts.port
-    except ValueError:
-        raise ValueError("the port or host of the URL cannot be read") from None
-    options = tuple(parse_qsl(parts.query, keep_blank_values=True))
-    host = unquote(parts.hostname or "")
-    extra = dict(options)
+    head, at, behind = rest.partition("@")
+    if not at or "/" in head:
+        head, behind = "", rest
+    if "?" in head:
+        raise ValueError(f"a ? stands before an @: in a password, or in an option, {_ENCODED}")
+    user, colon, password = head.partition(":")
+    place = re.match(r"[^/?]*", behind)
+    authority = place[0] if place else ""
+    path, _, query = behind[len(authority) :].partition("?")
+    if "@" in authority or "@" in path:
+        raise ValueError(
+            f"an @ stands where a host or a database should: in a password, {_ENCODED}"
+        )
+    options = _options(query)
+    named = dict(options)
+    hosts = _hosts(authority)
+    if "host" in named:
+        hosts = [(host, None) for host in named["host"].split(",")]
+        # libpq: a port behind a host that the option replaces counts for the option's.
+        ports = authority and ",".join(str(port or "") for _, port in _hosts(authority))
+        hosts = _with_ports(hosts, ports) if ports else hosts
+    if "port" in named:
+        hosts = _with_ports(hosts, named["port"])
+    (host, port), *more = hosts
     return DatabaseUrl(
-        scheme=parts.scheme.split("+", 1)[0],
-        host=extra.get("host", host),
+        scheme=scheme.split("+", 1)[0],
+        host=host,
         port=port,
-        database=unquote(parts.path.lstrip("/")),
-        user=unquote(parts.username or ""),
-        password=unquote(parts.password) if parts.password is not None else None,
-        options=tuple(o for o in options if o[0] != "host"),
+        database=named.get("dbname", _decoded(path.removeprefix("/"))),
+        user=named.get("user", _decoded(user)),
+        password=named.get("password", _decoded(password) if colon else None),
+        options=tuple((name, value) for name, value in options if name not in _PARTS),
+        more_hosts=tuple(more),
     )
+
+
+def _options(query: str) -> tuple[tuple[str, str], ...]:
+    found: dict[str, str] = {}
+    for one in query.split("&") if query else ():
+        name, equals, value = one.partition("=")
+        if not equals or not re.fullmatch(r"[A-Za-z_-]+", name) or "=" in value:
+            raise ValueError("an option of the URL is not name=value (= in a value is %3D)")
+        name, value = _decoded(name), _decoded(value)
+        if (name, value) == ("ssl", "true"):  # libpq takes JDBC's word for it
+            name, value = "sslmode", "require"
+        found[name] = value
+    return tuple(found.items())
+
+
+def _hosts(authority: str) -> list[tuple[str, int | None]]:
+    found: list[tuple[str, int | None]] = []
+    for one in authority.split(","):
+        whole = re.fullmatch(r"(\[[^\[\]]+\]|[^:\[\]]*)(?::(.*))?", one)
+        if whole is None:
+            raise ValueError(f"the port or host of the URL cannot be read: {_ENCODED}")
+        found.append((_decoded(whole[1].strip("[]")), _port(_decoded(whole[2] or ""))))
+    return found
+
+
+def _with_ports(hosts: list[tuple[str, int | None]], ports: str) -> list[tuple[str, int | None]]:
+    """One port is every host's, else each host has its own."""
+    given = [_port(one) for one in ports.split(",")]
+    if len(given) == 1:
+        given *= len(hosts)
+    if len(given) != len(hosts):
+        raise ValueError(f"the URL has {len(hosts)} hosts and {len(given)} ports")
+    return [(host, port) for (host, _), port in zip(hosts, given, strict=True)]
+
+
+def _port(text: str) -> int | None:
+    if not text:
+        return None
+    if not (text.isascii() and text.isdecimal() and 0 < int(text) < 65536):
+        raise ValueError(f"the port or host of the URL cannot be read: {_ENCODED}")
+    return int(text)
+
+
+def _decoded(text: str) -> str:
+    """``text`` with its percent-encoded bytes. Raises ValueError for what is none."""
+    if re.search(r"%(?![0-9A-Fa-f]{2})|%00", text):
+        raise ValueError("a % of the URL begins no percent-encoded byte: a plain % is %25")
+    if re.search(r"\s", text):
+        raise ValueError("the URL holds a blank: write %20")
+    try:
+        return unquote_to_bytes(text).decode()
+    except UnicodeDecodeError:
+        raise ValueError("the URL's percent-encoded bytes are not UTF-8") from None
 
 
 _USERINFO = re.compile(r"([a-zA-Z][a-zA-Z0-9+.\-]*://)([^\s'\"]*)@")

@@ -55,17 +55,9 @@ class PostgresDialect:
 
     def engine(self, pool_size: int) -> Engine:
         """See ``Dialect.engine``."""
-        url = self._url
         engine = create_engine(
-            URL.create(
-                "postgresql+psycopg",
-                username=url.user or None,
-                password=url.password,
-                host=None if url.host.startswith("/") else url.host or None,
-                port=url.port,
-                database=url.database or None,
-                query={"host": url.host} if url.host.startswith("/") else {},
-            ),
+            # Where it is, libpq is told as the URL says it: a socket's folder, several hosts.
+            URL.create("postgresql+psycopg"),
             isolation_level="AUTOCOMMIT",
             hide_parameters=True,
             pool_size=pool_size,
@@ -99,6 +91,7 @@ class PostgresDialect:
             # Server-side prepared statements do not survive a transaction pooler.
             "prepare_threshold": None,
             **dict(self._url.options),
+            **self._url.target,
         }
 
     @contextlib.contextmanager

@@ -21,6 +21,10 @@ STATE_ENV = ("RIVET_FLEET_STATE_URL", "RIVET_STATE_URL")
 STATE_FILE = ".rivet_state.db"
 URL_FILE_BYTES_MAX = 65_536
 _HOST_OPTIONS = frozenset({"hostaddr", "service", "servicefile"})
+_TLS_OPTIONS = ("sslmode", "ssl-mode", "ssl_mode")
+_TLS_CHOICES = {"require", "required", "verify-ca", "verify_ca", "verify-full", "verify_identity"}
+_TLS_CHOICES |= {"disable", "disabled"}
+"""Values of these options that decide something; ``prefer`` and ``allow`` take what comes."""
 _SECRET_OPTIONS = ("password", "passwd", "pwd", "secret", "token", "key")
 
 
@@ -54,15 +58,7 @@ def source_connection(loaded: LoadedConfig, source_name: str) -> SourceConnectio
             )
         )
     url = _source_url(loaded, source, at)
-    if source.tls is None and not _stays_here(url):
-        raise loaded.error(
-            Problem(
-                at=at,
-                what=dotted(at),
-                reason=f"host {url.host} is remote and there is no tls: block",
-                suggestion="add tls: {mode: verify-full}, or tls: {mode: disable} to opt out",
-            )
-        )
+    _check_tls(loaded, source, url, at)
     ca_file = source.tls.ca_file if source.tls else None
     return SourceConnection(
         name=source_name,
@@ -127,7 +123,7 @@ def secrets_in_files(loaded: LoadedConfig) -> list[str]:
         if source.url_file is None:
             continue
         try:
-            with _beside(loaded.path, source.url_file).open(encoding="utf-8") as file:
+            with _beside(loaded.path, source.url_file).open(encoding="utf-8-sig") as file:
                 found += secrets_in_url(file.read(URL_FILE_BYTES_MAX).strip())
         except (OSError, UnicodeDecodeError):
             continue
@@ -136,17 +132,19 @@ def secrets_in_files(loaded: LoadedConfig) -> list[str]:
 
 def secrets_in_url(text: str) -> list[str]:
     """The password of a URL and every option that names a secret; nothing when unreadable."""
-    raw = text.partition("://")[2].rpartition("@")[0].partition(":")[2]
+    behind = text.partition("://")[2]
+    # Wherever a person may have meant the password to end.
+    raw = [part.partition(":")[2] for part in (behind.partition("@")[0], behind.rpartition("@")[0])]
     try:
         url = parse_database_url(text)
     except ValueError:
-        return [raw]
+        return raw
     hidden = [
         value
         for name, value in url.options
         if any(word in name.lower() for word in _SECRET_OPTIONS)
     ]
-    return [raw, url.password or "", *hidden]
+    return [*raw, url.password or "", *hidden]
 
 
 def spellings(texts: Iterable[str]) -> tuple[str, ...]:
@@ -202,7 +200,7 @@ def _source_url(loaded: LoadedConfig, source: SourceConfig, at: ConfigKey) -> Da
                 suggestion=f"write {source.type}://user@host:port/database",
             )
         )
-    return replace(url, port=url.port or loaded.default_ports.get(source.type))
+    return url.with_default_port(loaded.default_ports.get(source.type))
 
 
 def _same_engine(scheme: str, engine: str, ports: Mapping[str, int]) -> bool:
@@ -227,7 +225,7 @@ def _read_url_file(loaded: LoadedConfig, name: str, at: ConfigKey) -> str:
     path = _beside(loaded.path, name)
     reason = "is empty"
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:
             text = file.read(URL_FILE_BYTES_MAX).strip()
     except (OSError, UnicodeDecodeError) as error:
         text = ""
@@ -264,13 +262,52 @@ def _unset_variable(at: ConfigKey, name: str) -> Problem:
     )
 
 
-def _stays_here(url: DatabaseUrl) -> bool:
+def stays_here(url: DatabaseUrl) -> bool:
     """True when the connection cannot leave this machine: an option may name another host."""
     if any(name in _HOST_OPTIONS for name, _ in url.options):
         return False
-    if url.host.startswith("127."):
-        return re.fullmatch(r"127(\.\d{1,3}){3}", url.host) is not None
+    for host, _ in url.hosts:
+        if host.startswith("127.") and not re.fullmatch(r"127(\.\d{1,3}){3}", host):
+            return False
     return url.loopback
+
+
+def tls_option(url: DatabaseUrl) -> tuple[str, str] | None:
+    """The URL's own word about TLS, as (option, value); None where it says nothing."""
+    return next(((n, v) for n, v in url.options if n.lower() in _TLS_OPTIONS), None)
+
+
+def _check_tls(loaded: LoadedConfig, source: SourceConfig, url: DatabaseUrl, at: ConfigKey) -> None:
+    """Refuse a way out of this machine that nobody decided about, and two words about one thing."""
+    said = tls_option(url)
+    mode = _tls_mode(source.tls)
+    if mode is not None and said is not None and _same_mode(said[1]) != mode:
+        reason = f"the URL says {said[0]}={said[1]} and tls: says {mode}"
+        raise loaded.error(
+            Problem(at=at, what=dotted(at), reason=reason, suggestion="keep one of the two")
+        )
+    decided = said is not None and said[1].lower() in _TLS_CHOICES
+    if mode is not None or decided or stays_here(url):
+        return
+    service = url.option("service")
+    where = f"service {service}" if service and not url.host else f"host {url.host}"
+    may = "may be remote" if service and not url.host else "is remote"
+    also = f", and {said[0]}={said[1]} takes what comes" if said is not None else ""
+    raise loaded.error(
+        Problem(
+            at=at,
+            what=dotted(at),
+            reason=f"{where} {may} and there is no tls: block{also}",
+            suggestion="add tls: {mode: verify-full}, or tls: {mode: disable} to opt out",
+        )
+    )
+
+
+def _same_mode(value: str) -> str:
+    """A mode by its one name: the engines spell some of them differently."""
+    found = value.lower().replace("_", "-")
+    found = {"required": "require", "disabled": "disable"}.get(found, found)
+    return {"verify-identity": "verify-full"}.get(found, found)
 
 
 def _tls_mode(tls: TlsConfig | None) -> str | None:
@@ -284,7 +321,7 @@ def _tls_mode(tls: TlsConfig | None) -> str | None:
 
 def _identity(engine: str, url: DatabaseUrl, ports: Mapping[str, int]) -> str:
     """The same database gives the same text, however its URL was spelled."""
-    return replace(url, scheme=engine, port=url.port or ports.get(engine)).identity
+    return replace(url, scheme=engine).with_default_port(ports.get(engine)).identity
 
 
 def _beside(config_path: Path, name: str) -> Path:

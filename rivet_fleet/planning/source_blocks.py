@@ -13,7 +13,12 @@ from pydantic import ValidationError
 from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.errors import ConfigError
 from rivet_fleet.planning.config_models import FleetConfig, SourceConfig, TlsConfig
-from rivet_fleet.planning.connections import known_secrets, secrets_in_url
+from rivet_fleet.planning.connections import (
+    known_secrets,
+    secrets_in_url,
+    stays_here,
+    tls_option,
+)
 from rivet_fleet.planning.loaded import LoadedConfig
 from rivet_fleet.planning.problems import Places, listed
 
@@ -81,7 +86,7 @@ def _engine_of(
             f"{variable} is a {url.scheme}:// URL, which no source of this installation reads",
             hint=f"known: {listed(engines)}",
         )
-    if not (protected or url.loopback):
+    if not (protected or stays_here(url) or tls_option(url)):
         raise ConfigError(
             f"{variable} names the remote host {url.host}",
             hint="say how the connection is protected: --tls verify-full, or --tls disable",

@@ -119,3 +119,55 @@ def test_an_unknown_source_is_refused(load_text: Loader) -> None:
     loaded = load_text(f"source: {{type: postgres, url_env: U}}\n{EXPORT}")
     with pytest.raises(ConfigError, match="is not configured; known: default"):
         source_connection(loaded, "defualt")
+
+
+def test_the_parts_of_a_url_may_stand_in_its_options(load_text: Loader) -> None:
+    found = connect(
+        load_text, "url: 'postgresql:///d?host=127.0.0.1&port=39432&user=ann&password=p%20s'"
+    )
+    assert found.identity == "postgres://ann@127.0.0.1:39432/d"
+    assert found.url.password == "p s"
+
+
+def test_an_at_sign_in_an_option_sends_nobody_elsewhere(load_text: Loader) -> None:
+    url = "postgresql://u:secret@127.0.0.1:39432/d?application_name=me@corp"
+    found = connect(load_text, f"url: '{url}'")
+    assert found.identity == "postgres://u@127.0.0.1:39432/d"
+    with pytest.raises(ConfigError, match="an @ stands") as caught:
+        connect(load_text, "url: 'postgresql://u:p@ss@127.0.0.1/d'")
+    assert "%40" in caught.value.message and "p@ss" not in str(caught.value)
+
+
+def test_several_hosts_are_one_target(load_text: Loader) -> None:
+    found = connect(load_text, "url: 'postgresql://u@127.0.0.1:1,localhost/d'")
+    assert found.identity == "postgres://u@127.0.0.1:1,localhost:5432/d"
+    with pytest.raises(ConfigError, match="remote"):
+        connect(load_text, "url: 'postgresql://u@127.0.0.1,db.example/d'")
+
+
+def test_a_service_is_named_where_its_host_is_not_known(load_text: Loader) -> None:
+    with pytest.raises(ConfigError, match="service shop may be remote and there is no tls"):
+        connect(load_text, "url: 'postgresql:///?service=shop'")
+    found = connect(load_text, "url: 'postgresql:///?service=shop'\ntls: {mode: disable}")
+    assert found.identity == "postgres://@service=shop/"
+    assert found.url.port is None and found.url.host == ""
+
+
+def test_the_urls_own_word_about_tls_counts(load_text: Loader) -> None:
+    for decided in ("require", "verify-full", "disable"):
+        found = connect(load_text, f"url: 'postgresql://u@db.example/d?sslmode={decided}'")
+        assert found.tls_mode is None
+    for open_to_all in ("prefer", "allow", "bogus"):
+        with pytest.raises(ConfigError, match="takes what comes"):
+            connect(load_text, f"url: 'postgresql://u@db.example/d?sslmode={open_to_all}'")
+    with pytest.raises(ConfigError, match="sslmode=disable and tls: says verify-full"):
+        connect(load_text, "url: 'postgresql://u@db.example/d?sslmode=disable'\ntls: {}")
+    assert connect(
+        load_text, "url: 'postgresql://u@db.example/d?sslmode=verify-full'\ntls: {}"
+    ).tls_mode
+
+
+def test_a_url_file_may_begin_with_a_byte_order_mark(load_text: Loader, tmp_path: Path) -> None:
+    (tmp_path / "url").write_bytes(b"\xef\xbb\xbfpostgresql://u@127.0.0.1/d\r\n")
+    assert connect(load_text, "url_file: url").identity == "postgres://u@127.0.0.1:5432/d"
+    assert connect(load_text, "url_env: U", U="\ufeffpostgresql://u@127.0.0.1/d").engine

@@ -190,7 +190,17 @@ def _parameters(
     ca_file = tls_ca_file or options.pop("ssl-ca", None)
     options.pop("ssl-ca", None)
     socket_file = options.pop("unix-socket", None) or (url.host if url.host[:1] == "/" else None)
-    options.pop("charset", None)  # it is always utf8mb4
+    charset = options.pop("charset", "utf8mb4")
+    if charset.lower() not in ("utf8mb4", "utf8", "utf8mb3"):
+        raise ConfigError(
+            f"charset={charset} in the source's URL cannot be honoured",
+            hint="remove it: text always travels as UTF-8",
+        )
+    if url.more_hosts:
+        raise ConfigError(
+            "the source's URL names several hosts, and this engine's clients connect to one",
+            hint="name one host, or a proxy that knows them all",
+        )
     if options:
         raise ConfigError(
             f"option {', '.join(sorted(options))} in the source's URL is not known",

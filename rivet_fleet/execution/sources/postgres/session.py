@@ -213,27 +213,49 @@ class Session:
 
 
 def _parameters(url: DatabaseUrl, tls_mode: str | None, tls_ca_file: str | None) -> dict[str, Any]:
-    """libpq parameters. Options of the URL win over our defaults; ``tls.mode`` wins over all."""
+    """libpq parameters. Options of the URL win over our defaults; ``tls.mode`` wins over all.
+
+    Raises ConfigError for an option that cannot be honoured.
+    """
+    given = {name: value for name, value in url.options if value}
+    encoding = given.pop("client_encoding", "UTF8")
+    if encoding.upper().replace("-", "") not in ("UTF8", "AUTO"):
+        raise ConfigError(
+            f"client_encoding={encoding} in the source's URL cannot be honoured",
+            hint="remove it: text always travels as UTF-8",
+        )
+    sslmode = given.get("sslmode", _TLS_MODES[0])
+    if sslmode not in (*_TLS_MODES, "allow"):
+        raise ConfigError(
+            f"sslmode={sslmode} in the source's URL is no mode",
+            hint=f"one of {', '.join(_TLS_MODES)}, or a tls: block",
+        )
+    if "replication" in given:
+        raise ConfigError(
+            "replication in the source's URL cannot be honoured: a replication connection reads "
+            "no tables",
+            hint="remove it",
+        )
     parameters: dict[str, Any] = {
         "connect_timeout": CONNECT_TIMEOUT_S,
         "keepalives_idle": 15,
         "keepalives_interval": 5,
         "keepalives_count": 3,
         "tcp_user_timeout": 30_000,
-        **dict(url.options),
-        "host": url.host or "localhost",
-        "port": url.port or DEFAULT_PORT,
-        "dbname": url.database,
-        "user": url.user,
-        "password": url.password,
-        "client_encoding": "UTF8",
-        "autocommit": True,
-        "prepare_threshold": None,
+        **given,
+        **url.target,
     }
+    if not (url.host or given.keys() & {"hostaddr", "service"}):
+        parameters["host"] = "localhost"
+    if not (url.port or "service" in given):
+        parameters["port"] = DEFAULT_PORT
     if tls_mode is not None:
         parameters["sslmode"] = tls_mode
     if tls_ca_file is not None:
         parameters["sslrootcert"] = tls_ca_file
-    return {name: value for name, value in parameters.items() if value not in (None, "")} | {
-        "prepare_threshold": None
+    return {
+        **parameters,
+        "client_encoding": "UTF8",
+        "autocommit": True,
+        "prepare_threshold": None,
     }
