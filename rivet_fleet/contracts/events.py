@@ -41,6 +41,7 @@ class EventName(Enum):
     LEASE_LOST = "lease.lost"
     SOURCE_RETRIED = "source.retried"
     SOURCE_COUNTED = "source.counted"
+    SOURCE_CHANGED = "source.changed"
     STATE_RETRIED = "state.retried"
     DESTINATION_RETRIED = "destination.retried"
     BUDGET_CHANGED = "budget.changed"

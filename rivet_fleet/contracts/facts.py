@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rivet_fleet.contracts.basis import BasisFact
 from rivet_fleet.contracts.columns import ColumnType
 from rivet_fleet.contracts.keys import KeyTuple, RelationName
 
@@ -140,6 +141,8 @@ class SourceFacts:
     row_estimate_provenance: str = "none"
     row_width_bytes: int | None = None
     warnings: tuple[str, ...] = ()
+    basis: tuple[BasisFact, ...] = ()
+    """Everything a plan of it may rest on beside its columns (ADR 0018)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import Literal
 
+from rivet_fleet.contracts.basis import BasisFact
 from rivet_fleet.contracts.change import SchemaChange
 from rivet_fleet.contracts.codec import canonical_json, to_plain
 from rivet_fleet.contracts.columns import ColumnSpec, ColumnType, TypeKind
@@ -48,6 +49,8 @@ class ReadPlan:
     """Which rows are read at all: ANDed to every statement; None is every row."""
     heaps: tuple[SealedHeap, ...] = ()
     """Every heap of the relation, when it is read by blocks: proven by each page (ADR 0004)."""
+    basis: tuple[BasisFact, ...] = ()
+    """What its ranges and its window rest on (ADR 0018); empty in plans of older programs."""
 
 
 ROW_VALUES = 4

@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import structlog
 
+from rivet_fleet.contracts.basis import BasisDifference
 from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.keys import CampaignId, RunId
 from rivet_fleet.contracts.killpoints import KillPoint, reach
@@ -108,6 +109,7 @@ class Worker:
         self._guard: ChunkGuard | None = None
         self._looked_at: set[RunId] = set()
         self._servos: dict[tuple[RunId, bool], PageServo] = {}
+        self._changes_told: set[tuple[RunId, BasisDifference]] = set()
         self._outages = 0
         """Chunks given back in a row because the source could not be connected."""
 
@@ -174,6 +176,7 @@ class Worker:
             plan = fleet.planned_run(claim.run_id).plan
             result = self._extract(claim, plan)
             self._leave_source(plan)
+            self._tell_changes(claim, result.told)
             deliver_chunk(fleet, claim, plan, result)
             self._outages = 0
         except LeaseLost as lost:
@@ -224,6 +227,14 @@ class Worker:
             )
         finally:
             reader.close()
+
+    def _tell_changes(self, claim: Claim, told: tuple[BasisDifference, ...]) -> None:
+        """What the source has changed since the plan, without harm: each once."""
+        name = EventName.SOURCE_CHANGED
+        for one in told:
+            if (claim.run_id, one) not in self._changes_told:
+                self._changes_told.add((claim.run_id, one))
+                self._fleet.emit(_chunk_event(self._fleet, claim, name, one.sentence, **one.data))
 
     def _spool_path(self, claim: Claim, plan: ExportPlan, number: int) -> Path:
         """Run, chunk and fence are in the name: two attempts never share a spool file."""

@@ -13,6 +13,7 @@ from typing import Protocol
 
 import pyarrow as pa
 
+from rivet_fleet.contracts.basis import BasisDifference
 from rivet_fleet.contracts.columns import ColumnSpec, ColumnType, TypeKind
 from rivet_fleet.contracts.keys import (
     ChunkRange,
@@ -29,6 +30,7 @@ from rivet_fleet.errors import (
     SourceUnavailable,
     ValueTooLarge,
 )
+from rivet_fleet.execution.drift import Footing
 from rivet_fleet.execution.packing import dressed
 from rivet_fleet.execution.paging import (
     KeyDialect,
@@ -176,6 +178,7 @@ class PagedReader:
         engine: ReadingEngine,
         read: ReadPlan,
         chunk_range: ChunkRange,
+        footing: Footing,
         *,
         row_bytes_max: int,
     ) -> None:
@@ -183,7 +186,7 @@ class PagedReader:
         self._row_bytes_max = row_bytes_max
         keys = chunk_range.columns if chunk_range.kind in (RangeKind.KEYSET, RangeKind.SPAN) else ()
         extra = hidden_keys(engine, read.columns, keys)
-        self._engine, self._range = engine, chunk_range
+        self._engine, self._range, self._footing = engine, chunk_range, footing
         self._schema = arrow_schema(read.columns)
         hidden = (engine.hidden_column(f"_rivet_key_{index}") for index in range(len(extra)))
         self._columns = (*read.columns, *hidden)
@@ -275,6 +278,11 @@ class PagedReader:
                 hint="the chunk is read again from its beginning",
             )
         self._engine.reconnect()
+        self._footing.prove()
+
+    def prove(self) -> tuple[BasisDifference, ...]:
+        """See ``ChunkReader``. A connection that is gone is made anew by asking again."""
+        return self._footing.prove()
 
     def close(self) -> None:
         """End the statement, if any. Never raises; the connection stays with the source."""

@@ -13,10 +13,11 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import pyarrow as pa
 
+from rivet_fleet.contracts.basis import BasisDifference
 from rivet_fleet.contracts.killpoints import KillPoint, reach
 from rivet_fleet.contracts.plan import FormatPlan, MetaPlan, TuningPlan
 from rivet_fleet.contracts.quality import UniqueKey
@@ -29,6 +30,8 @@ from rivet_fleet.execution.source import ChunkReader, Page, PageLimit
 
 if TYPE_CHECKING:
     from rivet_fleet.execution.added import AddedColumns
+
+T = TypeVar("T")
 
 THROTTLE_ROWS = 10_000
 """``throttle_ms`` is per this many rows, unless ``batch_rows_max`` says otherwise."""
@@ -66,13 +69,15 @@ class PageProgress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExtractResult:
-    """The whole chunk. A chunk without rows has no part. ``bytes`` came from the source."""
+    """The whole chunk. A chunk without rows has no part. ``bytes`` came from the source.
+    ``told``: what the source has changed since the plan, without harm to the rows."""
 
     parts: tuple[SpooledPart, ...]
     rows: int
     pages: int
     bytes: int
     longest_statement_s: float
+    told: tuple[BasisDifference, ...] = ()
 
 
 def extract_chunk(
@@ -97,7 +102,8 @@ def extract_chunk(
     parts count. ``meta``: columns that are appended to every row. ``servo``: what was learnt of
     the source by the chunks of this export before (``page_servo``); it learns on.
     Raises SourceError (permanent, or retried ``tuning.max_retries`` times in a row, each time
-    with a smaller page), DestinationFull.
+    with a smaller page), SchemaDrift (also behind the last page: ``ChunkReader.prove``),
+    DestinationFull.
     """
     added = _added(reader.schema, meta)
     part_format.check_schema(added.schema if added else reader.schema)
@@ -129,6 +135,7 @@ def extract_chunk(
                 break
             if pages.between:
                 pages.throttle()
+        told = pages.prove()
         finished = encoder.finish()
         undo.pop_all()
     return ExtractResult(
@@ -137,6 +144,7 @@ def extract_chunk(
         pages=pages.progress.pages_total,
         bytes=pages.progress.bytes_total,
         longest_statement_s=pages.longest_statement_s,
+        told=told,
     )
 
 
@@ -171,10 +179,16 @@ def open_patiently(
 
     Raises SourceError (permanent, or retried ``tuning.max_retries`` times).
     """
+    return _patiently(open_chunk, tuning, pacer, jitter)
+
+
+def _patiently(
+    ask: Callable[[], T], tuning: TuningPlan, pacer: Pacer, jitter: Callable[[], float]
+) -> T:
     attempt = 0
     while True:
         try:
-            return open_chunk()
+            return ask()
         except SourceError as error:
             attempt += 1
             if error.retry is RetryClass.PERMANENT or attempt > tuning.max_retries:
@@ -270,6 +284,10 @@ class Pages:
         self.longest_statement_s = max(self.longest_statement_s, page.statement_s)
         self.ended = page.last
         return batch
+
+    def prove(self) -> tuple[BasisDifference, ...]:
+        """Behind the last page; see ``ChunkReader.prove``. As patient as for a page."""
+        return _patiently(self._reader.prove, self._tuning, self._pacer, self._jitter)
 
     def throttle(self) -> None:
         """Rest in proportion to the rows read, so that page sizes do not change the pace."""

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import pyarrow as pa
 
+from rivet_fleet.contracts.basis import BasisDifference
 from rivet_fleet.contracts.facts import FactsRequest, SourceFacts
 from rivet_fleet.contracts.harm import HarmReading
 from rivet_fleet.contracts.keys import ChunkRange, RelationName
@@ -83,7 +84,14 @@ class ChunkReader(Protocol):
         ...
 
     def reconnect(self) -> None:
-        """Drop the connection and take a new one. Raises SourceUnavailable."""
+        """Drop the connection and take a new one, to a source that is still what the plan rests
+        on. Raises SourceError, SchemaDrift."""
+        ...
+
+    def prove(self) -> tuple[BasisDifference, ...]:
+        """Behind the last page: that the plan rests on what it rested on (ADR 0018). What has
+        changed since the plan without harm, also what was found before. Raises SchemaDrift: the
+        chunk's rows may not be the plan's; SourceError: ask again."""
         ...
 
     def close(self) -> None:
@@ -106,8 +114,9 @@ class Source(Protocol):
     def open_chunk(
         self, read: ReadPlan, chunk_range: ChunkRange, tuning: TuningPlan
     ) -> ChunkReader:
-        """A reader for one chunk. Raises SchemaDrift when the source's columns are not the
-        planned ones (names, order and native types are compared before the first row)."""
+        """A reader for one chunk. Raises SchemaDrift, before the first row, when the source's
+        columns are not the planned ones (names, order, native types), or when what the plan rests
+        on has changed (ADR 0018)."""
         ...
 
     def list_relations(self) -> Listing:

@@ -74,6 +74,8 @@ class Happened:
     rescues: int = 0
     failed_attempts: int = 0
     source_retries: int = 0
+    source_changes: int = 0
+    """Told of a source that changed under a run, without harm to its rows."""
     state_retries: int = 0
     leases_lost: int = 0
     reopened: int = 0
@@ -189,6 +191,7 @@ def _happened(counts: Mapping[str, int]) -> Happened:
         rescues=seen(EventName.CHUNK_REAPED),
         failed_attempts=seen(EventName.CHUNK_FAILED),
         source_retries=seen(EventName.SOURCE_RETRIED),
+        source_changes=seen(EventName.SOURCE_CHANGED),
         state_retries=seen(EventName.STATE_RETRIED),
         leases_lost=seen(EventName.LEASE_LOST),
         reopened=seen(EventName.CHUNK_REOPENED),
@@ -266,6 +269,7 @@ def _totals(report: Report) -> list[str]:
         (happened.workers_recycled, "worker recycled", "workers recycled"),
         (happened.failed_attempts, "attempt failed", "attempts failed"),
         (happened.source_retries, "source retry", "source retries"),
+        (happened.source_changes, "change of the source told", "changes of the source told"),
         (happened.state_retries, "state retry", "state retries"),
         (happened.leases_lost, "lease lost", "leases lost"),
         (happened.reopened, "chunk reopened", "chunks reopened"),

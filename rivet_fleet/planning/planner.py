@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
+from rivet_fleet.contracts.basis import resting
 from rivet_fleet.contracts.facts import SourceFacts
 from rivet_fleet.contracts.keys import CampaignId, RangeKind
 from rivet_fleet.contracts.plan import (
@@ -225,13 +226,10 @@ def _sealed(
     attempts = export.chunk_max_attempts or campaign.max_chunk_attempts or tuning.max_retries + 1
     on_schema_drift, shape_factor = change_policies(loaded.config, export)
     quality = quality_plan(export.quality, choice.ranges)
+    compared = uncompared(quality, facts.row_estimate, len(choice.ranges))
+    window, beyond = (windowed.window, windowed.beyond) if windowed else (None, None)
     diagnostics = diagnose(
-        export,
-        facts=facts,
-        choice=choice,
-        tuning=tuning,
-        uncompared=uncompared(quality, facts.row_estimate, len(choice.ranges)),
-        beyond=None if windowed is None else windowed.beyond,
+        export, facts=facts, choice=choice, tuning=tuning, uncompared=compared, beyond=beyond
     )
     plan = ExportPlan(
         export_name=export.name,
@@ -247,8 +245,9 @@ def _sealed(
             query=loaded.queries.get(export.name),
             columns=tuple(columns.specs),
             on_unrepresentable=policies_of(loaded.config, export).on_unrepresentable,
-            window=windowed.window if windowed else None,
+            window=window,
             heaps=_sealed_heaps(facts, choice),
+            basis=resting(facts.basis, choice.ranges, window),
         ),
         format=written,
         destination=destination_plan(export, loaded.path, when.date or ""),

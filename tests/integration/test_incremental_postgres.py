@@ -10,6 +10,7 @@ import pytest
 from rivet_fleet.contracts.keys import RangeKind
 from rivet_fleet.contracts.plan import TuningPlan
 from rivet_fleet.execution.chunkreader import PagedReader
+from rivet_fleet.execution.drift import Footing
 from rivet_fleet.execution.sources.postgres.reading import PostgresReading
 from tests.integration.increment_kit import NOW_S, SMALL, Follower, export_of
 from tests.integration.postgres_source_kit import drain, source, sql
@@ -249,7 +250,8 @@ def test_a_run_costs_the_rows_it_reads(sql, source) -> None:
     planned = follower.plan()
     (chunk,) = planned.choice.ranges
     engine = PostgresReading(source._session, planned.read, TuningPlan())
-    reader = PagedReader(engine, planned.read, chunk, row_bytes_max=1 << 30)
+    footing = Footing(planned.read, chunk, lambda: ())
+    reader = PagedReader(engine, planned.read, chunk, footing, row_bytes_max=1 << 30)
     pages = []
     engine.open_stream = spy(engine.open_stream, pages)
     assert len(drain(reader, SMALL)) == 20

@@ -14,6 +14,7 @@ from rivet_fleet.contracts.plan import FormatPlan, ReadPlan, TuningPlan
 from rivet_fleet.errors import RetryClass, SourceUnavailable, StopRequested
 from rivet_fleet.execution import chunkreader, registry
 from rivet_fleet.execution.chunkreader import PagedReader
+from rivet_fleet.execution.drift import Footing
 from rivet_fleet.execution.extract import extract_chunk
 from rivet_fleet.execution.pages import Allowance
 from rivet_fleet.execution.source import PageLimit
@@ -117,7 +118,8 @@ def reader_of(engine: Engine) -> PagedReader:
         query=None,
         columns=(COLUMN,),
     )
-    return PagedReader(engine, read, BY_ID, row_bytes_max=1 << 30)
+    footing = Footing(read, BY_ID, lambda: ())
+    return PagedReader(engine, read, BY_ID, footing, row_bytes_max=1 << 30)
 
 
 def taken(pages) -> list[int]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import pymysql
 
-from rivet_fleet.contracts.columns import INTEGERS, MOMENTS
+from rivet_fleet.contracts.columns import INTEGERS, MOMENTS, TypeKind
 from rivet_fleet.contracts.facts import (
     WALKED,
     ColumnFacts,
@@ -26,6 +26,7 @@ from rivet_fleet.errors import ConfigError, SourceRefused, StatementTimeout
 from rivet_fleet.execution.densityprobe import probe, worth_probing
 from rivet_fleet.execution.keywalk import WALKED_BOUNDARIES_MAX, walk_keys
 from rivet_fleet.execution.sources.mysql import catalog, keysamples
+from rivet_fleet.execution.sources.mysql.basis import Basis
 from rivet_fleet.execution.sources.mysql.border import refused, told
 from rivet_fleet.execution.sources.mysql.dialect import (
     CAPABILITIES,
@@ -47,6 +48,7 @@ from rivet_fleet.execution.sources.mysql.statements import (
 )
 
 METADATA_TIMEOUT_S = 30.0
+TEXTS = (TypeKind.STRING, TypeKind.ENUM)
 _KEYS_MAX = 8
 
 
@@ -67,11 +69,12 @@ class _Size:
     width_bytes: int | None = None
 
 
-def introspect(session: Session, request: FactsRequest) -> SourceFacts:
+def introspect(session: Session, basis: Basis, request: FactsRequest) -> SourceFacts:
     """Facts for one export. Raises SourceRefused when it is not there or not readable."""
     if (request.relation is None) == (request.query is None):
         raise ConfigError(f"export {request.export_name}: either a table or a query")
-    return _table(session, request) if request.relation else _query(session, request)
+    ask = _table if request.relation else _query
+    return ask(session, basis, request)
 
 
 def read_shape(session: Session, relation: RelationName | None, query: str | None) -> Shape:
@@ -88,7 +91,7 @@ def read_shape(session: Session, relation: RelationName | None, query: str | Non
         )
 
 
-def _table(session: Session, request: FactsRequest) -> SourceFacts:
+def _table(session: Session, basis: Basis, request: FactsRequest) -> SourceFacts:
     assert request.relation is not None
     warnings = list(session.server.warnings)
     with _asking(session, "reading the data dictionary") as connection:
@@ -100,6 +103,7 @@ def _table(session: Session, request: FactsRequest) -> SourceFacts:
         item = from_item(relation.name, None)
         casted = _with_casts(connection, columns, request, item, mariadb=mariadb)
         size = _table_size(connection, relation, item)
+        rests_on = basis.of_relation(connection, relation.name)
     if invisible:
         warnings.append(f"invisible columns are not exported: {', '.join(invisible)}")
     keys = _keys(session, request, _Keyed(relation.name, columns, indexes, size), warnings)
@@ -115,10 +119,11 @@ def _table(session: Session, request: FactsRequest) -> SourceFacts:
         row_estimate_provenance=size.provenance,
         row_width_bytes=size.width_bytes,
         warnings=tuple(warnings),
+        basis=rests_on,
     )
 
 
-def _query(session: Session, request: FactsRequest) -> SourceFacts:
+def _query(session: Session, basis: Basis, request: FactsRequest) -> SourceFacts:
     warnings = list(session.server.warnings)
     item = from_item(None, request.query)
     mariadb = session.server.mariadb
@@ -127,6 +132,7 @@ def _query(session: Session, request: FactsRequest) -> SourceFacts:
         casted = _with_casts(connection, columns, request, item, mariadb=mariadb)
         # Bare: of a derived table the optimizer may run what it takes for constant.
         size = _explained(connection, bare_query(request.query or ""))
+        rests_on = basis.of_query(connection, request.query or "", _texts(columns))
     keys: tuple[KeyFacts, ...] = ()
     if request.key_columns:
         keyed = _Keyed(None, columns, (), size, query=request.query)
@@ -142,6 +148,7 @@ def _query(session: Session, request: FactsRequest) -> SourceFacts:
         row_estimate_provenance=size.provenance,
         row_width_bytes=size.width_bytes,
         warnings=tuple(warnings),
+        basis=rests_on,
     )
 
 
@@ -151,6 +158,11 @@ def _asking(session: Session, doing: str) -> contextlib.AbstractContextManager[W
         doing=doing,
         timeout_s=METADATA_TIMEOUT_S,
     )
+
+
+def _texts(columns: tuple[ColumnFacts, ...]) -> list[str]:
+    """The columns that a collation orders."""
+    return [one.name for one in columns if one.type is not None and one.type.kind in TEXTS]
 
 
 def _ordered(

@@ -11,7 +11,7 @@ from rivet_fleet.contracts.keys import ChunkRange, RangeKind, RelationName
 from rivet_fleet.contracts.plan import ReadPlan, TuningPlan
 from rivet_fleet.errors import ConfigError, SchemaDrift
 from rivet_fleet.execution.chunkreader import text_column
-from rivet_fleet.execution.drift import drift
+from rivet_fleet.execution.drift import check_columns
 from rivet_fleet.execution.paging import KeyDialect, Pager, Select, Walk
 from rivet_fleet.execution.sources.mysql import keysamples, statements
 from rivet_fleet.execution.sources.mysql.border import maybe_swapped
@@ -130,13 +130,7 @@ class MysqlReading:
         read, chunk_range = self._read, self._range
         with maybe_swapped():
             now = read_shape(self._session, read.relation, read.query)
-        differences = drift(read.columns, now.columns)
-        if differences:
-            raise SchemaDrift(
-                f"{read.relation or 'the query'}: the columns are not the planned ones: "
-                + "; ".join(differences),
-                hint="plan the export again",
-            )
+        check_columns(read, now.columns)
         if chunk_range.kind not in (RangeKind.KEYSET, RangeKind.SPAN):
             return None
         if chunk_range.kind is RangeKind.KEYSET and read.relation is not None:

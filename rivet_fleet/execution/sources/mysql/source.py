@@ -12,7 +12,9 @@ from rivet_fleet.contracts.plan import ReadPlan, TuningPlan
 from rivet_fleet.contracts.url import DatabaseUrl
 from rivet_fleet.contracts.window import Newest, NewestRequest
 from rivet_fleet.execution.chunkreader import PagedReader
+from rivet_fleet.execution.drift import Footing
 from rivet_fleet.execution.sources.mysql import listing
+from rivet_fleet.execution.sources.mysql.basis import Basis
 from rivet_fleet.execution.sources.mysql.harm import read_harm
 from rivet_fleet.execution.sources.mysql.introspect import introspect
 from rivet_fleet.execution.sources.mysql.newest import newest
@@ -26,10 +28,11 @@ class MysqlSource:
     def __init__(self, session: Session, *, max_value_bytes: int | None) -> None:
         self._session = session
         self._value_bytes_max = max_value_bytes
+        self._basis = Basis(session)
 
     def introspect(self, request: FactsRequest) -> SourceFacts:
         """Facts about one table or query; see ``Source``."""
-        return introspect(self._session, request)
+        return introspect(self._session, self._basis, request)
 
     def newest(self, request: NewestRequest) -> Newest:
         """The greatest cursor; see ``Source``."""
@@ -43,7 +46,9 @@ class MysqlSource:
             lower = min(self._value_bytes_max, tuning.max_value_bytes)
             tuning = replace(tuning, max_value_bytes=lower)
         engine = MysqlReading(self._session, read, chunk_range, tuning)
-        return PagedReader(engine, read, chunk_range, row_bytes_max=tuning.max_row_bytes)
+        footing = Footing(read, chunk_range, lambda: self._basis.look(read, chunk_range))
+        footing.prove()
+        return PagedReader(engine, read, chunk_range, footing, row_bytes_max=tuning.max_row_bytes)
 
     def list_relations(self) -> Listing:
         """Every relation the user may see; see ``Source``."""

@@ -27,6 +27,7 @@ from rivet_fleet.errors import ConfigError, SourceRefused, StatementTimeout
 from rivet_fleet.execution.densityprobe import probe, worth_probing
 from rivet_fleet.execution.keywalk import WALKED_BOUNDARIES_MAX, walk_keys
 from rivet_fleet.execution.sources.postgres import catalog, keysamples
+from rivet_fleet.execution.sources.postgres.basis import Basis
 from rivet_fleet.execution.sources.postgres.dialect import (
     ENGINE_NAMES,
     capabilities,
@@ -60,31 +61,35 @@ class _Size:
     fresh: bool = False
 
 
-def introspect(session: Session, request: FactsRequest) -> SourceFacts:
+def introspect(session: Session, basis: Basis, request: FactsRequest) -> SourceFacts:
     """Facts for one export. Raises SourceRefused when it is not there or not readable."""
     if (request.relation is None) == (request.query is None):
         raise ConfigError(f"export {request.export_name}: either a table or a query")
-    return _table(session, request) if request.relation else _query(session, request)
+    ask = _table if request.relation else _query
+    return ask(session, basis, request)
 
 
 def read_columns(
     session: Session, relation: RelationName | None, query: str | None
 ) -> tuple[ColumnFacts, ...]:
-    """The columns as they are now, without casts: what drift is compared with."""
-    with session.transaction(
-        metadata_settings(METADATA_TIMEOUT_S),
-        doing="comparing the source's columns with the plan",
-        timeout_s=METADATA_TIMEOUT_S,
-    ) as cursor:
-        if relation is not None:
-            found = catalog.find_relation(cursor, relation)
-            raw = catalog.relation_columns(cursor, found)
-        else:
-            raw = catalog.query_columns(cursor, from_item(None, query))
-        return catalog.column_facts(cursor, raw)
+    """The columns as they are now, without casts."""
+    with _transaction(session, "asking for the source's columns") as cursor:
+        return columns_now(cursor, relation, query)
 
 
-def _table(session: Session, request: FactsRequest) -> SourceFacts:
+def columns_now(
+    cursor: Cursor[tuple[Any, ...]], relation: RelationName | None, query: str | None
+) -> tuple[ColumnFacts, ...]:
+    """The same within a transaction: what drift is compared with."""
+    if relation is not None:
+        found = catalog.find_relation(cursor, relation)
+        raw = catalog.relation_columns(cursor, found)
+    else:
+        raw = catalog.query_columns(cursor, from_item(None, query))
+    return catalog.column_facts(cursor, raw)
+
+
+def _table(session: Session, basis: Basis, request: FactsRequest) -> SourceFacts:
     assert request.relation is not None
     warnings = [POOLED] if session.pooled else []
     with _transaction(session, f"looking at {catalog.shown(request.relation)}") as cursor:
@@ -96,6 +101,7 @@ def _table(session: Session, request: FactsRequest) -> SourceFacts:
         item = from_item(relation.name, None)
         columns = _with_casts(cursor, columns, request, item)
         size = _table_size(cursor, relation, heaps, columns, item)
+        rests_on = basis.of_relation(cursor, relation.name)
     if heaps.obstacle and relation.kind in ("r", "p"):
         warnings.append(f"no block ranges: {heaps.obstacle}")
     if relation.row_security:
@@ -125,15 +131,18 @@ def _table(session: Session, request: FactsRequest) -> SourceFacts:
         row_estimate_provenance=size.provenance,
         row_width_bytes=size.width_bytes,
         warnings=tuple(warnings),
+        basis=rests_on,
     )
 
 
-def _query(session: Session, request: FactsRequest) -> SourceFacts:
+def _query(session: Session, basis: Basis, request: FactsRequest) -> SourceFacts:
     item = from_item(None, request.query)
     warnings = [POOLED] if session.pooled else []
     with _transaction(session, "describing the query") as cursor:
-        columns = catalog.column_facts(cursor, catalog.query_columns(cursor, item))
+        raw = catalog.query_columns(cursor, item)
+        columns = catalog.column_facts(cursor, raw)
         _refuse_duplicates(columns)
+        rests_on = basis.of_query(cursor, request.query or "", raw)
         columns = _with_casts(cursor, columns, request, item)
         size = _explained(cursor, item)
     # A query that is estimated to return more is not run for the sake of a sample.
@@ -158,6 +167,7 @@ def _query(session: Session, request: FactsRequest) -> SourceFacts:
         row_estimate_provenance=size.provenance,
         row_width_bytes=size.width_bytes,
         warnings=tuple(warnings),
+        basis=rests_on,
     )
 
 

@@ -11,15 +11,20 @@ from rivet_fleet.contracts.listing import Listing, ServerFacts, SourceNote
 from rivet_fleet.contracts.plan import ReadPlan, TuningPlan
 from rivet_fleet.contracts.url import DatabaseUrl
 from rivet_fleet.contracts.window import Newest, NewestRequest
-from rivet_fleet.errors import SchemaDrift
 from rivet_fleet.execution.chunkreader import PagedReader
-from rivet_fleet.execution.drift import drift
+from rivet_fleet.execution.drift import Footing, check_columns
 from rivet_fleet.execution.sources.postgres import listing
+from rivet_fleet.execution.sources.postgres.basis import Basis
 from rivet_fleet.execution.sources.postgres.harm import read_harm
-from rivet_fleet.execution.sources.postgres.introspect import introspect, read_columns
+from rivet_fleet.execution.sources.postgres.introspect import (
+    METADATA_TIMEOUT_S,
+    columns_now,
+    introspect,
+)
 from rivet_fleet.execution.sources.postgres.newest import newest
 from rivet_fleet.execution.sources.postgres.reading import PostgresReading
 from rivet_fleet.execution.sources.postgres.session import Session
+from rivet_fleet.execution.sources.postgres.statements import metadata_settings
 
 
 class PostgresSource:
@@ -28,10 +33,11 @@ class PostgresSource:
     def __init__(self, session: Session, *, max_value_bytes: int | None) -> None:
         self._session = session
         self._value_bytes_max = max_value_bytes
+        self._basis = Basis(session)
 
     def introspect(self, request: FactsRequest) -> SourceFacts:
         """Facts about one table or query; see ``Source``."""
-        return introspect(self._session, request)
+        return introspect(self._session, self._basis, request)
 
     def newest(self, request: NewestRequest) -> Newest:
         """The greatest cursor; see ``Source``."""
@@ -41,19 +47,19 @@ class PostgresSource:
         self, read: ReadPlan, chunk_range: ChunkRange, tuning: TuningPlan
     ) -> PagedReader:
         """A reader for one chunk. Raises SchemaDrift before the first row."""
-        now = read_columns(self._session, read.relation, read.query)
-        differences = drift(read.columns, now)
-        if differences:
-            raise SchemaDrift(
-                f"{read.relation or 'the query'}: the columns are not the planned ones: "
-                + "; ".join(differences),
-                hint="plan the export again",
-            )
+        footing = Footing(read, chunk_range, lambda: self._basis.look(read, chunk_range))
+        with self._session.transaction(
+            metadata_settings(METADATA_TIMEOUT_S),
+            doing="comparing the source with the plan",
+            timeout_s=METADATA_TIMEOUT_S,
+        ) as cursor:
+            check_columns(read, columns_now(cursor, read.relation, read.query))
+            footing.judge(self._basis.now(cursor, read, chunk_range))
         if self._value_bytes_max is not None:
             lower = min(self._value_bytes_max, tuning.max_value_bytes)
             tuning = replace(tuning, max_value_bytes=lower)
         engine = PostgresReading(self._session, read, tuning)
-        return PagedReader(engine, read, chunk_range, row_bytes_max=tuning.max_row_bytes)
+        return PagedReader(engine, read, chunk_range, footing, row_bytes_max=tuning.max_row_bytes)
 
     def list_relations(self) -> Listing:
         """Every relation the user may see; see ``Source``."""

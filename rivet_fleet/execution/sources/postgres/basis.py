@@ -1,0 +1,308 @@
+"""What a plan rests on, asked of the system catalogues: one statement, facts by kind (ADR 0018).
+
+Only ``pg_catalog`` is asked, which every role may read. Trees of views and policies are compared as
+the server stores them, not as it prints them: printed names depend on the search path. Columns
+of newer servers are read through ``to_jsonb``, where a missing one is NULL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from psycopg import Cursor
+
+from rivet_fleet.contracts.basis import (
+    BasisFact,
+    BasisKind,
+    Reliance,
+    reliance,
+    relies,
+)
+from rivet_fleet.contracts.keys import ChunkRange, RelationName
+from rivet_fleet.contracts.plan import ReadPlan
+from rivet_fleet.errors import SourceBusy
+from rivet_fleet.execution.sources.postgres.catalog import RawColumn
+from rivet_fleet.execution.sources.postgres.dialect import quote_identifier, quote_literal
+from rivet_fleet.execution.sources.postgres.session import Session
+from rivet_fleet.execution.sources.postgres.statements import from_item, metadata_settings
+
+Row = Cursor[tuple[Any, ...]]
+
+_TIMEOUT_S = 30.0
+_ICU_DEFAULTS = 150_000
+"""The version since which a database records its own collation's version."""
+_STORED = r"regexp_replace({tree}::text, ':(location|stmt_location|stmt_len) -?[0-9]+', '', 'g')"
+"""A stored tree without the places of its words in the text that made it."""
+
+_RELATION = """rel AS (
+  SELECT c.oid, c.relkind::text AS kind
+  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+  WHERE n.nspname = {schema} AND c.relname = {name}
+)"""
+_VIEWS = """beneath(oid, kind, depth) AS (
+  SELECT oid, kind, 0 FROM rel WHERE kind = 'v' UNION
+  SELECT c.oid, c.relkind::text, b.depth + 1
+  FROM beneath b JOIN pg_catalog.pg_rewrite w ON w.ev_class = b.oid
+  JOIN pg_catalog.pg_depend d
+    ON d.classid = 'pg_catalog.pg_rewrite'::regclass AND d.objid = w.oid
+   AND d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid <> b.oid
+  JOIN pg_catalog.pg_class c ON c.oid = d.refobjid
+  WHERE b.kind = 'v' AND b.depth < 16
+)"""
+
+_DATABASE = """
+SELECT 'source', 'database', d.datname || ', oid ' || d.oid, '{}'::text[]
+FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()
+"""
+_SYSTEM = """
+SELECT 'source', 'system', s.system_identifier::text, '{}'::text[]
+FROM pg_catalog.pg_control_system() s
+"""
+_NAMED = """
+SELECT 'relation', 'relation', 'oid ' || oid || CASE WHEN kind IN ('r', 'm')
+  THEN ', file ' || pg_catalog.pg_relation_filenode(oid) ELSE '' END, '{}'::text[] FROM rel
+"""
+_INDEXES = """
+SELECT 'index', c.relname::text, '(' || k.terms || ')', k.columns
+FROM rel JOIN pg_catalog.pg_index i ON i.indrelid = rel.oid
+JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
+JOIN pg_catalog.pg_am am ON am.oid = c.relam
+CROSS JOIN LATERAL (
+  SELECT array_agg(a.attname::text ORDER BY p.n) AS columns,
+    string_agg(a.attname
+      || CASE WHEN o.opcdefault THEN '' ELSE ' ' || ns.nspname || '.' || o.opcname END
+      || CASE WHEN co.oid IS NULL THEN '' ELSE ' collate ' || cn.nspname || '.' || co.collname END
+      || CASE WHEN i.indoption[p.n] & 1 = 1 THEN ' desc' ELSE '' END, ', ' ORDER BY p.n) AS terms
+  FROM generate_series(0, i.indnkeyatts - 1) AS p(n)
+  JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[p.n]
+  JOIN pg_catalog.pg_opclass o ON o.oid = i.indclass[p.n]
+  JOIN pg_catalog.pg_namespace ns ON ns.oid = o.opcnamespace
+  LEFT JOIN pg_catalog.pg_collation co
+    ON co.oid = i.indcollation[p.n] AND i.indcollation[p.n] <> a.attcollation
+  LEFT JOIN pg_catalog.pg_namespace cn ON cn.oid = co.collnamespace
+) k
+WHERE i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL
+  AND am.amname = 'btree' AND NOT (rel.kind = 'r' AND EXISTS (
+    SELECT FROM pg_catalog.pg_inherits h WHERE h.inhparent = rel.oid)){only}
+"""
+# A table that other tables inherit from: no index of its own speaks for their rows.
+_ORDER = """
+SELECT 'collation', x.subject, CASE WHEN c.oid IS NULL THEN 'no collation'
+  WHEN c.collprovider = 'd' THEN (
+    SELECT 'the database''s own: ' || coalesce(d.j ->> 'datlocprovider', 'c') || ' '
+      || coalesce(d.j ->> 'datlocale', d.j ->> 'daticulocale', d.datcollate)
+      || coalesce(' rules ' || pg_catalog.md5(d.j ->> 'daticurules'), '')
+      || ', version ' || coalesce(d.j ->> 'datcollversion', 'none')
+      || ', now ' || coalesce({database_version}, 'none')
+    FROM (SELECT oid, datcollate, encoding, pg_catalog.to_jsonb(p) AS j
+          FROM pg_catalog.pg_database p WHERE p.datname = pg_catalog.current_database()) d)
+  ELSE n.nspname || '.' || c.collname || ': ' || c.collprovider::text || ' '
+    || coalesce(c.j ->> 'colllocale', c.j ->> 'colliculocale', c.j ->> 'collcollate', '')
+    || coalesce(' rules ' || pg_catalog.md5(c.j ->> 'collicurules'), '')
+    || CASE WHEN c.collisdeterministic THEN '' ELSE ' nondeterministic' END
+    || ', version ' || coalesce(c.collversion, 'none')
+    || ', now ' || coalesce(pg_catalog.pg_collation_actual_version(c.oid), 'none')
+  END, ARRAY[x.name]
+FROM ({columns}) x(subject, name, coll)
+LEFT JOIN (SELECT p.*, pg_catalog.to_jsonb(p) AS j FROM pg_catalog.pg_collation p) c
+  ON c.oid = x.coll
+LEFT JOIN pg_catalog.pg_namespace n ON n.oid = c.collnamespace
+"""
+_OWN_VERSION = "pg_catalog.pg_database_collation_actual_version(d.oid)"
+_LIBRARY_VERSION = """(SELECT max(pg_catalog.pg_collation_actual_version(l.oid))
+  FROM pg_catalog.pg_collation l WHERE l.collprovider = 'c' AND l.collcollate = d.datcollate
+   AND l.collencoding IN (-1, d.encoding))"""
+_OF_COLUMNS = """
+SELECT a.attname::text, a.attname::text, a.attcollation
+FROM rel JOIN pg_catalog.pg_attribute a ON a.attrelid = rel.oid
+WHERE a.attnum > 0 AND NOT a.attisdropped AND a.attcollation <> 0{only}
+UNION ALL
+SELECT a.attname || ' in index ' || c.relname, a.attname::text, i.indcollation[p.n]
+FROM rel JOIN pg_catalog.pg_index i ON i.indrelid = rel.oid AND i.indisunique
+JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
+CROSS JOIN LATERAL generate_series(0, i.indnkeyatts - 1) AS p(n)
+JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[p.n]
+WHERE i.indcollation[p.n] NOT IN (0, a.attcollation){only}
+"""
+_OF_QUERY = """
+SELECT u.name, u.name, pg_catalog.to_regcollation(u.coll)::oid
+FROM (VALUES (1)) AS o(one) LEFT JOIN (SELECT * FROM {item} LIMIT 0) AS q ON true
+CROSS JOIN LATERAL unnest(ARRAY[{names}]::text[], ARRAY[{collations}]::text[]) AS u(name, coll)
+"""
+# The collation of an expression is known without a row of it: LIMIT 0 runs nothing.
+_DEFINITIONS = f"""
+SELECT 'definition', 'view ' || n.nspname || '.' || c.relname, pg_catalog.md5(
+    c.relowner || coalesce(c.reloptions::text, '') || string_agg(
+      {_STORED.format(tree="w.ev_action")}, ',' ORDER BY w.rulename)), '{{}}'::text[]
+FROM (SELECT DISTINCT oid FROM beneath WHERE kind = 'v') b
+JOIN pg_catalog.pg_class c ON c.oid = b.oid
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_catalog.pg_rewrite w ON w.ev_class = c.oid AND w.ev_type = '1'
+GROUP BY c.oid, c.relowner, c.reloptions::text, n.nspname, c.relname
+"""
+_SEARCH_PATH = """
+SELECT 'definition', 'the search path of the query',
+  pg_catalog.array_to_string(pg_catalog.current_schemas(false), ', '), '{}'::text[]
+"""
+_ROLE = "SELECT 'rights', 'the reading role', current_user::text, '{}'::text[]"
+_POLICY = f"""concat_ws(' ', p.polname, p.polpermissive,
+  {_STORED.format(tree="p.polqual")})"""
+_POLICIES = f"""
+SELECT 'rights', 'row-level security', CASE
+  WHEN NOT pg_catalog.row_security_active(rel.oid) THEN 'not active'
+  ELSE 'active: ' || coalesce((
+    SELECT string_agg(p.polname, ', ' ORDER BY p.polname) || ' '
+      || pg_catalog.md5(string_agg({_POLICY}, ',' ORDER BY p.polname))
+    FROM pg_catalog.pg_policy p WHERE p.polrelid = rel.oid AND p.polcmd IN ('r', '*')
+     AND EXISTS (SELECT FROM unnest(p.polroles) AS r(oid)
+                 WHERE r.oid = 0 OR pg_catalog.pg_has_role(r.oid, 'USAGE'))),
+    'no policy lets a row through') END, '{{}}'::text[]
+FROM rel WHERE kind IN ('r', 'p')
+"""
+_BENEATH = f"""
+SELECT 'rights', 'row-level security beneath the view', coalesce(pg_catalog.md5(string_agg(
+    concat_ws(' ', c.oid, c.relforcerowsecurity, p.polroles::text, {_POLICY}),
+    ',' ORDER BY c.oid, p.polname)), 'none'), '{{}}'::text[]
+FROM (SELECT DISTINCT oid FROM beneath) b
+JOIN pg_catalog.pg_class c ON c.oid = b.oid AND c.relrowsecurity
+LEFT JOIN pg_catalog.pg_policy p ON p.polrelid = c.oid AND p.polcmd IN ('r', '*')
+HAVING EXISTS (SELECT FROM rel WHERE kind = 'v')
+"""
+# Beneath a view another role reads, as a rule its owner: every policy counts, whomever it names.
+
+
+class Basis:
+    """Asks for facts. One for each source: what this role may ask is found out once."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._may_ask_system: bool | None = None
+
+    def of_relation(self, cursor: Row, name: RelationName) -> tuple[BasisFact, ...]:
+        """Everything that a plan of this relation may rest on."""
+        return _ask(cursor, self._arms(cursor, {*BasisKind}), name)
+
+    def of_query(
+        self, cursor: Row, query: str, columns: tuple[RawColumn, ...]
+    ) -> tuple[BasisFact, ...]:
+        """Everything that a plan of this query may rest on."""
+        kinds = {BasisKind.SOURCE, BasisKind.DEFINITION, BasisKind.RIGHTS}
+        ordered = cursor.execute(
+            "SELECT oid FROM pg_catalog.pg_type WHERE typcollation <> 0 AND oid = ANY (%s)",
+            ([column.type_oid for column in columns],),
+        ).fetchall()
+        oids = {oid for (oid,) in ordered}
+        names = [column.name for column in columns if column.type_oid in oids]
+        arms = [*self._arms(cursor, kinds, query=True), *self._of_query(query, names)]
+        return _ask(cursor, arms, None)
+
+    def now(self, cursor: Row, read: ReadPlan, chunk_range: ChunkRange) -> tuple[BasisFact, ...]:
+        """What the plan rests on in this chunk, as it is now. Raises SourceBusy while the name
+        stands for nothing."""
+        use = reliance(chunk_range, read.window)
+        planned = [fact for fact in read.basis if relies(use, fact)]
+        kinds = {fact.kind for fact in planned}
+        if not kinds:
+            return ()
+        if read.relation is None:
+            names = [fact.subject for fact in planned if fact.kind is BasisKind.COLLATION]
+            arms = self._arms(cursor, kinds, query=True)
+            return _ask(cursor, [*arms, *self._of_query(read.query or "", names)], None)
+        found = _ask(cursor, self._arms(cursor, kinds, use), read.relation)
+        if BasisKind.RELATION in kinds and not any(
+            fact.kind is BasisKind.RELATION for fact in found
+        ):
+            raise SourceBusy(
+                f"table {read.relation} is not there at this moment",
+                hint="a swap may be on its way; otherwise plan the export again",
+            )
+        return found
+
+    def look(self, read: ReadPlan, chunk_range: ChunkRange) -> tuple[BasisFact, ...]:
+        """``now``, in a transaction of its own. Raises SourceError."""
+        with self._session.transaction(
+            metadata_settings(_TIMEOUT_S),
+            doing="comparing the source with what the plan rests on",
+            timeout_s=_TIMEOUT_S,
+        ) as cursor:
+            return self.now(cursor, read, chunk_range)
+
+    def _arms(
+        self,
+        cursor: Row,
+        kinds: set[BasisKind],
+        use: Reliance | None = None,
+        *,
+        query: bool = False,
+    ) -> list[str]:
+        """The questions, each a SELECT of (kind, subject, value, columns). ``use`` None: nothing is
+        planned yet, and everything is asked."""
+        arms = []
+        if BasisKind.SOURCE in kinds:
+            arms += [_DATABASE, *([_SYSTEM] if self._system_known(cursor) else [])]
+        if BasisKind.RIGHTS in kinds:
+            arms.append(_ROLE)
+        if query:
+            return [*arms, *([_SEARCH_PATH] if BasisKind.DEFINITION in kinds else [])]
+        if BasisKind.RELATION in kinds:
+            arms.append(_NAMED)
+        if BasisKind.INDEX in kinds:
+            only = "" if use is None else f" AND k.columns <@ {_array(use.key)}"
+            arms.append(_INDEXES.format(only=only))
+        if BasisKind.COLLATION in kinds:
+            only = "" if use is None else f" AND a.attname = ANY ({_array(use.compared)})"
+            arms.append(self._ordered(_OF_COLUMNS.format(only=only)))
+        if BasisKind.DEFINITION in kinds:
+            arms.append(_DEFINITIONS)
+        if BasisKind.RIGHTS in kinds:
+            arms += [_POLICIES, _BENEATH]
+        return arms
+
+    def _of_query(self, query: str, names: Iterable[str]) -> list[str]:
+        listed = sorted(names)
+        if not listed:
+            return []
+        collations = (f"pg_catalog.pg_collation_for(q.{quote_identifier(one)})" for one in listed)
+        columns = _OF_QUERY.format(
+            item=from_item(None, query),
+            names=", ".join(map(quote_literal, listed)),
+            collations=", ".join(collations),
+        )
+        return [self._ordered(columns)]
+
+    def _ordered(self, columns: str) -> str:
+        own = self._session.server_version_num >= _ICU_DEFAULTS
+        version = _OWN_VERSION if own else _LIBRARY_VERSION
+        return _ORDER.format(columns=columns, database_version=version)
+
+    def _system_known(self, cursor: Row) -> bool:
+        """Whether this role may ask for the cluster's identity: everybody may, unless revoked."""
+        if self._may_ask_system is None:
+            row = cursor.execute(
+                "SELECT pg_catalog.has_function_privilege("
+                "'pg_catalog.pg_control_system()', 'EXECUTE')"
+            ).fetchone()
+            self._may_ask_system = bool(row and row[0])
+        return self._may_ask_system
+
+
+def _array(names: Iterable[str]) -> str:
+    return f"ARRAY[{', '.join(quote_literal(name) for name in sorted(names))}]::text[]"
+
+
+def _ask(cursor: Row, arms: list[str], name: RelationName | None) -> tuple[BasisFact, ...]:
+    """One statement of all questions."""
+    body = " UNION ALL ".join(arms)
+    tables = []
+    if name is not None:
+        tables.append(
+            _RELATION.format(schema=quote_literal(name.schema), name=quote_literal(name.name))
+        )
+    tables += [_VIEWS] if "FROM beneath" in body else []
+    head = f"WITH RECURSIVE {', '.join(tables)} " if tables else ""
+    rows = cursor.execute(f"{head}{body}".encode()).fetchall()
+    return tuple(
+        BasisFact(kind=BasisKind(kind), subject=subject, value=value, columns=tuple(columns))
+        for kind, subject, value, columns in rows
+    )
