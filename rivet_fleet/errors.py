@@ -7,7 +7,8 @@
     ├── ConfigError                 1   the configuration is wrong; nothing was started
     ├── SourceError                 1
     │   ├── SourceUnavailable       2   cannot reach it, or it went away; a new connection may work
-    │   ├── SourceBusy              2   it asks for patience: deadlock, lock, resources
+    │   ├── SourceBusy              2   it asks for patience: deadlock, resources
+    │   │   └── RelationLocked      2   somebody holds a lock on the one relation that is asked for
     │   ├── SourceRefused           1   wrong credentials, no privilege, missing table, bad SQL
     │   ├── StatementTimeout        1   a statement ran into its limit; only a smaller page is tried
     │   ├── UnsupportedType         1   columns that cannot be carried exactly
@@ -123,6 +124,13 @@ class SourceBusy(SourceError):
     exit_code = ExitCode.RETRYABLE
     retry = RetryClass.TRANSIENT
     code_default = "RIVET_SOURCE_BUSY"
+
+
+class RelationLocked(SourceBusy):
+    """Somebody holds a lock on what is to be read: that relation asks for patience, not the
+    source."""
+
+    code_default = "RIVET_RELATION_LOCKED"
 
 
 class SourceRefused(SourceError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -35,6 +36,7 @@ from rivet_fleet.coordination.coordinator import (
 )
 from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.coordination.supervisor import WorkerCommand
+from rivet_fleet.errors import ExitCode
 from rivet_fleet.observability.progress import open_progress
 from rivet_fleet.observability.report import render_report, report_json
 from rivet_fleet.planning.campaign import check_campaign_id
@@ -85,7 +87,7 @@ def run(
         submitted = submission.submit(fleet, session.loaded, _wanted(campaign_id), anew=anew)
         if not submitted.created:
             click.echo(f"continuing campaign {submitted.campaign_id} by its stored plan", err=True)
-        return coordinate(
+        code = coordinate(
             session,
             fleet,
             submitted.campaign_id,
@@ -94,6 +96,26 @@ def run(
             resumed=not submitted.created,
             as_json=as_json,
         )
+        if code not in (ExitCode.OK, ExitCode.INCOMPLETE):
+            return code
+        return _tell_left_out(submitted, config) or code
+
+
+def _tell_left_out(submitted: submission.Submitted, config: Path) -> int:
+    """Name what the campaign does not deliver, and what does: the exit code that this makes."""
+    redact = known_redactor()
+    for one in submitted.left_out:
+        said = f"export {one.export_name} is left out, nothing of it is delivered: {one.reason}"
+        click.echo(redact(said), err=True)
+    if not submitted.left_out:
+        return int(ExitCode.OK)
+    names = " ".join(f"-e {shlex.quote(one.export_name)}" for one in submitted.left_out)
+    click.echo(
+        f"  hint: `rivet-fleet plan -c {shlex.quote(str(config))} {names} -o rest.json` and "
+        "`rivet-fleet apply rest.json` deliver the rest alone; the next `run` exports everything",
+        err=True,
+    )
+    return int(ExitCode.INCOMPLETE)
 
 
 @click.command()
@@ -218,4 +240,4 @@ def submit(
     else:
         verb = "submitted" if submitted.created else "was there already: nothing changed"
         click.echo(f"campaign {submitted.campaign_id} {verb}")
-    return 0
+    return _tell_left_out(submitted, config)

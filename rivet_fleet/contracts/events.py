@@ -21,6 +21,7 @@ class EventName(Enum):
     CAMPAIGN_STOPPED = "campaign.stopped"
     PLAN_APPLIED = "plan.applied"
     EXPORT_PLANNED = "export.planned"
+    EXPORT_LEFT_OUT = "export.left_out"
     SCHEMA_CHANGED = "schema.changed"
     WORKER_STARTED = "worker.started"
     WORKER_STOPPED = "worker.stopped"

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from rivet_fleet.contracts.binding import StoredMark
 from rivet_fleet.contracts.facts import SourceFacts
+from rivet_fleet.errors import RelationLocked
 from rivet_fleet.execution.source import Source
 from rivet_fleet.planning.config_models import ExportConfig
 from rivet_fleet.planning.density import with_probed_rows
@@ -22,6 +23,8 @@ class Asked:
     """Count rows where the catalogue's number is doubtful, and believe that."""
     facts: dict[str, SourceFacts] = field(default_factory=dict)
     moving: dict[str, Moving] = field(default_factory=dict)
+    locked: dict[str, RelationLocked] = field(default_factory=dict)
+    """Exports that were not answered about, because somebody holds a lock on their relation."""
 
     def ask(
         self, loaded: LoadedConfig, export: ExportConfig, source: Source, mark: StoredMark | None
@@ -41,3 +44,18 @@ class Asked:
                 binding=None if mark is None else mark.binding,
             )
         return facts
+
+    def ask_unless_locked(
+        self, loaded: LoadedConfig, export: ExportConfig, source: Source, mark: StoredMark | None
+    ) -> None:
+        """Ask; one relation's passing trouble is a value, so that it ends nothing about others."""
+        try:
+            self.ask(loaded, export, source, mark)
+        except RelationLocked as error:
+            self.facts.pop(export.name, None)
+            self.locked[export.name] = error
+
+    def refuse_nothing(self) -> None:
+        """Raise RelationLocked when no export is left to be planned."""
+        if self.locked and not self.facts:
+            raise next(iter(self.locked.values()))

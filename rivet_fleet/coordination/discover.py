@@ -13,7 +13,7 @@ from rivet_fleet.contracts.discovery import (
 from rivet_fleet.contracts.facts import FactsRequest
 from rivet_fleet.contracts.listing import ListedRelation, Listing
 from rivet_fleet.coordination.wiring import ProcessOptions, open_planned_source
-from rivet_fleet.errors import SourceRefused, StatementTimeout, UsageError
+from rivet_fleet.errors import RelationLocked, SourceRefused, StatementTimeout, UsageError
 from rivet_fleet.execution.source import Source
 from rivet_fleet.planning.connections import source_connection
 from rivet_fleet.planning.discovery import (
@@ -105,7 +105,7 @@ class _Looked:
         )
         try:
             facts = source.introspect(request)
-        except (SourceRefused, StatementTimeout) as error:
+        except (SourceRefused, StatementTimeout, RelationLocked) as error:
             self.skip(name, relation, error.message)
             return
         if not facts.columns:

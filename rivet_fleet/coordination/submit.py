@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rivet_fleet.contracts.binding import StoredMark
-from rivet_fleet.contracts.events import EventName
+from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.contracts.killpoints import KillPoint, reach
 from rivet_fleet.contracts.plan import CampaignPlan, ExportPlan
@@ -15,7 +15,7 @@ from rivet_fleet.contracts.task import CampaignStatus, RunStatus
 from rivet_fleet.coordination.asking import Asked
 from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.coordination.gates import tell_schema_changes
-from rivet_fleet.errors import CampaignIncomplete, ConfigError
+from rivet_fleet.errors import CampaignIncomplete, ConfigError, RivetFleetError
 from rivet_fleet.execution.registry import open_format
 from rivet_fleet.execution.types import arrow_schema
 from rivet_fleet.planning.campaign import new_campaign_id
@@ -30,11 +30,21 @@ from rivet_fleet.planning.protection import budgets_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOut:
+    """One export that a campaign was planned without, because its relation was locked."""
+
+    export_name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Submitted:
     """Which campaign it is, and whether this call created it."""
 
     campaign_id: CampaignId
     created: bool
+    left_out: tuple[LeftOut, ...] = ()
+    """Exports of the configuration that the campaign does not have."""
 
 
 def submit(
@@ -53,10 +63,39 @@ def submit(
     if existing is not None:
         _refuse_changed(fleet, loaded, existing)
         go_on(fleet, loaded, existing.campaign_id)
-        return Submitted(campaign_id=existing.campaign_id, created=False)
+        return Submitted(
+            campaign_id=existing.campaign_id,
+            created=False,
+            left_out=_not_planned(fleet, loaded, existing.campaign_id),
+        )
     campaign_id = wanted or new_campaign_id(fleet.clock.now_s())
     replacing = [campaign.campaign_id for campaign in unfinished] if anew else []
-    return store_plan(fleet, plan_now(fleet, loaded, campaign_id), replacing=replacing)
+    plan, left_out = plan_now(fleet, loaded, campaign_id)
+    stored = store_plan(fleet, plan, replacing=replacing)
+    for one in left_out:
+        fleet.emit(
+            Event(
+                name=EventName.EXPORT_LEFT_OUT,
+                campaign_id=stored.campaign_id,
+                export_name=one.export_name,
+                worker_id=fleet.identity.worker_id,
+                message=fleet.redact(one.reason),
+            )
+        )
+    return replace(stored, left_out=left_out)
+
+
+def _not_planned(
+    fleet: Fleet, loaded: LoadedConfig, campaign_id: CampaignId
+) -> tuple[LeftOut, ...]:
+    """A stored plan is never added to: what it was made without, a later one delivers."""
+    runs = fleet.store.runs(campaign_id)
+    planned = {run.plan.family or run.export_name for run in runs}
+    return tuple(
+        LeftOut(export_name=export.name, reason="the stored plan was made without it")
+        for export in loaded.config.exports
+        if export.name not in planned
+    )
 
 
 def store_plan(
@@ -144,8 +183,11 @@ def _refuse_changed(fleet: Fleet, loaded: LoadedConfig, existing: CampaignView) 
     )
 
 
-def plan_now(fleet: Fleet, loaded: LoadedConfig, campaign_id: CampaignId) -> CampaignPlan:
-    """Ask every source for facts, plan, and refuse what could not be delivered.
+def plan_now(
+    fleet: Fleet, loaded: LoadedConfig, campaign_id: CampaignId
+) -> tuple[CampaignPlan, tuple[LeftOut, ...]]:
+    """Ask every source for facts, plan, and refuse what could not be delivered. What only a lock
+    keeps from being asked about is left out, unless it is everything.
 
     Nothing is written anywhere but a probe at each destination. Raises ConfigError,
     SourceError, UnsupportedType, DestinationError.
@@ -158,9 +200,10 @@ def plan_now(fleet: Fleet, loaded: LoadedConfig, campaign_id: CampaignId) -> Cam
         for export in loaded.config.exports:
             connection = connections[loaded.source_name(export)]
             source = fleet.source(connection.name, connection.identity)
-            asked.ask(loaded, export, source, marks.get(export.name))
+            asked.ask_unless_locked(loaded, export, source, marks.get(export.name))
     finally:
         fleet.drop_sources()
+    asked.refuse_nothing()
     plan = decide(
         loaded,
         asked.facts,
@@ -169,6 +212,7 @@ def plan_now(fleet: Fleet, loaded: LoadedConfig, campaign_id: CampaignId) -> Cam
         connections=connections,
         history=_history(fleet, loaded),
         now_s=fleet.clock.now_s(),
+        only=tuple(asked.facts),
     ).plan
     plan = with_schema_changes(plan, _last_plans(fleet, plan))
     check_deliverable(fleet, plan)
@@ -180,7 +224,13 @@ def plan_now(fleet: Fleet, loaded: LoadedConfig, campaign_id: CampaignId) -> Cam
             chunks=len(planned.chunks),
             warnings=list(planned.plan.warnings),
         )
-    return plan
+    return plan, tuple(
+        LeftOut(export_name=name, reason=_with_hint(error)) for name, error in asked.locked.items()
+    )
+
+
+def _with_hint(error: RivetFleetError) -> str:
+    return f"{error.message} ({error.hint})" if error.hint else error.message
 
 
 def check_deliverable(fleet: Fleet, plan: CampaignPlan) -> None:

@@ -26,6 +26,7 @@ def command(verb: str, config_path: str, *, export_name: str | None = None) -> s
 ADVICE: dict[str, str] = {
     "SourceUnavailable": "Check that the source database is up and reachable, then requeue.",
     "SourceBusy": "The source asked for patience: lower the source group's slots, then requeue.",
+    "RelationLocked": "Another session holds a lock on the table: requeue when that has ended.",
     "SourceRefused": "Fix the credentials, the privilege or the SQL, then requeue.",
     "StatementTimeout": "Raise statement_timeout_s or make pages and chunks smaller, then requeue.",
     "UnsupportedType": "Cast the named columns under `columns:` and start a new campaign.",

@@ -32,6 +32,7 @@ EVENT_LEVELS: dict[EventName, str] = {
     EventName.CAMPAIGN_STOPPED: "warning",
     EventName.PLAN_APPLIED: "info",
     EventName.EXPORT_PLANNED: "info",
+    EventName.EXPORT_LEFT_OUT: "warning",
     EventName.SCHEMA_CHANGED: "warning",
     EventName.WORKER_STARTED: "info",
     EventName.WORKER_STOPPED: "info",

@@ -14,6 +14,7 @@ from rivet_fleet.contracts.plan import ReadPlan, TuningPlan
 from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.errors import (
     ConfigError,
+    RelationLocked,
     RetryClass,
     SourceBusy,
     SourceError,
@@ -170,7 +171,7 @@ def test_block_ranges_need_version_14() -> None:
         ("08006", SourceUnavailable, RetryClass.RECONNECT, 0),
         ("40001", SourceBusy, RetryClass.TRANSIENT, 1),
         ("40P01", SourceBusy, RetryClass.TRANSIENT, 1),
-        ("55P03", SourceBusy, RetryClass.TRANSIENT, 0),
+        ("55P03", RelationLocked, RetryClass.TRANSIENT, 0),
         ("53200", SourceBusy, RetryClass.TRANSIENT, 5),
         ("28P01", SourceRefused, RetryClass.PERMANENT, 0),
         ("42P01", SourceRefused, RetryClass.PERMANENT, 0),

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rivet_fleet.errors import (
+    RelationLocked,
     RetryClass,
     SourceBusy,
     SourceError,
@@ -36,6 +37,7 @@ _REFUSED = ErrorClass(error=SourceRefused, retry=RetryClass.PERMANENT)
 _TIMED_OUT = ErrorClass(error=StatementTimeout, retry=RetryClass.TRANSIENT)
 _CONFLICT = ErrorClass(error=SourceBusy, retry=RetryClass.TRANSIENT, extra_delay_s=1.0)
 _BUSY = ErrorClass(error=SourceBusy, retry=RetryClass.TRANSIENT)
+_LOCKED = ErrorClass(error=RelationLocked, retry=RetryClass.TRANSIENT)
 _RESOURCES = ErrorClass(error=SourceBusy, retry=RetryClass.TRANSIENT, extra_delay_s=5.0)
 ERRNOS: dict[int, ErrorClass] = {
     1016: _RESOURCES,  # the table's file could not be opened: too many are open
@@ -72,7 +74,7 @@ ERRNOS: dict[int, ErrorClass] = {
     1161: _GONE,
     1184: _GONE,
     1203: _FULL,  # max_user_connections
-    1205: _BUSY,  # lock wait timeout
+    1205: _LOCKED,  # lock wait timeout: our reads wait for metadata locks alone
     1206: _RESOURCES,  # lock table full
     1213: _CONFLICT,  # deadlock
     1226: _FULL,  # a per-hour limit of the user

@@ -94,7 +94,8 @@ def read_shape(session: Session, relation: RelationName | None, query: str | Non
 def _table(session: Session, basis: Basis, request: FactsRequest) -> SourceFacts:
     assert request.relation is not None
     warnings = list(session.server.warnings)
-    with _asking(session, "reading the data dictionary") as connection:
+    about = request.relation.name
+    with _asking(session, f"looking at {about}") as connection:
         relation = catalog.find_relation(connection, request.relation)
         mariadb = session.server.mariadb
         columns = catalog.relation_columns(connection, relation, mariadb=mariadb)

@@ -24,6 +24,9 @@ from rivet_fleet.execution.sources.postgres.poolers import pooler_word
 _HINTS: dict[str, str] = {
     "57014": "the statement ran into its limit, which is ours (for pages `statement_timeout_s`), "
     "or somebody cancelled it; raise it, make chunks smaller, or check that the key has an index",
+    "55P03": "another session holds a lock on the table, or waits for one (VACUUM FULL, ALTER "
+    "TABLE, LOCK TABLE), for longer than we wait (pages: `lock_timeout_s`): it can be read once "
+    "that has ended; pg_locks says whose it is",
     "42501": "the user needs USAGE on the schema and SELECT on the table: "
     "GRANT USAGE ON SCHEMA …, GRANT SELECT ON … TO the user",
     "42P01": "check the name's schema and spelling; names are case-sensitive here",
@@ -38,7 +41,6 @@ _HINTS: dict[str, str] = {
     "`target_statement_ms` makes pages shorter",
     "57P05": "idle_session_timeout of the role, the database or the server ended the connection: "
     "ALTER ROLE … SET idle_session_timeout = 0",
-    "55P03": "somebody held a lock for longer than `lock_timeout_s`",
     "53300": "the server has no free connection; lower the number of workers",
 }
 

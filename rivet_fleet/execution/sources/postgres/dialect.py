@@ -13,6 +13,7 @@ from rivet_fleet.contracts.facts import SourceCapabilities
 from rivet_fleet.contracts.keys import RelationName
 from rivet_fleet.errors import (
     ConfigError,
+    RelationLocked,
     RetryClass,
     SourceBusy,
     SourceError,
@@ -267,7 +268,7 @@ SQLSTATES: dict[str, ErrorClass] = {
     "53300": ErrorClass(error=SourceBusy, retry=RetryClass.RECONNECT, extra_delay_s=15.0),
     "40001": _CONFLICT,  # serialization, or a standby's recovery conflict
     "40P01": _CONFLICT,
-    "55P03": ErrorClass(error=SourceBusy, retry=RetryClass.TRANSIENT),
+    "55P03": ErrorClass(error=RelationLocked, retry=RetryClass.TRANSIENT),
 }
 SQLSTATE_CLASSES: dict[str, ErrorClass] = {
     "08": GONE,

@@ -36,6 +36,7 @@ _KINDS = {
     "m": RelationKind.MATERIALIZED_VIEW,
     "f": RelationKind.FOREIGN,
 }
+# Nothing here may wait for one table's lock: a size is asked only of what nobody has locked.
 # Sizes are sums over the leaves; an estimate of a leaf that was never analysed (-1) makes the
 # whole one unknown, except where the leaf has no block.
 _RELATIONS = """
@@ -48,8 +49,12 @@ WITH RECURSIVE leaf(root, oid) AS (
 ), sized AS (
   SELECT leaf.root, sum(c.relpages)::bigint AS pages,
          sum(greatest(c.reltuples, 0))::bigint AS tuples,
-         bool_or(c.reltuples < 0 OR (c.reltuples = 0 AND c.relpages = 0
-                 AND pg_catalog.pg_relation_size(c.oid) > 0)) AS unknown
+         bool_or(CASE
+           WHEN c.reltuples < 0 THEN true
+           WHEN c.reltuples > 0 OR c.relpages > 0 THEN false
+           WHEN c.oid IN (SELECT l.relation FROM pg_catalog.pg_locks l
+                          WHERE l.mode = 'AccessExclusiveLock') THEN true
+           ELSE pg_catalog.pg_relation_size(c.oid) > 0 END) AS unknown
   FROM leaf JOIN pg_catalog.pg_class c ON c.oid = leaf.oid
   WHERE c.relkind IN ('r', 'm') GROUP BY leaf.root
 )
