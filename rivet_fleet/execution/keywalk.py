@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 
 from rivet_fleet.contracts.keys import KeyTuple
+from rivet_fleet.execution.paging import Progress
 
 KeyAt = Callable[[KeyTuple | None, str, int], KeyTuple | None]
 """``(from, operator, skip)``: the key ``skip`` entries behind the first one that is
@@ -25,6 +26,7 @@ WALKED_BOUNDARIES_MAX = 50_000
 def walk_keys(
     key_at: KeyAt,
     *,
+    columns: tuple[str, ...],
     every: int,
     boundaries_max: int,
     step_max: int = STEP_ROWS_MAX,
@@ -33,10 +35,11 @@ def walk_keys(
     """Every ``every``-th key, rising: each but the last range holds exactly so many rows of a
     unique key. Equal keys stay together, so ranges of others may be smaller or larger by one run.
 
-    At most ``boundaries_max``; None when it takes longer than ``WALK_S_MAX``.
+    At most ``boundaries_max``; None when it takes longer than ``WALK_S_MAX``. Raises
+    MalformedData when the walk comes back to a key it has passed.
     """
     began_s = now_s()
-    at = key_at(None, ">=", 0)
+    at, progress = key_at(None, ">=", 0), Progress(columns)
     found: list[KeyTuple] = []
     while at is not None and len(found) < boundaries_max:
         begin, rest = at, every
@@ -46,6 +49,8 @@ def walk_keys(
             step = min(rest, step_max)
             ahead = key_at(at, ">=", step)
             at = key_at(at, ">", 0) if ahead == at else ahead
+            if at is not None:
+                progress.to(">", at)
             rest -= step
         if at is not None and at != begin:
             found.append(at)

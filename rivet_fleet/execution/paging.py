@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import pyarrow as pa
 
 from rivet_fleet.contracts.keys import ChunkRange, KeyTuple, RangeKind
+from rivet_fleet.errors import MalformedData
 from rivet_fleet.execution.source import PageLimit
 
 KeysOfRow = Callable[[pa.RecordBatch, int], KeyTuple]
@@ -126,6 +127,47 @@ class Pager(Protocol):
         ...
 
 
+class Progress:
+    """Whether a walk moves on. A bound rises with each page, so none can come again: where one
+    does, the source reads our bound as another key, and the pages would never end or skip rows.
+
+    Besides the last one, one of those that were is kept, a later one after twice as many pages
+    (R. P. Brent's cycle finding): any circle is found, by two comparisons for each page.
+    """
+
+    def __init__(self, columns: tuple[str, ...]) -> None:
+        self._columns = columns
+        self._kept: tuple[str, KeyTuple] | None = None
+        self._last: tuple[str, KeyTuple] | None = None
+        self._steps, self._keep_at = 0, 1
+
+    def to(self, operator: str, values: KeyTuple) -> tuple[str, KeyTuple]:
+        """The walk goes on behind (or at) these values. Raises MalformedData when it went on
+        there before."""
+        bound = operator, values
+        if bound in (self._kept, self._last):
+            self._stands_still(values)
+        self._last, self._steps = bound, self._steps + 1
+        if self._steps == self._keep_at:
+            self._kept, self._keep_at = bound, 2 * self._keep_at
+        return bound
+
+    def begins(self, values: KeyTuple) -> None:
+        """The first row behind the last bound. Raises MalformedData when it is the bound's."""
+        if (">", values) == self._last:
+            self._stands_still(values)
+
+    def _stands_still(self, values: KeyTuple) -> NoReturn:
+        raise MalformedData(
+            f"chunk key ({', '.join(self._columns)}): a page behind {', '.join(values)!r} holds "
+            "that key again: the source does not compare this key as it orders it, or reads it "
+            "as another one",
+            hint="nothing of this chunk was delivered; cut the export by another key "
+            "(`chunk_column`, `chunk_by_key`), or read it in one chunk (`mode: full`)",
+            code="RIVET_KEY_NO_PROGRESS",
+        )
+
+
 class KeysetPager:
     """Pages of a unique key: ``(k…) > last ORDER BY k… LIMIT n``."""
 
@@ -150,6 +192,7 @@ class KeysetPager:
         self._from: tuple[str, KeyTuple] | None = (
             None if chunk_range.lower is None else (">=", chunk_range.lower)
         )
+        self._progress = Progress(chunk_range.columns)
         self._asked = 0
         self._resumed = False
 
@@ -177,7 +220,8 @@ class KeysetPager:
         rows = batch.num_rows
         last = rows < self._asked and not cut
         if rows:
-            self._from = (">", self._keys_of_row(batch, rows - 1))
+            self._progress.begins(self._keys_of_row(batch, 0))
+            self._from = self._progress.to(">", self._keys_of_row(batch, rows - 1))
             self._resumed = True
             self._asked -= rows
         return Accepted(rows=rows, last=last)
@@ -209,7 +253,8 @@ class SpanPager:
         self._columns, self._source, self._range = columns, source, chunk_range
         self._keys_of_row = keys_of_row
         (self._column,) = chunk_range.columns
-        self._from = ">=", chunk_range.lower
+        self._from: tuple[str, KeyTuple | None] = (">=", chunk_range.lower)
+        self._progress = Progress(chunk_range.columns)
         self._heavy: KeyTuple | None = None
         self._until: KeyTuple | None = None
         self._asked = 0
@@ -255,10 +300,10 @@ class SpanPager:
         """Keep whole values only; remember where the next page begins."""
         rows = batch.num_rows
         if self._until is not None:
-            self._from, self._until = (">=", self._until), None
+            self._from, self._until = self._progress.to(">=", self._until), None
             return Accepted(rows=rows, last=False)
         if self._heavy is not None:
-            self._from, self._heavy = (">", self._heavy), None
+            self._from, self._heavy = self._progress.to(">", self._heavy), None
             return Accepted(rows=rows, last=False)
         if rows < self._asked and not cut:
             return Accepted(rows=rows, last=True)
@@ -272,7 +317,7 @@ class SpanPager:
             self._until = tail
             return Accepted(rows=0, last=False)
         else:
-            self._from = ">=", tail
+            self._from = self._progress.to(">=", tail)
         return Accepted(rows=kept, last=False)
 
     def _first_row_of(self, batch: pa.RecordBatch, tail: KeyTuple) -> int:

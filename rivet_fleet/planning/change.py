@@ -12,7 +12,7 @@ from rivet_fleet.contracts.change import (
     ShapeChange,
     ShapeChangeCode,
 )
-from rivet_fleet.contracts.columns import ColumnSpec, ColumnType, TypeKind
+from rivet_fleet.contracts.columns import ColumnSpec, ColumnType, Fidelity, TypeKind
 from rivet_fleet.contracts.plan import CampaignPlan, ExportPlan, PlannedRun
 from rivet_fleet.contracts.state import MeasuredRun
 from rivet_fleet.errors import SchemaDrift
@@ -49,7 +49,12 @@ def schema_changes(
 
 
 def _column_changes(old: ColumnSpec, new: ColumnSpec) -> Iterator[SchemaChange]:
-    if (old.native_type, old.cast, old.type) != (new.native_type, new.cast, new.type):
+    # How faithful a type is called may be known better than before: nothing changed.
+    was, now = (
+        replace(old.type, fidelity=Fidelity.EXACT),
+        replace(new.type, fidelity=Fidelity.EXACT),
+    )
+    if (old.native_type, old.cast, was) != (new.native_type, new.cast, now):
         before, after = type_text(old), type_text(new)
         if before == after:
             before, after = _exported(old.type), _exported(new.type)

@@ -28,7 +28,7 @@ class Index:
 @given(st.sets(st.integers(-999, 999), max_size=200), st.integers(1, 60), st.integers(1, 20))
 def test_chunks_of_a_unique_key_are_exact(values: set[int], every: int, step: int) -> None:
     index = Index(list(values))
-    found = walk_keys(index, every=every, boundaries_max=1000, step_max=step)
+    found = walk_keys(index, columns=("k",), every=every, boundaries_max=1000, step_max=step)
     assert found == tuple((str(one),) for one in index.values[every::every])
     assert index.furthest <= step
 
@@ -37,7 +37,9 @@ def test_chunks_of_a_unique_key_are_exact(values: set[int], every: int, step: in
 def test_equal_keys_stay_together_and_boundaries_rise(
     values: list[int], every: int, step: int
 ) -> None:
-    found = walk_keys(Index(values), every=every, boundaries_max=1000, step_max=step)
+    found = walk_keys(
+        Index(values), columns=("k",), every=every, boundaries_max=1000, step_max=step
+    )
     assert found is not None
     numbers = [int(one[0]) for one in found]
     assert numbers == sorted(set(numbers))
@@ -47,6 +49,10 @@ def test_equal_keys_stay_together_and_boundaries_rise(
 def test_a_walk_that_takes_too_long_is_given_up() -> None:
     clock = iter(range(0, 10**6, 400))
     found = walk_keys(
-        Index(list(range(100))), every=10, boundaries_max=99, now_s=lambda: float(next(clock))
+        Index(list(range(100))),
+        columns=("k",),
+        every=10,
+        boundaries_max=99,
+        now_s=lambda: float(next(clock)),
     )
     assert found is None

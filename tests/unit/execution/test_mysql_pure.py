@@ -21,6 +21,7 @@ from rivet_fleet.execution.sources.mysql.dialect import (
 )
 from rivet_fleet.execution.sources.mysql.errnos import ERRNOS, SWAPPED, classify
 from rivet_fleet.execution.sources.mysql.estimates import RANGES_MAX, cut, refine
+from rivet_fleet.execution.sources.mysql.keytext import TextForm
 from rivet_fleet.execution.sources.mysql.proxies import Proxy, Server, judge, parse_version
 from rivet_fleet.execution.sources.mysql.scales import scale_of
 from rivet_fleet.execution.sources.mysql.statements import (
@@ -186,6 +187,41 @@ def test_scales_rise_and_give_back_what_they_took(native_type, lowest, highest, 
     assert scale.position(scale.text(positions[1])) == positions[1]
     assert scale.text(positions[1]).startswith(inside[:4])
     literal(scale.text(positions[2] + 1), native_type)
+
+
+def test_text_that_is_written_as_its_bytes_is_cut_behind_its_ascii() -> None:
+    form = TextForm(charset="sjis", collation="sjis_bin")
+    ends = "_sjis X'433A5C30'", "_sjis X'433A5CB1B1'"
+    scale = scale_of("varchar(9)", *ends, form)
+    assert scale is not None
+    low, middle, high = (scale.position(one) for one in (ends[0], "_sjis X'433A5C6B'", ends[1]))
+    assert low < middle < high
+    assert scale.text(middle).startswith("_sjis X'433A5C6B")
+    assert literal(scale.text(middle), "varchar(9)", form).endswith(" COLLATE sjis_bin")
+    wide = TextForm(charset="ucs2")
+    assert scale_of("varchar(9)", "_ucs2 X'0041'", "_ucs2 X'0042'", wide) is None
+
+
+def test_a_literal_has_its_columns_character_set_and_collation() -> None:
+    texts = {
+        "u": TextForm(charset="utf8mb4", collation="utf8mb4_bin"),
+        "l": TextForm(charset="latin1", collation="latin1_german1_ci"),
+        "a": TextForm(charset="ascii"),
+        "s": TextForm(charset="sjis", collation="sjis_bin"),
+    }
+    keys = Keys(native_types=dict.fromkeys(texts, "varchar(9)"), texts=texts)
+    assert keys.literal("u", "a") == "'a' COLLATE utf8mb4_bin"
+    assert keys.literal("u", "\\") == "_utf8mb4 X'5c' COLLATE utf8mb4_bin"
+    assert keys.literal("l", "ä€\x81") == "_latin1 X'E48081' COLLATE latin1_german1_ci"
+    assert keys.literal("a", "aÃ") == "_ascii X'61C3'"
+    assert keys.literal("s", "_sjis X'5C'") == "_sjis X'5C' COLLATE sjis_bin"
+    for name, other in (("s", "\\"), ("s", "_cp932 X'5C'"), ("l", "一"), ("s", "_sjis X'5C' OR 1")):
+        with pytest.raises(ConfigError, match="is no key of a column in the character set"):
+            keys.literal(name, other)
+    with pytest.raises(ConfigError, match="no name of a character set"):
+        TextForm(charset="utf8mb4", collation="x y")
+    with pytest.raises(ConfigError, match="different character sets or collations"):
+        keys.coalesced_comparison("u", "l", ">", "a")
 
 
 def test_what_has_no_scale() -> None:

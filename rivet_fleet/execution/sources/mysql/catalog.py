@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pymysql.constants import FIELD_TYPE, FLAG
 from pymysql.protocol import FieldDescriptorPacket
 
-from rivet_fleet.contracts.columns import ColumnType
+from rivet_fleet.contracts.columns import ColumnType, Fidelity
 from rivet_fleet.contracts.facts import ColumnFacts, IndexFacts
 from rivet_fleet.contracts.keys import RelationName
 from rivet_fleet.errors import SourceRefused
@@ -22,6 +22,7 @@ from rivet_fleet.execution.sources.mysql.dialect import (
     family,
     quote_relation,
 )
+from rivet_fleet.execution.sources.mysql.keytext import SHARING
 from rivet_fleet.execution.sources.mysql.liveness import WatchedConnection
 
 Row = tuple[Any, ...]
@@ -267,6 +268,8 @@ def _facts(
 ) -> ColumnFacts:
     understood = column_type(native_type, json=json)
     unsupported = understood if isinstance(understood, Unsupported) else None
+    if isinstance(understood, ColumnType) and text[0] in SHARING:
+        understood = replace(understood, fidelity=Fidelity.COMPATIBLE)
     return ColumnFacts(
         name=name,
         native_type="json" if json else native_type,

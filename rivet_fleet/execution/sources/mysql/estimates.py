@@ -50,7 +50,7 @@ def range_cuts(
 ) -> tuple[str, ...]:
     """At most ``most`` values of ``column`` that cut its rows into about equal shares, rising.
     Empty for a column whose values have no scale, and where the server gives no estimates."""
-    scale = scale_of(keys.native_types[column], lowest, highest)
+    scale = scale_of(keys.native_types[column], lowest, highest, keys.texts.get(column))
     if scale is None:
         return ()
 

@@ -25,13 +25,14 @@ from rivet_fleet.contracts.keys import KeyTuple, RelationName
 from rivet_fleet.errors import ConfigError, SourceRefused, StatementTimeout
 from rivet_fleet.execution.densityprobe import probe, worth_probing
 from rivet_fleet.execution.keywalk import WALKED_BOUNDARIES_MAX, walk_keys
-from rivet_fleet.execution.sources.mysql import catalog, keysamples
+from rivet_fleet.execution.sources.mysql import catalog, dialect, keysamples
 from rivet_fleet.execution.sources.mysql.basis import Basis
 from rivet_fleet.execution.sources.mysql.border import refused, told
 from rivet_fleet.execution.sources.mysql.dialect import (
     CAPABILITIES,
     ENGINE_NAMES,
     cast_expression,
+    family,
     override_fidelity,
     parse_override,
     quote_identifier,
@@ -296,7 +297,7 @@ def _keys(
     wanted = (_requested(request, keyed.columns),) if request.key_columns else usable[:_KEYS_MAX]
     nullable = {column.name for column in keyed.columns if column.nullable}
     kinds = {one.name: one.type.kind if one.type else None for one in keyed.columns}
-    keys = Keys(native_types={column.name: column.native_type for column in keyed.columns})
+    keys = Keys.of(keyed.columns)
     found = []
     for names in wanted:
         index = leading_index(keyed.indexes, names)
@@ -357,7 +358,9 @@ def _walked(
         with _asking(session, f"walking the key ({', '.join(facts.columns)})") as connection:
             return keysamples.step(connection, source, facts.columns, (key, operator, skip))
 
-    found = walk_keys(step, every=every, boundaries_max=WALKED_BOUNDARIES_MAX)
+    found = walk_keys(
+        step, columns=facts.columns, every=every, boundaries_max=WALKED_BOUNDARIES_MAX
+    )
     return facts if found is None else replace(facts, boundaries=found, provenance=WALKED)
 
 
@@ -374,5 +377,11 @@ def _requested(request: FactsRequest, columns: tuple[ColumnFacts, ...]) -> tuple
                 f"export {request.export_name}: column {name} ({known[name].native_type}) "
                 "cannot be a chunk key",
                 hint="choose an integer, decimal, date, uuid or text column",
+            )
+        if family(known[name].native_type) in dialect.TEXTS and known[name].charset is None:
+            raise SourceRefused(
+                f"export {request.export_name}: the server does not say which character set "
+                f"column {name} has: a chunk key cannot be compared without",
+                hint=f"cast it in the query: CONVERT({name} USING utf8mb4) AS {name}",
             )
     return request.key_columns

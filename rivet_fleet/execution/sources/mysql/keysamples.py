@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from rivet_fleet.contracts.columns import TypeKind
 from rivet_fleet.contracts.facts import ColumnFacts, IndexFacts, KeyFacts
 from rivet_fleet.contracts.keys import KeyTuple
+from rivet_fleet.execution.paging import Progress
 from rivet_fleet.execution.sources.mysql.catalog import rows
 from rivet_fleet.execution.sources.mysql.dialect import quote_text
 from rivet_fleet.execution.sources.mysql.estimates import range_cuts
+from rivet_fleet.execution.sources.mysql.keytext import UNSOUND
 from rivet_fleet.execution.sources.mysql.liveness import WatchedConnection
-from rivet_fleet.execution.sources.mysql.statements import Keys, text_expression
+from rivet_fleet.execution.sources.mysql.statements import Keys
 
 WALK_ROWS_MAX = 2_000_000
 """The largest table whose index is walked: a second or two of an index that is read anyway."""
@@ -71,6 +73,8 @@ def usable_keys(
 
 def orderable(column: ColumnFacts) -> bool:
     """True when the column's text stands exactly for its place in the order."""
+    if column.collation in UNSOUND:
+        return False
     return column.type is not None and column.type.kind not in _UNORDERABLE
 
 
@@ -113,7 +117,7 @@ def key_facts(
 
 
 def _texts(source: KeySource, columns: tuple[str, ...]) -> str:
-    return ", ".join(text_expression(name, source.keys.native_types[name]) for name in columns)
+    return ", ".join(source.keys.text_expression(name) for name in columns)
 
 
 def _not_null(source: KeySource, columns: tuple[str, ...]) -> str:
@@ -214,7 +218,7 @@ def _walk(
     # The estimate may be far off: small steps, thinned afterwards.
     step = max(1, min(STEP_ROWS_MAX, estimate // (2 * most)))
     found: list[KeyTuple] = []
-    last, began_s = lowest, time.monotonic()
+    last, began_s, progress = lowest, time.monotonic(), Progress(columns)
     while True:
         where = source.keys.row_comparison(columns, ">", last)
         key = _key_at(connection, source, columns, where, step - 1)
@@ -223,7 +227,7 @@ def _walk(
         if time.monotonic() - began_s > WALK_S_MAX or len(found) * step > 4 * WALK_ROWS_MAX:
             return ()
         found.append(key)
-        last = key
+        _, last = progress.to(">", key)
         if len(found) >= 4 * most:
             found, step = found[1::2], step * 2
 

@@ -18,7 +18,6 @@ from rivet_fleet.execution.sources.mysql.statements import (
     column_ref,
     from_item,
     metadata_settings,
-    text_expression,
 )
 from rivet_fleet.execution.windowing import above, beneath
 
@@ -34,18 +33,16 @@ def newest(session: Session, request: NewestRequest) -> Newest:
     for name in (*request.columns, *cursors):
         if name not in by_name:
             raise SourceRefused(f"there is no column {name}", hint="plan the export again")
-    references = ", ".join(column_ref(name) for name in cursors)
-    cursor, text = references, text_expression(cursors[0], by_name[cursors[0]].native_type)
+    dialect = Keys.of(shape.columns)
+    cursor = column_ref(cursors[0])
     if request.fallback is not None:
-        cursor = f"COALESCE({references})"
-        text = f"CAST({cursor} AS CHAR CHARACTER SET utf8mb4)"
+        cursor = dialect.coalesced(*cursors)
     keys = request.columns[1:]
-    texts = [text, *(text_expression(name, by_name[name].native_type) for name in keys)]
+    texts = [dialect.text_expression(cursors[0], cursor)]
+    texts += [dialect.text_expression(name) for name in keys]
     order = f" ORDER BY {', '.join(f'{column_ref(k)} DESC' for k in keys)}" if keys else ""
     index = leading_index(shape.indexes, cursors) if request.fallback is None else None
     item = from_item(request.relation, request.query, index=index)
-    native_types = {name: column.native_type for name, column in by_name.items()}
-    dialect = Keys(native_types=native_types)
 
     def greatest(wanted: Sequence[str], *more: str) -> str:
         one = f"SELECT {cursor} FROM {item} WHERE {' AND '.join(wanted)} ORDER BY {cursor} DESC"

@@ -18,6 +18,7 @@ from rivet_fleet.execution.sources.mysql.border import maybe_swapped
 from rivet_fleet.execution.sources.mysql.decoder import BatchDecoder, compiled_decoder, open_decoder
 from rivet_fleet.execution.sources.mysql.dialect import quote_identifier
 from rivet_fleet.execution.sources.mysql.introspect import Shape, read_shape
+from rivet_fleet.execution.sources.mysql.keytext import carried_exactly
 from rivet_fleet.execution.sources.mysql.session import Session
 from rivet_fleet.execution.sources.mysql.stream import StatementStream
 
@@ -33,7 +34,7 @@ _EXACT_KEY_TEXT = (
 )
 """Kinds whose text we can write from the carried value. For all others (moments: a zero date is
 no date; tinyint(1): true stands for more than 1) the page carries the key once more, as text."""
-_TEXT_WIRE_TYPE = "253"
+_TEXT_WIRE_TYPE, _BYTES_WIRE_TYPE = "253", "253:binary"
 
 
 class MysqlReading:
@@ -50,11 +51,12 @@ class MysqlReading:
     ) -> None:
         self._session, self._tuning = session, tuning
         self._read, self._range = read, chunk_range
-        self._index = self._choose_index()
+        now = self._look()
+        self._index = self._choose_index(now)
         self._coerce = read.on_unrepresentable == "coerce"
         self._decoder: BatchDecoder | None = None
-        self._native_types = {column.name: column.native_type for column in read.columns}
-        self.keys: KeyDialect = statements.Keys(native_types=self._native_types)
+        self._keys = statements.Keys.of(now.columns)
+        self.keys: KeyDialect = self._keys
 
     @property
     def decodes_at_once(self) -> bool:
@@ -67,8 +69,11 @@ class MysqlReading:
         return self._session.url.identity
 
     def carries_key(self, column: ColumnSpec) -> bool:
-        """Numbers, text, uuid and bytes: what ``key_text`` can write."""
-        return column.type.kind in _EXACT_KEY_TEXT
+        """Numbers, text, uuid and bytes: what ``key_text`` can write. Not text in a character set
+        from which it does not come back as it was."""
+        form = self._keys.texts.get(column.name)
+        exact = carried_exactly(form, coerce=self._coerce)
+        return column.type.kind in _EXACT_KEY_TEXT and exact
 
     def key_text(self, value: object) -> str:
         """A carried key value as ``literal`` takes it."""
@@ -84,10 +89,13 @@ class MysqlReading:
 
     def select_list(self, columns: tuple[ColumnSpec, ...], hidden_keys: tuple[str, ...]) -> str:
         """Every planned column by name, then the hidden keys as text."""
-        mariadb = self._session.server.mariadb
-        expressions = [statements.select_expression(one, mariadb=mariadb) for one in columns]
+        mariadb, texts = self._session.server.mariadb, self._keys.texts
+        expressions = [
+            statements.select_expression(one, texts.get(one.name), mariadb=mariadb)
+            for one in columns
+        ]
         for index, name in enumerate(hidden_keys):
-            text = statements.text_expression(name, self._native_types[name])
+            text = self._keys.text_expression(name)
             expressions.append(f"{text} AS {quote_identifier(f'_rivet_key_{index}')}")
         return ", ".join(expressions)
 
@@ -105,6 +113,7 @@ class MysqlReading:
     ) -> StatementStream:
         """One prepared statement; nothing is sent before the first receive."""
         settings = statements.page_settings(self._session.server, self._tuning)
+        columns = tuple(self._as_sent(column) for column in columns)
         decoder = open_decoder(
             columns,
             max_value_bytes=self._tuning.max_value_bytes,
@@ -120,17 +129,26 @@ class MysqlReading:
             self._session, sql, columns, settings, self._tuning, decoder, subject=subject
         )
 
+    def _as_sent(self, column: ColumnSpec) -> ColumnSpec:
+        if statements.checked_value(column, self._keys.texts.get(column.name)) is None:
+            return column
+        return replace(column, wire_type=_BYTES_WIRE_TYPE)
+
     def reconnect(self) -> None:
         """Drop the connection, take a new one and look again at what is read. Raises SourceError,
         SchemaDrift."""
         self._session.close()
-        self._index = self._choose_index()
+        self._index = self._choose_index(self._look())
 
-    def _choose_index(self) -> str | None:
-        read, chunk_range = self._read, self._range
+    def _look(self) -> Shape:
+        read = self._read
         with maybe_swapped():
             now = read_shape(self._session, read.relation, read.query)
         check_columns(read, now.columns)
+        return now
+
+    def _choose_index(self, now: Shape) -> str | None:
+        read, chunk_range = self._read, self._range
         if chunk_range.kind not in (RangeKind.KEYSET, RangeKind.SPAN):
             return None
         if chunk_range.kind is RangeKind.KEYSET and read.relation is not None:

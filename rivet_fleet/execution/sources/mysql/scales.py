@@ -12,6 +12,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from rivet_fleet.execution.sources.mysql.dialect import BYTES, NUMBERS, family
+from rivet_fleet.execution.sources.mysql.keytext import (
+    TextForm,
+    bytes_literal,
+    key_bytes,
+    written_as_bytes,
+)
 
 _DECIMAL = re.compile(r"(-?\d+)(?:\.\d+)?")
 _EPOCH = datetime.datetime(1, 1, 1)
@@ -95,14 +101,36 @@ class _Prefix:
         return self.prefix + found
 
 
+@dataclass(frozen=True, slots=True)
+class _Coded:
+    """Text that is written as its bytes, by the ASCII that its values begin with."""
+
+    charset: str
+    inner: _Prefix
+
+    def position(self, text: str) -> int:
+        """The number that the next bytes spell."""
+        return self.inner.position(key_bytes(text, self.charset).decode("latin-1"))
+
+    def text(self, position: int) -> str:
+        """The prefix and ASCII characters behind it: well-formed, whatever else there is."""
+        return bytes_literal(self.inner.text(position).encode("latin-1"), self.charset)
+
+
 _HEX_DIGITS = "0123456789ABCDEF"
 _WORD_DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 _WIDTH = 6
 """Characters behind the prefix that are told apart: an even number, for whole bytes."""
 
 
-def scale_of(native_type: str, lowest: str, highest: str) -> Scale | None:
-    """The scale on which a column's values lie, None where there is none."""
+_WIDE = ("ucs2", "utf32")
+"""Character sets without ASCII."""
+
+
+def scale_of(
+    native_type: str, lowest: str, highest: str, form: TextForm | None = None
+) -> Scale | None:
+    """The scale on which a column's values lie, None where there is none. ``form`` of a text."""
     name = family(native_type)
     if name in (*NUMBERS, "decimal"):
         return _Whole()
@@ -113,12 +141,22 @@ def scale_of(native_type: str, lowest: str, highest: str) -> Scale | None:
         except ValueError:  # A zero date has no place on a calendar.
             return None
         return scale
+    if form is not None and written_as_bytes(form):
+        return _coded(form.charset, lowest, highest)
     shared = _shared_prefix(lowest, highest)
     if name in BYTES:
         return _Prefix(shared[: len(shared) // 2 * 2], _HEX_DIGITS)
     if name in ("char", "varchar", "text", "tinytext"):
         return _Prefix(shared, _WORD_DIGITS)
     return None
+
+
+def _coded(charset: str, lowest: str, highest: str) -> Scale | None:
+    if charset in _WIDE:
+        return None
+    ends = (key_bytes(text, charset).decode("latin-1") for text in (lowest, highest))
+    plain = itertools.takewhile(str.isascii, _shared_prefix(*ends))
+    return _Coded(charset, _Prefix("".join(plain), _WORD_DIGITS))
 
 
 def _shared_prefix(one: str, other: str) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
-from rivet_fleet.contracts.columns import ColumnSpec
+from rivet_fleet.contracts.columns import ColumnSpec, TypeKind
+from rivet_fleet.contracts.facts import ColumnFacts
 from rivet_fleet.contracts.keys import KeyTuple, RelationName
 from rivet_fleet.contracts.plan import TuningPlan
 from rivet_fleet.errors import ConfigError
@@ -15,12 +16,19 @@ from rivet_fleet.execution.sources.mysql.dialect import (
     ALIAS,
     BYTES,
     NUMBERS,
+    TEXTS,
     cast_expression,
     family,
     parse_override,
     quote_identifier,
     quote_relation,
-    quote_text,
+)
+from rivet_fleet.execution.sources.mysql.keytext import (
+    TextForm,
+    checks_values,
+    key_expression,
+    key_literal,
+    value_expression,
 )
 from rivet_fleet.execution.sources.mysql.proxies import Server
 from rivet_fleet.execution.sources.mysql.session import Settings
@@ -118,32 +126,37 @@ def column_ref(name: str) -> str:
     return f"{ALIAS}.{quote_identifier(name)}"
 
 
-def select_expression(column: ColumnSpec, *, mariadb: bool = False) -> str:
-    """The column as the server sends it, under its own name, with its override's cast."""
-    expression = column_ref(column.name)
-    if column.cast is not None:
+_AS_TEXT = (TypeKind.STRING, TypeKind.ENUM, TypeKind.JSON)
+
+
+def checked_value(column: ColumnSpec, form: TextForm | None) -> TextForm | None:
+    """The form of a text column whose values the server might change without a word: they are
+    read as bytes, checked by the server. None for every other column."""
+    stored = family(column.native_type) in (*TEXTS, "enum", "set")
+    checked = stored and column.type.kind in _AS_TEXT and checks_values(form)
+    return form if checked else None
+
+
+def select_expression(
+    column: ColumnSpec, form: TextForm | None = None, *, mariadb: bool = False
+) -> str:
+    """The column as the server sends it, under its own name, with its override's cast.
+    ``form``: what its text is stored in."""
+    expression, checked = column_ref(column.name), checked_value(column, form)
+    if checked is not None:
+        expression = value_expression(expression, checked)
+    elif column.cast is not None:
         target = parse_override(column.cast)
         expression = cast_expression(expression, column.native_type, target, mariadb=mariadb)
     return f"{expression} AS {quote_identifier(column.name)}"
-
-
-def text_expression(name: str, native_type: str) -> str:
-    """A key column as text from which ``literal`` makes the same value again."""
-    reference = column_ref(name)
-    if family(native_type) in BYTES:
-        return f"HEX({reference})"
-    if family(native_type) == "bit":
-        reference = f"({reference} + 0)"
-    return f"CAST({reference} AS CHAR CHARACTER SET utf8mb4)"
 
 
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 _HEX = re.compile(r"(?:[0-9A-Fa-f]{2})*")
 
 
-def literal(text: str, native_type: str) -> str:
-    """A key value as SQL. Text takes the character set and the collation of the column it is
-    compared with: a literal's own gives way to them (manual, "Collation Coercibility")."""
+def literal(text: str, native_type: str, form: TextForm | None = None) -> str:
+    """A key value as SQL. Raises ConfigError for a text that is no value of such a key."""
     name = family(native_type)
     if name in (*NUMBERS, "decimal"):
         if _NUMBER.fullmatch(text) is None:
@@ -153,18 +166,59 @@ def literal(text: str, native_type: str) -> str:
         if _HEX.fullmatch(text) is None:
             raise ConfigError(f"{text!r} is no value of a {native_type} key")
         return f"X'{text}'"
-    return quote_text(text)
+    return key_literal(text, form)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Keys:
     """How chunk keys are compared and ordered: a ``KeyDialect``.
 
-    ``native_types`` of every column. The server reads a row comparison ``(a, b) > (1, 2)`` by
-    walking the index from its beginning; the same written out is a range of the index.
+    ``native_types`` of every column, ``texts`` of those that have a character set. The server
+    reads a row comparison ``(a, b) > (1, 2)`` by walking the index from its beginning; the same
+    written out is a range of the index.
     """
 
     native_types: Mapping[str, str]
+    texts: Mapping[str, TextForm] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, columns: Iterable[ColumnFacts]) -> Keys:
+        """For columns as the source describes them now."""
+        found = tuple(columns)
+        return cls(
+            native_types={column.name: column.native_type for column in found},
+            texts={
+                column.name: TextForm(charset=column.charset, collation=column.collation)
+                for column in found
+                if column.charset is not None
+            },
+        )
+
+    def text_expression(self, name: str, expression: str | None = None) -> str:
+        """A key column as text from which ``literal`` makes the same value again; or an
+        expression that has this column's type, character set and collation."""
+        reference = expression or column_ref(name)
+        if family(self.native_types[name]) in BYTES:
+            return f"HEX({reference})"
+        if family(self.native_types[name]) == "bit":
+            reference = f"({reference} + 0)"
+        return key_expression(reference, self.texts.get(name))
+
+    def literal(self, column: str, value: str) -> str:
+        """A value of this column as SQL, in its own character set and collation."""
+        return literal(value, self.native_types[column], self.texts.get(column))
+
+    def coalesced(self, column: str, fallback: str) -> str:
+        """The first of two columns that is not NULL. Raises ConfigError for texts that are not
+        alike: what comes out would be compared by the rules of neither."""
+        ours, other = self.texts.get(column), self.texts.get(fallback)
+        if ours != other:
+            raise ConfigError(
+                f"columns {column} and {fallback} have different character sets or collations "
+                f"({_shown(ours)}, {_shown(other)}): together they have no order of their own",
+                hint="choose two columns that are alike, or cast both in a `query:`",
+            )
+        return f"COALESCE({column_ref(column)}, {column_ref(fallback)})"
 
     def column_ref(self, name: str) -> str:
         """A column of what is read."""
@@ -188,15 +242,19 @@ class Keys:
 
     def span_comparison(self, column: str, operator: str, value: str) -> str:
         """One bound; a number may lie outside the column's type."""
-        return f"{column_ref(column)} {operator} {literal(value, self.native_types[column])}"
+        return f"{column_ref(column)} {operator} {self.literal(column, value)}"
 
     def coalesced_comparison(self, column: str, fallback: str, operator: str, value: str) -> str:
         """One bound of the first of two columns that is not NULL. A moment is cast: next to an
         expression, unlike next to a column, the server may compare it as text."""
         native = self.native_types[column]
-        bound = literal(value, native)
+        bound = self.literal(column, value)
         if family(native) in ("datetime", "timestamp"):
             bound = f"CAST({bound} AS DATETIME(6))"
         elif family(native) == "date":
             bound = f"CAST({bound} AS DATE)"
-        return f"COALESCE({column_ref(column)}, {column_ref(fallback)}) {operator} {bound}"
+        return f"{self.coalesced(column, fallback)} {operator} {bound}"
+
+
+def _shown(form: TextForm | None) -> str:
+    return "none" if form is None else form.collation or form.charset

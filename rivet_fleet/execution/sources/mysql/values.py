@@ -265,8 +265,8 @@ def _shown_span(span_us: int) -> str:
 # ---------------------------------------------------------------- text and bytes
 
 _NOT_UTF8_HINT = (
-    "the server sends bytes that are no text; export the column as bytes (`columns:` … binary); "
-    "or replace what is not text: `on_unrepresentable: coerce`"
+    "bytes that are no text, or characters that UTF-8 has no form of; export the column as bytes "
+    "(`columns:` … binary); or replace what is not text: `on_unrepresentable: coerce`"
 )
 _UUID_TEXT = re.compile(rb"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 

@@ -356,7 +356,9 @@ def _walked(
         ) as cursor:
             return keysamples.key_at(cursor, source, facts.columns, (key, operator, skip))
 
-    found = walk_keys(step, every=every, boundaries_max=WALKED_BOUNDARIES_MAX)
+    found = walk_keys(
+        step, columns=facts.columns, every=every, boundaries_max=WALKED_BOUNDARIES_MAX
+    )
     return facts if found is None else replace(facts, boundaries=found, provenance=WALKED)
 
 
