@@ -260,10 +260,10 @@ def test_a_query_is_described_without_running_it(sql, source) -> None:
     assert [column.name for column in facts.columns] == ["s", "n"]
     for wrong, said in [
         ("SELECT 1 AS n, 2 AS N", "Duplicate column name"),
-        ("SELECT 1 AS n; DROP TABLE t", "You have an error in your SQL syntax"),
+        ("SELECT 1 AS n; DROP TABLE t", "the query holds a second statement"),
         ("SELECT ? AS n", "placeholder"),
     ]:
-        with pytest.raises(SourceRefused, match=said):
+        with pytest.raises((SourceRefused, ConfigError), match=said):
             source.introspect(FactsRequest(export_name="q", relation=None, query=wrong))
 
 

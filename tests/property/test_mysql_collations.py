@@ -111,7 +111,8 @@ def test_which_character_sets_are_what_they_are_said_to_be(sql: Sql) -> None:
     sql.execute("CREATE TABLE codes (b varbinary(4) NOT NULL)")
     with sql.connection.cursor() as cursor:
         for first in range(0, len(codes), 20_000):
-            cursor.executemany("INSERT INTO codes VALUES (%s)", codes[first : first + 20_000])
+            some = [(code,) for code in codes[first : first + 20_000]]
+            cursor.executemany("INSERT INTO codes VALUES (%s)", some)
     sets = {row[0] for row in sql.execute("SHOW CHARACTER SET")} - {"binary", "ascii"}
     for charset in sorted(sets & READABLE):
         stored = f"CONVERT(b USING {charset})"
