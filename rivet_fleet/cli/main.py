@@ -14,6 +14,7 @@ import click
 from rivet_fleet import __version__
 from rivet_fleet.cli import prestart
 from rivet_fleet.cli.lean import import_lean
+from rivet_fleet.contracts.foreign import printable, printable_json
 from rivet_fleet.errors import ExitCode, RivetFleetError
 
 _COMMANDS = {
@@ -230,9 +231,9 @@ def _show(
         }
         if code:
             body["code"] = code
-        click.echo(json.dumps(body, ensure_ascii=False), err=True)
+        click.echo(printable_json(json.dumps(body, ensure_ascii=False)), err=True)
         return
     label = f" [{code}]" if code else ""
-    click.echo(f"error{label}: {message}", err=True)
+    click.echo(printable(f"error{label}: {message}"), err=True)
     if hint:
-        click.echo(f"  hint: {hint}", err=True)
+        click.echo(printable(f"  hint: {hint}"), err=True)

@@ -6,15 +6,21 @@ same everywhere.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
+import socket
+import time
 from dataclasses import dataclass
 from typing import Any, Protocol
+from urllib.parse import urljoin, urlsplit
 
 from rivet_fleet.errors import ConfigError, SourceRefused, SourceUnavailable
 
 ANSWER_MAX_S = 5.0
 """A signal that takes longer is no signal."""
 _ANSWER_BYTES_MAX = 65_536
+_REDIRECTS_MAX = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,22 +72,72 @@ def unknown_signal(name: str, known: object) -> ConfigError:
 def read_http(url: str, pointer: str | None) -> float:
     """A number from an endpoint. Raises SourceUnavailable, SourceRefused.
 
-    No proxy of the environment is used, and no redirect to another scheme is followed.
+    The whole answer has ``ANSWER_MAX_S``, however it trickles, and 64 KB. Nothing of the
+    environment is used (no proxy), and a redirect leads to the same scheme, host and port or
+    nowhere: the endpoint's owner must not choose whom we ask.
     """
-    import urllib.error
-    import urllib.request
-
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    began_s = time.monotonic()
+    target = url
+    for _ in range(_REDIRECTS_MAX + 1):
+        left_s = ANSWER_MAX_S - (time.monotonic() - began_s)
+        status, moved_to, body = _answer(target, max(left_s, 0.001))
+        if status not in (301, 302, 303, 307, 308):
+            break
+        elsewhere = urljoin(target, moved_to)
+        if urlsplit(elsewhere)[:2] != urlsplit(url)[:2]:
+            raise SourceRefused(
+                f"{url} redirects to another place",
+                hint="name the endpoint itself in the configuration",
+            )
+        target = elsewhere
+    if status != 200 or len(body) > _ANSWER_BYTES_MAX:
+        what = f"status {status}" if status != 200 else f"more than {_ANSWER_BYTES_MAX} bytes"
+        raise SourceUnavailable(f"{url} answered with {what}")
+    text = body.decode("utf-8", "replace")
     try:
-        with opener.open(url, timeout=ANSWER_MAX_S) as answer:
-            text = answer.read(_ANSWER_BYTES_MAX).decode("utf-8", "replace")
-    except (urllib.error.URLError, OSError, ValueError) as error:
-        raise SourceUnavailable(f"{url}: {error}") from None
-    try:
-        return float(text.strip() if pointer is None else _pointed(json.loads(text), pointer))
-    except (ValueError, TypeError, KeyError, IndexError):
+        found = float(text.strip() if pointer is None else _pointed(json.loads(text), pointer))
+    except (ValueError, TypeError, KeyError, IndexError, RecursionError):
+        found = math.nan
+    if not math.isfinite(found):
         where = f" at {pointer}" if pointer else ""
-        raise SourceRefused(f"{url} answered no number{where}") from None
+        raise SourceRefused(f"{url} answered no number{where}")
+    return found
+
+
+def _answer(url: str, within_s: float) -> tuple[int, str, bytes]:
+    """(status, where a redirect leads, body), or SourceUnavailable."""
+    import http.client
+    import threading
+
+    parts = urlsplit(url)
+    kind = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
+    if parts.scheme not in kind or not parts.hostname:
+        raise SourceRefused(f"{url} is no http:// or https:// URL")
+    connection = kind[parts.scheme](parts.hostname, parts.port, timeout=within_s)
+    late = threading.Event()
+
+    def end() -> None:
+        """A timeout of the socket begins anew with every byte; this one does not."""
+        late.set()
+        if connection.sock is not None:
+            with contextlib.suppress(OSError):
+                connection.sock.shutdown(socket.SHUT_RDWR)
+
+    deadline = threading.Timer(within_s, end)
+    deadline.start()
+    try:
+        connection.request("GET", f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}")
+        with connection.getresponse() as answer:
+            body = answer.read(_ANSWER_BYTES_MAX + 1)
+            if late.is_set():
+                raise TimeoutError("timed out")
+            return answer.status, answer.headers.get("Location", ""), body
+    except (http.client.HTTPException, OSError, ValueError) as error:
+        why = f"no whole answer within {ANSWER_MAX_S:g} s" if late.is_set() else str(error)
+        raise SourceUnavailable(f"{url}: {why}") from None
+    finally:
+        deadline.cancel()
+        connection.close()
 
 
 def _pointed(document: Any, pointer: str) -> Any:

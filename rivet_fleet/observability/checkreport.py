@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 
 from rivet_fleet.contracts.codec import to_plain
+from rivet_fleet.contracts.foreign import printable_json
 from rivet_fleet.contracts.typereport import (
     CheckReport,
     ColumnReport,
@@ -14,6 +15,7 @@ from rivet_fleet.contracts.typereport import (
     Judgement,
     TargetColumn,
 )
+from rivet_fleet.observability.redaction import safe_line
 
 Redactor = Callable[[str], str]
 _FOOT = "Verdicts advise and stop nothing: an estimate is no count."
@@ -23,7 +25,7 @@ _TARGET_HEAD = ("column", "loads as", "should be", "status", "recovery or note")
 
 def check_json(report: CheckReport, redact: Redactor) -> str:
     """One JSON object; its shape is in docs/reference/check-report.md."""
-    return redact(json.dumps(to_plain(report), ensure_ascii=False, indent=2))
+    return printable_json(redact(json.dumps(to_plain(report), ensure_ascii=False, indent=2)))
 
 
 def render_check(report: CheckReport, redact: Redactor, *, types: bool) -> str:
@@ -42,7 +44,7 @@ def render_check(report: CheckReport, redact: Redactor, *, types: bool) -> str:
         lines += ["", _FOOT]
     if types and report.findings:
         lines += ["not exact:", *(f"  {finding}" for finding in report.findings)]
-    return redact("\n".join(lines).rstrip())
+    return "\n".join(safe_line(line, redact) for line in lines).rstrip()
 
 
 def _summary(export: ExportReport) -> Iterator[str]:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 
 from rivet_fleet.contracts.codec import to_plain
 from rivet_fleet.contracts.doctor import DoctorCode, DoctorFinding, DoctorReport, Gravity
+from rivet_fleet.contracts.foreign import printable_json
+from rivet_fleet.observability.redaction import safe_line
 
 _MARKS = {
     Gravity.OK: "ok     ",
@@ -21,7 +23,7 @@ _FOLDED_FROM = 4
 
 def doctor_json(report: DoctorReport, redact: Callable[[str], str]) -> str:
     """One JSON object; its shape is in docs/reference/doctor.md."""
-    return redact(json.dumps(to_plain(report), ensure_ascii=False, indent=2))
+    return printable_json(redact(json.dumps(to_plain(report), ensure_ascii=False, indent=2)))
 
 
 def render_doctor(report: DoctorReport, redact: Callable[[str], str]) -> str:
@@ -36,7 +38,7 @@ def render_doctor(report: DoctorReport, redact: Callable[[str], str]) -> str:
     }
     verdict = "a run can start" if report.all_ok else "a run would not succeed"
     said = f"{counts[Gravity.ERROR]} error(s), {counts[Gravity.WARNING]} warning(s): {verdict}"
-    return redact("\n".join([*lines, "", said]))
+    return "\n".join(safe_line(line, redact) for line in [*lines, "", said])
 
 
 def _lines(finding: DoctorFinding) -> Iterator[str]:

@@ -16,8 +16,9 @@ import structlog
 
 from rivet_fleet.contracts.clock import Clock
 from rivet_fleet.contracts.events import EVENT_VERSION, Emit, Event, EventName
+from rivet_fleet.contracts.foreign import printable
 from rivet_fleet.contracts.url import redact
-from rivet_fleet.observability.redaction import Redactor, one_line, redact_plain, without_controls
+from rivet_fleet.observability.redaction import Redactor, one_line, redact_plain
 from rivet_fleet.observability.units import rfc3339
 
 LOGGER_NAME = "rivet_fleet"
@@ -225,7 +226,7 @@ def _render_text(_logger: Any, _method: str, fields: EventDict) -> str:
     told = [message] if message else []
     told += [f"{k}={_value(v)}" for k, v in pairs.items() if v is not None]
     line = one_line(" ".join([*head, *told]), str, chars_max=4000)
-    return "\n".join([line, *map(without_controls, trailer)])
+    return "\n".join([line, *map(printable, trailer)])
 
 
 def _value(value: object) -> str:

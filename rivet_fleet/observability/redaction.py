@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from rivet_fleet.contracts.codec import to_plain
+from rivet_fleet.contracts.foreign import printable
 from rivet_fleet.contracts.url import MASK, redact
 
 Redactor = Callable[[str], str]
 """Text in, the same text without secrets out. Never raises; redacting twice changes nothing."""
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _BREAKS = re.compile(r"[\t\n\v\f\r]")
 _SPACE = re.compile(r"[\s\x00-\x1f]+")
 LINE_CHARS_MAX = 400
@@ -29,17 +29,12 @@ def redactor_for(secrets: Iterable[str]) -> Redactor:
     return lambda text: redact(text, known)
 
 
-def without_controls(text: str) -> str:
-    """``text`` without terminal control and direction characters; newlines and tabs stay."""
-    return _CONTROL.sub("", text)
-
-
 def one_line(text: str, redactor: Redactor, chars_max: int = LINE_CHARS_MAX) -> str:
     """``text`` redacted, on one line and at most ``chars_max`` long.
 
     Redaction comes first: cutting first could leave half a secret that no rule recognises.
     """
-    flat = without_controls(_SPACE.sub(" ", redactor(text))).strip()
+    flat = printable(_SPACE.sub(" ", redactor(text))).strip()
     # Removing a control character may join the two halves of a secret.
     flat = redactor(flat)
     return flat if len(flat) <= chars_max else flat[: chars_max - 1] + "…"
@@ -47,7 +42,7 @@ def one_line(text: str, redactor: Redactor, chars_max: int = LINE_CHARS_MAX) -> 
 
 def safe_line(text: str, redactor: Redactor) -> str:
     """``text`` redacted and on one line of its full length; runs of spaces stay (columns)."""
-    return redactor(without_controls(_BREAKS.sub(" ", redactor(text))))
+    return redactor(printable(_BREAKS.sub(" ", redactor(text))))
 
 
 def redact_plain(value: object, redactor: Redactor) -> Any:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import exc
 
-from rivet_fleet.contracts.url import redact
+from rivet_fleet.contracts.foreign import SAID_CHARS_MAX, foreign_line
 from rivet_fleet.errors import StateError, StateRefused, StateUnavailable
 
 _MIGRATE = "run `rivet-fleet state migrate` with this version of the program"
@@ -151,7 +151,6 @@ def _sqlite_meaning(orig: sqlite3.Error) -> Meaning:
 
 def _translate(failure: exc.DBAPIError, target: str, secrets: tuple[str, ...]) -> StateError:
     meaning = meaning_of(failure)
-    first_line = (str(failure.orig).strip().splitlines() or [""])[0]
-    return meaning.error(
-        f"state database {target}: {redact(first_line, secrets)[:500]}", hint=meaning.hint
-    )
+    first_line = (str(failure.orig)[:SAID_CHARS_MAX].strip().splitlines() or [""])[0]
+    told = foreign_line(first_line, secrets, chars_max=500)
+    return meaning.error(f"state database {target}: {told}", hint=meaning.hint)

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 import pymysql
 
-from rivet_fleet.contracts.url import DatabaseUrl, redact
+from rivet_fleet.contracts.foreign import foreign_line
+from rivet_fleet.contracts.url import DatabaseUrl
 from rivet_fleet.errors import RetryClass, SourceError, SourceRefused
 from rivet_fleet.execution.sources.mysql.dialect import ALIAS
 from rivet_fleet.execution.sources.mysql.errnos import SWAPPED, ErrorClass, classify
@@ -130,4 +131,4 @@ def _build(found: ErrorClass, message: str, errno: int) -> SourceError:
 
 def _clean(text: str, url: DatabaseUrl) -> str:
     secrets = (url.password,) if url.password else ()
-    return redact(" ".join(text.split()), secrets)
+    return foreign_line(text, secrets)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import psycopg
 
-from rivet_fleet.contracts.url import DatabaseUrl, redact
+from rivet_fleet.contracts.foreign import foreign_line
+from rivet_fleet.contracts.url import DatabaseUrl
 from rivet_fleet.errors import RetryClass, SourceError, SourceRefused, SourceUnavailable
 from rivet_fleet.execution.sources.postgres.dialect import (
     GONE,
@@ -265,4 +266,4 @@ def _build(found: ErrorClass, message: str, hint: str | None, code: str | None) 
 
 def _clean(text: str, url: DatabaseUrl) -> str:
     secrets = (url.password,) if url.password else ()
-    return redact(" ".join(text.split()), secrets)
+    return foreign_line(text, secrets)

@@ -1,0 +1,44 @@
+"""Text that others wrote (servers, names, values, files, answers), made fit to be kept and shown.
+
+In this order, each step linear in what is left: cut, because a message may have any length; without
+secrets, because a cut that came later could leave half of one; printable, because an escape
+sequence in a message is a command to somebody's terminal.
+"""
+
+from __future__ import annotations
+
+from rivet_fleet.contracts.url import redact
+
+SAID_CHARS_MAX = 16_000
+"""More of one message is read by nobody, and costs every reader of the state."""
+_DIRECTION = (*range(0x200E, 0x2010), *range(0x2028, 0x202F), *range(0x2066, 0x206A))
+_CONTROLS = [code for code in range(0x20) if chr(code) not in "\n\t"]
+_CONTROLS += [*range(0x7F, 0xA0), *_DIRECTION]
+_HIDDEN: dict[int, str | None] = {**dict.fromkeys(_CONTROLS), 0x0D: " "}
+_HIDDEN |= dict.fromkeys(range(55296, 57344), "�")
+_ESCAPED = {code: f"\\u{code:04x}" for code in _HIDDEN if code >= 0x7F}
+"""Below that JSON escapes them itself."""
+
+
+def printable(text: str) -> str:
+    """``text`` in which nothing moves a cursor, turns the writing or hides; line ends stay."""
+    return text.translate(_HIDDEN)
+
+
+def printable_json(text: str) -> str:
+    """JSON in which these characters stand escaped: equal for a program, harmless to a terminal."""
+    return text.translate(_ESCAPED)
+
+
+def foreign_line(
+    text: str, secrets: tuple[str, ...] = (), *, chars_max: int = SAID_CHARS_MAX
+) -> str:
+    """What somebody else said, on one line: cut, redacted, printable."""
+    longest = max((len(secret) for secret in secrets), default=0)
+    kept = text[: chars_max + longest]
+    flat = redact(" ".join(kept.split()), secrets)
+    if len(kept) < len(text):
+        # A secret that the cut went through stands at the end.
+        flat = flat[: max(0, len(flat) - longest)][:chars_max] + "…"
+    # What a control character held apart may be a secret once it is gone.
+    return redact(printable(flat), secrets)

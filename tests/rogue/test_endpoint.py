@@ -1,0 +1,72 @@
+"""A signal's endpoint that means harm: other places, no end, no number, too much."""
+
+from __future__ import annotations
+
+import pytest
+
+from rivet_fleet.errors import SourceRefused, SourceUnavailable
+from rivet_fleet.execution import signals
+from rivet_fleet.execution.signals import read_http
+from tests.rogue.endpoint import endpoint, moved, ok
+
+
+def test_a_number_is_read_and_found_by_its_pointer() -> None:
+    with endpoint(ok(b" 4.5\n")) as good:
+        assert read_http(good.url, None) == 4.5
+    with endpoint(ok(b'{"a": [{"b~c": 7}]}')) as good:
+        assert read_http(good.url, "/a/0/b~0c") == 7.0
+
+
+@pytest.mark.parametrize("where", ["{other}", "ftp://127.0.0.1:1/x", "file:///etc/hostname"])
+def test_a_redirect_to_another_place_is_refused_unseen(where: str) -> None:
+    with endpoint(ok(b"42")) as other, endpoint(moved(where.format(other=other.url))) as rogue:
+        with pytest.raises(SourceRefused, match="redirects to another place"):
+            read_http(rogue.url, None)
+        assert not other.asked and len(rogue.asked) == 1
+
+
+def test_a_redirect_within_the_endpoint_has_an_end() -> None:
+    with endpoint(moved("/again")) as rogue:
+        with pytest.raises(SourceUnavailable, match="status 302"):
+            read_http(rogue.url, None)
+        assert 1 < len(rogue.asked) <= 5
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\n\r\n" + b"1" * 1000,
+        b"HTTP/1.1 200 OK\r\n" + b"X-a: b\r\n" * 1000,
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\n1\r\n" * 1000,
+    ],
+    ids=["body", "head", "chunks"],
+)
+def test_an_answer_that_trickles_is_given_up(
+    answer: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each byte comes well within a socket's timeout; the whole would take minutes."""
+    monkeypatch.setattr(signals, "ANSWER_MAX_S", 0.5)
+    with (
+        endpoint(answer, trickle_s=0.1) as rogue,
+        pytest.raises(SourceUnavailable, match="no whole answer within"),
+    ):
+        read_http(rogue.url, None)
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (ok(b"x"), SourceRefused),
+        (ok(b"nan"), SourceRefused),
+        (ok(b"inf"), SourceRefused),
+        (ok(b"1" * 70_000), SourceUnavailable),
+        (b"HTTP/1.1 500 no\r\nContent-Length: 1\r\n\r\n1", SourceUnavailable),
+        (b"SSH-2.0-x\r\n", SourceUnavailable),
+        (b"", SourceUnavailable),
+        (ok(b"[" * 60_000), SourceRefused),
+    ],
+)
+def test_what_is_no_number_is_no_signal(answer: bytes, error: type[Exception]) -> None:
+    pointer = "/a" if b"[[" in answer else None
+    with endpoint(answer) as rogue, pytest.raises(error):
+        read_http(rogue.url, pointer)

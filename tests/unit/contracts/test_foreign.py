@@ -1,0 +1,71 @@
+"""Text of others: cut, without secrets, printable; and in time that follows its length."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from rivet_fleet.contracts.foreign import foreign_line, printable, printable_json
+from rivet_fleet.contracts.url import redact
+
+MIB = 1024 * 1024
+HOSTILE = {
+    "letters": "y" * MIB,
+    "schemes": "postgres://" * (MIB // 11),
+    "at signs": "postgres://" + "a@" * (MIB // 2),
+    "colons": "a://" + ":" * MIB,
+    "keywords": "password=" * (MIB // 9),
+    "quotes": "password='" * (MIB // 10),
+    "blanks": "password" + " " * MIB,
+    "keywords and blanks": ("token" + " " * 20) * (MIB // 25),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_redacting_takes_time_in_proportion(kind: str) -> None:
+    """In more than that, a megabyte takes minutes, and the test's own limit ends it."""
+    redact(HOSTILE[kind], ("s3cret",))
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("at postgresql://ann:p@ss@h/d now", "at postgresql://ann:***@h/d now"),
+        ("'mysql://u:x@h'", "'mysql://u:***@h'"),
+        ("see https://docs.example/a@b", "see https://docs.example/a@b"),
+        ("postgresql://ann@h/d", "postgresql://ann@h/d"),
+        ("password = 'a b' rest", "password = *** rest"),
+        ("PWD:abc; x", "PWD:***; x"),
+    ],
+)
+def test_what_is_hidden(text: str, shown: str) -> None:
+    assert redact(text) == shown
+
+
+def test_what_is_cut_holds_no_half_of_a_secret() -> None:
+    secret = "0123456789" * 4
+    for before in range(60, 110):
+        shown = foreign_line("x" * before + secret + "y" * 500, (secret,), chars_max=100)
+        assert "012" not in shown, before
+        assert len(shown) <= 101
+
+
+def test_no_control_character_is_left() -> None:
+    hostile = "row\x1b]0;OWNED\x07\x1b[2J\x9b31m \u202egnp.exe\u2028end\r\x7f\ud800"
+    shown = printable(hostile)
+    assert all(one.isprintable() for one in shown), ascii(shown)
+    assert "s3cret" not in foreign_line("s3c\x1bret", ("s3cret",))
+    assert printable("a\tb\nc ñ 😀") == "a\tb\nc ñ 😀"
+    assert foreign_line("a\nb\tc\x1b") == "a b c"
+
+
+def test_json_keeps_its_meaning() -> None:
+    body = {"a\x1b\u202e": "\x9b\u2028\x7f ñ 😀"}
+    text = printable_json(json.dumps(body, ensure_ascii=False))
+    assert json.loads(text) == body
+    assert all(one.isprintable() for one in text), ascii(text)
+
+
+def test_a_message_of_any_length_costs_no_more_than_what_is_kept() -> None:
+    assert len(foreign_line("z" * (100 * MIB), chars_max=1000)) == 1001
