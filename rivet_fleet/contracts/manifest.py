@@ -6,9 +6,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rivet_fleet.contracts.cursor import mark_values
+from rivet_fleet.contracts.keys import KeyTuple
 from rivet_fleet.contracts.part import ColumnStats, LedgerPart
 from rivet_fleet.contracts.plan import ROW_HASH, ROW_HASH_RENDER, ExportPlan
 from rivet_fleet.contracts.quality import Acceptance
+from rivet_fleet.contracts.window import RowWindow, WindowBound
 
 MANIFEST_VERSION = 1
 MANIFEST_NAME = "manifest.json"
@@ -69,7 +72,10 @@ def build_manifest(
             "engine": plan.read.engine,
             "schema": relation.schema if relation else None,
             "table": relation.name if relation else None,
-            "extraction": {"strategy": plan.strategy, "cursor_column": None},
+            "extraction": {
+                "strategy": plan.strategy,
+                "cursor_column": plan.read.window.columns[0] if plan.read.window else None,
+            },
         },
         "destination": {"kind": plan.destination.kind, "uri": destination_uri},
         "format": plan.format.format,
@@ -83,6 +89,8 @@ def build_manifest(
             for c in merge_columns(ordered)
         ],
     }
+    if plan.read.window is not None:
+        body["window"] = _window(plan, plan.read.window)
     if plan.meta is not None and plan.meta.row_hash is not None:
         covered = list(plan.meta.row_hash)
         body["row_hash"] = {"column": ROW_HASH, "covered": covered, "render": ROW_HASH_RENDER}
@@ -97,6 +105,43 @@ def build_manifest(
             ],
         }
     return (json.dumps(body, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _window(plan: ExportPlan, window: RowWindow) -> dict[str, object]:
+    """Which rows the run was to read: the cursor's half and the key's half of both ends, and the
+    mark that it continues (ADR 0020). An end that is null is open."""
+    cursor = plan.cursor
+    # By the key alone, all of the columns are the cursor: the key tells nothing further apart.
+    keys = list(window.columns[1:])
+    before = None
+    if cursor is not None and cursor.mark_before is not None:
+        before = mark_values(cursor.mark_before, cursor.columns, cursor.fallback)
+    return {
+        "cursor_column": window.columns[0],
+        "cursor_fallback_column": window.fallback,
+        "key_columns": keys,
+        **_end("low", window.lower),
+        **_end("high", window.upper),
+        "nulls": window.nulls.value,
+        "empty": window.empty,
+        "continues": _values(before),
+    }
+
+
+def _end(name: str, bound: WindowBound | None) -> dict[str, object]:
+    values = _values(None if bound is None else bound.values)
+    return {
+        f"cursor_{name}": values["cursor"] if values else None,
+        f"key_{name}": values["key"] if values else None,
+        f"{name}_inclusive": None if bound is None else bound.inclusive,
+    }
+
+
+def _values(values: KeyTuple | None) -> dict[str, object] | None:
+    """``key`` is null where the bound says nothing of it, as at the begin of an overlap."""
+    if values is None:
+        return None
+    return {"cursor": values[0], "key": list(values[1:]) or None}
 
 
 def _part(part_id: int, part: LedgerPart) -> dict[str, object]:

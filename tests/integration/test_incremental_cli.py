@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -68,6 +70,45 @@ def test_runs_follow_each_other_without_loss_or_repetition(desk, postgres) -> No
     desk.cli("validate")
     desk.cli("state", "reset", "-e", "orders")
     assert mark(desk) is None
+
+
+def windows(desk: Desk) -> dict[str, dict[str, Any]]:
+    """What a consumer knows: the window of every delivery, by run."""
+    found = {}
+    for path in desk.out.glob("orders/manifest-*.json"):
+        body = json.loads(path.read_text())
+        found[body["run_id"]] = body["window"]
+    return found
+
+
+def gaps(known: dict[str, dict[str, Any]]) -> list[dict[str, Any] | None]:
+    """The ends that some delivery continues and none has."""
+    ends = [{"cursor": w["cursor_high"], "key": w["key_high"]} for w in known.values()]
+    return [w["continues"] for w in known.values() if w["continues"] not in [None, *ends]]
+
+
+def test_three_runs_are_chained_by_their_manifests_alone_and_a_gap_is_found(desk, postgres) -> None:
+    for first in (1, 101, 201):
+        add(postgres, desk, first, first + 99)
+        desk.cli("run")
+    known = windows(desk)
+    assert len(known) == 3 and gaps(known) == []
+    first, second, third = sorted(known, key=lambda run: known[run]["key_high"])
+    assert known[first]["cursor_low"] is None and known[first]["continues"] is None
+    window = known[second]
+    assert (window["cursor_column"], window["key_columns"]) == ("at", ["id"])
+    assert (window["cursor_low"], window["key_low"]) == ("2025-01-01 00:00:10+00", ["100"])
+    assert (window["cursor_high"], window["key_high"]) == ("2025-01-01 00:00:20+00", ["200"])
+    assert (window["low_inclusive"], window["high_inclusive"]) == (False, True)
+    # The delivery in the middle is lost on its way to the consumer.
+    del known[second]
+    assert gaps(known) == [{"cursor": "2025-01-01 00:00:20+00", "key": ["200"]}]
+    desk.cli("run")  # nothing is new: its window is empty, and the chain goes on
+    (empty,) = [w for w in windows(desk).values() if w["empty"]]
+    assert (empty["continues"]["key"], empty["key_high"]) == (["300"], ["300"])
+    assert gaps(windows(desk)) == []
+    assert known[third]["nulls"] == "outside"
+    desk.cli("validate")
 
 
 def test_pa4_a_plan_made_before_the_mark_moved_is_refused(desk, postgres) -> None:
