@@ -21,7 +21,7 @@ from rivet_fleet.cli.session import (
 from rivet_fleet.contracts.artifact import PlanArtifact, artifact_text, read_artifact
 from rivet_fleet.contracts.codec import dumps
 from rivet_fleet.coordination import wiring
-from rivet_fleet.coordination.applying import apply_plan, config_of
+from rivet_fleet.coordination.applying import Already, apply_plan, config_of
 from rivet_fleet.coordination.planning_ahead import plan_ahead, write_plan
 from rivet_fleet.errors import UsageError
 from rivet_fleet.observability.planreport import render_plan
@@ -106,7 +106,8 @@ def apply(
 ) -> int:
     """Execute exactly the ranges of a sealed plan, and say how it ended.
 
-    Safe to kill and to start again: the same plan is one campaign. What was changed after the
+    Safe to kill and to start again: the same plan is one campaign, and one that was applied already
+    says so and ends with 0. What was changed after the
     seal, or belongs to another configuration or source, is refused whatever is forced.
     """
     artifact = _read(plan_file)
@@ -120,6 +121,11 @@ def apply(
         submitted = applied.submitted
         for warning in applied.warnings:
             click.echo(f"warning: {warning}", err=True)
+        if applied.already is not None:
+            _dismiss_nursery()
+            said = dumps(applied.already) if as_json else _already_text(applied.already)
+            click.echo(said)
+            return 0
         if not submitted.created:
             click.echo(f"campaign {submitted.campaign_id} is stored already", err=True)
         if submit_only:
@@ -148,6 +154,17 @@ def _read(path: Path) -> PlanArtifact:
             f"the plan {path} cannot be read: {failure.strerror}",
             hint="`rivet-fleet plan -c fleet.yaml -o plan.json` writes one",
         ) from None
+
+
+def _already_text(already: Already) -> str:
+    how = f"is being worked on by {already.by}" if already.by else f"is {already.status.value}"
+    lines = [f"already applied: campaign {already.campaign_id} {how}; nothing was stored"]
+    lines += [
+        f"  {run.export_name}  {run.run_id}  {run.status.value.replace('_', ' ')}  "
+        f"{run.rows} rows  {run.bytes} bytes  {run.chunks_completed}/{run.chunks_expected} chunks"
+        for run in already.runs
+    ]
+    return "\n".join(lines)
 
 
 def _dismiss_nursery() -> None:

@@ -9,6 +9,9 @@ from pathlib import Path
 from rivet_fleet import __version__
 from rivet_fleet.contracts.artifact import Freshness, PlanArtifact, by_name, freshness
 from rivet_fleet.contracts.events import Event, EventName
+from rivet_fleet.contracts.keys import CampaignId, RunId
+from rivet_fleet.contracts.task import CampaignStatus, RunStatus, TaskStatus
+from rivet_fleet.coordination.coordinator import live_coordinator
 from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.coordination.submit import (
     Submitted,
@@ -25,11 +28,37 @@ _PLAN_ANEW = "`rivet-fleet plan` makes a new plan"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AppliedRun:
+    """One run of a plan that was applied before, as it stands."""
+
+    run_id: RunId
+    export_name: str
+    status: RunStatus
+    rows: int
+    bytes: int
+    chunks_completed: int
+    chunks_expected: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Already:
+    """What a plan that was applied before has become. ``by``: who works on it now, in words;
+    empty when it is completed."""
+
+    campaign_id: CampaignId
+    status: CampaignStatus
+    by: str
+    runs: tuple[AppliedRun, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Applied:
-    """``warnings`` are for people; what was forced stands in the journal as well."""
+    """``warnings`` are for people; what was forced stands in the journal as well. ``already``:
+    there is nothing left to do, and nothing was stored."""
 
     submitted: Submitted
     warnings: tuple[str, ...]
+    already: Already | None = None
 
 
 def config_of(artifact: PlanArtifact, plan_path: Path) -> tuple[Path, str | None]:
@@ -52,7 +81,7 @@ def config_of(artifact: PlanArtifact, plan_path: Path) -> tuple[Path, str | None
 def apply_plan(
     fleet: Fleet, loaded: LoadedConfig, artifact: PlanArtifact, *, force: bool
 ) -> Applied:
-    """Store the plan's campaign, or continue it when it is stored already.
+    """Store the plan's campaign, or continue it when it is stored already and nobody works on it.
 
     ``force`` passes age and a moved cursor, never another configuration or source. Raises
     ConfigError, UsageError, StateRefused, DestinationError; then nothing was stored.
@@ -61,9 +90,13 @@ def apply_plan(
     _refuse_other_sources(loaded, artifact)
     if fleet.store.campaign(artifact.plan_id) is not None:
         _refuse_other_plan(fleet, artifact)
-        go_on(fleet, loaded, artifact.plan_id)
+        already = _already(fleet, artifact.plan_id)
+        if already is None:
+            go_on(fleet, loaded, artifact.plan_id)
         return Applied(
-            submitted=Submitted(campaign_id=artifact.plan_id, created=False), warnings=()
+            submitted=Submitted(campaign_id=artifact.plan_id, created=False),
+            warnings=(),
+            already=already,
         )
     warnings, forced = _age(artifact, fleet.clock.now_s(), force=force)
     moved = _moved_cursors(fleet, artifact)
@@ -124,6 +157,51 @@ def _refuse_other_plan(fleet: Fleet, artifact: PlanArtifact) -> None:
             hint=f"{_PLAN_ANEW}, under an id of its own",
             code="RIVET_PLAN_CONFLICT",
         )
+
+
+def _already(fleet: Fleet, campaign_id: CampaignId) -> Already | None:
+    """The plan's campaign when it is completed or somebody works on it; None when it waits."""
+    view = fleet.store.campaign(campaign_id)
+    by = "" if view is None or view.status.over else _who_works(fleet, campaign_id)
+    if view is None or (view.status is not CampaignStatus.COMPLETED and not by):
+        return None
+    return Already(
+        campaign_id=campaign_id,
+        status=view.status,
+        by=by,
+        runs=tuple(
+            AppliedRun(
+                run_id=run.run_id,
+                export_name=run.export_name,
+                status=run.status,
+                rows=run.rows,
+                bytes=run.bytes,
+                chunks_completed=run.counts.completed,
+                chunks_expected=run.expected_tasks,
+            )
+            for run in fleet.store.runs(campaign_id)
+        ),
+    )
+
+
+def _who_works(fleet: Fleet, campaign_id: CampaignId) -> str:
+    coordinator = live_coordinator(fleet, campaign_id)
+    if coordinator is not None:
+        return f"a coordinator, pid {coordinator.pid} on {coordinator.host_id}"
+    owners = {
+        task.owner
+        for run in fleet.store.runs(campaign_id)
+        if run.counts.running
+        for task in fleet.store.tasks(run.run_id, status=TaskStatus.RUNNING)
+    }
+    # A worker of this host without a coordinator may be dying with it this very moment: joining it
+    # does no harm, leaving the campaign to it could.
+    working = [
+        one
+        for one in fleet.store.workers(alive_within_s=fleet.settings.lease_ttl_s)
+        if one.worker_id in owners and one.alive and one.host_id != fleet.identity.host_id
+    ]
+    return ", ".join(f"{one.name}, pid {one.pid} on {one.host_id}" for one in working[:3])
 
 
 def _age(artifact: PlanArtifact, now_s: float, *, force: bool) -> tuple[list[str], list[str]]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.keys import CampaignId
-from rivet_fleet.contracts.state import CampaignView
+from rivet_fleet.contracts.state import CampaignView, WorkerView
 from rivet_fleet.contracts.task import CampaignStatus
 from rivet_fleet.coordination.closing import verdict
 from rivet_fleet.coordination.fleet import Fleet
@@ -199,20 +199,15 @@ class Coordinator:
     def _refuse_second(self) -> None:
         if self._options.join:
             return
-        fleet = self._fleet
-        for other in fleet.store.workers(alive_within_s=fleet.settings.lease_ttl_s):
-            if other.name != coordinator_name(self._campaign_id) or other.pid == os.getpid():
-                continue
-            same_host = other.host_id == fleet.identity.host_id
-            alive = process_alive(other.pid, other.pid_started_at_s) if same_host else other.alive
-            if alive:
-                raise StateRefused(
-                    f"campaign {self._campaign_id} has a coordinator already: "
-                    f"pid {other.pid} on {other.host_id}",
-                    hint="nothing was changed; add workers with `rivet-fleet worker`, or let this "
-                    "host join with `rivet-fleet resume --join`",
-                    code="RIVET_CAMPAIGN_COORDINATED",
-                )
+        other = live_coordinator(self._fleet, self._campaign_id)
+        if other is not None:
+            raise StateRefused(
+                f"campaign {self._campaign_id} has a coordinator already: "
+                f"pid {other.pid} on {other.host_id}",
+                hint="nothing was changed; add workers with `rivet-fleet worker`, or let this "
+                "host join with `rivet-fleet resume --join`",
+                code="RIVET_CAMPAIGN_COORDINATED",
+            )
 
     def _verdict(self) -> ExitCode:
         if self._status.over:
@@ -225,6 +220,22 @@ class Coordinator:
     def worker_failure(self) -> str:
         """The last words of a worker that could not start, redacted; empty when all could."""
         return self._last_log_tail
+
+
+def live_coordinator(fleet: Fleet, campaign_id: CampaignId) -> WorkerView | None:
+    """Another process that coordinates the campaign now; None when there is none."""
+    for other in fleet.store.workers(alive_within_s=fleet.settings.lease_ttl_s):
+        mine = other.pid == os.getpid() and other.host_id == fleet.identity.host_id
+        if other.name == coordinator_name(campaign_id) and not mine and _alive(fleet, other):
+            return other
+    return None
+
+
+def _alive(fleet: Fleet, worker: WorkerView) -> bool:
+    """True when its process lives: of this host the process itself tells, else its heartbeat."""
+    if worker.host_id != fleet.identity.host_id:
+        return worker.alive
+    return process_alive(worker.pid, worker.pid_started_at_s)
 
 
 def coordinator_name(campaign_id: CampaignId) -> str:

@@ -61,8 +61,14 @@ def test_pa1_apply_executes_exactly_the_planned_ranges(
     assert desk.delivered() == [*range(51, 201), *range(100_001, 102_001)]
     assert "warning" not in done.err
     # The same plan is one campaign: applied again it has nothing left to do.
-    again = desk.bare("apply", str(path))
-    assert "is stored already" in again.err
+    before = run_sqlite(desk.state, "SELECT max(journal_id) FROM run_journal")
+    for more in ((), ("--submit-only",), ("--force",)):
+        again = desk.bare("apply", str(path), *more)
+        assert "already applied: campaign" in again.out and "is completed" in again.out
+        assert "2150 rows" in again.out and "4/4 chunks" in again.out
+    (told,) = desk.bare("apply", str(path), "--json").json["runs"]
+    assert (told["rows"], told["status"]) == (2150, "completed")
+    assert run_sqlite(desk.state, "SELECT max(journal_id) FROM run_journal") == before
     assert len(list((desk.out / "orders").glob("*/_SUCCESS"))) == 1
     later = desk.cli("plan", "--json").json
     assert ranges(later) != ranges(artifact)
@@ -213,11 +219,14 @@ def test_pa9_no_secret_is_in_a_plan(own_shop: Shop) -> None:
 
 def test_an_applied_plan_survives_a_kill(own_shop: Shop) -> None:
     desk, _ = own_shop
-    slow = "tuning: {batch_size: 10, throttle_ms: 200}"
+    slow = "tuning: {batch_size: 10, throttle_ms: 400}"
     desk.write(fleet_yaml(extra=f"mode: chunked, chunk_size: 50, {slow}"))
     path, artifact = plan(desk)
     process = desk.start("apply", str(path))
     until(lambda: desk.state.exists() and _committed(desk) >= 1, what="a first chunk")
+    meanwhile = desk.bare("apply", str(path))
+    assert f"is being worked on by a coordinator, pid {process.pid}" in meanwhile.out
+    assert process.poll() is None
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert _committed(desk) < 4
