@@ -52,6 +52,8 @@ class DoctorCode(Enum):
     STATE_REFUSED = "RIVET_STATE_REFUSED"
     STATE_NOT_WRITABLE = "RIVET_STATE_NOT_WRITABLE"
     STATE_ONE_HOST = "RIVET_STATE_ONE_HOST"
+    STATE_ENCRYPTED = "RIVET_STATE_ENCRYPTED"
+    STATE_NOT_ENCRYPTED = "RIVET_STATE_NOT_ENCRYPTED"
     STATE_CLOCK_SKEW = "RIVET_STATE_CLOCK_SKEW"
     DESTINATION_WRITABLE = "RIVET_DESTINATION_WRITABLE"
     DESTINATION_REFUSED = "RIVET_DESTINATION_REFUSED"
@@ -120,6 +122,8 @@ class StateHealth:
     one_host: bool
     now_s: float | None
     obstacle: str | None = None
+    encryption: str | None = None
+    """What encrypts the way to a server; empty: nothing. None: a file, or it does not say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

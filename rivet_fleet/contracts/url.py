@@ -20,6 +20,11 @@ from urllib.parse import quote, unquote_to_bytes
 
 MASK = "***"
 _LOOPBACK = {"localhost", ""}
+_HOST_OPTIONS = frozenset({"hostaddr", "service", "servicefile"})
+_TLS_OPTIONS = ("sslmode", "ssl-mode", "ssl_mode")
+_TLS_DECIDED = {"require", "required", "verify-ca", "verify_ca", "verify-full", "verify_identity"}
+_TLS_DECIDED |= {"disable", "disabled"}
+"""Values of these options that decide something; ``prefer`` and ``allow`` take what comes."""
 _PARTS = ("host", "port", "user", "password", "dbname")
 _ENCODED = "percent-encode it (@ is %40, / is %2F, ? is %3F)"
 
@@ -79,6 +84,26 @@ class DatabaseUrl:
     def loopback(self) -> bool:
         """True for this machine: names, addresses and socket directories."""
         return all(_is_loopback(host) for host, _ in self.hosts)
+
+    @property
+    def stays_here(self) -> bool:
+        """True when the connection cannot leave this machine: an option may name another host."""
+        if any(name in _HOST_OPTIONS for name, _ in self.options):
+            return False
+        for host, _ in self.hosts:
+            if host.startswith("127.") and not re.fullmatch(r"127(\.\d{1,3}){3}", host):
+                return False
+        return self.loopback
+
+    @property
+    def tls(self) -> tuple[str, str] | None:
+        """The URL's own word about TLS, as (option, value); None where it says nothing."""
+        return next(((n, v) for n, v in self.options if n.lower() in _TLS_OPTIONS), None)
+
+    @property
+    def tls_decided(self) -> bool:
+        """True when that word settles whether the connection is encrypted."""
+        return self.tls is not None and self.tls[1].lower() in _TLS_DECIDED
 
     def with_default_port(self, port: int | None) -> DatabaseUrl:
         """The same target with ``port`` where none is given; a service brings its own."""

@@ -14,6 +14,10 @@ from rivet_fleet.persistence.open import dialect_of, sqlite_path
 from rivet_fleet.persistence.versions import SCHEMA_VERSION
 
 _TOUCH = "UPDATE campaign SET campaign_name = campaign_name WHERE 1 = 0"
+_PROTECTION = (
+    "SELECT coalesce((SELECT version || ', ' || cipher FROM pg_stat_ssl"
+    " WHERE pid = pg_backend_pid() AND ssl), '')"
+)
 _MAY_CREATE = "SELECT has_schema_privilege(current_schema(), 'CREATE')"
 
 
@@ -37,6 +41,7 @@ def state_health(url: str) -> StateHealth:
             one_host=database.dialect.one_host,
             now_s=database.one(lambda tx: float(tx.scalar("SELECT NOW_S"))),
             obstacle=_obstacle(database, version),
+            encryption=None if path is not None else _encryption(database),
         )
     finally:
         database.close()
@@ -55,6 +60,14 @@ def _absent_file(path: Path) -> StateHealth:
         now_s=None,
         obstacle=obstacle,
     )
+
+
+def _encryption(database: Database) -> str | None:
+    """What the server says of this connection; None where it does not say."""
+    try:
+        return str(database.one(lambda tx: tx.scalar(_PROTECTION)))
+    except StateError:
+        return None
 
 
 def _obstacle(database: Database, version: str | None) -> str | None:

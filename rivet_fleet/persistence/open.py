@@ -58,6 +58,14 @@ def dialect_of(url: str, answer_max_s: float = ANSWER_MAX_S) -> Dialect:
             f"the state URL's scheme {parsed.scheme!r} is not known",
             hint=_WRITE,
         )
+    if not (parsed.stays_here or parsed.tls_decided):
+        raise StateRefused(
+            f"the state database {parsed.identity} is remote, and its URL does not say whether "
+            "the way there is encrypted",
+            hint="add ?sslmode=verify-full to it (and sslrootcert=…), or ?sslmode=disable to opt "
+            "out",
+            code="RIVET_STATE_NOT_ENCRYPTED",
+        )
     # Imported here: most states of one host need no server's driver.
     from rivet_fleet.persistence.postgres_dialect import PostgresDialect
 

@@ -6,7 +6,6 @@ Every missing piece is a ConfigError with a hint that can be pasted. Secrets sta
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,11 +19,6 @@ from rivet_fleet.planning.problems import ConfigKey, Problem, did_you_mean, dott
 STATE_ENV = ("RIVET_FLEET_STATE_URL", "RIVET_STATE_URL")
 STATE_FILE = ".rivet_state.db"
 URL_FILE_BYTES_MAX = 65_536
-_HOST_OPTIONS = frozenset({"hostaddr", "service", "servicefile"})
-_TLS_OPTIONS = ("sslmode", "ssl-mode", "ssl_mode")
-_TLS_CHOICES = {"require", "required", "verify-ca", "verify_ca", "verify-full", "verify_identity"}
-_TLS_CHOICES |= {"disable", "disabled"}
-"""Values of these options that decide something; ``prefer`` and ``allow`` take what comes."""
 _SECRET_OPTIONS = ("password", "passwd", "pwd", "secret", "token", "key")
 
 
@@ -262,32 +256,16 @@ def _unset_variable(at: ConfigKey, name: str) -> Problem:
     )
 
 
-def stays_here(url: DatabaseUrl) -> bool:
-    """True when the connection cannot leave this machine: an option may name another host."""
-    if any(name in _HOST_OPTIONS for name, _ in url.options):
-        return False
-    for host, _ in url.hosts:
-        if host.startswith("127.") and not re.fullmatch(r"127(\.\d{1,3}){3}", host):
-            return False
-    return url.loopback
-
-
-def tls_option(url: DatabaseUrl) -> tuple[str, str] | None:
-    """The URL's own word about TLS, as (option, value); None where it says nothing."""
-    return next(((n, v) for n, v in url.options if n.lower() in _TLS_OPTIONS), None)
-
-
 def _check_tls(loaded: LoadedConfig, source: SourceConfig, url: DatabaseUrl, at: ConfigKey) -> None:
     """Refuse a way out of this machine that nobody decided about, and two words about one thing."""
-    said = tls_option(url)
+    said = url.tls
     mode = _tls_mode(source.tls)
     if mode is not None and said is not None and _same_mode(said[1]) != mode:
         reason = f"the URL says {said[0]}={said[1]} and tls: says {mode}"
         raise loaded.error(
             Problem(at=at, what=dotted(at), reason=reason, suggestion="keep one of the two")
         )
-    decided = said is not None and said[1].lower() in _TLS_CHOICES
-    if mode is not None or decided or stays_here(url):
+    if mode is not None or url.tls_decided or url.stays_here:
         return
     service = url.option("service")
     where = f"service {service}" if service and not url.host else f"host {url.host}"

@@ -16,8 +16,6 @@ from rivet_fleet.planning.config_models import FleetConfig, SourceConfig, TlsCon
 from rivet_fleet.planning.connections import (
     known_secrets,
     secrets_in_url,
-    stays_here,
-    tls_option,
 )
 from rivet_fleet.planning.loaded import LoadedConfig
 from rivet_fleet.planning.problems import Places, listed
@@ -86,7 +84,7 @@ def _engine_of(
             f"{variable} is a {url.scheme}:// URL, which no source of this installation reads",
             hint=f"known: {listed(engines)}",
         )
-    if not (protected or stays_here(url) or tls_option(url)):
+    if not (protected or url.stays_here or url.tls_decided):
         raise ConfigError(
             f"{variable} names the remote host {url.host}",
             hint="say how the connection is protected: --tls verify-full, or --tls disable",

@@ -142,6 +142,22 @@ def of_state(health: StateHealth, *, now_s: float) -> Iterator[DoctorFinding]:
             why="its locks do not hold across machines",
             hint="state: {url_env: …} with a PostgreSQL URL, for workers elsewhere",
         )
+    if health.encryption:
+        yield DoctorFinding(
+            code=DoctorCode.STATE_ENCRYPTED,
+            gravity=Gravity.OK,
+            subject="state",
+            what=f"the way there is encrypted ({health.encryption})",
+        )
+    elif health.encryption is not None:
+        yield DoctorFinding(
+            code=DoctorCode.STATE_NOT_ENCRYPTED,
+            gravity=Gravity.INFO,
+            subject="state",
+            what="the way there is not encrypted",
+            why="plans, marks and the state's password travel on it in clear",
+            hint="nothing to do on this machine; else sslmode=verify-full in the state's URL",
+        )
     skew_s = 0.0 if health.now_s is None else health.now_s - now_s
     if abs(skew_s) > CLOCK_SKEW_MAX_S:
         yield DoctorFinding(

@@ -53,3 +53,20 @@ def test_a_refused_url_is_not_repeated() -> None:
     with pytest.raises(StateRefused) as caught:
         open_store("postgresql://u:hunter2@host:notaport/db")
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("host", ["db.example", "10.0.0.1", "127.evil.example", "a,127.0.0.1"])
+def test_a_remote_state_says_whether_its_way_is_encrypted(host: str) -> None:
+    for silent in ("", "?sslmode=prefer", "?sslmode=allow", "?application_name=x"):
+        with pytest.raises(StateRefused, match="is remote") as caught:
+            open_store(f"postgresql://u:pw@{host}/state{silent}")
+        assert caught.value.code == "RIVET_STATE_NOT_ENCRYPTED"
+        assert "pw" not in caught.value.message and "sslmode" in (caught.value.hint or "")
+    for decided in ("require", "verify-full", "disable"):
+        open_store(f"postgresql://u:pw@{host}/state?sslmode={decided}").close()
+
+
+def test_an_option_cannot_lead_the_state_away() -> None:
+    for option in ("host=db.example", "hostaddr=10.0.0.1", "service=elsewhere"):
+        with pytest.raises(StateRefused, match="is remote"):
+            open_store(f"postgresql://u@127.0.0.1/state?{option}")
