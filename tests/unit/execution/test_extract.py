@@ -10,11 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from rivet_fleet.contracts import killpoints
+from rivet_fleet.contracts.basis import BasisDifference, BasisKind, Consequence
 from rivet_fleet.contracts.killpoints import Arming, KillAction, KillPoint, KillPointReached
 from rivet_fleet.contracts.plan import FormatPlan, MetaPlan, TuningPlan
 from rivet_fleet.contracts.quality import UniqueKey
 from rivet_fleet.errors import (
     LeaseLost,
+    SchemaDrift,
     SourceBusy,
     SourceRefused,
     SourceUnavailable,
@@ -345,3 +347,41 @@ def test_a_column_the_format_cannot_carry_fails_before_the_first_page(run):
     with pytest.raises(UnsupportedType, match="tags"):
         run(reader, plan=FormatPlan(format="csv"))
     assert reader.limits == []
+
+
+SWAPPED = BasisDifference(
+    kind=BasisKind.RELATION,
+    subject="table",
+    before="oid 1",
+    after="oid 2",
+    consequence=Consequence.TOLD,
+    sentence="the table behind the name is another one",
+)
+
+
+def test_a_chunk_is_proven_behind_its_last_page_as_patiently_as_a_page_is_read(run):
+    reader, pacer = ScriptedReader(250), RecordingPacer()
+    answers = [SourceUnavailable("gone"), SourceBusy("between two renames"), (SWAPPED,)]
+
+    def prove():
+        assert reader.at == 250
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    reader.prove = prove
+    assert run(reader, pacer=pacer).told == (SWAPPED,)
+    assert [kind for kind, _, _ in pacer.retries] == [SourceUnavailable, SourceBusy]
+
+
+def test_a_chunk_whose_plan_rests_on_something_else_leaves_nothing(run, tmp_path):
+    reader = ScriptedReader(250)
+
+    def prove():
+        raise SchemaDrift("another order")
+
+    reader.prove = prove
+    with pytest.raises(SchemaDrift):
+        run(reader)
+    assert spooled(tmp_path) == []
