@@ -34,17 +34,21 @@ class Subject(Enum):
 
 UNCONTINUABLE = frozenset({Subject.CURSOR, Subject.KEY})
 """A mark holds no value of other columns: nobody can accept these."""
+UNTOLD = frozenset({Subject.COLLATION})
+"""What a source may not tell today: then it is not compared."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bound:
     """One subject. ``digest`` is of the exact value, ``shown`` is for people. ``told``: what a
-    source says of itself; where both sides have it, it decides alone (B4)."""
+    source says of itself; where both sides have it, it decides alone (B4), unless the source is
+    ``replaceable``: one of several servers that may stand for each other, as replicas do."""
 
     subject: Subject
     shown: str
     digest: str
     told: str = ""
+    replaceable: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,13 +74,15 @@ class BoundChange:
         return f"{self.subject.value} was {self.before or 'none'} and is {self.after or 'none'}"
 
 
-def bound(subject: Subject, value: object, shown: str, told: str = "") -> Bound:
+def bound(
+    subject: Subject, value: object, shown: str, *, told: str = "", replaceable: bool = False
+) -> Bound:
     """``value``: plain JSON, compared by its digest alone."""
     digest = "sha256:" + hashlib.sha256(canonical_json(value)).hexdigest()
     line = " ".join(shown.split())
     if len(line) > SHOWN_MAX:
         line = line[: SHOWN_MAX - 1] + "…"
-    return Bound(subject=subject, shown=line, digest=digest, told=told)
+    return Bound(subject=subject, shown=line, digest=digest, told=told, replaceable=replaceable)
 
 
 def binding_text(binding: Sequence[Bound]) -> str | None:
@@ -100,6 +106,8 @@ def differences(before: Sequence[Bound], now: Sequence[Bound]) -> tuple[BoundCha
         old, new = was.get(subject), is_now.get(subject)
         if old is not None and new is not None and same(old, new):
             continue
+        if subject in UNTOLD and (old is None or new is None):
+            continue
         if old is not None or new is not None:
             found.append(
                 BoundChange(
@@ -113,9 +121,19 @@ def differences(before: Sequence[Bound], now: Sequence[Bound]) -> tuple[BoundCha
 
 def same(before: Bound, now: Bound) -> bool:
     """What both sides were told decides, else what they are called."""
-    if before.told and now.told:
+    if before.told and now.told and (before.told == now.told or not now.replaceable):
         return before.told == now.told
     return before.digest == now.digest
+
+
+def replaced(before: Sequence[Bound], now: Sequence[Bound]) -> str | None:
+    """The source when another server answers under its name, which may be its replica."""
+    was = {one.subject: one for one in before}
+    for one in now:
+        old = was.get(one.subject)
+        if old is not None and old.told and one.told and old.told != one.told and same(old, one):
+            return f"{old.told} was, and {one.told} is, behind {one.shown}"
+    return None
 
 
 def describe_changes(changes: Sequence[BoundChange]) -> str:

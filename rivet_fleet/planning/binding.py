@@ -5,6 +5,7 @@ The values are those of the plan; the comparison is ``contracts.binding.differen
 
 from __future__ import annotations
 
+from rivet_fleet.contracts.basis import SERVER, BasisKind, mark_basis
 from rivet_fleet.contracts.binding import (
     MARK_OTHER,
     UNCONTINUABLE,
@@ -14,6 +15,7 @@ from rivet_fleet.contracts.binding import (
     describe_binding,
     describe_changes,
     differences,
+    replaced,
     stored_binding,
 )
 from rivet_fleet.contracts.facts import SourceFacts
@@ -40,10 +42,11 @@ def binding_of(
     # The day of a delivery is no other destination.
     place = destination_plan(export, loaded.path, "{date}")
     found = [
-        _source(connection),
+        _source(connection, facts),
         _relation(facts),
         bound(Subject.CURSOR, [own, cursor.fallback], _cursor_words(own, cursor.fallback)),
         bound(Subject.KEY, keys, ", ".join(keys) or "none"),
+        *_collations(facts, cursor),
         bound(Subject.MODE, mode, mode),
         bound(
             Subject.DESTINATION,
@@ -59,10 +62,30 @@ def binding_of(
     return tuple(sorted(found, key=lambda one: order.index(one.subject)))
 
 
-def _source(connection: SourceConnection) -> Bound:
-    """Where it is, without the user: whose rights count is for the plan to compare."""
+def _source(connection: SourceConnection, facts: SourceFacts) -> Bound:
+    """What the server says of itself where that is enough to know it by, and where it is, without
+    the user: whose rights count is for the plan to compare."""
     place = connection.identity.partition("://")[2].rpartition("@")[2]
-    return bound(Subject.SOURCE, place, place)
+    told = {one.subject: one.value for one in mark_basis(facts.basis, ()) if one.value}
+    server = told.pop(SERVER, "")
+    if server:
+        database = f"{server}/{place.rpartition('/')[2]}"
+        return bound(Subject.SOURCE, place, place, told=database, replaceable=True)
+    # A database's number alone is its server's: another server counts from the same one.
+    whole = "; ".join(f"{name} {told[name]}" for name in sorted(told)) if len(told) > 1 else ""
+    return bound(Subject.SOURCE, place, f"{place} ({whole})" if whole else place, told=whole)
+
+
+def _collations(facts: SourceFacts, cursor: Cursor) -> list[Bound]:
+    """How the server orders the mark's own columns, where it tells."""
+    columns = (*cursor.columns, *((cursor.fallback,) if cursor.fallback else ()))
+    known = {
+        one.subject: one.value
+        for one in mark_basis(facts.basis, columns)
+        if one.kind is BasisKind.COLLATION and one.value and one.subject in columns
+    }
+    words = ", ".join(f"{name} by {value}" for name, value in known.items())
+    return [bound(Subject.COLLATION, known, words)] if known else []
 
 
 def _relation(facts: SourceFacts) -> Bound:
@@ -95,9 +118,18 @@ def refuse_other(
     )
 
 
-def adopting(now: tuple[Bound, ...]) -> str:
-    """What is said of a mark that an earlier program stored: the next run binds it, once."""
+def remarks(stored: str | None, now: tuple[Bound, ...]) -> tuple[str, ...]:
+    """What is said of a mark that is gone on from: one that an earlier program stored is bound by
+    the next run, once; another server may be the same source."""
+    if stored is None:
+        return (
+            "the stored mark does not say what it belongs to; this run binds it to "
+            f"{describe_binding(now)}",
+        )
+    other = replaced(stored_binding(stored), now)
+    if other is None:
+        return ()
     return (
-        "the stored mark does not say what it belongs to; this run binds it to "
-        f"{describe_binding(now)}"
+        f"another server than the mark's answers now: {other}. A replica that took over is the "
+        "same source; if it is another one, `state reset` reads it anew",
     )

@@ -18,7 +18,7 @@ from rivet_fleet.contracts.plan import (
 )
 from rivet_fleet.contracts.url import redact
 from rivet_fleet.errors import SourceRefused, UnsupportedType
-from rivet_fleet.planning.binding import adopting, binding_of, refuse_other
+from rivet_fleet.planning.binding import binding_of, refuse_other, remarks
 from rivet_fleet.planning.campaign import (
     check_campaign_id,
     date_of,
@@ -190,9 +190,9 @@ def _windowed(
     if not isinstance(windowed, Windowed) or windowed.cursor is None:
         return windowed
     bound = replace(windowed, cursor=replace(windowed.cursor, binding=now))
-    if windowed.cursor.mark_before is None or stored is not None:
+    if windowed.cursor.mark_before is None:
         return bound
-    return replace(bound, warnings=(*bound.warnings, adopting(now)))
+    return replace(bound, warnings=(*bound.warnings, *remarks(stored, now)))
 
 
 def _choice(

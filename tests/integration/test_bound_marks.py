@@ -60,9 +60,9 @@ def test_the_mark_of_another_source_is_refused_by_every_verb(desk, shop_b, datab
     desk.environment["SHOP_URL"] = shop_b
     for verb in ("run", "submit", "plan"):
         error = desk.refused(verb, code=1, named=name_of(shop_b), hint="state accept -e orders")
-        assert error["code"] == OTHER and f"/{name_of(database)} and is" in error["error"]
+        assert error["code"] == OTHER and f"/{name_of(database)} (database" in error["error"]
     checked = desk.cli("check", code=1)
-    assert f"/{name_of(database)} and is" in checked.said
+    assert f"/{name_of(database)} (database" in checked.said
     error = desk.refused("apply", "plan.json", code=1, named="made on", hint="environment")
     assert error["code"] == "RIVET_CONFIG_SOURCE_MISMATCH"
     assert stored(desk) == before
@@ -70,6 +70,43 @@ def test_the_mark_of_another_source_is_refused_by_every_verb(desk, shop_b, datab
     # Nothing of it is kept where the source is the first one again, by another user or spelling.
     desk.environment["SHOP_URL"] = database + "?application_name=somebody"
     desk.cli("run")
+
+
+def test_a_renamed_host_is_the_same_source_and_a_server_in_its_place_is_not(
+    desk, database, postgres
+) -> None:
+    """What the server says of itself decides where both sides say it."""
+    ((value, text),) = stored(desk)
+    assert '"told":"database' in text and "system " in text
+    desk.environment["SHOP_URL"] = database.replace("127.0.0.1", "localhost")
+    desk.cli("plan")
+    # The same address, and another system answers there: as after a restore from a dump.
+    elsewhere = [
+        {**one, "told": one["told"].replace("system ", "system 9")} for one in json.loads(text)
+    ]
+    run_sqlite(desk.state, "UPDATE export_state SET mark_binding = ?", (json.dumps(elsewhere),))
+    desk.environment["SHOP_URL"] = database
+    desk.refused("plan", code=1, named="source was", hint="state accept -e orders")
+    desk.cli("state", "accept", "-e", "orders")
+    desk.cli("plan")
+    assert stored(desk) == [(value, text)]
+
+
+def test_another_order_of_the_cursor_is_another_mark(tmp_path, postgres, database) -> None:
+    postgres.psql(
+        'CREATE TABLE orders (code text COLLATE "C" PRIMARY KEY);'
+        "INSERT INTO orders VALUES ('B'), ('a')",
+        database=name_of(database),
+    )
+    desk = Desk(folder=tmp_path, environment={"SHOP_URL": database})
+    desk.write(fleet_yaml(extra="mode: incremental, cursor_column: code"))
+    desk.cli("submit")
+    desk.cli("resume")
+    postgres.psql(
+        'ALTER TABLE orders ALTER code TYPE text COLLATE "POSIX"', database=name_of(database)
+    )
+    error = desk.refused("submit", code=1, named="collation was code by", hint="state accept")
+    assert error["code"] == OTHER
 
 
 def test_without_the_guard_rows_of_the_other_source_would_be_lost(desk, shop_b) -> None:
@@ -181,7 +218,7 @@ def test_a_plan_from_before_an_acceptance_is_refused(desk, shop_b) -> None:
     assert '"binding_before": "[{' in text
     # The binding alone is another one: as after `state accept` under the same configuration.
     changed = json.loads(stored(desk)[0][1])
-    changed[0] = {**changed[0], "shown": "elsewhere", "digest": "sha256:0"}
+    changed[0] = {**changed[0], "shown": "elsewhere", "digest": "sha256:0", "told": ""}
     run_sqlite(desk.state, "UPDATE export_state SET mark_binding = ?", (json.dumps(changed),))
     error = desk.refused("apply", "plan.json", code=1, named="source was", hint="plan it again")
     assert error["code"] == OTHER
