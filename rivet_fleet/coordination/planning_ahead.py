@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -239,9 +241,12 @@ def _rfc3339(at_s: float) -> str:
 
 def write_plan(path: Path, text: str) -> None:
     """The file at once or not at all: nobody ever reads half a plan. Raises UsageError."""
-    passing = path.with_name(f".{path.name}.tmp")
+    passing = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        passing.write_text(text, encoding="utf-8")
+        # A plan names tables, filters and parameters: it is its user's alone.
+        made = os.open(passing, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        with os.fdopen(made, "w", encoding="utf-8") as file:
+            file.write(text)
         passing.replace(path)
     except OSError as failure:
         passing.unlink(missing_ok=True)

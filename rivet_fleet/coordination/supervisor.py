@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
@@ -226,7 +227,7 @@ class Supervisor:
     def _start(self, slot: _Slot) -> None:
         worker_id = new_worker_id()
         slot.told = False
-        self._command.log_folder.mkdir(parents=True, exist_ok=True)
+        self._command.log_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         log_path = self._command.log_folder / f"{slot.name}.log"
         arguments = [*self._command.arguments, "--worker-id", worker_id, "--name", slot.name]
         if self._nursery is not None:
@@ -238,7 +239,8 @@ class Supervisor:
         slot.started_at_s = self._clock.monotonic_s()
 
     def _execute(self, arguments: list[str], log_path: Path) -> subprocess.Popen[bytes]:
-        with log_path.open("ab") as log:
+        made = os.open(log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with os.fdopen(made, "ab") as log:
             return subprocess.Popen(
                 arguments,
                 stdin=subprocess.DEVNULL,

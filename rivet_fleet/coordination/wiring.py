@@ -27,7 +27,7 @@ from rivet_fleet.execution import registry
 from rivet_fleet.execution.allocator import give_memory_back
 from rivet_fleet.execution.signals import SourceSignals
 from rivet_fleet.execution.source import Source
-from rivet_fleet.execution.spool import create_spool
+from rivet_fleet.execution.spool import create_spool, make_root
 from rivet_fleet.observability.fanout import fan_out
 from rivet_fleet.observability.journal import journal_emit
 from rivet_fleet.observability.logs import log_emit
@@ -315,6 +315,7 @@ def _thread_emit() -> Emit:
 def _own_spool(fleet: Fleet) -> Path:
     """A folder of this process alone; those of dead processes of this host are removed."""
     root = fleet.settings.spool_root
+    make_root(root)
     sweep_spool(root, process_alive)
     return create_spool(root, fleet.identity.pid, fleet.identity.pid_started_at_s)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from rivet_fleet.execution.destination import Destination, Presence
 from rivet_fleet.execution.durable import filesystem_errors
 from rivet_fleet.execution.parts import digest_file
+from rivet_fleet.execution.spool import make_root
 
 PROBE = "_rivet_doctor_probe"
 _BYTES_MAX = 1024
@@ -18,8 +19,8 @@ def probe_spool(root: Path) -> int:
     """Write, read and remove a small file below ``root`` (made when missing); the free bytes
     there. Raises DestinationRefused, DestinationFull or DestinationUnavailable."""
     probe = root / f"{PROBE}.{secrets.token_hex(8)}"
+    make_root(root)
     with filesystem_errors(root, "spool"):
-        root.mkdir(parents=True, exist_ok=True)
         try:
             probe.write_bytes(b"probe\n")
             probe.read_bytes()

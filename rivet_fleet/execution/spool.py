@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from rivet_fleet.errors import DestinationRefused
 from rivet_fleet.execution.durable import filesystem_errors
 
 _NAME = re.compile(r"w-(?P<pid>\d{1,10})-(?P<started>\d{1,15}\.\d{2})-(?P<nonce>[0-9a-f]{8})")
@@ -34,6 +37,34 @@ def parse_spool_name(name: str) -> SpoolOwner | None:
     return SpoolOwner(pid=int(match["pid"]), pid_started_at_s=float(match["started"]))
 
 
+def make_root(root: Path) -> None:
+    """The folder that spool folders lie in, made for this user alone when it is missing.
+
+    Where everybody may write (``/tmp``) its name can be taken by somebody else first, who would
+    then read rows or put other files in their place: there it must be a folder of this user's
+    that nobody else can write to. Raises DestinationRefused, Full or Unavailable.
+    """
+    with filesystem_errors(root, "spool"):
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = root.lstat()
+        shared = bool(root.parent.stat().st_mode & stat.S_IWOTH)
+    if not shared:
+        return
+    what = None
+    if not stat.S_ISDIR(found.st_mode):
+        what = "is no folder itself but a link"
+    elif found.st_uid != os.geteuid():
+        what = f"belongs to user {found.st_uid}, and this is user {os.geteuid()}"
+    elif found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        what = "can be written by others"
+    if what is not None:
+        raise DestinationRefused(
+            f"the spool folder {root} {what}: whoever made it could read and change rows",
+            hint="remove it, or name another with campaign.spool_dir",
+            code="RIVET_SPOOL_NOT_OURS",
+        )
+
+
 def create_spool(root: Path, pid: int, started_at_s: float) -> Path:
     """A new folder for this process below ``root`` (created too), readable by its user only.
 
@@ -41,7 +72,7 @@ def create_spool(root: Path, pid: int, started_at_s: float) -> Path:
     """
     owner = SpoolOwner(pid=pid, pid_started_at_s=started_at_s)
     folder = root / spool_name(owner, secrets.token_hex(4))
+    make_root(root)
     with filesystem_errors(folder, "spool"):
-        root.mkdir(parents=True, exist_ok=True)
         folder.mkdir(mode=0o700)
     return folder

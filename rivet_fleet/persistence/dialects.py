@@ -9,6 +9,7 @@ trip as ``BEGIN``. Limits are ``SET LOCAL``, so nothing outlives a transaction a
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -145,6 +146,7 @@ class SqliteDialect:
             pool_timeout=POOL_WAIT_S,
             connect_args={"timeout": 30.0, "check_same_thread": False, "cached_statements": 256},
         )
+        event.listen(engine, "do_connect", self._make_private)
         event.listen(engine, "connect", self._prepare)
         return engine
 
@@ -158,6 +160,13 @@ class SqliteDialect:
                 "foreign_keys=ON",
             ):
                 raw.execute(f"PRAGMA {pragma}").fetchall()
+
+    def _make_private(self, *_: object) -> None:
+        """A state that is made now is its user's alone (SQLite's other files follow it). One that
+        is there keeps its mode, and is not opened: closing it would drop SQLite's locks."""
+        made = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(self.path, made, 0o600))
 
     @contextlib.contextmanager
     def writing(

@@ -282,3 +282,22 @@ def test_no_repr_plan_or_schema_holds_a_secret(tmp_path: Path, guarded: dict[str
     assert "keeper" in shown.stdout and len(shown.stdout) > 2000
     assert_clean(shown.stdout + shown.stderr, "a repr")
     assert_clean(desk.bare("schema", "config").out, "the JSON Schema")
+
+
+def test_what_a_run_leaves_behind_is_its_users_alone(own_shop: tuple[Desk, str]) -> None:
+    """Under the most open umask: state, its side files, logs and a plan."""
+    desk, _ = own_shop
+    before = os.umask(0)
+    try:
+        desk.cli("plan", "-o", str(desk.folder / "plan.json"))
+        desk.cli("run")
+    finally:
+        os.umask(before)
+    kept = [desk.folder / "plan.json", *desk.folder.glob(".rivet_state*"), *_logs(desk.folder)]
+    assert len(kept) >= 3
+    modes = {path.name: oct(path.stat().st_mode & 0o777) for path in kept if path.is_file()}
+    assert set(modes.values()) == {"0o600"}, modes
+
+
+def _logs(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*.log") if path.is_file()]

@@ -1,5 +1,7 @@
 """Names that come from outside are checked; spool folders say whose they are."""
 
+import os
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -50,3 +52,44 @@ def test_a_spool_that_cannot_be_made_names_its_path(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DestinationRefused, match="file"):
         create_spool(tmp_path / "file", 1, 1.0)
+
+
+@pytest.mark.parametrize("squatted", ["open to all", "a link"])
+def test_a_root_that_somebody_else_made_first_is_refused(tmp_path, squatted):
+    shared = tmp_path / "tmp"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    root = shared / "rivet-fleet-spool-0"
+    if squatted == "a link":
+        (tmp_path / "elsewhere").mkdir()
+        root.symlink_to(tmp_path / "elsewhere")
+    else:
+        root.mkdir()
+        root.chmod(0o777)
+    with pytest.raises(DestinationRefused, match="whoever made it") as caught:
+        create_spool(root, 1, 1.0)
+    assert caught.value.code == "RIVET_SPOOL_NOT_OURS"
+    assert not any((tmp_path / "elsewhere").glob("*")) and not any(root.glob("w-*"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives folders away")
+def test_a_root_of_another_user_is_refused(tmp_path):
+    shared = tmp_path / "tmp"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    root = shared / "rivet-fleet-spool-0"
+    root.mkdir(mode=0o700)
+    os.chown(root, 65534, 65534)
+    with pytest.raises(DestinationRefused, match="belongs to user 65534"):
+        create_spool(root, 1, 1.0)
+
+
+def test_a_root_in_a_folder_of_ones_own_may_be_anything(tmp_path):
+    tmp_path.chmod(0o755)
+    root = tmp_path / "volume"
+    root.mkdir()
+    root.chmod(0o777)
+    assert create_spool(root, 1, 1.0).is_dir()
+    fresh = tmp_path / "fresh"
+    create_spool(fresh, 1, 1.0)
+    assert fresh.stat().st_mode & 0o777 == 0o700
