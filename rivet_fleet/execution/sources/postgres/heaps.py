@@ -84,7 +84,8 @@ def heaps(cursor: Row, relation: Relation) -> Heaps:
     leaves = [(heap.name, *row[9:11]) for heap, row in zip(found, rows, strict=True)]
     below = [one for one in leaves if one[0] != relation.name]
     apart = _rights_apart(relation, below) if below else None
-    if rows and not rows[0][11] and (apart or not below):
+    by_its_name = apart is not None or len(below) < len(leaves)
+    if by_its_name and rows and not rows[0][11]:
         return Heaps(heaps=(), analysed_blocks=0, obstacle=_NO_PLACES.format(relation.name))
     return Heaps(heaps=found, analysed_blocks=sum(row[5] for row in rows), rights_apart=apart)
 
