@@ -143,6 +143,8 @@ class SourceFacts:
     warnings: tuple[str, ...] = ()
     basis: tuple[BasisFact, ...] = ()
     """Everything a plan of it may rest on beside its columns (ADR 0018)."""
+    session: tuple[tuple[str, str], ...] = ()
+    """The session variables under which a query was described; see ``ReadPlan.session``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -47,6 +47,10 @@ class ReadPlan:
     (invalid UTF-8: U+FFFD) and counts it in ``ColumnStats.changed``."""
     window: RowWindow | None = None
     """Which rows are read at all: ANDed to every statement; None is every row."""
+    session: tuple[tuple[str, str], ...] = ()
+    """What the query was planned under: the source's own session variables that decide what its
+    SQL means. Every statement that holds the query is read under them, whatever the source's are
+    by then; empty for a relation."""
     heaps: tuple[SealedHeap, ...] = ()
     """Every heap of the relation, when it is read by blocks: proven by each page (ADR 0004)."""
     basis: tuple[BasisFact, ...] = ()

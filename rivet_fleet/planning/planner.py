@@ -245,6 +245,7 @@ def _sealed(
             query=loaded.queries.get(export.name),
             columns=tuple(columns.specs),
             on_unrepresentable=policies_of(loaded.config, export).on_unrepresentable,
+            session=facts.session,
             window=window,
             heaps=_sealed_heaps(facts, choice),
             basis=resting(facts.basis, choice.ranges, window),

@@ -76,6 +76,7 @@ def read_plan(facts: SourceFacts, casts=(), query: str | None = None) -> ReadPla
         relation=facts.relation,
         query=query,
         columns=specs(facts, casts),
+        session=facts.session,
         heaps=tuple(
             SealedHeap(relation=heap.name, identity=heap.identity)
             for heap in facts.heaps

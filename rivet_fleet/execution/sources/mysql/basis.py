@@ -105,7 +105,7 @@ class Basis:
     def look(self, read: ReadPlan, chunk_range: ChunkRange) -> tuple[BasisFact, ...]:
         """``now``, by itself. Raises SourceError."""
         with self._session.reading(
-            metadata_settings(self._session.server, _TIMEOUT_S),
+            metadata_settings(self._session.server, _TIMEOUT_S, read.session),
             doing="comparing the source with what the plan rests on",
             timeout_s=_TIMEOUT_S,
         ) as connection:

@@ -28,6 +28,9 @@ _HINTS: dict[int, str] = {
     1142: "the user needs SELECT on the table: GRANT SELECT ON … TO the user",
     1143: "the user needs SELECT on every column that is read",
     1146: "check the name's database and spelling",
+    1690: "a value of the query is out of its type's range; a zero TIMESTAMP is, too, where the "
+    "server's time zone is not UTC and its mode has NO_ZERO_DATE: leave it out with WHERE, or "
+    "read it as text with CAST(… AS CHAR)",
     1698: "this user is only let in by the server machine's own login; give it a password",
     1792: "exports read only; the query tries to write",
     1969: "the statement ran into its limit; raise `statement_timeout_s`, or make chunks "

@@ -259,8 +259,9 @@ def quote_relation(relation: RelationName) -> str:
     return f"{quote_identifier(relation.schema)}.{quote_identifier(relation.name)}"
 
 
-_PLAIN = re.compile(r"[ !#-&(-\[\]-~]*")
-"""Printable ASCII without quotes and backslash: the same under every SQL mode."""
+_PLAIN = re.compile(r"[ !#-&(-\[\]-~]+")
+"""Printable ASCII without quotes and backslash: the same under every SQL mode. Not an empty text,
+which EMPTY_STRING_IS_NULL makes NULL of."""
 
 
 def quote_text(text: str) -> str:

@@ -37,8 +37,9 @@ from rivet_fleet.execution.sources.mysql.dialect import (
     parse_override,
     quote_identifier,
 )
-from rivet_fleet.execution.sources.mysql.errnos import classify
+from rivet_fleet.execution.sources.mysql.estimates import Size, explained
 from rivet_fleet.execution.sources.mysql.liveness import WatchedConnection
+from rivet_fleet.execution.sources.mysql.querysession import Own, in_utc, notes
 from rivet_fleet.execution.sources.mysql.session import Session
 from rivet_fleet.execution.sources.mysql.statements import (
     Keys,
@@ -61,15 +62,6 @@ class Shape:
     indexes: tuple[IndexFacts, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Size:
-    """How much there is, and who says so."""
-
-    rows: int | None
-    provenance: str
-    width_bytes: int | None = None
-
-
 def introspect(session: Session, basis: Basis, request: FactsRequest) -> SourceFacts:
     """Facts for one export. Raises SourceRefused when it is not there or not readable."""
     if (request.relation is None) == (request.query is None):
@@ -78,9 +70,12 @@ def introspect(session: Session, basis: Basis, request: FactsRequest) -> SourceF
     return ask(session, basis, request)
 
 
-def read_shape(session: Session, relation: RelationName | None, query: str | None) -> Shape:
-    """Columns and indexes as they are now, without casts."""
-    with _asking(session, "comparing the source's columns with the plan") as connection:
+def read_shape(
+    session: Session, relation: RelationName | None, query: str | None, own: Own = ()
+) -> Shape:
+    """Columns and indexes as they are now, without casts. ``own``: what the query is read under."""
+    doing = "comparing the source's columns with the plan"
+    with _asking(session, doing, own) as connection:
         if relation is None:
             item, mariadb = from_item(None, query), session.server.mariadb
             return Shape(columns=catalog.query_columns(connection, item, mariadb=mariadb))
@@ -126,18 +121,27 @@ def _table(session: Session, basis: Basis, request: FactsRequest) -> SourceFacts
 
 
 def _query(session: Session, basis: Basis, request: FactsRequest) -> SourceFacts:
-    warnings = list(session.server.warnings)
-    item = from_item(None, request.query)
-    mariadb = session.server.mariadb
-    with _asking(session, "describing the query") as connection:
-        columns = catalog.query_columns(connection, item, mariadb=mariadb)
+    query = bare_query(request.query or "")
+    mariadb, own = session.server.mariadb, session.server.session
+    with _asking(session, "describing the query", own) as connection:
+        columns = catalog.query_columns(connection, from_item(None, query), mariadb=mariadb)
+        native_types = {column.name: column.native_type for column in columns}
+        utc = in_utc(query, native_types, own)
+        item = from_item(None, utc)
+        if utc != query:
+            sent = catalog.query_columns(connection, item, mariadb=mariadb)
+            columns = tuple(
+                replace(column, wire_type=as_sent.wire_type)
+                for column, as_sent in zip(columns, sent, strict=True)
+            )
         casted = _with_casts(connection, columns, request, item, mariadb=mariadb)
         # Bare: of a derived table the optimizer may run what it takes for constant.
-        size = _explained(connection, bare_query(request.query or ""))
-        rests_on = basis.of_query(connection, request.query or "", _texts(columns))
+        size = explained(connection, query)
+        rests_on = basis.of_query(connection, query, _texts(columns))
+    warnings = [*session.server.warnings, *notes(own, native_types, request.key_columns)]
     keys: tuple[KeyFacts, ...] = ()
     if request.key_columns:
-        keyed = _Keyed(None, columns, (), size, query=request.query)
+        keyed = _Keyed(None, columns, (), size, query=utc, own=own)
         keys = _keys(session, request, keyed, warnings)
     return SourceFacts(
         engine=ENGINE_NAMES[0],
@@ -151,12 +155,15 @@ def _query(session: Session, basis: Basis, request: FactsRequest) -> SourceFacts
         row_width_bytes=size.width_bytes,
         warnings=tuple(warnings),
         basis=rests_on,
+        session=own,
     )
 
 
-def _asking(session: Session, doing: str) -> contextlib.AbstractContextManager[WatchedConnection]:
+def _asking(
+    session: Session, doing: str, own: Own = ()
+) -> contextlib.AbstractContextManager[WatchedConnection]:
     return session.reading(
-        metadata_settings(session.server, METADATA_TIMEOUT_S),
+        metadata_settings(session.server, METADATA_TIMEOUT_S, own),
         doing=doing,
         timeout_s=METADATA_TIMEOUT_S,
     )
@@ -246,34 +253,12 @@ def _cast(
 # ---------------------------------------------------------------- size
 
 
-def _table_size(connection: WatchedConnection, relation: catalog.Relation, item: str) -> _Size:
+def _table_size(connection: WatchedConnection, relation: catalog.Relation, item: str) -> Size:
     if relation.row_estimate is None:
-        return _explained(connection, f"SELECT * FROM {item}")
-    return _Size(
+        return explained(connection, f"SELECT * FROM {item}")
+    return Size(
         rows=relation.row_estimate, provenance="statistics", width_bytes=relation.row_width_bytes
     )
-
-
-def _explained(connection: WatchedConnection, select: str) -> _Size:
-    """The optimizer's own guess: the product over the tables it joins. Unknown where the server
-    refuses to tell: EXPLAIN of a view asks for privileges on all that lies beneath (errors 1345,
-    1142), which such a view is there not to need."""
-    try:
-        with connection.cursor() as cursor:
-            cursor.execute(f"EXPLAIN FORMAT=TRADITIONAL {select}")
-            names = [str(one[0]).lower() for one in cursor.description or ()]
-            plan = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
-    except pymysql.MySQLError as error:
-        if not refused(error) and classify(told(error)[0]).error is not StatementTimeout:
-            raise
-        return _Size(rows=None, provenance="none")
-    outer = [row["rows"] for row in plan if row["id"] == plan[0]["id"]]
-    if not outer or None in outer:
-        return _Size(rows=None, provenance="none")
-    product = 1
-    for count in outer:
-        product *= max(1, int(count))
-    return _Size(rows=product, provenance="explain")
 
 
 # ---------------------------------------------------------------- keys
@@ -286,8 +271,9 @@ class _Keyed:
     relation: RelationName | None
     columns: tuple[ColumnFacts, ...]
     indexes: tuple[IndexFacts, ...]
-    size: _Size
+    size: Size
     query: str | None = None
+    own: Own = ()
 
 
 def _keys(
@@ -308,7 +294,8 @@ def _keys(
             indexed=index is not None,
         )
         try:
-            with _asking(session, f"looking at the key ({', '.join(names)})") as connection:
+            doing = f"looking at the key ({', '.join(names)})"
+            with _asking(session, doing, keyed.own) as connection:
                 facts = keysamples.key_facts(
                     connection,
                     source,
@@ -333,7 +320,7 @@ def _keys(
 
 
 def _probed(
-    session: Session, source: keysamples.KeySource, facts: KeyFacts, size: _Size
+    session: Session, source: keysamples.KeySource, facts: KeyFacts, size: Size
 ) -> KeyFacts:
     """How densely a whole-number key is filled, where the statistics leave it in doubt."""
     if len(facts.columns) > 1 or not facts.minimum or not facts.maximum:

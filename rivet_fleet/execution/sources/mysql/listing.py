@@ -18,6 +18,7 @@ from rivet_fleet.execution.sources.mysql.catalog import Row, rows
 from rivet_fleet.execution.sources.mysql.dialect import ENGINE_NAMES, quote_relation
 from rivet_fleet.execution.sources.mysql.liveness import WatchedConnection
 from rivet_fleet.execution.sources.mysql.proxies import Proxy
+from rivet_fleet.execution.sources.mysql.querysession import Own
 from rivet_fleet.execution.sources.mysql.session import Session
 from rivet_fleet.execution.sources.mysql.statements import bare_query, metadata_settings
 
@@ -96,7 +97,8 @@ def check_readable(
 ) -> tuple[SourceNote, ...]:
     """Whether every column may be read: the statement is prepared, never run.
     See ``Source.check_readable``."""
-    with _asking(session, "looking at the privileges") as connection:
+    own = session.server.session if relation is None else ()
+    with _asking(session, "looking at the privileges", own) as connection:
         if relation is None:
             catalog.describe(connection, bare_query(query or ""))
         else:
@@ -105,8 +107,10 @@ def check_readable(
     return ()
 
 
-def _asking(session: Session, doing: str) -> contextlib.AbstractContextManager[WatchedConnection]:
-    settings = metadata_settings(session.server, ASK_MAX_S)
+def _asking(
+    session: Session, doing: str, own: Own = ()
+) -> contextlib.AbstractContextManager[WatchedConnection]:
+    settings = metadata_settings(session.server, ASK_MAX_S, own)
     return session.reading(settings, doing=doing, timeout_s=ASK_MAX_S)
 
 

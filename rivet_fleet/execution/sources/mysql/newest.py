@@ -12,9 +12,11 @@ from rivet_fleet.execution.sources.mysql.catalog import rows
 from rivet_fleet.execution.sources.mysql.dialect import family, quote_text
 from rivet_fleet.execution.sources.mysql.introspect import read_shape
 from rivet_fleet.execution.sources.mysql.liveness import WatchedConnection
+from rivet_fleet.execution.sources.mysql.querysession import in_utc
 from rivet_fleet.execution.sources.mysql.session import Session
 from rivet_fleet.execution.sources.mysql.statements import (
     Keys,
+    bare_query,
     column_ref,
     from_item,
     metadata_settings,
@@ -27,7 +29,8 @@ NEWEST_TIMEOUT_S = 300.0
 
 def newest(session: Session, request: NewestRequest) -> Newest:
     """See ``Source.newest``."""
-    shape = read_shape(session, request.relation, request.query)
+    own = session.server.session if request.relation is None else ()
+    shape = read_shape(session, request.relation, request.query, own)
     by_name = {column.name: column for column in shape.columns}
     cursors = (request.columns[0], *((request.fallback,) if request.fallback else ()))
     for name in (*request.columns, *cursors):
@@ -42,7 +45,9 @@ def newest(session: Session, request: NewestRequest) -> Newest:
     texts += [dialect.text_expression(name) for name in keys]
     order = f" ORDER BY {', '.join(f'{column_ref(k)} DESC' for k in keys)}" if keys else ""
     index = leading_index(shape.indexes, cursors) if request.fallback is None else None
-    item = from_item(request.relation, request.query, index=index)
+    native_types = {name: column.native_type for name, column in by_name.items()}
+    query = request.query and in_utc(bare_query(request.query), native_types, own)
+    item = from_item(request.relation, query, index=index)
 
     def greatest(wanted: Sequence[str], *more: str) -> str:
         one = f"SELECT {cursor} FROM {item} WHERE {' AND '.join(wanted)} ORDER BY {cursor} DESC"
@@ -51,7 +56,7 @@ def newest(session: Session, request: NewestRequest) -> Newest:
 
     null = " AND ".join(f"{column_ref(name)} IS NULL" for name in cursors)
     with session.reading(
-        metadata_settings(session.server, NEWEST_TIMEOUT_S),
+        metadata_settings(session.server, NEWEST_TIMEOUT_S, own),
         doing=f"looking for the newest {cursors[0]}",
         timeout_s=NEWEST_TIMEOUT_S,
     ) as connection:

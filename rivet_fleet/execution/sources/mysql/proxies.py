@@ -12,6 +12,7 @@ from enum import Enum
 import pymysql
 
 from rivet_fleet.execution.sources.mysql.liveness import WatchedConnection
+from rivet_fleet.execution.sources.mysql.querysession import Own, question, sealed
 
 _PROXYSQL_ASKS = "PROXYSQL INTERNAL SESSION"
 _ASK_SERVER = "SELECT VERSION(), @@version_comment, CONNECTION_ID()"
@@ -36,6 +37,8 @@ class Server:
     version: tuple[int, ...]
     version_text: str
     proxy: Proxy = Proxy.DIRECT
+    session: Own = ()
+    """What decides the meaning of SQL in a session as this server gives it."""
 
     def at_least(self, *, mariadb: tuple[int, ...], mysql: tuple[int, ...]) -> bool:
         """True for this version of its own line, or a later one."""
@@ -89,11 +92,13 @@ def look(connection: WatchedConnection) -> Server:
         proxy_version=_row(connection, _ASK_PROXY_VERSION) is not None,
         ids=(connection.own_id, *(int(str(one)) for one in (first_id, *(again or (0,))))),
     )
+    own = _row(connection, question(shared=proxy is not Proxy.DIRECT))
     return Server(
         mariadb="mariadb" in f"{version_text} {comment}".lower(),
         version=parse_version(version_text),
         version_text=version_text,
         proxy=proxy,
+        session=() if own is None else sealed(own),
     )
 
 

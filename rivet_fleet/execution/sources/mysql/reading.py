@@ -19,7 +19,9 @@ from rivet_fleet.execution.sources.mysql.decoder import BatchDecoder, compiled_d
 from rivet_fleet.execution.sources.mysql.dialect import quote_identifier
 from rivet_fleet.execution.sources.mysql.introspect import Shape, read_shape
 from rivet_fleet.execution.sources.mysql.keytext import carried_exactly
+from rivet_fleet.execution.sources.mysql.querysession import in_utc
 from rivet_fleet.execution.sources.mysql.session import Session
+from rivet_fleet.execution.sources.mysql.statements import bare_query
 from rivet_fleet.execution.sources.mysql.stream import StatementStream
 
 _EXACT_KEY_TEXT = (
@@ -101,8 +103,12 @@ class MysqlReading:
 
     def from_item(self, relation: RelationName | None, query: str | None, *, only: bool) -> str:
         """See ``statements.from_item``; there are no inheritance children here."""
-        self._from = relation, query
-        return statements.from_item(relation, query, index=self._index)
+        self._from = relation, None if query is None else self._in_utc(query)
+        return statements.from_item(*self._from, index=self._index)
+
+    def _in_utc(self, query: str) -> str:
+        native_types = {column.name: column.native_type for column in self._read.columns}
+        return in_utc(bare_query(query), native_types, self._read.session)
 
     def block_pager(self, columns: str, source: str, chunk_range: ChunkRange) -> Pager:
         """Always raises ConfigError: these engines have no ranges of physical blocks."""
@@ -112,7 +118,7 @@ class MysqlReading:
         self, select: Select, columns: tuple[ColumnSpec, ...], walk: Walk, *, packed: bool
     ) -> StatementStream:
         """One prepared statement; nothing is sent before the first receive."""
-        settings = statements.page_settings(self._session.server, self._tuning)
+        settings = statements.page_settings(self._session.server, self._tuning, self._read.session)
         columns = tuple(self._as_sent(column) for column in columns)
         decoder = open_decoder(
             columns,
@@ -143,7 +149,7 @@ class MysqlReading:
     def _look(self) -> Shape:
         read = self._read
         with maybe_swapped():
-            now = read_shape(self._session, read.relation, read.query)
+            now = read_shape(self._session, read.relation, read.query, read.session)
         check_columns(read, now.columns)
         return now
 

@@ -31,6 +31,7 @@ from rivet_fleet.execution.sources.mysql.keytext import (
     value_expression,
 )
 from rivet_fleet.execution.sources.mysql.proxies import Server
+from rivet_fleet.execution.sources.mysql.querysession import Own, as_settings
 from rivet_fleet.execution.sources.mysql.session import Settings
 
 NET_WRITE_TIMEOUT_S = 600
@@ -48,28 +49,33 @@ ISOLATED: Settings = (
     ("sql_select_limit", "18446744073709551615"),
     ("sql_big_selects", "1"),
 )
-"""What decides how values become text and whether all rows come: the same for plans and pages."""
+"""What decides how values become text and whether all rows come: the same for plans and pages. A
+query has its own (``querysession``); our own SQL around it means the same under every mode."""
 
 
-def page_settings(server: Server, tuning: TuningPlan) -> Settings:
-    """Session settings of the pages."""
+def page_settings(server: Server, tuning: TuningPlan, own: Own = ()) -> Settings:
+    """Session settings of the pages. ``own``: of a query, what it was planned under."""
     return (
-        *ISOLATED,
+        *_isolated(own),
         *statement_limit(server, tuning.statement_timeout_s),
         *lock_limits(tuning.lock_timeout_s),
     )
 
 
-def metadata_settings(server: Server, timeout_s: float) -> Settings:
-    """Session settings of introspection."""
+def metadata_settings(server: Server, timeout_s: float, own: Own = ()) -> Settings:
+    """Session settings of introspection. ``own``: of a query, what it is planned under."""
     fresh = server.at_least(mysql=(8,), mariadb=(9999,))
     return (
-        *ISOLATED,
+        *_isolated(own),
         *statement_limit(server, timeout_s),
         *lock_limits(5.0),
         # MySQL 8 shows the sizes of yesterday otherwise.
         *((("information_schema_stats_expiry", "0"),) if fresh else ()),
     )
+
+
+def _isolated(own: Own) -> Settings:
+    return tuple((dict(ISOLATED) | as_settings(own)).items())
 
 
 def statement_limit(server: Server, timeout_s: float) -> Settings:
