@@ -23,6 +23,7 @@ class CursorReason(Enum):
     NAME_SUGGESTS_UPDATED = "name_suggests_updated"
     NAME_SUGGESTS_CREATED = "name_suggests_created"
     NULLABLE = "nullable"
+    SET_ON_UPDATE = "set_on_update"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +67,8 @@ class DiscoveredExport:
 
     ``mode`` is what fits best; ``mode_now`` what this version can run. ``chunk_by_key`` and
     ``chunk_column`` are the ways to cut it, at most one of them set. ``parallel`` is how many
-    ranges at once are sensible.
+    ranges at once are sensible. ``cursor_column`` is what mode incremental would go by;
+    ``cursor_doubt`` says why that is not proposed, None where it is.
     """
 
     export_name: str
@@ -89,6 +91,8 @@ class DiscoveredExport:
     target_row_group_mb: int
     cursor_candidates: tuple[CursorCandidate, ...] = ()
     cursor_fallback: str | None = None
+    cursor_column: str | None = None
+    cursor_doubt: str | None = None
     chunk_candidates: tuple[ChunkCandidate, ...] = ()
     overrides: tuple[TypeOverride, ...] = ()
     warnings: tuple[str, ...] = ()

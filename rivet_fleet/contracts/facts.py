@@ -28,6 +28,9 @@ class ColumnFacts:
     avg_width_bytes: int | None = None
     cast: str | None = None
     """The override the source applied by itself, because ``unsupported_cast`` asked for it."""
+    set_on_update: bool | None = False
+    """True when the server itself sets it anew with every update of a row, as its definition or a
+    trigger that names it says; None when some trigger runs before updates, and nobody knows."""
     charset: str | None = None
     """The character set its text is stored in, where each column may have one of its own."""
     collation: str | None = None

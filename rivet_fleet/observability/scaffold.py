@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rivet_fleet.contracts.codec import to_plain
-from rivet_fleet.contracts.discovery import CursorReason, DiscoveredExport, Discovery
+from rivet_fleet.contracts.discovery import DiscoveredExport, Discovery
 
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./\-]*")
 _WORDS = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y", "n"})
@@ -111,12 +111,8 @@ def _mode(export: DiscoveredExport) -> Iterator[str]:
         yield "    " + _comment(
             f"{export.mode} would fit better; this version reads the whole table each time"
         )
-    if export.mode_now == "incremental":
-        moments = [c for c in export.cursor_candidates if CursorReason.TIMESTAMP_TYPE in c.reasons]
-        yield f"    cursor_column: {_scalar(moments[0].column)}"
-        if export.cursor_fallback is not None:
-            yield "    incremental_cursor_mode: coalesce"
-            yield f"    cursor_fallback_column: {_scalar(export.cursor_fallback)}"
+    if export.cursor_column is not None:
+        yield from _cursor(export, export.cursor_column)
     if export.mode_now == "chunked":
         if export.chunk_by_key:
             yield f"    chunk_by_key: [{', '.join(map(_scalar, export.chunk_by_key))}]"
@@ -128,6 +124,21 @@ def _mode(export: DiscoveredExport) -> Iterator[str]:
             f"parquet: {{target_row_group_mb: {export.target_row_group_mb}}}"
             "  with a larger campaign.worker_memory_mb"
         )
+
+
+def _cursor(export: DiscoveredExport, name: str) -> Iterator[str]:
+    """The cursor of an incremental export; of any other one as a comment, with its doubt."""
+    settings = [f"cursor_column: {_scalar(name)}"]
+    if export.cursor_fallback is not None:
+        settings.append("incremental_cursor_mode: coalesce")
+        settings.append(f"cursor_fallback_column: {_scalar(export.cursor_fallback)}")
+    if export.mode_now == "incremental":
+        yield from (f"    {one}" for one in settings)
+        return
+    yield "    " + _comment(f"mode: incremental would read only what is new by {name}.")
+    if export.cursor_doubt is not None:
+        yield "    " + _comment(f"  {export.cursor_doubt}")
+    yield from ("    " + _comment(one) for one in settings)
 
 
 def _columns(export: DiscoveredExport) -> Iterator[str]:

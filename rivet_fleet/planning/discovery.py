@@ -23,7 +23,7 @@ from rivet_fleet.contracts.discovery import (
 from rivet_fleet.contracts.facts import ColumnFacts, SourceFacts
 from rivet_fleet.contracts.keys import RelationName
 from rivet_fleet.contracts.listing import ListedRelation
-from rivet_fleet.planning.candidates import INTEGERS, column_of, named, usable_keys
+from rivet_fleet.planning.candidates import INTEGERS, column_of, led_by, named, usable_keys
 from rivet_fleet.planning.config_models import ExportConfig
 from rivet_fleet.planning.config_rules import NAME_BYTES_MAX
 from rivet_fleet.planning.verdicts import PEAK_MB_MAX, peak_mb
@@ -38,7 +38,7 @@ WIDE_ROW_BYTES = 1_024
 WIDE_COLUMNS = 5
 UNBOUNDED_DECIMAL = "decimal(38,18)"
 _WIDE_KINDS = (TypeKind.STRING, TypeKind.BINARY, TypeKind.JSON, TypeKind.LIST)
-_UPDATED = frozenset({"updated_at", "modified_at"})
+_UPDATED = re.compile(r"(^|_)(updat|modif|chang|edit|touch|refresh)(e|ed|y|ied|ication|)(_|$)")
 _CREATED = frozenset({"created_at"})
 _POSITION_BONUS_MAX = 5
 
@@ -123,10 +123,13 @@ def cursor_candidates(facts: SourceFacts) -> tuple[CursorCandidate, ...]:
             score, reasons = 25, [CursorReason.INTEGER_MONOTONIC, CursorReason.PRIMARY_KEY]
         else:
             continue
-        if column.name in _UPDATED:
+        updated = kind in TIMESTAMPS and name_suggests_updated(column.name)
+        if updated:
             score, reasons = score + 40, [*reasons, CursorReason.NAME_SUGGESTS_UPDATED]
         elif column.name in _CREATED:
             score, reasons = score + 20, [*reasons, CursorReason.NAME_SUGGESTS_CREATED]
+        if kind in TIMESTAMPS and is_update_mark(column):
+            score, reasons = score + 40, [*reasons, CursorReason.SET_ON_UPDATE]
         if column.nullable:
             score, reasons = score - 10, [*reasons, CursorReason.NULLABLE]
         score += min(len(facts.columns) - index, _POSITION_BONUS_MAX)
@@ -141,6 +144,19 @@ def cursor_candidates(facts: SourceFacts) -> tuple[CursorCandidate, ...]:
             )
         )
     return tuple(sorted(found, key=lambda one: (-one.score, one.column)))
+
+
+def name_suggests_updated(name: str) -> bool:
+    """``updated_at``, ``last_update``, ``modifiedOn``: a name for when a row changed."""
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+    return _UPDATED.search(words) is not None
+
+
+def is_update_mark(column: ColumnFacts) -> bool:
+    """True when the server moves the column with every update, as far as it tells."""
+    if column.set_on_update is None:
+        return name_suggests_updated(column.name)
+    return column.set_on_update
 
 
 def cursor_fallback(facts: SourceFacts, candidates: Sequence[CursorCandidate]) -> str | None:
@@ -258,7 +274,9 @@ def suggest(
     rows = facts.row_estimate or 0
     cuts = _cuts(facts, chunks)
     fallback = cursor_fallback(facts, cursors)
-    mode, reason = _mode(rows, cuts, cursors, fallback)
+    moments = [one for one in cursors if CursorReason.TIMESTAMP_TYPE in one.reasons]
+    doubt = _doubt(facts, moments[0], fallback) if moments else "no timestamp tells what is new"
+    mode, reason = _mode(facts, cuts, moments, doubt)
     chunked = mode == "chunked"
     ranged = chunked and "chunk_column" in cuts
     wide = facts.capabilities.parallel_wide_rows
@@ -283,6 +301,8 @@ def suggest(
         target_row_group_mb=row_group_mb_of(facts.columns),
         cursor_candidates=cursors,
         cursor_fallback=fallback,
+        cursor_column=moments[0].column if moments else None,
+        cursor_doubt=None if mode == "incremental" else doubt or reason,
         chunk_candidates=chunks,
         overrides=overrides_of(facts.columns),
         warnings=(*facts.warnings, *_remarks(listed, facts)),
@@ -301,26 +321,50 @@ def _cuts(facts: SourceFacts, chunks: Sequence[ChunkCandidate]) -> Mapping[str, 
     return {"chunk_column": (indexed,)} if indexed is not None else {}
 
 
+_ANEW = "read anew each time, deletes and all"
+
+
 def _mode(
-    rows: int,
+    facts: SourceFacts,
     cuts: Mapping[str, tuple[str, ...]],
-    cursors: Sequence[CursorCandidate],
-    fallback: str | None,
+    moments: Sequence[CursorCandidate],
+    doubt: str | None,
 ) -> tuple[str, str]:
-    moments = [one for one in cursors if CursorReason.TIMESTAMP_TYPE in one.reasons]
-    if rows > CHUNKED_ABOVE_ROWS and cuts:
+    """Incremental only for a large table whose update mark is beyond doubt: what a cursor does
+    not see is never delivered, and nothing fails."""
+    if facts.row_estimate is None:
+        return "full", "nobody knows how many rows"
+    rows = facts.row_estimate
+    if rows <= CHUNKED_ABOVE_ROWS:
+        return "full", f"small: {_ANEW}"
+    if moments and doubt is None:
+        return "incremental", (
+            f"about {rows:,} rows, and the server sets {moments[0].column} with every update "
+            f"(score {moments[0].score}); deleted rows are not seen"
+        )
+    if cuts:
         how, columns = next(iter(cuts.items()))
         by = "ranges of heap blocks" if how == "blocks" else f"{how} {named(columns)}"
         return "chunked", f"about {rows:,} rows, more than {CHUNKED_ABOVE_ROWS:,}: cut by {by}"
-    best = moments[0] if moments else None
-    if best is not None and best.nullable and fallback is None:
+    return "full", f"about {rows:,} rows, but nothing to cut them by"
+
+
+def _doubt(facts: SourceFacts, best: CursorCandidate, fallback: str | None) -> str | None:
+    """Why the best moment is not proposed as a cursor; None when nothing speaks against it."""
+    name = best.column
+    if CursorReason.SET_ON_UPDATE not in best.reasons:
+        if CursorReason.NAME_SUGGESTS_UPDATED in best.reasons:
+            return f"nothing on the server sets {name}: right only where every update of a row does"
+        return (
+            f"nothing says that {name} changes when its row does: updates of rows that were read "
+            "once would never be read; right for rows that are only ever added"
+        )
+    if best.nullable and fallback is None:
         # Rows without a cursor would never be read, and nobody has said that this is meant.
-        return "full", f"{best.column} may be NULL, and no other moment stands in for it"
-    if best is not None:
-        return "incremental", f"{best.column} may tell what is new (score {best.score})"
-    if rows > CHUNKED_ABOVE_ROWS:
-        return "full", f"about {rows:,} rows, but nothing to cut them by"
-    return "full", "small, and no timestamp tells what is new"
+        return f"{name} may be NULL, and no other moment stands in for it"
+    if best.nullable or not led_by(facts, name):
+        return "no index begins with it: each run would read the whole table to find what is new"
+    return None
 
 
 def _remarks(listed: ListedRelation, facts: SourceFacts) -> list[str]:

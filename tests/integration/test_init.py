@@ -142,14 +142,75 @@ def test_the_same_on_another_engine(tmp_path: Path, mysql_database: str) -> None
     exports = {one["name"]: one for one in written["exports"]}
     assert set(exports) == set(MARIADB_ROWS)
     assert exports["orders"]["table"] == "orders"
-    assert exports["orders"]["mode"] == "incremental"
-    assert exports["orders"]["cursor_column"] == "updated_at"
+    # Small: what is proposed for a larger one stands in comments.
+    assert exports["orders"]["mode"] == "full"
+    assert "# cursor_column: updated_at" in desk.config.read_text()
     assert exports["places"]["columns"]["at"] == "binary"
     assert exports["strange_name"]["table"] == '"strange `name"'
     checked = desk.cli("check", "--json").json
     assert [one["refused"] for one in checked["exports"]] == [[]] * len(exports)
     desk.cli("run")
     assert rows_of(desk) == MARIADB_ROWS
+
+
+RENTALS = """
+CREATE TABLE rental (rental_id int PRIMARY KEY, rental_date timestamp NOT NULL,
+                     last_update timestamp NOT NULL DEFAULT now());
+INSERT INTO rental SELECT i, timestamp '2005-01-01' + i * interval '1 hour', now()
+FROM generate_series(1, 120000) i;
+CREATE INDEX ON rental (last_update); CREATE INDEX ON rental (rental_date);
+CREATE FUNCTION last_updated() RETURNS trigger LANGUAGE plpgsql AS
+  'BEGIN NEW.last_update = CURRENT_TIMESTAMP; RETURN NEW; END';
+CREATE TRIGGER last_updated BEFORE UPDATE ON rental FOR EACH ROW EXECUTE FUNCTION last_updated();
+CREATE TABLE hire (LIKE rental INCLUDING ALL); INSERT INTO hire SELECT * FROM rental;
+CREATE TABLE film AS SELECT * FROM rental LIMIT 16; ALTER TABLE film ADD PRIMARY KEY (rental_id);
+CREATE TRIGGER last_updated BEFORE UPDATE ON film FOR EACH ROW EXECUTE FUNCTION last_updated();
+CREATE TABLE odd ("new.x" int PRIMARY KEY, "at (now)" timestamp NOT NULL, seen timestamp NOT NULL);
+CREATE FUNCTION odd() RETURNS trigger LANGUAGE plpgsql AS
+  'BEGIN IF NEW.seen = OLD.seen THEN NEW."at (now)" := now(); END IF; RETURN NEW; END';
+CREATE TRIGGER odd BEFORE UPDATE ON odd FOR EACH ROW EXECUTE FUNCTION odd();
+ANALYZE;
+"""
+HIRES = (
+    "CREATE TABLE rental (rental_id int PRIMARY KEY, rental_date datetime NOT NULL, last_update "
+    "timestamp NOT NULL DEFAULT current_timestamp ON UPDATE current_timestamp, KEY (last_update))",
+    "INSERT INTO rental SELECT seq, '2005-01-01' + INTERVAL seq SECOND, now() FROM seq_1_to_120000",
+    "ANALYZE TABLE rental",
+)
+
+
+def cursors(desk: Desk) -> dict[str, tuple[str, str | None, list[str]]]:
+    found = desk.bare("init", "--source-url-env", "SHOP_DB_URL", "--discover").json["exports"]
+    return {
+        one["export_name"]: (
+            one["mode"],
+            one["cursor_column"],
+            [c["column"] for c in one["cursor_candidates"] if "set_on_update" in c["reasons"]],
+        )
+        for one in found
+    }
+
+
+def test_a_cursor_is_proposed_where_the_server_keeps_it(
+    tmp_path: Path, postgres, database: str, mysql_database: str
+) -> None:
+    postgres.psql(RENTALS, database=database.rpartition("/")[2])
+    desk = Desk(folder=tmp_path, environment={"SHOP_DB_URL": database})
+    assert cursors(desk) == {
+        "rental": ("incremental", "last_update", ["last_update"]),
+        # The same table without its trigger: nothing says that any moment is an update's.
+        "hire": ("chunked", "last_update", []),
+        "film": ("full", "last_update", ["last_update"]),
+        "odd": ("full", "at (now)", ["at (now)"]),
+    }
+    written = scaffold(desk)
+    modes = {one["name"]: one.get("cursor_column") for one in written["exports"]}
+    assert modes == {"rental": "last_update", "hire": None, "film": None, "odd": None}
+    sql = Sql(mysql_database)
+    for statement in HIRES:
+        sql.execute(statement)
+    desk.environment["SHOP_DB_URL"] = mysql_database
+    assert cursors(desk) == {"rental": ("incremental", "last_update", ["last_update"])}
 
 
 def test_only_tables_are_taken_unless_asked(shop_desk: Desk) -> None:

@@ -42,6 +42,7 @@ def listed(name: str = "orders", *, schema: str = "public", **more) -> ListedRel
         ("modified_at", K.TIMESTAMP, False, 80, [R.TIMESTAMP_TYPE, R.NAME_SUGGESTS_UPDATED]),
         ("created_at", K.TIMESTAMP, False, 60, [R.TIMESTAMP_TYPE, R.NAME_SUGGESTS_CREATED]),
         ("at", K.TIMESTAMP, True, 30, [R.TIMESTAMP_TYPE, R.NULLABLE]),
+        ("last_update", K.TIMESTAMP, False, 80, [R.TIMESTAMP_TYPE, R.NAME_SUGGESTS_UPDATED]),
         ("id", K.INT64, False, 25, [R.INTEGER_MONOTONIC, R.PRIMARY_KEY]),
     ],
 )
@@ -150,15 +151,60 @@ def test_more_than_a_hundred_thousand_rows_are_cut() -> None:
     assert suggested(facts_of(None, indexes=(PRIMARY,))).mode == "full"
 
 
-def test_a_few_rows_with_a_timestamp_are_incremental() -> None:
-    columns = (column("id", K.INT64), column("at", K.TIMESTAMP))
-    facts = facts_of(10, columns=columns, indexes=(PRIMARY,))
+def moment(name: str, *, on_update: bool | None = False, nullable: bool = False) -> ColumnFacts:
+    return replace(column(name, K.TIMESTAMP, nullable=nullable), set_on_update=on_update)
+
+
+LAST = moment("last_update", on_update=True)
+BY_LAST = index("by_last", "last_update", unique=False)
+
+
+@pytest.mark.parametrize(
+    ("why", "rows", "columns", "indexes", "mode", "cursor", "doubt"),
+    [
+        ("kept by the server", 10**6, [moment("rental_date"), LAST], [BY_LAST], "incremental",
+         "last_update", None),
+        ("a trigger and its name", 10**6, [moment("updatedAt", on_update=None)],
+         [index("by_it", "updatedAt", unique=False)], "incremental", "updatedAt", None),
+        ("small", 16, [moment("rental_date"), LAST], [BY_LAST], "full", "last_update", "small"),
+        ("as large as small", 100_000, [LAST], [BY_LAST], "full", "last_update", "small"),
+        ("of unknown size", None, [LAST], [BY_LAST], "full", "last_update", "nobody knows"),
+        ("a business date", 10**6, [moment("rental_date")], [], "chunked", "rental_date",
+         "updates of rows that were read once would never be read"),
+        ("a small business date", 16, [moment("rental_date")], [], "full", "rental_date",
+         "updates of rows that were read once would never be read"),
+        ("a creation", 10**6, [moment("created_at")], [], "chunked", "created_at", "ever added"),
+        ("a trigger, but no name", 10**6, [moment("at", on_update=None)], [], "chunked", "at",
+         "nothing says that at changes"),
+        ("a name alone", 10**6, [moment("updated_at")],
+         [index("by_it", "updated_at", unique=False)], "chunked", "updated_at",
+         "nothing on the server sets updated_at"),
+        ("no index", 10**6, [LAST], [], "chunked", "last_update", "no index begins with it"),
+        ("maybe NULL", 10**6, [replace(LAST, nullable=True)], [BY_LAST], "chunked", "last_update",
+         "may be NULL"),
+        ("no moment", 10**6, [], [], "chunked", None, "no timestamp"),
+    ],
+)  # fmt: skip
+def test_incremental_is_proposed_only_beyond_doubt(
+    why: str, rows, columns, indexes, mode: str, cursor, doubt
+) -> None:
+    facts = facts_of(rows, columns=(column("id", K.INT64), *columns), indexes=(PRIMARY, *indexes))
     found = suggested(facts)
-    assert (found.mode, found.mode_now) == ("incremental", "incremental")
-    assert suggested(facts, modes=("full", "chunked")).mode_now == "full"
-    unsure = (column("id", K.INT64), column("at", K.TIMESTAMP, nullable=True))
-    found = suggested(facts_of(10, columns=unsure, indexes=(PRIMARY,)))
-    assert (found.mode, found.mode_reason.split(",")[0]) == ("full", "at may be NULL")
+    assert (found.mode, found.cursor_column) == (mode, cursor), why
+    assert (found.cursor_doubt is None) == (doubt is None), why
+    assert (doubt or "") in (found.cursor_doubt or ""), why
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        *((name, True) for name in ("updated_at", "last_update", "modifiedOn", "changed")),
+        *((name, True) for name in ("ModificationDate", "date_modified", "last_edited_at")),
+        *((name, False) for name in ("created_at", "rental_date", "exchanged", "at", "due")),
+    ],
+)
+def test_names_for_when_a_row_changed(name: str, told: bool) -> None:
+    assert discovery.name_suggests_updated(name) is told
 
 
 def test_without_a_key_blocks_are_cut_and_else_an_indexed_column() -> None:

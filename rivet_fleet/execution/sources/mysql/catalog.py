@@ -179,7 +179,7 @@ def relation_columns(
     facts = []
     for field in fields:
         # Of a view over what the user may not see the dictionary shows no columns.
-        _, native_type, nullable, comment, _, charset, collation = known.get(field.name) or (
+        _, native_type, nullable, comment, extra, charset, collation = known.get(field.name) or (
             *(field.name, native_type_of(field)),
             *("NO" if field.flags & FLAG.NOT_NULL else "YES", "", "", None, None),
         )
@@ -192,6 +192,7 @@ def relation_columns(
                 comment=comment or None,
                 json=f"json_valid({field.name})".lower() in checks,
                 text=(charset, collation),
+                set_on_update="on update" in (extra or "").lower(),
             )
         )
     return tuple(facts)
@@ -265,6 +266,7 @@ def _facts(
     comment: str | None = None,
     json: bool = False,
     text: tuple[str | None, str | None] = (None, None),
+    set_on_update: bool = False,
 ) -> ColumnFacts:
     understood = column_type(native_type, json=json)
     unsupported = understood if isinstance(understood, Unsupported) else None
@@ -281,6 +283,7 @@ def _facts(
         cast_hint=unsupported.cast_hint if unsupported else None,
         charset=text[0],
         collation=text[1],
+        set_on_update=set_on_update,
     )
 
 

@@ -150,7 +150,7 @@ def _close_matches(cursor: Row, wanted: RelationName) -> str:
 
 # ---------------------------------------------------------------- columns
 
-_COLUMNS = """
+_COLUMNS = r"""
 SELECT a.attname, a.atttypid, a.atttypmod, pg_catalog.format_type(a.atttypid, a.atttypmod),
        a.attnotnull AND NOT EXISTS (
          SELECT FROM pg_catalog.pg_constraint k
@@ -159,13 +159,21 @@ SELECT a.attname, a.atttypid, a.atttypmod, pg_catalog.format_type(a.atttypid, a.
        pg_catalog.col_description(a.attrelid, a.attnum),
        (SELECT s.avg_width FROM pg_catalog.pg_stats s
         WHERE s.schemaname = n.nspname AND s.tablename = c.relname AND s.attname = a.attname
-        ORDER BY s.inherited DESC LIMIT 1)
+        ORDER BY s.inherited DESC LIMIT 1),
+       (SELECT bool_or(
+          a.attname = ANY (string_to_array(encode(t.tgargs, 'escape'), E'\\000'))
+          OR p.prosrc ~* (E'(;|\\mbegin|\\mthen|\\melse)\\s+new\\."?'
+             || regexp_replace(a.attname, '([^[:alnum:]_])', E'\\\\\\1', 'g') || E'"?\\s*:?='))
+        FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
+        WHERE t.tgrelid = a.attrelid AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A')
+          AND t.tgtype & 19 = 19 AND t.tgattr::text = '')
 FROM pg_catalog.pg_attribute a
 JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY a.attnum
 """
+# 19: for each row, before, update. A trigger of moddatetime's kind has the column as argument.
 # A NOT NULL that is NOT VALID (PostgreSQL 18) or NO INHERIT does not speak for every row.
 
 _TYPES = """
@@ -195,6 +203,8 @@ class RawColumn:
     nullable: bool = True
     comment: str | None = None
     avg_width_bytes: int | None = None
+    set_on_update: bool | None = False
+    """See ``ColumnFacts``."""
 
 
 def relation_columns(cursor: Row, relation: Relation) -> tuple[RawColumn, ...]:
@@ -209,8 +219,10 @@ def relation_columns(cursor: Row, relation: Relation) -> tuple[RawColumn, ...]:
             nullable=not not_null,
             comment=comment,
             avg_width_bytes=width,
+            # NULL: there is no such trigger. False: there is one that does not name it.
+            set_on_update={None: False, False: None, True: True}[named],
         )
-        for name, oid, typmod, native, not_null, comment, width in rows
+        for name, oid, typmod, native, not_null, comment, width, named in rows
     )
 
 
@@ -279,6 +291,7 @@ def _facts(column: RawColumn, catalog: CatalogType) -> ColumnFacts:
         unsupported_reason=unsupported.reason if unsupported else None,
         cast_hint=unsupported.cast_hint if unsupported else None,
         avg_width_bytes=column.avg_width_bytes,
+        set_on_update=column.set_on_update,
     )
 
 
