@@ -166,7 +166,10 @@ class ClaimPlace:
 
 
 MARK_ABOVE_EVERYTHING = "mark-above-everything"
-"""The rule of a diagnostic that ``status`` and the report repeat: nothing will ever be new."""
+CURSOR_CANNOT_SEE = "cursor-cannot-see"
+TOLD_BY_RUNS = frozenset({MARK_ABOVE_EVERYTHING, CURSOR_CANNOT_SEE})
+"""The rules of diagnostics that ``status`` and the report of a run repeat: rows that exist, or
+will, and are not delivered."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

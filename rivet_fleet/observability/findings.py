@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rivet_fleet.contracts.plan import MARK_ABOVE_EVERYTHING
+from rivet_fleet.contracts.plan import TOLD_BY_RUNS
 from rivet_fleet.contracts.quality import GateOutcome
 from rivet_fleet.contracts.state import RunView
 from rivet_fleet.observability.units import counted
@@ -21,7 +21,7 @@ def finding_lines(run: RunView) -> tuple[str, ...]:
     lines += [
         f"mark      {one.message} [{one.rule}]"
         for one in run.plan.diagnostics
-        if one.rule == MARK_ABOVE_EVERYTHING
+        if one.rule in TOLD_BY_RUNS
     ]
     lines += [f"schema    {one.sentence} [{one.code.value}]" for one in run.plan.schema_changes]
     if run.findings is not None:

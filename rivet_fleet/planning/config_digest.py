@@ -17,7 +17,7 @@ from rivet_fleet.planning.connections import public_url
 from rivet_fleet.planning.loaded import all_sources, source_name
 from rivet_fleet.planning.policies import POLICIES, change_policies, policies_of
 
-_UNSEALED = {"source", "query", "query_file", "on_mark_above", *POLICIES}
+_UNSEALED = {"source", "query", "query_file", "on_mark_above", "cursor_is_monotonic", *POLICIES}
 """What an export says apart from its plan, or in another form."""
 
 

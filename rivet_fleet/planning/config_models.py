@@ -113,6 +113,11 @@ class ExportConfig(Block):
         description="The greatest cursor lies below the mark, as after a reload: fail refuses the "
         "run instead of delivering nothing with a warning.",
     )
+    cursor_is_monotonic: bool = Field(
+        default=False,
+        description="incremental, keyset_incremental: takes text or uuid for a cursor: each new "
+        "value is greater than all before it (ULID, UUID version 7).",
+    )
     keyset_incremental: bool = Field(
         default=False,
         description="With chunk_by_key of an append-only table: only keys above the last run's.",

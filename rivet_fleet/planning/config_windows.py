@@ -28,6 +28,16 @@ def check_windows(export: ExportConfig, at: ConfigKey) -> Iterator[Problem]:
         if value in (None, False, DEFAULTS.get(name)) or export.mode == mode:
             continue
         yield _problem((*at, name), f"has no meaning without mode: {mode}", f"add mode: {mode}")
+    if (
+        export.cursor_is_monotonic
+        and export.mode != "incremental"
+        and not export.keyset_incremental
+    ):
+        yield _problem(
+            (*at, "cursor_is_monotonic"),
+            "has no meaning without a cursor",
+            "add mode: incremental, or keyset_incremental: true",
+        )
     if export.mode == "incremental":
         yield from _incremental(export, at)
     if export.mode == "time_window":

@@ -11,8 +11,14 @@ from enum import Enum
 
 from rivet_fleet.contracts.facts import SourceFacts
 from rivet_fleet.contracts.keys import RangeKind
-from rivet_fleet.contracts.plan import MARK_ABOVE_EVERYTHING, PlanDiagnostic, TuningPlan
+from rivet_fleet.contracts.plan import (
+    CURSOR_CANNOT_SEE,
+    MARK_ABOVE_EVERYTHING,
+    PlanDiagnostic,
+    TuningPlan,
+)
 from rivet_fleet.planning.config_models import ExportConfig
+from rivet_fleet.planning.increment import Windowed
 from rivet_fleet.planning.strategy import Choice
 
 
@@ -30,6 +36,7 @@ class Rule(Enum):
     TIME_WINDOW_RECONCILE_MISMATCH = "time-window-reconcile-mismatch"
     QUALITY_UNIQUE_NO_CAP = "quality-unique-no-cap"
     MARK_ABOVE_EVERYTHING = MARK_ABOVE_EVERYTHING
+    CURSOR_CANNOT_SEE = CURSOR_CANNOT_SEE
 
 
 NOTE, WARNING, DEGRADED = "note", "warning", "degraded"
@@ -47,13 +54,16 @@ def diagnose(
     choice: Choice,
     tuning: TuningPlan,
     uncompared: Sequence[str] = (),
-    beyond: str | None = None,
+    windowed: Windowed | None = None,
 ) -> tuple[PlanDiagnostic, ...]:
     """Everything worth knowing before the first row is read. ``uncompared``: gates that will
-    probably stay unknown, in words; ``beyond``: how the mark lies above everything."""
+    probably stay unknown, in words; ``windowed``: what is known of the mark."""
     found = [*_shape(choice, tuning), *_rows(export, facts, choice), *_settings(export)]
     found += [_say(Rule.QUALITY_UNIQUE_NO_CAP, WARNING, said) for said in uncompared]
-    found += [_say(Rule.MARK_ABOVE_EVERYTHING, WARNING, beyond)] if beyond else []
+    if windowed is not None and windowed.beyond:
+        found.append(_say(Rule.MARK_ABOVE_EVERYTHING, WARNING, windowed.beyond))
+    if windowed is not None and windowed.unseen:
+        found.append(_say(Rule.CURSOR_CANNOT_SEE, NOTE, windowed.unseen))
     return tuple(found)
 
 

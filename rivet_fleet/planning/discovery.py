@@ -26,6 +26,7 @@ from rivet_fleet.contracts.listing import ListedRelation
 from rivet_fleet.planning.candidates import INTEGERS, column_of, led_by, named, usable_keys
 from rivet_fleet.planning.config_models import ExportConfig
 from rivet_fleet.planning.config_rules import NAME_BYTES_MAX
+from rivet_fleet.planning.cursors import is_update_mark, name_suggests_updated
 from rivet_fleet.planning.verdicts import PEAK_MB_MAX, peak_mb
 
 TIMESTAMPS = frozenset({TypeKind.TIMESTAMP, TypeKind.TIMESTAMP_UTC})
@@ -38,7 +39,6 @@ WIDE_ROW_BYTES = 1_024
 WIDE_COLUMNS = 5
 UNBOUNDED_DECIMAL = "decimal(38,18)"
 _WIDE_KINDS = (TypeKind.STRING, TypeKind.BINARY, TypeKind.JSON, TypeKind.LIST)
-_UPDATED = re.compile(r"(^|_)(updat|modif|chang|edit|touch|refresh)(e|ed|y|ied|ication|)(_|$)")
 _CREATED = frozenset({"created_at"})
 _POSITION_BONUS_MAX = 5
 
@@ -144,19 +144,6 @@ def cursor_candidates(facts: SourceFacts) -> tuple[CursorCandidate, ...]:
             )
         )
     return tuple(sorted(found, key=lambda one: (-one.score, one.column)))
-
-
-def name_suggests_updated(name: str) -> bool:
-    """``updated_at``, ``last_update``, ``modifiedOn``: a name for when a row changed."""
-    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
-    return _UPDATED.search(words) is not None
-
-
-def is_update_mark(column: ColumnFacts) -> bool:
-    """True when the server moves the column with every update, as far as it tells."""
-    if column.set_on_update is None:
-        return name_suggests_updated(column.name)
-    return column.set_on_update
 
 
 def cursor_fallback(facts: SourceFacts, candidates: Sequence[CursorCandidate]) -> str | None:

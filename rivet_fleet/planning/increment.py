@@ -23,6 +23,7 @@ from rivet_fleet.planning.candidates import (
     usable_keys,
 )
 from rivet_fleet.planning.config_models import ExportConfig
+from rivet_fleet.planning.cursors import not_rising, unseen_by
 from rivet_fleet.planning.cuts import Refusal
 from rivet_fleet.planning.problems import did_you_mean
 
@@ -61,6 +62,8 @@ class Windowed:
     warnings: tuple[str, ...] = ()
     beyond: str | None = None
     """What is wrong with a mark that lies above everything; None when it does not."""
+    unseen: str | None = None
+    """Which rows no run will ever deliver, in one sentence; None for a window without a mark."""
 
 
 def reads_window(export: ExportConfig) -> bool:
@@ -75,11 +78,13 @@ def cursor_of(export: ExportConfig, facts: SourceFacts) -> Cursor | Refusal | No
     if export.keyset_incremental:
         columns = export.chunk_by_key or ()
         found = _first_refused("chunk_by_key", facts, columns)
+        found = found or not_rising(export, "chunk_by_key", facts, columns[0])
         return found or Cursor(mode="key", setting="chunk_by_key", columns=columns)
     if export.mode != "incremental" or export.cursor_column is None:
         return None
     name, fallback = export.cursor_column, export.cursor_fallback_column
     refused = _first_refused("cursor_column", facts, (name,))
+    refused = refused or not_rising(export, "cursor_column", facts, name)
     if refused is None and fallback is not None:
         refused = _first_refused("cursor_fallback_column", facts, (fallback,))
         refused = refused or _unlike(facts, name, fallback)
@@ -171,7 +176,13 @@ def window_of(
     warnings += [*_ahead(facts, cursor, after, now_s), *_coarse(export, facts, cursor, after)]
     if not window.empty:
         warnings += _cost(facts, cursor)
-    return Windowed(window=window, cursor=plan, warnings=tuple(warnings), beyond=beyond)
+    return Windowed(
+        window=window,
+        cursor=plan,
+        warnings=tuple(warnings),
+        beyond=beyond,
+        unseen=unseen_by(export, facts, cursor.columns, cursor.fallback),
+    )
 
 
 def _lower(before: KeyTuple | None, newest: Newest) -> WindowBound | None:

@@ -227,9 +227,9 @@ def _sealed(
     on_schema_drift, shape_factor = change_policies(loaded.config, export)
     quality = quality_plan(export.quality, choice.ranges)
     compared = uncompared(quality, facts.row_estimate, len(choice.ranges))
-    window, beyond = (windowed.window, windowed.beyond) if windowed else (None, None)
+    window = windowed.window if windowed else None
     diagnostics = diagnose(
-        export, facts=facts, choice=choice, tuning=tuning, uncompared=compared, beyond=beyond
+        export, facts=facts, choice=choice, tuning=tuning, uncompared=compared, windowed=windowed
     )
     plan = ExportPlan(
         export_name=export.name,

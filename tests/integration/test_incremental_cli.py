@@ -202,3 +202,20 @@ def test_a_table_that_was_reloaded_below_its_mark_is_said_and_refused_when_asked
     desk.cli("state", "reset", "-e", "orders")
     desk.cli("run")
     assert len(delivered(desk)) == 100
+
+
+def test_every_command_says_once_what_the_cursor_cannot_see(desk, postgres) -> None:
+    add(postgres, desk, 1, 20)
+    for command in ("check", "plan", "run", "status"):
+        done = desk.cli(command)
+        assert done.said.count("what at cannot see is never delivered") == 1, done.said
+    postgres.psql(
+        "ALTER TABLE orders ADD word text NOT NULL DEFAULT ''",
+        database=desk.environment["SHOP_URL"].rpartition("/")[2],
+    )
+    words = INCREMENTAL.replace("at,", "word,")
+    desk.write(fleet_yaml(export="worded", extra=words))
+    for command in ("plan", "run"):
+        desk.refused(command, code=1, named="word (text)", hint="cursor_is_monotonic: true")
+    desk.write(fleet_yaml(export="worded", extra=f"{words}, cursor_is_monotonic: true"))
+    desk.cli("run")

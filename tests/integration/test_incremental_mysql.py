@@ -106,7 +106,7 @@ def test_every_cursor_type_is_exact(sql, source, kind, values, later, index) -> 
     table(sql, kind, index="at" if index else "")
     for number, value in enumerate(values, start=1):
         sql.execute(f"INSERT INTO t (id, at) VALUES ({number}, {value})")
-    follower = Follower(source=source, export=export_of())
+    follower = Follower(source=source, export=export_of(cursor_is_monotonic=True))
     assert follower.run() == list(range(1, len(values) + 1))
     assert follower.run() == []
     sql.execute(f"INSERT INTO t (id, at) VALUES (50, {later})")

@@ -140,7 +140,7 @@ def test_every_cursor_type_is_exact(sql, source, kind, values, later, index) -> 
     for number, value in enumerate(values, start=1):
         sql.execute(f"INSERT INTO t (id, at) VALUES ({number}, {value})")
     endless = {n for n, v in enumerate(values, start=1) if v in ("'NaN'", "'infinity'")}
-    follower = Follower(source=source, export=export_of(), schema="public")
+    follower = Follower(source=source, export=export_of(cursor_is_monotonic=True), schema="public")
     planned = follower.plan()
     assert ("never the mark" in planned.warned) == bool(endless)
     assert follower.deliver(planned) == [n for n in range(1, len(values) + 1) if n not in endless]

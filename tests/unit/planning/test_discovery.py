@@ -13,6 +13,7 @@ from rivet_fleet.contracts.facts import ColumnFacts
 from rivet_fleet.contracts.keys import RelationName
 from rivet_fleet.contracts.listing import ListedRelation, RelationKind
 from rivet_fleet.planning import discovery
+from rivet_fleet.planning.cursors import name_suggests_updated
 from rivet_fleet.planning.verdicts import peak_mb
 from tests.unit.planning.shapes import ABLE, PRIMARY, column, index, table
 
@@ -204,7 +205,7 @@ def test_incremental_is_proposed_only_beyond_doubt(
     ],
 )
 def test_names_for_when_a_row_changed(name: str, told: bool) -> None:
-    assert discovery.name_suggests_updated(name) is told
+    assert name_suggests_updated(name) is told
 
 
 def test_without_a_key_blocks_are_cut_and_else_an_indexed_column() -> None:
