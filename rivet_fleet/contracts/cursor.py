@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 
 from rivet_fleet.contracts.binding import Bound
-from rivet_fleet.contracts.keys import KeyTuple
+from rivet_fleet.contracts.keys import KeyTuple, shown_key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +58,7 @@ def describe_mark(mark: str) -> str:
         body = json.loads(mark)
         first, *rest = body["by"]
         shown = f"coalesce({first}, {body['or']})" if "or" in body else first
-        return f"{', '.join((shown, *rest))} = {', '.join(body['at'])}"
+        return f"{', '.join((shown, *rest))} = {shown_key(tuple(body['at']))}"
     except (ValueError, KeyError, TypeError, AttributeError):
         return mark
 

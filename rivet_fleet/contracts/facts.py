@@ -51,6 +51,8 @@ class IndexFacts:
     expression: bool = False
     ordered: bool = True
     """True when the access method can return rows in key order (PostgreSQL: btree)."""
+    obstacle: str | None = None
+    """Why its values cannot be compared as a key's must be, although it is ordered."""
 
 
 def leading_index(indexes: tuple[IndexFacts, ...], columns: tuple[str, ...]) -> str | None:

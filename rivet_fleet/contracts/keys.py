@@ -118,6 +118,11 @@ class ChunkRange:
     block_end: int | None = None
 
 
+def shown_key(values: KeyTuple) -> str:
+    """A key for people. A value that could not travel as text begins with NUL, and is bytes."""
+    return ", ".join(value.replace("\0", "\\x") for value in values)
+
+
 def describe_range(chunk_range: ChunkRange) -> str:
     """One short human line for a range, for status and messages."""
     where = f" of {chunk_range.relation}" if chunk_range.relation else ""
@@ -128,6 +133,6 @@ def describe_range(chunk_range: ChunkRange) -> str:
     if chunk_range.kind is RangeKind.BLOCKS:
         end = "∞" if chunk_range.block_end is None else str(chunk_range.block_end)
         return f"blocks [{chunk_range.block_first or 0}, {end}){where}"
-    low = "-∞" if chunk_range.lower is None else ", ".join(chunk_range.lower)
-    high = "∞" if chunk_range.upper is None else ", ".join(chunk_range.upper)
+    low = "-∞" if chunk_range.lower is None else shown_key(chunk_range.lower)
+    high = "∞" if chunk_range.upper is None else shown_key(chunk_range.upper)
     return f"({', '.join(chunk_range.columns)}) in [{low}; {high}){where}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from rivet_fleet.contracts.keys import KeyTuple, RelationName
+from rivet_fleet.contracts.keys import KeyTuple, RelationName, shown_key
 
 
 class WindowNulls(Enum):
@@ -70,8 +70,8 @@ def describe_window(window: RowWindow) -> str:
     opened = "[" if low is not None and low.inclusive else "("
     closed = "]" if high is not None and high.inclusive else ")"
     ends = (
-        ("-∞" if low is None else ", ".join(low.values)),
-        ("∞" if high is None else ", ".join(high.values)),
+        ("-∞" if low is None else shown_key(low.values)),
+        ("∞" if high is None else shown_key(high.values)),
     )
     nulls = " or null" if window.nulls is WindowNulls.INSIDE else ""
     return f"({', '.join((first, *rest))}) in {opened}{ends[0]}; {ends[1]}{closed}{nulls}"

@@ -15,7 +15,7 @@ from typing import NoReturn, Protocol
 
 import pyarrow as pa
 
-from rivet_fleet.contracts.keys import ChunkRange, KeyTuple, RangeKind
+from rivet_fleet.contracts.keys import ChunkRange, KeyTuple, RangeKind, shown_key
 from rivet_fleet.errors import MalformedData
 from rivet_fleet.execution.source import PageLimit
 
@@ -159,7 +159,7 @@ class Progress:
 
     def _stands_still(self, values: KeyTuple) -> NoReturn:
         raise MalformedData(
-            f"chunk key ({', '.join(self._columns)}): a page behind {', '.join(values)!r} holds "
+            f"chunk key ({', '.join(self._columns)}): a page behind {shown_key(values)!r} holds "
             "that key again: the source does not compare this key as it orders it, or reads it "
             "as another one",
             hint="nothing of this chunk was delivered; cut the export by another key "

@@ -8,8 +8,8 @@ from rivet_fleet.contracts.keys import ChunkRange
 from rivet_fleet.contracts.window import NewestRequest, RowWindow, WindowBound, WindowNulls
 from rivet_fleet.execution.paging import KeyDialect, Select
 
-NOTHING = "1 = 0"
-"""Both engines answer it without touching the table."""
+NOTHING = "FALSE"
+"""Every engine answers it without touching the table, and without an operator."""
 
 
 def windowed(
@@ -41,6 +41,14 @@ def conditions(dialect: KeyDialect, window: RowWindow) -> tuple[str, ...]:
         return (f"({null} OR ({' AND '.join(bounds)}))",) if bounds else ()
     # A comparison with NULL is never true: the bounds keep NULLs out by themselves.
     return tuple(bounds) if bounds else (f"NOT ({null})",)
+
+
+def compared_columns(window: RowWindow | None, chunk_range: ChunkRange) -> tuple[str, ...]:
+    """Every column whose values a statement of this chunk may compare or order."""
+    names = chunk_range.columns
+    if window is not None:
+        names += (*window.columns, *((window.fallback,) if window.fallback else ()))
+    return tuple(dict.fromkeys(names))
 
 
 def above(dialect: KeyDialect, request: NewestRequest) -> tuple[str, ...]:

@@ -60,6 +60,7 @@ def why_not_a_key(facts: SourceFacts, index: IndexFacts) -> str | None:
         (not index.ready, "is not ready yet"),
         (not index.ordered, "does not return rows in order"),
         (not index.columns, "has no columns"),
+        (index.obstacle is not None, f"is no key: {index.obstacle}"),
         (not facts.capabilities.keyset, "cannot be paged on this source"),
         (
             len(index.columns) > 1 and not facts.capabilities.composite_keyset,

@@ -11,6 +11,7 @@ from rivet_fleet.contracts.keys import RangeKind
 from rivet_fleet.contracts.plan import TuningPlan
 from rivet_fleet.execution.chunkreader import PagedReader
 from rivet_fleet.execution.drift import Footing
+from rivet_fleet.execution.sources.postgres.introspect import read_columns
 from rivet_fleet.execution.sources.postgres.reading import PostgresReading
 from tests.integration.increment_kit import NOW_S, SMALL, Follower, export_of
 from tests.integration.postgres_source_kit import drain, source, sql
@@ -249,7 +250,8 @@ def test_a_run_costs_the_rows_it_reads(sql, source) -> None:
     sql.execute("INSERT INTO t SELECT i, '2025-06-02' FROM generate_series(5001, 5020) i")
     planned = follower.plan()
     (chunk,) = planned.choice.ranges
-    engine = PostgresReading(source._session, planned.read, TuningPlan())
+    _, keys = read_columns(source._session, planned.read.relation, None, ("at", "id"))
+    engine = PostgresReading(source._session, planned.read, TuningPlan(), keys)
     footing = Footing(planned.read, chunk, lambda: ())
     reader = PagedReader(engine, planned.read, chunk, footing, row_bytes_max=1 << 30)
     pages = []

@@ -61,7 +61,7 @@ def test_every_relation_is_listed_once(reader) -> None:
     assert found["public.seen"].kind is RelationKind.VIEW
     assert found["public.kept"].kind is RelationKind.MATERIALIZED_VIEW
     assert str(found["public.heir"].inherits_from) == "public.filled"
-    assert found["public.Odd Name"].from_item == '"public"."Odd Name"'
+    assert found['public."Odd Name"'].from_item == '"public"."Odd Name"'
     assert all(one.missing is None for one in listing.relations)
 
 

@@ -17,13 +17,13 @@ from rivet_fleet.contracts.columns import TypeKind
 from rivet_fleet.contracts.keys import ChunkRange, KeyTuple, RangeKind
 from rivet_fleet.contracts.window import Newest, NewestRequest, RowWindow
 from rivet_fleet.execution.paging import KeyDialect, Select
-from rivet_fleet.execution.sources.postgres import statements
 from rivet_fleet.execution.windowing import above, windowed
 from rivet_fleet.planning.config_models import ExportConfig
 from rivet_fleet.planning.increment import Moving, Windowed, newest_request, window_of
+from tests.postgres_keys import PlainKeys
 from tests.unit.planning.shapes import column, index, table
 
-DIALECT: KeyDialect = statements
+DIALECT: KeyDialect = PlainKeys()
 FACTS = table(
     columns=(
         column("id", TypeKind.STRING),

@@ -18,7 +18,7 @@ from rivet_fleet.execution.drift import Footing
 from rivet_fleet.execution.extract import extract_chunk
 from rivet_fleet.execution.pages import Allowance
 from rivet_fleet.execution.source import PageLimit
-from rivet_fleet.execution.sources.postgres import statements
+from tests.postgres_keys import PlainKeys
 from tests.unit.execution.test_extract import read_ids
 
 COLUMN = ColumnSpec(
@@ -72,7 +72,7 @@ class Statement:
 class Engine:
     """A ``ReadingEngine`` over the numbers 1 to ``rows``; it remembers its statements."""
 
-    identity, keys = "numbers", statements
+    identity, keys = "numbers", PlainKeys()
 
     def __init__(self, rows: int, *, decodes_at_once: bool = True) -> None:
         self.rows, self.decodes_at_once = rows, decodes_at_once

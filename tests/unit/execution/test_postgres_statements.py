@@ -25,7 +25,6 @@ from rivet_fleet.errors import (
 from rivet_fleet.execution.chunkreader import hidden_keys
 from rivet_fleet.execution.paging import KeysetPager, Select
 from rivet_fleet.execution.source import PageLimit
-from rivet_fleet.execution.sources.postgres import statements
 from rivet_fleet.execution.sources.postgres.border import translate, translate_connect
 from rivet_fleet.execution.sources.postgres.dialect import (
     capabilities,
@@ -36,6 +35,7 @@ from rivet_fleet.execution.sources.postgres.dialect import (
     quote_identifier,
     quote_literal,
 )
+from rivet_fleet.execution.sources.postgres.keyorder import Keys
 from rivet_fleet.execution.sources.postgres.reading import PostgresReading
 from rivet_fleet.execution.sources.postgres.session import Session
 from rivet_fleet.execution.sources.postgres.statements import (
@@ -43,9 +43,9 @@ from rivet_fleet.execution.sources.postgres.statements import (
     copy_statement,
     from_item,
     page_settings,
-    row_comparison,
     select_expression,
 )
+from tests.postgres_keys import order, text_keys
 
 URL = parse_database_url("postgresql://me:s3cretword@db.example:5433/shop")
 LIMIT = PageLimit(rows_max=10, bytes_max=1000)
@@ -57,28 +57,66 @@ def spec(name: str, kind: TypeKind, *, wire: str = "", cast: str | None = None) 
     )
 
 
-def test_keyset_pages_compare_rows_and_never_columns() -> None:
+ANY_TEXT = '"pg_catalog"."text"'
+
+
+def test_keyset_pages_compare_rows_by_the_operators_that_order_them() -> None:
     chunk = ChunkRange(
         kind=RangeKind.KEYSET, columns=("a", "B"), lower=("1", "x"), upper=("9", "it's")
     )
     keys = {0: ("5", "m")}
     pager = KeysetPager(
-        statements, "*", "t AS _rivet", chunk, lambda _, row: keys[row], index_walk=True
+        text_keys(), "*", "t AS _rivet", chunk, lambda _, row: keys[row], index_walk=True
     )
     first = copy_statement(pager.select(LIMIT))
+    more, less = 'OPERATOR("pg_catalog".>=)', 'OPERATOR("pg_catalog".<)'
     assert first == (
-        "COPY (SELECT * FROM t AS _rivet WHERE (_rivet.\"a\", _rivet.\"B\") >= ('1', 'x') AND "
-        '(_rivet."a", _rivet."B") < (\'9\', \'it\'\'s\') ORDER BY _rivet."a", _rivet."B" LIMIT 10) '
-        "TO STDOUT (FORMAT BINARY)"
+        f"""COPY (SELECT * FROM t AS _rivet WHERE (_rivet."a", _rivet."B") {more} """
+        f"""('1'::{ANY_TEXT}, 'x'::{ANY_TEXT}) AND (_rivet."a", _rivet."B") {less} """
+        f"""('9'::{ANY_TEXT}, 'it''s'::{ANY_TEXT}) ORDER BY _rivet."a" USING {less}, """
+        f"""_rivet."B" USING {less} LIMIT 10) TO STDOUT (FORMAT BINARY)"""
     )
     assert copy_statement(pager.select(LIMIT)) == first
     import pyarrow as pa
 
     batch = pa.record_batch({"n": [1]})
     assert not pager.accept(batch, 10, cut=True).last
-    assert "> ('5', 'm')" in copy_statement(pager.select(LIMIT))
+    assert f".>) ('5'::{ANY_TEXT}, 'm'::{ANY_TEXT})" in copy_statement(pager.select(LIMIT))
     keys[0] = ("5", "n")
     assert pager.accept(batch, 10, cut=False).last
+
+
+def test_columns_of_several_operators_are_compared_behind_the_range_of_the_first() -> None:
+    foreign = order('"ext"."citext"', "ext", exact=False)
+    keys = text_keys(c=foreign, v=order(cast=True))
+    literal = f"'x'::pg_catalog.text::{foreign.type}"
+    assert keys.row_comparison(("c", "n"), ">", ("x", "1")) == (
+        f"""(_rivet."c" OPERATOR("ext".>=) {literal} AND (_rivet."c" OPERATOR("ext".>) {literal} """
+        f"""OR (_rivet."c" OPERATOR("ext".=) {literal} AND _rivet."n" """
+        f"""OPERATOR("pg_catalog".>) '1'::{ANY_TEXT})))"""
+    )
+    led = keys.row_comparison(("a", "b", "c"), "<", ("1", "2", "x"))
+    assert led.startswith(
+        f"""((_rivet."a", _rivet."b") OPERATOR("pg_catalog".<=) ('1'::{ANY_TEXT}, '2'::"""
+    )
+    # varchar is compared as the text that its operators take, in name alone.
+    assert keys.value("v") == f'_rivet."v"::{ANY_TEXT}'
+    with pytest.raises(SourceRefused, match="no order in common"):
+        keys.coalesced_comparison("c", "n", ">", "x")
+    with pytest.raises(SourceRefused, match="has no order"):
+        Keys({}).key_list(("a",))
+
+
+def test_a_key_travels_as_bytes_where_the_servers_text_is_not_utf8() -> None:
+    keys = Keys({"k": order()}, encoding="SQL_ASCII")
+    assert keys.arrived(b"plain".hex()) == "plain"
+    strange = keys.arrived("e131")
+    assert strange == "\0e131"
+    assert keys.literal("k", strange) == (
+        f"pg_catalog.convert_from(pg_catalog.decode('e131', 'hex'), 'SQL_ASCII')::{ANY_TEXT}"
+    )
+    assert keys.literal("k", "plain") == f"'plain'::{ANY_TEXT}"
+    assert Keys({"k": order()}).arrived("é") == "é"
 
 
 def test_identifiers_and_literals_cannot_break_out() -> None:
@@ -89,15 +127,15 @@ def test_identifiers_and_literals_cannot_break_out() -> None:
         with pytest.raises(ConfigError):
             bad("a\0b")
     with pytest.raises(ValueError, match="2 key values for 1"):
-        row_comparison(("a",), ">", ("1", "2"))
+        text_keys().row_comparison(("a",), ">", ("1", "2"))
 
 
 def test_sources_and_blocks() -> None:
     orders = RelationName(schema="S", name="Orders")
     assert from_item(orders, None, only=True) == 'ONLY "S"."Orders" AS _rivet'
     assert from_item(None, "SELECT 1; -- done;") == "(\nSELECT 1\n) AS _rivet"
-    assert block_range(3, None) == ("_rivet.ctid >= '(3,0)'::tid",)
-    assert block_range(3, 9)[1] == "_rivet.ctid < '(9,0)'::tid"
+    assert block_range(3, None) == ("_rivet.ctid OPERATOR(pg_catalog.>=) '(3,0)'::pg_catalog.tid",)
+    assert block_range(3, 9)[1] == "_rivet.ctid OPERATOR(pg_catalog.<) '(9,0)'::pg_catalog.tid"
     assert Select(columns="*", source="t").sql() == "SELECT * FROM t"
 
 
@@ -105,7 +143,7 @@ def test_casts_are_known_types_only() -> None:
     plain = select_expression(spec("a", TypeKind.INT32))
     assert plain == '_rivet."a" AS "a"'
     money = select_expression(spec("m", TypeKind.STRING, wire="25", cast="string"))
-    assert money == '_rivet."m"::text AS "m"'
+    assert money == '_rivet."m"::pg_catalog.text AS "m"'
     padded = select_expression(spec("c", TypeKind.STRING, wire="1042", cast="text"))
     assert padded == '_rivet."c" AS "c"'
     number = select_expression(spec("n", TypeKind.DECIMAL, wire="1700", cast="decimal(9, 2)"))
@@ -151,7 +189,7 @@ def test_keys_without_exact_text_travel_once_more() -> None:
         query=None,
         columns=columns,
     )
-    engine = PostgresReading(session, read, TuningPlan())
+    engine = PostgresReading(session, read, TuningPlan(), text_keys())
     assert hidden_keys(engine, columns, ("i", "t", "absent")) == ("t", "absent")
     with pytest.raises(ConfigError, match="floating"):
         hidden_keys(engine, columns, ("f",))

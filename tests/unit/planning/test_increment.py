@@ -19,16 +19,17 @@ from rivet_fleet.errors import ConfigError
 from rivet_fleet.execution.paging import KeysetPager, Select
 from rivet_fleet.execution.source import PageLimit
 from rivet_fleet.execution.sources.mysql.statements import Keys
-from rivet_fleet.execution.sources.postgres import statements as postgres
 from rivet_fleet.execution.windowing import above, conditions, windowed
 from rivet_fleet.planning.advice import advise
 from rivet_fleet.planning.connections import source_connection
 from rivet_fleet.planning.increment import Moving
 from rivet_fleet.planning.loaded import LoadedConfig
 from rivet_fleet.planning.planner import plan_campaign
+from tests.postgres_keys import PlainKeys
 from tests.unit.planning.conftest import Loader
 from tests.unit.planning.shapes import PRIMARY, column, index, int_key, table
 
+POSTGRES = PlainKeys()
 NOW_S = 1_700_000_000.0
 AT = column("at", TypeKind.TIMESTAMP_UTC)
 ORDERS = table(
@@ -131,15 +132,15 @@ def test_cc6_pages_are_ordered_by_cursor_and_key_in_one_level(load_exports: Load
     (chunk,) = run.chunks
     assert chunk.chunk_range == ChunkRange(kind=RangeKind.KEYSET, columns=("at", "id"))
     pager = KeysetPager(
-        postgres, "*", "t AS _rivet", chunk.chunk_range, lambda *_: (), index_walk=True
+        POSTGRES, "*", "t AS _rivet", chunk.chunk_range, lambda *_: (), index_walk=True
     )
     page = pager.select(PageLimit(rows_max=5, bytes_max=1))
-    sql = windowed(page, postgres, run.plan.read.window, chunk.chunk_range).sql()
+    sql = windowed(page, POSTGRES, run.plan.read.window, chunk.chunk_range).sql()
     assert sql.count("SELECT") == 1
-    assert sql.endswith('ORDER BY _rivet."at", _rivet."id" LIMIT 5')
+    assert sql.endswith('ORDER BY _rivet."at" USING <, _rivet."id" USING < LIMIT 5')
 
 
-@pytest.mark.parametrize("dialect", [postgres, Keys(native_types={"at": "datetime", "id": "int"})])
+@pytest.mark.parametrize("dialect", [POSTGRES, Keys(native_types={"at": "datetime", "id": "int"})])
 @pytest.mark.parametrize("fallback", [None, "made"])
 def test_cc7_planning_and_reading_compare_with_one_expression(
     dialect: Any, fallback: str | None
@@ -169,7 +170,7 @@ def test_cc8_a_mark_is_one_opaque_text_of_its_own_columns(load_exports: Loader) 
 def test_cc9_names_are_quoted_by_each_engine() -> None:
     name = 'a"`b'
     low = WindowBound(values=("1",), inclusive=False)
-    (quoted,) = conditions(postgres, RowWindow(columns=(name,), lower=low))
+    (quoted,) = conditions(POSTGRES, RowWindow(columns=(name,), lower=low))
     assert quoted == """_rivet."a""`b" > '1'"""
     mysql = Keys(native_types={name: "int"})
     (quoted,) = conditions(mysql, RowWindow(columns=(name,), lower=low))
@@ -178,7 +179,7 @@ def test_cc9_names_are_quoted_by_each_engine() -> None:
 
 def test_cc10_values_are_literals_under_every_setting_or_refused() -> None:
     low = WindowBound(values=("it's \\ 1",), inclusive=False)
-    (text,) = conditions(postgres, RowWindow(columns=("c",), lower=low))
+    (text,) = conditions(POSTGRES, RowWindow(columns=("c",), lower=low))
     assert text == """_rivet."c" >  E'it''s \\\\ 1'"""
     with pytest.raises(ConfigError, match="no value of a bigint key"):
         conditions(Keys(native_types={"c": "bigint"}), RowWindow(columns=("c",), lower=low))

@@ -1,8 +1,8 @@
 """What a plan rests on, asked of the system catalogues: one statement, facts by kind (ADR 0018).
 
-Only ``pg_catalog`` is asked, which every role may read. Trees of views and policies are compared as
-the server stores them, not as it prints them: printed names depend on the search path. Columns
-of newer servers are read through ``to_jsonb``, where a missing one is NULL.
+Only ``pg_catalog`` is asked, which every role may read, on our own search path. Trees of views and
+policies are compared as the server stores them, not as it prints them. Columns of newer servers are
+read through ``to_jsonb``, where a missing one is NULL.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from rivet_fleet.contracts.basis import (
 from rivet_fleet.contracts.keys import ChunkRange, RelationName
 from rivet_fleet.contracts.plan import ReadPlan
 from rivet_fleet.errors import SourceBusy
-from rivet_fleet.execution.sources.postgres.catalog import RawColumn
+from rivet_fleet.execution.sources.postgres.catalog import RawColumn, users_path
 from rivet_fleet.execution.sources.postgres.dialect import quote_identifier, quote_literal
 from rivet_fleet.execution.sources.postgres.session import Session
-from rivet_fleet.execution.sources.postgres.statements import from_item, metadata_settings
+from rivet_fleet.execution.sources.postgres.statements import catalog_settings, from_item
 
 Row = Cursor[tuple[Any, ...]]
 
@@ -125,11 +125,9 @@ CROSS JOIN LATERAL generate_series(0, i.indnkeyatts - 1) AS p(n)
 JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[p.n]
 WHERE i.indcollation[p.n] NOT IN (0, a.attcollation){only}
 """
-_OF_QUERY = """
-SELECT u.name, u.name, pg_catalog.to_regcollation(u.coll)::oid
-FROM (VALUES (1)) AS o(one) LEFT JOIN (SELECT * FROM {item} LIMIT 0) AS q ON true
-CROSS JOIN LATERAL unnest(ARRAY[{names}]::text[], ARRAY[{collations}]::text[]) AS u(name, coll)
-"""
+_COLLATIONS = (
+    "SELECT {collations} FROM (SELECT 1) AS o LEFT JOIN (SELECT * FROM {item} LIMIT 0) q ON true"
+)
 # The collation of an expression is known without a row of it: LIMIT 0 runs nothing.
 _DEFINITIONS = f"""
 SELECT 'definition', 'view ' || n.nspname || '.' || c.relname, pg_catalog.md5(
@@ -141,10 +139,7 @@ JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_catalog.pg_rewrite w ON w.ev_class = c.oid AND w.ev_type = '1'
 GROUP BY c.oid, c.relowner, c.reloptions::text, n.nspname, c.relname
 """
-_SEARCH_PATH = """
-SELECT 'definition', 'the search path of the query',
-  pg_catalog.array_to_string(pg_catalog.current_schemas(false), ', '), '{}'::text[]
-"""
+_SEARCH_PATH = "SELECT 'definition', 'the search path of the query', {path}, '{{}}'::text[]"
 _ROLE = "SELECT 'rights', 'the reading role', current_user::text, '{}'::text[]"
 _POLICY = f"""concat_ws(' ', p.polname, p.polpermissive,
   {_STORED.format(tree="p.polqual")})"""
@@ -194,7 +189,7 @@ class Basis:
         ).fetchall()
         oids = {oid for (oid,) in ordered}
         names = [column.name for column in columns if column.type_oid in oids]
-        arms = [*self._arms(cursor, kinds, query=True), *self._of_query(query, names)]
+        arms = [*self._arms(cursor, kinds, query=True), *self._of_query(cursor, query, names)]
         return _ask(cursor, arms, None)
 
     def now(self, cursor: Row, read: ReadPlan, chunk_range: ChunkRange) -> tuple[BasisFact, ...]:
@@ -208,7 +203,7 @@ class Basis:
         if read.relation is None:
             names = [fact.subject for fact in planned if fact.kind is BasisKind.COLLATION]
             arms = self._arms(cursor, kinds, query=True)
-            return _ask(cursor, [*arms, *self._of_query(read.query or "", names)], None)
+            return _ask(cursor, [*arms, *self._of_query(cursor, read.query or "", names)], None)
         found = _ask(cursor, self._arms(cursor, kinds, use), read.relation)
         if BasisKind.RELATION in kinds and not any(
             fact.kind is BasisKind.RELATION for fact in found
@@ -222,7 +217,7 @@ class Basis:
     def look(self, read: ReadPlan, chunk_range: ChunkRange) -> tuple[BasisFact, ...]:
         """``now``, in a transaction of its own. Raises SourceError."""
         with self._session.transaction(
-            metadata_settings(_TIMEOUT_S),
+            catalog_settings(_TIMEOUT_S),
             doing="comparing the source with what the plan rests on",
             timeout_s=_TIMEOUT_S,
         ) as cursor:
@@ -244,7 +239,7 @@ class Basis:
         if BasisKind.RIGHTS in kinds:
             arms.append(_ROLE)
         if query:
-            return [*arms, *([_SEARCH_PATH] if BasisKind.DEFINITION in kinds else [])]
+            return [*arms, *([_path_of_query(cursor)] if BasisKind.DEFINITION in kinds else [])]
         if BasisKind.RELATION in kinds:
             arms.append(_NAMED)
         if BasisKind.INDEX in kinds:
@@ -259,17 +254,23 @@ class Basis:
             arms += [_POLICIES, _BENEATH]
         return arms
 
-    def _of_query(self, query: str, names: Iterable[str]) -> list[str]:
+    def _of_query(self, cursor: Row, query: str, names: Iterable[str]) -> list[str]:
         listed = sorted(names)
         if not listed:
             return []
-        collations = (f"pg_catalog.pg_collation_for(q.{quote_identifier(one)})" for one in listed)
-        columns = _OF_QUERY.format(
-            item=from_item(None, query),
-            names=", ".join(map(quote_literal, listed)),
-            collations=", ".join(collations),
+        collations = (
+            f"pg_catalog.to_regcollation(pg_catalog.pg_collation_for(q.{quote_identifier(one)}))"
+            "::pg_catalog.oid"
+            for one in listed
         )
-        return [self._ordered(columns)]
+        asked = _COLLATIONS.format(item=from_item(None, query), collations=", ".join(collations))
+        with users_path(cursor):
+            oids = cursor.execute(asked.encode()).fetchone() or ()
+        rows = (
+            f"({quote_literal(name)}, {quote_literal(name)}, {oid or 'NULL'}::oid)"
+            for name, oid in zip(listed, oids, strict=True)
+        )
+        return [self._ordered(f"VALUES {', '.join(rows)}")]
 
     def _ordered(self, columns: str) -> str:
         own = self._session.server_version_num >= _ICU_DEFAULTS
@@ -285,6 +286,14 @@ class Basis:
             ).fetchone()
             self._may_ask_system = bool(row and row[0])
         return self._may_ask_system
+
+
+def _path_of_query(cursor: Row) -> str:
+    with users_path(cursor):
+        row = cursor.execute(
+            "SELECT pg_catalog.array_to_string(pg_catalog.current_schemas(false), ', ')"
+        ).fetchone()
+    return _SEARCH_PATH.format(path=quote_literal((row[0] if row else None) or ""))
 
 
 def _array(names: Iterable[str]) -> str:

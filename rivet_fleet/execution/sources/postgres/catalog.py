@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from psycopg import Cursor
 
 from rivet_fleet.contracts.columns import ColumnType
-from rivet_fleet.contracts.facts import ColumnFacts, IndexFacts
+from rivet_fleet.contracts.facts import ColumnFacts
 from rivet_fleet.contracts.keys import RelationName
 from rivet_fleet.errors import SourceRefused
 from rivet_fleet.execution.closenames import close_relations
 from rivet_fleet.execution.sources.postgres.dialect import (
     NOT_REALLY_ARRAYS,
+    OWN_PATH,
     CatalogType,
     Unsupported,
     column_type,
@@ -22,6 +25,23 @@ from rivet_fleet.execution.sources.postgres.dialect import (
 )
 
 Row = Cursor[tuple[Any, ...]]
+
+
+@contextlib.contextmanager
+def own_path(cursor: Row) -> Iterator[None]:
+    """Within a transaction on the user's search path: names in the block are the server's own."""
+    cursor.execute(f"SET LOCAL search_path = {OWN_PATH}".encode())
+    yield
+    cursor.execute(b"SET LOCAL search_path = DEFAULT")
+
+
+@contextlib.contextmanager
+def users_path(cursor: Row) -> Iterator[None]:
+    """Within a transaction on our own path: the user's query, and what lies under a view, may
+    mean what they name by the user's."""
+    cursor.execute(b"SET LOCAL search_path = DEFAULT")
+    yield
+    cursor.execute(f"SET LOCAL search_path = {OWN_PATH}".encode())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,8 +76,12 @@ def find_relation(cursor: Row, wanted: RelationName) -> Relation:
     if wanted.schema:
         sql, parameters = f"{_RELATION} AND n.nspname = %s AND c.relname = %s", [*_parts(wanted)]
     else:
-        sql = f"{_RELATION} AND c.oid = to_regclass(%s)"
-        parameters = [quote_identifier(wanted.name)]
+        with users_path(cursor):
+            row = cursor.execute(
+                "SELECT pg_catalog.to_regclass(%s)::pg_catalog.oid",
+                [quote_identifier(wanted.name)],
+            ).fetchone()
+        sql, parameters = f"{_RELATION} AND c.oid = %s", [*(row or (None,))]
     row = cursor.execute(sql.encode(), parameters).fetchone()
     if row is None:
         raise SourceRefused(
@@ -118,7 +142,8 @@ def prove_readable(cursor: Row, relation: Relation) -> None:
             "the columns it may read in a `query:`",
             code="SQLSTATE_42501",
         )
-    cursor.execute(f"SELECT * FROM {quote_relation(relation.name)} LIMIT 0".encode())
+    with users_path(cursor):
+        cursor.execute(f"SELECT * FROM {quote_relation(relation.name)} LIMIT 0".encode())
 
 
 def _current_user(cursor: Row) -> str:
@@ -128,10 +153,11 @@ def _current_user(cursor: Row) -> str:
 
 
 def _close_matches(cursor: Row, wanted: RelationName) -> str:
-    home = cursor.execute(
-        "SELECT coalesce(%s, current_schema()::text, '')", [wanted.schema or None]
-    )
-    (schema,) = home.fetchone() or ("",)
+    schema = wanted.schema
+    if not schema:
+        with users_path(cursor):
+            row = cursor.execute("SELECT pg_catalog.current_schema()").fetchone()
+        schema = (row[0] if row else None) or ""
     rows = cursor.execute(
         "SELECT n.nspname, c.relname FROM pg_catalog.pg_class c "
         "JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
@@ -210,6 +236,10 @@ class RawColumn:
 def relation_columns(cursor: Row, relation: Relation) -> tuple[RawColumn, ...]:
     """The live columns of a relation, in their order."""
     rows = cursor.execute(_COLUMNS, (relation.oid,)).fetchall()
+    natives = [row[3] for row in rows]
+    if any("." in native for native in natives):
+        # A type of somebody's own is spelled as the user would spell it.
+        natives = _natives(cursor, [(row[1], row[2]) for row in rows])
     return tuple(
         RawColumn(
             name=name,
@@ -222,28 +252,39 @@ def relation_columns(cursor: Row, relation: Relation) -> tuple[RawColumn, ...]:
             # NULL: there is no such trigger. False: there is one that does not name it.
             set_on_update={None: False, False: None, True: True}[named],
         )
-        for name, oid, typmod, native, not_null, comment, width, named in rows
+        for (name, oid, typmod, _, not_null, comment, width, named), native in zip(
+            rows, natives, strict=True
+        )
     )
+
+
+def _natives(cursor: Row, types: list[tuple[int, int]]) -> list[str]:
+    """How the server spells each (type, typmod) on the user's path."""
+    with users_path(cursor):
+        rows = cursor.execute(
+            "SELECT pg_catalog.format_type(o, m) FROM ROWS FROM ("
+            "pg_catalog.unnest(%s::pg_catalog.oid[]), pg_catalog.unnest(%s::pg_catalog.int4[])"
+            ") WITH ORDINALITY AS u(o, m, n) ORDER BY n",
+            ([oid for oid, _ in types], [typmod for _, typmod in types]),
+        ).fetchall()
+    return [native for (native,) in rows]
 
 
 def query_columns(cursor: Row, source: str) -> tuple[RawColumn, ...]:
     """The columns a query would return, without running it. ``source`` is a FROM item."""
-    cursor.execute(f"SELECT * FROM {source} LIMIT 0".encode())
-    result, described = cursor.pgresult, cursor.description or []
+    with users_path(cursor):
+        cursor.execute(f"SELECT * FROM {source} LIMIT 0".encode())
+        result, described = cursor.pgresult, cursor.description or []
     if result is None:
         return ()
     raw = [
         (column.name, column.type_code, result.fmod(index))
         for index, column in enumerate(described)
     ]
-    natives = cursor.execute(
-        "SELECT pg_catalog.format_type(o, m) "
-        "FROM unnest(%s::oid[], %s::int[]) WITH ORDINALITY AS u(o, m, n) ORDER BY n",
-        ([oid for _, oid, _ in raw], [typmod for _, _, typmod in raw]),
-    ).fetchall()
+    natives = _natives(cursor, [(oid, typmod) for _, oid, typmod in raw])
     return tuple(
         RawColumn(name=name, type_oid=oid, typmod=typmod, native_type=native)
-        for (name, oid, typmod), (native,) in zip(raw, natives, strict=True)
+        for (name, oid, typmod), native in zip(raw, natives, strict=True)
     )
 
 
@@ -292,52 +333,4 @@ def _facts(column: RawColumn, catalog: CatalogType) -> ColumnFacts:
         cast_hint=unsupported.cast_hint if unsupported else None,
         avg_width_bytes=column.avg_width_bytes,
         set_on_update=column.set_on_update,
-    )
-
-
-# ---------------------------------------------------------------- indexes
-
-_INDEXES = """
-SELECT c.relname, i.indisunique, i.indisprimary, i.indisvalid, i.indisready,
-       i.indpred IS NOT NULL, k.expressions, k.columns,
-       am.amname = 'btree' AND k.same_collation AND k.default_class
-         AND (k.option_min = k.option_max AND k.option_min IN (0, 3))
-FROM pg_catalog.pg_index i
-JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
-JOIN pg_catalog.pg_am am ON am.oid = c.relam
-CROSS JOIN LATERAL (
-  SELECT array_agg(a.attname::text ORDER BY p.n) FILTER (WHERE a.attname IS NOT NULL) AS columns,
-         bool_or(i.indkey[p.n] = 0) AS expressions,
-         bool_and(i.indcollation[p.n] = coalesce(a.attcollation, 0)) AS same_collation,
-         bool_and(coalesce(o.opcdefault, false)) AS default_class,
-         min(i.indoption[p.n]) AS option_min, max(i.indoption[p.n]) AS option_max
-  FROM generate_series(0, i.indnkeyatts - 1) AS p(n)
-  LEFT JOIN pg_catalog.pg_attribute a
-    ON a.attrelid = i.indrelid AND a.attnum = i.indkey[p.n] AND a.attnum > 0
-  LEFT JOIN pg_catalog.pg_opclass o ON o.oid = i.indclass[p.n]
-) k
-WHERE i.indrelid = %s
-ORDER BY i.indisprimary DESC, i.indisunique DESC, c.relname
-"""
-# Only an index whose collation, operator class and direction are those of a plain ORDER BY can
-# be walked in key order; INCLUDE columns lie behind indnkeyatts.
-
-
-def indexes(cursor: Row, relation: Relation) -> tuple[IndexFacts, ...]:
-    """Every index; uniqueness of an inheritance parent says nothing about its children."""
-    rows = cursor.execute(_INDEXES, (relation.oid,)).fetchall()
-    covers_all = not relation.inheritance_parent
-    return tuple(
-        IndexFacts(
-            name=name,
-            columns=tuple(columns or ()),
-            unique=unique and covers_all,
-            primary=primary and covers_all,
-            valid=valid,
-            ready=ready,
-            partial=partial,
-            expression=bool(expressions),
-            ordered=bool(ordered) and covers_all,
-        )
-        for name, unique, primary, valid, ready, partial, expressions, columns, ordered in rows
     )

@@ -28,6 +28,9 @@ ALIAS = "_rivet"
 """The alias of what is read. Keys are always written with it: a bare name in ORDER BY means
 the output column, which may be a cast."""
 
+OWN_PATH = "pg_catalog, pg_temp"
+"""The search path of statements that name nothing of the user's."""
+
 # ---------------------------------------------------------------- types
 
 OID_JSONB = 3802
@@ -138,7 +141,8 @@ def numeric_type(typmod: int) -> ColumnType | Unsupported:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Override:
-    """One ``columns:`` override: what arrives, and the SQL that makes the server send it."""
+    """One ``columns:`` override: what arrives, and the SQL that makes the server send it. A type
+    that is no word of the grammar names its schema: it would be looked up on the search path."""
 
     type: ColumnType
     wire_oid: int
@@ -155,18 +159,23 @@ _OVERRIDE_NAMES: dict[str, tuple[TypeKind, int, str]] = {
         ("float8", "double", "float64", "double precision"),
         (TypeKind.FLOAT64, 701, "double precision"),
     ),
-    "date": (TypeKind.DATE, 1082, "date"),
-    **dict.fromkeys(("timestamp", "timestamp_ns"), (TypeKind.TIMESTAMP, 1114, "timestamp")),
+    "date": (TypeKind.DATE, 1082, "pg_catalog.date"),
+    **dict.fromkeys(
+        ("timestamp", "timestamp_ns"), (TypeKind.TIMESTAMP, 1114, "pg_catalog.timestamp")
+    ),
     **dict.fromkeys(
         ("timestamp_tz", "timestamptz", "timestamp_utc", "timestamp_tz_ns"),
-        (TypeKind.TIMESTAMP_UTC, 1184, "timestamptz"),
+        (TypeKind.TIMESTAMP_UTC, 1184, "pg_catalog.timestamptz"),
     ),
     **dict.fromkeys(
-        ("text", "string", "varchar", "char", "bpchar", "name"), (TypeKind.STRING, 25, "text")
+        ("text", "string", "varchar", "char", "bpchar", "name"),
+        (TypeKind.STRING, 25, "pg_catalog.text"),
     ),
-    **dict.fromkeys(("binary", "bytea", "blob", "varbinary"), (TypeKind.BINARY, 17, "bytea")),
-    **dict.fromkeys(("json", "jsonb"), (TypeKind.JSON, 114, "json")),
-    "uuid": (TypeKind.UUID, 2950, "uuid"),
+    **dict.fromkeys(
+        ("binary", "bytea", "blob", "varbinary"), (TypeKind.BINARY, 17, "pg_catalog.bytea")
+    ),
+    **dict.fromkeys(("json", "jsonb"), (TypeKind.JSON, 114, "pg_catalog.json")),
+    "uuid": (TypeKind.UUID, 2950, "pg_catalog.uuid"),
 }
 _DECIMAL_OVERRIDE = re.compile(r"(?:decimal|numeric)\s*\(\s*(\d+)\s*(?:,\s*(\d+)\s*)?\)")
 

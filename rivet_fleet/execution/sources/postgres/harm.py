@@ -5,7 +5,7 @@ from __future__ import annotations
 from rivet_fleet.contracts.harm import HarmReading
 from rivet_fleet.execution.sources.postgres.dialect import ENGINE_NAMES
 from rivet_fleet.execution.sources.postgres.session import Session
-from rivet_fleet.execution.sources.postgres.statements import metadata_settings
+from rivet_fleet.execution.sources.postgres.statements import catalog_settings
 
 _LOOK_MAX_S = 5.0
 _COUNTERS = (
@@ -28,7 +28,7 @@ SELECT extract(epoch FROM clock_timestamp())::float8,
 
 def read_harm(session: Session) -> HarmReading:
     """One question to the statistics views; no table is touched. See ``Source.read_harm``."""
-    settings = metadata_settings(_LOOK_MAX_S)
+    settings = catalog_settings(_LOOK_MAX_S)
     with session.transaction(
         settings, doing="reading the counters", timeout_s=_LOOK_MAX_S
     ) as cursor:

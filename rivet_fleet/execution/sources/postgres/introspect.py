@@ -12,20 +12,15 @@ from typing import Any
 
 from psycopg import Cursor
 
-from rivet_fleet.contracts.columns import INTEGERS, MOMENTS, TypeKind
+from rivet_fleet.contracts.columns import TypeKind
 from rivet_fleet.contracts.facts import (
-    WALKED,
     ColumnFacts,
     FactsRequest,
-    IndexFacts,
     KeyFacts,
     SourceFacts,
-    leading_index,
 )
-from rivet_fleet.contracts.keys import KeyTuple, RelationName
-from rivet_fleet.errors import ConfigError, SourceRefused, StatementTimeout
-from rivet_fleet.execution.densityprobe import probe, worth_probing
-from rivet_fleet.execution.keywalk import WALKED_BOUNDARIES_MAX, walk_keys
+from rivet_fleet.contracts.keys import RelationName
+from rivet_fleet.errors import ConfigError, SourceRefused
 from rivet_fleet.execution.sources.postgres import catalog, keysamples
 from rivet_fleet.execution.sources.postgres.basis import Basis
 from rivet_fleet.execution.sources.postgres.dialect import (
@@ -33,21 +28,19 @@ from rivet_fleet.execution.sources.postgres.dialect import (
     capabilities,
     override_fidelity,
     parse_override,
-    quote_identifier,
 )
 from rivet_fleet.execution.sources.postgres.heaps import Heaps
 from rivet_fleet.execution.sources.postgres.heaps import heaps as find_heaps
+from rivet_fleet.execution.sources.postgres.keyfacts import METADATA_TIMEOUT_S, describe_keys
+from rivet_fleet.execution.sources.postgres.keyfacts import indexes as find_indexes
+from rivet_fleet.execution.sources.postgres.keyorder import Keys, key_orders
 from rivet_fleet.execution.sources.postgres.poolers import POOLED
 from rivet_fleet.execution.sources.postgres.session import Session
 from rivet_fleet.execution.sources.postgres.statements import (
-    KEY_WALK,
+    catalog_settings,
     column_ref,
     from_item,
-    metadata_settings,
 )
-
-METADATA_TIMEOUT_S = 30.0
-_KEYS_MAX = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,23 +63,33 @@ def introspect(session: Session, basis: Basis, request: FactsRequest) -> SourceF
 
 
 def read_columns(
-    session: Session, relation: RelationName | None, query: str | None
-) -> tuple[ColumnFacts, ...]:
-    """The columns as they are now, without casts."""
+    session: Session,
+    relation: RelationName | None,
+    query: str | None,
+    compared: tuple[str, ...],
+) -> tuple[tuple[ColumnFacts, ...], Keys]:
+    """The columns as they are now, without casts, and how ``compared`` ones are compared."""
     with _transaction(session, "asking for the source's columns") as cursor:
-        return columns_now(cursor, relation, query)
+        return columns_now(cursor, relation, query, compared, session.encoding)
 
 
 def columns_now(
-    cursor: Cursor[tuple[Any, ...]], relation: RelationName | None, query: str | None
-) -> tuple[ColumnFacts, ...]:
-    """The same within a transaction: what drift is compared with."""
+    cursor: Cursor[tuple[Any, ...]],
+    relation: RelationName | None,
+    query: str | None,
+    compared: tuple[str, ...],
+    encoding: str,
+) -> tuple[tuple[ColumnFacts, ...], Keys]:
+    """The same within a transaction on our own path: what drift is compared with. How columns are
+    compared is asked only when there are any."""
     if relation is not None:
         found = catalog.find_relation(cursor, relation)
         raw = catalog.relation_columns(cursor, found)
     else:
         raw = catalog.query_columns(cursor, from_item(None, query))
-    return catalog.column_facts(cursor, raw)
+    asked = [(one.name, one.type_oid) for one in raw if one.name in compared]
+    orders = key_orders(cursor, asked) if asked else {}
+    return catalog.column_facts(cursor, raw), Keys(orders, encoding=encoding)
 
 
 def _table(session: Session, basis: Basis, request: FactsRequest) -> SourceFacts:
@@ -95,12 +98,15 @@ def _table(session: Session, basis: Basis, request: FactsRequest) -> SourceFacts
     with _transaction(session, f"looking at {catalog.shown(request.relation)}") as cursor:
         relation = catalog.find_relation(cursor, request.relation)
         catalog.prove_readable(cursor, relation)
-        columns = catalog.column_facts(cursor, catalog.relation_columns(cursor, relation))
-        indexes = catalog.indexes(cursor, relation)
+        raw = catalog.relation_columns(cursor, relation)
+        columns = catalog.column_facts(cursor, raw)
+        orders = key_orders(cursor, [(one.name, one.type_oid) for one in raw])
+        indexes = find_indexes(cursor, relation, orders)
         heaps = find_heaps(cursor, relation)
         item = from_item(relation.name, None)
-        columns = _with_casts(cursor, columns, request, item)
-        size = _table_size(cursor, relation, heaps, columns, item)
+        with catalog.users_path(cursor):
+            columns = _with_casts(cursor, columns, request, item)
+            size = _table_size(cursor, relation, heaps, columns, item)
         rests_on = basis.of_relation(cursor, relation.name)
     if heaps.obstacle and relation.kind in ("r", "p"):
         warnings.append(f"no block ranges: {heaps.obstacle}")
@@ -112,11 +118,12 @@ def _table(session: Session, basis: Basis, request: FactsRequest) -> SourceFacts
         item=item,
         sampled=keysamples.table_sample(relation, size.blocks),
         relation=relation,
+        keys=Keys(orders, encoding=session.encoding),
         fresh_statistics=size.fresh,
         rows=size.rows,
         rows_from=size.provenance,
     )
-    keys = _keys(session, request, source, columns, indexes, warnings)
+    keys, indexes = describe_keys(session, request, source, columns, indexes, warnings)
     return SourceFacts(
         engine=ENGINE_NAMES[0],
         server_version=session.server_version,
@@ -143,19 +150,23 @@ def _query(session: Session, basis: Basis, request: FactsRequest) -> SourceFacts
         columns = catalog.column_facts(cursor, raw)
         _refuse_duplicates(columns)
         rests_on = basis.of_query(cursor, request.query or "", raw)
-        columns = _with_casts(cursor, columns, request, item)
-        size = _explained(cursor, item)
+        asked = [(one.name, one.type_oid) for one in raw if one.name in request.key_columns]
+        orders = key_orders(cursor, asked) if asked else {}
+        with catalog.users_path(cursor):
+            columns = _with_casts(cursor, columns, request, item)
+            size = _explained(cursor, item)
     # A query that is estimated to return more is not run for the sake of a sample.
     small = size.rows is not None and size.rows <= keysamples.SAMPLE_ROWS_MAX
     source = keysamples.KeySource(
         item=item,
         sampled=keysamples.query_sample(item) if small else None,
         relation=None,
+        keys=Keys(orders, encoding=session.encoding),
         fresh_statistics=False,
     )
     keys: tuple[KeyFacts, ...] = ()
     if request.key_columns:
-        keys = _keys(session, request, source, columns, (), warnings)
+        keys, _ = describe_keys(session, request, source, columns, (), warnings)
     return SourceFacts(
         engine=ENGINE_NAMES[0],
         server_version=session.server_version,
@@ -172,8 +183,9 @@ def _query(session: Session, basis: Basis, request: FactsRequest) -> SourceFacts
 
 
 def _transaction(session: Session, doing: str) -> Any:
+    """On our own path: see ``catalog.users_path``."""
     return session.transaction(
-        metadata_settings(METADATA_TIMEOUT_S), doing=doing, timeout_s=METADATA_TIMEOUT_S
+        catalog_settings(METADATA_TIMEOUT_S), doing=doing, timeout_s=METADATA_TIMEOUT_S
     )
 
 
@@ -273,107 +285,3 @@ def _explained(cursor: Cursor[tuple[Any, ...]], item: str) -> _Size:
         return _Size(rows=None, provenance="none", width_bytes=None)
     top = plan[0]["Plan"]
     return _Size(rows=top["Plan Rows"], provenance="explain", width_bytes=top["Plan Width"] or None)
-
-
-# ---------------------------------------------------------------- keys
-
-
-def _keys(
-    session: Session,
-    request: FactsRequest,
-    source: keysamples.KeySource,
-    columns: tuple[ColumnFacts, ...],
-    indexes: tuple[IndexFacts, ...],
-    warnings: list[str],
-) -> tuple[KeyFacts, ...]:
-    usable = keysamples.usable_keys(columns, indexes)
-    wanted = (_requested(request, columns),) if request.key_columns else usable[:_KEYS_MAX]
-    found = []
-    for names in wanted:
-        by_name = {column.name: column for column in columns}
-        nullable = any(by_name[name].nullable for name in names)
-        try:
-            with session.transaction(
-                (*metadata_settings(METADATA_TIMEOUT_S), *KEY_WALK[:1]),
-                doing=f"looking at the key ({', '.join(names)})",
-                timeout_s=METADATA_TIMEOUT_S,
-            ) as cursor:
-                facts = keysamples.key_facts(
-                    cursor,
-                    source,
-                    names,
-                    nullable=nullable,
-                    unique=any(set(key) <= set(names) for key in usable),
-                    boundaries_max=request.boundaries_max,
-                    finite=len(names) == 1 and _is_moment(by_name[names[0]]),
-                )
-            if request.probe_density and leading_index(indexes, names):
-                facts = _probed(session, source, facts, by_name[names[0]])
-            if request.walk_rows is not None and leading_index(indexes, names):
-                facts = _walked(session, source, facts, request.walk_rows)
-        except StatementTimeout:
-            warnings.append(
-                f"key ({', '.join(names)}) could not be described within "
-                f"{METADATA_TIMEOUT_S:.0f} s: is there an index on it?"
-            )
-            continue
-        found.append(facts)
-    return tuple(found)
-
-
-def _probed(
-    session: Session, source: keysamples.KeySource, facts: KeyFacts, column: ColumnFacts
-) -> KeyFacts:
-    """How densely a whole-number key is filled, where the statistics leave it in doubt."""
-    whole = column.type is not None and column.type.kind in INTEGERS
-    if not whole or len(facts.columns) > 1 or not facts.minimum or not facts.maximum:
-        return facts
-    first, last = int(facts.minimum[0]), int(facts.maximum[0])
-    if not worth_probing(source.rows, source.rows_from, last - first + 1):
-        return facts
-
-    def count(low: int, high: int, most: int) -> int:
-        with _transaction(session, f"probing the key ({column.name})") as cursor:
-            return keysamples.count_between(cursor, source, column.name, (low, high, most))
-
-    return replace(facts, probed=probe(count, first, last))
-
-
-def _is_moment(column: ColumnFacts) -> bool:
-    return column.type is not None and column.type.kind in MOMENTS
-
-
-def _walked(
-    session: Session, source: keysamples.KeySource, facts: KeyFacts, every: int
-) -> KeyFacts:
-    """Exact boundaries. Every step is a transaction of its own: a walk may take minutes."""
-
-    def step(key: KeyTuple | None, operator: str, skip: int) -> KeyTuple | None:
-        with session.transaction(
-            (*metadata_settings(METADATA_TIMEOUT_S), *KEY_WALK),
-            doing=f"walking the key ({', '.join(facts.columns)})",
-            timeout_s=METADATA_TIMEOUT_S,
-        ) as cursor:
-            return keysamples.key_at(cursor, source, facts.columns, (key, operator, skip))
-
-    found = walk_keys(
-        step, columns=facts.columns, every=every, boundaries_max=WALKED_BOUNDARIES_MAX
-    )
-    return facts if found is None else replace(facts, boundaries=found, provenance=WALKED)
-
-
-def _requested(request: FactsRequest, columns: tuple[ColumnFacts, ...]) -> tuple[str, ...]:
-    known = {column.name: column for column in columns}
-    for name in request.key_columns:
-        if name not in known:
-            raise SourceRefused(
-                f"export {request.export_name}: there is no column {quote_identifier(name)}",
-                hint=f"columns: {', '.join(known)}",
-            )
-        if not keysamples.orderable(known[name]):
-            raise SourceRefused(
-                f"export {request.export_name}: column {name} ({known[name].native_type}) "
-                "cannot be a chunk key",
-                hint="choose an integer, timestamp, uuid or text column",
-            )
-    return request.key_columns

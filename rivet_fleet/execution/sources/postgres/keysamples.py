@@ -11,17 +11,16 @@ from typing import Any
 
 from psycopg import Cursor
 
-from rivet_fleet.contracts.columns import TypeKind
-from rivet_fleet.contracts.facts import ColumnFacts, IndexFacts, KeyFacts
+from rivet_fleet.contracts.facts import KeyFacts
 from rivet_fleet.contracts.keys import KeyTuple
-from rivet_fleet.execution.sources.postgres.catalog import Relation
-from rivet_fleet.execution.sources.postgres.dialect import ALIAS, quote_literal, quote_relation
-from rivet_fleet.execution.sources.postgres.statements import (
-    column_ref,
-    key_list,
-    row_comparison,
-    span_comparison,
+from rivet_fleet.execution.sources.postgres.catalog import Relation, own_path
+from rivet_fleet.execution.sources.postgres.dialect import (
+    ALIAS,
+    quote_identifier,
+    quote_relation,
 )
+from rivet_fleet.execution.sources.postgres.keyorder import Keys
+from rivet_fleet.execution.sources.postgres.statements import column_ref
 
 SAMPLE_BLOCKS_MAX = 2_000
 """Blocks one sample reads at most (16 MB): enough for a thousand quantiles."""
@@ -30,7 +29,6 @@ HISTOGRAM_COMMON_MAX = 0.1
 """Above this share of rows in the most common values the histogram speaks for too few rows."""
 HISTOGRAM_GROWTH_MAX = 1.5
 """A table this many times larger than when it was analysed has outgrown its histogram."""
-_UNORDERABLE = (TypeKind.FLOAT32, TypeKind.FLOAT64, TypeKind.LIST, TypeKind.JSON)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +41,7 @@ class KeySource:
     item: str
     sampled: str | None
     relation: Relation | None
+    keys: Keys
     fresh_statistics: bool
     rows: int | None = None
     rows_from: str = "none"
@@ -55,33 +54,12 @@ def table_sample(relation: Relation, blocks: int) -> str | None:
     name = f"{quote_relation(relation.name)} AS {ALIAS}"
     if blocks <= SAMPLE_BLOCKS_MAX:
         return name
-    return f"{name} TABLESAMPLE SYSTEM ({100.0 * SAMPLE_BLOCKS_MAX / blocks:.6f})"
+    return f"{name} TABLESAMPLE pg_catalog.system ({100.0 * SAMPLE_BLOCKS_MAX / blocks:.6f})"
 
 
 def query_sample(item: str) -> str:
     """The beginning of a query's rows: bounded, for queries that are estimated to be small."""
     return f"(SELECT * FROM {item} LIMIT {SAMPLE_ROWS_MAX}) AS {ALIAS}"
-
-
-def usable_keys(
-    columns: tuple[ColumnFacts, ...], indexes: tuple[IndexFacts, ...]
-) -> tuple[tuple[str, ...], ...]:
-    """The column tuples a keyset can walk: unique, whole, ordered, NOT NULL, exact as text."""
-    by_name = {column.name: column for column in columns}
-    found: list[tuple[str, ...]] = []
-    for index in indexes:
-        sound = index.unique and index.valid and index.ready and index.ordered
-        if not sound or index.partial or index.expression:
-            continue
-        keys = [by_name.get(name) for name in index.columns]
-        if all(key is not None and not key.nullable and orderable(key) for key in keys):
-            found.append(index.columns)
-    return tuple(dict.fromkeys(found))
-
-
-def orderable(column: ColumnFacts) -> bool:
-    """True when the column's text stands exactly for its place in the order."""
-    return column.type is None or column.type.kind not in _UNORDERABLE
 
 
 def key_facts(
@@ -99,9 +77,14 @@ def key_facts(
     ``finite``: the key is a date or a moment; its extremes are those within the calendar."""
     where = _not_null(columns)
     if finite:
-        where = f"{column_ref(columns[0])} > '-infinity' AND {column_ref(columns[0])} < 'infinity'"
-    lowest = _extreme(cursor, source, columns, where, "ASC")
-    highest = _extreme(cursor, source, columns, where, "DESC") if lowest else None
+        where = " AND ".join(
+            source.keys.span_comparison(columns[0], sign, end)
+            for sign, end in ((">", "-infinity"), ("<", "infinity"))
+        )
+    lowest = _extreme(cursor, source, columns, where, "<")
+    highest = _extreme(cursor, source, columns, where, ">") if lowest else None
+    if lowest is not None:
+        _compare(cursor, source, columns, lowest)
     boundaries: tuple[KeyTuple, ...] = ()
     provenance = "none"
     if lowest and boundaries_max > 0:
@@ -125,8 +108,8 @@ def _not_null(columns: tuple[str, ...]) -> str:
     return " AND ".join(f"{column_ref(name)} IS NOT NULL" for name in columns)
 
 
-def _texts(columns: tuple[str, ...]) -> str:
-    return ", ".join(f"{column_ref(name)}::text" for name in columns)
+def _texts(source: KeySource, columns: tuple[str, ...]) -> str:
+    return ", ".join(source.keys.text(name) for name in columns)
 
 
 def _extreme(
@@ -134,12 +117,24 @@ def _extreme(
     source: KeySource,
     columns: tuple[str, ...],
     where: str,
-    direction: str,
+    sign: str,
 ) -> KeyTuple | None:
-    order = ", ".join(f"{column_ref(name)} {direction}" for name in columns)
-    sql = f"SELECT {_texts(columns)} FROM {source.item} WHERE {where} ORDER BY {order} LIMIT 1"
-    row = cursor.execute(sql.encode()).fetchone()
-    return tuple(row) if row else None
+    sql = (
+        f"SELECT {_texts(source, columns)} FROM {source.item} WHERE {where} "
+        f"ORDER BY {source.keys.ordered(columns, sign)} LIMIT 1"
+    )
+    return source.keys.key_of(columns, cursor.execute(sql.encode()).fetchone())
+
+
+def _compare(
+    cursor: Cursor[tuple[Any, ...]], source: KeySource, columns: tuple[str, ...], key: KeyTuple
+) -> None:
+    """A page's own question, before anything rests on it: what the server cannot compare with a
+    literal is no key. Raises by SQLSTATE."""
+    where = source.keys.row_comparison(columns, ">=", key)
+    order = source.keys.key_list(columns)
+    sql = f"SELECT 1 FROM {source.item} WHERE {where} ORDER BY {order} LIMIT 1"
+    cursor.execute(sql.encode())
 
 
 def key_at(
@@ -150,13 +145,14 @@ def key_at(
 ) -> KeyTuple | None:
     """One step of a walk; see ``keywalk.KeyAt``."""
     key, operator, skip = after
-    where = _not_null(columns) if key is None else row_comparison(columns, operator, key)
-    sql = (
-        f"SELECT {_texts(columns)} FROM {source.item} WHERE {where} "
-        f"ORDER BY {key_list(columns)} LIMIT 1 OFFSET {skip}"
+    where = (
+        _not_null(columns) if key is None else source.keys.row_comparison(columns, operator, key)
     )
-    row = cursor.execute(sql.encode()).fetchone()
-    return tuple(row) if row else None
+    sql = (
+        f"SELECT {_texts(source, columns)} FROM {source.item} WHERE {where} "
+        f"ORDER BY {source.keys.key_list(columns)} LIMIT 1 OFFSET {skip}"
+    )
+    return source.keys.key_of(columns, cursor.execute(sql.encode()).fetchone())
 
 
 def count_between(
@@ -165,9 +161,11 @@ def count_between(
     """Rows with a key in ``[low, high)``, counted up to ``most``."""
     low, high, most = window
     where = " AND ".join(
-        (span_comparison(column, ">=", str(low)), span_comparison(column, "<", str(high)))
+        source.keys.span_comparison(column, sign, str(end))
+        for sign, end in ((">=", low), ("<", high))
     )
-    sql = f"SELECT count(*) FROM (SELECT 1 FROM {source.item} WHERE {where} LIMIT {most}) AS w"
+    some = f"SELECT 1 FROM {source.item} WHERE {where} LIMIT {most}"
+    sql = f"SELECT pg_catalog.count(*) FROM ({some}) AS w"
     row = cursor.execute(sql.encode()).fetchone()
     return int(row[0]) if row else 0
 
@@ -181,10 +179,13 @@ def _has_nulls(
 
 
 _STATISTICS = """
-SELECT s.histogram_bounds::text, pg_catalog.format_type(a.atttypid, -1),
+SELECT {bounds}, n.nspname, r.typname,
        coalesce((SELECT sum(f) FROM unnest(s.most_common_freqs) AS f), 0)
 FROM pg_catalog.pg_stats s
 JOIN pg_catalog.pg_attribute a ON a.attrelid = %s AND a.attname = s.attname
+JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+JOIN pg_catalog.pg_type r ON r.oid = t.typarray
+JOIN pg_catalog.pg_namespace n ON n.oid = r.typnamespace
 WHERE s.schemaname = %s AND s.tablename = %s AND s.attname = %s AND s.inherited = %s
   AND s.histogram_bounds IS NOT NULL
 """
@@ -197,27 +198,39 @@ def _histogram(
     boundaries_max: int,
 ) -> tuple[KeyTuple, ...]:
     """The histogram's bounds, sorted by the server with the column's own collation."""
-    relation = source.relation
+    relation, keys = source.relation, source.keys
     if relation is None or len(columns) != 1 or not source.fresh_statistics:
         return ()
     inherited = relation.kind == "p" or relation.inheritance_parent
-    found = cursor.execute(
-        _STATISTICS.encode(),
-        (relation.oid, relation.name.schema, relation.name.name, columns[0], inherited),
-    ).fetchone()
-    if found is None or found[2] > HISTOGRAM_COMMON_MAX:
+    statistics = _STATISTICS.format(bounds=keys.travelling("s.histogram_bounds::pg_catalog.text"))
+    with own_path(cursor):
+        found = cursor.execute(
+            statistics.encode(),
+            (relation.oid, relation.name.schema, relation.name.name, columns[0], inherited),
+        ).fetchone()
+    if found is None or found[3] > HISTOGRAM_COMMON_MAX:
         return ()
-    bounds, native_type, _ = found
+    bounds, schema, array, _ = found
+    own = quote_identifier(columns[0])
     # An empty branch of the real column lends the bounds its collation. The bounds are a literal:
     # where a driver's placeholder stands, no name may hold a percent sign.
+    values = keys.text_literal(keys.arrived(bounds))
+    array = f"{quote_identifier(schema)}.{quote_identifier(array)}"
     sql = (
-        f"SELECT DISTINCT ON (b.v) b.v::text FROM ("
-        f"SELECT {column_ref(columns[0])} AS v FROM {source.item} WHERE false "
-        f"UNION ALL SELECT unnest({quote_literal(bounds)}::text::{native_type}[])) AS b "
-        f"ORDER BY b.v"
+        f"SELECT DISTINCT ON ({column_ref(columns[0])}) {keys.text(columns[0])} FROM ("
+        f"SELECT {column_ref(columns[0])} AS {own} FROM {source.item} WHERE false "
+        f"UNION ALL SELECT pg_catalog.unnest({values}::{array})) AS {ALIAS} "
+        f"ORDER BY {column_ref(columns[0])}"
     )
     rows = cursor.execute(sql.encode()).fetchall()
-    return _thin([tuple(row) for row in rows[1:-1]], boundaries_max)
+    return _thin(_keys_of(source, columns, rows[1:-1]), boundaries_max)
+
+
+def _keys_of(
+    source: KeySource, columns: tuple[str, ...], rows: list[tuple[Any, ...]]
+) -> list[KeyTuple]:
+    found = [source.keys.key_of(columns, row) for row in rows]
+    return [key for key in found if key is not None]
 
 
 def _thin(rows: list[KeyTuple], most: int) -> tuple[KeyTuple, ...]:
@@ -236,18 +249,17 @@ def _sample(
     """Row quantiles of a bounded sample: numbered in key order, thinned, then made distinct."""
     if source.sampled is None:
         return ()
-    keys = [f"k{index}" for index in range(len(columns))]
-    named = ", ".join(
-        f"{column_ref(name)} AS {key}" for name, key in zip(columns, keys, strict=True)
-    )
-    distinct = ", ".join(f"q.{key}" for key in keys)
+    keys = ", ".join(column_ref(name) for name in columns)
+    # The type's default class orders here, too: no operator is looked up.
     sql = (
-        f"SELECT DISTINCT ON ({distinct}) {', '.join(f'q.{key}::text' for key in keys)} FROM ("
-        f"SELECT s.*, row_number() OVER (ORDER BY {', '.join(f's.{key}' for key in keys)}) AS n, "
-        f"count(*) OVER () AS total FROM ("
-        f"SELECT {named} FROM {source.sampled} WHERE {_not_null(columns)}) AS s) AS q "
-        f"WHERE q.n % greatest(q.total / {boundaries_max}, 1) = 0 AND q.n < q.total "
-        f"ORDER BY {distinct}"
+        f"SELECT DISTINCT ON ({keys}) {_texts(source, columns)} FROM ("
+        f"SELECT {ALIAS}.*, pg_catalog.row_number() OVER (ORDER BY {keys}) AS _rivet_n, "
+        f"pg_catalog.count(*) OVER () AS _rivet_total FROM ("
+        f"SELECT {keys} FROM {source.sampled} WHERE {_not_null(columns)}) AS {ALIAS}) AS {ALIAS} "
+        f"WHERE pg_catalog.mod(_rivet_n, greatest(_rivet_total "
+        f"OPERATOR(pg_catalog./) {boundaries_max}::pg_catalog.int8, 1::pg_catalog.int8)) "
+        f"OPERATOR(pg_catalog.=) 0::pg_catalog.int8 "
+        f"AND _rivet_n OPERATOR(pg_catalog.<) _rivet_total ORDER BY {keys}"
     )
     rows = cursor.execute(sql.encode()).fetchall()
-    return _thin([tuple(row) for row in rows], boundaries_max)
+    return _thin(_keys_of(source, columns, rows), boundaries_max)

@@ -24,7 +24,7 @@ from rivet_fleet.execution.sources.postgres.dialect import (
 )
 from rivet_fleet.execution.sources.postgres.poolers import POOLER
 from rivet_fleet.execution.sources.postgres.session import Session
-from rivet_fleet.execution.sources.postgres.statements import from_item, metadata_settings
+from rivet_fleet.execution.sources.postgres.statements import catalog_settings, from_item
 
 ASK_MAX_S = 30.0
 BLOCK_RANGES_SINCE = 140_000
@@ -81,7 +81,8 @@ ORDER BY n.nspname, c.relname
 def list_relations(session: Session) -> Listing:
     """Every relation outside the system's schemas. See ``Source.list_relations``."""
     with _asking(session, "listing the relations") as cursor:
-        row = cursor.execute("SELECT current_schema(), current_user").fetchone()
+        with catalog.users_path(cursor):
+            row = cursor.execute("SELECT pg_catalog.current_schema(), current_user").fetchone()
         schema, user = row or (None, "")
         found = cursor.execute(_RELATIONS).fetchall()
     return Listing(
@@ -161,14 +162,15 @@ def check_readable(
             hidden = found.row_security
             catalog.prove_readable(cursor, found)
         else:
-            cursor.execute(f"SELECT * FROM {from_item(None, query)} LIMIT 0".encode())
+            with catalog.users_path(cursor):
+                cursor.execute(f"SELECT * FROM {from_item(None, query)} LIMIT 0".encode())
     return (_HIDDEN,) if hidden else ()
 
 
 def _asking(
     session: Session, doing: str
 ) -> contextlib.AbstractContextManager[Cursor[tuple[Any, ...]]]:
-    return session.transaction(metadata_settings(ASK_MAX_S), doing=doing, timeout_s=ASK_MAX_S)
+    return session.transaction(catalog_settings(ASK_MAX_S), doing=doing, timeout_s=ASK_MAX_S)
 
 
 def _version_note(session: Session) -> list[SourceNote]:

@@ -20,6 +20,7 @@ from rivet_fleet.execution.sources.postgres.decoder import (
 )
 from rivet_fleet.execution.sources.postgres.dialect import OID_TEXT
 from rivet_fleet.execution.sources.postgres.heaps import proof, relation_blocks
+from rivet_fleet.execution.sources.postgres.keyorder import Keys
 from rivet_fleet.execution.sources.postgres.session import Session
 
 _METADATA_TIMEOUT_S = 30.0
@@ -35,17 +36,23 @@ _EXACT_KEY_TEXT = (
 )
 """Kinds whose server text we can write from the carried value. For all others the page carries
 the key once more, as the server's own text."""
+_TEXTS = (TypeKind.STRING, TypeKind.ENUM)
+"""Those of them that are other bytes in another encoding."""
 
 
 class PostgresReading:
     """A ``ReadingEngine`` over one session. The session belongs to the source."""
 
-    keys: KeyDialect = statements
-
-    def __init__(self, session: Session, read: ReadPlan, tuning: TuningPlan) -> None:
+    def __init__(self, session: Session, read: ReadPlan, tuning: TuningPlan, keys: Keys) -> None:
         self._session, self._read, self._tuning = session, read, tuning
+        self._keys = keys
         self._coerce = read.on_unrepresentable == "coerce"
         self._decoder: BatchDecoder | None = None
+
+    @property
+    def keys(self) -> KeyDialect:
+        """The operators of the keys' own classes."""
+        return self._keys
 
     @property
     def decodes_at_once(self) -> bool:
@@ -59,7 +66,8 @@ class PostgresReading:
 
     def carries_key(self, column: ColumnSpec) -> bool:
         """Integers, text, uuid and bytes: what ``key_text`` can write."""
-        return column.type.kind in _EXACT_KEY_TEXT
+        kind = column.type.kind
+        return kind in _EXACT_KEY_TEXT and (self._keys.as_text or kind not in _TEXTS)
 
     def key_text(self, value: object) -> str:
         """A carried key value as the server writes it."""
@@ -67,6 +75,8 @@ class PostgresReading:
             return str(value)
         if isinstance(value, bytes):
             return "\\x" + value.hex()
+        if isinstance(value, str):
+            return self._keys.arrived(value)
         return str(value)
 
     def hidden_column(self, name: str) -> ColumnSpec:
@@ -75,7 +85,7 @@ class PostgresReading:
 
     def select_list(self, columns: tuple[ColumnSpec, ...], hidden_keys: tuple[str, ...]) -> str:
         """See ``statements.select_list``."""
-        return statements.select_list(columns, hidden_keys)
+        return statements.select_list(columns, tuple(map(self._keys.text, hidden_keys)))
 
     def from_item(self, relation: RelationName | None, query: str | None, *, only: bool) -> str:
         """See ``statements.from_item``."""
@@ -122,7 +132,7 @@ class PostgresReading:
     def _relation_blocks(self, relation: RelationName, *, only: bool) -> int:
         """The heap's size now, in blocks; of the largest unless ``only``."""
         with self._session.transaction(
-            statements.metadata_settings(_METADATA_TIMEOUT_S),
+            statements.catalog_settings(_METADATA_TIMEOUT_S),
             doing="asking for a table's size",
             timeout_s=_METADATA_TIMEOUT_S,
         ) as cursor:

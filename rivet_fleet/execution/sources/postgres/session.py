@@ -126,9 +126,14 @@ class Session:
         return self.connection.info.parameter_status("server_version") or ""
 
     @property
+    def encoding(self) -> str:
+        """The server's encoding of this database, e.g. ``UTF8``."""
+        return self.connection.info.parameter_status("server_encoding") or "UTF8"
+
+    @property
     def text_unchecked(self) -> bool:
         """True when the database never checked that its text is text (SQL_ASCII)."""
-        return self.connection.info.parameter_status("server_encoding") == "SQL_ASCII"
+        return self.encoding == "SQL_ASCII"
 
     def begin(self, settings: Settings, *, snapshot: bool = False) -> str:
         """What begins a transaction of ours, and sets what ends with it. Its level is ours: at

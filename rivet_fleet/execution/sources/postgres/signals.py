@@ -9,7 +9,8 @@ from __future__ import annotations
 from rivet_fleet.contracts.url import DatabaseUrl
 from rivet_fleet.errors import SourceRefused
 from rivet_fleet.execution.signals import ANSWER_MAX_S, SignalSpec, one_number, unknown_signal
-from rivet_fleet.execution.sources.postgres.session import Session
+from rivet_fleet.execution.sources.postgres.dialect import OWN_PATH
+from rivet_fleet.execution.sources.postgres.session import Session, Settings
 from rivet_fleet.execution.sources.postgres.statements import bare_query
 
 _STATS = "membership in pg_read_all_stats (or pg_monitor)"
@@ -49,6 +50,7 @@ _SQL = {
 }
 _CHECKPOINTS = "SELECT num_requested FROM pg_stat_checkpointer"
 _CHECKPOINTS_OLD = "SELECT checkpoints_req FROM pg_stat_bgwriter"
+_OWN: Settings = (("search_path", OWN_PATH),)
 _MAY = "SELECT pg_has_role(current_user, 'pg_read_all_stats', 'USAGE')::int"
 
 
@@ -71,12 +73,15 @@ class PostgresSignals:
             )
         if name == "requested_checkpoints":
             new = self._session.server_version_num >= _CHECKPOINTER_SINCE
-            return self.query(_CHECKPOINTS if new else _CHECKPOINTS_OLD)
-        return self.query(_SQL[name])
+            return self._answer(_CHECKPOINTS if new else _CHECKPOINTS_OLD, _OWN)
+        return self._answer(_SQL[name], _OWN)
 
     def query(self, sql: str) -> float:
         """See ``SourceSignals``."""
-        limit = (("statement_timeout", f"'{int(ANSWER_MAX_S * 1000)}ms'"),)
+        return self._answer(sql, ())
+
+    def _answer(self, sql: str, settings: Settings) -> float:
+        limit = (("statement_timeout", f"'{int(ANSWER_MAX_S * 1000)}ms'"), *settings)
         doing = "reading a signal"
         with self._session.transaction(limit, doing=doing, timeout_s=ANSWER_MAX_S) as cursor:
             cursor.execute(bare_query(sql).encode())
@@ -89,7 +94,7 @@ class PostgresSignals:
 
     def _may_read_all(self) -> bool:
         if self._may is None:
-            self._may = bool(self.query(_MAY))
+            self._may = bool(self._answer(_MAY, _OWN))
         return self._may
 
 

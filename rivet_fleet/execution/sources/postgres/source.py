@@ -16,15 +16,13 @@ from rivet_fleet.execution.drift import Footing, check_columns
 from rivet_fleet.execution.sources.postgres import listing
 from rivet_fleet.execution.sources.postgres.basis import Basis
 from rivet_fleet.execution.sources.postgres.harm import read_harm
-from rivet_fleet.execution.sources.postgres.introspect import (
-    METADATA_TIMEOUT_S,
-    columns_now,
-    introspect,
-)
+from rivet_fleet.execution.sources.postgres.introspect import columns_now, introspect
+from rivet_fleet.execution.sources.postgres.keyfacts import METADATA_TIMEOUT_S
 from rivet_fleet.execution.sources.postgres.newest import newest
 from rivet_fleet.execution.sources.postgres.reading import PostgresReading
 from rivet_fleet.execution.sources.postgres.session import Session
-from rivet_fleet.execution.sources.postgres.statements import metadata_settings
+from rivet_fleet.execution.sources.postgres.statements import catalog_settings
+from rivet_fleet.execution.windowing import compared_columns
 
 
 class PostgresSource:
@@ -48,17 +46,19 @@ class PostgresSource:
     ) -> PagedReader:
         """A reader for one chunk. Raises SchemaDrift before the first row."""
         footing = Footing(read, chunk_range, lambda: self._basis.look(read, chunk_range))
+        compared, encoding = compared_columns(read.window, chunk_range), self._session.encoding
         with self._session.transaction(
-            metadata_settings(METADATA_TIMEOUT_S),
+            catalog_settings(METADATA_TIMEOUT_S),
             doing="comparing the source with the plan",
             timeout_s=METADATA_TIMEOUT_S,
         ) as cursor:
-            check_columns(read, columns_now(cursor, read.relation, read.query))
+            now, keys = columns_now(cursor, read.relation, read.query, compared, encoding)
+            check_columns(read, now)
             footing.judge(self._basis.now(cursor, read, chunk_range))
         if self._value_bytes_max is not None:
             lower = min(self._value_bytes_max, tuning.max_value_bytes)
             tuning = replace(tuning, max_value_bytes=lower)
-        engine = PostgresReading(self._session, read, tuning)
+        engine = PostgresReading(self._session, read, tuning, keys)
         return PagedReader(engine, read, chunk_range, footing, row_bytes_max=tuning.max_row_bytes)
 
     def list_relations(self) -> Listing:
@@ -82,7 +82,7 @@ class PostgresSource:
     def ping(self) -> str:
         """Connect, ask, and say the server's version."""
         with self._session.transaction((), doing="saying hello", timeout_s=10.0) as cursor:
-            cursor.execute("SELECT 1")
+            cursor.execute("SELECT")
         return self._session.server_version
 
     def close(self) -> None:

@@ -1,24 +1,22 @@
 """SQL text for reading, built from values; nothing here talks to a server.
 
-Key values are untyped literals: PostgreSQL gives each the type and the collation of the column
-it is compared with, which is what the index uses (manual, "Operator Type Resolution").
+It runs on the user's search path, which the user's queries, views and policies need: whatever is
+ours in it names its schema. Keys are compared by ``keyorder``.
 """
 
 from __future__ import annotations
 
-import re
-
 from rivet_fleet.contracts.columns import ColumnSpec, TypeKind
-from rivet_fleet.contracts.keys import KeyTuple, RelationName
+from rivet_fleet.contracts.keys import RelationName
 from rivet_fleet.contracts.plan import TuningPlan
 from rivet_fleet.execution.onestatement import LexicalRules, Quote, one_statement
 from rivet_fleet.execution.paging import Select, Walk
 from rivet_fleet.execution.sources.postgres.dialect import (
     ALIAS,
+    OWN_PATH,
     TEXT_READ_AS_IS,
     parse_override,
     quote_identifier,
-    quote_literal,
     quote_relation,
 )
 
@@ -78,6 +76,11 @@ def metadata_settings(timeout_s: float) -> tuple[tuple[str, str], ...]:
     )
 
 
+def catalog_settings(timeout_s: float) -> tuple[tuple[str, str], ...]:
+    """``SET LOCAL`` settings of what asks the catalogue alone: names are the server's own."""
+    return (*metadata_settings(timeout_s), ("search_path", OWN_PATH))
+
+
 def from_item(relation: RelationName | None, query: str | None, *, only: bool = False) -> str:
     """What stands after FROM: the relation, ``ONLY`` a heap, or the user's query."""
     if relation is not None:
@@ -120,49 +123,17 @@ def select_expression(column: ColumnSpec) -> str:
     return f"{reference}::{override.sql_type} AS {quote_identifier(column.name)}"
 
 
-def select_list(columns: tuple[ColumnSpec, ...], hidden_keys: tuple[str, ...] = ()) -> str:
-    """Every planned column by name, then the keys that only paging needs, as text."""
-    expressions = [select_expression(column) for column in columns]
-    expressions += [f"{column_ref(name)}::text" for name in hidden_keys]
-    return ", ".join(expressions)
-
-
-def key_list(columns: tuple[str, ...]) -> str:
-    """``_rivet."a", _rivet."b"``: qualified, because ORDER BY prefers output names."""
-    return ", ".join(column_ref(name) for name in columns)
-
-
-def row_comparison(columns: tuple[str, ...], operator: str, values: KeyTuple) -> str:
-    """``(k1, k2) >= ('a', 'b')``: one row comparison, which an index can serve."""
-    if len(columns) != len(values):
-        raise ValueError(f"{len(values)} key values for {len(columns)} key columns")
-    literals = ", ".join(quote_literal(value) for value in values)
-    if len(columns) == 1:
-        return f"{key_list(columns)} {operator} {literals}"
-    return f"({key_list(columns)}) {operator} ({literals})"
-
-
-_INTEGER = re.compile(r"-?\d+")
-
-
-def span_comparison(column: str, operator: str, value: str) -> str:
-    """One bound of a span. Integers stand bare: a bound may lie outside the column's type."""
-    literal = value if _INTEGER.fullmatch(value) else quote_literal(value)
-    return f"{column_ref(column)} {operator} {literal}"
-
-
-def coalesced_comparison(column: str, fallback: str, operator: str, value: str) -> str:
-    """One bound of the first of two columns that is not NULL."""
-    expression = f"COALESCE({column_ref(column)}, {column_ref(fallback)})"
-    return f"{expression} {operator} {quote_literal(value)}"
+def select_list(columns: tuple[ColumnSpec, ...], hidden: tuple[str, ...] = ()) -> str:
+    """Every planned column by name, then the expressions that only paging needs."""
+    return ", ".join((*(select_expression(column) for column in columns), *hidden))
 
 
 def block_range(block_first: int, block_end: int | None) -> tuple[str, ...]:
     """Conditions for heap blocks ``[block_first, block_end)``."""
-    first = f"{ALIAS}.ctid >= '({block_first},0)'::tid"
+    first = f"{ALIAS}.ctid OPERATOR(pg_catalog.>=) '({block_first},0)'::pg_catalog.tid"
     if block_end is None:
         return (first,)
-    return (first, f"{ALIAS}.ctid < '({block_end},0)'::tid")
+    return (first, f"{ALIAS}.ctid OPERATOR(pg_catalog.<) '({block_end},0)'::pg_catalog.tid")
 
 
 def copy_statement(select: Select) -> str:
