@@ -23,6 +23,8 @@ class ColumnFacts:
     wire_type: str = ""
     comment: str | None = None
     unsupported_reason: str | None = None
+    cast_refused: bool = False
+    """The source knows the type, and was asked for a cast of it that it does not have."""
     cast_hint: str | None = None
     """The cast that would make an unsupported column exportable, e.g. ``text``."""
     avg_width_bytes: int | None = None

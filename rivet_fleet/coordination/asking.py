@@ -6,8 +6,9 @@ from dataclasses import dataclass, field, replace
 
 from rivet_fleet.contracts.binding import StoredMark
 from rivet_fleet.contracts.facts import SourceFacts
-from rivet_fleet.errors import RelationLocked
+from rivet_fleet.errors import RelationLocked, SourceError
 from rivet_fleet.execution.source import Source
+from rivet_fleet.planning.columns import refused_casts
 from rivet_fleet.planning.config_models import ExportConfig
 from rivet_fleet.planning.density import with_probed_rows
 from rivet_fleet.planning.increment import Moving, newest_request
@@ -23,8 +24,9 @@ class Asked:
     """Count rows where the catalogue's number is doubtful, and believe that."""
     facts: dict[str, SourceFacts] = field(default_factory=dict)
     moving: dict[str, Moving] = field(default_factory=dict)
-    locked: dict[str, RelationLocked] = field(default_factory=dict)
-    """Exports that were not answered about, because somebody holds a lock on their relation."""
+    left_out: dict[str, SourceError] = field(default_factory=dict)
+    """Exports that cannot be planned for a reason of their own: somebody holds a lock on their
+    relation, or the source cannot send a column as it was asked to."""
 
     def ask(
         self, loaded: LoadedConfig, export: ExportConfig, source: Source, mark: StoredMark | None
@@ -45,17 +47,22 @@ class Asked:
             )
         return facts
 
-    def ask_unless_locked(
+    def ask_or_leave_out(
         self, loaded: LoadedConfig, export: ExportConfig, source: Source, mark: StoredMark | None
     ) -> None:
-        """Ask; one relation's passing trouble is a value, so that it ends nothing about others."""
+        """Ask; what is one relation's own trouble is a value, and ends nothing about others."""
         try:
-            self.ask(loaded, export, source, mark)
+            trouble: SourceError | None = refused_casts(
+                export.name, self.ask(loaded, export, source, mark)
+            )
         except RelationLocked as error:
+            trouble = error
+        if trouble is not None:
             self.facts.pop(export.name, None)
-            self.locked[export.name] = error
+            self.moving.pop(export.name, None)
+            self.left_out[export.name] = trouble
 
     def refuse_nothing(self) -> None:
-        """Raise RelationLocked when no export is left to be planned."""
-        if self.locked and not self.facts:
-            raise next(iter(self.locked.values()))
+        """Raise what left the first one out when no export is left to be planned."""
+        if self.left_out and not self.facts:
+            raise next(iter(self.left_out.values()))

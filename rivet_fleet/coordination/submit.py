@@ -31,7 +31,8 @@ from rivet_fleet.planning.protection import budgets_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeftOut:
-    """One export that a campaign was planned without, because its relation was locked."""
+    """One export that a campaign was planned without, because its relation was locked or
+    a column of it cannot be read as it was asked for."""
 
     export_name: str
     reason: str
@@ -186,8 +187,8 @@ def _refuse_changed(fleet: Fleet, loaded: LoadedConfig, existing: CampaignView) 
 def plan_now(
     fleet: Fleet, loaded: LoadedConfig, campaign_id: CampaignId
 ) -> tuple[CampaignPlan, tuple[LeftOut, ...]]:
-    """Ask every source for facts, plan, and refuse what could not be delivered. What only a lock
-    keeps from being asked about is left out, unless it is everything.
+    """Ask every source for facts, plan, and refuse what could not be delivered. What is one
+    export's own trouble leaves that one out, unless it is everything.
 
     Nothing is written anywhere but a probe at each destination. Raises ConfigError,
     SourceError, UnsupportedType, DestinationError.
@@ -200,7 +201,7 @@ def plan_now(
         for export in loaded.config.exports:
             connection = connections[loaded.source_name(export)]
             source = fleet.source(connection.name, connection.identity)
-            asked.ask_unless_locked(loaded, export, source, marks.get(export.name))
+            asked.ask_or_leave_out(loaded, export, source, marks.get(export.name))
     finally:
         fleet.drop_sources()
     asked.refuse_nothing()
@@ -225,7 +226,8 @@ def plan_now(
             warnings=list(planned.plan.warnings),
         )
     return plan, tuple(
-        LeftOut(export_name=name, reason=_with_hint(error)) for name, error in asked.locked.items()
+        LeftOut(export_name=name, reason=_with_hint(error))
+        for name, error in asked.left_out.items()
     )
 
 

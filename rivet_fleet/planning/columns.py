@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from rivet_fleet.contracts.columns import ColumnSpec, ColumnType, Fidelity, TypeKind
 from rivet_fleet.contracts.facts import ColumnFacts, SourceFacts
+from rivet_fleet.errors import UnsupportedType
 from rivet_fleet.planning.policies import ValuePolicies
 
 NULL_UNDER_COERCE = frozenset(
@@ -78,6 +79,18 @@ def lossy(column_type: ColumnType) -> bool:
     """True when the type, or the type of its elements, does not keep every value."""
     element = column_type.element
     return column_type.fidelity is Fidelity.LOSSY or (element is not None and lossy(element))
+
+
+def refused_casts(export_name: str, facts: SourceFacts) -> UnsupportedType | None:
+    """What keeps this export from being read as it was asked for, and says nothing of others."""
+    found = [_unsupported(export_name, column) for column in facts.columns if column.cast_refused]
+    if not found:
+        return None
+    return UnsupportedType(
+        "; ".join(found),
+        hint="write the cast shown under columns: of the export, or leave the "
+        "columns out with query:",
+    )
 
 
 def _unsupported(export_name: str, column: ColumnFacts) -> str:

@@ -107,6 +107,7 @@ def test_a_query_needs_the_columns_it_reads_and_a_table_needs_all(sql, reader) -
 def test_a_column_that_cannot_be_read_as_asked_is_named_with_its_export(sql, reader) -> None:
     """MariaDB 10.11 has no vectors; it has no CAST of a value to nothing it knows either."""
     sql.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    sql.execute("INSERT INTO t VALUES (1)")
     sql.execute("CREATE TABLE shapes (id int PRIMARY KEY, place point)")
     sql.execute("INSERT INTO shapes VALUES (1, ST_GeomFromText('POINT(1 2)'))")
     desk = reader("SELECT ON *")
@@ -119,7 +120,14 @@ def test_a_column_that_cannot_be_read_as_asked_is_named_with_its_export(sql, rea
     )
     checked = desk.cli("check", "--json", code=1).json
     refused = {one["export_name"]: " ".join(one["refused"]) for one in checked["exports"]}
-    assert not refused["t"]
-    error = desk.refused("run", code=1, named="shapes.place (point)", hint="columns:")
-    assert "others.place (point)" in error["error"] and "decimal(10,2)" in error["error"]
+    assert not refused["t"] and "shapes.place (point)" in refused["shapes"]
+    done = desk.cli("run", code=5)
+    assert rows_of(desk, "t") == [{"id": 1}]
+    for export in ("shapes", "others"):
+        assert (
+            f"export {export} is left out, nothing of it is delivered: {export}.place" in done.err
+        )
+    assert "decimal(10,2)" in done.err
+    desk.write(config("name: shapes, table: shapes, columns: {place: date}"))
+    error = desk.refused("run", "--new", code=1, named="shapes.place (point)", hint="columns:")
     assert error["error_class"] == "UnsupportedType"

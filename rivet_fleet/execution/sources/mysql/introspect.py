@@ -238,7 +238,9 @@ def _cast(
         # This column's own trouble: the plan lists it beside the others, by export and name.
         reason = f"this server cannot read it as {override} ({told(error)[1]})"
         hint = column.cast_hint if column.cast_hint != override else None
-        return replace(column, type=None, unsupported_reason=reason, cast_hint=hint)
+        return replace(
+            column, type=None, unsupported_reason=reason, cast_hint=hint, cast_refused=True
+        )
     return replace(
         column,
         type=replace(target, fidelity=override_fidelity(column.native_type, own, target)),
