@@ -10,6 +10,7 @@ import click
 
 from rivet_fleet.cli import prestart
 from rivet_fleet.cli.environment import worker_environment
+from rivet_fleet.cli.say import say
 from rivet_fleet.cli.session import (
     Session,
     campaign_option,
@@ -86,7 +87,7 @@ def run(
     with fleet_of(session, "coordinator") as fleet:
         submitted = submission.submit(fleet, session.loaded, _wanted(campaign_id), anew=anew)
         if not submitted.created:
-            click.echo(f"continuing campaign {submitted.campaign_id} by its stored plan", err=True)
+            say(f"continuing campaign {submitted.campaign_id} by its stored plan", err=True)
         code = coordinate(
             session,
             fleet,
@@ -106,11 +107,11 @@ def _tell_left_out(submitted: submission.Submitted, config: Path) -> int:
     redact = known_redactor()
     for one in submitted.left_out:
         said = f"export {one.export_name} is left out, nothing of it is delivered: {one.reason}"
-        click.echo(redact(said), err=True)
+        say(redact(said), err=True)
     if not submitted.left_out:
         return int(ExitCode.OK)
     names = " ".join(f"-e {shlex.quote(one.export_name)}" for one in submitted.left_out)
-    click.echo(
+    say(
         f"  hint: `rivet-fleet plan -c {shlex.quote(str(config))} {names} -o rest.json` and "
         "`rivet-fleet apply rest.json` deliver the rest alone; the next `run` exports everything",
         err=True,
@@ -140,7 +141,7 @@ def resume(
     with fleet_of(session, "coordinator") as fleet:
         view = find_campaign(fleet, session.loaded.campaign_name, _wanted(campaign_id))
         submission.go_on(fleet, session.loaded, view.campaign_id)
-        click.echo(f"continuing campaign {view.campaign_id} by its stored plan", err=True)
+        say(f"continuing campaign {view.campaign_id} by its stored plan", err=True)
         return coordinate(
             session,
             fleet,
@@ -179,16 +180,17 @@ def coordinate(
     coordinator = Coordinator(named, campaign_id, options, progress, governor)
     code = coordinator.run()
     report = closing_report(named, campaign_id, state=session.state_url)
-    click.echo(
+    say(
         report_json(report, known_redactor())
         if as_json
-        else render_report(report, known_redactor())
+        else render_report(report, known_redactor()),
+        as_json=as_json,
     )
     if coordinator.worker_failure and code != 0:
-        click.echo(f"last words of a worker that ended:\n{coordinator.worker_failure}", err=True)
+        say(f"last words of a worker that ended:\n{coordinator.worker_failure}", err=True)
     if coordinator.halted:
         said = known_redactor()(coordinator.halted)
-        click.echo(f"the governor stopped the campaign, resumable: {said}", err=True)
+        say(f"the governor stopped the campaign, resumable: {said}", err=True)
     return int(code)
 
 
@@ -236,8 +238,8 @@ def submit(
     with fleet_of(session, "submit") as fleet:
         submitted = submission.submit(fleet, session.loaded, _wanted(campaign_id), anew=anew)
     if as_json:
-        click.echo(dumps(submitted))
+        say(dumps(submitted), as_json=True)
     else:
         verb = "submitted" if submitted.created else "was there already: nothing changed"
-        click.echo(f"campaign {submitted.campaign_id} {verb}")
+        say(f"campaign {submitted.campaign_id} {verb}")
     return _tell_left_out(submitted, config)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from rivet_fleet.cli.say import say
 from rivet_fleet.cli.session import (
     config_option,
     json_option,
@@ -84,10 +85,11 @@ def check(
         probe=probe,
     )
     types = type_report or strict or bool(targets)
-    click.echo(
+    say(
         check_json(checked.report, known_redactor())
         if as_json
-        else render_check(checked.report, known_redactor(), types=types)
+        else render_check(checked.report, known_redactor(), types=types),
+        as_json=as_json,
     )
     if checked.exit_code is ExitCode.OK and strict and checked.report.findings:
         return int(ExitCode.GENERIC)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from rivet_fleet.cli.say import say
 from rivet_fleet.cli.session import (
     config_option,
     json_option,
@@ -48,5 +49,5 @@ def doctor(config: Path, params: tuple[str, ...], state_url: str | None, as_json
         )
     report = report_of(str(config), findings)
     shown = doctor_json if as_json else render_doctor
-    click.echo(shown(report, known_redactor()))
+    say(shown(report, known_redactor()), as_json=as_json)
     return int(exit_code_of(findings))

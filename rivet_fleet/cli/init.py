@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from rivet_fleet.cli.say import say
 from rivet_fleet.cli.session import (
     Session,
     json_option,
@@ -113,7 +114,7 @@ def init(
         exclude=exclude,
     )
     if as_discovery or as_json:
-        click.echo(known_redactor()(discovery_json(found)))
+        say(known_redactor()(discovery_json(found)), as_json=True)
         if output is None:
             return 0
     _write(session, found, output, file)
@@ -144,14 +145,14 @@ def _write(session: Session, found: Discovery, output: Path | None, file: Path) 
     # table's name would make another table of it.
     text = render_scaffold(found, options)
     if output is None:
-        click.echo(text, nl=False)
+        say(text, nl=False)
         return
     try:
         with output.open("x", encoding="utf-8") as target:
             target.write(text)
     except OSError as error:
         raise UsageError(f"{output} cannot be written: {error.strerror}") from None
-    click.echo(
+    say(
         f"{output}: {len(found.exports)} export(s), {len(found.skipped)} left out; "
         f"next: rivet-fleet doctor -c {output}",
         err=True,

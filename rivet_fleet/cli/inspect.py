@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from rivet_fleet.cli.say import say
 from rivet_fleet.cli.session import (
     campaign_option,
     config_option,
@@ -49,7 +50,8 @@ def status(
         view = find_campaign(fleet, session.loaded.campaign_name, _id(campaign_id))
         report = campaign_status(fleet, view)
     hide = known_redactor()
-    click.echo(status_json(report, hide) if as_json else render_status(report, hide))
+    shown = status_json if as_json else render_status
+    say(shown(report, hide), as_json=as_json)
     return 0
 
 
@@ -85,12 +87,12 @@ def validate(
         )
     if as_json:
         plain = [verification_plain(v.export_name, v.uri, v.verification) for v in verified]
-        click.echo(dumps({"exports": plain}))
+        say(dumps({"exports": plain}), as_json=True)
     else:
         for v in verified:
-            click.echo("\n".join(verification_lines(v.export_name, v.uri, v.verification)))
+            say("\n".join(verification_lines(v.export_name, v.uri, v.verification)))
         if not verified:
-            click.echo("nothing was delivered: no rows, and skip_empty")
+            say("nothing was delivered: no rows, and skip_empty")
     codes = [int(v.verification.exit_code) for v in verified]
     return (
         int(ExitCode.DATA_INTEGRITY) if ExitCode.DATA_INTEGRITY in codes else max(codes, default=0)

@@ -14,7 +14,7 @@ import click
 from rivet_fleet import __version__
 from rivet_fleet.cli import prestart
 from rivet_fleet.cli.lean import import_lean
-from rivet_fleet.contracts.foreign import printable, printable_json
+from rivet_fleet.cli.say import say
 from rivet_fleet.errors import ExitCode, RivetFleetError
 
 _COMMANDS = {
@@ -231,9 +231,9 @@ def _show(
         }
         if code:
             body["code"] = code
-        click.echo(printable_json(json.dumps(body, ensure_ascii=False)), err=True)
+        say(json.dumps(body, ensure_ascii=False), err=True, as_json=True)
         return
     label = f" [{code}]" if code else ""
-    click.echo(printable(f"error{label}: {message}"), err=True)
+    say(f"error{label}: {message}", err=True)
     if hint:
-        click.echo(printable(f"  hint: {hint}"), err=True)
+        say(f"  hint: {hint}", err=True)

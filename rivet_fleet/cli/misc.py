@@ -9,6 +9,7 @@ import click
 from click.shell_completion import get_completion_class
 
 from rivet_fleet.cli.environment import read_environment
+from rivet_fleet.cli.say import say
 from rivet_fleet.errors import UsageError
 
 
@@ -22,7 +23,7 @@ def config_schema() -> int:
     """The JSON Schema (draft 2020-12) of the configuration file, for editors."""
     from rivet_fleet.planning.schema import config_json_schema
 
-    click.echo(json.dumps(config_json_schema(), indent=2))
+    say(json.dumps(config_json_schema(), indent=2), as_json=True)
     return 0
 
 
@@ -35,7 +36,7 @@ def completions(shell: str) -> int:
     kind = get_completion_class(shell)
     if kind is None:
         raise UsageError(f"no completion for {shell}")
-    click.echo(kind(cli, {}, "rivet-fleet", "_RIVET_FLEET_COMPLETE").source())
+    say(kind(cli, {}, "rivet-fleet", "_RIVET_FLEET_COMPLETE").source())
     return 0
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from rivet_fleet.cli.environment import operator
+from rivet_fleet.cli.say import say
 from rivet_fleet.cli.session import (
     campaign_option,
     config_option,
@@ -53,11 +54,12 @@ def requeue(
         done = operate.requeue(
             fleet, view.campaign_id, export_name=export_name, chunk_index=chunk, lost=lost
         )
-    click.echo(
+    say(
         dumps(done)
         if as_json
         else f"requeued {done.failed} failed and {done.lost} lost chunks of {view.campaign_id}; "
-        "continue with `rivet-fleet resume`"
+        "continue with `rivet-fleet resume`",
+        as_json=as_json,
     )
     return 0
 
@@ -90,10 +92,10 @@ def accept(
         word = operate.Word(by=by or operator(), reason=reason.strip())
         done = operate.accept(fleet, view.campaign_id, export_name=export_name, word=word)
     if as_json:
-        click.echo(dumps(done))
+        say(dumps(done), as_json=True)
     else:
         before = "" if done.created else "already "
-        click.echo(
+        say(
             f"run {done.run_id} was {before}accepted by {done.by}: {done.reason}\n"
             + "".join(f"  {gate}\n" for gate in done.gates)
             + f"it is {done.status}{f': {done.error}' if done.error else ''}"
@@ -120,9 +122,9 @@ def cancel(
         view = find_campaign(fleet, session.loaded.campaign_name, _id(campaign_id))
         taken = fleet.store.cancel(view.campaign_id)
     if as_json:
-        click.echo(dumps({"campaign_id": view.campaign_id, "taken_back": taken}))
+        say(dumps({"campaign_id": view.campaign_id, "taken_back": taken}), as_json=True)
     else:
-        click.echo(
+        say(
             f"campaign {view.campaign_id} is cancelled; {taken} running chunks were taken back. "
             "What is delivered stays; files of unfinished exports stay, too, without a manifest"
         )
@@ -155,10 +157,11 @@ def gc(
     with fleet_of(session, "gc") as fleet:
         view = find_campaign(fleet, session.loaded.campaign_name, _id(campaign_id))
         swept = operate.collect_garbage(fleet, view.campaign_id, min_age_s=min_age_s)
-    click.echo(
+    say(
         dumps(swept)
         if as_json
         else f"removed {swept.staged_files} staged files ({swept.staged_bytes} bytes) and "
-        f"{swept.spool_folders} spool folders"
+        f"{swept.spool_folders} spool folders",
+        as_json=as_json,
     )
     return 0

@@ -8,6 +8,7 @@ import click
 
 from rivet_fleet.cli import prestart
 from rivet_fleet.cli.campaign import coordinate, workers_option
+from rivet_fleet.cli.say import say
 from rivet_fleet.cli.session import (
     config_option,
     fleet_of,
@@ -70,9 +71,10 @@ def plan(
     text = artifact_text(artifact)
     if output is not None:
         write_plan(output, text)
-    click.echo(text.rstrip("\n") if as_json else render_plan(artifact, known_redactor()))
+    shown = text.rstrip("\n") if as_json else render_plan(artifact, known_redactor())
+    say(shown, as_json=as_json)
     if output is not None:
-        click.echo(f"sealed in {output}: `rivet-fleet apply {output}` executes it", err=True)
+        say(f"sealed in {output}: `rivet-fleet apply {output}` executes it", err=True)
     return 0
 
 
@@ -114,24 +116,24 @@ def apply(
     if config is None:
         config, moved = config_of(artifact, plan_file)
         if moved:
-            click.echo(f"warning: {moved}", err=True)
+            say(f"warning: {moved}", err=True)
     session = start(config, params, state_url, shows_progress=not submit_only)
     with fleet_of(session, "submit" if submit_only else "coordinator") as fleet:
         applied = apply_plan(fleet, session.loaded, artifact, force=force)
         submitted = applied.submitted
         for warning in applied.warnings:
-            click.echo(f"warning: {warning}", err=True)
+            say(f"warning: {warning}", err=True)
         if applied.already is not None:
             _dismiss_nursery()
             said = dumps(applied.already) if as_json else _already_text(applied.already)
-            click.echo(said)
+            say(said, as_json=as_json)
             return 0
         if not submitted.created:
-            click.echo(f"campaign {submitted.campaign_id} is stored already", err=True)
+            say(f"campaign {submitted.campaign_id} is stored already", err=True)
         if submit_only:
             _dismiss_nursery()
             said = f"campaign {submitted.campaign_id} submitted"
-            click.echo(dumps(submitted) if as_json else said)
+            say(dumps(submitted) if as_json else said, as_json=as_json)
             return 0
         return coordinate(
             session,

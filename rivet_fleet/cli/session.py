@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from rivet_fleet.cli.environment import Environment, read_environment
+from rivet_fleet.cli.say import say
 from rivet_fleet.contracts.url import redact
 from rivet_fleet.coordination import wiring
 from rivet_fleet.coordination.fleet import Fleet
@@ -89,7 +90,7 @@ def start(
     _logging(default_level="error" if shows_progress else "warning")
     if not quiet:
         for warning in loaded.warnings:
-            click.echo(f"warning: {known_redactor()(warning)}", err=True)
+            say(f"warning: {known_redactor()(warning)}", err=True)
     return Session(
         loaded=loaded,
         environment=environment,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from rivet_fleet.cli.say import say
 from rivet_fleet.cli.session import (
     campaign_option,
     config_option,
@@ -71,19 +72,19 @@ def show(config: Path, params: tuple[str, ...], state_url: str | None, as_json: 
             }
             for c, runs in listed
         ]
-        click.echo(dumps(body))
+        say(dumps(body), as_json=True)
         return 0
     if not listed:
-        click.echo("no campaign yet")
+        say("no campaign yet")
     for campaign, runs in listed:
-        click.echo(f"{campaign.campaign_id}  {campaign.status.value}")
+        say(f"{campaign.campaign_id}  {campaign.status.value}")
         for run in runs:
-            click.echo(
+            say(
                 f"  {run.export_name:<24} {run.status.value:<12} "
                 f"{run.counts.completed}/{run.expected_tasks} chunks  {run.rows} rows"
             )
     for name, mark in marks.items():
-        click.echo(f"the next run of {name} reads from {describe_mark(mark)}")
+        say(f"the next run of {name} reads from {describe_mark(mark)}")
     return 0
 
 
@@ -99,17 +100,15 @@ def progression(config: Path, params: tuple[str, ...], state_url: str | None, as
         found = fleet.store.progression(session.loaded.campaign_name)
         observed = _observed(fleet, session.loaded)
     if as_json:
-        click.echo(
-            dumps([{"progression": p, "observed": observed.get(p.export_name)} for p in found])
-        )
+        say(dumps([{"progression": p, "observed": observed.get(p.export_name)} for p in found]))
         return 0
     if not found:
-        click.echo("no run has completed yet")
+        say("no run has completed yet")
     for one in found:
-        click.echo(one.export_name)
-        click.echo(f"  observed   {_mark_line(observed.get(one.export_name))}")
-        click.echo(f"  committed  {_boundary_line(one.committed)}")
-        click.echo(f"  verified   {_boundary_line(one.verified)}")
+        say(one.export_name)
+        say(f"  observed   {_mark_line(observed.get(one.export_name))}")
+        say(f"  committed  {_boundary_line(one.committed)}")
+        say(f"  verified   {_boundary_line(one.verified)}")
     return 0
 
 
@@ -180,10 +179,10 @@ def files(
         parts = [part for run in runs for part in fleet.store.parts(run.run_id)]
     shown = parts[len(parts) - min(last, len(parts)) :]
     if as_json:
-        click.echo(dumps(shown))
+        say(dumps(shown), as_json=True)
         return 0
     for part in shown:
-        click.echo(
+        say(
             f"{part.path}  {part.status.value}  {part.digest.rows} rows  "
             f"{part.digest.size_bytes} bytes  {part.digest.fingerprint}"
         )
@@ -213,14 +212,14 @@ def chunks(
         listed = [(run, fleet.store.tasks(run.run_id)) for run in runs]
     if as_json:
         body = [{"run": _brief(run), "chunks": tasks} for run, tasks in listed]
-        click.echo(dumps(redact_plain(to_plain(body), hide)))
+        say(dumps(redact_plain(to_plain(body), hide)), as_json=True)
         return 0
     for run, tasks in listed:
-        click.echo(f"{run.run_id}  {run.status.value}")
+        say(f"{run.run_id}  {run.status.value}")
         for task in tasks:
             error = f"  {task.error_class}: {task.last_error}" if task.last_error else ""
             owner = f"  owner {task.owner_name}" if task.owner_name else ""
-            click.echo(
+            say(
                 hide(
                     f"  {task.chunk_index:>6}  {task.status.value:<9} "
                     f"attempts {task.attempts}/{task.attempts_max}  fence {task.fence}  "
@@ -286,10 +285,10 @@ def budget(
             change_budget(fleet, group_name, changes)
         budgets = [b for b in fleet.store.budgets() if group_name in (None, b.group_name)]
     if as_json:
-        click.echo(dumps(budgets))
+        say(dumps(budgets), as_json=True)
         return 0
     for one in budgets:
-        click.echo(budget_line(one))
+        say(budget_line(one))
     if not budgets:
-        click.echo("no budget: nothing is limited")
+        say("no budget: nothing is limited")
     return 0

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from rivet_fleet.cli.environment import operator
+from rivet_fleet.cli.say import say
 from rivet_fleet.cli.session import (
     config_option,
     fleet_of,
@@ -53,15 +54,15 @@ def accept(
         word = Word(by=by or operator(), reason=reason.strip())
         done = marks.accept_mark(fleet, session.loaded, export_name, word)
     if as_json:
-        click.echo(dumps(done))
+        say(dumps(done), as_json=True)
         return 0
     if not done.created:
-        click.echo(f"the mark of {export_name} belongs to this already: nothing was changed")
+        say(f"the mark of {export_name} belongs to this already: nothing was changed")
         return 0
-    click.echo(f"{export_name} goes on from {describe_mark(done.mark)}")
+    say(f"{export_name} goes on from {describe_mark(done.mark)}")
     for change in done.changes:
-        click.echo(f"  {change.sentence}")
-    click.echo(f"  bound to {describe_binding(done.binding)}")
+        say(f"  {change.sentence}")
+    say(f"  bound to {describe_binding(done.binding)}")
     return 0
 
 
@@ -81,7 +82,7 @@ def _reset(
         removed = fleet.store.reset_export(
             session.loaded.campaign_name, export_name, chunks_only=chunks_only
         )
-    click.echo(f"forgot {removed} runs of {export_name}; delivered files were not touched")
+    say(f"forgot {removed} runs of {export_name}; delivered files were not touched")
     return 0
 
 
@@ -116,5 +117,5 @@ def migrate(config: Path, params: tuple[str, ...], state_url: str | None) -> int
     session = start(config, params, state_url, quiet=True)
     with fleet_of(session, "state", migrate=True) as fleet:
         fleet.store.check_version()
-    click.echo("the state database has this program's schema version")
+    say("the state database has this program's schema version")
     return 0

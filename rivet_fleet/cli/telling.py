@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from rivet_fleet.cli.say import say
 from rivet_fleet.cli.session import (
     campaign_option,
     config_option,
@@ -89,14 +90,14 @@ def metrics(
             raise StateRefused(f"campaign {view.campaign_id} has no export {export_name}")
     hide = known_redactor()
     if as_json:
-        click.echo(dumps(redact_plain(to_plain(report), hide)))
+        say(dumps(redact_plain(to_plain(report), hide)), as_json=True)
     elif prometheus:
-        click.echo(prometheus_text(name, report.now, report.ended), nl=False)
+        say(prometheus_text(name, report.now, report.ended), nl=False)
     else:
         head = f"Campaign {name} ({report.campaign_id}): {report.campaign_status}"
         counted = harm_lines(report.harm, hide)
         ended = history_lines(report.ended, hide)
-        click.echo("\n".join([head, *metrics_lines(report.now, hide), *counted, "", *ended]))
+        say("\n".join([head, *metrics_lines(report.now, hide), *counted, "", *ended]))
     return 0
 
 
@@ -164,7 +165,7 @@ def journal(
         known = newest_entries(fleet, view.campaign_id, only, last=looked_at)
         entries = known[max(len(known) - last, 0) :]
         if as_json:
-            click.echo(dumps(redact_plain(to_plain(entries), known_redactor())))
+            say(dumps(redact_plain(to_plain(entries), known_redactor())), as_json=True)
         elif not follow:
             _tell(entries, json_lines=json_lines)
         else:
@@ -201,9 +202,9 @@ def _tell(entries: Sequence[JournalEntry], *, json_lines: bool) -> None:
     hide = known_redactor()
     if json_lines:
         for entry in entries:
-            click.echo(dumps(redact_plain(to_plain(entry), hide)))
+            say(dumps(redact_plain(to_plain(entry), hide)), as_json=True)
     else:
-        click.echo(render_journal(entries, hide), nl=False)
+        say(render_journal(entries, hide), nl=False)
 
 
 def _refuse_unknown(events: Sequence[str]) -> None:

@@ -77,6 +77,17 @@ def broad_excepts(tree: ast.Module) -> Iterator[tuple[int, str]]:
             yield node.lineno, "suppresses everything"
 
 
+def direct_echoes(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Printing past ``cli/say.py``, which keeps what others wrote from commanding a terminal."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and _dotted(node.func) in {
+            "click.echo",
+            "click.secho",
+            "print",
+        }:
+            yield node.lineno, f"prints by {_dotted(node.func)}"
+
+
 def _suppressed(node: ast.AST) -> set[str]:
     """The names given to ``contextlib.suppress``."""
     if isinstance(node, ast.Call) and _dotted(node.func).endswith("suppress"):
@@ -240,6 +251,10 @@ def test_only_the_command_line_reads_the_environment() -> None:
     assert_kept(environment_reads, PACKAGE_FILES, {"cli/", "demo/"})
 
 
+def test_the_terminal_has_one_door() -> None:
+    assert_kept(direct_echoes, PACKAGE_FILES, {"cli/say.py", "demo/"})
+
+
 def test_arrow_copes_without_numpy() -> None:
     assert_kept(numpy_bridges, PACKAGE_FILES)
 
@@ -296,7 +311,9 @@ def test_no_committed_file_knows_a_machine() -> None:
         (engine_names, "def open_sqlserver(): ..."),
         (engine_names, "f(mysql=1)"),
         (numpy_bridges, "dtype = kind.to_pandas_dtype()"),
+        (direct_echoes, "import click\nclick.echo('x')"),
         (waiting_by_sleep, "import time\ndef test_x():\n    time.sleep(0.01)"),
+        (direct_echoes, "import click\nclick.echo('x')"),
         (waiting_by_sleep, "import time\nwhile not done():\n    time.sleep(2)"),
     ],
 )
@@ -312,6 +329,7 @@ def test_each_rule_sees_what_it_forbids(rule: Rule, snippet: str) -> None:
         (environment_reads, "import os\nx = os.path"),
         (engine_names, '"""PostgreSQL needs this."""\nhelp_text = "for PostgreSQL and MySQL"'),
         (numpy_bridges, "cells = column.to_pylist()"),
+        (direct_echoes, "from rivet_fleet.cli.say import say\nsay('x')"),
         (waiting_by_sleep, "import time\nwhile not done():\n    time.sleep(0.05)"),
     ],
 )
