@@ -1,4 +1,4 @@
-"""state accept|reset|reset-chunks|migrate: an operator changes what the fleet knows."""
+"""state accept|copy|reset|reset-chunks|migrate: an operator changes what the fleet knows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rivet_fleet.cli.state import state
 from rivet_fleet.contracts.binding import describe_binding
 from rivet_fleet.contracts.codec import dumps
 from rivet_fleet.contracts.cursor import describe_mark
-from rivet_fleet.coordination import marks
+from rivet_fleet.coordination import marks, operate
 from rivet_fleet.coordination.operate import Word
 from rivet_fleet.errors import UsageError
 
@@ -113,9 +113,40 @@ def reset_chunks(
 @param_option
 @state_option
 def migrate(config: Path, params: tuple[str, ...], state_url: str | None) -> int:
-    """Bring the state database to this program's schema version."""
+    """Bring the state database to this program's schema version.
+
+    A SQLite file is copied first, to `<name>.before-<version>`. Of a PostgreSQL database take a
+    dump before: that is its operator's. Refused while an older program still works with it.
+    """
     session = start(config, params, state_url, quiet=True)
     with fleet_of(session, "state", migrate=True) as fleet:
         fleet.store.check_version()
     say("the state database has this program's schema version")
+    return 0
+
+
+@state.command("copy")
+@config_option
+@param_option
+@state_option
+@click.option("--to", "target", required=True, metavar="URL", help="postgresql://… (empty).")
+@json_option
+def copy(
+    config: Path, params: tuple[str, ...], state_url: str | None, target: str, as_json: bool
+) -> int:
+    """Move a SQLite state into an empty PostgreSQL database, whole or not at all.
+
+    One transaction; every row is compared before it ends. The file says afterwards where its
+    state is, and is refused from then on. Nothing may work with it meanwhile. A password is better
+    left to PGPASSWORD or ~/.pgpass than written here.
+    """
+    session = start(config, params, state_url, quiet=True)
+    done = operate.copy_state(session.state_url, target)
+    if as_json:
+        click.echo(dumps(done))
+        return 0
+    for table in done.tables:
+        click.echo(f"  {table.name:<20} {table.rows:>10} rows")
+    said = "moved" if done.created else "had been copied already, and is moved now,"
+    click.echo(f"the state {said} to {done.target}: point state: or RIVET_FLEET_STATE_URL there")
     return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from rivet_fleet.contracts.events import EventName
 from rivet_fleet.contracts.keys import CampaignId
@@ -18,6 +19,9 @@ from rivet_fleet.coordination.publish import Published, reopen_chunk
 from rivet_fleet.errors import StateRefused, UsageError
 from rivet_fleet.execution.destination import Destination, Presence
 from rivet_fleet.verification.gc import sweep_spool, sweep_staged
+
+if TYPE_CHECKING:
+    from rivet_fleet.persistence.copying import CopiedState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +90,14 @@ def accept(fleet: Fleet, campaign_id: CampaignId, *, export_name: str, word: Wor
         status=after.status.value,
         error=after.error,
     )
+
+
+def copy_state(source_url: str, target_url: str) -> CopiedState:
+    """See ``persistence.copying``."""
+    # Imported here: no other verb declares every table.
+    from rivet_fleet.persistence import copying
+
+    return copying.copy_state(source_url, target_url)
 
 
 def _selected(fleet: Fleet, campaign_id: CampaignId, export_name: str | None) -> list[RunView]:

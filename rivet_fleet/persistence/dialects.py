@@ -72,6 +72,10 @@ class Dialect(Protocol):
         """Let the planner know about many new tasks."""
         ...
 
+    def keep_copy(self, revision: str) -> None:
+        """Keep what is there before it is migrated to ``revision``, where that is ours to do."""
+        ...
+
     def close(self) -> None:
         """Give files and threads back."""
         ...
@@ -201,6 +205,28 @@ class SqliteDialect:
     def refresh_statistics(self, engine: Engine) -> None:
         """See ``Dialect.refresh_statistics``."""
         # every statement of ours has one index to choose
+
+    def keep_copy(self, revision: str) -> None:
+        """See ``Dialect.keep_copy``: ``<name>.before-<revision>``, for its owner alone. Raises
+        StateRefused when it cannot be kept."""
+        copy = self.path.with_name(f"{self.path.name}.before-{revision}")
+        passing = copy.with_name(f"{copy.name}.tmp")
+        try:
+            passing.unlink(missing_ok=True)
+            os.close(os.open(passing, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+            with (
+                contextlib.closing(sqlite3.connect(self.path)) as present,
+                contextlib.closing(sqlite3.connect(passing)) as kept,
+            ):
+                present.backup(kept)
+            passing.replace(copy)
+        except (OSError, sqlite3.Error) as failure:
+            with contextlib.suppress(OSError):
+                passing.unlink(missing_ok=True)
+            raise StateRefused(
+                f"no copy of {self.target} could be kept as {copy.name}: {failure}",
+                hint="nothing was migrated; a migration needs room for one copy beside the file",
+            ) from None
 
     def close(self) -> None:
         """See ``Dialect.close``."""

@@ -11,36 +11,88 @@ from pathlib import Path
 from sqlalchemy import Connection, inspect, text
 
 from rivet_fleet.errors import StateRefused
-from rivet_fleet.persistence.database import Database
+from rivet_fleet.persistence.database import Database, Transaction
+from rivet_fleet.persistence.dialects import Dialect
 from rivet_fleet.persistence.versions import SCHEMA_VERSION, VERSION_TABLE
 
 SCHEMA_NONE = "RIVET_STATE_SCHEMA_NONE"
 SCHEMA_OLD = "RIVET_STATE_SCHEMA_OLD"
+MOVED_TO = "moved_to"
+"""The key of ``fleet_meta`` that says where the state of a file is now."""
+QUIET_S = 60.0
+_LIVE = """
+SELECT name, pid, host_id FROM worker
+WHERE ended_at_s IS NULL AND heartbeat_at_s >= NOW_S - :quiet_s ORDER BY name
+"""
+_HOLDING = """
+SELECT DISTINCT owner, owner_name FROM chunk_task
+WHERE status = 'running' AND lease_expires_at_s >= NOW_S
+"""
 _SCRIPTS = Path(__file__).parent / "migrations"
 
 
 def migrate(database: Database) -> None:
     """Create or upgrade the schema. Any number of processes may call it at once: they queue.
 
-    Raises StateRefused, and changes nothing, when the schema is newer than the program.
+    A file is copied before it is upgraded; a server's dump is its operator's. Raises
+    StateRefused, and changes nothing, when the schema is newer than the program, when programs
+    of an older one still work with it, when no copy can be kept, and for a state that was moved.
     """
     with database.migrating() as connection:
         stored = stored_version(connection)
         if stored == SCHEMA_VERSION:
+            refuse_moved_state(connection, database.dialect)
             return
         refuse_newer(stored, database.dialect.target)
         if stored is None:
             create(connection)
-        else:
-            upgrade(connection)
+            return
+        refuse_live(connection, database.dialect)
+        database.dialect.keep_copy(SCHEMA_VERSION)
+        upgrade(connection)
+
+
+def refuse_live(connection: Connection, dialect: Dialect) -> None:
+    """Raise StateRefused while the state knows of processes that live or hold a lease: whatever
+    they write next would be written into something else than they know. Asks what every schema
+    version has."""
+    tx = Transaction(connection, dialect)
+    live = [
+        f"{row.name} (pid {row.pid} on {row.host_id})" for row in tx.all(_LIVE, quiet_s=QUIET_S)
+    ]
+    live += [f"{row.owner_name or row.owner}, which holds a chunk" for row in tx.all(_HOLDING)]
+    if live:
+        raise StateRefused(
+            f"state database {dialect.target} is in use by {', '.join(dict.fromkeys(live[:5]))}"
+            + (f" and {len(live) - 5} more" if len(live) > 5 else ""),
+            hint=f"nothing was changed: stop them first; one that was killed is forgotten "
+            f"{QUIET_S:.0f} s after its last heartbeat, or when its lease ends",
+            code="RIVET_STATE_IN_USE",
+        )
+
+
+def refuse_moved_state(connection: Connection, dialect: Dialect) -> None:
+    """Raise StateRefused for a file whose state lives on a server now (B6)."""
+    if not dialect.one_host:
+        return
+    moved = Transaction(connection, dialect).scalar(
+        "SELECT value FROM fleet_meta WHERE key = :key", key=MOVED_TO
+    )
+    if moved is not None:
+        raise StateRefused(
+            f"state {dialect.target} was moved to {moved}",
+            hint="point state: or RIVET_FLEET_STATE_URL there; this file is only kept as it was",
+            code="RIVET_STATE_MOVED",
+        )
 
 
 def check_version(database: Database) -> None:
     """Raise StateRefused unless the schema is exactly this program's version."""
     with database.connected() as connection:
         stored = stored_version(connection)
-    if stored == SCHEMA_VERSION:
-        return
+        if stored == SCHEMA_VERSION:
+            refuse_moved_state(connection, database.dialect)
+            return
     refuse_newer(stored, database.dialect.target)
     have = "no schema" if stored is None else f"schema version {stored}"
     raise StateRefused(

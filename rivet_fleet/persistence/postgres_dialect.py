@@ -144,6 +144,10 @@ class PostgresDialect:
         ):
             connection.exec_driver_sql("ANALYZE chunk_task, chunk_run")
 
+    def keep_copy(self, revision: str) -> None:
+        """See ``Dialect.keep_copy``. A dump of a server is its operator's: ``state migrate`` and
+        its documentation say so."""
+
     def close(self) -> None:
         """See ``Dialect.close``."""
         self._watchdog.close()

@@ -212,6 +212,18 @@ def test_a_mark_of_an_earlier_version_is_adopted_once_and_told(
     desk.refused("run", code=1, named=name_of(shop_b), hint="state accept")
 
 
+def test_a_state_that_moved_to_a_server_goes_on_from_its_marks(desk, postgres, database) -> None:
+    target = str(postgres.create_database(f"{name_of(database)}_state"))
+    said = desk.cli("state", "copy", "--to", target).out
+    assert "the state moved to" in said and "export_state" in said
+    error = desk.refused("run", code=1, named="was moved to", hint="RIVET_FLEET_STATE_URL")
+    assert error["code"] == "RIVET_STATE_MOVED"
+    desk.environment["RIVET_FLEET_STATE_URL"] = target
+    postgres.psql(FILL.format(name="orders", first=101, last=103), database=name_of(database))
+    desk.cli("run")
+    assert delivered(desk) == list(range(1, 104))
+
+
 def test_a_plan_from_before_an_acceptance_is_refused(desk, shop_b) -> None:
     desk.cli("plan", "-o", "plan.json")
     text = (desk.folder / "plan.json").read_text()
