@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from rivet_fleet.contracts.url import parse_database_url
@@ -12,6 +13,7 @@ from rivet_fleet.persistence.sql_store import SqlStore
 from rivet_fleet.persistence.store import Store
 
 _SQLITE = "sqlite:///"
+_PARAMETERS = re.compile(r"\?[A-Za-z_]+=[^/]*\Z")
 _WRITE = "write sqlite:///path or postgresql://user@host:port/database"
 
 
@@ -31,17 +33,30 @@ def store_exists(url: str) -> bool:
     there; only asking it tells. Connects to nothing."""
     if not url.startswith(_SQLITE):
         return True
-    return Path(url.removeprefix(_SQLITE).split("?", 1)[0]).is_file()
+    return Path(_file_of(url)).is_file()
 
 
 def sqlite_path(url: str) -> Path | None:
     """The file of a SQLite URL, None for a server's. Raises StateRefused for one in memory."""
     if not url.startswith(_SQLITE):
         return None
-    path = url.removeprefix(_SQLITE).split("?", 1)[0]
+    path = _file_of(url)
     if path in ("", ":memory:"):
         raise StateRefused("a fleet needs a SQLite state in a file", hint=_WRITE)
     return Path(path).absolute()
+
+
+def _file_of(url: str) -> str:
+    """The path as it stands: a folder's name may hold ? # % and whatever else. Raises StateRefused
+    for what is written as parameters of a URL: a file has none."""
+    path = url.removeprefix(_SQLITE)
+    found = _PARAMETERS.search(path)
+    if found is not None:
+        raise StateRefused(
+            f"a SQLite state has no parameters, and {found[0]} looks like one",
+            hint=f"{_WRITE}; all that stands behind sqlite:/// is the file's path",
+        )
+    return path
 
 
 def dialect_of(url: str, answer_max_s: float = ANSWER_MAX_S) -> Dialect:
