@@ -132,7 +132,7 @@ def resting(
 
 def mark_basis(basis: Iterable[BasisFact], columns: tuple[str, ...]) -> tuple[BasisFact, ...]:
     """What a mark over these columns means: the database it was taken from, and their order. It
-    is stored with the mark, and compared by ``mark_differences`` before the mark is continued."""
+    is stored with the mark, and compared before the mark is continued (ADR 0020)."""
     kept = [
         fact
         for fact in basis
@@ -140,15 +140,6 @@ def mark_basis(basis: Iterable[BasisFact], columns: tuple[str, ...]) -> tuple[Ba
         or (fact.kind is BasisKind.COLLATION and set(fact.columns) & set(columns))
     ]
     return tuple(sorted(kept, key=lambda one: (one.kind.value, one.subject, one.value)))
-
-
-def mark_differences(
-    taken: Iterable[BasisFact], now: Iterable[BasisFact]
-) -> tuple[BasisDifference, ...]:
-    """How what a mark meant differs from what it would mean now: both by ``mark_basis``."""
-    taken = tuple(taken)
-    columns = {name for fact in taken for name in fact.columns}
-    return _compared(taken, now, Reliance(compared=frozenset(columns)))
 
 
 def differences(
@@ -159,12 +150,7 @@ def differences(
 ) -> tuple[BasisDifference, ...]:
     """How what the plan rests on differs from what is now, for one of its chunks; the fatal ones
     first. What was never sealed (a plan of an older program) is not compared."""
-    return _compared(planned, now, reliance(chunk_range, window))
-
-
-def _compared(
-    planned: Iterable[BasisFact], now: Iterable[BasisFact], use: Reliance
-) -> tuple[BasisDifference, ...]:
+    use = reliance(chunk_range, window)
     before = [fact for fact in planned if relies(use, fact)]
     after = {(fact.kind, fact.subject): fact for fact in now}
     found = _index_differences(before, after.values(), use)

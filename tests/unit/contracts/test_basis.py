@@ -15,7 +15,6 @@ from rivet_fleet.contracts.basis import (
     BasisKind,
     Consequence,
     differences,
-    mark_differences,
     resting,
 )
 from rivet_fleet.contracts.codec import dumps, loads
@@ -116,7 +115,6 @@ def test_the_unknown_and_the_never_sealed_are_no_difference_and_the_gone_is_one(
         assert differences(planned, now, chunk, None) == ()
     (found,) = differences([known], [], chunk, None)
     assert found.consequence is Consequence.FATAL and found.after == ""
-    assert mark_differences((), [known]) == ()
 
 
 _FACTS = st.lists(

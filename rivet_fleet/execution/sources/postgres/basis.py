@@ -282,7 +282,7 @@ class Basis:
         if self._may_ask_system is None:
             row = cursor.execute(
                 "SELECT pg_catalog.has_function_privilege("
-                "'pg_catalog.pg_control_system()', 'EXECUTE')"
+                "to_regprocedure('pg_catalog.pg_control_system()'), 'EXECUTE')"
             ).fetchone()
             self._may_ask_system = bool(row and row[0])
         return self._may_ask_system
