@@ -10,6 +10,12 @@ import pytest
 import yaml
 from psycopg import sql
 
+from rivet_fleet.contracts.facts import FactsRequest
+from rivet_fleet.contracts.keys import RelationName
+from rivet_fleet.contracts.url import parse_database_url
+from rivet_fleet.errors import SourceRefused
+from rivet_fleet.execution.sources.mysql import open_source as open_mysql
+from rivet_fleet.execution.sources.postgres import open_source as open_postgres
 from tests.integration.fleet_cli import Desk
 from tests.integration.mysql_source_kit import Sql
 
@@ -132,6 +138,45 @@ def test_mariadb_reads_exactly_the_table_that_is_named(desk: Desk, mysql_databas
         wanted[written("", name, "")] = said
     desk.environment["SHOP_DB_URL"] = mysql_database
     everything(desk, wanted)
+
+
+def test_a_name_is_no_name_that_only_begins_alike(database: str) -> None:
+    """PostgreSQL cuts names at 63 bytes: what is longer names nothing."""
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute(f'CREATE TABLE "{"x" * 63}" (i int)')
+    source = open_postgres(parse_database_url(database), application_name="t")
+    try:
+        for schema in ("", "public"):
+            with pytest.raises(SourceRefused, match="does not exist"):
+                source.introspect(asked(RelationName(schema=schema, name="x" * 64)))
+    finally:
+        source.close()
+
+
+def test_databases_that_differ_by_case_are_two(mariadb, mysql_database: str) -> None:
+    server, upper = Sql(mysql_database), Sql(mysql_database).database.upper()
+    if server.execute("SELECT @@lower_case_table_names")[0][0] != 0:
+        pytest.skip("this server does not tell case")
+    server.execute(f"CREATE DATABASE `{upper}`")
+    try:
+        server.execute(f"CREATE TABLE `{upper}`.t (wrong int)")
+        server.execute("CREATE TABLE t (here int)")
+        server.execute("CREATE TABLE `tête` (accent int)")
+        source = open_mysql(parse_database_url(mysql_database), application_name="t")
+        try:
+            for schema, column in (("", "here"), (server.database, "here"), (upper, "wrong")):
+                facts = source.introspect(asked(RelationName(schema=schema, name="t")))
+                assert [one.name for one in facts.columns] == [column]
+            with pytest.raises(SourceRefused, match="does not exist"):
+                source.introspect(asked(RelationName(schema="", name="tete")))
+        finally:
+            source.close()
+    finally:
+        server.execute(f"DROP DATABASE `{upper}`")
+
+
+def asked(relation: RelationName) -> FactsRequest:
+    return FactsRequest(export_name="t", relation=relation, query=None)
 
 
 def written(schema: str, name: str, home: str) -> str:

@@ -83,7 +83,8 @@ def find_relation(cursor: Row, wanted: RelationName) -> Relation:
             ).fetchone()
         sql, parameters = f"{_RELATION} AND c.oid = %s", [*(row or (None,))]
     row = cursor.execute(sql.encode(), parameters).fetchone()
-    if row is None:
+    # The server cuts names of more than 63 bytes short, and finds another table by them.
+    if row is None or row[2] != wanted.name or wanted.schema not in ("", row[1]):
         raise SourceRefused(
             f"table {shown(wanted)} does not exist", hint=_close_matches(cursor, wanted)
         )
