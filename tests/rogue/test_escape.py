@@ -1,0 +1,103 @@
+"""A configuration whose SQL means to leave its read-only transaction: nothing is ever written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import psycopg
+import pymysql
+import pytest
+
+from rivet_fleet.contracts.url import parse_database_url
+from tests.integration.fleet_cli import Desk
+
+WRITE = "insert into victim values (1)"
+QUERIES = {
+    "behind a limit": f"select 1 as id) AS x limit 0; COMMIT; {WRITE}; BEGIN; "
+    "select * from (select 1 as id",
+    "two statements": f"select 1 as id; {WRITE}",
+    "commit first": f"COMMIT; {WRITE}",
+    "by a parameter": "select 1 as id where 'a' = '${customer}'",
+    "a write of its own": WRITE,
+}
+HARMFUL = f"x'; COMMIT; {WRITE}; BEGIN; select '"
+VERBS = (("check",), ("doctor",), ("plan",), ("run",))
+
+
+@pytest.fixture(params=["postgres", "mysql"])
+def victim(request: pytest.FixtureRequest) -> tuple[str, str, Callable[[], int]]:
+    """Engine, URL of a user who may write, and how many rows were written."""
+    if request.param == "postgres":
+        url: str = request.getfixturevalue("database")
+        with psycopg.connect(url, autocommit=True) as sql:
+            sql.execute("CREATE TABLE victim (n int)")
+
+        def written() -> int:
+            with psycopg.connect(url) as sql:
+                (count,) = sql.execute("SELECT count(*) FROM victim").fetchone() or (0,)
+                return int(count)
+
+        return "postgres", url, written
+    url = request.getfixturevalue("mysql_database")
+    address = parse_database_url(url)
+
+    def ask(text: str) -> int:
+        with (
+            pymysql.connect(
+                host=address.host,
+                port=address.port or 3306,
+                user=address.user,
+                password=address.password or "",
+                database=address.database,
+                autocommit=True,
+            ) as connection,
+            connection.cursor() as cursor,
+        ):
+            cursor.execute(text)
+            row = cursor.fetchone()
+            return int(row[0]) if row else 0
+
+    ask("CREATE TABLE victim (n int)")
+    return "mysql", url, lambda: ask("SELECT count(*) FROM victim")
+
+
+def test_the_users_sql_cannot_leave_its_transaction(
+    tmp_path: Path, victim: tuple[str, str, Callable[[], int]]
+) -> None:
+    engine, url, written = victim
+    for number, (how, query) in enumerate(QUERIES.items()):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        desk = Desk(folder=folder, environment={"SHOP_URL": url})
+        desk.write(
+            f"source: {{type: {engine}, url_env: SHOP_URL}}\n"
+            "campaign: {workers: 1, max_chunk_attempts: 1}\n"
+            "exports:\n"
+            f'  - {{name: o, query: "{query}", format: csv,'
+            " destination: {type: local, path: ./out}}\n"
+        )
+        for verb in VERBS if number == 0 else VERBS[-1:]:
+            done = desk.cli(*verb, "--param", f"customer={HARMFUL}", code=None)
+            assert done.code != 0, f"{how}, {verb}: {done.said}"
+            assert written() == 0, f"{how}, {verb}: {done.said}"
+
+
+def test_a_monitors_sql_cannot_leave_its_transaction(
+    tmp_path: Path, victim: tuple[str, str, Callable[[], int]]
+) -> None:
+    engine, url, written = victim
+    desk = Desk(folder=tmp_path, environment={"SHOP_URL": url})
+    desk.write(
+        f"source: {{type: {engine}, url_env: SHOP_URL}}\n"
+        "campaign: {workers: 1, max_chunk_attempts: 1}\n"
+        "source_groups:\n"
+        "  g: {max_running_chunks: 2, monitor: {signals: {mine: {pause_above: 100,"
+        f' sql: "select 1; COMMIT; {WRITE}; COMMIT; BEGIN"}}}}}}}}\n'
+        "exports:\n"
+        "  - {name: o, table: victim, source_group: g, format: csv,"
+        " destination: {type: local, path: ./out}}\n"
+    )
+    for verb in (("doctor",), ("run",)):
+        desk.cli(*verb, code=None)
+        assert written() == 0, verb
