@@ -143,10 +143,10 @@ def copy(
     session = start(config, params, state_url, quiet=True)
     done = operate.copy_state(session.state_url, target)
     if as_json:
-        click.echo(dumps(done))
+        say(dumps(done), as_json=True)
         return 0
     for table in done.tables:
-        click.echo(f"  {table.name:<20} {table.rows:>10} rows")
+        say(f"  {table.name:<20} {table.rows:>10} rows")
     said = "moved" if done.created else "had been copied already, and is moved now,"
-    click.echo(f"the state {said} to {done.target}: point state: or RIVET_FLEET_STATE_URL there")
+    say(f"the state {said} to {done.target}: point state: or RIVET_FLEET_STATE_URL there")
     return 0
