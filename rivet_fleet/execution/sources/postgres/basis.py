@@ -251,7 +251,8 @@ class Basis:
         if BasisKind.DEFINITION in kinds:
             arms.append(_DEFINITIONS)
         if BasisKind.RIGHTS in kinds:
-            arms += [_POLICIES, _BENEATH]
+            # Beneath a table nothing lies, and the walk costs as much as all the rest.
+            arms += [_POLICIES, *([_BENEATH] if BasisKind.DEFINITION in kinds else [])]
         return arms
 
     def _of_query(self, cursor: Row, query: str, names: Iterable[str]) -> list[str]:
