@@ -56,6 +56,7 @@ class EventName(Enum):
     SIGNAL_FOUND = "signal.found"
     QUALITY_JUDGED = "quality.judged"
     QUALITY_FAILED = "quality.failed"
+    RUN_PROVEN = "run.proven"
     SHAPE_DRIFTED = "shape.drifted"
     MANIFEST_WRITTEN = "manifest.written"
     RUN_COMPLETED = "run.completed"

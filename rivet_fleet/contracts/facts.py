@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from rivet_fleet.contracts.basis import BasisFact
 from rivet_fleet.contracts.columns import ColumnType
 from rivet_fleet.contracts.keys import KeyTuple, RelationName
+from rivet_fleet.contracts.proof import ChangeReading
 
 WALKED = "walk"
 """The provenance of boundaries that are exact."""
@@ -152,6 +153,8 @@ class SourceFacts:
     """Everything a plan of it may rest on beside its columns (ADR 0018)."""
     session: tuple[tuple[str, str], ...] = ()
     """The session variables under which a query was described; see ``ReadPlan.session``."""
+    changes: ChangeReading | None = None
+    """How the relation's counters stood before anything else was asked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,6 +35,7 @@ class KillPoint(Enum):
     REOPEN_VISIBLE_REMOVED = "reopen.visible_removed"
     CHUNK_REOPENED = "chunk.reopened"
     FINALIZE_LEASED = "finalize.leased"
+    PROOF_NOTED = "proof.noted"
     MANIFEST_COPY_WRITTEN = "manifest.copy_written"
     MANIFEST_WRITTEN = "manifest.written"
     MANIFEST_VERIFIED = "manifest.verified"

@@ -10,6 +10,7 @@ from rivet_fleet.contracts.cursor import mark_values
 from rivet_fleet.contracts.keys import KeyTuple
 from rivet_fleet.contracts.part import ColumnStats, LedgerPart
 from rivet_fleet.contracts.plan import ROW_HASH, ROW_HASH_RENDER, ExportPlan
+from rivet_fleet.contracts.proof import RunProof
 from rivet_fleet.contracts.quality import Acceptance
 from rivet_fleet.contracts.window import RowWindow, WindowBound
 
@@ -55,6 +56,7 @@ def build_manifest(
     destination_uri: str,
     schema_fingerprint: str,
     acceptance: Acceptance | None = None,
+    proof: RunProof | None = None,
 ) -> bytes:
     """The exact bytes of the manifest: pretty JSON, keys in a fixed order, one final newline."""
     ordered = sorted(parts, key=lambda p: (p.chunk_index, p.part_number))
@@ -94,6 +96,14 @@ def build_manifest(
     if plan.meta is not None and plan.meta.row_hash is not None:
         covered = list(plan.meta.row_hash)
         body["row_hash"] = {"column": ROW_HASH, "covered": covered, "render": ROW_HASH_RENDER}
+    if proof is not None:
+        if proof.counted is not None:
+            body["source_row_count"] = proof.counted
+        body["proof"] = {
+            "prove": proof.prove.value,
+            "outcome": proof.outcome.value,
+            "found": proof.sentence,
+        }
     if acceptance is not None:
         body["accepted"] = {
             "by": acceptance.by,

@@ -12,6 +12,7 @@ from rivet_fleet.contracts.codec import canonical_json, to_plain
 from rivet_fleet.contracts.columns import ColumnSpec, ColumnType, TypeKind
 from rivet_fleet.contracts.cursor import CursorPlan
 from rivet_fleet.contracts.keys import CampaignId, ChunkRange, RelationName, RunId
+from rivet_fleet.contracts.proof import ProofPlan
 from rivet_fleet.contracts.protection import SourceBudget
 from rivet_fleet.contracts.quality import QualityPlan
 from rivet_fleet.contracts.window import RowWindow
@@ -220,6 +221,8 @@ class ExportPlan:
     """The export of the configuration that this is a partition of; empty when it is none."""
     meta: MetaPlan | None = None
     """None appends nothing."""
+    proof: ProofPlan | None = None
+    """What the run asks the server about its own completeness; None asks nothing."""
     plan_version: int = PLAN_VERSION
 
     @property

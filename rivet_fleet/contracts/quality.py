@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from rivet_fleet.contracts.change import ShapeChange
+from rivet_fleet.contracts.proof import ProofOutcome, RunProof
 
 UNIQUE_ENTRIES_MAX_DEFAULT = 1_000_000
 
@@ -84,6 +85,8 @@ class GateCode(Enum):
     ROW_COUNT_MAX = "RIVET_QUALITY_ROW_COUNT_MAX"
     NULL_RATIO = "RIVET_QUALITY_NULL_RATIO"
     UNIQUE = "RIVET_QUALITY_UNIQUE"
+    PROOF_COUNT = "RIVET_PROOF_COUNT"
+    """Nobody asks for it but ``prove``: the source counts other rows than were delivered."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +125,7 @@ class RunFindings:
     gates: tuple[GateVerdict, ...] = ()
     shape: tuple[ShapeChange, ...] = ()
     acceptance: Acceptance | None = None
+    proof: RunProof | None = None
 
     @property
     def refused(self) -> tuple[GateVerdict, ...]:
@@ -141,6 +145,13 @@ def judge(
         *(_null_gate(column, most, rows, nulls) for column, most in plan.null_ratio_max.items()),
         *(_unique_gate(found, plan.on_unknown) for found in unique),
     )
+
+
+def proof_gates(proof: RunProof | None) -> tuple[GateVerdict, ...]:
+    """A run that the source counts otherwise is refused as by a gate: it can be accepted."""
+    if proof is None or proof.outcome is not ProofOutcome.DIFFERS:
+        return ()
+    return (_verdict(GateCode.PROOF_COUNT, False, proof.sentence),)
 
 
 def _row_gates(plan: QualityPlan, rows: int) -> Iterator[GateVerdict]:
@@ -203,4 +214,6 @@ def _verdict(code: GateCode, passed: bool, sentence: str, *columns: str) -> Gate
 def refusal(gates: Sequence[GateVerdict]) -> str:
     """Why a run is not delivered, in one line; the error of the failed run."""
     told = "; ".join(f"{gate.sentence} [{gate.code.value}]" for gate in gates)
-    return f"not delivered, a quality gate does not hold: {told}"
+    unproven = all(gate.code is GateCode.PROOF_COUNT for gate in gates)
+    what = "the proof of its completeness" if unproven else "a quality gate"
+    return f"not delivered, {what} does not hold: {told}"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from rivet_fleet.contracts.keys import CampaignId, ChunkRange, RunId, TaskId
 from rivet_fleet.contracts.plan import ExportPlan
+from rivet_fleet.contracts.proof import RunProof
 from rivet_fleet.contracts.quality import Acceptance, RunFindings
 from rivet_fleet.contracts.task import CampaignStatus, RunStatus, TaskStatus
 
@@ -123,6 +124,9 @@ class RunView:
     """What was found when it was finished; None before."""
     acceptance: Acceptance | None = None
     """An operator's word that the verdicts of its gates shall not keep it back."""
+
+    proof: RunProof | None = None
+    """What the source said of its rows as a whole; None before, and when it was not asked."""
 
     @property
     def skipped(self) -> bool:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field, replace
 
 from rivet_fleet.contracts.binding import StoredMark
 from rivet_fleet.contracts.facts import SourceFacts
-from rivet_fleet.errors import RelationLocked, SourceError
+from rivet_fleet.contracts.keys import RelationName
+from rivet_fleet.contracts.proof import ChangeReading
+from rivet_fleet.errors import RelationLocked, SourceError, SourceRefused, StatementTimeout
 from rivet_fleet.execution.source import Source
 from rivet_fleet.planning.columns import refused_casts
 from rivet_fleet.planning.config_models import ExportConfig
@@ -35,7 +38,9 @@ class Asked:
         before: whatever moves it later is found when the plan is stored (W6)."""
         continued = mark is not None
         wanted = facts_request(loaded, export, continued=continued)
+        changes = _changes(source, wanted.relation)
         facts = with_probed_rows(source.introspect(replace(wanted, probe_density=self.probe)))
+        facts = replace(facts, changes=changes)
         self.facts[export.name] = facts
         value = None if mark is None else mark.value
         request = newest_request(export, facts, loaded.queries.get(export.name), value)
@@ -66,3 +71,13 @@ class Asked:
         """Raise what left the first one out when no export is left to be planned."""
         if self.left_out and not self.facts:
             raise next(iter(self.left_out.values()))
+
+
+def _changes(source: Source, relation: RelationName | None) -> ChangeReading | None:
+    """Before anything else is asked: what changes from now on is counted. None where nobody
+    counts, or may say."""
+    if relation is None:
+        return None
+    with contextlib.suppress(SourceRefused, StatementTimeout):
+        return source.read_changes(relation)
+    return None

@@ -22,13 +22,21 @@ from rivet_fleet.contracts.manifest import (
 )
 from rivet_fleet.contracts.part import LedgerPart
 from rivet_fleet.contracts.plan import ExportPlan
+from rivet_fleet.contracts.proof import RunProof
 from rivet_fleet.contracts.quality import RunFindings, refusal
 from rivet_fleet.contracts.state import FinalizeLease, FinishedRun, RunView
 from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.coordination.gates import run_findings, tell_findings
 from rivet_fleet.coordination.harm import look_after
+from rivet_fleet.coordination.proving import prove_run
 from rivet_fleet.coordination.publish import reopen_chunk
-from rivet_fleet.errors import DataIntegrityError, DestinationError, LeaseLost, StateError
+from rivet_fleet.errors import (
+    DataIntegrityError,
+    DestinationError,
+    LeaseLost,
+    StateError,
+    StopRequested,
+)
 from rivet_fleet.execution.destination import Destination, Presence
 from rivet_fleet.execution.parts import fingerprint_bytes
 from rivet_fleet.execution.types import arrow_type
@@ -62,14 +70,18 @@ def finalize_run(fleet: Fleet, run_id: RunId) -> bool:
     destination = fleet.destination(run_id)
     if _reopen_lost(fleet, destination, run, parts):
         return False
-    findings = run_findings(fleet, run, parts)
+    try:
+        proof = prove_run(fleet, run, lease, parts)
+    except (LeaseLost, StopRequested):
+        return False
+    findings = run_findings(fleet, run, parts, proof)
     if findings.refused:
         _refuse(fleet, run, lease, findings, parts)
         return False
     if run.plan.skip_empty and not parts:
         # No delivery at all: what was delivered before stays what it was (inventory §8.3).
         return _finish(fleet, run, lease, parts, "", findings)
-    body = manifest_bytes(fleet, run, destination, parts)
+    body = manifest_bytes(fleet, run, destination, parts, proof)
     _write(fleet, destination, run, lease, parts, body)
     return _finish(fleet, run, lease, parts, fingerprint_bytes(body), findings)
 
@@ -117,9 +129,13 @@ def _reopen_lost(
 
 
 def manifest_bytes(
-    fleet: Fleet, run: RunView, destination: Destination, parts: list[LedgerPart]
+    fleet: Fleet,
+    run: RunView,
+    destination: Destination,
+    parts: list[LedgerPart],
+    proof: RunProof | None = None,
 ) -> bytes:
-    """The manifest from the ledger alone: equal for every finalizer, whenever it runs."""
+    """The manifest from what the state keeps alone: equal for every finalizer, whenever it runs."""
     finished_at_s = fleet.patience.call(
         "read when the run ended", lambda: fleet.store.run_finished_at_s(run.run_id)
     )
@@ -132,6 +148,7 @@ def manifest_bytes(
         destination_uri=destination.uri,
         schema_fingerprint=schema_fingerprint(run.plan.output_columns),
         acceptance=run.acceptance,
+        proof=proof,
     )
 
 

@@ -12,6 +12,7 @@ from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.manifest import merge_columns
 from rivet_fleet.contracts.part import LedgerPart
 from rivet_fleet.contracts.plan import ExportPlan
+from rivet_fleet.contracts.proof import RunProof
 from rivet_fleet.contracts.quality import (
     GateOutcome,
     GateVerdict,
@@ -19,14 +20,18 @@ from rivet_fleet.contracts.quality import (
     RunFindings,
     UniqueFound,
     judge,
+    proof_gates,
 )
 from rivet_fleet.contracts.state import RunView
 from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.planning.change import shape_changes
 
 
-def run_findings(fleet: Fleet, run: RunView, parts: Sequence[LedgerPart]) -> RunFindings:
-    """Gates judged, and numbers compared with former runs. ``parts`` is the whole ledger."""
+def run_findings(
+    fleet: Fleet, run: RunView, parts: Sequence[LedgerPart], proof: RunProof | None = None
+) -> RunFindings:
+    """Gates judged, and numbers compared with former runs. ``parts`` is the whole ledger,
+    ``proof`` what the source said of it."""
     rows = sum(part.digest.rows for part in parts)
     quality = run.plan.quality
     campaign = fleet.patience.call(
@@ -39,7 +44,10 @@ def run_findings(fleet: Fleet, run: RunView, parts: Sequence[LedgerPart]) -> Run
             "read the history", lambda: fleet.store.history(name, [run.export_name])
         )
     return RunFindings(
-        gates=() if quality is None else _judged(fleet, run, quality, parts, rows),
+        gates=(
+            *(() if quality is None else _judged(fleet, run, quality, parts, rows)),
+            *proof_gates(proof),
+        ),
         shape=shape_changes(
             former.get(run.export_name, ()),
             rows=rows,
@@ -48,6 +56,7 @@ def run_findings(fleet: Fleet, run: RunView, parts: Sequence[LedgerPart]) -> Run
             factor=run.plan.shape_drift_warn_factor,
         ),
         acceptance=run.acceptance,
+        proof=proof,
     )
 
 

@@ -45,6 +45,7 @@ from rivet_fleet.execution.extract import (
     page_servo,
 )
 from rivet_fleet.execution.pages import Allowance, PageServo
+from rivet_fleet.execution.proving import PageProofs
 from rivet_fleet.execution.registry import open_format
 
 _MESSAGE_MAX = 2000
@@ -110,6 +111,7 @@ class Worker:
         self._looked_at: set[RunId] = set()
         self._servos: dict[tuple[RunId, bool], PageServo] = {}
         self._changes_told: set[tuple[RunId, BasisDifference]] = set()
+        self._proofs: dict[RunId, PageProofs] = {}
         self._outages = 0
         """Chunks given back in a row because the source could not be connected."""
 
@@ -208,6 +210,9 @@ class Worker:
             self._looked_at.add(claim.run_id)
             look_before(fleet, claim.run_id, plan.read.source, source)
         guard.pausable = reader.resumable
+        if plan.proof is not None:
+            proofs = self._proofs.setdefault(claim.run_id, PageProofs(plan.proof.prove))
+            reader.count_pages(proofs, plan.tuning.statement_timeout_s)
         # Chunks of an export may be read in different ways: those of NULLs are one statement.
         servo = self._servos.setdefault(
             (claim.run_id, reader.piecewise), page_servo(reader, plan.tuning)

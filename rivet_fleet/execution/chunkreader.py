@@ -41,6 +41,7 @@ from rivet_fleet.execution.paging import (
     Walk,
     whole_select,
 )
+from rivet_fleet.execution.proving import PageProofs
 from rivet_fleet.execution.source import Page, PageLimit
 from rivet_fleet.execution.types import arrow_schema
 from rivet_fleet.execution.windowing import windowed
@@ -90,7 +91,16 @@ class PageStream(Protocol):
         ...
 
     def abandon(self) -> None:
-        """End the statement before its end. Never raises."""
+        """End the statement before its end, or what is held. Never raises."""
+        ...
+
+    def count(self, sql: str, timeout_s: float) -> int:
+        """One number, asked in the snapshot of the rows: of a held statement that has ended.
+        ``timeout_s`` is its own limit (0: none). Raises SourceError; then nothing is held."""
+        ...
+
+    def release(self) -> None:
+        """End the snapshot of a held statement that has ended. Raises SourceError."""
         ...
 
 
@@ -139,10 +149,26 @@ class ReadingEngine(Protocol):
         ...
 
     def open_stream(
-        self, select: Select, columns: tuple[ColumnSpec, ...], walk: Walk, *, packed: bool
+        self,
+        select: Select,
+        columns: tuple[ColumnSpec, ...],
+        walk: Walk,
+        *,
+        packed: bool,
+        held: bool = False,
     ) -> PageStream:
         """Start one statement, in its own short transaction. ``packed``: its rows may come
-        packed (ADR 0014)."""
+        packed (ADR 0014). ``held``: the transaction is a snapshot that goes on behind the last
+        row, so that it can be asked more; until it is released, or abandoned."""
+        ...
+
+    def count_sql(self, select: Select) -> str:
+        """The statement of a count over what a page's statement reads."""
+        ...
+
+    def keeps_snapshots(self) -> bool:
+        """True when every statement of a held transaction sees the same rows of what is read.
+        Asked between two statements. Raises SourceError."""
         ...
 
     def reconnect(self) -> None:
@@ -199,8 +225,13 @@ class PagedReader:
         self._source = engine.from_item(
             chunk_range.relation or read.relation, read.query, only=only
         )
+        self._named = str(read.relation or "the query")
         self._window = read.window
         self._packed = False
+        self._proofs: PageProofs | None = None
+        self._timeout_s = 0.0
+        self._asked: Select | None = None
+        """The statement of the page, when it is to be proven."""
         self._changed: dict[str, int] = {}
         self._pager = self._make_pager(read)
         self._stream: PageStream | None = None
@@ -258,6 +289,11 @@ class PagedReader:
         """Columns may come packed from the next statement on."""
         self._packed = True
 
+    def count_pages(self, proofs: PageProofs, timeout_s: float) -> None:
+        """Ask the server about the pages that ``proofs`` wants to be asked about, each count
+        within ``timeout_s`` (0: no limit)."""
+        self._proofs, self._timeout_s = proofs, timeout_s
+
     def read_page(self, limit: PageLimit) -> Page:
         """The next page; see ``ChunkReader``. State moves only when the page is complete."""
         pager = self._pager
@@ -294,7 +330,9 @@ class PagedReader:
         """One statement of a resumable chunk, received to its end unless it outgrew its page; or
         the next piece of it."""
         if self._stream is None:
-            self._stream = self._open(self._in_window(pager.select(limit)), pager)
+            select = self._in_window(pager.select(limit))
+            self._asked = select if self._proofs is not None and self._proofs.due() else None
+            self._stream = self._open(select, pager, held=self._asked is not None)
         stream, before_bytes = self._stream, self._stream.wire_bytes
         if self._handed_on_s is not None:
             # The source may have waited for us, and for it the statement was open.
@@ -315,6 +353,8 @@ class PagedReader:
             complete=not goes_on,
         )
         changed = bool(stream.changed)
+        if not cut:
+            self._check_end(stream, pager, batch, page.statement_s)
         accepted = pager.accept(batch, stream.wire_bytes, cut=cut, changed=changed)
         if accepted.rows == batch.num_rows:
             self._count_changes(stream)
@@ -406,9 +446,38 @@ class PagedReader:
             self._stream, self._streamed_rows = None, 0
         return page
 
-    def _open(self, select: Select, pager: Pager | None) -> PageStream:
+    def _check_end(
+        self, stream: PageStream, pager: Pager, batch: pa.RecordBatch, statement_s: float
+    ) -> None:
+        """Before anything of the page's end is believed: does the server agree? Raises
+        DataIntegrityError, SourceError."""
+        proofs, select = self._proofs, self._asked
+        if proofs is None:
+            return
+        proofs.read(statement_s)
+        if select is None:
+            return
+        end = pager.end(batch, changed=bool(stream.changed))
+        if end.within is not None and proofs.wants(last=end.last):
+            proofs.ask(
+                lambda count, timeout_s: stream.count(self._engine.count_sql(count), timeout_s),
+                replace(select, where=(*select.where, *end.within)),
+                rows=self._handed_on_rows + end.rows,
+                page_s=statement_s,
+                timeout_s=self._timeout_s,
+                what=self._what,
+                trusted=self._engine.keeps_snapshots,
+            )
+        stream.release()
+
+    @property
+    def _what(self) -> str:
+        return f"{self._named}, {describe_range(self._range)}"
+
+    def _open(self, select: Select, pager: Pager | None, *, held: bool = False) -> PageStream:
         walk = Walk.ANY if pager is None else pager.walk
-        return self._engine.open_stream(select, self._columns, walk, packed=self._packed)
+        packed = self._packed
+        return self._engine.open_stream(select, self._columns, walk, packed=packed, held=held)
 
     def _streamed_select(self, pager: Pager | None, limit: PageLimit) -> Select:
         if pager is not None:

@@ -89,6 +89,17 @@ class Accepted:
     last: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageEnd:
+    """Where a page ends: how many of the rows that arrived last belong to it, and what its rows
+    fulfil besides its own conditions, which the rows of the next page do not. ``within`` is None
+    for a page that nothing can be asked about; ``last`` when there is no next page."""
+
+    rows: int
+    within: tuple[str, ...] | None
+    last: bool = False
+
+
 class Pager(Protocol):
     """Cuts one chunk into statements."""
 
@@ -116,6 +127,11 @@ class Pager(Protocol):
 
     def select(self, limit: PageLimit) -> Select:
         """The next page's statement."""
+        ...
+
+    def end(self, batch: pa.RecordBatch, *, changed: bool) -> PageEnd:
+        """Where the page ends whose last rows these are, when nothing is cut off: what ``accept``
+        will say, and nothing is moved. Changes nothing."""
         ...
 
     def accept(
@@ -213,6 +229,24 @@ class KeysetPager:
             resumed=self._resumed,
         )
 
+    def end(self, batch: pa.RecordBatch, *, changed: bool) -> PageEnd:
+        """Behind the last row that arrived, or at the chunk's end. One comparison is denied
+        outright, as the server does with the operator's own negator; of a row comparison only the
+        other operator of its family is a range of the index."""
+        rows, keys = batch.num_rows, self._range.columns
+        if rows < self._asked:
+            return PageEnd(rows=rows, within=(), last=True)
+        if rows:
+            mark = self._keys_of_row(batch, rows - 1)
+        else:  # all of them were handed on
+            assert self._from is not None, "rows that were accepted left a mark"
+            _, mark = self._from
+        if len(keys) == 1:
+            within = f"NOT ({self._dialect.row_comparison(keys, '>', mark)})"
+        else:
+            within = self._dialect.row_comparison(keys, "<=", mark)
+        return PageEnd(rows=rows, within=(within,))
+
     def accept(
         self, batch: pa.RecordBatch, wire_bytes: int, *, cut: bool, changed: bool = False
     ) -> Accepted:
@@ -293,6 +327,18 @@ class SpanPager:
             order_by=self._dialect.column_ref(self._column),
             limit=self._asked,
         )
+
+    def end(self, batch: pa.RecordBatch, *, changed: bool) -> PageEnd:
+        """Before the last value that arrived, or at the end of the chunk or of the whole values."""
+        rows = batch.num_rows
+        if self._until is not None or rows < self._asked:
+            return PageEnd(rows=rows, within=(), last=self._until is None)
+        tail = self._keys_of_row(batch, rows - 1)
+        kept = self._first_row_of(batch, tail)
+        if kept == 0 or changed:
+            return PageEnd(rows=0, within=None)
+        beyond = self._dialect.span_comparison(self._column, ">=", *tail)
+        return PageEnd(rows=kept, within=(f"NOT ({beyond})",))
 
     def accept(
         self, batch: pa.RecordBatch, wire_bytes: int, *, cut: bool, changed: bool = False

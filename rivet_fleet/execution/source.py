@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import pyarrow as pa
 
@@ -13,7 +13,11 @@ from rivet_fleet.contracts.harm import HarmReading
 from rivet_fleet.contracts.keys import ChunkRange, RelationName
 from rivet_fleet.contracts.listing import Listing, ServerFacts, SourceNote
 from rivet_fleet.contracts.plan import ReadPlan, TuningPlan
+from rivet_fleet.contracts.proof import ChangeReading
 from rivet_fleet.contracts.window import Newest, NewestRequest
+
+if TYPE_CHECKING:
+    from rivet_fleet.execution.proving import PageProofs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +82,12 @@ class ChunkReader(Protocol):
         """From the next page on, columns may come packed (ADR 0014)."""
         ...
 
+    def count_pages(self, proofs: PageProofs, timeout_s: float) -> None:
+        """From the next page on, the server is asked about those that ``proofs`` wants: whether
+        it counts as many rows between their bounds (ADR 0019). A difference is raised by
+        ``read_page`` as DataIntegrityError."""
+        ...
+
     def read_page(self, limit: PageLimit) -> Page:
         """The next page, or the next piece of one. Raises SourceError (by retry class),
         MalformedData, ValueTooLarge."""
@@ -109,6 +119,16 @@ class Source(Protocol):
     def newest(self, request: NewestRequest) -> Newest:
         """The greatest cursor as it is now, in the server's own order. Raises StatementTimeout
         when that takes too long: a cursor without an index is a scan of the table."""
+        ...
+
+    def read_changes(self, relation: RelationName) -> ChangeReading:
+        """How often rows of the relation were changed, as the server counts it. A question to
+        statistics, bounded to seconds. Raises SourceError."""
+        ...
+
+    def count_rows(self, read: ReadPlan, chunk_range: ChunkRange, timeout_s: float) -> int:
+        """How many rows of the range, in the plan's window, this user sees now through the name
+        that the plan gives. ``timeout_s`` is its limit. Raises StatementTimeout."""
         ...
 
     def open_chunk(

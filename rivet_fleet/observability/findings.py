@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from rivet_fleet.contracts.plan import TOLD_BY_RUNS
-from rivet_fleet.contracts.quality import GateOutcome
+from rivet_fleet.contracts.proof import ProofOutcome
+from rivet_fleet.contracts.quality import GateCode, GateOutcome, GateVerdict
 from rivet_fleet.contracts.state import RunView
 from rivet_fleet.observability.units import counted
 
@@ -25,8 +26,11 @@ def finding_lines(run: RunView) -> tuple[str, ...]:
     ]
     lines += [f"schema    {one.sentence} [{one.code.value}]" for one in run.plan.schema_changes]
     if run.findings is not None:
+        proof = run.findings.proof
+        if proof is not None and proof.outcome is not ProofOutcome.DIFFERS:
+            lines.append(f"proof     {proof.outcome.value}: {proof.sentence}")
         lines += [
-            f"quality   {gate.outcome.value}: {gate.sentence} [{gate.code.value}]"
+            f"{_about(gate)} {gate.outcome.value}: {gate.sentence} [{gate.code.value}]"
             for gate in run.findings.gates
             if gate.outcome is not GateOutcome.PASSED
         ]
@@ -36,3 +40,7 @@ def finding_lines(run: RunView) -> tuple[str, ...]:
             lines.append(f"quality   {run.findings.acceptance.sentence}")
         lines += [f"shape     {one.sentence} [{one.code.value}]" for one in run.findings.shape]
     return tuple(lines)
+
+
+def _about(gate: GateVerdict) -> str:
+    return "proof    " if gate.code is GateCode.PROOF_COUNT else "quality  "

@@ -68,6 +68,7 @@ EVENT_LEVELS: dict[EventName, str] = {
     EventName.DESTINATION_RETRIED: "warning",
     EventName.QUALITY_JUDGED: "info",
     EventName.QUALITY_FAILED: "error",
+    EventName.RUN_PROVEN: "info",
     EventName.SHAPE_DRIFTED: "warning",
     EventName.MANIFEST_WRITTEN: "info",
     EventName.RUN_COMPLETED: "info",

@@ -9,6 +9,7 @@ from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.keys import CampaignId, RunId
 from rivet_fleet.contracts.lease import WorkerIdentity
 from rivet_fleet.contracts.plan import ExportPlan
+from rivet_fleet.contracts.proof import RunProof
 from rivet_fleet.contracts.quality import RunFindings
 from rivet_fleet.contracts.state import FinalizeLease, FinishedRun
 from rivet_fleet.contracts.task import RunStatus
@@ -45,6 +46,11 @@ _CONFIRM = """
 UPDATE chunk_run SET finalize_lease_expires_at_s = NOW_S + :lease_ttl_s
 WHERE run_id = :run_id AND status = 'in_progress' AND finalize_fence = :finalize_fence
   AND ALL_COMPLETED
+"""
+_NOTE_PROOF = """
+UPDATE chunk_run SET proof_json = :proof_json,
+  finalize_lease_expires_at_s = NOW_S + :lease_ttl_s
+WHERE run_id = :run_id AND status = 'in_progress' AND finalize_fence = :finalize_fence
 """
 _RETURNED = "campaign_id, campaign_name, run_id, export_name, expected_tasks, plan_json"
 _FINISH = f"""
@@ -127,6 +133,12 @@ class Finalizing:
         sql = _with_count(_CONFIRM)
         values = {**_named(lease), "lease_ttl_s": lease_ttl_s}
         if self._db.write(lambda tx: tx.run(sql, **values)) == 0:
+            raise _lost(lease)
+
+    def note_proof(self, lease: FinalizeLease, proof: RunProof, lease_ttl_s: float) -> None:
+        """See ``Store.note_proof``."""
+        values = {**_named(lease), "proof_json": dumps(proof), "lease_ttl_s": lease_ttl_s}
+        if self._db.write(lambda tx: tx.run(_NOTE_PROOF, **values)) == 0:
             raise _lost(lease)
 
     def finish_run(self, lease: FinalizeLease, finished: FinishedRun) -> None:

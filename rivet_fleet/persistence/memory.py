@@ -286,7 +286,7 @@ class MemoryStore(MemoryBudgets, MemoryFinish, MemoryViews):
             self._mark_parts(task.run_id, task.chunk_index, status, PartStatus.VOIDED)
         run.finalize_fence += 1
         run.finalize_lease_expires_at_s = run.finished_at_s = run.error = None
-        run.findings = None
+        run.findings = run.proof = None
         if run.status is not RunStatus.CANCELLED:
             run.status = RunStatus.IN_PROGRESS
         self._revive(task.campaign_id)

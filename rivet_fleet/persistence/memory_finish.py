@@ -9,6 +9,7 @@ from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.keys import CampaignId, RunId
 from rivet_fleet.contracts.lease import WorkerIdentity
 from rivet_fleet.contracts.part import PartStatus
+from rivet_fleet.contracts.proof import RunProof
 from rivet_fleet.contracts.quality import Acceptance, RunFindings
 from rivet_fleet.contracts.state import Accepted, FinalizeLease, FinishedRun, MeasuredRun
 from rivet_fleet.contracts.task import CampaignStatus, RunStatus, TaskStatus, Verb
@@ -59,6 +60,15 @@ class MemoryFinish(MemoryMarks, MemoryHarm):
         run = self._leased(lease)
         if run is None or not self._all_completed(run):
             raise _lost(lease)
+        run.finalize_lease_expires_at_s = self._clock() + lease_ttl_s
+
+    @synchronized
+    def note_proof(self, lease: FinalizeLease, proof: RunProof, lease_ttl_s: float) -> None:
+        """See ``Store.note_proof``."""
+        run = self._leased(lease)
+        if run is None:
+            raise _lost(lease)
+        run.proof = proof
         run.finalize_lease_expires_at_s = self._clock() + lease_ttl_s
 
     @synchronized

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from rivet_fleet.contracts.keys import CampaignId, ChunkRange, RunId, TaskId
 from rivet_fleet.contracts.part import LedgerPart, PartStatus
 from rivet_fleet.contracts.plan import CampaignPlan, PlannedRun
+from rivet_fleet.contracts.proof import RunProof
 from rivet_fleet.contracts.protection import SourceBudget
 from rivet_fleet.contracts.quality import Acceptance, RunFindings
 from rivet_fleet.contracts.state import CampaignView, Reaped, RunView, TaskCounts, TaskView
@@ -142,6 +143,7 @@ class Run:
     error: str | None = None
     findings: RunFindings | None = None
     acceptance: Acceptance | None = None
+    proof: RunProof | None = None
 
     @property
     def run_id(self) -> RunId:
@@ -170,6 +172,7 @@ class Run:
             changed_values=changed_values(kept),
             findings=self.findings,
             acceptance=self.acceptance,
+            proof=self.proof,
         )
 
 

@@ -151,6 +151,7 @@ chunk_run = Table(
     _text("error", nullable=True),
     _text("findings_json", nullable=True),
     _text("acceptance_json", nullable=True),
+    _text("proof_json", nullable=True),
     Index("ix_chunk_run_campaign", "campaign_id", "position"),
     _partial(
         "uq_chunk_run_one_in_progress",

@@ -17,6 +17,7 @@ from rivet_fleet.contracts.keys import CampaignId, RunId, TaskId
 from rivet_fleet.contracts.lease import Claim, WorkerIdentity
 from rivet_fleet.contracts.part import LedgerPart, StagedPart
 from rivet_fleet.contracts.plan import CampaignPlan, ExportPlan
+from rivet_fleet.contracts.proof import RunProof
 from rivet_fleet.contracts.protection import (
     GovernorLease,
     GovernorWord,
@@ -219,6 +220,12 @@ class Store(Protocol):
     def confirm_finalize(self, lease: FinalizeLease, lease_ttl_s: float) -> None:
         """Extend the finalizer's lease if its fence still matches and the run is still in
         progress; asked right before shared names are written. Raises LeaseLost."""
+        ...
+
+    def note_proof(self, lease: FinalizeLease, proof: RunProof, lease_ttl_s: float) -> None:
+        """Keep what the source said of the whole run, until a chunk of it is reopened, and extend
+        the finalizer's lease: whoever finishes it tells the same. Raises LeaseLost when its fence
+        does not match any more."""
         ...
 
     def finalizable_runs(self, campaign_id: CampaignId) -> list[RunId]:

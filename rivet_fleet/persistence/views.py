@@ -10,6 +10,7 @@ from rivet_fleet.contracts.codec import loads
 from rivet_fleet.contracts.events import Event
 from rivet_fleet.contracts.keys import CampaignId, ChunkRange, RunId, TaskId
 from rivet_fleet.contracts.plan import ExportPlan
+from rivet_fleet.contracts.proof import RunProof
 from rivet_fleet.contracts.quality import Acceptance, RunFindings
 from rivet_fleet.contracts.state import (
     JournalEntry,
@@ -36,7 +37,7 @@ ORDER BY updated_at_s, task_id LIMIT :limit
 _RUNS = """
 SELECT run_id, campaign_id, export_name, status, plan_json, plan_hash, expected_tasks,
        created_at_s, finished_at_s, finalize_fence, error, findings_json,
-       acceptance_json
+       acceptance_json, proof_json
 FROM chunk_run WHERE SCOPE ORDER BY position
 """
 _COUNTS = """
@@ -194,6 +195,7 @@ def _run_from(row: Record, counts: TaskCounts, sizes: Record | None) -> RunView:
         changed_values=int(sizes[3]) if sizes is not None else 0,
         findings=None if row.findings_json is None else loads(RunFindings, row.findings_json),
         acceptance=None if row.acceptance_json is None else loads(Acceptance, row.acceptance_json),
+        proof=None if row.proof_json is None else loads(RunProof, row.proof_json),
     )
 
 

@@ -12,12 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from rivet_fleet.contracts.codec import canonical_json, to_plain
+from rivet_fleet.contracts.proof import Prove
 from rivet_fleet.planning.config_models import ExportConfig, FleetConfig, SourceConfig
 from rivet_fleet.planning.connections import public_url
 from rivet_fleet.planning.loaded import all_sources, source_name
-from rivet_fleet.planning.policies import POLICIES, change_policies, policies_of
+from rivet_fleet.planning.policies import POLICIES, change_policies, policies_of, prove_of
 
-_UNSEALED = {"source", "query", "query_file", "on_mark_above", "cursor_is_monotonic", *POLICIES}
+_UNSEALED = {
+    *("source", "query", "query_file", "on_mark_above", "cursor_is_monotonic", "prove"),
+    *POLICIES,
+}
 """What an export says apart from its plan, or in another form."""
 
 
@@ -45,6 +49,8 @@ def digests(
             "policies": to_plain(policies_of(config, export)),
             "change": change_policies(config, export),
         }
+        if prove_of(config, export) is not Prove.SAMPLED:
+            body["prove"] = prove_of(config, export).value
         sections[export.name] = _sha256(body)
     whole: dict[str, Any] = {
         "name": config.campaign.name or path.stem,

@@ -70,6 +70,9 @@ class ExportConfig(Block):
     verify: Literal["size", "content"] = Field(
         default="size", description="content: read every file once more before _SUCCESS."
     )
+    prove: Literal["off", "sampled", "all"] | None = Field(
+        default=None, description="Over campaign.prove."
+    )
     chunk_column: str | None = Field(
         default=None,
         description="Cut by ranges of this column; NULLs get a chunk of their own.",
@@ -249,6 +252,11 @@ class CampaignConfig(Block):
         default=150,
         description="Memory ceiling of one worker process: pages, row groups and the largest "
         "value follow from it.",
+    )
+    prove: Literal["off", "sampled", "all"] = Field(
+        default="sampled",
+        description="How much a run asks the source about its own completeness: some pages and a "
+        "count that costs little, every page and the whole count, or nothing.",
     )
     hang_timeout_s: Annotated[Number, Field(ge=1, le=604_800)] = Field(
         default=600.0, description="A chunk without any progress for this long costs its worker."

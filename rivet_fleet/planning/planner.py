@@ -16,6 +16,7 @@ from rivet_fleet.contracts.plan import (
     ReadPlan,
     SealedHeap,
 )
+from rivet_fleet.contracts.proof import ProofPlan
 from rivet_fleet.contracts.url import redact
 from rivet_fleet.errors import SourceRefused, UnsupportedType
 from rivet_fleet.planning.binding import binding_of, refuse_other, remarks
@@ -35,8 +36,9 @@ from rivet_fleet.planning.increment import Moving, Windowed, window_of
 from rivet_fleet.planning.loaded import LoadedConfig
 from rivet_fleet.planning.memory import memory_budget
 from rivet_fleet.planning.meta import meta_plan, meta_problems
-from rivet_fleet.planning.policies import change_policies, policies_of
+from rivet_fleet.planning.policies import change_policies, policies_of, prove_of
 from rivet_fleet.planning.problems import Problem, did_you_mean
+from rivet_fleet.planning.proof import proof_plan
 from rivet_fleet.planning.protection import budgets_of
 from rivet_fleet.planning.request import casts_of, facts_request
 from rivet_fleet.planning.strategy import Choice, choose, choose_partition
@@ -274,8 +276,16 @@ def _sealed(
         settings_digest=loaded.sections[export.name],
         family=loaded.partitions[export.name].parent if export.name in loaded.partitions else "",
         meta=meta_plan(export, columns.specs, when.now_s),
+        proof=_proof(loaded, export, facts, choice),
     )
     return PlannedRun(plan=plan, chunks=_chunks(choice))
+
+
+def _proof(
+    loaded: LoadedConfig, export: ExportConfig, facts: SourceFacts, choice: Choice
+) -> ProofPlan | None:
+    partition = export.name in loaded.partitions
+    return proof_plan(prove_of(loaded.config, export), facts, choice.ranges, partition=partition)
 
 
 def _chunks(choice: Choice) -> tuple[ChunkSpec, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rivet_fleet.contracts.proof import Prove
 from rivet_fleet.planning.config_models import ExportConfig, FleetConfig
 
 POLICIES = ("on_unrepresentable", "on_unsupported", "on_lossy")
@@ -37,6 +38,11 @@ def change_policies(config: FleetConfig, export: ExportConfig) -> tuple[str, flo
         own.on_schema_drift or others.on_schema_drift,
         others.shape_drift_warn_factor if factor is None else factor,
     )
+
+
+def prove_of(config: FleetConfig, export: ExportConfig) -> Prove:
+    """How much the export's run proves: its own word, else the campaign's."""
+    return Prove(export.prove or config.campaign.prove)
 
 
 def policies_of(config: FleetConfig, export: ExportConfig) -> ValuePolicies:

@@ -14,6 +14,7 @@ from rivet_fleet.contracts.events import Event, EventName, Told
 from rivet_fleet.contracts.keys import CampaignId, RunId
 from rivet_fleet.contracts.lease import Claim
 from rivet_fleet.contracts.part import ColumnStats, PartStatus
+from rivet_fleet.contracts.proof import ProofOutcome, Prove, RunProof
 from rivet_fleet.contracts.quality import (
     GateCode,
     GateOutcome,
@@ -992,6 +993,27 @@ def test_what_was_found_is_kept_with_the_run_until_it_is_reopened(store) -> None
     assert store.reopen(claim.task_id, claim.fence, "again")
     run = store.run(run_id)
     assert (run.status, run.error, run.findings) == (RunStatus.IN_PROGRESS, None, None)
+
+
+def test_what_the_source_said_of_a_run_is_kept_until_its_data_change(store) -> None:
+    store.submit(campaign_plan(chunks=(1,)))
+    claim = committed_with(store, 0)
+    proof = RunProof(
+        prove=Prove.ALL, outcome=ProofOutcome.PROVEN, delivered=10, counted=10, sentence="as many"
+    )
+    run_id = RunId("c1-e0")
+    former = store.lease_finalize(run_id, W1, -1.0)
+    lease = store.lease_finalize(run_id, W2, 30.0)
+    with pytest.raises(LeaseLost):
+        store.note_proof(former, proof, 30.0)
+    assert store.run(run_id).proof is None
+    store.note_proof(lease, proof, 30.0)
+    store.note_proof(lease, proof, 30.0)
+    assert store.run(run_id).proof == proof
+    store.fail_run(lease, "not delivered", RunFindings(gates=(GATE,)))
+    assert store.run(run_id).proof == proof, "an accepted run is judged as it was"
+    assert store.reopen(claim.task_id, claim.fence, "again")
+    assert store.run(run_id).proof is None
 
 
 def test_the_last_completed_run_is_the_baseline_of_the_next(store) -> None:

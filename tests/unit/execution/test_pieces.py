@@ -93,7 +93,7 @@ class Engine:
     def from_item(self, relation, query, *, only) -> str:
         return "numbers"
 
-    def open_stream(self, select, columns, walk, *, packed) -> Statement:
+    def open_stream(self, select, columns, walk, *, packed, held=False) -> Statement:
         sql = select.sql()
         behind = re.search(r"> ?\(?'(\d+)'", sql)
         first = int(behind[1]) + 1 if behind else 1

@@ -44,7 +44,7 @@ class Misread(Engine):
         super().__init__(10)
         self.read_as = read_as
 
-    def open_stream(self, select, columns, walk, *, packed):
+    def open_stream(self, select, columns, walk, *, packed, held=False):
         sql = select.sql()
         for number, other in self.read_as.items():
             if f"'{number}'" in sql:

@@ -15,6 +15,7 @@ from rivet_fleet.execution.drift import check_columns
 from rivet_fleet.execution.paging import KeyDialect, Pager, Select, Walk
 from rivet_fleet.execution.sources.mysql import keysamples, statements
 from rivet_fleet.execution.sources.mysql.border import maybe_swapped
+from rivet_fleet.execution.sources.mysql.changes import keeps_snapshots
 from rivet_fleet.execution.sources.mysql.decoder import BatchDecoder, compiled_decoder, open_decoder
 from rivet_fleet.execution.sources.mysql.dialect import quote_identifier
 from rivet_fleet.execution.sources.mysql.introspect import Shape, read_shape
@@ -115,7 +116,13 @@ class MysqlReading:
         raise ConfigError("this source has no ranges of blocks", hint="plan the export again")
 
     def open_stream(
-        self, select: Select, columns: tuple[ColumnSpec, ...], walk: Walk, *, packed: bool
+        self,
+        select: Select,
+        columns: tuple[ColumnSpec, ...],
+        walk: Walk,
+        *,
+        packed: bool,
+        held: bool = False,
     ) -> StatementStream:
         """One prepared statement; nothing is sent before the first receive."""
         settings = statements.page_settings(self._session.server, self._tuning, self._read.session)
@@ -128,17 +135,27 @@ class MysqlReading:
             like=self._decoder,
         )
         self._decoder = decoder
-        # The pager knows the item of when the chunk was opened; the index may be another now.
-        sql = replace(select, source=statements.from_item(*self._from, index=self._index)).sql()
-        subject = str(self._read.relation or "the query")
+        sql, subject = self._now(select), str(self._read.relation or "the query")
         return StatementStream(
-            self._session, sql, columns, settings, self._tuning, decoder, subject=subject
+            self._session, sql, columns, settings, self._tuning, decoder, subject=subject, held=held
         )
 
     def _as_sent(self, column: ColumnSpec) -> ColumnSpec:
         if statements.checked_value(column, self._keys.texts.get(column.name)) is None:
             return column
         return replace(column, wire_type=_BYTES_WIRE_TYPE)
+
+    def count_sql(self, select: Select) -> str:
+        """By the index that pages walk now."""
+        return self._now(select)
+
+    def _now(self, select: Select) -> str:
+        # The pager knows the item of when the chunk was opened; the index may be another now.
+        return replace(select, source=statements.from_item(*self._from, index=self._index)).sql()
+
+    def keeps_snapshots(self) -> bool:
+        """Only transactional tables do; see ``changes.keeps_snapshots``."""
+        return keeps_snapshots(self._session, self._read.relation)
 
     def reconnect(self) -> None:
         """Drop the connection, take a new one and look again at what is read. Raises SourceError,

@@ -100,9 +100,16 @@ class Session:
 
     @contextlib.contextmanager
     def reading(
-        self, settings: Settings, *, doing: str, timeout_s: float, subject: str = "the query"
+        self,
+        settings: Settings,
+        *,
+        doing: str,
+        timeout_s: float,
+        subject: str = "the query",
+        snapshot: bool = False,
     ) -> Iterator[WatchedConnection]:
-        """The connection, read-only and with these settings, for one or a few statements.
+        """The connection, read-only and with these settings, for one or a few statements; with
+        ``snapshot`` all of them see the same rows of transactional tables.
 
         After an error of the server the connection is still of use; after any other exception
         it is closed, so the next use starts afresh. Raises SourceError by error number.
@@ -113,10 +120,19 @@ class Session:
         with mysql_errors(self.url, doing, subject=subject), self._in_step():
             if self.server.proxy is Proxy.DIRECT:
                 self._make(connection, settings)
-                yield connection
-            else:
-                with _borrowed(connection, settings):
+                with _one_snapshot(connection) if snapshot else contextlib.nullcontext():
                     yield connection
+            else:
+                with _borrowed(connection, settings, snapshot=snapshot):
+                    yield connection
+
+    def limit(self, settings: Settings) -> None:
+        """Change some settings of the use that goes on; they end with what they would end with."""
+        connection = self.connection
+        if self.server.proxy is Proxy.DIRECT:
+            self._make(connection, settings)
+        else:
+            _set(connection, dict(settings))
 
     def _make(self, connection: WatchedConnection, settings: Settings) -> None:
         """Set what is not set yet; it ends with the session."""
@@ -142,11 +158,36 @@ class Session:
             self._connection = None
 
 
+_SNAPSHOT = (
+    # For the next transaction alone: a consistent snapshot lasts at this level only.
+    "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ",
+    "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY",
+)
+
+
 @contextlib.contextmanager
-def _borrowed(connection: WatchedConnection, settings: Settings) -> Iterator[None]:
+def _one_snapshot(connection: WatchedConnection) -> Iterator[None]:
+    """A transaction whose statements all see the same rows. However it ends, it is over."""
+    with connection.cursor() as cursor:
+        for sql in _SNAPSHOT:
+            cursor.execute(sql)
+    try:
+        yield
+    except pymysql.MySQLError as error:
+        if connection.open and told(error)[0] not in CLIENT_ERRNOS:
+            connection.rollback()
+        raise
+    connection.commit()
+
+
+@contextlib.contextmanager
+def _borrowed(
+    connection: WatchedConnection, settings: Settings, *, snapshot: bool = False
+) -> Iterator[None]:
     """A read-only transaction that leaves the server session as it found it."""
     with connection.cursor() as cursor:
-        cursor.execute("START TRANSACTION READ ONLY")
+        for sql in _SNAPSHOT if snapshot else ("START TRANSACTION READ ONLY",):
+            cursor.execute(sql)
         cursor.execute("SELECT " + ", ".join(f"@@SESSION.{name}" for name, _ in settings))
         found = cursor.fetchone() or ()
     before = {name: _as_sql(value) for (name, _), value in zip(settings, found, strict=True)}

@@ -6,20 +6,24 @@ from dataclasses import replace
 
 from rivet_fleet.contracts.facts import FactsRequest, SourceFacts
 from rivet_fleet.contracts.harm import HarmReading
-from rivet_fleet.contracts.keys import ChunkRange, RelationName
+from rivet_fleet.contracts.keys import ChunkRange, RangeKind, RelationName
 from rivet_fleet.contracts.listing import Listing, ServerFacts, SourceNote
 from rivet_fleet.contracts.plan import ReadPlan, TuningPlan
+from rivet_fleet.contracts.proof import ChangeReading
 from rivet_fleet.contracts.url import DatabaseUrl
 from rivet_fleet.contracts.window import Newest, NewestRequest
 from rivet_fleet.execution.chunkreader import PagedReader
 from rivet_fleet.execution.drift import Footing
-from rivet_fleet.execution.sources.mysql import listing
+from rivet_fleet.execution.proving import count_select
+from rivet_fleet.execution.sources.mysql import changes, listing
 from rivet_fleet.execution.sources.mysql.basis import Basis
 from rivet_fleet.execution.sources.mysql.harm import read_harm
 from rivet_fleet.execution.sources.mysql.introspect import introspect
 from rivet_fleet.execution.sources.mysql.newest import newest
 from rivet_fleet.execution.sources.mysql.reading import MysqlReading
 from rivet_fleet.execution.sources.mysql.session import Session
+
+WHOLE = ChunkRange(kind=RangeKind.WHOLE)
 
 
 class MysqlSource:
@@ -37,6 +41,17 @@ class MysqlSource:
     def newest(self, request: NewestRequest) -> Newest:
         """The greatest cursor; see ``Source``."""
         return newest(self._session, request)
+
+    def read_changes(self, relation: RelationName) -> ChangeReading:
+        """The server's counters; see ``Source``."""
+        return changes.read_changes(self._session, relation)
+
+    def count_rows(self, read: ReadPlan, chunk_range: ChunkRange, timeout_s: float) -> int:
+        """The rows that this user sees now; see ``Source``."""
+        engine = MysqlReading(self._session, read, WHOLE, TuningPlan())
+        item = engine.from_item(read.relation, read.query, only=False)
+        select = count_select(engine.keys, item, chunk_range, read.window)
+        return changes.count_rows(self._session, select, timeout_s)
 
     def open_chunk(
         self, read: ReadPlan, chunk_range: ChunkRange, tuning: TuningPlan

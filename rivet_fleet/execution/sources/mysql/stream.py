@@ -15,7 +15,9 @@ from rivet_fleet.errors import SchemaDrift, SourceError, SourceRefused
 from rivet_fleet.execution.sources.mysql import wire
 from rivet_fleet.execution.sources.mysql.border import maybe_swapped
 from rivet_fleet.execution.sources.mysql.decoder import BatchDecoder
+from rivet_fleet.execution.sources.mysql.liveness import WatchedConnection
 from rivet_fleet.execution.sources.mysql.session import Session, Settings
+from rivet_fleet.execution.sources.mysql.statements import statement_limit
 
 BLOCK_BYTES = 256 * 1024
 """What one block holds at most; the caller's limits are looked at behind every block."""
@@ -54,10 +56,17 @@ class StatementStream:
         decoder: BatchDecoder,
         *,
         subject: str = "the query",
+        held: bool = False,
     ) -> None:
-        """``subject``: what is read, in messages."""
+        """``subject``: what is read, in messages. ``held``: the statement is one of a snapshot,
+        which goes on behind the last row until ``release``."""
         self.wire_bytes = 0
         self.ended = False
+        self._held = held
+        self._holds = False
+        """The statement has ended, and its snapshot has not."""
+        self._question: tuple[str, float] | None = None
+        self._answered = 0
         self._session = session
         self._columns = columns
         self._decoder = decoder
@@ -107,16 +116,34 @@ class StatementStream:
         ends the statement: the server notices with the next bytes it sends. KILL would need a
         second connection and could arrive late.
         """
-        if not self.ended:
-            self.ended = True
+        if not self.ended or self._holds:
+            self.ended, self._holds = True, False
             with contextlib.suppress(SourceError):
                 self._steps.close()
+
+    def count(self, sql: str, timeout_s: float) -> int:
+        """See ``PageStream``."""
+        self._question = sql, timeout_s
+        try:
+            next(self._steps)
+        except BaseException:
+            self._holds = False
+            raise
+        return self._answered
+
+    def release(self) -> None:
+        """See ``PageStream``."""
+        if self._holds:
+            self._holds, self._question = False, None
+            with contextlib.suppress(StopIteration):
+                next(self._steps)
 
     # ------------------------------------------------------------ one statement
 
     def _step(self) -> None:
         try:
             next(self._steps)
+            self.ended = self._holds
         except StopIteration:
             self.ended = True
 
@@ -126,7 +153,11 @@ class StatementStream:
         """One block at each step; what happens before and behind the statement is not counted."""
         subject = self._subject
         reading = self._session.reading(
-            settings, doing=f"reading a page of {subject}", timeout_s=timeout_s, subject=subject
+            settings,
+            doing=f"reading a page of {subject}",
+            timeout_s=timeout_s,
+            subject=subject,
+            snapshot=self._held,
         )
         with maybe_swapped(), reading as connection:
             channel = wire.Channel(connection)
@@ -139,6 +170,8 @@ class StatementStream:
                 self._explain(error)
                 raise
             self._part(channel, prepared)
+            if self._held:
+                yield from self._hold(connection)
 
     def _part(self, channel: wire.Channel, prepared: wire.Prepared) -> None:
         """The result is whole, whatever becomes of the connection now."""
@@ -147,6 +180,18 @@ class StatementStream:
                 wire.close(channel, prepared)
                 return
         self._session.close()
+
+    def _hold(self, connection: WatchedConnection) -> Iterator[None]:
+        """Behind the last row: answer what is asked in its snapshot."""
+        self._holds = True
+        yield
+        while self._question is not None:
+            sql, timeout_s = self._question
+            self._session.limit(statement_limit(self._session.server, timeout_s))
+            with connection.cursor() as cursor:
+                cursor.execute(sql)
+                ((self._answered,),) = cursor.fetchall()
+            yield
 
     def _prepare(self, channel: wire.Channel, sql: str) -> wire.Prepared:
         began_s = time.monotonic()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pyarrow as pa
 
 from rivet_fleet.contracts.keys import ChunkRange
-from rivet_fleet.execution.paging import Accepted, Select, Walk
+from rivet_fleet.execution.paging import Accepted, PageEnd, Select, Walk
 from rivet_fleet.execution.source import PageLimit
 from rivet_fleet.execution.sources.postgres.statements import block_range
 
@@ -70,6 +70,10 @@ class BlockPager:
         by_rows = limit.rows_max * self._blocks_seen // max(self._rows_seen, 1)
         by_bytes = limit.bytes_max * self._blocks_seen // max(self._bytes_seen, 1)
         return max(1, min(by_rows, by_bytes, self._width * self._GROWTH_MAX))
+
+    def end(self, batch: pa.RecordBatch, *, changed: bool) -> PageEnd:
+        """Blocks are no order of rows: what was read between two of them proves nothing."""
+        return PageEnd(rows=batch.num_rows, within=None)
 
     def accept(
         self, batch: pa.RecordBatch, wire_bytes: int, *, cut: bool, changed: bool = False

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pyarrow as pa
+from psycopg import Cursor
 
 from rivet_fleet.contracts.plan import TuningPlan
 from rivet_fleet.errors import SourceError
@@ -28,9 +30,18 @@ class CopyStream:
         settings: Settings,
         tuning: TuningPlan,
         decoder: BatchDecoder,
+        *,
+        held: bool = False,
     ) -> None:
+        """``held``: the transaction is a snapshot, and goes on behind the last row until
+        ``release``."""
         self.wire_bytes = 0
         self.ended = False
+        self._held = held
+        self._holds = False
+        """The statement has ended, and its transaction has not."""
+        self._question: bytes | None = None
+        self._answered = 0
         self._spent_s = 0.0
         self._on_the_way_s = 0.0
         self._session = session
@@ -78,11 +89,29 @@ class CopyStream:
         Closing the connection is what ends it: a cancel request could arrive late and hit
         the statement after it, most of all behind a pooler.
         """
-        if not self.ended:
-            self.ended = True
+        if not self.ended or self._holds:
+            self.ended, self._holds = True, False
             self._session.close()
             with contextlib.suppress(SourceError):
                 self._steps.close()  # type: ignore[attr-defined]
+
+    def count(self, sql: str, timeout_s: float) -> int:
+        """See ``PageStream``. The limit is the count's own."""
+        limit = f"SET LOCAL statement_timeout = {max(1, round(timeout_s * 1000))};"
+        self._question = (limit if timeout_s > 0 else "").encode() + sql.encode()
+        try:
+            next(self._steps)
+        except BaseException:
+            self._holds = False
+            raise
+        return self._answered
+
+    def release(self) -> None:
+        """See ``PageStream``."""
+        if self._holds:
+            self._holds, self._question = False, None
+            with contextlib.suppress(StopIteration):
+                next(self._steps)
 
     def _settle(self) -> None:
         if self._exchange is not None:
@@ -92,6 +121,7 @@ class CopyStream:
         started_s = time.monotonic()
         try:
             self.wire_bytes += next(self._steps)
+            self.ended = self._holds
         except StopIteration:
             self.ended = True
         finally:
@@ -101,19 +131,36 @@ class CopyStream:
         """The statement in steps of bytes received; between them the caller has its say."""
         began_s = time.monotonic()
         session, doing = self._session, "reading a page"
-        if not session.stepwise:
+        if not session.stepwise and not self._held:
             round_trip_s = session.round_trip_s()
             self._on_the_way_s += time.monotonic() - began_s + round_trip_s
             with session.alone(doing=doing, timeout_s=timeout_s):
                 yield from self._answer(in_one_message(session.begin(settings), sql))
             return
-        with session.transaction(settings, doing=doing, timeout_s=timeout_s):
+        with session.transaction(
+            settings, doing=doing, timeout_s=timeout_s, snapshot=self._held
+        ) as cursor:
             # BEGIN costs the server nothing: it tells the round trip, once for itself and once
             # for the statement.
             self._on_the_way_s += 2.0 * (time.monotonic() - began_s)
             yield from self._answer(sql.encode())
+            if self._held:
+                yield from self._hold(cursor)
             ended_s = time.monotonic()
         self._on_the_way_s += time.monotonic() - ended_s
+
+    def _hold(self, cursor: Cursor[tuple[Any, ...]]) -> Iterator[int]:
+        """Behind the last row: answer what is asked in its snapshot."""
+        self._holds = True
+        yield 0
+        while self._question is not None:
+            cursor.execute(self._question)
+            while cursor.nextset():
+                pass
+            row = cursor.fetchone()
+            assert row is not None, "a count is a row"
+            self._answered = int(row[0])
+            yield 0
 
     def _answer(self, query: bytes) -> Iterator[int]:
         connection = self._session.connection

@@ -106,7 +106,13 @@ class PostgresReading:
         )
 
     def open_stream(
-        self, select: Select, columns: tuple[ColumnSpec, ...], walk: Walk, *, packed: bool
+        self,
+        select: Select,
+        columns: tuple[ColumnSpec, ...],
+        walk: Walk,
+        *,
+        packed: bool,
+        held: bool = False,
     ) -> CopyStream:
         """One COPY in its own short transaction; nothing is sent before the first receive."""
         decoder = open_decoder(
@@ -122,7 +128,15 @@ class PostgresReading:
             # As UTF8 the server would refuse a bad byte itself, and the policy had no say.
             settings = (*settings, ("client_encoding", "SQL_ASCII"))
         sql = statements.copy_statement(select)
-        return CopyStream(self._session, sql, settings, self._tuning, decoder)
+        return CopyStream(self._session, sql, settings, self._tuning, decoder, held=held)
+
+    def count_sql(self, select: Select) -> str:
+        """As it is."""
+        return select.sql()
+
+    def keeps_snapshots(self) -> bool:
+        """Always: every table is of this server's own storage, or its wrapper does as much."""
+        return True
 
     def reconnect(self) -> None:
         """Drop the connection and take a new one. Raises SourceUnavailable."""

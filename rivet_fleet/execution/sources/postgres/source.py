@@ -9,11 +9,13 @@ from rivet_fleet.contracts.harm import HarmReading
 from rivet_fleet.contracts.keys import ChunkRange, RelationName
 from rivet_fleet.contracts.listing import Listing, ServerFacts, SourceNote
 from rivet_fleet.contracts.plan import ReadPlan, TuningPlan
+from rivet_fleet.contracts.proof import ChangeReading
 from rivet_fleet.contracts.url import DatabaseUrl
 from rivet_fleet.contracts.window import Newest, NewestRequest
 from rivet_fleet.execution.chunkreader import PagedReader
 from rivet_fleet.execution.drift import Footing, check_columns
-from rivet_fleet.execution.sources.postgres import listing
+from rivet_fleet.execution.proving import count_select
+from rivet_fleet.execution.sources.postgres import changes, listing
 from rivet_fleet.execution.sources.postgres.basis import Basis
 from rivet_fleet.execution.sources.postgres.harm import read_harm
 from rivet_fleet.execution.sources.postgres.introspect import columns_now, introspect
@@ -21,7 +23,7 @@ from rivet_fleet.execution.sources.postgres.keyfacts import METADATA_TIMEOUT_S
 from rivet_fleet.execution.sources.postgres.newest import newest
 from rivet_fleet.execution.sources.postgres.reading import PostgresReading
 from rivet_fleet.execution.sources.postgres.session import Session
-from rivet_fleet.execution.sources.postgres.statements import catalog_settings
+from rivet_fleet.execution.sources.postgres.statements import catalog_settings, from_item
 from rivet_fleet.execution.windowing import compared_columns
 
 
@@ -40,6 +42,23 @@ class PostgresSource:
     def newest(self, request: NewestRequest) -> Newest:
         """The greatest cursor; see ``Source``."""
         return newest(self._session, request)
+
+    def read_changes(self, relation: RelationName) -> ChangeReading:
+        """The server's counters of a relation; see ``Source``."""
+        return changes.read_changes(self._session, relation)
+
+    def count_rows(self, read: ReadPlan, chunk_range: ChunkRange, timeout_s: float) -> int:
+        """The rows that this user sees now; see ``Source``."""
+        compared, encoding = compared_columns(read.window, chunk_range), self._session.encoding
+        with self._session.transaction(
+            catalog_settings(METADATA_TIMEOUT_S),
+            doing="comparing the source with the plan",
+            timeout_s=METADATA_TIMEOUT_S,
+        ) as cursor:
+            _, keys = columns_now(cursor, read.relation, read.query, compared, encoding)
+        item = from_item(read.relation, read.query)
+        select = count_select(keys, item, chunk_range, read.window)
+        return changes.count_rows(self._session, select, timeout_s)
 
     def open_chunk(
         self, read: ReadPlan, chunk_range: ChunkRange, tuning: TuningPlan
