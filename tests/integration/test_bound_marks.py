@@ -99,7 +99,9 @@ def test_another_order_of_the_cursor_is_another_mark(tmp_path, postgres, databas
         database=name_of(database),
     )
     desk = Desk(folder=tmp_path, environment={"SHOP_URL": database})
-    desk.write(fleet_yaml(extra="mode: incremental, cursor_column: code"))
+    desk.write(
+        fleet_yaml(extra="mode: incremental, cursor_column: code, cursor_is_monotonic: true")
+    )
     desk.cli("submit")
     desk.cli("resume")
     postgres.psql(
