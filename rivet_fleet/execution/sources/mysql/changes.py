@@ -12,6 +12,7 @@ from rivet_fleet.contracts.proof import ChangeReading
 from rivet_fleet.execution.sources.mysql.catalog import find_relation, rows
 from rivet_fleet.execution.sources.mysql.liveness import WatchedConnection
 from rivet_fleet.execution.sources.mysql.proxies import Proxy
+from rivet_fleet.execution.sources.mysql.querysession import Own
 from rivet_fleet.execution.sources.mysql.session import Session
 from rivet_fleet.execution.sources.mysql.statements import metadata_settings
 
@@ -65,9 +66,10 @@ def _counts_everything(connection: WatchedConnection, name: RelationName) -> boo
     return not cascades
 
 
-def count_rows(session: Session, select: str, timeout_s: float) -> int:
-    """One ``SELECT count(*)``, read only, within its limit. Raises StatementTimeout."""
-    settings = metadata_settings(session.server, timeout_s)
+def count_rows(session: Session, select: str, timeout_s: float, own: Own = ()) -> int:
+    """One ``SELECT count(*)``, read only, within its limit. ``own``: of a query, what it was
+    planned under. Raises StatementTimeout."""
+    settings = metadata_settings(session.server, timeout_s, own)
     with session.reading(settings, doing="counting rows", timeout_s=timeout_s) as connection:
         ((counted,),) = rows(connection, select)
     return int(counted)

@@ -51,7 +51,7 @@ class MysqlSource:
         engine = MysqlReading(self._session, read, WHOLE, TuningPlan())
         item = engine.from_item(read.relation, read.query, only=False)
         select = count_select(engine.keys, item, chunk_range, read.window)
-        return changes.count_rows(self._session, select, timeout_s)
+        return changes.count_rows(self._session, select, timeout_s, read.session)
 
     def open_chunk(
         self, read: ReadPlan, chunk_range: ChunkRange, tuning: TuningPlan
