@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rivet_fleet.contracts.binding import describe_changes, differences, stored_binding
+from rivet_fleet.contracts.cursor import CursorPlan
 from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.killpoints import KillPoint, reach
 from rivet_fleet.contracts.part import LedgerPart
@@ -80,7 +82,11 @@ def prove_run(
     if plan is None or run.proof is not None:
         return run.proof
     ask = _Ask(fleet, run, plan, lease, sum(part.digest.rows for part in parts))
-    outcome, sentence, counted = _asked(ask)
+    elsewhere = _mark_of_another(run.plan.cursor)
+    if elsewhere is not None:
+        outcome, sentence, counted = ProofOutcome.DIFFERS, elsewhere, None
+    else:
+        outcome, sentence, counted = _asked(ask)
     proof = RunProof(
         prove=plan.prove,
         outcome=outcome,
@@ -103,6 +109,17 @@ def prove_run(
         )
     )
     return proof
+
+
+def _mark_of_another(cursor: CursorPlan | None) -> str | None:
+    """Why no count of the window could prove anything: it begins at a mark that was taken of
+    something else. Both sides are sealed in the plan (ADR 0020)."""
+    if cursor is None or cursor.mark_before is None:
+        return None
+    changes = differences(stored_binding(cursor.binding_before), cursor.binding)
+    if not changes:
+        return None
+    return f"the rows were read from a mark of something else on: {describe_changes(changes)}"
 
 
 def _asked(ask: _Ask) -> tuple[ProofOutcome, str, int | None]:

@@ -220,6 +220,34 @@ def paused_at_page(place: Place, nth: int) -> Iterator[None]:
             process.communicate()
 
 
+@pytest.mark.parametrize("prove", ["all", "sampled"])
+def test_a_mark_of_another_source_is_caught(shop, postgres, tmp_path, prove: str) -> None:
+    """The same table in two databases, and the URL is changed between two runs."""
+    place, name = shop
+    other = postgres.create_database(f"{name}_other").rpartition("/")[2]
+    rows = {name: "1, 100", other: "50, 150"}
+    for database, numbers in rows.items():
+        postgres.psql(
+            "CREATE TABLE log (id int PRIMARY KEY, v text); "
+            f"INSERT INTO log SELECT g, 'v' FROM generate_series({numbers}) g; "
+            "GRANT SELECT ON log TO net_reader",
+            database=database,
+        )
+    export = f"name: log, table: log, mode: incremental, cursor_column: id, prove: {prove}"
+    place.write(export)
+    place.desk.cli("run")
+    first = {path for path in place.desk.out.rglob("*") if path.is_file()}
+    place.desk.environment["SRC"] = postgres.url(other, user="net_reader")
+    place.desk.refused("run", code=1, named="source was", hint="state accept")
+    place.unmended("mark")
+    done = place.desk.cli("run", code=3)
+    assert "mark of something else" in done.said, done.said
+    more = {path for path in place.desk.out.rglob("*") if path.is_file()} - first
+    assert not [path for path in more if path.name in ("_SUCCESS", "manifest.json")], more
+    (mark,) = run_sqlite(place.desk.state, "SELECT last_cursor_value FROM export_state")
+    assert '"100"' in mark[0] and '"150"' not in mark[0], mark
+
+
 def test_a_heap_rewritten_under_a_run_is_caught(shop, postgres) -> None:
     """Case 23: block numbers outlive the heap."""
     place, name = shop

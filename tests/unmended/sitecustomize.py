@@ -14,8 +14,10 @@ from typing import Any
 
 
 def _replace(module: str, name: str, new: Any) -> None:
-    """Put ``new`` in the place of ``name`` (of a class: ``Class.name``)."""
-    owner: Any = importlib.import_module(f"rivet_fleet.execution.{module}")
+    """Put ``new`` in the place of ``name`` (of a class: ``Class.name``). ``module`` is one of
+    ``execution`` unless it names another layer."""
+    whole = module if module.startswith("planning.") else f"execution.{module}"
+    owner: Any = importlib.import_module(f"rivet_fleet.{whole}")
     *path, last = name.split(".")
     for part in path:
         owner = getattr(owner, part)
@@ -66,6 +68,11 @@ def _nothing_rests() -> None:
     _replace("drift", "judge", lambda *_: ())
 
 
+def _marks_unbound() -> None:
+    """A mark is gone on from whatever it was taken of."""
+    _replace("planning.binding", "differences", lambda *_: ())
+
+
 UNMENDED: dict[str, Callable[[], None]] = {
     "01": _rights_of_leaves,
     "02": _rights_of_leaves,
@@ -74,6 +81,7 @@ UNMENDED: dict[str, Callable[[], None]] = {
     "40": _keys_by_utf8,
     "41": _keys_by_utf8,
     "43": _nothing_rests,
+    "mark": _marks_unbound,
 }
 
 for _name in filter(None, os.environ.get("RIVET_FLEET_TEST_UNMENDED", "").split(",")):
