@@ -160,7 +160,7 @@ def test_a_source_that_cannot_be_reached(
                 locked_door.format("hidden"),
                 "guarded@",
                 "password authentication failed",
-                hint="check the password",
+                hint="the user name and the password",
                 error_class="SourceRefused",
             ),
         ],

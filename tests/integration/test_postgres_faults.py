@@ -39,6 +39,7 @@ from tests.integration.relay import relay
 __all__ = ["source", "sql"]
 
 WHOLE = ChunkRange(kind=RangeKind.WHOLE)
+LOOK = TuningPlan()
 
 
 def test_a_terminated_backend_is_survived_without_a_double_row(sql, source) -> None:
@@ -176,13 +177,25 @@ def test_drift_lists_every_difference(sql, source) -> None:
         assert said in caught.value.message
 
 
-def test_a_table_dropped_between_pages_is_refused(sql, source) -> None:
+def test_a_table_that_is_away_for_a_moment_is_looked_for_again(sql, source) -> None:
+    """Between the two renames of a swap its name stands for nothing; then for the new table."""
     sql.execute("CREATE TABLE t (n int PRIMARY KEY)")
+    sql.execute("INSERT INTO t SELECT generate_series(1, 900)")
+    sql.execute("CREATE TABLE t_new (n int UNIQUE NOT NULL)")
+    sql.execute("INSERT INTO t_new TABLE t")
     chunk = ChunkRange(kind=RangeKind.KEYSET, columns=("n",))
-    reader = source.open_chunk(read_plan(facts_of(source, "t")), chunk, TuningPlan())
-    sql.execute("DROP TABLE t")
-    with pytest.raises(SourceRefused):
-        reader.read_page(LIMIT)
+    plan, limit = read_plan(facts_of(source, "t")), PageLimit(rows_max=500, bytes_max=1 << 20)
+    reader = source.open_chunk(plan, chunk, TuningPlan())
+    rows = reader.read_page(limit).batch.column("n").to_pylist()
+    sql.execute("ALTER TABLE t RENAME TO t_old")
+    for look in (lambda: reader.read_page(limit), lambda: source.open_chunk(plan, chunk, LOOK)):
+        with pytest.raises(SourceBusy) as caught:
+            look()
+        assert caught.value.retry is RetryClass.TRANSIENT
+    sql.execute("ALTER TABLE t_new RENAME TO t")
+    reader.reconnect()
+    rows += reader.read_page(limit).batch.column("n").to_pylist()
+    assert rows == list(range(1, 901))
 
 
 def test_a_missing_table_names_close_ones(sql, source) -> None:

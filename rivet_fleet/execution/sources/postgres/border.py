@@ -11,7 +11,13 @@ import psycopg
 
 from rivet_fleet.contracts.foreign import foreign_line
 from rivet_fleet.contracts.url import DatabaseUrl
-from rivet_fleet.errors import RetryClass, SourceError, SourceRefused, SourceUnavailable
+from rivet_fleet.errors import (
+    RetryClass,
+    SourceBusy,
+    SourceError,
+    SourceRefused,
+    SourceUnavailable,
+)
 from rivet_fleet.execution.sources.postgres.dialect import (
     GONE,
     REFUSED,
@@ -213,6 +219,24 @@ def postgres_errors(url: DatabaseUrl, doing: str) -> Iterator[None]:
         yield
     except psycopg.Error as error:
         raise broken_seal(error) or translate(error, url, doing) from None
+
+
+@contextlib.contextmanager
+def names_may_swap() -> Iterator[None]:
+    """A planned table whose name stands for nothing at this moment: between the two renames of a
+    swap. It is looked at again as often as anything that passes; then it is gone by its name."""
+    try:
+        yield
+    except SourceRefused as refused:
+        if refused.code != "SQLSTATE_42P01":
+            raise
+        raise SourceBusy(
+            refused.message,
+            hint="a table that is being swapped is there again in a moment; else plan the export "
+            "again",
+            code=refused.code,
+            extra_delay_s=1.0,
+        ) from None
 
 
 def translate(error: psycopg.Error, url: DatabaseUrl, doing: str) -> SourceError:

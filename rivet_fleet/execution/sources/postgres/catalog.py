@@ -86,7 +86,9 @@ def find_relation(cursor: Row, wanted: RelationName) -> Relation:
     # The server cuts names of more than 63 bytes short, and finds another table by them.
     if row is None or row[2] != wanted.name or wanted.schema not in ("", row[1]):
         raise SourceRefused(
-            f"table {shown(wanted)} does not exist", hint=_close_matches(cursor, wanted)
+            f"table {shown(wanted)} does not exist",
+            hint=_close_matches(cursor, wanted),
+            code="SQLSTATE_42P01",
         )
     oid, schema, name, kind, inherits, row_security, usage, select = row
     found = RelationName(schema=schema, name=name)

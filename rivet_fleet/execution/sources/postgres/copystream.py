@@ -12,6 +12,7 @@ from psycopg import Cursor
 
 from rivet_fleet.contracts.plan import TuningPlan
 from rivet_fleet.errors import SourceError
+from rivet_fleet.execution.sources.postgres.border import names_may_swap
 from rivet_fleet.execution.sources.postgres.decoder import BatchDecoder
 from rivet_fleet.execution.sources.postgres.exchange import Exchange, Pulled, open_exchange
 from rivet_fleet.execution.sources.postgres.session import Session, Settings
@@ -120,7 +121,8 @@ class CopyStream:
     def _step(self) -> None:
         started_s = time.monotonic()
         try:
-            self.wire_bytes += next(self._steps)
+            with names_may_swap():
+                self.wire_bytes += next(self._steps)
             self.ended = self._holds
         except StopIteration:
             self.ended = True
