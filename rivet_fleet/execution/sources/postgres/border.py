@@ -223,8 +223,9 @@ def postgres_errors(url: DatabaseUrl, doing: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def names_may_swap() -> Iterator[None]:
-    """A planned table whose name stands for nothing at this moment: between the two renames of a
-    swap. It is looked at again as often as anything that passes; then it is gone by its name."""
+    """A table whose name stands for nothing between two pages of a chunk: between the two renames
+    of a swap. It is looked at again as often as anything that passes; the chunk that is opened
+    next is refused by the table's name."""
     try:
         yield
     except SourceRefused as refused:

@@ -17,7 +17,6 @@ from rivet_fleet.execution.drift import Footing, check_columns
 from rivet_fleet.execution.proving import count_select
 from rivet_fleet.execution.sources.postgres import changes, listing
 from rivet_fleet.execution.sources.postgres.basis import Basis
-from rivet_fleet.execution.sources.postgres.border import names_may_swap
 from rivet_fleet.execution.sources.postgres.harm import read_harm
 from rivet_fleet.execution.sources.postgres.introspect import columns_now, introspect
 from rivet_fleet.execution.sources.postgres.keyfacts import METADATA_TIMEOUT_S
@@ -64,18 +63,14 @@ class PostgresSource:
     def open_chunk(
         self, read: ReadPlan, chunk_range: ChunkRange, tuning: TuningPlan
     ) -> PagedReader:
-        """A reader for one chunk. Raises SchemaDrift before the first row, SourceBusy while the
-        table's name stands for nothing."""
+        """A reader for one chunk. Raises SchemaDrift before the first row."""
         footing = Footing(read, chunk_range, lambda: self._basis.look(read, chunk_range))
         compared, encoding = compared_columns(read.window, chunk_range), self._session.encoding
-        with (
-            names_may_swap(),
-            self._session.transaction(
-                catalog_settings(METADATA_TIMEOUT_S),
-                doing="comparing the source with the plan",
-                timeout_s=METADATA_TIMEOUT_S,
-            ) as cursor,
-        ):
+        with self._session.transaction(
+            catalog_settings(METADATA_TIMEOUT_S),
+            doing="comparing the source with the plan",
+            timeout_s=METADATA_TIMEOUT_S,
+        ) as cursor:
             now, keys = columns_now(cursor, read.relation, read.query, compared, encoding)
             check_columns(read, now)
             footing.judge(self._basis.now(cursor, read, chunk_range))
