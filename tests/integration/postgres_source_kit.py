@@ -100,7 +100,10 @@ def read_all(source: Source, read: ReadPlan, chunk: ChunkRange, **tuning) -> pa.
     found = drain(source.open_chunk(read, chunk, TuningPlan(**tuning)))
     reader = source.open_chunk(read, chunk, TuningPlan(**tuning))
     reader.pack()
-    assert drain(reader).equals(found, check_metadata=True)
+    packed = drain(reader)
+    assert packed.schema.equals(found.schema, check_metadata=True)
+    # NaN is not equal to itself, and is the same value all the same.
+    assert packed.equals(found) or repr(packed.to_pydict()) == repr(found.to_pydict())
     return found
 
 

@@ -23,6 +23,7 @@ from rivet_fleet.contracts.keys import ChunkRange, RangeKind, RelationName
 from rivet_fleet.contracts.plan import ReadPlan, TuningPlan
 from rivet_fleet.errors import RetryClass, SourceUnavailable, ValueTooLarge
 from rivet_fleet.execution.chunkreader import PagedReader, text_column
+from rivet_fleet.execution.drift import Footing
 from rivet_fleet.execution.extract import Pages
 from rivet_fleet.execution.pages import Allowance
 
@@ -133,7 +134,9 @@ class Engine:
     def from_item(self, relation: Any, query: Any, *, only: bool) -> str:
         return "rows"
 
-    def open_stream(self, select: Any, columns: Any, walk: Any, *, packed: bool) -> Statement:
+    def open_stream(
+        self, select: Any, columns: Any, walk: Any, *, packed: bool, held: bool = False
+    ) -> Statement:
         sql = select.sql()
         rows = self.rows
         for operator, bound in re.findall(r"id (>=|>|<|=) (\d+)", sql):
@@ -185,7 +188,8 @@ def read(rows: list[Row], kind: RangeKind, tuning: TuningPlan, pacer: Pacer, eng
         columns=(ID,),
     )
     chunk = ChunkRange(kind=kind, columns=("id",) if kind is not RangeKind.WHOLE else ())
-    reader = PagedReader(engine, plan, chunk, row_bytes_max=tuning.max_row_bytes)
+    footing = Footing(plan, chunk, lambda: ())
+    reader = PagedReader(engine, plan, chunk, footing, row_bytes_max=tuning.max_row_bytes)
     pages = Pages(reader, tuning, pacer, lambda: 0.0)
     found: list[int] = []
     steps = 0
