@@ -102,8 +102,10 @@ def read_all(source: Source, read: ReadPlan, chunk: ChunkRange, **tuning) -> pa.
     reader.pack()
     packed = drain(reader)
     assert packed.schema.equals(found.schema, check_metadata=True)
-    # NaN is not equal to itself, and is the same value all the same.
-    assert packed.equals(found) or repr(packed.to_pydict()) == repr(found.to_pydict())
+    for one, other in zip(packed.columns, found.columns, strict=True):
+        # NaN is not equal to itself, and is the same value all the same. Only columns that hold
+        # one are spelled out: Python has no date for all that the others may hold.
+        assert one.equals(other) or repr(one.to_pylist()) == repr(other.to_pylist())
     return found
 
 
