@@ -8,7 +8,7 @@ READY  := $(VENV)/.ready
 # Every process would compile every module anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test lint types chaos chaos-all bench bench-oltp lock clean
+.PHONY: demo test install lint types chaos chaos-all bench bench-oltp lock audit sbom clean
 
 demo: $(READY)
 	$(BIN)/rivet-fleet demo
@@ -43,25 +43,48 @@ bench: $(READY)
 bench-oltp: $(READY) .tools/.ready
 	$(BIN)/python -m bench.oltp --write-docs
 
-lock: $(READY)
-	$(BIN)/python -m pip install -q uv
-	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header \
-	    --no-emit-index-url pyproject.toml -o requirements.lock
-	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header \
-	    --no-emit-index-url --extra demo --extra test pyproject.toml -o requirements-dev.lock
+# The program alone, from the locks and this folder: `make install PREFIX=/opt/rivet-fleet`.
+install:
+	PYTHON='$(PYTHON)' scripts/install '$(PREFIX)'
+
+# What the locks say they were made of: `make lock` keeps the versions, `make lock UPGRADE=--upgrade` does not.
+UPGRADE ?=
+COMPILE  = .tools/uv/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header \
+    --no-emit-index-url --custom-compile-command "make lock" $(UPGRADE)
+
+lock: .tools/uv/.ready
+	$(COMPILE) pyproject.toml -o requirements.lock
+	$(COMPILE) --extra demo --extra test pyproject.toml -o requirements-dev.lock
+	for group in build uv audit go; do \
+	    $(COMPILE) --group pyproject.toml:$$group -o requirements-$$group.lock || exit 1; done
+	$(COMPILE) bench/requirements.in -o bench/requirements.lock
+
+# Needs a network: asks the package index which of the locked versions have known holes.
+audit: .tools/audit/.ready
+	for lock in requirements*.lock bench/requirements.lock; do echo "$$lock:"; \
+	    .tools/audit/bin/pip-audit --disable-pip --require-hashes -r $$lock || exit 1; done
+
+sbom: $(READY)
+	$(BIN)/python scripts/write_sbom.py sbom.cdx.json
+
+# Programs beside the product, each in an environment of its own.
+.tools/%/.ready: requirements-%.lock scripts/make-venv
+	scripts/make-venv '$(PYTHON)' .tools/$*
+	.tools/$*/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r $<
+	touch $@
 
 clean:
-	rm -rf $(VENV) .bench-venv .tools demo-output bench-output build *.egg-info
+	rm -rf $(VENV) .bench-venv .tools demo-output bench-output build *.egg-info sbom.cdx.json
 
 COMPILED := setup.py $(shell find rivet_fleet -name "*.pyx" -o -name "*.pxd" -o -name "*.h")
 
 $(READY): requirements-dev.lock pyproject.toml scripts/make-venv $(COMPILED)
 	scripts/make-venv '$(PYTHON)' $(VENV)
-	$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements-dev.lock
-	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation \
+	$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-index --no-deps --no-build-isolation \
 	    --config-settings editable_mode=compat -e .
 	touch $@
 
-.tools/.ready: scripts/install-tools
+.tools/.ready: scripts/install-tools requirements-go.lock $(wildcard scripts/go/*/go.*)
 	PYTHON=$(PYTHON) scripts/install-tools
 	mkdir -p .tools && touch $@

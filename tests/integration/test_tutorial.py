@@ -60,8 +60,8 @@ def test_first_steps_of_the_readme(
     )
     section = README.read_text(encoding="utf-8").partition("## First steps")[2]
     script = next(body for _, body in blocks(section) if "rivet-fleet run" in body)
-    assert "pip install ." in script, "the way to install it is shown"
-    script = re.sub(r"^pip install.*$", "", script, flags=re.MULTILINE)
+    assert "make install" in script, "the way to install it is shown"
+    script = re.sub(r"^make install.*$", "", script, flags=re.MULTILINE)
     script = re.sub(r"'postgresql://[^']*'", f"'{database}'", script)
     said = follow(place, terminal, script)
     assert_said("orders: completed, …100 rows", said)
