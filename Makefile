@@ -50,7 +50,7 @@ install:
 # What the locks say they were made of: `make lock` keeps the versions, `make lock UPGRADE=--upgrade` does not.
 UPGRADE ?=
 COMPILE  = .tools/uv/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header \
-    --no-emit-index-url --custom-compile-command "make lock" $(UPGRADE)
+    --no-emit-index-url $(UPGRADE)
 
 lock: .tools/uv/.ready
 	$(COMPILE) pyproject.toml -o requirements.lock
