@@ -112,9 +112,8 @@ def _install_each(python: Path) -> None:
 
 
 def _install(python: Path, wanted: Path, *options: str) -> str | None:
-    pip = (sys.executable, "-m", "pip", "--python", str(python), "--quiet", "install")
-    always = ("--disable-pip-version-check", "--require-hashes")
-    return _run(*pip, *always, *options, "-r", str(wanted))
+    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", str(python))
+    return _run(*pip, "--quiet", "install", "--require-hashes", *options, "-r", str(wanted))
 
 
 def _run(*command: str) -> str | None:
