@@ -38,6 +38,7 @@ BLOCKS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("monitor", models.MonitorConfig),
     ("signal", models.SignalConfig),
     ("hours", models.HoursConfig),
+    ("parameter", models.ParameterConfig),
     ("state", models.StateConfig),
 )
 _CONFIGURATION_HEAD = """\
@@ -49,6 +50,10 @@ suggestion. `rivet-fleet schema config` prints the same as JSON Schema, for edit
 
 - `${NAME}` in any text is replaced by `--param NAME=VALUE`, else by the environment variable.
   `${$}` stands for a dollar sign: `${$}{NAME}` is the text `${NAME}`.
+- In SQL (`query`, `query_file`, a signal's `sql`) it is a value, never a piece of SQL: inside
+  quotes it is escaped by their rules; without quotes a number, `true`, `false` and `null` are
+  themselves and anything else is a text; a name must be declared in `params:`
+  ([parameters](../howto/parameters.md)).
 - Relations are named as SQL names them: `orders`, `sales.orders`; a part that is no plain word
   stands in double quotes (a quote of its own twice) or in backticks, and the whole in YAML's
   quotes: `table: '"sales.orders"'` is one table with a dot in its name,

@@ -73,6 +73,7 @@ def load(path: Path, *, params: Mapping[str, str], environ: Mapping[str, str]) -
         formats=frozenset(registry.format_names()),
         engine_signals=lambda engine: frozenset(registry.signal_specs(engine)),
         default_ports=registry.default_ports(),
+        place_parameters=registry.place_parameters,
     )
 
 

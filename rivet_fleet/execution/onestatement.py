@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from functools import lru_cache
 
 from rivet_fleet.errors import ConfigError
@@ -43,6 +44,27 @@ class LexicalRules:
     executed_comment: str | None = None
 
 
+class TokenKind(Enum):
+    """What a piece of a statement is. ``OPENING``: of a comment whose content is SQL."""
+
+    COMMENT = "comment"
+    QUOTED = "quoted"
+    TAGGED = "tagged"
+    WORD = "word"
+    SYMBOL = "symbol"
+    OPENING = "opening"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Token:
+    """One piece, ``text[start:end]``. ``quote``: of ``QUOTED``, what kind it is."""
+
+    kind: TokenKind
+    start: int
+    end: int
+    quote: Quote | None = None
+
+
 class _Unfinished(ValueError):
     """Why the text is not one whole statement, as the end of a sentence about it."""
 
@@ -63,6 +85,17 @@ def one_statement(sql: str, alternatives: tuple[LexicalRules, ...]) -> str:
             hint="a query is one SELECT, whole in itself; it is read as SELECT … FROM (query)",
             code="RIVET_QUERY_NOT_ONE_STATEMENT",
         ) from None
+
+
+def tokens(sql: str, rules: LexicalRules) -> tuple[Token, ...] | None:
+    """The pieces of one whole statement as these rules read it, blanks left out; None where they
+    do not find it whole."""
+    reading = _Reading(sql, rules)
+    try:
+        reading.ended()
+    except _Unfinished:
+        return None
+    return tuple(reading.tokens)
 
 
 @lru_cache(maxsize=256)
@@ -97,6 +130,11 @@ class _Reading:
         self.depth = 0
         self.end: int | None = None
         """Where the first semicolon stands."""
+        self.tokens: list[Token] = []
+
+    def _token(self, kind: TokenKind, start: int, end: int, quote: Quote | None = None) -> int:
+        self.tokens.append(Token(kind=kind, start=start, end=end, quote=quote))
+        return end
 
     def ended(self) -> str:
         """The statement up to its first semicolon. Raises _Unfinished."""
@@ -116,14 +154,17 @@ class _Reading:
 
     def _unread(self, at: int) -> int | None:
         """Where a blank or a comment ends; None where something is said."""
-        blank = _BLANK.match(self.sql, at) or self.line_comment.match(self.sql, at)
+        blank = _BLANK.match(self.sql, at)
         if blank is not None:
             return blank.end()
+        line = self.line_comment.match(self.sql, at)
+        if line is not None:
+            return self._token(TokenKind.COMMENT, at, line.end())
         if not self.sql.startswith("/*", at):
             return None
         if self.executed is not None and self.executed.match(self.sql, at):
             return None
-        return self._comment(at)
+        return self._token(TokenKind.COMMENT, at, self._comment(at))
 
     def _comment(self, at: int) -> int:
         depth = 0
@@ -142,7 +183,7 @@ class _Reading:
             opened = self.executed.match(self.sql, at)
             if opened is not None:
                 self.in_executed = True
-                return opened.end()
+                return self._token(TokenKind.OPENING, at, opened.end())
             if self.in_executed and self.sql.startswith("*/", at):
                 self.in_executed = False
                 return at + 2
@@ -154,21 +195,21 @@ class _Reading:
             self.depth += 1 if letter == "(" else -1
             if self.depth < 0:
                 raise _Unfinished("closes a parenthesis that it does not open")
-            return at + 1
+            return self._token(TokenKind.SYMBOL, at, at + 1)
         return self._text(at) or self._word(at)
 
     def _text(self, at: int) -> int | None:
         for opening, quote in self.quotes:
             found = opening.match(self.sql, at)
             if found is not None:
-                return self._closed(found.end(), quote)
+                return self._token(TokenKind.QUOTED, at, self._closed(found.end(), quote), quote)
         found = self.tagged.match(self.sql, at) if self.tagged is not None else None
         if found is None:
             return None
         close = self.sql.find(found[0], found.end())
         if close < 0:
             raise _Unfinished(f"opens {found[0]}, which nothing closes")
-        return close + len(found[0])
+        return self._token(TokenKind.TAGGED, at, close + len(found[0]))
 
     def _closed(self, at: int, quote: Quote) -> int:
         """Behind the closing quote; two of them are one of the text's own."""
@@ -193,7 +234,9 @@ class _Reading:
 
     def _word(self, at: int) -> int:
         word = self.word.match(self.sql, at)
-        return word.end() if word is not None else at + 1
+        if word is None:
+            return self._token(TokenKind.SYMBOL, at, at + 1)
+        return self._token(TokenKind.WORD, at, word.end())
 
     def _shown(self, at: int) -> str:
         words: Sequence[str] = self.sql[at : at + 80].split()

@@ -1,9 +1,9 @@
 """Which plug-ins there are: found by looking into the folders, never listed by hand.
 
 A source is a package in ``sources/`` with ``ENGINE_NAMES``, ``DEFAULT_PORT``,
-``decoder_compiled``, ``open_source``, ``open_signals`` and ``signal_specs``; a format a module in
-``formats/`` with ``FORMAT_NAME`` and ``open_format``; a destination a module in ``destinations/``
-with ``DESTINATION_NAME`` and ``open_destination``. A plug-in with
+``decoder_compiled``, ``open_source``, ``open_signals``, ``signal_specs`` and ``writing``; a format
+a module in ``formats/`` with ``FORMAT_NAME`` and ``open_format``; a destination a module in
+``destinations/`` with ``DESTINATION_NAME`` and ``open_destination``. A plug-in with
 ``FOR_TESTS = True`` can be opened but is not offered.
 """
 
@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Mapping
 from functools import cache
 from types import ModuleType
 from typing import Any, cast
 
+from rivet_fleet.contracts.parameters import Parameter, Placed
 from rivet_fleet.contracts.plan import DestinationPlan, FormatPlan
 from rivet_fleet.contracts.url import DatabaseUrl
 from rivet_fleet.errors import ConfigError
@@ -63,6 +65,19 @@ def open_signals(engine: str, url: DatabaseUrl, **options: Any) -> SourceSignals
 def signal_specs(engine: str) -> dict[str, SignalSpec]:
     """The signals this engine's servers can tell, by name."""
     return dict(_named(_engines(), engine, "engine").signal_specs())
+
+
+def place_parameters(
+    engine: str,
+    template: str,
+    values: Mapping[str, Parameter],
+    later: frozenset[str] = frozenset(),
+) -> Placed:
+    """See ``parameters.place_parameters``, by this engine's rules."""
+    from rivet_fleet.execution import parameters
+
+    writing = _named(_engines(), engine, "engine").writing()
+    return parameters.place_parameters(template, writing, values, later)
 
 
 def open_format(plan: FormatPlan) -> PartFormat:

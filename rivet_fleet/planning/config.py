@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -14,6 +13,7 @@ from rivet_fleet.planning.config_digest import digests
 from rivet_fleet.planning.config_models import FleetConfig
 from rivet_fleet.planning.config_rivet import screen
 from rivet_fleet.planning.config_rules import check_rules
+from rivet_fleet.planning.config_sql import PlaceParameters, read_sql, with_signals
 from rivet_fleet.planning.config_yaml import Document, Variables, read_document
 from rivet_fleet.planning.connections import (
     known_secrets,
@@ -23,7 +23,7 @@ from rivet_fleet.planning.connections import (
     state_url,
 )
 from rivet_fleet.planning.loaded import LoadedConfig, all_sources, source_key
-from rivet_fleet.planning.problems import ConfigKey, Places, Problem, config_error, dotted
+from rivet_fleet.planning.problems import ConfigKey, Problem, config_error, dotted
 from rivet_fleet.planning.protection import EngineSignals
 
 __all__ = ["CONFIG_BYTES_MAX", "LoadedConfig", "load_config", "state_url"]
@@ -41,12 +41,14 @@ def load_config(
     formats: frozenset[str],
     engine_signals: EngineSignals,
     default_ports: Mapping[str, int],
+    place_parameters: PlaceParameters,
 ) -> LoadedConfig:
     """Read and check one configuration file.
 
     ``engines``, ``destinations``, ``formats`` and ``engine_signals`` are what this installation
-    has. Raises ConfigError that lists everything wrong, each with ``file:line:column``, reason and
-    suggestion. Connects to nothing; reads the file and its ``query_file``s only.
+    has; ``place_parameters`` knows its engines' SQL. Raises ConfigError that lists everything
+    wrong, each with ``file:line:column``, reason and suggestion. Connects to nothing; reads the
+    file and its ``query_file``s only.
     """
     variables = Variables(params=params, environ=environ)
     document = read_document(_read_text(path, "the configuration"), str(path), variables)
@@ -60,9 +62,19 @@ def load_config(
     )
     config, warnings = _checked(document, secrets, destinations, rules)
     secrets = spellings([*secrets, *known_secrets(config, environ)])
-    queries = _queries(config, path, document.places, variables, secrets)
+    sql = read_sql(
+        config,
+        path,
+        variables,
+        place_parameters,
+        lambda file, key: _read_text(file, f"{document.places.file}: {key}"),
+    )
+    if sql.problems:
+        raise config_error(document.places, sql.problems, secrets)
+    config = with_signals(config, sql.signals)
+    warnings += [f"{document.places.where(at)}: {text}" for at, text in sql.notes]
     warnings += [f"--param {name} is not used by {path.name}" for name in variables.unused()]
-    digest, sections = digests(config, path=path, queries=queries, default_ports=default_ports)
+    digest, sections = digests(config, path=path, queries=sql.queries, default_ports=default_ports)
     return LoadedConfig(
         config=config,
         path=path,
@@ -70,7 +82,7 @@ def load_config(
         sections=sections,
         warnings=tuple(redact(text, secrets) for text in warnings),
         secrets=secrets,
-        queries=queries,
+        queries=sql.queries,
         environ={name: environ[name] for name in named_variables(config) if name in environ},
         places=document.places,
         default_ports=dict(default_ports),
@@ -165,51 +177,6 @@ def _secret_texts(plain: object) -> list[str]:
         for item in plain:
             found += _secret_texts(item)
     return found
-
-
-def _queries(
-    config: FleetConfig,
-    path: Path,
-    places: Places,
-    variables: Variables,
-    secrets: tuple[str, ...],
-) -> dict[str, str]:
-    """The SQL of every query export; files are relative to the configuration, never above it."""
-    found: dict[str, str] = {}
-    problems: list[Problem] = []
-    for index, export in enumerate(config.exports):
-        at = ("exports", index, "query_file")
-        if export.query is not None:
-            found[export.name] = _one_statement(export.query)
-        elif export.query_file is not None:
-            inside = _inside(path.absolute().parent, export.query_file)
-            if inside is None:
-                problems.append(
-                    Problem(
-                        at=at,
-                        what=dotted(at),
-                        reason="must be a relative path below the configuration's folder",
-                    )
-                )
-                continue
-            text = _read_text(inside, f"{places.where(at)}: query_file")
-            found[export.name] = _one_statement(variables.replace(text, at, problems))
-    if problems:
-        raise config_error(places, problems, secrets)
-    return found
-
-
-def _one_statement(text: str) -> str:
-    """Without the closing semicolon: queries are wrapped."""
-    return text.strip().rstrip(";").rstrip()
-
-
-def _inside(folder: Path, name: str) -> Path | None:
-    """The file, or None when it is absolute, climbs, or escapes through a symbolic link."""
-    if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
-        return None
-    target = Path(os.path.realpath(folder / name))
-    return target if target.is_relative_to(os.path.realpath(folder)) else None
 
 
 def _read_text(path: Path, what: str) -> str:

@@ -276,6 +276,19 @@ class StateConfig(Block):
     )
 
 
+class ParameterConfig(Block):
+    """What ${NAME} is to SQL, where neither its place nor its look says so."""
+
+    type: Literal["text", "number", "identifier"] | None = Field(
+        default=None,
+        description="identifier: a name, or schema.name, as table: takes it. text, number: what "
+        "it is where it stands without quotes.",
+    )
+    env: str | None = Field(
+        default=None, description="The environment variable that holds it; NAME when absent."
+    )
+
+
 class FleetConfig(Block):
     """The whole file."""
 
@@ -294,6 +307,9 @@ class FleetConfig(Block):
     )
     source_groups: dict[str, SourceGroupConfig] = Field(
         default_factory=dict, description="Budgets by name; see source group."
+    )
+    params: dict[str, ParameterConfig] = Field(
+        default_factory=dict, description="What ${NAME} is in SQL, by name; see parameter."
     )
     state: StateConfig = Field(
         default=StateConfig(),

@@ -14,14 +14,13 @@ from typing import Any
 
 import yaml
 
+from rivet_fleet.contracts.parameters import DOLLAR, VARIABLE
 from rivet_fleet.planning.problems import ConfigKey, Places, Problem, config_error, dotted
 
 NODES_MAX = 200_000
 """Aliases are followed; this bounds what a small hostile file can grow into."""
 DEPTH_MAX = 50
 
-DOLLAR = "$"
-_VARIABLE = re.compile(r"\$\{([^}]*)\}")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _HALF = re.compile(r"[\ud800-\udfff]")
 """One half of a pair: an escape of JSON's, or a byte of the environment's that is no UTF-8. Such a
@@ -57,6 +56,15 @@ class Variables:
     params: Mapping[str, str] = field(repr=False)
     environ: Mapping[str, str] = field(repr=False)
     used: set[str] = field(default_factory=set)
+    variables: dict[str, str] = field(default_factory=dict)
+    """Name → the environment variable that holds it, where ``params:`` says another."""
+
+    def value(self, name: str) -> str | None:
+        """What ``${name}`` stands for; None when it is not set."""
+        if name in self.params:
+            self.used.add(name)
+            return self.params[name]
+        return self.environ.get(self.variables.get(name, name))
 
     def replace(self, text: str, at: ConfigKey, problems: list[Problem]) -> str:
         """``text`` with every variable replaced; unset ones become problems."""
@@ -65,22 +73,19 @@ class Variables:
             name = found[1]
             if name == DOLLAR:
                 return DOLLAR
-            if name in self.params:
-                self.used.add(name)
-                return self.params[name]
-            if name in self.environ:
-                return self.environ[name]
-            problems.append(_unset(name, at))
-            return ""
+            value = self.value(name)
+            if value is None:
+                problems.append(_unset(name, at, self.variables.get(name, name)))
+            return value or ""
 
-        return _VARIABLE.sub(one, text)
+        return VARIABLE.sub(one, text)
 
     def unused(self) -> list[str]:
         """Parameters that nothing asked for."""
         return sorted(set(self.params) - self.used)
 
 
-def _unset(name: str, at: ConfigKey) -> Problem:
+def _unset(name: str, at: ConfigKey, variable: str) -> Problem:
     if not _NAME.fullmatch(name):
         return Problem(
             at=at,
@@ -91,7 +96,7 @@ def _unset(name: str, at: ConfigKey) -> Problem:
         at=at,
         what=dotted(at),
         reason=f"the variable ${{{name}}} is not set",
-        suggestion=f"pass --param {name}=VALUE or export {name}=VALUE",
+        suggestion=f"pass --param {name}=VALUE or export {variable}=VALUE",
     )
 
 
@@ -173,7 +178,8 @@ class _Builder:
     def _scalar(self, node: yaml.Node, at: ConfigKey) -> Any:
         if isinstance(node.value, str) and "${" in node.value:
             # Stays text: a number field reads digits, and nothing is quoted twice.
-            return self._whole(self.variables.replace(node.value, at, self.problems), at)
+            replaced = self.variables.replace(node.value, at, self.problems)
+            return self._whole(node.value if is_sql(at) else replaced, at)
         try:
             return self._whole(self.loader.construct_object(node, deep=True), at)
         except (yaml.YAMLError, ValueError):
@@ -187,6 +193,29 @@ class _Builder:
             self.problems.append(_half(half, at))
             return _HALF.sub("\ufffd", value)
         return value
+
+
+def is_sql(at: ConfigKey) -> bool:
+    """True for settings that hold SQL: what a variable is there, its place in the SQL decides."""
+    if len(at) == 3:
+        return at[0] == "exports" and at[2] == "query"
+    return (
+        len(at) == 6
+        and at[0] == "source_groups"
+        and at[2:4] == ("monitor", "signals")
+        and (at[5] == "sql")
+    )
+
+
+def _declared(node: yaml.Node, variables: Variables) -> dict[str, str]:
+    """Which environment variables ``params:`` names; what is wrong with it is found later."""
+    blocks = [value for key, value in getattr(node, "value", ()) if key.value == "params"]
+    found: dict[str, str] = {}
+    for name, block in getattr(blocks[0], "value", ()) if blocks else ():
+        for key, value in getattr(block, "value", ()):
+            if getattr(key, "value", None) == "env" and isinstance(value.value, str):
+                found[str(name.value)] = value.value
+    return found
 
 
 def _half(found: re.Match[str], at: ConfigKey, *, about_key: bool = False) -> Problem:
@@ -205,6 +234,8 @@ def read_document(text: str, file: str, variables: Variables) -> Document:
     try:
         loader = _CoreLoader(text)
         node = loader.get_single_node()
+        if isinstance(node, yaml.MappingNode):
+            variables.variables = _declared(node, variables)
         builder = _Builder(loader, variables)
         plain = builder.build(node, ()) if node is not None else None
     except yaml.YAMLError as error:

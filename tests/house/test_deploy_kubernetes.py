@@ -20,6 +20,7 @@ import yaml
 from rivet_fleet import __version__
 from rivet_fleet.coordination.fleet import FleetSettings
 from rivet_fleet.errors import ExitCode
+from rivet_fleet.execution import registry
 from rivet_fleet.planning.config import load_config
 from tests.conftest import missing
 
@@ -295,6 +296,7 @@ def test_jobs_mount_a_configuration_that_loads(rendered: list[Document], tmp_pat
             formats=frozenset({"parquet"}),
             engine_signals=lambda engine: frozenset(),
             default_ports={"postgres": 5432},
+            place_parameters=registry.place_parameters,
         )
         campaign = loaded.config.campaign
         limit = container(job)["resources"]["limits"]["memory"]

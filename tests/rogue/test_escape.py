@@ -79,7 +79,11 @@ def test_the_users_sql_cannot_leave_its_transaction(
         )
         for verb in VERBS if number == 0 else VERBS[-1:]:
             done = desk.cli(*verb, "--param", f"customer={HARMFUL}", code=None)
-            assert done.code != 0, f"{how}, {verb}: {done.said}"
+            if how != "by a parameter":
+                assert done.code != 0, f"{how}, {verb}: {done.said}"
+            elif verb == ("run",):
+                # Nobody is called that; the value is a text like any other.
+                assert done.code == 0, done.said
             assert written() == 0, f"{how}, {verb}: {done.said}"
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from rivet_fleet.execution import registry
 from rivet_fleet.planning.config import load_config
 from rivet_fleet.planning.loaded import LoadedConfig
 
@@ -34,6 +35,7 @@ def load(
         formats=frozenset({"parquet", "csv"}),
         engine_signals=lambda engine: frozenset({"lock_waits", "running_sessions"}),
         default_ports={"postgres": 5432, "postgresql": 5432},
+        place_parameters=registry.place_parameters,
     )
 
 

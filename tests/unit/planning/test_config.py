@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from rivet_fleet.errors import ConfigError
+from rivet_fleet.execution import registry
 from rivet_fleet.planning.config import CONFIG_BYTES_MAX, load_config, state_url
 from rivet_fleet.planning.config_digest import changed_exports
 from rivet_fleet.planning.loaded import LoadedConfig
@@ -414,5 +415,6 @@ def test_loading_takes_what_the_installation_has_as_arguments(tmp_path: Path) ->
         formats=frozenset({"parquet"}),
         engine_signals=lambda engine: frozenset(),
         default_ports={},
+        place_parameters=registry.place_parameters,
     )
     assert isinstance(loaded, LoadedConfig)

@@ -9,6 +9,7 @@ from rivet_fleet.contracts.url import DatabaseUrl
 from rivet_fleet.execution.sources.mysql.dialect import DEFAULT_PORT, ENGINE_NAMES
 
 if TYPE_CHECKING:
+    from rivet_fleet.execution.parameters import Writing
     from rivet_fleet.execution.signals import SignalSpec
     from rivet_fleet.execution.sources.mysql.signals import MysqlSignals
     from rivet_fleet.execution.sources.mysql.source import MysqlSource
@@ -20,6 +21,7 @@ __all__ = [
     "open_signals",
     "open_source",
     "signal_specs",
+    "writing",
 ]
 
 
@@ -76,3 +78,10 @@ def signal_specs() -> dict[str, SignalSpec]:
     from rivet_fleet.execution.sources.mysql import signals
 
     return signals.SIGNALS
+
+
+def writing() -> Writing:
+    """How this engine's SQL is read, and how a value is written in it."""
+    from rivet_fleet.execution.sources.mysql import statements
+
+    return statements.WRITING

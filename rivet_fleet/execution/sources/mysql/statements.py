@@ -12,6 +12,7 @@ from rivet_fleet.contracts.keys import KeyTuple, RelationName
 from rivet_fleet.contracts.plan import TuningPlan
 from rivet_fleet.errors import ConfigError
 from rivet_fleet.execution.onestatement import LexicalRules, Quote, one_statement
+from rivet_fleet.execution.parameters import Writing
 from rivet_fleet.execution.sources.mysql.dialect import (
     ALIAS,
     BYTES,
@@ -22,6 +23,7 @@ from rivet_fleet.execution.sources.mysql.dialect import (
     parse_override,
     quote_identifier,
     quote_relation,
+    quote_text,
 )
 from rivet_fleet.execution.sources.mysql.keytext import (
     TextForm,
@@ -117,6 +119,13 @@ LEXICAL: tuple[LexicalRules, ...] = (
     _BACKSLASH,
     # What NO_BACKSLASH_ESCAPES, or ANSI_QUOTES for double quotes, makes of it.
     replace(_BACKSLASH, quotes=tuple(replace(one, backslash=False) for one in _BACKSLASH.quotes)),
+    replace(
+        _BACKSLASH,
+        quotes=tuple(
+            replace(one, backslash=one.backslash and one.closing != '"')
+            for one in _BACKSLASH.quotes
+        ),
+    ),
 )
 """Manual, "Comments" and "String Literals"."""
 
@@ -125,6 +134,10 @@ def bare_query(query: str) -> str:
     """The user's query as part of a statement; a newline behind it ends a trailing comment.
     Raises ConfigError unless it is one whole statement."""
     return one_statement(query, LEXICAL)
+
+
+WRITING = Writing(rules=LEXICAL, literal=quote_text, name=quote_identifier)
+"""A literal that is not plain is hexadecimal, so that no SQL mode can read it otherwise."""
 
 
 def column_ref(name: str) -> str:

@@ -11,12 +11,14 @@ from rivet_fleet.contracts.keys import RelationName
 from rivet_fleet.contracts.plan import TuningPlan
 from rivet_fleet.execution.onestatement import LexicalRules, Quote, one_statement
 from rivet_fleet.execution.paging import Select, Walk
+from rivet_fleet.execution.parameters import Writing
 from rivet_fleet.execution.sources.postgres.dialect import (
     ALIAS,
     OWN_PATH,
     TEXT_READ_AS_IS,
     parse_override,
     quote_identifier,
+    quote_literal,
     quote_relation,
 )
 
@@ -105,6 +107,9 @@ def bare_query(query: str) -> str:
     """The user's query as part of a statement; a newline behind it ends a trailing comment.
     Raises ConfigError unless it is one whole statement."""
     return one_statement(query, (LEXICAL,))
+
+
+WRITING = Writing(rules=(LEXICAL,), literal=quote_literal, name=quote_identifier)
 
 
 def column_ref(name: str) -> str:
