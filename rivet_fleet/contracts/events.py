@@ -64,6 +64,7 @@ class EventName(Enum):
     MARK_KEPT = "mark.kept"
     MARK_ADOPTED = "mark.adopted"
     MARK_ACCEPTED = "mark.accepted"
+    CAMPAIGN_ACCEPTED = "campaign.accepted"
     RUN_FAILED = "run.failed"
     RUN_ACCEPTED = "run.accepted"
     STAGED_SWEPT = "staged.swept"

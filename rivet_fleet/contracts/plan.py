@@ -11,6 +11,7 @@ from rivet_fleet.contracts.change import SchemaChange
 from rivet_fleet.contracts.codec import canonical_json, to_plain
 from rivet_fleet.contracts.columns import ColumnSpec, ColumnType, TypeKind
 from rivet_fleet.contracts.cursor import CursorPlan
+from rivet_fleet.contracts.identity import CampaignIdentity
 from rivet_fleet.contracts.keys import CampaignId, ChunkRange, RelationName, RunId
 from rivet_fleet.contracts.proof import ProofPlan
 from rivet_fleet.contracts.protection import SourceBudget
@@ -256,3 +257,5 @@ class CampaignPlan:
     runs: tuple[PlannedRun, ...]
     budgets: tuple[SourceBudget, ...] = ()
     """What the configuration allows each source group; not sealed, the newest word counts."""
+    identity: CampaignIdentity | None = None
+    """Which configuration it belongs to; None in a plan of a program that kept none."""

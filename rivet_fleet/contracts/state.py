@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 
+from rivet_fleet.contracts.identity import CampaignIdentity
 from rivet_fleet.contracts.keys import CampaignId, ChunkRange, RunId, TaskId
 from rivet_fleet.contracts.plan import ExportPlan
 from rivet_fleet.contracts.proof import RunProof
@@ -148,6 +149,8 @@ class CampaignView:
     finished_at_s: float | None
     halted: str | None = None
     """Why the governor stopped it; an operator's ``resume`` or ``run`` lifts it."""
+    identity: CampaignIdentity | None = None
+    """Which configuration it belongs to; None for one of a program that kept none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -44,6 +44,7 @@ WRITTEN_BY_STORE: frozenset[EventName] = frozenset(
         EventName.MARK_KEPT,
         EventName.MARK_ADOPTED,
         EventName.MARK_ACCEPTED,
+        EventName.CAMPAIGN_ACCEPTED,
         EventName.RUN_FAILED,
         EventName.RUN_ACCEPTED,
     }

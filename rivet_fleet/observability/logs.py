@@ -76,6 +76,7 @@ EVENT_LEVELS: dict[EventName, str] = {
     EventName.MARK_KEPT: "warning",
     EventName.MARK_ADOPTED: "warning",
     EventName.MARK_ACCEPTED: "warning",
+    EventName.CAMPAIGN_ACCEPTED: "warning",
     EventName.RUN_FAILED: "error",
     EventName.RUN_ACCEPTED: "warning",
     EventName.STAGED_SWEPT: "info",

@@ -19,7 +19,8 @@ WRONG_STATE = "RIVET_ACCEPT_WRONG_STATE"
 _RUN = """
 SELECT r.campaign_id, r.run_id, r.export_name, r.status, r.findings_json, r.acceptance_json,
   (SELECT max(o.run_id) FROM chunk_run o
-   WHERE o.campaign_name = r.campaign_name AND o.export_name = r.export_name
+   WHERE o.namespace = r.namespace AND o.campaign_name = r.campaign_name
+     AND o.export_name = r.export_name
      AND o.run_id <> r.run_id AND o.created_at_s >= r.created_at_s
      AND o.status IN ('completed', 'in_progress')) AS later
 FROM chunk_run r WHERE r.run_id = :run_id

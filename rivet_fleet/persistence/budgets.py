@@ -20,23 +20,25 @@ ROOM = """
 SELECT b.ceiling, b.permits,
   CASE WHEN b.paused_reason IS NOT NULL OR b.halted_reason IS NOT NULL
          OR b.valid_until_s < NOW_S THEN 1 ELSE 0 END AS closed
-FROM source_budget b WHERE b.group_name = :group_name
+FROM source_budget b WHERE b.namespace = :namespace AND b.group_name = :group_name
 """
 LOCK_ROOM = ROOM + " LOCK_ROW"
 COUNT_RUNNING = """
-SELECT count(*) FROM chunk_task t WHERE t.status = 'running' AND t.source_group = :group_name
+SELECT count(*) FROM chunk_task t
+WHERE t.status = 'running' AND t.namespace = :namespace AND t.source_group = :group_name
 """
 _STORED = """
 SELECT b.group_name, b.chunks_max, b.connections_max, b.rows_per_s, b.bytes_per_s, b.chunks_min,
        b.monitor_json
-FROM source_budget b WHERE b.group_name = :group_name LOCK_ROW
+FROM source_budget b WHERE b.namespace = :namespace AND b.group_name = :group_name LOCK_ROW
 """
 _CONFIGURE = """
-INSERT INTO source_budget (group_name, chunks_max, connections_max, rows_per_s, bytes_per_s,
-                           chunks_min, ceiling, monitor_json, configured_at_s, configured_by)
-VALUES (:group_name, :chunks_max, :connections_max, :rows_per_s, :bytes_per_s, :chunks_min,
-        :ceiling, :monitor_json, NOW_S, :configured_by)
-ON CONFLICT (group_name) DO UPDATE SET
+INSERT INTO source_budget (namespace, group_name, chunks_max, connections_max, rows_per_s,
+                           bytes_per_s, chunks_min, ceiling, monitor_json, configured_at_s,
+                           configured_by)
+VALUES (:namespace, :group_name, :chunks_max, :connections_max, :rows_per_s, :bytes_per_s,
+        :chunks_min, :ceiling, :monitor_json, NOW_S, :configured_by)
+ON CONFLICT (namespace, group_name) DO UPDATE SET
   chunks_max = excluded.chunks_max, connections_max = excluded.connections_max,
   rows_per_s = excluded.rows_per_s, bytes_per_s = excluded.bytes_per_s,
   chunks_min = excluded.chunks_min, ceiling = excluded.ceiling,
@@ -48,21 +50,23 @@ _WATCH_ANEW = """
 UPDATE source_budget SET permits = NULL, page_share = 1.0, paused_reason = NULL,
   resumes_at_s = NULL, valid_until_s = CASE WHEN :fail_closed = 1 THEN NOW_S END,
   governor_fence = governor_fence + 1, governor_lease_expires_at_s = NULL
-WHERE group_name = :group_name
+WHERE namespace = :namespace AND group_name = :group_name
 """
 _ADD_PACE = """
-INSERT INTO source_pace (group_name) VALUES (:group_name) ON CONFLICT (group_name) DO NOTHING
+INSERT INTO source_pace (namespace, group_name) VALUES (:namespace, :group_name)
+ON CONFLICT (namespace, group_name) DO NOTHING
 """
-_FORGET = "DELETE FROM source_budget WHERE group_name = :group_name"
+_FORGET = "DELETE FROM source_budget WHERE namespace = :namespace AND group_name = :group_name"
 USERS = """
 SELECT DISTINCT r.campaign_id FROM chunk_run r
-WHERE r.source_group = :group_name AND r.status = 'in_progress'
+WHERE r.namespace = :namespace AND r.source_group = :group_name AND r.status = 'in_progress'
 """
 
 
 def _per_s(kind: str) -> str:
     return (
-        f"(SELECT b.{kind}_per_s FROM source_budget b WHERE b.group_name = source_pace.group_name)"
+        f"(SELECT b.{kind}_per_s FROM source_budget b "
+        "WHERE b.namespace = source_pace.namespace AND b.group_name = source_pace.group_name)"
     )
 
 
@@ -83,28 +87,30 @@ RESERVE = f"""
 UPDATE source_pace SET
   rows_free_at_s = {_reserved("rows")},
   bytes_free_at_s = {_reserved("bytes")}
-WHERE group_name = :group_name
+WHERE namespace = :namespace AND group_name = :group_name
 RETURNING {_begins("rows")}, {_begins("bytes")}
 """
 # Earlier claims first, by the database's clock: every worker computes the same order.
 STANDING = f"""
 SELECT {BUDGET_COLUMNS}, NOW_S AS now_s,
   (SELECT count(*) FROM chunk_task o
-   WHERE o.status = 'running' AND o.source_group = t.source_group
+   WHERE o.status = 'running' AND o.namespace = t.namespace AND o.source_group = t.source_group
      AND (o.claimed_at_s < t.claimed_at_s
           OR (o.claimed_at_s = t.claimed_at_s AND o.task_id < t.task_id))) AS ahead
-FROM chunk_task t JOIN source_budget b ON b.group_name = t.source_group
+FROM chunk_task t
+JOIN source_budget b ON b.namespace = t.namespace AND b.group_name = t.source_group
 WHERE t.task_id = :task_id
 """
 GROUP_VIEWS = f"""
 SELECT g.source_group AS name, {BUDGET_COLUMNS}, b.governor_lease_expires_at_s > NOW_S AS governed,
   (SELECT count(*) FROM chunk_task t
-   WHERE t.status = 'running' AND t.source_group = g.source_group) AS running,
+   WHERE t.status = 'running' AND t.namespace = :namespace
+     AND t.source_group = g.source_group) AS running,
   (SELECT count(*) FROM chunk_task t WHERE t.status = 'running'
      AND t.source_group = g.source_group AND t.campaign_id = :campaign_id) AS running_here
 FROM (SELECT DISTINCT source_group FROM chunk_run
       WHERE campaign_id = :campaign_id AND source_group <> '') g
-LEFT JOIN source_budget b ON b.group_name = g.source_group
+LEFT JOIN source_budget b ON b.namespace = :namespace AND b.group_name = g.source_group
 ORDER BY g.source_group
 """
 
@@ -140,7 +146,10 @@ class Budgets:
 
     def budgets(self) -> list[SourceBudget]:
         """See ``Store.budgets``."""
-        sql = f"SELECT {BUDGET_COLUMNS} FROM source_budget b ORDER BY b.group_name"
+        sql = (
+            f"SELECT {BUDGET_COLUMNS} FROM source_budget b WHERE b.namespace = :namespace "
+            "ORDER BY b.group_name"
+        )
         return [budget_from(row) for row in self._db.one(lambda tx: tx.all(sql))]
 
     def reserve(self, group_name: str, rows: float, size_bytes: float) -> float:

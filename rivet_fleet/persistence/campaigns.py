@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rivet_fleet.contracts.codec import dumps
+from rivet_fleet.contracts.codec import dumps, loads
 from rivet_fleet.contracts.events import Event, EventName
+from rivet_fleet.contracts.identity import CampaignIdentity
 from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.contracts.plan import CampaignPlan, PlannedRun
 from rivet_fleet.contracts.state import CampaignView, SubmitOutcome
@@ -21,30 +22,35 @@ from rivet_fleet.persistence.marks import refuse_moved_marks
 from rivet_fleet.persistence.versions import CLAIMABLE
 
 _ADD_CAMPAIGN = """
-INSERT INTO campaign (campaign_id, campaign_name, config_digest, config_path, status, created_at_s)
-VALUES (:campaign_id, :campaign_name, :config_digest, :config_path, 'active', NOW_S)
+INSERT INTO campaign (namespace, campaign_id, campaign_name, config_digest, config_path,
+                      identity_json, status, created_at_s)
+VALUES (:namespace, :campaign_id, :campaign_name, :config_digest, :config_path,
+        :identity_json, 'active', NOW_S)
 ON CONFLICT (campaign_id) DO NOTHING
 """
 _ADD_RUN = """
-INSERT INTO chunk_run (run_id, campaign_id, campaign_name, export_name, position, priority,
-                       source_group, plan_json, plan_hash, status, expected_tasks, created_at_s)
-VALUES (:run_id, :campaign_id, :campaign_name, :export_name, :position, :priority,
-        :source_group, :plan_json, :plan_hash, 'in_progress', :expected_tasks, NOW_S)
+INSERT INTO chunk_run (namespace, run_id, campaign_id, campaign_name, export_name, position,
+                       priority, source_group, plan_json, plan_hash, status, expected_tasks,
+                       created_at_s)
+VALUES (:namespace, :run_id, :campaign_id, :campaign_name, :export_name, :position,
+        :priority, :source_group, :plan_json, :plan_hash, 'in_progress', :expected_tasks,
+        NOW_S)
 """
 _ADD_TASK = """
-INSERT INTO chunk_task (run_id, campaign_id, export_name, run_position, chunk_index, range_json,
-                        status, attempts_max, priority, source_group, updated_at_s)
-VALUES (:run_id, :campaign_id, :export_name, :run_position, :chunk_index, :range_json,
-        'pending', :attempts_max, :priority, :source_group, NOW_S)
+INSERT INTO chunk_task (namespace, run_id, campaign_id, export_name, run_position, chunk_index,
+                        range_json, status, attempts_max, priority, source_group, updated_at_s)
+VALUES (:namespace, :run_id, :campaign_id, :export_name, :run_position, :chunk_index,
+        :range_json, 'pending', :attempts_max, :priority, :source_group, NOW_S)
 """
 _IN_PROGRESS = """
 SELECT campaign_id FROM chunk_run
-WHERE campaign_name = :campaign_name AND export_name = :export_name AND status = 'in_progress'
+WHERE namespace = :namespace AND campaign_name = :campaign_name
+  AND export_name = :export_name AND status = 'in_progress'
 """
 _CAMPAIGNS = """
 SELECT campaign_id, campaign_name, config_digest, config_path, status, created_at_s, finished_at_s,
-       halted_reason
-FROM campaign
+       halted_reason, identity_json
+FROM campaign WHERE namespace = :namespace
 """
 
 # What could still change without an operator: claimable tasks of runs in progress, tasks
@@ -87,13 +93,21 @@ RETURNING run_id, export_name, chunk_index, owner
 _HELD = """
 SELECT count(*) FROM chunk_task t
 WHERE t.status = 'running' AND t.export_name = :export_name AND t.lease_expires_at_s >= NOW_S
+  AND t.namespace = :namespace
   AND (SELECT r.campaign_name FROM chunk_run r WHERE r.run_id = t.run_id) = :campaign_name
 """
-_OF_EXPORT = "WHERE campaign_name = :campaign_name AND export_name = :export_name"
-"""Two campaigns on one state database may have exports of one name."""
+_HELD_OF_NAME = _HELD.replace("AND t.export_name = :export_name ", "")
+_BELONGS = """
+UPDATE campaign SET identity_json = :identity_json
+WHERE namespace = :namespace AND campaign_name = :campaign_name
+"""
+_OF_EXPORT = """
+WHERE namespace = :namespace AND campaign_name = :campaign_name AND export_name = :export_name
+"""
+"""Two campaigns of one namespace may have exports of one name."""
 _EMPTIED = """
 UPDATE campaign SET status = 'cancelled', finished_at_s = NOW_S
-WHERE status IN ('active', 'incomplete')
+WHERE namespace = :namespace AND status IN ('active', 'incomplete')
   AND NOT EXISTS (SELECT 1 FROM chunk_run r WHERE r.campaign_id = campaign.campaign_id)
 """
 
@@ -124,6 +138,7 @@ class Campaigns:
                 campaign_name=plan.campaign_name,
                 config_digest=plan.config_digest,
                 config_path=plan.config_path,
+                identity_json=None if plan.identity is None else dumps(plan.identity),
             )
             if created == 0:
                 _refuse_changed(tx, plan)
@@ -145,7 +160,7 @@ class Campaigns:
 
     def campaign(self, campaign_id: CampaignId) -> CampaignView | None:
         """See ``Store.campaign``."""
-        sql = _CAMPAIGNS + "WHERE campaign_id = :campaign_id"
+        sql = _CAMPAIGNS + "AND campaign_id = :campaign_id"
         row = self._db.one(lambda tx: tx.first(sql, campaign_id=campaign_id))
         return None if row is None else _campaign_from(row)
 
@@ -153,15 +168,28 @@ class Campaigns:
         self, *, name: str | None = None, active_only: bool = False
     ) -> list[CampaignView]:
         """See ``Store.campaigns``."""
-        where = ["1 = 1"]
+        where = ""
         values: dict[str, object] = {}
         if name is not None:
-            where.append("campaign_name = :name")
+            where += " AND campaign_name = :name"
             values["name"] = name
         if active_only:
-            where.append("status = 'active'")
-        sql = f"{_CAMPAIGNS} WHERE {' AND '.join(where)} ORDER BY created_at_s DESC, campaign_id"
+            where += " AND status = 'active'"
+        sql = f"{_CAMPAIGNS} {where} ORDER BY created_at_s DESC, campaign_id"
         return [_campaign_from(r) for r in self._db.one(lambda tx: tx.all(sql, **values))]
+
+    def accept_campaigns(self, campaign_name: str, identity: CampaignIdentity, event: Event) -> int:
+        """See ``Store.accept_campaigns``."""
+
+        def work(tx: Transaction) -> int:
+            if tx.scalar(_HELD_OF_NAME, campaign_name=campaign_name):
+                raise held(f"campaign {campaign_name}")
+            named = {"campaign_name": campaign_name, "identity_json": dumps(identity)}
+            changed = tx.run(_BELONGS, **named)
+            note(tx, event)
+            return changed
+
+        return self._db.write(work)
 
     def finish_campaign(self, campaign_id: CampaignId) -> CampaignStatus:
         """See ``Store.finish_campaign``."""
@@ -215,10 +243,7 @@ class Campaigns:
         def work(tx: Transaction) -> int:
             named = {"campaign_name": campaign_name, "export_name": export_name}
             if tx.scalar(_HELD, **named):
-                raise StateRefused(
-                    f"a live worker holds a chunk of export {export_name}",
-                    hint="stop or cancel the campaign first",
-                )
+                raise held(f"export {export_name}")
             tx.run(FORGET_HARM, **named)
             runs = tx.run(f"DELETE FROM chunk_run {_OF_EXPORT}", **named)
             tx.run(_EMPTIED)
@@ -265,6 +290,13 @@ def refuse_changed(plan: CampaignPlan, stored_digest: str) -> None:
             hint="resume it with the original configuration, or submit under a new id",
             code="RIVET_CONFIG_CHANGED",
         )
+
+
+def held(what: str) -> StateRefused:
+    """The refusal to change what somebody works on."""
+    return StateRefused(
+        f"a live worker holds a chunk of {what}", hint="stop or cancel the campaign first"
+    )
 
 
 def overlap(export_name: str, campaign_name: str, other: str) -> StateRefused:
@@ -371,4 +403,5 @@ def _campaign_from(row: Record) -> CampaignView:
         created_at_s=row[5],
         finished_at_s=row[6],
         halted=row[7],
+        identity=None if row[8] is None else loads(CampaignIdentity, row[8]),
     )

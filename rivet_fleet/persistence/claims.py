@@ -33,7 +33,8 @@ LIMIT 1
 # Uncorrelated, so it is asked once: a budget that appears while a campaign runs is never missed,
 # and the scan still stops at its first row.
 UNBUDGETED = """NOT EXISTS (
-    SELECT 1 FROM chunk_run m JOIN source_budget b ON b.group_name = m.source_group
+    SELECT 1 FROM chunk_run m
+    JOIN source_budget b ON b.namespace = m.namespace AND b.group_name = m.source_group
     WHERE m.campaign_id = :campaign_id)"""
 PICK_ANY = _PICK.replace("GROUP_FILTER", f"AND {UNBUDGETED}")
 PICK_IN_GROUP = _PICK.replace("GROUP_FILTER", "AND t.source_group = :group_name")
@@ -51,9 +52,9 @@ UPDATE chunk_task SET {CLAIM_SET}
 WHERE task_id = (PICK) RETURNING {_CLAIM_COLUMNS}
 """
 CLAIM_NOTE = f"""
-INSERT INTO run_journal (at_s, event_version, event, campaign_id, run_id, export_name,
-                         chunk_index, worker_id, message, data_json)
-SELECT NOW_S, {EVENT_VERSION}, '{EventName.CHUNK_CLAIMED.value}', campaign_id, run_id,
+INSERT INTO run_journal (namespace, at_s, event_version, event, campaign_id, run_id,
+                         export_name, chunk_index, worker_id, message, data_json)
+SELECT :namespace, NOW_S, {EVENT_VERSION}, '{EventName.CHUNK_CLAIMED.value}', campaign_id, run_id,
        export_name, chunk_index, owner, '',
        '{{"attempt": ' || attempts || ', "fence": ' || fence || '}}'
 FROM CLAIMED
@@ -81,9 +82,9 @@ _PEEK = PICK_IN_GROUP.replace(
 RENEW = f"UPDATE chunk_task SET lease_expires_at_s = NOW_S + :lease_ttl_s WHERE {guard(Verb.RENEW)}"
 _FENCE = "SELECT fence FROM chunk_task WHERE task_id = :task_id"
 _BEAT = """
-INSERT INTO worker (worker_id, name, host_id, pid, pid_started_at_s, started_at_s,
+INSERT INTO worker (namespace, worker_id, name, host_id, pid, pid_started_at_s, started_at_s,
                     heartbeat_at_s, rss_bytes)
-VALUES (:worker_id, :name, :host_id, :pid, :pid_started_at_s, NOW_S, NOW_S, :rss_bytes)
+VALUES (:namespace, :worker_id, :name, :host_id, :pid, :pid_started_at_s, NOW_S, NOW_S, :rss_bytes)
 ON CONFLICT (worker_id) DO UPDATE SET heartbeat_at_s = NOW_S, ended_at_s = NULL,
   ended_reason = NULL,
   rss_bytes = CASE WHEN excluded.rss_bytes > 0 THEN excluded.rss_bytes ELSE worker.rss_bytes END
@@ -105,7 +106,8 @@ _REAP_COLUMNS = (
 EXPIRED = "t.lease_expires_at_s < NOW_S"
 REAPABLE = f"""
 SELECT {_REAP_COLUMNS} FROM chunk_task t
-WHERE t.{status_in(Verb.REAP)} AND EXPIRED_FILTER CAMPAIGN_FILTER
+WHERE t.{status_in(Verb.REAP)} AND EXPIRED_FILTER
+  AND t.namespace = :namespace CAMPAIGN_FILTER
 ORDER BY t.lease_expires_at_s LIMIT :limit LOCK_TASKS
 """
 OWNED = f"""

@@ -2,6 +2,9 @@
 
 ``write`` may run its work twice: after a lost connection (the outcome is then unknown, which is
 why every transition recognises its own earlier success) and after a rollback by the server.
+
+A database is seen from within one namespace: statements name it as ``:namespace``, and an id of
+another one is refused before it reaches any of them (N1).
 """
 
 from __future__ import annotations
@@ -15,8 +18,10 @@ from sqlalchemy import Connection, TextClause, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.base import Executable
 
+from rivet_fleet.contracts.namespace import NAMESPACE_DEFAULT
 from rivet_fleet.persistence.border import border, meaning_of
 from rivet_fleet.persistence.dialects import Dialect
+from rivet_fleet.persistence.guards import refuse_foreign
 
 T = TypeVar("T")
 Record: TypeAlias = Any
@@ -34,23 +39,30 @@ def _compiled(fragments: tuple[tuple[str, str], ...], sql: str) -> TextClause:
     return text(sql)
 
 
+_OWNED = ("campaign_id", "run_id")
+"""Parameters whose values carry their namespace."""
+
+
 class Transaction:
     """Statements on one connection. ``sql`` is text with ``:name`` parameters and fragments."""
 
-    def __init__(self, connection: Connection, dialect: Dialect) -> None:
+    def __init__(
+        self, connection: Connection, dialect: Dialect, namespace: str = NAMESPACE_DEFAULT
+    ) -> None:
         self._connection = connection
         self._dialect = dialect
+        self._namespace = namespace
         self._fragments = tuple(dialect.fragments.items())
 
     def all(self, sql: str, **values: object) -> Sequence[Record]:
         """Every row."""
         with self._dialect.limit(self._connection):
-            return self._connection.execute(self._text(sql), values).fetchall()
+            return self._connection.execute(self._text(sql), self._within(sql, values)).fetchall()
 
     def first(self, sql: str, **values: object) -> Record | None:
         """The first row, or None."""
         with self._dialect.limit(self._connection):
-            return self._connection.execute(self._text(sql), values).first()
+            return self._connection.execute(self._text(sql), self._within(sql, values)).first()
 
     def scalar(self, sql: str, **values: object) -> Any:
         """The first column of the first row, or None."""
@@ -60,13 +72,18 @@ class Transaction:
     def run(self, sql: str, **values: object) -> int:
         """How many rows the statement changed."""
         with self._dialect.limit(self._connection):
-            return self._connection.execute(self._text(sql), values).rowcount
+            return self._connection.execute(self._text(sql), self._within(sql, values)).rowcount
 
     def run_many(
         self, statement: Executable | str, rows: Sequence[dict[str, object]], *, batch: int = 1000
     ) -> None:
         """One statement for many rows, in batches so that each stays short."""
-        clause = self._text(statement) if isinstance(statement, str) else statement
+        clause: Executable
+        if isinstance(statement, str):
+            clause = self._text(statement)
+            rows = [self._within(statement, row) for row in rows]
+        else:
+            clause = statement
         for start in range(0, len(rows), batch):
             with self._dialect.limit(self._connection):
                 self._connection.execute(clause, rows[start : start + batch])
@@ -74,12 +91,19 @@ class Transaction:
     def _text(self, sql: str) -> TextClause:
         return _compiled(self._fragments, sql)
 
+    def _within(self, sql: str, values: dict[str, object]) -> dict[str, object]:
+        refuse_foreign(self._namespace, *(values.get(name) for name in _OWNED))
+        return {**values, "namespace": self._namespace} if ":namespace" in sql else values
+
 
 class Database:
-    """The engine of one store, with its dialect."""
+    """The engine of one store, with its dialect, seen from one namespace."""
 
-    def __init__(self, dialect: Dialect, *, pool_size: int = 2) -> None:
+    def __init__(
+        self, dialect: Dialect, *, pool_size: int = 2, namespace: str = NAMESPACE_DEFAULT
+    ) -> None:
         self.dialect = dialect
+        self.namespace = namespace
         self.engine = dialect.engine(pool_size)
 
     def __repr__(self) -> str:
@@ -132,7 +156,7 @@ class Database:
             while True:
                 try:
                     with self.engine.connect() as connection, scope(connection):
-                        return work(Transaction(connection, self.dialect))
+                        return work(Transaction(connection, self.dialect, self.namespace))
                 except DBAPIError as failure:
                     if failure.connection_invalidated:
                         lost += 1

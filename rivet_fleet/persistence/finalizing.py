@@ -91,19 +91,19 @@ FROM chunk_task
 WHERE run_id = :run_id AND claimed_at_s IS NOT NULL AND committed_at_s IS NOT NULL
 """
 _METRICS = """
-INSERT INTO export_metrics (campaign_name, export_name, run_id, run_at_s, status, error_message,
-  mode, strategy, format, source_engine, destination_kind, duration_ms, work_ms,
+INSERT INTO export_metrics (namespace, campaign_name, export_name, run_id, run_at_s, status,
+  error_message, mode, strategy, format, source_engine, destination_kind, duration_ms, work_ms,
   total_rows, bytes_written, files_produced, chunks, retries, peak_rss_bytes, attempts,
   longest_statement_ms, changed_values)
-VALUES (:campaign_name, :export_name, :run_id, NOW_S, :status, :error_message, :mode, :strategy,
-  :format, :source_engine, :destination_kind, :duration_ms, :work_ms, :total_rows, :bytes_written,
-  :files_produced, :chunks, :retries, :peak_rss_bytes, :attempts, :longest_statement_ms,
-  :changed_values)
+VALUES (:namespace, :campaign_name, :export_name, :run_id, NOW_S, :status, :error_message, :mode,
+  :strategy, :format, :source_engine, :destination_kind, :duration_ms, :work_ms, :total_rows,
+  :bytes_written, :files_produced, :chunks, :retries, :peak_rss_bytes, :attempts,
+  :longest_statement_ms, :changed_values)
 """
 _LAST_RUN = """
-INSERT INTO export_state (campaign_name, export_name, last_run_id, last_run_at_s)
-VALUES (:campaign_name, :export_name, :run_id, NOW_S)
-ON CONFLICT (campaign_name, export_name) DO UPDATE SET
+INSERT INTO export_state (namespace, campaign_name, export_name, last_run_id, last_run_at_s)
+VALUES (:namespace, :campaign_name, :export_name, :run_id, NOW_S)
+ON CONFLICT (namespace, campaign_name, export_name) DO UPDATE SET
   last_run_id = excluded.last_run_id, last_run_at_s = excluded.last_run_at_s
 """
 

@@ -12,7 +12,7 @@ from rivet_fleet.persistence.database import Database, Transaction
 
 GOVERNABLE = """
 SELECT b.group_name FROM source_budget b
-WHERE b.monitor_json IS NOT NULL
+WHERE b.namespace = :namespace AND b.monitor_json IS NOT NULL
   AND coalesce(b.governor_lease_expires_at_s, b.configured_at_s) <= NOW_S - :patience_s
   AND b.group_name IN (SELECT r.source_group FROM chunk_run r
                        WHERE r.campaign_id = :campaign_id AND r.status = 'in_progress')
@@ -21,7 +21,7 @@ ORDER BY b.group_name
 LEASE = f"""
 UPDATE source_budget SET governor_owner = :worker_id, governor_name = :name,
   governor_fence = governor_fence + 1, governor_lease_expires_at_s = NOW_S + :lease_ttl_s
-WHERE group_name = :group_name AND monitor_json IS NOT NULL
+WHERE namespace = :namespace AND group_name = :group_name AND monitor_json IS NOT NULL
   AND coalesce(governor_lease_expires_at_s, configured_at_s) <= NOW_S - :patience_s
 RETURNING {BUDGET_COLUMNS.replace("b.", "")}, governor_fence
 """
@@ -31,12 +31,12 @@ UPDATE source_budget SET permits = :permits, page_share = :page_share,
   valid_until_s = NOW_S + :valid_for_s, sampled_at_s = NOW_S, readings_json = :readings_json,
   halted_reason = coalesce(:halt, halted_reason),
   governor_lease_expires_at_s = NOW_S + :lease_ttl_s
-WHERE group_name = :group_name AND governor_fence = :fence
+WHERE namespace = :namespace AND group_name = :group_name AND governor_fence = :fence
 RETURNING {BUDGET_COLUMNS.replace("b.", "")}
 """
 _LEAVE = """
 UPDATE source_budget SET governor_lease_expires_at_s = 0
-WHERE group_name = :group_name AND governor_fence = :fence
+WHERE namespace = :namespace AND group_name = :group_name AND governor_fence = :fence
 """
 _HALT = f"""
 UPDATE campaign SET halted_reason = :halt
@@ -48,7 +48,7 @@ WHERE campaign_id = :campaign_id AND halted_reason IS NOT NULL
 """
 _LIFT_GROUPS = """
 UPDATE source_budget SET halted_reason = NULL
-WHERE halted_reason IS NOT NULL AND group_name IN (
+WHERE namespace = :namespace AND halted_reason IS NOT NULL AND group_name IN (
   SELECT r.source_group FROM chunk_run r WHERE r.campaign_id = :campaign_id)
 """
 

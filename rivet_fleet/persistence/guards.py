@@ -6,7 +6,9 @@ does not own the task any more (F1). The lease is never part of a guard (F2).
 
 from __future__ import annotations
 
+from rivet_fleet.contracts.namespace import NAMESPACE_OTHER, namespace_of
 from rivet_fleet.contracts.task import TRANSITIONS, TaskStatus, Verb
+from rivet_fleet.errors import StateRefused
 
 _ORDER = list(TaskStatus)
 
@@ -38,3 +40,15 @@ def effect(verb: Verb, *, status: str | None = None) -> str:
     if rule.fence:
         parts.append(f"fence = fence + {rule.fence}")
     return ", ".join(parts)
+
+
+def refuse_foreign(namespace: str, *stored_ids: object) -> None:
+    """Raise StateRefused for the id of a campaign or run of another namespace (N1). Says nothing
+    of whether there is such a one."""
+    for one in stored_ids:
+        if isinstance(one, str) and namespace_of(one) != namespace:
+            raise StateRefused(
+                f"{one} belongs to namespace {namespace_of(one)}, and this is {namespace}",
+                hint="--namespace (or state.namespace) says whose campaigns a command is about",
+                code=NAMESPACE_OTHER,
+            )

@@ -29,7 +29,7 @@ WHERE r.campaign_id = :campaign_id ORDER BY r.position
 FORGET_HARM = """
 DELETE FROM export_harm WHERE run_id IN (
   SELECT run_id FROM chunk_run
-  WHERE campaign_name = :campaign_name AND export_name = :export_name)
+  WHERE namespace = :namespace AND campaign_name = :campaign_name AND export_name = :export_name)
 """
 
 

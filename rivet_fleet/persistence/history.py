@@ -12,7 +12,8 @@ from rivet_fleet.persistence.database import Database, Record, Transaction
 
 _ENDED = """
 SELECT run_id, run_at_s, status, total_rows, bytes_written, duration_ms, work_ms, chunks, retries
-FROM export_metrics WHERE export_name = :export_name AND campaign_name = :campaign_name
+FROM export_metrics
+WHERE export_name = :export_name AND namespace = :namespace AND campaign_name = :campaign_name
 ORDER BY metrics_id DESC LIMIT :limit
 """
 # A run whose chunks failed for good never ends by itself: its campaign was given up, or rests
@@ -28,14 +29,16 @@ SELECT r.run_id, coalesce(c.finished_at_s, r.created_at_s) AS run_at_s, 'failed'
        (SELECT coalesce(sum(CASE WHEN t.attempts > 1 THEN t.attempts - 1 ELSE 0 END), 0)
         FROM chunk_task t WHERE t.run_id = r.run_id) AS retries
 FROM chunk_run r JOIN campaign c ON c.campaign_id = r.campaign_id
-WHERE r.campaign_name = :campaign_name AND r.export_name = :export_name
+WHERE r.namespace = :namespace AND r.campaign_name = :campaign_name
+  AND r.export_name = :export_name
   AND r.status IN ('in_progress', 'cancelled') AND c.status IN ('incomplete', 'cancelled')
   AND EXISTS (SELECT 1 FROM chunk_task t WHERE t.run_id = r.run_id AND t.status = 'failed')
 ORDER BY run_at_s DESC LIMIT :limit
 """
 _LAST_PLAN = """
 SELECT r.plan_json FROM export_state s JOIN chunk_run r ON r.run_id = s.last_run_id
-WHERE s.campaign_name = :campaign_name AND s.export_name = :export_name
+WHERE s.namespace = :namespace AND s.campaign_name = :campaign_name
+  AND s.export_name = :export_name
 """
 
 

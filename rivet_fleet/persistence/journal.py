@@ -11,9 +11,9 @@ from rivet_fleet.contracts.state import JournalEntry, JournalFilter
 from rivet_fleet.persistence.database import Record, Transaction
 
 _INSERT = f"""
-INSERT INTO run_journal (at_s, event_version, event, campaign_id, run_id, export_name,
+INSERT INTO run_journal (namespace, at_s, event_version, event, campaign_id, run_id, export_name,
                          chunk_index, worker_id, message, data_json)
-VALUES (NOW_S - :ago_s, {EVENT_VERSION}, :event, :campaign_id, :run_id, :export_name,
+VALUES (:namespace, NOW_S - :ago_s, {EVENT_VERSION}, :event, :campaign_id, :run_id, :export_name,
         :chunk_index, :worker_id, :message, :data_json)
 """
 
@@ -60,7 +60,8 @@ def filter_sql(only: JournalFilter) -> tuple[str, dict[str, object]]:
         values.update(names)
     if only.worker is not None:
         where += """ AND (worker_id = :only_worker OR worker_id IN
-                     (SELECT w.worker_id FROM worker w WHERE w.name = :only_worker))"""
+                     (SELECT w.worker_id FROM worker w
+                      WHERE w.namespace = :namespace AND w.name = :only_worker))"""
         values["only_worker"] = only.worker
     if only.since_s is not None:
         where += " AND at_s >= :since_s"

@@ -28,27 +28,28 @@ CHUNKED = "chunked"
 
 _MARK = """
 SELECT last_cursor_value, mark_binding FROM export_state
-WHERE campaign_name = :campaign_name AND export_name = :export_name
+WHERE namespace = :namespace AND campaign_name = :campaign_name AND export_name = :export_name
 """
 MOVE = """
 UPDATE export_state SET last_cursor_value = :after, mark_binding = :binding
-WHERE campaign_name = :campaign_name AND export_name = :export_name
+WHERE namespace = :namespace AND campaign_name = :campaign_name AND export_name = :export_name
   AND coalesce(last_cursor_value, '') = :before AND coalesce(mark_binding, '') = :binding_before
 """
 _IN_PROGRESS = """
 SELECT campaign_id FROM chunk_run
-WHERE campaign_name = :campaign_name AND export_name = :export_name AND status = 'in_progress'
+WHERE namespace = :namespace AND campaign_name = :campaign_name
+  AND export_name = :export_name AND status = 'in_progress'
 """
 _COMMITTED = """
 SELECT last_committed_strategy, last_committed_cursor, last_committed_chunk_index
 FROM export_progression
-WHERE campaign_name = :campaign_name AND export_name = :export_name
+WHERE namespace = :namespace AND campaign_name = :campaign_name AND export_name = :export_name
 """
 _RECORD = """
-INSERT INTO export_progression (campaign_name, export_name, last_committed_strategy,
+INSERT INTO export_progression (namespace, campaign_name, export_name, last_committed_strategy,
   last_committed_cursor, last_committed_chunk_index, last_committed_run_id, last_committed_at_s)
-VALUES (:campaign_name, :export_name, :strategy, :cursor, :chunk_index, :run_id, NOW_S)
-ON CONFLICT (campaign_name, export_name) DO UPDATE SET
+VALUES (:namespace, :campaign_name, :export_name, :strategy, :cursor, :chunk_index, :run_id, NOW_S)
+ON CONFLICT (namespace, campaign_name, export_name) DO UPDATE SET
   last_committed_strategy = excluded.last_committed_strategy,
   last_committed_cursor = excluded.last_committed_cursor,
   last_committed_chunk_index = excluded.last_committed_chunk_index,
@@ -61,12 +62,14 @@ SELECT n.export_name, s.last_cursor_value,
   p.last_committed_run_id, p.last_committed_at_s,
   p.last_verified_strategy, p.last_verified_cursor, p.last_verified_chunk_index,
   p.last_verified_run_id, p.last_verified_at_s
-FROM (SELECT export_name FROM export_state WHERE campaign_name = :campaign_name
-      UNION SELECT export_name FROM export_progression WHERE campaign_name = :campaign_name) n
+FROM (SELECT export_name FROM export_state
+      WHERE namespace = :namespace AND campaign_name = :campaign_name
+      UNION SELECT export_name FROM export_progression
+      WHERE namespace = :namespace AND campaign_name = :campaign_name) n
 LEFT JOIN export_state s
-  ON s.campaign_name = :campaign_name AND s.export_name = n.export_name
+  ON s.namespace = :namespace AND s.campaign_name = :campaign_name AND s.export_name = n.export_name
 LEFT JOIN export_progression p
-  ON p.campaign_name = :campaign_name AND p.export_name = n.export_name
+  ON p.namespace = :namespace AND p.campaign_name = :campaign_name AND p.export_name = n.export_name
 ORDER BY n.export_name
 """
 

@@ -18,6 +18,7 @@ from rivet_fleet.contracts.state import Failure, Reaped, SubmitOutcome
 from rivet_fleet.contracts.task import CampaignStatus, RunStatus, TaskStatus, Verb
 from rivet_fleet.errors import LeaseLost, StateRefused
 from rivet_fleet.persistence.campaigns import overlap, refuse_changed, refuse_empty
+from rivet_fleet.persistence.guards import refuse_foreign
 from rivet_fleet.persistence.memory_budgets import MemoryBudgets
 from rivet_fleet.persistence.memory_finish import MemoryFinish
 from rivet_fleet.persistence.memory_model import Campaign, Run, Task, Worker, planned_tasks
@@ -46,6 +47,7 @@ class MemoryStore(MemoryBudgets, MemoryFinish, MemoryViews):
     ) -> SubmitOutcome:
         """See ``Store.submit``."""
         refuse_empty(plan)
+        refuse_foreign(self.namespace, plan.campaign_id, *replacing)
         known = self._campaigns.get(plan.campaign_id)
         if known is not None:
             refuse_changed(plan, known.plan.config_digest)
@@ -92,6 +94,7 @@ class MemoryStore(MemoryBudgets, MemoryFinish, MemoryViews):
         self, campaign_id: CampaignId, worker: WorkerIdentity, lease_ttl_s: float
     ) -> Claim | None:
         """See ``Store.claim``."""
+        refuse_foreign(self.namespace, campaign_id)
         now_s = self._clock()
         candidates = [t for t in self._tasks.values() if self._claimable(t, campaign_id, now_s)]
         if not candidates:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from rivet_fleet.contracts.events import Event, EventName
+from rivet_fleet.contracts.identity import CampaignIdentity
 from rivet_fleet.contracts.keys import CampaignId, RunId
 from rivet_fleet.contracts.lease import WorkerIdentity
 from rivet_fleet.contracts.part import PartStatus
@@ -15,6 +17,7 @@ from rivet_fleet.contracts.state import Accepted, FinalizeLease, FinishedRun, Me
 from rivet_fleet.contracts.task import CampaignStatus, RunStatus, TaskStatus, Verb
 from rivet_fleet.errors import LeaseLost, StateRefused
 from rivet_fleet.persistence.accepting import acceptance_event, refuse_acceptance, wrong_state
+from rivet_fleet.persistence.campaigns import held
 from rivet_fleet.persistence.memory_harm import MemoryHarm
 from rivet_fleet.persistence.memory_marks import MemoryMarks
 from rivet_fleet.persistence.memory_model import Run, changed_values
@@ -196,6 +199,21 @@ class MemoryFinish(MemoryMarks, MemoryHarm):
         return len(taken)
 
     @synchronized
+    def accept_campaigns(self, campaign_name: str, identity: CampaignIdentity, event: Event) -> int:
+        """See ``Store.accept_campaigns``."""
+        now_s = self._clock()
+        found = [c for c in self._campaigns.values() if c.plan.campaign_name == campaign_name]
+        ids = {campaign.plan.campaign_id for campaign in found}
+        for task in self._tasks.values():
+            live = (task.lease_expires_at_s or 0.0) >= now_s
+            if live and task.campaign_id in ids and task.status is TaskStatus.RUNNING:
+                raise held(f"campaign {campaign_name}")
+        for campaign in found:
+            campaign.plan = replace(campaign.plan, identity=identity)
+        self._note(event)
+        return len(found)
+
+    @synchronized
     def reset_export(self, campaign_name: str, export_name: str, *, chunks_only: bool) -> int:
         """See ``Store.reset_export``."""
         now_s = self._clock()
@@ -208,7 +226,7 @@ class MemoryFinish(MemoryMarks, MemoryHarm):
         for task in self._tasks.values():
             live = (task.lease_expires_at_s or 0.0) >= now_s
             if live and task.run_id in gone and task.status is TaskStatus.RUNNING:
-                raise StateRefused(f"a live worker holds a chunk of export {export_name}")
+                raise held(f"export {export_name}")
         self._runs = {k: r for k, r in self._runs.items() if k not in gone}
         self._tasks = {k: t for k, t in self._tasks.items() if t.run_id not in gone}
         self._parts = [p for p in self._parts if p.run_id not in gone]

@@ -216,6 +216,7 @@ class Campaign:
             created_at_s=self.created_at_s,
             finished_at_s=self.finished_at_s,
             halted=self.halted,
+            identity=self.plan.identity,
         )
 
 

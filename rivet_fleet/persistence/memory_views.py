@@ -13,6 +13,7 @@ from rivet_fleet.contracts.codec import to_plain
 from rivet_fleet.contracts.events import Event, EventName, Told
 from rivet_fleet.contracts.harm import RunHarm
 from rivet_fleet.contracts.keys import CampaignId, RunId, TaskId
+from rivet_fleet.contracts.namespace import NAMESPACE_DEFAULT
 from rivet_fleet.contracts.part import LedgerPart, PartStatus
 from rivet_fleet.contracts.plan import ExportPlan
 from rivet_fleet.contracts.quality import UniqueStats
@@ -28,6 +29,7 @@ from rivet_fleet.contracts.state import (
 )
 from rivet_fleet.contracts.task import CampaignStatus, TaskStatus
 from rivet_fleet.errors import StateRefused
+from rivet_fleet.persistence.guards import refuse_foreign
 from rivet_fleet.persistence.memory_model import Budget, Campaign, Run, Task, Worker
 from rivet_fleet.persistence.outages import ANSWERED
 
@@ -48,9 +50,10 @@ def synchronized(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate
 
 
 class MemoryRows:
-    """The tables."""
+    """The tables of one namespace: what another holds is in another store."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], *, namespace: str = NAMESPACE_DEFAULT) -> None:
+        self.namespace = namespace
         self._clock = clock
         self._lock = threading.RLock()
         self._campaigns: dict[str, Campaign] = {}
@@ -70,6 +73,7 @@ class MemoryRows:
         self._next_task_id = 1
 
     def _known(self, campaign_id: CampaignId) -> Campaign:
+        refuse_foreign(self.namespace, campaign_id)
         if campaign_id not in self._campaigns:
             raise StateRefused(f"there is no campaign {campaign_id}")
         return self._campaigns[campaign_id]
@@ -131,6 +135,7 @@ class MemoryViews(MemoryRows):
     @synchronized
     def campaign(self, campaign_id: CampaignId) -> CampaignView | None:
         """See ``Store.campaign``."""
+        refuse_foreign(self.namespace, campaign_id)
         found = self._campaigns.get(campaign_id)
         return None if found is None else found.view()
 
@@ -210,12 +215,14 @@ class MemoryViews(MemoryRows):
     @synchronized
     def run(self, run_id: RunId) -> RunView | None:
         """See ``Store.run``."""
+        refuse_foreign(self.namespace, run_id)
         found = self._runs.get(run_id)
         return None if found is None else self._run_view(found)
 
     @synchronized
     def runs(self, campaign_id: CampaignId) -> list[RunView]:
         """See ``Store.runs``."""
+        refuse_foreign(self.namespace, campaign_id)
         return [self._run_view(r) for r in self._runs_of(campaign_id)]
 
     def _run_view(self, run: Run) -> RunView:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from rivet_fleet.contracts.namespace import NAMESPACE_DEFAULT
 from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.errors import StateRefused
 from rivet_fleet.persistence.database import Database
@@ -17,15 +18,23 @@ _PARAMETERS = re.compile(r"\?[A-Za-z_]+=[^/]*\Z")
 _WRITE = "write sqlite:///path or postgresql://user@host:port/database"
 
 
-def open_store(url: str, *, pool_size: int = 2, answer_max_s: float = ANSWER_MAX_S) -> Store:
+def open_store(
+    url: str,
+    *,
+    namespace: str = NAMESPACE_DEFAULT,
+    pool_size: int = 2,
+    answer_max_s: float = ANSWER_MAX_S,
+) -> Store:
     """A store for ``sqlite:///path`` or ``postgresql://user:password@host:port/database``.
 
+    ``namespace``: the part of the state that the store sees and changes (ADR 0022).
     ``answer_max_s``: how long a server may take for one statement before its connection is
     given up (no meaning for SQLite). Connects at the first call, not here. Raises StateRefused
     for a URL it does not understand (without repeating it: it may hold a secret) or a path that
     cannot be used.
     """
-    return SqlStore(Database(dialect_of(url, answer_max_s), pool_size=pool_size))
+    dialect = dialect_of(url, answer_max_s)
+    return SqlStore(Database(dialect, pool_size=pool_size, namespace=namespace))
 
 
 def store_exists(url: str) -> bool:

@@ -1,7 +1,8 @@
 """The state database's tables (inventory §4.2), as SQLAlchemy Core; migrations make the same.
 
 Every ``*_s`` column is epoch seconds of the database's own clock (F3). Integers are 64 bits
-wide everywhere. The names of Rivet's tables are kept.
+wide everywhere. The names of Rivet's tables are kept. Ids of campaigns and runs carry their
+namespace; what is looked up by a name has a column of it (ADR 0022).
 """
 
 from __future__ import annotations
@@ -74,6 +75,7 @@ campaign = Table(
     "campaign",
     metadata,
     Column("campaign_id", Text, primary_key=True),
+    _text("namespace", default="default"),
     _text("campaign_name"),
     _text("config_digest"),
     _text("config_path"),
@@ -81,12 +83,14 @@ campaign = Table(
     _time("created_at_s", nullable=False),
     _time("finished_at_s"),
     _text("halted_reason", nullable=True),
-    Index("ix_campaign_name", "campaign_name", "created_at_s"),
+    _text("identity_json", nullable=True),
+    Index("ix_campaign_name", "namespace", "campaign_name", "created_at_s"),
 )
 
 source_budget = Table(
     "source_budget",
     metadata,
+    Column("namespace", Text, primary_key=True, server_default=text("'default'")),
     Column("group_name", Text, primary_key=True),
     _int("chunks_max", nullable=True),
     _int("connections_max", nullable=True),
@@ -116,6 +120,7 @@ groups with a row lock one (F7). ``ceiling`` is derived: how many chunks may run
 source_pace = Table(
     "source_pace",
     metadata,
+    Column("namespace", Text, primary_key=True, server_default=text("'default'")),
     Column("group_name", Text, primary_key=True),
     Column("rows_free_at_s", Double, nullable=False, server_default=text("0")),
     Column("bytes_free_at_s", Double, nullable=False, server_default=text("0")),
@@ -133,6 +138,7 @@ chunk_run = Table(
         ForeignKey("campaign.campaign_id", ondelete="CASCADE"),
         nullable=False,
     ),
+    _text("namespace", default="default"),
     _text("campaign_name"),
     _text("export_name"),
     _int("position"),
@@ -155,6 +161,7 @@ chunk_run = Table(
     Index("ix_chunk_run_campaign", "campaign_id", "position"),
     _partial(
         "uq_chunk_run_one_in_progress",
+        "namespace",
         "campaign_name",
         "export_name",
         where="status = 'in_progress'",
@@ -168,6 +175,7 @@ chunk_task = Table(
     metadata,
     Column("task_id", _Int, primary_key=True, autoincrement=True),
     Column("run_id", Text, ForeignKey("chunk_run.run_id", ondelete="CASCADE"), nullable=False),
+    _text("namespace", default="default"),
     _text("campaign_id"),
     _text("export_name"),
     _int("run_position"),
@@ -273,6 +281,7 @@ worker = Table(
     "worker",
     metadata,
     Column("worker_id", Text, primary_key=True),
+    _text("namespace", default="default"),
     _text("name"),
     _text("host_id"),
     _int("pid"),
@@ -290,6 +299,7 @@ run_journal = Table(
     "run_journal",
     metadata,
     Column("journal_id", _Int, primary_key=True, autoincrement=True),
+    _text("namespace", default="default"),
     _time("at_s", nullable=False),
     _int("event_version"),
     _text("event"),
@@ -309,6 +319,7 @@ export_metrics = Table(
     "export_metrics",
     metadata,
     Column("metrics_id", _Int, primary_key=True, autoincrement=True),
+    _text("namespace", default="default"),
     _text("campaign_name"),
     _text("export_name"),
     _text("run_id"),
@@ -349,6 +360,7 @@ export_harm = Table(
 export_state = Table(
     "export_state",
     metadata,
+    Column("namespace", Text, primary_key=True, server_default=text("'default'")),
     Column("campaign_name", Text, primary_key=True),
     Column("export_name", Text, primary_key=True),
     _text("last_cursor_value", nullable=True),
@@ -362,6 +374,7 @@ transaction that finishes a run."""
 export_progression = Table(
     "export_progression",
     metadata,
+    Column("namespace", Text, primary_key=True, server_default=text("'default'")),
     Column("campaign_name", Text, primary_key=True),
     Column("export_name", Text, primary_key=True),
     *(

@@ -44,6 +44,11 @@ class SqlStore(
     def __repr__(self) -> str:
         return f"SqlStore({self._db.dialect.target})"
 
+    @property
+    def namespace(self) -> str:
+        """See ``Store.namespace``."""
+        return self._db.namespace
+
     def migrate(self) -> None:
         """See ``Store.migrate``."""
         migrate(self._db)

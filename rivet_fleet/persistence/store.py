@@ -13,6 +13,7 @@ from typing import Protocol
 from rivet_fleet.contracts.binding import StoredMark
 from rivet_fleet.contracts.events import Event, Told
 from rivet_fleet.contracts.harm import HarmReading, RunHarm
+from rivet_fleet.contracts.identity import CampaignIdentity
 from rivet_fleet.contracts.keys import CampaignId, RunId, TaskId
 from rivet_fleet.contracts.lease import Claim, WorkerIdentity
 from rivet_fleet.contracts.part import LedgerPart, StagedPart
@@ -48,6 +49,12 @@ from rivet_fleet.contracts.task import CampaignStatus, TaskStatus
 
 class Store(Protocol):
     """What the fleet remembers."""
+
+    @property
+    def namespace(self) -> str:
+        """The one it sees and changes: every method is about what is within it, and StateRefused
+        for the id of a campaign or run of another (N1). Hosts, schema and clock are shared."""
+        ...
 
     # -- schema ---------------------------------------------------------------------------
     def migrate(self) -> None:
@@ -93,6 +100,12 @@ class Store(Protocol):
         self, *, name: str | None = None, active_only: bool = False
     ) -> list[CampaignView]:
         """Newest first."""
+        ...
+
+    def accept_campaigns(self, campaign_name: str, identity: CampaignIdentity, event: Event) -> int:
+        """Every campaign of this name belongs to ``identity`` from now on; ``event`` tells it in
+        the same transaction. How many there are. StateRefused while a live worker holds a chunk
+        of one: what it works for does not change under it."""
         ...
 
     def finish_campaign(self, campaign_id: CampaignId) -> CampaignStatus:
@@ -289,13 +302,13 @@ class Store(Protocol):
 
     # -- protecting the source (ADR 0013) ---------------------------------------------------
     def set_budgets(self, budgets: Sequence[SourceBudget], *, by: str) -> list[str]:
-        """Store what each named group may do, over all campaigns; one that says nothing is
+        """Store what each named group may do, over all campaigns here; one that says nothing is
         forgotten. The names of those that changed; a change is journaled, and starts the
         governor's work anew."""
         ...
 
     def budgets(self) -> list[SourceBudget]:
-        """Every budget of the state database, by group name."""
+        """Every budget, by group name."""
         ...
 
     def reserve(self, group_name: str, rows: float, size_bytes: float) -> float:

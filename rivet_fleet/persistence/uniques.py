@@ -25,7 +25,7 @@ ORDER BY u.chunk_index, u.part_number
 """
 _FORGET_FORMER = """
 DELETE FROM part_unique WHERE run_id IN (
-  SELECT run_id FROM chunk_run WHERE campaign_name = :campaign_name
+  SELECT run_id FROM chunk_run WHERE namespace = :namespace AND campaign_name = :campaign_name
     AND export_name = :export_name AND run_id <> :run_id AND status <> 'in_progress')
 """
 

@@ -53,7 +53,7 @@ SELECT w.worker_id, w.name, w.host_id, w.pid, w.pid_started_at_s, w.started_at_s
        w.heartbeat_at_s, CASE WHEN w.heartbeat_at_s >= NOW_S - :alive_within_s THEN 1 ELSE 0 END,
        w.rss_bytes, (SELECT min(t.task_id) FROM chunk_task t
                      WHERE t.status = 'running' AND t.owner = w.worker_id)
-FROM worker w WHERE w.ended_at_s IS NULL HOST_FILTER
+FROM worker w WHERE w.namespace = :namespace AND w.ended_at_s IS NULL HOST_FILTER
 ORDER BY w.heartbeat_at_s DESC, w.worker_id
 """
 
@@ -124,7 +124,7 @@ class Views:
     ) -> list[JournalEntry]:
         """See ``Store.journal``. On PostgreSQL ids are drawn before they are committed: see
         ``coordination.following``."""
-        where = "journal_id > :after_id"
+        where = "namespace = :namespace AND journal_id > :after_id"
         values: dict[str, object] = {"after_id": after_id, "limit": limit}
         for name, value in (("campaign_id", campaign_id), ("run_id", run_id)):
             if value is not None:
@@ -155,10 +155,12 @@ class Views:
         """See ``Store.metrics``."""
         given = {"campaign_name": campaign_name, "export_name": export_name}
         named = {name: value for name, value in given.items() if value is not None}
-        only = " AND ".join(f"{name} = :{name}" for name in named)
-        only = f"WHERE {only}" if only else ""
+        only = "".join(f" AND {name} = :{name}" for name in named)
         values: dict[str, object] = {"limit": limit, **named}
-        sql = f"SELECT * FROM export_metrics {only} ORDER BY metrics_id DESC LIMIT :limit"
+        sql = (
+            f"SELECT * FROM export_metrics WHERE namespace = :namespace{only} "
+            "ORDER BY metrics_id DESC LIMIT :limit"
+        )
         return [dict(row._mapping) for row in self._db.one(lambda tx: tx.all(sql, **values))]
 
 

@@ -7,6 +7,12 @@ import re
 from datetime import UTC, datetime
 
 from rivet_fleet.contracts.keys import CampaignId, RunId
+from rivet_fleet.contracts.namespace import (
+    NAMESPACE_DEFAULT,
+    bare_id_of,
+    check_namespace,
+    within,
+)
 from rivet_fleet.errors import UsageError
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -14,16 +20,28 @@ _STAMP = re.compile(r"(\d{4})(\d{2})(\d{2})T\d{6}\.\d{3}")
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 
 
-def new_campaign_id(now_s: float) -> CampaignId:
-    """``YYYYMMDDTHHMMSS.mmm`` in UTC."""
+def new_campaign_id(now_s: float, namespace: str = NAMESPACE_DEFAULT) -> CampaignId:
+    """``YYYYMMDDTHHMMSS.mmm`` in UTC, within the namespace."""
     seconds, millis = divmod(round(now_s * 1000), 1000)
     stamp = datetime.fromtimestamp(seconds, UTC).strftime("%Y%m%dT%H%M%S")
-    return CampaignId(f"{stamp}.{millis:03d}")
+    return CampaignId(within(f"{stamp}.{millis:03d}", namespace))
+
+
+def campaign_id_within(text: str, namespace: str) -> CampaignId:
+    """A user's word for a campaign, with or without ``@namespace``, as the state has it."""
+    bare, at, said = text.rpartition("@")
+    return CampaignId(within(bare if at and said == namespace else text, namespace))
 
 
 def check_campaign_id(text: str) -> CampaignId:
-    """A user's own id. Raises UsageError unless it is safe as part of file names."""
-    if not _ID.fullmatch(text) or ".." in text:
+    """A user's own id, within a namespace or not. Raises UsageError unless it is safe as part of
+    file names."""
+    bare, at, namespace = text.partition("@")
+    try:
+        check_namespace(namespace if at else NAMESPACE_DEFAULT)
+    except ValueError as problem:
+        raise UsageError(f"campaign id {text}: {problem}") from None
+    if not _ID.fullmatch(bare) or ".." in bare:
         raise UsageError(
             "the campaign id must be 1 to 100 letters, digits, '.', '_' or '-', "
             "beginning with a letter or digit",
@@ -42,7 +60,7 @@ def run_id_of(export_name: str, campaign_id: CampaignId) -> RunId:
 
 def date_of(campaign_id: CampaignId, now_s: float | None) -> str | None:
     """``YYYY-MM-DD`` (UTC) of a campaign: its own stamp, else the given moment, else None."""
-    stamped = _STAMP.fullmatch(campaign_id)
+    stamped = _STAMP.fullmatch(bare_id_of(campaign_id))
     if stamped:
         return "-".join(stamped.groups())
     if now_s is None:
