@@ -8,7 +8,7 @@ READY  := $(VENV)/.ready
 # Every process would compile every module anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test install lint types chaos chaos-all bench bench-oltp lock audit sbom clean
+.PHONY: demo test fuzz install lint types chaos chaos-all bench bench-oltp lock audit sbom clean
 
 demo: $(READY)
 	$(BIN)/rivet-fleet demo
@@ -18,6 +18,11 @@ TESTERS ?= 3
 
 test: $(READY) .tools/.ready
 	$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder
+
+# The same properties with other examples each time, and more of them where that is cheap.
+fuzz: $(READY) .tools/.ready
+	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest -n $(TESTERS) --dist loadfile \
+	    -m "soak or not soak" --hypothesis-profile fuzz tests/property tests/conformance tests/unit
 
 lint: $(READY)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports

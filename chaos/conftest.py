@@ -25,6 +25,9 @@ from tests.conftest import missing
 
 ROWS = 3000
 SEED = "RIVET_FLEET_CHAOS_SEED"
+USUAL_SEED = 52_902
+"""Of the default run, so that it can be repeated: the seed of 60,000 under which every kind of blow
+has fallen soonest, after about four seconds."""
 HERE = Path(__file__).parent
 
 
@@ -51,8 +54,10 @@ def product_of_sources(
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """One seed for the whole session, chosen before any test process starts."""
-    os.environ.setdefault(SEED, str(secrets.randbelow(2**31)))
+    """One seed for the whole session, chosen before any test process starts: long runs have one
+    of their own each."""
+    seed = secrets.randbelow(2**31) if config.option.markexpr else USUAL_SEED
+    os.environ.setdefault(SEED, str(seed))
 
 
 def _turn(item: pytest.Item) -> int:

@@ -17,6 +17,8 @@ from rivet_fleet.contracts.killpoints import KillAction, KillPoint
 
 Provoke = Callable[[Campaign, Coordinator], None]
 
+_CHUNKS = 30
+"""So many that what one death touches is the smaller part of them."""
 _TOUCHED_MAX = 6
 """One death touches a handful of chunks at most: those of the processes that went with it."""
 
@@ -116,7 +118,7 @@ def play(arena: Arena, point: KillPoint, state: str, action: KillAction) -> list
     Returns the coordinators' exit codes. Raises AssertionError with the logs as a note.
     """
     scenario = SCENARIOS[point]
-    shape = Shape(drain_grace_s=scenario.drain_grace_s)
+    shape = Shape(chunk_count=_CHUNKS, drain_grace_s=scenario.drain_grace_s)
     case = f"{point.value}-{arena.engine}-{state}-{action.value}"
     replay = f"pytest 'chaos/test_kill_points.py::test_every_row_once_whatever_dies[{case}]'"
     with arena.campaign(state, tables=[ORDERS], shape=shape, replay=replay) as campaign:
@@ -139,7 +141,7 @@ def _armed(scenario: Scenario, point: KillPoint, action: KillAction, marker: Pat
 def _expect_numbers(campaign: Campaign, scenario: Scenario, action: KillAction) -> None:
     """Attempts and fences tell exactly what happened to the chunk, and to how few."""
     tasks = campaign.expect_completed()
-    assert len(tasks) >= 50, f"{len(tasks)} chunks are too few"
+    assert len(tasks) >= _CHUNKS, f"{len(tasks)} chunks are too few"
     touched = [(t.attempts, t.fence) for t in tasks if (t.attempts, t.fence) != (1, 1)]
     wanted = scenario.after_kill if action is KillAction.KILL else scenario.after_error
     possible = {wanted, (wanted[0] + 1, wanted[1] + 2)} if scenario.again else {wanted}

@@ -1,8 +1,9 @@
 """Every kill point × {PostgreSQL, MariaDB} as the source × {SQLite, PostgreSQL} as the state ×
 {error, SIGKILL}: a real campaign dies there.
 
-By default all of them with PostgreSQL as the source, and with MariaDB the points at which a
-connection to the source is open, killed, over SQLite; the rest is ``-m soak``.
+By default, with PostgreSQL as the source, every point is killed over each state and fails over one
+of them, in turn; with MariaDB the points at which a connection to the source is open are killed
+over SQLite. The rest is ``-m soak``.
 
 The scenarios overlap in time, because most of one is waiting: the first test starts all that
 were selected, each test waits for its own.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import cycle
 from typing import cast
 
 import pytest
@@ -40,13 +42,16 @@ _WHILE_READING = {
         KillPoint.CHUNK_RELEASED,
     )
 }
+_BY_DEFAULT = {
+    *(("postgres", state, KillAction.KILL, point) for state in STATES for point in KillPoint),
+    *(("postgres", state, KillAction.ERROR, p) for p, state in zip(KillPoint, cycle(STATES))),
+    *_WHILE_READING,
+}
 CASES = [
     pytest.param(
         (point, source, state, action),
         id=f"{point.value}-{source}-{state}-{action.value}",
-        marks=[]
-        if source == "postgres" or (source, state, action, point) in _WHILE_READING
-        else pytest.mark.soak,
+        marks=[] if (source, state, action, point) in _BY_DEFAULT else pytest.mark.soak,
     )
     for source in SOURCES
     for point in KillPoint
@@ -87,3 +92,18 @@ def test_every_row_once_whatever_dies(case: Case, played: dict[Case, Future[list
 
 def test_every_kill_point_has_a_scenario() -> None:
     assert set(SCENARIOS) == set(KillPoint)
+
+
+def test_by_default_every_point_is_killed_over_each_state_and_fails_over_one() -> None:
+    of = {
+        (state, action): {
+            point
+            for source, *how, point in _BY_DEFAULT
+            if (source, *how) == ("postgres", state, action)
+        }
+        for state in STATES
+        for action in KillAction
+    }
+    every = set(KillPoint)
+    assert all(of[state, KillAction.KILL] == every for state in STATES)
+    assert of["sqlite", KillAction.ERROR] | of["postgres", KillAction.ERROR] == every

@@ -10,6 +10,7 @@ from contextlib import closing
 
 import pymysql
 import pytest
+from hypothesis import HealthCheck, settings
 
 from rivet_fleet.contracts.url import DatabaseUrl, parse_database_url
 from rivet_fleet.demo.embedded import EmbeddedPostgres, EmbeddedPostgresMissing, embedded_postgres
@@ -18,6 +19,15 @@ from rivet_fleet.demo.mariadb import EmbeddedMariadb, EmbeddedMariadbMissing, em
 MYSQL_URL_VARIABLE = "RIVET_FLEET_TEST_MYSQL_URL"
 
 _numbers = itertools.count(1)
+
+# The same examples every time: what a run says does not depend on which one it was. Loaded here,
+# before any test module is imported: its own settings build on it. ``make fuzz`` draws anew.
+_QUIET = {"deadline": None, "database": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("repeatable", derandomize=True, print_blob=True, **_QUIET)
+settings.register_profile("fuzz", derandomize=False, print_blob=True, **_QUIET)
+settings.load_profile("repeatable")
+# Set, every process that is started would compile every module anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 def pytest_configure(config: pytest.Config) -> None:
