@@ -35,6 +35,9 @@ class BasisKind(Enum):
     """What a view, or a name in a query, stands for."""
     RIGHTS = "rights"
     """Who reads, and which policies decide what that role sees."""
+    SESSION = "session"
+    """A setting that a query means, as a fresh session of today's has it: never sealed here, for
+    ``ReadPlan.session`` holds it and every statement sets it."""
 
 
 class Consequence(Enum):
@@ -121,6 +124,13 @@ def relies(use: Reliance, fact: BasisFact) -> bool:
             return True
 
 
+def of_session(session: Iterable[tuple[str, str]]) -> tuple[BasisFact, ...]:
+    """Settings as facts: a difference is told, and what is read is what was planned."""
+    return tuple(
+        BasisFact(kind=BasisKind.SESSION, subject=name, value=value) for name, value in session
+    )
+
+
 def resting(
     basis: Iterable[BasisFact], ranges: Collection[ChunkRange], window: RowWindow | None
 ) -> tuple[BasisFact, ...]:
@@ -164,7 +174,7 @@ def differences(
 
 
 def _changed(fact: BasisFact, after: str) -> BasisDifference:
-    told = fact.kind is BasisKind.RELATION or fact.subject == SERVER
+    told = fact.kind in (BasisKind.RELATION, BasisKind.SESSION) or fact.subject == SERVER
     return BasisDifference(
         kind=fact.kind,
         subject=fact.subject,
@@ -187,6 +197,11 @@ def _sentence(fact: BasisFact, after: str) -> str:
             )
         case BasisKind.COLLATION:
             return f"key column {fact.subject} was ordered by {fact.value} and {now}"
+        case BasisKind.SESSION:
+            return (
+                f"{fact.subject} of the source's own session was {fact.value} and {now}: "
+                "the query is read as it was planned"
+            )
         case BasisKind.DEFINITION:
             return f"{fact.subject} is defined otherwise than when it was planned"
         case _:

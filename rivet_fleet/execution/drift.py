@@ -29,7 +29,8 @@ def judge(
 ) -> tuple[BasisDifference, ...]:
     """What is another than planned and only to be told. Raises SchemaDrift when a difference would
     make this chunk's rows others than the plan's (ADR 0018). Nothing else judges."""
-    found = basis.differences(read.basis, now, chunk_range, read.window)
+    planned = (*read.basis, *basis.of_session(read.session))
+    found = basis.differences(planned, now, chunk_range, read.window)
     fatal = [one for one in found if one.consequence is Consequence.FATAL]
     if fatal:
         raise SchemaDrift(

@@ -17,6 +17,7 @@ from rivet_fleet.contracts.basis import (
     BasisFact,
     BasisKind,
     Reliance,
+    of_session,
     reliance,
     relies,
 )
@@ -98,9 +99,8 @@ class Basis:
         if read.relation is not None:
             return self._relation(connection, read.relation, kinds, use)
         names = [fact.subject for fact in planned if fact.kind is BasisKind.COLLATION]
-        return _facts(
-            _ask(connection, [*self._own(kinds), *_order_of_query(read.query or "", names)])
-        )
+        found = _ask(connection, [*self._own(kinds), *_order_of_query(read.query or "", names)])
+        return (*_facts(found), *of_session(self._session.server.session))
 
     def look(self, read: ReadPlan, chunk_range: ChunkRange) -> tuple[BasisFact, ...]:
         """``now``, by itself. Raises SourceError."""

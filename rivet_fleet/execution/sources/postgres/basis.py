@@ -16,14 +16,17 @@ from rivet_fleet.contracts.basis import (
     BasisFact,
     BasisKind,
     Reliance,
+    of_session,
     reliance,
     relies,
 )
 from rivet_fleet.contracts.keys import ChunkRange, RelationName
 from rivet_fleet.contracts.plan import ReadPlan
 from rivet_fleet.errors import SourceBusy
+from rivet_fleet.execution.sources.postgres import querysession
 from rivet_fleet.execution.sources.postgres.catalog import RawColumn, users_path
 from rivet_fleet.execution.sources.postgres.dialect import quote_identifier, quote_literal
+from rivet_fleet.execution.sources.postgres.querysession import Own
 from rivet_fleet.execution.sources.postgres.session import Session
 from rivet_fleet.execution.sources.postgres.statements import catalog_settings, from_item
 
@@ -140,6 +143,19 @@ JOIN pg_catalog.pg_rewrite w ON w.ev_class = c.oid AND w.ev_type = '1'
 GROUP BY c.oid, c.relowner, c.reloptions::text, n.nspname, c.relname
 """
 _SEARCH_PATH = "SELECT 'definition', 'the search path of the query', {path}, '{{}}'::text[]"
+_CUSTOM = """
+SELECT 'definition', 'what the reading role and the database set of names with a dot',
+  coalesce(string_agg(DISTINCT s.name, ', ' ORDER BY s.name) || ' ' || pg_catalog.md5(string_agg(
+    s.place || s.one, ',' ORDER BY s.place, s.one)), 'nothing'), '{{}}'::text[]
+FROM (SELECT split_part(c.one, '=', 1) AS name, c.one, r.setdatabase || '/' || r.setrole AS place
+  FROM pg_catalog.pg_db_role_setting r CROSS JOIN LATERAL unnest(r.setconfig) AS c(one)
+  WHERE r.setdatabase IN (0, (
+      SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()))
+    AND r.setrole IN (0, (
+      SELECT o.oid FROM pg_catalog.pg_roles o WHERE o.rolname = session_user))) s
+WHERE s.name LIKE '%.%' AND split_part(s.name, '.', 1) NOT IN ({watching})
+""".format(watching=", ".join(map(quote_literal, querysession.WATCHING)))
+# As the catalogue has them: a value may be a secret, and is compared by its digest.
 _ROLE = "SELECT 'rights', 'the reading role', current_user::text, '{}'::text[]"
 _POLICY = f"""concat_ws(' ', p.polname, p.polpermissive,
   {_STORED.format(tree="p.polqual")})"""
@@ -192,9 +208,11 @@ class Basis:
         arms = [*self._arms(cursor, kinds, query=True), *self._of_query(cursor, query, names)]
         return _ask(cursor, arms, None)
 
-    def now(self, cursor: Row, read: ReadPlan, chunk_range: ChunkRange) -> tuple[BasisFact, ...]:
-        """What the plan rests on in this chunk, as it is now. Raises SourceBusy while the name
-        stands for nothing."""
+    def now(
+        self, cursor: Row, read: ReadPlan, chunk_range: ChunkRange, own: Own
+    ) -> tuple[BasisFact, ...]:
+        """What the plan rests on in this chunk, as it is now. ``own``: of a query, what its session
+        has before anything is set in it. Raises SourceBusy while the name stands for nothing."""
         use = reliance(chunk_range, read.window)
         planned = [fact for fact in read.basis if relies(use, fact)]
         kinds = {fact.kind for fact in planned}
@@ -203,7 +221,8 @@ class Basis:
         if read.relation is None:
             names = [fact.subject for fact in planned if fact.kind is BasisKind.COLLATION]
             arms = self._arms(cursor, kinds, query=True)
-            return _ask(cursor, [*arms, *self._of_query(cursor, read.query or "", names)], None)
+            arms += self._of_query(cursor, read.query or "", names)
+            return (*_ask(cursor, arms, None), *of_session(querysession.sealed(own)))
         found = _ask(cursor, self._arms(cursor, kinds, use), read.relation)
         if BasisKind.RELATION in kinds and not any(
             fact.kind is BasisKind.RELATION for fact in found
@@ -216,12 +235,13 @@ class Basis:
 
     def look(self, read: ReadPlan, chunk_range: ChunkRange) -> tuple[BasisFact, ...]:
         """``now``, in a transaction of its own. Raises SourceError."""
+        own = self._session.own if read.relation is None else ()
         with self._session.transaction(
-            catalog_settings(_TIMEOUT_S),
+            catalog_settings(_TIMEOUT_S, read.session),
             doing="comparing the source with what the plan rests on",
             timeout_s=_TIMEOUT_S,
         ) as cursor:
-            return self.now(cursor, read, chunk_range)
+            return self.now(cursor, read, chunk_range, own)
 
     def _arms(
         self,
@@ -239,7 +259,8 @@ class Basis:
         if BasisKind.RIGHTS in kinds:
             arms.append(_ROLE)
         if query:
-            return [*arms, *([_path_of_query(cursor)] if BasisKind.DEFINITION in kinds else [])]
+            defined = BasisKind.DEFINITION in kinds
+            return [*arms, *([_path_of_query(cursor), _CUSTOM] if defined else [])]
         if BasisKind.RELATION in kinds:
             arms.append(_NAMED)
         if BasisKind.INDEX in kinds:

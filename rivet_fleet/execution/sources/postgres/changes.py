@@ -12,6 +12,7 @@ from rivet_fleet.contracts.keys import RelationName
 from rivet_fleet.contracts.plan import TuningPlan
 from rivet_fleet.contracts.proof import ChangeReading
 from rivet_fleet.execution.sources.postgres.catalog import find_relation
+from rivet_fleet.execution.sources.postgres.querysession import Own
 from rivet_fleet.execution.sources.postgres.session import Session
 from rivet_fleet.execution.sources.postgres.statements import metadata_settings, page_settings
 
@@ -76,9 +77,10 @@ def read_changes(session: Session, relation: RelationName) -> ChangeReading:
     )
 
 
-def count_rows(session: Session, select: str, timeout_s: float) -> int:
-    """One ``SELECT count(*)``, read only, within its limit. Raises StatementTimeout."""
-    settings = page_settings(TuningPlan(statement_timeout_s=timeout_s))
+def count_rows(session: Session, select: str, timeout_s: float, own: Own = ()) -> int:
+    """One ``SELECT count(*)``, read only, within its limit, in the session of the pages: ``own`` is
+    what a query was planned under. Raises StatementTimeout."""
+    settings = page_settings(TuningPlan(statement_timeout_s=timeout_s), own=own)
     with session.transaction(settings, doing="counting rows", timeout_s=timeout_s) as cursor:
         row = cursor.execute(select.encode()).fetchone()
     assert row is not None, "a count is a row"

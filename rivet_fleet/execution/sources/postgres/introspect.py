@@ -35,6 +35,7 @@ from rivet_fleet.execution.sources.postgres.keyfacts import METADATA_TIMEOUT_S, 
 from rivet_fleet.execution.sources.postgres.keyfacts import indexes as find_indexes
 from rivet_fleet.execution.sources.postgres.keyorder import Keys, key_orders
 from rivet_fleet.execution.sources.postgres.poolers import POOLED
+from rivet_fleet.execution.sources.postgres.querysession import Own, check_strings, notes, sealed
 from rivet_fleet.execution.sources.postgres.session import Session
 from rivet_fleet.execution.sources.postgres.statements import (
     catalog_settings,
@@ -67,10 +68,12 @@ def read_columns(
     relation: RelationName | None,
     query: str | None,
     compared: tuple[str, ...],
+    own: Own = (),
 ) -> tuple[tuple[ColumnFacts, ...], Keys]:
-    """The columns as they are now, without casts, and how ``compared`` ones are compared."""
-    with _transaction(session, "asking for the source's columns") as cursor:
-        return columns_now(cursor, relation, query, compared, session.encoding)
+    """The columns as they are now, without casts, and how ``compared`` ones are compared. ``own``:
+    what a query is read under."""
+    with _transaction(session, "asking for the source's columns", own) as cursor:
+        return columns_now(cursor, relation, query, compared, session.encoding, steady=bool(own))
 
 
 def columns_now(
@@ -79,9 +82,11 @@ def columns_now(
     query: str | None,
     compared: tuple[str, ...],
     encoding: str,
+    *,
+    steady: bool,
 ) -> tuple[tuple[ColumnFacts, ...], Keys]:
     """The same within a transaction on our own path: what drift is compared with. How columns are
-    compared is asked only when there are any."""
+    compared is asked only when there are any. ``steady``: see ``Keys``."""
     if relation is not None:
         found = catalog.find_relation(cursor, relation)
         raw = catalog.relation_columns(cursor, found)
@@ -89,7 +94,7 @@ def columns_now(
         raw = catalog.query_columns(cursor, from_item(None, query))
     asked = [(one.name, one.type_oid) for one in raw if one.name in compared]
     orders = key_orders(cursor, asked) if asked else {}
-    return catalog.column_facts(cursor, raw), Keys(orders, encoding=encoding)
+    return catalog.column_facts(cursor, raw), Keys(orders, encoding=encoding, steady=steady)
 
 
 def _table(session: Session, basis: Basis, request: FactsRequest) -> SourceFacts:
@@ -143,11 +148,14 @@ def _table(session: Session, basis: Basis, request: FactsRequest) -> SourceFacts
 
 
 def _query(session: Session, basis: Basis, request: FactsRequest) -> SourceFacts:
+    check_strings(request.query or "", session.plain_strings)
     item = from_item(None, request.query)
+    found = session.own
+    own = sealed(found)
     warnings = [POOLED] if session.pooled else []
-    with _transaction(session, "describing the query") as cursor:
+    with _transaction(session, "describing the query", own) as cursor:
         raw = catalog.query_columns(cursor, item)
-        columns = catalog.column_facts(cursor, raw)
+        plain = columns = catalog.column_facts(cursor, raw)
         _refuse_duplicates(columns)
         rests_on = basis.of_query(cursor, request.query or "", raw)
         asked = [(one.name, one.type_oid) for one in raw if one.name in request.key_columns]
@@ -155,14 +163,16 @@ def _query(session: Session, basis: Basis, request: FactsRequest) -> SourceFacts
         with catalog.users_path(cursor):
             columns = _with_casts(cursor, columns, request, item)
             size = _explained(cursor, item)
+    warnings += notes(found, plain, _texts(columns, request))
     # A query that is estimated to return more is not run for the sake of a sample.
     small = size.rows is not None and size.rows <= keysamples.SAMPLE_ROWS_MAX
     source = keysamples.KeySource(
         item=item,
         sampled=keysamples.query_sample(item) if small else None,
         relation=None,
-        keys=Keys(orders, encoding=session.encoding),
+        keys=Keys(orders, encoding=session.encoding, steady=True),
         fresh_statistics=False,
+        own=own,
     )
     keys: tuple[KeyFacts, ...] = ()
     if request.key_columns:
@@ -179,14 +189,22 @@ def _query(session: Session, basis: Basis, request: FactsRequest) -> SourceFacts
         row_width_bytes=size.width_bytes,
         warnings=tuple(warnings),
         basis=rests_on,
+        session=own,
     )
 
 
-def _transaction(session: Session, doing: str) -> Any:
-    """On our own path: see ``catalog.users_path``."""
+def _transaction(session: Session, doing: str, own: Own = ()) -> Any:
+    """On our own path: see ``catalog.users_path``. ``own``: what a query is described under."""
     return session.transaction(
-        catalog_settings(METADATA_TIMEOUT_S), doing=doing, timeout_s=METADATA_TIMEOUT_S
+        catalog_settings(METADATA_TIMEOUT_S, own), doing=doing, timeout_s=METADATA_TIMEOUT_S
     )
+
+
+def _texts(columns: tuple[ColumnFacts, ...], request: FactsRequest) -> set[str]:
+    """The columns that the export casts to text."""
+    asked = {name for name, _ in request.casts}
+    cast = (one for one in columns if one.name in asked or one.cast is not None)
+    return {one.name for one in cast if one.type and one.type.kind is TypeKind.STRING}
 
 
 def _refuse_duplicates(columns: tuple[ColumnFacts, ...]) -> None:

@@ -184,7 +184,7 @@ def _described(
 ) -> KeyFacts:
     """One key. Raises StatementTimeout, and SourceRefused for what the server cannot compare."""
     with session.transaction(
-        (*metadata_settings(METADATA_TIMEOUT_S), *KEY_WALK[:1]),
+        (*metadata_settings(METADATA_TIMEOUT_S, source.own), *KEY_WALK[:1]),
         doing=f"looking at the key ({', '.join(names)})",
         timeout_s=METADATA_TIMEOUT_S,
     ) as cursor:
@@ -215,7 +215,7 @@ def _probed(session: Session, source: KeySource, facts: KeyFacts, column: Column
 
     def count(low: int, high: int, most: int) -> int:
         with session.transaction(
-            metadata_settings(METADATA_TIMEOUT_S),
+            metadata_settings(METADATA_TIMEOUT_S, source.own),
             doing=f"probing the key ({column.name})",
             timeout_s=METADATA_TIMEOUT_S,
         ) as cursor:
@@ -233,7 +233,7 @@ def _walked(session: Session, source: KeySource, facts: KeyFacts, every: int) ->
 
     def step(key: KeyTuple | None, operator: str, skip: int) -> KeyTuple | None:
         with session.transaction(
-            (*metadata_settings(METADATA_TIMEOUT_S), *KEY_WALK),
+            (*metadata_settings(METADATA_TIMEOUT_S, source.own), *KEY_WALK),
             doing=f"walking the key ({', '.join(facts.columns)})",
             timeout_s=METADATA_TIMEOUT_S,
         ) as cursor:

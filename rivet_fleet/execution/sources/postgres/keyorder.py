@@ -22,6 +22,7 @@ from rivet_fleet.execution.sources.postgres.dialect import (
     quote_identifier,
     quote_literal,
 )
+from rivet_fleet.execution.sources.postgres.steadytext import moment_literal, steady_text
 
 _SIGNS = ("<", "<=", "=", ">=", ">")
 """What the strategies 1 to 5 of a btree class mean."""
@@ -29,6 +30,8 @@ _EXACT = frozenset({16, 17, 19, 20, 21, 23, 25, 26, 1042, 1043, 1082, 1083, 1114
 _EXACT |= {1700, 2950}
 """Types whose text is known to come back as the same value. Every other value proves it."""
 _INTEGERS = frozenset({20, 21, 23})
+_UNSTEADY = {17: "bytea", 1082: "date", 1114: "timestamp", 1184: "timestamptz"}
+"""Exact types whose text the session decides."""
 _OBSTACLES = {
     18: 'values of type "char" cannot be compared with a literal on every server',
     790: "the text of money depends on lc_monetary",
@@ -51,6 +54,8 @@ class KeyOrder:
     cast: bool = False
     exact: bool = True
     integer: bool = False
+    unsteady: str = ""
+    """The name of a type whose text the session decides; empty for every other exact type."""
     obstacle: str | None = None
     """Why no value of it can be written so that the server compares it; None when it can."""
 
@@ -123,6 +128,7 @@ def _order(row: tuple[Any, ...]) -> KeyOrder:
         cast=asked != wanted,
         exact=base in _EXACT or typtype == "e",
         integer=base in _INTEGERS,
+        unsteady=_UNSTEADY.get(base, ""),
         obstacle=_OBSTACLES.get(base),
     )
 
@@ -135,10 +141,14 @@ class Keys:
 
     ``encoding`` is the server's. Where it is not UTF-8, a value may be another one when it has
     gone there and back, or cannot go: keys travel as bytes, and are text only while plain ASCII.
+    ``steady``: the session is a query's own, and its text forms are not ours. Types that are not
+    exact prove each value in that session, which is the same in every page.
     """
 
-    def __init__(self, orders: Mapping[str, KeyOrder], *, encoding: str = UTF8) -> None:
-        self._orders, self._encoding = orders, encoding
+    def __init__(
+        self, orders: Mapping[str, KeyOrder], *, encoding: str = UTF8, steady: bool = False
+    ) -> None:
+        self._orders, self._encoding, self._steady = orders, encoding, steady
 
     @property
     def as_text(self) -> bool:
@@ -195,6 +205,8 @@ class Keys:
     def literal(self, name: str, text: str) -> str:
         """A value in the type that the column's operators take."""
         order = self.order(name)
+        if order.unsteady == "timestamptz":
+            return f"{moment_literal(text)}::{order.type}"
         if order.exact and not text.startswith(_BYTES):
             return f"{quote_literal(text)}::{order.type}"
         # As in ``text``, so that the one proves the other.
@@ -211,6 +223,8 @@ class Keys:
         """A value's text as it travels; NULL where it would not come back as the same value."""
         reference, order = self.column_ref(name), self._orders.get(name)
         plain = f"{reference}::pg_catalog.text"
+        if self._steady and order is not None and order.unsteady:
+            plain = steady_text(order.unsteady, self.value(name)) or plain
         if order is not None and not order.exact:
             same = f"{plain}::{order.type} {self.sign(name, '=')} {self.value(name)}"
             plain = f"CASE WHEN {same} THEN {plain} END"

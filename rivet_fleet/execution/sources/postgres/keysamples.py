@@ -20,6 +20,7 @@ from rivet_fleet.execution.sources.postgres.dialect import (
     quote_relation,
 )
 from rivet_fleet.execution.sources.postgres.keyorder import Keys
+from rivet_fleet.execution.sources.postgres.querysession import Own
 from rivet_fleet.execution.sources.postgres.statements import column_ref
 
 SAMPLE_BLOCKS_MAX = 2_000
@@ -45,6 +46,8 @@ class KeySource:
     fresh_statistics: bool
     rows: int | None = None
     rows_from: str = "none"
+    own: Own = ()
+    """Of a query: the session that it is read in."""
 
 
 def table_sample(relation: Relation, blocks: int) -> str | None:

@@ -23,6 +23,7 @@ from rivet_fleet.execution.sources.postgres.dialect import (
     quote_relation,
 )
 from rivet_fleet.execution.sources.postgres.poolers import POOLER
+from rivet_fleet.execution.sources.postgres.querysession import Own, check_strings, sealed
 from rivet_fleet.execution.sources.postgres.session import Session
 from rivet_fleet.execution.sources.postgres.statements import catalog_settings, from_item
 
@@ -156,7 +157,11 @@ def check_readable(
     """Whether every column may be read, without reading a row. See ``Source.check_readable``."""
     hidden = False
     about = "the query" if relation is None else catalog.shown(relation)
-    with _asking(session, f"looking at the privileges on {about}") as cursor:
+    own: Own = ()
+    if relation is None:
+        check_strings(query or "", session.plain_strings)
+        own = sealed(session.own)
+    with _asking(session, f"looking at the privileges on {about}", own) as cursor:
         if relation is not None:
             found = catalog.find_relation(cursor, relation)
             hidden = found.row_security
@@ -168,9 +173,9 @@ def check_readable(
 
 
 def _asking(
-    session: Session, doing: str
+    session: Session, doing: str, own: Own = ()
 ) -> contextlib.AbstractContextManager[Cursor[tuple[Any, ...]]]:
-    return session.transaction(catalog_settings(ASK_MAX_S), doing=doing, timeout_s=ASK_MAX_S)
+    return session.transaction(catalog_settings(ASK_MAX_S, own), doing=doing, timeout_s=ASK_MAX_S)
 
 
 def _version_note(session: Session) -> list[SourceNote]:

@@ -11,6 +11,7 @@ from rivet_fleet.contracts.window import Newest, NewestRequest
 from rivet_fleet.errors import SourceRefused
 from rivet_fleet.execution.sources.postgres.introspect import read_columns
 from rivet_fleet.execution.sources.postgres.keyorder import Keys
+from rivet_fleet.execution.sources.postgres.querysession import sealed
 from rivet_fleet.execution.sources.postgres.session import Session
 from rivet_fleet.execution.sources.postgres.statements import (
     KEY_WALK,
@@ -18,6 +19,7 @@ from rivet_fleet.execution.sources.postgres.statements import (
     from_item,
     metadata_settings,
 )
+from rivet_fleet.execution.sources.postgres.steadytext import steady_text
 from rivet_fleet.execution.windowing import above, beneath
 
 NEWEST_TIMEOUT_S = 300.0
@@ -31,7 +33,8 @@ _MOMENTS |= {TypeKind.TIMESTAMP_UTC: "timestamptz"}
 def newest(session: Session, request: NewestRequest) -> Newest:
     """See ``Source.newest``."""
     names = tuple(dict.fromkeys((*request.columns, *_cursor_columns(request))))
-    columns, keys = read_columns(session, request.relation, request.query, names)
+    own = sealed(session.own) if request.relation is None else ()
+    columns, keys = read_columns(session, request.relation, request.query, names, own)
     by_name = {column.name: column for column in columns}
     for name in names:
         if name not in by_name:
@@ -55,7 +58,7 @@ def newest(session: Session, request: NewestRequest) -> Newest:
         )
 
     with session.transaction(
-        (*metadata_settings(NEWEST_TIMEOUT_S), *KEY_WALK[:1]),
+        (*metadata_settings(NEWEST_TIMEOUT_S, own), *KEY_WALK[:1]),
         doing=f"looking for the newest {request.columns[0]}",
         timeout_s=NEWEST_TIMEOUT_S,
     ) as connection:
@@ -118,7 +121,6 @@ def _overlap(
         return None
     mark = keys.literal(request.columns[0], request.above[0])
     less = f"'{request.overlap_s:f} seconds'::pg_catalog.interval"
-    row = first(
-        f"SELECT ({mark} OPERATOR(pg_catalog.-) {less})::pg_catalog.{native}::pg_catalog.text"
-    )
+    moved = f"({mark} OPERATOR(pg_catalog.-) {less})::pg_catalog.{native}"
+    row = first(f"SELECT {steady_text(native, moved)}")
     return None if row is None else row[0]

@@ -85,7 +85,8 @@ class PostgresReading:
 
     def select_list(self, columns: tuple[ColumnSpec, ...], hidden_keys: tuple[str, ...]) -> str:
         """See ``statements.select_list``."""
-        return statements.select_list(columns, tuple(map(self._keys.text, hidden_keys)))
+        hidden = tuple(map(self._keys.text, hidden_keys))
+        return statements.select_list(columns, hidden, steady=bool(self._read.session))
 
     def from_item(self, relation: RelationName | None, query: str | None, *, only: bool) -> str:
         """See ``statements.from_item``."""
@@ -123,7 +124,8 @@ class PostgresReading:
             like=self._decoder,
         )
         self._decoder = decoder
-        settings = statements.page_settings(self._tuning, statements.NUDGES[walk])
+        nudges, own = statements.NUDGES[walk], self._read.session
+        settings = statements.page_settings(self._tuning, nudges, own)
         if self._session.text_unchecked:
             # As UTF8 the server would refuse a bad byte itself, and the policy had no say.
             settings = (*settings, ("client_encoding", "SQL_ASCII"))

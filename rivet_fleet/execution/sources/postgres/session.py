@@ -18,7 +18,7 @@ from psycopg import Cursor
 from rivet_fleet.contracts.url import DatabaseUrl
 from rivet_fleet.errors import ConfigError
 from rivet_fleet.execution.sources.postgres.border import postgres_errors, translate_connect
-from rivet_fleet.execution.sources.postgres.dialect import DEFAULT_PORT, quote_literal
+from rivet_fleet.execution.sources.postgres.dialect import DEFAULT_PORT, OWN_PATH, quote_literal
 from rivet_fleet.execution.sources.postgres.liveness import (
     Liveness,
     WatchedConnection,
@@ -26,6 +26,12 @@ from rivet_fleet.execution.sources.postgres.liveness import (
     in_own_level,
 )
 from rivet_fleet.execution.sources.postgres.poolers import is_pooled
+from rivet_fleet.execution.sources.postgres.querysession import (
+    PLAIN_STRINGS,
+    Own,
+    ordered,
+    question,
+)
 
 CONNECT_TIMEOUT_S = 15
 SILENCE_GRACE_S = 15.0
@@ -72,6 +78,7 @@ class Session:
         self._pooled = False
         self._round_trip_s = 0.0
         self._measured_until_s = 0.0
+        self._own: Own = ()
 
     @property
     def connection(self) -> WatchedConnection:
@@ -87,6 +94,7 @@ class Session:
             raise translate_connect(error, self.url) from None
         backend_pid = connection.info.backend_pid
         self._measured_until_s = 0.0
+        self._own = ()
         self._pooled = self._introduce(connection, backend_pid)
         connection.liveness = lambda: self._ask(backend_pid)
         return connection
@@ -124,6 +132,27 @@ class Session:
     def server_version(self) -> str:
         """The version as the server writes it, e.g. ``18.6``."""
         return self.connection.info.parameter_status("server_version") or ""
+
+    @property
+    def own(self) -> Own:
+        """What the server, the role, the database, the URL and the environment make of a session
+        before anything is set in it. Asked once for each connection; never within a transaction.
+        """
+        connection = self.connection
+        if not self._own:
+            # Nothing but the path: another setting of ours would be the answer.
+            settings = (("search_path", OWN_PATH), ("statement_timeout", f"{CONNECT_TIMEOUT_S}000"))
+            doing = "asking for the session's own settings"
+            with self.transaction(settings, doing=doing, timeout_s=CONNECT_TIMEOUT_S) as cursor:
+                found = cursor.execute(question(shared=self._pooled).encode()).fetchall()
+            assert connection is self._connection
+            self._own = ordered((name, value) for name, value in found)
+        return self._own
+
+    @property
+    def plain_strings(self) -> str | None:
+        """``standard_conforming_strings`` outside of our transactions."""
+        return self.connection.info.parameter_status(PLAIN_STRINGS)
 
     @property
     def encoding(self) -> str:

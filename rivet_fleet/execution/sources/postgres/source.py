@@ -51,14 +51,16 @@ class PostgresSource:
         """The rows that this user sees now; see ``Source``."""
         compared, encoding = compared_columns(read.window, chunk_range), self._session.encoding
         with self._session.transaction(
-            catalog_settings(METADATA_TIMEOUT_S),
+            catalog_settings(METADATA_TIMEOUT_S, read.session),
             doing="comparing the source with the plan",
             timeout_s=METADATA_TIMEOUT_S,
         ) as cursor:
-            _, keys = columns_now(cursor, read.relation, read.query, compared, encoding)
+            _, keys = columns_now(
+                cursor, read.relation, read.query, compared, encoding, steady=bool(read.session)
+            )
         item = from_item(read.relation, read.query)
         select = count_select(keys, item, chunk_range, read.window)
-        return changes.count_rows(self._session, select, timeout_s)
+        return changes.count_rows(self._session, select, timeout_s, read.session)
 
     def open_chunk(
         self, read: ReadPlan, chunk_range: ChunkRange, tuning: TuningPlan
@@ -66,14 +68,17 @@ class PostgresSource:
         """A reader for one chunk. Raises SchemaDrift before the first row."""
         footing = Footing(read, chunk_range, lambda: self._basis.look(read, chunk_range))
         compared, encoding = compared_columns(read.window, chunk_range), self._session.encoding
+        own = self._session.own if read.relation is None else ()
         with self._session.transaction(
-            catalog_settings(METADATA_TIMEOUT_S),
+            catalog_settings(METADATA_TIMEOUT_S, read.session),
             doing="comparing the source with the plan",
             timeout_s=METADATA_TIMEOUT_S,
         ) as cursor:
-            now, keys = columns_now(cursor, read.relation, read.query, compared, encoding)
+            now, keys = columns_now(
+                cursor, read.relation, read.query, compared, encoding, steady=bool(read.session)
+            )
             check_columns(read, now)
-            footing.judge(self._basis.now(cursor, read, chunk_range))
+            footing.judge(self._basis.now(cursor, read, chunk_range, own))
         if self._value_bytes_max is not None:
             lower = min(self._value_bytes_max, tuning.max_value_bytes)
             tuning = replace(tuning, max_value_bytes=lower)

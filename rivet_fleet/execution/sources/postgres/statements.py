@@ -6,6 +6,8 @@ ours in it names its schema. Keys are compared by ``keyorder``.
 
 from __future__ import annotations
 
+import re
+
 from rivet_fleet.contracts.columns import ColumnSpec, TypeKind
 from rivet_fleet.contracts.keys import RelationName
 from rivet_fleet.contracts.plan import TuningPlan
@@ -16,11 +18,14 @@ from rivet_fleet.execution.sources.postgres.dialect import (
     ALIAS,
     OWN_PATH,
     TEXT_READ_AS_IS,
+    Override,
     parse_override,
     quote_identifier,
     quote_literal,
     quote_relation,
 )
+from rivet_fleet.execution.sources.postgres.querysession import FUZZY, PLAIN_STRINGS, Own
+from rivet_fleet.execution.sources.postgres.steadytext import at_utc, steady_text
 
 IDLE_IN_TRANSACTION_TIMEOUT_S = 60
 """A worker that stops between BEGIN and COMMIT must not hold back the source's vacuum."""
@@ -32,11 +37,14 @@ ISOLATED_TEXT_FORMS: tuple[tuple[str, str], ...] = (
     ("bytea_output", "'hex'"),
     ("extra_float_digits", "3"),
     ("quote_all_identifiers", "off"),
-    # A role may ask for some of the rows that an inverted index finds, whichever they are.
-    ("gin_fuzzy_search_limit", "0"),
 )
-"""What decides how values become text and whether all rows come: the same for plans, keys and
-casts."""
+"""What decides how values become text: the same for plans, keys and casts of a table. A query has
+its own (``querysession``)."""
+_ALWAYS = (
+    # A role may ask for some of the rows that an inverted index finds, whichever they are.
+    (FUZZY, "0"),
+    (PLAIN_STRINGS, "on"),
+)
 
 KEY_WALK: tuple[tuple[str, str], ...] = (
     ("enable_seqscan", "off"),
@@ -54,11 +62,12 @@ NUDGES: dict[Walk, tuple[tuple[str, str], ...]] = {
 
 
 def page_settings(
-    tuning: TuningPlan, nudges: tuple[tuple[str, str], ...] = ()
+    tuning: TuningPlan, nudges: tuple[tuple[str, str], ...] = (), own: Own = ()
 ) -> tuple[tuple[str, str], ...]:
-    """``SET LOCAL`` settings of one page; every one ends with its transaction."""
+    """``SET LOCAL`` settings of one page; every one ends with its transaction. ``own``: of a
+    query, what it was planned under."""
     return (
-        *ISOLATED_TEXT_FORMS,
+        *_meaning(own),
         ("statement_timeout", str(round(tuning.statement_timeout_s * 1000))),
         ("lock_timeout", str(round(tuning.lock_timeout_s * 1000))),
         ("idle_in_transaction_session_timeout", f"'{IDLE_IN_TRANSACTION_TIMEOUT_S}s'"),
@@ -68,19 +77,26 @@ def page_settings(
     )
 
 
-def metadata_settings(timeout_s: float) -> tuple[tuple[str, str], ...]:
-    """``SET LOCAL`` settings of introspection."""
+def metadata_settings(timeout_s: float, own: Own = ()) -> tuple[tuple[str, str], ...]:
+    """``SET LOCAL`` settings of introspection. ``own``: of a query, what it is planned under."""
     return (
-        *ISOLATED_TEXT_FORMS,
+        *_meaning(own),
         ("statement_timeout", str(round(timeout_s * 1000))),
         ("lock_timeout", "'5s'"),
         ("idle_in_transaction_session_timeout", f"'{IDLE_IN_TRANSACTION_TIMEOUT_S}s'"),
     )
 
 
-def catalog_settings(timeout_s: float) -> tuple[tuple[str, str], ...]:
-    """``SET LOCAL`` settings of what asks the catalogue alone: names are the server's own."""
-    return (*metadata_settings(timeout_s), ("search_path", OWN_PATH))
+def catalog_settings(timeout_s: float, own: Own = ()) -> tuple[tuple[str, str], ...]:
+    """``SET LOCAL`` settings of what asks the catalogue alone: names are the server's own.
+    ``own``: of a query that is described between such questions."""
+    return (*metadata_settings(timeout_s, own), ("search_path", OWN_PATH))
+
+
+def _meaning(own: Own) -> tuple[tuple[str, str], ...]:
+    if not own:
+        return (*ISOLATED_TEXT_FORMS, *_ALWAYS)
+    return (*((name, quote_literal(value)) for name, value in own), *_ALWAYS)
 
 
 def from_item(relation: RelationName | None, query: str | None, *, only: bool = False) -> str:
@@ -117,20 +133,46 @@ def column_ref(name: str) -> str:
     return f"{ALIAS}.{quote_identifier(name)}"
 
 
-def select_expression(column: ColumnSpec) -> str:
-    """The column as the server sends it, under its own name, with its override's cast."""
+def select_expression(column: ColumnSpec, *, steady: bool = False) -> str:
+    """The column as the server sends it, under its own name, with its override's cast. ``steady``:
+    the session is a query's own, which must not decide what our cast means."""
     reference = column_ref(column.name)
     if column.cast is None:
         return f"{reference} AS {quote_identifier(column.name)}"
     override = parse_override(column.cast)
     if override.type.kind is TypeKind.STRING and column.wire_type in TEXT_READ_AS_IS:
         return f"{reference} AS {quote_identifier(column.name)}"
-    return f"{reference}::{override.sql_type} AS {quote_identifier(column.name)}"
+    cast = _steady_cast(reference, column.native_type, override) if steady else None
+    return f"{cast or f'{reference}::{override.sql_type}'} AS {quote_identifier(column.name)}"
 
 
-def select_list(columns: tuple[ColumnSpec, ...], hidden: tuple[str, ...] = ()) -> str:
-    """Every planned column by name, then the expressions that only paging needs."""
-    return ", ".join((*(select_expression(column) for column in columns), *hidden))
+_TIMED = re.compile(r"(?P<name>timestamp|date|bytea)(?:\(\d\))?(?P<zone> with time zone)?(?: .*)?")
+
+
+def _steady_cast(reference: str, native_type: str, override: Override) -> str | None:
+    """A cast that some session would understand otherwise, as one in UTC and ISO understands it;
+    None for every other one."""
+    found = _TIMED.fullmatch(native_type)
+    if found is None:
+        return None
+    own = "timestamptz" if found["zone"] else found["name"]
+    kind = override.type.kind
+    if kind is TypeKind.STRING:
+        return steady_text(own, reference)
+    if own == "timestamptz" and kind in (TypeKind.DATE, TypeKind.TIMESTAMP):
+        return f"{at_utc(reference)}::{override.sql_type}"
+    if own in ("timestamp", "date") and kind is TypeKind.TIMESTAMP_UTC:
+        return at_utc(f"{reference}::pg_catalog.timestamp")
+    return None
+
+
+def select_list(
+    columns: tuple[ColumnSpec, ...], hidden: tuple[str, ...] = (), *, steady: bool = False
+) -> str:
+    """Every planned column by name, then the expressions that only paging needs. ``steady``: see
+    ``select_expression``."""
+    listed = (select_expression(column, steady=steady) for column in columns)
+    return ", ".join((*listed, *hidden))
 
 
 def block_range(block_first: int, block_end: int | None) -> tuple[str, ...]:
