@@ -207,6 +207,17 @@ def test_a_query_that_our_strings_would_change_is_refused(sql, url) -> None:
         assert exported(source, read) == told(url, query)
 
 
+def test_strings_are_those_that_were_planned(sql, url) -> None:
+    query = r"select id, 'a\\b' as v from t"
+    expected = told(url, query)
+    with opened(url) as source:
+        _, read = asked(source, query)
+    sql.execute(f"ALTER ROLE {READER} SET standard_conforming_strings = off".encode())
+    assert told(url, query) != expected
+    with opened(url) as source:
+        assert exported(source, read) == expected
+
+
 # ---------------------------------------------------------------- what is ours around the query
 
 ELSEWHERE = (
@@ -255,6 +266,14 @@ def test_a_mark_is_the_same_text_in_any_session(owner, elsewhere, columns) -> No
             marks.append((newest, source.newest(again), source.newest(falling)))
             assert marks[-1][1].values is None and not marks[-1][1].vacant
     assert marks[0] == marks[1]
+
+
+def test_a_key_and_a_mark_are_those_of_the_querys_own_rows(elsewhere) -> None:
+    query = "select id from t where d <= '02/03/2024'::date"  # the second of March, as it is DMY
+    with opened(elsewhere) as source:
+        assert asked(source, query, "id")[0].keys[0].maximum == ("4",)
+        newest = source.newest(NewestRequest(relation=None, query=query, columns=("id",)))
+        assert newest.values == ("4",)
 
 
 def test_a_bound_without_a_zone_is_one_in_utc(elsewhere) -> None:
