@@ -80,14 +80,20 @@ def sync_folder(path: Path) -> None:
     """Flush a folder's entries to the device."""
     handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(handle)
+        sync_handle(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_handle(folder: int) -> None:
+    """The same of an open folder."""
+    try:
+        os.fsync(folder)
     except OSError as error:
         # Some network and FUSE filesystems cannot fsync a folder and say EINVAL; anything
         # else (EIO above all) is a real failure.
         if error.errno != errno.EINVAL:
             raise
-    finally:
-        os.close(handle)
 
 
 def make_folder(path: Path) -> None:

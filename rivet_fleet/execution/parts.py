@@ -33,10 +33,11 @@ def digest_file(path: Path, rows: int) -> PartDigest:
     )
 
 
-def fingerprint_file(path: Path) -> str:
-    """``xxh3:<16 hex>`` of a file's bytes. Raises OSError."""
+def fingerprint_file(path: Path | int) -> str:
+    """``xxh3:<16 hex>`` of a file's bytes; an open one is read from where it stands. Raises
+    OSError."""
     fingerprint = xxhash.xxh3_64()
-    with path.open("rb", buffering=0) as file:
+    with open(path, "rb", buffering=0, closefd=not isinstance(path, int)) as file:
         while block := file.read(_READ_BYTES):
             fingerprint.update(block)
     return f"xxh3:{fingerprint.hexdigest()}"

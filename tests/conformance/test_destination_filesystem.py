@@ -155,7 +155,7 @@ def test_a_link_under_the_name_is_foreign_and_not_followed_by_listings(tmp_path)
 
 
 def test_a_filesystem_without_hard_links_still_publishes(tmp_path, monkeypatch):
-    def no_links(*_args):
+    def no_links(*_args, **_more):
         raise OSError(errno.EPERM, "no hard links here")
 
     path, digest = a_part(tmp_path)

@@ -3,7 +3,8 @@
 Staged bytes live in ``.staging/`` below the prefix, on the destination's own filesystem, under
 the final path plus a nonce: ``.staging/<run_id>/<name>.<nonce>``. Publishing is ``link`` to the
 final name (which refuses to overwrite, atomically), fsync of the folder, ``unlink`` of the
-staged name. Receipt: ``{"kind": "local", "staged": "<run_id>/<name>.<nonce>"}``.
+staged name. Below the prefix no symbolic link is followed (``folders.Tree``).
+Receipt: ``{"kind": "local", "staged": "<run_id>/<name>.<nonce>"}``.
 """
 
 from __future__ import annotations
@@ -23,13 +24,8 @@ from rivet_fleet.contracts.part import PartDigest, Receipt
 from rivet_fleet.contracts.plan import DestinationPlan
 from rivet_fleet.errors import DataIntegrityError, DestinationRefused, DestinationUnavailable
 from rivet_fleet.execution.destination import Destination, ObjectInfo, Presence, StagedInfo
-from rivet_fleet.execution.durable import (
-    filesystem_errors,
-    make_folder,
-    remove_file,
-    sync_file,
-    sync_folder,
-)
+from rivet_fleet.execution.durable import filesystem_errors, remove_file
+from rivet_fleet.execution.folders import Tree
 from rivet_fleet.execution.parts import fingerprint_file
 from rivet_fleet.execution.paths import checked_path
 
@@ -58,6 +54,7 @@ class _LocalDestination:
     def __init__(self, prefix: Path, *, create: bool) -> None:
         self._prefix = Path(os.path.abspath(prefix))  # noqa: PTH100 (resolve follows links)
         self._staging = self._prefix / STAGING
+        self._tree = Tree(self._prefix)
         self._create = create
         self._own: set[str] = set()
         self._left: set[Path] = set()
@@ -75,10 +72,10 @@ class _LocalDestination:
         with filesystem_errors(self._prefix, "destination"):
             probe = self._probe()
             try:
-                sync_file(probe)
+                self._tree.sync_file(probe)
             finally:
-                remove_file(probe)
-            sync_folder(self._staging)
+                self._tree.remove(probe)
+            self._tree.sync_folder(self._staging)
 
     def free_bytes(self) -> int | None:
         """Of the filesystem, for this user."""
@@ -88,17 +85,17 @@ class _LocalDestination:
     def stage(self, local: Path, path: str, digest: PartDigest) -> Receipt:
         """Move (same filesystem) or copy the file into staging, and make file and name durable."""
         staged = self._new_staged_name(path)
-        if _size(local) != digest.size_bytes:
+        if _file_size(local) != digest.size_bytes:
             raise DataIntegrityError(f"{local.name} changed between its digest and its staging")
         target = self._staging / staged
         with filesystem_errors(self._prefix, "destination"):
             try:
-                self._in_folder(target.parent, lambda: _move(local, target))
+                self._in_folder(target.parent, lambda: self._move(local, target))
                 reach(KillPoint.STAGE_WRITTEN)
                 self._settle_staged(target)
             except OSError:
                 with contextlib.suppress(OSError):
-                    remove_file(target)
+                    self._tree.remove(target)
                 raise
         self._own.add(staged)
         return {"kind": DESTINATION_NAME, "staged": staged}
@@ -110,21 +107,21 @@ class _LocalDestination:
         with filesystem_errors(self._prefix, "destination"):
             if found := self._look_once(staged, final, digest):
                 return found
-            return Presence.STAGED if _holds(staged, digest) else Presence.MISSING
+            return Presence.STAGED if self._holds(staged, digest) else Presence.MISSING
 
     def publish(self, receipt: Receipt, path: str, digest: PartDigest) -> Presence:
         """Link, fsync, unlink; every refusal of the link is resolved by looking."""
         staged, final = self._staged_path(receipt), self._final_path(path)
         with filesystem_errors(self._prefix, "destination"):
             shown = self._may_link(receipt, staged, digest) and self._in_folder(
-                final.parent, lambda: _show(staged, final)
+                final.parent, lambda: self._show(staged, final)
             )
             found = Presence.VISIBLE if shown else self._look_once(staged, final, digest)
             known = shown and receipt["staged"] in self._own
             if found is Presence.VISIBLE and not self._settle_visible(final, known=known):
                 found = self._look_once(staged, final, digest)
             if found is Presence.VISIBLE:
-                remove_file(staged)
+                self._tree.remove(staged)
                 self._left.add(staged.parent)
                 return found
             if found is Presence.STAGED:
@@ -135,7 +132,7 @@ class _LocalDestination:
         """Remove the staged bytes, durably: no link can be made from them afterwards (F9)."""
         with filesystem_errors(self._prefix, "destination"):
             staged = self._staged_path(receipt)
-            remove_file(staged)
+            self._tree.remove(staged)
             # Also when it was gone: the publisher that removed it did not wait for the disk.
             self._forget(staged.parent)
 
@@ -143,20 +140,20 @@ class _LocalDestination:
         """Remove a visible object and make its absence durable."""
         final = self._final_path(path)
         with filesystem_errors(self._prefix, "destination"):
-            if remove_file(final) or final.parent.is_dir():
-                sync_folder(final.parent)
+            if self._tree.remove(final) or self._tree.has_folder(final.parent):
+                self._tree.sync_folder(final.parent)
 
     def put_atomic(self, path: str, body: bytes) -> None:
         """Write beside, fsync, rename over, fsync the folder."""
         final, target = self._final_path(path), self._staging / self._new_staged_name(path)
         with filesystem_errors(self._prefix, "destination"):
             try:
-                self._in_folder(target.parent, lambda: _write_new(target, body))
-                sync_file(target)
-                self._in_folder(final.parent, lambda: target.replace(final))
-            except OSError:
+                self._in_folder(target.parent, lambda: self._tree.write_new(target, body))
+                self._tree.sync_file(target)
+                self._in_folder(final.parent, lambda: self._tree.rename(target, final))
+            except (OSError, DestinationRefused):
                 with contextlib.suppress(OSError):
-                    remove_file(target)
+                    self._tree.remove(target)
                 raise
             self._sync_up(final.parent, top=self._prefix)
             self._tidy(target.parent)
@@ -166,7 +163,10 @@ class _LocalDestination:
         final = self._final_path(path)
         with filesystem_errors(final, "destination"):
             try:
-                with final.open("rb") as file:
+                with (
+                    self._tree.reading(final) as (handle, _),
+                    open(handle, "rb", closefd=False) as file,
+                ):
                     body = file.read(bytes_max + 1)
             except FileNotFoundError:
                 return None
@@ -177,40 +177,42 @@ class _LocalDestination:
     def open_local(self, path: str) -> Path:
         """The object's own path. DataIntegrityError when it is not there."""
         final = self._final_path(path)
-        if not final.is_file():
-            raise DataIntegrityError(f"{path} is not there")
+        with filesystem_errors(final, "destination"):
+            if self._size(final) is None:
+                raise DataIntegrityError(f"{path} is not there")
         return final
 
     def list_visible(self, folder: str = "") -> Iterator[ObjectInfo]:
         """Files below ``folder`` in name order; staging is left out, links are not followed."""
         root = self._final_path(folder) if folder else self._prefix
         with filesystem_errors(root, "destination"):
-            for file, size_bytes, _ in _walk(root, skip=self._staging):
+            for file, told in self._tree.walk(root, skip=self._staging):
                 path = file.relative_to(self._prefix).as_posix()
-                yield ObjectInfo(path=path, size_bytes=size_bytes)
+                yield ObjectInfo(path=path, size_bytes=told.st_size)
 
     def list_staged(self) -> Iterator[StagedInfo]:
         """Staged files; ages by the filesystem's own clock, read from a file touched just now."""
         with filesystem_errors(self._staging, "destination"):
-            if not self._staging.is_dir():
+            if not self._tree.has_folder(self._staging):
                 return
             probe = self._probe()
-            now_s = probe.stat().st_mtime
-            remove_file(probe)
-            for file, size_bytes, touched_s in _walk(self._staging, skip=None):
+            with self._tree.reading(probe) as (_, told):
+                now_s = told.st_mtime
+            self._tree.remove(probe)
+            for file, told in self._tree.walk(self._staging):
                 staged = file.relative_to(self._staging).as_posix()
                 if _NONCE.fullmatch(staged[-_NONCE_CHARS:]):
                     yield StagedInfo(
                         receipt={"kind": DESTINATION_NAME, "staged": staged},
                         path=staged[:-_NONCE_CHARS],
-                        size_bytes=size_bytes,
-                        age_s=max(0.0, now_s - touched_s),
+                        size_bytes=told.st_size,
+                        age_s=max(0.0, now_s - told.st_mtime),
                     )
 
     def close(self) -> None:
         """Nothing is held open; what this object's publishing removed is made durable."""
         while self._left:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, DestinationRefused):
                 self._forget(self._left.pop())
 
     def _final_path(self, path: str) -> Path:
@@ -237,7 +239,7 @@ class _LocalDestination:
             with contextlib.suppress(FileNotFoundError):
                 return action()
         self._make(folder)
-        if folder.is_dir():
+        if self._tree.has_folder(folder):
             return action()
         raise DestinationUnavailable(f"{folder} disappears as fast as it is created")
 
@@ -247,17 +249,17 @@ class _LocalDestination:
                 f"the destination {self._prefix} does not exist", hint="check the prefix"
             )
         with contextlib.suppress(FileNotFoundError):
-            make_folder(folder)
+            self._tree.make(folder)
 
     def _probe(self) -> Path:
         probe = self._staging / f"{_PROBE}.{secrets.token_hex(8)}"
-        self._in_folder(self._staging, lambda: _write_new(probe, b"probe\n"))
+        self._in_folder(self._staging, lambda: self._tree.write_new(probe, b"probe\n"))
         return probe
 
     def _settle_staged(self, target: Path) -> None:
         # A moved file keeps the time of its last write; its age as a staged file starts now.
-        os.utime(target)
-        sync_file(target)
+        self._tree.touch(target)
+        self._tree.sync_file(target)
         self._sync_up(target.parent, top=self._prefix)
 
     def _settle_visible(self, final: Path, *, known: bool) -> bool:
@@ -266,7 +268,7 @@ class _LocalDestination:
         # fsynced the bytes when it staged them and has just linked them.
         if not known:
             try:
-                sync_file(final)
+                self._tree.sync_file(final)
             except FileNotFoundError:
                 return False
         reached = final.parent in self._reached
@@ -277,23 +279,23 @@ class _LocalDestination:
     def _sync_up(self, folder: Path, *, top: Path) -> None:
         """fsync ``folder`` and its parents up to ``top``: another process may have created one
         of them and died before its own fsync."""
-        sync_folder(folder)
+        self._tree.sync_folder(folder)
         while folder != top:
             folder = folder.parent
-            sync_folder(folder)
+            self._tree.sync_folder(folder)
 
     def _may_link(self, receipt: Receipt, staged: Path, digest: PartDigest) -> bool:
         # Bytes this very object staged and fsynced need no second reading; anybody else's
         # are proven by their fingerprint before they become visible.
         if receipt["staged"] in self._own:
-            return _size(staged) == digest.size_bytes
-        return _holds(staged, digest)
+            return self._size(staged) == digest.size_bytes
+        return self._holds(staged, digest)
 
     def _look_once(self, staged: Path, final: Path, digest: PartDigest) -> Presence | None:
-        is_staged = _holds(staged, digest)
+        is_staged = self._holds(staged, digest)
         # Presence before content: a part that appears in between must not look foreign.
-        if os.path.lexists(final):
-            return Presence.VISIBLE if _holds(final, digest) else Presence.FOREIGN
+        if self._tree.has(final):
+            return Presence.VISIBLE if self._holds(final, digest) else Presence.FOREIGN
         return Presence.STAGED if is_staged else None
 
     def _forget(self, folder: Path) -> None:
@@ -302,7 +304,7 @@ class _LocalDestination:
         nearest = folder
         while nearest != self._prefix:
             with contextlib.suppress(FileNotFoundError):
-                sync_folder(nearest)
+                self._tree.sync_folder(nearest)
                 break
             nearest = nearest.parent
         self._tidy(folder)
@@ -311,90 +313,76 @@ class _LocalDestination:
         """Remove an emptied folder below staging. One that is in use, or gone, stays as it is."""
         if folder not in (self._staging, self._prefix):
             with contextlib.suppress(OSError):
-                folder.rmdir()
+                self._tree.remove_folder(folder)
 
+    def _move(self, local: Path, target: Path) -> None:
+        """Rename when both are on one filesystem, else copy and remove. Never overwrites: the
+        target's nonce is fresh."""
+        try:
+            self._tree.take(local, target)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            with (
+                local.open("rb") as source,
+                self._tree.creating(target) as handle,
+                open(handle, "wb", closefd=False) as copy,
+            ):
+                shutil.copyfileobj(source, copy, _COPY_BYTES)
+            remove_file(local)
 
-def _move(local: Path, target: Path) -> None:
-    """Rename when both are on one filesystem, else copy and remove. Never overwrites: the
-    target's nonce is fresh."""
-    try:
-        os.rename(local, target)  # noqa: PTH104
-    except OSError as error:
-        if error.errno != errno.EXDEV:
-            raise
-        with local.open("rb") as source, target.open("xb") as copy:
-            shutil.copyfileobj(source, copy, _COPY_BYTES)
-        remove_file(local)
+    def _show(self, staged: Path, final: Path) -> bool:
+        """Give the staged bytes their visible name, unless something has it already.
 
-
-def _show(staged: Path, final: Path) -> bool:
-    """Give the staged bytes their visible name, unless something has it already.
-
-    False when the staged file is gone or the name is taken: the caller looks which.
-    """
-    try:
-        os.link(staged, final)
-    except FileExistsError:
-        return False
-    except FileNotFoundError:
-        if not final.parent.is_dir():
-            raise
-        return False
-    except OSError as error:
-        if error.errno not in _NO_HARD_LINKS:
-            raise
-        if not _show_by_rename(staged, final):
+        False when the staged file is gone or the name is taken: the caller looks which.
+        """
+        try:
+            self._tree.link(staged, final)
+        except FileExistsError:
             return False
-    reach(KillPoint.PART_RENAMED)
-    return True
+        except FileNotFoundError:
+            if not self._tree.has_folder(final.parent):
+                raise
+            return False
+        except OSError as error:
+            if error.errno not in _NO_HARD_LINKS:
+                raise
+            if not self._show_by_rename(staged, final):
+                return False
+        reach(KillPoint.PART_RENAMED)
+        return True
+
+    def _show_by_rename(self, staged: Path, final: Path) -> bool:
+        # Without hard links there is no atomic refusal. Names carry run, chunk, part and fence,
+        # so only a foreign writer in this very instant could be overwritten.
+        if self._tree.has(final):
+            return False
+        try:
+            self._tree.rename(staged, final)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _size(self, path: Path) -> int | None:
+        try:
+            with self._tree.reading(path) as (_, told):
+                return told.st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def _holds(self, path: Path, digest: PartDigest) -> bool:
+        """True when a regular file is there with the digest's size and fingerprint."""
+        try:
+            with self._tree.reading(path) as (handle, told):
+                if told.st_size != digest.size_bytes:
+                    return False
+                return fingerprint_file(handle) == digest.fingerprint
+        except (FileNotFoundError, NotADirectoryError):
+            return False
 
 
-def _show_by_rename(staged: Path, final: Path) -> bool:
-    # Without hard links there is no atomic refusal. Names carry run, chunk, part and fence,
-    # so only a foreign writer in this very instant could be overwritten.
-    if os.path.lexists(final):
-        return False
-    try:
-        os.rename(staged, final)  # noqa: PTH104
-    except FileNotFoundError:
-        return False
-    return True
-
-
-def _write_new(path: Path, body: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(body)
-
-
-def _size(path: Path) -> int | None:
+def _file_size(path: Path) -> int | None:
     try:
         return path.stat().st_size if path.is_file() else None
     except (FileNotFoundError, NotADirectoryError):
         return None
-
-
-def _holds(path: Path, digest: PartDigest) -> bool:
-    """True when a regular file is there with the digest's size and fingerprint."""
-    try:
-        return _size(path) == digest.size_bytes and fingerprint_file(path) == digest.fingerprint
-    except FileNotFoundError:
-        return False
-
-
-def _walk(root: Path, skip: Path | None) -> Iterator[tuple[Path, int, float]]:
-    """Every regular file below ``root`` in name order: path, size, time of last write. What
-    disappears meanwhile is left out."""
-    try:
-        entries = sorted(os.scandir(root), key=lambda entry: entry.name)
-    except FileNotFoundError:
-        return
-    for entry in entries:
-        path = Path(entry.path)
-        if path == skip:
-            continue
-        if entry.is_dir(follow_symlinks=False):
-            yield from _walk(path, skip)
-        elif entry.is_file(follow_symlinks=False):
-            with contextlib.suppress(FileNotFoundError):
-                stat = entry.stat(follow_symlinks=False)
-                yield path, stat.st_size, stat.st_mtime

@@ -1,0 +1,217 @@
+"""Folders below one root, in which no symbolic link is followed.
+
+Whoever may write into a destination may put a link where a folder of ours should be, at any moment:
+a path that was looked at and then used could lead elsewhere in between. Every step below the root
+is therefore taken from the open folder above it (``openat``), and what a link stands for is
+refused. The root itself is the user's own word: links that lead to it are followed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from rivet_fleet.errors import DestinationRefused
+from rivet_fleet.execution.durable import make_folder, sync_handle
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+"""``O_NONBLOCK``: a pipe under the name must not make anybody wait."""
+
+
+class Tree:
+    """What lies below ``root``. Every path is absolute, and the root or below it.
+
+    Methods raise OSError as the system does (FileNotFoundError where a folder on the way is
+    missing), and DestinationRefused for a link on the way.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @contextlib.contextmanager
+    def folder(self, path: Path) -> Iterator[int]:
+        """The open folder ``path``."""
+        handle = os.open(self.root, _FOLDER)
+        try:
+            at = self.root
+            for name in path.relative_to(self.root).parts:
+                at = at / name
+                below = _step(handle, name, at)
+                os.close(handle)
+                handle = below
+            yield handle
+        finally:
+            os.close(handle)
+
+    def make(self, path: Path) -> None:
+        """Create a folder with its parents; every level that was missing is durable afterwards."""
+        make_folder(self.root)
+        handle = os.open(self.root, _FOLDER)
+        try:
+            at = self.root
+            for name in path.relative_to(self.root).parts:
+                at = at / name
+                try:
+                    below = _step(handle, name, at)
+                except FileNotFoundError:
+                    with contextlib.suppress(FileExistsError):
+                        os.mkdir(name, dir_fd=handle)
+                    sync_handle(handle)
+                    below = _step(handle, name, at)
+                os.close(handle)
+                handle = below
+        finally:
+            os.close(handle)
+
+    def has_folder(self, path: Path) -> bool:
+        """True when it is there."""
+        try:
+            with self.folder(path):
+                return True
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
+    def has(self, path: Path) -> bool:
+        """True when anything has this name, a link among them."""
+        try:
+            with self.folder(path.parent) as folder:
+                os.stat(path.name, dir_fd=folder, follow_symlinks=False)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return True
+
+    @contextlib.contextmanager
+    def reading(self, path: Path) -> Iterator[tuple[int, os.stat_result]]:
+        """A regular file, open, and what it is. FileNotFoundError for anything else."""
+        with self.folder(path.parent) as folder:
+            try:
+                handle = os.open(path.name, _FILE, dir_fd=folder)
+            except OSError as error:
+                if error.errno in (errno.ELOOP, errno.ENXIO):
+                    raise _no_file(path) from None
+                raise
+        try:
+            found = os.fstat(handle)
+            if not stat.S_ISREG(found.st_mode):
+                raise _no_file(path)
+            yield handle, found
+        finally:
+            os.close(handle)
+
+    def write_new(self, path: Path, body: bytes) -> None:
+        """A file that was not there before. FileExistsError when something has the name."""
+        with self.creating(path) as handle, open(handle, "wb", closefd=False) as file:
+            file.write(body)
+
+    @contextlib.contextmanager
+    def creating(self, path: Path) -> Iterator[int]:
+        """A new file, open for writing."""
+        with self.folder(path.parent) as folder:
+            handle = os.open(path.name, _NEW, 0o666, dir_fd=folder)
+        try:
+            yield handle
+        finally:
+            os.close(handle)
+
+    def take(self, foreign: Path, path: Path) -> None:
+        """Rename a file of another place on this filesystem to ``path``."""
+        with self.folder(path.parent) as folder:
+            os.rename(foreign, path.name, dst_dir_fd=folder)
+
+    def rename(self, old: Path, new: Path) -> None:
+        """Give a file another name below the root, over what has it."""
+        with self.folder(old.parent) as source, self.folder(new.parent) as target:
+            os.rename(old.name, new.name, src_dir_fd=source, dst_dir_fd=target)
+
+    def link(self, old: Path, new: Path) -> None:
+        """A second name for a file. FileExistsError when it is taken."""
+        with self.folder(old.parent) as source, self.folder(new.parent) as target:
+            os.link(old.name, new.name, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
+
+    def remove(self, path: Path) -> bool:
+        """Remove a file, or a link itself. True when it was there."""
+        try:
+            with self.folder(path.parent) as folder:
+                os.unlink(path.name, dir_fd=folder)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def remove_folder(self, path: Path) -> None:
+        """Remove an empty folder."""
+        with self.folder(path.parent) as folder:
+            os.rmdir(path.name, dir_fd=folder)
+
+    def touch(self, path: Path) -> None:
+        """The file's times are now."""
+        with self.reading(path) as (handle, _):
+            os.utime(handle)
+
+    def sync_file(self, path: Path) -> None:
+        """Flush a file's bytes to the device."""
+        with self.reading(path) as (handle, _):
+            os.fsync(handle)
+
+    def sync_folder(self, path: Path) -> None:
+        """Flush a folder's entries to the device."""
+        with self.folder(path) as folder:
+            sync_handle(folder)
+
+    def walk(self, path: Path, skip: Path | None = None) -> Iterator[tuple[Path, os.stat_result]]:
+        """Every regular file below a folder in name order. What disappears meanwhile is left out,
+        links are."""
+        try:
+            with self.folder(path) as folder:
+                yield from _walk(folder, path, skip)
+        except FileNotFoundError:
+            return
+
+
+def _walk(folder: int, at: Path, skip: Path | None) -> Iterator[tuple[Path, os.stat_result]]:
+    with os.scandir(folder) as found:
+        names = sorted(entry.name for entry in found)
+    for name in names:
+        path = at / name
+        if path == skip:
+            continue
+        with contextlib.suppress(FileNotFoundError):
+            told = os.stat(name, dir_fd=folder, follow_symlinks=False)
+            if stat.S_ISREG(told.st_mode):
+                yield path, told
+            elif stat.S_ISDIR(told.st_mode):
+                below = _step(folder, name, path)
+                try:
+                    yield from _walk(below, path, skip)
+                finally:
+                    os.close(below)
+
+
+def _step(folder: int, name: str, at: Path) -> int:
+    """The folder ``name`` in ``folder``, open."""
+    try:
+        return os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=folder)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENOTDIR):
+            told = os.stat(name, dir_fd=folder, follow_symlinks=False)
+            if stat.S_ISLNK(told.st_mode):
+                raise _linked(at) from None
+        raise
+
+
+def _linked(path: Path) -> DestinationRefused:
+    return DestinationRefused(
+        f"{path} is a symbolic link, and links inside a destination are not followed: nothing was "
+        "written, published or removed behind it",
+        hint="remove the link; if the files belong there, name that folder as destination.path",
+        code="RIVET_DESTINATION_LINK",
+    )
+
+
+def _no_file(path: Path) -> FileNotFoundError:
+    return FileNotFoundError(errno.ENOENT, "no regular file", str(path))

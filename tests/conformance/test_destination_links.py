@@ -1,0 +1,155 @@
+"""Links that somebody put into a destination: nothing is written, shown or removed behind one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rivet_fleet.contracts.part import PartDigest, Receipt
+from rivet_fleet.contracts.plan import DestinationPlan
+from rivet_fleet.errors import DataIntegrityError, DestinationRefused
+from rivet_fleet.execution import registry
+from rivet_fleet.execution.destination import Destination, Presence
+from rivet_fleet.execution.folders import Tree
+from rivet_fleet.execution.parts import digest_file
+from rivet_fleet.verification.gc import sweep_staged
+
+PATH = "run-1/orders-c000001-p000-f1.parquet"
+STAGED = f"{PATH}.0123456789abcdef"
+RECEIPT: Receipt = {"kind": "local", "staged": STAGED}
+BODY = b"one part"
+
+
+def opened(prefix: Path) -> Destination:
+    return registry.open_destination(DestinationPlan(kind="local", prefix=str(prefix)))
+
+
+def a_part(folder: Path) -> tuple[Path, PartDigest]:
+    path = folder / "spooled"
+    path.write_bytes(BODY)
+    return path, digest_file(path, 1)
+
+
+VERBS: dict[str, Callable[[Destination, Path], object]] = {
+    "check": lambda one, folder: one.check(),
+    "stage": lambda one, folder: one.stage(*_with(a_part(folder))),
+    "look": lambda one, folder: one.look(RECEIPT, PATH, a_part(folder)[1]),
+    "publish": lambda one, folder: one.publish(RECEIPT, PATH, a_part(folder)[1]),
+    "discard": lambda one, folder: one.discard(RECEIPT),
+    "remove": lambda one, folder: one.remove(PATH),
+    "put": lambda one, folder: one.put_atomic("run-1/manifest.json", b"{}"),
+    "read": lambda one, folder: one.read(PATH, 100),
+    "open": lambda one, folder: one.open_local(PATH),
+    "list": lambda one, folder: list(one.list_visible("run-1")),
+    "list staged": lambda one, folder: list(one.list_staged()),
+    "sweep": lambda one, folder: sweep_staged(one, set, min_age_s=0.0),
+}
+STAGING = ("stage", "look", "publish", "discard", "put")
+VISIBLE = ("look", "publish", "remove", "put", "read", "open", "list")
+CASES = [
+    *((".staging", verb) for verb in (*STAGING, "check", "list staged", "sweep")),
+    *((".staging/run-1", verb) for verb in STAGING),
+    *(("run-1", verb) for verb in VISIBLE),
+]
+
+
+def _with(part: tuple[Path, PartDigest]) -> tuple[Path, str, PartDigest]:
+    return part[0], PATH, part[1]
+
+
+def outside(folder: Path) -> Path:
+    """Somebody else's folder, with everything that a verb of ours could want to find there."""
+    for name in (PATH, STAGED, STAGED.partition("/")[2], PATH.partition("/")[2]):
+        place = folder / "outside" / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(BODY)
+        os.utime(place, (0, 0))
+    return folder / "outside"
+
+
+def seen(folder: Path) -> dict[str, bytes]:
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*.*") if p.is_file()
+    }
+
+
+@pytest.mark.parametrize(("link", "verb"), CASES)
+def test_no_verb_goes_behind_a_link(tmp_path: Path, link: str, verb: str) -> None:
+    theirs, prefix = outside(tmp_path), tmp_path / "out"
+    before = seen(theirs)
+    (prefix / link).parent.mkdir(parents=True)
+    (prefix / link).symlink_to(theirs)
+    with pytest.raises(DestinationRefused) as refused:
+        VERBS[verb](opened(prefix), tmp_path)
+    assert refused.value.code == "RIVET_DESTINATION_LINK"
+    assert str(prefix / link) in refused.value.message
+    assert "remove the link" in (refused.value.hint or "")
+    assert seen(theirs) == before
+
+
+def test_listings_leave_links_out(tmp_path: Path) -> None:
+    theirs, prefix = outside(tmp_path), tmp_path / "out"
+    before = seen(theirs)
+    for link in (".staging/run-1", "run-1"):
+        (prefix / link).parent.mkdir(parents=True, exist_ok=True)
+        (prefix / link).symlink_to(theirs)
+    destination = opened(prefix)
+    assert list(destination.list_visible()) == []
+    assert sweep_staged(destination, set, min_age_s=0.0) == []
+    assert seen(theirs) == before
+
+
+@pytest.mark.parametrize("verb", ["stage", "put", "publish"])
+def test_a_link_that_takes_a_folders_place_in_between_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    """The folder was there when it was looked at; the next instant it is a link."""
+    theirs, prefix = outside(tmp_path), tmp_path / "out"
+    before, real = seen(theirs), Tree.make
+    destination = opened(prefix)
+    part, digest = a_part(tmp_path)
+    receipt = destination.stage(part, PATH, digest) if verb == "publish" else RECEIPT
+
+    def swapped(tree: Tree, path: Path) -> None:
+        real(tree, path)
+        path.rename(path.with_name("moved"))
+        path.symlink_to(theirs)
+
+    monkeypatch.setattr(Tree, "make", swapped)
+    verbs: dict[str, Callable[[], object]] = {
+        "stage": lambda: destination.stage(part, PATH, digest),
+        "put": lambda: destination.put_atomic("run-1/manifest.json", b"{}"),
+        "publish": lambda: destination.publish(receipt, PATH, digest),
+    }
+    with pytest.raises(DestinationRefused, match="is a symbolic link"):
+        verbs[verb]()
+    assert seen(theirs) == before
+
+
+def test_the_users_own_root_may_be_a_link(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "real")
+    destination = opened(tmp_path / "out")
+    part, digest = a_part(tmp_path)
+    receipt = destination.stage(part, PATH, digest)
+    assert destination.publish(receipt, PATH, digest) is Presence.VISIBLE
+    assert (tmp_path / "real" / PATH).read_bytes() == BODY
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_what_is_no_file_is_no_object(tmp_path: Path, kind: str) -> None:
+    """A link where a file should be is neither read nor waited for; a new manifest replaces it."""
+    theirs, prefix = outside(tmp_path), tmp_path / "out"
+    place = prefix / "run-1" / "manifest.json"
+    place.parent.mkdir(parents=True)
+    place.symlink_to(theirs / PATH) if kind == "link" else os.mkfifo(place)
+    destination = opened(prefix)
+    assert destination.read("run-1/manifest.json", 100) is None
+    with pytest.raises(DataIntegrityError):
+        destination.open_local("run-1/manifest.json")
+    destination.put_atomic("run-1/manifest.json", b"{}")
+    assert destination.read("run-1/manifest.json", 100) == b"{}"
+    assert (theirs / PATH).read_bytes() == BODY
