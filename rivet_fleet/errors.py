@@ -25,6 +25,7 @@
     ├── SchemaDrift                 4   the source's shape is not the planned one
     ├── CampaignIncomplete          5   finished, but some chunks failed for good
     ├── StopRequested               6   stopped gracefully; resumable
+    ├── WorkerUnfit                 9   this process cannot do the campaign's work; others may
     └── LeaseLost                   2   another worker owns the chunk now; never shown as a failure
 
 Exit codes 0 to 4 keep the meanings they have in Rivet. Imports nothing of the package.
@@ -49,6 +50,8 @@ class ExitCode(IntEnum):
     """A worker above its memory ceiling asks its supervisor for a fresh process."""
     HUNG = 8
     """A worker ended itself because its chunk made no progress."""
+    UNFIT = 9
+    """A process cannot do the work of the campaign: its own defect, no chunk's."""
 
 
 class RetryClass(Enum):
@@ -165,6 +168,9 @@ class MalformedData(SourceError):
 class DestinationError(RivetFleetError):
     """The destination could not be written or read."""
 
+    spool: bool = False
+    """True for the spool: a folder of this host, and no destination of anybody else."""
+
 
 class DestinationUnavailable(DestinationError):
     """The destination may work later."""
@@ -221,6 +227,13 @@ class StopRequested(RivetFleetError):
     """Stopped gracefully before the end; resumable."""
 
     exit_code = ExitCode.STOPPED
+
+
+class WorkerUnfit(RivetFleetError):
+    """This process cannot do the campaign's work: its own configuration, credentials, folders or
+    version. Nothing is wrong with any chunk: none has failed, and no attempt is spent."""
+
+    exit_code = ExitCode.UNFIT
 
 
 class LeaseLost(RivetFleetError):

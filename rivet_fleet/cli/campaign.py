@@ -188,6 +188,13 @@ def coordinate(
     )
     if coordinator.worker_failure and code != 0:
         say(f"last words of a worker that ended:\n{coordinator.worker_failure}", err=True)
+    if code is ExitCode.UNFIT:
+        say(
+            "no worker of this host can do the work: no chunk has failed for it and no attempt is "
+            f"spent; `rivet-fleet status -c {shlex.quote(str(session.loaded.path))}` names what "
+            "they lack, and once that is mended `rivet-fleet resume` goes on",
+            err=True,
+        )
     if coordinator.halted:
         said = known_redactor()(coordinator.halted)
         say(f"the governor stopped the campaign, resumable: {said}", err=True)

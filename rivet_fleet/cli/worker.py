@@ -17,6 +17,8 @@ from rivet_fleet.cli.session import (
     state_option,
 )
 from rivet_fleet.coordination import wiring
+from rivet_fleet.coordination.fitness import Defect, unfit
+from rivet_fleet.errors import ConfigError
 from rivet_fleet.planning.campaign import check_campaign_id
 
 
@@ -45,10 +47,16 @@ def worker(
 ) -> int:
     """Claim chunks of a campaign until it is over. Start any number, on any host.
 
+    A process that lacks something (configuration, credentials, a folder, the version) spends no
+    chunk's attempt: it ends with exit code 9, and `status` names it.
+
     SIGTERM drains: the current chunk is finished within campaign.drain_grace_s, or given
     back at the next page boundary.
     """
-    session = start(config, params, state_url)
+    try:
+        session = start(config, params, state_url)
+    except ConfigError as error:
+        raise unfit(Defect.CONFIGURATION, error) from None
     if session.environment.supervisor_pid is not None and worker_id is not None:
         die_with_supervisor(session.environment.supervisor_pid)
     wanted = check_campaign_id(campaign_id) if campaign_id else None

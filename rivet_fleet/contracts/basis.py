@@ -173,6 +173,18 @@ def differences(
     return tuple(sorted(found, key=lambda one: (one.consequence.value, one.kind.value)))
 
 
+def other_source(planned: Iterable[BasisFact], now: Iterable[BasisFact]) -> str:
+    """How the source differs from the planned one, whatever follows from it; empty when it does
+    not, or does not say."""
+    after = {fact.subject: fact.value for fact in now if fact.kind is BasisKind.SOURCE}
+    for fact in planned:
+        other = after.get(fact.subject, UNKNOWN)
+        known = fact.kind is BasisKind.SOURCE and UNKNOWN not in (fact.value, other)
+        if known and other != fact.value:
+            return _sentence(fact, other)
+    return ""
+
+
 def _changed(fact: BasisFact, after: str) -> BasisDifference:
     told = fact.kind in (BasisKind.RELATION, BasisKind.SESSION) or fact.subject == SERVER
     return BasisDifference(

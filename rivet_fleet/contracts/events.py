@@ -27,6 +27,7 @@ class EventName(Enum):
     WORKER_STOPPED = "worker.stopped"
     WORKER_DIED = "worker.died"
     WORKER_RECYCLED = "worker.recycled"
+    WORKER_REFUSED = "worker.refused"
     CHUNK_CLAIMED = "chunk.claimed"
     PAGE_READ = "page.read"
     PART_STAGED = "part.staged"

@@ -132,8 +132,10 @@ class Coordinator:
         self._due_s.pop(self._tend, None)
         if end.graceful:
             return
-        self._ended_roughly = True
         self._last_log_tail = self._fleet.redact(end.log_tail)
+        if end.unfit:
+            return  # it holds nothing, and has told itself what it lacks
+        self._ended_roughly = True
         self._fleet.emit(
             Event(
                 name=EventName.WORKER_DIED,
@@ -214,7 +216,7 @@ class Coordinator:
             return verdict(self._fleet, self._campaign_id, self._status)
         if self._fleet.stop.requested:
             return ExitCode.STOPPED
-        return ExitCode.GENERIC
+        return ExitCode.UNFIT if self._supervisor.unfit else ExitCode.GENERIC
 
     @property
     def worker_failure(self) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rivet_fleet.contracts.events import EventName
 from rivet_fleet.contracts.keys import CampaignId
-from rivet_fleet.contracts.state import CampaignView, RunView, TaskView
+from rivet_fleet.contracts.state import CampaignView, JournalFilter, RunView, TaskView
 from rivet_fleet.contracts.task import RunStatus, TaskStatus
 from rivet_fleet.coordination.coordinator import COORDINATOR
 from rivet_fleet.coordination.fleet import Fleet
@@ -16,6 +17,8 @@ from rivet_fleet.verification.findings import Depth, Verification
 from rivet_fleet.verification.validate import validate_prefix
 
 _TASKS_SHOWN = 500
+_PROCESSES_SHOWN = 500
+_BEGAN = JournalFilter(events=(EventName.WORKER_STARTED.value, EventName.WORKER_REFUSED.value))
 
 
 def campaign_status(fleet: Fleet, view: CampaignView) -> StatusReport:
@@ -40,6 +43,9 @@ def campaign_status(fleet: Fleet, view: CampaignView) -> StatusReport:
             for source, run_ids in runs_by_source(runs).items()
             if (outage := store.outage(view.campaign_id, run_ids)) is not None
         },
+        store.journal(
+            campaign_id=view.campaign_id, only=_BEGAN, limit=_PROCESSES_SHOWN, newest=True
+        ),
     )
 
 

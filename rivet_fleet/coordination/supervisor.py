@@ -18,6 +18,8 @@ from rivet_fleet.errors import ExitCode
 _CRASH_WINDOW_S = 30.0
 _START_FAILURES_MAX = 3
 _START_FAILURE_S = 5.0
+_UNFIT_MAX = 3
+_UNFIT_PAUSE_S = 0.5
 _BACKOFF_MAX_S = 5.0
 _LOG_TAIL_BYTES = 2000
 _GRACEFUL = (
@@ -61,6 +63,11 @@ class WorkerEnd:
         if self.status < 0:
             return f"worker {self.name} (pid {self.pid}) was killed by {_signal_name(-self.status)}"
         return f"worker {self.name} (pid {self.pid}) ended with exit code {self.status}"
+
+    @property
+    def unfit(self) -> bool:
+        """It ended because the process itself lacks something; it has told what."""
+        return self.status == ExitCode.UNFIT
 
     @property
     def graceful(self) -> bool:
@@ -129,6 +136,13 @@ class _Slot:
     start_after_s: float = 0.0
     crashes: list[float] = field(default_factory=list)
     start_failures: int = 0
+    unfit: int = 0
+    """Ends in a row because the process lacked something."""
+
+    @property
+    def closed(self) -> bool:
+        """True when there is no point in starting another process here."""
+        return self.start_failures >= _START_FAILURES_MAX or self.unfit >= _UNFIT_MAX
 
 
 class Supervisor:
@@ -161,13 +175,17 @@ class Supervisor:
 
     @property
     def exhausted(self) -> bool:
-        """True when every slot failed to start over and over: there is no point in going on.
+        """True when every slot failed to start, or was unfit, over and over: there is no point in
+        going on.
 
         Never without slots: then the workers are somebody else's (pods, other hosts).
         """
-        return bool(self._slots) and all(
-            s.process is None and s.start_failures >= _START_FAILURES_MAX for s in self._slots
-        )
+        return bool(self._slots) and all(s.process is None and s.closed for s in self._slots)
+
+    @property
+    def unfit(self) -> bool:
+        """True when it is exhausted because its processes lack something: no chunk is to blame."""
+        return self.exhausted and any(s.unfit >= _UNFIT_MAX for s in self._slots)
 
     def tick(self) -> None:
         """Notice ended processes, then fill empty slots. Call it several times a second."""
@@ -220,7 +238,7 @@ class Supervisor:
                 self._notice(slot)
 
     def _may_start(self, slot: _Slot) -> bool:
-        if slot.start_failures >= _START_FAILURES_MAX:
+        if slot.closed:
             return False
         return self._clock.monotonic_s() >= slot.start_after_s
 
@@ -281,6 +299,12 @@ class Supervisor:
 
     def _remember(self, slot: _Slot, end: WorkerEnd, now_s: float) -> None:
         """Crash loops slow down; a worker that cannot even start stops being tried."""
+        if end.unfit:
+            # What it lacks may come back (a file of credentials, a mount): tried a few times.
+            slot.unfit = slot.unfit + 1 if end.lived_s < _CRASH_WINDOW_S else 1
+            slot.start_after_s = now_s + _UNFIT_PAUSE_S * 2.0 ** (slot.unfit - 1)
+            return
+        slot.unfit = 0
         if end.graceful:
             slot.crashes.clear()
             slot.start_failures = 0

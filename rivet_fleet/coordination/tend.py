@@ -10,10 +10,11 @@ from rivet_fleet.contracts.killpoints import KillPoint, reach
 from rivet_fleet.contracts.state import Reaped
 from rivet_fleet.contracts.task import CampaignStatus
 from rivet_fleet.coordination.finalize import finalize_run
+from rivet_fleet.coordination.fitness import unfit_of
 from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.coordination.identity import awaits_parent, process_alive
 from rivet_fleet.coordination.publish import publish_chunk
-from rivet_fleet.errors import DataIntegrityError, DestinationError, LeaseLost
+from rivet_fleet.errors import DataIntegrityError, DestinationError, LeaseLost, WorkerUnfit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +27,8 @@ class Tended:
     status: CampaignStatus
     halted: str | None = None
     """Why a governor stopped the campaign."""
+    refused: WorkerUnfit | None = None
+    """The destination refuses this process: somebody else has to finish what waits for it."""
 
 
 def tend(fleet: Fleet, campaign_id: CampaignId, *, rolling_idle_s: float | None = None) -> Tended:
@@ -41,8 +44,9 @@ def tend(fleet: Fleet, campaign_id: CampaignId, *, rolling_idle_s: float | None 
     )
     if reaped:
         reach(KillPoint.CHUNK_REAPED)
-    rolled = roll_forward(fleet, campaign_id, idle_s=0.0 if dead else idle_s)
-    finalized = finalize_ready(fleet, campaign_id)
+    refusals: list[DestinationError] = []
+    rolled = roll_forward(fleet, campaign_id, refusals, idle_s=0.0 if dead else idle_s)
+    finalized = finalize_ready(fleet, campaign_id, refusals)
     status = fleet.patience.call(
         "settle the campaign", lambda: fleet.store.finish_campaign(campaign_id)
     )
@@ -53,6 +57,7 @@ def tend(fleet: Fleet, campaign_id: CampaignId, *, rolling_idle_s: float | None 
         finalized=finalized,
         status=status,
         halted=None if view is None or status.over else view.halted,
+        refused=next(filter(None, map(unfit_of, refusals)), None),
     )
 
 
@@ -84,8 +89,11 @@ def reap_ended(fleet: Fleet, worker_id: str, reason: str) -> list[Reaped]:
     return reaped
 
 
-def roll_forward(fleet: Fleet, campaign_id: CampaignId, *, idle_s: float) -> int:
-    """Publish committed chunks that rest. A destination that is away leaves them for later."""
+def roll_forward(
+    fleet: Fleet, campaign_id: CampaignId, refusals: list[DestinationError], *, idle_s: float
+) -> int:
+    """Publish committed chunks that rest. A destination that is away leaves them for later, and
+    is added to ``refusals``."""
     tasks = fleet.patience.call(
         "list committed chunks", lambda: fleet.store.committed_tasks(campaign_id, idle_s=idle_s)
     )
@@ -102,6 +110,7 @@ def roll_forward(fleet: Fleet, campaign_id: CampaignId, *, idle_s: float) -> int
             )
             done += 1
         except DestinationError as error:
+            refusals.append(error)
             fleet.tell(
                 EventName.DESTINATION_RETRIED,
                 f"chunk {task.chunk_index} of {task.export_name} waits for its destination: "
@@ -111,8 +120,9 @@ def roll_forward(fleet: Fleet, campaign_id: CampaignId, *, idle_s: float) -> int
     return done
 
 
-def finalize_ready(fleet: Fleet, campaign_id: CampaignId) -> int:
-    """Finish every run whose chunks are all completed."""
+def finalize_ready(fleet: Fleet, campaign_id: CampaignId, refusals: list[DestinationError]) -> int:
+    """Finish every run whose chunks are all completed. A destination that is away is added to
+    ``refusals``."""
     runs = fleet.patience.call(
         "list runs to finish", lambda: fleet.store.finalizable_runs(campaign_id)
     )
@@ -121,6 +131,8 @@ def finalize_ready(fleet: Fleet, campaign_id: CampaignId) -> int:
         try:
             done += finalize_run(fleet, run_id)
         except (DestinationError, DataIntegrityError, LeaseLost) as error:
+            if isinstance(error, DestinationError):
+                refusals.append(error)
             fleet.tell(
                 EventName.DESTINATION_RETRIED, f"run {run_id} cannot finish yet: {error.message}"
             )

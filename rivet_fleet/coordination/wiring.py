@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from rivet_fleet.contracts.clock import Clock, SystemClock
@@ -15,6 +16,7 @@ from rivet_fleet.contracts.keys import CampaignId, WorkerId
 from rivet_fleet.contracts.protection import MonitorPlan
 from rivet_fleet.contracts.url import redact
 from rivet_fleet.coordination.campaign_lookup import await_campaign
+from rivet_fleet.coordination.fitness import Defect, refuse_version, tell_unfit, unfit
 from rivet_fleet.coordination.fleet import Fleet, FleetSettings
 from rivet_fleet.coordination.governor import Governor, GovernorLinks
 from rivet_fleet.coordination.heartbeat import Heartbeat, HeartbeatLimits
@@ -22,7 +24,7 @@ from rivet_fleet.coordination.identity import process_alive, this_process
 from rivet_fleet.coordination.patience import Patience
 from rivet_fleet.coordination.stop import StopFlag, install, stop_with_parent
 from rivet_fleet.coordination.worker import Worker
-from rivet_fleet.errors import ConfigError, ExitCode
+from rivet_fleet.errors import ConfigError, DestinationError, ExitCode, StateRefused
 from rivet_fleet.execution import registry
 from rivet_fleet.execution.allocator import give_memory_back
 from rivet_fleet.execution.signals import SourceSignals
@@ -259,7 +261,12 @@ def run_worker(
     submitting one has finished).
     """
     give_memory_back()
-    fleet = open_fleet(loaded, options, migrate=wait_s > 0, wait_s=wait_s)
+    try:
+        fleet = open_fleet(loaded, options, migrate=wait_s > 0, wait_s=wait_s)
+    except StateRefused as error:
+        raise refuse_version(error) or error from None
+    # A host without the destination's mount must not make a folder of that name (ADR 0023).
+    fleet.open_destination = partial(registry.open_destination, create=False)
     try:
         install(fleet.stop)
         if options.parent_pid is not None:
@@ -281,7 +288,10 @@ def run_worker(
             emit=_thread_emit(),
             on_orphaned=fleet.stop.request,
         )
-        with_spool = _own_spool(fleet)
+        try:
+            with_spool = _own_spool(fleet)
+        except DestinationError as error:
+            raise tell_unfit(fleet, unfit(Defect.SPOOL, error)) from None
         heartbeat.start()
         governor = open_governor(
             loaded, options, fleet, view.campaign_id, patience_s=GOVERNOR_PATIENCE_S

@@ -21,6 +21,14 @@ from rivet_fleet.contracts.state import Failure
 from rivet_fleet.contracts.task import CampaignStatus
 from rivet_fleet.coordination.closing import verdict
 from rivet_fleet.coordination.commit import deliver_chunk
+from rivet_fleet.coordination.fitness import (
+    asked_of_source,
+    refuse_before_claim,
+    refuse_full_spool,
+    tell_unfit,
+    unfit_of,
+    with_others,
+)
 from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.coordination.harm import look_before
 from rivet_fleet.coordination.heartbeat import Heartbeat
@@ -35,6 +43,7 @@ from rivet_fleet.errors import (
     SourceError,
     StateError,
     StopRequested,
+    WorkerUnfit,
 )
 from rivet_fleet.execution.allocator import trim_heap
 from rivet_fleet.execution.extract import (
@@ -116,10 +125,20 @@ class Worker:
         """Chunks given back in a row because the source could not be connected."""
 
     def run(self) -> ExitCode:
-        """Until the campaign is over, or until told to stop. Raises StateError."""
-        self._fleet.tell(EventName.WORKER_STARTED, pid=os.getpid())
+        """Until the campaign is over, or until told to stop. Raises StateError, and WorkerUnfit
+        for what this process lacks: told, and no chunk's fault (ADR 0023)."""
+        fleet = self._fleet
         try:
+            refuse_before_claim(fleet, self._campaign_id)
+            fleet.tell(
+                EventName.WORKER_STARTED,
+                pid=os.getpid(),
+                worker_name=fleet.identity.name,
+                host_id=fleet.identity.host_id,
+            )
             return self._loop()
+        except WorkerUnfit as found:
+            raise tell_unfit(fleet, found) from None
         except RivetFleetError:
             raise
         except Exception as error:
@@ -135,6 +154,7 @@ class Worker:
         """An empty claim is not the end of work (F5)."""
         fleet = self._fleet
         while not fleet.stop.requested:
+            refuse_full_spool(self._spool)
             claimed_at_s = fleet.clock.monotonic_s()
             claim = fleet.patience.call("claim a chunk", self._claim)
             if claim is not None:
@@ -153,6 +173,8 @@ class Worker:
             tended = tend(fleet, self._campaign_id)
             if tended.status.over:
                 return self._verdict(tended.status)
+            if tended.refused is not None:
+                raise tended.refused
             if tended.halted is not None:
                 return ExitCode.STOPPED
             fleet.stop.wait(fleet.settings.poll_interval_s)
@@ -188,7 +210,7 @@ class Worker:
             self._release(claim)
         except StateError:
             raise
-        except RivetFleetError as error:
+        except (RivetFleetError, ImportError) as error:
             self._fail_or_give_back(claim, error)
         finally:
             self._guard = None
@@ -305,17 +327,26 @@ class Worker:
         except LeaseLost as lost:
             fleet.emit(_chunk_event(fleet, claim, EventName.LEASE_LOST, lost.message))
 
-    def _fail_or_give_back(self, claim: Claim, error: RivetFleetError) -> None:
-        """An outage is nobody's poison: it costs the chunk no attempt, however long it lasts."""
+    def _fail_or_give_back(self, claim: Claim, error: RivetFleetError | ImportError) -> None:
+        """A defect of this process costs the chunk nothing and ends the process: WorkerUnfit. An
+        outage is nobody's poison: it costs the chunk no attempt, however long it lasts."""
+        fleet = self._fleet
+        plan = fleet.planned_run(claim.run_id).plan
+        found = unfit_of(error) or asked_of_source(fleet, plan, error)
+        if found is not None:
+            fleet.drop_source(plan.read.source)
+            self._release(claim)
+            raise with_others(fleet, plan, found)
+        assert isinstance(error, RivetFleetError)  # every ImportError is a defect of ours
         outage = isinstance(error, SourceError) and not error.connected
         if not outage or error.retry is RetryClass.PERMANENT:
             self._outages = 0
             self._fail(claim, error)
             return
         self._outages += 1
-        self._fleet.drop_source(self._fleet.planned_run(claim.run_id).plan.read.source)
+        fleet.drop_source(plan.read.source)
         message = error.message or error.error_class
-        self._release(claim, outage=self._fleet.redact(message)[:_MESSAGE_MAX])
+        self._release(claim, outage=fleet.redact(message)[:_MESSAGE_MAX])
 
     def _fail(self, claim: Claim, error: RivetFleetError) -> None:
         """Spend the attempt. After a commit the fence guard refuses, and that is right: a

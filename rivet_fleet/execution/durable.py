@@ -20,6 +20,7 @@ from rivet_fleet.errors import (
     DestinationUnavailable,
 )
 
+SPOOL = "spool"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REFUSED = {
     errno.EACCES: "permission denied",
@@ -36,7 +37,12 @@ _REFUSED = {
 
 def filesystem_error(error: OSError, path: Path, purpose: str) -> DestinationError:
     """Our error for the operating system's, naming the path. ``purpose``: destination, spool."""
-    code = error.errno or 0
+    ours = _meaning(error.errno or 0, type(error).__name__, path, purpose)
+    ours.spool = purpose == SPOOL
+    return ours
+
+
+def _meaning(code: int, kind: str, path: Path, purpose: str) -> DestinationError:
     if code in _FULL:
         return DestinationFull(
             f"no space left in the {purpose} at {path}",
@@ -49,7 +55,7 @@ def filesystem_error(error: OSError, path: Path, purpose: str) -> DestinationErr
             hint="check that the path exists and that this user may write there",
             code="RIVET_NOT_WRITABLE",
         )
-    reason = os.strerror(code) if code else type(error).__name__
+    reason = os.strerror(code) if code else kind
     return DestinationUnavailable(
         f"the {purpose} at {path} failed: {reason}",
         hint="check the disk or the mount",

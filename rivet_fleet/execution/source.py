@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import pyarrow as pa
 
-from rivet_fleet.contracts.basis import BasisDifference
+from rivet_fleet.contracts.basis import BasisDifference, BasisFact
 from rivet_fleet.contracts.facts import FactsRequest, SourceFacts
 from rivet_fleet.contracts.harm import HarmReading
 from rivet_fleet.contracts.keys import ChunkRange, RelationName
@@ -158,6 +158,11 @@ class Source(Protocol):
     def read_harm(self) -> HarmReading:
         """The server's own counters now, everybody's work in them, and what it is like. A
         question to statistics, bounded to seconds. Raises SourceError."""
+        ...
+
+    def identify(self) -> tuple[BasisFact, ...]:
+        """Who the source is, in the facts of kind ``source`` that a plan seals (ADR 0018); nothing
+        where the server does not say. Raises SourceError."""
         ...
 
     def ping(self) -> str:

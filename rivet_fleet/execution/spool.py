@@ -58,11 +58,13 @@ def make_root(root: Path) -> None:
     elif found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         what = "can be written by others"
     if what is not None:
-        raise DestinationRefused(
+        refused = DestinationRefused(
             f"the spool folder {root} {what}: whoever made it could read and change rows",
-            hint="remove it, or name another with campaign.spool_dir",
+            hint="remove it, or name another with spool_dir",
             code="RIVET_SPOOL_NOT_OURS",
         )
+        refused.spool = True
+        raise refused
 
 
 def create_spool(root: Path, pid: int, started_at_s: float) -> Path:

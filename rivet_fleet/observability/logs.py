@@ -39,6 +39,7 @@ EVENT_LEVELS: dict[EventName, str] = {
     EventName.WORKER_STOPPED: "info",
     EventName.WORKER_DIED: "warning",
     EventName.WORKER_RECYCLED: "info",
+    EventName.WORKER_REFUSED: "error",
     EventName.BUDGET_CHANGED: "info",
     EventName.GOVERNOR_ELECTED: "info",
     EventName.GOVERNOR_SHED: "warning",

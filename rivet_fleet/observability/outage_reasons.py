@@ -1,15 +1,19 @@
-"""A source that does not come back keeps a campaign active for ever: this says so. Pure."""
+"""A source that does not come back keeps a campaign active for ever, and so do workers that lack
+something: this says so. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from rivet_fleet.contracts.events import EventName
 from rivet_fleet.contracts.keys import RunId
-from rivet_fleet.contracts.state import Outage, RunView
+from rivet_fleet.contracts.state import JournalEntry, Outage, RunView
 from rivet_fleet.contracts.task import RunStatus
 from rivet_fleet.observability.advice import command
 from rivet_fleet.observability.reasons import Reason, ReasonCode, Scene
 from rivet_fleet.observability.units import counted, duration_text, rfc3339
+
+_UNFIT_SHOWN = 20
 
 
 def runs_by_source(runs: Sequence[RunView]) -> dict[str, tuple[RunId, ...]]:
@@ -30,6 +34,27 @@ def outage_reasons(scene: Scene, outages: Mapping[str, Outage]) -> list[Reason]:
     if scene.campaign.status.over:
         return []
     return [_away(scene, source, outage) for source, outage in outages.items()]
+
+
+def unfit_reasons(scene: Scene, entries: Sequence[JournalEntry]) -> list[Reason]:
+    """One for each process, by name and host, that refused to work and has not begun anew since;
+    nothing once the campaign is over. ``entries``: the starts and refusals, oldest first."""
+    if scene.campaign.status.over:
+        return []
+    last = {(str(e.data.get("worker_name")), str(e.data.get("host_id"))): e for e in entries}
+    refused = [
+        (who, entry) for who, entry in last.items() if entry.event == EventName.WORKER_REFUSED.value
+    ]
+    return [_unfit(scene, *who, entry) for who, entry in refused[-_UNFIT_SHOWN:]]
+
+
+def _unfit(scene: Scene, name: str, host_id: str, entry: JournalEntry) -> Reason:
+    return Reason(
+        code=ReasonCode.WORKER_UNFIT,
+        sentence=f"Worker {name} on {host_id} ended {duration_text(scene.now_s - entry.at_s)} ago "
+        f"without spending an attempt ({entry.data.get('code')}): {entry.message.rstrip('.')}.",
+        next_command=command("resume", scene.campaign.config_path),
+    )
 
 
 def _unread(run: RunView) -> int:

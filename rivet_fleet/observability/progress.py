@@ -33,6 +33,7 @@ NOTABLE: dict[str, tuple[str, str]] = {
     EventName.LEASE_LOST.value: ("lease lost", "yellow"),
     EventName.WORKER_DIED.value: ("worker died", "red"),
     EventName.WORKER_RECYCLED.value: ("worker recycled", "dim"),
+    EventName.WORKER_REFUSED.value: ("worker unfit", "red"),
     EventName.RUN_COMPLETED.value: ("run completed", "green"),
     EventName.RUN_FAILED.value: ("run failed", "red"),
 }

@@ -55,7 +55,7 @@ nursery.dismiss()
 """,
         str(log),
     )
-    assert said == ["1"] * 6
+    assert said == ["9"] * 6
     assert "absent.yaml" in log.read_text()
     assert "missing.yaml" in log.read_text()
 

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from rivet_fleet.contracts.clock import SystemClock
+from rivet_fleet.coordination import supervisor as supervision
 from rivet_fleet.coordination.supervisor import Supervisor, WorkerCommand
 from rivet_fleet.errors import ExitCode
 
@@ -118,3 +119,14 @@ def test_a_nursery_that_nobody_needs_is_dismissed(supervise):
         assert nursery.said == said
         supervisor.kill()
         assert nursery.said == ["dismissed"]
+
+
+def test_unfit_workers_are_tried_a_few_times_and_are_no_deaths(supervise, monkeypatch):
+    monkeypatch.setattr(supervision, "_UNFIT_PAUSE_S", 0.01)
+    supervisor, ends = supervise(f"raise SystemExit({int(ExitCode.UNFIT)})", workers=2)
+    tick_until(supervisor, lambda: supervisor.exhausted)
+    assert len(ends) == 6
+    assert all(end.unfit and not end.graceful for end in ends)
+    assert supervisor.unfit
+    supervisor.tick()
+    assert not supervisor.pids

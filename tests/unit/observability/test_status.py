@@ -16,7 +16,7 @@ from rivet_fleet.observability.outage_reasons import runs_by_source
 from rivet_fleet.observability.reasons import Reason, ReasonCode
 from rivet_fleet.observability.redaction import redactor_for
 from rivet_fleet.observability.status import StatusReport, explain, render_status, status_json
-from tests.unit.observability.views import NOW_S, campaign, group, run, task, worker
+from tests.unit.observability.views import NOW_S, campaign, entry, group, run, task, worker
 
 HIDE = redactor_for(["hunter22"])
 FAILED = {"status": TaskStatus.FAILED, "owner": None, "owner_name": None}
@@ -303,6 +303,32 @@ def test_without_an_order_nothing_is_said_about_turns() -> None:
     assert _order(_explain(unordered, [], [worker()])) == []
     one_wave = [_placed("a", wave=1, pending=1), _placed("b", wave=1, pending=1)]
     assert _order(_explain(one_wave, [], [worker()])) == []
+
+
+def test_an_unfit_worker_is_named_until_it_begins_anew() -> None:
+    who = {"worker_name": "w-bad", "host_id": "h1"}
+    refused = entry(
+        "worker.refused",
+        at_s=NOW_S - 5,
+        message="no such variable hunter22",
+        data={**who, "code": "RIVET_WORKER_CONFIGURATION"},
+    )
+    began = entry("worker.started", data=who)
+    other = entry("worker.started", data={**who, "host_id": "h2"})
+
+    def report(entries, status=CampaignStatus.ACTIVE) -> StatusReport:  # type: ignore[no-untyped-def]
+        runs = [run(pending=1)]
+        return explain(campaign(status), runs, [], [], [], NOW_S, began=entries)
+
+    told = report([refused, other])
+    assert ReasonCode.WORKER_UNFIT in _codes(told)
+    shown = render_status(told, HIDE)
+    assert "w-bad on h1" in shown
+    assert "RIVET_WORKER_CONFIGURATION" in shown
+    assert "hunter22" not in shown
+    assert ReasonCode.WORKER_UNFIT not in _codes(report([refused, began]))
+    over = report([refused], CampaignStatus.COMPLETED)
+    assert ReasonCode.WORKER_UNFIT not in _codes(over)
 
 
 def test_every_reason_code_is_reachable_by_a_test_here() -> None:

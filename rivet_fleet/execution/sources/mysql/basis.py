@@ -111,6 +111,16 @@ class Basis:
         ) as connection:
             return self.now(connection, read, chunk_range)
 
+    def of_source(self) -> tuple[BasisFact, ...]:
+        """The server alone, where it says who it is. Raises SourceError."""
+        with self._session.reading(
+            metadata_settings(self._session.server, _TIMEOUT_S, ()),
+            doing="asking who the source is",
+            timeout_s=_TIMEOUT_S,
+        ) as connection:
+            arms = self._own({BasisKind.SOURCE})
+            return _facts(_ask(connection, arms)) if arms else ()
+
     def _relation(
         self,
         connection: WatchedConnection,

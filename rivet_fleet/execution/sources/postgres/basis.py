@@ -243,6 +243,13 @@ class Basis:
         ) as cursor:
             return self.now(cursor, read, chunk_range, own)
 
+    def of_source(self) -> tuple[BasisFact, ...]:
+        """The server and the database alone, in a transaction of its own. Raises SourceError."""
+        with self._session.transaction(
+            catalog_settings(_TIMEOUT_S), doing="asking who the source is", timeout_s=_TIMEOUT_S
+        ) as cursor:
+            return _ask(cursor, self._arms(cursor, {BasisKind.SOURCE}, query=True), None)
+
     def _arms(
         self,
         cursor: Row,

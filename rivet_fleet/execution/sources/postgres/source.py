@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from rivet_fleet.contracts.basis import BasisFact
 from rivet_fleet.contracts.facts import FactsRequest, SourceFacts
 from rivet_fleet.contracts.harm import HarmReading
 from rivet_fleet.contracts.keys import ChunkRange, RelationName
@@ -102,6 +103,10 @@ class PostgresSource:
     def read_harm(self) -> HarmReading:
         """The server's counters; see ``Source``."""
         return read_harm(self._session)
+
+    def identify(self) -> tuple[BasisFact, ...]:
+        """Who the source is; see ``Source``."""
+        return self._basis.of_source()
 
     def ping(self) -> str:
         """Connect, ask, and say the server's version."""

@@ -1,0 +1,219 @@
+"""What is wrong with a process and with no chunk (ADR 0023): the table, the questions it needs, and
+how it is told."""
+
+from __future__ import annotations
+
+import os
+from enum import Enum
+from pathlib import Path
+
+from rivet_fleet.contracts.basis import other_source
+from rivet_fleet.contracts.events import EventName
+from rivet_fleet.contracts.keys import CampaignId
+from rivet_fleet.contracts.plan import PLAN_VERSION, ExportPlan
+from rivet_fleet.contracts.state import JournalFilter, RunView
+from rivet_fleet.contracts.task import RunStatus
+from rivet_fleet.coordination.fleet import Fleet
+from rivet_fleet.errors import (
+    ConfigError,
+    DestinationError,
+    DestinationFull,
+    DestinationRefused,
+    RelationLocked,
+    RetryClass,
+    RivetFleetError,
+    SchemaDrift,
+    SourceBusy,
+    SourceError,
+    SourceRefused,
+    StateRefused,
+    WorkerUnfit,
+)
+
+SPOOL_FREE_BYTES_MIN = 1024 * 1024
+"""Below it a spool is full whoever works: no chunk is claimed for it."""
+_OTHER_SCHEMA = ("RIVET_STATE_SCHEMA_NEWER", "RIVET_STATE_SCHEMA_OLD")
+_LATELY_S = 60.0
+_JOURNAL_LOOKED_AT = 500
+
+
+class Defect(Enum):
+    """What a process may lack; the values are codes (docs/reference/error-codes.md)."""
+
+    CONFIGURATION = "RIVET_WORKER_CONFIGURATION"
+    LOGIN = "RIVET_WORKER_LOGIN"
+    OTHER_SOURCE = "RIVET_WORKER_OTHER_SOURCE"
+    SPOOL = "RIVET_WORKER_SPOOL"
+    DESTINATION = "RIVET_WORKER_DESTINATION"
+    INSTALLATION = "RIVET_WORKER_INSTALLATION"
+    VERSION = "RIVET_WORKER_VERSION"
+
+
+_HINTS = {
+    Defect.CONFIGURATION: "give this process the configuration and the environment of the campaign",
+    Defect.LOGIN: "give this process credentials that the source accepts",
+    Defect.OTHER_SOURCE: "lead this process to the planned source; when that one is gone for all, "
+    "`rivet-fleet cancel` and plan anew",
+    Defect.SPOOL: "repair this host's spool folder, or name another with spool_dir",
+    Defect.DESTINATION: "mount the destination on this host, writable for this user",
+    Defect.INSTALLATION: "repair the installation on this host",
+    Defect.VERSION: "run the version of rivet-fleet here that the campaign was planned with",
+}
+_SOURCE_DEFECTS = (Defect.CONFIGURATION, Defect.LOGIN, Defect.OTHER_SOURCE)
+
+
+def defect_of(error: Exception) -> Defect | None:
+    """The table: which defect of the process an error proves by itself; None when it may be the
+    chunk's, the source's or the destination's own. Nothing else decides."""
+    match error:
+        case ImportError():
+            return Defect.INSTALLATION
+        case SourceError() if not error.connected and error.retry is RetryClass.PERMANENT:
+            return Defect.LOGIN
+        case DestinationFull():
+            return None  # a chunk may be larger than what is free
+        case DestinationError() if error.spool:
+            return Defect.SPOOL
+        case DestinationRefused():
+            return Defect.DESTINATION
+        case _:
+            return None
+
+
+def unfit(defect: Defect, error: Exception | str) -> WorkerUnfit:
+    """The end of this process, in words. ``error``: what was met."""
+    hint = _HINTS[defect]
+    if isinstance(error, RivetFleetError):
+        message = error.message
+        hint = f"{error.hint}; {hint}" if error.hint and defect is not Defect.VERSION else hint
+    else:
+        message = str(error)
+    return WorkerUnfit(
+        f"this process cannot do the campaign's work: {message}",
+        hint=f"{hint}; no chunk has failed and no attempt is spent",
+        code=defect.value,
+    )
+
+
+def unfit_of(error: Exception) -> WorkerUnfit | None:
+    """``defect_of`` in words."""
+    defect = defect_of(error)
+    return None if defect is None else unfit(defect, error)
+
+
+def refuse_before_claim(fleet: Fleet, campaign_id: CampaignId) -> None:
+    """What can be seen without a chunk: raises WorkerUnfit for a plan of a newer version, a source
+    that this process does not have or has otherwise, and a destination that is not there.
+
+    Connects to no source and creates no folder.
+    """
+    runs = fleet.patience.call("read the plans", lambda: fleet.store.runs(campaign_id))
+    open_runs = [run for run in runs if run.status is RunStatus.IN_PROGRESS]
+    for run in open_runs:
+        _refuse_plan(fleet, run.plan)
+    fleet.drop_sources()
+    for run in open_runs[:1]:
+        _refuse_destination(fleet, run)
+
+
+def _refuse_plan(fleet: Fleet, plan: ExportPlan) -> None:
+    if plan.plan_version > PLAN_VERSION:
+        raise unfit(
+            Defect.VERSION,
+            f"export {plan.export_name} has a plan of version {plan.plan_version}, and this "
+            f"program reads up to version {PLAN_VERSION}",
+        )
+    try:
+        fleet.source(plan.read.source, plan.read.source_identity)
+    except ConfigError as error:
+        raise unfit(Defect.CONFIGURATION, error) from error
+    except ImportError as error:
+        raise unfit(Defect.INSTALLATION, error) from error
+
+
+def _refuse_destination(fleet: Fleet, run: RunView) -> None:
+    """Of one run alone: whatever a host lacks, it lacks for all of them, and a probe costs."""
+    try:
+        fleet.destination(run.run_id).check()
+    except DestinationError as error:
+        found = unfit_of(error)
+        if found is not None:
+            raise found from error
+
+
+def refuse_full_spool(spool: Path) -> None:
+    """Raise WorkerUnfit where the spool has no room for anything, or is gone."""
+    try:
+        room = os.statvfs(spool)
+    except OSError as error:
+        raise unfit(Defect.SPOOL, f"the spool at {spool}: {error.strerror}") from error
+    free_bytes = room.f_bavail * room.f_frsize
+    if free_bytes < SPOOL_FREE_BYTES_MIN:
+        raise unfit(Defect.SPOOL, f"no space left in the spool at {spool}")
+
+
+def asked_of_source(fleet: Fleet, plan: ExportPlan, error: Exception) -> WorkerUnfit | None:
+    """Whether an attempt ended because this process is led to another source than the planned one,
+    or to none: asked of the source itself, apart from any chunk. None: the error stands."""
+    kinds = (SourceRefused, SchemaDrift, ConfigError, SourceBusy)
+    if not isinstance(error, kinds) or isinstance(error, RelationLocked):
+        return None
+    read = plan.read
+    try:
+        fleet.drop_source(read.source)
+        source = fleet.source(read.source, read.source_identity)
+        found = other_source(read.basis, source.identify())
+    except ConfigError as wrong:
+        return unfit(Defect.CONFIGURATION, wrong)
+    except SourceError as wrong:
+        return unfit_of(wrong)
+    if not found:
+        return None
+    return unfit(Defect.OTHER_SOURCE, f"{read.source} ({read.source_identity}) leads elsewhere: "
+                 f"{found}")  # fmt: skip
+
+
+def with_others(fleet: Fleet, plan: ExportPlan, found: WorkerUnfit) -> WorkerUnfit:
+    """Whether others read the source that refuses us: is it this process, or everybody?"""
+    if found.code not in {one.value for one in _SOURCE_DEFECTS}:
+        return found
+    name = plan.read.source
+    campaign_id, since_s = fleet.planned_run(plan.run_id).campaign_id, fleet.store.now_s()
+    of_source = {
+        run.run_id for run in fleet.store.runs(campaign_id) if run.plan.read.source == name
+    }
+    only = JournalFilter(events=(EventName.CHUNK_COMMITTED.value,), since_s=since_s - _LATELY_S)
+    lately = fleet.store.journal(
+        campaign_id=campaign_id, only=only, limit=_JOURNAL_LOOKED_AT, newest=True
+    )
+    others = {
+        entry.worker_id
+        for entry in lately
+        if entry.run_id in of_source and entry.worker_id != fleet.identity.worker_id
+    }
+    said = (
+        f"{len(others)} other workers have read {name} within the last minute: it is this process"
+        if others
+        else f"nobody has read {name} within the last minute: it may refuse everybody"
+    )
+    told = WorkerUnfit(f"{found.message} ({said})", hint=found.hint, code=found.code)
+    return told
+
+
+def tell_unfit(fleet: Fleet, found: WorkerUnfit) -> WorkerUnfit:
+    """Logs, journal and ``status`` learn which process it is, and what it lacks."""
+    fleet.tell(
+        EventName.WORKER_REFUSED,
+        fleet.redact(f"{found.message} — {found.hint}"),
+        code=found.code,
+        worker_name=fleet.identity.name,
+        host_id=fleet.identity.host_id,
+        pid=fleet.identity.pid,
+    )
+    return found
+
+
+def refuse_version(error: StateRefused) -> WorkerUnfit | None:
+    """A state of another schema version than this program's: nothing can be told in it. None for
+    another refusal."""
+    return unfit(Defect.VERSION, error) if error.code in _OTHER_SCHEMA else None
