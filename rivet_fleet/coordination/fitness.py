@@ -30,7 +30,7 @@ from rivet_fleet.errors import (
     WorkerUnfit,
 )
 
-SPOOL_FREE_BYTES_MIN = 1024 * 1024
+SPOOL_FREE_BYTES_MIN = 64 * 1024
 """Below it a spool is full whoever works: no chunk is claimed for it."""
 _OTHER_SCHEMA = ("RIVET_STATE_SCHEMA_NEWER", "RIVET_STATE_SCHEMA_OLD")
 _LATELY_S = 60.0

@@ -37,6 +37,7 @@ POD_FAILURE_ACTION = {
     ExitCode.STOPPED: "Ignore",
     ExitCode.RECYCLE: "Ignore",
     ExitCode.HUNG: "Count",
+    ExitCode.UNFIT: "Count",
 }
 
 Document = dict[str, Any]

@@ -170,7 +170,7 @@ nursery.dismiss()
 """,
         before="import signal; signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n",
     )
-    assert said == ["1"]
+    assert said == ["9"]
 
 
 def test_no_socket_takes_the_place_of_a_closed_standard_stream() -> None:
