@@ -224,7 +224,8 @@ def test_failing_in_every_way_leaks_nothing(tmp_path: Path, guarded: dict[str, s
 def test_a_param_reaches_workers_without_a_command_line(
     tmp_path: Path, guarded: dict[str, str]
 ) -> None:
-    """A privilege lost between planning and work: the failure is stored, the secret is not."""
+    """A password changed between planning and work: what was refused is stored, the secret is
+    not."""
     desk = Desk(folder=tmp_path)
     source = (
         f"{{type: postgres, host: 127.0.0.1, port: {guarded['port']}, user: keeper, "
@@ -234,11 +235,10 @@ def test_a_param_reaches_workers_without_a_command_line(
     param = ("-p", f"PW={SOURCE_SECRET}")
     desk.cli("submit", *param)
     wrong = ("-p", f"PW={PARAM_SECRET}")
-    done = desk.cli("--log-level", "debug", "resume", *wrong, code=5)
+    done = desk.cli("--log-level", "debug", "resume", *wrong, code=9)
     assert_clean(done.said, "what resume says")
     assert "password authentication failed" in done.said
     assert_clean_folder(desk.folder, own={"fleet.yaml"})
-    desk.cli("requeue", *param)
     desk.cli("resume", *param)
     assert desk.delivered() == list(range(1, 201))
     assert_clean_folder(desk.folder, own={"fleet.yaml"})
