@@ -44,10 +44,14 @@ _FIRST_ANSWER_S_MAX = 150.0
 """A pooler may let the first statement wait for a server connection: PgBouncer 120 s."""
 _INTRODUCE = """
 SELECT pg_catalog.pg_backend_pid(), b.pooled,
-       pg_catalog.set_config('application_name', {name}, b.pooled){limits}
+       pg_catalog.set_config('application_name', {name}, b.pooled),
+       pg_catalog.set_config('standard_conforming_strings', 'on', b.pooled){limits}
 FROM (SELECT pg_catalog.pg_backend_pid() OPERATOR(pg_catalog.<>) {told}) AS b(pooled)
 """
-"""Give our name to a server that is ours alone; behind a pooler it ends with the transaction."""
+"""Give our name to a server that is ours alone; behind a pooler it ends with the transaction. A
+message is divided into strings before the first of its statements is done, so what strings are
+cannot be set in the message itself.
+"""
 _UNHURRIED = ", pg_catalog.set_config('idle_session_timeout', '0', b.pooled)"
 """Between two statements we may encode for as long as we like: we end with our process."""
 _UNHURRIED_SINCE = 140_000
@@ -79,6 +83,7 @@ class Session:
         self._round_trip_s = 0.0
         self._measured_until_s = 0.0
         self._own: Own = ()
+        self._plain_strings: str | None = None
 
     @property
     def connection(self) -> WatchedConnection:
@@ -94,7 +99,7 @@ class Session:
             raise translate_connect(error, self.url) from None
         backend_pid = connection.info.backend_pid
         self._measured_until_s = 0.0
-        self._own = ()
+        self._own, self._plain_strings = (), connection.info.parameter_status(PLAIN_STRINGS)
         self._pooled = self._introduce(connection, backend_pid)
         connection.liveness = lambda: self._ask(backend_pid)
         return connection
@@ -151,8 +156,8 @@ class Session:
 
     @property
     def plain_strings(self) -> str | None:
-        """``standard_conforming_strings`` outside of our transactions."""
-        return self.connection.info.parameter_status(PLAIN_STRINGS)
+        """``standard_conforming_strings`` as a fresh session has it."""
+        return self._plain_strings if self.connection is not None else None
 
     @property
     def encoding(self) -> str:
