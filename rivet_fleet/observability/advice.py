@@ -42,7 +42,14 @@ ADVICE: dict[str, str] = {
 }
 """By the error class stored with a failed chunk. Anything else gets ADVICE_OTHERWISE."""
 
+_PLANNED_ANEW = frozenset(("SchemaDrift", "UnsupportedType"))
+
 ADVICE_OTHERWISE = "Look at the journal around the failure, then requeue."
+
+
+def needs_new_plan(error_class: str | None) -> bool:
+    """True where the plan itself no longer fits the source: another try of it fails again."""
+    return error_class in _PLANNED_ANEW
 
 
 def advice_for(error_class: str | None) -> str:

@@ -12,7 +12,7 @@ from enum import Enum
 
 from rivet_fleet.contracts.state import CampaignView, GroupView, RunView, TaskView, WorkerView
 from rivet_fleet.contracts.task import CampaignStatus, RunStatus, TaskStatus
-from rivet_fleet.observability.advice import advice_for, command
+from rivet_fleet.observability.advice import advice_for, command, needs_new_plan
 from rivet_fleet.observability.units import counted, duration_text
 
 HOLDERS_SHOWN_MAX = 5
@@ -112,11 +112,13 @@ def _over(scene: Scene) -> Reason | None:
             next_command=command("validate", path),
         )
     if status is CampaignStatus.INCOMPLETE:
+        failed = [task for task in scene.tasks if task.status is TaskStatus.FAILED]
+        unfit = bool(failed) and all(needs_new_plan(task.error_class) for task in failed)
         return Reason(
             code=ReasonCode.CAMPAIGN_INCOMPLETE,
             sentence="The campaign is over, but not everything could be extracted; "
-            "requeue what failed, then resume.",
-            next_command=command("requeue", path),
+            + ("start a new one." if unfit else "requeue what failed, then resume."),
+            next_command=f"{command('run', path)} --new" if unfit else command("requeue", path),
         )
     if status is CampaignStatus.CANCELLED:
         return Reason(
@@ -320,7 +322,7 @@ def _spent_reasons(scene: Scene, run: RunView) -> list[Reason]:
     failed = [t for t in scene.of(run, TaskStatus.FAILED) if spent(t)]
     if not failed:
         return []
-    first = failed[0]
+    first, path = failed[0], scene.campaign.config_path
     return [
         Reason(
             code=ReasonCode.FAILED_FOR_GOOD,
@@ -329,9 +331,9 @@ def _spent_reasons(scene: Scene, run: RunView) -> list[Reason]:
             f"the first, chunk {first.chunk_index}, with {first.error_class}: "
             f"{(first.last_error or 'no message was recorded').rstrip('.')}. "
             f"{advice_for(first.error_class)}",
-            next_command=command(
-                "requeue", scene.campaign.config_path, export_name=run.export_name
-            ),
+            next_command=f"{command('run', path)} --new"
+            if any(needs_new_plan(task.error_class) for task in failed)
+            else command("requeue", path, export_name=run.export_name),
         )
     ]
 

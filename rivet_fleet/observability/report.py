@@ -12,7 +12,7 @@ from rivet_fleet.contracts.manifest import run_manifest_name
 from rivet_fleet.contracts.state import CampaignView, RunView, TaskView
 from rivet_fleet.contracts.task import CampaignStatus, RunStatus
 from rivet_fleet.contracts.url import redact
-from rivet_fleet.observability.advice import NextStep, advice_for, command
+from rivet_fleet.observability.advice import NextStep, advice_for, command, needs_new_plan
 from rivet_fleet.observability.findings import finding_lines
 from rivet_fleet.observability.redaction import Redactor, redact_plain, safe_line
 from rivet_fleet.observability.units import (
@@ -141,7 +141,7 @@ def summarise(
         exports=exports,
         failed=tuple(failed_chunk(task) for task in failed),
         happened=_happened(journal_counts),
-        next_steps=next_steps(campaign, runs),
+        next_steps=next_steps(campaign, runs, failed),
     )
 
 
@@ -200,8 +200,10 @@ def _happened(counts: Mapping[str, int]) -> Happened:
     )
 
 
-def next_steps(campaign: CampaignView, runs: Sequence[RunView]) -> tuple[NextStep, ...]:
-    """What an operator may sensibly type now, in order."""
+def next_steps(
+    campaign: CampaignView, runs: Sequence[RunView], failed: Sequence[TaskView] = ()
+) -> tuple[NextStep, ...]:
+    """What an operator may sensibly type now, in order. ``failed``: see ``summarise``."""
     path = campaign.config_path
     status = NextStep(command=command("status", path), why="see where each export stands and why")
     resume = NextStep(command=command("resume", path), why="carry on from what is done")
@@ -214,21 +216,24 @@ def next_steps(campaign: CampaignView, runs: Sequence[RunView]) -> tuple[NextSte
     if campaign.status is CampaignStatus.CANCELLED:
         again = NextStep(command=command("run", path), why="start a new campaign")
         return (sweep, again)
+    unfit = {task.run_id for task in failed if needs_new_plan(task.error_class)}
     requeue = tuple(
         NextStep(
             command=command("requeue", path, export_name=run.export_name),
             why=f"try the {counted(run.counts.failed, 'failed chunk')} of {run.export_name} again",
         )
         for run in runs
-        if run.counts.failed
+        if run.counts.failed and run.run_id not in unfit
     )
     anew = NextStep(
         command=f"{command('run', path)} --new",
-        why="start again once the source, or the gate, is right",
+        why="plan again and start again: a chunk of a plan that no longer fits fails again"
+        if unfit
+        else "start again once the source, or the gate, is right",
     )
-    refused = any(run.status is RunStatus.FAILED for run in runs)
-    going_on = (*requeue, resume) if requeue or not refused else ()
-    return (status, *going_on, *((anew,) if refused else ()))
+    ended = bool(unfit) or any(run.status is RunStatus.FAILED for run in runs)
+    going_on = (*requeue, resume) if requeue or not ended else ()
+    return (status, *going_on, *((anew,) if ended else ()))
 
 
 def report_json(report: Report, redactor: Redactor = redact) -> str:

@@ -218,6 +218,7 @@ def test_a_run_whose_table_is_rewritten_fails_and_delivers_nothing(
         sql.execute("VACUUM FULL t")
         told = desk.finish(process, code=4)
     assert "public.t: the table was rewritten while it was read" in told.said, told.said
+    assert "--new   #" in told.said and "rivet-fleet requeue" not in told.said, told.said
     assert desk.delivered("t") == []
     assert not counted(desk, "SELECT count(*) FROM export_state")
     desk.write(SLOW.format(mode=mode).replace("throttle_ms: 150", "throttle_ms: 0"))

@@ -9,7 +9,15 @@ import pytest
 from rivet_fleet.contracts.facts import FactsRequest, KeyFacts
 from rivet_fleet.contracts.keys import ChunkRange, RangeKind
 from rivet_fleet.errors import UnsupportedType
-from tests.integration.postgres_source_kit import facts_of, read_all, read_plan, source, sql
+from rivet_fleet.planning.columns import refused_casts
+from tests.integration.postgres_source_kit import (
+    facts_of,
+    read_all,
+    read_plan,
+    relation,
+    source,
+    sql,
+)
 
 __all__ = ["source", "sql"]
 
@@ -45,6 +53,29 @@ def test_which_indexes_are_keys(sql, source) -> None:
     assert by_name["good"].columns == ("Mixed Ünï",)
     sql.execute(invalid.format("true"))
     assert {key.columns for key in facts_of(source, "t").keys} == {("Mixed Ünï",), ("a", "b")}
+
+
+@pytest.mark.parametrize("query", [None, "SELECT id, p, n FROM t"])
+def test_a_cast_that_the_server_does_not_have_is_its_columns_own_trouble(
+    sql, source, query
+) -> None:
+    """Named with its export, and the others of the table are described all the same."""
+    sql.execute("CREATE TABLE t (id int PRIMARY KEY, p point, n numeric); INSERT INTO t VALUES (1)")
+    request = FactsRequest(
+        export_name="spots",
+        relation=relation("t") if query is None else None,
+        query=query,
+        key_columns=("id",),
+        casts=(("n", "decimal(10,2)"), ("p", "date")),
+    )
+    facts = source.introspect(request)
+    assert [one.name for one in facts.columns if one.cast_refused] == ["p"]
+    assert facts.keys[0].minimum == ("1",) and facts.columns[2].type is not None
+    refusal = refused_casts("spots", facts)
+    assert refusal is not None
+    assert "spots.p (point): this server cannot read it as date" in refusal.message
+    assert "cannot cast type point to date" in refusal.message
+    assert "columns: {p: text}" in refusal.message
 
 
 def test_columns_of_every_kind_and_their_overrides(sql, source) -> None:

@@ -14,6 +14,7 @@ from rivet_fleet.observability.redaction import redactor_for
 from rivet_fleet.observability.report import (
     FAILED_SHOWN_MAX,
     Report,
+    next_steps,
     render_report,
     report_json,
     summarise,
@@ -99,6 +100,23 @@ def test_next_steps_follow_the_verdict(
 ) -> None:
     verbs = [step.command.split()[1] for step in _report(status).next_steps]
     assert verbs == expected and not set(verbs) & set(unexpected)
+
+
+@pytest.mark.parametrize("error_class", ["SchemaDrift", "UnsupportedType"])
+def test_a_plan_that_no_longer_fits_is_made_anew_and_not_tried_again(error_class: str) -> None:
+    unfit = _failed(error_class=error_class)
+    over = campaign(CampaignStatus.INCOMPLETE, path="fleet.yaml")
+    steps = next_steps(over, [run("orders", failed=1)], unfit)  # type: ignore[arg-type]
+    assert [step.command.partition(" -c")[0] for step in steps] == [
+        "rivet-fleet status",
+        "rivet-fleet run",
+    ]
+    assert steps[-1].command.endswith("--new")
+    # What failed for another reason beside it is still worth another try.
+    runs = [run("orders", failed=1), run("items", failed=1)]
+    steps = next_steps(over, runs, unfit)  # type: ignore[arg-type]
+    verbs = [step.command.split()[1] for step in steps]
+    assert verbs == ["status", "requeue", "resume", "run"] and "-e items" in steps[1].command
 
 
 def test_commands_are_quoted_for_a_shell() -> None:

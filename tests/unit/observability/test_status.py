@@ -230,6 +230,15 @@ def test_an_incomplete_campaign_still_tells_what_failed() -> None:
     assert _codes(report) == [ReasonCode.CAMPAIGN_INCOMPLETE, ReasonCode.FAILED_FOR_GOOD]
 
 
+def test_an_incomplete_campaign_whose_plan_no_longer_fits_offers_no_other_try() -> None:
+    drifted = task(**FAILED, attempts=3, error_class="SchemaDrift", last_error="rewritten")
+    report = _explain([run(failed=1)], [drifted], status=CampaignStatus.INCOMPLETE)
+    assert _codes(report) == [ReasonCode.CAMPAIGN_INCOMPLETE, ReasonCode.FAILED_FOR_GOOD]
+    for reason in report.reasons:
+        assert reason.next_command == "rivet-fleet run -c fleet.yaml --new"
+        assert "requeue" not in reason.sentence
+
+
 def test_a_run_that_a_gate_refused_says_what_is_left_and_what_to_do() -> None:
     refused = run(completed=4, status=RunStatus.FAILED, error="not delivered, 3 rows [X]")
     report = _explain([refused], [], [worker(busy=False)])

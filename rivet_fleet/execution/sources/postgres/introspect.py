@@ -10,6 +10,7 @@ import json
 from dataclasses import dataclass, replace
 from typing import Any
 
+import psycopg
 from psycopg import Cursor
 
 from rivet_fleet.contracts.columns import TypeKind
@@ -243,10 +244,37 @@ def _with_casts(
                 f"export {request.export_name}: `columns:` names {name!r}, which is not there",
                 hint=f"columns: {', '.join(known)}",
             )
-        known[name] = _cast(known[name], override)
-        sql_type = parse_override(override).sql_type
-        cursor.execute(f"SELECT {column_ref(name)}::{sql_type} FROM {item} LIMIT 0".encode())
+        known[name] = _asked_cast(cursor, known[name], override, item)
     return tuple(known[column.name] for column in columns)
+
+
+def _asked_cast(
+    cursor: Cursor[tuple[Any, ...]], column: ColumnFacts, override: str, item: str
+) -> ColumnFacts:
+    """The column with its override; one that the server does not know is this column's own
+    trouble: the plan names it, and goes on with other exports."""
+    sql_type = parse_override(override).sql_type
+    # Any column is cast to text by the server's own conversion, so only others can be refused.
+    cursor.execute(b"SAVEPOINT asked")
+    try:
+        cursor.execute(f"SELECT {column_ref(column.name)}::{sql_type} FROM {item} LIMIT 0".encode())
+    except psycopg.Error as error:
+        if error.sqlstate not in _NO_CAST:
+            raise
+        cursor.execute(b"ROLLBACK TO asked")
+        said = error.diag.message_primary or "no such cast"
+        return replace(
+            column,
+            type=None,
+            unsupported_reason=f"this server cannot read it as {override} ({said})",
+            cast_hint="text" if override != "text" else None,
+            cast_refused=True,
+        )
+    return _cast(column, override)
+
+
+_NO_CAST = ("42846", "42804", "42883", "42704", "0A000")
+"""Not to be cast, a function or type that is not there, not supported."""
 
 
 def _cast(column: ColumnFacts, override: str) -> ColumnFacts:
