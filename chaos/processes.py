@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,13 +15,11 @@ from typing import TypeVar
 import psutil
 
 from rivet_fleet.cli.prestart import NURSERY_NAME, PROCESS_NAME
+from tests import warm
 
 T = TypeVar("T")
 
 _POLL_S = 0.02
-_CAMPAIGN = "RIVET_FLEET_CHAOS_CONFIG"
-"""Tells whose process it is, in the environment it was started with."""
-_PR_SET_PDEATHSIG = 1
 _ENVIRONMENT = dict(os.environ)
 """Copied while there is one thread: later ones would meet the changes that pytest makes."""
 
@@ -99,26 +95,25 @@ def start_coordinator(
     arguments: list[str],
     environment: dict[str, str],
 ) -> Coordinator:
-    """Execute ``rivet-fleet`` with ``arguments``; its output goes to ``log``."""
+    """Start ``rivet-fleet`` with ``arguments`` in the folder of ``config``, which tells whose each
+    process below it is; its output goes to ``log``."""
     with log.open("ab") as output:
         output.write(f"--- {' '.join(arguments)} {environment}\n".encode())
         output.flush()
-        process = subprocess.Popen(
-            [sys.executable, "-m", "rivet_fleet", *arguments],
+        process = warm.start(
+            "rivet_fleet",
+            arguments,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            env={**_ENVIRONMENT, **environment, _CAMPAIGN: str(config)},
+            env={**_ENVIRONMENT, **environment},
+            cwd=config.parent,
             # Ctrl-C on the test's terminal is the test's business; but when the test itself is
             # killed, nothing may go on.
             start_new_session=True,
-            preexec_fn=_die_with_test,
+            die_with_us=True,
         )
     return Coordinator(process=process, config=config, log=log)
-
-
-def _die_with_test() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def workers_of(config: Path) -> list[psutil.Process]:
@@ -153,7 +148,7 @@ def _is_worker(process: psutil.Process, config: Path) -> bool:
             return False
         arguments = process.cmdline()
         if process.name() == PROCESS_NAME:  # its command line is its coordinator's
-            return process.environ().get(_CAMPAIGN) == str(config)
+            return process.cwd() == str(config.parent)
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return False
     return "worker" in arguments and str(config) in arguments
@@ -163,6 +158,6 @@ def _is_nursery(process: psutil.Process, config: Path) -> bool:
     try:
         if process.name() != NURSERY_NAME or process.status() == psutil.STATUS_ZOMBIE:
             return False
-        return process.environ().get(_CAMPAIGN) == str(config)
+        return process.cwd() == str(config.parent)
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return False

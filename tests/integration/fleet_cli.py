@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+
+from tests import warm
 
 TIMEOUT_S = 120.0
 COMPILED = {
@@ -81,8 +82,9 @@ class Desk:
 
     def start(self, *arguments: str, **more: Any) -> subprocess.Popen[str]:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("RIVET_")}
-        return subprocess.Popen(
-            [sys.executable, "-m", "rivet_fleet", *arguments],
+        return warm.start(
+            "rivet_fleet",
+            arguments,
             env={**environment, **COMPILED, **self.environment},
             cwd=self.folder,
             text=True,
