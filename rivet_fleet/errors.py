@@ -22,6 +22,7 @@
     │   ├── StateUnavailable        2   cannot reach the state database, or it is busy for too long
     │   └── StateRefused            1   schema newer or older than the program, wrong use
     ├── DataIntegrityError          3   what is stored is not what was written
+    │   └── StateTampered           3   the state holds something else than what was sealed
     ├── SchemaDrift                 4   the source's shape is not the planned one
     ├── CampaignIncomplete          5   finished, but some chunks failed for good
     ├── StopRequested               6   stopped gracefully; resumable
@@ -209,6 +210,12 @@ class DataIntegrityError(RivetFleetError):
     """What is stored is not what was written."""
 
     exit_code = ExitCode.DATA_INTEGRITY
+
+
+class StateTampered(DataIntegrityError):
+    """The state database holds something else than what was sealed: nobody may act by it."""
+
+    code_default = "RIVET_STATE_TAMPERED"
 
 
 class SchemaDrift(RivetFleetError):

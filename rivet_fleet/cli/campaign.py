@@ -165,6 +165,7 @@ def coordinate(
 ) -> int:
     """Work on a stored campaign until it is over, show it, and say how it ended: the exit code."""
     named = wiring.for_campaign(fleet, campaign_id, name=coordinator_name(campaign_id))
+    named.patience.call("check the seals", lambda: named.store.check_seals(campaign_id))
     if resumed:
         named.tell(EventName.CAMPAIGN_RESUMED, "continued by its stored plan")
     progress = open_progress(sys.stderr.isatty(), sys.stderr, redactor=known_redactor())

@@ -10,6 +10,7 @@ import signal
 import socket
 from dataclasses import dataclass
 
+from rivet_fleet.contracts.allowed import EVERYTHING, Allowed, words
 from rivet_fleet.contracts.killpoints import arm, parse_armings
 from rivet_fleet.coordination.stop import PARENT_DEATH_SIGNAL
 from rivet_fleet.errors import UsageError
@@ -18,6 +19,10 @@ PARAMS = "RIVET_FLEET_PARAMS"
 """``--param`` values for spawned workers: a command line would show them to everybody."""
 SUPERVISOR_PID = "RIVET_FLEET_SUPERVISOR_PID"
 STATE_URL = "RIVET_FLEET_STATE_URL"
+ALLOW_SOURCE = "RIVET_FLEET_ALLOW_SOURCE"
+ALLOW_DESTINATION = "RIVET_FLEET_ALLOW_DESTINATION"
+"""What this process may read and where it may write, one word a line; options of the command line
+take their place."""
 TEST_KILL = "RIVET_FLEET_TEST_KILL"
 TEST_HOST_ID = "RIVET_FLEET_TEST_HOST_ID"
 
@@ -32,6 +37,7 @@ class Environment:
     params: dict[str, str]
     supervisor_pid: int | None
     host_id: str | None
+    allowed: Allowed = EVERYTHING
 
 
 def read_environment() -> Environment:
@@ -49,6 +55,10 @@ def read_environment() -> Environment:
         params={str(k): str(v) for k, v in params.items()},
         supervisor_pid=supervisor_pid,
         host_id=variables.get(TEST_HOST_ID),
+        allowed=Allowed(
+            sources=words(variables.get(ALLOW_SOURCE)),
+            destinations=words(variables.get(ALLOW_DESTINATION)),
+        ),
     )
 
 

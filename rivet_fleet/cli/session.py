@@ -158,4 +158,5 @@ def process_options(
         worker_id=worker_id,
         host_id=session.environment.host_id,
         parent_pid=session.environment.supervisor_pid if supervised else None,
+        allowed=session.environment.allowed,
     )

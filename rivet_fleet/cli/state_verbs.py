@@ -1,4 +1,4 @@
-"""state accept|copy|reset|reset-chunks|migrate: an operator changes what the fleet knows."""
+"""state accept|copy|reseal|reset|reset-chunks|migrate: an operator changes what the fleet knows."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from rivet_fleet.contracts.cursor import describe_mark
 from rivet_fleet.coordination import marks, operate
 from rivet_fleet.coordination.operate import Word
 from rivet_fleet.errors import UsageError
+from rivet_fleet.planning.connections import seal_key
 
 __all__ = ["state"]
 
@@ -149,4 +150,30 @@ def copy(
         say(f"  {table.name:<20} {table.rows:>10} rows")
     said = "moved" if done.created else "had been copied already, and is moved now,"
     say(f"the state {said} to {done.target}: point state: or RIVET_FLEET_STATE_URL there")
+    return 0
+
+
+@state.command("reseal")
+@config_option
+@param_option
+@state_option
+@click.option(
+    "--old-key-env",
+    default=None,
+    metavar="NAME",
+    help="The variable with the key that the state is sealed with now; without it: with none.",
+)
+def reseal(
+    config: Path, params: tuple[str, ...], state_url: str | None, old_key_env: str | None
+) -> int:
+    """Seal everything in the state anew with the key of state.key_env, or without one.
+
+    Every row is checked by its present seal first; one that is not what was sealed refuses the
+    whole, and nothing is changed. Refused while anybody works with the state.
+    """
+    session = start(config, params, state_url, quiet=True)
+    with fleet_of(session, "state") as fleet:
+        old_key = seal_key(session.loaded, old_key_env) if old_key_env else None
+        runs = fleet.store.reseal(old_key, by=operator())
+    say(f"sealed anew: {runs} runs with their chunks and parts, budgets and marks")
     return 0

@@ -3,6 +3,7 @@ pays for what it imports."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -16,6 +17,7 @@ from rivet_fleet.cli.session import (
     start,
     state_option,
 )
+from rivet_fleet.contracts.allowed import Allowed
 from rivet_fleet.coordination import wiring
 from rivet_fleet.coordination.fitness import Defect, unfit
 from rivet_fleet.errors import ConfigError
@@ -35,6 +37,22 @@ from rivet_fleet.planning.campaign import check_campaign_id
     show_default=True,
     help="How long to wait for the campaign to be submitted.",
 )
+@click.option(
+    "--allow-source",
+    "sources",
+    multiple=True,
+    metavar="PATTERN",
+    help="Read only sources of this identity (engine://user@host:port/database, with * and ?), "
+    "or NAME=PATTERN; repeatable. Default: RIVET_FLEET_ALLOW_SOURCE, one a line.",
+)
+@click.option(
+    "--allow-destination",
+    "destinations",
+    multiple=True,
+    metavar="FOLDER",
+    help="Write only in or below this folder; repeatable. Default: "
+    "RIVET_FLEET_ALLOW_DESTINATION, one a line.",
+)
 @click.option("--worker-id", default=None, hidden=True)
 def worker(
     config: Path,
@@ -43,6 +61,8 @@ def worker(
     state_url: str | None,
     name: str,
     wait_s: float,
+    sources: tuple[str, ...],
+    destinations: tuple[str, ...],
     worker_id: str | None,
 ) -> int:
     """Claim chunks of a campaign until it is over. Start any number, on any host.
@@ -61,4 +81,9 @@ def worker(
         die_with_supervisor(session.environment.supervisor_pid)
     wanted = check_campaign_id(campaign_id) if campaign_id else None
     options = process_options(session, name, worker_id=worker_id, supervised=worker_id is not None)
+    allowed = Allowed(
+        sources=sources or options.allowed.sources,
+        destinations=destinations or options.allowed.destinations,
+    )
+    options = replace(options, allowed=allowed)
     return int(wiring.run_worker(session.loaded, options, wanted, wait_s=wait_s))

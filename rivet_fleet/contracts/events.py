@@ -45,6 +45,7 @@ class EventName(Enum):
     SOURCE_COUNTED = "source.counted"
     SOURCE_CHANGED = "source.changed"
     STATE_RETRIED = "state.retried"
+    STATE_RESEALED = "state.resealed"
     DESTINATION_RETRIED = "destination.retried"
     BUDGET_CHANGED = "budget.changed"
     GOVERNOR_ELECTED = "governor.elected"

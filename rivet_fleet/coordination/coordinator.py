@@ -130,10 +130,10 @@ class Coordinator:
         reap_ended(self._fleet, end.worker_id, end.reason)
         # A worker leaves when the campaign is over: look at once, not at the next turn.
         self._due_s.pop(self._tend, None)
-        if end.graceful:
+        if end.graceful and end.status != ExitCode.DATA_INTEGRITY:
             return
         self._last_log_tail = self._fleet.redact(end.log_tail)
-        if end.unfit:
+        if end.unfit or end.graceful:
             return  # it holds nothing, and has told itself what it lacks
         self._ended_roughly = True
         self._fleet.emit(
@@ -216,7 +216,7 @@ class Coordinator:
             return verdict(self._fleet, self._campaign_id, self._status)
         if self._fleet.stop.requested:
             return ExitCode.STOPPED
-        return ExitCode.UNFIT if self._supervisor.unfit else ExitCode.GENERIC
+        return self._supervisor.verdict
 
     @property
     def worker_failure(self) -> str:

@@ -7,10 +7,12 @@ import os
 from enum import Enum
 from pathlib import Path
 
+from rivet_fleet.contracts.allowed import Allowed
 from rivet_fleet.contracts.basis import other_source
 from rivet_fleet.contracts.events import EventName
 from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.contracts.plan import PLAN_VERSION, ExportPlan
+from rivet_fleet.contracts.sealing import KEY_CODES
 from rivet_fleet.contracts.state import JournalFilter, RunView
 from rivet_fleet.contracts.task import RunStatus
 from rivet_fleet.coordination.fleet import Fleet
@@ -47,6 +49,7 @@ class Defect(Enum):
     DESTINATION = "RIVET_WORKER_DESTINATION"
     INSTALLATION = "RIVET_WORKER_INSTALLATION"
     VERSION = "RIVET_WORKER_VERSION"
+    NOT_ALLOWED = "RIVET_WORKER_NOT_ALLOWED"
 
 
 _HINTS = {
@@ -57,6 +60,8 @@ _HINTS = {
     Defect.SPOOL: "repair this host's spool folder, or name another with spool_dir",
     Defect.DESTINATION: "mount the destination on this host, writable for this user",
     Defect.INSTALLATION: "repair the installation on this host",
+    Defect.NOT_ALLOWED: "if this is meant, widen --allow-source, --allow-destination or their "
+    "environment variables; if not, ask who may write to the state",
     Defect.VERSION: "run the version of rivet-fleet here that the campaign was planned with",
 }
 _SOURCE_DEFECTS = (Defect.CONFIGURATION, Defect.LOGIN, Defect.OTHER_SOURCE)
@@ -66,6 +71,8 @@ def defect_of(error: Exception) -> Defect | None:
     """The table: which defect of the process an error proves by itself; None when it may be the
     chunk's, the source's or the destination's own. Nothing else decides."""
     match error:
+        case WorkerUnfit():
+            return next((one for one in Defect if one.value == error.code), None)
         case ImportError():
             return Defect.INSTALLATION
         case SourceError() if not error.connected and error.retry is RetryClass.PERMANENT:
@@ -97,6 +104,8 @@ def unfit(defect: Defect, error: Exception | str) -> WorkerUnfit:
 
 def unfit_of(error: Exception) -> WorkerUnfit | None:
     """``defect_of`` in words."""
+    if isinstance(error, WorkerUnfit):
+        return error
     defect = defect_of(error)
     return None if defect is None else unfit(defect, error)
 
@@ -111,6 +120,7 @@ def refuse_before_claim(fleet: Fleet, campaign_id: CampaignId) -> None:
     open_runs = [run for run in runs if run.status is RunStatus.IN_PROGRESS]
     for run in open_runs:
         _refuse_plan(fleet, run.plan)
+        fleet.destination(run.run_id)
     fleet.drop_sources()
     for run in open_runs[:1]:
         _refuse_destination(fleet, run)
@@ -139,6 +149,25 @@ def _refuse_destination(fleet: Fleet, run: RunView) -> None:
         found = unfit_of(error)
         if found is not None:
             raise found from error
+
+
+def refuse_source(allowed: Allowed, name: str, identity: str) -> None:
+    """Raise WorkerUnfit for a source that this process may not read, whatever a plan says."""
+    if not allowed.reads(name, identity):
+        raise unfit(
+            Defect.NOT_ALLOWED,
+            f"source {name} ({identity}) is none of those that it may read: "
+            f"{', '.join(allowed.sources)}",
+        )
+
+
+def refuse_destination(allowed: Allowed, prefix: str) -> None:
+    """Raise WorkerUnfit for a destination that this process may not touch, whatever a plan says."""
+    if not allowed.writes(prefix):
+        raise unfit(
+            Defect.NOT_ALLOWED,
+            f"destination {prefix} is not below {', '.join(allowed.destinations)}",
+        )
 
 
 def refuse_full_spool(spool: Path) -> None:
@@ -213,7 +242,9 @@ def tell_unfit(fleet: Fleet, found: WorkerUnfit) -> WorkerUnfit:
     return found
 
 
-def refuse_version(error: StateRefused) -> WorkerUnfit | None:
-    """A state of another schema version than this program's: nothing can be told in it. None for
-    another refusal."""
-    return unfit(Defect.VERSION, error) if error.code in _OTHER_SCHEMA else None
+def refuse_state(error: StateRefused) -> WorkerUnfit | None:
+    """A state of another schema version than this program's, or sealed with another key than this
+    process has; None for another refusal."""
+    if error.code in _OTHER_SCHEMA:
+        return unfit(Defect.VERSION, error)
+    return unfit(Defect.CONFIGURATION, error) if error.code in KEY_CODES else None

@@ -33,7 +33,7 @@ from rivet_fleet.execution.types import arrow_schema
 from rivet_fleet.observability.redaction import redact_plain
 from rivet_fleet.persistence.open import open_store, store_exists
 from rivet_fleet.planning.change import with_schema_changes
-from rivet_fleet.planning.connections import source_connection
+from rivet_fleet.planning.connections import seal_key, source_connection
 from rivet_fleet.planning.decide import Decided, decide
 from rivet_fleet.planning.increment import reads_window
 from rivet_fleet.planning.loaded import LoadedConfig
@@ -58,7 +58,7 @@ def remember(loaded: LoadedConfig, names: Sequence[str], *, state_url: str) -> R
     StateRefused for one of another version."""
     if not store_exists(state_url):
         return Remembered()
-    store = open_store(state_url, pool_size=1)
+    store = open_store(state_url, pool_size=1, seal_key=seal_key(loaded))
     try:
         store.check_version()
         return Remembered(

@@ -20,6 +20,8 @@ _START_FAILURES_MAX = 3
 _START_FAILURE_S = 5.0
 _UNFIT_MAX = 3
 _UNFIT_PAUSE_S = 0.5
+_REFUSALS = (ExitCode.UNFIT, ExitCode.DATA_INTEGRITY)
+"""A worker that ends so while its campaign is not over would end so again."""
 _BACKOFF_MAX_S = 5.0
 _LOG_TAIL_BYTES = 2000
 _GRACEFUL = (
@@ -137,7 +139,9 @@ class _Slot:
     crashes: list[float] = field(default_factory=list)
     start_failures: int = 0
     unfit: int = 0
-    """Ends in a row because the process lacked something."""
+    """Ends in a row because the process would not work."""
+    refusal: ExitCode = ExitCode.UNFIT
+    """The last of them."""
 
     @property
     def closed(self) -> bool:
@@ -183,9 +187,11 @@ class Supervisor:
         return bool(self._slots) and all(s.process is None and s.closed for s in self._slots)
 
     @property
-    def unfit(self) -> bool:
-        """True when it is exhausted because its processes lack something: no chunk is to blame."""
-        return self.exhausted and any(s.unfit >= _UNFIT_MAX for s in self._slots)
+    def verdict(self) -> ExitCode:
+        """Why it is exhausted: its processes lack something, or what they were to work by is not
+        what was sealed; else they could not start."""
+        refusals = [s.refusal for s in self._slots if s.unfit >= _UNFIT_MAX]
+        return max(refusals, default=ExitCode.GENERIC)
 
     def tick(self) -> None:
         """Notice ended processes, then fill empty slots. Call it several times a second."""
@@ -299,9 +305,10 @@ class Supervisor:
 
     def _remember(self, slot: _Slot, end: WorkerEnd, now_s: float) -> None:
         """Crash loops slow down; a worker that cannot even start stops being tried."""
-        if end.unfit:
+        if end.status in _REFUSALS:
             # What it lacks may come back (a file of credentials, a mount): tried a few times.
             slot.unfit = slot.unfit + 1 if end.lived_s < _CRASH_WINDOW_S else 1
+            slot.refusal = ExitCode(end.status)
             slot.start_after_s = now_s + _UNFIT_PAUSE_S * 2.0 ** (slot.unfit - 1)
             return
         slot.unfit = 0

@@ -14,7 +14,13 @@ from rivet_fleet.coordination.fitness import unfit_of
 from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.coordination.identity import awaits_parent, process_alive
 from rivet_fleet.coordination.publish import publish_chunk
-from rivet_fleet.errors import DataIntegrityError, DestinationError, LeaseLost, WorkerUnfit
+from rivet_fleet.errors import (
+    DataIntegrityError,
+    DestinationError,
+    LeaseLost,
+    StateTampered,
+    WorkerUnfit,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +136,8 @@ def finalize_ready(fleet: Fleet, campaign_id: CampaignId, refusals: list[Destina
     for run_id in runs:
         try:
             done += finalize_run(fleet, run_id)
+        except StateTampered:
+            raise
         except (DestinationError, DataIntegrityError, LeaseLost) as error:
             if isinstance(error, DestinationError):
                 refusals.append(error)

@@ -7,16 +7,24 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
+from rivet_fleet.contracts.allowed import EVERYTHING, Allowed
 from rivet_fleet.contracts.clock import Clock, SystemClock
 from rivet_fleet.contracts.events import Emit, Event, EventName
 from rivet_fleet.contracts.keys import CampaignId, WorkerId
+from rivet_fleet.contracts.plan import DestinationPlan
 from rivet_fleet.contracts.protection import MonitorPlan
 from rivet_fleet.contracts.url import redact
 from rivet_fleet.coordination.campaign_lookup import await_campaign
-from rivet_fleet.coordination.fitness import Defect, refuse_version, tell_unfit, unfit
+from rivet_fleet.coordination.fitness import (
+    Defect,
+    refuse_destination,
+    refuse_source,
+    refuse_state,
+    tell_unfit,
+    unfit,
+)
 from rivet_fleet.coordination.fleet import Fleet, FleetSettings
 from rivet_fleet.coordination.governor import Governor, GovernorLinks
 from rivet_fleet.coordination.heartbeat import Heartbeat, HeartbeatLimits
@@ -27,6 +35,7 @@ from rivet_fleet.coordination.worker import Worker
 from rivet_fleet.errors import ConfigError, DestinationError, ExitCode, StateRefused
 from rivet_fleet.execution import registry
 from rivet_fleet.execution.allocator import give_memory_back
+from rivet_fleet.execution.destination import Destination
 from rivet_fleet.execution.signals import SourceSignals
 from rivet_fleet.execution.source import Source
 from rivet_fleet.execution.spool import create_spool, make_root
@@ -38,6 +47,7 @@ from rivet_fleet.persistence.store import Store
 from rivet_fleet.planning.config import load_config
 from rivet_fleet.planning.connections import (
     SourceConnection,
+    seal_key,
     secrets_in_files,
     secrets_in_url,
     source_connection,
@@ -62,6 +72,8 @@ class ProcessOptions:
     worker_id: str | None = None
     host_id: str | None = None
     parent_pid: int | None = None
+    allowed: Allowed = EVERYTHING
+    """What it may read and write, whatever the state says."""
 
 
 def load(path: Path, *, params: Mapping[str, str], environ: Mapping[str, str]) -> LoadedConfig:
@@ -122,25 +134,33 @@ def settings_of(loaded: LoadedConfig) -> FleetSettings:
 
 
 def open_fleet(
-    loaded: LoadedConfig, options: ProcessOptions, *, migrate: bool, wait_s: float = 0.0
+    loaded: LoadedConfig,
+    options: ProcessOptions,
+    *,
+    migrate: bool,
+    wait_s: float = 0.0,
+    create: bool = True,
 ) -> Fleet:
     """Store, clock, events and identity of one process.
 
     ``migrate``: bring the state schema to this program's version first (coordinators and
     submitters do; workers only check). ``wait_s``: how long the state database may be away.
+    ``create``: whether a destination that is not there is made.
     Raises StateRefused, StateUnavailable.
     """
     clock = SystemClock()
     settings = settings_of(loaded)
     url = options.state_url or state_url(loaded)
     stop = StopFlag(clock, grace_s=settings.drain_grace_s)
-    hide = redactor(loaded, url)
+    hide, key = redactor(loaded, url), seal_key(loaded)
 
     def heartbeat_store() -> Store:
         # A beat that hangs must leave time for the next one before the lease runs out.
-        return open_store(url, pool_size=1, answer_max_s=max(2.0, settings.lease_ttl_s / 4))
+        return open_store(
+            url, seal_key=key, pool_size=1, answer_max_s=max(2.0, settings.lease_ttl_s / 4)
+        )
 
-    store = open_store(url)
+    store = open_store(url, seal_key=key)
     opening = Patience(clock, stop, _thread_emit(), limit_s=wait_s)
     opening.call("open the state", store.migrate if migrate else store.check_version)
     emit = fan_out(log_emit(), journal_emit(store.write_journal, hide), on_error=_sink_failed)
@@ -148,7 +168,7 @@ def open_fleet(
         store=store,
         open_store=heartbeat_store,
         open_source=lambda name, identity: open_planned_source(loaded, options, name, identity),
-        open_destination=registry.open_destination,
+        open_destination=lambda plan: open_allowed(options.allowed, plan, create=create),
         emit=emit,
         clock=clock,
         stop=stop,
@@ -163,6 +183,12 @@ def open_fleet(
     )
 
 
+def open_allowed(allowed: Allowed, plan: DestinationPlan, *, create: bool) -> Destination:
+    """The planned destination, if this process may touch it. Raises WorkerUnfit."""
+    refuse_destination(allowed, plan.prefix)
+    return registry.open_destination(plan, create=create)
+
+
 def open_planned_source(
     loaded: LoadedConfig, options: ProcessOptions, name: str, identity: str
 ) -> Source:
@@ -171,6 +197,7 @@ def open_planned_source(
     Raises ConfigError when it is another database than the planned one: a worker with a
     stale configuration must not read the wrong rows.
     """
+    refuse_source(options.allowed, name, identity)
     connection = _planned_connection(loaded, name, identity)
     return registry.open_source(
         connection.engine,
@@ -199,6 +226,7 @@ def signals_opener(
     """(source name, planned identity) → a monitoring connection of its own."""
 
     def open_signals(name: str, identity: str) -> SourceSignals:
+        refuse_source(options.allowed, name, identity)
         connection = _planned_connection(loaded, name, identity)
         return registry.open_signals(
             connection.engine,
@@ -262,11 +290,12 @@ def run_worker(
     """
     give_memory_back()
     try:
-        fleet = open_fleet(loaded, options, migrate=wait_s > 0, wait_s=wait_s)
+        # A host without the destination's mount must not make a folder of that name (ADR 0023).
+        fleet = open_fleet(loaded, options, migrate=wait_s > 0, wait_s=wait_s, create=False)
     except StateRefused as error:
-        raise refuse_version(error) or error from None
-    # A host without the destination's mount must not make a folder of that name (ADR 0023).
-    fleet.open_destination = partial(registry.open_destination, create=False)
+        raise refuse_state(error) or error from None
+    except ConfigError as error:
+        raise unfit(Defect.CONFIGURATION, error) from None
     try:
         install(fleet.stop)
         if options.parent_pid is not None:

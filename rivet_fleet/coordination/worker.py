@@ -25,6 +25,7 @@ from rivet_fleet.coordination.fitness import (
     asked_of_source,
     refuse_before_claim,
     refuse_full_spool,
+    refuse_state,
     tell_unfit,
     unfit_of,
     with_others,
@@ -42,6 +43,7 @@ from rivet_fleet.errors import (
     RivetFleetError,
     SourceError,
     StateError,
+    StateRefused,
     StopRequested,
     WorkerUnfit,
 )
@@ -139,6 +141,9 @@ class Worker:
             return self._loop()
         except WorkerUnfit as found:
             raise tell_unfit(fleet, found) from None
+        except StateRefused as error:
+            other = refuse_state(error)
+            raise tell_unfit(fleet, other) if other else error from None
         except RivetFleetError:
             raise
         except Exception as error:

@@ -66,6 +66,7 @@ EVENT_LEVELS: dict[EventName, str] = {
     EventName.SOURCE_RETRIED: "warning",
     EventName.SOURCE_CHANGED: "warning",
     EventName.STATE_RETRIED: "warning",
+    EventName.STATE_RESEALED: "warning",
     EventName.DESTINATION_RETRIED: "warning",
     EventName.QUALITY_JUDGED: "info",
     EventName.QUALITY_FAILED: "error",

@@ -8,16 +8,19 @@ from rivet_fleet.contracts.codec import dumps, loads
 from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.keys import CampaignId, TaskId
 from rivet_fleet.contracts.protection import MonitorPlan, SourceBudget, Standing
+from rivet_fleet.contracts.sealing import Sealer, tampered
 from rivet_fleet.contracts.state import GroupView
 from rivet_fleet.persistence.database import Database, Record, Transaction
 from rivet_fleet.persistence.journal import note_all
+from rivet_fleet.persistence.seals import check_budget, seal_budget
 
-BUDGET_COLUMNS = """b.group_name, b.chunks_max, b.connections_max, b.rows_per_s, b.bytes_per_s,
-  b.chunks_min, b.monitor_json, b.permits, b.page_share, b.paused_reason, b.resumes_at_s,
+BUDGET_COLUMNS = """b.namespace, b.seal, b.group_name, b.chunks_max, b.connections_max,
+  b.rows_per_s, b.bytes_per_s, b.chunks_min, b.monitor_json, b.permits,
+  b.page_share, b.paused_reason, b.resumes_at_s,
   b.halted_reason, b.valid_until_s, b.sampled_at_s, b.readings_json, b.governor_name"""
 # The limits that a claim keeps, and whether anything closes the group altogether.
-ROOM = """
-SELECT b.ceiling, b.permits,
+ROOM = f"""
+SELECT {BUDGET_COLUMNS}, b.ceiling,
   CASE WHEN b.paused_reason IS NOT NULL OR b.halted_reason IS NOT NULL
          OR b.valid_until_s < NOW_S THEN 1 ELSE 0 END AS closed
 FROM source_budget b WHERE b.namespace = :namespace AND b.group_name = :group_name
@@ -28,22 +31,22 @@ SELECT count(*) FROM chunk_task t
 WHERE t.status = 'running' AND t.namespace = :namespace AND t.source_group = :group_name
 """
 _STORED = """
-SELECT b.group_name, b.chunks_max, b.connections_max, b.rows_per_s, b.bytes_per_s, b.chunks_min,
-       b.monitor_json
+SELECT b.namespace, b.seal, b.group_name, b.chunks_max, b.connections_max, b.rows_per_s,
+       b.bytes_per_s, b.chunks_min, b.monitor_json
 FROM source_budget b WHERE b.namespace = :namespace AND b.group_name = :group_name LOCK_ROW
 """
 _CONFIGURE = """
 INSERT INTO source_budget (namespace, group_name, chunks_max, connections_max, rows_per_s,
                            bytes_per_s, chunks_min, ceiling, monitor_json, configured_at_s,
-                           configured_by)
+                           configured_by, seal)
 VALUES (:namespace, :group_name, :chunks_max, :connections_max, :rows_per_s, :bytes_per_s,
-        :chunks_min, :ceiling, :monitor_json, NOW_S, :configured_by)
+        :chunks_min, :ceiling, :monitor_json, NOW_S, :configured_by, :seal)
 ON CONFLICT (namespace, group_name) DO UPDATE SET
   chunks_max = excluded.chunks_max, connections_max = excluded.connections_max,
   rows_per_s = excluded.rows_per_s, bytes_per_s = excluded.bytes_per_s,
   chunks_min = excluded.chunks_min, ceiling = excluded.ceiling,
   monitor_json = excluded.monitor_json, configured_at_s = excluded.configured_at_s,
-  configured_by = excluded.configured_by
+  configured_by = excluded.configured_by, seal = excluded.seal
 """
 # A monitor that fails closed opens the group with its first sample, not before.
 _WATCH_ANEW = """
@@ -119,7 +122,11 @@ def has_room(tx: Transaction, group_name: str) -> bool:
     """Whether one more chunk of the group may run. Locks the group's row where that matters, so
     the answer holds until the transaction ends."""
     limits = tx.first(ROOM, group_name=group_name)
-    if limits is None or not _limited(limits):
+    if limits is None:
+        return True
+    if limits.ceiling != budget_from(limits, tx.sealer).ceiling:
+        raise tampered(f"the ceiling of source group {group_name}")
+    if not _limited(limits):
         return True
     limits = tx.first(LOCK_ROOM, group_name=group_name)
     if limits is None:
@@ -150,7 +157,8 @@ class Budgets:
             f"SELECT {BUDGET_COLUMNS} FROM source_budget b WHERE b.namespace = :namespace "
             "ORDER BY b.group_name"
         )
-        return [budget_from(row) for row in self._db.one(lambda tx: tx.all(sql))]
+        rows = self._db.one(lambda tx: tx.all(sql))
+        return [budget_from(row, self._db.sealer) for row in rows]
 
     def reserve(self, group_name: str, rows: float, size_bytes: float) -> float:
         """See ``Store.reserve``. One statement: askers queue for one row and nothing else."""
@@ -162,12 +170,12 @@ class Budgets:
     def standing(self, task_id: TaskId) -> Standing:
         """See ``Store.standing``."""
         row = self._db.one(lambda tx: tx.first(STANDING, task_id=task_id))
-        return Standing() if row is None else _standing(row)
+        return Standing() if row is None else _standing(row, self._db.sealer)
 
     def groups(self, campaign_id: CampaignId) -> list[GroupView]:
         """See ``Store.groups``."""
         rows = self._db.one(lambda tx: tx.all(GROUP_VIEWS, campaign_id=campaign_id))
-        return [_group_view(row) for row in rows]
+        return [_group_view(row, self._db.sealer) for row in rows]
 
 
 def configure(tx: Transaction, budgets: Sequence[SourceBudget], *, by: str) -> list[str]:
@@ -175,14 +183,16 @@ def configure(tx: Transaction, budgets: Sequence[SourceBudget], *, by: str) -> l
     changed = []
     for budget in sorted(budgets, key=lambda b: b.group_name):
         row = tx.first(_STORED, group_name=budget.group_name)
-        before = None if row is None else budget_from(row)
+        before = None if row is None else budget_from(row, tx.sealer)
         if before == budget or (before is None and budget.unlimited):
             continue
         changed.append(budget.group_name)
         if budget.unlimited:
             tx.run(_FORGET, group_name=budget.group_name)
         else:
-            tx.run(_CONFIGURE, **_values(budget), configured_by=by)
+            values = _values(budget)
+            seal = seal_budget(tx.sealer, {"namespace": tx.namespace, **values})
+            tx.run(_CONFIGURE, **values, seal=seal, configured_by=by)
             tx.run(_ADD_PACE, group_name=budget.group_name)
             if before is None or before.monitor != budget.monitor:
                 closed = budget.monitor is not None and budget.monitor.fail_closed
@@ -251,8 +261,10 @@ def _values(budget: SourceBudget) -> dict[str, object]:
     }
 
 
-def budget_from(row: Record) -> SourceBudget:
-    """A row of ``source_budget`` as a value."""
+def budget_from(row: Record, sealer: Sealer) -> SourceBudget:
+    """A row of ``source_budget`` as a value. Raises StateTampered for one that is not what
+    was configured."""
+    check_budget(sealer, row)
     return SourceBudget(
         group_name=row.group_name,
         chunks_max=row.chunks_max,
@@ -264,13 +276,13 @@ def budget_from(row: Record) -> SourceBudget:
     )
 
 
-def _standing(row: Record) -> Standing:
+def _standing(row: Record, sealer: Sealer) -> Standing:
     paused = row.paused_reason
     if paused is None and row.valid_until_s is not None and row.valid_until_s < row.now_s:
         paused = "nobody watches the source, and on_unreadable is pause"
     for_s = None if row.resumes_at_s is None else row.resumes_at_s - row.now_s
     return Standing(
-        budget=budget_from(row),
+        budget=budget_from(row, sealer),
         ahead=row.ahead,
         permits=row.permits,
         page_share=row.page_share,
@@ -280,12 +292,12 @@ def _standing(row: Record) -> Standing:
     )
 
 
-def _group_view(row: Record) -> GroupView:
+def _group_view(row: Record, sealer: Sealer) -> GroupView:
     if row.group_name is None:
         return GroupView(
             group_name=row.name, slots_max=None, running=row.running, running_here=row.running_here
         )
-    budget = budget_from(row)
+    budget = budget_from(row, sealer)
     return GroupView(
         group_name=row.name,
         slots_max=budget.ceiling,

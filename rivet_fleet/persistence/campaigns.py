@@ -19,6 +19,7 @@ from rivet_fleet.persistence.harm import FORGET_HARM
 from rivet_fleet.persistence.journal import note, note_all
 from rivet_fleet.persistence.ledger import LOCK_CAMPAIGN
 from rivet_fleet.persistence.marks import refuse_moved_marks
+from rivet_fleet.persistence.seals import seal_run
 from rivet_fleet.persistence.versions import CLAIMABLE
 
 _ADD_CAMPAIGN = """
@@ -31,10 +32,10 @@ ON CONFLICT (campaign_id) DO NOTHING
 _ADD_RUN = """
 INSERT INTO chunk_run (namespace, run_id, campaign_id, campaign_name, export_name, position,
                        priority, source_group, plan_json, plan_hash, status, expected_tasks,
-                       created_at_s)
+                       created_at_s, seal, chunk_digests)
 VALUES (:namespace, :run_id, :campaign_id, :campaign_name, :export_name, :position,
         :priority, :source_group, :plan_json, :plan_hash, 'in_progress', :expected_tasks,
-        NOW_S)
+        NOW_S, :seal, :chunk_digests)
 """
 _ADD_TASK = """
 INSERT INTO chunk_task (namespace, run_id, campaign_id, export_name, run_position, chunk_index,
@@ -130,6 +131,8 @@ class Campaigns:
         # a busy machine takes its time to lay out.
         runs = [_run_values(plan, i, run) for i, run in enumerate(plan.runs)]
         tasks = [_task_values(plan, i, run) for i, run in enumerate(plan.runs)]
+        for run, chunks in zip(runs, tasks, strict=True):
+            run |= seal_run(self._db.sealer, run, (str(c["range_json"]) for c in chunks))
 
         def work(tx: Transaction) -> SubmitOutcome:
             created = tx.run(

@@ -11,11 +11,14 @@ from rivet_fleet.contracts.keys import CampaignId, ChunkRange, RunId, TaskId
 from rivet_fleet.contracts.lease import Claim, WorkerIdentity
 from rivet_fleet.contracts.state import Reaped
 from rivet_fleet.contracts.task import TaskStatus, Verb, after_reap
+from rivet_fleet.errors import StateRefused, StateTampered
 from rivet_fleet.persistence.budgets import has_room
 from rivet_fleet.persistence.database import Database, Record, Transaction
 from rivet_fleet.persistence.guards import effect, guard, status_in
 from rivet_fleet.persistence.hosts import require_this_host
 from rivet_fleet.persistence.journal import note_all
+from rivet_fleet.persistence.ledger import Ledger
+from rivet_fleet.persistence.seals import Ranges
 from rivet_fleet.persistence.versions import CLAIMABLE
 
 # The run's status is a scalar subquery on purpose: an EXISTS may become a join, and a join may
@@ -125,7 +128,7 @@ WHERE {guard(Verb.REAP)} AND fence = :fence
 """
 
 
-class Claims:
+class Claims(Ledger, Ranges):
     """Claim, renew and reap, over one database."""
 
     _db: Database
@@ -145,16 +148,27 @@ class Claims:
             "lease_ttl_s": lease_ttl_s,
         }
         if not self._budgeted.get(campaign_id, False):
-            claim = self._claim_unbudgeted(worker, values)
-            if claim is not None or not self._has_budget(campaign_id):
-                return claim
-        return self._claim_within_budget(worker, values)
+            row = self._claim_unbudgeted(worker, values)
+            if row is not None or not self._has_budget(campaign_id):
+                return self._sealed_claim(row)
+        return self._sealed_claim(self._claim_within_budget(worker, values))
 
-    def _claim_unbudgeted(self, worker: WorkerIdentity, values: dict[str, object]) -> Claim | None:
+    def _sealed_claim(self, row: Record | None) -> Claim | None:
+        """What was claimed, if its range is the sealed one; else it goes back as it was."""
+        if row is None:
+            return None
+        try:
+            self.check_range(row[2], row[4], row[5])
+        except (StateTampered, StateRefused):
+            self.release(TaskId(row[0]), row[6])
+            raise
+        return _claim_from(row)
+
+    def _claim_unbudgeted(self, worker: WorkerIdentity, values: dict[str, object]) -> Record | None:
         """None also when any group of the campaign has a budget."""
         if self._db.dialect.one_statement_claim:
             sql = _picking(CLAIM_ONE_STATEMENT, PICK_ANY)
-            return _claim_from(self._db.one(lambda tx: tx.first(sql, **values)))
+            return self._db.one(lambda tx: tx.first(sql, **values))
         return self._db.write(lambda tx: self._claim_in(tx, worker, PICK_ANY, values))
 
     def _has_budget(self, campaign_id: CampaignId) -> bool:
@@ -167,19 +181,19 @@ class Claims:
 
     def _claim_in(
         self, tx: Transaction, worker: WorkerIdentity, pick: str, values: dict[str, object]
-    ) -> Claim | None:
+    ) -> Record | None:
         if self._db.dialect.one_statement_claim:
-            return _claim_from(tx.first(_picking(CLAIM_ONE_STATEMENT, pick), **values))
+            return tx.first(_picking(CLAIM_ONE_STATEMENT, pick), **values)
         require_this_host(tx, worker)
         row = tx.first(_picking(CLAIM_TWO_STATEMENTS, pick), **values)
         if row is not None:
             source = "chunk_task WHERE task_id = :task_id"
             tx.run(CLAIM_NOTE.replace("CLAIMED", source), task_id=row[0])
-        return _claim_from(row)
+        return row
 
     def _claim_within_budget(
         self, worker: WorkerIdentity, values: dict[str, object]
-    ) -> Claim | None:
+    ) -> Record | None:
         """Groups in the order of their best task; each in a transaction of its own, so that
         two claimers never hold one group's row while they wait for another's."""
         for group_name in self._db.read(lambda tx: _groups_in_order(tx, values)):
@@ -192,7 +206,7 @@ class Claims:
 
     def _claim_in_group(
         self, tx: Transaction, worker: WorkerIdentity, group_name: str, values: dict[str, object]
-    ) -> Claim | None:
+    ) -> Record | None:
         if not has_room(tx, group_name):
             return None
         values = {**values, "group_name": group_name}
@@ -318,9 +332,7 @@ def _reaped_from(row: Record, status: TaskStatus) -> Reaped:
     )
 
 
-def _claim_from(row: Record | None) -> Claim | None:
-    if row is None:
-        return None
+def _claim_from(row: Record) -> Claim:
     return Claim(
         task_id=TaskId(row[0]),
         campaign_id=CampaignId(row[1]),

@@ -19,6 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.base import Executable
 
 from rivet_fleet.contracts.namespace import NAMESPACE_DEFAULT
+from rivet_fleet.contracts.sealing import UNKEYED, Sealer
 from rivet_fleet.persistence.border import border, meaning_of
 from rivet_fleet.persistence.dialects import Dialect
 from rivet_fleet.persistence.guards import refuse_foreign
@@ -47,8 +48,14 @@ class Transaction:
     """Statements on one connection. ``sql`` is text with ``:name`` parameters and fragments."""
 
     def __init__(
-        self, connection: Connection, dialect: Dialect, namespace: str = NAMESPACE_DEFAULT
+        self,
+        connection: Connection,
+        dialect: Dialect,
+        namespace: str = NAMESPACE_DEFAULT,
+        sealer: Sealer = UNKEYED,
     ) -> None:
+        self.sealer = sealer
+        """Makes and checks the seals of what is written and read."""
         self._connection = connection
         self._dialect = dialect
         self._namespace = namespace
@@ -88,6 +95,11 @@ class Transaction:
             with self._dialect.limit(self._connection):
                 self._connection.execute(clause, rows[start : start + batch])
 
+    @property
+    def namespace(self) -> str:
+        """The part of the state that it sees."""
+        return self._namespace
+
     def _text(self, sql: str) -> TextClause:
         return _compiled(self._fragments, sql)
 
@@ -100,8 +112,14 @@ class Database:
     """The engine of one store, with its dialect, seen from one namespace."""
 
     def __init__(
-        self, dialect: Dialect, *, pool_size: int = 2, namespace: str = NAMESPACE_DEFAULT
+        self,
+        dialect: Dialect,
+        *,
+        pool_size: int = 2,
+        namespace: str = NAMESPACE_DEFAULT,
+        sealer: Sealer = UNKEYED,
     ) -> None:
+        self.sealer = sealer
         self.dialect = dialect
         self.namespace = namespace
         self.engine = dialect.engine(pool_size)
@@ -156,7 +174,7 @@ class Database:
             while True:
                 try:
                     with self.engine.connect() as connection, scope(connection):
-                        return work(Transaction(connection, self.dialect, self.namespace))
+                        return work(self._transaction(connection))
                 except DBAPIError as failure:
                     if failure.connection_invalidated:
                         lost += 1
@@ -166,6 +184,9 @@ class Database:
                         conflicts += 1
                         if not meaning_of(failure).again or conflicts >= _TRIES_ON_CONFLICT:
                             raise
+
+    def _transaction(self, connection: Connection) -> Transaction:
+        return Transaction(connection, self.dialect, self.namespace, self.sealer)
 
     def _border(self) -> contextlib.AbstractContextManager[None]:
         return border(self.dialect.target, self.dialect.secrets)

@@ -18,6 +18,7 @@ from rivet_fleet.persistence.database import Database, Record, Transaction
 from rivet_fleet.persistence.journal import note
 from rivet_fleet.persistence.ledger import LOCK_RUN
 from rivet_fleet.persistence.marks import move_mark, record_committed
+from rivet_fleet.persistence.seals import SEALED_OF_RUN, check_run
 from rivet_fleet.persistence.uniques import forget_former
 
 # Least and greatest status come from the two ends of the index on (run_id, status): that is
@@ -52,7 +53,7 @@ UPDATE chunk_run SET proof_json = :proof_json,
   finalize_lease_expires_at_s = NOW_S + :lease_ttl_s
 WHERE run_id = :run_id AND status = 'in_progress' AND finalize_fence = :finalize_fence
 """
-_RETURNED = "campaign_id, campaign_name, run_id, export_name, expected_tasks, plan_json"
+_RETURNED = SEALED_OF_RUN
 _FINISH = f"""
 UPDATE chunk_run SET status = 'completed', finished_at_s = NOW_S, error = NULL,
   manifest_fingerprint = :manifest_fingerprint, findings_json = :findings_json,
@@ -156,7 +157,7 @@ class Finalizing:
                     raise _lost(lease)
                 return
             tx.run(_PUBLISH_REST, run_id=lease.run_id)
-            plan = loads(ExportPlan, run.plan_json)
+            plan = _plan(tx, run)
             tx.run(_METRICS, **_metrics(tx, run, plan, finished=finished))
             names = {"campaign_name": run.campaign_name, "export_name": run.export_name}
             names["run_id"] = run.run_id
@@ -181,7 +182,7 @@ class Finalizing:
                 if not _stands(tx, lease, RunStatus.FAILED):
                     raise _lost(lease)
                 return
-            plan = loads(ExportPlan, run.plan_json)
+            plan = _plan(tx, run)
             tx.run(_METRICS, **_metrics(tx, run, plan, error=error))
             note(tx, _event(EventName.RUN_FAILED, run, message=error))
 
@@ -192,6 +193,12 @@ class Finalizing:
         sql = "SELECT max(completed_at_s) FROM chunk_task WHERE run_id = :run_id"
         found = self._db.one(lambda tx: tx.scalar(sql, run_id=run_id))
         return float(found or 0.0)
+
+
+def _plan(tx: Transaction, run: Record) -> ExportPlan:
+    """Raises StateTampered, and the transaction changes nothing."""
+    check_run(tx.sealer, run)
+    return loads(ExportPlan, run.plan_json)
 
 
 def _plain(findings: RunFindings | None) -> str | None:

@@ -101,7 +101,7 @@ class Governing:
                 tell(tx, lease.budget.group_name, name, message, dict(data), lease.worker_id)
             if word.halt is not None:
                 tx.run(_HALT, group_name=lease.budget.group_name, halt=word.halt)
-            return budget_from(row)
+            return budget_from(row, tx.sealer)
 
         return self._db.write(work)
 
@@ -137,7 +137,7 @@ def _lease(
     data: dict[str, object] = {"governor": worker.name, "fence": row.governor_fence}
     tell(tx, group_name, EventName.GOVERNOR_ELECTED, message, data, worker.worker_id)
     return GovernorLease(
-        budget=budget_from(row),
+        budget=budget_from(row, tx.sealer),
         fence=row.governor_fence,
         worker_id=worker.worker_id,
         permits=row.permits,

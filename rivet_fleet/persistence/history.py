@@ -9,6 +9,7 @@ from rivet_fleet.contracts.keys import RunId
 from rivet_fleet.contracts.plan import ExportPlan
 from rivet_fleet.contracts.state import MeasuredRun
 from rivet_fleet.persistence.database import Database, Record, Transaction
+from rivet_fleet.persistence.seals import SEALED_OF_RUN, check_run
 
 _ENDED = """
 SELECT run_id, run_at_s, status, total_rows, bytes_written, duration_ms, work_ms, chunks, retries
@@ -36,7 +37,7 @@ WHERE r.namespace = :namespace AND r.campaign_name = :campaign_name
 ORDER BY run_at_s DESC LIMIT :limit
 """
 _LAST_PLAN = """
-SELECT r.plan_json FROM export_state s JOIN chunk_run r ON r.run_id = s.last_run_id
+SELECT SEALED FROM export_state s JOIN chunk_run r ON r.run_id = s.last_run_id
 WHERE s.namespace = :namespace AND s.campaign_name = :campaign_name
   AND s.export_name = :export_name
 """
@@ -72,8 +73,13 @@ class Histories:
 
         def work(tx: Transaction) -> dict[str, str]:
             named = {"campaign_name": campaign_name}
-            found = {n: tx.scalar(_LAST_PLAN, **named, export_name=n) for n in export_names}
-            return {name: plan for name, plan in found.items() if plan is not None}
+            sealed = ", ".join(f"r.{name}" for name in SEALED_OF_RUN.split(", "))
+            sql = _LAST_PLAN.replace("SEALED", sealed)
+            found = {n: tx.first(sql, **named, export_name=n) for n in export_names}
+            runs = {name: run for name, run in found.items() if run is not None}
+            for run in runs.values():
+                check_run(tx.sealer, run)
+            return {name: run.plan_json for name, run in runs.items()}
 
         return {name: loads(ExportPlan, plan) for name, plan in self._db.read(work).items()}
 

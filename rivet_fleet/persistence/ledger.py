@@ -19,12 +19,14 @@ from rivet_fleet.contracts.part import (
     PartStatus,
     StagedPart,
 )
+from rivet_fleet.contracts.sealing import Sealer
 from rivet_fleet.contracts.state import Failure
 from rivet_fleet.contracts.task import CampaignStatus, TaskStatus, Verb
 from rivet_fleet.errors import LeaseLost, StateRefused
 from rivet_fleet.persistence.database import Database, Record, Transaction
 from rivet_fleet.persistence.guards import effect, guard
 from rivet_fleet.persistence.journal import note, note_all
+from rivet_fleet.persistence.seals import SEALED_OF_PART, check_part, seal_part
 from rivet_fleet.persistence.uniques import add_uniques
 
 _NAMED = "campaign_id, run_id, export_name, chunk_index, owner, attempts, attempts_max"
@@ -70,9 +72,10 @@ _STANDING = "SELECT run_id, chunk_index, status, fence FROM chunk_task WHERE tas
 _ADD_PART = """
 INSERT INTO file_log (run_id, export_name, chunk_index, part_number, fence, path, rows, bytes,
                       fingerprint, md5, receipt_json, columns_json, changed_values, status,
-                      created_at_s)
+                      created_at_s, seal)
 VALUES (:run_id, :export_name, :chunk_index, :part_number, :fence, :path, :rows, :bytes,
-        :fingerprint, :md5, :receipt_json, :columns_json, :changed_values, 'committed', NOW_S)
+        :fingerprint, :md5, :receipt_json, :columns_json, :changed_values, 'committed',
+        NOW_S, :seal)
 """
 _STORED_PARTS = """
 SELECT part_number, path, fingerprint FROM file_log
@@ -87,9 +90,8 @@ _VOID_PARTS = """
 UPDATE file_log SET status = 'voided'
 WHERE run_id = :run_id AND chunk_index = :chunk_index AND status <> 'voided'
 """
-_PARTS = """
-SELECT run_id, export_name, chunk_index, part_number, fence, path, rows, bytes, fingerprint, md5,
-       receipt_json, status, columns_json
+_PARTS = f"""
+SELECT {SEALED_OF_PART}, status
 FROM file_log WHERE run_id = :run_id CHUNK_FILTER VOIDED_FILTER
 ORDER BY chunk_index, part_number, file_id
 """
@@ -138,7 +140,10 @@ class Ledger:
                 if not _already_committed(tx, task_id, fence, parts):
                     raise _lost(task_id, fence, "commit")
                 return
-            tx.run_many(_ADD_PART, [_part_values(task, fence, p) for p in parts])
+            rows_of_parts = [_part_values(task, fence, part) for part in parts]
+            tx.run_many(
+                _ADD_PART, [{**row, "seal": seal_part(tx.sealer, row)} for row in rows_of_parts]
+            )
             add_uniques(tx, task, fence, parts)
             size = sum(p.digest.size_bytes for p in parts)
             data = {"rows": rows, "parts": len(parts), "bytes": size, "fence": fence}
@@ -273,7 +278,8 @@ class Ledger:
             values["chunk_index"] = chunk_index
         chunk = "" if chunk_index is None else "AND chunk_index = :chunk_index"
         sql = sql.replace("CHUNK_FILTER", chunk)
-        return [_part_from(row) for row in self._db.one(lambda tx: tx.all(sql, **values))]
+        rows = self._db.one(lambda tx: tx.all(sql, **values))
+        return [_part_from(row, self._db.sealer) for row in rows]
 
 
 def _stands(tx: Transaction, task_id: TaskId, fence: int, *statuses: TaskStatus) -> bool:
@@ -331,7 +337,8 @@ def _part_values(task: Record, fence: int, part: StagedPart) -> dict[str, object
     }
 
 
-def _part_from(row: Record) -> LedgerPart:
+def _part_from(row: Record, sealer: Sealer) -> LedgerPart:
+    check_part(sealer, row)
     return LedgerPart(
         run_id=row.run_id,
         export_name=row.export_name,

@@ -22,16 +22,17 @@ from rivet_fleet.contracts.state import Boundary, Progression
 from rivet_fleet.errors import StateRefused
 from rivet_fleet.persistence.database import Database, Record, Transaction
 from rivet_fleet.persistence.journal import note
+from rivet_fleet.persistence.seals import SEALED_OF_MARK, check_mark, seal_mark
 
 INCREMENTAL = "incremental"
 CHUNKED = "chunked"
 
-_MARK = """
-SELECT last_cursor_value, mark_binding FROM export_state
+_MARK = f"""
+SELECT {SEALED_OF_MARK} FROM export_state
 WHERE namespace = :namespace AND campaign_name = :campaign_name AND export_name = :export_name
 """
 MOVE = """
-UPDATE export_state SET last_cursor_value = :after, mark_binding = :binding
+UPDATE export_state SET last_cursor_value = :after, mark_binding = :binding, mark_seal = :seal
 WHERE namespace = :namespace AND campaign_name = :campaign_name AND export_name = :export_name
   AND coalesce(last_cursor_value, '') = :before AND coalesce(mark_binding, '') = :binding_before
 """
@@ -102,7 +103,7 @@ class Marks:
             after = StoredMark(value=at.value, binding=binding)
             if _stored(tx, named) == after:
                 return False
-            if tx.run(MOVE, **named, **_from_to(at, after)) == 0:
+            if tx.run(MOVE, **named, **_from_to(at, after), seal=_sealed(tx, named, after)) == 0:
                 raise mark_changed(export_name)
             note(tx, event)
             return True
@@ -225,7 +226,8 @@ def move_mark(tx: Transaction, run: Record, plan: ExportPlan) -> None:
     move = move_of(plan.cursor, _stored(tx, named))
     if move is None:
         return
-    moved = tx.run(MOVE, **named, **_from_to(move.at, move.after)) == 1
+    seal = _sealed(tx, named, move.after)
+    moved = tx.run(MOVE, **named, **_from_to(move.at, move.after), seal=seal) == 1
     for event in move_events(run.run_id, run.campaign_id, plan, move, moved=moved):
         note(tx, event)
 
@@ -259,7 +261,15 @@ def _from_to(at: StoredMark | None, after: StoredMark) -> dict[str, str | None]:
 
 def _stored(tx: Transaction, named: Mapping[str, str]) -> StoredMark | None:
     row = tx.first(_MARK, **named)
-    return None if row is None or row[0] is None else StoredMark(value=row[0], binding=row[1])
+    if row is None or row.last_cursor_value is None:
+        return None
+    check_mark(tx.sealer, row)
+    return StoredMark(value=row.last_cursor_value, binding=row.mark_binding)
+
+
+def _sealed(tx: Transaction, named: Mapping[str, str], mark: StoredMark) -> str:
+    fields = {"last_cursor_value": mark.value, "mark_binding": mark.binding}
+    return seal_mark(tx.sealer, {"namespace": tx.namespace, **named, **fields})
 
 
 def mark_event(run_id: RunId, campaign_id: CampaignId, plan: ExportPlan, *, moved: bool) -> Event:

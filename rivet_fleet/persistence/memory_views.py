@@ -128,6 +128,13 @@ class MemoryRows:
 class MemoryViews(MemoryRows):
     """Reading, as plain values."""
 
+    def check_seals(self, campaign_id: CampaignId) -> None:
+        """See ``Store.check_seals``. Nobody else can write here."""
+
+    def reseal(self, old_key: bytes | None, *, by: str) -> int:
+        """See ``Store.reseal``. Nothing is sealed here."""
+        return 0
+
     def now_s(self) -> float:
         """See ``Store.now_s``."""
         return self._clock()

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from rivet_fleet.contracts.namespace import NAMESPACE_DEFAULT
+from rivet_fleet.contracts.sealing import Sealer
 from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.errors import StateRefused
 from rivet_fleet.persistence.database import Database
@@ -24,9 +25,11 @@ def open_store(
     namespace: str = NAMESPACE_DEFAULT,
     pool_size: int = 2,
     answer_max_s: float = ANSWER_MAX_S,
+    seal_key: bytes | None = None,
 ) -> Store:
     """A store for ``sqlite:///path`` or ``postgresql://user:password@host:port/database``.
 
+    ``seal_key``: what seals are made with (ADR 0024); None: plain digests.
     ``namespace``: the part of the state that the store sees and changes (ADR 0022).
     ``answer_max_s``: how long a server may take for one statement before its connection is
     given up (no meaning for SQLite). Connects at the first call, not here. Raises StateRefused
@@ -34,7 +37,8 @@ def open_store(
     cannot be used.
     """
     dialect = dialect_of(url, answer_max_s)
-    return SqlStore(Database(dialect, pool_size=pool_size, namespace=namespace))
+    sealer = Sealer(key=seal_key)
+    return SqlStore(Database(dialect, pool_size=pool_size, namespace=namespace, sealer=sealer))
 
 
 def store_exists(url: str) -> bool:

@@ -113,6 +113,7 @@ source_budget = Table(
     _text("governor_name", nullable=True),
     _int("governor_fence", default=0),
     _time("governor_lease_expires_at_s"),
+    _text("seal", nullable=True),
 )
 """A source's budget, whoever asks, and what its governor decided (ADR 0013). Only claims of
 groups with a row lock one (F7). ``ceiling`` is derived: how many chunks may run unshed."""
@@ -158,6 +159,8 @@ chunk_run = Table(
     _text("findings_json", nullable=True),
     _text("acceptance_json", nullable=True),
     _text("proof_json", nullable=True),
+    _text("seal", nullable=True),
+    _text("chunk_digests", nullable=True),
     Index("ix_chunk_run_campaign", "campaign_id", "position"),
     _partial(
         "uq_chunk_run_one_in_progress",
@@ -249,6 +252,7 @@ file_log = Table(
     _text("status"),
     _time("created_at_s", nullable=False),
     _time("published_at_s"),
+    _text("seal", nullable=True),
     _partial(
         "uq_file_log_part",
         "run_id",
@@ -367,6 +371,7 @@ export_state = Table(
     _text("last_run_id", nullable=True),
     _time("last_run_at_s"),
     _text("mark_binding", nullable=True),
+    _text("mark_seal", nullable=True),
 )
 """The incremental high-water mark, and what it is bound to (ADR 0020). It moves only in the
 transaction that finishes a run."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from rivet_fleet.contracts.events import Event, EventName
+from rivet_fleet.contracts.sealing import Sealer
 from rivet_fleet.persistence.accepting import Accepting
 from rivet_fleet.persistence.budgets import Budgets
 from rivet_fleet.persistence.campaigns import Campaigns
@@ -13,8 +15,9 @@ from rivet_fleet.persistence.harm import Harms
 from rivet_fleet.persistence.history import Histories
 from rivet_fleet.persistence.ledger import Ledger
 from rivet_fleet.persistence.marks import Marks
-from rivet_fleet.persistence.migrate import check_version, migrate
+from rivet_fleet.persistence.migrate import check_version, migrate, refuse_live
 from rivet_fleet.persistence.outages import Outages
+from rivet_fleet.persistence.seals import reseal
 from rivet_fleet.persistence.uniques import Uniques
 from rivet_fleet.persistence.views import Views
 
@@ -40,6 +43,7 @@ class SqlStore(
         """Opens nothing yet: the first call does."""
         self._db = database
         self._budgeted: dict[str, bool] = {}
+        self._digests: dict[str, str] = {}
 
     def __repr__(self) -> str:
         return f"SqlStore({self._db.dialect.target})"
@@ -56,6 +60,18 @@ class SqlStore(
     def check_version(self) -> None:
         """See ``Store.check_version``."""
         check_version(self._db)
+
+    def reseal(self, old_key: bytes | None, *, by: str) -> int:
+        """See ``Store.reseal``. One transaction."""
+        with self._db.migrating() as connection:
+            refuse_live(connection, self._db.dialect)
+            runs = reseal(connection, Sealer(key=old_key), self._db.sealer, self._db.namespace)
+        self._digests.clear()
+        keyed = f"key {self._db.sealer.key_id}" if self._db.sealer.key else "no key"
+        self.write_journal(
+            Event(name=EventName.STATE_RESEALED, message=f"by {by}, with {keyed}: {runs} runs")
+        )
+        return runs
 
     def close(self) -> None:
         """See ``Store.close``."""

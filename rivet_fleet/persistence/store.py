@@ -70,6 +70,17 @@ class Store(Protocol):
         """Give every connection back. Never raises."""
         ...
 
+    def check_seals(self, campaign_id: CampaignId) -> None:
+        """Check every run and every range of a campaign against its seal (ADR 0024). What is read
+        later is checked again when it is read. Raises StateTampered, StateRefused."""
+        ...
+
+    def reseal(self, old_key: bytes | None, *, by: str) -> int:
+        """Seal everything of the namespace anew, with the key of this store, where it is sealed
+        with the old one now (None: without a key); the number of runs. Raises
+        StateTampered, and StateRefused also while anybody works; then nothing was changed."""
+        ...
+
     def now_s(self) -> float:
         """The database's clock, epoch seconds."""
         ...

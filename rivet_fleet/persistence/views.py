@@ -23,6 +23,7 @@ from rivet_fleet.contracts.state import (
 from rivet_fleet.contracts.task import RunStatus, TaskStatus
 from rivet_fleet.persistence.database import Database, Record, Transaction
 from rivet_fleet.persistence.journal import JOURNAL_COLUMNS, entry_from, filter_sql, note
+from rivet_fleet.persistence.seals import SEALED_OF_RUN, Ranges, check_run
 
 _TASKS = """
 SELECT task_id, campaign_id, run_id, export_name, chunk_index, range_json, status, fence, attempts,
@@ -35,7 +36,7 @@ WHERE campaign_id = :campaign_id AND status = 'committed' AND updated_at_s <= NO
 ORDER BY updated_at_s, task_id LIMIT :limit
 """
 _RUNS = """
-SELECT run_id, campaign_id, export_name, status, plan_json, plan_hash, expected_tasks,
+SELECT SEALED, status,
        created_at_s, finished_at_s, finalize_fence, error, findings_json,
        acceptance_json, proof_json
 FROM chunk_run WHERE SCOPE ORDER BY position
@@ -58,7 +59,7 @@ ORDER BY w.heartbeat_at_s DESC, w.worker_id
 """
 
 
-class Views:
+class Views(Ranges):
     """Reading, as plain values."""
 
     _db: Database
@@ -72,13 +73,13 @@ class Views:
     ) -> list[TaskView]:
         """See ``Store.committed_tasks``."""
         values = {"campaign_id": campaign_id, "idle_s": idle_s, "limit": limit}
-        return [_task_from(r) for r in self._db.one(lambda tx: tx.all(COMMITTED, **values))]
+        return [self._task_from(r) for r in self._db.one(lambda tx: tx.all(COMMITTED, **values))]
 
     def task(self, run_id: RunId, chunk_index: int) -> TaskView | None:
         """See ``Store.task``."""
         sql = _TASKS + "WHERE run_id = :run_id AND chunk_index = :chunk_index"
         row = self._db.one(lambda tx: tx.first(sql, run_id=run_id, chunk_index=chunk_index))
-        return None if row is None else _task_from(row)
+        return None if row is None else self._task_from(row)
 
     def tasks(
         self, run_id: RunId, *, status: TaskStatus | None = None, limit: int = 1_000_000
@@ -89,7 +90,11 @@ class Views:
         values: dict[str, object] = {"run_id": run_id, "limit": limit}
         if status is not None:
             values["status"] = status.value
-        return [_task_from(row) for row in self._db.one(lambda tx: tx.all(sql, **values))]
+        return [self._task_from(row) for row in self._db.one(lambda tx: tx.all(sql, **values))]
+
+    def _task_from(self, row: Record) -> TaskView:
+        self.check_range(row.run_id, row.chunk_index, row.range_json)
+        return _task_from(row)
 
     def run(self, run_id: RunId) -> RunView | None:
         """See ``Store.run``."""
@@ -174,7 +179,10 @@ def _runs(tx: Transaction, scope: str, **values: object) -> list[RunView]:
     for run_id, status, number in tx.all(_COUNTS.replace("SCOPE", scope), **values):
         counts[run_id][status] = number
     sizes = {row[0]: row for row in tx.all(_SIZES.replace("SCOPE", scope), **values)}
-    rows: Sequence[Record] = tx.all(_RUNS.replace("SCOPE", scope), **values)
+    sql = _RUNS.replace("SEALED", SEALED_OF_RUN).replace("SCOPE", scope)
+    rows: Sequence[Record] = tx.all(sql, **values)
+    for row in rows:
+        check_run(tx.sealer, row)
     return [_run_from(row, TaskCounts(**counts[row[0]]), sizes.get(row[0])) for row in rows]
 
 

@@ -264,7 +264,7 @@ class CampaignConfig(Block):
 
 
 class StateConfig(Block):
-    """Where the fleet remembers. At most one of the two."""
+    """Where the fleet remembers, and what seals it. At most one of the two URLs."""
 
     url: SecretStr | None = Field(
         default=None,
@@ -273,6 +273,11 @@ class StateConfig(Block):
     )
     url_env: str | None = Field(
         default=None, description="The environment variable that holds the URL."
+    )
+    key_env: str | None = Field(
+        default=None,
+        description="The environment variable with the key (at least 16 bytes) that plans, ranges, "
+        "parts, budgets and marks in the state are sealed with; without it seals are digests.",
     )
 
 

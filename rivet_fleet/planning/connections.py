@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import quote
 
+from rivet_fleet.contracts.sealing import KEY_BYTES_MIN
 from rivet_fleet.contracts.url import DatabaseUrl, parse_database_url
 from rivet_fleet.planning.config_models import FleetConfig, SourceConfig, TlsConfig
 from rivet_fleet.planning.loaded import LoadedConfig, all_sources
@@ -83,9 +84,35 @@ def state_url(loaded: LoadedConfig, environ_override: Mapping[str, str] | None =
     return f"sqlite:///{(loaded.path.absolute().parent / STATE_FILE)}"
 
 
+def seal_key(loaded: LoadedConfig, variable: str | None = None) -> bytes | None:
+    """The key that the state is sealed with; None where the configuration names none. Raises
+    ConfigError for a variable that is not set or too short. ``variable``: another one.
+
+    Never shown: see ``known_secrets``.
+    """
+    name = variable or loaded.config.state.key_env
+    if name is None:
+        return None
+    at = ("state", "key_env")
+    value = loaded.environ.get(name)
+    if not value:
+        raise loaded.error(_unset_variable(at, name))
+    key = value.encode()
+    if len(key) < KEY_BYTES_MIN:
+        raise loaded.error(
+            Problem(
+                at=at,
+                what=f"the key in {name}",
+                reason=f"has {len(key)} bytes, and a seal needs at least {KEY_BYTES_MIN}",
+                suggestion="`openssl rand -hex 32` makes one",
+            )
+        )
+    return key
+
+
 def named_variables(config: FleetConfig) -> set[str]:
     """Every environment variable the configuration may read after loading."""
-    names = {*STATE_ENV, config.state.url_env}
+    names = {*STATE_ENV, config.state.url_env, config.state.key_env}
     for source in all_sources(config).values():
         names |= {source.url_env, source.password_env}
     return {name for name in names if name}
@@ -98,6 +125,7 @@ def known_secrets(config: FleetConfig, environ: Mapping[str, str]) -> tuple[str,
     if config.state.url is not None:
         urls.append(config.state.url.get_secret_value())
     urls.append(environ.get(config.state.url_env or "", ""))
+    texts.append(environ.get(config.state.key_env or "", ""))
     for source in all_sources(config).values():
         if source.url is not None:
             urls.append(source.url.get_secret_value())

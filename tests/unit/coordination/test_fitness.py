@@ -228,10 +228,10 @@ def test_a_spool_without_room_or_gone_claims_nothing(tmp_path, monkeypatch) -> N
 
 def test_a_state_of_another_schema_is_another_version_and_nothing_else_is() -> None:
     for code in ("RIVET_STATE_SCHEMA_NEWER", "RIVET_STATE_SCHEMA_OLD"):
-        found = fitness.refuse_version(StateRefused("9998", code=code))
+        found = fitness.refuse_state(StateRefused("9998", code=code))
         assert found is not None
         assert found.code == Defect.VERSION.value
-    assert fitness.refuse_version(StateRefused("moved", code="RIVET_STATE_MOVED")) is None
+    assert fitness.refuse_state(StateRefused("moved", code="RIVET_STATE_MOVED")) is None
 
 
 def test_a_destination_that_refuses_the_end_of_a_run_ends_the_process(tmp_path) -> None:

@@ -121,12 +121,13 @@ def test_a_nursery_that_nobody_needs_is_dismissed(supervise):
         assert nursery.said == ["dismissed"]
 
 
-def test_unfit_workers_are_tried_a_few_times_and_are_no_deaths(supervise, monkeypatch):
+@pytest.mark.parametrize("code", [ExitCode.UNFIT, ExitCode.DATA_INTEGRITY])
+def test_workers_that_will_not_work_are_tried_a_few_times(supervise, monkeypatch, code):
     monkeypatch.setattr(supervision, "_UNFIT_PAUSE_S", 0.01)
-    supervisor, ends = supervise(f"raise SystemExit({int(ExitCode.UNFIT)})", workers=2)
+    supervisor, ends = supervise(f"raise SystemExit({int(code)})", workers=2)
     tick_until(supervisor, lambda: supervisor.exhausted)
     assert len(ends) == 6
-    assert all(end.unfit and not end.graceful for end in ends)
-    assert supervisor.unfit
+    assert all(end.unfit is (code is ExitCode.UNFIT) for end in ends)
+    assert supervisor.verdict is code
     supervisor.tick()
     assert not supervisor.pids

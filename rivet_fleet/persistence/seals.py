@@ -1,0 +1,282 @@
+"""What of a state is sealed, and the checks at every reading of it (ADR 0024).
+
+A run's seal covers its plan, its place and the digests of all its chunks' ranges; a part's, a
+budget's and a mark's their own rows. What moves by itself (statuses, attempts, leases, fences,
+what a governor decides) is not sealed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from rivet_fleet.contracts.keys import CampaignId
+from rivet_fleet.contracts.sealing import (
+    Sealer,
+    digest_of,
+    is_sealed_range,
+    range_digests,
+    tampered,
+)
+from rivet_fleet.persistence.database import Database, Record, Transaction
+
+SEALED_OF_RUN = (
+    "run_id, campaign_id, campaign_name, export_name, position, priority, source_group, "
+    "expected_tasks, plan_json, plan_hash, seal"
+)
+"""The columns that ``check_run`` needs."""
+SEALED_OF_PART = (
+    "run_id, export_name, chunk_index, part_number, fence, path, rows, bytes, fingerprint, md5, "
+    "receipt_json, columns_json, changed_values, seal"
+)
+SEALED_OF_BUDGET = (
+    "namespace, group_name, chunks_max, connections_max, rows_per_s, bytes_per_s, chunks_min, "
+    "monitor_json, seal"
+)
+_DIGESTS = f"SELECT {SEALED_OF_RUN}, chunk_digests FROM chunk_run WHERE run_id = :run_id"
+_KEPT_MAX = 4096
+_BATCH_ROWS = 1000
+
+
+# ---------------------------------------------------------------- runs and their chunks
+
+
+def seal_run(sealer: Sealer, run: Mapping[str, Any], ranges: Iterable[str]) -> dict[str, str]:
+    """``seal`` and ``chunk_digests`` of a run's row; ``ranges`` as they are stored, in order."""
+    digests = range_digests(ranges)
+    of_chunks = digest_of(digests)
+    return {
+        "seal": f"{of_chunks}.{sealer.seal('run', _of_run(run, of_chunks))}",
+        "chunk_digests": digests,
+    }
+
+
+def check_run(sealer: Sealer, row: Record) -> None:
+    """Raise StateTampered when the run is not what was sealed, StateRefused as ``check``."""
+    of_chunks, _, seal = (row.seal or "").partition(".")
+    what = f"run {row.run_id} of export {row.export_name}"
+    sealer.check(seal, "run", _of_run(row._mapping, of_chunks), what)
+
+
+def _of_run(run: Mapping[str, Any], of_chunks: str) -> dict[str, object]:
+    names = ("run_id", "campaign_id", "campaign_name", "export_name", "source_group", "plan_hash")
+    numbers = ("position", "priority", "expected_tasks")
+    return {
+        **{name: run[name] for name in names},
+        **{name: int(run[name]) for name in numbers},
+        "plan": digest_of(run["plan_json"]),
+        "chunks": of_chunks,
+    }
+
+
+class Ranges:
+    """The sealed ranges of runs, asked for once per run: plans never change."""
+
+    _db: Database
+    _digests: dict[str, str]
+
+    def check_range(self, run_id: str, chunk_index: int, range_json: str) -> None:
+        """Raise StateTampered when the range is not the one that the run's seal covers."""
+        known = self._digests.get(run_id, "")
+        if is_sealed_range(known, chunk_index, range_json):
+            return
+        # Not asked for yet, or of a run that was reset and planned again under its id.
+        if len(self._digests) >= _KEPT_MAX:
+            self._digests.clear()
+        known = self._digests[run_id] = self._db.one(lambda tx: _sealed_digests(tx, run_id))
+        if not is_sealed_range(known, chunk_index, range_json):
+            raise tampered(f"the range of chunk {chunk_index} of run {run_id}")
+
+    def check_seals(self, campaign_id: CampaignId) -> None:
+        """See ``Store.check_seals``."""
+
+        def work(tx: Transaction) -> list[tuple[str, int, str]]:
+            runs = tx.all(_RUNS_OF_CAMPAIGN, campaign_id=campaign_id)
+            for run in runs:
+                check_run(tx.sealer, run)
+            found = tx.all(_RANGES_OF_CAMPAIGN, campaign_id=campaign_id)
+            number = {run.run_id: 0 for run in runs}
+            for run_id, *_ in found:
+                number[run_id] = number.get(run_id, 0) + 1
+            for run in runs:
+                if number[run.run_id] != run.expected_tasks:
+                    raise tampered(f"the number of chunks of run {run.run_id}")
+            return [(row[0], row[1], row[2]) for row in found]
+
+        for run_id, chunk_index, range_json in self._db.read(work):
+            self.check_range(run_id, chunk_index, range_json)
+
+
+_RUNS_OF_CAMPAIGN = f"SELECT {SEALED_OF_RUN} FROM chunk_run WHERE campaign_id = :campaign_id"
+_RANGES_OF_CAMPAIGN = """
+SELECT run_id, chunk_index, range_json FROM chunk_task WHERE campaign_id = :campaign_id
+"""
+
+
+def _sealed_digests(tx: Transaction, run_id: str) -> str:
+    row = tx.first(_DIGESTS, run_id=run_id)
+    if row is None:
+        return ""
+    check_run(tx.sealer, row)
+    digests = str(row.chunk_digests or "")
+    if digest_of(digests) != row.seal.partition(".")[0]:
+        raise tampered(f"the list of chunks of run {run_id}")
+    return digests
+
+
+# ---------------------------------------------------------------- parts, budgets, marks
+
+
+def seal_part(sealer: Sealer, part: Mapping[str, Any]) -> str:
+    """The seal of one row of the ledger."""
+    return sealer.seal("part", _of_part(part))
+
+
+def check_part(sealer: Sealer, row: Record) -> None:
+    """Raise StateTampered when the part is not the one that was committed."""
+    sealer.check(row.seal, "part", _of_part(row._mapping), f"part {row.path} of run {row.run_id}")
+
+
+def _of_part(part: Mapping[str, Any]) -> dict[str, object]:
+    texts = ("run_id", "export_name", "path", "fingerprint", "md5", "receipt_json", "columns_json")
+    numbers = ("chunk_index", "part_number", "fence", "rows", "bytes", "changed_values")
+    return {**{n: part[n] for n in texts}, **{n: int(part[n]) for n in numbers}}
+
+
+def seal_budget(sealer: Sealer, budget: Mapping[str, Any]) -> str:
+    """The seal of what a source group may do; ``budget`` with its namespace."""
+    return sealer.seal("budget", _of_budget(budget))
+
+
+def check_budget(sealer: Sealer, row: Record) -> None:
+    """Raise StateTampered when the budget is not the configured one."""
+    what = f"the budget of source group {row.group_name}"
+    sealer.check(row.seal, "budget", _of_budget(row._mapping), what)
+
+
+def _of_budget(budget: Mapping[str, Any]) -> dict[str, object]:
+    rates = ("rows_per_s", "bytes_per_s")
+    names = ("namespace", "group_name", "chunks_max", "connections_max", "chunks_min")
+    return {
+        **{name: budget[name] for name in (*names, "monitor_json")},
+        **{name: None if budget[name] is None else float(budget[name]) for name in rates},
+    }
+
+
+def seal_mark(sealer: Sealer, mark: Mapping[str, Any]) -> str:
+    """The seal of a high-water mark and of what it is bound to."""
+    return sealer.seal("mark", _of_mark(mark))
+
+
+def check_mark(sealer: Sealer, row: Record) -> None:
+    """Raise StateTampered when the mark is not where a run or an operator left it."""
+    what = f"the high-water mark of export {row.export_name}"
+    sealer.check(row.mark_seal, "mark", _of_mark(row._mapping), what)
+
+
+def _of_mark(mark: Mapping[str, Any]) -> dict[str, object]:
+    names = ("namespace", "campaign_name", "export_name", "last_cursor_value", "mark_binding")
+    return {name: mark[name] for name in names}
+
+
+SEALED_OF_MARK = "namespace, campaign_name, export_name, last_cursor_value, mark_binding, mark_seal"
+
+
+# ---------------------------------------------------------------- sealing anew
+
+
+def reseal(connection: Connection, old: Sealer | None, new: Sealer, namespace: str | None) -> int:
+    """Seal every row anew, those of one namespace or of all; how many runs there were.
+
+    ``old`` checks each row first; None takes what is there as it is (a state of a program that
+    sealed nothing). Raises StateTampered or StateRefused before anything of the transaction
+    is kept.
+    """
+    within = "" if namespace is None else " AND namespace = :namespace"
+    of_runs = f" AND run_id IN (SELECT run_id FROM chunk_run WHERE 1 = 1{within})"
+    named = {} if namespace is None else {"namespace": namespace}
+    runs = connection.execute(
+        text(f"SELECT {SEALED_OF_RUN} FROM chunk_run WHERE 1 = 1{within}"), named
+    ).fetchall()
+    for run in runs:
+        if old is not None:
+            check_run(old, run)
+        ranges = connection.execute(
+            text("SELECT range_json FROM chunk_task WHERE run_id = :id ORDER BY chunk_index"),
+            {"id": run.run_id},
+        ).scalars()
+        sealed = seal_run(new, dict(run._mapping), ranges)
+        if old is not None and sealed["seal"].partition(".")[0] != run.seal.partition(".")[0]:
+            raise tampered(f"the list of chunks of run {run.run_id}")
+        connection.execute(
+            text(
+                "UPDATE chunk_run SET seal = :seal, chunk_digests = :chunk_digests "
+                "WHERE run_id = :id"
+            ),
+            {**sealed, "id": run.run_id},
+        )
+    parts = f"SELECT {SEALED_OF_PART}, file_id FROM file_log WHERE 1 = 1{of_runs}"
+    _each(connection, parts, named, _anew(old, check_part, new, seal_part), "file_log", "file_id")
+    budgets = f"SELECT {SEALED_OF_BUDGET} FROM source_budget WHERE 1 = 1{within}"
+    for row in connection.execute(text(budgets), named).fetchall():
+        seal = _anew(old, check_budget, new, seal_budget)(row)
+        connection.execute(
+            text(
+                "UPDATE source_budget SET seal = :seal "
+                "WHERE namespace = :namespace AND group_name = :group_name"
+            ),
+            {"seal": seal, "namespace": row.namespace, "group_name": row.group_name},
+        )
+    marks = f"""SELECT {SEALED_OF_MARK} FROM export_state
+                WHERE last_cursor_value IS NOT NULL{within}"""
+    for row in connection.execute(text(marks), named).fetchall():
+        seal = _anew(old, check_mark, new, seal_mark)(row)
+        connection.execute(
+            text(
+                "UPDATE export_state SET mark_seal = :seal WHERE namespace = :namespace "
+                "AND campaign_name = :campaign_name AND export_name = :export_name"
+            ),
+            {
+                "seal": seal,
+                "namespace": row.namespace,
+                "campaign_name": row.campaign_name,
+                "export_name": row.export_name,
+            },
+        )
+    return len(runs)
+
+
+def _anew(
+    old: Sealer | None,
+    check: Callable[[Sealer, Record], None],
+    new: Sealer,
+    seal: Callable[[Sealer, Mapping[str, Any]], str],
+) -> Callable[[Record], str]:
+    def act(row: Record) -> str:
+        if old is not None:
+            check(old, row)
+        return seal(new, row._mapping)
+
+    return act
+
+
+def _each(
+    connection: Connection,
+    sql: str,
+    named: Mapping[str, str],
+    seal: Callable[[Record], str],
+    table: str,
+    key: str,
+) -> None:
+    """One UPDATE for each row, sent in batches."""
+    rows = connection.execute(text(sql), dict(named)).fetchall()
+    for start in range(0, len(rows), _BATCH_ROWS):
+        connection.execute(
+            text(f"UPDATE {table} SET seal = :seal WHERE {key} = :key"),
+            [
+                {"seal": seal(row), "key": getattr(row, key)}
+                for row in rows[start : start + _BATCH_ROWS]
+            ],
+        )

@@ -1,0 +1,100 @@
+"""An edited state commands nobody (ADR 0024): nothing is read, nothing is written, it is named."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from rivet_fleet.contracts.sealing import Sealer
+from rivet_fleet.contracts.url import parse_database_url
+from rivet_fleet.persistence.open import open_store
+from rivet_fleet.persistence.seals import reseal
+from tests.integration.conftest import ROWS
+from tests.integration.fleet_cli import Desk, fleet_yaml, run_sqlite
+from tests.integration.relay import Relay
+
+KEY = "correct-horse-battery-staple"
+
+
+def tamper(desk: Desk, stolen: Path) -> None:
+    """Another query and another folder in the plan, as somebody with SQL would put them."""
+    ((text,),) = run_sqlite(desk.state, "SELECT plan_json FROM chunk_run")
+    plan = json.loads(text)
+    plan["read"] |= {"relation": None, "query": "SELECT 1::bigint AS id, 'x' AS note, 1.0 AS total"}
+    plan["destination"]["prefix"] = str(stolen)
+    run_sqlite(desk.state, "UPDATE chunk_run SET plan_json = ?", (json.dumps(plan),))
+
+
+@contextmanager
+def restored(desk: Desk):
+    """The state is afterwards what it was."""
+    shutil.copy(desk.state, desk.folder / "kept.db")
+    yield
+    for name in ("", "-wal", "-shm"):
+        Path(f"{desk.state}{name}").unlink(missing_ok=True)
+    shutil.copy(desk.folder / "kept.db", desk.state)
+
+
+@pytest.fixture
+def counted(desk: Desk, shop: str):
+    """The desk, whose source is reached by a relay that counts its connections."""
+    url = parse_database_url(shop)
+    relay = Relay((url.host, url.port or 5432))
+    desk.environment["SHOP_URL"] = shop.replace(f":{url.port}/", f":{relay.port}/")
+    yield desk, relay
+    relay.close()
+
+
+def test_an_edited_plan_is_refused_before_anything_is_asked(counted, tmp_path: Path) -> None:
+    desk, relay = counted
+    stolen = tmp_path / "stolen"
+    desk.cli("submit")
+    asked = relay.accepted
+    assert asked > 0
+    with restored(desk):
+        tamper(desk, stolen)
+        for command in ("resume", "worker", "status"):
+            error = desk.cli("--json-errors", command, code=3).error
+            assert error["code"] == "RIVET_STATE_TAMPERED", error
+            assert "orders" in error["error"]
+        desk.cli("cancel")
+    assert relay.accepted == asked, "the source was asked"
+    assert not stolen.exists()
+    assert not list(desk.out.rglob("*.parquet"))
+    assert run_sqlite(desk.state, "SELECT DISTINCT status FROM chunk_task") == [("pending",)]
+    desk.cli("resume")
+    assert desk.delivered() == list(range(1, ROWS + 1))
+
+
+def test_a_key_and_lists_hold_whatever_the_state_says(desk: Desk, tmp_path: Path) -> None:
+    desk.write(fleet_yaml(tail="state: {key_env: STATE_KEY}\n"))
+    desk.environment["STATE_KEY"] = KEY
+    desk.cli("submit")
+    with restored(desk), closing(open_store(f"sqlite:///{desk.state}")) as store:
+        tamper(desk, tmp_path / "stolen")
+        with store._db.migrating() as connection:  # type: ignore[attr-defined]
+            reseal(connection, None, Sealer(), None)
+
+        def refused(code: str, *arguments: str, **environment: str) -> dict[str, object]:
+            other = Desk(folder=desk.folder, environment={**desk.environment, **environment})
+            error = other.cli("--json-errors", "worker", *arguments, code=9).error
+            assert error["code"] == f"RIVET_WORKER_{code}", error
+            assert KEY not in str(error)
+            return error
+
+        assert "sealed without a key" in str(refused("CONFIGURATION"))
+    assert "another key" in str(refused("CONFIGURATION", STATE_KEY="another-key-of-16-bytes"))
+    assert "STATE_KEY" in str(refused("CONFIGURATION", STATE_KEY=""))
+    assert "16" in str(refused("CONFIGURATION", STATE_KEY="short"))
+    refused("NOT_ALLOWED", "--allow-destination", str(tmp_path / "elsewhere"))
+    refused("NOT_ALLOWED", RIVET_FLEET_ALLOW_SOURCE="postgresql://*/salaries\nother=*")
+    assert not (tmp_path / "stolen").exists()
+    assert run_sqlite(desk.state, "SELECT DISTINCT attempts FROM chunk_task") == [(0,)]
+    allowed = ("--allow-source", "default=*/cli_shop", "--allow-destination", str(desk.out))
+    desk.cli("worker", *allowed)
+    assert desk.delivered() == list(range(1, ROWS + 1))
+    assert KEY.encode() not in desk.state.read_bytes()

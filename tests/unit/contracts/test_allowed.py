@@ -1,0 +1,60 @@
+"""What a process may read and write, by words (ADR 0024)."""
+
+from __future__ import annotations
+
+import pytest
+
+from rivet_fleet.contracts.allowed import Allowed, words
+
+SHOP = "postgresql://reader@db.example:5432/shop"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "allowed"),
+    [
+        (SHOP, True),
+        ("postgresql://reader@*/shop", True),
+        ("*", True),
+        ("main=postgresql://reader@db.example:5432/*", True),
+        ("other=postgresql://reader@db.example:5432/*", False),
+        ("postgresql://reader@db.example:5432/sho", False),
+        ("postgresql://*@db.example:5432/salaries", False),
+        ("main=*", True),
+        ("main", False),
+        ("", False),
+    ],
+)
+def test_a_source_is_allowed_by_its_identity(pattern: str, allowed: bool) -> None:
+    assert Allowed(sources=("mysql://x@y/z", pattern)).reads("main", SHOP) is allowed
+
+
+@pytest.mark.parametrize(
+    ("folder", "allowed"),
+    [
+        ("/data/out", True),
+        ("/data/out/", True),
+        ("/data", True),
+        ("/", True),
+        ("file:///data/out", True),
+        ("/data/ou", False),
+        ("/data/out/orders/x", False),
+        ("/data/out/../secret", False),
+        ("data/out", False),
+    ],
+)
+def test_a_destination_is_allowed_in_and_below_a_folder(folder: str, allowed: bool) -> None:
+    assert Allowed(destinations=(folder,)).writes("/data/out/orders") is allowed
+
+
+def test_a_way_up_leads_out_of_a_folder() -> None:
+    within = Allowed(destinations=("/data/out",))
+    assert not within.writes("/data/out/../stolen")
+    assert not within.writes("/data/outside")
+    assert within.writes("/data/out/./a//b")
+
+
+def test_nothing_said_allows_everything_and_words_stand_on_lines() -> None:
+    assert Allowed().reads("x", SHOP)
+    assert Allowed().writes("/anywhere")
+    assert words(" a \n\n b=c,d \n") == ("a", "b=c,d")
+    assert words(None) == words("  ") == ()
