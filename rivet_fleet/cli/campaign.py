@@ -84,7 +84,7 @@ def run(
     Safe to kill and to start again at any moment.
     """
     session = start(config, params, state_url, shows_progress=True)
-    with fleet_of(session, "coordinator") as fleet:
+    with fleet_of(session, "coordinator", begins=True) as fleet:
         submitted = submission.submit(fleet, session.loaded, _wanted(campaign_id), anew=anew)
         if not submitted.created:
             say(f"continuing campaign {submitted.campaign_id} by its stored plan", err=True)
@@ -243,7 +243,7 @@ def submit(
     Submitting the same id again changes nothing.
     """
     session = start(config, params, state_url)
-    with fleet_of(session, "submit") as fleet:
+    with fleet_of(session, "submit", begins=True) as fleet:
         submitted = submission.submit(fleet, session.loaded, _wanted(campaign_id), anew=anew)
     if as_json:
         say(dumps(submitted), as_json=True)

@@ -118,7 +118,8 @@ def apply(
         if moved:
             say(f"warning: {moved}", err=True)
     session = start(config, params, state_url, shows_progress=not submit_only)
-    with fleet_of(session, "submit" if submit_only else "coordinator") as fleet:
+    name = "submit" if submit_only else "coordinator"
+    with fleet_of(session, name, begins=True) as fleet:
         applied = apply_plan(fleet, session.loaded, artifact, force=force)
         submitted = applied.submitted
         for warning in applied.warnings:

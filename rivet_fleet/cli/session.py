@@ -139,9 +139,16 @@ def _parse_params(params: tuple[str, ...]) -> dict[str, str]:
 
 
 @contextmanager
-def fleet_of(session: Session, name: str, *, migrate: bool = True) -> Iterator[Fleet]:
-    """An open fleet for the length of a command."""
-    fleet = wiring.open_fleet(session.loaded, process_options(session, name), migrate=migrate)
+def fleet_of(
+    session: Session, name: str, *, migrate: bool = True, begins: bool = False
+) -> Iterator[Fleet]:
+    """An open fleet for the length of a command. ``begins``: it may be the first of all, and
+    makes the state; every other command refuses where there is none. Raises StateRefused."""
+    options = process_options(session, name)
+    if begins:
+        fleet = wiring.open_fleet(session.loaded, options, migrate=True)
+    else:
+        fleet = wiring.open_existing_fleet(session.loaded, options, migrate=migrate)
     try:
         yield fleet
     finally:

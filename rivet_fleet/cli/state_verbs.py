@@ -120,7 +120,7 @@ def migrate(config: Path, params: tuple[str, ...], state_url: str | None) -> int
     dump before: that is its operator's. Refused while an older program still works with it.
     """
     session = start(config, params, state_url, quiet=True)
-    with fleet_of(session, "state", migrate=True) as fleet:
+    with fleet_of(session, "state", begins=True) as fleet:
         fleet.store.check_version()
     say("the state database has this program's schema version")
     return 0

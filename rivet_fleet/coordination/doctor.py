@@ -14,7 +14,7 @@ from rivet_fleet.coordination.doctor_signals import examine_signals
 from rivet_fleet.coordination.wiring import ProcessOptions, open_planned_source, settings_of
 from rivet_fleet.errors import ExitCode, RivetFleetError
 from rivet_fleet.execution import registry
-from rivet_fleet.execution.probing import creates_only, probe_spool
+from rivet_fleet.execution.probing import creates_only, probe_spool, removed_if_made
 from rivet_fleet.execution.source import Source
 from rivet_fleet.persistence.health import state_health
 from rivet_fleet.planning.campaign import date_of, new_campaign_id
@@ -220,6 +220,11 @@ def _state(loaded: LoadedConfig, options: ProcessOptions, now_s: float) -> Itera
 
 def _places(loaded: LoadedConfig, now_s: float) -> Iterator[DoctorFinding]:
     spool = settings_of(loaded).spool_root
+    with removed_if_made(spool):
+        yield from _places_beside(loaded, spool, now_s)
+
+
+def _places_beside(loaded: LoadedConfig, spool: Path, now_s: float) -> Iterator[DoctorFinding]:
     try:
         free = probe_spool(spool)
     except RivetFleetError as error:
@@ -267,6 +272,7 @@ def _destination(
         )
         yield from of_space(free, subject, DoctorCode.DESTINATION_SPACE_LOW)
     finally:
+        destination.withdraw()
         destination.close()
 
 

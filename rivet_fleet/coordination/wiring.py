@@ -42,7 +42,8 @@ from rivet_fleet.execution.spool import create_spool, make_root
 from rivet_fleet.observability.fanout import fan_out
 from rivet_fleet.observability.journal import journal_emit
 from rivet_fleet.observability.logs import log_emit
-from rivet_fleet.persistence.open import open_store
+from rivet_fleet.persistence.migrate import SCHEMA_NONE, SCHEMA_OLD
+from rivet_fleet.persistence.open import open_store, sqlite_path, store_exists
 from rivet_fleet.persistence.store import Store
 from rivet_fleet.planning.config import load_config
 from rivet_fleet.planning.connections import (
@@ -189,6 +190,36 @@ def open_allowed(allowed: Allowed, plan: DestinationPlan, *, create: bool) -> De
     return registry.open_destination(plan, create=create)
 
 
+def open_existing_fleet(
+    loaded: LoadedConfig, options: ProcessOptions, *, migrate: bool, create: bool = True
+) -> Fleet:
+    """As ``open_fleet`` where a state is; looking for one never makes one.
+
+    ``migrate``: an older schema is brought to this program's version. Raises StateRefused
+    ``RIVET_STATE_ABSENT`` where there is none, which creates no file, no folder and no table.
+    """
+    url = options.state_url or state_url(loaded)
+    if not store_exists(url):
+        raise _no_state(str(sqlite_path(url)))
+    try:
+        return open_fleet(loaded, options, migrate=False, create=create)
+    except StateRefused as refused:
+        if refused.code == SCHEMA_NONE:
+            raise _no_state(redactor(loaded, url)(url)) from None
+        if not (migrate and refused.code == SCHEMA_OLD):
+            raise
+    return open_fleet(loaded, options, migrate=True, create=create)
+
+
+def _no_state(where: str) -> StateRefused:
+    return StateRefused(
+        f"no campaign here (looked at {where})",
+        hint="`rivet-fleet run` or `rivet-fleet submit` starts one; check -c, --state-url and "
+        "RIVET_FLEET_STATE_URL if you expected one",
+        code="RIVET_STATE_ABSENT",
+    )
+
+
 def open_planned_source(
     loaded: LoadedConfig, options: ProcessOptions, name: str, identity: str
 ) -> Source:
@@ -291,7 +322,10 @@ def run_worker(
     give_memory_back()
     try:
         # A host without the destination's mount must not make a folder of that name (ADR 0023).
-        fleet = open_fleet(loaded, options, migrate=wait_s > 0, wait_s=wait_s, create=False)
+        if wait_s > 0:
+            fleet = open_fleet(loaded, options, migrate=True, wait_s=wait_s, create=False)
+        else:
+            fleet = open_existing_fleet(loaded, options, migrate=False, create=False)
     except StateRefused as error:
         raise refuse_state(error) or error from None
     except ConfigError as error:

@@ -112,6 +112,11 @@ class Destination(Protocol):
         """Everything staged below this prefix."""
         ...
 
+    def withdraw(self) -> None:
+        """Remove the folders that this object made and that hold nothing, for who only looked
+        whether it can be written. Others' stay. Never raises."""
+        ...
+
     def close(self) -> None:
         """Give handles back. Never raises."""
         ...

@@ -102,13 +102,14 @@ def sync_handle(folder: int) -> None:
             raise
 
 
-def make_folder(path: Path) -> None:
+def make_folder(path: Path) -> list[Path]:
     """Create a folder with its parents; every level that was missing is durable afterwards.
+    Returns those that this call made, outermost first.
 
     Others may remove an empty folder again at any moment: FileNotFoundError then, never the
     NotADirectoryError that a real file in the way gets.
     """
-    missing = []
+    missing, made = [], []
     level = path
     while not level.exists():
         missing.append(level)
@@ -116,10 +117,12 @@ def make_folder(path: Path) -> None:
     for folder in reversed(missing):
         with contextlib.suppress(FileExistsError):
             folder.mkdir()
+            made.append(folder)
         sync_folder(folder.parent)
     # Asked once: between two questions the folder may have gone.
     if not stat.S_ISDIR(path.stat().st_mode):
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+    return made
 
 
 def remove_file(path: Path) -> bool:

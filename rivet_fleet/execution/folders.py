@@ -49,9 +49,10 @@ class Tree:
         finally:
             os.close(handle)
 
-    def make(self, path: Path) -> None:
-        """Create a folder with its parents; every level that was missing is durable afterwards."""
-        make_folder(self.root)
+    def make(self, path: Path) -> list[Path]:
+        """Create a folder with its parents; every level that was missing is durable afterwards.
+        Returns those that this call made, outermost first."""
+        made = make_folder(self.root)
         handle = os.open(self.root, _FOLDER)
         try:
             at = self.root
@@ -62,12 +63,14 @@ class Tree:
                 except FileNotFoundError:
                     with contextlib.suppress(FileExistsError):
                         os.mkdir(name, dir_fd=handle)
+                        made.append(at)
                     sync_handle(handle)
                     below = _step(handle, name, at)
                 os.close(handle)
                 handle = below
         finally:
             os.close(handle)
+        return made
 
     def has_folder(self, path: Path) -> bool:
         """True when it is there."""

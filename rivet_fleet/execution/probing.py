@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from rivet_fleet.execution.destination import Destination, Presence
@@ -13,6 +15,19 @@ from rivet_fleet.execution.spool import make_root
 
 PROBE = "_rivet_doctor_probe"
 _BYTES_MAX = 1024
+
+
+@contextlib.contextmanager
+def removed_if_made(folder: Path) -> Iterator[None]:
+    """Whatever the block makes of ``folder`` and of what it lies in is removed behind it, as far
+    as it is empty: examining leaves nothing behind."""
+    missing = [level for level in (folder, *folder.parents) if not level.exists()]
+    try:
+        yield
+    finally:
+        for level in missing:
+            with contextlib.suppress(OSError):
+                level.rmdir()
 
 
 def probe_spool(root: Path) -> int:

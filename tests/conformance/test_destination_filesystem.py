@@ -44,6 +44,19 @@ def files(folder: Path) -> list[str]:
     return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
 
+def test_who_only_looked_leaves_no_folder(tmp_path):
+    destination = opened(tmp_path / "new" / "out")
+    destination.check()
+    destination.withdraw()
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "out").mkdir()
+    other = opened(tmp_path / "out")
+    other.check()
+    (tmp_path / "out" / ".staging" / "somebody's").write_bytes(b"")
+    other.withdraw()
+    assert files(tmp_path) == ["out/.staging/somebody's"]
+
+
 def test_a_full_destination_is_full_and_keeps_no_half(small_filesystem, tmp_path):
     """ENOSPC of a real filesystem; the spool is on another one, so the bytes are copied."""
     path, digest = a_part(tmp_path, os.urandom(3_000_000))

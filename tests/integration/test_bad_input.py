@@ -404,7 +404,7 @@ def test_wrong_words_on_the_command_line(desk: Desk) -> None:
 
 
 def test_a_campaign_that_does_not_exist(desk: Desk) -> None:
-    desk.refused("resume", code=1, named="shop", hint="rivet-fleet submit")
+    desk.refused("resume", code=1, named="no campaign here (looked at", hint="rivet-fleet submit")
     desk.cli("submit", "--campaign-id", "known-1")
     for command in ("resume", "status", "validate", "requeue", "journal", "worker"):
         desk.refused(command, "--campaign-id", "never", code=1, named="never", hint="known-1")

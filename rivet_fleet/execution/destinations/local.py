@@ -61,6 +61,8 @@ class _LocalDestination:
         """Staging folders that published parts have left."""
         self._reached: set[Path] = set()
         """Visible folders whose way up is durable; no process of ours removes one."""
+        self._made: dict[Path, None] = {}
+        """Folders that were missing before us, each behind the one it lies in."""
 
     @property
     def uri(self) -> str:
@@ -209,6 +211,16 @@ class _LocalDestination:
                         age_s=max(0.0, now_s - told.st_mtime),
                     )
 
+    def withdraw(self) -> None:
+        """Folders that somebody else uses by now are not empty, or are made again by them."""
+        while self._made:
+            folder, _ = self._made.popitem()
+            with contextlib.suppress(OSError, DestinationRefused):
+                if folder.is_relative_to(self._prefix) and folder != self._prefix:
+                    self._tree.remove_folder(folder)
+                else:
+                    folder.rmdir()
+
     def close(self) -> None:
         """Nothing is held open; what this object's publishing removed is made durable."""
         while self._left:
@@ -249,7 +261,7 @@ class _LocalDestination:
                 f"the destination {self._prefix} does not exist", hint="check the prefix"
             )
         with contextlib.suppress(FileNotFoundError):
-            self._tree.make(folder)
+            self._made.update(dict.fromkeys(self._tree.make(folder)))
 
     def _probe(self) -> Path:
         probe = self._staging / f"{_PROBE}.{secrets.token_hex(8)}"

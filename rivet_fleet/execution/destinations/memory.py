@@ -151,6 +151,9 @@ class _MemoryDestination:
                 age_s=now_s - staged.at_s,
             )
 
+    def withdraw(self) -> None:
+        """There are no folders."""
+
     def close(self) -> None:
         """Remove the temporary copies."""
         if self._opened is not None:
