@@ -24,7 +24,7 @@ from cryptography.x509.oid import NameOID
 from rivet_fleet.contracts.facts import FactsRequest
 from rivet_fleet.contracts.keys import ChunkRange, RangeKind
 from rivet_fleet.contracts.url import parse_database_url
-from rivet_fleet.errors import StatementTimeout
+from rivet_fleet.errors import SourceRefused, StatementTimeout
 from rivet_fleet.execution.source import Source
 from rivet_fleet.execution.sources.postgres import exchange, open_source
 from tests.integration.postgres_source_kit import facts_of, read_all, read_plan, sql
@@ -133,3 +133,32 @@ def test_a_failed_page_over_tls_is_an_error_and_the_source_stays_usable(sql, enc
         read_all(encrypted, read_plan(slow, query=query), whole, statement_timeout_s=0.3)
     got = read_all(encrypted, read_plan(facts_of(encrypted, "t")), KEYSET)
     assert got.num_rows == 100
+
+
+def test_who_is_not_vouched_for_gets_no_password(database: str, tmp_path: Path) -> None:
+    url = parse_database_url(database)
+    own, other = tmp_path / "own", tmp_path / "other"
+    own.mkdir()
+    other.mkdir()
+    front = TlsFront((url.host or "", url.port or 0), certificate(own))
+    near = replace(url, host="127.0.0.1", port=front.port, password="quay-side-9")
+    try:
+        trusted = open_source(
+            near,
+            tls_mode="verify-ca",
+            tls_ca_file=str(own / "server.pem"),
+            application_name="rivet-test",
+        )
+        trusted.ping()
+        trusted.close()
+        # Somebody else's certificate, and the right one under another name than the host's.
+        for mode, authority in (("verify-ca", certificate(other)), ("verify-full", own)):
+            file = authority if authority.is_file() else authority / "server.pem"
+            with pytest.raises(SourceRefused, match="certificate") as caught:
+                open_source(
+                    near, tls_mode=mode, tls_ca_file=str(file), application_name="rivet-test"
+                ).ping()
+            assert caught.value.hint
+            assert "quay-side-9" not in str(caught.value)
+    finally:
+        front.close()
