@@ -105,7 +105,7 @@ class Campaign:
         arguments: Sequence[str] = (),
     ) -> Coordinator:
         """A coordinator process. ``armed`` as RIVET_FLEET_TEST_KILL understands it."""
-        environment = {"RIVET_FLEET_TEST_KILL": armed}
+        environment = {"RIVET_FLEET_TEST_KILL": armed, "RIVET_FLEET_TESTING": "1"}
         if host_id is not None:
             environment["RIVET_FLEET_TEST_HOST_ID"] = host_id
         coordinator = start_coordinator(

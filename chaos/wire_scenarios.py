@@ -174,7 +174,7 @@ class _Wired:
                 *("--campaign-id", CAMPAIGN_ID, "--name", name, "--wait-s", "30"),
                 *("--state-url", self.fleet_state_url),
             ],
-            environment={"RIVET_FLEET_TEST_KILL": armed},
+            environment={"RIVET_FLEET_TEST_KILL": armed, "RIVET_FLEET_TESTING": "1"},
         )
         self.campaign.coordinators.append(process)
         return process

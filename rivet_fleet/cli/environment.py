@@ -8,8 +8,10 @@ import json
 import os
 import signal
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from rivet_fleet.cli.say import say
 from rivet_fleet.contracts.allowed import EVERYTHING, Allowed, words
 from rivet_fleet.contracts.killpoints import arm, parse_armings
 from rivet_fleet.coordination.stop import PARENT_DEATH_SIGNAL
@@ -25,6 +27,9 @@ ALLOW_DESTINATION = "RIVET_FLEET_ALLOW_DESTINATION"
 take their place."""
 TEST_KILL = "RIVET_FLEET_TEST_KILL"
 TEST_HOST_ID = "RIVET_FLEET_TEST_HOST_ID"
+TESTING = "RIVET_FLEET_TESTING"
+"""The second switch: without it no hook of the tests acts, whoever set its variable."""
+_HOOKS = (TEST_KILL, TEST_HOST_ID)
 
 _PR_SET_PDEATHSIG = 1
 
@@ -43,9 +48,10 @@ class Environment:
 def read_environment() -> Environment:
     """Read it once; arm kill points when a test asks for them. Raises UsageError."""
     variables = dict(os.environ)
+    hooks = _hooks(variables)
     try:
         params = json.loads(variables.get(PARAMS, "{}"))
-        arm(parse_armings(variables.get(TEST_KILL, "")))
+        arm(parse_armings(hooks.get(TEST_KILL, "")))
         pid = variables.get(SUPERVISOR_PID)
         supervisor_pid = int(pid) if pid else None
     except ValueError as error:
@@ -54,12 +60,25 @@ def read_environment() -> Environment:
         variables=variables,
         params={str(k): str(v) for k, v in params.items()},
         supervisor_pid=supervisor_pid,
-        host_id=variables.get(TEST_HOST_ID),
+        host_id=hooks.get(TEST_HOST_ID),
         allowed=Allowed(
             sources=words(variables.get(ALLOW_SOURCE)),
             destinations=words(variables.get(ALLOW_DESTINATION)),
         ),
     )
+
+
+def _hooks(variables: Mapping[str, str]) -> dict[str, str]:
+    """The hooks that act: none without the second switch, and none without a word."""
+    found = {name: variables[name] for name in _HOOKS if variables.get(name)}
+    if not found:
+        return {}
+    names = " and ".join(found)
+    if variables.get(TESTING) != "1":
+        say(f"warning: {names} is ignored: hooks of tests act where {TESTING}=1 alone", err=True)
+        return {}
+    say(f"warning: a hook of tests acts here ({names}, {TESTING}=1): not for production", err=True)
+    return found
 
 
 def operator() -> str:

@@ -85,7 +85,7 @@ class Desk:
         return warm.start(
             "rivet_fleet",
             arguments,
-            env={**environment, **COMPILED, **self.environment},
+            env={**environment, **COMPILED, "RIVET_FLEET_TESTING": "1", **self.environment},
             cwd=self.folder,
             text=True,
             stdin=subprocess.DEVNULL,
