@@ -235,6 +235,7 @@ def open_planned_source(
         connection.url,
         tls_mode=connection.tls_mode,
         tls_ca_file=connection.tls_ca_file,
+        login=connection.login,
         application_name=f"rivet-fleet {options.name}",
     )
 
@@ -264,6 +265,7 @@ def signals_opener(
             connection.url,
             tls_mode=connection.tls_mode,
             tls_ca_file=connection.tls_ca_file,
+            login=connection.login,
             application_name=f"rivet-fleet {options.name}",
         )
 

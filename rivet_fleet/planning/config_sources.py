@@ -24,6 +24,14 @@ class TlsConfig(Block):
     accept_invalid_hostnames: bool = Field(
         default=False, description="Check the certificate, but not its host name."
     )
+    server_public_key_file: str | None = Field(
+        default=None,
+        description="MySQL: the server's RSA key, for a login without TLS; relative to this file.",
+    )
+    allow_cleartext_password: bool = Field(
+        default=False,
+        description="Let a login send the password itself where it is refused otherwise.",
+    )
 
 
 class TuningConfig(Block):

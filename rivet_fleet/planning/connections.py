@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import quote
 
+from rivet_fleet.contracts.login import Login
 from rivet_fleet.contracts.sealing import KEY_BYTES_MIN
 from rivet_fleet.contracts.url import DatabaseUrl, parse_database_url
 from rivet_fleet.planning.config_models import FleetConfig, SourceConfig, TlsConfig
@@ -32,6 +33,7 @@ class SourceConnection:
     url: DatabaseUrl = field(repr=False)
     tls_mode: str | None
     tls_ca_file: str | None
+    login: Login
     identity: str
 
 
@@ -54,13 +56,18 @@ def source_connection(loaded: LoadedConfig, source_name: str) -> SourceConnectio
         )
     url = _source_url(loaded, source, at)
     _check_tls(loaded, source, url, at)
-    ca_file = source.tls.ca_file if source.tls else None
+    tls = source.tls or TlsConfig()
+    ca_file, key_file = tls.ca_file, tls.server_public_key_file
     return SourceConnection(
         name=source_name,
         engine=source.type,
         url=url,
         tls_mode=_tls_mode(source.tls),
         tls_ca_file=str(_beside(loaded.path, ca_file)) if ca_file else None,
+        login=Login(
+            cleartext=tls.allow_cleartext_password,
+            server_key_file=str(_beside(loaded.path, key_file)) if key_file else None,
+        ),
         identity=_identity(source.type, url, loaded.default_ports),
     )
 

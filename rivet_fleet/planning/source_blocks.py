@@ -130,8 +130,9 @@ def source_block(source: SourceConfig, name: str, *, old: Path, new: Path) -> di
         block["url_file"] = _moved(source.url_file, old, new)
     if source.tls is not None:
         tls = source.tls.model_dump(exclude_defaults=True)
-        if source.tls.ca_file is not None:
-            tls["ca_file"] = _moved(source.tls.ca_file, old, new)
+        for key in ("ca_file", "server_public_key_file"):
+            if key in tls:
+                tls[key] = _moved(tls[key], old, new)
         block["tls"] = tls
     return block
 

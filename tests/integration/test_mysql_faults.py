@@ -85,8 +85,8 @@ def test_a_server_killed_in_the_middle_of_a_page_costs_that_page(monkeypatch) ->
         arrivals: list[int] = []
         receive = liveness.PatientFile._receive
 
-        def die_after_the_third(self, buffer) -> int:
-            arrived = receive(self, buffer)
+        def die_after_the_third(self, buffer, *until) -> int:
+            arrived = receive(self, buffer, *until)
             arrivals.append(arrived)
             if len(arrivals) == 3:
                 server.stop(mode="immediate")

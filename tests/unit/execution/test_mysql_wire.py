@@ -13,6 +13,7 @@ import pytest
 from rivet_fleet.contracts.columns import ColumnSpec, ColumnType, TypeKind
 from rivet_fleet.errors import MalformedData, SchemaDrift, SourceRefused, UnsupportedType
 from rivet_fleet.execution.sources.mysql import wire
+from rivet_fleet.execution.sources.mysql.bounds import Bounds
 from rivet_fleet.execution.sources.mysql.decoder import ReferenceDecoder, compiled_decoder
 from rivet_fleet.execution.sources.mysql.framing import framing
 from rivet_fleet.execution.sources.mysql.liveness import PatientFile
@@ -28,6 +29,8 @@ class Script:
     liveness = None
 
     def __init__(self, sent: bytes) -> None:
+        self.bounds = Bounds()
+        self.bounds.begin(1 << 20, None)
         self._rfile: Any = io.BufferedReader(io.BytesIO(sent))
         self._next_seq_id = 0
         self.told: list[tuple[int, bytes]] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from rivet_fleet.contracts.login import CAREFUL, Login
 from rivet_fleet.contracts.url import DatabaseUrl
 from rivet_fleet.execution.sources.mysql.dialect import DEFAULT_PORT, ENGINE_NAMES
 
@@ -31,6 +32,7 @@ def open_source(
     tls_mode: str | None = None,
     tls_ca_file: str | None = None,
     application_name: str,
+    login: Login = CAREFUL,
     max_value_bytes: int | None = None,
 ) -> MysqlSource:
     """See ``source.open_source``. Imported when called: the driver costs memory and time in
@@ -45,6 +47,7 @@ def open_source(
         tls_mode=tls_mode,
         tls_ca_file=tls_ca_file,
         application_name=application_name,
+        login=login,
         max_value_bytes=max_value_bytes,
     )
 
@@ -64,12 +67,17 @@ def open_signals(
     tls_mode: str | None = None,
     tls_ca_file: str | None = None,
     application_name: str,
+    login: Login = CAREFUL,
 ) -> MysqlSignals:
     """See ``signals.open_signals``."""
     from rivet_fleet.execution.sources.mysql import signals
 
     return signals.open_signals(
-        url, tls_mode=tls_mode, tls_ca_file=tls_ca_file, application_name=application_name
+        url,
+        tls_mode=tls_mode,
+        tls_ca_file=tls_ca_file,
+        application_name=application_name,
+        login=login,
     )
 
 

@@ -42,9 +42,15 @@ _HINTS: dict[int, str] = {
     2026: "check `tls.mode` and the certificate",
     2059: "the server asks for a way of logging in that is not supported, or needs TLS: check "
     "`tls.mode` and the user's authentication plugin",
+    2020: "no honest server answers so: is the right one at that address?",
+    2061: "verify the server (`tls.mode: verify-full`, or `verify-ca` with its `ca_file`); without "
+    "TLS give its own key (`tls.server_public_key_file`); `tls.allow_cleartext_password: true` "
+    "allows clear-text methods over verified links, and hashed ones over encrypted links",
+    2068: "no honest server asks for a file: check who answers at that address",
     1040: "the server has no free connection; lower the number of workers",
     1203: "the user has too many connections; lower the number of workers",
 }
+_HINTS[2027] = _HINTS[2020]
 _HINTS[3024] = _HINTS[1969]
 _LOCKED = (
     "the account is locked, or blocked for failed logins: ALTER USER … ACCOUNT UNLOCK lifts that"

@@ -15,6 +15,7 @@ from rivet_fleet.contracts.keys import RelationName
 from rivet_fleet.errors import SourceRefused
 from rivet_fleet.execution.closenames import close_relations
 from rivet_fleet.execution.sources.mysql import wire
+from rivet_fleet.execution.sources.mysql.bounds import well_formed
 from rivet_fleet.execution.sources.mysql.dialect import (
     ALIAS,
     Unsupported,
@@ -143,7 +144,8 @@ def describe(connection: WatchedConnection, sql: str) -> tuple[Field, ...]:
         packets = [channel.packet() for _ in range(count)]
         if count:
             wire.check_end(channel.packet())
-        described += [_field(packet) for packet in packets if kept]
+        with well_formed():
+            described += [_field(packet) for packet in packets if kept]
     wire.close(channel, prepared)
     if prepared.parameters:
         raise SourceRefused("the query contains a placeholder (?)", hint="write the value")

@@ -9,7 +9,9 @@ the first one (``information_schema.processlist``, which shows everybody his own
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
+import ssl
 import time
 from collections.abc import Callable
 from enum import Enum
@@ -18,6 +20,16 @@ from typing import TYPE_CHECKING, Any
 import pymysql
 from pymysql.constants import CR
 from pymysql.cursors import Cursor
+from pymysql.protocol import FieldDescriptorPacket, MysqlPacket
+
+from rivet_fleet.contracts.login import CAREFUL, Link, Login
+from rivet_fleet.execution.sources.mysql.bounds import (
+    ANSWER_BYTES_MAX,
+    LOGIN_BYTES_MAX,
+    Bounds,
+    well_formed,
+)
+from rivet_fleet.execution.sources.mysql.login import Handler, first_method
 
 QUIET_S = 10.0
 """Silence after which the server is asked; doubled with every answer that it is at work."""
@@ -31,7 +43,6 @@ else:
 
 _READ_AHEAD_BYTES = 64 * 1024
 _MOMENT_S = 0.001
-_CLEARTEXT_PLUGINS = (b"mysql_clear_password", b"dialog")
 _WAITS_FOR_US = ("sending to client", "writing to net", "reading from net")
 """States in which a server that we hear nothing from is stuck in the same link as we are."""
 
@@ -104,15 +115,41 @@ class WatchedConnection(_Connection):
     never), and as soon as ``liveness`` says that nobody is at work for it any more. Whoever reads
     through ``_rfile`` then gets ``SilentLink``, an OSError; PyMySQL makes error 2013 of it.
 
-    A server that asks for the password in clear is refused unless the link is encrypted.
+    What PyMySQL reads is bounded (``bounds``), and by ``silence_s_max`` as a whole, however it
+    trickles. What a login may give away, ``login`` says.
     """
 
-    def __init__(self, **parameters: Any) -> None:
+    def __init__(self, *, login: Login = CAREFUL, **parameters: Any) -> None:
         # Before the handshake nobody can be asked: the connect timeout bounds the silence.
-        self.silence_s_max: float | None = parameters.get("connect_timeout")
+        login_s: float | None = parameters.get("connect_timeout")
+        self.silence_s_max: float | None = login_s
         self.liveness: Callable[[], Liveness] | None = None
+        self.login = login
+        self.bounds = Bounds()
         self._patient: PatientFile | None = None
+        self._logging_in = True
+        write_timeout_s: float | None = parameters.get("write_timeout")
+        if login_s and write_timeout_s:
+            # It bounds the exchange of certificates, too.
+            parameters["write_timeout"] = min(login_s, write_timeout_s)
         super().__init__(**parameters)
+        self._logging_in = False
+        self._write_timeout = write_timeout_s
+
+    def connect(self, sock: Any = None) -> None:
+        """PyMySQL's, bounded as a whole."""
+        self.bounds.begin(LOGIN_BYTES_MAX, self.silence_s_max)
+        with well_formed():
+            super().connect(sock)
+
+    @property
+    def link(self) -> Link:
+        """What is known of whoever is at the other end."""
+        held = self._sock  # type: ignore[attr-defined]
+        if isinstance(held, ssl.SSLSocket):
+            verified = held.context.verify_mode is ssl.CERT_REQUIRED
+            return Link.VERIFIED if verified else Link.ENCRYPTED
+        return Link.VERIFIED if self.unix_socket else Link.PLAIN
 
     @property
     def _rfile(self) -> PatientFile | None:
@@ -129,13 +166,43 @@ class WatchedConnection(_Connection):
         with contextlib.closing(opened):
             self._patient = PatientFile(self, link)
 
+    # ------------------------------------------------------------ what PyMySQL calls
+
+    def _get_server_information(self) -> None:
+        super()._get_server_information()  # type: ignore[misc]
+        named: str = self._auth_plugin_name  # type: ignore[has-type]
+        self._auth_plugin_name = first_method(named)
+
+    def _get_auth_plugin_handler(self, plugin_name: bytes | str) -> Handler:
+        named = plugin_name if isinstance(plugin_name, bytes) else plugin_name.encode()
+        return Handler(self, named)
+
     def _process_auth(self, plugin_name: bytes, auth_packet: Any, handler: Any = None) -> Any:
-        if plugin_name in _CLEARTEXT_PLUGINS and not self._secure:  # type: ignore[attr-defined]
-            raise pymysql.OperationalError(
-                CR.CR_AUTH_PLUGIN_CANNOT_LOAD,
-                "the server asks for the password in clear over an unencrypted link",
-            )
-        return super()._process_auth(plugin_name, auth_packet, handler)  # type: ignore[misc]
+        return (handler or Handler(self, plugin_name)).authenticate(auth_packet)
+
+    def answer_as_pymysql(self, method: bytes, packet: Any) -> Any:
+        """What PyMySQL answers a switch to ``method``."""
+        return super()._process_auth(method, packet, None)  # type: ignore[misc]
+
+    def _execute_command(self, command: int, sql: Any) -> None:
+        # What is left of the answer before is read in here, too.
+        if not self._logging_in:
+            self.bounds.begin(ANSWER_BYTES_MAX, self.silence_s_max)
+        super()._execute_command(command, sql)  # type: ignore[misc]
+
+    def _read_packet(self, packet_type: type[MysqlPacket] = MysqlPacket) -> Any:
+        if packet_type is FieldDescriptorPacket:
+            self.bounds.column()
+        with well_formed():
+            return super()._read_packet(packet_type)  # type: ignore[no-untyped-call]
+
+    def _read_query_result(self, unbuffered: bool = False) -> Any:
+        with well_formed():
+            return super()._read_query_result(unbuffered)  # type: ignore[misc]
+
+    def _read_ok_packet(self) -> Any:
+        with well_formed():
+            return super()._read_ok_packet()  # type: ignore[misc]
 
     @property
     def own_id(self) -> int:
@@ -167,12 +234,15 @@ class PatientFile:
         self._closed = False
 
     def read(self, count: int) -> bytes:
-        """Exactly ``count`` bytes, fewer only at the end. Raises SilentLink, OSError."""
+        """Exactly ``count`` bytes, fewer only at the end, within the answer's bounds. Raises
+        SilentLink, OSError, and PyMySQL's 2020 for more than an answer may have."""
+        bounds = self._connection.bounds
+        bounds.charge(count)
         if count <= len(self._held):
             return self._taken(count)
         found = bytearray(self._taken(len(self._held)))
         while len(found) < count:
-            arrived = self._receive(self._buffer)
+            arrived = self._receive(self._buffer, bounds.ends_s)
             if arrived == 0:
                 break
             self._held = self._buffer[:arrived]
@@ -201,8 +271,9 @@ class PatientFile:
         taken, self._held = bytes(self._held[:count]), self._held[count:]
         return taken
 
-    def _receive(self, buffer: memoryview) -> int:
-        """Bytes that have arrived, at least one; 0 at the end."""
+    def _receive(self, buffer: memoryview, ends_s: float | None = None) -> int:
+        """Bytes that have arrived, at least one; 0 at the end. ``ends_s``: when (monotonic) no
+        more of them will do."""
         if self._closed:
             raise ConnectionError("the connection is closed")
         began_s = time.monotonic()
@@ -212,6 +283,11 @@ class PatientFile:
             silent_s = time.monotonic() - began_s
             most_s, ask_server = self._connection.silence_s_max, self._connection.liveness
             left_s = None if most_s is None else most_s - silent_s
+            late = ends_s is not None and time.monotonic() >= ends_s
+            if ends_s is not None:
+                left_s = min(math.inf if left_s is None else left_s, ends_s - time.monotonic())
+            if late and not self._connection.bounds.may_be_late():
+                raise SilentLink("the server did not bring its answer to an end in time")
             asking = ask_server is not None and (left_s is None or quiet_s < left_s)
             # What arrived while we asked, or while this process was stopped, counts.
             wait_s = _MOMENT_S if dead else quiet_s if asking else left_s
@@ -222,5 +298,5 @@ class PatientFile:
                 pass
             if dead:
                 raise SilentLink(f"the server sent nothing for {silent_s:.0f} s: the link is dead")
-            dead = not asking or ask_server is None or ask_server() is Liveness.DEAD
+            dead = late or not asking or ask_server is None or ask_server() is Liveness.DEAD
             quiet_s = min(quiet_s * 2, QUIET_MAX_S)

@@ -11,10 +11,12 @@ from __future__ import annotations
 import contextlib
 import ssl
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pymysql
 
+from rivet_fleet.contracts.login import CAREFUL, Login
 from rivet_fleet.contracts.url import DatabaseUrl
 from rivet_fleet.errors import ConfigError
 from rivet_fleet.execution.sources.mysql.border import (
@@ -23,6 +25,7 @@ from rivet_fleet.execution.sources.mysql.border import (
     told,
     translate_connect,
 )
+from rivet_fleet.execution.sources.mysql.bounds import well_formed
 from rivet_fleet.execution.sources.mysql.dialect import DEFAULT_PORT, quote_text
 from rivet_fleet.execution.sources.mysql.liveness import ASK_MAX_S, Liveness, WatchedConnection, ask
 from rivet_fleet.execution.sources.mysql.proxies import Proxy, Server, look
@@ -32,6 +35,7 @@ WRITE_TIMEOUT_S = 30
 SILENCE_GRACE_S = 15.0
 """How much longer than the statement's own limit the client waits for a byte before it takes
 the link for dead: a half-open connection never says so by itself."""
+_KEY_BYTES_MAX = 16 * 1024
 _TLS_MODES = ("disable", "prefer", "require", "verify-ca", "verify-full")
 _TLS_NAMES = {"disabled": "disable", "preferred": "prefer", "required": "require"} | {
     "verify_ca": "verify-ca",
@@ -55,9 +59,14 @@ class Session:
         tls_mode: str | None,
         tls_ca_file: str | None,
         application_name: str,
+        login: Login = CAREFUL,
     ) -> None:
         self.url = url
-        self._parameters = _parameters(url, tls_mode, tls_ca_file, application_name)
+        self._parameters = {
+            **_parameters(url, tls_mode, tls_ca_file, application_name),
+            "login": login,
+            "server_public_key": _server_key(login),
+        }
         self._connection: WatchedConnection | None = None
         self._server: Server | None = None
         self._made: dict[str, str] = {}
@@ -82,7 +91,8 @@ class Session:
         try:
             connection = self._dial(CONNECT_TIMEOUT_S)
             if self._server is None:
-                self._server = look(connection)
+                with well_formed():
+                    self._server = look(connection)
             if self._server.proxy is Proxy.DIRECT:
                 with connection.cursor() as cursor:
                     cursor.execute(_OWN_TRANSACTIONS)
@@ -262,6 +272,24 @@ def _parameters(
         "local_infile": False,
         **_tls(mode, ca_file),
     }
+
+
+def _server_key(login: Login) -> bytes | None:
+    """The server's RSA key as the file has it. Raises ConfigError."""
+    if login.server_key_file is None:
+        return None
+    try:
+        key = Path(login.server_key_file).read_bytes()
+    except OSError as error:
+        said = error.strerror or error
+        raise ConfigError(f"tls.server_public_key_file {login.server_key_file}: {said}") from None
+    if b"-----BEGIN PUBLIC KEY-----" not in key or len(key) > _KEY_BYTES_MAX:
+        raise ConfigError(
+            f"tls.server_public_key_file {login.server_key_file} is no public key",
+            hint="it is the server's public_key.pem, which SHOW STATUS LIKE "
+            "'Caching_sha2_password_rsa_public_key' shows, too",
+        )
+    return key
 
 
 def _tls_mode(mode: str | None) -> str:

@@ -9,6 +9,7 @@ from rivet_fleet.contracts.facts import FactsRequest, SourceFacts
 from rivet_fleet.contracts.harm import HarmReading
 from rivet_fleet.contracts.keys import ChunkRange, RangeKind, RelationName
 from rivet_fleet.contracts.listing import Listing, ServerFacts, SourceNote
+from rivet_fleet.contracts.login import CAREFUL, Login
 from rivet_fleet.contracts.plan import ReadPlan, TuningPlan
 from rivet_fleet.contracts.proof import ChangeReading
 from rivet_fleet.contracts.url import DatabaseUrl
@@ -105,6 +106,7 @@ def open_source(
     tls_mode: str | None = None,
     tls_ca_file: str | None = None,
     application_name: str,
+    login: Login = CAREFUL,
     max_value_bytes: int | None = None,
 ) -> MysqlSource:
     """A source for ``url``; connects at first use. Of the URL's options ``ssl-mode``, ``ssl-ca``
@@ -114,6 +116,10 @@ def open_source(
     an unknown ``tls_mode`` or option.
     """
     session = Session(
-        url, tls_mode=tls_mode, tls_ca_file=tls_ca_file, application_name=application_name
+        url,
+        tls_mode=tls_mode,
+        tls_ca_file=tls_ca_file,
+        application_name=application_name,
+        login=login,
     )
     return MysqlSource(session, max_value_bytes=max_value_bytes)

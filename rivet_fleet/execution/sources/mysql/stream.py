@@ -12,8 +12,10 @@ import pymysql
 from rivet_fleet.contracts.columns import ColumnSpec
 from rivet_fleet.contracts.plan import TuningPlan
 from rivet_fleet.errors import SchemaDrift, SourceError, SourceRefused
+from rivet_fleet.execution.overdue import Overdue
 from rivet_fleet.execution.sources.mysql import wire
 from rivet_fleet.execution.sources.mysql.border import maybe_swapped
+from rivet_fleet.execution.sources.mysql.bounds import well_formed
 from rivet_fleet.execution.sources.mysql.decoder import BatchDecoder
 from rivet_fleet.execution.sources.mysql.liveness import WatchedConnection
 from rivet_fleet.execution.sources.mysql.session import Session, Settings
@@ -161,9 +163,10 @@ class StatementStream:
         )
         with maybe_swapped(), reading as connection:
             channel = wire.Channel(connection)
+            overdue = Overdue(self._session.url.identity, connection.silence_s_max or 0.0)
             prepared = self._prepare(channel, sql)
             try:
-                yield from self._timed(self._execute(channel, prepared), channel)
+                yield from self._timed(self._execute(channel, prepared), channel, overdue)
             except wire.StatementFailed as error:
                 with contextlib.suppress(pymysql.MySQLError):
                     wire.close(channel, prepared)
@@ -190,7 +193,9 @@ class StatementStream:
             self._session.limit(statement_limit(self._session.server, timeout_s))
             with connection.cursor() as cursor:
                 cursor.execute(sql)
-                ((self._answered,),) = cursor.fetchall()
+                with well_formed():
+                    ((answered,),) = cursor.fetchall()
+                    self._answered = int(answered)
             yield
 
     def _prepare(self, channel: wire.Channel, sql: str) -> wire.Prepared:
@@ -208,7 +213,9 @@ class StatementStream:
             )
         return prepared
 
-    def _timed(self, blocks: Iterator[None], channel: wire.Channel) -> Iterator[None]:
+    def _timed(
+        self, blocks: Iterator[None], channel: wire.Channel, overdue: Overdue
+    ) -> Iterator[None]:
         """The same, measured."""
         while True:
             began_s = time.monotonic()
@@ -219,6 +226,7 @@ class StatementStream:
             finally:
                 self._spent_s += time.monotonic() - began_s
                 self.wire_bytes = channel.wire_bytes
+            overdue.check(self._spent_s)
             yield
 
     def _execute(self, channel: wire.Channel, prepared: wire.Prepared) -> Iterator[None]:

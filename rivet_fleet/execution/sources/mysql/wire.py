@@ -22,6 +22,7 @@ import pymysql.err
 from pymysql.constants import CR
 
 from rivet_fleet.errors import MalformedData
+from rivet_fleet.execution.sources.mysql.bounds import COLUMNS_MAX
 from rivet_fleet.execution.sources.mysql.liveness import WatchedConnection
 
 COM_STMT_PREPARE, COM_STMT_EXECUTE, COM_STMT_CLOSE = 0x16, 0x17, 0x19
@@ -34,7 +35,6 @@ ROW, ERR = bytes((HEAD_OK,)), bytes((HEAD_ERR,))
 _COLLECT_S = 0.000_5
 _METADATA_BYTES_MAX = 1024 * 1024
 """A packet that describes something is never larger; rows do not pass here."""
-_COLUMNS_MAX = 4096
 _SHORT_MAX = 0xFA
 """The largest length that is written in its first byte."""
 _MORE_RESULTS, _CURSOR_EXISTS = 0x0008, 0x0040
@@ -145,6 +145,8 @@ def parse_prepared(payload: bytes) -> Prepared:
     if len(payload) != _PREPARED.size or payload[0] != HEAD_OK:
         raise MalformedData(f"a prepared statement's answer of {len(payload)} bytes")
     statement_id, columns, parameters, _ = _PREPARED.unpack(payload)
+    if columns > COLUMNS_MAX:
+        raise MalformedData(f"a prepared statement of {columns} columns")
     return Prepared(statement_id=statement_id, columns=columns, parameters=parameters)
 
 
@@ -154,7 +156,7 @@ def parse_column_count(payload: bytes) -> int:
         return 0
     # A request to upload a local file (0xfb) is no length: it is refused here, never answered.
     count, position = _lenenc(payload, 0)
-    if position != len(payload) or not 1 <= count <= _COLUMNS_MAX:
+    if position != len(payload) or not 1 <= count <= COLUMNS_MAX:
         raise MalformedData(f"a result set of {count} columns in {len(payload)} bytes")
     return count
 

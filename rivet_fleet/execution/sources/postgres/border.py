@@ -108,6 +108,13 @@ CONNECT_WORDS: tuple[ConnectWord, ...] = (
         "the server asks for a client certificate: `sslcert` and `sslkey` in the source's URL",
     ),
     _word(
+        "requirement .*server requested a cleartext password",
+        REFUSED,
+        "the server asks for the password itself over a link where nobody verified who asks; it "
+        "was not sent: `tls.mode: verify-full` verifies the server, and "
+        "`tls.allow_cleartext_password: true` sends it anyway",
+    ),
+    _word(
         "authentication method requirement",
         REFUSED,
         "the server asks for another way of "

@@ -11,11 +11,12 @@ import pyarrow as pa
 from psycopg import Cursor
 
 from rivet_fleet.contracts.plan import TuningPlan
-from rivet_fleet.errors import SourceError
+from rivet_fleet.errors import MalformedData, SourceError
+from rivet_fleet.execution.overdue import Overdue
 from rivet_fleet.execution.sources.postgres.border import names_may_swap
 from rivet_fleet.execution.sources.postgres.decoder import BatchDecoder
 from rivet_fleet.execution.sources.postgres.exchange import Exchange, Pulled, open_exchange
-from rivet_fleet.execution.sources.postgres.session import Session, Settings
+from rivet_fleet.execution.sources.postgres.session import Session, Settings, answers_within_s
 
 
 class CopyStream:
@@ -48,6 +49,8 @@ class CopyStream:
         self._session = session
         self._decoder = decoder
         self._exchange: Exchange | None = None
+        limit_s = answers_within_s(tuning.statement_timeout_s)
+        self._overdue = Overdue(session.url.identity, limit_s or 0.0)
         self._steps = self._receive(sql, settings, tuning.statement_timeout_s)
 
     @property
@@ -123,11 +126,19 @@ class CopyStream:
         try:
             with names_may_swap():
                 self.wire_bytes += next(self._steps)
+            self._check_end(self._spent_s + time.monotonic() - started_s)
             self.ended = self._holds
         except StopIteration:
             self.ended = True
         finally:
             self._spent_s += time.monotonic() - started_s
+
+    def _check_end(self, spent_s: float) -> None:
+        try:
+            self._overdue.check(spent_s)
+        except SourceError:
+            self.abandon()
+            raise
 
     def _receive(self, sql: str, settings: Settings, timeout_s: float) -> Iterator[int]:
         """The statement in steps of bytes received; between them the caller has its say."""
@@ -160,8 +171,10 @@ class CopyStream:
             while cursor.nextset():
                 pass
             row = cursor.fetchone()
-            assert row is not None, "a count is a row"
-            self._answered = int(row[0])
+            try:
+                self._answered = int(row[0]) if row else 0
+            except (TypeError, ValueError):
+                raise MalformedData("the server counted rows and sent no number") from None
             yield 0
 
     def _answer(self, query: bytes) -> Iterator[int]:

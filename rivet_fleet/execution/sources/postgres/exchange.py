@@ -184,11 +184,11 @@ class LibpqExchange:
 
     def _result(self) -> PGresult | None:
         connection = self._connection
-        pgconn = connection.pgconn
+        pgconn, bounds = connection.pgconn, connection.expect_answer()
         while pgconn.flush():
-            connection.wait_readable()
+            connection.wait_readable(bounds)
         while pgconn.is_busy():
-            connection.wait_readable()
+            connection.wait_readable(bounds)
             pgconn.consume_input()
         return pgconn.get_result()
 

@@ -19,6 +19,7 @@ from psycopg.abc import RV, PQGen
 
 from rivet_fleet.errors import RetryClass
 from rivet_fleet.execution.sources.postgres.border import classify_connect
+from rivet_fleet.execution.sources.postgres.bounds import Bounds
 from rivet_fleet.execution.sources.postgres.dialect import classify
 
 QUIET_S = 10.0
@@ -90,54 +91,72 @@ class WatchedConnection(psycopg.Connection[tuple[Any, ...]]):
     """A connection that gives up on a silent server.
 
     After ``silence_s_max`` in any case (None: never), and as soon as ``liveness`` says that
-    nobody is at work for it any more.
+    nobody is at work for it any more. An answer that libpq keeps is bounded (``bounds``), and by
+    ``silence_s_max`` as a whole, however it trickles.
     """
 
     silence_s_max: float | None = None
     liveness: Callable[[], Liveness] | None = None
 
     def wait(self, gen: PQGen[RV], interval: float = 0.0, timeout: float | None = None) -> RV:
-        """Drive psycopg's generator ``gen`` as psycopg does, with a limit on silence."""
+        """Drive psycopg's generator ``gen`` as psycopg does, with a limit on silence, and one on
+        the answer as a whole."""
         fd = self.pgconn.socket
+        bounds = self.expect_answer()
         try:
             wanted = next(gen)
             while True:
-                wanted = gen.send(self._poll(fd, int(wanted)))
+                wanted = gen.send(self._poll(fd, int(wanted), bounds))
         except StopIteration as done:
             result: RV = done.value
             return result
 
-    def wait_readable(self) -> None:
-        """Wait for bytes; the caller then consumes them."""
-        self._poll(self.pgconn.socket, 1)
+    def expect_answer(self) -> Bounds:
+        """The bounds of an answer that begins now."""
+        return Bounds(self.pgconn.socket, self.silence_s_max)
+
+    def wait_readable(self, bounds: Bounds | None = None) -> None:
+        """Wait for bytes; the caller then consumes them. ``bounds``: of the answer, where libpq
+        keeps them."""
+        self._poll(self.pgconn.socket, 1, bounds)
 
     def wait_writable(self) -> None:
         """Wait until bytes can be sent."""
-        self._poll(self.pgconn.socket, 2)
+        self._poll(self.pgconn.socket, 2, None)
 
-    def _poll(self, fd: int, wanted: int) -> int:
+    def _poll(self, fd: int, wanted: int, bounds: Bounds | None) -> int:
         """Wait until ``fd`` is ready for what is wanted (1 reading, 2 writing, 3 either)."""
         poller = select.poll()
         poller.register(fd, (select.POLLIN if wanted & 1 else 0) | (wanted & 2 and select.POLLOUT))
-        flags = self._patiently(poller)
+        flags = self._patiently(poller, bounds)
         ready = 0
         if flags & ~select.POLLOUT:
             ready |= 1
         if flags & ~select.POLLIN:
             ready |= 2
+        if bounds is not None and ready & 1:
+            try:
+                bounds.check()
+            except psycopg.Error:
+                self.close()
+                raise
         return ready & wanted or wanted
 
-    def _patiently(self, poller: select.poll) -> int:
+    def _patiently(self, poller: select.poll, bounds: Bounds | None) -> int:
         """The event flags. Raises OperationalError when the link is dead."""
         began_s = time.monotonic()
         quiet_s = QUIET_S
         while True:
             silent_s = time.monotonic() - began_s
             left_s = None if self.silence_s_max is None else self.silence_s_max - silent_s
+            late = bounds is not None and bounds.late
+            if bounds is not None and bounds.ends_s is not None:
+                ends_in_s = bounds.ends_s - time.monotonic()
+                left_s = ends_in_s if left_s is None else min(left_s, ends_in_s)
             asking = self.liveness is not None and (left_s is None or quiet_s < left_s)
             limit_s = quiet_s if asking else left_s
             events = poller.poll(None if limit_s is None else max(0.0, limit_s) * 1000.0)
-            dead = not events and (not asking or self._ask() is Liveness.DEAD)
+            dead = not events and (late or not asking or self._ask() is Liveness.DEAD)
             # What arrived while we asked, or while this process was stopped, counts.
             events = events or (poller.poll(0) if dead else [])
             if events:

@@ -15,6 +15,7 @@ from typing import Any
 import psycopg
 from psycopg import Cursor
 
+from rivet_fleet.contracts.login import CAREFUL, Login
 from rivet_fleet.contracts.url import DatabaseUrl
 from rivet_fleet.errors import ConfigError
 from rivet_fleet.execution.sources.postgres.border import postgres_errors, translate_connect
@@ -56,6 +57,8 @@ _UNHURRIED = ", pg_catalog.set_config('idle_session_timeout', '0', b.pooled)"
 """Between two statements we may encode for as long as we like: we end with our process."""
 _UNHURRIED_SINCE = 140_000
 _TRANSACTIONS_TIMED_SINCE = 170_000
+_METHODS_CHOSEN = 160_000
+"""The version of libpq since which it knows ``require_auth``."""
 _TLS_MODES = ("disable", "prefer", "require", "verify-ca", "verify-full")
 
 Settings = tuple[tuple[str, str], ...]
@@ -71,11 +74,13 @@ class Session:
         tls_mode: str | None,
         tls_ca_file: str | None,
         application_name: str,
+        login: Login = CAREFUL,
     ) -> None:
         if tls_mode is not None and tls_mode not in _TLS_MODES:
             raise ConfigError(f"tls.mode {tls_mode!r}: expected one of {', '.join(_TLS_MODES)}")
         self.url = url
         self._parameters = _parameters(url, tls_mode, tls_ca_file)
+        self._parameters |= _careful(self._parameters, url, login)
         named = "application_name" in self._parameters
         self._name = None if named else quote_literal(application_name)
         self._connection: WatchedConnection | None = None
@@ -231,7 +236,7 @@ class Session:
         return self._round_trip_s
 
     def _allow_silence(self, connection: WatchedConnection, timeout_s: float) -> None:
-        connection.silence_s_max = timeout_s + SILENCE_GRACE_S if timeout_s > 0 else None
+        connection.silence_s_max = answers_within_s(timeout_s)
 
     def _undo(self, connection: WatchedConnection) -> None:
         """Roll back, or drop a connection that cannot be rolled back."""
@@ -249,6 +254,28 @@ class Session:
             with contextlib.suppress(psycopg.Error):
                 self._connection.close()
             self._connection = None
+
+
+def answers_within_s(timeout_s: float) -> float | None:
+    """How long the answer of a statement with this limit may take; None without a limit."""
+    return timeout_s + SILENCE_GRACE_S if timeout_s > 0 else None
+
+
+def _careful(parameters: dict[str, Any], url: DatabaseUrl, login: Login) -> dict[str, Any]:
+    """What keeps libpq from sending the password itself to whoever asks for it. Raises ConfigError.
+
+    Over TLS with a verified certificate, and over a socket of this machine's file system, it is
+    known who asks. What the URL says of ``require_auth`` wins.
+    """
+    if login.server_key_file is not None:
+        raise ConfigError(
+            "tls.server_public_key_file cannot be honoured by this engine",
+            hint="its servers have no such key: remove it",
+        )
+    by_file = url.host[:1] in ("/", "@") and not url.more_hosts
+    verified = by_file or parameters.get("sslmode") in ("verify-ca", "verify-full")
+    given = "require_auth" in parameters or psycopg.pq.version() < _METHODS_CHOSEN
+    return {} if login.cleartext or verified or given else {"require_auth": "!password"}
 
 
 def _parameters(url: DatabaseUrl, tls_mode: str | None, tls_ca_file: str | None) -> dict[str, Any]:

@@ -6,6 +6,7 @@ have no state, so that a count of them would read zero.
 
 from __future__ import annotations
 
+from rivet_fleet.contracts.login import CAREFUL, Login
 from rivet_fleet.contracts.url import DatabaseUrl
 from rivet_fleet.errors import SourceRefused
 from rivet_fleet.execution.signals import ANSWER_MAX_S, SignalSpec, one_number, unknown_signal
@@ -104,8 +105,15 @@ def open_signals(
     tls_mode: str | None = None,
     tls_ca_file: str | None = None,
     application_name: str,
+    login: Login = CAREFUL,
 ) -> PostgresSignals:
     """A monitoring connection of its own; connects at first use."""
     return PostgresSignals(
-        Session(url, tls_mode=tls_mode, tls_ca_file=tls_ca_file, application_name=application_name)
+        Session(
+            url,
+            tls_mode=tls_mode,
+            tls_ca_file=tls_ca_file,
+            application_name=application_name,
+            login=login,
+        )
     )

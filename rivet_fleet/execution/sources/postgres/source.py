@@ -9,6 +9,7 @@ from rivet_fleet.contracts.facts import FactsRequest, SourceFacts
 from rivet_fleet.contracts.harm import HarmReading
 from rivet_fleet.contracts.keys import ChunkRange, RelationName
 from rivet_fleet.contracts.listing import Listing, ServerFacts, SourceNote
+from rivet_fleet.contracts.login import CAREFUL, Login
 from rivet_fleet.contracts.plan import ReadPlan, TuningPlan
 from rivet_fleet.contracts.proof import ChangeReading
 from rivet_fleet.contracts.url import DatabaseUrl
@@ -125,6 +126,7 @@ def open_source(
     tls_mode: str | None = None,
     tls_ca_file: str | None = None,
     application_name: str,
+    login: Login = CAREFUL,
     max_value_bytes: int | None = None,
 ) -> PostgresSource:
     """A source for ``url``; connects at first use. libpq options in the URL are honoured.
@@ -133,6 +135,10 @@ def open_source(
     an unknown ``tls_mode``.
     """
     session = Session(
-        url, tls_mode=tls_mode, tls_ca_file=tls_ca_file, application_name=application_name
+        url,
+        tls_mode=tls_mode,
+        tls_ca_file=tls_ca_file,
+        application_name=application_name,
+        login=login,
     )
     return PostgresSource(session, max_value_bytes=max_value_bytes)

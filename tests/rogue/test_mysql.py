@@ -1,0 +1,118 @@
+"""A server that means harm, MySQL's protocol: every phase of a session, every message.
+
+Each ends within its time and its memory, by a named error, after one connection, and tells nobody
+the password.
+"""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+
+import pytest
+
+from rivet_fleet.contracts.columns import ColumnSpec, ColumnType, TypeKind
+from rivet_fleet.contracts.plan import TuningPlan
+from rivet_fleet.contracts.url import parse_database_url
+from rivet_fleet.errors import RivetFleetError, ValueTooLarge
+from rivet_fleet.execution.sources.mysql import liveness
+from rivet_fleet.execution.sources.mysql import session as sessions
+from rivet_fleet.execution.sources.mysql.decoder import compiled_decoder
+from rivet_fleet.execution.sources.mysql.session import Session
+from rivet_fleet.execution.sources.mysql.stream import StatementStream
+from tests.rogue.mysql_server import MESSAGES, PHASES, Script
+from tests.rogue.tcp import Memory, rogue
+
+PASSWORD = "S3cretPassw0rd"
+SILENCE_S = 0.4
+ROW_BYTES_MAX = 16 * 1024 * 1024
+ENDS_WITHIN_S = 20.0
+ANSWER_BYTES_MAX = 4 * 1024 * 1024
+"""A sixteenth of what is allowed: every flood is read to the end of its allowance."""
+GROWN_MB_MAX = 100
+ID = ColumnSpec(
+    name="id",
+    native_type="bigint",
+    type=ColumnType(kind=TypeKind.INT64),
+    nullable=False,
+    wire_type="8",
+)
+FLOODS = frozenset(name for name in MESSAGES if "without end" in name or "MB" in name)
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "CONNECT_TIMEOUT_S", 2 * SILENCE_S)
+    monkeypatch.setattr(sessions, "SILENCE_GRACE_S", 0.0)
+    monkeypatch.setattr(liveness, "ANSWER_BYTES_MAX", ANSWER_BYTES_MAX)
+
+
+def session(port: int) -> Session:
+    url = parse_database_url(f"mysql://reader:{PASSWORD}@127.0.0.1:{port}/shop")
+    return Session(url, tls_mode="disable", tls_ca_file=None, application_name="t")
+
+
+def use(opened: Session) -> None:
+    """Everything that a session is used for: a question, a ping, a page."""
+    with opened.reading((), doing="asking", timeout_s=SILENCE_S) as connection:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT anything")
+            cursor.fetchall()
+        connection.ping()
+    decoder = compiled_decoder()
+    assert decoder is not None
+    tuning = TuningPlan(statement_timeout_s=SILENCE_S)
+    rows = decoder((ID,), max_value_bytes=1000, coerce=False, packed=False)
+    stream = StatementStream(opened, "SELECT id", (ID,), (), tuning, rows)
+    try:
+        stream.receive(rows_max=10, bytes_max=ROW_BYTES_MAX)
+        if not stream.ended and not stream.rows_ready:
+            raise ValueTooLarge("as a chunk's reader says of a row that does not end")
+    finally:
+        stream.abandon()
+
+
+def meet(phase: str, message: str) -> str:
+    """What came of one meeting; empty when it was as it should be."""
+    script = Script(phase, MESSAGES[message])
+    with rogue(script) as server, closing(session(server.port)) as opened:
+        script.server = server
+        began_s, said = time.monotonic(), ""
+        try:
+            use(opened)
+        except RivetFleetError as error:
+            said = f"{error} {error.hint}"
+            if not (error.code or "").startswith(("MYSQL_", "RIVET_")) and not error.exit_code:
+                return f"no name: {error!r}"
+        except Exception as error:
+            return f"not ours: {error!r}"
+        if time.monotonic() - began_s > ENDS_WITHIN_S:
+            return "too late"
+        if not server.sprung.is_set():
+            return "the phase was never met"
+        if PASSWORD in said or any(PASSWORD.encode() in p.received for p in server.peers):
+            return f"the password was told: {said}"
+        if "\x1b" in said or len(said) > 20_000:
+            return "what was said was not cut or cleaned"
+        if len(server.peers) > 1:
+            return f"{len(server.peers)} connections"
+        harmless = not said and message in FLOODS
+        return f"accepted: {message}" if harmless else ""
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_every_message_ends_by_name(phase: str) -> None:
+    calm = [name for name in MESSAGES if name not in FLOODS]
+    with ThreadPoolExecutor(len(calm)) as pool:
+        outcomes = dict(zip(calm, pool.map(lambda name: meet(phase, name), calm), strict=True))
+    assert not {name: said for name, said in outcomes.items() if said}
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_no_flood_costs_more_than_an_answer_may(phase: str) -> None:
+    memory = Memory()
+    memory.begin()
+    outcomes = {name: meet(phase, name) for name in sorted(FLOODS)}
+    assert not {name: said for name, said in outcomes.items() if said}
+    assert memory.grown_mb < GROWN_MB_MAX
