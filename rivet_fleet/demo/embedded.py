@@ -13,6 +13,7 @@ import os
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import tempfile
 import time
@@ -54,13 +55,26 @@ def _readable_install(major: int) -> Path:
         return install
     stamp = int((install / "bin" / "postgres").stat().st_mtime)
     copy = Path(tempfile.gettempdir()) / f"rivet-fleet-postgres-{major}-{stamp}"
-    if not copy.is_dir():
-        partial = Path(tempfile.mkdtemp(prefix=copy.name, dir=copy.parent))
-        shutil.copytree(install, partial, dirs_exist_ok=True, symlinks=True)
-        subprocess.run(["chmod", "-R", "a+rX", str(partial)], check=True)
-        with contextlib.suppress(OSError):
-            partial.rename(copy)
-    return copy
+    if _is_ours(copy):
+        return copy
+    partial = Path(tempfile.mkdtemp(prefix=copy.name, dir=copy.parent))
+    shutil.copytree(install, partial, dirs_exist_ok=True, symlinks=True)
+    subprocess.run(["chmod", "-R", "a+rX", str(partial)], check=True)
+    with contextlib.suppress(OSError):
+        partial.rename(copy)
+    return copy if _is_ours(copy) else partial
+
+
+def _is_ours(folder: Path) -> bool:
+    """Everybody may make a folder of that name in ``/tmp``, with programs of theirs in it: only
+    one that this user made, and nobody else can write to, is used."""
+    try:
+        found = folder.lstat()
+    except FileNotFoundError:
+        return False
+    others = stat.S_IWGRP | stat.S_IWOTH
+    mine = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
+    return mine and not found.st_mode & others
 
 
 def _can_execute(path: Path) -> bool:
