@@ -36,9 +36,9 @@ def foreign_line(
     """What somebody else said, on one line: cut, redacted, printable."""
     longest = max((len(secret) for secret in secrets), default=0)
     kept = text[: chars_max + longest]
-    flat = redact(" ".join(kept.split()), secrets)
+    flat = redact(" ".join(kept.split()), secrets, foreign=True)
     if len(kept) < len(text):
         # A secret that the cut went through stands at the end.
         flat = flat[: max(0, len(flat) - longest)][:chars_max] + "…"
     # What a control character held apart may be a secret once it is gone.
-    return redact(printable(flat), secrets)
+    return redact(printable(flat), secrets, foreign=True)

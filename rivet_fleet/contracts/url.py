@@ -232,11 +232,26 @@ _KEYWORD = re.compile(
 )
 
 
-def redact(text: str, secrets: tuple[str, ...] = ()) -> str:
+_ORDINARY = re.compile(r"[a-z]{3,8}|[a-z]+(?:_[a-z]+)+|[0-9]{3,4}")
+"""A secret that might as well be a word, a name or a number of ours: hidden wherever it stands, it
+would take ``orders`` out of names, paths and the keys of JSON."""
+_TELLING_CHARS_MIN = 6
+
+
+def redact(text: str, secrets: tuple[str, ...] = (), *, foreign: bool = False) -> str:
     """``text`` without userinfo passwords, ``password=…`` values and the given secrets. Takes time
-    in proportion to the text, whatever it holds."""
+    in proportion to the text, whatever it holds.
+
+    Ordinary words are hidden by their place alone, unless the text is ``foreign``: there they go
+    as whole words, as short secrets always do. What has fewer than three characters is hidden by
+    its place."""
     for secret in sorted(set(secrets), key=len, reverse=True):
-        if len(secret) >= 3:
+        ordinary = _ORDINARY.fullmatch(secret) is not None
+        if len(secret) < 3 or (ordinary and not foreign):
+            continue
+        if ordinary or len(secret) < _TELLING_CHARS_MIN:
+            text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", MASK, text)
+        else:
             text = text.replace(secret, MASK)
     if "://" in text and "@" in text:
         text = _WORD.sub(_without_password, text)

@@ -48,6 +48,7 @@ from rivet_fleet.persistence.store import Store
 from rivet_fleet.planning.config import load_config
 from rivet_fleet.planning.connections import (
     SourceConnection,
+    own_names,
     seal_key,
     secrets_in_files,
     secrets_in_url,
@@ -115,10 +116,14 @@ def load_urls(
 def redactor(loaded: LoadedConfig, *urls: str) -> Callable[[str], str]:
     """Removes every known secret and everything that looks like one.
 
-    ``urls``: what is in use although the configuration does not hold it."""
+    ``urls``: what is in use although the configuration does not hold it. A secret that is part
+    of a name of the configuration is hidden by its place alone: whoever reads the name there has
+    read it, and a report without its names helps nobody."""
     further = [secret for url in urls for secret in secrets_in_url(url)]
     secrets = spellings([*loaded.secrets, *further, *secrets_in_files(loaded)])
-    return lambda text: redact(text, secrets)
+    names = own_names(loaded)
+    telling = tuple(one for one in secrets if not any(one in name for name in names))
+    return lambda text: redact(text, telling)
 
 
 def settings_of(loaded: LoadedConfig) -> FleetSettings:

@@ -159,6 +159,15 @@ def secrets_in_files(loaded: LoadedConfig) -> list[str]:
     return found
 
 
+def own_names(loaded: LoadedConfig) -> tuple[str, ...]:
+    """What the configuration itself calls things and where it puts them: shown as they are."""
+    names = [loaded.campaign_name, str(loaded.path.absolute()), *loaded.sources]
+    for export in loaded.config.exports:
+        names += [export.name, export.table or "", export.query_file or ""]
+        names.append(export.destination.path or "")
+    return tuple(name for name in names if name)
+
+
 def secrets_in_url(text: str) -> list[str]:
     """The password of a URL and every option that names a secret; nothing when unreadable."""
     behind = text.partition("://")[2]

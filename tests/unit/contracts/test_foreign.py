@@ -43,6 +43,29 @@ def test_what_is_hidden(text: str, shown: str) -> None:
     assert redact(text) == shown
 
 
+OURS = '{"orders": {"path": "/data/orders/2024/orders-c000001.parquet", "rows_total": 2024}}'
+
+
+@pytest.mark.parametrize("secret", ["orders", "data", "path", "rows_total", "2024", "or", "c0"])
+def test_an_ordinary_secret_is_hidden_where_it_can_be_and_nowhere_else(secret: str) -> None:
+    assert redact(OURS, (secret,)) == OURS
+    hidden = redact(
+        f"postgresql://u:{secret}@h/orders password={secret} &token={secret}", (secret,)
+    )
+    assert hidden == "postgresql://u:***@h/orders password=*** &token=***"
+
+
+@pytest.mark.parametrize("secret", ["orders", "rows_total", "2024", "Ab1", "x-9z"])
+def test_what_a_server_says_keeps_no_secret_however_ordinary(secret: str) -> None:
+    said = foreign_line(f"cannot use \"{secret}\", ({secret}) or '{secret}'", (secret,))
+    assert said == "cannot use \"***\", (***) or '***'"
+
+
+def test_a_short_secret_is_a_word_of_its_own() -> None:
+    assert redact("Ab1 in Ab12 and tAb1, (Ab1)", ("Ab1",)) == "*** in Ab12 and tAb1, (***)"
+    assert redact("xhunter22y", ("hunter22",)) == "x***y"
+
+
 def test_what_is_cut_holds_no_half_of_a_secret() -> None:
     secret = "0123456789" * 4
     for before in range(60, 110):
