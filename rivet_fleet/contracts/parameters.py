@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import lru_cache
 
 VARIABLE = re.compile(r"\$\{([^}]*)\}")
 DOLLAR = "$"
@@ -44,3 +46,25 @@ def references(text: str) -> tuple[str, ...]:
 def escaped(text: str) -> str:
     """``text`` as one that refers to nothing and means the same."""
     return text.replace("${", "${$}{")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParameterSeal:
+    """A secret parameter as a plan has it: its name, and by what its value is recognised.
+
+    ``digest`` is slow to compute and salted, so that whoever reads a plan can neither look a
+    value up nor see that two exports have the same; a word that is easily guessed stays one."""
+
+    name: str
+    digest: str
+
+
+def seal(name: str, value: str, source_identity: str, query: str) -> ParameterSeal:
+    """The seal of one value in a plan that reads this query there."""
+    return ParameterSeal(name=name, digest=_digest(value, f"{name}\0{source_identity}\0{query}"))
+
+
+@lru_cache(maxsize=64)
+def _digest(value: str, salt: str) -> str:
+    found = hashlib.scrypt(value.encode(), salt=salt.encode(), n=4096, r=8, p=1, dklen=16)
+    return f"scrypt:{found.hex()}"

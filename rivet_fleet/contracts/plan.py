@@ -13,6 +13,7 @@ from rivet_fleet.contracts.columns import ColumnSpec, ColumnType, TypeKind
 from rivet_fleet.contracts.cursor import CursorPlan
 from rivet_fleet.contracts.identity import CampaignIdentity
 from rivet_fleet.contracts.keys import CampaignId, ChunkRange, RelationName, RunId
+from rivet_fleet.contracts.parameters import ParameterSeal
 from rivet_fleet.contracts.proof import ProofPlan
 from rivet_fleet.contracts.protection import SourceBudget
 from rivet_fleet.contracts.quality import QualityPlan
@@ -55,6 +56,9 @@ class ReadPlan:
     by then; empty for a relation."""
     heaps: tuple[SealedHeap, ...] = ()
     """Every heap of the relation, when it is read by blocks: proven by each page (ADR 0004)."""
+    secrets: tuple[ParameterSeal, ...] = ()
+    """Secret parameters that ``query`` refers to by name: who reads has their values from its own
+    environment. Empty: ``query`` is SQL, and refers to nothing."""
     basis: tuple[BasisFact, ...] = ()
     """What its ranges and its window rest on (ADR 0018); empty in plans of older programs."""
 

@@ -11,12 +11,16 @@ from rivet_fleet.contracts.events import EventName
 class SignalPlan:
     """One number to watch. ``kind``: ``engine`` (a signal the engine's folder knows by
     ``ask``), ``sql`` (``ask`` is a query) or ``http`` (``ask`` is a URL; ``pointer`` a JSON
-    pointer into its answer, None for a plain number). None is no threshold."""
+    pointer into its answer, None for a plain number). None is no threshold.
+
+    ``private``: ``ask`` is not the whole question: a URL without what follows ``?``, or a query
+    that refers to secret parameters. Who asks has the rest in its own configuration."""
 
     name: str
     kind: str
     ask: str
     pointer: str | None = None
+    private: bool = False
     shed_above: float | None = None
     pause_above: float | None = None
     abort_above: float | None = None

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from rivet_fleet.contracts.doctor import DoctorCode, DoctorFinding, Gravity
 from rivet_fleet.contracts.protection import MonitorPlan
 from rivet_fleet.coordination.governor import ask_signal
+from rivet_fleet.coordination.secrets import questions
 from rivet_fleet.coordination.wiring import ProcessOptions, signals_opener
 from rivet_fleet.errors import RivetFleetError
 from rivet_fleet.execution.signals import SourceSignals
@@ -29,6 +30,7 @@ def _monitor(
     loaded: LoadedConfig, options: ProcessOptions, group: str, monitor: MonitorPlan
 ) -> Iterator[DoctorFinding]:
     opened: list[SourceSignals] = []
+    question = questions(loaded)
 
     def connection() -> SourceSignals:
         if not opened:
@@ -40,7 +42,7 @@ def _monitor(
         for signal in monitor.signals:
             subject = f"signal {signal.name} of {group}"
             try:
-                value = ask_signal(signal, connection)
+                value = ask_signal(signal, question(group, signal), connection)
             except RivetFleetError as error:
                 yield DoctorFinding(
                     code=DoctorCode.SOURCE_SIGNAL_UNREADABLE,

@@ -73,6 +73,8 @@ class GovernorLinks:
     counters: Callable[[MonitorPlan], frozenset[str]]
     """Names of the monitor's signals that only grow."""
     redact: Callable[[str], str]
+    question: Callable[[str, SignalPlan], str]
+    """(group, signal) → what it asks in full. ConfigError where this process does not know."""
 
 
 class Governor:
@@ -203,7 +205,8 @@ class Governor:
                 )
             return seat.signals
 
-        return ask_signal(signal, connection)
+        question = self._links.question(seat.lease.budget.group_name, signal)
+        return ask_signal(signal, question, connection)
 
     def _leave(self, store: Store) -> None:
         for seat in self._seats.values():
@@ -215,13 +218,13 @@ class Governor:
         self._seats.clear()
 
 
-def ask_signal(signal: SignalPlan, connection: Callable[[], SourceSignals]) -> float:
-    """Read one signal. ``connection`` is called where the source is asked. Raises SourceError,
-    ConfigError."""
+def ask_signal(signal: SignalPlan, question: str, connection: Callable[[], SourceSignals]) -> float:
+    """Read one signal. ``question``: its ``ask`` in full. ``connection`` is called where the source
+    is asked. Raises SourceError, ConfigError."""
     if signal.kind == "http":
-        return read_http(signal.ask, signal.pointer)
+        return read_http(question, signal.pointer)
     source = connection()
-    return source.query(signal.ask) if signal.kind == "sql" else source.read(signal.ask)
+    return source.query(question) if signal.kind == "sql" else source.read(question)
 
 
 def _gate(monitor: MonitorPlan, now_s: float) -> Gate | None:

@@ -30,6 +30,7 @@ from rivet_fleet.coordination.governor import Governor, GovernorLinks
 from rivet_fleet.coordination.heartbeat import Heartbeat, HeartbeatLimits
 from rivet_fleet.coordination.identity import process_alive, this_process
 from rivet_fleet.coordination.patience import Patience
+from rivet_fleet.coordination.secrets import PrivateSource, questions
 from rivet_fleet.coordination.stop import StopFlag, install, stop_with_parent
 from rivet_fleet.coordination.worker import Worker
 from rivet_fleet.errors import ConfigError, DestinationError, ExitCode, StateRefused
@@ -235,7 +236,7 @@ def open_planned_source(
     """
     refuse_source(options.allowed, name, identity)
     connection = _planned_connection(loaded, name, identity)
-    return registry.open_source(
+    source = registry.open_source(
         connection.engine,
         connection.url,
         tls_mode=connection.tls_mode,
@@ -243,6 +244,7 @@ def open_planned_source(
         login=connection.login,
         application_name=f"rivet-fleet {options.name}",
     )
+    return PrivateSource(source, connection.engine, loaded)
 
 
 def _planned_connection(loaded: LoadedConfig, name: str, identity: str) -> SourceConnection:
@@ -303,6 +305,7 @@ def open_governor(
         open_signals=signals_opener(loaded, options),
         counters=counters,
         redact=fleet.redact,
+        question=questions(loaded),
     )
     return Governor(
         links,

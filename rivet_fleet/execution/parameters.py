@@ -94,11 +94,10 @@ def place_parameters(
             placed.add(text[placed.until : token.start], token.end)
             placed.pieces += work.placed(token, own, values, later, placed)
     placed.add(text[placed.until :], len(text))
-    kept = [name for name in names if name in later]
     sql = "".join(placed.pieces)
-    if not kept:
+    if not placed.kept:
         return Placed(sql=sql, notes=tuple(placed.notes))
-    further = iter(kept)
+    further = iter(placed.kept)
     sql = "".join(f"${{{next(further)}}}" if one == mark else one for one in escaped(sql))
     return Placed(sql=sql, notes=tuple(placed.notes))
 
@@ -120,6 +119,8 @@ class _Text:
         self.until = 0
         self.notes: list[str] = []
         self.later = later
+        self.kept: list[str] = []
+        """The references that were left, in order."""
 
     def add(self, piece: str, until: int) -> None:
         self.pieces.append(piece)
@@ -170,6 +171,7 @@ class _Placing:
         """The pieces that stand for one token with parameters."""
         if token.kind is TokenKind.COMMENT:
             return [self._comment(token, names, values, later)]
+        written.kept += [name for name in names if name in later]
         if token.kind is TokenKind.QUOTED:
             return [self._quoted(token, names, values, later)]
         if token.kind is not TokenKind.WORD:

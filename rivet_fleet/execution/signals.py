@@ -74,10 +74,11 @@ def read_http(url: str, pointer: str | None) -> float:
 
     The whole answer has ``ANSWER_MAX_S``, however it trickles, and 64 KB. Nothing of the
     environment is used (no proxy), and a redirect leads to the same scheme, host and port or
-    nowhere: the endpoint's owner must not choose whom we ask.
+    nowhere: the endpoint's owner must not choose whom we ask. What follows ``?`` may be a key, and
+    is in no message.
     """
     began_s = time.monotonic()
-    target = url
+    target, shown = url, url.partition("?")[0]
     for _ in range(_REDIRECTS_MAX + 1):
         left_s = ANSWER_MAX_S - (time.monotonic() - began_s)
         status, moved_to, body = _answer(target, max(left_s, 0.001))
@@ -86,13 +87,13 @@ def read_http(url: str, pointer: str | None) -> float:
         elsewhere = urljoin(target, moved_to)
         if urlsplit(elsewhere)[:2] != urlsplit(url)[:2]:
             raise SourceRefused(
-                f"{url} redirects to another place",
+                f"{shown} redirects to another place",
                 hint="name the endpoint itself in the configuration",
             )
         target = elsewhere
     if status != 200 or len(body) > _ANSWER_BYTES_MAX:
         what = f"status {status}" if status != 200 else f"more than {_ANSWER_BYTES_MAX} bytes"
-        raise SourceUnavailable(f"{url} answered with {what}")
+        raise SourceUnavailable(f"{shown} answered with {what}")
     text = body.decode("utf-8", "replace")
     try:
         found = float(text.strip() if pointer is None else _pointed(json.loads(text), pointer))
@@ -100,7 +101,7 @@ def read_http(url: str, pointer: str | None) -> float:
         found = math.nan
     if not math.isfinite(found):
         where = f" at {pointer}" if pointer else ""
-        raise SourceRefused(f"{url} answered no number{where}")
+        raise SourceRefused(f"{shown} answered no number{where}")
     return found
 
 
@@ -109,10 +110,10 @@ def _answer(url: str, within_s: float) -> tuple[int, str, bytes]:
     import http.client
     import threading
 
-    parts = urlsplit(url)
+    parts, shown = urlsplit(url), url.partition("?")[0]
     kind = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
     if parts.scheme not in kind or not parts.hostname:
-        raise SourceRefused(f"{url} is no http:// or https:// URL")
+        raise SourceRefused(f"{shown} is no http:// or https:// URL")
     connection = kind[parts.scheme](parts.hostname, parts.port, timeout=within_s)
     late = threading.Event()
 
@@ -134,7 +135,9 @@ def _answer(url: str, within_s: float) -> tuple[int, str, bytes]:
             return answer.status, answer.headers.get("Location", ""), body
     except (http.client.HTTPException, OSError, ValueError) as error:
         why = f"no whole answer within {ANSWER_MAX_S:g} s" if late.is_set() else str(error)
-        raise SourceUnavailable(f"{url}: {why}") from None
+        if parts.query:
+            why = why.replace(parts.query, "***")
+        raise SourceUnavailable(f"{shown}: {why}") from None
     finally:
         deadline.cancel()
         connection.close()

@@ -72,6 +72,8 @@ def load_config(
     if sql.problems:
         raise config_error(document.places, sql.problems, secrets)
     config = with_signals(config, sql.signals)
+    hidden = [one.value for one in sql.secrets.values()]
+    secrets = spellings([*secrets, *hidden, *(text for one in hidden for text in _in_sql(one))])
     warnings += [f"{document.places.where(at)}: {text}" for at, text in sql.notes]
     warnings += [f"--param {name} is not used by {path.name}" for name in variables.unused()]
     digest, sections = digests(config, path=path, queries=sql.queries, default_ports=default_ports)
@@ -83,6 +85,8 @@ def load_config(
         warnings=tuple(redact(text, secrets) for text in warnings),
         secrets=secrets,
         queries=sql.queries,
+        parameters=sql.secrets,
+        templates=frozenset(sql.templates),
         environ={name: environ[name] for name in named_variables(config) if name in environ},
         places=document.places,
         default_ports=dict(default_ports),
@@ -177,6 +181,12 @@ def _secret_texts(plain: object) -> list[str]:
         for item in plain:
             found += _secret_texts(item)
     return found
+
+
+def _in_sql(secret: str) -> tuple[str, ...]:
+    """As it stands in a statement, which a server's message may repeat."""
+    doubled = secret.replace("'", "''")
+    return doubled, doubled.replace("\\", "\\\\"), secret.encode(errors="replace").hex()
 
 
 def _read_text(path: Path, what: str) -> str:

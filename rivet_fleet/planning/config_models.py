@@ -292,6 +292,11 @@ class ParameterConfig(Block):
     env: str | None = Field(
         default=None, description="The environment variable that holds it; NAME when absent."
     )
+    secret: bool | None = Field(
+        default=None,
+        description="Its value is in no plan, state, log or report. true when absent and NAME "
+        "says so: password, secret, token, credential, api_key, …",
+    )
 
 
 class FleetConfig(Block):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,15 +18,23 @@ from rivet_fleet.planning.protection import monitored_source
 
 PlaceParameters = Callable[[str, str, Mapping[str, Parameter], frozenset[str]], Placed]
 """(engine, template, values, names that stay references) → the SQL. Raises ConfigError."""
+_TELLING = re.compile(
+    r"password|passwd|pwd|passphrase|secret|token|credential|(?:api|access|private|account)_?key",
+    re.IGNORECASE,
+)
 ReadFile = Callable[[Path, str], str]
 
 
 @dataclass(slots=True, kw_only=True)
 class Sql:
-    """What the file says in SQL. ``queries`` by export, ``signals`` by (group, signal)."""
+    """What the file says in SQL. ``queries`` by export, ``signals`` by (group, signal), in which
+    ``secrets`` are referred to by name."""
 
     queries: dict[str, str] = field(default_factory=dict, repr=False)
     signals: dict[tuple[str, str], str] = field(default_factory=dict, repr=False)
+    secrets: dict[str, Parameter] = field(default_factory=dict, repr=False)
+    templates: set[str] = field(default_factory=set, repr=False)
+    """Of the texts above, those that refer to secrets."""
     problems: list[Problem] = field(default_factory=list)
     notes: list[tuple[ConfigKey, str]] = field(default_factory=list)
 
@@ -53,7 +62,10 @@ def read_sql(
             variables.replace(text, at, found.problems)
         engine = sources[source_name(config, export)].type
         placed = work.placed(engine, text, at)
-        found.queries[export.name] = placed.strip().rstrip(";").rstrip()
+        bare = placed.strip().rstrip(";").rstrip()
+        if placed in found.templates:
+            found.templates.add(bare)
+        found.queries[export.name] = bare
     for where, engine, text in _signals(config):
         placed = work.placed(
             engine, text, ("source_groups", where[0], "monitor", "signals", where[1], "sql")
@@ -90,8 +102,14 @@ class _Work:
         if "${" not in text:
             return text
         values = {name: self.value(name) for name in references(text)}
+        hidden = frozenset(name for name in values if self.is_secret(name))
         try:
+            # With every value first: what a place cannot hold is said now, not by a worker.
             placed = self.place(engine, text, values, frozenset())
+            if hidden:
+                placed = self.place(engine, text, values, hidden)
+                self.found.templates.add(placed.sql)
+                self.found.secrets.update({name: values[name] for name in hidden})
         except ConfigError as error:
             self.found.problems.append(
                 Problem(
@@ -105,6 +123,13 @@ class _Work:
             return ""
         self.found.notes += [(at, f"{dotted(at)}: {note}") for note in placed.notes]
         return placed.sql
+
+    def is_secret(self, name: str) -> bool:
+        declared = self.config.params.get(name)
+        if declared is not None and declared.secret is not None:
+            return declared.secret
+        named = declared is not None and declared.type == "identifier"
+        return not named and _TELLING.search(name) is not None
 
     def value(self, name: str) -> Parameter:
         declared = self.config.params.get(name)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rivet_fleet.contracts.parameters import Parameter
 from rivet_fleet.errors import ConfigError
 from rivet_fleet.planning.config_models import ExportConfig, FleetConfig, SourceConfig
 from rivet_fleet.planning.problems import ConfigKey, Places, Problem, config_error
@@ -53,6 +54,10 @@ class LoadedConfig:
     default_ports: Mapping[str, int] = field(repr=False)
     partitions: Mapping[str, PartitionRange] = field(default_factory=dict)
     """Exports that stand for one partition each, once the sources were asked; see ``expand``."""
+    parameters: Mapping[str, Parameter] = field(default_factory=dict, repr=False)
+    """Secret parameters of its SQL, by name."""
+    templates: frozenset[str] = field(default_factory=frozenset, repr=False)
+    """Those texts of its SQL that refer to them."""
     written: tuple[str, ...] = ()
     """The names of the file's own exports where partitions have taken the place of some."""
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from rivet_fleet.contracts.basis import resting
 from rivet_fleet.contracts.facts import SourceFacts
 from rivet_fleet.contracts.keys import CampaignId, RangeKind
+from rivet_fleet.contracts.parameters import ParameterSeal, references, seal
 from rivet_fleet.contracts.plan import (
     CampaignPlan,
     ChunkSpec,
@@ -245,6 +246,7 @@ def _sealed(
             source_identity=connection.identity,
             relation=facts.relation,
             query=loaded.queries.get(export.name),
+            secrets=_sealed_secrets(loaded, export, connection),
             columns=tuple(columns.specs),
             on_unrepresentable=policies_of(loaded.config, export).on_unrepresentable,
             session=facts.session,
@@ -292,6 +294,18 @@ def _chunks(choice: Choice) -> tuple[ChunkSpec, ...]:
     return tuple(
         ChunkSpec(chunk_index=index, chunk_range=one, row_estimate=rows)
         for index, (one, rows) in enumerate(zip(choice.ranges, choice.estimates, strict=True))
+    )
+
+
+def _sealed_secrets(
+    loaded: LoadedConfig, export: ExportConfig, connection: SourceConnection
+) -> tuple[ParameterSeal, ...]:
+    query = loaded.queries.get(export.name, "")
+    if query not in loaded.templates:
+        return ()
+    return tuple(
+        seal(name, loaded.parameters[name].value, connection.identity, query)
+        for name in references(query)
     )
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from rivet_fleet.contracts.hours import DAYS, parse_window
 from rivet_fleet.contracts.protection import HoursPlan, MonitorPlan, SignalPlan, SourceBudget
+from rivet_fleet.contracts.url import MASK
+from rivet_fleet.errors import ConfigError
 from rivet_fleet.planning.config_models import FleetConfig, SourceGroupConfig
 from rivet_fleet.planning.config_protection import HoursConfig, MonitorConfig, SignalConfig
 from rivet_fleet.planning.connections import source_connection
@@ -27,7 +29,7 @@ def budgets_of(loaded: LoadedConfig) -> tuple[SourceBudget, ...]:
     source has no connection."""
     budgets = []
     for name, group in sorted(loaded.config.source_groups.items()):
-        budget = budget_of(name, group)
+        budget = budget_of(name, group, loaded.templates)
         if budget.monitor is not None:
             budget = replace(budget, monitor=_resolved(loaded, group, budget.monitor))
         budgets.append(budget)
@@ -52,8 +54,9 @@ def monitored_source(config: FleetConfig, monitor: MonitorConfig | None) -> str:
     return known[0] if len(known) == 1 else ""
 
 
-def budget_of(name: str, group: SourceGroupConfig) -> SourceBudget:
-    """One group's block as a budget; whose source is asked is not resolved yet."""
+def budget_of(name: str, group: SourceGroupConfig, templates: Collection[str] = ()) -> SourceBudget:
+    """One group's block as a budget; whose source is asked is not resolved yet. ``templates``: SQL
+    that refers to secrets."""
     return SourceBudget(
         group_name=name,
         chunks_max=group.max_running_chunks,
@@ -61,17 +64,42 @@ def budget_of(name: str, group: SourceGroupConfig) -> SourceBudget:
         rows_per_s=group.max_rows_per_s,
         bytes_per_s=None if group.max_mb_per_s is None else group.max_mb_per_s * MEGABYTE,
         chunks_min=group.min_running_chunks,
-        monitor=None if group.monitor is None else _monitor(group.monitor),
+        monitor=None if group.monitor is None else _monitor(group.monitor, templates),
     )
 
 
-def _monitor(monitor: MonitorConfig) -> MonitorPlan:
+def public_address(url: str | None) -> str | None:
+    """A signal's URL as it may be kept and shown: what follows ``?`` may be a key."""
+    if url is None or "?" not in url:
+        return url
+    return f"{url.partition('?')[0]}?{MASK}"
+
+
+def whole_question(loaded: LoadedConfig, group_name: str, signal: SignalPlan) -> str:
+    """What a private signal asks, as this configuration has it: a URL, or a query that refers to
+    secrets. Raises ConfigError when it has no such signal, or asks somebody else."""
+    group = loaded.config.source_groups.get(group_name)
+    monitor = None if group is None else group.monitor
+    own = None if monitor is None else monitor.signals.get(signal.name)
+    asked = None if own is None else own.sql or own.http
+    if asked is None or (own is not None and (own.sql or public_address(own.http))) != signal.ask:
+        raise ConfigError(
+            f"the signal {signal.name} of {group_name} asks {signal.ask}, and this process's "
+            "configuration does not hold the rest of it",
+            hint="give this process the configuration (and environment) of the campaign",
+            code="RIVET_CONFIG_SIGNAL_UNKNOWN",
+        )
+    return asked
+
+
+def _monitor(monitor: MonitorConfig, templates: Collection[str]) -> MonitorPlan:
     hours = monitor.hours
     signals = tuple(
         SignalPlan(
             name=name,
             kind="sql" if signal.sql else "http" if signal.http else "engine",
-            ask=signal.sql or signal.http or name,
+            ask=signal.sql or public_address(signal.http) or name,
+            private=public_address(signal.http) != signal.http or signal.sql in templates,
             pointer=signal.pointer,
             shed_above=signal.shed_above,
             pause_above=signal.pause_above,

@@ -156,6 +156,10 @@ def test_names_kept_for_later_leave_a_template_that_means_the_same() -> None:
     template = place_parameters(text, postgres(), values, frozenset("s")).sql
     assert "it" not in template
     again = place_parameters(template, postgres(), {"s": values["s"]}).sql
+    two = place_parameters(
+        "select 1 -- ${x}\n, '${s}'", postgres(), values, frozenset(("s", "x"))
+    ).sql
+    assert two == "select 1 -- ***\n, '${s}'"
     # A comment says nothing, so it gets no second chance to say a secret.
     assert again == whole.replace("-- it", "-- ***")
 

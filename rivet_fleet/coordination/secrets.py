@@ -1,0 +1,140 @@
+"""Secret parameters: plans and states refer to them by name, this process knows their values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from rivet_fleet.contracts.facts import FactsRequest, SourceFacts
+from rivet_fleet.contracts.harm import HarmReading
+from rivet_fleet.contracts.keys import ChunkRange, RelationName
+from rivet_fleet.contracts.listing import Listing, ServerFacts, SourceNote
+from rivet_fleet.contracts.parameters import Parameter, references, seal
+from rivet_fleet.contracts.plan import ReadPlan, TuningPlan
+from rivet_fleet.contracts.proof import ChangeReading
+from rivet_fleet.contracts.protection import SignalPlan
+from rivet_fleet.contracts.window import Newest, NewestRequest
+from rivet_fleet.errors import ConfigError
+from rivet_fleet.execution import registry
+from rivet_fleet.execution.source import ChunkReader, Source
+from rivet_fleet.planning.config_models import FleetConfig
+from rivet_fleet.planning.connections import source_connection
+from rivet_fleet.planning.loaded import LoadedConfig
+from rivet_fleet.planning.protection import monitored_source, whole_question
+
+
+class PrivateSource:
+    """A source that is asked by texts which refer to secrets, and puts them in."""
+
+    def __init__(self, source: Source, engine: str, loaded: LoadedConfig) -> None:
+        self._source = source
+        self._engine = engine
+        self._loaded = loaded
+
+    def introspect(self, request: FactsRequest) -> SourceFacts:
+        """See ``Source``."""
+        return self._source.introspect(replace(request, query=self._whole(request.query)))
+
+    def newest(self, request: NewestRequest) -> Newest:
+        """See ``Source``."""
+        return self._source.newest(replace(request, query=self._whole(request.query)))
+
+    def read_changes(self, relation: RelationName) -> ChangeReading:
+        """See ``Source``."""
+        return self._source.read_changes(relation)
+
+    def count_rows(self, read: ReadPlan, chunk_range: ChunkRange, timeout_s: float) -> int:
+        """See ``Source``. Raises ConfigError as ``open_chunk`` does."""
+        return self._source.count_rows(self._planned(read), chunk_range, timeout_s)
+
+    def open_chunk(
+        self, read: ReadPlan, chunk_range: ChunkRange, tuning: TuningPlan
+    ) -> ChunkReader:
+        """See ``Source``. Raises ConfigError when a secret is missing here, or is not the one
+        that the plan was made with."""
+        return self._source.open_chunk(self._planned(read), chunk_range, tuning)
+
+    def list_relations(self) -> Listing:
+        """See ``Source``."""
+        return self._source.list_relations()
+
+    def describe_server(self) -> ServerFacts:
+        """See ``Source``."""
+        return self._source.describe_server()
+
+    def check_readable(
+        self, relation: RelationName | None, query: str | None
+    ) -> tuple[SourceNote, ...]:
+        """See ``Source``."""
+        return self._source.check_readable(relation, self._whole(query))
+
+    def read_harm(self) -> HarmReading:
+        """See ``Source``."""
+        return self._source.read_harm()
+
+    def ping(self) -> str:
+        """See ``Source``."""
+        return self._source.ping()
+
+    def close(self) -> None:
+        """See ``Source``."""
+        self._source.close()
+
+    def _whole(self, query: str | None) -> str | None:
+        if query is None or query not in self._loaded.templates:
+            return query
+        return in_full(self._engine, query, self._loaded)
+
+    def _planned(self, read: ReadPlan) -> ReadPlan:
+        if not read.secrets or read.query is None:
+            return read
+        for sealed in read.secrets:
+            value = _value(self._loaded, sealed.name).value
+            if sealed != seal(sealed.name, value, read.source_identity, read.query):
+                raise ConfigError(
+                    f"the secret parameter {sealed.name} has another value here than when the "
+                    "campaign was planned: its rows would be of two kinds",
+                    hint="give this process the campaign's value, or cancel the campaign and run "
+                    "it with the new one",
+                    code="RIVET_PARAMETER_CHANGED",
+                )
+        return replace(read, query=in_full(self._engine, read.query, self._loaded), secrets=())
+
+
+def in_full(engine: str, template: str, loaded: LoadedConfig) -> str:
+    """SQL in which the secrets that ``template`` refers to have their places. Raises ConfigError
+    when this process has no value for one."""
+    values = {name: _value(loaded, name) for name in references(template)}
+    return registry.place_parameters(engine, template, values).sql
+
+
+def questions(loaded: LoadedConfig) -> Callable[[str, SignalPlan], str]:
+    """(group, signal) → what it asks in full."""
+
+    def question(group: str, signal: SignalPlan) -> str:
+        if not signal.private:
+            return signal.ask
+        asked = whole_question(loaded, group, signal)
+        if signal.kind != "sql":
+            return asked
+        return in_full(_engine(loaded, group), asked, loaded)
+
+    return question
+
+
+def _engine(loaded: LoadedConfig, group: str) -> str:
+    config: FleetConfig = loaded.config
+    name = monitored_source(config, config.source_groups[group].monitor)
+    return source_connection(loaded, name).engine
+
+
+def _value(loaded: LoadedConfig, name: str) -> Parameter:
+    found = loaded.parameters.get(name)
+    if found is None:
+        raise ConfigError(
+            f"the campaign's SQL refers to the secret parameter {name}, which this process's "
+            "configuration does not have",
+            hint="give this process the configuration (and environment) of the campaign",
+            code="RIVET_PARAMETER_MISSING",
+        )
+    return found

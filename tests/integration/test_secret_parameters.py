@@ -1,0 +1,140 @@
+"""Secret parameters and the keys of monitors: used, and nowhere to be read."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pymysql
+import pytest
+
+from rivet_fleet.contracts.url import parse_database_url
+from tests.integration.fleet_cli import Desk
+
+PEPPER = "p3pper'\\x"
+KEY = "k3y/of-the&endpoint"
+OTHER = "another'one"
+
+
+class Endpoint(http.server.BaseHTTPRequestHandler):
+    """Answers a number to who has the key."""
+
+    asked: list[str]
+
+    def do_GET(self) -> None:
+        type(self).asked.append(self.path)
+        right = self.path == f"/m?api_key={KEY}"
+        self.send_response(200 if right else 403)
+        self.end_headers()
+        self.wfile.write(b"5" if right else b"")
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Says nothing."""
+
+
+@pytest.fixture
+def endpoint() -> Iterator[tuple[int, list[str]]]:
+    class One(Endpoint):
+        asked: list[str] = []  # noqa: RUF012
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), One) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_address[1], One.asked
+        server.shutdown()
+
+
+@pytest.fixture(params=["postgres", "mysql"])
+def shop(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """Engine and URL of a database with five orders."""
+    table = "CREATE TABLE orders (id int PRIMARY KEY, note varchar(20))"
+    rows = "INSERT INTO orders VALUES (1,'a'),(2,'b'),(3,'c'),(4,'d'),(5,'e')"
+    if request.param == "postgres":
+        url: str = request.getfixturevalue("database")
+        with psycopg.connect(url, autocommit=True) as sql:
+            sql.execute(table)
+            sql.execute(rows)
+        return "postgres", url
+    url = request.getfixturevalue("mysql_database")
+    at = parse_database_url(url)
+    with (
+        pymysql.connect(
+            host=at.host,
+            port=at.port or 3306,
+            user=at.user,
+            password=at.password or "",
+            database=at.database,
+            autocommit=True,
+        ) as link,
+        link.cursor() as cursor,
+    ):
+        cursor.execute(table)
+        cursor.execute(rows)
+    return "mysql", url
+
+
+def spelled(secret: str) -> set[bytes]:
+    doubled = secret.replace("'", "''")
+    texts = {secret, doubled, doubled.replace("\\", "\\\\"), secret.replace("\\", "\\\\")}
+    return {text.encode() for text in texts} | {secret.encode().hex().encode()}
+
+
+def test_a_secret_is_used_and_nowhere_to_be_read(
+    tmp_path: Path, shop: tuple[str, str], endpoint: tuple[int, list[str]]
+) -> None:
+    engine, url = shop
+    port, asked = endpoint
+    desk = Desk(
+        folder=tmp_path,
+        environment={"SHOP_URL": url, "PEPPER_SECRET": PEPPER, "METRICS_KEY": KEY, "HIDDEN": "2"},
+    )
+    joined = "concat(note, '${PEPPER_SECRET}')"
+    desk.write(
+        f"source: {{type: {engine}, url_env: SHOP_URL}}\n"
+        "campaign: {workers: 1, max_chunk_attempts: 1}\n"
+        "params: {least: {secret: true, env: HIDDEN, type: number}}\n"
+        "source_groups:\n"
+        "  g: {max_running_chunks: 2, monitor: {interval_s: 0.2, signals: {\n"
+        f'    load: {{http: "http://127.0.0.1:{port}/m?api_key=${{METRICS_KEY}}",'
+        " pause_above: 100},\n"
+        "    mine: {sql: \"select length('${PEPPER_SECRET}')\", pause_above: 100}}}}\n"
+        "exports:\n"
+        f'  - {{name: o, query: "select id, md5({joined}) as h from orders where id > ${{least}}",'
+        " source_group: g, format: parquet, destination: {type: local, path: ./out/o}}\n"
+    )
+    said = desk.cli("doctor", code=None).said
+    assert "5 now" in said
+    assert f"{len(PEPPER)} now" in said
+    said += desk.cli("plan", "--output", str(tmp_path / "plan.json")).said
+    said += desk.cli("--log-level", "debug", "submit").said
+    # A value that another process has by mistake is refused before a row is read.
+    desk.environment["PEPPER_SECRET"] = OTHER
+    done = desk.cli("worker", code=None)
+    said += done.said + desk.cli("status").said
+    assert "has another value here" in said
+    desk.environment["PEPPER_SECRET"] = PEPPER
+    said += desk.cli("requeue", code=None).said
+    said += desk.cli("--log-level", "debug", "resume").said
+    said += desk.cli("journal", "--json").said + desk.cli("state", "show", "--json").said
+    import pyarrow.parquet as pq
+
+    (part,) = desk.out.glob("o/*/*.parquet")
+    rows = pq.read_table(part).to_pylist()
+    wanted = [
+        {"id": i, "h": hashlib.md5(f"{note}{PEPPER}".encode()).hexdigest()}
+        for i, note in ((3, "c"), (4, "d"), (5, "e"))
+    ]
+    assert sorted(rows, key=lambda row: row["id"]) == wanted
+    assert asked
+    for secret in (PEPPER, KEY, OTHER):
+        for one in spelled(secret):
+            assert one not in said.encode(), f"{secret} is said"
+            for path in tmp_path.rglob("*"):
+                if path.is_file():
+                    assert one not in path.read_bytes(), f"{secret} is in {path}"
+    state = desk.state.read_bytes()
+    assert b"${PEPPER_SECRET}" in state
+    assert b"${least}" in state
