@@ -13,6 +13,11 @@ DOLLAR = "$"
 """``${$}`` stands for a dollar sign, so that text may hold ``${``."""
 
 
+PARAMETER_CHANGED = "RIVET_PARAMETER_CHANGED"
+"""A secret has another value than when the plan was made."""
+PARAMETER_MISSING = "RIVET_PARAMETER_MISSING"
+
+
 class ParameterType(Enum):
     """What a parameter's value is to SQL. Undeclared, its place and its own look decide."""
 

@@ -11,6 +11,7 @@ from rivet_fleet.contracts.allowed import Allowed
 from rivet_fleet.contracts.basis import other_source
 from rivet_fleet.contracts.events import EventName
 from rivet_fleet.contracts.keys import CampaignId
+from rivet_fleet.contracts.parameters import PARAMETER_CHANGED, PARAMETER_MISSING
 from rivet_fleet.contracts.plan import PLAN_VERSION, ExportPlan
 from rivet_fleet.contracts.sealing import KEY_CODES
 from rivet_fleet.contracts.state import JournalFilter, RunView
@@ -75,6 +76,8 @@ def defect_of(error: Exception) -> Defect | None:
             return next((one for one in Defect if one.value == error.code), None)
         case ImportError():
             return Defect.INSTALLATION
+        case ConfigError() if error.code in (PARAMETER_CHANGED, PARAMETER_MISSING):
+            return Defect.CONFIGURATION
         case SourceError() if not error.connected and error.retry is RetryClass.PERMANENT:
             return Defect.LOGIN
         case DestinationFull():

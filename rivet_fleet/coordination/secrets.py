@@ -5,11 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from rivet_fleet.contracts.basis import BasisFact
 from rivet_fleet.contracts.facts import FactsRequest, SourceFacts
 from rivet_fleet.contracts.harm import HarmReading
 from rivet_fleet.contracts.keys import ChunkRange, RelationName
 from rivet_fleet.contracts.listing import Listing, ServerFacts, SourceNote
-from rivet_fleet.contracts.parameters import Parameter, references, seal
+from rivet_fleet.contracts.parameters import (
+    PARAMETER_CHANGED,
+    PARAMETER_MISSING,
+    Parameter,
+    references,
+    seal,
+)
 from rivet_fleet.contracts.plan import ReadPlan, TuningPlan
 from rivet_fleet.contracts.proof import ChangeReading
 from rivet_fleet.contracts.protection import SignalPlan
@@ -72,6 +79,10 @@ class PrivateSource:
         """See ``Source``."""
         return self._source.read_harm()
 
+    def identify(self) -> tuple[BasisFact, ...]:
+        """See ``Source``."""
+        return self._source.identify()
+
     def ping(self) -> str:
         """See ``Source``."""
         return self._source.ping()
@@ -96,7 +107,7 @@ class PrivateSource:
                     "campaign was planned: its rows would be of two kinds",
                     hint="give this process the campaign's value, or cancel the campaign and run "
                     "it with the new one",
-                    code="RIVET_PARAMETER_CHANGED",
+                    code=PARAMETER_CHANGED,
                 )
         return replace(read, query=in_full(self._engine, read.query, self._loaded), secrets=())
 
@@ -135,6 +146,6 @@ def _value(loaded: LoadedConfig, name: str) -> Parameter:
             f"the campaign's SQL refers to the secret parameter {name}, which this process's "
             "configuration does not have",
             hint="give this process the configuration (and environment) of the campaign",
-            code="RIVET_PARAMETER_MISSING",
+            code=PARAMETER_MISSING,
         )
     return found
