@@ -62,14 +62,15 @@ _BASE = re.compile(r"^FROM +(?:--platform=\S+ +)?(?!scratch\b)(?!\S+@sha256:[0-9
 
 
 def commands(text: str) -> Iterator[tuple[int, str]]:
-    """Every line with its number, continued ones (a backslash at the end) as one."""
+    """Every command of a line with its number, continued lines (a backslash at the end) as one."""
     whole, first = "", 0
     for number, line in enumerate(text.splitlines(), start=1):
         first = first if whole else number
         if line.endswith("\\"):
             whole += line[:-1].strip() + " "
             continue
-        yield first, whole + (line.strip() if whole else line)
+        for command in re.split(r"&&|\|\||;", whole + (line.strip() if whole else line)):
+            yield first, command
         whole = ""
 
 
@@ -113,6 +114,7 @@ def test_nothing_is_installed_on_trust() -> None:
         ("/opt/x/bin/pip install --no-deps .", "pip without hashes"),
         ('run(python, "-m", "pip", "install", name)', "pip without hashes"),
         ("RUN pip \\\n    install wheel", "pip without hashes"),
+        ("pip wheel . && pip install --no-index x.whl", "pip without hashes"),
         ("uvx ruff", "an installer that takes names"),
         ("go install example.com/x@v1", "an installer that takes names"),
         ("npm install left-pad", "an installer that takes names"),
