@@ -64,6 +64,9 @@ suggestion. `rivet-fleet schema config` prints the same as JSON Schema, for edit
 - Secrets belong into the environment: `url_env`, `password_env`, or a file: `url_file`.
 - Environment variables: `RIVET_FLEET_STATE_URL`, else `RIVET_STATE_URL`, names the state database
   when neither `--state-url` nor `state:` does.
+- `RIVET_FLEET_ALLOW_SOURCE` (patterns of `engine://user@host:port/database`, each alone or as
+  `NAME=PATTERN`) and `RIVET_FLEET_ALLOW_DESTINATION` (folders), one a line, bound what any command
+  reads and writes, whatever configuration and state say (ADR 0024).
 - Settings of Rivet that would change the data and are not supported yet are refused by name;
   those that only advise are accepted with a warning.
 """

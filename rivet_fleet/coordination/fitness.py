@@ -59,7 +59,8 @@ _HINTS = {
     Defect.OTHER_SOURCE: "lead this process to the planned source; when that one is gone for all, "
     "`rivet-fleet cancel` and plan anew",
     Defect.SPOOL: "repair this host's spool folder, or name another with spool_dir",
-    Defect.DESTINATION: "mount the destination on this host, writable for this user",
+    Defect.DESTINATION: "mount the destination on this host, writable for this user (its folder "
+    "is made by `run` and `submit` alone: make it again when somebody removed it)",
     Defect.INSTALLATION: "repair the installation on this host",
     Defect.NOT_ALLOWED: "if this is meant, widen --allow-source, --allow-destination or their "
     "environment variables; if not, ask who may write to the state",

@@ -25,7 +25,7 @@ from rivet_fleet.contracts.protection import (
     MonitorPlan,
     SignalPlan,
 )
-from rivet_fleet.errors import ConfigError, LeaseLost, SourceError, StateError
+from rivet_fleet.errors import ConfigError, LeaseLost, SourceError, StateError, StateTampered
 from rivet_fleet.execution.signals import SourceSignals, read_http
 from rivet_fleet.persistence.store import Store
 
@@ -121,7 +121,8 @@ class Governor:
                 store = store or self._links.open_store()
                 self.round(store)
                 wait_s = self._next_s()
-            except StateError as error:
+            except (StateError, StateTampered) as error:
+                # Nobody governs by an edited budget; the process's main thread is told, too.
                 self._emit(
                     Event(name=EventName.STATE_RETRIED, message=f"governor: {error.message}")
                 )

@@ -44,6 +44,7 @@ from rivet_fleet.errors import (
     SourceError,
     StateError,
     StateRefused,
+    StateTampered,
     StopRequested,
     WorkerUnfit,
 )
@@ -214,6 +215,11 @@ class Worker:
             self._leave_source(fleet.planned_run(claim.run_id).plan)
             self._release(claim)
         except StateError:
+            raise
+        except StateTampered:
+            # Somebody else's edit, and no chunk's: it goes back, and nobody acts by such a state.
+            self._leave_source(fleet.planned_run(claim.run_id).plan)
+            self._release(claim)
             raise
         except (RivetFleetError, ImportError) as error:
             self._fail_or_give_back(claim, error)

@@ -193,3 +193,18 @@ def run_sqlite(path: Path, sql: str, values: Mapping[str, Any] | tuple[Any, ...]
 
     with closing(sqlite3.connect(path, timeout=10.0)) as connection, connection:
         return connection.execute(sql, values).fetchall()
+
+
+def seal_anew(url: str) -> None:
+    """What a test has changed behind the program's back counts as what was sealed."""
+    from contextlib import closing
+
+    from rivet_fleet.contracts.sealing import Sealer
+    from rivet_fleet.persistence.open import open_store
+    from rivet_fleet.persistence.seals import reseal
+    from rivet_fleet.persistence.sql_store import SqlStore
+
+    with closing(open_store(url)) as store:
+        assert isinstance(store, SqlStore)
+        with store._db.migrating() as connection:
+            reseal(connection, None, Sealer(), None)

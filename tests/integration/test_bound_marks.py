@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.fleet_cli import Desk, fleet_yaml, run_sqlite
+from tests.integration.fleet_cli import Desk, fleet_yaml, run_sqlite, seal_anew
 from tests.integration.mysql_source_kit import Sql
 from tests.integration.test_incremental_cli import delivered, mark
 
@@ -50,6 +50,12 @@ def shop_b(postgres, database: str) -> str:
     return str(other)
 
 
+def bind(desk: Desk, binding: str | None) -> None:
+    """As a run of another configuration, or of an earlier version, would have left it."""
+    run_sqlite(desk.state, "UPDATE export_state SET mark_binding = ?", (binding,))
+    seal_anew(f"sqlite:///{desk.state}")
+
+
 def stored(desk: Desk) -> list[tuple[str, str, str]]:
     return run_sqlite(desk.state, "SELECT last_cursor_value, mark_binding FROM export_state")
 
@@ -84,7 +90,7 @@ def test_a_renamed_host_is_the_same_source_and_a_server_in_its_place_is_not(
     elsewhere = [
         {**one, "told": one["told"].replace("system ", "system 9")} for one in json.loads(text)
     ]
-    run_sqlite(desk.state, "UPDATE export_state SET mark_binding = ?", (json.dumps(elsewhere),))
+    bind(desk, json.dumps(elsewhere))
     desk.environment["SHOP_URL"] = database
     desk.refused("plan", code=1, named="source was", hint="state accept -e orders")
     desk.cli("state", "accept", "-e", "orders")
@@ -196,7 +202,7 @@ def test_the_text_of_a_query_is_bound_too(desk) -> None:
 def test_a_mark_of_an_earlier_version_is_adopted_once_and_told(
     desk, postgres, database, shop_b
 ) -> None:
-    run_sqlite(desk.state, "UPDATE export_state SET mark_binding = NULL")
+    bind(desk, None)
     assert "this run binds it to source" in desk.cli("plan").out
     # What is not bound may change meanwhile.
     postgres.psql(
@@ -233,7 +239,7 @@ def test_a_plan_from_before_an_acceptance_is_refused(desk, shop_b) -> None:
     # The binding alone is another one: as after `state accept` under the same configuration.
     changed = json.loads(stored(desk)[0][1])
     changed[0] = {**changed[0], "shown": "elsewhere", "digest": "sha256:0", "told": ""}
-    run_sqlite(desk.state, "UPDATE export_state SET mark_binding = ?", (json.dumps(changed),))
+    bind(desk, json.dumps(changed))
     error = desk.refused("apply", "plan.json", code=1, named="source was", hint="plan it again")
     assert error["code"] == OTHER
     at = mark(desk)

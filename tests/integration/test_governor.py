@@ -15,8 +15,11 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.rows import dict_row
 
+from rivet_fleet.contracts.sealing import Sealer
 from rivet_fleet.demo.embedded import EmbeddedPostgres
+from rivet_fleet.persistence.seals import SEALED_OF_BUDGET, seal_budget
 from tests.integration.fleet_cli import ORDERS, Desk
 from tests.waiting import until
 
@@ -107,8 +110,12 @@ class Watched:
 
     def hurry(self) -> None:
         """As ``state budget --rows-per-s none`` does, without a process."""
-        with psycopg.connect(self._state, autocommit=True) as state:
-            state.execute("UPDATE source_budget SET rows_per_s = NULL")
+        with psycopg.connect(self._state, row_factory=dict_row) as state:
+            (row,) = state.execute(f"SELECT {SEALED_OF_BUDGET} FROM source_budget").fetchall()
+            state.execute(
+                "UPDATE source_budget SET rows_per_s = NULL, seal = %s",
+                (seal_budget(Sealer(), {**row, "rows_per_s": None}),),
+            )
 
     def completes(self, process: subprocess.Popen[str]) -> None:
         self.hurry()

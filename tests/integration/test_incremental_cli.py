@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from tests.integration.fleet_cli import Desk, fleet_yaml, run_sqlite
+from tests.integration.fleet_cli import Desk, fleet_yaml, run_sqlite, seal_anew
 from tests.integration.mysql_source_kit import Sql
 from tests.waiting import until
 
@@ -123,6 +123,7 @@ def test_pa4_a_plan_made_before_the_mark_moved_is_refused(desk, postgres) -> Non
     assert "reads (at, id) in (2025-01-01 00:00:03+00, 30; 2025-01-01 00:00:06+00, 60]" in said
     moved = (mark(desk) or "").replace('"30"', '"31"')
     run_sqlite(desk.state, "UPDATE export_state SET last_cursor_value = ?", (moved,))
+    seal_anew(f"sqlite:///{desk.state}")
     desk.refused("apply", "second.json", code=1, named="has moved", hint="--force")
     desk.cli("apply", "second.json", "--force")
     assert mark(desk) == moved  # never from where the plan did not begin

@@ -12,7 +12,7 @@ import pytest
 
 from rivet_fleet.contracts.artifact import artifact_text, read_artifact
 from rivet_fleet.demo.embedded import EmbeddedPostgres
-from tests.integration.fleet_cli import Desk, fleet_yaml, run_sqlite
+from tests.integration.fleet_cli import Desk, fleet_yaml, run_sqlite, seal_anew
 from tests.waiting import until
 
 Shop = tuple[Desk, str]
@@ -167,9 +167,11 @@ def test_pa4_a_moved_cursor_wants_force(own_shop: Shop) -> None:
     desk.cli("run")
     mark = "UPDATE export_state SET last_cursor_value = ?"
     run_sqlite(desk.state, mark, ("2024-01-01",))
+    seal_anew(f"sqlite:///{desk.state}")
     path, artifact = plan(desk)
     assert artifact["exports"][0]["cursor_snapshot"] == "2024-01-01"
     run_sqlite(desk.state, mark, ("2024-01-02",))
+    seal_anew(f"sqlite:///{desk.state}")
     done = desk.bare("--json-errors", "apply", str(path), code=1)
     assert done.error["code"] == "RIVET_PLAN_CURSOR_DRIFT" and "orders" in done.error["error"]
     done = desk.bare("apply", str(path), "--force", "--submit-only")

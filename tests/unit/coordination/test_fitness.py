@@ -28,6 +28,7 @@ from rivet_fleet.errors import (
     SourceUnavailable,
     StatementTimeout,
     StateRefused,
+    StateTampered,
     ValueTooLarge,
     WorkerUnfit,
 )
@@ -194,6 +195,16 @@ def test_what_the_planned_source_itself_refuses_is_the_chunks(tmp_path, error) -
     (task,) = store.tasks(claim.run_id)
     assert task.attempts >= 1
     assert task.error_class == type(error).__name__
+
+
+def test_an_edited_state_met_with_a_chunk_gives_it_back_and_ends_the_worker(tmp_path) -> None:
+    source = Asked(StateTampered("the budget of source group shop is not what was sealed"))
+    store, fleet, _ = fleet_with(tmp_path, lambda *_: source)
+    with pytest.raises(StateTampered):
+        work(store, fleet, tmp_path)
+    run = store.runs(CAMPAIGN)[0]
+    assert run.counts.pending == run.counts.total
+    assert {task.attempts for task in store.tasks(run.run_id)} == {0}
 
 
 def test_what_is_wrong_before_a_claim_claims_nothing(tmp_path) -> None:
