@@ -11,13 +11,13 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 SOURCES = sorted(Path("rivet_fleet").rglob("*.pyx"))
-HEADERS = sorted(Path("rivet_fleet").rglob("*.pxd"))
+HEADERS = sorted(Path("rivet_fleet").rglob("*.pxd")) + sorted(Path("rivet_fleet").rglob("*.h"))
 extensions = [
     Extension(
         ".".join(source.with_suffix("").parts),
         [str(source)],
         include_dirs=["rivet_fleet/execution"],
-        depends=["rivet_fleet/execution/columnar.h", *map(str, HEADERS)],
+        depends=[*map(str, HEADERS)],
         extra_compile_args=["-O3"],
         optional=True,
     )

@@ -66,7 +66,7 @@ def status(
     type=click.Choice(["light", "sample", "full"]),
     default="full",
     show_default=True,
-    help="Manifest only; plus a listing; plus every byte.",
+    help="Manifest only; plus a listing; plus every byte and value.",
 )
 @json_option
 def validate(

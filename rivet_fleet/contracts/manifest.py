@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 
 from rivet_fleet.contracts.cursor import mark_values
 from rivet_fleet.contracts.keys import KeyTuple
-from rivet_fleet.contracts.part import ColumnStats, LedgerPart
+from rivet_fleet.contracts.part import ColumnStats, LedgerPart, added_checksums
 from rivet_fleet.contracts.plan import ROW_HASH, ROW_HASH_RENDER, ExportPlan
 from rivet_fleet.contracts.proof import RunProof
 from rivet_fleet.contracts.quality import Acceptance
@@ -19,6 +20,9 @@ MANIFEST_NAME = "manifest.json"
 SUCCESS_NAME = "_SUCCESS"
 REPORT_FOLDER = "_reports"
 """One folder per run with a summary; consumers skip names that begin with ``_``."""
+PART_CHECKSUMS_MAX = 400_000
+"""Beyond so many, parts times columns, a manifest holds the sums over all parts alone: 16 MB, so
+that it can still be read where its size is bounded."""
 
 
 def run_manifest_name(run_id: str) -> str:
@@ -35,17 +39,46 @@ class RunWindow:
 
 
 def merge_columns(parts: Sequence[LedgerPart]) -> list[ColumnStats]:
-    """Per-column counts over all parts; columns keep the order of the first part."""
-    merged: dict[str, ColumnStats] = {}
+    """Per-column counts over all parts; columns keep the order of the first part. A checksum is
+    there when every part has one."""
+    found: dict[str, list[ColumnStats]] = {}
     for part in parts:
         for stats in part.columns:
-            seen = merged.get(stats.name)
-            merged[stats.name] = ColumnStats(
-                name=stats.name,
-                nulls=stats.nulls + (seen.nulls if seen else 0),
-                changed=stats.changed + (seen.changed if seen else 0),
-            )
-    return list(merged.values())
+            found.setdefault(stats.name, []).append(stats)
+    return [
+        ColumnStats(
+            name=name,
+            nulls=sum(stats.nulls for stats in each),
+            changed=sum(stats.changed for stats in each),
+            checksum=added_checksums([s.checksum for s in each])
+            if len(each) == len(parts)
+            else None,
+        )
+        for name, each in found.items()
+    ]
+
+
+class ChecksumState(Enum):
+    """Which checksums a manifest holds (its field ``checksums``)."""
+
+    COMPLETE = "complete"
+    """Of each column in each part, and over all parts."""
+    TOTALS = "totals"
+    """Over all parts alone: there are too many."""
+    PARTIAL = "partial"
+    """Of some parts: the others were written by workers that did not compute any."""
+    UNAVAILABLE = "unavailable"
+    """None."""
+
+
+def checksum_state(parts: Sequence[LedgerPart]) -> ChecksumState:
+    """What the receipts of these parts allow a manifest to say. A column whose type has no
+    checksum takes nothing from completeness."""
+    having = sum(any(c.checksum for c in part.columns) for part in parts)
+    if having < len(parts):
+        return ChecksumState.PARTIAL if having else ChecksumState.UNAVAILABLE
+    count = sum(len(part.columns) for part in parts)
+    return ChecksumState.TOTALS if count > PART_CHECKSUMS_MAX else ChecksumState.COMPLETE
 
 
 def build_manifest(
@@ -61,7 +94,11 @@ def build_manifest(
     """The exact bytes of the manifest: pretty JSON, keys in a fixed order, one final newline."""
     ordered = sorted(parts, key=lambda p: (p.chunk_index, p.part_number))
     relation = plan.read.relation
-    body = {
+    columns = merge_columns(ordered)
+    checksums = checksum_state(ordered)
+    each_part = checksums in (ChecksumState.COMPLETE, ChecksumState.PARTIAL)
+    names = [column.name for column in columns] if each_part else None
+    body: dict[str, object] = {
         "manifest_version": MANIFEST_VERSION,
         "run_id": plan.run_id,
         "export_name": plan.export_name,
@@ -85,10 +122,16 @@ def build_manifest(
         "schema_fingerprint": schema_fingerprint,
         "row_count": sum(p.digest.rows for p in ordered),
         "part_count": len(ordered),
-        "parts": [_part(i, p) for i, p in enumerate(ordered, start=1)],
+        "checksums": checksums.value,
+        "parts": [_part(i, p, names) for i, p in enumerate(ordered, start=1)],
         "columns": [
-            {"name": c.name, "nulls": c.nulls, "changed_values": c.changed}
-            for c in merge_columns(ordered)
+            {
+                "name": c.name,
+                "nulls": c.nulls,
+                "changed_values": c.changed,
+                "checksum": c.checksum,
+            }
+            for c in columns
         ],
     }
     if plan.read.window is not None:
@@ -154,7 +197,9 @@ def _values(values: KeyTuple | None) -> dict[str, object] | None:
     return {"cursor": values[0], "key": list(values[1:]) or None}
 
 
-def _part(part_id: int, part: LedgerPart) -> dict[str, object]:
+def _part(part_id: int, part: LedgerPart, names: Sequence[str] | None) -> dict[str, object]:
+    """``names``: the columns whose checksums are listed, in the order of the manifest's columns."""
+    checksums = {column.name: column.checksum for column in part.columns}
     return {
         "part_id": part_id,
         "path": part.path,
@@ -164,6 +209,7 @@ def _part(part_id: int, part: LedgerPart) -> dict[str, object]:
         "content_md5": part.digest.md5_base64,
         "status": "committed",
         "chunk_index": part.chunk_index,
+        **({} if names is None else {"checksums": [checksums.get(name) for name in names]}),
     }
 
 

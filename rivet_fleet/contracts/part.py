@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -47,6 +47,17 @@ class ColumnStats:
     maximum: str | None = None
     changed: int = 0
     """Values a stated policy had to change; 0 means every value is exactly the source's."""
+    checksum: str | None = None
+    """``<kind>:<16 hex>`` over all values in any order (ADR 0021); None: nobody computed it."""
+
+
+def added_checksums(checksums: Sequence[str | None]) -> str | None:
+    """The checksum of all that these speak of. None when one is missing, or of another kind."""
+    kinds = {text.partition(":")[0] if text else None for text in checksums}
+    if len(kinds) != 1 or None in kinds:
+        return None
+    total = sum(int(text.partition(":")[2], 16) for text in checksums if text)
+    return f"{kinds.pop()}:{total % 2**64:016x}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -150,7 +150,9 @@ class Parts:
                 part_number=len(self.finished),
                 path=part.path,
                 rows=part.rows,
-                columns=part.counter.finish(self._changed_since(), part.writer.extremes()),
+                columns=part.counter.finish(
+                    self._changed_since(), part.writer.extremes(), part.writer.checksums()
+                ),
                 uniques=tuple(counter.take() for counter in self._unique),
             )
         )

@@ -33,6 +33,11 @@ class PartWriter(Protocol):
         keeps and that has a value."""
         ...
 
+    def checksums(self) -> Mapping[str, str]:
+        """After ``close``: the checksum of each column that has one (``checksums``), of what was
+        handed to ``write``, as the format's ``checksums`` finds it in the file."""
+        ...
+
     def abort(self) -> None:
         """Give up: close the handle and remove the file. Never raises."""
         ...
@@ -61,4 +66,9 @@ class PartFormat(Protocol):
 
     def count_rows(self, path: Path) -> int:
         """Rows of a finished local file, by its own footer or records."""
+        ...
+
+    def checksums(self, path: Path) -> Mapping[str, str]:
+        """The checksum of each column of a finished local file that has one, by reading all of
+        its values. Raises DataIntegrityError where they cannot be read."""
         ...

@@ -61,10 +61,13 @@ class ColumnCounter:
             self._nulls[index] += column.null_count
 
     def finish(
-        self, changed: Mapping[str, int], extremes: Mapping[str, tuple[str, str]]
+        self,
+        changed: Mapping[str, int],
+        extremes: Mapping[str, tuple[str, str]],
+        checksums: Mapping[str, str],
     ) -> tuple[ColumnStats, ...]:
         """The counts; ``changed`` are this part's values that a stated policy had to change,
-        ``extremes`` what its writer found."""
+        ``extremes`` and ``checksums`` what its writer found."""
         nothing = (None, None)
         return tuple(
             ColumnStats(
@@ -73,6 +76,7 @@ class ColumnCounter:
                 minimum=extremes.get(name, nothing)[0],
                 maximum=extremes.get(name, nothing)[1],
                 changed=changed.get(name, 0),
+                checksum=checksums.get(name),
             )
             for name, nulls in zip(self._names, self._nulls, strict=True)
         )

@@ -16,7 +16,7 @@ class Depth(Enum):
     SAMPLE = "sample"
     """And one listing: presence and size of every part, untracked objects."""
     FULL = "full"
-    """And all bytes: fingerprint, MD5 and row count of every part."""
+    """And all bytes and values: fingerprint, MD5, row count and column checksums of every part."""
 
 
 class VerifyCode(Enum):
@@ -28,6 +28,8 @@ class VerifyCode(Enum):
     VALUE_CHECKSUM = "RIVET_VERIFY_VALUE_CHECKSUM"
     """The part cannot be decoded."""
     PART_ROW_COUNT = "RIVET_VERIFY_PART_ROW_COUNT"
+    COLUMN_CHECKSUM = "RIVET_VERIFY_COLUMN_CHECKSUM"
+    """Columns do not hold the values that were read from the source."""
     SUCCESS_MALFORMED = "RIVET_VERIFY_SUCCESS_MALFORMED"
     SUCCESS_STALE = "RIVET_VERIFY_SUCCESS_STALE"
     MANIFEST_INCONSISTENT = "RIVET_VERIFY_MANIFEST_INCONSISTENT"
@@ -83,6 +85,8 @@ class Verification:
     success_marker: str = "unread"
     parts_verified: int = 0
     parts_md5_verified: int = 0
+    parts_checksums_verified: int = 0
+    """Parts whose columns were compared by their values."""
     parts_failed: int = 0
     rows: int = 0
     findings: list[Finding] = field(default_factory=list)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from rivet_fleet.contracts.manifest import MANIFEST_VERSION
-from rivet_fleet.contracts.part import PartDigest
+from rivet_fleet.contracts.manifest import MANIFEST_VERSION, ChecksumState
+from rivet_fleet.contracts.part import PartDigest, added_checksums
 from rivet_fleet.errors import DestinationRefused
 from rivet_fleet.execution.paths import checked_path
 
 MANIFEST_BYTES_MAX = 64 * 1024 * 1024
+_CHECKSUM = re.compile(r"[0-9a-z]+:[0-9a-f]{16}")
 
 
 class ManifestUnreadable(ValueError):
@@ -26,6 +28,8 @@ class FoundPart:
     part_id: int
     path: str
     digest: PartDigest
+    checksums: Mapping[str, str | None] | None = None
+    """By column; None in manifests, and for parts, without them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +45,10 @@ class FoundManifest:
     row_count: int
     part_count: int
     parts: tuple[FoundPart, ...]
+    checksums: str | None = None
+    """The value of a ``ChecksumState``; None in manifests from before there were any."""
+    columns: Mapping[str, str | None] = field(default_factory=dict)
+    """Column → checksum over all parts."""
 
 
 def parse_manifest(body: bytes) -> FoundManifest:
@@ -51,6 +59,8 @@ def parse_manifest(body: bytes) -> FoundManifest:
         raise ManifestUnreadable("it is not JSON") from None
     fields = _Fields(plain, "the manifest")
     parts = fields.take("parts", list)
+    columns = [_Fields(entry, "a column") for entry in fields.optional("columns", list) or []]
+    names = [column.take("name", str) for column in columns]
     return FoundManifest(
         body=body,
         version=fields.take("manifest_version", int),
@@ -60,7 +70,12 @@ def parse_manifest(body: bytes) -> FoundManifest:
         format=fields.take("format", str),
         row_count=fields.take("row_count", int),
         part_count=fields.take("part_count", int),
-        parts=tuple(_part(entry) for entry in parts),
+        parts=tuple(_part(entry, names) for entry in parts),
+        checksums=fields.optional("checksums", str),
+        columns={
+            name: _checksum(column.optional("checksum", str))
+            for name, column in zip(names, columns, strict=True)
+        },
     )
 
 
@@ -79,12 +94,23 @@ def self_contradictions(manifest: FoundManifest) -> list[str]:
         ),
         (_unique(manifest, lambda p: p.part_id), "a part_id occurs twice"),
         (_unique(manifest, lambda p: p.path), "a path occurs twice"),
+        *(
+            (_adds_up(manifest, name), f"the checksums of column {name} do not add up")
+            for name in manifest.columns
+        ),
     ]
     found = [text for holds, text in checks if not holds]
     return found + [f"unsafe path {p.path!r}" for p in manifest.parts if not _is_safe(p.path)]
 
 
-def _part(entry: object) -> FoundPart:
+def _adds_up(manifest: FoundManifest, column: str) -> bool:
+    if manifest.checksums != ChecksumState.COMPLETE.value or not manifest.parts:
+        return True
+    each = [(part.checksums or {}).get(column) for part in manifest.parts]
+    return added_checksums(each) == manifest.columns[column]
+
+
+def _part(entry: object, names: list[str]) -> FoundPart:
     fields = _Fields(entry, "a part")
     return FoundPart(
         part_id=fields.take("part_id", int),
@@ -95,7 +121,22 @@ def _part(entry: object) -> FoundPart:
             fingerprint=fields.take("content_fingerprint", str),
             md5_base64=fields.take("content_md5", str),
         ),
+        checksums=_checksums(fields.optional("checksums", list), names),
     )
+
+
+def _checksums(plain: list[object] | None, names: list[str]) -> dict[str, str | None] | None:
+    if plain is None:
+        return None
+    if len(plain) != len(names):
+        raise ManifestUnreadable(f"a part has {len(plain)} checksums for {len(names)} columns")
+    return dict(zip(names, map(_checksum, plain), strict=True))
+
+
+def _checksum(plain: object) -> str | None:
+    if plain is None or (isinstance(plain, str) and _CHECKSUM.fullmatch(plain)):
+        return plain
+    raise ManifestUnreadable("a checksum is not <kind>:<16 hexadecimal digits>")
 
 
 def _unique(manifest: FoundManifest, key: Callable[[FoundPart], object]) -> bool:
@@ -118,6 +159,11 @@ class _Fields:
             raise ManifestUnreadable(f"{what} is not an object")
         self._plain = plain
         self._what = what
+
+    def optional(self, name: str, kind: type) -> Any:
+        """The field's value, of this type; None when it is absent or null. Raises
+        ManifestUnreadable."""
+        return None if self._plain.get(name) is None else self.take(name, kind)
 
     def take(self, name: str, kind: type) -> Any:
         """The field's value, of this type. Raises ManifestUnreadable."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rivet_fleet.verification.findings import Verification
+from rivet_fleet.verification.findings import Depth, Verification
 
 
 def verdict_name(verification: Verification) -> str:
@@ -34,6 +34,7 @@ def verification_plain(
             "rows": verification.rows,
             "parts_verified": verification.parts_verified,
             "parts_md5_verified": verification.parts_md5_verified,
+            "parts_checksums_verified": verification.parts_checksums_verified,
             "parts_failed": verification.parts_failed,
             "passed": verification.passed,
             "failures": [
@@ -58,6 +59,10 @@ def verification_lines(
             f"{verification.parts_verified} parts verified ({by_bytes} by bytes, {by_size} by "
             f"size), {verification.parts_failed} failed"
         )
+        if verification.depth is Depth.FULL:
+            lines.append(
+                f"  column checksums: {verification.parts_checksums_verified} parts compared"
+            )
         lines.append(f"  _SUCCESS {verification.success_marker.replace('_', ' ')}")
     lines += [f"  [{f.code.value}] {f.message}" for f in verification.findings]
     return lines

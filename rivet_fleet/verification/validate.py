@@ -15,6 +15,7 @@ from rivet_fleet.execution import registry
 from rivet_fleet.execution.destination import Destination
 from rivet_fleet.execution.format import PartFormat
 from rivet_fleet.execution.parts import digest_file, fingerprint_bytes
+from rivet_fleet.verification.columns import ColumnCheck
 from rivet_fleet.verification.findings import Depth, Verification, VerifyCode
 from rivet_fleet.verification.manifests import (
     MANIFEST_BYTES_MAX,
@@ -130,14 +131,17 @@ def _check_parts(
         verdict.find(VerifyCode.LIST_ERROR, error.message)
         return
     part_format = _format_of(manifest, verdict) if verdict.depth is Depth.FULL else None
+    columns = ColumnCheck(manifest, part_format) if part_format else None
     for part in manifest.parts:
         before = len(verdict.findings)
-        _check_part(destination, part, sizes.get(part.path), part_format, verdict)
+        _check_part(destination, part, sizes.get(part.path), part_format, columns, verdict)
         if len(verdict.findings) == before:
             verdict.parts_verified += 1
             verdict.parts_md5_verified += verdict.depth is Depth.FULL
         else:
             verdict.parts_failed += 1
+    if columns:
+        columns.whole(verdict)
     if verify == "content" and verdict.parts_md5_verified < verdict.parts_verified:
         verdict.find(
             VerifyCode.CONTENT_UNMET,
@@ -159,6 +163,7 @@ def _check_part(
     part: FoundPart,
     size_bytes: int | None,
     part_format: PartFormat | None,
+    columns: ColumnCheck | None,
     verdict: Verification,
 ) -> None:
     if size_bytes is None:
@@ -170,13 +175,14 @@ def _check_part(
             part.path,
         )
     elif verdict.depth is Depth.FULL:
-        _check_content(destination, part, part_format, verdict)
+        _check_content(destination, part, part_format, columns, verdict)
 
 
 def _check_content(
     destination: Destination,
     part: FoundPart,
     part_format: PartFormat | None,
+    columns: ColumnCheck | None,
     verdict: Verification,
 ) -> None:
     try:
@@ -187,15 +193,18 @@ def _check_content(
             verdict.find(VerifyCode.PART_CHECKSUM_MISMATCH, text, part.path)
             return
         rows = part_format.count_rows(local) if part_format else part.digest.rows
+        if rows == part.digest.rows:
+            if columns:
+                columns.part(local, part, verdict)
+            return
     except DataIntegrityError as error:
         verdict.find(VerifyCode.VALUE_CHECKSUM, error.message, part.path)
         return
     except (DestinationError, OSError) as error:
         verdict.find(VerifyCode.PART_READ_ERROR, f"{part.path}: {error}", part.path)
         return
-    if rows != part.digest.rows:
-        text = f"{part.path} holds {rows} rows, the manifest says {part.digest.rows}"
-        verdict.find(VerifyCode.PART_ROW_COUNT, text, part.path)
+    text = f"{part.path} holds {rows} rows, the manifest says {part.digest.rows}"
+    verdict.find(VerifyCode.PART_ROW_COUNT, text, part.path)
 
 
 def _find_untracked(

@@ -97,10 +97,14 @@ def batch_of(rows, schema=SCHEMA):
 
 
 def write(part_format, path, *batches, schema=SCHEMA):
+    """Written, and read back for its checksums: every test proves them on the way."""
     writer = part_format.open(path, schema)
     for batch in batches:
         writer.write(batch)
     writer.close()
+    told = writer.checksums()
+    assert told.keys() == set(schema.names)
+    assert part_format.checksums(path) == told
     return path
 
 

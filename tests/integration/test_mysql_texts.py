@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -15,6 +16,7 @@ from rivet_fleet.contracts.keys import ChunkRange, RangeKind, RelationName
 from rivet_fleet.contracts.plan import TuningPlan
 from rivet_fleet.contracts.window import NewestRequest, RowWindow, WindowBound
 from rivet_fleet.errors import ConfigError, MalformedData, SourceRefused
+from rivet_fleet.execution.checksums import reference_sum
 from rivet_fleet.execution.source import PageLimit
 from rivet_fleet.execution.sources.mysql import keysamples
 from tests.integration.fleet_cli import Desk, fleet_yaml
@@ -51,6 +53,10 @@ def test_plain_ascii_keys_of_sjis_arrive_all(sql, desk) -> None:
     desk.write(fleet_yaml(table="p", source=SOURCE, extra=extra))
     desk.cli("run")
     assert desk.delivered("p") == list(range(1, 4001))
+    checksum = reference_sum(pa.array([f"C:\\data\\{i:05}" for i in range(1, 4001)]))
+    (delivery,) = desk.out.rglob("manifest.json")
+    columns = json.loads(delivery.read_text())["columns"]
+    assert {c["name"]: c["checksum"] for c in columns}["k"] == f"value64:{checksum:016x}"
     desk.cli("validate")
 
 

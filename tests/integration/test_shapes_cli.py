@@ -8,8 +8,10 @@ import signal
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 import pytest
 
+from rivet_fleet.execution.checksums import reference_sum
 from tests.integration.fleet_cli import Desk
 from tests.waiting import has_ended, until
 
@@ -89,7 +91,13 @@ def test_a_killed_campaign_of_partitions_delivers_each_row_once(desk: Desk) -> N
         "_rivet_exported_at",
         "_rivet_row_hash",
     ]
-    desk.cli("validate", "--depth", "full")
+    assert manifest["checksums"] == "complete"
+    ids = [i for (i,) in read(desk, "id", where="filename LIKE '%made=2024-02/%'")]
+    checksum = reference_sum(pa.array(ids, pa.int32()))
+    assert manifest["columns"][0]["checksum"] == f"value64:{checksum:016x}"
+    for one in desk.cli("validate", "--depth", "full", "--json").json["exports"]:
+        found = one["verification"]
+        assert found["parts_checksums_verified"] == found["parts_verified"] > 0
     said = desk.cli("status").said
     assert "orders__2024-03" in said
 

@@ -70,6 +70,9 @@ class WatchedWriter:
     def extremes(self):
         return self._inner.extremes()
 
+    def checksums(self):
+        return self._inner.checksums()
+
     def abort(self):
         self._inner.abort()
         self._owner.open_writers -= 1

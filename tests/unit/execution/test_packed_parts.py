@@ -15,6 +15,7 @@ import pytest
 
 from rivet_fleet.contracts.plan import FormatPlan
 from rivet_fleet.execution import packer, referencepacker
+from rivet_fleet.execution.checksums import reference_sum
 from rivet_fleet.execution.formats.parquet import open_format
 from rivet_fleet.execution.formats.parquet.encodings import choose_encodings
 from rivet_fleet.execution.packing import DICTIONARY_BYTES_MAX, REPEATED_TEXT, alike
@@ -164,6 +165,25 @@ def test_two_readers_find_the_same_rows(tmp_path: Path, form: str) -> None:
     both = [f"SELECT * FROM read_parquet('{one}') ORDER BY id" for one in (path, plain)]
     assert connection.execute(both[0]).description == connection.execute(both[1]).description
     assert connection.execute(both[0]).fetchall() == connection.execute(both[1]).fetchall()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_checksums_are_those_of_the_values_however_they_came(tmp_path: Path, form: str) -> None:
+    """Summed as pages come, they are what pyarrow reads in the file: ours, or its own writer's
+    with other row groups, encodings and types."""
+    part_format = open_format(FormatPlan(format="parquet", row_group_rows=GROUP_ROWS))
+    writer = part_format.open(tmp_path / form, SCHEMA)
+    for batch in pages():
+        writer.write(FORMS[form](batch))
+    writer.close()
+    told = writer.checksums()
+    assert told.keys() == set(SCHEMA.names)
+    table = pa.Table.from_batches(pages(), schema=SCHEMA)
+    assert told["own"] == f"value64:{reference_sum(table['own'].combine_chunks()):016x}"
+    assert part_format.checksums(tmp_path / form) == told
+    others = {"use_dictionary": False, "store_schema": False, "row_group_size": 777}
+    pq.write_table(table.take(list(range(table.num_rows))[::-1]), tmp_path / "other", **others)
+    assert part_format.checksums(tmp_path / "other") == told
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -32,6 +32,7 @@ def test_counts_add_up_and_extremes_are_the_writer_s():
     for values in ([1, None], [None, None, 3]):
         rows = [pa.array(values, pa.int64()), pa.array(["x"] * len(values))]
         counter.add(pa.record_batch(rows, schema=schema))
-    n, t = counter.finish({"n": 4}, {"n": ("1", "3")})
+    n, t = counter.finish({"n": 4}, {"n": ("1", "3")}, {"t": "value64:00000000000000ff"})
     assert (n.nulls, n.minimum, n.maximum, n.changed) == (3, "1", "3", 4)
     assert (t.nulls, t.minimum, t.maximum, t.changed) == (0, None, None, 0)
+    assert (n.checksum, t.checksum) == (None, "value64:00000000000000ff")

@@ -26,10 +26,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rivet_fleet.errors import DataIntegrityError, UnsupportedType
+from rivet_fleet.execution.checksums import ColumnSums, compiled_sum
 from rivet_fleet.execution.durable import filesystem_errors, remove_file
 from rivet_fleet.execution.extremes import Extremes
 from rivet_fleet.execution.format import PartWriter
 from rivet_fleet.execution.formats.csv.cells import Renderer, lines, quoted, renderer_of
+from rivet_fleet.execution.formats.csv.reading import CELLS, cell_schema, file_checksums
 
 _READ_BYTES = 1024 * 1024
 _QUOTE, _LINE_FEED = ord('"'), ord("\n")
@@ -81,6 +83,10 @@ class CsvFormat:
             raise DataIntegrityError(f"{path.name} is not a complete CSV file")
         return records - 1
 
+    def checksums(self, path: Path) -> dict[str, str]:
+        """Of the cells' text, without quotes."""
+        return file_checksums(path)
+
 
 class _CsvWriter:
     """Renders each batch and hands it to the file at once: nothing is buffered."""
@@ -89,6 +95,7 @@ class _CsvWriter:
         self._path = path
         self._renderers = [_required(field) for field in schema]
         self._extremes = Extremes(schema)
+        self._sums = ColumnSums(CELLS, cell_schema(schema.names), compiled_sum())
         self._bytes = 0
         with filesystem_errors(path, "spool"):
             self._file = path.open("xb", buffering=0)
@@ -107,7 +114,9 @@ class _CsvWriter:
         """Append rows."""
         if batch.num_rows:
             columns = zip(self._renderers, batch.columns, strict=True)
-            self._put(lines([quoted(render(column)) for render, column in columns]))
+            cells = [render(column) for render, column in columns]
+            self._sums.add(cells)
+            self._put(lines([quoted(column) for column in cells]))
             self._widen(batch)
 
     def close(self) -> None:
@@ -118,6 +127,10 @@ class _CsvWriter:
     def extremes(self) -> dict[str, tuple[str, str]]:
         """Smallest and largest value of each ordered column."""
         return self._extremes.texts()
+
+    def checksums(self) -> dict[str, str]:
+        """Of the cells as they are written: the file does not say what they meant."""
+        return self._sums.texts()
 
     def abort(self) -> None:
         """Remove the file and close it."""

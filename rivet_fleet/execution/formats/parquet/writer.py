@@ -16,10 +16,12 @@ import pyarrow.parquet as pq
 
 from rivet_fleet.contracts.plan import FormatPlan
 from rivet_fleet.errors import ConfigError, DataIntegrityError, UnsupportedType
+from rivet_fleet.execution.checksums import ColumnSums, compiled_sum
 from rivet_fleet.execution.durable import filesystem_errors, remove_file
 from rivet_fleet.execution.extremes import Extremes
 from rivet_fleet.execution.format import PartWriter
 from rivet_fleet.execution.formats.parquet.encodings import choose_encodings
+from rivet_fleet.execution.formats.parquet.reading import VALUES, file_checksums
 from rivet_fleet.execution.formats.parquet.stored import (
     as_stored,
     reader_metadata,
@@ -86,6 +88,10 @@ class ParquetFormat:
         except (pa.ArrowException, OSError) as error:
             raise DataIntegrityError(f"{path.name} is not a complete Parquet file") from error
 
+    def checksums(self, path: Path) -> dict[str, str]:
+        """Of the values that pyarrow reads, a few thousand rows at a time."""
+        return file_checksums(path)
+
 
 class _ParquetWriter:
     """Holds batches until a row group is full, then encodes and lets them go."""
@@ -108,6 +114,7 @@ class _ParquetWriter:
         self._codec, self._level = codec, level
         self._differences = differences
         self._extremes = Extremes(schema)
+        self._sums = ColumnSums(VALUES, schema, compiled_sum())
         self._held: list[pa.RecordBatch] = []
         self._held_rows = 0
         self._held_bytes = 0
@@ -134,6 +141,8 @@ class _ParquetWriter:
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Append rows; encodes when a row group is full."""
+        # Before anything else touches them: what is made of these columns is what is in doubt.
+        self._sums.add(batch.columns)
         while batch.num_rows:
             room = batch.num_rows
             if self._group_rows is not None:
@@ -155,6 +164,10 @@ class _ParquetWriter:
     def extremes(self) -> dict[str, tuple[str, str]]:
         """Smallest and largest value of each ordered column: the footer's own."""
         return self._extremes.texts()
+
+    def checksums(self) -> dict[str, str]:
+        """Of the values as they came."""
+        return self._sums.texts()
 
     def abort(self) -> None:
         """Remove the file first, so that no later step can complete it; then let go."""

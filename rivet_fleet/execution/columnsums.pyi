@@ -1,0 +1,3 @@
+import pyarrow as pa
+
+def column_sum(array: pa.Array) -> int: ...
