@@ -31,6 +31,7 @@ cdef extern from "columnsums.h" nogil:
         int64_t room
 
     int rivet_hashes(rivet_column* column, int64_t first, int64_t n, uint64_t* out)
+    int rivet_choose(int most)
     int rivet_sum(rivet_column* column, int64_t n, uint64_t* sum)
 
 _STORAGES = {
@@ -124,6 +125,15 @@ cdef void _forget(rivet_column* column) noexcept:
         _forget(column.child)
         free(column.child)
     free(column.scratch)
+
+
+def choose_registers(int most=5):
+    """Use the widest registers there are, at most so wide: 5 AVX-512, 2 AVX2, 0 neither. Returns
+    which; all give the same sums. Called once here, and by tests."""
+    return rivet_choose(most)
+
+
+choose_registers()
 
 
 def column_sum(array not None):
