@@ -77,8 +77,11 @@ def checksum_state(parts: Sequence[LedgerPart]) -> ChecksumState:
     having = sum(any(c.checksum for c in part.columns) for part in parts)
     if having < len(parts):
         return ChecksumState.PARTIAL if having else ChecksumState.UNAVAILABLE
-    count = sum(len(part.columns) for part in parts)
-    return ChecksumState.TOTALS if count > PART_CHECKSUMS_MAX else ChecksumState.COMPLETE
+    return ChecksumState.COMPLETE if _can_list(parts) else ChecksumState.TOTALS
+
+
+def _can_list(parts: Sequence[LedgerPart]) -> bool:
+    return sum(len(part.columns) for part in parts) <= PART_CHECKSUMS_MAX
 
 
 def build_manifest(
@@ -94,10 +97,6 @@ def build_manifest(
     """The exact bytes of the manifest: pretty JSON, keys in a fixed order, one final newline."""
     ordered = sorted(parts, key=lambda p: (p.chunk_index, p.part_number))
     relation = plan.read.relation
-    columns = merge_columns(ordered)
-    checksums = checksum_state(ordered)
-    each_part = checksums in (ChecksumState.COMPLETE, ChecksumState.PARTIAL)
-    names = [column.name for column in columns] if each_part else None
     body: dict[str, object] = {
         "manifest_version": MANIFEST_VERSION,
         "run_id": plan.run_id,
@@ -122,17 +121,7 @@ def build_manifest(
         "schema_fingerprint": schema_fingerprint,
         "row_count": sum(p.digest.rows for p in ordered),
         "part_count": len(ordered),
-        "checksums": checksums.value,
-        "parts": [_part(i, p, names) for i, p in enumerate(ordered, start=1)],
-        "columns": [
-            {
-                "name": c.name,
-                "nulls": c.nulls,
-                "changed_values": c.changed,
-                "checksum": c.checksum,
-            }
-            for c in columns
-        ],
+        **_contents(ordered),
     }
     if plan.read.window is not None:
         body["window"] = _window(plan, plan.read.window)
@@ -158,6 +147,26 @@ def build_manifest(
             ],
         }
     return (json.dumps(body, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _contents(parts: Sequence[LedgerPart]) -> dict[str, object]:
+    """Parts and columns."""
+    columns, checksums = merge_columns(parts), checksum_state(parts)
+    listed = checksums in (ChecksumState.COMPLETE, ChecksumState.PARTIAL) and _can_list(parts)
+    names = [column.name for column in columns] if listed else None
+    return {
+        "checksums": checksums.value,
+        "parts": [_part(i, p, names) for i, p in enumerate(parts, start=1)],
+        "columns": [
+            {
+                "name": c.name,
+                "nulls": c.nulls,
+                "changed_values": c.changed,
+                "checksum": c.checksum,
+            }
+            for c in columns
+        ],
+    }
 
 
 def _window(plan: ExportPlan, window: RowWindow) -> dict[str, object]:

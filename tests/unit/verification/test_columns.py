@@ -209,6 +209,10 @@ def test_where_there_are_too_many_parts_the_whole_is_compared(
     assert found(dataset.validate()) == one(None, 'column "owed"')
     (dataset.folder / PATHS[0]).unlink()
     assert [f.code for f in dataset.validate().findings] == [VerifyCode.PART_MISSING]
+    dataset.publish(lambda parts: [without_checksums(parts[0]), *parts[1:]])
+    plain = dataset.manifest()
+    assert plain["checksums"] == "partial"
+    assert not any("checksums" in part for part in plain["parts"])
 
 
 def without_checksums(part: LedgerPart) -> LedgerPart:
