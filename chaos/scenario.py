@@ -287,7 +287,7 @@ class Campaign:
         head = f"""\
 campaign: {{name: chaos, workers: {shape.workers}, lease_ttl_s: {shape.lease_ttl_s},
   drain_grace_s: {shape.drain_grace_s}, max_chunk_attempts: {shape.attempts_max}}}
-state: {{url: "{self.state_url}"}}
+state: {{url: "{self.state_url}", namespace: default}}
 spool_dir: {self.folder / "spool"}
 source:
   type: {self.engine}

@@ -62,7 +62,8 @@ suggestion. `rivet-fleet schema config` prints the same as JSON Schema, for edit
   `destination.path`. `{table}` is the table's name without its schema; what is no letter, digit,
   `_`, `.`, `-`, `~` or `$` in it stands as `%XX`, so that two names never share a folder.
 - Secrets belong into the environment: `url_env`, `password_env`, or a file: `url_file`.
-- Environment variables: `RIVET_FLEET_STATE_URL`, else `RIVET_STATE_URL`, names the state database
+- Environment variables: `RIVET_FLEET_NAMESPACE` is `state.namespace` where that is absent;
+  `RIVET_FLEET_STATE_URL`, else `RIVET_STATE_URL`, names the state database
   when neither `--state-url` nor `state:` does.
 - `RIVET_FLEET_ALLOW_SOURCE` (patterns of `engine://user@host:port/database`, each alone or as
   `NAME=PATTERN`) and `RIVET_FLEET_ALLOW_DESTINATION` (folders), one a line, bound what any command

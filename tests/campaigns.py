@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from rivet_fleet.contracts.keys import CampaignId, ChunkRange, RangeKind, RelationName, RunId
+from rivet_fleet.contracts.namespace import bare_id_of, namespace_of, within
 from rivet_fleet.contracts.part import ColumnStats, PartDigest, StagedPart
 from rivet_fleet.contracts.plan import (
     CampaignPlan,
@@ -75,7 +76,7 @@ def campaign_plan(
     """One export per entry of ``chunks``: ``e0``, ``e1``, … with runs ``<campaign>-e0``, …"""
     runs = tuple(
         planned_run(
-            run_id=f"{campaign_id}-e{i}",
+            run_id=within(f"{bare_id_of(campaign_id)}-e{i}", namespace_of(campaign_id)),
             export_name=f"e{i}",
             chunks=n,
             attempts_max=attempts_max,

@@ -56,6 +56,10 @@ class Backend(ABC):
     def make_due(self, task_id: TaskId) -> None:
         """The backoff of a failed task is over."""
 
+    @abstractmethod
+    def beside(self, namespace: str) -> Store:
+        """The same state, seen from another namespace; close it."""
+
 
 class MemoryBackend(Backend):
     durable = False
@@ -79,6 +83,9 @@ class MemoryBackend(Backend):
 
     def make_due(self, task_id: TaskId) -> None:
         self._memory._tasks[task_id].not_before_s = None
+
+    def beside(self, namespace: str) -> Store:
+        return MemoryStore(self._clock, namespace=namespace)
 
 
 class SqlBackend(Backend):
@@ -116,6 +123,9 @@ class SqlBackend(Backend):
 
     def make_due(self, task_id: TaskId) -> None:
         self.execute("UPDATE chunk_task SET not_before_s = NULL WHERE task_id = :id", id=task_id)
+
+    def beside(self, namespace: str) -> Store:
+        return open_store(self.url, namespace=namespace)
 
 
 def sqlite_backend(directory: Path) -> SqlBackend:

@@ -22,6 +22,7 @@ from rivet_fleet.cli.session import (
     process_options,
     start,
     state_option,
+    wanted_campaign,
 )
 from rivet_fleet.contracts.codec import dumps
 from rivet_fleet.contracts.events import EventName
@@ -40,7 +41,6 @@ from rivet_fleet.coordination.supervisor import WorkerCommand
 from rivet_fleet.errors import ExitCode
 from rivet_fleet.observability.progress import open_progress
 from rivet_fleet.observability.report import render_report, report_json
-from rivet_fleet.planning.campaign import check_campaign_id
 
 workers_option = click.option(
     "-w",
@@ -56,10 +56,6 @@ new_option = click.option(
     is_flag=True,
     help="Start a new campaign in place of an unfinished one of this name, once it is planned.",
 )
-
-
-def _wanted(campaign_id: str | None) -> CampaignId | None:
-    return check_campaign_id(campaign_id) if campaign_id else None
 
 
 @click.command()
@@ -85,7 +81,8 @@ def run(
     """
     session = start(config, params, state_url, shows_progress=True)
     with fleet_of(session, "coordinator", begins=True) as fleet:
-        submitted = submission.submit(fleet, session.loaded, _wanted(campaign_id), anew=anew)
+        wanted = wanted_campaign(session, campaign_id)
+        submitted = submission.submit(fleet, session.loaded, wanted, anew=anew)
         if not submitted.created:
             say(f"continuing campaign {submitted.campaign_id} by its stored plan", err=True)
         code = coordinate(
@@ -139,7 +136,7 @@ def resume(
     """Continue a campaign by its stored plan, even when the configuration has changed since."""
     session = start(config, params, state_url, shows_progress=True)
     with fleet_of(session, "coordinator") as fleet:
-        view = find_campaign(fleet, session.loaded.campaign_name, _wanted(campaign_id))
+        view = find_campaign(fleet, session.loaded, wanted_campaign(session, campaign_id))
         submission.go_on(fleet, session.loaded, view.campaign_id)
         say(f"continuing campaign {view.campaign_id} by its stored plan", err=True)
         return coordinate(
@@ -213,6 +210,8 @@ def _worker_command(session: Session, campaign_id: CampaignId) -> WorkerCommand:
         str(session.loaded.path),
         "--campaign-id",
         campaign_id,
+        "--namespace",
+        session.namespace,
     ]
     return WorkerCommand(
         arguments=arguments,
@@ -244,7 +243,8 @@ def submit(
     """
     session = start(config, params, state_url)
     with fleet_of(session, "submit", begins=True) as fleet:
-        submitted = submission.submit(fleet, session.loaded, _wanted(campaign_id), anew=anew)
+        wanted = wanted_campaign(session, campaign_id)
+        submitted = submission.submit(fleet, session.loaded, wanted, anew=anew)
     if as_json:
         say(dumps(submitted), as_json=True)
     else:

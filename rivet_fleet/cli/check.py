@@ -80,7 +80,7 @@ def check(
         process_options(session, "check"),
         names=exports,
         targets=tuple(Target(name) for name in dict.fromkeys(targets)),
-        campaign_id=new_campaign_id(now_s),
+        campaign_id=new_campaign_id(now_s, session.namespace),
         now_s=now_s,
         probe=probe,
     )

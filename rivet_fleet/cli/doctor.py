@@ -38,7 +38,9 @@ def doctor(config: Path, params: tuple[str, ...], state_url: str | None, as_json
     every error, else with 1.
     """
     try:
-        session = start(config, params, state_url, quiet=True, needs_state=False)
+        session = start(
+            config, params, state_url, quiet=True, needs_state=False, needs_namespace=False
+        )
     except ConfigError as error:
         findings = (invalid(error, config), *examine_engines(engine_names()))
     else:
@@ -46,6 +48,7 @@ def doctor(config: Path, params: tuple[str, ...], state_url: str | None, as_json
             session.loaded,
             process_options(session, "doctor"),
             now_s=wiring.local_clock().now_s(),
+            namespace_missing=session.namespace_missing,
         )
     report = report_of(str(config), findings)
     shown = doctor_json if as_json else render_doctor

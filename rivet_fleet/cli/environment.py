@@ -25,6 +25,7 @@ ALLOW_SOURCE = "RIVET_FLEET_ALLOW_SOURCE"
 ALLOW_DESTINATION = "RIVET_FLEET_ALLOW_DESTINATION"
 """What this process may read and where it may write, one word a line; options of the command line
 take their place."""
+NAMESPACE = "RIVET_FLEET_NAMESPACE"
 TEST_KILL = "RIVET_FLEET_TEST_KILL"
 TEST_HOST_ID = "RIVET_FLEET_TEST_HOST_ID"
 TESTING = "RIVET_FLEET_TESTING"

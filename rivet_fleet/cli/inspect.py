@@ -16,19 +16,15 @@ from rivet_fleet.cli.session import (
     param_option,
     start,
     state_option,
+    wanted_campaign,
 )
 from rivet_fleet.contracts.codec import dumps
-from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.coordination.campaign_lookup import find_campaign
 from rivet_fleet.coordination.inspection import campaign_status, validate_campaign
 from rivet_fleet.errors import ExitCode
 from rivet_fleet.observability.status import render_status, status_json
 from rivet_fleet.verification.findings import Depth
 from rivet_fleet.verification.reports import verification_lines, verification_plain
-
-
-def _id(campaign_id: str | None) -> CampaignId | None:
-    return CampaignId(campaign_id) if campaign_id else None
 
 
 @click.command()
@@ -47,7 +43,7 @@ def status(
     """Where the campaign stands, and why something waits."""
     session = start(config, params, state_url, quiet=True)
     with fleet_of(session, "status", migrate=False) as fleet:
-        view = find_campaign(fleet, session.loaded.campaign_name, _id(campaign_id))
+        view = find_campaign(fleet, session.loaded, wanted_campaign(session, campaign_id))
         report = campaign_status(fleet, view)
     hide = known_redactor()
     shown = status_json if as_json else render_status
@@ -81,7 +77,7 @@ def validate(
     """Check delivered files against their manifest. Exit 3 when they are verified wrong."""
     session = start(config, params, state_url, quiet=True)
     with fleet_of(session, "validate", migrate=False) as fleet:
-        view = find_campaign(fleet, session.loaded.campaign_name, _id(campaign_id))
+        view = find_campaign(fleet, session.loaded, wanted_campaign(session, campaign_id))
         verified = validate_campaign(
             fleet, view.campaign_id, depth=Depth(depth), export_name=export_name
         )

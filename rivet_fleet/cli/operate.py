@@ -16,16 +16,12 @@ from rivet_fleet.cli.session import (
     param_option,
     start,
     state_option,
+    wanted_campaign,
 )
 from rivet_fleet.contracts.codec import dumps
-from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.coordination import operate
 from rivet_fleet.coordination.campaign_lookup import find_campaign
 from rivet_fleet.errors import ExitCode, UsageError
-
-
-def _id(campaign_id: str | None) -> CampaignId | None:
-    return CampaignId(campaign_id) if campaign_id else None
 
 
 @click.command()
@@ -50,7 +46,7 @@ def requeue(
     """Give failed chunks another chance; then `rivet-fleet resume`."""
     session = start(config, params, state_url, quiet=True)
     with fleet_of(session, "requeue") as fleet:
-        view = find_campaign(fleet, session.loaded.campaign_name, _id(campaign_id))
+        view = find_campaign(fleet, session.loaded, wanted_campaign(session, campaign_id))
         done = operate.requeue(
             fleet, view.campaign_id, export_name=export_name, chunk_index=chunk, lost=lost
         )
@@ -88,7 +84,7 @@ def accept(
         raise UsageError("--reason must say why the data are right")
     session = start(config, params, state_url, quiet=True)
     with fleet_of(session, "accept") as fleet:
-        view = find_campaign(fleet, session.loaded.campaign_name, _id(campaign_id))
+        view = find_campaign(fleet, session.loaded, wanted_campaign(session, campaign_id))
         word = operate.Word(by=by or operator(), reason=reason.strip())
         done = operate.accept(fleet, view.campaign_id, export_name=export_name, word=word)
     if as_json:
@@ -119,7 +115,7 @@ def cancel(
     """Give a campaign up: nothing more is claimed, running chunks lose their fence."""
     session = start(config, params, state_url, quiet=True)
     with fleet_of(session, "cancel") as fleet:
-        view = find_campaign(fleet, session.loaded.campaign_name, _id(campaign_id))
+        view = find_campaign(fleet, session.loaded, wanted_campaign(session, campaign_id))
         taken = fleet.store.cancel(view.campaign_id)
     if as_json:
         say(dumps({"campaign_id": view.campaign_id, "taken_back": taken}), as_json=True)
@@ -155,7 +151,7 @@ def gc(
     """Remove staged bytes that no ledger row needs. Never touches a visible file."""
     session = start(config, params, state_url, quiet=True)
     with fleet_of(session, "gc") as fleet:
-        view = find_campaign(fleet, session.loaded.campaign_name, _id(campaign_id))
+        view = find_campaign(fleet, session.loaded, wanted_campaign(session, campaign_id))
         swept = operate.collect_garbage(fleet, view.campaign_id, min_age_s=min_age_s)
     say(
         dumps(swept)

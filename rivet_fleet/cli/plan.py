@@ -18,6 +18,7 @@ from rivet_fleet.cli.session import (
     process_options,
     start,
     state_option,
+    wanted_campaign,
 )
 from rivet_fleet.contracts.artifact import PlanArtifact, artifact_text, read_artifact
 from rivet_fleet.contracts.codec import dumps
@@ -26,7 +27,7 @@ from rivet_fleet.coordination.applying import Already, apply_plan, config_of
 from rivet_fleet.coordination.planning_ahead import plan_ahead, write_plan
 from rivet_fleet.errors import UsageError
 from rivet_fleet.observability.planreport import render_plan
-from rivet_fleet.planning.campaign import check_campaign_id, new_campaign_id
+from rivet_fleet.planning.campaign import new_campaign_id
 
 
 @click.command()
@@ -64,7 +65,8 @@ def plan(
         session.loaded,
         process_options(session, "plan"),
         names=exports,
-        campaign_id=check_campaign_id(campaign_id) if campaign_id else new_campaign_id(now_s),
+        campaign_id=wanted_campaign(session, campaign_id)
+        or new_campaign_id(now_s, session.namespace),
         state_url=session.state_url,
         now_s=now_s,
     )

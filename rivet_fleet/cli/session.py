@@ -7,19 +7,28 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
-from rivet_fleet.cli.environment import Environment, read_environment
+from rivet_fleet.cli.environment import NAMESPACE, Environment, read_environment
 from rivet_fleet.cli.say import say
+from rivet_fleet.contracts.keys import CampaignId
+from rivet_fleet.contracts.namespace import (
+    NAMESPACE_DEFAULT,
+    NAMESPACE_NEEDED,
+    check_namespace,
+)
 from rivet_fleet.contracts.url import redact
 from rivet_fleet.coordination import wiring
 from rivet_fleet.coordination.fleet import Fleet
-from rivet_fleet.errors import UsageError
+from rivet_fleet.errors import ConfigError, UsageError
 from rivet_fleet.observability.logs import configure_logging
+from rivet_fleet.planning.campaign import campaign_id_within, check_campaign_id
 from rivet_fleet.planning.connections import state_url
 from rivet_fleet.planning.loaded import LoadedConfig
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 _known: list[Callable[[str], str]] = [redact]
 
@@ -48,13 +57,35 @@ param_option = click.option(
 campaign_option = click.option(
     "--campaign-id", default=None, help="Which campaign; default: the active or newest one."
 )
-state_option = click.option(
+_state_url_option = click.option(
     "--state-url",
     default=None,
     envvar="RIVET_FLEET_STATE_URL",
     help="sqlite:///path or postgresql://…; default: from the configuration, else SQLite "
     "beside it.",
 )
+_NAMESPACE = "rivet_fleet.namespace"
+
+
+def _keep_namespace(context: click.Context, _parameter: object, value: str | None) -> None:
+    context.meta[_NAMESPACE] = value
+
+
+_namespace_option = click.option(
+    "--namespace",
+    default=None,
+    expose_value=False,
+    callback=_keep_namespace,
+    help="Whose campaigns of the state; default: from the configuration, else "
+    "RIVET_FLEET_NAMESPACE, else `default` with SQLite.",
+)
+
+
+def state_option(command: Command) -> Command:
+    """Where the fleet remembers, and whose part of it a command is about: ``start`` knows."""
+    return _state_url_option(_namespace_option(command))
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
 
 
@@ -66,6 +97,9 @@ class Session:
     environment: Environment
     params: dict[str, str]
     state_url: str
+    namespace: str = NAMESPACE_DEFAULT
+    namespace_missing: bool = False
+    """Nobody said one although others may use the state: fine for what needs none."""
 
 
 def start(
@@ -76,12 +110,14 @@ def start(
     quiet: bool = False,
     shows_progress: bool = False,
     needs_state: bool = True,
+    needs_namespace: bool = True,
 ) -> Session:
     """Load and check everything a command needs. Raises ConfigError, UsageError.
 
     ``shows_progress``: what the log would warn of is shown already, and must not tear the
     live display. ``needs_state`` False: a state URL that cannot be resolved is no error here; it
-    is empty then unless ``state`` gives it.
+    is empty then unless ``state`` gives it. ``needs_namespace`` False: the command is about the
+    database as a whole.
     """
     environment = read_environment()
     values = {**environment.params, **_parse_params(params)}
@@ -91,12 +127,59 @@ def start(
     if not quiet:
         for warning in loaded.warnings:
             say(f"warning: {known_redactor()(warning)}", err=True)
+    url = state or (state_url(loaded) if needs_state else "")
+    said = _namespace(loaded, environment)
+    missing = said is None and (url or _state_if_known(loaded)).startswith(_SERVERS)
+    if missing and needs_namespace:
+        raise _namespace_needed(loaded.path.name)
     return Session(
         loaded=loaded,
         environment=environment,
         params=values,
-        state_url=state or (state_url(loaded) if needs_state else ""),
+        state_url=url,
+        namespace=said or NAMESPACE_DEFAULT,
+        namespace_missing=missing,
     )
+
+
+_SERVERS = ("postgresql:", "postgres:")
+"""A file is one host's, and whoever opens it has all of it."""
+
+
+def _state_if_known(loaded: LoadedConfig) -> str:
+    try:
+        return state_url(loaded)
+    except ConfigError:
+        return ""  # whoever needs it says so
+
+
+def _namespace(loaded: LoadedConfig, environment: Environment) -> str | None:
+    """The option's, the configuration's, the environment's word; None without one. Raises
+    UsageError for one that is none."""
+    option = click.get_current_context().meta.get(_NAMESPACE)
+    said = option or loaded.config.state.namespace or environment.variables.get(NAMESPACE)
+    try:
+        return check_namespace(said) if said else None
+    except ValueError as problem:
+        where = "--namespace" if option else NAMESPACE
+        raise UsageError(f"{where} {said!r}: {problem}") from None
+
+
+def _namespace_needed(name: str) -> ConfigError:
+    return ConfigError(
+        "a PostgreSQL state may be shared, and nothing says whose campaigns these are",
+        hint=f"write `state: {{namespace: …}}` into {name} (or give --namespace, or set "
+        f"{NAMESPACE}): a short name of your team; what programs without namespaces have stored "
+        f"is in `{NAMESPACE_DEFAULT}`",
+        code=NAMESPACE_NEEDED,
+    )
+
+
+def wanted_campaign(session: Session, campaign_id: str | None) -> CampaignId | None:
+    """The campaign that an option names, within the session's namespace. Raises UsageError."""
+    if not campaign_id:
+        return None
+    return check_campaign_id(campaign_id_within(campaign_id, session.namespace))
 
 
 def start_from_urls(
@@ -162,6 +245,7 @@ def process_options(
     return wiring.ProcessOptions(
         name=name,
         state_url=session.state_url,
+        namespace=session.namespace,
         worker_id=worker_id,
         host_id=session.environment.host_id,
         parent_pid=session.environment.supervisor_pid if supervised else None,

@@ -8,6 +8,7 @@ import click
 
 from rivet_fleet.cli.say import say
 from rivet_fleet.cli.session import (
+    Session,
     campaign_option,
     config_option,
     fleet_of,
@@ -16,12 +17,14 @@ from rivet_fleet.cli.session import (
     param_option,
     start,
     state_option,
+    wanted_campaign,
 )
 from rivet_fleet.contracts.codec import dumps, to_plain
 from rivet_fleet.contracts.cursor import describe_mark
-from rivet_fleet.contracts.keys import CampaignId, describe_range
+from rivet_fleet.contracts.keys import describe_range
+from rivet_fleet.contracts.namespace import NAMESPACE_DEFAULT
 from rivet_fleet.contracts.state import Boundary, RunView
-from rivet_fleet.coordination.campaign_lookup import find_campaign
+from rivet_fleet.coordination.campaign_lookup import find_campaign, refuse_other_owner
 from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.coordination.operate import change_budget
 from rivet_fleet.errors import UsageError
@@ -39,10 +42,9 @@ def state() -> None:
 
 
 def _runs(
-    fleet: Fleet, loaded: LoadedConfig, campaign_id: str | None, export_name: str | None
+    fleet: Fleet, session: Session, campaign_id: str | None, export_name: str | None
 ) -> list[RunView]:
-    wanted = CampaignId(campaign_id) if campaign_id else None
-    view = find_campaign(fleet, loaded.campaign_name, wanted)
+    view = find_campaign(fleet, session.loaded, wanted_campaign(session, campaign_id))
     runs = fleet.store.runs(view.campaign_id)
     known = [run.export_name for run in runs]
     if export_name is not None and export_name not in known:
@@ -59,6 +61,7 @@ def show(config: Path, params: tuple[str, ...], state_url: str | None, as_json: 
     """Every campaign of this configuration's name, and the high-water marks of its exports."""
     session = start(config, params, state_url, quiet=True)
     with fleet_of(session, "state", migrate=False) as fleet:
+        refuse_other_owner(fleet.store, session.loaded)
         campaigns = fleet.store.campaigns(name=session.loaded.campaign_name)
         listed = [(c, fleet.store.runs(c.campaign_id)) for c in campaigns]
         known = fleet.store.progression(session.loaded.campaign_name)
@@ -75,7 +78,8 @@ def show(config: Path, params: tuple[str, ...], state_url: str | None, as_json: 
         say(dumps(body), as_json=True)
         return 0
     if not listed:
-        say("no campaign yet")
+        where = "" if session.namespace == NAMESPACE_DEFAULT else f" in {session.namespace}"
+        say(f"no campaign yet{where}")
     for campaign, runs in listed:
         say(f"{campaign.campaign_id}  {campaign.status.value}")
         for run in runs:
@@ -97,6 +101,7 @@ def progression(config: Path, params: tuple[str, ...], state_url: str | None, as
     """How far each export has come: observed, committed, verified. Nothing is decided by it."""
     session = start(config, params, state_url, quiet=True)
     with fleet_of(session, "state", migrate=False) as fleet:
+        refuse_other_owner(fleet.store, session.loaded)
         found = fleet.store.progression(session.loaded.campaign_name)
         observed = _observed(fleet, session.loaded)
     if as_json:
@@ -175,7 +180,7 @@ def files(
     """The ledger: every part that was accepted."""
     session = start(config, params, state_url, quiet=True)
     with fleet_of(session, "state", migrate=False) as fleet:
-        runs = _runs(fleet, session.loaded, campaign_id, export_name)
+        runs = _runs(fleet, session, campaign_id, export_name)
         parts = [part for run in runs for part in fleet.store.parts(run.run_id)]
     shown = parts[len(parts) - min(last, len(parts)) :]
     if as_json:
@@ -208,7 +213,7 @@ def chunks(
     session = start(config, params, state_url, quiet=True)
     hide = known_redactor()
     with fleet_of(session, "state", migrate=False) as fleet:
-        runs = _runs(fleet, session.loaded, campaign_id, export_name)
+        runs = _runs(fleet, session, campaign_id, export_name)
         listed = [(run, fleet.store.tasks(run.run_id)) for run in runs]
     if as_json:
         body = [{"run": _brief(run), "chunks": tasks} for run, tasks in listed]

@@ -9,6 +9,7 @@ import click
 from rivet_fleet.cli.environment import operator
 from rivet_fleet.cli.say import say
 from rivet_fleet.cli.session import (
+    Session,
     config_option,
     fleet_of,
     json_option,
@@ -21,6 +22,7 @@ from rivet_fleet.contracts.binding import describe_binding
 from rivet_fleet.contracts.codec import dumps
 from rivet_fleet.contracts.cursor import describe_mark
 from rivet_fleet.coordination import marks, operate
+from rivet_fleet.coordination.campaign_lookup import refuse_other_owner
 from rivet_fleet.coordination.operate import Word
 from rivet_fleet.errors import UsageError
 from rivet_fleet.planning.connections import seal_key
@@ -32,7 +34,10 @@ __all__ = ["state"]
 @config_option
 @param_option
 @state_option
-@click.option("-e", "--export", "export_name", required=True, help="Whose mark goes on.")
+@click.option("-e", "--export", "export_name", default=None, help="Whose mark goes on.")
+@click.option(
+    "--campaign", is_flag=True, help="Whatever campaigns of this name there are are this file's."
+)
 @click.option("--reason", default="", help="Why that is right: kept in the journal.")
 @click.option("--by", default=None, help="Who says so; the user and host of this process.")
 @json_option
@@ -40,19 +45,27 @@ def accept(
     config: Path,
     params: tuple[str, ...],
     state_url: str | None,
-    export_name: str,
+    export_name: str | None,
+    campaign: bool,
     reason: str,
     by: str | None,
     as_json: bool,
 ) -> int:
-    """Let an export go on from its mark although the mark belongs to something else now.
+    """Let an export go on from its mark although the mark belongs to something else now; with
+    --campaign, let campaigns of this name belong to this configuration.
 
     The source is asked, the present meaning is stored beside the mark, and the journal keeps
-    who said so, why, before and after. Rows at or below the mark are not read again.
+    who said so, why, before and after. Rows at or below the mark are not read again. Campaigns
+    are signed over without asking anybody, and not while a worker holds a chunk of one.
     """
+    if campaign == (export_name is not None):
+        raise UsageError("accept what?", hint="-e EXPORT for its mark, or --campaign")
     session = start(config, params, state_url, quiet=True)
+    word = Word(by=by or operator(), reason=reason.strip())
+    if export_name is None:
+        return _accept_campaigns(session, word, as_json=as_json)
     with fleet_of(session, "accept") as fleet:
-        word = Word(by=by or operator(), reason=reason.strip())
+        refuse_other_owner(fleet.store, session.loaded)
         done = marks.accept_mark(fleet, session.loaded, export_name, word)
     if as_json:
         say(dumps(done), as_json=True)
@@ -64,6 +77,20 @@ def accept(
     for change in done.changes:
         say(f"  {change.sentence}")
     say(f"  bound to {describe_binding(done.binding)}")
+    return 0
+
+
+def _accept_campaigns(session: Session, word: Word, *, as_json: bool) -> int:
+    with fleet_of(session, "accept") as fleet:
+        done = operate.accept_campaigns(fleet, session.loaded, word)
+    if as_json:
+        say(dumps(done), as_json=True)
+    elif not done.created:
+        say(f"campaigns of {done.campaign_name} belong to this already: nothing was changed")
+    else:
+        say(f"{done.campaigns} campaign(s) of {done.campaign_name} belong to {done.after.shown}")
+        if done.before is not None:
+            say(f"  and belonged to {done.before.shown}")
     return 0
 
 
@@ -80,6 +107,7 @@ def _reset(
     if export_name not in known:
         raise UsageError(f"no export {export_name}", hint=f"known exports: {', '.join(known)}")
     with fleet_of(session, "state") as fleet:
+        refuse_other_owner(fleet.store, session.loaded)
         removed = fleet.store.reset_export(
             session.loaded.campaign_name, export_name, chunks_only=chunks_only
         )
@@ -119,7 +147,7 @@ def migrate(config: Path, params: tuple[str, ...], state_url: str | None) -> int
     A SQLite file is copied first, to `<name>.before-<version>`. Of a PostgreSQL database take a
     dump before: that is its operator's. Refused while an older program still works with it.
     """
-    session = start(config, params, state_url, quiet=True)
+    session = start(config, params, state_url, quiet=True, needs_namespace=False)
     with fleet_of(session, "state", begins=True) as fleet:
         fleet.store.check_version()
     say("the state database has this program's schema version")

@@ -17,6 +17,7 @@ from rivet_fleet.cli.session import (
     param_option,
     start,
     state_option,
+    wanted_campaign,
 )
 from rivet_fleet.contracts.codec import dumps, to_plain
 from rivet_fleet.contracts.events import EventName
@@ -40,10 +41,6 @@ export_option = click.option(
 _LOOKED_AT = 1000
 """So many of the newest entries are known to a follower: one that is missing between them is
 told when it comes."""
-
-
-def _id(campaign_id: str | None) -> CampaignId | None:
-    return CampaignId(campaign_id) if campaign_id else None
 
 
 @click.command()
@@ -79,7 +76,7 @@ def metrics(
     with fleet_of(session, "metrics", migrate=False) as fleet:
         name = session.loaded.campaign_name
         try:
-            view = find_campaign(fleet, name, _id(campaign_id))
+            view = find_campaign(fleet, session.loaded, wanted_campaign(session, campaign_id))
         except StateRefused:
             # A collector that is there before the first campaign sees no series, not a failure.
             if prometheus and campaign_id is None:
@@ -152,7 +149,7 @@ def journal(
     _refuse_unknown(events)
     session = start(config, params, state_url, quiet=True)
     with fleet_of(session, "journal", migrate=False) as fleet:
-        view = find_campaign(fleet, session.loaded.campaign_name, _id(campaign_id))
+        view = find_campaign(fleet, session.loaded, wanted_campaign(session, campaign_id))
         only = JournalFilter(
             export_name=export_name,
             events=events,

@@ -16,12 +16,12 @@ from rivet_fleet.cli.session import (
     process_options,
     start,
     state_option,
+    wanted_campaign,
 )
 from rivet_fleet.contracts.allowed import Allowed
 from rivet_fleet.coordination import wiring
 from rivet_fleet.coordination.fitness import Defect, unfit
 from rivet_fleet.errors import ConfigError
-from rivet_fleet.planning.campaign import check_campaign_id
 
 
 @click.command()
@@ -79,7 +79,7 @@ def worker(
         raise unfit(Defect.CONFIGURATION, error) from None
     if session.environment.supervisor_pid is not None and worker_id is not None:
         die_with_supervisor(session.environment.supervisor_pid)
-    wanted = check_campaign_id(campaign_id) if campaign_id else None
+    wanted = wanted_campaign(session, campaign_id)
     options = process_options(session, name, worker_id=worker_id, supervised=worker_id is not None)
     allowed = Allowed(
         sources=sources or options.allowed.sources,

@@ -55,6 +55,9 @@ class DoctorCode(Enum):
     STATE_ENCRYPTED = "RIVET_STATE_ENCRYPTED"
     STATE_NOT_ENCRYPTED = "RIVET_STATE_NOT_ENCRYPTED"
     STATE_CLOCK_SKEW = "RIVET_STATE_CLOCK_SKEW"
+    STATE_NAMESPACE = "RIVET_STATE_NAMESPACE"
+    STATE_NAMESPACE_MISSING = "RIVET_STATE_NAMESPACE_MISSING"
+    STATE_SOURCE_SHARED = "RIVET_STATE_SOURCE_SHARED"
     DESTINATION_WRITABLE = "RIVET_DESTINATION_WRITABLE"
     DESTINATION_REFUSED = "RIVET_DESTINATION_REFUSED"
     DESTINATION_UNAVAILABLE = "RIVET_DESTINATION_UNAVAILABLE"
@@ -124,6 +127,8 @@ class StateHealth:
     obstacle: str | None = None
     encryption: str | None = None
     """What encrypts the way to a server; empty: nothing. None: a file, or it does not say."""
+    read_by_others: frozenset[str] = frozenset()
+    """Sources that campaigns of other namespaces read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from rivet_fleet.contracts.artifact import Freshness, PlanArtifact, by_name, fre
 from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.keys import CampaignId, RunId
 from rivet_fleet.contracts.task import CampaignStatus, RunStatus, TaskStatus
+from rivet_fleet.coordination.campaign_lookup import refuse_other_owner
 from rivet_fleet.coordination.coordinator import live_coordinator
 from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.coordination.submit import (
@@ -88,6 +89,7 @@ def apply_plan(
     """
     _refuse_changed_config(loaded, artifact)
     _refuse_other_sources(loaded, artifact)
+    refuse_other_owner(fleet.store, loaded)
     if fleet.store.campaign(artifact.plan_id) is not None:
         _refuse_other_plan(fleet, artifact)
         already = _already(fleet, artifact.plan_id)

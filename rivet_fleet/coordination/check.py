@@ -111,7 +111,8 @@ def _remembered(
     loaded: LoadedConfig, options: ProcessOptions, names: list[str], notes: list[str]
 ) -> Remembered:
     try:
-        return remember(loaded, names, state_url=options.state_url or state_url(loaded))
+        url = options.state_url or state_url(loaded)
+        return remember(loaded, names, state_url=url, namespace=options.namespace)
     except RivetFleetError as error:
         notes.append(f"no history: {error.message}; judged by the sources' own numbers alone")
         return Remembered()

@@ -20,6 +20,7 @@ from rivet_fleet.persistence.health import state_health
 from rivet_fleet.planning.campaign import date_of, new_campaign_id
 from rivet_fleet.planning.config_models import ExportConfig
 from rivet_fleet.planning.connections import SourceConnection, source_connection, state_url
+from rivet_fleet.planning.identity import present_identity
 from rivet_fleet.planning.loaded import LoadedConfig
 from rivet_fleet.planning.protection import readers_of
 from rivet_fleet.planning.request import relation_of
@@ -28,6 +29,7 @@ from rivet_fleet.planning.symptoms import (
     from_note,
     of_decoder,
     of_host,
+    of_namespace,
     of_server,
     of_space,
     of_state,
@@ -38,16 +40,21 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def examine(
-    loaded: LoadedConfig, options: ProcessOptions, *, now_s: float
+    loaded: LoadedConfig,
+    options: ProcessOptions,
+    *,
+    now_s: float,
+    namespace_missing: bool = False,
 ) -> tuple[DoctorFinding, ...]:
     """Every finding about one configuration. Writes a few bytes at each destination and in the
-    spool folder and removes them; raises nothing but what is no error of ours."""
+    spool folder and removes them; raises nothing but what is no error of ours.
+    ``namespace_missing``: nobody said whose part of a shared state this is."""
     return (
         *_configuration(loaded),
         *_sources(loaded, options),
         *examine_signals(loaded, options),
         *examine_engines(sorted({loaded.sources[name].type for name in loaded.used_sources()})),
-        *_state(loaded, options, now_s),
+        *_state(loaded, options, now_s, None if namespace_missing else options.namespace),
         *_places(loaded, now_s),
         *of_host(
             host_limits(),
@@ -205,9 +212,14 @@ def _privileges(
 # ---------------------------------------------------------------- state, destinations, host
 
 
-def _state(loaded: LoadedConfig, options: ProcessOptions, now_s: float) -> Iterator[DoctorFinding]:
+def _state(
+    loaded: LoadedConfig, options: ProcessOptions, now_s: float, namespace: str | None
+) -> Iterator[DoctorFinding]:
     try:
-        yield from of_state(state_health(options.state_url or state_url(loaded)), now_s=now_s)
+        url = options.state_url or state_url(loaded)
+        health = state_health(url, namespace=options.namespace)
+        yield from of_state(health, now_s=now_s)
+        yield from of_namespace(health, namespace, present_identity(loaded).sources)
     except RivetFleetError as error:
         yield from_error(
             error,

@@ -20,6 +20,7 @@ from rivet_fleet.contracts.manifest import (
     run_manifest_name,
     success_line,
 )
+from rivet_fleet.contracts.namespace import namespace_of
 from rivet_fleet.contracts.part import LedgerPart
 from rivet_fleet.contracts.plan import ExportPlan
 from rivet_fleet.contracts.proof import RunProof
@@ -47,6 +48,14 @@ from rivet_fleet.observability.run_summary import (
     summary_json,
     summary_markdown,
 )
+from rivet_fleet.verification.manifests import (
+    MANIFEST_BYTES_MAX,
+    ManifestUnreadable,
+    parse_manifest,
+)
+
+DESTINATION_SHARED = "RIVET_DESTINATION_SHARED"
+"""The code of every refusal to deliver where another namespace does."""
 
 
 def finalize_run(fleet: Fleet, run_id: RunId) -> bool:
@@ -81,6 +90,10 @@ def finalize_run(fleet: Fleet, run_id: RunId) -> bool:
     if run.plan.skip_empty and not parts:
         # No delivery at all: what was delivered before stays what it was (inventory §8.3).
         return _finish(fleet, run, lease, parts, "", findings)
+    other = delivered_by_other(destination, fleet.store.namespace)
+    if other is not None:
+        _leave_to_other(fleet, run, lease, other)
+        return False
     body = manifest_bytes(fleet, run, destination, parts, proof)
     _write(fleet, destination, run, lease, parts, body)
     return _finish(fleet, run, lease, parts, fingerprint_bytes(body), findings)
@@ -101,6 +114,39 @@ def _refuse(
         return
     tell_findings(fleet, run, findings)
     _report(fleet, run.run_id, parts)
+
+
+def delivered_by_other(destination: Destination, namespace: str) -> str | None:
+    """What is wrong with the folder, when its manifest is of another namespace's run (N4)."""
+    body = destination.read(MANIFEST_NAME, MANIFEST_BYTES_MAX)
+    if body is None:
+        return None
+    try:
+        owner = namespace_of(parse_manifest(body).run_id)
+    except ManifestUnreadable:
+        return None  # whatever it is, it is no delivery of anybody
+    if owner == namespace:
+        return None
+    return f"{destination.uri} holds deliveries of another namespace, and this is {namespace}"
+
+
+def _leave_to_other(fleet: Fleet, run: RunView, lease: FinalizeLease, why: str) -> None:
+    """Another namespace was first. What is visible of this run stays in its own folder."""
+    error = f"{why} [{DESTINATION_SHARED}]"
+    try:
+        fleet.patience.call("give the folder up", lambda: fleet.store.fail_run(lease, error))
+    except LeaseLost:
+        return
+    fleet.emit(
+        Event(
+            name=EventName.RUN_FAILED,
+            campaign_id=run.campaign_id,
+            run_id=run.run_id,
+            export_name=run.export_name,
+            worker_id=fleet.identity.worker_id,
+            message=error,
+        )
+    )
 
 
 def _reopen_lost(
@@ -276,7 +322,7 @@ def withdraw_success(destination: Destination, plan: ExportPlan) -> None:
 
     The canonical marker goes only when it speaks of this run.
     """
-    body = destination.read(run_manifest_name(plan.run_id), 64 * 1024 * 1024)
+    body = destination.read(run_manifest_name(plan.run_id), MANIFEST_BYTES_MAX)
     canonical = destination.read(SUCCESS_NAME, 4096)
     if body is not None and canonical == success_line(fingerprint_bytes(body)):
         destination.remove(SUCCESS_NAME)

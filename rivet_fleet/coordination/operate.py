@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from rivet_fleet.contracts.events import EventName
+from rivet_fleet.contracts.events import Event, EventName
+from rivet_fleet.contracts.identity import CampaignIdentity
 from rivet_fleet.contracts.keys import CampaignId
+from rivet_fleet.contracts.namespace import namespace_of
 from rivet_fleet.contracts.part import PartStatus, receipt_key
 from rivet_fleet.contracts.protection import SourceBudget
 from rivet_fleet.contracts.state import RunView
@@ -17,7 +19,9 @@ from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.coordination.identity import process_alive
 from rivet_fleet.coordination.publish import Published, reopen_chunk
 from rivet_fleet.errors import StateRefused, UsageError
-from rivet_fleet.execution.destination import Destination, Presence
+from rivet_fleet.execution.destination import Destination, Presence, StagedInfo
+from rivet_fleet.planning.identity import present_identity
+from rivet_fleet.planning.loaded import LoadedConfig
 from rivet_fleet.verification.gc import sweep_spool, sweep_staged
 
 if TYPE_CHECKING:
@@ -89,6 +93,50 @@ def accept(fleet: Fleet, campaign_id: CampaignId, *, export_name: str, word: Wor
         gates=tuple(gate.sentence for gate in accepted.acceptance.gates),
         status=after.status.value,
         error=after.error,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AcceptedCampaigns:
+    """Whose the campaigns of a name are now; ``created`` False when they were already."""
+
+    campaign_name: str
+    created: bool
+    campaigns: int
+    before: CampaignIdentity | None
+    after: CampaignIdentity
+
+
+def accept_campaigns(fleet: Fleet, loaded: LoadedConfig, word: Word) -> AcceptedCampaigns:
+    """An operator's word that campaigns of this name belong to this configuration (N3). Raises
+    StateRefused when there is none, or while somebody works on one."""
+    name, now = loaded.campaign_name, present_identity(loaded)
+    known = fleet.store.campaigns(name=name)
+    if not known:
+        raise StateRefused(
+            f"there is no campaign of {name} in namespace {fleet.store.namespace}",
+            hint="`rivet-fleet run` starts the first one",
+        )
+    before = next((one.identity for one in known if one.identity is not None), None)
+    created = any(one.identity is None or not one.identity.is_of(now) for one in known)
+    event = Event(
+        name=EventName.CAMPAIGN_ACCEPTED,
+        worker_id=fleet.identity.worker_id,
+        message=f"campaigns of {name} belong to {now.shown}",
+        data={
+            "by": word.by,
+            "reason": word.reason,
+            "campaigns": [one.campaign_id for one in known],
+            "before": before.shown if before else "",
+            "after": now.shown,
+        },
+    )
+    if created:
+        fleet.patience.call(
+            "accept the campaigns", lambda: fleet.store.accept_campaigns(name, now, event)
+        )
+    return AcceptedCampaigns(
+        campaign_name=name, created=created, campaigns=len(known), before=before, after=now
     )
 
 
@@ -189,7 +237,8 @@ def collect_garbage(fleet: Fleet, campaign_id: CampaignId, *, min_age_s: float) 
 def _sweep(
     fleet: Fleet, destination: Destination, run: RunView, min_age_s: float
 ) -> tuple[int, int]:
-    """All campaigns of this name share the prefix, so the ledgers of all of them are read."""
+    """All campaigns of this name share the prefix, so the ledgers of all of them are read. Those
+    of other namespaces cannot be: what their runs have staged is left alone."""
     view = fleet.store.campaign(run.campaign_id)
     name = view.campaign_name if view else None
 
@@ -203,5 +252,8 @@ def _sweep(
             if part.status is PartStatus.COMMITTED
         }
 
-    swept = sweep_staged(destination, ledger, min_age_s=min_age_s)
+    def ours(staged: StagedInfo) -> bool:
+        return namespace_of(staged.path.partition("/")[0]) == fleet.store.namespace
+
+    swept = sweep_staged(destination, ledger, ours=ours, min_age_s=min_age_s)
     return len(swept), sum(info.size_bytes for info in swept)

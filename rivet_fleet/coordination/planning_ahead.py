@@ -25,6 +25,7 @@ from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.contracts.plan import CampaignPlan, ExportPlan, PlannedRun
 from rivet_fleet.contracts.state import MeasuredRun
 from rivet_fleet.coordination.asking import Asked
+from rivet_fleet.coordination.campaign_lookup import refuse_other_owner
 from rivet_fleet.coordination.wiring import ProcessOptions, open_planned_source, redactor
 from rivet_fleet.errors import ConfigError, StateRefused, UsageError
 from rivet_fleet.execution.registry import open_format
@@ -53,14 +54,18 @@ class Remembered:
     last_plans: Mapping[str, ExportPlan] = field(default_factory=dict)
 
 
-def remember(loaded: LoadedConfig, names: Sequence[str], *, state_url: str) -> Remembered:
+def remember(
+    loaded: LoadedConfig, names: Sequence[str], *, state_url: str, namespace: str
+) -> Remembered:
     """Read the state database without creating or changing it. Raises StateUnavailable, and
-    StateRefused for one of another version."""
+    StateRefused for one of another version, or where campaigns of this name belong to another
+    configuration."""
     if not store_exists(state_url):
         return Remembered()
-    store = open_store(state_url, pool_size=1, seal_key=seal_key(loaded))
+    store = open_store(state_url, namespace=namespace, pool_size=1, seal_key=seal_key(loaded))
     try:
         store.check_version()
+        refuse_other_owner(store, loaded)
         return Remembered(
             history=store.history(loaded.campaign_name, names),
             marks=store.marks(loaded.campaign_name, names),
@@ -90,7 +95,7 @@ def plan_ahead(
     for an unknown name, and ConfigError when the plan would hold a secret.
     """
     chosen = _chosen(loaded, names)
-    remembered = remember(loaded, chosen, state_url=state_url)
+    remembered = remember(loaded, chosen, state_url=state_url, namespace=options.namespace)
     asked = _asked(loaded, options, chosen, remembered.marks)
     decided = decide(
         loaded,

@@ -13,9 +13,16 @@ from rivet_fleet.contracts.plan import CampaignPlan, ExportPlan
 from rivet_fleet.contracts.state import CampaignView, MeasuredRun, RunView
 from rivet_fleet.contracts.task import CampaignStatus, RunStatus
 from rivet_fleet.coordination.asking import Asked
+from rivet_fleet.coordination.campaign_lookup import refuse_other, refuse_other_owner
+from rivet_fleet.coordination.finalize import DESTINATION_SHARED, delivered_by_other
 from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.coordination.gates import tell_schema_changes
-from rivet_fleet.errors import CampaignIncomplete, ConfigError, RivetFleetError
+from rivet_fleet.errors import (
+    CampaignIncomplete,
+    ConfigError,
+    DestinationRefused,
+    RivetFleetError,
+)
 from rivet_fleet.execution.registry import open_format
 from rivet_fleet.execution.types import arrow_schema
 from rivet_fleet.planning.campaign import new_campaign_id
@@ -54,14 +61,17 @@ def submit(
     """Plan and store a campaign, or continue the one that is there (idempotent).
 
     A given id that exists, or, without an id, an active campaign of the same name, is
-    continued by its stored plan; ConfigError when the configuration has changed since. One
+    continued by its stored plan; ConfigError when the configuration has changed since,
+    StateRefused when campaigns of this name belong to another configuration (N3). One
     that ended incomplete is the operator's to decide about: CampaignIncomplete. ``anew``
     starts a new campaign in place of whatever is unfinished, which is given up in the
     transaction that stores it: a plan that fails costs nothing (B5).
     """
+    refuse_other_owner(fleet.store, loaded)
     unfinished = _unfinished(fleet, loaded)
     existing = _existing(fleet, [] if anew else unfinished, wanted)
     if existing is not None:
+        refuse_other(loaded, existing)
         _refuse_changed(fleet, loaded, existing)
         go_on(fleet, loaded, existing.campaign_id)
         return Submitted(
@@ -69,7 +79,7 @@ def submit(
             created=False,
             left_out=_not_planned(fleet, loaded, existing.campaign_id),
         )
-    campaign_id = wanted or new_campaign_id(fleet.clock.now_s())
+    campaign_id = wanted or new_campaign_id(fleet.clock.now_s(), fleet.store.namespace)
     replacing = [campaign.campaign_id for campaign in unfinished] if anew else []
     plan, left_out = plan_now(fleet, loaded, campaign_id)
     stored = store_plan(fleet, plan, replacing=replacing)
@@ -248,6 +258,12 @@ def check_deliverable(fleet: Fleet, plan: CampaignPlan) -> None:
         destination = fleet.open_destination(planned.plan.destination)
         try:
             destination.check()
+            if (other := delivered_by_other(destination, fleet.store.namespace)) is not None:
+                raise DestinationRefused(
+                    f"{other}; export {planned.plan.export_name} would take its name",
+                    hint="give the export another destination.path: one folder is one dataset",
+                    code=DESTINATION_SHARED,
+                )
         finally:
             destination.close()
 

@@ -13,6 +13,7 @@ from rivet_fleet.contracts.allowed import EVERYTHING, Allowed
 from rivet_fleet.contracts.clock import Clock, SystemClock
 from rivet_fleet.contracts.events import Emit, Event, EventName
 from rivet_fleet.contracts.keys import CampaignId, WorkerId
+from rivet_fleet.contracts.namespace import NAMESPACE_DEFAULT
 from rivet_fleet.contracts.plan import DestinationPlan
 from rivet_fleet.contracts.protection import MonitorPlan
 from rivet_fleet.contracts.url import redact
@@ -72,6 +73,7 @@ class ProcessOptions:
 
     name: str
     state_url: str | None = None
+    namespace: str = NAMESPACE_DEFAULT
     worker_id: str | None = None
     host_id: str | None = None
     parent_pid: int | None = None
@@ -163,11 +165,12 @@ def open_fleet(
 
     def heartbeat_store() -> Store:
         # A beat that hangs must leave time for the next one before the lease runs out.
+        limit_s = max(2.0, settings.lease_ttl_s / 4)
         return open_store(
-            url, seal_key=key, pool_size=1, answer_max_s=max(2.0, settings.lease_ttl_s / 4)
+            url, namespace=options.namespace, seal_key=key, pool_size=1, answer_max_s=limit_s
         )
 
-    store = open_store(url, seal_key=key)
+    store = open_store(url, namespace=options.namespace, seal_key=key)
     opening = Patience(clock, stop, _thread_emit(), limit_s=wait_s)
     opening.call("open the state", store.migrate if migrate else store.check_version)
     emit = fan_out(log_emit(), journal_emit(store.write_journal, hide), on_error=_sink_failed)
@@ -344,7 +347,7 @@ def run_worker(
         install(fleet.stop)
         if options.parent_pid is not None:
             stop_with_parent(fleet.stop)
-        view = await_campaign(fleet, loaded.campaign_name, campaign, wait_s=wait_s)
+        view = await_campaign(fleet, loaded, campaign, wait_s=wait_s)
         if view is None:
             return ExitCode.STOPPED
         fleet = for_campaign(fleet, view.campaign_id)

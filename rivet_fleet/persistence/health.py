@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from rivet_fleet.contracts.codec import loads
 from rivet_fleet.contracts.doctor import StateHealth
+from rivet_fleet.contracts.identity import CampaignIdentity
+from rivet_fleet.contracts.namespace import NAMESPACE_DEFAULT
 from rivet_fleet.errors import StateError
 from rivet_fleet.persistence.database import Database, Transaction
 from rivet_fleet.persistence.dialects import refuse_network_filesystem
@@ -14,6 +17,10 @@ from rivet_fleet.persistence.open import dialect_of, sqlite_path
 from rivet_fleet.persistence.versions import SCHEMA_VERSION
 
 _TOUCH = "UPDATE campaign SET campaign_name = campaign_name WHERE 1 = 0"
+_OTHERS = """
+SELECT DISTINCT identity_json FROM campaign
+WHERE namespace <> :namespace AND identity_json IS NOT NULL
+"""
 _PROTECTION = (
     "SELECT coalesce((SELECT version || ', ' || cipher FROM pg_stat_ssl"
     " WHERE pid = pg_backend_pid() AND ssl), '')"
@@ -21,7 +28,7 @@ _PROTECTION = (
 _MAY_CREATE = "SELECT has_schema_privilege(current_schema(), 'CREATE')"
 
 
-def state_health(url: str) -> StateHealth:
+def state_health(url: str, *, namespace: str = NAMESPACE_DEFAULT) -> StateHealth:
     """How it stands. Raises StateUnavailable, StateRefused when it cannot even be asked.
 
     Whether it can be written is tried with a statement that changes no row; a file that is not
@@ -30,7 +37,7 @@ def state_health(url: str) -> StateHealth:
     path = sqlite_path(url)
     if path is not None and not path.exists():
         return _absent_file(path)
-    database = Database(dialect_of(url), pool_size=1)
+    database = Database(dialect_of(url), pool_size=1, namespace=namespace)
     try:
         with database.connected() as connection:
             version = stored_version(connection)
@@ -42,9 +49,16 @@ def state_health(url: str) -> StateHealth:
             now_s=database.one(lambda tx: float(tx.scalar("SELECT NOW_S"))),
             obstacle=_obstacle(database, version),
             encryption=None if path is not None else _encryption(database),
+            read_by_others=_read_by_others(database) if version == SCHEMA_VERSION else frozenset(),
         )
     finally:
         database.close()
+
+
+def _read_by_others(database: Database) -> frozenset[str]:
+    """Sources alone: nothing else of another namespace is anybody's business here."""
+    found = database.one(lambda tx: tx.all(_OTHERS))
+    return frozenset(one for row in found for one in loads(CampaignIdentity, row[0]).sources)
 
 
 def _absent_file(path: Path) -> StateHealth:

@@ -264,7 +264,7 @@ class CampaignConfig(Block):
 
 
 class StateConfig(Block):
-    """Where the fleet remembers, and what seals it. At most one of the two URLs."""
+    """Where the fleet remembers, whose part of it, and what seals it. At most one of the two URLs."""
 
     url: SecretStr | None = Field(
         default=None,
@@ -278,6 +278,11 @@ class StateConfig(Block):
         default=None,
         description="The environment variable with the key (at least 16 bytes) that plans, ranges, "
         "parts, budgets and marks in the state are sealed with; without it seals are digests.",
+    )
+    namespace: str | None = Field(
+        default=None,
+        description="Whose campaigns, marks and budgets these are; needed with a server, default "
+        "with a file. Lower-case letters, digits, '.', '_', '-'.",
     )
 
 

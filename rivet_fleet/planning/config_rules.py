@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 
 from rivet_fleet.contracts.keys import RelationName, parse_relation
+from rivet_fleet.contracts.namespace import check_namespace
 from rivet_fleet.planning.config_models import ExportConfig, FleetConfig, SourceConfig
 from rivet_fleet.planning.config_shapes import check_shapes
 from rivet_fleet.planning.config_windows import check_windows
@@ -176,6 +177,11 @@ def _groups(
 def _state(config: FleetConfig) -> Iterator[Problem]:
     if config.state.url is not None and config.state.url_env is not None:
         yield _problem(("state",), "url and url_env exclude each other", "keep url_env")
+    if config.state.namespace is not None:
+        try:
+            check_namespace(config.state.namespace)
+        except ValueError as problem:
+            yield _problem(("state", "namespace"), str(problem))
 
 
 def _source(source: SourceConfig, at: ConfigKey, engines: frozenset[str]) -> Iterator[Problem]:

@@ -33,6 +33,7 @@ from rivet_fleet.planning.config_quality import quality_plan, uncompared, unknow
 from rivet_fleet.planning.connections import SourceConnection
 from rivet_fleet.planning.cuts import Refusal
 from rivet_fleet.planning.diagnostics import diagnose
+from rivet_fleet.planning.identity import identity_of
 from rivet_fleet.planning.increment import Moving, Windowed, window_of
 from rivet_fleet.planning.loaded import LoadedConfig
 from rivet_fleet.planning.memory import memory_budget
@@ -132,6 +133,7 @@ def plan_campaign(
         config_path=str(loaded.path.absolute()),
         runs=tuple(runs),
         budgets=budgets_of(loaded),
+        identity=identity_of(loaded, connections.values()),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rivet_fleet.contracts.doctor import (
     DoctorCode,
@@ -169,6 +169,40 @@ def of_state(health: StateHealth, *, now_s: float) -> Iterator[DoctorFinding]:
             "`validate`'s ages go by this machine's",
             hint="let both follow the same time server",
         )
+
+
+def of_namespace(
+    health: StateHealth, namespace: str | None, sources: Sequence[str]
+) -> Iterator[DoctorFinding]:
+    """Whose part of the state this is; None: nothing says it where others may be. ``sources``:
+    where this configuration reads, as ``CampaignIdentity.sources``."""
+    if namespace is None:
+        yield DoctorFinding(
+            code=DoctorCode.STATE_NAMESPACE_MISSING,
+            gravity=Gravity.ERROR,
+            subject="state",
+            what="nothing says whose campaigns these are",
+            why="several teams may use one server, and no command guesses",
+            hint="state: {namespace: …}, --namespace or RIVET_FLEET_NAMESPACE; what programs "
+            "without namespaces have stored is in `default`",
+        )
+        return
+    yield DoctorFinding(
+        code=DoctorCode.STATE_NAMESPACE,
+        gravity=Gravity.OK,
+        subject="state",
+        what=f"namespace {namespace}",
+    )
+    for source in sources:
+        if source in health.read_by_others:
+            yield DoctorFinding(
+                code=DoctorCode.STATE_SOURCE_SHARED,
+                gravity=Gravity.WARNING,
+                subject="state",
+                what=f"another namespace reads {source}, too",
+                why="a source group's budget is one namespace's: the source bears the sum",
+                hint="grant each a part of what the source can give",
+            )
 
 
 def _schema(health: StateHealth) -> DoctorFinding:

@@ -25,13 +25,15 @@ def sweep_staged(
     destination: Destination,
     ledger_receipts: Callable[[], set[str]],
     *,
+    ours: Callable[[StagedInfo], bool] = lambda _staged: True,
     min_age_s: float = STAGED_MIN_AGE_S,
     dry_run: bool = False,
 ) -> list[StagedInfo]:
     """Discard staged bytes at least ``min_age_s`` old that no ledger row needs.
 
     ``ledger_receipts`` reads the ``receipt_key`` of every committed row (a published one's part
-    is durable under its name); it is called exactly once, after the listing is complete.
+    is durable under its name); it is called exactly once, after the listing is complete. ``ours``:
+    what the ledger could know of.
     Returns what was (or would be) discarded.
     Raises DestinationError; what was discarded before stays discarded.
     """
@@ -42,7 +44,7 @@ def sweep_staged(
     garbage = [
         staged
         for staged in listed
-        if staged.age_s >= min_age_s and receipt_key(staged.receipt) not in named
+        if staged.age_s >= min_age_s and ours(staged) and receipt_key(staged.receipt) not in named
     ]
     if not dry_run:
         for staged in garbage:

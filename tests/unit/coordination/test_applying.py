@@ -129,6 +129,7 @@ def apply(
     fleet = make_fleet(store, tmp_path)
     fleet.clock, fleet.emit = Counter(plan.created_at_s + age_s), events.append
     loaded: Any = SimpleNamespace(
+        campaign_name="shop",
         digest=digest,
         sections={"e0": "new"},
         path=Path("fleet.yaml"),

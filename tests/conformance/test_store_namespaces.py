@@ -1,0 +1,195 @@
+"""One state, two namespaces (ADR 0022): each behaves as if it were alone (N1, N2).
+
+The in-memory model of a namespace is a store of its own, so what the other two must do is what two
+models do that know nothing of each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from rivet_fleet.contracts.codec import dumps
+from rivet_fleet.contracts.events import Event, EventName
+from rivet_fleet.contracts.identity import CampaignIdentity
+from rivet_fleet.contracts.keys import CampaignId, RunId
+from rivet_fleet.contracts.namespace import NAMESPACE_DEFAULT, NAMESPACE_OTHER, within
+from rivet_fleet.contracts.plan import CampaignPlan
+from rivet_fleet.contracts.state import JournalFilter
+from rivet_fleet.errors import StateRefused
+from rivet_fleet.persistence.store import Store
+from tests.campaigns import campaign_plan
+from tests.conformance.test_store import finished
+from tests.stores import Backend, identity
+
+OURS, THEIRS = NAMESPACE_DEFAULT, "team-b"
+SPACES = (OURS, THEIRS)
+
+
+@pytest.fixture
+def pair(backend: Backend) -> Iterator[dict[str, Store]]:
+    other = backend.beside(THEIRS)
+    yield {OURS: backend.store, THEIRS: other}
+    other.close()
+
+
+def named(namespace: str, bare: str = "c1") -> CampaignId:
+    return CampaignId(within(bare, namespace))
+
+
+def plan(namespace: str, bare: str = "c1", **more: Any) -> CampaignPlan:
+    made = campaign_plan(
+        campaign_id=named(namespace, bare), chunks=(2,), groups=["db"], slots={"db": 1}, **more
+    )
+    return replace(made, identity=CampaignIdentity(name="shop", named=True, path=f"/{namespace}"))
+
+
+def submitted(pair: dict[str, Store]) -> None:
+    """The same everything in both: id, name, export, group."""
+    for namespace, store in pair.items():
+        assert store.submit(plan(namespace)).created
+
+
+def worker(namespace: str) -> Any:
+    return identity(f"w-{namespace}")
+
+
+def seen(store: Store, namespace: str) -> str:
+    """Everything a namespace can see of itself, but what merely passes."""
+    campaign_id = named(namespace)
+    run_id = RunId(within("c1-e0", namespace))
+    return dumps(
+        [
+            store.campaigns(),
+            store.runs(campaign_id),
+            store.tasks(run_id),
+            store.parts(run_id),
+            store.journal(),
+            store.metrics(),
+            store.budgets(),
+            [replace(w, heartbeat_at_s=0.0) for w in store.workers()],
+            store.groups(campaign_id),
+            store.progression("shop"),
+        ]
+    )
+
+
+def test_one_id_one_name_one_group_in_two_namespaces(pair: dict[str, Store]) -> None:
+    submitted(pair)
+    for namespace, store in pair.items():
+        claim = store.claim(named(namespace), worker(namespace), 60.0)
+        assert claim is not None, "the other's running chunk fills no budget of ours"
+        assert store.claim(named(namespace), worker(namespace), 60.0) is None
+        (view,) = store.campaigns(name="shop")
+        assert view.campaign_id == named(namespace) == claim.campaign_id
+        assert view.identity is not None and view.identity.path == f"/{namespace}"
+        assert claim.run_id == within("c1-e0", namespace)
+
+
+VERBS: dict[str, Callable[[Store, str], object]] = {
+    "cancel": lambda s, ns: s.cancel(named(ns)),
+    "reset": lambda s, _: s.reset_export("shop", "e1", chunks_only=False),
+    "requeue": lambda s, ns: s.requeue(named(ns)),
+    "replace": lambda s, ns: s.submit(plan(ns, "c2"), replacing=[named(ns)]),
+    "budget": lambda s, ns: s.set_budgets([plan(ns).budgets[0].__class__(group_name="db")], by="w"),
+    "renew": lambda s, ns: s.renew(worker(ns), [], 60.0, 1),
+    "reap": lambda s, _: s.reap_expired(),
+    "journal": lambda s, _: s.write_journal(Event(name=EventName.STAGED_SWEPT)),
+    "settle": lambda s, ns: s.finish_campaign(named(ns)),
+    "halt": lambda s, ns: s.lift_halt(named(ns)),
+    "reserve": lambda s, _: s.reserve("db", 1000.0, 1000.0),
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_no_verb_changes_another_namespace(pair: dict[str, Store], verb: str) -> None:
+    submitted(pair)
+    for namespace, store in pair.items():
+        store.renew(worker(namespace), [], 60.0, 1)
+    for namespace, other in (SPACES, SPACES[::-1]):
+        before = seen(pair[other], other)
+        VERBS[verb](pair[namespace], namespace)
+        assert seen(pair[other], other) == before
+
+
+def deliver(store: Store, namespace: str) -> None:
+    while (claim := store.claim(named(namespace), worker(namespace), 60.0)) is not None:
+        store.commit(claim.task_id, claim.fence, [], rows=0, pages=1)
+        store.mark_published(claim.task_id, claim.fence)
+    lease = store.lease_finalize(RunId(within("c1-e0", namespace)), worker(namespace), 60.0)
+    assert lease is not None
+    store.finish_run(lease, finished())
+    store.finish_campaign(named(namespace))
+
+
+def test_history_plans_and_metrics_are_ones_own(pair: dict[str, Store]) -> None:
+    submitted(pair)
+    ours, theirs = pair[OURS], pair[THEIRS]
+    deliver(theirs, THEIRS)
+    assert ours.history("shop", ["e0"]) == ours.last_plans("shop", ["e0"]) == {}
+    assert ours.metrics() == [] and ours.progression("shop") == []
+    assert [row["run_id"] for row in theirs.metrics()] == ["c1-e0@team-b"]
+    before = seen(theirs, THEIRS)
+    assert ours.reset_export("shop", "e0", chunks_only=False) == 1
+    assert seen(theirs, THEIRS) == before
+    assert theirs.reset_export("shop", "e0", chunks_only=False) == 1
+
+
+def test_an_expired_chunk_is_reaped_by_its_own(backend: Backend, pair: dict[str, Store]) -> None:
+    submitted(pair)
+    if backend.durable:
+        claim = pair[THEIRS].claim(named(THEIRS), worker(THEIRS), 60.0)
+        assert claim is not None
+        backend.expire(claim.task_id)
+        assert pair[OURS].reap_expired() == []
+        assert [one.task_id for one in pair[THEIRS].reap_expired()] == [claim.task_id]
+
+
+def test_the_journal_finds_workers_of_ones_own(pair: dict[str, Store]) -> None:
+    submitted(pair)
+    for namespace, store in pair.items():
+        store.renew(identity(f"id-{namespace}"), [], 60.0, 1)
+    only = JournalFilter(worker=f"id-{THEIRS}")
+    assert pair[OURS].journal(only=only) == []
+    assert [w.worker_id for w in pair[OURS].workers()] == [f"id-{OURS}"]
+
+
+FOREIGN: dict[str, Callable[[Store], object]] = {
+    "submit": lambda s: s.submit(plan(THEIRS)),
+    "campaign": lambda s: s.campaign(named(THEIRS)),
+    "runs": lambda s: s.runs(named(THEIRS)),
+    "run": lambda s: s.run(RunId("c1-e0@team-b")),
+    "cancel": lambda s: s.cancel(named(THEIRS)),
+    "claim": lambda s: s.claim(named(THEIRS), worker(OURS), 60.0),
+    "replace": lambda s: s.submit(plan(OURS, "c3"), replacing=[named(THEIRS)]),
+}
+
+
+@pytest.mark.parametrize("verb", FOREIGN)
+def test_an_id_of_another_namespace_is_refused(pair: dict[str, Store], verb: str) -> None:
+    pair[THEIRS].submit(plan(THEIRS))
+    before = seen(pair[THEIRS], THEIRS)
+    with pytest.raises(StateRefused, match="team-b") as refused:
+        FOREIGN[verb](pair[OURS])
+    assert refused.value.code == NAMESPACE_OTHER
+    assert seen(pair[THEIRS], THEIRS) == before and pair[OURS].campaigns() == []
+
+
+def test_campaigns_are_signed_over_within_a_namespace(pair: dict[str, Store]) -> None:
+    submitted(pair)
+    ours, theirs = pair[OURS], pair[THEIRS]
+    now = CampaignIdentity(name="shop", named=True, path="/moved")
+    event = Event(name=EventName.CAMPAIGN_ACCEPTED, message="moved")
+    claim = ours.claim(named(OURS), worker(OURS), 60.0)
+    assert claim is not None
+    with pytest.raises(StateRefused, match="live worker"):
+        ours.accept_campaigns("shop", now, event)
+    ours.release(claim.task_id, claim.fence)
+    assert ours.accept_campaigns("shop", now, event) == 1
+    assert ours.campaigns()[0].identity == now
+    assert [e.event for e in ours.journal()][-1] == "campaign.accepted"
+    identity_there = theirs.campaigns()[0].identity
+    assert identity_there is not None and identity_there.path == f"/{THEIRS}"
