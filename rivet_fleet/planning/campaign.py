@@ -28,9 +28,10 @@ def new_campaign_id(now_s: float, namespace: str = NAMESPACE_DEFAULT) -> Campaig
 
 
 def campaign_id_within(text: str, namespace: str) -> CampaignId:
-    """A user's word for a campaign, with or without ``@namespace``, as the state has it."""
-    bare, at, said = text.rpartition("@")
-    return CampaignId(within(bare if at and said == namespace else text, namespace))
+    """A user's word for a campaign, with or without ``@namespace``, as the state has it. Another
+    namespace stays: the state refuses it by name."""
+    bare, _, said = text.partition("@")
+    return CampaignId(text if said not in ("", namespace) else within(bare, namespace))
 
 
 def check_campaign_id(text: str) -> CampaignId:
