@@ -177,7 +177,10 @@ def copy(
     for table in done.tables:
         say(f"  {table.name:<20} {table.rows:>10} rows")
     said = "moved" if done.created else "had been copied already, and is moved now,"
-    say(f"the state {said} to {done.target}: point state: or RIVET_FLEET_STATE_URL there")
+    say(
+        f"the state {said} to {done.target}: point state: or RIVET_FLEET_STATE_URL there, and say "
+        f"whose part it is (state.namespace: {session.namespace})"
+    )
     return 0
 
 

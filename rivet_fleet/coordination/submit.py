@@ -261,7 +261,8 @@ def check_deliverable(fleet: Fleet, plan: CampaignPlan) -> None:
             if (other := delivered_by_other(destination, fleet.store.namespace)) is not None:
                 raise DestinationRefused(
                     f"{other}; export {planned.plan.export_name} would take its name",
-                    hint="give the export another destination.path: one folder is one dataset",
+                    hint="give the export another destination.path: one folder is one dataset; "
+                    "where what is there is yours and over, remove its manifest.json",
                     code=DESTINATION_SHARED,
                 )
         finally:

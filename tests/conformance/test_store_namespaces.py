@@ -20,10 +20,11 @@ from rivet_fleet.contracts.namespace import NAMESPACE_DEFAULT, NAMESPACE_OTHER, 
 from rivet_fleet.contracts.plan import CampaignPlan
 from rivet_fleet.contracts.state import JournalFilter
 from rivet_fleet.errors import StateRefused
+from rivet_fleet.persistence.health import state_health
 from rivet_fleet.persistence.store import Store
 from tests.campaigns import campaign_plan
 from tests.conformance.test_store import finished
-from tests.stores import Backend, identity
+from tests.stores import Backend, SqlBackend, identity
 
 OURS, THEIRS = NAMESPACE_DEFAULT, "team-b"
 SPACES = (OURS, THEIRS)
@@ -155,6 +156,15 @@ def test_the_journal_finds_workers_of_ones_own(pair: dict[str, Store]) -> None:
     only = JournalFilter(worker=f"id-{THEIRS}")
     assert pair[OURS].journal(only=only) == []
     assert [w.worker_id for w in pair[OURS].workers()] == [f"id-{OURS}"]
+
+
+def test_doctor_learns_which_sources_others_read(backend: Backend, pair: dict[str, Store]) -> None:
+    made = plan(THEIRS)
+    assert made.identity is not None
+    pair[THEIRS].submit(replace(made, identity=replace(made.identity, sources=("pg://db/shop",))))
+    if isinstance(backend, SqlBackend):
+        assert state_health(backend.url, namespace=OURS).read_by_others == {"pg://db/shop"}
+        assert state_health(backend.url, namespace=THEIRS).read_by_others == set()
 
 
 FOREIGN: dict[str, Callable[[Store], object]] = {

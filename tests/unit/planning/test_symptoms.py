@@ -161,3 +161,11 @@ def test_a_destination_that_overwrites_nothing_is_told_from_one_that_does(
     monkeypatch.setattr(type(destination), "publish", staticmethod(overwriting))
     assert not creates_only(destination, spool)
     assert list(destination.list_visible()) == []
+
+
+def test_whose_part_of_the_state_it_is_and_which_sources_have_two_budgets() -> None:
+    shared = health(read_by_others=frozenset({"pg://db/shop"}))
+    found = codes(symptoms.of_namespace(shared, "team-a", ("pg://db/shop", "pg://db/own")))
+    assert found == {C.STATE_NAMESPACE: Gravity.OK, C.STATE_SOURCE_SHARED: Gravity.WARNING}
+    missing = codes(symptoms.of_namespace(shared, None, ("pg://db/shop",)))
+    assert missing == {C.STATE_NAMESPACE_MISSING: Gravity.ERROR}
