@@ -264,7 +264,7 @@ class CampaignConfig(Block):
 
 
 class StateConfig(Block):
-    """Where the fleet remembers, whose part of it, and what seals it. At most one of the two URLs."""
+    """Where the fleet remembers, whose part, and what seals it. At most one of the two URLs."""
 
     url: SecretStr | None = Field(
         default=None,
