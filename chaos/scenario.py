@@ -285,7 +285,7 @@ class Campaign:
         shape = self.shape
         batch = "" if shape.batch_size is None else f", batch_size: {shape.batch_size}"
         head = f"""\
-campaign: {{name: chaos, workers: {shape.workers}, lease_ttl_s: {shape.lease_ttl_s},
+campaign: {{name: chaos, prove: all, workers: {shape.workers}, lease_ttl_s: {shape.lease_ttl_s},
   drain_grace_s: {shape.drain_grace_s}, max_chunk_attempts: {shape.attempts_max}}}
 state: {{url: "{self.state_url}", namespace: default}}
 spool_dir: {self.folder / "spool"}

@@ -155,9 +155,11 @@ def fleet_yaml(
 ) -> str:
     """A small configuration; ``extra`` is the export's own settings in flow style."""
     name = export or table
+    # What a run proves of itself must hold in everything that is tested.
+    proven = campaign if "prove:" in campaign else f"{campaign}, prove: all"
     return f"""\
 source: {source}
-campaign: {{name: shop, {campaign}}}
+campaign: {{name: shop, {proven}}}
 exports:
   - {{name: {name}, table: {table}, format: parquet, {extra},
      destination: {{type: local, path: {destination or f"./out/{name}"}}}}}

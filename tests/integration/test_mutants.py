@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
+from tests import warm
 from tests.mutants import HARMLESS, MUTANTS
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -18,16 +18,27 @@ _SUITES = "tests/conformance"
 
 def _run(mutant: str, selection: str, suites: Iterable[str]) -> subprocess.CompletedProcess[str]:
     # SQLite only: the guards are the same text on both backends, and a server per mutant is slow.
-    command = [sys.executable, "-m", "pytest", "-v", "--no-header", "--tb=line"]
-    return subprocess.run(
-        [*command, *(f"{_SUITES}/{suite}" for suite in sorted(suites)), "-k", selection],
+    process = warm.start(
+        "pytest",
+        [
+            *("-v", "--no-header", "--tb=line"),
+            *(f"{_SUITES}/{suite}" for suite in sorted(suites)),
+            *("-k", selection),
+        ],
         cwd=_ROOT,
         env={**os.environ, "RIVET_FLEET_TEST_MUTANT": mutant},
-        capture_output=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
-        timeout=120,
     )
+    with process:
+        try:
+            out, err = process.communicate(timeout=120)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
 def _outcomes(done: subprocess.CompletedProcess[str]) -> str:
