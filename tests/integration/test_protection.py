@@ -8,7 +8,6 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from rivet_fleet.coordination.protect import BLOCK_S
 from rivet_fleet.demo.embedded import EmbeddedPostgres
 from tests.integration.fleet_cli import ORDERS, Desk
 from tests.waiting import has_ended
@@ -79,9 +78,9 @@ def test_rows_and_connections_hold_over_two_hosts_and_are_shared(
     assert len(desk.delivered("")) == ROWS
     assert most_running == 3, "one of four connections is kept for planning and checks"
     assert most_connections <= 4
-    # Each of the three may have waited for a block that the last rows did not use up.
-    least_s, most_s = 0.85 * ROWS / RATE, 1.15 * ROWS / RATE + 3 * BLOCK_S
-    assert least_s <= ended_s - began_s <= most_s, "the rate does not hold"
+    # How much longer it takes is the machine's business: that nobody waits for more than was asked
+    # is the arithmetic's (tests/unit/coordination/test_protect.py).
+    assert ended_s - began_s >= 0.85 * ROWS / RATE, "the rate does not hold"
     assert min(shares.values()) > ROWS * 0.2, f"one of three, and not shared: {shares}"
 
 
