@@ -8,16 +8,24 @@ READY  := $(VENV)/.ready
 # Every process would compile every module anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test fuzz install lint types chaos chaos-all bench bench-oltp lock audit sbom clean
+.PHONY: demo test quick fuzz install lint types chaos chaos-all bench bench-oltp lock audit sbom clean
 
 demo: $(READY)
 	$(BIN)/rivet-fleet demo
 
-# One more than the two cores it is made for: much of a fault is waiting.
-TESTERS ?= 3
+# Two more than the two cores it is made for: much of a fault is waiting.
+TESTERS ?= 4
 
 test: $(READY) .tools/.ready
 	$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder
+
+# For the edit loop, about a minute: every rule, seam and pure decision, every removed guard, and a
+# campaign from each engine.
+QUICK := tests/house tests/conformance tests/unit tests/integration/test_mutants.py \
+    tests/integration/test_cli.py tests/integration/test_mysql_cli.py
+
+quick: $(READY) .tools/.ready
+	$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile $(QUICK)
 
 # The same properties with other examples each time, and more of them where that is cheap.
 fuzz: $(READY) .tools/.ready

@@ -171,7 +171,9 @@ def test_mysql_and_mariadb_are_followed_too(tmp_path, mysql_url_any, engine) -> 
 
 def test_a_time_window_is_delivered(desk, postgres) -> None:
     postgres.psql(
-        "INSERT INTO orders SELECT i, now() - i * interval '1 day' FROM generate_series(1, 9) i",
+        # Half a day from the window's edge, which is cut to the second.
+        "INSERT INTO orders SELECT i, now() - (i + 0.5) * interval '1 day' "
+        "FROM generate_series(1, 9) i",
         database=desk.environment["SHOP_URL"].rpartition("/")[2],
     )
     window = "mode: time_window, time_column: at, days_window: 5"
