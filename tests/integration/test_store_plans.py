@@ -30,6 +30,7 @@ STATEMENTS = {
     "settle": campaigns.OPEN_WORK,
 }
 PARAMETERS: dict[str, object] = {
+    "namespace": "default",
     "campaign_id": "c1",
     "group_name": "db",
     "task_id": 30_055,
