@@ -35,6 +35,8 @@ for path, command in commands(cli):
         if parameter.required and parameter.name != "config":
             word = "1" if isinstance(parameter.type, click.types.IntParamType) else "orders"
             given += [word] if isinstance(parameter, click.Argument) else [parameter.opts[0], word]
+    if path == ("state", "accept"):
+        given += ["--export", "orders"]  # or --campaign: one of the two is required
     said = io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         code = _main([*path, *given])
