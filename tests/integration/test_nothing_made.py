@@ -32,7 +32,8 @@ for path, command in commands(cli):
         continue
     given = ["-c", "fleet.yaml"]
     for parameter in command.params:
-        if parameter.required and parameter.name != "config":
+        wanted = parameter.required or "--export" in parameter.opts
+        if wanted and parameter.name != "config":
             word = "1" if isinstance(parameter.type, click.types.IntParamType) else "orders"
             given += [word] if isinstance(parameter, click.Argument) else [parameter.opts[0], word]
     if path == ("state", "accept"):
