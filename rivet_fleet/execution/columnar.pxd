@@ -41,6 +41,10 @@ cdef enum Outcome:
     # The stream's own end mark was read.
     ENDED = 5
 
+# What 32-bit offsets reach: 2 GiB less a byte; less only where a test says so. No column has room for
+# more, so what fits into the room has an offset.
+cdef int64_t data_bytes_max
+
 cdef struct Repeats
 
 cdef struct Column:
@@ -130,7 +134,7 @@ cdef inline void column_bit(Column* column, bint value) noexcept nogil:
 cdef inline int column_bytes(Column* column, const uint8_t* value, int64_t bytes) noexcept nogil:
     """Append one variable-width value. DONE, FULL or NO_MEMORY."""
     if column.data_room - column.data_bytes < bytes:
-        if column.data_bytes + bytes > 0x7FFFFFFF:
+        if column.data_bytes + bytes > data_bytes_max:
             return FULL
         if column_grow_data(column, bytes) != DONE:
             return NO_MEMORY
@@ -166,7 +170,7 @@ cdef inline int column_text(Column* column, const uint8_t* value, int64_t bytes)
         ):
             break
         place = (place + 1) & (REPEATS_PLACES - 1)
-    if column.data_bytes + bytes > 0x7FFFFFFF:
+    if column.data_bytes + bytes > data_bytes_max:
         return FULL
     (<int32_t*> column.data)[column.rows] = index
     column.data_bytes += bytes

@@ -8,11 +8,21 @@ from libc.string cimport memmove
 
 import pyarrow as pa
 
+cdef int64_t data_bytes_max = 0x7FFFFFFF
+
 cdef int64_t _ROWS_FIRST = 1024
 cdef int64_t _BYTES_FIRST = 4096
 # A column of which more than half the values are new does not repeat; sooner it may still do.
 cdef int64_t _REPEATS_ROWS = 1024
 cdef int64_t _PENDING_KEPT = 1024 * 1024
+
+
+def bound_columns(int64_t bytes_max):
+    """For tests: close batches at this many bytes of a column, as at 2 GiB. The bound before."""
+    global data_bytes_max
+    before = data_bytes_max
+    data_bytes_max = bytes_max
+    return before
 
 
 cdef int pending_keep(Pending* pending, const uint8_t* start, int64_t bytes) noexcept nogil:
@@ -148,7 +158,8 @@ cdef int column_grow_rows(Column* column) noexcept nogil:
 
 
 cdef int column_grow_data(Column* column, int64_t bytes) noexcept nogil:
-    """Room for ``bytes`` more of variable-width data, at least half as much again."""
+    """Room for ``bytes`` more of variable-width data, at least half as much again, and never for
+    more than has an offset: the caller has seen that so much fits."""
     cdef int64_t room = column.data_room + column.data_room // 2
     if room < column.data_bytes + bytes:
         room = column.data_bytes + bytes
@@ -156,6 +167,8 @@ cdef int column_grow_data(Column* column, int64_t bytes) noexcept nogil:
         room = column.bytes_first
     if room < _BYTES_FIRST:
         room = _BYTES_FIRST
+    if room > data_bytes_max:
+        room = data_bytes_max
     if _resized(<void**> &column.data, room) != DONE:
         return NO_MEMORY
     column.data_room = room
@@ -248,7 +261,7 @@ cdef int column_new_value(Column* column, const uint8_t* value, int64_t bytes, u
     cdef int outcome
     if not rivet_is_utf8(value, bytes):
         return ASK
-    if column.data_bytes + bytes > 0x7FFFFFFF:
+    if column.data_bytes + bytes > data_bytes_max:
         return FULL
     if repeats == NULL:
         repeats = column.repeats = <Repeats*> calloc(1, sizeof(Repeats))
@@ -308,7 +321,7 @@ cdef int _unrepeat(Column* column) noexcept nogil:
     cdef int32_t* offsets
     cdef const Column* values = &column.repeats.values
     cdef const int32_t* indices = <int32_t*> column.data
-    room = max(room, column.bytes_first, _BYTES_FIRST)
+    room = min(max(room, column.bytes_first, _BYTES_FIRST), data_bytes_max)
     data = <uint8_t*> malloc(<size_t> room)
     offsets = <int32_t*> malloc(<size_t> ((column.rows_room + 1) * sizeof(int32_t)))
     if data == NULL or offsets == NULL:

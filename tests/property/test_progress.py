@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import math
 import re
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,6 +34,7 @@ ID = ColumnSpec(
 SCHEMA = pa.schema([pa.field("id", pa.int64(), nullable=False)])
 BLOCK_BYTES = 50
 VALUE_BYTES_MAX = 1000
+STEPS_OF_FLOODS = 5000
 
 
 @dataclass
@@ -52,6 +54,8 @@ class Statement:
     ended: bool = False
     seconds: float = 0.01
     changed: dict[str, int] = field(default_factory=dict)
+    floods: bool = False
+    """Bytes come for ever behind the rows, and never an end."""
     taken: int = 0
     ends: list[int] = field(default_factory=list)
 
@@ -74,8 +78,9 @@ class Statement:
                 return
             if self.fails_at_bytes is not None and self.wire_bytes >= self.fails_at_bytes:
                 raise SourceUnavailable("gone", retry=RetryClass.RECONNECT)
-            self.wire_bytes = min(total, self.wire_bytes + BLOCK_BYTES)
-            self.ended = self.wire_bytes == total
+            most = math.inf if self.floods else total
+            self.wire_bytes = int(min(most, self.wire_bytes + BLOCK_BYTES))
+            self.ended = self.wire_bytes == total and not self.floods
 
     def take(self, rows_max: int | None = None) -> pa.RecordBatch:
         upto = (
@@ -115,8 +120,14 @@ class Engine:
 
     identity, keys, decodes_at_once = "rows", Keys(), True
 
-    def __init__(self, rows: list[Row], failures: dict[int, int]) -> None:
-        self.rows, self.failures = rows, failures
+    def __init__(
+        self,
+        rows: list[Row],
+        failures: dict[int, int],
+        floods: dict[int, int] | None = None,
+    ) -> None:
+        """``floods``: how many rows a statement gives before it floods."""
+        self.rows, self.failures, self.floods = rows, failures, floods or {}
         self.asked = 0
 
     def carries_key(self, column: ColumnSpec) -> bool:
@@ -152,7 +163,10 @@ class Engine:
         rows = rows[: int(limit[1])] if limit else rows
         as_text = "as text" in sql
         fails = None if as_text else self.failures.get(self.asked)
+        flood = None if as_text else self.floods.get(self.asked)
         self.asked += not as_text
+        if flood is not None:
+            return Statement(rows[:flood], None, as_text, floods=True)
         return Statement(rows, fails, as_text)
 
     def reconnect(self) -> None:
@@ -193,10 +207,12 @@ def read(rows: list[Row], kind: RangeKind, tuning: TuningPlan, pacer: Pacer, eng
     pages = Pages(reader, tuning, pacer, lambda: 0.0)
     found: list[int] = []
     steps = 0
+    flooded = STEPS_OF_FLOODS if engine.floods else 0
     while not pages.ended:
         batch = pages.next()
         steps += 1
-        assert steps <= 3 * len(rows) + sum(r.width_bytes for r in rows) + 10, "it never ends"
+        most = 3 * len(rows) + sum(r.width_bytes for r in rows) + 10 + flooded
+        assert steps <= most, "it never ends"
         assert batch.num_rows or pages.progress.page_bytes or pages.between
         found += batch.column(0).to_pylist()
     return found
@@ -263,3 +279,26 @@ def test_a_row_that_is_too_wide_is_refused_once_by_its_key(
     assert caught.value.code == "RIVET_ROW_TOO_LARGE"
     assert caught.value.retry is RetryClass.PERMANENT
     assert engine.asked <= 3 * (len(rows) + 1)
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    widths=st.lists(WIDTHS, min_size=1, max_size=25),
+    kind=st.sampled_from([RangeKind.KEYSET, RangeKind.SPAN, RangeKind.WHOLE]),
+    limits=st.lists(LIMITS, min_size=1, max_size=3),
+    page_bytes=st.integers(1, 5000),
+    floods=st.dictionaries(st.integers(0, 8), st.integers(0, 5), min_size=1),
+)
+def test_a_server_that_floods_is_left_after_as_many_statements_as_rows(
+    widths, kind, limits, page_bytes, floods
+) -> None:
+    """What never ends is cut where rows came before it, and refused where none did."""
+    rows = [Row(n, width) for n, width in enumerate(widths, 1)]
+    tuning = TuningPlan(batch_bytes_max=page_bytes, max_value_bytes=VALUE_BYTES_MAX, max_retries=3)
+    engine, pacer = Engine(rows, {}, floods), Pacer(limits)
+    try:
+        found = read(rows, kind, tuning, pacer, engine)
+        assert found == [row.key for row in rows] or kind is RangeKind.WHOLE
+    except ValueTooLarge as error:
+        assert error.retry is RetryClass.PERMANENT
+    assert engine.asked <= 3 * (len(rows) + 1) + pacer.retries

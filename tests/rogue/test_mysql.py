@@ -6,11 +6,13 @@ the password.
 
 from __future__ import annotations
 
+import itertools
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
+from pymysql import OperationalError
 
 from rivet_fleet.contracts.columns import ColumnSpec, ColumnType, TypeKind
 from rivet_fleet.contracts.plan import TuningPlan
@@ -18,6 +20,7 @@ from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.errors import RivetFleetError, ValueTooLarge
 from rivet_fleet.execution.sources.mysql import liveness
 from rivet_fleet.execution.sources.mysql import session as sessions
+from rivet_fleet.execution.sources.mysql.bounds import COLUMNS_MAX, Bounds
 from rivet_fleet.execution.sources.mysql.decoder import compiled_decoder
 from rivet_fleet.execution.sources.mysql.session import Session
 from rivet_fleet.execution.sources.mysql.stream import StatementStream
@@ -26,10 +29,11 @@ from tests.rogue.tcp import Memory, rogue
 
 PASSWORD = "S3cretPassw0rd"
 SILENCE_S = 0.4
-ROW_BYTES_MAX = 16 * 1024 * 1024
+ROW_BYTES_MAX = 2 * 1024 * 1024
+NEVER_MET = "the phase was never met"
 ENDS_WITHIN_S = 20.0
-ANSWER_BYTES_MAX = 4 * 1024 * 1024
-"""A sixteenth of what is allowed: every flood is read to the end of its allowance."""
+ANSWER_BYTES_MAX = 1024 * 1024
+"""Little, so that every flood is read to the end of its allowance soon."""
 GROWN_MB_MAX = 100
 ID = ColumnSpec(
     name="id",
@@ -90,7 +94,7 @@ def meet(phase: str, message: str) -> str:
         if time.monotonic() - began_s > ENDS_WITHIN_S:
             return "too late"
         if not server.sprung.is_set():
-            return "the phase was never met"
+            return NEVER_MET
         if PASSWORD in said or any(PASSWORD.encode() in p.received for p in server.peers):
             return f"the password was told: {said}"
         if "\x1b" in said or len(said) > 20_000:
@@ -101,12 +105,14 @@ def meet(phase: str, message: str) -> str:
         return f"accepted: {message}" if harmless else ""
 
 
-@pytest.mark.parametrize("phase", PHASES)
-def test_every_message_ends_by_name(phase: str) -> None:
-    calm = [name for name in MESSAGES if name not in FLOODS]
-    with ThreadPoolExecutor(len(calm)) as pool:
-        outcomes = dict(zip(calm, pool.map(lambda name: meet(phase, name), calm), strict=True))
-    assert not {name: said for name, said in outcomes.items() if said}
+def test_every_message_ends_by_name_in_every_phase() -> None:
+    """Side by side: most of them wait. Where a busy machine kept one from its phase, once more."""
+    calm = [(phase, name) for phase in PHASES for name in MESSAGES if name not in FLOODS]
+    with ThreadPoolExecutor(24) as pool:
+        outcomes = dict(zip(calm, pool.map(lambda each: meet(*each), calm), strict=True))
+    again = [each for each, said in outcomes.items() if said == NEVER_MET]
+    outcomes |= {each: meet(*each) for each in again}
+    assert not {each: said for each, said in outcomes.items() if said}
 
 
 @pytest.mark.parametrize("phase", PHASES)
@@ -116,3 +122,20 @@ def test_no_flood_costs_more_than_an_answer_may(phase: str) -> None:
     outcomes = {name: meet(phase, name) for name in sorted(FLOODS)}
     assert not {name: said for name, said in outcomes.items() if said}
     assert memory.grown_mb < GROWN_MB_MAX
+
+
+def test_an_answer_has_so_many_columns_and_no_more() -> None:
+    left = Bounds()
+    left.begin(1 << 30, None)
+    for _ in range(COLUMNS_MAX):
+        left.column()
+    with pytest.raises(OperationalError, match="columns"):
+        left.column()
+
+
+def test_what_comes_late_is_taken_for_a_while() -> None:
+    """A process that was stopped finds its answer; a flood finds an end."""
+    left = Bounds()
+    left.begin(1 << 30, 0.0)
+    taken = itertools.takewhile(lambda _: left.may_be_late(), itertools.count())
+    assert 10 < len(list(taken)) < 1000

@@ -17,6 +17,7 @@ from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.errors import ConfigError, SourceRefused
 from rivet_fleet.execution.sources.mysql.login import Way, handing_over
 from rivet_fleet.execution.sources.mysql.session import Session
+from tests.integration.fleet_cli import Desk
 from tests.integration.test_postgres_tls import certificate
 from tests.rogue.mysql_server import SALT, Script, Wire, greeting
 from tests.rogue.tcp import Peer, rogue
@@ -165,6 +166,22 @@ def test_a_given_key_is_the_only_one_used(place: Place) -> None:
         thief = Thief(rogue_place, method, tls=False)
         meet(thief, "disable", place, login)
         assert not thief.learned, "what it got it cannot read"
+
+
+def test_the_program_says_what_was_asked_and_what_to_do(place: Place, tmp_path: Path) -> None:
+    thief = Thief(place, METHODS[2], tls=True)
+    with rogue(thief) as server:
+        desk = Desk(folder=tmp_path, environment={"SHOP_PASSWORD": PASSWORD.decode()})
+        desk.write(
+            "source: {type: mysql, host: localhost, user: reader, database: shop, "
+            f"port: {server.port}, password_env: SHOP_PASSWORD, tls: {{mode: require}}}}\n"
+            "exports:\n  - {name: o, table: t, mode: full, format: parquet, "
+            "destination: {type: local, path: ./out}}\n",
+        )
+        said = desk.cli("check", code=1).said
+    assert "(mysql_clear_password)" in said and "it was not sent" in said
+    assert "tls.allow_cleartext_password" in said and "Traceback" not in said
+    assert PASSWORD.decode() not in said and not thief.learned and len(server.peers) <= 2
 
 
 @pytest.mark.parametrize("method", [b"mysql_old_password", b"no_such_plugin", b"\xff\xfe"])

@@ -44,7 +44,7 @@ _HINTS: dict[int, str] = {
     "`tls.mode` and the user's authentication plugin",
     2020: "no honest server answers so: is the right one at that address?",
     2061: "verify the server (`tls.mode: verify-full`, or `verify-ca` with its `ca_file`); without "
-    "TLS give its own key (`tls.server_public_key_file`); `tls.allow_cleartext_password: true` "
+    "TLS give its own key (`tls.server_public_key_file`); `tls.allow_cleartext_password` "
     "allows clear-text methods over verified links, and hashed ones over encrypted links",
     2068: "no honest server asks for a file: check who answers at that address",
     1040: "the server has no free connection; lower the number of workers",

@@ -12,6 +12,7 @@ import psycopg
 from rivet_fleet.contracts.foreign import foreign_line
 from rivet_fleet.contracts.url import DatabaseUrl
 from rivet_fleet.errors import (
+    MalformedData,
     RetryClass,
     SourceBusy,
     SourceError,
@@ -112,7 +113,7 @@ CONNECT_WORDS: tuple[ConnectWord, ...] = (
         REFUSED,
         "the server asks for the password itself over a link where nobody verified who asks; it "
         "was not sent: `tls.mode: verify-full` verifies the server, and "
-        "`tls.allow_cleartext_password: true` sends it anyway",
+        "`tls.allow_cleartext_password` sends it anyway (a `require_auth` in the URL comes first)",
     ),
     _word(
         "authentication method requirement",
@@ -192,6 +193,11 @@ CONNECT_WORDS: tuple[ConnectWord, ...] = (
         "does a firewall stand between, and is it the right host and port?",
     ),
     _word(
+        "than any may (be|take)",
+        REFUSED,
+        "no honest server answers so: is the right one at that address?",
+    ),
+    _word(
         "invalid response to SSL|expected authentication request",
         GONE,
         "is it PostgreSQL that is listening on that port?",
@@ -226,6 +232,11 @@ def postgres_errors(url: DatabaseUrl, doing: str) -> Iterator[None]:
         yield
     except psycopg.Error as error:
         raise broken_seal(error) or translate(error, url, doing) from None
+    except UnicodeDecodeError as error:
+        # We asked for UTF-8, and the server answered that it sends it.
+        raise MalformedData(
+            f"{url.identity}: text that is no UTF-8 ({error.reason}, while {doing})"
+        ) from None
 
 
 @contextlib.contextmanager

@@ -12,38 +12,52 @@ import os
 import socket
 import struct
 import time
+from pathlib import Path
 
 import psycopg
 
+LOGIN_BYTES_MAX = 1024 * 1024
+"""Of everything up to the first statement."""
 ANSWER_BYTES_MAX = 64 * 1024 * 1024
 """Of one answer about the server, a table or a key: what is larger is not one."""
+HELD_BYTES_MAX = 256 * 1024 * 1024
+"""What this process may grow by meanwhile: small messages are kept as large objects."""
 _TCP_INFO_BYTES = 136
 _RECEIVED = struct.Struct("=128xQ")
 """``tcpi_bytes_received`` (linux/tcp.h)."""
 _LATE_LOOKS_MAX = 64
+_HELD_EVERY_BYTES = 256 * 1024
 
 
 class Bounds:
     """The allowance of one answer on one socket."""
 
-    def __init__(self, fd: int, within_s: float | None) -> None:
+    def __init__(self, fd: int, within_s: float | None, bytes_max: int | None = None) -> None:
+        self.fd = fd
         self.ends_s = None if within_s is None else time.monotonic() + within_s
         """When (monotonic) the answer must be complete; None: whenever."""
-        self._fd = fd
+        self._bytes_max = ANSWER_BYTES_MAX if bytes_max is None else bytes_max
         self._late_left = _LATE_LOOKS_MAX
         self._before_bytes: int | None = None
-        self._looked = False
+        self._held_before_bytes = 0
+        self._looked_at_bytes = 0
 
     def check(self) -> None:
         """Bytes have come. Raises psycopg's DataError when they are more than an answer has, and
         OperationalError when its end is long due."""
-        received = received_bytes(self._fd)
-        if not self._looked:
+        received = received_bytes(self.fd) or 0
+        if self._before_bytes is None:
             # The first look is behind the first block, which a receive buffer bounds.
-            self._looked, self._before_bytes = True, received
-        grown = (received or 0) - (self._before_bytes or 0)
-        if grown > ANSWER_BYTES_MAX:
+            self._before_bytes = received
+        grown = received - self._before_bytes
+        if grown > self._bytes_max:
             raise psycopg.DataError("the server's answer is larger than any may be")
+        if grown - self._looked_at_bytes > _HELD_EVERY_BYTES:
+            self._looked_at_bytes = grown
+            held = held_bytes()
+            self._held_before_bytes = self._held_before_bytes or held
+            if held - self._held_before_bytes > HELD_BYTES_MAX:
+                raise psycopg.DataError("the server's answer takes more memory than any may take")
         if self.late:
             # This process may have been stopped: what is there already may still be taken. Not
             # for ever: it may be a flood.
@@ -68,3 +82,11 @@ def received_bytes(fd: int) -> int | None:
         received: int = _RECEIVED.unpack(info)[0]
         return received
     return None
+
+
+def held_bytes() -> int:
+    """The memory that this process holds; 0 where nobody says (not Linux)."""
+    with contextlib.suppress(OSError):
+        pages = Path("/proc/self/statm").read_text().split()[1]
+        return int(pages) * os.sysconf("SC_PAGESIZE")
+    return 0

@@ -32,6 +32,9 @@ cdef enum Why:
 cdef int _POLL_MS = 200
 cdef long _COLLECT_NS = 500_000
 cdef int64_t _LITTLE_BYTES = 64 * 1024
+# After so many of them a pull returns: a server that trickles must not keep us from looking at the
+# clock.
+cdef int _LOOKS_MAX = 64
 cdef int64_t _BUFFER_BYTES = 256 * 1024
 # A row that does not fit is passed on piece by piece; every other message is held whole.
 cdef int64_t _MESSAGE_BYTES_MAX = 16 * 1024 * 1024
@@ -92,6 +95,7 @@ cdef class SocketReceiver:
         cdef ssize_t count
         cdef int outcome
         cdef int why = BLOCK
+        cdef int looks = 0
         cdef bint little = False
         self._make_room(_BUFFER_BYTES)
         while True:
@@ -104,6 +108,10 @@ cdef class SocketReceiver:
                         why = BLOCK
                         break
                     if little:
+                        looks += 1
+                        if looks > _LOOKS_MAX:
+                            why = BLOCK
+                            break
                         _let_collect()
                     count = recv(fd, self._buffer + self._held, self._room - self._held, MSG_DONTWAIT)
                     if count > 0:
@@ -239,6 +247,7 @@ cdef class LibpqReceiver:
         cdef int outcome = DONE
         cdef char* row = NULL
         cdef int bytes
+        cdef int looks = 0
         cdef bint looked = False
         while True:
             with nogil:
@@ -255,6 +264,9 @@ cdef class LibpqReceiver:
                         why = END
                         break
                     if looked:
+                        looks += 1
+                        if looks > _LOOKS_MAX:
+                            break
                         _let_collect()
                         if not _readable(fd):
                             why = WAIT

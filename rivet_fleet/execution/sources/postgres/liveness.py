@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import select
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from enum import Enum
 from typing import Any
 
@@ -19,7 +19,7 @@ from psycopg.abc import RV, PQGen
 
 from rivet_fleet.errors import RetryClass
 from rivet_fleet.execution.sources.postgres.border import classify_connect
-from rivet_fleet.execution.sources.postgres.bounds import Bounds
+from rivet_fleet.execution.sources.postgres.bounds import LOGIN_BYTES_MAX, Bounds
 from rivet_fleet.execution.sources.postgres.dialect import classify
 
 QUIET_S = 10.0
@@ -97,6 +97,22 @@ class WatchedConnection(psycopg.Connection[tuple[Any, ...]]):
 
     silence_s_max: float | None = None
     liveness: Callable[[], Liveness] | None = None
+
+    @classmethod
+    def _connect_gen(cls, *arguments: Any, **options: Any) -> Generator[Any, Any, Any]:
+        """psycopg's, bounded: libpq keeps what comes before the login has ended, too."""
+        gen = super()._connect_gen(*arguments, **options)  # type: ignore[misc]
+        bounds: Bounds | None = None
+        try:
+            waits = next(gen)
+            while True:
+                ready = yield waits
+                if bounds is None or bounds.fd != waits[0]:
+                    bounds = Bounds(waits[0], None, LOGIN_BYTES_MAX)
+                bounds.check()
+                waits = gen.send(ready)
+        except StopIteration as done:
+            return done.value
 
     def wait(self, gen: PQGen[RV], interval: float = 0.0, timeout: float | None = None) -> RV:
         """Drive psycopg's generator ``gen`` as psycopg does, with a limit on silence, and one on

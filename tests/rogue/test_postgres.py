@@ -1,0 +1,203 @@
+"""A server that means harm, PostgreSQL's protocol: every phase of a session, every message.
+
+Each ends within its time and its memory, by a named error, after one connection (three where libpq
+looks for a way to encrypt), and tells nobody the password.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+
+import pytest
+from psycopg import DataError
+
+from rivet_fleet.contracts.columns import ColumnSpec, ColumnType, TypeKind
+from rivet_fleet.contracts.login import CAREFUL, Login
+from rivet_fleet.contracts.plan import TuningPlan
+from rivet_fleet.contracts.url import parse_database_url
+from rivet_fleet.errors import ConfigError, RivetFleetError, SourceRefused, ValueTooLarge
+from rivet_fleet.execution.sources.postgres import bounds
+from rivet_fleet.execution.sources.postgres import session as sessions
+from rivet_fleet.execution.sources.postgres.copystream import CopyStream
+from rivet_fleet.execution.sources.postgres.decoder import open_decoder
+from rivet_fleet.execution.sources.postgres.session import Session
+from tests.rogue.postgres_server import MESSAGES, PHASES, Script, auth
+from tests.rogue.tcp import Memory, Peer, rogue
+
+PASSWORD = "S3cretPassw0rd"
+SILENCE_S = 0.4
+NEVER_MET = "the phase was never met"
+ENDS_WITHIN_S = 20.0
+ROW_BYTES_MAX = 512 * 1024
+ANSWER_BYTES_MAX = 4 * 1024 * 1024
+"""A sixteenth of what is allowed: every flood is read to the end of its allowance."""
+HELD_BYTES_MAX = 64 * 1024 * 1024
+GROWN_MB_MAX = 200
+ID = ColumnSpec(
+    name="id",
+    native_type="bigint",
+    type=ColumnType(kind=TypeKind.INT64),
+    nullable=False,
+    wire_type="20",
+)
+FLOODS = frozenset(name for name in MESSAGES if "without end" in name or "MB" in name)
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "CONNECT_TIMEOUT_S", 2)
+    monkeypatch.setattr(sessions, "SILENCE_GRACE_S", 0.0)
+    monkeypatch.setattr(sessions, "_FIRST_ANSWER_S_MAX", SILENCE_S)
+    monkeypatch.setattr(bounds, "ANSWER_BYTES_MAX", ANSWER_BYTES_MAX)
+    monkeypatch.setattr(bounds, "HELD_BYTES_MAX", HELD_BYTES_MAX)
+
+
+def session(port: int, mode: str = "disable", login: Login = CAREFUL) -> Session:
+    url = parse_database_url(f"postgresql://reader:{PASSWORD}@127.0.0.1:{port}/shop")
+    return Session(url, tls_mode=mode, tls_ca_file=None, application_name="t", login=login)
+
+
+def use(opened: Session) -> None:
+    """Everything that a session is used for: a question, a page."""
+    with opened.transaction((), doing="asking", timeout_s=SILENCE_S) as cursor:
+        cursor.execute("SELECT anything")
+        cursor.fetchall()
+    tuning = TuningPlan(statement_timeout_s=SILENCE_S)
+    rows = open_decoder((ID,), max_value_bytes=1000, coerce=False)
+    stream = CopyStream(opened, "COPY (SELECT id) TO STDOUT", (), tuning, rows)
+    try:
+        stream.receive(rows_max=10, bytes_max=ROW_BYTES_MAX)
+        if not stream.ended:
+            raise ValueTooLarge("a chunk's reader cuts its page here")
+    finally:
+        stream.abandon()
+
+
+def meet(phase: str, message: str) -> str:
+    """What came of one meeting; empty when it was as it should be."""
+    script = Script(phase, MESSAGES[message])
+    mode = "prefer" if phase == "encryption" else "disable"
+    with rogue(script) as server, closing(session(server.port, mode)) as opened:
+        script.server = server
+        began_s, said = time.monotonic(), ""
+        try:
+            use(opened)
+        except RivetFleetError as error:
+            said = f"{error} {error.hint}"
+        except Exception as error:
+            return f"not ours: {error!r}"
+        if time.monotonic() - began_s > ENDS_WITHIN_S:
+            return "too late"
+        if not server.sprung.is_set():
+            return NEVER_MET
+        if PASSWORD in said or any(PASSWORD.encode() in p.received for p in server.peers):
+            return f"the password was told: {said}"
+        if "\x1b" in said or len(said) > 20_000:
+            return "what was said was not cut or cleaned"
+        if len(server.peers) > (3 if mode == "prefer" else 1):
+            return f"{len(server.peers)} connections"
+        # `prefer` goes on without encryption where a server answers nonsense to that question.
+        must_fail = message in FLOODS and phase != "encryption"
+        return "accepted" if not said and must_fail else ""
+
+
+def test_every_message_ends_by_name_in_every_phase() -> None:
+    """Side by side: most of them wait. Where a busy machine kept one from its phase, once more."""
+    calm = [(phase, name) for phase in PHASES for name in MESSAGES if name not in FLOODS]
+    with ThreadPoolExecutor(24) as pool:
+        outcomes = dict(zip(calm, pool.map(lambda each: meet(*each), calm), strict=True))
+    again = [each for each, said in outcomes.items() if said == NEVER_MET]
+    outcomes |= {each: meet(*each) for each in again}
+    assert not {each: said for each, said in outcomes.items() if said}
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_no_flood_costs_more_than_an_answer_may(phase: str) -> None:
+    memory = Memory()
+    memory.begin()
+    outcomes = {name: meet(phase, name) for name in sorted(FLOODS)}
+    assert not {name: said for name, said in outcomes.items() if said}
+    assert memory.grown_mb < GROWN_MB_MAX
+
+
+class Thief:
+    """Asks for a login by method ``code`` and keeps what is answered."""
+
+    def __init__(self, code: int, more: bytes = b"") -> None:
+        self.heard = b""
+        self._asks = auth(code, more)
+
+    def __call__(self, peer: Peer) -> None:
+        peer.say(self._asks)
+        kind, length = peer.take(1), int.from_bytes(peer.take(4), "big")
+        self.heard = kind + peer.take(length - 4)
+
+
+@pytest.mark.parametrize("mode", ["disable", "prefer"])
+def test_nobody_unverified_gets_the_password(mode: str) -> None:
+    thief = Thief(3)
+    with rogue(Script("never", MESSAGES["end"], login=thief)) as server:
+        with (
+            closing(session(server.port, mode)) as opened,
+            pytest.raises(SourceRefused, match="cleartext password") as caught,
+        ):
+            opened.connection  # noqa: B018
+        assert "tls.allow_cleartext_password" in (caught.value.hint or "")
+        assert not thief.heard
+        with closing(session(server.port, mode, Login(cleartext=True))) as opened:
+            use(opened)
+    assert thief.heard == b"p" + PASSWORD.encode() + b"\0"
+
+
+def test_a_proof_is_given() -> None:
+    thief = Thief(5, b"salt")
+    with (
+        rogue(Script("never", MESSAGES["end"], login=thief)) as server,
+        closing(session(server.port)) as opened,
+    ):
+        use(opened)
+    assert thief.heard.startswith(b"pmd5") and PASSWORD.encode() not in thief.heard
+
+
+@pytest.mark.parametrize("code", [2, 6, 7, 9, 10, 12, 99])
+def test_a_login_that_nobody_knows_ends_by_name(code: int) -> None:
+    thief = Thief(code, b"NO-SUCH-METHOD\0\0")
+    with (
+        rogue(Script("never", MESSAGES["end"], login=thief)) as server,
+        closing(session(server.port)) as opened,
+        pytest.raises(RivetFleetError),
+    ):
+        use(opened)
+    assert PASSWORD.encode() not in thief.heard and len(server.peers) == 1
+
+
+def test_a_verified_server_and_a_socket_file_may_ask_for_it() -> None:
+    def required(text: str, mode: str) -> object:
+        url = parse_database_url(text)
+        opened = Session(url, tls_mode=mode, tls_ca_file=None, application_name="t")
+        return opened._parameters.get("require_auth")
+
+    assert required("postgresql://r@h/d", "require") == "!password"
+    assert required("postgresql://r@h/d", "verify-full") is None
+    assert required("postgresql://r@/d?host=/run/postgresql", "disable") is None
+    assert required("postgresql://r@/d?host=/run/postgresql,h", "disable") == "!password"
+    assert required("postgresql://r@h/d?require_auth=scram-sha-256", "require") == "scram-sha-256"
+    with pytest.raises(ConfigError, match="server_public_key_file"):
+        session(1, login=Login(server_key_file="key.pem"))
+
+
+def test_what_came_over_a_link_is_counted_by_the_kernel() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        near = socket.create_connection(listener.getsockname())
+        far, _ = listener.accept()
+        with near, far:
+            left = bounds.Bounds(near.fileno(), None, bytes_max=100_000)
+            for _ in range(3):
+                left.check()
+                far.sendall(b"x" * 40_000)
+                near.recv(40_000, socket.MSG_WAITALL)
+            with pytest.raises(DataError, match="larger than any may be"):
+                left.check()
