@@ -101,7 +101,7 @@ class WatchedConnection(psycopg.Connection[tuple[Any, ...]]):
     @classmethod
     def _connect_gen(cls, *arguments: Any, **options: Any) -> Generator[Any, Any, Any]:
         """psycopg's, bounded: libpq keeps what comes before the login has ended, too."""
-        gen = super()._connect_gen(*arguments, **options)  # type: ignore[misc]
+        gen = super()._connect_gen(*arguments, **options)
         bounds: Bounds | None = None
         try:
             waits = next(gen)
