@@ -157,6 +157,8 @@ def _part_failures(prefix: Path, manifest: dict[str, Any]) -> list[str]:
             failures.append(f"{part['path']} holds {found}, the manifest says {told}")
     if sum(part["rows"] for part in manifest["parts"]) != manifest["row_count"]:
         failures.append("row_count is not the sum of the parts' rows")
+    if manifest["checksums"] == "partial":
+        failures.append("some parts have lost the checksums of their columns")
     if manifest["part_count"] != len(manifest["parts"]):
         failures.append("part_count is not the number of parts")
     return failures

@@ -108,5 +108,9 @@ def staged_part(chunk_index: int, fence: int, *, number: int = 0, rows: int = 10
             md5_base64="1B2M2Y8AsgTpgAmY7PhCfg==",
         ),
         receipt={"staged": f".staging/{chunk_index}-{fence}-{number}", "size": rows * 100},
-        columns=(ColumnStats(name="id", nulls=0, minimum="1", maximum="9"),),
+        columns=(
+            ColumnStats(
+                name="id", nulls=0, minimum="1", maximum="9", checksum="value64:0123456789abcdef"
+            ),
+        ),
     )
