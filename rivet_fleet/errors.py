@@ -68,6 +68,7 @@ class RivetFleetError(Exception):
 
     ``message`` says what happened and to what; ``hint`` what to do next; ``code`` is a
     stable machine-readable name (``RIVET_…``). ``extra_delay_s`` is added to the backoff.
+    ``unmasked`` is the message with a row's values, where ``message`` leaves them out.
     """
 
     exit_code: ExitCode = ExitCode.GENERIC
@@ -83,8 +84,10 @@ class RivetFleetError(Exception):
         code: str | None = None,
         retry: RetryClass | None = None,
         extra_delay_s: float = 0.0,
+        unmasked: str | None = None,
     ) -> None:
         super().__init__(message)
+        self.unmasked = unmasked
         self.message = message
         self.hint = hint
         self.code = code or self.code_default

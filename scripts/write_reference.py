@@ -39,6 +39,7 @@ BLOCKS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("signal", models.SignalConfig),
     ("hours", models.HoursConfig),
     ("parameter", models.ParameterConfig),
+    ("errors", models.ErrorsConfig),
     ("state", models.StateConfig),
 )
 _CONFIGURATION_HEAD = """\

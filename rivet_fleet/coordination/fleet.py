@@ -31,6 +31,8 @@ class FleetSettings:
     worker_memory_bytes: int = 512 * 1024 * 1024
     poll_interval_s: float = 0.5
     spool_root: Path
+    row_values_shown: bool = False
+    """Whether errors of this process tell what stands in rows."""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -1,9 +1,11 @@
-"""Secret parameters: plans and states refer to them by name, this process knows their values."""
+"""What a process's own configuration says of secrets and values: parameters that plans and states
+refer to by name, and whether errors tell what stands in rows."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any, cast
 
 from rivet_fleet.contracts.basis import BasisFact
 from rivet_fleet.contracts.facts import FactsRequest, SourceFacts
@@ -21,7 +23,7 @@ from rivet_fleet.contracts.plan import ReadPlan, TuningPlan
 from rivet_fleet.contracts.proof import ChangeReading
 from rivet_fleet.contracts.protection import SignalPlan
 from rivet_fleet.contracts.window import Newest, NewestRequest
-from rivet_fleet.errors import ConfigError
+from rivet_fleet.errors import ConfigError, RivetFleetError
 from rivet_fleet.execution import registry
 from rivet_fleet.execution.source import ChunkReader, Source
 from rivet_fleet.planning.config_models import FleetConfig
@@ -110,6 +112,33 @@ class PrivateSource:
                     code=PARAMETER_CHANGED,
                 )
         return replace(read, query=in_full(self._engine, read.query, self._loaded), secrets=())
+
+
+class _Telling:
+    """Anything whose methods raise our errors: they are raised with the values of rows."""
+
+    def __init__(self, told: Any) -> None:
+        self._told = told
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._told, name)
+        if not callable(found):
+            return found
+
+        def call(*arguments: Any, **named: Any) -> Any:
+            try:
+                result = found(*arguments, **named)
+            except RivetFleetError as error:
+                error.message = error.unmasked or error.message
+                raise
+            return _Telling(result) if name == "open_chunk" else result
+
+        return call
+
+
+def told_in_full(source: Source) -> Source:
+    """The same source, its errors and those of its readers with the values of rows."""
+    return cast(Source, _Telling(source))
 
 
 def in_full(engine: str, template: str, loaded: LoadedConfig) -> str:

@@ -31,7 +31,7 @@ from rivet_fleet.coordination.governor import Governor, GovernorLinks
 from rivet_fleet.coordination.heartbeat import Heartbeat, HeartbeatLimits
 from rivet_fleet.coordination.identity import process_alive, this_process
 from rivet_fleet.coordination.patience import Patience
-from rivet_fleet.coordination.secrets import PrivateSource, questions
+from rivet_fleet.coordination.secrets import PrivateSource, questions, told_in_full
 from rivet_fleet.coordination.stop import StopFlag, install, stop_with_parent
 from rivet_fleet.coordination.worker import Worker
 from rivet_fleet.errors import ConfigError, DestinationError, ExitCode, StateRefused
@@ -139,6 +139,7 @@ def settings_of(loaded: LoadedConfig) -> FleetSettings:
         hang_timeout_s=campaign.hang_timeout_s,
         worker_memory_bytes=campaign.worker_memory_mb * _MB,
         spool_root=loaded.spool_dir or default_spool,
+        row_values_shown=loaded.config.errors.row_values == "shown",
     )
 
 
@@ -247,7 +248,9 @@ def open_planned_source(
         login=connection.login,
         application_name=f"rivet-fleet {options.name}",
     )
-    return PrivateSource(source, connection.engine, loaded)
+    private = PrivateSource(source, connection.engine, loaded)
+    shown = loaded.config.errors.row_values == "shown"
+    return told_in_full(private) if shown else private
 
 
 def _planned_connection(loaded: LoadedConfig, name: str, identity: str) -> SourceConnection:

@@ -151,7 +151,14 @@ class Worker:
             # The outermost loop of a worker: a bug costs this attempt and this process, never
             # the campaign. The supervisor starts a fresh process.
             unexpected = _unexpected(error)
-            structlog.get_logger("rivet_fleet").exception("unexpected error in a worker")
+            log = structlog.get_logger("rivet_fleet")
+            if fleet.settings.row_values_shown:
+                unexpected.message = unexpected.unmasked or unexpected.message
+                log.exception("unexpected error in a worker")
+            else:
+                # What a library says of a value that it could not take holds the value.
+                steps = "".join(traceback.format_tb(error.__traceback__))
+                log.error("unexpected error in a worker", kind=type(error).__name__, steps=steps)
             if self._claimed is not None:
                 self._fail(self._claimed, unexpected)
             return ExitCode.RETRYABLE
@@ -421,8 +428,10 @@ def _unexpected(error: Exception) -> RivetFleetError:
     where = traceback.extract_tb(error.__traceback__)[-1:]
     place = f" ({Path(where[0].filename).name}, {where[0].name})" if where else ""
     return RivetFleetError(
-        f"unexpected {type(error).__name__}{place}: {error}",
-        hint="this is a bug of rivet-fleet: the worker's log has the whole story",
+        f"unexpected {type(error).__name__}{place}",
+        unmasked=f"unexpected {type(error).__name__}{place}: {error}",
+        hint="this is a bug of rivet-fleet: the worker's log has the steps to it, and with "
+        "`errors: {row_values: shown}` what was said",
         retry=RetryClass.TRANSIENT,
     )
 

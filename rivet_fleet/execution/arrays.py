@@ -13,6 +13,8 @@ import numpy as np
 import pyarrow as pa
 
 from rivet_fleet.contracts.columns import ColumnSpec, ColumnType
+from rivet_fleet.contracts.rowvalues import hinted
+from rivet_fleet.contracts.url import MASK
 from rivet_fleet.errors import MalformedData, UnsupportedType
 from rivet_fleet.execution.types import arrow_type
 
@@ -24,18 +26,32 @@ OFFSET_MAX = 2**31 - 1
 # ---------------------------------------------------------------- refusals
 
 
-def malformed(column: ColumnSpec, what: str) -> NoReturn:
-    """Raise MalformedData naming the column: the bytes do not follow their own format."""
-    raise MalformedData(f"column {column.name}: {what}")
-
-
-def not_representable(column: ColumnSpec, what: str, hint: str) -> NoReturn:
-    """Raise UnsupportedType: a valid value that the column's exported type cannot hold."""
-    raise UnsupportedType(
-        f"column {column.name} ({column.native_type}): {what}",
-        hint=hint,
-        code="RIVET_VALUE_NOT_REPRESENTABLE",
+def malformed(column: ColumnSpec, what: str, value: object = None) -> NoReturn:
+    """Raise MalformedData naming the column: the bytes do not follow their own format. ``what``
+    has ``{}`` where ``value`` belongs, which is a row's and shown on demand alone."""
+    shown, unmasked = _told(what, value)
+    raise MalformedData(
+        f"column {column.name}: {shown}",
+        unmasked=unmasked and f"column {column.name}: {unmasked}",
     )
+
+
+def not_representable(column: ColumnSpec, what: str, hint: str, value: object = None) -> NoReturn:
+    """Raise UnsupportedType: a valid value that the column's exported type cannot hold. ``what``
+    and ``value`` as for ``malformed``."""
+    shown, unmasked = _told(what, value)
+    named = f"column {column.name} ({column.native_type})"
+    raise UnsupportedType(
+        f"{named}: {shown}",
+        hint=hint if value is None else hinted(hint),
+        code="RIVET_VALUE_NOT_REPRESENTABLE",
+        unmasked=unmasked and f"{named}: {unmasked}",
+    )
+
+
+def _told(what: str, value: object) -> tuple[str, str | None]:
+    """(what is said, what is said on demand)."""
+    return (what, None) if value is None else (what.format(MASK), what.format(value))
 
 
 def does_not_fit(column: ColumnSpec, precision: int, scale: int) -> NoReturn:
@@ -66,10 +82,10 @@ class Unfit:
         name = self._column.name
         self._changed[name] = self._changed.get(name, 0) + values
 
-    def drop(self, what: str, values: int = 1) -> None:
+    def drop(self, what: str, values: int = 1, *, value: object = None) -> None:
         """These values become NULL; ``what`` names one. Raises UnsupportedType by policy."""
         if not self.coerce:
-            not_representable(self._column, what, self._hint)
+            not_representable(self._column, what, self._hint, value)
         self.count(values)
 
     def drop_where(

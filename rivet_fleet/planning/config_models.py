@@ -304,6 +304,16 @@ class ParameterConfig(Block):
     )
 
 
+class ErrorsConfig(Block):
+    """What errors tell."""
+
+    row_values: Literal["hidden", "shown"] = Field(
+        default="hidden",
+        description="Values of rows in messages of servers and decoders, which reach the state, "
+        "the journal and logs. Keys are shown: a plan's ranges hold them anyway.",
+    )
+
+
 class FleetConfig(Block):
     """The whole file."""
 
@@ -325,6 +335,9 @@ class FleetConfig(Block):
     )
     params: dict[str, ParameterConfig] = Field(
         default_factory=dict, description="What ${NAME} is in SQL, by name; see parameter."
+    )
+    errors: ErrorsConfig = Field(
+        default=ErrorsConfig(), description="What errors tell; see errors."
     )
     state: StateConfig = Field(
         default=StateConfig(),

@@ -389,7 +389,7 @@ def test_a_value_without_a_place_is_refused_or_counted(
     stream.receive(rows_max=None, bytes_max=None)
     with pytest.raises(UnsupportedType, match="column c") as refused:
         stream.take()
-    assert shown in refused.value.message
+    assert shown in (refused.value.unmasked or refused.value.message)
     assert refused.value.code == "RIVET_VALUE_NOT_REPRESENTABLE"
     stream = kit.stream("SELECT c FROM x", (column,), coerce=True)
     stream.receive(rows_max=None, bytes_max=None)
@@ -420,7 +420,7 @@ def test_a_number_read_as_a_wider_or_narrower_one(kit) -> None:
     kit.sql("INSERT INTO w VALUES (-5, 40000)")
     wide = spec("a", TypeKind.INT64, "2"), spec("b", TypeKind.INT32, "8")
     assert [c[0].as_py() for c in kit.read("SELECT a, b FROM w", *wide).columns] == [-5, 40000]
-    with pytest.raises(UnsupportedType, match="40000 does not fit int16"):
+    with pytest.raises(UnsupportedType, match=r"\*\*\* does not fit int16"):
         kit.read("SELECT b FROM w", spec("b", TypeKind.INT16, "8"))
 
 

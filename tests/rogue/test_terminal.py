@@ -33,6 +33,7 @@ def desk(tmp_path: Path, database: str) -> Desk:
         )
     desk = Desk(folder=tmp_path, environment={"SHOP_URL": database})
     desk.write(
+        "errors: {row_values: shown}\n"
         "source: {type: postgres, url_env: SHOP_URL, tuning: {retry_backoff_ms: 20}}\n"
         "campaign: {workers: 1, max_chunk_attempts: 1}\n"
         "exports:\n"

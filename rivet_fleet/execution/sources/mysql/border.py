@@ -9,10 +9,11 @@ from collections.abc import Iterator
 import pymysql
 
 from rivet_fleet.contracts.foreign import foreign_line
+from rivet_fleet.contracts.rowvalues import NOTHING_SAID, hinted, without_values
 from rivet_fleet.contracts.url import DatabaseUrl
 from rivet_fleet.errors import RetryClass, SourceError, SourceRefused
 from rivet_fleet.execution.sources.mysql.dialect import ALIAS
-from rivet_fleet.execution.sources.mysql.errnos import SWAPPED, ErrorClass, classify
+from rivet_fleet.execution.sources.mysql.errnos import ERRNOS, SWAPPED, ErrorClass, classify
 
 CLIENT_ERRNOS = range(2000, 3000)
 """Errors the client finds itself: after them the connection is not in step any more."""
@@ -95,7 +96,11 @@ def translate(
     said = said.replace(f"'{ALIAS}'", f"'{subject}'").replace(f"'{ALIAS}.", "'")
     number = f"{errno}, " if errno else ""
     message = f"{url.identity}: {_clean(said, url)} ({number}while {doing})"
-    return _build(found, message, errno)
+    kept = _without_values(errno, said)
+    if kept is None:
+        return _build(found, message, errno)
+    shown = f"{url.identity}: {_clean(kept, url)} ({number}while {doing})"
+    return _build(found, shown, errno, unmasked=message)
 
 
 def translate_connect(error: Exception, url: DatabaseUrl) -> SourceError:
@@ -128,10 +133,35 @@ def refused(error: pymysql.MySQLError) -> bool:
     return classify(errno).retry is RetryClass.PERMANENT and errno not in CLIENT_ERRNOS
 
 
-def _build(found: ErrorClass, message: str, errno: int) -> SourceError:
+_WORDED_BY_OTHERS = frozenset((1643, 1644, 1645, 1296, 1429, 1430, 1431))
+"""SIGNAL and RESIGNAL of a function, and what a foreign server said."""
+_NAMES_ALONE = (
+    *(1046, 1048, 1049, 1051, 1052, 1055, 1065, 1066, 1109, 1111, 1115, 1116, 1140, 1146, 1149),
+    *(1193, 1210, 1221, 1222, 1227, 1234, 1235, 1241, 1242, 1247, 1248, 1253, 1267, 1270, 1271),
+    *(1273, 1286, 1302, 1305, 1318, 1349, 1356, 1370, 1386, 1390, 1449, 1582, 1583, 1584, 1630),
+)
+"""Of wrong SQL and missing things."""
+_OF_NAMES = frozenset((*_NAMES_ALONE, *ERRNOS, *SWAPPED, *_HINTS, *CLIENT_ERRNOS, 0)) - {
+    1690,
+    *_WORDED_BY_OTHERS,
+}
+"""Errors whose messages hold names, limits and the statement's own text."""
+
+
+def _without_values(errno: int, said: str) -> str | None:
+    """What may be told of an error that may be about a value; None when it is about none."""
+    if errno in _OF_NAMES:
+        return None
+    kept = NOTHING_SAID if errno in _WORDED_BY_OTHERS else without_values(said)
+    return None if kept == said else kept
+
+
+def _build(found: ErrorClass, message: str, errno: int, unmasked: str | None = None) -> SourceError:
+    hint = _HINTS.get(errno)
     return found.error(
         message,
-        hint=_HINTS.get(errno),
+        hint=hint if unmasked is None else hinted(hint),
+        unmasked=unmasked,
         code=f"MYSQL_{errno}" if errno else None,
         retry=found.retry,
         extra_delay_s=found.extra_delay_s,

@@ -361,8 +361,13 @@ class ReferenceDecoder:
             try:
                 _builder()([cell], column, {}, coerce=self._coerce)
             except (MalformedData, UnsupportedType) as error:
-                message = f"{error.message} (row at offset {offset})"
-                raise type(error)(message, hint=error.hint, code=error.code) from None
+                where = f" (row at offset {offset})"
+                raise type(error)(
+                    error.message + where,
+                    hint=error.hint,
+                    code=error.code,
+                    unmasked=error.unmasked and error.unmasked + where,
+                ) from None
 
 
 def _builder() -> Callable[..., pa.Array]:

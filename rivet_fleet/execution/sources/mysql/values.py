@@ -93,7 +93,9 @@ def _integer(cells: Cells, column: ColumnSpec, unfit: Unfit) -> pa.Array:
         for value in (int(values.min()), int(values.max())):
             if not limits.min <= value <= limits.max:
                 hint = f"choose a wider type in `columns:` ({column.name}: …)"
-                not_representable(column, f"{value} does not fit {column.type.kind.value}", hint)
+                not_representable(
+                    column, f"{{}} does not fit {column.type.kind.value}", hint, value
+                )
     return fixed_array(kind, len(cells), valid, values.astype(target))
 
 
@@ -103,7 +105,7 @@ def _boolean(cells: Cells, column: ColumnSpec, unfit: Unfit) -> pa.Array:
     if others.any():
         if not unfit.coerce:
             found = values[int(others.argmax())]
-            not_representable(column, f"{found} is neither 0 nor 1", _hint(column))
+            not_representable(column, "{} is neither 0 nor 1", _hint(column), found)
         unfit.count(int(others.sum()))
     return fixed_array(pa.bool_(), len(cells), valid, np.packbits(values != 0, bitorder="little"))
 
@@ -159,7 +161,7 @@ def _clock_us(cell: bytes, position: int, column: ColumnSpec) -> int:
     hours, minutes, seconds = _CLOCK.unpack_from(cell, position)
     us = int.from_bytes(cell[position + _CLOCK.size :], "little")
     if hours > 23 or minutes > 59 or seconds > 59 or us > 999_999:
-        malformed(column, f"the clock time {hours}:{minutes}:{seconds} and {us} microseconds")
+        malformed(column, "the clock time {} microseconds", f"{hours}:{minutes}:{seconds} and {us}")
     return int(((hours * 60 + minutes) * 60 + seconds) * 1_000_000 + us)
 
 
@@ -171,7 +173,7 @@ def _moment(cell: bytes, column: ColumnSpec) -> Moment:
         malformed(column, f"a date of {len(cell)} bytes")
     year, month, day = _DATE.unpack_from(cell)
     if year > 9999 or month > 12 or day > 31:
-        malformed(column, f"the date {year:04}-{month:02}-{day:02}")
+        malformed(column, "the date {}", f"{year:04}-{month:02}-{day:02}")
     return year, month, day, _clock_us(cell, _DATE.size, column)
 
 
@@ -245,9 +247,17 @@ def _each(
         if cell not in known:
             known[cell] = convert(cell)
         if known[cell] is None:
-            unfit.drop(f"the value is {shown(cell)}")
+            said = shown(cell)
+            # A zero date says nothing of its row: it is what was put where nothing was known.
+            if said.startswith(_ZERO_DATE):
+                unfit.drop(f"the value is {said}")
+            else:
+                unfit.drop("the value is {}", value=said)
         values.append(known[cell])
     return values
+
+
+_ZERO_DATE = "0000-00-00"
 
 
 def _shown_moment(moment: Moment) -> str:
@@ -292,7 +302,7 @@ def _uuid(cells: Cells, column: ColumnSpec, unfit: Unfit) -> pa.Array:
             if _UUID_TEXT.fullmatch(cell):
                 cell = bytes.fromhex(cell.replace(b"-", b"").decode("ascii"))
             else:
-                unfit.drop(f"{cell[:40]!r} is no UUID")
+                unfit.drop("{} is no UUID", value=repr(cell[:40]))
                 cell = None
         found.append(cell)
     return uuids(found, column.type, column)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import psycopg
 
 from rivet_fleet.contracts.foreign import foreign_line
+from rivet_fleet.contracts.rowvalues import NOTHING_SAID, hinted, without_values
 from rivet_fleet.contracts.url import DatabaseUrl
 from rivet_fleet.errors import (
     MalformedData,
@@ -267,6 +268,10 @@ def translate(error: psycopg.Error, url: DatabaseUrl, doing: str) -> SourceError
     if sqlstate is not None:
         found, hint, code = classify(sqlstate), _HINTS.get(sqlstate), f"SQLSTATE_{sqlstate}"
         message = f"{url.identity}: {said} ({sqlstate}, while {doing})"
+        kept = _without_values(sqlstate, error)
+        if kept is not None:
+            shown = f"{url.identity}: {_clean(kept, url)} ({sqlstate}, while {doing})"
+            return _build(found, shown, hinted(hint), code, unmasked=message)
     else:
         found, hint, code = _without_sqlstate(error), None, None
         message = f"{url.identity}: {said} (while {doing})"
@@ -301,9 +306,40 @@ def _without_sqlstate(error: psycopg.Error) -> ErrorClass:
     return ErrorClass(error=SourceRefused, retry=RetryClass.PERMANENT)
 
 
-def _build(found: ErrorClass, message: str, hint: str | None, code: str | None) -> SourceError:
+_OF_NAMES = frozenset(
+    "01 02 08 0A 0B 0L 0P 25 26 28 2D 34 3B 3D 3F 40 42 53 54 55 57 58".split()  # noqa: SIM905
+)
+"""Classes of SQLSTATE whose messages hold names, settings and the statement's own text."""
+_OF_VALUES = frozenset(("21", "22", "23", "2F", "44", "XX"))
+"""Classes whose messages may hold a value, in the server's own words around it. What is in neither
+was worded by somebody else: a function that raises, a foreign server."""
+
+
+def _without_values(sqlstate: str, error: psycopg.Error) -> str | None:
+    """What may be told of an error about a value; None when it is about none. Its details and
+    context quote rows, and are left out."""
+    if sqlstate[:2] in _OF_NAMES:
+        return None
+    if sqlstate[:2] not in _OF_VALUES:
+        return NOTHING_SAID
+    kept = without_values(error.diag.message_primary or str(error).partition("\n")[0])
+    return None if kept == str(error).strip() else kept
+
+
+def _build(
+    found: ErrorClass,
+    message: str,
+    hint: str | None,
+    code: str | None,
+    unmasked: str | None = None,
+) -> SourceError:
     return found.error(
-        message, hint=hint, code=code, retry=found.retry, extra_delay_s=found.extra_delay_s
+        message,
+        hint=hint,
+        code=code,
+        retry=found.retry,
+        extra_delay_s=found.extra_delay_s,
+        unmasked=unmasked,
     )
 
 
