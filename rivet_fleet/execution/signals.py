@@ -7,6 +7,7 @@ same everywhere.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import math
 import socket
@@ -20,6 +21,8 @@ from rivet_fleet.errors import ConfigError, SourceRefused, SourceUnavailable
 ANSWER_MAX_S = 5.0
 """A signal that takes longer is no signal."""
 _ANSWER_BYTES_MAX = 65_536
+_WIRE_BYTES_MAX = 4 * _ANSWER_BYTES_MAX
+"""Of one answer with its head and its framing: a chunk may claim any length, or none."""
 _REDIRECTS_MAX = 3
 
 
@@ -105,6 +108,32 @@ def read_http(url: str, pointer: str | None) -> float:
     return found
 
 
+class _Bounded(io.RawIOBase):
+    """What a socket receives, up to ``_WIRE_BYTES_MAX``; more is an OSError."""
+
+    def __init__(self, link: socket.socket) -> None:
+        self._received = link.makefile("rb", buffering=0)
+        self._left_bytes = _WIRE_BYTES_MAX
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count = self._received.readinto(buffer) or 0
+        self._left_bytes -= count
+        if self._left_bytes < 0:
+            raise OSError(f"more than {_WIRE_BYTES_MAX} bytes")
+        return count
+
+    def close(self) -> None:
+        self._received.close()
+        super().close()
+
+    def makefile(self, _mode: str) -> io.BufferedReader:
+        """What ``http.client`` asks a socket for."""
+        return io.BufferedReader(self)
+
+
 def _answer(url: str, within_s: float) -> tuple[int, str, bytes]:
     """(status, where a redirect leads, body), or SourceUnavailable."""
     import http.client
@@ -115,18 +144,24 @@ def _answer(url: str, within_s: float) -> tuple[int, str, bytes]:
     if parts.scheme not in kind or not parts.hostname:
         raise SourceRefused(f"{shown} is no http:// or https:// URL")
     connection = kind[parts.scheme](parts.hostname, parts.port, timeout=within_s)
+    bounded: Any = _Bounded  # of a socket, http.client asks its file alone
+    connection.response_class = lambda link, **how: http.client.HTTPResponse(bounded(link), **how)
     late = threading.Event()
+    links: list[socket.socket] = []
 
     def end() -> None:
         """A timeout of the socket begins anew with every byte; this one does not."""
         late.set()
-        if connection.sock is not None:
+        for link in links:
             with contextlib.suppress(OSError):
-                connection.sock.shutdown(socket.SHUT_RDWR)
+                link.shutdown(socket.SHUT_RDWR)
 
     deadline = threading.Timer(within_s, end)
     deadline.start()
     try:
+        connection.connect()
+        # The connection forgets it once a head says that the body ends with it.
+        links.append(connection.sock)
         connection.request("GET", f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}")
         with connection.getresponse() as answer:
             body = answer.read(_ANSWER_BYTES_MAX + 1)

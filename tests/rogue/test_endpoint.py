@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from rivet_fleet.errors import SourceRefused, SourceUnavailable
 from rivet_fleet.execution import signals
 from rivet_fleet.execution.signals import read_http
-from tests.rogue.endpoint import endpoint, moved, ok
+from tests.rogue.endpoint import MESSAGES, PHASES, answers, endpoint, moved, ok
+from tests.rogue.tcp import Memory, rogue
+
+ANSWER_S = 0.5
 
 
 def test_a_number_is_read_and_found_by_its_pointer() -> None:
@@ -70,3 +77,31 @@ def test_what_is_no_number_is_no_signal(answer: bytes, error: type[Exception]) -
     pointer = "/a" if b"[[" in answer else None
     with endpoint(answer) as rogue, pytest.raises(error):
         read_http(rogue.url, pointer)
+
+
+def meet(phase: str, message: str) -> str:
+    """What came of one meeting; empty when it was as it should be."""
+    with rogue(answers(phase, message)) as server:
+        began_s = time.monotonic()
+        try:
+            read_http(f"http://127.0.0.1:{server.port}/m", None)
+        except (SourceRefused, SourceUnavailable):
+            pass
+        except Exception as error:
+            return f"not ours: {error!r}"
+        spent_s, asked = time.monotonic() - began_s, len(server.peers)
+    if spent_s > 10 * ANSWER_S:
+        return f"it took {spent_s:.1f} s"
+    return "" if asked <= 4 else f"{asked} requests"
+
+
+def test_every_message_ends_in_every_phase(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signals, "ANSWER_MAX_S", ANSWER_S)
+    memory = Memory()
+    memory.begin()
+    pairs = list(itertools.product(PHASES, MESSAGES))
+    with ThreadPoolExecutor(24) as pool:
+        outcomes = dict(zip(pairs, pool.map(lambda pair: meet(*pair), pairs), strict=True))
+    outcomes |= {pair: meet(*pair) for pair, said in outcomes.items() if "it took" in said}
+    assert not {pair: said for pair, said in outcomes.items() if said}
+    assert memory.grown_mb < 100
