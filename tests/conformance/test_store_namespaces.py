@@ -18,6 +18,7 @@ from rivet_fleet.contracts.identity import CampaignIdentity
 from rivet_fleet.contracts.keys import CampaignId, RunId
 from rivet_fleet.contracts.namespace import NAMESPACE_DEFAULT, NAMESPACE_OTHER, within
 from rivet_fleet.contracts.plan import CampaignPlan
+from rivet_fleet.contracts.protection import MonitorPlan, SourceBudget
 from rivet_fleet.contracts.state import JournalFilter
 from rivet_fleet.errors import StateRefused
 from rivet_fleet.persistence.health import state_health
@@ -95,7 +96,7 @@ VERBS: dict[str, Callable[[Store, str], object]] = {
     "reset": lambda s, _: s.reset_export("shop", "e1", chunks_only=False),
     "requeue": lambda s, ns: s.requeue(named(ns)),
     "replace": lambda s, ns: s.submit(plan(ns, "c2"), replacing=[named(ns)]),
-    "budget": lambda s, ns: s.set_budgets([plan(ns).budgets[0].__class__(group_name="db")], by="w"),
+    "budget": lambda s, _: s.set_budgets([SourceBudget(group_name="db")], by="w"),
     "renew": lambda s, ns: s.renew(worker(ns), [], 60.0, 1),
     "reap": lambda s, _: s.reap_expired(),
     "journal": lambda s, _: s.write_journal(Event(name=EventName.STAGED_SWEPT)),
@@ -147,6 +148,28 @@ def test_an_expired_chunk_is_reaped_by_its_own(backend: Backend, pair: dict[str,
         backend.expire(claim.task_id)
         assert pair[OURS].reap_expired() == []
         assert [one.task_id for one in pair[THEIRS].reap_expired()] == [claim.task_id]
+
+
+def test_a_chunk_that_another_works_on_is_no_reason_to_wait(pair: dict[str, Store]) -> None:
+    submitted(pair)
+    ours, theirs = pair[OURS], pair[THEIRS]
+    assert theirs.claim(named(THEIRS), worker(THEIRS), 60.0) is not None
+    now = CampaignIdentity(name="shop", named=True, path="/moved")
+    assert ours.accept_campaigns("shop", now, Event(name=EventName.CAMPAIGN_ACCEPTED)) == 1
+    assert ours.reset_export("shop", "e0", chunks_only=False) == 1
+
+
+def test_a_governor_that_leaves_leaves_its_own(pair: dict[str, Store]) -> None:
+    submitted(pair)
+    leases = {}
+    for namespace, store in pair.items():
+        watched = SourceBudget(group_name="db", monitor=MonitorPlan(flag_file="/stop"))
+        store.set_budgets([watched], by="w")
+        (leases[namespace],) = store.lease_governor(
+            named(namespace), worker(namespace), 60.0, patience_s=-1.0
+        )
+    pair[OURS].leave_governor(leases[OURS])
+    assert pair[THEIRS].lease_governor(named(THEIRS), worker("x"), 60.0, patience_s=0.0) == []
 
 
 def test_the_journal_finds_workers_of_ones_own(pair: dict[str, Store]) -> None:
