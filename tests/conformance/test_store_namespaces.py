@@ -12,19 +12,22 @@ from typing import Any
 
 import pytest
 
+from rivet_fleet.contracts.binding import StoredMark
 from rivet_fleet.contracts.codec import dumps
+from rivet_fleet.contracts.cursor import CursorPlan, mark_text
 from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.identity import CampaignIdentity
 from rivet_fleet.contracts.keys import CampaignId, RunId
 from rivet_fleet.contracts.namespace import NAMESPACE_DEFAULT, NAMESPACE_OTHER, within
 from rivet_fleet.contracts.plan import CampaignPlan
-from rivet_fleet.contracts.protection import MonitorPlan, SourceBudget
+from rivet_fleet.contracts.protection import GovernorWord, MonitorPlan, SourceBudget
 from rivet_fleet.contracts.state import JournalFilter
 from rivet_fleet.errors import StateRefused
 from rivet_fleet.persistence.health import state_health
+from rivet_fleet.persistence.open import open_store
 from rivet_fleet.persistence.store import Store
-from tests.campaigns import campaign_plan
-from tests.conformance.test_store import finished
+from tests.campaigns import campaign_plan, staged_part
+from tests.conformance.test_store import finished, unique
 from tests.stores import Backend, SqlBackend, identity
 
 OURS, THEIRS = NAMESPACE_DEFAULT, "team-b"
@@ -170,6 +173,72 @@ def test_a_governor_that_leaves_leaves_its_own(pair: dict[str, Store]) -> None:
         )
     pair[OURS].leave_governor(leases[OURS])
     assert pair[THEIRS].lease_governor(named(THEIRS), worker("x"), 60.0, patience_s=0.0) == []
+
+
+def test_what_a_governor_halted_is_lifted_in_its_own_namespace(pair: dict[str, Store]) -> None:
+    submitted(pair)
+    for namespace, store in pair.items():
+        watched = SourceBudget(group_name="db", monitor=MonitorPlan(flag_file="/stop"))
+        store.set_budgets([watched], by="w")
+        (lease,) = store.lease_governor(named(namespace), worker(namespace), 60.0, patience_s=-1.0)
+        store.govern(lease, GovernorWord(permits=1, page_share=1.0, halt="stop"), 60.0)
+    assert pair[OURS].lift_halt(named(OURS))
+    assert [g.halted for g in pair[OURS].groups(named(OURS))] == [None]
+    assert [g.halted for g in pair[THEIRS].groups(named(THEIRS))] == ["stop"]
+    (theirs,) = pair[THEIRS].campaigns()
+    assert theirs.halted == "stop"
+
+
+def test_the_same_mark_is_bound_in_its_own_namespace(pair: dict[str, Store]) -> None:
+    at = mark_text(("at",), None, ("7",))
+    for namespace, store in pair.items():
+        made = plan(namespace)
+        cursor = CursorPlan(mode="single_column", columns=("at",), mark_before=None, mark_after=at)
+        (run,) = made.runs
+        run = replace(run, plan=replace(run.plan, mode="incremental", cursor=cursor))
+        store.submit(replace(made, runs=(run,)))
+        deliver(store, namespace)
+    event = Event(name=EventName.MARK_ACCEPTED)
+    stored = StoredMark(value=at, binding=None)
+    assert pair[OURS].accept_mark("shop", "e0", stored, '["x"]', event)
+    assert pair[THEIRS].marks("shop", ["e0"]) == {"e0": stored}
+
+
+def test_how_far_one_came_is_no_others_boundary(pair: dict[str, Store]) -> None:
+    """PG3: a boundary never goes back, and another namespace's is none."""
+    for namespace, chunks in ((THEIRS, 5), (OURS, 2)):
+        made = campaign_plan(campaign_id=named(namespace), chunks=(chunks,))
+        pair[namespace].submit(made)
+        deliver(pair[namespace], namespace)
+        (found,) = pair[namespace].progression("shop")
+        assert found.committed is not None and found.committed.chunk_index == chunks - 1
+
+
+def test_statistics_of_another_outlive_our_run(pair: dict[str, Store]) -> None:
+    """Its refused run is accepted by them, or not at all."""
+    submitted(pair)
+    theirs, run_id = pair[THEIRS], RunId("c1-e0@team-b")
+    while (claim := theirs.claim(named(THEIRS), worker(THEIRS), 60.0)) is not None:
+        part = replace(staged_part(claim.chunk_index, claim.fence), uniques=(unique(b"\x01" * 8),))
+        theirs.commit(claim.task_id, claim.fence, [part], rows=10, pages=1)
+        theirs.mark_published(claim.task_id, claim.fence)
+    lease = theirs.lease_finalize(run_id, worker(THEIRS), 60.0)
+    assert lease is not None
+    theirs.fail_run(lease, "gates")
+    deliver(pair[OURS], OURS)
+    assert len(theirs.unique_stats(run_id, 0, ("a",))) == 2
+
+
+def test_a_key_seals_its_own_namespace(backend: Backend, pair: dict[str, Store]) -> None:
+    submitted(pair)
+    if not isinstance(backend, SqlBackend):
+        return
+    before = seen(pair[OURS], OURS)
+    keyed = open_store(backend.url, namespace=THEIRS, seal_key=b"k" * 16)
+    assert keyed.reseal(None, by="ann") == 1
+    assert seen(pair[OURS], OURS) == before
+    assert len(keyed.budgets()) == len(keyed.runs(named(THEIRS))) == 1
+    keyed.close()
 
 
 def test_the_journal_finds_workers_of_ones_own(pair: dict[str, Store]) -> None:
