@@ -189,19 +189,27 @@ def test_what_a_governor_halted_is_lifted_in_its_own_namespace(pair: dict[str, S
     assert theirs.halted == "stop"
 
 
-def test_the_same_mark_is_bound_in_its_own_namespace(pair: dict[str, Store]) -> None:
-    at = mark_text(("at",), None, ("7",))
+AT = StoredMark(value=mark_text(("at",), None, ("7",)), binding=None)
+
+
+def marked(pair: dict[str, Store]) -> None:
+    """Both have delivered up to the same mark."""
     for namespace, store in pair.items():
         made = plan(namespace)
-        cursor = CursorPlan(mode="single_column", columns=("at",), mark_before=None, mark_after=at)
+        cursor = CursorPlan(
+            mode="single_column", columns=("at",), mark_before=None, mark_after=AT.value
+        )
         (run,) = made.runs
         run = replace(run, plan=replace(run.plan, mode="incremental", cursor=cursor))
         store.submit(replace(made, runs=(run,)))
         deliver(store, namespace)
+
+
+def test_the_same_mark_is_bound_in_its_own_namespace(pair: dict[str, Store]) -> None:
+    marked(pair)
     event = Event(name=EventName.MARK_ACCEPTED)
-    stored = StoredMark(value=at, binding=None)
-    assert pair[OURS].accept_mark("shop", "e0", stored, '["x"]', event)
-    assert pair[THEIRS].marks("shop", ["e0"]) == {"e0": stored}
+    assert pair[OURS].accept_mark("shop", "e0", AT, '["x"]', event)
+    assert pair[THEIRS].marks("shop", ["e0"]) == {"e0": AT}
 
 
 def test_how_far_one_came_is_no_others_boundary(pair: dict[str, Store]) -> None:
@@ -230,13 +238,14 @@ def test_statistics_of_another_outlive_our_run(pair: dict[str, Store]) -> None:
 
 
 def test_a_key_seals_its_own_namespace(backend: Backend, pair: dict[str, Store]) -> None:
-    submitted(pair)
+    marked(pair)
     if not isinstance(backend, SqlBackend):
         return
     before = seen(pair[OURS], OURS)
     keyed = open_store(backend.url, namespace=THEIRS, seal_key=b"k" * 16)
     assert keyed.reseal(None, by="ann") == 1
     assert seen(pair[OURS], OURS) == before
+    assert pair[OURS].marks("shop", ["e0"]) == keyed.marks("shop", ["e0"]) == {"e0": AT}
     assert len(keyed.budgets()) == len(keyed.runs(named(THEIRS))) == 1
     keyed.close()
 
