@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 from rivet_fleet.contracts.binding import StoredMark
@@ -250,8 +251,11 @@ def check_deliverable(fleet: Fleet, plan: CampaignPlan) -> None:
     UnsupportedType, DestinationError; leaves nothing behind but a probe that is removed."""
     families: set[str] = set()
     for planned in plan.runs:
-        # The partitions of one export are folders beside each other: one speaks for all.
+        # The partitions of one export are folders beside each other: one speaks for all. Each is
+        # made all the same, because a worker makes none.
         if planned.plan.family and planned.plan.family in families:
+            with closing(fleet.open_destination(planned.plan.destination)) as sibling:
+                sibling.check()
             continue
         families.add(planned.plan.family)
         open_format(planned.plan.format).check_schema(arrow_schema(planned.plan.output_columns))
