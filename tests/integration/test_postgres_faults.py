@@ -140,7 +140,10 @@ def test_a_lock_is_waited_for_no_longer_than_allowed(sql, source) -> None:
     assert reader.read_page(LIMIT).last
 
 
-def test_nothing_outlives_the_transaction(sql, source) -> None:
+@pytest.mark.parametrize("pooled", [False, True])
+def test_nothing_outlives_the_transaction(sql, source, monkeypatch, pooled) -> None:
+    """But for what is prepared, where nobody else has the session."""
+    monkeypatch.setattr(session, "is_pooled", lambda *_: pooled)
     sql.execute("CREATE TABLE t (n int PRIMARY KEY)")
     sql.execute("INSERT INTO t SELECT i FROM generate_series(1, 100) i")
     names = ("statement_timeout", "lock_timeout", "TimeZone", "DateStyle", "enable_seqscan", "jit")
@@ -149,7 +152,8 @@ def test_nothing_outlives_the_transaction(sql, source) -> None:
         connection = source._session.connection
         assert connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
         shown = [connection.execute(f"SHOW {name}").fetchone() for name in names]
-        return [*shown, connection.execute("SELECT * FROM pg_prepared_statements").fetchall()]
+        prepared = connection.execute("SELECT * FROM pg_prepared_statements").fetchall()
+        return [*shown, *(prepared if pooled else ())]
 
     source.ping()
     before = settings()

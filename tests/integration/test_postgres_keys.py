@@ -167,6 +167,17 @@ def test_pages_are_read_from_the_keys_index(sql: Sql, reader: str) -> None:
         assert f"Index Cond: ({condition}" in plan, plan
 
 
+def test_a_key_that_the_server_does_not_compare_is_left_out(sql: Sql, reader: str) -> None:
+    """Its values have a text and an index; what a page would ask is refused."""
+    sql.execute("REVOKE EXECUTE ON FUNCTION ext.ci_3 FROM PUBLIC")  # >=
+    opened = open_source(parse_database_url(reader), application_name="rivet-test")
+    facts = facts_of_key(opened, "people")
+    opened.close()
+    assert facts.keys == () and any(
+        "key (email) is left out" in one and "permission denied" in one for one in facts.warnings
+    )
+
+
 def test_an_index_of_another_class_is_no_key(sql: Sql, reader: str) -> None:
     """text's class on a type of another order: whole to the eye, ordered otherwise."""
     sql.execute(

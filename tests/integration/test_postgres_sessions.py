@@ -4,17 +4,20 @@ what we read, nor let our reading end what others do."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psycopg
 import pytest
 
+from rivet_fleet.contracts.basis import resting
 from rivet_fleet.contracts.facts import FactsRequest
 from rivet_fleet.contracts.keys import ChunkRange, RangeKind
 from rivet_fleet.contracts.plan import TuningPlan
 from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.execution.source import PageLimit, Source
 from rivet_fleet.execution.sources.postgres import open_source
+from rivet_fleet.execution.sources.postgres import session as session_module
 from rivet_fleet.execution.sources.postgres.liveness import Liveness, ask
 from rivet_fleet.execution.sources.postgres.session import Session
 from rivet_fleet.execution.sources.postgres.source import PostgresSource
@@ -167,6 +170,27 @@ def test_rows_of_an_inverted_index_are_not_limited(sql: Sql, reader: str) -> Non
     found = drain(source.open_chunk(read, WHOLE, TuningPlan()), limit)
     assert found.num_rows == 5000
     source.close()
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_what_every_chunk_asks_is_prepared_once_and_never_behind_a_pooler(
+    sql: Sql, reader: str, monkeypatch: pytest.MonkeyPatch, pooled: bool
+) -> None:
+    sql.execute(ACCOUNTS)
+    monkeypatch.setattr(session_module, "is_pooled", lambda *_: pooled)
+    source = _opened(reader)
+    facts = facts_of(source, "acct")
+    read = replace(read_plan(facts), basis=resting(facts.basis, [BY_ID], None))
+    held = "SELECT pg_catalog.count(*) FROM pg_catalog.pg_prepared_statements"
+    seen = []
+    for _ in range(3):
+        reading = source.open_chunk(read, BY_ID, TuningPlan())
+        assert drain(reading).num_rows == 2 and reading.prove() == ()
+        seen.append(_session(source).connection.execute(held).fetchone())
+    source.close()
+    first = seen[0]
+    assert first is not None and seen == [first] * 3
+    assert first[0] == 0 if pooled else 4 <= first[0] <= 16
 
 
 @pytest.mark.parametrize("method", ["reject", None])

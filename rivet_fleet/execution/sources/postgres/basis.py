@@ -339,7 +339,7 @@ def _ask(cursor: Row, arms: list[str], name: RelationName | None) -> tuple[Basis
         )
     tables += [_VIEWS] if "FROM beneath" in body else []
     head = f"WITH RECURSIVE {', '.join(tables)} " if tables else ""
-    rows = cursor.execute(f"{head}{body}".encode()).fetchall()
+    rows = cursor.execute(f"{head}{body}".encode(), prepare=True).fetchall()
     return tuple(
         BasisFact(kind=BasisKind(kind), subject=subject, value=value, columns=tuple(columns))
         for kind, subject, value, columns in rows

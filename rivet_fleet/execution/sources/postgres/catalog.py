@@ -82,7 +82,7 @@ def find_relation(cursor: Row, wanted: RelationName) -> Relation:
                 [quote_identifier(wanted.name)],
             ).fetchone()
         sql, parameters = f"{_RELATION} AND c.oid = %s", [*(row or (None,))]
-    row = cursor.execute(sql.encode(), parameters).fetchone()
+    row = cursor.execute(sql.encode(), parameters, prepare=True).fetchone()
     # The server cuts names of more than 63 bytes short, and finds another table by them.
     if row is None or row[2] != wanted.name or wanted.schema not in ("", row[1]):
         raise SourceRefused(
@@ -238,7 +238,7 @@ class RawColumn:
 
 def relation_columns(cursor: Row, relation: Relation) -> tuple[RawColumn, ...]:
     """The live columns of a relation, in their order."""
-    rows = cursor.execute(_COLUMNS, (relation.oid,)).fetchall()
+    rows = cursor.execute(_COLUMNS, (relation.oid,), prepare=True).fetchall()
     natives = [row[3] for row in rows]
     if any("." in native for native in natives):
         # A type of somebody's own is spelled as the user would spell it.
@@ -294,12 +294,13 @@ def query_columns(cursor: Row, source: str) -> tuple[RawColumn, ...]:
 def catalog_types(cursor: Row, raw: tuple[RawColumn, ...]) -> dict[tuple[int, int], CatalogType]:
     """(type OID, typmod) of each column → its type, domains resolved, elements attached."""
     asked = {column.type_oid for column in raw}
-    rows = {row[0]: row for row in cursor.execute(_TYPES, (list(asked),)).fetchall()}
+    found = cursor.execute(_TYPES, (sorted(asked),), prepare=True)
+    rows = {row[0]: row for row in found.fetchall()}
     element_oids = [row[5] for row in rows.values() if row[5] and row[1] not in NOT_REALLY_ARRAYS]
     elements = {}
     if element_oids:
         plain = "SELECT oid, typname, typtype::text FROM pg_catalog.pg_type WHERE oid = ANY (%s)"
-        elements = {row[0]: row for row in cursor.execute(plain, (element_oids,)).fetchall()}
+        elements = {row[0]: row for row in cursor.execute(plain, (element_oids,), prepare=True)}
     resolved = {}
     for column in raw:
         _, oid, name, typtype, domain_typmod, element_oid = rows[column.type_oid]

@@ -111,7 +111,7 @@ def key_orders(
 ) -> dict[str, KeyOrder]:
     """The order of each (column, type OID) that has one. One statement, on our own path."""
     asked = dict(types)
-    rows = cursor.execute(_ORDERS, (list(set(asked.values())),)).fetchall()
+    rows = cursor.execute(_ORDERS, (sorted(set(asked.values())),), prepare=True).fetchall()
     found = {row[0]: _order(row) for row in rows}
     return {name: found[oid] for name, oid in asked.items() if oid in found}
 

@@ -1,8 +1,9 @@
 """One connection, used in short read-only transactions; nothing outlives a transaction.
 
-Safe behind a transaction pooler (PgBouncer, pool size 1): no prepared statements, settings by
-SET LOCAL only, no start-up ``options``; not even our name, which a pooler would leave to the
-next client that gives none.
+Safe behind a transaction pooler (PgBouncer, pool size 1): there no prepared statements, settings by
+SET LOCAL only, no start-up ``options``; not even our name, which a pooler would leave to the next
+client that gives none. On a server session that is ours alone, the questions that are the same for
+every chunk are prepared: planning one of them costs several times its answer.
 """
 
 from __future__ import annotations
@@ -59,6 +60,9 @@ _UNHURRIED_SINCE = 140_000
 _TRANSACTIONS_TIMED_SINCE = 170_000
 _METHODS_CHOSEN = 160_000
 """The version of libpq since which it knows ``require_auth``."""
+_NEVER = 2**31
+_PREPARED_MAX = 16
+"""Each keeps its plan in the server's memory, a few hundred kilobytes at most."""
 _TLS_MODES = ("disable", "prefer", "require", "verify-ca", "verify-full")
 
 Settings = tuple[tuple[str, str], ...]
@@ -107,6 +111,9 @@ class Session:
         self._own, self._plain_strings = (), connection.info.parameter_status(PLAIN_STRINGS)
         self._pooled = self._introduce(connection, backend_pid)
         connection.liveness = lambda: self._ask(backend_pid)
+        if not self._pooled:
+            # Only what asks for it by name: a page's statement is never the same again.
+            connection.prepare_threshold, connection.prepared_max = _NEVER, _PREPARED_MAX
         return connection
 
     def _introduce(self, connection: WatchedConnection, told_pid: int) -> bool:
