@@ -23,7 +23,7 @@ MYSQL_URL_VARIABLE = "RIVET_FLEET_TEST_MYSQL_URL"
 
 _numbers = itertools.count(1)
 # What they hold never outlives them: nothing waits for a disk.
-_POSTGRES = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
+_POSTGRES = {"fsync": "off", "full_page_writes": "off"}
 _MARIADB = {"innodb_flush_log_at_trx_commit": "0", "debug_no_sync": "ON"}
 
 # The same examples every time: what a run says does not depend on which one it was. Loaded here,
