@@ -20,6 +20,10 @@ _CONNECT_MAX_S = 5
 _MIGRATION_LOCK = 0x7269_7665_745F_666C
 
 
+_METHODS_CHOSEN = 160_000
+"""The version of libpq since which it knows ``require_auth``."""
+
+
 class PostgresDialect:
     """A server for many hosts, directly or behind a transaction pooler."""
 
@@ -90,9 +94,19 @@ class PostgresDialect:
             "application_name": "rivet-fleet",
             # Server-side prepared statements do not survive a transaction pooler.
             "prepare_threshold": None,
+            **self._careful(),
             **dict(self._url.options),
             **self._url.target,
         }
+
+    def _careful(self) -> dict[str, object]:
+        """The password itself is for a server that was verified, or a socket's file: a rogue one
+        would ask for it. What the URL says of ``require_auth`` wins."""
+        by_file = self._url.host[:1] in ("/", "@") and not self._url.more_hosts
+        verified = self._url.option("sslmode") in ("verify-ca", "verify-full")
+        if by_file or verified or psycopg.pq.version() < _METHODS_CHOSEN:
+            return {}
+        return {"require_auth": "!password"}
 
     @contextlib.contextmanager
     def writing(

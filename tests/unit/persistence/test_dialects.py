@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.errors import StateRefused
 from rivet_fleet.persistence.dialects import refuse_network_filesystem
 from rivet_fleet.persistence.open import open_store
+from rivet_fleet.persistence.postgres_dialect import PostgresDialect
 
 MOUNTS = "\n".join(
     [
@@ -70,3 +72,15 @@ def test_an_option_cannot_lead_the_state_away() -> None:
     for option in ("host=db.example", "hostaddr=10.0.0.1", "service=elsewhere"):
         with pytest.raises(StateRefused, match="is remote"):
             open_store(f"postgresql://u@127.0.0.1/state?{option}")
+
+
+def test_a_state_that_is_not_verified_gets_a_proof_of_the_password_only() -> None:
+    def required(rest: str) -> object:
+        url = parse_database_url(f"postgresql://u:pw@{rest}")
+        return PostgresDialect(url)._connect_args().get("require_auth")
+
+    assert required("127.0.0.1/state") == "!password"
+    assert required("h/state?sslmode=require") == "!password"
+    assert required("h/state?sslmode=verify-full") is None
+    assert required("/state?host=/run/postgresql") is None
+    assert required("h/state?sslmode=require&require_auth=password") == "password"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from rivet_fleet.contracts.login import Login
 from rivet_fleet.errors import ConfigError
 from rivet_fleet.planning.connections import SourceConnection, source_connection
 from tests.unit.planning.conftest import Loader
@@ -171,3 +172,12 @@ def test_a_url_file_may_begin_with_a_byte_order_mark(load_text: Loader, tmp_path
     (tmp_path / "url").write_bytes(b"\xef\xbb\xbfpostgresql://u@127.0.0.1/d\r\n")
     assert connect(load_text, "url_file: url").identity == "postgres://u@127.0.0.1:5432/d"
     assert connect(load_text, "url_env: U", U="\ufeffpostgresql://u@127.0.0.1/d").engine
+
+
+def test_what_a_login_may_give_away_is_said_beside_tls(load_text: Loader) -> None:
+    plain = connect(load_text, "url: postgresql://u@127.0.0.1/d").login
+    assert plain == Login()
+    said = "{mode: disable, server_public_key_file: k.pem, allow_cleartext_password: true}"
+    told = connect(load_text, f"url: postgresql://u@127.0.0.1/d\ntls: {said}").login
+    assert told.cleartext and Path(told.server_key_file or "").is_absolute()
+    assert Path(told.server_key_file or "").name == "k.pem"
