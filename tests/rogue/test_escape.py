@@ -9,7 +9,10 @@ import psycopg
 import pymysql
 import pytest
 
+from rivet_fleet.contracts.facts import FactsRequest
 from rivet_fleet.contracts.url import parse_database_url
+from rivet_fleet.errors import SourceError
+from rivet_fleet.execution import registry
 from tests.integration.fleet_cli import Desk
 
 WRITE = "insert into victim values (1)"
@@ -105,3 +108,32 @@ def test_a_monitors_sql_cannot_leave_its_transaction(
     for verb in (("doctor",), ("run",)):
         desk.cli(*verb, code=None)
         assert written() == 0, verb
+
+
+@pytest.mark.parametrize("engine", ["postgres", "mysql"])
+def test_the_protocol_takes_one_statement_whatever_our_reading_lets_through(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, engine: str
+) -> None:
+    """Without the lexer that refuses a second statement, the server does."""
+    url: str = request.getfixturevalue("database" if engine == "postgres" else "mysql_database")
+    folder = f"rivet_fleet.execution.sources.{engine}"
+    for module in ("statements", "signals"):
+        monkeypatch.setattr(f"{folder}.{module}.bare_query", lambda text: text)
+    target = parse_database_url(url)
+    source = registry.open_source(engine, target, application_name="t")
+    signals = registry.open_signals(engine, target, application_name="t")
+    made = "CREATE TABLE made (n int)"
+    leaving = f"select 1 as id) AS x limit 0; COMMIT; {made}; BEGIN; select * from (select 1 as id"
+    asked: tuple[Callable[[], object], ...] = (
+        lambda: source.introspect(FactsRequest(export_name="q", relation=None, query=leaving)),
+        lambda: source.check_readable(None, leaving),
+        lambda: signals.query(f"select 1; COMMIT; {made}; BEGIN; select 1"),
+    )
+    for ask in asked:
+        with pytest.raises(SourceError):
+            ask()
+    with pytest.raises(SourceError, match="made"):
+        signals.query("select count(*) from made")
+    assert signals.query("select 7") == 7
+    source.close()
+    signals.close()

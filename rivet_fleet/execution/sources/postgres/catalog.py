@@ -274,9 +274,13 @@ def _natives(cursor: Row, types: list[tuple[int, int]]) -> list[str]:
 
 
 def query_columns(cursor: Row, source: str) -> tuple[RawColumn, ...]:
-    """The columns a query would return, without running it. ``source`` is a FROM item."""
+    """The columns a query would return, without running it. ``source`` is a FROM item.
+
+    ``binary`` stands for the extended protocol, in which a message is one statement or refused by
+    the server: every plan and every chunk begins with this, before the text is part of a COPY.
+    """
     with users_path(cursor):
-        cursor.execute(f"SELECT * FROM {source} LIMIT 0".encode())
+        cursor.execute(f"SELECT * FROM {source} LIMIT 0".encode(), binary=True)
         result, described = cursor.pgresult, cursor.description or []
     if result is None:
         return ()

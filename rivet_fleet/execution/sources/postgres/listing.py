@@ -168,7 +168,9 @@ def check_readable(
             catalog.prove_readable(cursor, found)
         else:
             with catalog.users_path(cursor):
-                cursor.execute(f"SELECT * FROM {from_item(None, query)} LIMIT 0".encode())
+                # Binary: the extended protocol, which takes one statement and no second one.
+                item = from_item(None, query)
+                cursor.execute(f"SELECT * FROM {item} LIMIT 0".encode(), binary=True)
     return (_HIDDEN,) if hidden else ()
 
 

@@ -85,7 +85,8 @@ class PostgresSignals:
         limit = (("statement_timeout", f"'{int(ANSWER_MAX_S * 1000)}ms'"), *settings)
         doing = "reading a signal"
         with self._session.transaction(limit, doing=doing, timeout_s=ANSWER_MAX_S) as cursor:
-            cursor.execute(bare_query(sql).encode())
+            # Binary: the extended protocol, which takes one statement and no second one.
+            cursor.execute(bare_query(sql).encode(), binary=True)
             rows = cursor.fetchmany(2)
         return one_number(rows, "the signal's query")
 
