@@ -116,9 +116,8 @@ def test_the_protocol_takes_one_statement_whatever_our_reading_lets_through(
 ) -> None:
     """Without the lexer that refuses a second statement, the server does."""
     url: str = request.getfixturevalue("database" if engine == "postgres" else "mysql_database")
-    folder = f"rivet_fleet.execution.sources.{engine}"
-    for module in ("statements", "signals"):
-        monkeypatch.setattr(f"{folder}.{module}.bare_query", lambda text: text)
+    reading = f"rivet_fleet.execution.sources.{engine}.statements.one_statement"
+    monkeypatch.setattr(reading, lambda sql, alternatives: sql)
     target = parse_database_url(url)
     source = registry.open_source(engine, target, application_name="t")
     signals = registry.open_signals(engine, target, application_name="t")
