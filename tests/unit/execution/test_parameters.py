@@ -69,6 +69,7 @@ PLACED = [
 ]
 REFUSED = [
     (BOTH, "select * from ${x}", "orders", "where a name must be", "type: identifier"),
+    (BOTH, "select * from ${x}", "5", "where a name must be", "type: identifier"),
     (BOTH, "select * from a, ${x}", "orders", "where a name must be", "type: identifier"),
     (BOTH, "select * from a join ${x} on 1 = 1", "o", "where a name must be", "identifier"),
     (BOTH, "select * from ${x}.orders", "sales", "where a name must be", "type: identifier"),
