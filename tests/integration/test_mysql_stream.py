@@ -483,7 +483,8 @@ def test_the_callers_own_time_is_not_the_statements(numbers) -> None:
 def test_the_time_of_executing_is_the_statements(kit) -> None:
     stream = kit.stream("SELECT SLEEP(0.25) + 0e0 AS n", (spec("n", TypeKind.FLOAT64, "5"),))
     stream.receive(rows_max=None, bytes_max=None)
-    assert 0.25 <= stream.seconds < 5
+    # Its clock is not ours: a sleep may be a tick shorter than what it was asked for.
+    assert 0.2 <= stream.seconds < 30
 
 
 def test_the_server_forgets_every_statement(numbers) -> None:

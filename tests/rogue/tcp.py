@@ -87,14 +87,20 @@ class RogueServer:
         self._script = script
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._players: list[threading.Thread] = []
+        self._accepter = threading.Thread(target=self._accept, daemon=True)
+        self._accepter.start()
 
     def close(self) -> None:
+        """Each thread closes its own socket: a TLS socket that another one closes goes on reading
+        from its descriptor's number, which by then is the next connection's."""
         self._closing.set()
         for link in (self._listener, *(peer.link for peer in self.peers)):
             with contextlib.suppress(OSError):
                 link.shutdown(socket.SHUT_RDWR)
-            link.close()
+        for thread in (self._accepter, *self._players):
+            thread.join(timeout=10)
+        self._listener.close()
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
@@ -102,7 +108,8 @@ class RogueServer:
                 link, _ = self._listener.accept()
                 peer = Peer(link, self._closing)
                 self.peers.append(peer)
-                threading.Thread(target=self._play, args=(peer,), daemon=True).start()
+                self._players.append(threading.Thread(target=self._play, args=(peer,), daemon=True))
+                self._players[-1].start()
 
     def _play(self, peer: Peer) -> None:
         with contextlib.suppress(Gone, OSError):
