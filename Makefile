@@ -29,7 +29,7 @@ quick: $(READY) .tools/.ready
 
 # The same properties with other examples each time, and more of them where that is cheap.
 fuzz: $(READY) .tools/.ready
-	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest -n $(TESTERS) --dist loadfile \
+	HYPOTHESIS_PROFILE=long RIVET_FLEET_TEST_SEED=$$(date +%s) $(BIN)/python -m pytest -n $(TESTERS) --dist loadfile \
 	    -m "soak or not soak" --hypothesis-profile fuzz tests/property tests/conformance tests/unit
 
 lint: $(READY)

@@ -8,7 +8,6 @@ MySQL itself runs where ``RIVET_FLEET_TEST_MYSQL_URL`` points.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +24,8 @@ from tests.property.roundtrip.families import Column
 from tests.property.roundtrip.mysql import SCALARS, MysqlTables, family, mariadb_family
 
 ENGINE = "mysql"
-SEED = int(os.environ.get("RIVET_FLEET_TEST_SEED", "0")) or time.time_ns() % 1_000_000_007
+# The same tables every time; `make fuzz` draws others.
+SEED = int(os.environ.get("RIVET_FLEET_TEST_SEED", "314388553"))
 SOAK_VALUES = 100_000
 
 

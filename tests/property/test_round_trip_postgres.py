@@ -7,7 +7,6 @@ A few seconds by default, by a seed that is printed; the whole proof, at least 1
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +30,8 @@ from tests.property.roundtrip.postgres import SCALARS, PostgresTables, family
 from tests.property.roundtrip.product import extract
 
 ENGINE = "postgres"
-SEED = int(os.environ.get("RIVET_FLEET_TEST_SEED", "0")) or time.time_ns() % 1_000_000_007
+# The same tables every time; `make fuzz` draws others.
+SEED = int(os.environ.get("RIVET_FLEET_TEST_SEED", "314388553"))
 SOAK_VALUES = 100_000
 
 

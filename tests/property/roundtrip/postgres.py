@@ -350,10 +350,14 @@ def family(rng: Random) -> Family:
 
 # ---------------------------------------------------------------- tables
 
-_SESSION = (
-    "SET TimeZone = 'UTC'; SET DateStyle = 'ISO, MDY'; SET IntervalStyle = 'iso_8601'; "
-    "SET extra_float_digits = 3; SET bytea_output = 'hex'"
-)
+# Of the database: a query is read in its user's own session, and printed in the same.
+_SETTINGS = {
+    "TimeZone": "UTC",
+    "DateStyle": "ISO, MDY",
+    "IntervalStyle": "iso_8601",
+    "extra_float_digits": "3",
+    "bytea_output": "hex",
+}
 
 
 def _ident(name: str) -> sql.Identifier:
@@ -373,8 +377,12 @@ class PostgresTables:
 
     def __init__(self, url: str) -> None:
         self.url = url
+        with psycopg.connect(url, autocommit=True) as first:
+            for name, value in _SETTINGS.items():
+                setting = "ALTER DATABASE {} SET {} = {}"
+                named = (sql.Identifier(first.info.dbname), sql.Identifier(name), value)
+                first.execute(sql.SQL(setting).format(*named))
         self._connection = psycopg.connect(url, autocommit=True)
-        self._connection.execute(_SESSION)
 
     def close(self) -> None:
         self._connection.close()
