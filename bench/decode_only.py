@@ -54,6 +54,9 @@ class _Restless:
         """Everything."""
         return Allowance()
 
+    def retry_in_s(self, wait_s: float, lost_bytes: int) -> float:
+        return wait_s
+
     def retried(self, error: SourceError, attempt: int, wait_s: float) -> None:
         """Raises ``error``."""
         raise error

@@ -19,6 +19,7 @@ from tests.mutants import apply_mutant, prepare_mutant
 MUTANT = os.environ.get("RIVET_FLEET_TEST_MUTANT", "")
 _TABLES = (
     *("file_log", "chunk_task", "chunk_run", "source_budget", "source_pace", "campaign", "worker"),
+    "source_retry",
     *(
         "run_journal",
         "export_metrics",

@@ -42,6 +42,7 @@ class EventName(Enum):
     CHUNK_REOPENED = "chunk.reopened"
     LEASE_LOST = "lease.lost"
     SOURCE_RETRIED = "source.retried"
+    SOURCE_HELD = "source.held"
     SOURCE_COUNTED = "source.counted"
     SOURCE_CHANGED = "source.changed"
     STATE_RETRIED = "state.retried"

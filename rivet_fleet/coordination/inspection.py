@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from rivet_fleet.contracts.events import EventName
 from rivet_fleet.contracts.keys import CampaignId
+from rivet_fleet.contracts.retry import RETRY_WAIT_MAX_S
 from rivet_fleet.contracts.state import CampaignView, JournalFilter, RunView, TaskView
 from rivet_fleet.contracts.task import RunStatus, TaskStatus
 from rivet_fleet.coordination.coordinator import COORDINATOR
@@ -30,6 +31,8 @@ def campaign_status(fleet: Fleet, view: CampaignView) -> StatusReport:
         for status in (TaskStatus.RUNNING, TaskStatus.COMMITTED, TaskStatus.FAILED):
             if _count(run, status):
                 tasks += store.tasks(run.run_id, status=status, limit=_TASKS_SHOWN)
+    now_s = store.now_s()
+    lately = JournalFilter(events=(EventName.SOURCE_HELD.value,), since_s=now_s - RETRY_WAIT_MAX_S)
     workers = store.workers(alive_within_s=fleet.settings.lease_ttl_s)
     return explain(
         view,
@@ -37,7 +40,7 @@ def campaign_status(fleet: Fleet, view: CampaignView) -> StatusReport:
         tasks,
         [worker for worker in workers if not worker.name.startswith(COORDINATOR)],
         store.groups(view.campaign_id),
-        store.now_s(),
+        now_s,
         {
             source: outage
             for source, run_ids in runs_by_source(runs).items()
@@ -45,6 +48,9 @@ def campaign_status(fleet: Fleet, view: CampaignView) -> StatusReport:
         },
         store.journal(
             campaign_id=view.campaign_id, only=_BEGAN, limit=_PROCESSES_SHOWN, newest=True
+        ),
+        store.journal(
+            campaign_id=view.campaign_id, only=lately, limit=_PROCESSES_SHOWN, newest=True
         ),
     )
 

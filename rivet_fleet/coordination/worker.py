@@ -34,6 +34,7 @@ from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.coordination.harm import look_before
 from rivet_fleet.coordination.heartbeat import Heartbeat
 from rivet_fleet.coordination.protect import ChunkGuard, Protection
+from rivet_fleet.coordination.retries import Retries
 from rivet_fleet.coordination.tend import tend
 from rivet_fleet.errors import (
     DestinationError,
@@ -62,6 +63,8 @@ from rivet_fleet.execution.registry import open_format
 
 _MESSAGE_MAX = 2000
 _OUTAGE_BACKOFF_S = 1.0
+_WAIT_S = 5.0
+"""How often one who waits for the source shows that it does not hang."""
 _TRIMMED_FROM = 0.85
 """Share of the memory ceiling from which a worker gives free memory back."""
 _LOOKED_EVERY_S = 5.0
@@ -75,7 +78,11 @@ class _Pacer:
     fleet: Fleet
     heartbeat: Heartbeat
     claim: Claim
+    plan: ExportPlan
+    retries: Retries
     guard: ChunkGuard | None = None
+    paid_bytes: int = 0
+    """Of what was lost, as far as tries have paid for it."""
 
     def allowance(self) -> Allowance:
         """What the source's protection leaves to the next page, once it may be read."""
@@ -83,14 +90,25 @@ class _Pacer:
 
     def wait(self, seconds: float) -> None:
         """Sleep; progress of a kind. Raises StopRequested or LeaseLost."""
-        self.heartbeat.progressed()
-        if self.fleet.stop.wait(seconds):
-            raise StopRequested("stopped while waiting for the source")
-        self.heartbeat.check()
+        left_s = seconds
+        while True:
+            self.heartbeat.progressed()
+            if self.fleet.stop.wait(min(left_s, _WAIT_S)):
+                raise StopRequested("stopped while waiting for the source")
+            self.heartbeat.check()
+            left_s -= _WAIT_S
+            if left_s <= 0:
+                break
         self.heartbeat.progressed()
 
+    def retry_in_s(self, wait_s: float, lost_bytes: int) -> float:
+        """When the fleet's budget lets the source be tried again."""
+        self.paid_bytes += lost_bytes
+        return self.retries.wait_s(self.plan, wait_s, lost_bytes)
+
     def retried(self, error: RivetFleetError, attempt: int, wait_s: float) -> None:
-        """The source asked for patience."""
+        """The source asked for patience. Raises ``error`` when it has had enough."""
+        self.retries.give_up_when_hanging(error)
         self.tell(
             EventName.SOURCE_RETRIED,
             self.fleet.redact(error.message),
@@ -124,6 +142,9 @@ class Worker:
         self._servos: dict[tuple[RunId, bool], PageServo] = {}
         self._changes_told: set[tuple[RunId, BasisDifference]] = set()
         self._proofs: dict[RunId, PageProofs] = {}
+        self._retries = Retries(fleet, campaign_id)
+        self._read_bytes = 0
+        """Received of the chunk."""
         self._outages = 0
         """Chunks given back in a row because the source could not be connected."""
 
@@ -176,8 +197,7 @@ class Worker:
                 reach(KillPoint.CHUNK_CLAIMED)
                 self._work(claim)
                 self._claimed = None
-                if self._outages:
-                    fleet.stop.wait(backoff_s(attempt=self._outages, base_s=_OUTAGE_BACKOFF_S))
+                self._retries.rest()
                 if self._over_ceiling():
                     return ExitCode.RECYCLE
                 continue
@@ -209,6 +229,8 @@ class Worker:
     def _work(self, claim: Claim) -> None:
         """One attempt at one chunk. However it ends, the chunk is somebody's again."""
         fleet = self._fleet
+        self._read_bytes = 0
+        self._retries.moved()
         try:
             plan = fleet.planned_run(claim.run_id).plan
             result = self._extract(claim, plan)
@@ -216,6 +238,7 @@ class Worker:
             self._tell_changes(claim, result.told)
             deliver_chunk(fleet, claim, plan, result)
             self._outages = 0
+            self._retries.answered(plan)
         except LeaseLost as lost:
             fleet.emit(_chunk_event(fleet, claim, EventName.LEASE_LOST, lost.message))
         except StopRequested:
@@ -239,7 +262,7 @@ class Worker:
         fleet = self._fleet
         fleet.drop_sources(but=plan.read.source)
         source = fleet.source(plan.read.source, plan.read.source_identity)
-        pacer = _Pacer(fleet, self._heartbeat, claim)
+        pacer = _Pacer(fleet, self._heartbeat, claim, plan, self._retries)
         self._guard = pacer.guard = guard = self._protection.guard(claim, pacer.wait, pacer.tell)
         reader = open_patiently(
             lambda: source.open_chunk(plan.read, claim.chunk_range, plan.tuning),
@@ -271,6 +294,7 @@ class Worker:
                 servo=servo,
             )
         finally:
+            self._read_bytes += reader.lost_bytes - pacer.paid_bytes
             reader.close()
 
     def _tell_changes(self, claim: Claim, told: tuple[BasisDifference, ...]) -> None:
@@ -293,6 +317,8 @@ class Worker:
         """The page boundary: the only place where a chunk can stop before its end."""
         fleet = self._fleet
         self._heartbeat.progressed()
+        self._retries.moved()
+        self._read_bytes = progress.bytes_total
         guard.after_page(progress.page_rows, progress.page_bytes)
         if fleet.clock.monotonic_s() - self._looked_at_s >= _LOOKED_EVERY_S:
             self._used_bytes()
@@ -365,6 +391,8 @@ class Worker:
         fleet.drop_source(plan.read.source)
         message = error.message or error.error_class
         self._release(claim, outage=fleet.redact(message)[:_MESSAGE_MAX])
+        wait_s = backoff_s(attempt=self._outages, base_s=_OUTAGE_BACKOFF_S)
+        self._retries.rest_later(plan, wait_s, self._read_bytes)
 
     def _fail(self, claim: Claim, error: RivetFleetError) -> None:
         """Spend the attempt. After a commit the fence guard refuses, and that is right: a
@@ -392,6 +420,8 @@ class Worker:
                 lambda: fleet.store.fail(claim.task_id, claim.fence, failure),
             )
             reach(KillPoint.CHUNK_FAILED)
+            if not failure.permanent:
+                self._retries.rest_later(plan, 0.0, self._read_bytes)
         except LeaseLost:
             if isinstance(error, DestinationError):
                 lost = LeaseLost(f"committed, but not published yet: {error.message}")

@@ -243,6 +243,9 @@ class PagedReader:
         """When the last piece of a page that goes on was handed on (monotonic)."""
         self._waited_s = 0.0
         """How long a page that goes on has waited for its pieces to be taken."""
+        self._handed_on_bytes = 0
+        """Received of what was handed on of an open statement."""
+        self._lost_bytes = 0
         self._rowless_bytes = 0
         """What has arrived of a streamed row that is not complete."""
 
@@ -285,6 +288,11 @@ class PagedReader:
         """Per column: values a stated policy had to change so far."""
         return dict(self._changed)
 
+    @property
+    def lost_bytes(self) -> int:
+        """Bytes received of statements that failed and not handed on, so far."""
+        return self._lost_bytes
+
     def pack(self) -> None:
         """Columns may come packed from the next statement on."""
         self._packed = True
@@ -297,11 +305,13 @@ class PagedReader:
     def read_page(self, limit: PageLimit) -> Page:
         """The next page; see ``ChunkReader``. State moves only when the page is complete."""
         pager = self._pager
-        if pager is None or pager.streamed:
-            return self._stream_page(pager, limit)
         try:
+            if pager is None or pager.streamed:
+                return self._stream_page(pager, limit)
             return self._read(pager, limit)
         except BaseException:
+            if self._stream is not None:
+                self._lost_bytes += self._stream.wire_bytes - self._handed_on_bytes
             self._abandon_stream()
             raise
 
@@ -360,6 +370,7 @@ class PagedReader:
             self._count_changes(stream)
         if goes_on:
             self._handed_on_rows += batch.num_rows
+            self._handed_on_bytes = stream.wire_bytes
             self._handed_on_s = time.monotonic()
         else:
             self._forget_stream()
@@ -434,6 +445,7 @@ class PagedReader:
         if self._rowless_bytes > self._row_bytes_max:
             nth = f"number {self._streamed_rows + 1} of its statement"
             raise self._too_wide(self._rowless_bytes, nth)
+        self._handed_on_bytes = stream.wire_bytes
         done = stream.ended and stream.rows_ready == 0
         page = Page(
             batch=self._visible(batch),
@@ -443,7 +455,7 @@ class PagedReader:
         )
         if done and pager is not None:
             pager.accept(batch, stream.wire_bytes, cut=False)
-            self._stream, self._streamed_rows = None, 0
+            self._stream, self._streamed_rows, self._handed_on_bytes = None, 0, 0
         return page
 
     def _check_end(
@@ -495,6 +507,7 @@ class PagedReader:
     def _forget_stream(self) -> None:
         self._stream = self._handed_on_s = None
         self._handed_on_rows, self._waited_s, self._rowless_bytes = 0, 0.0, 0
+        self._handed_on_bytes = 0
 
     def _visible(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """The planned columns alone, with the reader's schema, as they are packed."""

@@ -48,8 +48,14 @@ class Pacer(Protocol):
         """What the next page may take at most. Called right before every page."""
         ...
 
+    def retry_in_s(self, wait_s: float, lost_bytes: int) -> float:
+        """How long to wait before the next try: at least ``wait_s``. ``lost_bytes`` were received
+        and are read again."""
+        ...
+
     def retried(self, error: SourceError, attempt: int, wait_s: float) -> None:
-        """A page failed for the ``attempt``-th time and is read again after ``wait_s``."""
+        """A page failed for the ``attempt``-th time and is read again after ``wait_s``. May raise
+        ``error``: it has been tried for too long."""
         ...
 
 
@@ -202,6 +208,7 @@ def _rest(
     tuning: TuningPlan,
     pacer: Pacer,
     jitter: Callable[[], float],
+    lost_bytes: int = 0,
 ) -> None:
     """Tell, and wait before the next try."""
     wait_s = backoff_s(
@@ -210,6 +217,7 @@ def _rest(
         extra_s=error.extra_delay_s,
         jitter=jitter(),
     )
+    wait_s = pacer.retry_in_s(wait_s, lost_bytes)
     pacer.retried(error, attempt, wait_s)
     pacer.wait(wait_s)
 
@@ -252,6 +260,8 @@ class Pages:
         """Of the page whose statement goes on."""
         self._sums = _PageSums()
         self._rows_since_rest = 0
+        self._lost_bytes = 0
+        """Of the reader, as far as they are paid for."""
         self.ended = False
         self.between = True
         """No statement is open: the loop may rest."""
@@ -311,7 +321,9 @@ class Pages:
                 if not self._may_retry(error, attempt):
                     raise
                 self._servo.shrink()
-                _rest(error, attempt, self._tuning, self._pacer, self._jitter)
+                lost_bytes = self._reader.lost_bytes - self._lost_bytes
+                self._lost_bytes += lost_bytes
+                _rest(error, attempt, self._tuning, self._pacer, self._jitter, lost_bytes)
 
     def _forget_page(self) -> None:
         self._limit, self._sums = None, _PageSums()

@@ -78,6 +78,11 @@ class ChunkReader(Protocol):
         """Per column: how many values a stated policy had to change so far."""
         ...
 
+    @property
+    def lost_bytes(self) -> int:
+        """Bytes received of statements that failed and not handed on, so far."""
+        ...
+
     def pack(self) -> None:
         """From the next page on, columns may come packed (ADR 0014)."""
         ...

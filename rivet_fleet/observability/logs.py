@@ -64,6 +64,7 @@ EVENT_LEVELS: dict[EventName, str] = {
     EventName.LEASE_LOST: "warning",
     EventName.SOURCE_COUNTED: "info",
     EventName.SOURCE_RETRIED: "warning",
+    EventName.SOURCE_HELD: "warning",
     EventName.SOURCE_CHANGED: "warning",
     EventName.STATE_RETRIED: "warning",
     EventName.STATE_RESEALED: "warning",

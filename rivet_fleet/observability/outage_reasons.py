@@ -36,6 +36,30 @@ def outage_reasons(scene: Scene, outages: Mapping[str, Outage]) -> list[Reason]:
     return [_away(scene, source, outage) for source, outage in outages.items()]
 
 
+def held_reasons(scene: Scene, entries: Sequence[JournalEntry]) -> list[Reason]:
+    """One for each source whose budget of retries is spent at this moment; nothing once the
+    campaign is over. ``entries``: when that was told lately."""
+    if scene.campaign.status.over:
+        return []
+    until_s: dict[str, float] = {}
+    for entry in entries:
+        source, wait_s = str(entry.data.get("source")), entry.data.get("wait_s")
+        if isinstance(wait_s, int | float):
+            until_s[source] = max(until_s.get(source, 0.0), entry.at_s + wait_s - scene.now_s)
+    return [_held(source, left_s) for source, left_s in until_s.items() if left_s > 0]
+
+
+def _held(source: str, left_s: float) -> Reason:
+    return Reason(
+        code=ReasonCode.RETRIES_HELD,
+        sentence=f"Source {source} fails more often than the fleet may try it again, over all "
+        f"hosts and campaigns: tries wait their turn, one for another {duration_text(left_s)}. "
+        "Chunks keep what they have read; the journal's source.retried and "
+        "chunk.failed say what fails.",
+        until_s=left_s,
+    )
+
+
 def unfit_reasons(scene: Scene, entries: Sequence[JournalEntry]) -> list[Reason]:
     """One for each process, by name and host, that refused to work and has not begun anew since;
     nothing once the campaign is over. ``entries``: the starts and refusals, oldest first."""

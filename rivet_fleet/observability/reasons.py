@@ -31,6 +31,7 @@ class ReasonCode(Enum):
     SOURCE_GROUP_PAUSED = "source_group_paused"
     SOURCE_GROUP_PACED = "source_group_paced"
     SOURCE_AWAY = "source_away"
+    RETRIES_HELD = "retries_held"
     WORKER_UNFIT = "worker_unfit"
     CAMPAIGN_HALTED = "campaign_halted"
     WAITING_FOR_RETRY = "waiting_for_retry"

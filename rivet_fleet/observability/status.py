@@ -24,7 +24,7 @@ from rivet_fleet.observability.families import HEAD, export_rows
 from rivet_fleet.observability.findings import finding_lines
 from rivet_fleet.observability.groups import group_words
 from rivet_fleet.observability.order_reasons import order_reasons
-from rivet_fleet.observability.outage_reasons import outage_reasons, unfit_reasons
+from rivet_fleet.observability.outage_reasons import held_reasons, outage_reasons, unfit_reasons
 from rivet_fleet.observability.protection_reasons import protection_reasons
 from rivet_fleet.observability.reasons import Reason, Scene, reasons_for, spent
 from rivet_fleet.observability.redaction import Redactor, one_line, redact_plain, safe_line
@@ -115,13 +115,14 @@ def explain(
     now_s: float,
     outages: Mapping[str, Outage] = MappingProxyType({}),
     began: Sequence[JournalEntry] = (),
+    held: Sequence[JournalEntry] = (),
 ) -> StatusReport:
     """The report for one moment.
 
     ``tasks`` are the running, committed and failed ones (or a sample); ``workers`` are those
     that claim (a coordinator's own row would count as an idle worker); ``now_s`` is the state
     database's clock; ``outages`` are by source; ``began`` are the last workers that started or were
-    unfit.
+    unfit; ``held`` is when retries were told to wait, lately.
     """
     scene = Scene(
         campaign=campaign, runs=runs, tasks=tasks, workers=workers, groups=groups, now_s=now_s
@@ -141,6 +142,7 @@ def explain(
         failed=tuple(_failed(t) for t in tasks if spent(t)),
         reasons=(
             *outage_reasons(scene, outages),
+            *held_reasons(scene, held),
             *unfit_reasons(scene, began),
             *reasons_for(scene, protection_reasons(scene)),
             *order_reasons(scene),

@@ -8,6 +8,7 @@ from rivet_fleet.contracts.codec import dumps, loads
 from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.keys import CampaignId, TaskId
 from rivet_fleet.contracts.protection import MonitorPlan, SourceBudget, Standing
+from rivet_fleet.contracts.retry import RETRIES_SAVED_MAX, RETRY_EVERY_S, RETRY_WAIT_MAX_S
 from rivet_fleet.contracts.sealing import Sealer, tampered
 from rivet_fleet.contracts.state import GroupView
 from rivet_fleet.persistence.database import Database, Record, Transaction
@@ -93,6 +94,20 @@ UPDATE source_pace SET
 WHERE namespace = :namespace AND group_name = :group_name
 RETURNING {_begins("rows")}, {_begins("bytes")}
 """
+# ``contracts.retry.retry_appointment`` as SQL.
+_LATEST = f"NOW_S + {RETRY_WAIT_MAX_S}"
+_EARLIEST = f"NOW_S - {RETRIES_SAVED_MAX * RETRY_EVERY_S}"
+_PAID = f"""(CASE WHEN source_retry.paid_until_s > {_EARLIEST}
+  THEN source_retry.paid_until_s ELSE {_EARLIEST} END + :cost_s)"""
+_FIRST = f"({_EARLIEST} + :cost_s)"
+RESERVE_RETRY = f"""
+INSERT INTO source_retry (namespace, source_key, paid_until_s)
+VALUES (:namespace, :source_key,
+        CASE WHEN {_FIRST} > {_LATEST} THEN {_LATEST} ELSE {_FIRST} END)
+ON CONFLICT (namespace, source_key) DO UPDATE SET
+  paid_until_s = CASE WHEN {_PAID} > {_LATEST} THEN {_LATEST} ELSE {_PAID} END
+RETURNING paid_until_s - NOW_S
+"""
 # Earlier claims first, by the database's clock: every worker computes the same order.
 STANDING = f"""
 SELECT {BUDGET_COLUMNS}, NOW_S AS now_s,
@@ -166,6 +181,12 @@ class Budgets:
         once = self._db.one if self._db.dialect.one_statement_claim else self._db.write
         row = once(lambda tx: tx.first(RESERVE, **values))
         return 0.0 if row is None else max(0.0, float(row[0]), float(row[1]))
+
+    def reserve_retry(self, source_key: str, cost_s: float) -> float:
+        """See ``Store.reserve_retry``. One statement, as for a rate."""
+        values = {"source_key": source_key, "cost_s": float(cost_s)}
+        once = self._db.one if self._db.dialect.one_statement_claim else self._db.write
+        return max(0.0, float(once(lambda tx: tx.scalar(RESERVE_RETRY, **values))))
 
     def standing(self, task_id: TaskId) -> Standing:
         """See ``Store.standing``."""

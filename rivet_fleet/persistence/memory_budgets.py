@@ -14,6 +14,7 @@ from rivet_fleet.contracts.protection import (
     Standing,
     appointment,
 )
+from rivet_fleet.contracts.retry import retry_appointment
 from rivet_fleet.contracts.state import GroupView
 from rivet_fleet.contracts.task import CampaignStatus, RunStatus, TaskStatus
 from rivet_fleet.errors import LeaseLost
@@ -115,6 +116,13 @@ class MemoryBudgets(MemoryRows):
         )
         self._paces[group_name] = rows_free_s, bytes_free_s
         return max(0.0, rows_wait_s, bytes_wait_s)
+
+    @synchronized
+    def reserve_retry(self, source_key: str, cost_s: float) -> float:
+        """See ``Store.reserve_retry``."""
+        before_s = self._paid_until_s.get(source_key, 0.0)
+        self._paid_until_s[source_key], wait_s = retry_appointment(before_s, self._clock(), cost_s)
+        return wait_s
 
     @synchronized
     def lease_governor(

@@ -69,6 +69,7 @@ class MemoryRows:
         self._metrics: list[dict[str, object]] = []
         self._budgets: dict[str, Budget] = {}
         self._paces: dict[str, tuple[float, float]] = {}
+        self._paid_until_s: dict[str, float] = {}
         self._harm: dict[RunId, RunHarm] = {}
         self._next_task_id = 1
 

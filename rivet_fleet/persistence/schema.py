@@ -129,6 +129,15 @@ source_pace = Table(
 """Until when a group's rows and bytes are spoken for; apart, so that no reader waits for a
 claim."""
 
+source_retry = Table(
+    "source_retry",
+    metadata,
+    Column("namespace", Text, primary_key=True, server_default=text("'default'")),
+    Column("source_key", Text, primary_key=True),
+    Column("paid_until_s", Double, nullable=False, server_default=text("0")),
+)
+"""Until when the retries of a source are spoken for, over all processes (ADR 0013)."""
+
 chunk_run = Table(
     "chunk_run",
     metadata,

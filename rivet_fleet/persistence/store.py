@@ -326,6 +326,11 @@ class Store(Protocol):
         """Reserve so much of a group's rates; the seconds until it may be used."""
         ...
 
+    def reserve_retry(self, source_key: str, cost_s: float) -> float:
+        """Reserve one retry of a source (``contracts.retry.retry_appointment``), over all processes
+        and campaigns here; the seconds until it may be made."""
+        ...
+
     def lease_governor(
         self,
         campaign_id: CampaignId,

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.contracts.lease import Claim
 from rivet_fleet.contracts.protection import MonitorPlan, SourceBudget, Standing, appointment
+from rivet_fleet.contracts.retry import RETRIES_SAVED_MAX, RETRY_EVERY_S, RETRY_WAIT_MAX_S
 from rivet_fleet.contracts.state import Failure
 from rivet_fleet.persistence.store import Store
 from tests.campaigns import campaign_plan
@@ -158,6 +159,25 @@ def test_nothing_is_saved_up_while_nobody_reads(backend: Backend) -> None:
         backend.execute("UPDATE source_pace SET rows_free_at_s = NOW_S - 3600")
     assert store.reserve("db", 5000.0, 0.0) == pytest.approx(0.0, abs=0.5)
     assert store.reserve("db", 1.0, 0.0) == pytest.approx(5.0, abs=1.0)
+
+
+def test_retries_of_a_source_are_paid_from_one_budget(store: Store) -> None:
+    most = int(RETRIES_SAVED_MAX)
+    waits = [store.reserve_retry("db", RETRY_EVERY_S) for _ in range(most + 3)]
+    assert waits[:most] == pytest.approx([0.0] * most, abs=0.5)
+    assert waits[-1] == pytest.approx(3 * RETRY_EVERY_S, abs=1.0)
+    assert store.reserve_retry("other", RETRY_EVERY_S) == 0.0
+    assert store.reserve_retry("dear", 1e9) == pytest.approx(RETRY_WAIT_MAX_S, abs=1.0)
+    assert store.reserve_retry("dear", 1e9) == pytest.approx(RETRY_WAIT_MAX_S, abs=1.0)
+
+
+def test_retries_are_saved_up_to_their_most(backend: Backend) -> None:
+    store = backend.store
+    store.reserve_retry("db", 100.0)
+    if isinstance(backend, SqlBackend):
+        backend.execute("UPDATE source_retry SET paid_until_s = NOW_S - 3600")
+        assert store.reserve_retry("db", RETRIES_SAVED_MAX * RETRY_EVERY_S) < 1.0
+        assert store.reserve_retry("db", 5.0) == pytest.approx(5.0, abs=1.0)
 
 
 def test_many_claimers_at_once_never_exceed_a_budget(backend: Backend) -> None:

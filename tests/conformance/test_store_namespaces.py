@@ -106,6 +106,7 @@ VERBS: dict[str, Callable[[Store, str], object]] = {
     "settle": lambda s, ns: s.finish_campaign(named(ns)),
     "halt": lambda s, ns: s.lift_halt(named(ns)),
     "reserve": lambda s, _: s.reserve("db", 1000.0, 1000.0),
+    "reserve_retry": lambda s, _: s.reserve_retry("db", 1000.0),
 }
 
 
@@ -118,6 +119,10 @@ def test_no_verb_changes_another_namespace(pair: dict[str, Store], verb: str) ->
         before = seen(pair[other], other)
         VERBS[verb](pair[namespace], namespace)
         assert seen(pair[other], other) == before
+    if verb == "reserve_retry":
+        assert pair[THEIRS].reserve_retry("other", 1.0) == 0.0
+        pair[OURS].reserve_retry("theirs", 1000.0)
+        assert pair[THEIRS].reserve_retry("theirs", 1.0) == 0.0
 
 
 def deliver(store: Store, namespace: str) -> None:

@@ -51,6 +51,9 @@ class Pacer:
     def allowance(self) -> Allowance:
         return Allowance()
 
+    def retry_in_s(self, wait_s: float, lost_bytes: int) -> float:
+        return wait_s
+
     def retried(self, error: SourceError, attempt: int, wait_s: float) -> None:
         self.errors.append(error)
 

@@ -184,6 +184,9 @@ class Pacer:
     def wait(self, seconds: float) -> None:
         """No time passes."""
 
+    def retry_in_s(self, wait_s: float, lost_bytes: int) -> float:
+        return wait_s
+
     def retried(self, error: Exception, attempt: int, wait_s: float) -> None:
         self.retries += 1
 

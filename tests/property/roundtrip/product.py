@@ -29,6 +29,9 @@ class Impatient:
     def allowance(self) -> Allowance:
         return Allowance()
 
+    def retry_in_s(self, wait_s: float, lost_bytes: int) -> float:
+        return wait_s
+
     def retried(self, error: SourceError, attempt: int, wait_s: float) -> None:
         """A page that failed is a finding."""
         raise AssertionError(f"attempt {attempt} failed") from error

@@ -88,6 +88,9 @@ class RecordingPacer:
     def allowance(self) -> Allowance:
         return Allowance()
 
+    def retry_in_s(self, wait_s: float, lost_bytes: int) -> float:
+        return wait_s
+
     def retried(self, error, attempt, wait_s):
         self.retries.append((type(error), attempt, wait_s))
 

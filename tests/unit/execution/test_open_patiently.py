@@ -21,6 +21,9 @@ class Pacer:
     def allowance(self) -> Allowance:
         return Allowance()
 
+    def retry_in_s(self, wait_s: float, lost_bytes: int) -> float:
+        return wait_s
+
     def retried(self, error, attempt: int, wait_s: float) -> None:
         self.told.append(attempt)
 

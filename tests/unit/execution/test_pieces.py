@@ -201,6 +201,9 @@ class Pacer:
         self.log.append("page")
         return Allowance()
 
+    def retry_in_s(self, wait_s: float, lost_bytes: int) -> float:
+        return wait_s
+
     def retried(self, error, attempt, wait_s) -> None:
         self.log.append("retried")
 
