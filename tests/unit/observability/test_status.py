@@ -72,6 +72,25 @@ def test_nobody_waits_for_a_source_when_the_campaign_is_over() -> None:
     assert ReasonCode.SOURCE_AWAY not in [reason.code for reason in over.reasons]
 
 
+@pytest.mark.parametrize(
+    ("ago_s", "status", "said"),
+    [(20.0, CampaignStatus.ACTIVE, 1), (50.0, CampaignStatus.ACTIVE, 0)]
+    + [(20.0, CampaignStatus.CANCELLED, 0)],
+)
+def test_tries_that_wait_for_the_budget_are_said_while_they_wait(ago_s, status, said) -> None:
+    told = [
+        entry("source.held", at_s=NOW_S - ago_s, data={"source": "shop", "wait_s": wait_s})
+        for wait_s in (30.0, 45.0)
+    ]
+    report = explain(
+        campaign(status), [run(pending=2, running=1)], [], [worker()], [], NOW_S, held=told
+    )
+    found = [reason for reason in report.reasons if reason.code is ReasonCode.RETRIES_HELD]
+    assert len(found) == said
+    if said:
+        assert found[0].until_s == pytest.approx(25.0) and "Source shop" in found[0].sentence
+
+
 def test_a_source_is_asked_about_while_one_of_its_runs_has_chunks_to_read() -> None:
     done, open_ = run("a", status=RunStatus.COMPLETED, completed=1), run("b", pending=1)
     assert runs_by_source([done, open_]) == {"shop": (done.run_id, open_.run_id)}
