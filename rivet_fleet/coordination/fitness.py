@@ -185,11 +185,17 @@ def refuse_full_spool(spool: Path) -> None:
         raise unfit(Defect.SPOOL, f"no space left in the spool at {spool}")
 
 
+def asks_source(error: Exception) -> bool:
+    """Whether ``asked_of_source`` connects anew: not where no connection could be made just now."""
+    if isinstance(error, RelationLocked) or (isinstance(error, SourceBusy) and not error.connected):
+        return False
+    return isinstance(error, SourceRefused | SchemaDrift | ConfigError | SourceBusy)
+
+
 def asked_of_source(fleet: Fleet, plan: ExportPlan, error: Exception) -> WorkerUnfit | None:
     """Whether an attempt ended because this process is led to another source than the planned one,
     or to none: asked of the source itself, apart from any chunk. None: the error stands."""
-    kinds = (SourceRefused, SchemaDrift, ConfigError, SourceBusy)
-    if not isinstance(error, kinds) or isinstance(error, RelationLocked):
+    if not asks_source(error):
         return None
     read = plan.read
     try:

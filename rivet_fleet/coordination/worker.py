@@ -23,6 +23,7 @@ from rivet_fleet.coordination.closing import verdict
 from rivet_fleet.coordination.commit import deliver_chunk
 from rivet_fleet.coordination.fitness import (
     asked_of_source,
+    asks_source,
     refuse_before_claim,
     refuse_full_spool,
     refuse_state,
@@ -382,6 +383,8 @@ class Worker:
             self._release(claim)
             raise with_others(fleet, plan, found)
         assert isinstance(error, RivetFleetError)  # every ImportError is a defect of ours
+        if asks_source(error) and error.retry is not RetryClass.PERMANENT:
+            self._retries.wait_s(plan, 0.0, 0)  # asking took a connection of its own
         outage = isinstance(error, SourceError) and not error.connected
         if not outage or error.retry is RetryClass.PERMANENT:
             self._outages = 0

@@ -1,6 +1,7 @@
 """However a source fails, whatever the limits and however many processes read it: the fleet tries
 it again ``RETRIES_SAVED_MAX + T / RETRY_EVERY_S`` times in T seconds at most, and what it receives
-anew is paid for by tries. Beside those, each process connects once.
+anew is paid for by tries. Beside those, each process connects once, and once more to ask a source
+that refuses who it is: paid for behind it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from rivet_fleet.contracts.plan import CampaignPlan
 from rivet_fleet.contracts.retry import RETRIES_SAVED_MAX, RETRY_EVERY_S
 from rivet_fleet.contracts.state import JournalFilter
 from rivet_fleet.contracts.url import parse_database_url
-from rivet_fleet.errors import RetryClass, SourceUnavailable
+from rivet_fleet.errors import RetryClass, SourceBusy, SourceUnavailable
 from rivet_fleet.execution.chunkreader import PagedReader
 from rivet_fleet.execution.drift import Footing
 from rivet_fleet.execution.registry import open_source
@@ -47,7 +48,8 @@ class Broken:
     away: float
     within_bytes: int = ROW_BYTES
     """Where in its rows a statement fails; before the first one: it moves nothing."""
-    connections_max: float = WORKERS + TRIES_MAX
+    busy: float = 0.0
+    connections_max: float = 2 * WORKERS + TRIES_MAX
     connections: int = 0
     statements: list[Statement] = field(default_factory=list)
 
@@ -73,6 +75,8 @@ class BrokenEngine(Engine):
         self.broken = broken
 
     def open_stream(self, *args: Any, **kwargs: Any) -> Statement:
+        if self.broken.chance.random() < self.broken.busy:
+            raise SourceBusy("not now", retry=RetryClass.TRANSIENT)
         made = super().open_stream(*args, **kwargs)
         if self.broken.chance.random() < self.broken.fails:
             made.fails_at_bytes = self.broken.chance.randrange(self.broken.within_bytes)
@@ -96,6 +100,12 @@ class BrokenSource:
         engine = BrokenEngine(self.broken)
         footing = Footing(read, chunk_range, lambda: ())
         return PagedReader(engine, read, chunk_range, footing, row_bytes_max=tuning.max_row_bytes)
+
+    def identify(self) -> tuple[()]:
+        if not self.connected:
+            self.broken.connect()
+        self.connected = True
+        return ()
 
     def read_harm(self) -> Any:
         raise SourceUnavailable("no counters")
@@ -121,7 +131,14 @@ def dear(monkeypatch: pytest.MonkeyPatch) -> None:
 def hard(**limits: object) -> dict[str, object]:
     """A source that never works, and limits that hold nobody back."""
     many: dict[str, object] = {"attempts_max": 1000, "max_retries": 1000, "retry_backoff_ms": 0}
-    broken = {"seed": 1, "fails": 1.0, "away": 0.0, "within_bytes": ROW_BYTES, "chunks": 3}
+    broken = {
+        "seed": 1,
+        "fails": 1.0,
+        "away": 0.0,
+        "busy": 0.0,
+        "within_bytes": ROW_BYTES,
+        "chunks": 3,
+    }
     return {**many, **broken, "page_bytes": 300, **limits}
 
 
@@ -129,11 +146,13 @@ def hard(**limits: object) -> dict[str, object]:
 @example(**hard(away=1.0))
 @example(**hard())
 @example(**hard(within_bytes=3 * ROW_BYTES, max_retries=0))
+@example(**hard(busy=1.0, max_retries=0))
 @example(**hard(page_bytes=1, max_retries=0, fails=0.5))
 @given(
     seed=st.integers(0, 999),
     fails=st.sampled_from([0.0, 0.5, 1.0]),
     away=st.sampled_from([0.0, 0.5, 1.0]),
+    busy=st.sampled_from([0.0, 0.0, 1.0]),
     within_bytes=st.sampled_from([1, ROW_BYTES, 3 * ROW_BYTES]),
     chunks=st.integers(1, 6),
     attempts_max=st.sampled_from([1, 3, 1000]),
@@ -142,7 +161,16 @@ def hard(**limits: object) -> dict[str, object]:
     page_bytes=st.sampled_from([1, 300, 5000]),
 )
 def test_a_fleet_tries_a_source_again_by_the_budget_whatever_its_limits(
-    seed, fails, away, within_bytes, chunks, attempts_max, max_retries, retry_backoff_ms, page_bytes
+    seed,
+    fails,
+    away,
+    busy,
+    within_bytes,
+    chunks,
+    attempts_max,
+    max_retries,
+    retry_backoff_ms,
+    page_bytes,
 ) -> None:
     plan = small_plan(
         chunks,
@@ -151,7 +179,7 @@ def test_a_fleet_tries_a_source_again_by_the_budget_whatever_its_limits(
         retry_backoff_ms=retry_backoff_ms,
         batch_bytes_max=page_bytes,
     )
-    broken = Broken(random.Random(seed), fails, away, within_bytes)
+    broken = Broken(random.Random(seed), fails, away, within_bytes, busy)
     with TemporaryDirectory() as folder:
         play_fleet(
             plan,
@@ -225,4 +253,4 @@ def test_a_server_that_breaks_sessions_is_met_by_the_budget(
             workers=WORKERS,
             lasts_s=LASTS_S,
         )
-        assert WORKERS < len(server.peers) <= WORKERS + TRIES_MAX
+        assert WORKERS < len(server.peers) <= 2 * WORKERS + TRIES_MAX

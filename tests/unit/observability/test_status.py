@@ -74,8 +74,11 @@ def test_nobody_waits_for_a_source_when_the_campaign_is_over() -> None:
 
 @pytest.mark.parametrize(
     ("ago_s", "status", "said"),
-    [(20.0, CampaignStatus.ACTIVE, 1), (50.0, CampaignStatus.ACTIVE, 0)]
-    + [(20.0, CampaignStatus.CANCELLED, 0)],
+    [
+        (20.0, CampaignStatus.ACTIVE, 1),
+        (50.0, CampaignStatus.ACTIVE, 0),
+        (20.0, CampaignStatus.CANCELLED, 0),
+    ],
 )
 def test_tries_that_wait_for_the_budget_are_said_while_they_wait(ago_s, status, said) -> None:
     told = [
