@@ -10,7 +10,12 @@ from rivet_fleet.contracts.basis import SERVER, UNKNOWN, BasisFact, BasisKind, o
 from rivet_fleet.contracts.events import EventName
 from rivet_fleet.contracts.plan import PLAN_VERSION
 from rivet_fleet.coordination import fitness
-from rivet_fleet.coordination.fitness import Defect, defect_of, refuse_before_claim
+from rivet_fleet.coordination.fitness import (
+    Defect,
+    asks_source,
+    defect_of,
+    refuse_before_claim,
+)
 from rivet_fleet.coordination.heartbeat import Heartbeat, HeartbeatLimits
 from rivet_fleet.coordination.tend import tend
 from rivet_fleet.coordination.worker import Worker
@@ -195,6 +200,12 @@ def test_what_the_planned_source_itself_refuses_is_the_chunks(tmp_path, error) -
     (task,) = store.tasks(claim.run_id)
     assert task.attempts >= 1
     assert task.error_class == type(error).__name__
+
+
+def test_a_source_without_room_for_us_is_not_met_by_one_more_connection() -> None:
+    assert asks_source(SourceBusy("not there")) and asks_source(SourceRefused("no such table"))
+    assert not asks_source(unconnected(SourceBusy("too many connections")))
+    assert not asks_source(RelationLocked("locked")) and not asks_source(SourceUnavailable("gone"))
 
 
 def test_an_edited_state_met_with_a_chunk_gives_it_back_and_ends_the_worker(tmp_path) -> None:
