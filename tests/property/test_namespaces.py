@@ -143,6 +143,7 @@ class Team:
         budget = SourceBudget(group_name="db", chunks_max=3, rows_per_s=9.0, monitor=monitor)
         self.store.set_budgets([budget], by="w")
         self.store.reserve("db", 5.0, 0.0)
+        self.store.reserve_retry("db", 1.0)
 
     def do_govern(self) -> None:
         for lease in self.store.lease_governor(self.some_id(), self.worker, 60.0, patience_s=-99.0):

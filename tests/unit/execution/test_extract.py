@@ -36,6 +36,7 @@ class ScriptedReader:
     """Serves ``rows`` rows by the limits it is given; ``errors[n]`` are raised before page n."""
 
     piecewise = False
+    lost_bytes = 0
 
     def __init__(self, rows, *, errors=None, resumable=True, schema=SCHEMA, empty_pages=()):
         self.rows, self.errors, self.resumable, self.schema = rows, errors or {}, resumable, schema
