@@ -27,6 +27,7 @@ from rivet_fleet.cli.session import (
 from rivet_fleet.contracts.codec import dumps
 from rivet_fleet.contracts.events import EventName
 from rivet_fleet.contracts.keys import CampaignId
+from rivet_fleet.contracts.places import stranger_at
 from rivet_fleet.coordination import submit as submission
 from rivet_fleet.coordination import wiring
 from rivet_fleet.coordination.campaign_lookup import find_campaign
@@ -38,7 +39,7 @@ from rivet_fleet.coordination.coordinator import (
 )
 from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.coordination.supervisor import WorkerCommand
-from rivet_fleet.errors import ExitCode
+from rivet_fleet.errors import ExitCode, StateRefused
 from rivet_fleet.observability.progress import open_progress
 from rivet_fleet.observability.report import render_report, report_json
 
@@ -218,8 +219,22 @@ def _worker_command(session: Session, campaign_id: CampaignId) -> WorkerCommand:
         environment=worker_environment(
             session.environment, params=session.params, state_url=session.state_url
         ),
-        log_folder=session.loaded.path.parent / ".rivet_fleet" / "logs" / campaign_id,
+        log_folder=_log_folder(session.loaded.path.parent, campaign_id),
     )
+
+
+def _log_folder(beside: Path, campaign_id: CampaignId) -> Path:
+    """Where workers' logs go. Raises StateRefused where somebody else has made it."""
+    folder = beside / ".rivet_fleet" / "logs" / campaign_id
+    what = stranger_at(folder)
+    if what is not None:
+        raise StateRefused(
+            f"the folder for the workers' logs {folder} {what}: whoever made it could read and "
+            "replace them",
+            hint="no worker was started; keep the configuration in a folder of your own",
+            code="RIVET_LOGS_NOT_OURS",
+        )
+    return folder
 
 
 @click.command()

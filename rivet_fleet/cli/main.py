@@ -7,6 +7,7 @@ import importlib
 import json
 import os
 import sys
+import traceback
 from typing import Any, NoReturn
 
 import click
@@ -43,6 +44,7 @@ _COMMANDS = {
 }
 
 
+_STEPS_MAX = 20
 _STARTS_WORKERS = ("run", "coordinator", "resume", "apply")
 
 
@@ -199,6 +201,26 @@ def _main(arguments: list[str]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return int(ExitCode.OK)
+    except Exception as defect:
+        return _show_defect(json_errors, defect)
+
+
+def _show_defect(json_errors: bool, defect: Exception) -> int:
+    """The last door. What a library says of a value that it could not take holds the value: a
+    secret, a row, a command to the terminal. So its kind and our steps to it are told, no word."""
+    if not json_errors:
+        steps = traceback.format_tb(defect.__traceback__)[-_STEPS_MAX:]
+        say(_redactor()("".join(steps).rstrip()), err=True)
+    _show(
+        json_errors,
+        f"unexpected {type(defect).__name__}: this is a defect of rivet-fleet",
+        hint="nothing was undone: what is stored stays stored. Please report the steps that stand "
+        "here without --json-errors, and what was asked",
+        code="RIVET_UNEXPECTED",
+        exit_code=ExitCode.GENERIC,
+        error_class=type(defect).__name__,
+    )
+    return int(ExitCode.GENERIC)
 
 
 def _redactor() -> Any:

@@ -263,7 +263,8 @@ def _work(orders: Mapping[str, object]) -> int:
     assert isinstance(arguments, list) and isinstance(environment, dict)
     os.environ.clear()
     os.environ.update(environment)
-    log = os.open(str(orders["log"]), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+    log = os.open(str(orders["log"]), flags, 0o600)
     null_fd = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((null_fd, 0), (log, 1), (log, 2)):
         os.dup2(source, target)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -121,7 +122,7 @@ def read_artifact(text: str) -> PlanArtifact:
     """
     plain = _parsed(text)
     sealed = plain.pop(_SEAL, None)
-    if not isinstance(sealed, str) or sealed != _seal_of(plain):
+    if not isinstance(sealed, str) or sealed != _seal_if_any(plain):
         raise DataIntegrityError(
             "the plan is not what was sealed: it was changed after `plan` wrote it"
             if sealed
@@ -129,10 +130,13 @@ def read_artifact(text: str) -> PlanArtifact:
             hint="no option goes around the seal; make a new plan with `rivet-fleet plan`",
             code="RIVET_PLAN_TAMPERED",
         )
-    _refuse_newer(plain)
     try:
-        return from_plain(PlanArtifact, plain)
-    except (TypeError, ValueError, KeyError):
+        _refuse_newer(plain)
+        artifact = from_plain(PlanArtifact, plain)
+        if not math.isfinite(artifact.created_at_s):
+            raise ValueError("a plan without an age never expires")
+        return artifact
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
         raise DataIntegrityError(
             "the plan is sealed, but is not a whole plan",
             hint="make a new plan with `rivet-fleet plan`",
@@ -143,7 +147,7 @@ def read_artifact(text: str) -> PlanArtifact:
 def _parsed(text: str) -> dict[str, Any]:
     try:
         plain = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         plain = None
     if not isinstance(plain, dict) or "artifact_version" not in plain:
         raise UsageError(
@@ -164,6 +168,14 @@ def _refuse_newer(plain: dict[str, Any]) -> None:
             hint="apply it with that version, or make a new plan with this one",
             code="RIVET_PLAN_NEWER",
         )
+
+
+def _seal_if_any(plain: dict[str, Any]) -> str | None:
+    """None for what no plan holds: half a character, or lists without end."""
+    try:
+        return _seal_of(plain)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _seal_of(plain: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from rivet_fleet.contracts.clock import Clock
 from rivet_fleet.contracts.keys import WorkerId
+from rivet_fleet.contracts.places import make_private
 from rivet_fleet.coordination.identity import new_worker_id
 from rivet_fleet.errors import ExitCode
 
@@ -251,7 +252,7 @@ class Supervisor:
     def _start(self, slot: _Slot) -> None:
         worker_id = new_worker_id()
         slot.told = False
-        self._command.log_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(self._command.log_folder)
         log_path = self._command.log_folder / f"{slot.name}.log"
         arguments = [*self._command.arguments, "--worker-id", worker_id, "--name", slot.name]
         if self._nursery is not None:
@@ -263,7 +264,8 @@ class Supervisor:
         slot.started_at_s = self._clock.monotonic_s()
 
     def _execute(self, arguments: list[str], log_path: Path) -> subprocess.Popen[bytes]:
-        made = os.open(log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        made = os.open(log_path, flags, 0o600)
         with os.fdopen(made, "ab") as log:
             return subprocess.Popen(
                 arguments,

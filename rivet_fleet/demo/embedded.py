@@ -92,9 +92,19 @@ class EmbeddedPostgres:
     """One server: start, stop, kill -9, restart, on the same port and data directory."""
 
     def __init__(
-        self, directory: Path, *, major: int = 18, settings: dict[str, str] | None = None
+        self,
+        directory: Path,
+        *,
+        major: int = 18,
+        settings: dict[str, str] | None = None,
+        password: str = "",
     ) -> None:
-        """``directory`` is created; its parents must be traversable by everybody under root."""
+        """``directory`` is created; its parents must be traversable by everybody under root.
+
+        ``password``: the administrator's. Without one every user of this host may log in as it,
+        and so run programs as the server's user (``COPY … FROM PROGRAM``): for tests alone.
+        """
+        self._password = password
         self.directory = directory
         self.major = major
         self.port = free_port()
@@ -111,7 +121,8 @@ class EmbeddedPostgres:
         return self._bin
 
     def url(self, database: str = "postgres", *, user: str = "postgres", password: str = "") -> str:
-        """A URL for ``database`` on this server."""
+        """A URL for ``database`` on this server; the administrator's has the password."""
+        password = password or (self._password if user == "postgres" else "")
         secret = f":{password}" if password else ""
         return f"postgresql://{user}{secret}@127.0.0.1:{self.port}/{database}"
 
@@ -179,12 +190,16 @@ class EmbeddedPostgres:
     def psql(self, sql: str, *, database: str = "postgres") -> str:
         """Run SQL with the real psql; its output, unaligned. Raises on any error."""
         done = subprocess.run(
-            [str(self._bin / "psql"), "-X", "-qAt", "-v", "ON_ERROR_STOP=1", self.url(database)],
+            [
+                *(str(self._bin / "psql"), "-X", "-qAt", "-v", "ON_ERROR_STOP=1"),
+                f"postgresql://postgres@127.0.0.1:{self.port}/{database}",
+            ],
             input=sql,
             text=True,
             capture_output=True,
             check=False,
-            env=self._environment,
+            # Not in the URL: every user of the host sees a command line.
+            env={**self._environment, "PGPASSWORD": self._password},
         )
         if done.returncode != 0:
             raise RuntimeError(f"psql failed: {done.stderr.strip()}")
@@ -193,17 +208,34 @@ class EmbeddedPostgres:
     def _init(self, data: Path) -> None:
         if os.geteuid() == 0:
             shutil.chown(self.directory, _UNPRIVILEGED)
-        subprocess.run(
-            [
-                str(self._bin / "initdb"),
-                *("-D", str(data), "-U", "postgres", "--auth=trust", "--encoding=UTF8"),
-                *("--locale=C.UTF-8", "--no-sync"),
-            ],
-            check=True,
-            capture_output=True,
-            cwd="/",
-            **self._as_user(),  # type: ignore[call-overload]
-        )
+        with self._password_file() as protected:
+            subprocess.run(
+                [
+                    str(self._bin / "initdb"),
+                    *("-D", str(data), "-U", "postgres", "--encoding=UTF8"),
+                    *("--locale=C.UTF-8", "--no-sync", *protected),
+                ],
+                check=True,
+                capture_output=True,
+                cwd="/",
+                **self._as_user(),  # type: ignore[call-overload]
+            )
+
+    @contextlib.contextmanager
+    def _password_file(self) -> Iterator[tuple[str, ...]]:
+        """What initdb is told of logging in, while a file of the server's user has the password."""
+        if not self._password:
+            yield ("--auth=trust",)
+            return
+        handle, name = tempfile.mkstemp()
+        try:
+            with os.fdopen(handle, "w") as file:
+                file.write(f"{self._password}\n")
+                if os.geteuid() == 0:
+                    shutil.chown(name, _UNPRIVILEGED)
+            yield ("--auth=scram-sha-256", f"--pwfile={name}")
+        finally:
+            Path(name).unlink(missing_ok=True)
 
     @staticmethod
     def _as_user() -> dict[str, object]:
@@ -224,14 +256,18 @@ class EmbeddedPostgres:
 
 @contextlib.contextmanager
 def embedded_postgres(
-    directory: Path | None = None, *, major: int = 18, settings: dict[str, str] | None = None
+    directory: Path | None = None,
+    *,
+    major: int = 18,
+    settings: dict[str, str] | None = None,
+    password: str = "",
 ) -> Iterator[EmbeddedPostgres]:
     """A server for the length of a ``with`` block; a temporary directory is removed after it."""
     own = directory is None
     # Not pytest's tmp_path: that is private to root, and the server runs as nobody.
     where = directory or Path(tempfile.mkdtemp(prefix="rivet-fleet-pg-"))
     where.chmod(0o755) if own else None
-    server = EmbeddedPostgres(where / "postgres", major=major, settings=settings)
+    server = EmbeddedPostgres(where / "postgres", major=major, settings=settings, password=password)
     if own and os.geteuid() == 0:
         shutil.chown(where, _UNPRIVILEGED)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -32,7 +33,8 @@ def run_demo(output: Path, *, rows: int, workers: int) -> int:
     started_s = time.monotonic()
     output = _fresh(output.resolve())
     try:
-        with embedded_postgres(settings={"fsync": "off"}) as server:
+        password = secrets.token_hex(16)
+        with embedded_postgres(settings={"fsync": "off"}, password=password) as server:
             code = _tell(server, output, rows=rows, workers=workers)
     except EmbeddedPostgresMissing as error:
         raise RivetFleetError(str(error)) from None

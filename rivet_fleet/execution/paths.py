@@ -18,6 +18,11 @@ def checked_path(path: str) -> str:
         raise _refused(path, "every segment between slashes must be a plain name")
     if "\0" in path or "\\" in path:
         raise _refused(path, "NUL and backslash are not allowed")
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        # JSON can spell half of a character pair; no filesystem and no terminal can.
+        raise _refused(path, "it is no text that UTF-8 can carry") from None
     if any(len(segment.encode()) > SEGMENT_BYTES_MAX for segment in segments):
         raise _refused(path, f"a name is longer than {SEGMENT_BYTES_MAX} bytes")
     return path

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 import secrets
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from rivet_fleet.contracts.places import make_private, stranger_at
 from rivet_fleet.errors import DestinationRefused
 from rivet_fleet.execution.durable import filesystem_errors
 
@@ -41,22 +40,15 @@ def make_root(root: Path) -> None:
     """The folder that spool folders lie in, made for this user alone when it is missing.
 
     Where everybody may write (``/tmp``) its name can be taken by somebody else first, who would
-    then read rows or put other files in their place: there it must be a folder of this user's
-    that nobody else can write to. Raises DestinationRefused, Full or Unavailable.
+    then read rows or put other files in their place: there it, and each folder on the way to it,
+    must be this user's (``stranger_at``). Raises DestinationRefused, Full or Unavailable.
     """
     with filesystem_errors(root, "spool"):
-        root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = root.lstat()
-        shared = bool(root.parent.stat().st_mode & stat.S_IWOTH)
-    if not shared:
-        return
-    what = None
-    if not stat.S_ISDIR(found.st_mode):
-        what = "is no folder itself but a link"
-    elif found.st_uid != os.geteuid():
-        what = f"belongs to user {found.st_uid}, and this is user {os.geteuid()}"
-    elif found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        what = "can be written by others"
+        what = stranger_at(root)
+        if what is None:
+            make_private(root)
+            # Again: between the two looks somebody may have made it.
+            what = stranger_at(root)
     if what is not None:
         refused = DestinationRefused(
             f"the spool folder {root} {what}: whoever made it could read and change rows",

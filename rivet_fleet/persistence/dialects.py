@@ -19,6 +19,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from rivet_fleet.contracts.places import stranger_at
 from rivet_fleet.errors import StateRefused
 from rivet_fleet.persistence.filelock import FileLock
 
@@ -30,6 +31,8 @@ _NETWORK_FILESYSTEMS = {
     *("nfs", "nfs4", "cifs", "smb2", "smb3", "smbfs", "ncpfs", "afs", "ceph", "lustre", "gfs2"),
     *("ocfs2", "glusterfs", "fuse.sshfs", "fuse.glusterfs", "fuse.s3fs", "fuse.rclone"),
 }
+
+_BESIDE = ("-wal", "-shm", "-journal", ".lock")
 
 
 class Dialect(Protocol):
@@ -128,10 +131,12 @@ class SqliteDialect:
     }
 
     def __init__(self, path: Path) -> None:
-        """Raises StateRefused for a missing or unwritable directory or a network filesystem."""
+        """Raises StateRefused for a missing or unwritable directory, a network filesystem, and
+        where somebody else could have made one of the files."""
         self.path = path
         self.target = f"sqlite:///{path}"
         refuse_network_filesystem(path)
+        refuse_strangers(path)
         try:
             self._lock = FileLock(path.with_name(path.name + ".lock"))
         except OSError as failure:
@@ -231,6 +236,23 @@ class SqliteDialect:
     def close(self) -> None:
         """See ``Dialect.close``."""
         self._lock.close()
+
+
+def refuse_strangers(path: Path) -> None:
+    """Raise StateRefused when a file of the state lies where everybody may write and is somebody
+    else's: SQLite reads pages out of the files beside its own, and believes them."""
+    for name in (path.name, *(path.name + end for end in _BESIDE)):
+        try:
+            what = stranger_at(path.with_name(name))
+        except OSError:
+            continue  # opening it says why
+        if what is not None:
+            raise StateRefused(
+                f"state database sqlite:///{path} {what}: whoever made it could read and change "
+                "what the fleet remembers",
+                hint="nothing was opened; keep the state in a folder of your own",
+                code="RIVET_STATE_NOT_OURS",
+            )
 
 
 def refuse_network_filesystem(path: Path, mounts: str | None = None) -> None:

@@ -32,7 +32,7 @@ class FileLock:
         self._wait_max_s = wait_max_s
         # flock belongs to the open file, which this process's threads share.
         self._threads = threading.Lock()
-        self._fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        self._fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:

@@ -182,7 +182,8 @@ class _Builder:
             return self._whole(node.value if is_sql(at) else replaced, at)
         try:
             return self._whole(self.loader.construct_object(node, deep=True), at)
-        except (yaml.YAMLError, ValueError):
+        except (yaml.YAMLError, ValueError, LookupError, AttributeError):
+            # The last two: a tag (`!!bool x`, `!!timestamp x`) over what it cannot hold.
             self.problems.append(
                 Problem(at=at, what=dotted(at), reason="this value cannot be read as YAML")
             )
@@ -209,13 +210,18 @@ def is_sql(at: ConfigKey) -> bool:
 
 def _declared(node: yaml.Node, variables: Variables) -> dict[str, str]:
     """Which environment variables ``params:`` names; what is wrong with it is found later."""
-    blocks = [value for key, value in getattr(node, "value", ()) if key.value == "params"]
+    blocks = [value for key, value in _pairs(node) if key.value == "params"]
     found: dict[str, str] = {}
-    for name, block in getattr(blocks[0], "value", ()) if blocks else ():
-        for key, value in getattr(block, "value", ()):
+    for name, block in _pairs(blocks[0]) if blocks else ():
+        for key, value in _pairs(block):
             if getattr(key, "value", None) == "env" and isinstance(value.value, str):
                 found[str(name.value)] = value.value
     return found
+
+
+def _pairs(node: yaml.Node) -> list[tuple[yaml.Node, yaml.Node]]:
+    """A mapping's; of anything else none."""
+    return node.value if isinstance(node, yaml.MappingNode) else []
 
 
 def _half(found: re.Match[str], at: ConfigKey, *, about_key: bool = False) -> Problem:

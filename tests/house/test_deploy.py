@@ -123,6 +123,7 @@ EXPOSURE_MAX = 1.3
 HARDENED = {
     "AmbientCapabilities": "",
     "CapabilityBoundingSet": "",
+    "LimitCORE": "0",
     "LockPersonality": "yes",
     "NoNewPrivileges": "yes",
     "PrivateDevices": "yes",

@@ -297,6 +297,11 @@ def test_what_a_run_leaves_behind_is_its_users_alone(own_shop: tuple[Desk, str])
     assert len(kept) >= 3
     modes = {path.name: oct(path.stat().st_mode & 0o777) for path in kept if path.is_file()}
     assert set(modes.values()) == {"0o600"}, modes
+    own = desk.folder / ".rivet_fleet"
+    found = [own, *(one for one in own.rglob("*") if one.is_dir())]
+    folders = {str(one): oct(one.stat().st_mode & 0o777) for one in found}
+    assert len(folders) >= 3
+    assert set(folders.values()) == {"0o700"}, folders
 
 
 def _logs(folder: Path) -> list[Path]:

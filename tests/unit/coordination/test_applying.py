@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import string
 from dataclasses import replace
@@ -26,6 +27,7 @@ from rivet_fleet.contracts.artifact import (
     read_artifact,
 )
 from rivet_fleet.contracts.binding import StoredMark
+from rivet_fleet.contracts.codec import canonical_json
 from rivet_fleet.contracts.keys import CampaignId, RunId
 from rivet_fleet.contracts.plan import CampaignPlan
 from rivet_fleet.contracts.priority import Preflight, Verdict
@@ -162,6 +164,41 @@ def test_pa10_no_changed_byte_is_ever_read_as_another_plan(at: int, letter: str)
     except (DataIntegrityError, UsageError):
         return
     assert found == read_artifact(TEXT), "only what does not count may differ"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"artifact_version":1,"integrity":"x","a":"\\ud800"}',
+        '{"artifact_version":1,"integrity":"x","a":' + "[" * 900 + "]" * 900 + "}",
+        "[" * 100_000,
+        '{"artifact_version":1e400,"integrity":"x"}',
+    ],
+)
+def test_a_file_that_no_plan_can_be_is_refused_by_name(body: str) -> None:
+    with pytest.raises((DataIntegrityError, UsageError)):
+        read_artifact(body)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"campaign": []},
+        {"campaign": {"runs": "abc"}},
+        {"campaign": {"runs": None}},
+        {"artifact_version": "one"},
+        {"created_at_s": float("nan")},
+        {"created_at_s": float("-inf")},
+        {"created_at_s": 10**400},
+    ],
+)
+def test_a_plan_that_was_sealed_anew_is_still_read_with_care(changes: dict[str, Any]) -> None:
+    """The seal has no key: whoever edits can make it again. One without an age never expires."""
+    plain = {**json.loads(TEXT), **changes}
+    del plain["integrity"]
+    seal = hashlib.sha256(canonical_json(plain)).hexdigest()
+    with pytest.raises(DataIntegrityError, match="not a whole plan"):
+        read_artifact(json.dumps({**plain, "integrity": f"sha256:{seal}"}))
 
 
 def test_pa10_a_plan_without_a_seal_or_with_more_in_it_is_refused() -> None:

@@ -14,8 +14,22 @@ from rivet_fleet.execution.spool import (
     parse_spool_name,
     spool_name,
 )
+from tests.unit.contracts.test_places import give_away
 
-UNSAFE = ["", "/etc/passwd", "../x", "a/../b", "a//b", "a/", ".", "a/.", "a\0b", "a\\b", "x" * 256]
+UNSAFE = [
+    "",
+    "/etc/passwd",
+    "../x",
+    "a/../b",
+    "a//b",
+    "a/",
+    ".",
+    "a/.",
+    "a\0b",
+    "a\\b",
+    "x" * 256,
+    "\ud800",
+]
 
 
 @pytest.mark.parametrize("path", UNSAFE)
@@ -82,6 +96,18 @@ def test_a_root_of_another_user_is_refused(tmp_path):
     os.chown(root, 65534, 65534)
     with pytest.raises(DestinationRefused, match="belongs to user 65534"):
         create_spool(root, 1, 1.0)
+
+
+def test_a_root_below_a_folder_of_another_user_is_refused(tmp_path, monkeypatch):
+    """Who owns a folder on the way may exchange what lies in it at any moment."""
+    shared = tmp_path / "tmp"
+    (shared / "theirs").mkdir(parents=True)
+    shared.chmod(0o1777)
+    give_away(shared / "theirs", monkeypatch)
+    with pytest.raises(DestinationRefused, match="theirs belongs to user") as caught:
+        create_spool(shared / "theirs" / "spool", 1, 1.0)
+    assert caught.value.code == "RIVET_SPOOL_NOT_OURS"
+    assert not (shared / "theirs" / "spool").exists()
 
 
 def test_a_root_in_a_folder_of_ones_own_may_be_anything(tmp_path):

@@ -11,6 +11,7 @@ from rivet_fleet.errors import StateRefused
 from rivet_fleet.persistence.dialects import refuse_network_filesystem
 from rivet_fleet.persistence.open import open_store
 from rivet_fleet.persistence.postgres_dialect import PostgresDialect
+from tests.unit.contracts.test_places import give_away
 
 MOUNTS = "\n".join(
     [
@@ -32,6 +33,27 @@ def test_a_network_filesystem_is_refused(path: str) -> None:
 @pytest.mark.parametrize("path", ["/data/s.db", "/mnt/share/local/s.db", "/mnt/shared/s.db"])
 def test_a_local_filesystem_is_not(path: str) -> None:
     refuse_network_filesystem(Path(path), MOUNTS)
+
+
+@pytest.mark.parametrize("end", ["", "-wal", "-shm", "-journal", ".lock"])
+def test_a_file_that_somebody_else_made_first_is_refused(
+    end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite would read pages out of it."""
+    tmp_path.chmod(0o1777)
+    theirs = tmp_path / f"state.db{end}"
+    theirs.touch()
+    give_away(theirs, monkeypatch)
+    with pytest.raises(StateRefused, match="belongs to user") as caught:
+        open_store(f"sqlite:///{tmp_path}/state.db")
+    assert caught.value.code == "RIVET_STATE_NOT_OURS"
+
+
+def test_a_link_in_the_place_of_the_lock_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "state.db.lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StateRefused):
+        open_store(f"sqlite:///{tmp_path}/state.db")
+    assert not (tmp_path / "elsewhere").exists()
 
 
 @pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "mysql://u@h/d", "nonsense"])

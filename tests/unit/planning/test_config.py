@@ -196,6 +196,20 @@ def test_hostile_nesting_is_refused(load_text: Loader) -> None:
     assert "too large" in refusal(load_text, "\n".join(lines)).message
 
 
+@pytest.mark.parametrize(
+    "text", ["a: !!bool hunter2", "a: !!timestamp hunter2", "a: !!int ''", "a: !!float ''"]
+)
+def test_a_tag_over_what_it_cannot_hold_is_refused_by_its_place(load_text, text):
+    message = refusal(load_text, text).message
+    assert "fleet.yaml:1:4: a: this value cannot be read as YAML" in message
+    assert "hunter2" not in message
+
+
+@pytest.mark.parametrize("text", ["params: 5", "params: {a: [env]}", "params: [a, b]"])
+def test_parameters_that_are_no_mapping_are_refused(load_text, text):
+    assert "fleet.yaml:1:" in refusal(load_text, text).message
+
+
 # ---------------------------------------------------------------- variables
 
 

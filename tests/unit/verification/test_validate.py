@@ -257,7 +257,7 @@ def test_a_manifest_that_contradicts_itself_is_found(dataset, changes, said):
     assert verdict.exit_code is ExitCode.DATA_INTEGRITY
 
 
-@pytest.mark.parametrize("path", ["../../etc/passwd", "/etc/passwd", "a\0b"])
+@pytest.mark.parametrize("path", ["../../etc/passwd", "/etc/passwd", "a\0b", "\ud800"])
 def test_an_unsafe_path_in_a_manifest_is_found_and_not_followed(dataset, path):
     dataset.publish("run-1")
     dataset.edit_first_part(path=path)

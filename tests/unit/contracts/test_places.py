@@ -1,0 +1,78 @@
+"""Where everybody may write, what somebody else made first is not taken for one's own."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from rivet_fleet.contracts.places import make_private, stranger_at
+
+STRANGER = 65534
+
+
+def give_away(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``path`` is another user's from now on; who is not root becomes another user instead."""
+    if os.geteuid() == 0:
+        os.chown(path, STRANGER, STRANGER, follow_symlinks=False)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: STRANGER)
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Path:
+    """A folder as ``/tmp`` is."""
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    folder.chmod(0o1777)
+    return folder
+
+
+@pytest.mark.parametrize("below", ["", "spool", "a/b/spool"])
+def test_a_folder_of_somebody_else_on_the_way_is_found(
+    shared: Path, below: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = shared / "theirs"
+    (theirs / below).mkdir(parents=True)
+    give_away(theirs, monkeypatch)
+    assert f"{theirs} belongs to user" in (stranger_at(theirs / below) or "")
+    assert f"{theirs} belongs to user" in (stranger_at(theirs / below / "not" / "there") or "")
+
+
+def test_a_link_does_not_lead_past_it(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = shared / "theirs"
+    theirs.mkdir()
+    (tmp_path / "scratch").symlink_to(theirs)
+    give_away(theirs, monkeypatch)
+    assert f"{theirs} belongs to user" in (stranger_at(tmp_path / "scratch" / "spool") or "")
+
+
+def test_a_loop_of_links_ends(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    assert stranger_at(tmp_path / "a") is None
+
+
+def test_what_is_ones_own_may_lie_there(shared: Path, tmp_path: Path) -> None:
+    make_private(shared / "mine" / "spool")
+    assert stranger_at(shared / "mine" / "spool") is None
+    assert stranger_at(shared / "nothing" / "yet") is None
+    (tmp_path / "volume").mkdir()
+    (tmp_path / "volume").chmod(0o777)
+    assert stranger_at(tmp_path / "volume") is None
+
+
+def test_every_folder_that_is_made_is_private(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        make_private(tmp_path / "a" / "b")
+        make_private(tmp_path / "a" / "b")
+    finally:
+        os.umask(before)
+    assert [oct(p.stat().st_mode & 0o777) for p in (tmp_path / "a", tmp_path / "a" / "b")] == [
+        "0o700",
+        "0o700",
+    ]
