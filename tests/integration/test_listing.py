@@ -95,6 +95,48 @@ def test_a_server_describes_itself(reader) -> None:
     owner.close()
 
 
+def test_a_user_who_may_write_is_named_with_what_it_may(reader, postgres) -> None:
+    name, role = reader[0].rpartition("/")[2], re.findall(r"//([^@]*)@", reader[1])[0]
+    postgres.psql(
+        f"CREATE ROLE {role}_boss; GRANT {role}_boss TO {role};"
+        f"GRANT DELETE ON mine TO {role}_boss;"
+        f"GRANT UPDATE (a) ON half TO {role}; GRANT INSERT ON filled, never_analysed TO {role};"
+        f"GRANT USAGE, CREATE ON SCHEMA other TO {role}; ALTER ROLE {role} CREATEDB;"
+        f"GRANT pg_execute_server_program TO {role}",
+        database=name,
+    )
+    source = open_source("postgres", parse_database_url(reader[1]), application_name="t")
+    (note,) = source.describe_server().notes
+    source.close()
+    assert note.kind is NoteKind.POWERFUL_USER and "GRANT SELECT" in (note.hint or "")
+    for power in (
+        *("CREATEDB", "membership in pg_execute_server_program", "CREATE on schema other"),
+        *("INSERT on public.filled and 1 more", "UPDATE on public.half", "DELETE on public.mine"),
+    ):
+        assert power in note.what
+
+
+def test_a_user_of_another_engine_who_may_write_is_named(mysql_url_any: str) -> None:
+    sql, user = Sql(mysql_url_any), f"may{os.getpid()}"
+    sql.execute("CREATE TABLE mine (a int, `b) ON x` int)")
+    sql.execute(f"CREATE USER '{user}'@'%' IDENTIFIED BY 'word'")
+    told = []
+    for grant in (
+        "SELECT, PROCESS, SHOW VIEW ON *.*",
+        "FILE ON *.*",
+        f"UPDATE (a, `b) ON x`), INSERT ON `{sql.database}`.mine",
+    ):
+        sql.execute(f"GRANT {grant} TO '{user}'@'%'")
+        reader = re.sub(r"//[^@]*@", f"//{user}:word@", mysql_url_any)
+        source = open_source("mysql", parse_database_url(reader), application_name="t")
+        told.append([one.what for one in source.describe_server().notes])
+        source.close()
+    sql.execute(f"DROP USER '{user}'@'%'")
+    assert told[:2] == [[], ["the user may more than read: FILE on *.*"]]
+    for power in ("FILE on *.*", f"UPDATE on `{sql.database}`.`mine`", "INSERT on "):
+        assert power in told[2][0]
+
+
 def test_another_engine_lists_and_describes(mysql_url_any: str) -> None:
     sql = Sql(mysql_url_any)
     sql.execute("CREATE TABLE filled (id int PRIMARY KEY)")

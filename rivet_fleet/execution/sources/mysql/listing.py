@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import re
+from collections.abc import Iterable
+from dataclasses import replace
 
 from rivet_fleet.contracts.keys import RelationName
 from rivet_fleet.contracts.listing import (
@@ -71,13 +74,12 @@ def describe_server(session: Session) -> ServerFacts:
     with _asking(session, "asking about the server") as connection:
         user, database, now_s, most, own_limit, read_only = rows(connection, _SERVER)[0]
         status = _status(connection, "Threads_connected", "Ssl_version")
-        grants = " ".join(str(row[0]) for row in rows(connection, "SHOW GRANTS"))
+        powers = _powers(str(row[0]) for row in rows(connection, "SHOW GRANTS"))
     limits = [int(one) for one in (most, own_limit) if int(one) > 0]
-    powerful = "ALL PRIVILEGES ON *.*" in grants or " SUPER" in grants
     notes = [
         *_proxy_note(session),
         *([_READ_ONLY] if int(read_only or 0) else []),
-        *([_POWERFUL] if powerful else []),
+        *_powerful(powers),
     ]
     return ServerFacts(
         engine=ENGINE_NAMES[0],
@@ -92,6 +94,44 @@ def describe_server(session: Session) -> ServerFacts:
     )
 
 
+_READS = frozenset(
+    (
+        *("SELECT", "USAGE", "SHOW VIEW", "SHOW DATABASES", "PROCESS"),
+        *("SHOW_ROUTINE", "SHOW CREATE ROUTINE"),
+        *("REPLICATION CLIENT", "BINLOG MONITOR", "SLAVE MONITOR", "REPLICA MONITOR"),
+    )
+)
+"""Privileges of those who only look. Whatever else there is, or will be, may more."""
+_COLUMNS = r"\((?:[^()`]|`(?:[^`]|``)*`)*\)"
+_GRANT = re.compile(rf"GRANT ((?:[A-Z_ ,]|{_COLUMNS})+) ON (.+?) TO ")
+
+
+def _powers(grants: Iterable[str]) -> dict[str, list[str]]:
+    """What the grants give beyond looking: privilege → what it is on. A role's are listed with
+    ours while it is active; one that is not cannot be taken on within a SELECT."""
+    found: dict[str, list[str]] = {}
+    for grant in grants:
+        match = _GRANT.match(grant)
+        if match is None:
+            continue
+        for name in re.sub(_COLUMNS, "", match[1]).split(","):
+            if name.strip() not in _READS:
+                found.setdefault(name.strip(), []).append(match[2])
+        if grant.endswith("WITH GRANT OPTION"):
+            found.setdefault("GRANT OPTION", []).append(match[2])
+    return found
+
+
+def _powerful(powers: dict[str, list[str]]) -> list[SourceNote]:
+    if not powers:
+        return []
+    said = [
+        f"{name} on {places[0]}" + f" and {len(places) - 1} more" * (len(places) > 1)
+        for name, places in powers.items()
+    ]
+    return [replace(_POWERFUL, what=f"the user may more than read: {'; '.join(said[:8])}")]
+
+
 def check_readable(
     session: Session, relation: RelationName | None, query: str | None
 ) -> tuple[SourceNote, ...]:
@@ -100,7 +140,7 @@ def check_readable(
     own = session.server.session if relation is None else ()
     with _asking(session, "looking at the privileges", own) as connection:
         if relation is None:
-            catalog.describe(connection, bare_query(query or ""))
+            catalog.describe(connection, bare_query(query or "", own))
         else:
             found = catalog.find_relation(connection, relation)
             catalog.describe(connection, f"SELECT * FROM {quote_relation(found.name)}")
@@ -143,8 +183,8 @@ _READ_ONLY = SourceNote(
 )
 _POWERFUL = SourceNote(
     kind=NoteKind.POWERFUL_USER,
-    what="the user has every privilege on every database",
-    why="exports need SELECT only; every session is read-only, but the password is worth more "
-    "than it must be",
-    hint="CREATE USER …; GRANT SELECT ON the database.* TO …",
+    what="the user may more than read",
+    why="exports need SELECT only; every session is read-only, but files (FILE), locks and the "
+    "server's settings are not held by that, and the password is worth more than it must be",
+    hint="a user of its own: CREATE USER …; GRANT SELECT ON the database.* TO …",
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from typing import Any
 
 from psycopg import Cursor
@@ -122,12 +123,57 @@ SELECT current_user, current_database(), pg_catalog.pg_is_in_recovery(),
        (SELECT s.version FROM pg_catalog.pg_stat_ssl s WHERE s.pid = pg_catalog.pg_backend_pid())
 FROM pg_catalog.pg_roles r WHERE r.rolname = current_user
 """
+_RULING = (
+    *("pg_write_all_data", "pg_write_server_files", "pg_read_server_files", "pg_maintain"),
+    *("pg_execute_server_program", "pg_signal_backend", "pg_checkpoint", "pg_create_subscription"),
+)
+"""The server's own roles whose members may more than read tables (manual, "Predefined Roles")."""
+# What a role may that is granted to ours counts, too: one statement is enough to take it on.
+_POWERS = f"""
+WITH me AS (
+  SELECT * FROM pg_catalog.pg_roles r
+  WHERE pg_catalog.pg_has_role(current_user, r.oid, 'MEMBER')
+), place AS (
+  SELECT * FROM pg_catalog.pg_namespace n
+  WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+), writable AS (
+  SELECT c.oid, me.oid AS role, format('%I.%I', place.nspname, c.relname) AS shown
+  FROM me CROSS JOIN pg_catalog.pg_class c JOIN place ON place.oid = c.relnamespace
+  WHERE c.relkind IN ('r', 'p', 'v', 'f', 'S')
+    AND (pg_catalog.has_table_privilege(me.oid, c.oid, 'INSERT, UPDATE, DELETE, TRUNCATE')
+         OR pg_catalog.has_any_column_privilege(me.oid, c.oid, 'INSERT, UPDATE'))
+)
+SELECT a.name, 1::bigint, NULL::text
+FROM me CROSS JOIN LATERAL (VALUES
+  ('SUPERUSER', me.rolsuper), ('CREATEROLE', me.rolcreaterole), ('CREATEDB', me.rolcreatedb),
+  ('REPLICATION', me.rolreplication)) AS a(name, has)
+WHERE a.has GROUP BY a.name
+UNION ALL
+SELECT 'membership in ' || me.rolname, 1, NULL FROM me WHERE me.rolname IN {_RULING}
+UNION ALL
+SELECT p.name, count(DISTINCT w.oid), min(w.shown)
+FROM writable w CROSS JOIN (VALUES ('INSERT'), ('UPDATE'), ('DELETE'), ('TRUNCATE')) AS p(name)
+WHERE CASE WHEN p.name IN ('INSERT', 'UPDATE')
+           THEN pg_catalog.has_any_column_privilege(w.role, w.oid, p.name)
+           ELSE pg_catalog.has_table_privilege(w.role, w.oid, p.name) END
+GROUP BY p.name
+UNION ALL
+SELECT 'CREATE', count(DISTINCT place.oid), min(format('schema %I', place.nspname))
+FROM me CROSS JOIN place WHERE pg_catalog.has_schema_privilege(me.oid, place.oid, 'CREATE')
+HAVING count(*) > 0
+UNION ALL
+SELECT 'CREATE', 1, 'the database' WHERE EXISTS (
+  SELECT FROM me
+  WHERE pg_catalog.has_database_privilege(me.oid, pg_catalog.current_database(), 'CREATE'))
+"""
 
 
 def describe_server(session: Session) -> ServerFacts:
     """The server as this user meets it. See ``Source.describe_server``."""
     with _asking(session, "asking about the server") as cursor:
         row = cursor.execute(_SERVER).fetchone()
+        # A superuser may everything: not a word more about it.
+        powers = [] if row is None or row[6] else cursor.execute(_POWERS.encode()).fetchall()
         encrypted = bool(session.connection.pgconn.ssl_in_use)
     assert row is not None
     user, database, standby, now_s, most, used, powerful, own_limit, version = row
@@ -136,7 +182,7 @@ def describe_server(session: Session) -> ServerFacts:
         *_version_note(session),
         *([_REPLICA] if standby else []),
         *([_UNCHECKED] if session.text_unchecked else []),
-        *([_POWERFUL] if powerful else []),
+        *([_POWERFUL] if powerful else _powerful(powers)),
     ]
     return ServerFacts(
         engine=ENGINE_NAMES[0],
@@ -193,6 +239,16 @@ def _version_note(session: Session) -> list[SourceNote]:
     ]
 
 
+def _powerful(powers: list[tuple[str, int, str | None]]) -> list[SourceNote]:
+    if not powers:
+        return []
+    said = [
+        name + (f" on {example}" if example else "") + (f" and {count - 1} more" * (count > 1))
+        for name, count, example in powers
+    ]
+    return [replace(_POWERFUL, what=f"the user may more than read: {'; '.join(said)}")]
+
+
 _REPLICA = SourceNote(
     kind=NoteKind.REPLICA,
     what="the server is a standby",
@@ -209,9 +265,10 @@ _UNCHECKED = SourceNote(
 _POWERFUL = SourceNote(
     kind=NoteKind.POWERFUL_USER,
     what="the user is a superuser",
-    why="exports need to read only; every transaction is read-only, but the password is worth "
-    "more than it must be",
-    hint="CREATE ROLE … LOGIN; GRANT pg_read_all_data TO …, or GRANT SELECT on the tables",
+    why="exports need to read only; every transaction is read-only, but that does not hold files, "
+    "programs and other sessions, and the password is worth more than it must be",
+    hint="a role of its own: CREATE ROLE … LOGIN; GRANT USAGE ON SCHEMA …, GRANT SELECT ON the "
+    "tables (or GRANT pg_read_all_data) TO …",
 )
 _HIDDEN = SourceNote(
     kind=NoteKind.HIDDEN_ROWS,
