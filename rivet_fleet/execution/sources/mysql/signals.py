@@ -14,7 +14,7 @@ from rivet_fleet.errors import SourceRefused
 from rivet_fleet.execution.signals import ANSWER_MAX_S, SignalSpec, one_number, unknown_signal
 from rivet_fleet.execution.sources.mysql.border import told
 from rivet_fleet.execution.sources.mysql.session import Session
-from rivet_fleet.execution.sources.mysql.statements import bare_query
+from rivet_fleet.execution.sources.mysql.statements import bare_query, from_item
 
 _PROCESS = "the PROCESS privilege"
 _OTHERS = "p.USER <> SUBSTRING_INDEX(USER(), '@', 1) AND p.USER <> 'event_scheduler'"
@@ -53,6 +53,7 @@ _MAY = f"""
 _REPLICA = ("SHOW REPLICA STATUS", "SHOW SLAVE STATUS")
 _BEHIND = ("Seconds_Behind_Source", "Seconds_Behind_Master")
 _SYNTAX = 1064
+_QUERY = "the signal's query"
 
 
 class MysqlSignals:
@@ -76,11 +77,14 @@ class MysqlSignals:
                 f"{self._session.url.identity}: {name} needs {_PROCESS}",
                 hint=f"GRANT PROCESS ON *.* TO {self._session.url.user or 'the user'}",
             )
-        return self.query(_SQL[name])
+        return one_number(self._rows(_SQL[name]), name)
 
     def query(self, sql: str) -> float:
         """See ``SourceSignals``."""
-        return one_number(self._rows(bare_query(sql)), "the signal's query")
+        # Part of a SELECT, as a `query:` is: only the session keeps what runs in it from writing,
+        # and a SET would make it another one.
+        bare = bare_query(sql, self._session.server.session or None)
+        return one_number(self._rows(f"SELECT * FROM {from_item(None, bare)} LIMIT 2"), _QUERY)
 
     def close(self) -> None:
         """See ``SourceSignals``."""
@@ -115,7 +119,7 @@ class MysqlSignals:
 
     def _may_see_others(self) -> bool:
         if self._may is None:
-            self._may = bool(self.query(_MAY))
+            self._may = bool(one_number(self._rows(_MAY), "PROCESS"))
         return self._may
 
 

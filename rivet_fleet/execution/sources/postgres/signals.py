@@ -11,8 +11,9 @@ from rivet_fleet.contracts.url import DatabaseUrl
 from rivet_fleet.errors import SourceRefused
 from rivet_fleet.execution.signals import ANSWER_MAX_S, SignalSpec, one_number, unknown_signal
 from rivet_fleet.execution.sources.postgres.dialect import OWN_PATH
+from rivet_fleet.execution.sources.postgres.querysession import PLAIN_STRINGS
 from rivet_fleet.execution.sources.postgres.session import Session, Settings
-from rivet_fleet.execution.sources.postgres.statements import bare_query
+from rivet_fleet.execution.sources.postgres.statements import from_item
 
 _STATS = "membership in pg_read_all_stats (or pg_monitor)"
 _OTHERS = "coalesce(a.application_name, '') NOT LIKE 'rivet-fleet%' AND a.pid <> pg_backend_pid()"
@@ -64,6 +65,7 @@ class PostgresSignals:
 
     def read(self, name: str) -> float:
         """See ``SourceSignals``."""
+        self._session.undoing = False
         spec = SIGNALS.get(name)
         if spec is None:
             raise unknown_signal(name, SIGNALS)
@@ -79,14 +81,17 @@ class PostgresSignals:
 
     def query(self, sql: str) -> float:
         """See ``SourceSignals``."""
-        return self._answer(sql, ())
+        self._session.undoing = True
+        # Part of a SELECT of ours, as a `query:` is: COPY … TO PROGRAM is one statement, too.
+        selected = f"SELECT * FROM {from_item(None, sql)} LIMIT 2"
+        return self._answer(selected, ((PLAIN_STRINGS, "on"),))
 
     def _answer(self, sql: str, settings: Settings) -> float:
         limit = (("statement_timeout", f"'{int(ANSWER_MAX_S * 1000)}ms'"), *settings)
         doing = "reading a signal"
         with self._session.transaction(limit, doing=doing, timeout_s=ANSWER_MAX_S) as cursor:
             # Binary: the extended protocol, which takes one statement and no second one.
-            cursor.execute(bare_query(sql).encode(), binary=True)
+            cursor.execute(sql.encode(), binary=True)
             rows = cursor.fetchmany(2)
         return one_number(rows, "the signal's query")
 
