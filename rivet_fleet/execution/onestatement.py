@@ -33,7 +33,9 @@ class LexicalRules:
 
     ``word``: an identifier or number, so that no quote or tag begins inside it; ``line_comment``
     up to its end; ``tagged``: the opening of a text that its own repetition closes;
-    ``executed_comment``: the opening of a comment whose content is SQL to this engine.
+    ``executed_comment``: the opening of a comment whose content is SQL to some servers of this
+    engine; ``hint``: a comment that the optimizer reads, up to its end and without it, as far as
+    it ends there to everybody.
     """
 
     word: str
@@ -42,6 +44,7 @@ class LexicalRules:
     nested_comments: bool
     tagged: str | None = None
     executed_comment: str | None = None
+    hint: str | None = None
 
 
 class TokenKind(Enum):
@@ -111,7 +114,9 @@ def _ended(sql: str, alternatives: tuple[LexicalRules, ...]) -> str:
     raise reasons[0]
 
 
-_BLANK = re.compile(r"\s+")
+_BLANKS = " \t\n\r\f\v"
+"""Of the servers; what else Unicode has is a letter to them."""
+_BLANK = re.compile(f"[{_BLANKS}]+")
 _COMMENT_MARK = re.compile(r"/\*|\*/")
 
 
@@ -126,7 +131,10 @@ class _Reading:
         self.quotes = [(re.compile(one.opening), one) for one in rules.quotes]
         self.tagged = re.compile(rules.tagged) if rules.tagged else None
         self.executed = re.compile(rules.executed_comment) if rules.executed_comment else None
+        self.hint = re.compile(rules.hint) if rules.hint else None
         self.in_executed = False
+        self.outside = 0
+        """How deep the comment stands whose content is SQL."""
         self.depth = 0
         self.end: int | None = None
         """Where the first semicolon stands."""
@@ -150,7 +158,7 @@ class _Reading:
             raise _Unfinished("opens a comment that nothing closes")
         if self.depth:
             raise _Unfinished("opens a parenthesis that nothing closes")
-        return self.sql[: self.end].strip()
+        return self.sql[: self.end].strip(_BLANKS)
 
     def _unread(self, at: int) -> int | None:
         """Where a blank or a comment ends; None where something is said."""
@@ -158,13 +166,19 @@ class _Reading:
         if blank is not None:
             return blank.end()
         line = self.line_comment.match(self.sql, at)
+        if self.in_executed and (line is not None or self.sql.startswith("/*", at)):
+            raise _Unfinished("holds a comment within /*! … */, which not every server ends there")
         if line is not None:
             return self._token(TokenKind.COMMENT, at, line.end())
         if not self.sql.startswith("/*", at):
             return None
         if self.executed is not None and self.executed.match(self.sql, at):
             return None
-        return self._token(TokenKind.COMMENT, at, self._comment(at))
+        end = self._comment(at)
+        hint = self.hint is not None and self.sql.startswith("/*+", at)
+        if hint and self.hint and not self.hint.fullmatch(self.sql, at, end - len("*/")):
+            raise _Unfinished("holds a hint whose quotes do not end in it")
+        return self._token(TokenKind.COMMENT, at, end)
 
     def _comment(self, at: int) -> int:
         depth = 0
@@ -182,10 +196,14 @@ class _Reading:
         if self.executed is not None:
             opened = self.executed.match(self.sql, at)
             if opened is not None:
-                self.in_executed = True
+                self.in_executed, self.outside = True, self.depth
                 return self._token(TokenKind.OPENING, at, opened.end())
             if self.in_executed and self.sql.startswith("*/", at):
                 self.in_executed = False
+                if self.depth != self.outside:
+                    raise _Unfinished(
+                        "opens a parenthesis within /*! … */ that is not closed there"
+                    )
                 return at + 2
         if letter == ";":
             if self.end is None:
@@ -193,7 +211,8 @@ class _Reading:
             return at + 1
         if letter in "()":
             self.depth += 1 if letter == "(" else -1
-            if self.depth < 0:
+            # What stands in such a comment is SQL to one server and nothing to the next.
+            if self.depth < (self.outside if self.in_executed else 0):
                 raise _Unfinished("closes a parenthesis that it does not open")
             return self._token(TokenKind.SYMBOL, at, at + 1)
         return self._text(at) or self._word(at)
@@ -202,7 +221,10 @@ class _Reading:
         for opening, quote in self.quotes:
             found = opening.match(self.sql, at)
             if found is not None:
-                return self._token(TokenKind.QUOTED, at, self._closed(found.end(), quote), quote)
+                end = self._closed(found.end(), quote)
+                if self.in_executed and "*/" in self.sql[at:end]:
+                    raise _Unfinished("holds */ in quotes within /*! … */")
+                return self._token(TokenKind.QUOTED, at, end, quote)
         found = self.tagged.match(self.sql, at) if self.tagged is not None else None
         if found is None:
             return None

@@ -240,6 +240,9 @@ class _Placing:
             raise _refused(
                 names[0], "stands in U&'…', which has escapes of its own", "write '${name}'"
             )
+        gaps = re.finditer(quote.closing + quote.continued, text) if quote.continued else ()
+        if any(self.mark in gap[0] for gap in gaps):
+            raise _refused(names[0], "stands in a comment between two pieces of one text")
         if quote.backslash and any(_hidden(text, at) for at in self._marks(text)):
             raise _refused(names[0], "stands behind a backslash", "write two of them: \\\\")
         found = ["" if name in later else values[name].value for name in names]

@@ -53,7 +53,8 @@ MYSQL = [
     (r"select `a\` ;", r"select `a\`"),
     ("select `a``;b` ;", "select `a``;b`"),
     ("select 1 /*!40000 , 2 */ ;", "select 1 /*!40000 , 2 */"),
-    ("select 1 /*M! , ';' /* in */ */ ;", "select 1 /*M! , ';' /* in */ */"),
+    ("select 1 /*M! , (';') */ ;", "select 1 /*M! , (';') */"),
+    ("select /*+ SET_VAR(a = 'x') BKA(`t`) */ 1 ;", "select /*+ SET_VAR(a = 'x') BKA(`t`) */ 1"),
     ("select 1 /* a /* b */ ;", "select 1 /* a /* b */"),
     ("select _utf8mb4'x;', X'41' ;", "select _utf8mb4'x;', X'41'"),
     # As NO_BACKSLASH_ESCAPES reads it.
@@ -73,13 +74,30 @@ REFUSED_POSTGRES = [
     ("select 1 /* a /* b */", "opens a comment"),
     ("select $a$ x $b$", "opens $a$, which nothing closes"),
     ("select '\\'; select 2; --'", "a second statement"),
+    # What PostgreSQL reads otherwise than it looks: names go on, numbers end, texts are continued.
+    ("select 1 as x\u00a0$$ ) as y; commit; select $$", "closes a parenthesis"),
+    ("select 1$$ '$$ ) as y; commit; --'", "closes a parenthesis"),
+    ("select E'a' -- it\n'\\' , ') as y; commit; -- '", "closes a parenthesis"),
 ]
 REFUSED_MYSQL = [
     ("select 1; /*! select 2 */", "a second statement, '/*!'"),
     ("select 1 /*! ; */", "a second statement, '*/'"),
     ("select 1 /*!50000 , 2", "opens a comment"),
     ("select `a", "opens `, which nothing closes"),
+    ("select 1 /*M! , ';' /* in */ */ ;", "a comment within /*! … */"),
+    ("select 1 /*!99999 , -- a\n */", "a comment within /*! … */"),
+    # Where it is a comment, it ends elsewhere.
+    ("select 1 /*!99999 ' */ ) as x into outfile 'f' -- ' */", "*/ in quotes within"),
+    ("select 1 /*!99999 ( */ /*!40000 ) as x, (select 1 */", "within /*! … */"),
+    ("select (1 /*!40000 ) as x, (select 1 */ )", "closes a parenthesis"),
+    ("select /*+ BKA(`x*/ `) */ 1) as x union select (select 1 -- `", "a hint whose quotes"),
 ]
+MODES = [
+    ("", r"select 'a\' , ') as x into outfile x from (select 1 -- ' as b"),
+    ("ANSI_QUOTES", r'select "a\" ) as x into outfile x from (select 1 -- " as b'),
+    ("NO_BACKSLASH_ESCAPES", r"select 'a\') as x into outfile x from (select 1 -- ' as b"),
+]
+"""(mode, text that leaves its parentheses in it and is whole in another one)"""
 
 
 @pytest.mark.parametrize(("sql", "bare"), [*BOTH, *POSTGRES])
@@ -104,6 +122,13 @@ def test_what_is_no_single_mysql_query_is_refused(sql: str, said: str) -> None:
     with pytest.raises(ConfigError) as refused:
         mysql.bare_query(sql)
     assert said in refused.value.message
+
+
+@pytest.mark.parametrize(("mode", "sql"), MODES)
+def test_a_query_is_whole_in_the_mode_it_is_read_in(mode: str, sql: str) -> None:
+    assert mysql.bare_query(sql)
+    with pytest.raises(ConfigError):
+        mysql.bare_query(sql, (("sql_mode", f"STRICT_TRANS_TABLES,{mode}"),))
 
 
 @pytest.mark.parametrize("bare_query", [postgres.bare_query, mysql.bare_query])

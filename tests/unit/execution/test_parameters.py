@@ -39,6 +39,7 @@ PLACED = [
     (postgres, "select '${x}'", "it's", None, "select 'it''s'"),
     (postgres, "select '${x}'", "c:\\", None, "select 'c:\\'"),
     (postgres, "select E'${x}\\n'", "c:\\'", None, "select E'c:\\\\''\\n'"),
+    (postgres, "select E'a' -- it\n'${x}'", "\\'", None, "select E'a' -- it\n'\\\\'''"),
     (postgres, 'select 1 as "${x}"', 'a"b', None, 'select 1 as "a""b"'),
     (postgres, "select 5 -${x}", "-5", None, "select 5 -(-5)"),
     (postgres, "select ${x}", "it's", None, "select 'it''s'"),
@@ -68,6 +69,7 @@ PLACED = [
     (mysql, "select 5-${x}", "-5", None, "select 5-(-5)"),
 ]
 REFUSED = [
+    ((postgres,), "select E'a' -- ${x}\n'b'", "c", "in a comment between", None),
     (BOTH, "select * from ${x}", "orders", "where a name must be", "type: identifier"),
     (BOTH, "select * from ${x}", "5", "where a name must be", "type: identifier"),
     (BOTH, "select * from a, ${x}", "orders", "where a name must be", "type: identifier"),

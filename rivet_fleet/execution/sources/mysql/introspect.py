@@ -77,7 +77,8 @@ def read_shape(
     doing = "comparing the source's columns with the plan"
     with _asking(session, doing, own) as connection:
         if relation is None:
-            item, mariadb = from_item(None, query), session.server.mariadb
+            bare, mariadb = bare_query(query or "", own), session.server.mariadb
+            item = from_item(None, bare)
             return Shape(columns=catalog.query_columns(connection, item, mariadb=mariadb))
         found = catalog.find_relation(connection, relation)
         mariadb = session.server.mariadb
@@ -121,8 +122,8 @@ def _table(session: Session, basis: Basis, request: FactsRequest) -> SourceFacts
 
 
 def _query(session: Session, basis: Basis, request: FactsRequest) -> SourceFacts:
-    query = bare_query(request.query or "")
     mariadb, own = session.server.mariadb, session.server.session
+    query = bare_query(request.query or "", own)
     with _asking(session, "describing the query", own) as connection:
         columns = catalog.query_columns(connection, from_item(None, query), mariadb=mariadb)
         native_types = {column.name: column.native_type for column in columns}

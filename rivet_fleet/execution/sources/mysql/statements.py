@@ -114,6 +114,7 @@ _BACKSLASH = LexicalRules(
     ),
     nested_comments=False,
     executed_comment=r"/\*M?![0-9]*",
+    hint=r"/\*\+(?:[^`\"'\\]|`[^`]*`|\"[^\"\\]*\"|'[^'\\]*')*+",
 )
 LEXICAL: tuple[LexicalRules, ...] = (
     _BACKSLASH,
@@ -130,10 +131,18 @@ LEXICAL: tuple[LexicalRules, ...] = (
 """Manual, "Comments" and "String Literals"."""
 
 
-def bare_query(query: str) -> str:
+def bare_query(query: str, own: Own | None = None) -> str:
     """The user's query as part of a statement; a newline behind it ends a trailing comment.
+    ``own``: the session it is read in, whose mode says what its quotes are; None: not known.
     Raises ConfigError unless it is one whole statement."""
-    return one_statement(query, LEXICAL)
+    return one_statement(query, LEXICAL if own is None else (_reading(own),))
+
+
+def _reading(own: Own) -> LexicalRules:
+    modes = dict(own).get("sql_mode", "").split(",")
+    if "NO_BACKSLASH_ESCAPES" in modes:
+        return LEXICAL[1]
+    return LEXICAL[2] if "ANSI_QUOTES" in modes else LEXICAL[0]
 
 
 WRITING = Writing(rules=LEXICAL, literal=quote_text, name=quote_identifier)

@@ -106,8 +106,11 @@ def from_item(relation: RelationName | None, query: str | None, *, only: bool = 
     return f"(\n{bare_query(query or '')}\n) AS {ALIAS}"
 
 
-_WORD = r"[A-Za-z_\x80-\U0010ffff][A-Za-z0-9_$\x80-\U0010ffff]*|[0-9][A-Za-z0-9_.$]*"
-_ESCAPES = Quote(opening=r"[eE]'", closing="'", backslash=True, continued=r"[^\S\n\r]*[\n\r]\s*'")
+_WORD = r"[A-Za-z_\x80-\U0010ffff][A-Za-z0-9_$\x80-\U0010ffff]*|[0-9]+"
+"""A number ends where its digits do: ``1$$`` begins a text."""
+_CONTINUED = r"(?:[ \t\f\v]|--[^\n\r]*+)*+[\n\r](?:[ \t\n\r\f\v]|--[^\n\r]*+[\n\r])*+'"
+"""What stands between two pieces of one text: a line's end, and comments."""
+_ESCAPES = Quote(opening=r"[eE]'", closing="'", backslash=True, continued=_CONTINUED)
 LEXICAL = LexicalRules(
     word=_WORD,
     line_comment=r"--[^\n\r]*",
