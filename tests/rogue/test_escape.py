@@ -10,10 +10,15 @@ import pymysql
 import pytest
 
 from rivet_fleet.contracts.facts import FactsRequest
+from rivet_fleet.contracts.keys import ChunkRange, RangeKind
+from rivet_fleet.contracts.plan import TuningPlan
 from rivet_fleet.contracts.url import parse_database_url
-from rivet_fleet.errors import SourceError
+from rivet_fleet.errors import RivetFleetError, SourceError
 from rivet_fleet.execution import registry
+from rivet_fleet.execution.source import PageLimit
+from rivet_fleet.execution.sources.postgres import open_source as open_postgres
 from tests.integration.fleet_cli import Desk
+from tests.integration.postgres_source_kit import drain, read_plan
 
 WRITE = "insert into victim values (1)"
 QUERIES = {
@@ -108,6 +113,56 @@ def test_a_monitors_sql_cannot_leave_its_transaction(
     for verb in (("doctor",), ("run",)):
         desk.cli(*verb, code=None)
         assert written() == 0, verb
+
+
+def test_a_monitors_sql_is_part_of_a_select(
+    tmp_path: Path, victim: tuple[str, str, Callable[[], int]]
+) -> None:
+    """One statement after the other, each of which is one: none is taken that is no SELECT."""
+    engine, url, written = victim
+    signals = registry.open_signals(engine, parse_database_url(url), application_name="t")
+    made = tmp_path / "made"
+    for sql in (
+        "SET SESSION TRANSACTION READ WRITE",
+        WRITE,
+        "START TRANSACTION READ WRITE",
+        WRITE,
+        "COMMIT",
+        WRITE,
+        "SET SESSION CHARACTERISTICS AS TRANSACTION READ WRITE",
+        WRITE,
+        "EXECUTE IMMEDIATE 'SET SESSION TRANSACTION READ WRITE'",
+        WRITE,
+        "COPY (SELECT 1) TO PROGRAM 'cat > /dev/null'",
+        f"SELECT 1 INTO OUTFILE '{made}'",
+    ):
+        with pytest.raises(RivetFleetError, match=r"1064|42601"):
+            signals.query(sql)
+        assert written() == 0, sql
+    assert not made.exists()
+    signals.close()
+
+
+def test_what_a_query_sets_ends_with_its_page(database: str) -> None:
+    """A function may set something for the session. Here what a string is: the second page would
+    be read as five statements, of which one writes."""
+    query = (
+        r"select set_config('standard_conforming_strings', 'off', false) as s,"
+        r" generate_series(1, 100) as id, '\' as a, ' as a, 1 as b) as _rivet limit 0) to stdout;"
+        f" commit; {WRITE}; begin; copy (select 1 from (select 1 as id, 2 -- ' as b"
+    )
+    with psycopg.connect(database, autocommit=True) as sql:
+        sql.execute("CREATE TABLE victim (n int)")
+        source = open_postgres(parse_database_url(database), application_name="t")
+        facts = source.introspect(FactsRequest(export_name="q", relation=None, query=query))
+        chunk = ChunkRange(kind=RangeKind.KEYSET, columns=("id",))
+        reader = source.open_chunk(read_plan(facts, query=query), chunk, TuningPlan())
+        try:
+            found = drain(reader, PageLimit(rows_max=30, bytes_max=1 << 20))
+        finally:
+            source.close()
+            assert sql.execute("SELECT count(*) FROM victim").fetchone() == (0,)
+        assert found.column("id").to_pylist() == list(range(1, 101))
 
 
 @pytest.mark.parametrize("engine", ["postgres", "mysql"])

@@ -34,19 +34,21 @@ class CopyStream:
         decoder: BatchDecoder,
         *,
         held: bool = False,
+        foreign: bool = False,
     ) -> None:
         """``held``: the transaction is a snapshot, and goes on behind the last row until
-        ``release``."""
+        ``release``. ``foreign``: the statement holds SQL of a user."""
         self.wire_bytes = 0
         self.ended = False
         self._held = held
         self._holds = False
         """The statement has ended, and its transaction has not."""
         self._question: bytes | None = None
+        self._limit = ""
         self._answered = 0
         self._spent_s = 0.0
         self._on_the_way_s = 0.0
-        self._session = session
+        self._session, self._foreign = session, foreign
         self._decoder = decoder
         self._exchange: Exchange | None = None
         limit_s = answers_within_s(tuning.statement_timeout_s)
@@ -101,8 +103,9 @@ class CopyStream:
 
     def count(self, sql: str, timeout_s: float) -> int:
         """See ``PageStream``. The limit is the count's own."""
-        limit = f"SET LOCAL statement_timeout = {max(1, round(timeout_s * 1000))};"
-        self._question = (limit if timeout_s > 0 else "").encode() + sql.encode()
+        limit = f"SET LOCAL statement_timeout = {max(1, round(timeout_s * 1000))}"
+        self._limit = limit if timeout_s > 0 else "SELECT"
+        self._question = sql.encode()
         try:
             next(self._steps)
         except BaseException:
@@ -144,11 +147,14 @@ class CopyStream:
         """The statement in steps of bytes received; between them the caller has its say."""
         began_s = time.monotonic()
         session, doing = self._session, "reading a page"
+        session.undoing = self._foreign
         if not session.stepwise and not self._held:
             round_trip_s = session.round_trip_s()
             self._on_the_way_s += time.monotonic() - began_s + round_trip_s
             with session.alone(doing=doing, timeout_s=timeout_s):
-                yield from self._answer(in_one_message(session.begin(settings), sql))
+                yield from self._answer(
+                    in_one_message(session.begin(settings), sql, session.ending)
+                )
             return
         with session.transaction(
             settings, doing=doing, timeout_s=timeout_s, snapshot=self._held
@@ -167,7 +173,11 @@ class CopyStream:
         self._holds = True
         yield 0
         while self._question is not None:
-            cursor.execute(self._question)
+            if self._foreign:
+                cursor.execute(self._limit.encode())
+                cursor.execute(self._question)
+            else:
+                cursor.execute(f"{self._limit};".encode() + self._question)
             while cursor.nextset():
                 pass
             row = cursor.fetchone()
@@ -197,6 +207,6 @@ class CopyStream:
             self._session.close()
 
 
-def in_one_message(begin: str, sql: str) -> bytes:
+def in_one_message(begin: str, sql: str, end: str) -> bytes:
     """The whole transaction in one query: its answer comes in one round trip."""
-    return f"{begin};{sql};COMMIT".encode()
+    return f"{begin};{sql};{end}".encode()

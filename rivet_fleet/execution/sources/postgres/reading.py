@@ -130,7 +130,15 @@ class PostgresReading:
             # As UTF8 the server would refuse a bad byte itself, and the policy had no say.
             settings = (*settings, ("client_encoding", "SQL_ASCII"))
         sql = statements.copy_statement(select)
-        return CopyStream(self._session, sql, settings, self._tuning, decoder, held=held)
+        return CopyStream(
+            self._session,
+            sql,
+            settings,
+            self._tuning,
+            decoder,
+            held=held,
+            foreign=self._read.query is not None,
+        )
 
     def count_sql(self, select: Select) -> str:
         """As it is."""

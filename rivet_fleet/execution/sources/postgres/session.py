@@ -68,6 +68,16 @@ _TLS_MODES = ("disable", "prefer", "require", "verify-ca", "verify-full")
 Settings = tuple[tuple[str, str], ...]
 
 
+class _OneStatement(Cursor[tuple[Any, ...]]):
+    """A cursor whose messages hold one statement each, by protocol. For what holds SQL of a user:
+    a statement of it may have changed how the next one of its transaction is read."""
+
+    def _execute_send(
+        self, query: Any, *, force_extended: bool = False, binary: bool | None = None
+    ) -> None:
+        super()._execute_send(query, force_extended=True, binary=binary)
+
+
 class Session:
     """One lazily opened connection to one database."""
 
@@ -93,6 +103,10 @@ class Session:
         self._measured_until_s = 0.0
         self._own: Own = ()
         self._plain_strings: str | None = None
+        self.undoing = False
+        """True while the SQL of a user is read: its transactions are rolled back. What it set for
+        the session (``set_config``) would outlive a COMMIT: it could change how our next message is
+        read, and behind a pooler it would be the next client's. Messages hold one statement."""
 
     @property
     def connection(self) -> WatchedConnection:
@@ -193,6 +207,12 @@ class Session:
         level = "REPEATABLE READ" if snapshot else "READ COMMITTED"
         return f"BEGIN ISOLATION LEVEL {level} READ ONLY{local}"
 
+    @property
+    def ending(self) -> str:
+        """What ends a transaction of ours. Most commit, though nothing was written: a server's
+        count of rollbacks is watched."""
+        return "ROLLBACK" if self.undoing else "COMMIT"
+
     @contextlib.contextmanager
     def transaction(
         self, settings: Settings, *, doing: str, timeout_s: float, snapshot: bool = False
@@ -208,10 +228,10 @@ class Session:
             settings = (*settings, ("application_name", self._name))
         with postgres_errors(self.url, doing):
             try:
-                cursor = connection.cursor()
-                cursor.execute(self.begin(settings, snapshot=snapshot).encode())
+                connection.execute(self.begin(settings, snapshot=snapshot).encode())
+                cursor = _OneStatement(connection) if self.undoing else connection.cursor()
                 yield cursor
-                connection.execute(b"COMMIT")
+                connection.execute(self.ending.encode())
             except BaseException:
                 self._undo(connection)
                 raise
@@ -279,7 +299,8 @@ def _careful(parameters: dict[str, Any], url: DatabaseUrl, login: Login) -> dict
             "tls.server_public_key_file cannot be honoured by this engine",
             hint="its servers have no such key: remove it",
         )
-    by_file = url.host[:1] in ("/", "@") and not url.more_hosts
+    elsewhere = parameters.get("hostaddr") or "service" in parameters or url.more_hosts
+    by_file = url.host[:1] in ("/", "@") and not elsewhere
     verified = by_file or parameters.get("sslmode") in ("verify-ca", "verify-full")
     given = "require_auth" in parameters or psycopg.pq.version() < _METHODS_CHOSEN
     return {} if login.cleartext or verified or given else {"require_auth": "!password"}
@@ -320,6 +341,9 @@ def _parameters(url: DatabaseUrl, tls_mode: str | None, tls_ca_file: str | None)
     }
     if not (url.host or given.keys() & {"hostaddr", "service"}):
         parameters["host"] = "localhost"
+    if not given.keys() & {"hostaddr", "service"}:
+        # Else the environment's (PGHOSTADDR) would lead away from the host that was looked at.
+        parameters["hostaddr"] = ""
     if not (url.port or "service" in given):
         parameters["port"] = DEFAULT_PORT
     if tls_mode is not None:

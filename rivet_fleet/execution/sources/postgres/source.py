@@ -39,10 +39,12 @@ class PostgresSource:
 
     def introspect(self, request: FactsRequest) -> SourceFacts:
         """Facts about one table or query; see ``Source``."""
+        self._session.undoing = request.query is not None
         return introspect(self._session, self._basis, request)
 
     def newest(self, request: NewestRequest) -> Newest:
         """The greatest cursor; see ``Source``."""
+        self._session.undoing = request.query is not None
         return newest(self._session, request)
 
     def read_changes(self, relation: RelationName) -> ChangeReading:
@@ -51,6 +53,7 @@ class PostgresSource:
 
     def count_rows(self, read: ReadPlan, chunk_range: ChunkRange, timeout_s: float) -> int:
         """The rows that this user sees now; see ``Source``."""
+        self._session.undoing = read.query is not None
         compared, encoding = compared_columns(read.window, chunk_range), self._session.encoding
         with self._session.transaction(
             catalog_settings(METADATA_TIMEOUT_S, read.session),
@@ -68,6 +71,7 @@ class PostgresSource:
         self, read: ReadPlan, chunk_range: ChunkRange, tuning: TuningPlan
     ) -> PagedReader:
         """A reader for one chunk. Raises SchemaDrift before the first row."""
+        self._session.undoing = read.query is not None
         footing = Footing(read, chunk_range, lambda: self._basis.look(read, chunk_range))
         compared, encoding = compared_columns(read.window, chunk_range), self._session.encoding
         own = self._session.own if read.relation is None else ()
@@ -99,6 +103,7 @@ class PostgresSource:
         self, relation: RelationName | None, query: str | None
     ) -> tuple[SourceNote, ...]:
         """Whether every column may be read; see ``Source``."""
+        self._session.undoing = query is not None
         return listing.check_readable(self._session, relation, query)
 
     def read_harm(self) -> HarmReading:
