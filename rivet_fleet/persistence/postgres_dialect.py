@@ -94,6 +94,8 @@ class PostgresDialect:
             "application_name": "rivet-fleet",
             # Server-side prepared statements do not survive a transaction pooler.
             "prepare_threshold": None,
+            # Else the environment's (PGHOSTADDR) would lead away from the host that was looked at.
+            **({} if self._url.option("service") else {"hostaddr": ""}),
             **self._careful(),
             **dict(self._url.options),
             **self._url.target,
@@ -102,7 +104,8 @@ class PostgresDialect:
     def _careful(self) -> dict[str, object]:
         """The password itself is for a server that was verified, or a socket's file: a rogue one
         would ask for it. What the URL says of ``require_auth`` wins."""
-        by_file = self._url.host[:1] in ("/", "@") and not self._url.more_hosts
+        elsewhere = any(self._url.option(name) for name in ("hostaddr", "service"))
+        by_file = self._url.host[:1] in ("/", "@") and not (self._url.more_hosts or elsewhere)
         verified = self._url.option("sslmode") in ("verify-ca", "verify-full")
         if by_file or verified or psycopg.pq.version() < _METHODS_CHOSEN:
             return {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import ssl
 from contextlib import closing
@@ -113,8 +114,10 @@ class Thief:
                 self.learned.append(plain)
 
 
-def meet(thief: Thief, mode: str, place: Place, login: Login = CAREFUL) -> None:
-    ca_file = str(place.certificate) if mode.startswith("verify") else None
+def meet(
+    thief: Thief, mode: str, place: Place, login: Login = CAREFUL, *, given: bool = True
+) -> None:
+    ca_file = str(place.certificate) if given and mode.startswith("verify") else None
     with rogue(thief) as server:
         password = PASSWORD.decode()
         url = parse_database_url(f"mysql://reader:{password}@localhost:{server.port}/shop")
@@ -147,6 +150,18 @@ def test_an_opt_in_opens_clear_text_to_a_verified_server_alone(place: Place) -> 
         thief = Thief(place, method, tls=True)
         meet(thief, "verify-full", place, OPT_IN)
         assert thief.learned == [PASSWORD + b"\0"]
+
+
+def test_any_public_authority_is_nobodys_proof(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``verify-ca`` without a ``ca_file``: whoever has a certificate of any name gets this far."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(place.certificate))
+    for mode, told in (("verify-ca", False), ("verify-full", True)):
+        thief = Thief(place, b"sha256_password", tls=True)
+        with pytest.raises(SourceRefused) if not told else contextlib.nullcontext():
+            meet(thief, mode, place, given=False)
+        assert bool(thief.learned) is told
 
 
 def test_a_verified_server_is_told_by_its_hashed_methods(place: Place) -> None:

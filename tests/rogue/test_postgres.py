@@ -18,7 +18,13 @@ from rivet_fleet.contracts.columns import ColumnSpec, ColumnType, TypeKind
 from rivet_fleet.contracts.login import CAREFUL, Login
 from rivet_fleet.contracts.plan import TuningPlan
 from rivet_fleet.contracts.url import parse_database_url
-from rivet_fleet.errors import ConfigError, RivetFleetError, SourceRefused, ValueTooLarge
+from rivet_fleet.errors import (
+    ConfigError,
+    RivetFleetError,
+    SourceError,
+    SourceRefused,
+    ValueTooLarge,
+)
 from rivet_fleet.execution.sources.postgres import bounds
 from rivet_fleet.execution.sources.postgres import session as sessions
 from rivet_fleet.execution.sources.postgres.copystream import CopyStream
@@ -184,9 +190,30 @@ def test_a_verified_server_and_a_socket_file_may_ask_for_it() -> None:
     assert required("postgresql://r@h/d", "verify-full") is None
     assert required("postgresql://r@/d?host=/run/postgresql", "disable") is None
     assert required("postgresql://r@/d?host=/run/postgresql,h", "disable") == "!password"
+    for option in ("hostaddr=10.0.0.1", "service=s"):
+        led_away = f"postgresql://r@/d?host=/run/postgresql&{option}"
+        assert required(led_away, "require") == "!password"
     assert required("postgresql://r@h/d?require_auth=scram-sha-256", "require") == "scram-sha-256"
     with pytest.raises(ConfigError, match="server_public_key_file"):
         session(1, login=Login(server_key_file="key.pem"))
+
+
+def test_the_environment_leads_no_source_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was looked at is what is spoken to: a loopback address needs no TLS."""
+    with socket.create_server(("127.0.0.1", 0)) as far:
+        port = far.getsockname()[1]
+        monkeypatch.setenv("PGHOSTADDR", "127.0.0.1")
+        opened = Session(
+            parse_database_url(f"postgresql://r@/d?host=/nowhere&port={port}"),
+            tls_mode=None,
+            tls_ca_file=None,
+            application_name="t",
+        )
+        with pytest.raises(SourceError):
+            _ = opened.connection
+        far.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            far.accept()
 
 
 def test_what_came_over_a_link_is_counted_by_the_kernel() -> None:

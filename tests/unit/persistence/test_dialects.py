@@ -101,8 +101,12 @@ def test_a_state_that_is_not_verified_gets_a_proof_of_the_password_only() -> Non
         url = parse_database_url(f"postgresql://u:pw@{rest}")
         return PostgresDialect(url)._connect_args().get("require_auth")
 
+    # Else PGHOSTADDR would count.
+    url = parse_database_url("postgresql://127.0.0.1/state")
+    assert PostgresDialect(url)._connect_args()["hostaddr"] == ""
     assert required("127.0.0.1/state") == "!password"
     assert required("h/state?sslmode=require") == "!password"
     assert required("h/state?sslmode=verify-full") is None
     assert required("/state?host=/run/postgresql") is None
+    assert required("/state?host=/run/postgresql&hostaddr=10.0.0.1") == "!password"
     assert required("h/state?sslmode=require&require_auth=password") == "password"

@@ -119,12 +119,16 @@ class WatchedConnection(_Connection):
     trickles. What a login may give away, ``login`` says.
     """
 
-    def __init__(self, *, login: Login = CAREFUL, **parameters: Any) -> None:
+    def __init__(
+        self, *, login: Login = CAREFUL, own_authority: bool = False, **parameters: Any
+    ) -> None:
         # Before the handshake nobody can be asked: the connect timeout bounds the silence.
         login_s: float | None = parameters.get("connect_timeout")
         self.silence_s_max: float | None = login_s
         self.liveness: Callable[[], Liveness] | None = None
         self.login = login
+        self.own_authority = own_authority
+        """True when the certificate must be of an authority that the configuration gives."""
         self.bounds = Bounds()
         self._patient: PatientFile | None = None
         self._logging_in = True
@@ -147,7 +151,9 @@ class WatchedConnection(_Connection):
         """What is known of whoever is at the other end."""
         held = self._sock  # type: ignore[attr-defined]
         if isinstance(held, ssl.SSLSocket):
-            verified = held.context.verify_mode is ssl.CERT_REQUIRED
+            # Every public authority vouches for somebody: without a name that is nobody's proof.
+            named = held.context.check_hostname or self.own_authority
+            verified = named and held.context.verify_mode is ssl.CERT_REQUIRED
             return Link.VERIFIED if verified else Link.ENCRYPTED
         return Link.VERIFIED if self.unix_socket else Link.PLAIN
 

@@ -270,6 +270,7 @@ def _parameters(
         "write_timeout": WRITE_TIMEOUT_S,
         "autocommit": True,
         "local_infile": False,
+        "own_authority": ca_file is not None,
         **_tls(mode, ca_file),
     }
 
