@@ -64,7 +64,7 @@ from rivet_fleet.execution.registry import open_format
 
 _MESSAGE_MAX = 2000
 _OUTAGE_BACKOFF_S = 1.0
-_WAIT_S = 5.0
+_WAIT_S = 0.5
 """How often one who waits for the source shows that it does not hang."""
 _TRIMMED_FROM = 0.85
 """Share of the memory ceiling from which a worker gives free memory back."""

@@ -259,7 +259,9 @@ class CampaignConfig(Block):
         "count that costs little, every page and the whole count, or nothing.",
     )
     hang_timeout_s: Annotated[Number, Field(ge=1, le=604_800)] = Field(
-        default=600.0, description="A chunk without any progress for this long costs its worker."
+        default=600.0,
+        description="A chunk without any progress for this long costs its worker; "
+        "one that is only tried again, an attempt.",
     )
 
 
