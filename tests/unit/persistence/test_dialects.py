@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from pathlib import Path
 
 import pytest
 
 from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.errors import StateRefused
-from rivet_fleet.persistence.dialects import refuse_network_filesystem
+from rivet_fleet.persistence.database import Database
+from rivet_fleet.persistence.dialects import SqliteDialect, refuse_network_filesystem
 from rivet_fleet.persistence.open import open_store
 from rivet_fleet.persistence.postgres_dialect import PostgresDialect
 from tests.unit.contracts.test_places import give_away
@@ -54,6 +57,22 @@ def test_a_link_in_the_place_of_the_lock_is_not_followed(tmp_path: Path) -> None
     with pytest.raises(StateRefused):
         open_store(f"sqlite:///{tmp_path}/state.db")
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_trigger_in_the_file_calls_no_function_of_this_process(tmp_path: Path) -> None:
+    """``regexp``, which SQLAlchemy gives each connection, would hold all threads for minutes."""
+    store = open_store(f"sqlite:///{tmp_path}/state.db")
+    store.migrate()
+    store.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "state.db")) as theirs:
+        theirs.execute(
+            "CREATE TRIGGER theirs AFTER INSERT ON fleet_meta BEGIN SELECT regexp('a', 'a'); END"
+        )
+    database = Database(SqliteDialect(tmp_path / "state.db"))
+    sql = "INSERT INTO fleet_meta (key, value, at_s) VALUES ('x', 'y', 1)"
+    with pytest.raises(StateRefused, match="unsafe use of regexp"):
+        database.write(lambda tx: tx.run(sql))
+    database.close()
 
 
 @pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "mysql://u@h/d", "nonsense"])

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from rivet_fleet.contracts.columns import ColumnSpec, ColumnType, TypeKind
@@ -25,7 +26,7 @@ from rivet_fleet.contracts.plan import (
     ReadPlan,
     TuningPlan,
 )
-from rivet_fleet.errors import DestinationUnavailable, ExitCode
+from rivet_fleet.errors import DataIntegrityError, DestinationUnavailable, ExitCode
 from rivet_fleet.execution import registry
 from rivet_fleet.execution.parts import digest_file, fingerprint_bytes
 from rivet_fleet.verification.findings import Depth, VerifyCode
@@ -348,3 +349,14 @@ def test_the_report_names_every_finding(dataset):
     text = "\n".join(verification_lines("orders", "file:///data", verdict))
     assert "orders: FAILED (full)" in text
     assert "[RIVET_VERIFY_PART_MISSING]" in text
+
+
+def test_a_footer_whose_names_are_no_text_is_a_damaged_file(tmp_path):
+    """pyarrow says so by an error of Python's own."""
+    path = tmp_path / "part.parquet"
+    pq.write_table(pa.table({"naïve": [1]}), path, store_schema=False)
+    path.write_bytes(path.read_bytes().replace("naïve".encode(), b"na\xff\xfeve"))
+    part_format = registry.open_format(FormatPlan(format="parquet"))
+    for look in (part_format.count_rows, part_format.checksums):
+        with pytest.raises(DataIntegrityError):
+            look(path)

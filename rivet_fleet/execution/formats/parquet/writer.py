@@ -85,7 +85,7 @@ class ParquetFormat:
         """Rows by the footer. DataIntegrityError when it is no complete Parquet file."""
         try:
             return int(pq.read_metadata(path).num_rows)
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
             raise DataIntegrityError(f"{path.name} is not a complete Parquet file") from error
 
     def checksums(self, path: Path) -> dict[str, str]:
