@@ -23,6 +23,9 @@ _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 """``O_NONBLOCK``: a pipe under the name must not make anybody wait."""
 
+_DEPTH_MAX = 64
+"""Each level costs an open file and a frame of the stack."""
+
 
 class Tree:
     """What lies below ``root``. Every path is absolute, and the root or below it.
@@ -176,7 +179,15 @@ class Tree:
             return
 
 
-def _walk(folder: int, at: Path, skip: Path | None) -> Iterator[tuple[Path, os.stat_result]]:
+def _walk(
+    folder: int, at: Path, skip: Path | None, depth: int = 0
+) -> Iterator[tuple[Path, os.stat_result]]:
+    if depth > _DEPTH_MAX:
+        raise DestinationRefused(
+            f"folders lie more than {_DEPTH_MAX} deep below the destination: {str(at)[:200]}…",
+            hint="nothing of ours lies so deep: remove what is there",
+            code="RIVET_UNSAFE_PATH",
+        )
     with os.scandir(folder) as found:
         names = sorted(entry.name for entry in found)
     for name in names:
@@ -190,7 +201,7 @@ def _walk(folder: int, at: Path, skip: Path | None) -> Iterator[tuple[Path, os.s
             elif stat.S_ISDIR(told.st_mode):
                 below = _step(folder, name, path)
                 try:
-                    yield from _walk(below, path, skip)
+                    yield from _walk(below, path, skip, depth + 1)
                 finally:
                     os.close(below)
 

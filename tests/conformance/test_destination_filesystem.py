@@ -129,6 +129,18 @@ def test_a_file_where_the_prefix_should_be_is_refused(tmp_path):
         opened(tmp_path / "out").check()
 
 
+def test_folders_without_end_are_refused_by_name(tmp_path):
+    """Each level costs an open file: a thousand of them would be the end of the process."""
+    (tmp_path / "/".join(["d"] * 60)).mkdir(parents=True)
+    assert list(opened(tmp_path).list_visible()) == []
+    (tmp_path / "/".join(["d"] * 80)).mkdir(parents=True)
+    with pytest.raises(DestinationRefused, match="more than 64 deep"):
+        list(opened(tmp_path).list_visible())
+    (tmp_path / ".staging" / "/".join(["d"] * 80)).mkdir(parents=True)
+    with pytest.raises(DestinationRefused, match="more than 64 deep"):
+        list(opened(tmp_path).list_staged())
+
+
 def test_readers_never_create_the_prefix(tmp_path):
     destination = opened(tmp_path / "absent", create=False)
     assert list(destination.list_visible()) == []
