@@ -6,6 +6,7 @@ that refuses who it is: paid for behind it.
 
 from __future__ import annotations
 
+import contextlib
 import random
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from rivet_fleet.contracts.plan import CampaignPlan
 from rivet_fleet.contracts.retry import RETRIES_SAVED_MAX, RETRY_EVERY_S
 from rivet_fleet.contracts.state import JournalFilter
 from rivet_fleet.contracts.url import parse_database_url
-from rivet_fleet.errors import RetryClass, SourceBusy, SourceUnavailable
+from rivet_fleet.errors import RetryClass, SourceBusy, SourceUnavailable, WorkerUnfit
 from rivet_fleet.execution.chunkreader import PagedReader
 from rivet_fleet.execution.drift import Footing
 from rivet_fleet.execution.registry import open_source
@@ -230,6 +231,8 @@ ROGUES = [
     ("postgres", "login", "reset"),
     ("postgres", "start", "end"),
     ("postgres", "introduction", "an error with escapes, then end"),
+    ("postgres", "login", "notices without end"),
+    ("mysql", "login", "16 MB packets without end"),
     ("mysql", "greeting", "reset"),
     ("mysql", "login", "end"),
     ("mysql", "question", "an error with escapes, then end"),
@@ -246,11 +249,15 @@ def test_a_server_that_breaks_sessions_is_met_by_the_budget(
     with rogue(peers.Script(phase, peers.MESSAGES[act])) as server:
         scheme = {"postgres": "postgresql", "mysql": "mysql"}[engine]
         url = parse_database_url(f"{scheme}://reader:word@127.0.0.1:{server.port}/shop")
-        play_fleet(
-            plan,
-            lambda: open_source(engine, url, tls_mode="disable", application_name="t"),
-            tmp_path,
-            workers=WORKERS,
-            lasts_s=LASTS_S,
-        )
-        assert WORKERS < len(server.peers) <= 2 * WORKERS + TRIES_MAX
+        # Who is flooded ends, and takes it for a lack of its own.
+        with contextlib.suppress(WorkerUnfit):
+            play_fleet(
+                plan,
+                lambda: open_source(engine, url, tls_mode="disable", application_name="t"),
+                tmp_path,
+                workers=WORKERS,
+                lasts_s=LASTS_S,
+            )
+        floods = act.endswith("without end")
+        assert len(server.peers) <= (WORKERS if floods else 2 * WORKERS + TRIES_MAX)
+        assert len(server.peers) >= (1 if floods else WORKERS)

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from rivet_fleet.contracts.plan import CampaignPlan
 from rivet_fleet.coordination.fleet import FleetSettings
 from rivet_fleet.coordination.heartbeat import Heartbeat, HeartbeatLimits
@@ -22,6 +24,7 @@ from rivet_fleet.execution.source import Source
 from rivet_fleet.persistence.memory import MemoryStore
 from tests.unit.coordination.fleets import make_fleet
 
+_WAITS_MAX = 3000
 _TURN_S_MAX = 60.0
 """Of real time: a turn that takes longer hangs."""
 
@@ -82,6 +85,7 @@ class TurnsStop(StopFlag):
     def __init__(self, turns: Turns) -> None:
         super().__init__(turns, grace_s=0.0)
         self._turns = turns
+        self._waits = 0
 
     @property
     def requested(self) -> bool:
@@ -92,6 +96,9 @@ class TurnsStop(StopFlag):
         return self._turns.over
 
     def wait(self, seconds: float) -> bool:
+        self._waits += 1
+        if self._waits > _WAITS_MAX:
+            pytest.fail("it goes on without end, and no time passes")
         if not self.requested and seconds > 0:
             self._turns.wait(seconds)
         return self.requested
