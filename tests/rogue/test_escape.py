@@ -17,6 +17,7 @@ from rivet_fleet.errors import RivetFleetError, SourceError
 from rivet_fleet.execution import registry
 from rivet_fleet.execution.source import PageLimit
 from rivet_fleet.execution.sources.postgres import open_source as open_postgres
+from rivet_fleet.execution.sources.postgres.session import Session
 from tests.integration.fleet_cli import Desk
 from tests.integration.postgres_source_kit import drain, read_plan
 
@@ -163,6 +164,21 @@ def test_what_a_query_sets_ends_with_its_page(database: str) -> None:
             source.close()
             assert sql.execute("SELECT count(*) FROM victim").fetchone() == (0,)
         assert found.column("id").to_pylist() == list(range(1, 101))
+
+
+def test_a_message_behind_a_users_sql_holds_one_statement(database: str) -> None:
+    """Within one transaction what it set is still set: the protocol is what holds."""
+    session = Session(
+        parse_database_url(database), tls_mode=None, tls_ca_file=None, application_name="t"
+    )
+    session.undoing = True
+    with (
+        pytest.raises(SourceError, match="multiple commands"),
+        session.transaction((), doing="reading", timeout_s=5.0) as cursor,
+    ):
+        assert cursor.execute("SELECT 1").fetchone() == (1,)
+        cursor.execute("SELECT 1; COMMIT; CREATE TABLE made (n int)")
+    session.close()
 
 
 @pytest.mark.parametrize("engine", ["postgres", "mysql"])
