@@ -54,6 +54,7 @@ class DoctorCode(Enum):
     STATE_ONE_HOST = "RIVET_STATE_ONE_HOST"
     STATE_ENCRYPTED = "RIVET_STATE_ENCRYPTED"
     STATE_NOT_ENCRYPTED = "RIVET_STATE_NOT_ENCRYPTED"
+    STATE_SCHEMA_OPEN = "RIVET_STATE_SCHEMA_OPEN"
     STATE_CLOCK_SKEW = "RIVET_STATE_CLOCK_SKEW"
     STATE_NAMESPACE = "RIVET_STATE_NAMESPACE"
     STATE_NAMESPACE_MISSING = "RIVET_STATE_NAMESPACE_MISSING"
@@ -129,6 +130,8 @@ class StateHealth:
     """What encrypts the way to a server; empty: nothing. None: a file, or it does not say."""
     read_by_others: frozenset[str] = frozenset()
     """Sources that campaigns of other namespaces read."""
+    makers: tuple[tuple[str, str], ...] = ()
+    """Who else may make objects where the state's names are looked up: (schema, role)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

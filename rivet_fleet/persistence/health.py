@@ -25,6 +25,20 @@ _PROTECTION = (
     "SELECT coalesce((SELECT version || ', ' || cipher FROM pg_stat_ssl"
     " WHERE pid = pg_backend_pid() AND ssl), '')"
 )
+# A superuser needs no object in our way; pg_database_owner is whoever owns this database.
+_MAKERS = """
+SELECT DISTINCT s.nspname, CASE m.grantee WHEN 0 THEN 'PUBLIC' ELSE r.rolname END
+FROM pg_catalog.pg_namespace s
+CROSS JOIN LATERAL aclexplode(coalesce(s.nspacl, acldefault('n', s.nspowner))) a
+CROSS JOIN LATERAL (SELECT CASE
+    WHEN pg_get_userbyid(a.grantee) = 'pg_database_owner'
+    THEN (SELECT datdba FROM pg_catalog.pg_database WHERE datname = current_database())
+    ELSE a.grantee END AS grantee) m
+LEFT JOIN pg_catalog.pg_roles r ON r.oid = m.grantee
+WHERE s.nspname = ANY (current_schemas(false)) AND a.privilege_type = 'CREATE'
+  AND (m.grantee = 0 OR NOT (r.rolsuper OR r.rolname = current_user))
+ORDER BY 1, 2
+"""
 _MAY_CREATE = "SELECT has_schema_privilege(current_schema(), 'CREATE')"
 
 
@@ -49,6 +63,7 @@ def state_health(url: str, *, namespace: str = NAMESPACE_DEFAULT) -> StateHealth
             now_s=database.one(lambda tx: float(tx.scalar("SELECT NOW_S"))),
             obstacle=_obstacle(database, version),
             encryption=None if path is not None else _encryption(database),
+            makers=() if path is not None else _makers(database),
             read_by_others=_read_by_others(database) if version == SCHEMA_VERSION else frozenset(),
         )
     finally:
@@ -82,6 +97,11 @@ def _encryption(database: Database) -> str | None:
         return str(database.one(lambda tx: tx.scalar(_PROTECTION)))
     except StateError:
         return None
+
+
+def _makers(database: Database) -> tuple[tuple[str, str], ...]:
+    found = database.one(lambda tx: tx.all(_MAKERS))
+    return tuple((str(schema), str(role)) for schema, role in found)
 
 
 def _obstacle(database: Database, version: str | None) -> str | None:

@@ -158,6 +158,15 @@ def of_state(health: StateHealth, *, now_s: float) -> Iterator[DoctorFinding]:
             why="plans, marks and the state's password travel on it in clear",
             hint="nothing to do on this machine; else sslmode=verify-full in the state's URL",
         )
+    for schema, role in health.makers:
+        yield DoctorFinding(
+            code=DoctorCode.STATE_SCHEMA_OPEN,
+            gravity=Gravity.WARNING,
+            subject="state",
+            what=f"{role} may make objects in schema {schema}, where names of the state are sought",
+            why="an operator or a function made there can run with the rights of the state's user",
+            hint=f"REVOKE CREATE ON SCHEMA {schema} FROM {role}, or a database of its own",
+        )
     skew_s = 0.0 if health.now_s is None else health.now_s - now_s
     if abs(skew_s) > CLOCK_SKEW_MAX_S:
         yield DoctorFinding(

@@ -23,6 +23,7 @@ from rivet_fleet.contracts.keys import CampaignId, RunId
 from rivet_fleet.demo.embedded import EmbeddedPostgres, free_port
 from rivet_fleet.errors import LeaseLost, StateRefused, StateUnavailable
 from rivet_fleet.persistence import hosts
+from rivet_fleet.persistence.health import state_health
 from rivet_fleet.persistence.migrate import create, upgrade
 from rivet_fleet.persistence.open import open_store
 from rivet_fleet.persistence.schema import metadata
@@ -397,3 +398,13 @@ def test_a_default_of_the_server_never_sets_the_level_of_a_transition(url: str) 
         assert run(lambda t: t.scalar("SHOW transaction_isolation")) == "read committed"
     assert store._db.read(lambda t: t.scalar("SHOW transaction_isolation")) == "repeatable read"
     store.close()
+
+
+def test_who_else_may_make_objects_where_the_state_lies_is_named(
+    postgres: EmbeddedPostgres,
+) -> None:
+    url = postgres.create_database("schema_with_guests")
+    assert state_health(url).makers == ()
+    grants = "CREATE ROLE guest; GRANT CREATE ON SCHEMA public TO PUBLIC, guest"
+    postgres.psql(grants, database="schema_with_guests")
+    assert state_health(url).makers == (("public", "PUBLIC"), ("public", "guest"))

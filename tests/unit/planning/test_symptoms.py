@@ -101,6 +101,7 @@ def health(**more) -> StateHealth:
         ({"schema_version": "0003"}, C.STATE_NEWER, Gravity.ERROR),
         ({"obstacle": "no"}, C.STATE_NOT_WRITABLE, Gravity.ERROR),
         ({"one_host": True}, C.STATE_ONE_HOST, Gravity.INFO),
+        ({"makers": (("public", "PUBLIC"),)}, C.STATE_SCHEMA_OPEN, Gravity.WARNING),
         ({"now_s": 105.1}, C.STATE_CLOCK_SKEW, Gravity.WARNING),
         ({"now_s": 94.9}, C.STATE_CLOCK_SKEW, Gravity.WARNING),
     ],
