@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 
 from rivet_fleet.contracts.binding import StoredMark
@@ -21,6 +21,7 @@ from rivet_fleet.coordination.gates import tell_schema_changes
 from rivet_fleet.errors import (
     CampaignIncomplete,
     ConfigError,
+    DestinationError,
     DestinationRefused,
     RivetFleetError,
 )
@@ -138,11 +139,21 @@ def store_plan(
 
 def go_on(fleet: Fleet, loaded: LoadedConfig, campaign_id: CampaignId) -> None:
     """An operator's word for a stored campaign: the budgets of this configuration count from now
-    on, for every campaign on the state database, and what a governor stopped may run again."""
+    on, for every campaign on the state database, and what a governor stopped may run again. A
+    folder of its destinations that is gone is made anew, because a worker makes none."""
     budgets, by = budgets_of(loaded), fleet.identity.worker_id
     if budgets:
         fleet.patience.call("store the budgets", lambda: fleet.store.set_budgets(budgets, by=by))
     fleet.patience.call("lift a halt", lambda: fleet.store.lift_halt(campaign_id))
+    for run in fleet.patience.call("read the runs", lambda: fleet.store.runs(campaign_id)):
+        if run.status is RunStatus.IN_PROGRESS:
+            plan = fleet.planned_run(run.run_id).plan
+            # What else may be wrong with it, workers and finalizers find and tell.
+            with (
+                suppress(DestinationError),
+                closing(fleet.open_destination(plan.destination)) as it,
+            ):
+                it.check()
 
 
 def _unfinished(fleet: Fleet, loaded: LoadedConfig) -> list[CampaignView]:

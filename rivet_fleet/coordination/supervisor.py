@@ -17,6 +17,7 @@ from rivet_fleet.coordination.identity import new_worker_id
 from rivet_fleet.errors import ExitCode
 
 _CRASH_WINDOW_S = 30.0
+_UNFIT_WINDOW_S = 3600.0
 _START_FAILURES_MAX = 3
 _START_FAILURE_S = 5.0
 _UNFIT_MAX = 3
@@ -309,7 +310,8 @@ class Supervisor:
         """Crash loops slow down; a worker that cannot even start stops being tried."""
         if end.status in _REFUSALS:
             # What it lacks may come back (a file of credentials, a mount): tried a few times.
-            slot.unfit = slot.unfit + 1 if end.lived_s < _CRASH_WINDOW_S else 1
+            # How long it lived says little: a place that refuses is met behind a whole chunk.
+            slot.unfit = slot.unfit + 1 if end.lived_s < _UNFIT_WINDOW_S else 1
             slot.refusal = ExitCode(end.status)
             slot.start_after_s = now_s + _UNFIT_PAUSE_S * 2.0 ** (slot.unfit - 1)
             return

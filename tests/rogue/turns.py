@@ -128,8 +128,12 @@ def play_fleet(
         fleet.clock, fleet.stop = turns, TurnsStop(turns)
         fleet.patience = Patience(turns, fleet.stop, events, limit_s=5.0)
         fleet.emit = store.write_journal
+        # This process is the tests' own: how large it is ends nobody.
         fleet.settings = FleetSettings(
-            lease_ttl_s=1e6, spool_root=spool, hang_timeout_s=hang_timeout_s
+            lease_ttl_s=1e6,
+            spool_root=spool,
+            hang_timeout_s=hang_timeout_s,
+            worker_memory_bytes=1 << 50,
         )
         limits = HeartbeatLimits(lease_ttl_s=1e6, hang_timeout_s=1e6)
         beat = Heartbeat(lambda: store, fleet.identity, limits, clock=turns, emit=events)

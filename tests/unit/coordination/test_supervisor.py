@@ -124,6 +124,8 @@ def test_a_nursery_that_nobody_needs_is_dismissed(supervise):
 @pytest.mark.parametrize("code", [ExitCode.UNFIT, ExitCode.DATA_INTEGRITY])
 def test_workers_that_will_not_work_are_tried_a_few_times(supervise, monkeypatch, code):
     monkeypatch.setattr(supervision, "_UNFIT_PAUSE_S", 0.01)
+    # However long they worked before they found out.
+    monkeypatch.setattr(supervision, "_CRASH_WINDOW_S", 0.0)
     supervisor, ends = supervise(f"raise SystemExit({int(code)})", workers=2)
     tick_until(supervisor, lambda: supervisor.exhausted)
     assert len(ends) == 6

@@ -198,8 +198,10 @@ def _borrowed(
     with connection.cursor() as cursor:
         for sql in _SNAPSHOT if snapshot else ("START TRANSACTION READ ONLY",):
             cursor.execute(sql)
-        cursor.execute("SELECT " + ", ".join(f"@@SESSION.{name}" for name, _ in settings))
-        found = cursor.fetchone() or ()
+        found: tuple[Any, ...] = ()
+        if settings:
+            cursor.execute("SELECT " + ", ".join(f"@@SESSION.{name}" for name, _ in settings))
+            found = cursor.fetchone() or ()
     before = {name: _as_sql(value) for (name, _), value in zip(settings, found, strict=True)}
     try:
         _set(connection, dict(settings))
