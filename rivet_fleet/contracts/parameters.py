@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import lru_cache
+from itertools import groupby
 
 VARIABLE = re.compile(r"\$\{([^}]*)\}")
 DOLLAR = "$"
@@ -15,6 +16,8 @@ DOLLAR = "$"
 
 PARAMETER_CHANGED = "RIVET_PARAMETER_CHANGED"
 """A secret has another value than when the plan was made."""
+PARAMETER_NAMED = "RIVET_PARAMETER_NAMED"
+"""A column's name, made by the server of the query's text, holds a secret."""
 PARAMETER_MISSING = "RIVET_PARAMETER_MISSING"
 
 
@@ -46,6 +49,28 @@ def references(text: str) -> tuple[str, ...]:
     """The names that ``text`` refers to, in order, each once."""
     found = (one[1] for one in VARIABLE.finditer(text) if one[1] != DOLLAR)
     return tuple(dict.fromkeys(found))
+
+
+_PIECE = 6
+"""So many letters in a row that stand in the whole SQL alone are a piece of a secret."""
+
+
+def without_pieces(text: str, whole: str, template: str) -> str:
+    """``text`` without what stands in ``whole`` and not in the ``template`` that it was made of.
+
+    Servers and libpq show excerpts of a statement, which begin and end anywhere: half a secret is
+    not recognised as one, in whichever spelling it stands in the SQL.
+    """
+    known = {template[at : at + _PIECE] for at in range(len(template))}
+    pieces = {whole[at : at + _PIECE] for at in range(len(whole) - _PIECE + 1)} - known
+    hidden = bytearray(len(text))
+    for at in range(len(text) - _PIECE + 1):
+        if text[at : at + _PIECE] in pieces:
+            hidden[at : at + _PIECE] = b"\x01" * _PIECE
+    runs = groupby(range(len(text)), key=hidden.__getitem__)
+    return "".join(
+        "***" if is_hidden else "".join(map(text.__getitem__, at)) for is_hidden, at in runs
+    )
 
 
 def escaped(text: str) -> str:

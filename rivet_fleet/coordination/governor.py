@@ -25,6 +25,7 @@ from rivet_fleet.contracts.protection import (
     MonitorPlan,
     SignalPlan,
 )
+from rivet_fleet.coordination.secrets import private
 from rivet_fleet.errors import ConfigError, LeaseLost, SourceError, StateError, StateTampered
 from rivet_fleet.execution.signals import SourceSignals, read_http
 from rivet_fleet.persistence.store import Store
@@ -225,7 +226,8 @@ def ask_signal(signal: SignalPlan, question: str, connection: Callable[[], Sourc
     if signal.kind == "http":
         return read_http(question, signal.pointer)
     source = connection()
-    return source.query(question) if signal.kind == "sql" else source.read(question)
+    with private(question, signal.ask):
+        return source.query(question) if signal.kind == "sql" else source.read(question)
 
 
 def _gate(monitor: MonitorPlan, now_s: float) -> Gate | None:

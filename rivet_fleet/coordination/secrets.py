@@ -3,7 +3,8 @@ refer to by name, and whether errors tell what stands in rows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, cast
 
@@ -15,9 +16,11 @@ from rivet_fleet.contracts.listing import Listing, ServerFacts, SourceNote
 from rivet_fleet.contracts.parameters import (
     PARAMETER_CHANGED,
     PARAMETER_MISSING,
+    PARAMETER_NAMED,
     Parameter,
     references,
     seal,
+    without_pieces,
 )
 from rivet_fleet.contracts.plan import ReadPlan, TuningPlan
 from rivet_fleet.contracts.proof import ChangeReading
@@ -32,6 +35,19 @@ from rivet_fleet.planning.loaded import LoadedConfig
 from rivet_fleet.planning.protection import monitored_source, whole_question
 
 
+@contextmanager
+def private(whole: str | None, template: str | None) -> Iterator[None]:
+    """Errors about ``whole`` show no piece of what ``template`` only refers to."""
+    try:
+        yield
+    except RivetFleetError as error:
+        if whole is not None and template is not None and whole != template:
+            error.message = without_pieces(error.message, whole, template)
+            error.unmasked = error.unmasked and without_pieces(error.unmasked, whole, template)
+            error.args = (error.message,)
+        raise
+
+
 class PrivateSource:
     """A source that is asked by texts which refer to secrets, and puts them in."""
 
@@ -41,12 +57,25 @@ class PrivateSource:
         self._loaded = loaded
 
     def introspect(self, request: FactsRequest) -> SourceFacts:
-        """See ``Source``."""
-        return self._source.introspect(replace(request, query=self._whole(request.query)))
+        """See ``Source``. Raises ConfigError for a column whose name holds a secret."""
+        whole = self._whole(request.query)
+        with private(whole, request.query):
+            facts = self._source.introspect(replace(request, query=whole))
+        for column in facts.columns:
+            if without_pieces(column.name, whole or "", request.query or "") != column.name:
+                raise ConfigError(
+                    "the server names a column of the query after its text, in which a secret "
+                    "stands; plans, manifests and files would hold it",
+                    hint="give every expression of the query a name with AS",
+                    code=PARAMETER_NAMED,
+                )
+        return facts
 
     def newest(self, request: NewestRequest) -> Newest:
         """See ``Source``."""
-        return self._source.newest(replace(request, query=self._whole(request.query)))
+        whole = self._whole(request.query)
+        with private(whole, request.query):
+            return self._source.newest(replace(request, query=whole))
 
     def read_changes(self, relation: RelationName) -> ChangeReading:
         """See ``Source``."""
@@ -54,14 +83,18 @@ class PrivateSource:
 
     def count_rows(self, read: ReadPlan, chunk_range: ChunkRange, timeout_s: float) -> int:
         """See ``Source``. Raises ConfigError as ``open_chunk`` does."""
-        return self._source.count_rows(self._planned(read), chunk_range, timeout_s)
+        whole = self._planned(read)
+        with private(whole.query, read.query):
+            return self._source.count_rows(whole, chunk_range, timeout_s)
 
     def open_chunk(
         self, read: ReadPlan, chunk_range: ChunkRange, tuning: TuningPlan
     ) -> ChunkReader:
         """See ``Source``. Raises ConfigError when a secret is missing here, or is not the one
         that the plan was made with."""
-        return self._source.open_chunk(self._planned(read), chunk_range, tuning)
+        whole = self._planned(read)
+        with private(whole.query, read.query):
+            return self._source.open_chunk(whole, chunk_range, tuning)
 
     def list_relations(self) -> Listing:
         """See ``Source``."""
@@ -75,7 +108,9 @@ class PrivateSource:
         self, relation: RelationName | None, query: str | None
     ) -> tuple[SourceNote, ...]:
         """See ``Source``."""
-        return self._source.check_readable(relation, self._whole(query))
+        whole = self._whole(query)
+        with private(whole, query):
+            return self._source.check_readable(relation, whole)
 
     def read_harm(self) -> HarmReading:
         """See ``Source``."""

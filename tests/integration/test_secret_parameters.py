@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import http.server
+import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -138,3 +139,45 @@ def test_a_secret_is_used_and_nowhere_to_be_read(
     state = desk.state.read_bytes()
     assert b"${PEPPER_SECRET}" in state
     assert b"${least}" in state
+
+
+@pytest.mark.parametrize("size", [20, 40, 64, 100])
+def test_no_piece_of_a_secret_is_in_an_excerpt(
+    tmp_path: Path, shop: tuple[str, str], size: int
+) -> None:
+    """Whoever cuts the statement for a message cuts secrets in two."""
+    engine, url = shop
+    secret = "".join(hashlib.sha256(bytes([at])).hexdigest()[:4] for at in range(size // 4))
+    desk = Desk(folder=tmp_path, environment={"SHOP_URL": url, "API_TOKEN": secret})
+    where = "note = '${API_TOKEN}'"
+    wrong = (
+        f"select id from orders where {where} and id > 1 and sattus = 1",
+        f"select id from orders were {where}",
+        'select id from orders where note = "${API_TOKEN}" order by nothing',
+    )
+    exports = "".join(
+        f"  - {{name: e{n}, query: {json.dumps(query)}, format: parquet,"
+        f" destination: {{type: local, path: ./out/e{n}}}}}\n"
+        for n, query in enumerate(wrong)
+    )
+    desk.write(f"source: {{type: {engine}, url_env: SHOP_URL}}\nexports:\n{exports}")
+    said = desk.cli("check", code=None).said + desk.cli("--json-errors", "plan", code=None).said
+    assert "orders" in said or "e0" in said
+    pieces = {secret[at : at + 8] for at in range(size - 7)}
+    assert not [piece for piece in pieces if piece in said]
+
+
+def test_a_column_is_not_named_after_a_secret(tmp_path: Path, mysql_database: str) -> None:
+    """MySQL names an expression without a name after its text."""
+    environment = {"SHOP_URL": mysql_database, "PEPPER_SECRET": "4f9e1cbb71aa"}
+    desk = Desk(folder=tmp_path, environment=environment)
+    desk.write(
+        "source: {type: mysql, url_env: SHOP_URL}\n"
+        "exports:\n"
+        "  - {name: o, query: \"select 1 as id, md5('${PEPPER_SECRET}')\", format: parquet,"
+        " destination: {type: local, path: ./out/o}}\n"
+    )
+    done = desk.cli("plan", "--output", str(tmp_path / "plan.json"), code=None)
+    assert "RIVET_PARAMETER_NAMED" in done.said or "with AS" in done.said
+    assert "4f9e1c" not in done.said
+    assert not (tmp_path / "plan.json").exists()
