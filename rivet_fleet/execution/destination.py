@@ -6,6 +6,7 @@ Paths are relative to the dataset's prefix, with ``/`` between segments.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -100,8 +101,11 @@ class Destination(Protocol):
         """A small object's bytes, None when absent. DataIntegrityError above the cap."""
         ...
 
-    def open_local(self, path: str) -> Path:
-        """A local file with the object's bytes, for checks that need all of them."""
+    def open_local(self, path: str) -> AbstractContextManager[Path]:
+        """A local path of the object's bytes, for checks that need all of them, as long as the
+        block lasts. However often it is opened, the bytes are those of one object: nobody can put
+        another under it. The path's name says nothing. DataIntegrityError when it is not there.
+        """
         ...
 
     def list_visible(self, folder: str = "") -> Iterator[ObjectInfo]:

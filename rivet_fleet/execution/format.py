@@ -65,7 +65,8 @@ class PartFormat(Protocol):
         ...
 
     def count_rows(self, path: Path) -> int:
-        """Rows of a finished local file, by its own footer or records."""
+        """Rows of a finished local file, by its own footer or records. Raises DataIntegrityError,
+        which says of "it" what is wrong: the path may be a handle's."""
         ...
 
     def checksums(self, path: Path) -> Mapping[str, str]:

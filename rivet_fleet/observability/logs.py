@@ -16,13 +16,14 @@ import structlog
 
 from rivet_fleet.contracts.clock import Clock
 from rivet_fleet.contracts.events import EVENT_VERSION, Emit, Event, EventName
-from rivet_fleet.contracts.foreign import printable
+from rivet_fleet.contracts.foreign import SAID_CHARS_MAX, printable, printable_json
 from rivet_fleet.contracts.url import redact
 from rivet_fleet.observability.redaction import Redactor, one_line, redact_plain
 from rivet_fleet.observability.units import rfc3339
 
 LOGGER_NAME = "rivet_fleet"
 LEVELS = ("debug", "info", "warning", "error")
+_LINE_CHARS_MAX = 4000
 
 EVENT_LEVELS: dict[EventName, str] = {
     EventName.CAMPAIGN_SUBMITTED: "info",
@@ -206,7 +207,7 @@ class _RedactingFormatter(structlog.stdlib.ProcessorFormatter):
         self._finish: Redactor = str if json_lines else redactor
 
     def format(self, record: logging.LogRecord) -> str:
-        """The finished line (several for an exception in text form)."""
+        """The finished line, always one."""
         return self._finish(super().format(record))
 
 
@@ -221,17 +222,18 @@ def _render_json(_logger: Any, _method: str, fields: EventDict) -> str:
 
 
 def _render_text(_logger: Any, _method: str, fields: EventDict) -> str:
-    """``at level event message key=value …``, and an exception on the lines below."""
+    """``at level event message key=value …`` on one line, whatever its texts hold: a line below,
+    an exception's too, could be written by whoever wrote the text, and be taken for a record."""
     rest = {k: v for k, v in fields.items() if k != "event_version"}
     head = [str(rest.pop("at", "")), f"{rest.pop('level', ''):<7}", str(rest.pop("event", ""))]
-    trailer = [str(rest.pop(key)) for key in ("stack", "exception") if rest.get(key)]
+    trailer = [f"{k}={_quoted(str(rest.pop(k)))}" for k in ("stack", "exception") if rest.get(k)]
     message = str(rest.pop("message", ""))
     data = rest.pop("data", {})
     pairs = {**rest, **(data if isinstance(data, dict) else {"data": data})}
     told = [message] if message else []
-    told += [f"{k}={_value(v)}" for k, v in pairs.items() if v is not None]
-    line = one_line(" ".join([*head, *told]), str, chars_max=4000)
-    return "\n".join([line, *map(printable, trailer)])
+    told += [f"{_value(k)}={_value(v)}" for k, v in pairs.items() if v is not None]
+    line = one_line(" ".join([*head, *told]), str, chars_max=_LINE_CHARS_MAX)
+    return " ".join([line, *trailer])
 
 
 def _value(value: object) -> str:
@@ -239,5 +241,13 @@ def _value(value: object) -> str:
     return text if text and not any(c.isspace() for c in text) else json.dumps(text)
 
 
+def _quoted(text: str) -> str:
+    """All of it up to what anybody reads; its end says more than its beginning."""
+    kept = text if len(text) <= SAID_CHARS_MAX else "…" + text[-SAID_CHARS_MAX:]
+    return printable(json.dumps(kept, ensure_ascii=False))
+
+
 def _json(plain: object) -> str:
-    return json.dumps(plain, ensure_ascii=False, separators=(",", ":"), default=str)
+    """Without a character that some reader of lines takes for the end of one, or a terminal for
+    a command."""
+    return printable_json(json.dumps(plain, ensure_ascii=False, separators=(",", ":"), default=str))

@@ -186,19 +186,19 @@ def _check_content(
     verdict: Verification,
 ) -> None:
     try:
-        local = destination.open_local(part.path)
-        found = digest_file(local, part.digest.rows)
-        if found != part.digest:
-            text = f"the bytes of {part.path} are not those that were written"
-            verdict.find(VerifyCode.PART_CHECKSUM_MISMATCH, text, part.path)
-            return
-        rows = part_format.count_rows(local) if part_format else part.digest.rows
-        if rows == part.digest.rows:
-            if columns:
-                columns.part(local, part, verdict)
-            return
+        with destination.open_local(part.path) as local:
+            found = digest_file(local, part.digest.rows)
+            if found != part.digest:
+                text = f"the bytes of {part.path} are not those that were written"
+                verdict.find(VerifyCode.PART_CHECKSUM_MISMATCH, text, part.path)
+                return
+            rows = part_format.count_rows(local) if part_format else part.digest.rows
+            if rows == part.digest.rows:
+                if columns:
+                    columns.part(local, part, verdict)
+                return
     except DataIntegrityError as error:
-        verdict.find(VerifyCode.VALUE_CHECKSUM, error.message, part.path)
+        verdict.find(VerifyCode.VALUE_CHECKSUM, f"{part.path}: {error.message}", part.path)
         return
     except (DestinationError, OSError) as error:
         verdict.find(VerifyCode.PART_READ_ERROR, f"{part.path}: {error}", part.path)

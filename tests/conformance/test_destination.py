@@ -95,7 +95,8 @@ def test_publish_makes_it_visible_whole_and_once(place):
     assert visible(destination) == {PATH: digest.size_bytes}
     assert staged(destination) == []
     assert destination.look(receipt, PATH, digest) is Presence.VISIBLE
-    assert digest_file(destination.open_local(PATH), 1) == digest
+    with destination.open_local(PATH) as local:
+        assert digest_file(local, 1) == digest
     destination.close()
 
 
@@ -318,8 +319,8 @@ def test_listing_knows_folders(place):
 
 
 def test_an_object_that_is_not_there_cannot_be_opened(place):
-    with pytest.raises(DataIntegrityError):
-        place.open().open_local("nothing")
+    with pytest.raises(DataIntegrityError), place.open().open_local("nothing"):
+        pass
 
 
 @pytest.mark.parametrize("path", ["../x", "/etc/x", "a/../../x", "a\0b", ""])
@@ -334,7 +335,7 @@ def test_unsafe_paths_are_refused_everywhere(place, path):
         lambda: destination.remove(path),
         lambda: destination.put_atomic(path, b""),
         lambda: destination.read(path, 1),
-        lambda: destination.open_local(path),
+        lambda: destination.open_local(path).__enter__(),
     ):
         with pytest.raises(DestinationRefused):
             action()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -42,7 +43,7 @@ VERBS: dict[str, Callable[[Destination, Path], object]] = {
     "remove": lambda one, folder: one.remove(PATH),
     "put": lambda one, folder: one.put_atomic("run-1/manifest.json", b"{}"),
     "read": lambda one, folder: one.read(PATH, 100),
-    "open": lambda one, folder: one.open_local(PATH),
+    "open": lambda one, folder: _with_open(one),
     "list": lambda one, folder: list(one.list_visible("run-1")),
     "list staged": lambda one, folder: list(one.list_staged()),
     "sweep": lambda one, folder: sweep_staged(one, set, min_age_s=0.0),
@@ -58,6 +59,11 @@ CASES = [
 
 def _with(part: tuple[Path, PartDigest]) -> tuple[Path, str, PartDigest]:
     return part[0], PATH, part[1]
+
+
+def _with_open(one: Destination) -> None:
+    with one.open_local(PATH):
+        pass
 
 
 def outside(folder: Path) -> Path:
@@ -149,8 +155,31 @@ def test_what_is_no_file_is_no_object(tmp_path: Path, kind: str) -> None:
     place.symlink_to(theirs / PATH) if kind == "link" else os.mkfifo(place)
     destination = opened(prefix)
     assert destination.read("run-1/manifest.json", 100) is None
-    with pytest.raises(DataIntegrityError):
-        destination.open_local("run-1/manifest.json")
+    with pytest.raises(DataIntegrityError), destination.open_local("run-1/manifest.json"):
+        pass
     destination.put_atomic("run-1/manifest.json", b"{}")
     assert destination.read("run-1/manifest.json", 100) == b"{}"
     assert (theirs / PATH).read_bytes() == BODY
+
+
+@pytest.mark.parametrize("moved", ["renamed", "copied"])
+def test_a_link_in_the_place_of_a_spooled_file_is_not_staged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moved: str
+) -> None:
+    """The digest's bytes, but somebody else's file: neither it nor the link becomes a part."""
+    theirs, prefix = outside(tmp_path), tmp_path / "out"
+    before = seen(theirs)
+    part, digest = a_part(tmp_path)
+    part.unlink()
+    part.symlink_to(theirs / PATH)
+    if moved == "copied":
+
+        def other_filesystem(*_args: object, **_named: object) -> None:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+        monkeypatch.setattr(os, "rename", other_filesystem)
+    destination = opened(prefix)
+    with pytest.raises(DestinationRefused):
+        destination.stage(part, PATH, digest)
+    assert list(destination.list_staged()) == []
+    assert seen(theirs) == before

@@ -176,13 +176,18 @@ class _LocalDestination:
             raise DataIntegrityError(f"{path} is larger than {bytes_max} bytes")
         return body
 
-    def open_local(self, path: str) -> Path:
-        """The object's own path. DataIntegrityError when it is not there."""
+    @contextlib.contextmanager
+    def open_local(self, path: str) -> Iterator[Path]:
+        """The path of an open handle: whoever may write here could put another file, or a link
+        to one, under the object's own name at any moment."""
         final = self._final_path(path)
-        with filesystem_errors(final, "destination"):
-            if self._size(final) is None:
-                raise DataIntegrityError(f"{path} is not there")
-        return final
+        with contextlib.ExitStack() as held:
+            with filesystem_errors(final, "destination"):
+                try:
+                    handle, _ = held.enter_context(self._tree.reading(final))
+                except (FileNotFoundError, NotADirectoryError):
+                    raise DataIntegrityError(f"{path} is not there") from None
+            yield Path(f"/proc/self/fd/{handle}")
 
     def list_visible(self, folder: str = "") -> Iterator[ObjectInfo]:
         """Files below ``folder`` in name order; staging is left out, links are not followed."""
@@ -336,7 +341,7 @@ class _LocalDestination:
             if error.errno != errno.EXDEV:
                 raise
             with (
-                local.open("rb") as source,
+                open(local, "rb", opener=_itself) as source,
                 self._tree.creating(target) as handle,
                 open(handle, "wb", closefd=False) as copy,
             ):
@@ -391,6 +396,11 @@ class _LocalDestination:
                 return fingerprint_file(handle) == digest.fingerprint
         except (FileNotFoundError, NotADirectoryError):
             return False
+
+
+def _itself(path: str, flags: int) -> int:
+    """Open what was measured, never what a link leads to."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC)
 
 
 def _file_size(path: Path) -> int | None:

@@ -5,6 +5,7 @@ Destinations opened with one prefix share their objects, as two processes share 
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import tempfile
 import threading
@@ -122,7 +123,8 @@ class _MemoryDestination:
             raise DataIntegrityError(f"{path} is larger than {bytes_max} bytes")
         return body
 
-    def open_local(self, path: str) -> Path:
+    @contextlib.contextmanager
+    def open_local(self, path: str) -> Iterator[Path]:
         """A temporary copy, removed by ``close``."""
         body = self._objects.visible.get(checked_path(path))
         if body is None:
@@ -131,7 +133,7 @@ class _MemoryDestination:
             self._opened = tempfile.TemporaryDirectory(prefix="memory-destination-")
         copy = Path(self._opened.name) / f"{secrets.token_hex(4)}-{path.rsplit('/', 1)[-1]}"
         copy.write_bytes(body)
-        return copy
+        yield copy
 
     def list_visible(self, folder: str = "") -> Iterator[ObjectInfo]:
         """Objects below ``folder`` in name order."""

@@ -11,8 +11,11 @@ from dataclasses import dataclass
 
 import pytest
 import structlog
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rivet_fleet.contracts.events import Event, EventName
+from rivet_fleet.contracts.foreign import printable
 from rivet_fleet.observability.logs import (
     EVENT_LEVELS,
     LEVELS,
@@ -174,6 +177,66 @@ def test_control_characters_never_reach_the_terminal() -> None:
     configure_logging(level="info", json_lines=False, stream=stream)
     structlog.get_logger(LOGGER_NAME).info("title \x1b]0;owned\x07 here", x="a\nb")
     assert "\x1b" not in stream.getvalue() and stream.getvalue().count("\n") == 1
+
+
+BREAKS = "\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
+FORGED = "\n2027-01-15T08:00:00Z error   chunk.failed forged"
+foreign = st.one_of(
+    st.text(st.one_of(st.sampled_from(BREAKS), st.characters(codec="utf-8")), max_size=12),
+    st.sampled_from(
+        [f"{end}{FORGED[1:]}" for end in BREAKS] + ["\x1b[2K\x1b[G" + FORGED, "\ud800"]
+    ),
+)
+plain = st.recursive(
+    st.one_of(foreign, st.none(), st.integers(), st.floats()),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=2), st.dictionaries(foreign, inner, max_size=2)
+    ),
+    max_leaves=4,
+)
+events = st.builds(
+    Event,
+    name=st.sampled_from(EventName),
+    **dict.fromkeys(("campaign_id", "run_id", "export_name", "worker_id"), st.none() | foreign),
+    chunk_index=st.none() | st.integers(),
+    message=foreign,
+    data=st.dictionaries(foreign, plain, max_size=3),
+)
+
+
+@settings(derandomize=True, max_examples=150, deadline=None)
+@given(event=events, text=foreign, json_lines=st.booleans())
+def test_a_record_is_one_line_whatever_its_fields_hold(
+    event: Event, text: str, json_lines: bool
+) -> None:
+    """A second line would be a record that whoever wrote the text has made up."""
+    stream = io.StringIO(newline="")
+    configure_logging(level="debug", json_lines=json_lines, stream=stream)
+    log_emit()(event)
+    structlog.get_logger(LOGGER_NAME).info(text, worker_id=text)
+    logging.getLogger("some.library").warning("%s", text, extra={"told": text}, stack_info=True)
+    try:
+        raise ValueError(text)
+    except ValueError:
+        logging.getLogger("some.library").exception(text)
+    written = stream.getvalue()
+    lines = written.splitlines()
+    assert written.endswith("\n") and len(lines) == 4
+    assert all(one == printable(one) for one in lines)
+    if json_lines:
+        assert [json.loads(one)["message"] for one in lines[:2]] == [event.message, text]
+    assert len(event_to_json(event, NOW_S).splitlines()) == 1
+
+
+def test_an_exception_stands_on_the_line_of_its_record() -> None:
+    stream = io.StringIO()
+    configure_logging(level="info", json_lines=False, stream=stream)
+    try:
+        raise ValueError(f"no{FORGED}")
+    except ValueError:
+        structlog.get_logger(LOGGER_NAME).exception("it broke")
+    (line,) = stream.getvalue().splitlines()
+    assert "it broke exception=" in line and "ValueError: no\\n2027" in line
 
 
 def test_a_secret_that_a_control_character_splits_is_masked_when_it_is_joined() -> None:

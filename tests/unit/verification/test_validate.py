@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from rivet_fleet.contracts.plan import (
 from rivet_fleet.errors import DataIntegrityError, DestinationUnavailable, ExitCode
 from rivet_fleet.execution import registry
 from rivet_fleet.execution.parts import digest_file, fingerprint_bytes
+from rivet_fleet.verification import validate
 from rivet_fleet.verification.findings import Depth, VerifyCode
 from rivet_fleet.verification.reports import (
     verdict_name,
@@ -336,6 +338,47 @@ def test_what_could_not_be_read_is_not_called_wrong(dataset, monkeypatch, verb, 
     verdict = validate_prefix(destination)
     assert code in codes(verdict)
     assert (verdict_name(verdict), verdict.exit_code) == ("UNVERIFIED", ExitCode.GENERIC)
+
+
+@pytest.mark.parametrize("moment", ["opened", "counted"])
+def test_what_is_checked_is_what_was_opened(dataset, tmp_path, monkeypatch, moment):
+    """Whoever may write here swaps a part for a link, right after it was opened (what the link
+    leads to must not be read), or after its bytes were compared (it must not vouch for it)."""
+    first, _ = dataset.publish("run-1", rows=(3, 4))
+    (tmp_path / "theirs").write_bytes(b"not for us")
+    destination = dataset.open()
+
+    def swap() -> None:
+        part = dataset.folder / first
+        if not part.is_symlink():
+            part.unlink()
+            part.symlink_to(tmp_path / "theirs")
+
+    read: list[bytes] = []
+    if moment == "opened":
+        opened = type(destination).open_local
+
+        @contextlib.contextmanager
+        def swapped(self, path):
+            with opened(self, path) as local:
+                swap()
+                read.append(local.read_bytes())
+                yield local
+
+        monkeypatch.setattr(type(destination), "open_local", swapped)
+    else:
+        known = validate.digest_file
+
+        def compared(local, rows):
+            digest = known(local, rows)
+            swap()
+            return digest
+
+        monkeypatch.setattr(validate, "digest_file", compared)
+    verdict = validate_prefix(destination)
+    assert (verdict.findings, verdict.parts_md5_verified) == ([], 2)
+    assert b"not for us" not in read
+    assert codes(validate_prefix(dataset.open())) == [VerifyCode.PART_MISSING]
 
 
 def test_the_report_names_every_finding(dataset):

@@ -26,8 +26,8 @@ def cell_schema(names: Sequence[str]) -> pa.Schema:
 
 
 def file_checksums(path: Path) -> dict[str, str]:
-    """The checksum of each column, by the header's names. Raises DataIntegrityError, naming the
-    file, when it cannot be read, and OSError."""
+    """The checksum of each column, by the header's names. Raises DataIntegrityError when it
+    cannot be read, and OSError."""
     block_bytes, size_bytes = _BLOCK_BYTES, path.stat().st_size
     while True:
         try:
@@ -35,7 +35,7 @@ def file_checksums(path: Path) -> dict[str, str]:
         except (pa.ArrowException, UnicodeDecodeError) as error:
             # A record may be larger than a block; only a larger block can tell.
             if block_bytes > size_bytes or block_bytes == _BLOCK_BYTES_MAX:
-                raise DataIntegrityError(f"{path.name} cannot be read: {error}") from error
+                raise DataIntegrityError(f"it cannot be read: {error}") from error
             block_bytes = min(8 * block_bytes, _BLOCK_BYTES_MAX)
 
 
@@ -63,7 +63,7 @@ def _sums(path: Path, block_bytes: int) -> dict[str, str]:
             if sums is not None:
                 sums.add(batch.columns)
     if sums is None:
-        raise DataIntegrityError(f"{path.name} has no header")
+        raise DataIntegrityError("it has no header")
     return sums.texts()
 
 

@@ -80,7 +80,7 @@ class CsvFormat:
                 records += int(np.count_nonzero((octets == _LINE_FEED) & (parity == 0)))
                 inside, last = int(parity[-1]), int(octets[-1])
         if inside or last != _LINE_FEED or records == 0:
-            raise DataIntegrityError(f"{path.name} is not a complete CSV file")
+            raise DataIntegrityError("it is not a complete CSV file")
         return records - 1
 
     def checksums(self, path: Path) -> dict[str, str]:

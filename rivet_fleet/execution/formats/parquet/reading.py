@@ -17,8 +17,8 @@ _BYTES_MAX = 32 * 1024 * 1024
 
 
 def file_checksums(path: Path) -> dict[str, str]:
-    """The checksum of each column, by name. Raises DataIntegrityError, naming the file, when it
-    cannot be decoded, and OSError."""
+    """The checksum of each column, by name. Raises DataIntegrityError when it cannot be decoded,
+    and OSError."""
     try:
         with pq.ParquetFile(path) as file:
             sums = ColumnSums(VALUES, file.schema_arrow, patient_sum())
@@ -27,7 +27,7 @@ def file_checksums(path: Path) -> dict[str, str]:
     except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # The system's own; what pyarrow says of the bytes has no number.
-        raise DataIntegrityError(f"{path.name} cannot be decoded: {error}") from error
+        raise DataIntegrityError(f"it cannot be decoded: {error}") from error
     return sums.texts()
 
 

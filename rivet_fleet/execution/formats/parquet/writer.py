@@ -86,7 +86,7 @@ class ParquetFormat:
         try:
             return int(pq.read_metadata(path).num_rows)
         except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
-            raise DataIntegrityError(f"{path.name} is not a complete Parquet file") from error
+            raise DataIntegrityError("it is not a complete Parquet file") from error
 
     def checksums(self, path: Path) -> dict[str, str]:
         """Of the values that pyarrow reads, a few thousand rows at a time."""
