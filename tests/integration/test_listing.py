@@ -98,8 +98,10 @@ def test_a_server_describes_itself(reader) -> None:
 def test_a_user_who_may_write_is_named_with_what_it_may(reader, postgres) -> None:
     name, role = reader[0].rpartition("/")[2], re.findall(r"//([^@]*)@", reader[1])[0]
     postgres.psql(
-        f"CREATE ROLE {role}_boss; GRANT {role}_boss TO {role};"
-        f"GRANT DELETE ON mine TO {role}_boss;"
+        # Nothing is inherited: each would have to be taken on, and one statement does that.
+        f"CREATE ROLE {role}_chief; CREATE ROLE {role}_boss NOINHERIT; ALTER ROLE {role} NOINHERIT;"
+        f"GRANT {role}_boss TO {role}; GRANT {role}_chief TO {role}_boss;"
+        f"GRANT DELETE ON mine TO {role}_boss; GRANT TRUNCATE ON half TO {role}_chief;"
         f"GRANT UPDATE (a) ON half TO {role}; GRANT INSERT ON filled, never_analysed TO {role};"
         f"GRANT USAGE, CREATE ON SCHEMA other TO {role}; ALTER ROLE {role} CREATEDB;"
         f"GRANT pg_execute_server_program TO {role}",
@@ -112,6 +114,7 @@ def test_a_user_who_may_write_is_named_with_what_it_may(reader, postgres) -> Non
     for power in (
         *("CREATEDB", "membership in pg_execute_server_program", "CREATE on schema other"),
         *("INSERT on public.filled and 1 more", "UPDATE on public.half", "DELETE on public.mine"),
+        "TRUNCATE on public.half",
     ):
         assert power in note.what
 
@@ -135,6 +138,40 @@ def test_a_user_of_another_engine_who_may_write_is_named(mysql_url_any: str) -> 
     assert told[:2] == [[], ["the user may more than read: FILE on *.*"]]
     for power in ("FILE on *.*", f"UPDATE on `{sql.database}`.`mine`", "INSERT on "):
         assert power in told[2][0]
+
+
+def test_a_role_of_another_engine_that_waits_to_be_taken_on_is_named(mysql_url_any: str) -> None:
+    """Granted, not active: no SELECT of ours takes it on, but who has the password can."""
+    sql, user = Sql(mysql_url_any), f"waits{os.getpid()}"
+    roles = [f"`{user}_{kind}`" for kind in ("wr``x", "under", "reads")]
+    for statement in (
+        *(f"CREATE ROLE {role}" for role in roles),
+        f"CREATE USER '{user}'@'%' IDENTIFIED BY 'word'",
+        f"GRANT INSERT ON *.* TO {roles[1]}",
+        f"GRANT {roles[1]} TO {roles[0]}",
+        f"GRANT UPDATE ON `{sql.database}`.* TO {roles[0]}",
+        *("CREATE TABLE shown (a int)", "CREATE TABLE hidden (a int)"),
+        f"GRANT SELECT ON `{sql.database}`.shown TO '{user}'@'%'",
+        f"GRANT SELECT ON `{sql.database}`.* TO {roles[2]}",
+        f"GRANT {roles[2]} TO '{user}'@'%'",
+    ):
+        sql.execute(statement)
+    reader = re.sub(r"//[^@]*@", f"//{user}:word@", mysql_url_any)
+    told = []
+    for more in ("", f"GRANT {roles[0]} TO '{user}'@'%'"):
+        if more:
+            sql.execute(more)
+        source = open_source("mysql", parse_database_url(reader), application_name="t")
+        told.append([one.what for one in source.describe_server().notes])
+        # No role is kept.
+        assert [one.name.name for one in source.list_relations().relations] == ["shown"]
+        source.close()
+    for one in (f"'{user}'@'%'", *roles):
+        sql.execute(f"DROP {'USER' if one[0] == chr(39) else 'ROLE'} {one}")
+    ((what,),) = told[1:]
+    assert told[0] == []
+    for power in (f"UPDATE on `{sql.database}`.*", "INSERT on *.*"):
+        assert re.search(rf"{re.escape(power)} as role `?{user}_wr``x`", what), what
 
 
 def test_another_engine_lists_and_describes(mysql_url_any: str) -> None:

@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import replace
 
+import pymysql
+
 from rivet_fleet.contracts.keys import RelationName
 from rivet_fleet.contracts.listing import (
     ListedRelation,
@@ -17,6 +19,7 @@ from rivet_fleet.contracts.listing import (
     SourceNote,
 )
 from rivet_fleet.execution.sources.mysql import catalog
+from rivet_fleet.execution.sources.mysql.border import CLIENT_ERRNOS, told
 from rivet_fleet.execution.sources.mysql.catalog import Row, rows
 from rivet_fleet.execution.sources.mysql.dialect import ENGINE_NAMES, quote_relation
 from rivet_fleet.execution.sources.mysql.liveness import WatchedConnection
@@ -26,6 +29,7 @@ from rivet_fleet.execution.sources.mysql.session import Session
 from rivet_fleet.execution.sources.mysql.statements import bare_query, metadata_settings
 
 ASK_MAX_S = 30.0
+_SAID_MAX = 8
 _SYSTEM = "('information_schema', 'mysql', 'performance_schema', 'sys')"
 _RELATIONS = f"""
 SELECT TABLE_SCHEMA, TABLE_NAME, TABLE_TYPE, TABLE_ROWS, DATA_LENGTH, CREATE_OPTIONS
@@ -74,12 +78,16 @@ def describe_server(session: Session) -> ServerFacts:
     with _asking(session, "asking about the server") as connection:
         user, database, now_s, most, own_limit, read_only = rows(connection, _SERVER)[0]
         status = _status(connection, "Threads_connected", "Ssl_version")
-        powers = _powers(str(row[0]) for row in rows(connection, "SHOW GRANTS"))
+        grants = _grants(connection, "SHOW GRANTS")
+        said = [*_told(_powers(grants)), *_told_of_roles(session, connection, grants)]
+    if any(map(_ROLES.match, grants)):
+        # Each was taken on to see what it gives: the next use logs in anew.
+        session.close()
     limits = [int(one) for one in (most, own_limit) if int(one) > 0]
     notes = [
         *_proxy_note(session),
         *([_READ_ONLY] if int(read_only or 0) else []),
-        *_powerful(powers),
+        *_powerful(said),
     ]
     return ServerFacts(
         engine=ENGINE_NAMES[0],
@@ -108,7 +116,7 @@ _GRANT = re.compile(rf"GRANT ((?:[A-Z_ ,]|{_COLUMNS})+) ON (.+?) TO ")
 
 def _powers(grants: Iterable[str]) -> dict[str, list[str]]:
     """What the grants give beyond looking: privilege → what it is on. A role's are listed with
-    ours while it is active; one that is not cannot be taken on within a SELECT."""
+    ours while it is active."""
     found: dict[str, list[str]] = {}
     for grant in grants:
         match = _GRANT.match(grant)
@@ -122,14 +130,66 @@ def _powers(grants: Iterable[str]) -> dict[str, list[str]]:
     return found
 
 
-def _powerful(powers: dict[str, list[str]]) -> list[SourceNote]:
-    if not powers:
-        return []
-    said = [
-        f"{name} on {places[0]}" + f" and {len(places) - 1} more" * (len(places) > 1)
+def _told(powers: dict[str, list[str]], role: str = "") -> list[str]:
+    return [
+        f"{name} on {places[0]}"
+        + f" and {len(places) - 1} more" * (len(places) > 1)
+        + (role and f" as role {role}")
         for name, places in powers.items()
     ]
-    return [replace(_POWERFUL, what=f"the user may more than read: {'; '.join(said[:8])}")]
+
+
+def _grants(connection: WatchedConnection, ask: str) -> list[str]:
+    return [str(row[0]) for row in rows(connection, ask)]
+
+
+_NAME = r"(?:`(?:[^`]|``)*`|[0-9A-Za-z_$]+)"
+_ROLE = rf"{_NAME}(?:@{_NAME})?"
+_ROLES = re.compile(rf"GRANT ({_ROLE}(?:, ?{_ROLE})*) TO ")
+_ROLES_MAX = 32
+
+
+def _told_of_roles(session: Session, connection: WatchedConnection, grants: list[str]) -> list[str]:
+    """What roles add that are granted and not active: a SELECT cannot take one on, but who has
+    the password can (``SET ROLE``)."""
+    lists = [match[1] for match in map(_ROLES.match, grants) if match]
+    roles = list(dict.fromkeys(role for text in lists for role in re.findall(_ROLE, text)))
+    known, said = set(grants), []
+    for role in roles[:_ROLES_MAX]:
+        found = _grants_as(session, connection, role)
+        if found is None:
+            said.append(f"what role {role} may, which could not be looked at")
+        else:
+            said += _told(_powers(grant for grant in found if grant not in known), role)
+            known.update(found)
+    if len(roles) > _ROLES_MAX:
+        said.append(f"what {len(roles) - _ROLES_MAX} more roles may, which were not looked at")
+    return said
+
+
+def _grants_as(session: Session, connection: WatchedConnection, role: str) -> list[str] | None:
+    """The user's grants with this role's; None where the server does not tell. MariaDB tells
+    them of an active role alone, and a borrowed session is not ours to give another."""
+    try:
+        if not session.server.mariadb:
+            return _grants(connection, f"SHOW GRANTS FOR CURRENT_USER() USING {role}")
+        if session.server.proxy is not Proxy.DIRECT:
+            return None
+        with connection.cursor() as cursor:
+            cursor.execute(f"SET ROLE {role}")
+        return _grants(connection, "SHOW GRANTS")
+    except pymysql.MySQLError as error:
+        if not connection.open or told(error)[0] in CLIENT_ERRNOS:
+            raise
+        return None
+
+
+def _powerful(said: list[str]) -> list[SourceNote]:
+    if not said:
+        return []
+    more = len(said) - _SAID_MAX
+    shown = "; ".join(said[:_SAID_MAX]) + (f"; and {more} more" if more > 0 else "")
+    return [replace(_POWERFUL, what=f"the user may more than read: {shown}")]
 
 
 def check_readable(
