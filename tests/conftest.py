@@ -94,13 +94,10 @@ def mysql_database(mariadb: EmbeddedMariadb) -> str:
     return mariadb.create_database(f"t{os.getpid()}_{next(_numbers)}")
 
 
-@pytest.fixture(params=["mariadb", "mysql"])
-def mysql_url_any(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The URL of a new empty database: once on MariaDB, once on the server that
-    RIVET_FLEET_TEST_MYSQL_URL names (skipped without it: it is a service by address)."""
-    if request.param == "mariadb":
-        yield request.getfixturevalue("mysql_database")
-        return
+@contextmanager
+def service_database() -> Iterator[str]:
+    """The URL of a new empty database on the server that RIVET_FLEET_TEST_MYSQL_URL names, for
+    the length of a block (skipped without it: it is a service by address)."""
     text = os.environ.get(MYSQL_URL_VARIABLE)
     if not text:
         pytest.skip(f"{MYSQL_URL_VARIABLE} names no server")
@@ -110,6 +107,16 @@ def mysql_url_any(request: pytest.FixtureRequest) -> Iterator[str]:
     head, _, _ = text.partition("?")
     yield f"{head.rsplit('/', 1)[0]}/{name}"
     _execute(url, f"DROP DATABASE `{name}`")
+
+
+@pytest.fixture(params=["mariadb", "mysql"])
+def mysql_url_any(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The URL of a new empty database: once on MariaDB, once on the service's server."""
+    if request.param == "mariadb":
+        yield request.getfixturevalue("mysql_database")
+        return
+    with service_database() as url:
+        yield url
 
 
 def _execute(url: DatabaseUrl, sql: str) -> None:
