@@ -95,7 +95,10 @@ def finalize_run(fleet: Fleet, run_id: RunId) -> bool:
         _leave_to_other(fleet, run, lease, other)
         return False
     body = manifest_bytes(fleet, run, destination, parts, proof)
-    _write(fleet, destination, run, lease, parts, body)
+    other = _write(fleet, destination, run, lease, parts, body)
+    if other is not None:
+        _leave_to_other(fleet, run, lease, other)
+        return False
     return _finish(fleet, run, lease, parts, fingerprint_bytes(body), findings)
 
 
@@ -131,7 +134,9 @@ def delivered_by_other(destination: Destination, namespace: str) -> str | None:
 
 
 def _leave_to_other(fleet: Fleet, run: RunView, lease: FinalizeLease, why: str) -> None:
-    """Another namespace was first. What is visible of this run stays in its own folder."""
+    """Another namespace was first. What is visible of this run stays in its own folder, without a
+    manifest that speaks of success."""
+    fleet.destination(run.run_id).remove(run_manifest_name(run.run_id))
     error = f"{why} [{DESTINATION_SHARED}]"
     try:
         fleet.patience.call("give the folder up", lambda: fleet.store.fail_run(lease, error))
@@ -211,12 +216,14 @@ def _write(
     lease: FinalizeLease,
     parts: list[LedgerPart],
     body: bytes,
-) -> None:
-    """Immutable copy, canonical name, check, markers. Only a success comes this far."""
+) -> str | None:
+    """Immutable copy, canonical name, check, markers. Only a success comes this far. What is
+    wrong with the folder, when another namespace delivered there since it was looked at."""
     destination.put_atomic(run_manifest_name(run.run_id), body)
     reach(KillPoint.MANIFEST_COPY_WRITTEN)
-    _still_ours(fleet, lease)
-    destination.put_atomic(MANIFEST_NAME, body)
+    other = _take_name(fleet, destination, lease, body)
+    if other is not None:
+        return other
     reach(KillPoint.MANIFEST_WRITTEN)
     fleet.emit(
         Event(
@@ -234,6 +241,24 @@ def _write(
     destination.put_atomic(f"{run.run_id}/{SUCCESS_NAME}", line)
     destination.put_atomic(SUCCESS_NAME, line)
     reach(KillPoint.SUCCESS_WRITTEN)
+    return None
+
+
+def _take_name(
+    fleet: Fleet, destination: Destination, lease: FinalizeLease, body: bytes
+) -> str | None:
+    """``manifest.json``: a first one is created and not put over another, because two namespaces
+    may both have found none (N4); one that is there is replaced by runs of its own alone."""
+    _still_ours(fleet, lease)
+    if destination.read(MANIFEST_NAME, MANIFEST_BYTES_MAX) is None:
+        if destination.put_new(MANIFEST_NAME, body):
+            return None
+        # Who was quicker may also have been a later run of ours.
+        _still_ours(fleet, lease)
+    other = delivered_by_other(destination, fleet.store.namespace)
+    if other is None:
+        destination.put_atomic(MANIFEST_NAME, body)
+    return other
 
 
 def _verify(destination: Destination, run: RunView, parts: list[LedgerPart]) -> None:

@@ -97,6 +97,11 @@ class Destination(Protocol):
         never anything between, durably."""
         ...
 
+    def put_new(self, path: str, body: bytes) -> bool:
+        """Create a small object as ``put_atomic`` does, unless something has its name: False
+        then, and that stays as it is. Of two who do it at one moment one is told False."""
+        ...
+
     def read(self, path: str, bytes_max: int) -> bytes | None:
         """A small object's bytes, None when absent. DataIntegrityError above the cap."""
         ...

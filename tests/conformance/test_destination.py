@@ -302,6 +302,19 @@ def test_a_reader_sees_the_old_or_the_new_bytes(place):
     assert seen <= bodies
 
 
+def test_a_name_is_given_to_one_new_object(place):
+    """Of all who found none; nothing of the others is left."""
+    bodies = [str(number).encode() * 50_000 for number in range(4)]
+    won = in_threads(*(lambda body=body: place.open().put_new("m", body) for body in bodies))
+    assert sorted(won) == [False, False, False, True]
+    destination = place.open()
+    assert destination.read("m", 1_000_000) == bodies[won.index(True)]
+    assert not destination.put_new("m", b"late")
+    assert destination.put_new("a/n", b"another")
+    assert visible(destination) == {"m": 50_000, "a/n": 7}
+    assert staged(destination) == []
+
+
 def test_reading_is_capped(place):
     destination = place.open()
     destination.put_atomic("m", b"12345")
@@ -334,6 +347,7 @@ def test_unsafe_paths_are_refused_everywhere(place, path):
         lambda: destination.look(receipt, path, digest),
         lambda: destination.remove(path),
         lambda: destination.put_atomic(path, b""),
+        lambda: destination.put_new(path, b""),
         lambda: destination.read(path, 1),
         lambda: destination.open_local(path).__enter__(),
     ):

@@ -194,6 +194,9 @@ def test_a_filesystem_without_hard_links_still_publishes(tmp_path, monkeypatch):
     receipt = destination.stage(again, PATH, digest)
     assert destination.publish(receipt, PATH, digest) is Presence.FOREIGN
     assert (tmp_path / "out" / PATH).read_bytes() == b"one part"
+    assert destination.put_new("manifest.json", b"one")
+    assert not destination.put_new("manifest.json", b"another")
+    assert destination.read("manifest.json", 100) == b"one"
 
 
 @pytest.mark.parametrize("failing_call", range(1, 5))

@@ -42,14 +42,15 @@ VERBS: dict[str, Callable[[Destination, Path], object]] = {
     "discard": lambda one, folder: one.discard(RECEIPT),
     "remove": lambda one, folder: one.remove(PATH),
     "put": lambda one, folder: one.put_atomic("run-1/manifest.json", b"{}"),
+    "put new": lambda one, folder: one.put_new("run-1/manifest.json", b"{}"),
     "read": lambda one, folder: one.read(PATH, 100),
     "open": lambda one, folder: _with_open(one),
     "list": lambda one, folder: list(one.list_visible("run-1")),
     "list staged": lambda one, folder: list(one.list_staged()),
     "sweep": lambda one, folder: sweep_staged(one, set, min_age_s=0.0),
 }
-STAGING = ("stage", "look", "publish", "discard", "put")
-VISIBLE = ("look", "publish", "remove", "put", "read", "open", "list")
+STAGING = ("stage", "look", "publish", "discard", "put", "put new")
+VISIBLE = ("look", "publish", "remove", "put", "put new", "read", "open", "list")
 CASES = [
     *((".staging", verb) for verb in (*STAGING, "check", "list staged", "sweep")),
     *((".staging/run-1", verb) for verb in STAGING),
@@ -108,7 +109,7 @@ def test_listings_leave_links_out(tmp_path: Path) -> None:
     assert seen(theirs) == before
 
 
-@pytest.mark.parametrize("verb", ["stage", "put", "publish"])
+@pytest.mark.parametrize("verb", ["stage", "put", "put new", "publish"])
 def test_a_link_that_takes_a_folders_place_in_between_is_not_followed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
@@ -129,6 +130,7 @@ def test_a_link_that_takes_a_folders_place_in_between_is_not_followed(
     verbs: dict[str, Callable[[], object]] = {
         "stage": lambda: destination.stage(part, PATH, digest),
         "put": lambda: destination.put_atomic("run-1/manifest.json", b"{}"),
+        "put new": lambda: destination.put_new("run-1/manifest.json", b"{}"),
         "publish": lambda: destination.publish(receipt, PATH, digest),
     }
     with pytest.raises(DestinationRefused, match="is a symbolic link"):
@@ -157,6 +159,7 @@ def test_what_is_no_file_is_no_object(tmp_path: Path, kind: str) -> None:
     assert destination.read("run-1/manifest.json", 100) is None
     with pytest.raises(DataIntegrityError), destination.open_local("run-1/manifest.json"):
         pass
+    assert not destination.put_new("run-1/manifest.json", b"{}")
     destination.put_atomic("run-1/manifest.json", b"{}")
     assert destination.read("run-1/manifest.json", 100) == b"{}"
     assert (theirs / PATH).read_bytes() == BODY

@@ -27,7 +27,7 @@ from rivet_fleet.errors import (
     StatementTimeout,
 )
 from rivet_fleet.execution.source import PageLimit
-from rivet_fleet.execution.sources.mysql import liveness, open_source, session
+from rivet_fleet.execution.sources.mysql import liveness, open_signals, open_source, session
 from rivet_fleet.execution.sources.mysql.liveness import Liveness, ask, judge
 from rivet_fleet.execution.sources.mysql.proxies import Proxy
 from rivet_fleet.execution.sources.mysql.statements import page_settings
@@ -293,6 +293,22 @@ def test_a_borrowed_session_is_given_back_as_it_was(sql, source, proxy) -> None:
         read_and_fail(source, read_plan(facts), ChunkRange(kind=kind, columns=columns))
     assert source._session.connection is connection
     assert variables(connection, sql.mariadb) == before
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM information_schema.innodb_trx "
+                       "WHERE trx_mysql_thread_id = CONNECTION_ID()")  # fmt: skip
+        assert cursor.fetchone() == (0,)
+
+
+def test_a_borrowed_session_without_settings_is_asked_for_none(mysql_url_any, source) -> None:
+    """A hello and a signal set nothing: there is nothing to ask for, and nothing to restore."""
+    connection = source._session.connection
+    source._session._server = replace(source._session.server, proxy=Proxy.MULTIPLEXED)
+    assert source.ping() == source._session.server.version_text
+    signals = open_signals(parse_database_url(mysql_url_any), application_name="rivet-test")
+    signals._session._connection, signals._session._server = connection, source._session.server
+    assert signals.read("running_sessions") >= 0
+    assert signals.query("SELECT 7") == 7
+    assert source._session.connection is connection, "no error of the server's or the client's"
     with connection.cursor() as cursor:
         cursor.execute("SELECT count(*) FROM information_schema.innodb_trx "
                        "WHERE trx_mysql_thread_id = CONNECTION_ID()")  # fmt: skip

@@ -147,18 +147,12 @@ class _LocalDestination:
 
     def put_atomic(self, path: str, body: bytes) -> None:
         """Write beside, fsync, rename over, fsync the folder."""
-        final, target = self._final_path(path), self._staging / self._new_staged_name(path)
-        with filesystem_errors(self._prefix, "destination"):
-            try:
-                self._in_folder(target.parent, lambda: self._tree.write_new(target, body))
-                self._tree.sync_file(target)
-                self._in_folder(final.parent, lambda: self._tree.rename(target, final))
-            except (OSError, DestinationRefused):
-                with contextlib.suppress(OSError):
-                    self._tree.remove(target)
-                raise
-            self._sync_up(final.parent, top=self._prefix)
-            self._tidy(target.parent)
+        self._put(path, body, self._tree.rename)
+
+    def put_new(self, path: str, body: bytes) -> bool:
+        """Write beside, fsync, link, fsync the folder, unlink. Without hard links it is looked
+        whether the name is free, and then renamed."""
+        return self._put(path, body, self._link)
 
     def read(self, path: str, bytes_max: int) -> bytes | None:
         """The bytes, None when absent. One byte too many raises DataIntegrityError."""
@@ -315,6 +309,22 @@ class _LocalDestination:
             return Presence.VISIBLE if self._holds(final, digest) else Presence.FOREIGN
         return Presence.STAGED if is_staged else None
 
+    def _put(self, path: str, body: bytes, name: Callable[[Path, Path], bool | None]) -> bool:
+        """``name`` gives the written bytes their visible name, or returns False."""
+        final, target = self._final_path(path), self._staging / self._new_staged_name(path)
+        with filesystem_errors(self._prefix, "destination"):
+            try:
+                self._in_folder(target.parent, lambda: self._tree.write_new(target, body))
+                self._tree.sync_file(target)
+                named = self._in_folder(final.parent, lambda: name(target, final))
+                if named is not False:
+                    self._sync_up(final.parent, top=self._prefix)
+            finally:
+                with contextlib.suppress(OSError, DestinationRefused):
+                    self._tree.remove(target)
+            self._tidy(target.parent)
+        return named is not False
+
     def _forget(self, folder: Path) -> None:
         """Make durable what was removed from ``folder`` (by the folder above, when another
         process has tidied it away), and tidy."""
@@ -349,6 +359,13 @@ class _LocalDestination:
             remove_file(local)
 
     def _show(self, staged: Path, final: Path) -> bool:
+        """``_link`` of a part."""
+        if not self._link(staged, final):
+            return False
+        reach(KillPoint.PART_RENAMED)
+        return True
+
+    def _link(self, staged: Path, final: Path) -> bool:
         """Give the staged bytes their visible name, unless something has it already.
 
         False when the staged file is gone or the name is taken: the caller looks which.
@@ -364,12 +381,10 @@ class _LocalDestination:
         except OSError as error:
             if error.errno not in _NO_HARD_LINKS:
                 raise
-            if not self._show_by_rename(staged, final):
-                return False
-        reach(KillPoint.PART_RENAMED)
+            return self._link_by_rename(staged, final)
         return True
 
-    def _show_by_rename(self, staged: Path, final: Path) -> bool:
+    def _link_by_rename(self, staged: Path, final: Path) -> bool:
         # Without hard links there is no atomic refusal. Names carry run, chunk, part and fence,
         # so only a foreign writer in this very instant could be overwritten.
         if self._tree.has(final):

@@ -116,6 +116,14 @@ class _MemoryDestination:
         with self._objects.lock:
             self._objects.visible[checked_path(path)] = bytes(body)
 
+    def put_new(self, path: str, body: bytes) -> bool:
+        """Create, unless something has the name."""
+        with self._objects.lock:
+            if checked_path(path) in self._objects.visible:
+                return False
+            self._objects.visible[checked_path(path)] = bytes(body)
+            return True
+
     def read(self, path: str, bytes_max: int) -> bytes | None:
         """The bytes, None when absent. DataIntegrityError above the cap."""
         body = self._objects.visible.get(checked_path(path))

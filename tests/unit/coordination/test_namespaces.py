@@ -14,7 +14,12 @@ import pytest
 from rivet_fleet.cli import session
 from rivet_fleet.contracts.identity import CAMPAIGN_OTHER, CampaignIdentity
 from rivet_fleet.contracts.keys import CampaignId, RunId
-from rivet_fleet.contracts.manifest import MANIFEST_NAME
+from rivet_fleet.contracts.manifest import (
+    MANIFEST_NAME,
+    SUCCESS_NAME,
+    run_manifest_name,
+    success_line,
+)
 from rivet_fleet.contracts.plan import CampaignPlan
 from rivet_fleet.contracts.task import RunStatus
 from rivet_fleet.coordination import campaign_lookup
@@ -24,7 +29,7 @@ from rivet_fleet.coordination.operate import Word, accept_campaigns, collect_gar
 from rivet_fleet.coordination.submit import check_deliverable
 from rivet_fleet.errors import DestinationRefused, StateRefused, UsageError
 from rivet_fleet.execution import registry
-from rivet_fleet.execution.parts import digest_file
+from rivet_fleet.execution.parts import digest_file, fingerprint_bytes
 from rivet_fleet.persistence.memory import MemoryStore
 from tests.campaigns import campaign_plan
 from tests.unit.coordination.fleets import CAMPAIGN, DatabaseClock, make_fleet, memory_plan
@@ -75,6 +80,38 @@ def test_and_once_more_before_the_manifest_is_written(tmp_path: Path) -> None:
     destination = registry.open_destination(theirs.runs[0].plan.destination)
     manifest = destination.read(MANIFEST_NAME, 1_000_000)
     assert manifest is not None and json.loads(manifest)["run_id"] == "c1-e0"
+
+
+def test_nor_is_a_first_manifest_put_over_one_that_came_since(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both found none. The other one's is there the moment ours is to get its name."""
+    plans, fleets = twins(), []
+    for plan, namespace in zip(plans, ("default", "team-b"), strict=True):
+        store = MemoryStore(DatabaseClock(), namespace=namespace)
+        store.submit(plan)
+        fleets.append(make_fleet(store, tmp_path))
+    ours, other = fleets
+    deliver(ours, tmp_path)
+    claim = other.store.claim(THEIRS, other.identity, 30.0)
+    other.store.commit(claim.task_id, claim.fence, [], rows=0, pages=1)
+    other.store.mark_published(claim.task_id, claim.fence)
+    destination = registry.open_destination(plans[1].runs[0].plan.destination)
+    put_new = type(destination).put_new
+
+    def too_late(self: Any, path: str, body: bytes) -> bool:
+        monkeypatch.undo()
+        assert finalize_run(ours, RunId("c1-e0"))
+        return bool(put_new(self, path, body))
+
+    monkeypatch.setattr(type(destination), "put_new", too_late)
+    assert not finalize_run(other, claim.run_id)
+    run = other.store.run(claim.run_id)
+    assert run.status is RunStatus.FAILED and DESTINATION_SHARED in run.error
+    manifest = destination.read(MANIFEST_NAME, 1_000_000)
+    assert manifest is not None and json.loads(manifest)["run_id"] == "c1-e0"
+    assert destination.read(SUCCESS_NAME, 4096) == success_line(fingerprint_bytes(manifest))
+    assert destination.read(run_manifest_name(claim.run_id), 1_000_000) is None
 
 
 def test_gc_leaves_what_its_ledger_cannot_know(tmp_path: Path) -> None:
