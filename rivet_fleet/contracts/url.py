@@ -76,6 +76,21 @@ class DatabaseUrl:
         }
         return {name: value for name, value in found.items() if value}
 
+    def place(self, default_port: int) -> dict[str, str]:
+        """``target`` with all that says where it is, for libpq: what a URL leaves out it would
+        take from its variables (PGHOST, PGHOSTADDR, PGPORT, PGDATABASE, and what PGSERVICE names),
+        and so lead away from what was looked at. An option ``service`` brings its own."""
+        found = self.target
+        if self.option("service"):
+            return found
+        if self.option("hostaddr"):
+            found = {"host": "", **found}
+        else:
+            found = {"host": "localhost", **found, "hostaddr": ""}
+        if self.user:
+            found = {"dbname": self.user, **found}
+        return {"port": str(default_port), **found}
+
     def option(self, name: str) -> str | None:
         """The value of one option; None when it is not given."""
         return dict(self.options).get(name)

@@ -86,6 +86,8 @@ def dialect_of(url: str, answer_max_s: float = ANSWER_MAX_S) -> Dialect:
             f"the state URL's scheme {parsed.scheme!r} is not known",
             hint=_WRITE,
         )
+    if not (parsed.database or parsed.user or parsed.option("service")):
+        raise StateRefused("the state URL names no database", hint=_WRITE)
     if not (parsed.stays_here or parsed.tls_decided):
         raise StateRefused(
             f"the state database {parsed.identity} is remote, and its URL does not say whether "

@@ -17,6 +17,7 @@ from rivet_fleet.persistence.watchdog import LimitedConnection, Watchdog
 
 _MIGRATE_MAX_S = 180.0
 _CONNECT_MAX_S = 5
+_PORT = 5432
 _MIGRATION_LOCK = 0x7269_7665_745F_666C
 
 
@@ -94,11 +95,12 @@ class PostgresDialect:
             "application_name": "rivet-fleet",
             # Server-side prepared statements do not survive a transaction pooler.
             "prepare_threshold": None,
-            # Else the environment's (PGHOSTADDR) would lead away from the host that was looked at.
-            **({} if self._url.option("service") else {"hostaddr": ""}),
+            # Else the environment's (PGOPTIONS: a search path) would lead to other tables. Its word
+            # about TLS counts where the URL needs none: on this machine.
+            **({} if self._url.option("service") else {"options": ""}),
             **self._careful(),
             **dict(self._url.options),
-            **self._url.target,
+            **self._url.place(_PORT),
         }
 
     def _careful(self) -> dict[str, object]:

@@ -10,6 +10,7 @@ import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 from psycopg import DataError
@@ -23,6 +24,7 @@ from rivet_fleet.errors import (
     RivetFleetError,
     SourceError,
     SourceRefused,
+    StateUnavailable,
     ValueTooLarge,
 )
 from rivet_fleet.execution.sources.postgres import bounds
@@ -30,6 +32,7 @@ from rivet_fleet.execution.sources.postgres import session as sessions
 from rivet_fleet.execution.sources.postgres.copystream import CopyStream
 from rivet_fleet.execution.sources.postgres.decoder import open_decoder
 from rivet_fleet.execution.sources.postgres.session import Session
+from rivet_fleet.persistence.open import open_store
 from tests.rogue.postgres_server import MESSAGES, PHASES, Script, auth
 from tests.rogue.tcp import Memory, Peer, rogue
 
@@ -198,19 +201,32 @@ def test_a_verified_server_and_a_socket_file_may_ask_for_it() -> None:
         session(1, login=Login(server_key_file="key.pem"))
 
 
-def test_the_environment_leads_no_source_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was looked at is what is spoken to: a loopback address needs no TLS."""
-    with socket.create_server(("127.0.0.1", 0)) as far:
+@pytest.mark.parametrize("place", ["host=/nowhere&", "hostaddr=127.0.0.3&", ""])
+@pytest.mark.parametrize("side", ["source", "state"])
+def test_the_environment_leads_nothing_away(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, side: str, place: str
+) -> None:
+    """What was looked at is what is spoken to: this machine needs no TLS."""
+    with socket.create_server(("127.0.0.2", 0)) as far:
         port = far.getsockname()[1]
-        monkeypatch.setenv("PGHOSTADDR", "127.0.0.1")
-        opened = Session(
-            parse_database_url(f"postgresql://r@/d?host=/nowhere&port={port}"),
-            tls_mode=None,
-            tls_ca_file=None,
-            application_name="t",
+        services = tmp_path / "services.conf"
+        services.write_text(
+            "[far]\nhost=127.0.0.2\nhostaddr=127.0.0.2\noptions=-csearch_path=far\n"
         )
-        with pytest.raises(SourceError):
-            _ = opened.connection
+        for name in ("PGHOST", "PGHOSTADDR"):
+            monkeypatch.setenv(name, "127.0.0.2")
+        monkeypatch.setenv("PGSERVICE", "far")
+        monkeypatch.setenv("PGSERVICEFILE", str(services))
+        url = f"postgresql://r@/d?{place}port={port}"
+        if side == "source":
+            with pytest.raises(SourceError):
+                _ = Session(
+                    parse_database_url(url), tls_mode=None, tls_ca_file=None, application_name="t"
+                ).connection
+        else:
+            url += "&sslmode=disable&connect_timeout=2"
+            with pytest.raises(StateUnavailable), closing(open_store(url)) as store:
+                store.check_version()
         far.settimeout(0)
         with pytest.raises(BlockingIOError):
             far.accept()

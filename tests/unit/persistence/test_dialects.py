@@ -120,12 +120,34 @@ def test_a_state_that_is_not_verified_gets_a_proof_of_the_password_only() -> Non
         url = parse_database_url(f"postgresql://u:pw@{rest}")
         return PostgresDialect(url)._connect_args().get("require_auth")
 
-    # Else PGHOSTADDR would count.
-    url = parse_database_url("postgresql://127.0.0.1/state")
-    assert PostgresDialect(url)._connect_args()["hostaddr"] == ""
     assert required("127.0.0.1/state") == "!password"
     assert required("h/state?sslmode=require") == "!password"
     assert required("h/state?sslmode=verify-full") is None
     assert required("/state?host=/run/postgresql") is None
     assert required("/state?host=/run/postgresql&hostaddr=10.0.0.1") == "!password"
     assert required("h/state?sslmode=require&require_auth=password") == "password"
+
+
+@pytest.mark.parametrize(
+    ("rest", "place"),
+    [
+        ("u@/d", ("localhost", "", "5432", "d", "")),
+        ("u@h:6000", ("h", "", "6000", "u", "")),
+        ("u@h:6000,g/d", ("h,g", "", "6000,", "d", "")),
+        ("u@h/d?options=-csearch_path%3Df", ("h", "", "5432", "d", "-csearch_path=f")),
+        ("u@/d?hostaddr=10.0.0.1", ("", "10.0.0.1", "5432", "d", "")),
+        ("/d?host=/run/postgresql", ("/run/postgresql", "", "5432", "d", "")),
+        ("?service=s", (None, None, None, None, None)),
+    ],
+)
+def test_what_a_state_url_leaves_out_no_variable_says(
+    rest: str, place: tuple[str | None, ...]
+) -> None:
+    """A parameter that is empty is given: libpq asks PGHOST, PGOPTIONS and others no more."""
+    given = PostgresDialect(parse_database_url(f"postgresql://{rest}"))._connect_args()
+    assert tuple(given.get(n) for n in ("host", "hostaddr", "port", "dbname", "options")) == place
+
+
+def test_a_state_url_names_its_database() -> None:
+    with pytest.raises(StateRefused, match="names no database"):
+        open_store("postgresql://localhost")

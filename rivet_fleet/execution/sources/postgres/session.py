@@ -337,15 +337,8 @@ def _parameters(url: DatabaseUrl, tls_mode: str | None, tls_ca_file: str | None)
         "keepalives_count": 3,
         "tcp_user_timeout": 30_000,
         **given,
-        **url.target,
+        **url.place(DEFAULT_PORT),
     }
-    if not (url.host or given.keys() & {"hostaddr", "service"}):
-        parameters["host"] = "localhost"
-    if not given.keys() & {"hostaddr", "service"}:
-        # Else the environment's (PGHOSTADDR) would lead away from the host that was looked at.
-        parameters["hostaddr"] = ""
-    if not (url.port or "service" in given):
-        parameters["port"] = DEFAULT_PORT
     if tls_mode is not None:
         parameters["sslmode"] = tls_mode
     if tls_ca_file is not None:
