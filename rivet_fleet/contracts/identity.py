@@ -21,16 +21,22 @@ class CampaignIdentity:
     path: str
     sources: tuple[str, ...] = ()
 
-    def is_of(self, other: CampaignIdentity) -> bool:
+    def is_of(self, other: CampaignIdentity, *, shared: bool) -> bool:
         """True for one configuration, which may have been edited, moved or copied to another
-        host. The same file is. Elsewhere only a name makes it so, and not where the two read no
-        source in common: that is a name that was copied with an example (N3)."""
-        if self.path == other.path:
+        host. ``shared``: other hosts may use the state (N3).
+
+        One path is one file where the state is one host's. Elsewhere containers have all the same
+        one, and host names say as little: there a path, as a name anywhere, is of two when they
+        are known to read no source in common. It was copied with an example."""
+        one_path = self.path == other.path
+        if one_path and not shared:
             return True
-        if not (self.named and other.named):
-            return False
+        return (one_path or (self.named and other.named)) and not self.reads_elsewhere(other)
+
+    def reads_elsewhere(self, other: CampaignIdentity) -> bool:
+        """True when both know where they read, and no place is the same."""
         known = bool(self.sources and other.sources)
-        return not known or not set(self.sources).isdisjoint(other.sources)
+        return known and set(self.sources).isdisjoint(other.sources)
 
     @property
     def shown(self) -> str:

@@ -33,7 +33,7 @@ def find_campaign(
                 f"there is no campaign {wanted} in this state database",
                 hint=f"known campaigns of {name}: {listed}",
             )
-        refuse_other(loaded, view, copied=copied)
+        refuse_other(fleet.store, loaded, view, copied=copied)
         return view
     active = [c for c in known if c.status is CampaignStatus.ACTIVE]
     if not known:
@@ -44,7 +44,7 @@ def find_campaign(
             "--namespace if you expected one here",
         )
     view = (active or known)[0]
-    refuse_other(loaded, view)
+    refuse_other(fleet.store, loaded, view)
     return view
 
 
@@ -52,7 +52,9 @@ def _in_namespace(store: Store) -> str:
     return f" (namespace {store.namespace})"
 
 
-def refuse_other(loaded: LoadedConfig, view: CampaignView, *, copied: bool = False) -> None:
+def refuse_other(
+    store: Store, loaded: LoadedConfig, view: CampaignView, *, copied: bool = False
+) -> None:
     """Raise StateRefused for a campaign of another name, or of another configuration of this
     name."""
     if view.campaign_name != loaded.campaign_name:
@@ -65,7 +67,7 @@ def refuse_other(loaded: LoadedConfig, view: CampaignView, *, copied: bool = Fal
     if view.identity is None or copied:
         return
     now = present_identity(loaded)
-    if not view.identity.is_of(now):
+    if not view.identity.is_of(now, shared=store.shared):
         raise _other(view, view.identity, now)
 
 
@@ -76,16 +78,21 @@ def refuse_other_owner(store: Store, loaded: LoadedConfig) -> None:
         (c for c in store.campaigns(name=loaded.campaign_name) if c.identity is not None), None
     )
     if owned is not None:
-        refuse_other(loaded, owned)
+        refuse_other(store, loaded, owned)
 
 
 def _other(view: CampaignView, before: CampaignIdentity, now: CampaignIdentity) -> StateRefused:
+    same = (
+        "if it is the same and reads elsewhere now, sign once"
+        if before.path == now.path
+        else "if it is the same in another place, give it a campaign.name and sign once"
+    )
     return StateRefused(
         f"campaign {view.campaign_id} of {view.campaign_name} belongs to another configuration: "
         f"to {before.shown}; this is {now.shown}",
-        hint="if it is the same in another place, give it a campaign.name and sign once: "
-        "`rivet-fleet state accept --campaign --reason …`; if it is another, give it another "
-        "campaign.name, or another state.namespace",
+        hint=f"{same}: `rivet-fleet state accept --campaign --reason …`; if it is another team's, "
+        "write `state: {namespace: …}` into this one; if it is another of yours, give it another "
+        "campaign.name",
         code=CAMPAIGN_OTHER,
     )
 

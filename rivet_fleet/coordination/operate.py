@@ -118,7 +118,10 @@ def accept_campaigns(fleet: Fleet, loaded: LoadedConfig, word: Word) -> Accepted
             hint="`rivet-fleet run` starts the first one",
         )
     before = next((one.identity for one in known if one.identity is not None), None)
-    created = any(one.identity is None or not one.identity.is_of(now) for one in known)
+    shared = fleet.store.shared
+    created = any(
+        one.identity is None or not one.identity.is_of(now, shared=shared) for one in known
+    )
     event = Event(
         name=EventName.CAMPAIGN_ACCEPTED,
         worker_id=fleet.identity.worker_id,

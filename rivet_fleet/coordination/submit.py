@@ -73,7 +73,7 @@ def submit(
     unfinished = _unfinished(fleet, loaded)
     existing = _existing(fleet, [] if anew else unfinished, wanted)
     if existing is not None:
-        refuse_other(loaded, existing)
+        refuse_other(fleet.store, loaded, existing)
         _refuse_changed(fleet, loaded, existing)
         go_on(fleet, loaded, existing.campaign_id)
         return Submitted(

@@ -54,6 +54,7 @@ class MemoryRows:
 
     def __init__(self, clock: Callable[[], float], *, namespace: str = NAMESPACE_DEFAULT) -> None:
         self.namespace = namespace
+        self.shared = False
         self._clock = clock
         self._lock = threading.RLock()
         self._campaigns: dict[str, Campaign] = {}

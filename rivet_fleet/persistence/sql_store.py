@@ -53,6 +53,11 @@ class SqlStore(
         """See ``Store.namespace``."""
         return self._db.namespace
 
+    @property
+    def shared(self) -> bool:
+        """See ``Store.shared``."""
+        return not self._db.dialect.one_host
+
     def migrate(self) -> None:
         """See ``Store.migrate``."""
         migrate(self._db)

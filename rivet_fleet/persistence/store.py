@@ -56,6 +56,11 @@ class Store(Protocol):
         for the id of a campaign or run of another (N1). Hosts, schema and clock are shared."""
         ...
 
+    @property
+    def shared(self) -> bool:
+        """True when other hosts, and so other teams, may use the same database."""
+        ...
+
     # -- schema ---------------------------------------------------------------------------
     def migrate(self) -> None:
         """Bring the schema to this program's version; safe when many start at once.

@@ -19,9 +19,10 @@ import yaml
 
 from rivet_fleet import __version__
 from rivet_fleet.coordination.fleet import FleetSettings
-from rivet_fleet.errors import ExitCode
+from rivet_fleet.errors import ConfigError, ExitCode
 from rivet_fleet.execution import registry
 from rivet_fleet.planning.config import load_config
+from rivet_fleet.planning.loaded import LoadedConfig
 from tests.conftest import missing
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -82,6 +83,8 @@ def container(job: Document) -> Document:
     return only  # type: ignore[no-any-return]
 
 
+PLACEHOLDER = "YOUR-TEAM"
+"""A namespace that is none: whoever copies the example has to choose one."""
 BYTES = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 
 
@@ -204,6 +207,13 @@ def _literal_secret(job: Document) -> None:
     container(job)["env"][1] = {"name": "RIVET_FLEET_STATE_URL", "value": "postgresql://u:p@h/d"}
 
 
+def test_the_how_to_tells_the_jobs_actions() -> None:
+    page = (REPOSITORY / "docs" / "howto" / "kubernetes.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([\d, ]+) \|[^|]*\| (\w+) \|", page, re.MULTILINE)
+    told = {int(code): action for codes, action in rows for code in codes.split(", ")}
+    assert told == POD_FAILURE_ACTION
+
+
 def _forget_exit_code(job: Document) -> None:
     job["spec"]["podFailurePolicy"]["rules"][1]["onExitCodes"]["values"].remove(5)
 
@@ -286,25 +296,34 @@ def test_jobs_mount_a_configuration_that_loads(rendered: list[Document], tmp_pat
     for job in jobs(rendered):
         volume = next(v for v in pod(job)["volumes"] if v["name"] == "config")
         file = tmp_path / "fleet.yaml"
-        file.write_text(maps[volume["configMap"]["name"]]["fleet.yaml"])
+        example = maps[volume["configMap"]["name"]]["fleet.yaml"]
+        assert example.count(PLACEHOLDER) == 1
         variables = {variable["name"] for variable in container(job)["env"]}
-        loaded = load_config(
-            file,
-            params={},
-            environ=dict.fromkeys(variables, "postgresql://reader:word@db.example.com/shop"),
-            engines=frozenset({"postgres"}),
-            destinations=frozenset({"local"}),
-            formats=frozenset({"parquet"}),
-            engine_signals=lambda engine: frozenset(),
-            default_ports={"postgres": 5432},
-            place_parameters=registry.place_parameters,
-        )
+        file.write_text(example)
+        with pytest.raises(ConfigError, match=r"state\.namespace"):
+            loaded_with(file, variables)
+        file.write_text(example.replace(PLACEHOLDER, "team-a"))
+        loaded = loaded_with(file, variables)
         campaign = loaded.config.campaign
         limit = container(job)["resources"]["limits"]["memory"]
         assert pod(job)["terminationGracePeriodSeconds"] >= campaign.drain_grace_s + 10
         if job is worker(rendered):
             assert quantity_bytes(limit) > campaign.worker_memory_mb * 2**20
         assert_paths_are_mounted(job, yaml.safe_load(file.read_text()))
+
+
+def loaded_with(file: Path, variables: set[str]) -> LoadedConfig:
+    return load_config(
+        file,
+        params={},
+        environ=dict.fromkeys(variables, "postgresql://reader:word@db.example.com/shop"),
+        engines=frozenset({"postgres"}),
+        destinations=frozenset({"local"}),
+        formats=frozenset({"parquet"}),
+        engine_signals=lambda engine: frozenset(),
+        default_ports={"postgres": 5432},
+        place_parameters=registry.place_parameters,
+    )
 
 
 def assert_paths_are_mounted(job: Document, config: Document) -> None:

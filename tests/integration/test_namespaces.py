@@ -77,3 +77,24 @@ def test_a_stem_is_no_name(tmp_path: Path, shop: str) -> None:
     b.cli("cancel", *NIGHTLY)
     told = a.refused("status", code=1, named=str(b.config), hint="state accept --campaign")
     assert told["code"] == CAMPAIGN_OTHER
+
+
+def test_a_path_is_no_name_where_hosts_share_a_state(
+    tmp_path: Path, shop: str, database: str
+) -> None:
+    """Two teams of containers: each has its configuration at one path, copied from one example."""
+    a = team(tmp_path / "etc", shop, database, "shop")
+    b = Desk(folder=a.folder, environment={**a.environment, "SHOP_URL": database})
+    a.cli("submit", *NIGHTLY)
+    for verb in (("run",), ("cancel", *NIGHTLY), ("state", "reset", "-e", "orders")):
+        told = b.refused(*verb, code=1, named=database.rpartition("/")[2], hint="{namespace: …}")
+        assert told["code"] == CAMPAIGN_OTHER
+    told = b.refused("worker", code=9, named="belongs to another", hint="environment of the")
+    assert told["code"] == "RIVET_WORKER_CONFIGURATION"
+    alias = {**a.environment, "SHOP_URL": shop.replace("127.0.0.1", "localhost")}
+    assert alias != a.environment
+    moved = Desk(folder=a.folder, environment=alias)
+    told = moved.refused("status", code=1, named="localhost", hint="state accept --campaign")
+    moved.cli("state", "accept", "--campaign", "--reason", "a new name of the server")
+    assert moved.cli("status", "--json").json["status"] == "active"
+    a.refused("status", code=1, named="localhost", hint="reads elsewhere now, sign once")

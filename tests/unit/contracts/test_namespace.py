@@ -62,26 +62,35 @@ def identity(path: str, *sources: str, named: bool = True) -> CampaignIdentity:
     return CampaignIdentity(name="shop", named=named, path=path, sources=sources)
 
 
+_BOTH, _NONE, _FILE = (True, True), (False, False), (True, False)
+"""The same on one host's state and on a shared one; on neither; where a path is one file."""
+
+
 @pytest.mark.parametrize(
     ("before", "now", "same"),
     [
-        (identity("/a", "s1"), identity("/a", "s2"), True),
-        (identity("/a", named=False), identity("/a"), True),
-        (identity("/a", "s1"), identity("/b", "s1", "s2"), True),
-        (identity("/a", "s1"), identity("/b"), True),
-        (identity("/a", "s1"), identity("/b", "s2"), False),
-        (identity("/a", "s1", named=False), identity("/b", "s1"), False),
-        (identity("/a", "s1"), identity("/b", "s1", named=False), False),
-        (identity("/a", "s1", named=False), identity("/b", "s1", named=False), False),
+        (identity("/a", "s1"), identity("/a", "s2"), _FILE),
+        (identity("/a", "s1", named=False), identity("/a", "s2", named=False), _FILE),
+        (identity("/a", "s1", named=False), identity("/a", "s1", "s2", named=False), _BOTH),
+        (identity("/a", "s1", named=False), identity("/a", named=False), _BOTH),
+        (identity("/a", named=False), identity("/a"), _BOTH),
+        (identity("/a", "s1"), identity("/b", "s1", "s2"), _BOTH),
+        (identity("/a", "s1"), identity("/b"), _BOTH),
+        (identity("/a", "s1"), identity("/b", "s2"), _NONE),
+        (identity("/a", "s1", named=False), identity("/b", "s1"), _NONE),
+        (identity("/a", "s1"), identity("/b", "s1", named=False), _NONE),
+        (identity("/a", "s1", named=False), identity("/b", "s1", named=False), _NONE),
     ],
     ids=[
-        *("its own file, edited", "its own file, named now", "moved, with one more source"),
-        *("moved, sources unknown here", "a name copied with an example", "a stem that got a name"),
-        *("a name that lost it", "one stem in two folders"),
+        *("one path and name, two sources", "one path, two sources", "one path on two hosts"),
+        *("one path, sources unknown here", "its own file, named now"),
+        *("moved, with one more source", "moved, sources unknown here"),
+        *("a name copied with an example", "a stem that got a name", "a name that lost it"),
+        "one stem in two folders",
     ],
 )
 def test_which_configurations_are_one(
-    before: CampaignIdentity, now: CampaignIdentity, same: bool
+    before: CampaignIdentity, now: CampaignIdentity, same: tuple[bool, bool]
 ) -> None:
-    assert before.is_of(now) is same
-    assert now.is_of(before) is same
+    assert tuple(before.is_of(now, shared=shared) for shared in (False, True)) == same
+    assert tuple(now.is_of(before, shared=shared) for shared in (False, True)) == same
