@@ -136,7 +136,7 @@ def resume(
 ) -> int:
     """Continue a campaign by its stored plan, even when the configuration has changed since."""
     session = start(config, params, state_url, shows_progress=True)
-    with fleet_of(session, "coordinator") as fleet:
+    with fleet_of(session, "coordinator", migrate=True) as fleet:
         view = find_campaign(fleet, session.loaded, wanted_campaign(session, campaign_id))
         submission.go_on(fleet, session.loaded, view.campaign_id)
         say(f"continuing campaign {view.campaign_id} by its stored plan", err=True)

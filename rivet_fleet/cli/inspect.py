@@ -42,7 +42,7 @@ def status(
 ) -> int:
     """Where the campaign stands, and why something waits."""
     session = start(config, params, state_url, quiet=True)
-    with fleet_of(session, "status", migrate=False) as fleet:
+    with fleet_of(session, "status") as fleet:
         view = find_campaign(fleet, session.loaded, wanted_campaign(session, campaign_id))
         report = campaign_status(fleet, view)
     hide = known_redactor()
@@ -76,7 +76,7 @@ def validate(
 ) -> int:
     """Check delivered files against their manifest. Exit 3 when they are verified wrong."""
     session = start(config, params, state_url, quiet=True)
-    with fleet_of(session, "validate", migrate=False) as fleet:
+    with fleet_of(session, "validate") as fleet:
         view = find_campaign(fleet, session.loaded, wanted_campaign(session, campaign_id))
         verified = validate_campaign(
             fleet, view.campaign_id, depth=Depth(depth), export_name=export_name

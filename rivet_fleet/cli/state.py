@@ -60,7 +60,7 @@ def _runs(
 def show(config: Path, params: tuple[str, ...], state_url: str | None, as_json: bool) -> int:
     """Every campaign of this configuration's name, and the high-water marks of its exports."""
     session = start(config, params, state_url, quiet=True)
-    with fleet_of(session, "state", migrate=False) as fleet:
+    with fleet_of(session, "state") as fleet:
         refuse_other_owner(fleet.store, session.loaded)
         campaigns = fleet.store.campaigns(name=session.loaded.campaign_name)
         listed = [(c, fleet.store.runs(c.campaign_id)) for c in campaigns]
@@ -100,7 +100,7 @@ def show(config: Path, params: tuple[str, ...], state_url: str | None, as_json: 
 def progression(config: Path, params: tuple[str, ...], state_url: str | None, as_json: bool) -> int:
     """How far each export has come: observed, committed, verified. Nothing is decided by it."""
     session = start(config, params, state_url, quiet=True)
-    with fleet_of(session, "state", migrate=False) as fleet:
+    with fleet_of(session, "state") as fleet:
         refuse_other_owner(fleet.store, session.loaded)
         found = fleet.store.progression(session.loaded.campaign_name)
         observed = _observed(fleet, session.loaded)
@@ -179,7 +179,7 @@ def files(
 ) -> int:
     """The ledger: every part that was accepted."""
     session = start(config, params, state_url, quiet=True)
-    with fleet_of(session, "state", migrate=False) as fleet:
+    with fleet_of(session, "state") as fleet:
         runs = _runs(fleet, session, campaign_id, export_name)
         parts = [part for run in runs for part in fleet.store.parts(run.run_id)]
     shown = parts[len(parts) - min(last, len(parts)) :]
@@ -212,7 +212,7 @@ def chunks(
     """Every chunk task: its range, status, attempts, fence, owner and last error."""
     session = start(config, params, state_url, quiet=True)
     hide = known_redactor()
-    with fleet_of(session, "state", migrate=False) as fleet:
+    with fleet_of(session, "state") as fleet:
         runs = _runs(fleet, session, campaign_id, export_name)
         listed = [(run, fleet.store.tasks(run.run_id)) for run in runs]
     if as_json:

@@ -73,7 +73,7 @@ def metrics(
     if prometheus and as_json:
         raise UsageError("--json and --prometheus exclude each other")
     session = start(config, params, state_url, quiet=True)
-    with fleet_of(session, "metrics", migrate=False) as fleet:
+    with fleet_of(session, "metrics") as fleet:
         name = session.loaded.campaign_name
         try:
             view = find_campaign(fleet, session.loaded, wanted_campaign(session, campaign_id))
@@ -148,7 +148,7 @@ def journal(
         raise UsageError("--json is one document", hint="use --json-lines with --follow")
     _refuse_unknown(events)
     session = start(config, params, state_url, quiet=True)
-    with fleet_of(session, "journal", migrate=False) as fleet:
+    with fleet_of(session, "journal") as fleet:
         view = find_campaign(fleet, session.loaded, wanted_campaign(session, campaign_id))
         only = JournalFilter(
             export_name=export_name,

@@ -10,6 +10,7 @@ from pathlib import Path
 from rivet_fleet.contracts.allowed import Allowed
 from rivet_fleet.contracts.basis import other_source
 from rivet_fleet.contracts.events import EventName
+from rivet_fleet.contracts.identity import CAMPAIGN_OTHER
 from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.contracts.parameters import PARAMETER_CHANGED, PARAMETER_MISSING
 from rivet_fleet.contracts.plan import PLAN_VERSION, ExportPlan
@@ -35,7 +36,7 @@ from rivet_fleet.errors import (
 
 SPOOL_FREE_BYTES_MIN = 64 * 1024
 """Below it a spool is full whoever works: no chunk is claimed for it."""
-_OTHER_SCHEMA = ("RIVET_STATE_SCHEMA_NEWER", "RIVET_STATE_SCHEMA_OLD")
+_OTHER_SCHEMA = ("RIVET_STATE_SCHEMA_NEWER", "RIVET_STATE_SCHEMA_OLD", "RIVET_STATE_IN_USE")
 _LATELY_S = 60.0
 _JOURNAL_LOOKED_AT = 500
 
@@ -254,7 +255,10 @@ def tell_unfit(fleet: Fleet, found: WorkerUnfit) -> WorkerUnfit:
 
 def refuse_state(error: StateRefused) -> WorkerUnfit | None:
     """A state of another schema version than this program's, or sealed with another key than this
-    process has; None for another refusal."""
+    process has; a campaign of another configuration than this process's, which may be its own led
+    elsewhere by a variable. None for another refusal."""
     if error.code in _OTHER_SCHEMA:
         return unfit(Defect.VERSION, error)
-    return unfit(Defect.CONFIGURATION, error) if error.code in KEY_CODES else None
+    if error.code in (*KEY_CODES, CAMPAIGN_OTHER):
+        return unfit(Defect.CONFIGURATION, error)
+    return None

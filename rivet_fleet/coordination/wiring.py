@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -63,6 +64,7 @@ from rivet_fleet.planning.source_blocks import config_of_urls
 from rivet_fleet.verification.gc import sweep_spool
 
 _MB = 1024 * 1024
+_LOOKS_EVERY_S = 1.0
 GOVERNOR_PATIENCE_S = 5.0
 """How long a group is without a governor before a worker takes its place."""
 
@@ -153,8 +155,9 @@ def open_fleet(
 ) -> Fleet:
     """Store, clock, events and identity of one process.
 
-    ``migrate``: bring the state schema to this program's version first (coordinators and
-    submitters do; workers only check). ``wait_s``: how long the state database may be away.
+    ``migrate``: bring the state schema to this program's version first (what begins or continues
+    a campaign does, and an operator who asks for it; nobody else). ``wait_s``: how long the state
+    database may be away, and, where it is not migrated, of no or of an older version.
     ``create``: whether a destination that is not there is made.
     Raises StateRefused, StateUnavailable.
     """
@@ -173,7 +176,14 @@ def open_fleet(
 
     store = open_store(url, namespace=options.namespace, seal_key=key)
     opening = Patience(clock, stop, _thread_emit(), limit_s=wait_s)
-    opening.call("open the state", store.migrate if migrate else store.check_version)
+    try:
+        opening.call(
+            "open the state",
+            store.migrate if migrate else lambda: _await_version(store, clock, wait_s),
+        )
+    except BaseException:
+        store.close()
+        raise
     emit = fan_out(log_emit(), journal_emit(store.write_journal, hide), on_error=_sink_failed)
     return Fleet(
         store=store,
@@ -194,6 +204,28 @@ def open_fleet(
     )
 
 
+def _await_version(store: Store, clock: Clock, wait_s: float) -> None:
+    """Check the schema's version for as long as somebody may still bring it to this program's."""
+    until_s = clock.monotonic_s() + wait_s
+    told = False
+    while True:
+        try:
+            return store.check_version()
+        except StateRefused as refused:
+            if refused.code not in (SCHEMA_NONE, SCHEMA_OLD) or clock.monotonic_s() >= until_s:
+                raise
+            if not told:
+                _tell_waiting(refused.message)
+                told = True
+        time.sleep(_LOOKS_EVERY_S)
+
+
+def _tell_waiting(why: str) -> None:
+    said = f"open the state: {why}; waiting for what submits or migrates"
+    data = {"attempt": 1, "error": why}
+    _thread_emit()(Event(name=EventName.STATE_RETRIED, message=said, data=data))
+
+
 def open_allowed(allowed: Allowed, plan: DestinationPlan, *, create: bool) -> Destination:
     """The planned destination, if this process may touch it. Raises WorkerUnfit."""
     refuse_destination(allowed, plan.prefix)
@@ -201,7 +233,12 @@ def open_allowed(allowed: Allowed, plan: DestinationPlan, *, create: bool) -> De
 
 
 def open_existing_fleet(
-    loaded: LoadedConfig, options: ProcessOptions, *, migrate: bool, create: bool = True
+    loaded: LoadedConfig,
+    options: ProcessOptions,
+    *,
+    migrate: bool,
+    wait_s: float = 0.0,
+    create: bool = True,
 ) -> Fleet:
     """As ``open_fleet`` where a state is; looking for one never makes one.
 
@@ -212,13 +249,36 @@ def open_existing_fleet(
     if not store_exists(url):
         raise _no_state(str(sqlite_path(url)))
     try:
-        return open_fleet(loaded, options, migrate=False, create=create)
+        return open_fleet(loaded, options, migrate=False, wait_s=wait_s, create=create)
     except StateRefused as refused:
         if refused.code == SCHEMA_NONE:
             raise _no_state(redactor(loaded, url)(url)) from None
         if not (migrate and refused.code == SCHEMA_OLD):
             raise
     return open_fleet(loaded, options, migrate=True, create=create)
+
+
+def open_workers_fleet(loaded: LoadedConfig, options: ProcessOptions, *, wait_s: float) -> Fleet:
+    """As ``open_existing_fleet``, for a worker: it migrates nothing, whoever else may use the
+    state, and makes no folder of a missing mount (ADR 0023).
+
+    ``wait_s``: how long the state may be away, or on its way to this program's version. Raises
+    WorkerUnfit, StateRefused, StateUnavailable.
+    """
+    clock = SystemClock()
+    until_s = clock.monotonic_s() + wait_s
+    try:
+        url = options.state_url or state_url(loaded)
+        if wait_s > 0 and not store_exists(url):
+            _tell_waiting("there is no state yet")
+            while not store_exists(url) and clock.monotonic_s() < until_s:
+                time.sleep(_LOOKS_EVERY_S)
+        left_s = max(0.0, until_s - clock.monotonic_s())
+        return open_existing_fleet(loaded, options, migrate=False, wait_s=left_s, create=False)
+    except StateRefused as error:
+        raise refuse_state(error) or error from None
+    except ConfigError as error:
+        raise unfit(Defect.CONFIGURATION, error) from None
 
 
 def _no_state(where: str) -> StateRefused:
@@ -336,21 +396,15 @@ def run_worker(
     submitting one has finished).
     """
     give_memory_back()
-    try:
-        # A host without the destination's mount must not make a folder of that name (ADR 0023).
-        if wait_s > 0:
-            fleet = open_fleet(loaded, options, migrate=True, wait_s=wait_s, create=False)
-        else:
-            fleet = open_existing_fleet(loaded, options, migrate=False, create=False)
-    except StateRefused as error:
-        raise refuse_state(error) or error from None
-    except ConfigError as error:
-        raise unfit(Defect.CONFIGURATION, error) from None
+    fleet = open_workers_fleet(loaded, options, wait_s=wait_s)
     try:
         install(fleet.stop)
         if options.parent_pid is not None:
             stop_with_parent(fleet.stop)
-        view = await_campaign(fleet, loaded, campaign, wait_s=wait_s)
+        try:
+            view = await_campaign(fleet, loaded, campaign, wait_s=wait_s)
+        except StateRefused as error:
+            raise refuse_state(error) or error from None
         if view is None:
             return ExitCode.STOPPED
         fleet = for_campaign(fleet, view.campaign_id)

@@ -16,7 +16,6 @@ import yaml
 from rivet_fleet import __version__
 from rivet_fleet.demo.embedded import EmbeddedPostgres
 from tests.integration.fleet_cli import Desk, fleet_yaml, run_sqlite
-from tests.waiting import until
 
 ALL = list(range(1, 201))
 ROOT = Path(__file__).parents[2]
@@ -93,6 +92,7 @@ def test_cancel_then_run_again(desk: Desk) -> None:
     cancelled = desk.cli("cancel", "--json").json
     assert cancelled["campaign_id"] == "unwanted"
     assert "cancelled" in desk.cli("cancel", "--campaign-id", "unwanted").out
+    desk.cli("worker", "--campaign-id", "unwanted")  # ends with 0: a Job replaces no pod of it
     desk.cli("run")
     assert desk.delivered() == ALL
 
@@ -171,7 +171,9 @@ def test_a_log_of_versioned_json_events(desk: Desk) -> None:
 
 def test_a_worker_waits_for_its_campaign(desk: Desk) -> None:
     worker = desk.start("worker", "-c", str(desk.config), "--wait-s", "100")
-    until(lambda: desk.state.exists(), what="the worker's look at the state")
+    assert worker.stderr is not None
+    assert any("there is no state yet" in line for line in worker.stderr), "it did not wait"
+    assert not desk.state.exists()
     desk.cli("submit")
     desk.finish(worker)
     assert desk.delivered() == ALL

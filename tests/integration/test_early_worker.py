@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
+
+from rivet_fleet.contracts.clock import SystemClock
+from rivet_fleet.coordination import wiring
 from rivet_fleet.demo.embedded import embedded_postgres
+from rivet_fleet.errors import StateRefused
 from tests.integration.conftest import ROWS
 from tests.integration.fleet_cli import Desk
+from tests.integration.test_state_copy import old
 
 
 def test_a_worker_waits_for_the_state_and_for_its_campaign(desk: Desk) -> None:
@@ -24,3 +32,14 @@ def test_a_worker_waits_for_the_state_and_for_its_campaign(desk: Desk) -> None:
             worker.kill()
             worker.wait()
     assert desk.delivered() == list(range(1, ROWS + 1))
+
+
+def test_an_older_schema_is_waited_for_and_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = old(f"sqlite:///{tmp_path / 'state.db'}", "0004")
+    with pytest.raises(StateRefused, match="version 0004"):
+        wiring._await_version(store, SystemClock(), 0.0)
+    monkeypatch.setattr(wiring.time, "sleep", lambda _seconds: store.migrate())
+    wiring._await_version(store, SystemClock(), 60.0)
+    store.close()

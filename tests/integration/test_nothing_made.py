@@ -1,5 +1,6 @@
 """Looking makes nothing: where no campaign is, every command but those that begin one says so and
-leaves the folder as it was. Asked of every command there is, in one process of the program."""
+leaves the folder as it was; where an older program's state is, it stays of that version. Asked of
+every command there is, in one process of the program."""
 
 from __future__ import annotations
 
@@ -11,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from tests.integration.fleet_cli import Desk
+from tests.integration.test_state_copy import old
 
 ASK = """
-import contextlib, io, json, os, sys
+import contextlib, io, json, os, sqlite3, sys
 import click
 from rivet_fleet.cli.main import _main, cli
 
@@ -26,10 +28,10 @@ def commands(group, path=()):
         else:
             yield (*path, name), command
 
-for path, command in commands(cli):
+def ask(path, command):
     options = {option for parameter in command.params for option in parameter.opts}
     if "--config" not in options or " ".join(path) in sys.argv[1:]:
-        continue
+        return
     given = ["-c", "fleet.yaml"]
     for parameter in command.params:
         wanted = parameter.required or "--export" in parameter.opts
@@ -38,12 +40,25 @@ for path, command in commands(cli):
             given += [word] if isinstance(parameter, click.Argument) else [parameter.opts[0], word]
     if path == ("state", "accept"):
         given += ["--export", "orders"]  # or --campaign: one of the two is required
+    if path == ("worker",):
+        given += ["--wait-s", "0.1"]  # nor does waiting make anything
     said = io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         code = _main([*path, *given])
     left = sorted(os.path.join(at, name) for at, folders, files in os.walk(".")
                   for name in folders + files)
-    print(json.dumps([" ".join(path), code, said.getvalue(), left]), flush=True)
+    version = None
+    if os.path.exists(".rivet_state.db"):
+        with contextlib.closing(sqlite3.connect(".rivet_state.db")) as file:
+            (version,) = file.execute("SELECT version_num FROM rivet_fleet_version").fetchone()
+    print(json.dumps([" ".join(path), code, said.getvalue(), left, version]), flush=True)
+
+for at in ("none", "old"):
+    os.chdir(at)
+    for path, command in commands(cli):
+        ask(path, command)
+    os.chdir("..")
+    sys.argv.append("resume")  # goes on with what an older program began
 """
 BEGIN = ("run", "coordinator", "submit", "apply", "state migrate", "state copy", "init")
 """What makes a state, by its purpose; ``state copy`` refuses a source that is not there."""
@@ -56,11 +71,19 @@ exports:
 """
 
 
+Answers = dict[str, tuple[int, str, list[str], str | None]]
+OLD = "0004"
+
+
 @pytest.fixture(scope="module")
-def answers(tmp_path_factory) -> dict[str, tuple[int, str, list[str]]]:
+def asked(tmp_path_factory) -> tuple[Answers, Answers]:
+    """What each command said where nothing is, and where an older program's state is."""
     folder: Path = tmp_path_factory.mktemp("nothing")
     spool = folder.parent / "no" / "spool"
-    (folder / "fleet.yaml").write_text(CONFIG.replace("SPOOL", str(spool)))
+    for name in ("none", "old"):
+        (folder / name).mkdir()
+        (folder / name / "fleet.yaml").write_text(CONFIG.replace("SPOOL", str(spool)))
+    old(f"sqlite:///{folder / 'old' / '.rivet_state.db'}", OLD).close()
     done = subprocess.run(
         [sys.executable, "-c", ASK, *BEGIN],
         cwd=folder,
@@ -71,7 +94,16 @@ def answers(tmp_path_factory) -> dict[str, tuple[int, str, list[str]]]:
     )
     assert done.returncode == 0, done.stderr
     assert not spool.parent.exists(), "doctor looked whether it can be made"
-    return {name: tuple(rest) for name, *rest in map(json.loads, done.stdout.splitlines())}
+    said = [json.loads(line) for line in done.stdout.splitlines()]
+    return (
+        {name: tuple(rest) for name, *rest in said if rest[-1] is None},
+        {name: tuple(rest) for name, *rest in said if rest[-1] is not None},
+    )
+
+
+@pytest.fixture
+def answers(asked) -> Answers:
+    return asked[0]
 
 
 def test_every_command_was_asked(answers) -> None:
@@ -82,16 +114,28 @@ def test_every_command_was_asked(answers) -> None:
 
 
 def test_nothing_is_left_behind(answers) -> None:
-    left = {name: found for name, (_, _, found) in answers.items() if found != ["./fleet.yaml"]}
+    left = {name: found for name, (_, _, found, _) in answers.items() if found != ["./fleet.yaml"]}
     assert left == {}
 
 
 def test_where_no_campaign_is_that_is_said(answers) -> None:
-    for name, (code, said, _) in answers.items():
+    for name, (code, said, *_) in answers.items():
         assert code != 0, name
         if name not in NEED_NO_STATE:
             assert "[RIVET_STATE_ABSENT]: no campaign here (looked at /" in said, (name, said)
             assert ".rivet_state.db)" in said and "state migrate" not in said
+
+
+def test_an_older_state_is_migrated_by_what_goes_on_alone(asked) -> None:
+    answers = asked[1]
+    assert set(answers) == set(asked[0]) - {"resume"}
+    assert {name for name, answer in answers.items() if answer[-1] != OLD} == set()
+    assert not [one for *_, found, _ in answers.values() for one in found if "before" in one]
+    code, said, *_ = answers["worker"]
+    assert code == 9 and "[RIVET_WORKER_VERSION]" in said and f"version {OLD}" in said
+    for name, (code, said, *_) in answers.items():
+        if name not in NEED_NO_STATE | {"worker"}:
+            assert code == 1 and "`rivet-fleet state migrate`" in said, (name, said)
 
 
 def test_a_server_without_a_state_gets_no_tables(tmp_path: Path, postgres, database: str) -> None:

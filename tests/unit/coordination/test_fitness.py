@@ -8,6 +8,7 @@ import pytest
 
 from rivet_fleet.contracts.basis import SERVER, UNKNOWN, BasisFact, BasisKind, other_source
 from rivet_fleet.contracts.events import EventName
+from rivet_fleet.contracts.identity import CAMPAIGN_OTHER
 from rivet_fleet.contracts.plan import PLAN_VERSION
 from rivet_fleet.coordination import fitness
 from rivet_fleet.coordination.fitness import (
@@ -249,11 +250,13 @@ def test_a_spool_without_room_or_gone_claims_nothing(tmp_path, monkeypatch) -> N
 
 
 def test_a_state_of_another_schema_is_another_version_and_nothing_else_is() -> None:
-    for code in ("RIVET_STATE_SCHEMA_NEWER", "RIVET_STATE_SCHEMA_OLD"):
+    for code in ("RIVET_STATE_SCHEMA_NEWER", "RIVET_STATE_SCHEMA_OLD", "RIVET_STATE_IN_USE"):
         found = fitness.refuse_state(StateRefused("9998", code=code))
         assert found is not None
         assert found.code == Defect.VERSION.value
     assert fitness.refuse_state(StateRefused("moved", code="RIVET_STATE_MOVED")) is None
+    found = fitness.refuse_state(StateRefused("of another", code=CAMPAIGN_OTHER))
+    assert found is not None and found.code == Defect.CONFIGURATION.value
 
 
 def test_a_destination_that_refuses_the_end_of_a_run_ends_the_process(tmp_path) -> None:
