@@ -200,7 +200,7 @@ def reseal(
     """Seal everything in the state anew with the key of state.key_env, or without one.
 
     Every row is checked by its present seal first; one that is not what was sealed refuses the
-    whole, and nothing is changed. Refused while anybody works with the state.
+    whole, and nothing is changed. Refused while anybody works in the namespace.
     """
     session = start(config, params, state_url, quiet=True)
     with fleet_of(session, "state") as fleet:

@@ -232,6 +232,7 @@ class Worker:
         fleet = self._fleet
         self._read_bytes = 0
         self._retries.moved()
+        plan: ExportPlan | None = None
         try:
             plan = fleet.planned_run(claim.run_id).plan
             result = self._extract(claim, plan)
@@ -243,14 +244,12 @@ class Worker:
         except LeaseLost as lost:
             fleet.emit(_chunk_event(fleet, claim, EventName.LEASE_LOST, lost.message))
         except StopRequested:
-            self._leave_source(fleet.planned_run(claim.run_id).plan)
-            self._release(claim)
+            self._give_back(claim, plan)
         except StateError:
             raise
         except StateTampered:
             # Somebody else's edit, and no chunk's: it goes back, and nobody acts by such a state.
-            self._leave_source(fleet.planned_run(claim.run_id).plan)
-            self._release(claim)
+            self._give_back(claim, plan)
             raise
         except (RivetFleetError, ImportError) as error:
             self._fail_or_give_back(claim, error)
@@ -258,6 +257,13 @@ class Worker:
             self._guard = None
             self._heartbeat.unwatch()
             self._clean_spool()
+
+    def _give_back(self, claim: Claim, plan: ExportPlan | None) -> None:
+        """``plan``: None when it could not be read: asked again it would say the same, and the
+        chunk would stay with us until its lease ends."""
+        if plan is not None:
+            self._leave_source(plan)
+        self._release(claim)
 
     def _extract(self, claim: Claim, plan: ExportPlan) -> ExtractResult:
         fleet = self._fleet

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from rivet_fleet.contracts.codec import dumps, loads
 from rivet_fleet.contracts.events import Event, EventName
@@ -11,14 +11,26 @@ from rivet_fleet.contracts.protection import MonitorPlan, SourceBudget, Standing
 from rivet_fleet.contracts.retry import RETRIES_SAVED_MAX, RETRY_EVERY_S, RETRY_WAIT_MAX_S
 from rivet_fleet.contracts.sealing import Sealer, tampered
 from rivet_fleet.contracts.state import GroupView
+from rivet_fleet.errors import StateTampered
 from rivet_fleet.persistence.database import Database, Record, Transaction
 from rivet_fleet.persistence.journal import note_all
-from rivet_fleet.persistence.seals import check_budget, seal_budget
+from rivet_fleet.persistence.seals import (
+    SEALED_OF_RUN,
+    SEALED_OF_TASK,
+    Ranges,
+    check_budget,
+    check_run,
+    is_whole,
+    refuse_without_budget,
+    seal_budget,
+)
 
 BUDGET_COLUMNS = """b.namespace, b.seal, b.group_name, b.chunks_max, b.connections_max,
   b.rows_per_s, b.bytes_per_s, b.chunks_min, b.monitor_json, b.permits,
   b.page_share, b.paused_reason, b.resumes_at_s,
   b.halted_reason, b.valid_until_s, b.sampled_at_s, b.readings_json, b.governor_name"""
+# Beside a chunk's row, which is of the same namespace.
+_OF_BUDGET = BUDGET_COLUMNS.removeprefix("b.namespace, ")
 # The limits that a claim keeps, and whether anything closes the group altogether.
 ROOM = f"""
 SELECT {BUDGET_COLUMNS}, b.ceiling,
@@ -27,9 +39,10 @@ SELECT {BUDGET_COLUMNS}, b.ceiling,
 FROM source_budget b WHERE b.namespace = :namespace AND b.group_name = :group_name
 """
 LOCK_ROOM = ROOM + " LOCK_ROW"
+# By the run's group, which is sealed, and not by what the chunk's row repeats of it.
 COUNT_RUNNING = """
-SELECT count(*) FROM chunk_task t
-WHERE t.status = 'running' AND t.namespace = :namespace AND t.source_group = :group_name
+SELECT count(*) FROM chunk_task t JOIN chunk_run r ON r.run_id = t.run_id
+WHERE t.status = 'running' AND r.namespace = :namespace AND r.source_group = :group_name
 """
 _STORED = """
 SELECT b.namespace, b.seal, b.group_name, b.chunks_max, b.connections_max, b.rows_per_s,
@@ -60,7 +73,26 @@ _ADD_PACE = """
 INSERT INTO source_pace (namespace, group_name) VALUES (:namespace, :group_name)
 ON CONFLICT (namespace, group_name) DO NOTHING
 """
-_FORGET = "DELETE FROM source_budget WHERE namespace = :namespace AND group_name = :group_name"
+# A budget that says nothing is a row, too: one that is missing was taken away.
+_SAY_NOTHING = """
+INSERT INTO source_budget (namespace, group_name, configured_at_s, configured_by, chunks_min, seal)
+VALUES (:namespace, :group_name, NOW_S, :configured_by, :chunks_min, :seal)
+ON CONFLICT (namespace, group_name) DO NOTHING
+"""
+_LIFT = """
+UPDATE source_budget SET halted_reason = NULL, sampled_at_s = NULL, readings_json = '[]'
+WHERE namespace = :namespace AND group_name = :group_name
+"""
+_RUNS_IN_GROUP = f"""
+SELECT {SEALED_OF_RUN} FROM chunk_run
+WHERE namespace = :namespace AND source_group = :group_name AND status = 'in_progress'
+  AND campaign_id <> :besides
+"""
+_PACED = """
+SELECT count(*) FROM source_budget
+WHERE namespace = :namespace AND group_name = :group_name
+  AND (rows_per_s IS NOT NULL OR bytes_per_s IS NOT NULL)
+"""
 USERS = """
 SELECT DISTINCT r.campaign_id FROM chunk_run r
 WHERE r.namespace = :namespace AND r.source_group = :group_name AND r.status = 'in_progress'
@@ -110,22 +142,24 @@ RETURNING paid_until_s - NOW_S
 """
 # Earlier claims first, by the database's clock: every worker computes the same order.
 STANDING = f"""
-SELECT {BUDGET_COLUMNS}, NOW_S AS now_s,
-  (SELECT count(*) FROM chunk_task o
-   WHERE o.status = 'running' AND o.namespace = t.namespace AND o.source_group = t.source_group
+SELECT {", ".join(f"t.{name}" for name in SEALED_OF_TASK.split(", "))},
+  r.namespace AS of_namespace, r.source_group AS of_group, {_OF_BUDGET}, NOW_S AS now_s,
+  (SELECT count(*) FROM chunk_task o JOIN chunk_run p ON p.run_id = o.run_id
+   WHERE o.status = 'running' AND p.namespace = :namespace AND p.source_group = r.source_group
      AND (o.claimed_at_s < t.claimed_at_s
           OR (o.claimed_at_s = t.claimed_at_s AND o.task_id < t.task_id))) AS ahead
-FROM chunk_task t
-JOIN source_budget b ON b.namespace = t.namespace AND b.group_name = t.source_group
+FROM chunk_task t JOIN chunk_run r ON r.run_id = t.run_id
+LEFT JOIN source_budget b ON b.namespace = :namespace AND b.group_name = r.source_group
 WHERE t.task_id = :task_id
 """
 GROUP_VIEWS = f"""
 SELECT g.source_group AS name, {BUDGET_COLUMNS}, b.governor_lease_expires_at_s > NOW_S AS governed,
-  (SELECT count(*) FROM chunk_task t
-   WHERE t.status = 'running' AND t.namespace = :namespace
-     AND t.source_group = g.source_group) AS running,
-  (SELECT count(*) FROM chunk_task t WHERE t.status = 'running'
-     AND t.source_group = g.source_group AND t.campaign_id = :campaign_id) AS running_here
+  (SELECT count(*) FROM chunk_task t JOIN chunk_run r ON r.run_id = t.run_id
+   WHERE t.status = 'running' AND r.namespace = :namespace
+     AND r.source_group = g.source_group) AS running,
+  (SELECT count(*) FROM chunk_task t JOIN chunk_run r ON r.run_id = t.run_id
+   WHERE t.status = 'running' AND r.source_group = g.source_group
+     AND r.campaign_id = :campaign_id) AS running_here
 FROM (SELECT DISTINCT source_group FROM chunk_run
       WHERE campaign_id = :campaign_id AND source_group <> '') g
 LEFT JOIN source_budget b ON b.namespace = :namespace AND b.group_name = g.source_group
@@ -133,19 +167,20 @@ ORDER BY g.source_group
 """
 
 
-def has_room(tx: Transaction, group_name: str) -> bool:
-    """Whether one more chunk of the group may run. Locks the group's row where that matters, so
-    the answer holds until the transaction ends."""
+def has_room(tx: Transaction, group_name: str) -> bool | None:
+    """Whether one more chunk of the group may run; None when nobody has said anything of it, not
+    even that it is unlimited: it depends on the chunk's run whether that may be. Locks the group's
+    row where that matters, so the answer holds until the transaction ends."""
     limits = tx.first(ROOM, group_name=group_name)
     if limits is None:
-        return True
+        return None
     if limits.ceiling != budget_from(limits, tx.sealer).ceiling:
         raise tampered(f"the ceiling of source group {group_name}")
     if not _limited(limits):
         return True
     limits = tx.first(LOCK_ROOM, group_name=group_name)
     if limits is None:
-        return True
+        return None
     if limits.closed:
         return False
     most = [n for n in (limits.ceiling, limits.permits) if n is not None]
@@ -157,7 +192,7 @@ def _limited(limits: Record) -> bool:
     return bool(limits.closed) or limits.ceiling is not None or limits.permits is not None
 
 
-class Budgets:
+class Budgets(Ranges):
     """Source groups, over one database."""
 
     _db: Database
@@ -173,14 +208,19 @@ class Budgets:
             "ORDER BY b.group_name"
         )
         rows = self._db.one(lambda tx: tx.all(sql))
-        return [budget_from(row, self._db.sealer) for row in rows]
+        found = [budget_from(row, self._db.sealer) for row in rows]
+        return [budget for budget in found if not budget.unlimited]
 
     def reserve(self, group_name: str, rows: float, size_bytes: float) -> float:
         """See ``Store.reserve``. One statement: askers queue for one row and nothing else."""
         values = {"group_name": group_name, "rows": float(rows), "bytes": float(size_bytes)}
         once = self._db.one if self._db.dialect.one_statement_claim else self._db.write
         row = once(lambda tx: tx.first(RESERVE, **values))
-        return 0.0 if row is None else max(0.0, float(row[0]), float(row[1]))
+        if row is None:
+            if self._db.one(lambda tx: tx.scalar(_PACED, group_name=group_name)):
+                raise tampered(f"the pace of source group {group_name}")
+            return 0.0
+        return max(0.0, float(row[0]), float(row[1]))
 
     def reserve_retry(self, source_key: str, cost_s: float) -> float:
         """See ``Store.reserve_retry``. One statement, as for a rate."""
@@ -191,35 +231,106 @@ class Budgets:
     def standing(self, task_id: TaskId) -> Standing:
         """See ``Store.standing``."""
         row = self._db.one(lambda tx: tx.first(STANDING, task_id=task_id))
-        return Standing() if row is None else _standing(row, self._db.sealer)
+        if row is None:
+            return Standing()
+        self.check_task(row)
+        # By the first a chunk is held to its budget, by the second others see it run.
+        if (row.of_namespace, row.of_group) != (row.namespace, row.source_group):
+            raise tampered(f"the source group of run {row.run_id}")
+        if row.group_name is None:
+            known = self._db.one(lambda tx: self.ask_sealed(tx, row.run_id))
+            refuse_without_budget(row.source_group, whole=known is not None and known.whole)
+            return Standing()
+        return _standing(row, self._db.sealer)
 
     def groups(self, campaign_id: CampaignId) -> list[GroupView]:
         """See ``Store.groups``."""
-        rows = self._db.one(lambda tx: tx.all(GROUP_VIEWS, campaign_id=campaign_id))
-        return [_group_view(row, self._db.sealer) for row in rows]
+
+        def work(tx: Transaction) -> Sequence[Record]:
+            rows = tx.all(GROUP_VIEWS, campaign_id=campaign_id)
+            for row in rows:
+                if row.group_name is None:
+                    _refuse_taken_away(tx, row.name)
+            return rows
+
+        return [_group_view(row, self._db.sealer) for row in self._db.read(work)]
 
 
-def configure(tx: Transaction, budgets: Sequence[SourceBudget], *, by: str) -> list[str]:
-    """Store budgets; those that say nothing are forgotten. The names of those that changed."""
+def configure(
+    tx: Transaction,
+    budgets: Sequence[SourceBudget],
+    *,
+    by: str,
+    groups: Iterable[str] = (),
+    submitting: str = "",
+) -> list[str]:
+    """Store budgets; the names of those that changed. ``groups``: those that the campaign is in
+    that is ``submitting``; one of which nobody has said anything is said to be unlimited.
+
+    Raises StateTampered for a budget that is not what was sealed, or that runs in progress miss,
+    unless the configuration that is submitted puts its own in the place."""
     changed = []
-    for budget in sorted(budgets, key=lambda b: b.group_name):
-        row = tx.first(_STORED, group_name=budget.group_name)
-        before = None if row is None else budget_from(row, tx.sealer)
-        if before == budget or (before is None and budget.unlimited):
-            continue
-        changed.append(budget.group_name)
-        if budget.unlimited:
-            tx.run(_FORGET, group_name=budget.group_name)
-        else:
-            values = _values(budget)
-            seal = seal_budget(tx.sealer, {"namespace": tx.namespace, **values})
-            tx.run(_CONFIGURE, **values, seal=seal, configured_by=by)
-            tx.run(_ADD_PACE, group_name=budget.group_name)
-            if before is None or before.monitor != budget.monitor:
-                closed = budget.monitor is not None and budget.monitor.fail_closed
-                tx.run(_WATCH_ANEW, group_name=budget.group_name, fail_closed=int(closed))
-        tell(tx, budget.group_name, EventName.BUDGET_CHANGED, *changed_words(before, budget), by)
+    given = {budget.group_name: budget for budget in budgets}
+    for name in sorted({*given, *groups}):
+        if name in given and _configure_one(tx, given[name], by=by, submitting=submitting):
+            changed.append(name)
+        elif name not in given and tx.first(_STORED, group_name=name) is None:
+            _refuse_taken_away(tx, name, besides=submitting)
+            _say_nothing(tx, SourceBudget(group_name=name), by)
     return changed
+
+
+def _configure_one(tx: Transaction, budget: SourceBudget, *, by: str, submitting: str) -> bool:
+    """True when it changed what holds."""
+    name = budget.group_name
+    stored = _stored(tx, name, submitting=submitting)
+    if stored == budget:
+        return False
+    before = None if stored is None or stored.unlimited else stored
+    if stored is None and budget.unlimited:
+        _say_nothing(tx, budget, by)
+        return False
+    values = _values(budget)
+    seal = seal_budget(tx.sealer, {"namespace": tx.namespace, **values})
+    tx.run(_CONFIGURE, **values, seal=seal, configured_by=by)
+    tx.run(_ADD_PACE, group_name=name)
+    if before is None or budget.unlimited or before.monitor != budget.monitor:
+        closed = budget.monitor is not None and budget.monitor.fail_closed
+        tx.run(_WATCH_ANEW, group_name=name, fail_closed=int(closed))
+    if before is None or budget.unlimited:
+        tx.run(_LIFT, group_name=name)
+    if before is None and budget.unlimited:
+        return False
+    tell(tx, name, EventName.BUDGET_CHANGED, *changed_words(before, budget), by)
+    return True
+
+
+def _stored(tx: Transaction, group_name: str, *, submitting: str) -> SourceBudget | None:
+    row = tx.first(_STORED, group_name=group_name)
+    try:
+        if row is not None:
+            return budget_from(row, tx.sealer)
+        _refuse_taken_away(tx, group_name)
+    except StateTampered:
+        if not submitting:
+            raise
+    return None
+
+
+def _say_nothing(tx: Transaction, budget: SourceBudget, by: str) -> None:
+    values = _values(budget)
+    seal = seal_budget(tx.sealer, {"namespace": tx.namespace, **values})
+    named = {"group_name": budget.group_name, "chunks_min": budget.chunks_min}
+    tx.run(_SAY_NOTHING, **named, seal=seal, configured_by=by)
+    tx.run(_ADD_PACE, group_name=budget.group_name)
+
+
+def _refuse_taken_away(tx: Transaction, group_name: str, *, besides: str = "") -> None:
+    """Call it where a group has no row. Raises StateTampered when a run in progress, of another
+    campaign than ``besides``, was stored with one."""
+    for run in tx.all(_RUNS_IN_GROUP, group_name=group_name, besides=besides):
+        check_run(tx.sealer, run)
+        refuse_without_budget(group_name, whole=is_whole(run.seal))
 
 
 def tell(
@@ -298,12 +409,15 @@ def budget_from(row: Record, sealer: Sealer) -> SourceBudget:
 
 
 def _standing(row: Record, sealer: Sealer) -> Standing:
+    budget = budget_from(row, sealer)
+    if budget.unlimited:
+        return Standing()
     paused = row.paused_reason
     if paused is None and row.valid_until_s is not None and row.valid_until_s < row.now_s:
         paused = "nobody watches the source, and on_unreadable is pause"
     for_s = None if row.resumes_at_s is None else row.resumes_at_s - row.now_s
     return Standing(
-        budget=budget_from(row, sealer),
+        budget=budget,
         ahead=row.ahead,
         permits=row.permits,
         page_share=row.page_share,
@@ -314,11 +428,11 @@ def _standing(row: Record, sealer: Sealer) -> Standing:
 
 
 def _group_view(row: Record, sealer: Sealer) -> GroupView:
-    if row.group_name is None:
+    budget = None if row.group_name is None else budget_from(row, sealer)
+    if budget is None or budget.unlimited:
         return GroupView(
             group_name=row.name, slots_max=None, running=row.running, running_here=row.running_here
         )
-    budget = budget_from(row, sealer)
     return GroupView(
         group_name=row.name,
         slots_max=budget.ceiling,

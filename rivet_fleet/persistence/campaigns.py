@@ -340,7 +340,8 @@ def _insert(
     data = {"exports": len(plan.runs), "chunks": sum(len(r.chunks) for r in plan.runs)}
     name = EventName.CAMPAIGN_SUBMITTED
     note(tx, Event(name=name, campaign_id=plan.campaign_id, data=data))
-    configure(tx, plan.budgets, by=plan.campaign_id)
+    groups = {run.plan.source_group for run in plan.runs if run.plan.source_group}
+    configure(tx, plan.budgets, by=plan.campaign_id, groups=groups, submitting=plan.campaign_id)
 
 
 def _run_values(plan: CampaignPlan, position: int, run: PlannedRun) -> dict[str, object]:

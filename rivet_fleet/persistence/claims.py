@@ -18,7 +18,7 @@ from rivet_fleet.persistence.guards import effect, guard, status_in
 from rivet_fleet.persistence.hosts import require_this_host
 from rivet_fleet.persistence.journal import note_all
 from rivet_fleet.persistence.ledger import Ledger
-from rivet_fleet.persistence.seals import Ranges
+from rivet_fleet.persistence.seals import Ranges, refuse_without_budget
 from rivet_fleet.persistence.versions import CLAIMABLE
 
 # The run's status is a scalar subquery on purpose: an EXISTS may become a join, and a join may
@@ -33,18 +33,16 @@ WHERE t.campaign_id = :campaign_id AND {CLAIMABLE} GROUP_FILTER
 ORDER BY t.priority DESC, t.run_position, t.chunk_index
 LIMIT 1
 """
-# Uncorrelated, so it is asked once: a budget that appears while a campaign runs is never missed,
-# and the scan still stops at its first row.
+# Uncorrelated, so it is asked once, and the scan still stops at its first row. By the group and
+# not by its budget: a budget that appears is never missed, and one that was taken away is.
 UNBUDGETED = """NOT EXISTS (
-    SELECT 1 FROM chunk_run m
-    JOIN source_budget b ON b.namespace = m.namespace AND b.group_name = m.source_group
-    WHERE m.campaign_id = :campaign_id)"""
+    SELECT 1 FROM chunk_run m WHERE m.campaign_id = :campaign_id AND m.source_group <> '')"""
 PICK_ANY = _PICK.replace("GROUP_FILTER", f"AND {UNBUDGETED}")
 PICK_IN_GROUP = _PICK.replace("GROUP_FILTER", "AND t.source_group = :group_name")
 
 _CLAIM_COLUMNS = (
     "task_id, campaign_id, run_id, export_name, chunk_index, range_json, fence, attempts, "
-    "attempts_max, source_group"
+    "attempts_max, source_group, namespace, run_position, priority"
 )
 CLAIM_SET = f"""{effect(Verb.CLAIM)}, owner = :worker_id, owner_name = :name,
   owner_host = :host_id, owner_pid = :pid, lease_expires_at_s = NOW_S + :lease_ttl_s,
@@ -154,25 +152,25 @@ class Claims(Ledger, Ranges):
         return self._sealed_claim(self._claim_within_budget(worker, values))
 
     def _sealed_claim(self, row: Record | None) -> Claim | None:
-        """What was claimed, if its range is the sealed one; else it goes back as it was."""
+        """What was claimed, if it is what its run's seal covers; else it goes back as it was."""
         if row is None:
             return None
         try:
-            self.check_range(row[2], row[4], row[5])
+            self.check_task(row)
         except (StateTampered, StateRefused):
             self.release(TaskId(row[0]), row[6])
             raise
         return _claim_from(row)
 
     def _claim_unbudgeted(self, worker: WorkerIdentity, values: dict[str, object]) -> Record | None:
-        """None also when any group of the campaign has a budget."""
+        """None also when any run of the campaign is in a source group."""
         if self._db.dialect.one_statement_claim:
             sql = _picking(CLAIM_ONE_STATEMENT, PICK_ANY)
             return self._db.one(lambda tx: tx.first(sql, **values))
         return self._db.write(lambda tx: self._claim_in(tx, worker, PICK_ANY, values))
 
     def _has_budget(self, campaign_id: CampaignId) -> bool:
-        """Kept when True: where there was a budget, looking for it costs little."""
+        """Whether the campaign's claims go by groups. Kept when True."""
         sql = f"SELECT CASE WHEN {UNBUDGETED} THEN 0 ELSE 1 END"
         found = bool(self._db.one(lambda tx: tx.scalar(sql, campaign_id=campaign_id)))
         if found:
@@ -207,10 +205,14 @@ class Claims(Ledger, Ranges):
     def _claim_in_group(
         self, tx: Transaction, worker: WorkerIdentity, group_name: str, values: dict[str, object]
     ) -> Record | None:
-        if not has_room(tx, group_name):
+        room = has_room(tx, group_name)
+        if room is False:
             return None
-        values = {**values, "group_name": group_name}
-        return self._claim_in(tx, worker, PICK_IN_GROUP, values)
+        row = self._claim_in(tx, worker, PICK_IN_GROUP, {**values, "group_name": group_name})
+        if row is not None and room is None:
+            known = self.ask_sealed(tx, row.run_id)
+            refuse_without_budget(group_name, whole=known is not None and known.whole)
+        return row
 
     def renew(
         self,

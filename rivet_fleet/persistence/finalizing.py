@@ -18,7 +18,7 @@ from rivet_fleet.persistence.database import Database, Record, Transaction
 from rivet_fleet.persistence.journal import note
 from rivet_fleet.persistence.ledger import LOCK_RUN
 from rivet_fleet.persistence.marks import move_mark, record_committed
-from rivet_fleet.persistence.seals import SEALED_OF_RUN, check_run
+from rivet_fleet.persistence.seals import SEALED_OF_RUN, check_run, seal_proof
 from rivet_fleet.persistence.uniques import forget_former
 
 # Least and greatest status come from the two ends of the index on (run_id, status): that is
@@ -49,7 +49,7 @@ WHERE run_id = :run_id AND status = 'in_progress' AND finalize_fence = :finalize
   AND ALL_COMPLETED
 """
 _NOTE_PROOF = """
-UPDATE chunk_run SET proof_json = :proof_json,
+UPDATE chunk_run SET proof_json = :proof_json, proof_seal = :proof_seal,
   finalize_lease_expires_at_s = NOW_S + :lease_ttl_s
 WHERE run_id = :run_id AND status = 'in_progress' AND finalize_fence = :finalize_fence
 """
@@ -139,6 +139,7 @@ class Finalizing:
     def note_proof(self, lease: FinalizeLease, proof: RunProof, lease_ttl_s: float) -> None:
         """See ``Store.note_proof``."""
         values = {**_named(lease), "proof_json": dumps(proof), "lease_ttl_s": lease_ttl_s}
+        values["proof_seal"] = seal_proof(self._db.sealer, lease.run_id, str(values["proof_json"]))
         if self._db.write(lambda tx: tx.run(_NOTE_PROOF, **values)) == 0:
             raise _lost(lease)
 

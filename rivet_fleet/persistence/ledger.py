@@ -104,7 +104,7 @@ _PARENTS = "SELECT campaign_id, run_id FROM chunk_task WHERE task_id = :task_id"
 _REVIVE_RUN = """
 UPDATE chunk_run SET finalize_fence = finalize_fence + 1, finalize_lease_expires_at_s = NULL,
   finished_at_s = NULL, error = NULL, manifest_fingerprint = NULL, findings_json = NULL,
-  proof_json = NULL,
+  proof_json = NULL, proof_seal = NULL,
   status = CASE WHEN status = 'cancelled' THEN status ELSE 'in_progress' END
 WHERE run_id = :run_id
 """

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, inspect, text
 
+from rivet_fleet.contracts.namespace import NAMESPACE_DEFAULT
 from rivet_fleet.errors import StateRefused
 from rivet_fleet.persistence.database import Database, Transaction
 from rivet_fleet.persistence.dialects import Dialect
@@ -22,11 +23,11 @@ MOVED_TO = "moved_to"
 QUIET_S = 60.0
 _LIVE = """
 SELECT name, pid, host_id FROM worker
-WHERE ended_at_s IS NULL AND heartbeat_at_s >= NOW_S - :quiet_s ORDER BY name
+WHERE ended_at_s IS NULL AND heartbeat_at_s >= NOW_S - :quiet_s WITHIN ORDER BY name
 """
 _HOLDING = """
 SELECT DISTINCT owner, owner_name FROM chunk_task
-WHERE status = 'running' AND lease_expires_at_s >= NOW_S
+WHERE status = 'running' AND lease_expires_at_s >= NOW_S WITHIN
 """
 _SCRIPTS = Path(__file__).parent / "migrations"
 
@@ -52,15 +53,16 @@ def migrate(database: Database) -> None:
         upgrade(connection)
 
 
-def refuse_live(connection: Connection, dialect: Dialect) -> None:
+def refuse_live(connection: Connection, dialect: Dialect, namespace: str | None = None) -> None:
     """Raise StateRefused while the state knows of processes that live or hold a lease: whatever
-    they write next would be written into something else than they know. Asks what every schema
-    version has."""
-    tx = Transaction(connection, dialect)
-    live = [
-        f"{row.name} (pid {row.pid} on {row.host_id})" for row in tx.all(_LIVE, quiet_s=QUIET_S)
-    ]
-    live += [f"{row.owner_name or row.owner}, which holds a chunk" for row in tx.all(_HOLDING)]
+    they write next would be written into something else than they know. None: of any namespace,
+    asking what every schema version has."""
+    tx = Transaction(connection, dialect, namespace or NAMESPACE_DEFAULT)
+    within = "" if namespace is None else "AND namespace = :namespace"
+    workers = tx.all(_LIVE.replace("WITHIN", within), quiet_s=QUIET_S)
+    live = [f"{row.name} (pid {row.pid} on {row.host_id})" for row in workers]
+    holding = tx.all(_HOLDING.replace("WITHIN", within))
+    live += [f"{row.owner_name or row.owner}, which holds a chunk" for row in holding]
     if live:
         raise StateRefused(
             f"state database {dialect.target} is in use by {', '.join(dict.fromkeys(live[:5]))}"

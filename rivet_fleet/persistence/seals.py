@@ -1,18 +1,21 @@
 """What of a state is sealed, and the checks at every reading of it (ADR 0024).
 
 A run's seal covers its plan, its place and the digests of all its chunks' ranges; a part's, a
-budget's and a mark's their own rows. What moves by itself (statuses, attempts, leases, fences,
-what a governor decides) is not sealed.
+budget's, a mark's and a proof's their own. What a chunk's row repeats of its run (campaign, export,
+group, place) is compared with the run. What moves by itself (statuses, attempts, leases, fences,
+what a governor decides) is not sealed; ADR 0024 names every such column.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, text
 
 from rivet_fleet.contracts.keys import CampaignId
+from rivet_fleet.contracts.namespace import namespace_of
 from rivet_fleet.contracts.sealing import (
     Sealer,
     digest_of,
@@ -23,10 +26,15 @@ from rivet_fleet.contracts.sealing import (
 from rivet_fleet.persistence.database import Database, Record, Transaction
 
 SEALED_OF_RUN = (
-    "run_id, campaign_id, campaign_name, export_name, position, priority, source_group, "
-    "expected_tasks, plan_json, plan_hash, seal"
+    "run_id, namespace, campaign_id, campaign_name, export_name, position, priority, "
+    "source_group, expected_tasks, plan_json, plan_hash, seal"
 )
 """The columns that ``check_run`` needs."""
+SEALED_OF_TASK = (
+    "run_id, chunk_index, range_json, namespace, campaign_id, export_name, run_position, priority, "
+    "source_group"
+)
+"""The columns that ``Ranges.check_task`` needs: by them a chunk is picked, counted and read."""
 SEALED_OF_PART = (
     "run_id, export_name, chunk_index, part_number, fence, path, rows, bytes, fingerprint, md5, "
     "receipt_json, columns_json, changed_values, seal"
@@ -37,18 +45,26 @@ SEALED_OF_BUDGET = (
 )
 _DIGESTS = f"SELECT {SEALED_OF_RUN}, chunk_digests FROM chunk_run WHERE run_id = :run_id"
 _KEPT_MAX = 4096
+_WHOLE = "2."
+"""In front of the seal of a run that was stored with a sealed row for its group's budget, and whose
+proof is sealed: there, what is missing was taken away. Runs of former programs know neither."""
 _BATCH_ROWS = 1000
 
 
 # ---------------------------------------------------------------- runs and their chunks
 
 
-def seal_run(sealer: Sealer, run: Mapping[str, Any], ranges: Iterable[str]) -> dict[str, str]:
-    """``seal`` and ``chunk_digests`` of a run's row; ``ranges`` as they are stored, in order."""
+def seal_run(
+    sealer: Sealer, run: Mapping[str, Any], ranges: Iterable[str], *, whole: bool = True
+) -> dict[str, str]:
+    """``seal`` and ``chunk_digests`` of a run's row; ``ranges`` as they are stored, in order.
+
+    Not ``whole``: a run of a program that sealed neither a budget that says nothing nor proofs."""
     digests = range_digests(ranges)
     of_chunks = digest_of(digests)
+    seal = sealer.seal(_kind(whole), _of_run(run, of_chunks))
     return {
-        "seal": f"{of_chunks}.{sealer.seal('run', _of_run(run, of_chunks))}",
+        "seal": f"{of_chunks}.{_WHOLE if whole else ''}{seal}",
         "chunk_digests": digests,
     }
 
@@ -57,7 +73,20 @@ def check_run(sealer: Sealer, row: Record) -> None:
     """Raise StateTampered when the run is not what was sealed, StateRefused as ``check``."""
     of_chunks, _, seal = (row.seal or "").partition(".")
     what = f"run {row.run_id} of export {row.export_name}"
-    sealer.check(seal, "run", _of_run(row._mapping, of_chunks), what)
+    # The kind is part of what is sealed: who takes the mark away breaks the seal.
+    kind = _kind(is_whole(row.seal))
+    sealer.check(seal.removeprefix(_WHOLE), kind, _of_run(row._mapping, of_chunks), what)
+    if row.namespace != namespace_of(row.run_id):
+        raise tampered(f"the namespace of {what}")
+
+
+def is_whole(seal: str | None) -> bool:
+    """True for a run whose group's budget, and whose proof, must be there with their seals."""
+    return (seal or "").partition(".")[2].startswith(_WHOLE)
+
+
+def _kind(whole: bool) -> str:
+    return "run with budget" if whole else "run"
 
 
 def _of_run(run: Mapping[str, Any], of_chunks: str) -> dict[str, object]:
@@ -71,59 +100,121 @@ def _of_run(run: Mapping[str, Any], of_chunks: str) -> dict[str, object]:
     }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SealedRun:
+    """What a run's seal says of its chunks. ``digests``: of their ranges, in order."""
+
+    namespace: str
+    campaign_id: str
+    export_name: str
+    position: int
+    priority: int
+    source_group: str
+    digests: str
+    whole: bool
+
+    def differs(self, task: Record) -> str | None:
+        """What of a chunk's row is not as its run says, None when all is. ``SEALED_OF_TASK``."""
+        if not is_sealed_range(self.digests, task.chunk_index, task.range_json):
+            return "range"
+        said = {
+            "namespace": (task.namespace, self.namespace),
+            "campaign": (task.campaign_id, self.campaign_id),
+            "export": (task.export_name, self.export_name),
+            "place": (task.run_position, self.position),
+            "priority": (task.priority, self.priority),
+            "source group": (task.source_group, self.source_group),
+        }
+        return next((name for name, (found, sealed) in said.items() if found != sealed), None)
+
+
 class Ranges:
-    """The sealed ranges of runs, asked for once per run: plans never change."""
+    """What is sealed of runs, asked for once per run: plans never change."""
 
     _db: Database
-    _digests: dict[str, str]
+    _sealed: dict[str, SealedRun]
 
-    def check_range(self, run_id: str, chunk_index: int, range_json: str) -> None:
-        """Raise StateTampered when the range is not the one that the run's seal covers."""
-        known = self._digests.get(run_id, "")
-        if is_sealed_range(known, chunk_index, range_json):
+    def check_task(self, task: Record) -> None:
+        """Raise StateTampered when a chunk's row (``SEALED_OF_TASK``) is not what its run's seal
+        covers."""
+        known = self._sealed.get(task.run_id)
+        if known is not None and known.differs(task) is None:
             return
         # Not asked for yet, or of a run that was reset and planned again under its id.
-        if len(self._digests) >= _KEPT_MAX:
-            self._digests.clear()
-        known = self._digests[run_id] = self._db.one(lambda tx: _sealed_digests(tx, run_id))
-        if not is_sealed_range(known, chunk_index, range_json):
-            raise tampered(f"the range of chunk {chunk_index} of run {run_id}")
+        known = self._db.one(lambda tx: self.ask_sealed(tx, task.run_id))
+        wrong = "run" if known is None else known.differs(task)
+        if wrong is not None:
+            raise tampered(f"the {wrong} of chunk {task.chunk_index} of run {task.run_id}")
+
+    def ask_sealed(self, tx: Transaction, run_id: str) -> SealedRun | None:
+        """What is sealed of a run as the state has it now, None when there is no such run.
+        Raises StateTampered."""
+        if len(self._sealed) >= _KEPT_MAX:
+            self._sealed.clear()
+        found = _sealed_run(tx, run_id)
+        if found is not None:
+            self._sealed[run_id] = found
+        return found
 
     def check_seals(self, campaign_id: CampaignId) -> None:
         """See ``Store.check_seals``."""
 
-        def work(tx: Transaction) -> list[tuple[str, int, str]]:
+        def work(tx: Transaction) -> Sequence[Record]:
             runs = tx.all(_RUNS_OF_CAMPAIGN, campaign_id=campaign_id)
             for run in runs:
                 check_run(tx.sealer, run)
-            found = tx.all(_RANGES_OF_CAMPAIGN, campaign_id=campaign_id)
+            budgets = {row.group_name: row for row in tx.all(_BUDGETS)}
+            for run in runs:
+                if run.source_group in budgets:
+                    check_budget(tx.sealer, budgets[run.source_group])
+                else:
+                    refuse_without_budget(run.source_group, whole=is_whole(run.seal))
+            found = tx.all(_TASKS_OF_CAMPAIGN, campaign_id=campaign_id)
             number = {run.run_id: 0 for run in runs}
-            for run_id, *_ in found:
-                number[run_id] = number.get(run_id, 0) + 1
+            for task in found:
+                number[task.run_id] = number.get(task.run_id, 0) + 1
             for run in runs:
                 if number[run.run_id] != run.expected_tasks:
                     raise tampered(f"the number of chunks of run {run.run_id}")
-            return [(row[0], row[1], row[2]) for row in found]
+            return found
 
-        for run_id, chunk_index, range_json in self._db.read(work):
-            self.check_range(run_id, chunk_index, range_json)
+        for task in self._db.read(work):
+            self.check_task(task)
 
 
 _RUNS_OF_CAMPAIGN = f"SELECT {SEALED_OF_RUN} FROM chunk_run WHERE campaign_id = :campaign_id"
-_RANGES_OF_CAMPAIGN = """
-SELECT run_id, chunk_index, range_json FROM chunk_task WHERE campaign_id = :campaign_id
+# By the run, so that a chunk that was moved to another campaign is seen.
+_TASKS_OF_CAMPAIGN = f"""
+SELECT {SEALED_OF_TASK} FROM chunk_task
+WHERE run_id IN (SELECT run_id FROM chunk_run WHERE campaign_id = :campaign_id)
 """
+_BUDGETS = f"SELECT {SEALED_OF_BUDGET} FROM source_budget WHERE namespace = :namespace"
 
 
-def _sealed_digests(tx: Transaction, run_id: str) -> str:
+def _sealed_run(tx: Transaction, run_id: str) -> SealedRun | None:
     row = tx.first(_DIGESTS, run_id=run_id)
     if row is None:
-        return ""
+        return None
     check_run(tx.sealer, row)
     digests = str(row.chunk_digests or "")
     if digest_of(digests) != row.seal.partition(".")[0]:
         raise tampered(f"the list of chunks of run {run_id}")
-    return digests
+    return SealedRun(
+        namespace=row.namespace,
+        campaign_id=row.campaign_id,
+        export_name=row.export_name,
+        position=row.position,
+        priority=row.priority,
+        source_group=row.source_group,
+        digests=digests,
+        whole=is_whole(row.seal),
+    )
+
+
+def refuse_without_budget(group_name: str, *, whole: bool) -> None:
+    """Raise StateTampered for a group whose budget's row is gone. ``whole``: of a run in it."""
+    if group_name and whole:
+        raise tampered(f"the budget of source group {group_name}")
 
 
 # ---------------------------------------------------------------- parts, budgets, marks
@@ -181,6 +272,20 @@ def _of_mark(mark: Mapping[str, Any]) -> dict[str, object]:
     return {name: mark[name] for name in names}
 
 
+def seal_proof(sealer: Sealer, run_id: str, proof_json: str) -> str:
+    """The seal of what the source said of a whole run."""
+    return sealer.seal("proof", {"run_id": run_id, "proof": proof_json})
+
+
+def check_proof(sealer: Sealer, row: Record) -> None:
+    """Raise StateTampered when the proof of a run is not what its finalizer kept. Needs
+    ``run_id``, ``seal``, ``proof_json`` and ``proof_seal``."""
+    if row.proof_json is None or not (row.proof_seal or is_whole(row.seal)):
+        return
+    fields = {"run_id": row.run_id, "proof": row.proof_json}
+    sealer.check(row.proof_seal, "proof", fields, f"the proof of run {row.run_id}")
+
+
 SEALED_OF_MARK = "namespace, campaign_name, export_name, last_cursor_value, mark_binding, mark_seal"
 
 
@@ -207,7 +312,7 @@ def reseal(connection: Connection, old: Sealer | None, new: Sealer, namespace: s
             text("SELECT range_json FROM chunk_task WHERE run_id = :id ORDER BY chunk_index"),
             {"id": run.run_id},
         ).scalars()
-        sealed = seal_run(new, dict(run._mapping), ranges)
+        sealed = seal_run(new, dict(run._mapping), ranges, whole=is_whole(run.seal))
         if old is not None and sealed["seal"].partition(".")[0] != run.seal.partition(".")[0]:
             raise tampered(f"the list of chunks of run {run.run_id}")
         connection.execute(
@@ -217,6 +322,8 @@ def reseal(connection: Connection, old: Sealer | None, new: Sealer, namespace: s
             ),
             {**sealed, "id": run.run_id},
         )
+    if old is not None:
+        _reseal_proofs(connection, old, new, within, named)
     parts = f"SELECT {SEALED_OF_PART}, file_id FROM file_log WHERE 1 = 1{of_runs}"
     _each(connection, parts, named, _anew(old, check_part, new, seal_part), "file_log", "file_id")
     budgets = f"SELECT {SEALED_OF_BUDGET} FROM source_budget WHERE 1 = 1{within}"
@@ -246,6 +353,25 @@ def reseal(connection: Connection, old: Sealer | None, new: Sealer, namespace: s
             },
         )
     return len(runs)
+
+
+def _reseal_proofs(
+    connection: Connection, old: Sealer, new: Sealer, within: str, named: Mapping[str, str]
+) -> None:
+    found = connection.execute(
+        text(
+            "SELECT run_id, seal, proof_json, proof_seal FROM chunk_run "
+            f"WHERE proof_json IS NOT NULL{within}"
+        ),
+        dict(named),
+    ).fetchall()
+    for row in found:
+        check_proof(old, row)
+        if row.proof_seal is not None:
+            connection.execute(
+                text("UPDATE chunk_run SET proof_seal = :seal WHERE run_id = :id"),
+                {"seal": seal_proof(new, row.run_id, row.proof_json), "id": row.run_id},
+            )
 
 
 def _anew(

@@ -17,7 +17,7 @@ from rivet_fleet.persistence.ledger import Ledger
 from rivet_fleet.persistence.marks import Marks
 from rivet_fleet.persistence.migrate import check_version, migrate, refuse_live
 from rivet_fleet.persistence.outages import Outages
-from rivet_fleet.persistence.seals import reseal
+from rivet_fleet.persistence.seals import SealedRun, reseal
 from rivet_fleet.persistence.uniques import Uniques
 from rivet_fleet.persistence.views import Views
 
@@ -43,7 +43,7 @@ class SqlStore(
         """Opens nothing yet: the first call does."""
         self._db = database
         self._budgeted: dict[str, bool] = {}
-        self._digests: dict[str, str] = {}
+        self._sealed: dict[str, SealedRun] = {}
 
     def __repr__(self) -> str:
         return f"SqlStore({self._db.dialect.target})"
@@ -69,9 +69,9 @@ class SqlStore(
     def reseal(self, old_key: bytes | None, *, by: str) -> int:
         """See ``Store.reseal``. One transaction."""
         with self._db.migrating() as connection:
-            refuse_live(connection, self._db.dialect)
+            refuse_live(connection, self._db.dialect, self._db.namespace)
             runs = reseal(connection, Sealer(key=old_key), self._db.sealer, self._db.namespace)
-        self._digests.clear()
+        self._sealed.clear()
         keyed = f"key {self._db.sealer.key_id}" if self._db.sealer.key else "no key"
         self.write_journal(
             Event(name=EventName.STATE_RESEALED, message=f"by {by}, with {keyed}: {runs} runs")

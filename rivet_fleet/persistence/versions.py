@@ -3,7 +3,7 @@ table definitions: every process opens the state, few make or migrate it."""
 
 from __future__ import annotations
 
-SCHEMA_VERSION = "0009"
+SCHEMA_VERSION = "0010"
 """The newest migration this program knows."""
 
 VERSION_TABLE = "rivet_fleet_version"

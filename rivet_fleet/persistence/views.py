@@ -23,12 +23,18 @@ from rivet_fleet.contracts.state import (
 from rivet_fleet.contracts.task import RunStatus, TaskStatus
 from rivet_fleet.persistence.database import Database, Record, Transaction
 from rivet_fleet.persistence.journal import JOURNAL_COLUMNS, entry_from, filter_sql, note
-from rivet_fleet.persistence.seals import SEALED_OF_RUN, Ranges, check_run
+from rivet_fleet.persistence.seals import (
+    SEALED_OF_RUN,
+    SEALED_OF_TASK,
+    Ranges,
+    check_proof,
+    check_run,
+)
 
-_TASKS = """
-SELECT task_id, campaign_id, run_id, export_name, chunk_index, range_json, status, fence, attempts,
-       attempts_max, priority, owner, owner_name, lease_expires_at_s, not_before_s, rows_written,
-       pages_read, error_class, last_error, updated_at_s
+_TASKS = f"""
+SELECT {SEALED_OF_TASK}, task_id, status, fence, attempts, attempts_max, owner, owner_name,
+       lease_expires_at_s, not_before_s, rows_written, pages_read, error_class, last_error,
+       updated_at_s
 FROM chunk_task
 """
 COMMITTED = f"""{_TASKS}
@@ -38,7 +44,7 @@ ORDER BY updated_at_s, task_id LIMIT :limit
 _RUNS = """
 SELECT SEALED, status,
        created_at_s, finished_at_s, finalize_fence, error, findings_json,
-       acceptance_json, proof_json
+       acceptance_json, proof_json, proof_seal
 FROM chunk_run WHERE SCOPE ORDER BY position
 """
 _COUNTS = """
@@ -93,7 +99,7 @@ class Views(Ranges):
         return [self._task_from(row) for row in self._db.one(lambda tx: tx.all(sql, **values))]
 
     def _task_from(self, row: Record) -> TaskView:
-        self.check_range(row.run_id, row.chunk_index, row.range_json)
+        self.check_task(row)
         return _task_from(row)
 
     def run(self, run_id: RunId) -> RunView | None:
@@ -183,6 +189,7 @@ def _runs(tx: Transaction, scope: str, **values: object) -> list[RunView]:
     rows: Sequence[Record] = tx.all(sql, **values)
     for row in rows:
         check_run(tx.sealer, row)
+        check_proof(tx.sealer, row)
     return [_run_from(row, TaskCounts(**counts[row[0]]), sizes.get(row[0])) for row in rows]
 
 

@@ -246,12 +246,17 @@ def test_a_key_seals_its_own_namespace(backend: Backend, pair: dict[str, Store])
     marked(pair)
     if not isinstance(backend, SqlBackend):
         return
+    pair[OURS].renew(identity("busy"), [], 60.0, 1)
     before = seen(pair[OURS], OURS)
     keyed = open_store(backend.url, namespace=THEIRS, seal_key=b"k" * 16)
     assert keyed.reseal(None, by="ann") == 1
     assert seen(pair[OURS], OURS) == before
     assert pair[OURS].marks("shop", ["e0"]) == keyed.marks("shop", ["e0"]) == {"e0": AT}
     assert len(keyed.budgets()) == len(keyed.runs(named(THEIRS))) == 1
+    keyed.renew(identity("busy too"), [], 60.0, 1)
+    with pytest.raises(StateRefused, match="busy too") as found:
+        keyed.reseal(b"k" * 16, by="ann")
+    assert found.value.code == "RIVET_STATE_IN_USE"
     keyed.close()
 
 

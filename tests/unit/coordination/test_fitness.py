@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,6 +12,7 @@ from rivet_fleet.contracts.basis import SERVER, UNKNOWN, BasisFact, BasisKind, o
 from rivet_fleet.contracts.events import EventName
 from rivet_fleet.contracts.identity import CAMPAIGN_OTHER
 from rivet_fleet.contracts.plan import PLAN_VERSION
+from rivet_fleet.contracts.task import TaskStatus
 from rivet_fleet.coordination import fitness
 from rivet_fleet.coordination.fitness import (
     Defect,
@@ -35,6 +38,7 @@ from rivet_fleet.errors import (
     StatementTimeout,
     StateRefused,
     StateTampered,
+    StopRequested,
     ValueTooLarge,
     WorkerUnfit,
 )
@@ -279,3 +283,27 @@ def test_a_destination_that_refuses_the_end_of_a_run_ends_the_process(tmp_path) 
     tended = tend(fleet, CAMPAIGN)
     assert tended.refused is not None
     assert tended.refused.code == Defect.DESTINATION.value
+
+
+@pytest.mark.parametrize("told", [StateTampered("the plan"), StopRequested("a stop")])
+def test_a_chunk_whose_plan_cannot_be_read_goes_back_at_once(tmp_path, told) -> None:
+    """Asked again, the state would say the same, and the chunk would stay until its lease ends."""
+    store, fleet, _ = fleet_with(tmp_path, lambda *_: Asked(told))
+    claim = store.claim(CAMPAIGN, fleet.identity, 30.0)
+    asked = []
+
+    def planned_run(run_id):
+        asked.append(run_id)
+        raise told
+
+    fleet.store = SimpleNamespace(run=planned_run, release=store.release)
+    limits = HeartbeatLimits(lease_ttl_s=30.0, hang_timeout_s=60.0)
+    beat = Heartbeat(lambda: store, fleet.identity, limits, clock=fleet.clock, emit=fleet.emit)
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    with suppress(StateTampered):
+        Worker(fleet, beat, CAMPAIGN, spool)._work(claim)
+    assert asked == [claim.run_id]
+    assert {(task.status, task.attempts) for task in store.tasks(claim.run_id)} == {
+        (TaskStatus.PENDING, 0)
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sqlite3
 from contextlib import closing
@@ -9,23 +10,32 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Text
 
 from rivet_fleet.contracts.binding import StoredMark
 from rivet_fleet.contracts.cursor import CursorPlan
 from rivet_fleet.contracts.events import EventName
-from rivet_fleet.contracts.keys import CampaignId, RunId
+from rivet_fleet.contracts.keys import CampaignId, RunId, TaskId
 from rivet_fleet.contracts.plan import CampaignPlan
+from rivet_fleet.contracts.proof import ProofOutcome, Prove, RunProof
+from rivet_fleet.contracts.protection import SourceBudget
 from rivet_fleet.contracts.sealing import Sealer, is_sealed_range, range_digests
 from rivet_fleet.contracts.state import FinishedRun
 from rivet_fleet.errors import StateRefused, StateTampered
 from rivet_fleet.persistence.open import open_store
-from rivet_fleet.persistence.seals import reseal
+from rivet_fleet.persistence.schema import metadata
+from rivet_fleet.persistence.seals import SEALED_OF_RUN, reseal, seal_run
 from tests.campaigns import campaign_plan, staged_part
+from tests.house.tree import ROOT
 from tests.stores import identity
 
 C1, RUN, DONE = CampaignId("c1"), RunId("c1-e0"), RunId("c0-e0")
 KEY, OTHER = b"k" * 16, b"o" * 32
 W1 = identity()
+BUDGET = SourceBudget(group_name="db", chunks_max=3, rows_per_s=1e9)
+PROOF = RunProof(
+    prove=Prove.ALL, outcome=ProofOutcome.DIFFERS, delivered=10, counted=99, sentence="fewer"
+)
 
 
 def incremental(plan: CampaignPlan) -> CampaignPlan:
@@ -48,9 +58,10 @@ def sealed(request, tmp_path_factory) -> tuple[Path, bytes | None]:
     store.mark_published(claim.task_id, claim.fence)
     lease = store.lease_finalize(DONE, W1, 60.0)
     assert lease is not None
+    store.note_proof(lease, PROOF, 60.0)
     finished = FinishedRun(manifest_fingerprint="x", rows=10, bytes=10, files=1, duration_s=1.0)
     store.finish_run(lease, finished)
-    store.submit(campaign_plan(chunks=(4,), groups=("db",), slots={"db": 3}))
+    store.submit(replace(campaign_plan(chunks=(4,), groups=("db",)), budgets=(BUDGET,)))
     claim = store.claim(C1, W1, 60.0)
     assert claim is not None
     store.commit(claim.task_id, claim.fence, [staged_part(0, claim.fence)], rows=10, pages=1)
@@ -77,16 +88,19 @@ def reads(store) -> dict[str, object]:
         "run": run,
         "runs": lambda: store.runs(C1),
         "check_seals": lambda: store.check_seals(C1),
-        "claim": lambda: store.claim(C1, W1, 60.0),
+        "former": lambda: store.run(DONE),
+        "claim": lambda: [store.claim(C1, W1, 60.0) for _ in range(4)],
+        "standing": lambda: store.standing(TaskId(2)),
+        "reserve": lambda: store.reserve("db", 1.0, 0.0),
         "tasks": lambda: store.tasks(RUN),
         "task": lambda: [store.task(RUN, index) for index in range(4)],
         "committed_tasks": lambda: store.committed_tasks(C1, idle_s=0.0),
-        "parts": lambda: store.parts(RUN),
+        "parts": lambda: [store.parts(RUN), store.parts(DONE)],
         "budgets": store.budgets,
         "groups": lambda: store.groups(C1),
-        "set_budgets": lambda: store.set_budgets(store.budgets(), by="x"),
         "marks": mark,
         "last_plans": lambda: store.last_plans("shop", ["e0"]),
+        "set_budgets": lambda: store.set_budgets([replace(BUDGET, chunks_max=2)], by="x"),
     }
 
 
@@ -103,7 +117,10 @@ def refused(store) -> set[str]:
 
 
 PLAN = "UPDATE chunk_run SET {} WHERE run_id = 'c1-e0'"
-OF_PLAN = {"run", "runs", "check_seals", "claim", "tasks", "task", "committed_tasks"}
+OF_CHUNKS = {"check_seals", "claim", "tasks", "task", "committed_tasks", "standing"}
+OF_PLAN = {"run", "runs", *OF_CHUNKS}
+OF_TASK = {"check_seals", "claim", "tasks", "task"}
+OF_BUDGET = {"check_seals", "claim", "standing", "groups", "set_budgets"}
 EDITS = {
     "query": (PLAN.format("plan_json = replace(plan_json, '\"e0\"', '\"x\"')"), OF_PLAN),
     "white space": (PLAN.format("plan_json = plan_json || ' '"), OF_PLAN),
@@ -122,7 +139,7 @@ EDITS = {
     ),
     "digests": (
         PLAN.format("chunk_digests = replace(chunk_digests, substr(chunk_digests, 1, 4), 'ffff')"),
-        {"check_seals", "claim", "tasks", "task", "committed_tasks"},
+        OF_CHUNKS,
     ),
     "range": (
         "UPDATE chunk_task SET range_json = replace(range_json, '1000', '3000') "
@@ -145,23 +162,122 @@ EDITS = {
     "fence": ("UPDATE file_log SET fence = 9 WHERE run_id = 'c1-e0'", {"parts"}),
     "rows": ("UPDATE file_log SET rows = 9 WHERE run_id = 'c1-e0'", {"parts"}),
     "columns": ("UPDATE file_log SET columns_json = '[]' WHERE run_id = 'c1-e0'", {"parts"}),
-    "chunks_max": (
-        "UPDATE source_budget SET chunks_max = 99",
-        {"claim", "budgets", "groups", "set_budgets"},
-    ),
+    "chunks_max": ("UPDATE source_budget SET chunks_max = 99", {"budgets", *OF_BUDGET}),
     "ceiling": ("UPDATE source_budget SET ceiling = 99", {"claim"}),
-    "monitor": (
-        "UPDATE source_budget SET monitor_json = '{}'",
-        {"claim", "budgets", "groups", "set_budgets"},
+    "monitor": ("UPDATE source_budget SET monitor_json = '{}'", {"budgets", *OF_BUDGET}),
+    "a budget dropped": ("DELETE FROM source_budget", OF_BUDGET),
+    "a pace dropped": ("DELETE FROM source_pace", {"reserve"}),
+    "proof": (
+        "UPDATE chunk_run SET proof_json = replace(proof_json, 'differs', 'proven') "
+        "WHERE run_id = 'c0-e0'",
+        {"former"},
     ),
     "mark": ("UPDATE export_state SET last_cursor_value = '9'", {"marks"}),
     "binding": ("UPDATE export_state SET mark_binding = 'x'", {"marks"}),
     "another's mark": ("UPDATE export_state SET mark_seal = NULL", {"marks"}),
     "former plan": (
         "UPDATE chunk_run SET plan_json = plan_json || ' ' WHERE run_id = 'c0-e0'",
-        {"last_plans"},
+        {"last_plans", "former"},
     ),
 }
+
+
+def _columns(table: str, names: str, readers: set[str], where: str = "1 = 1"):
+    """An edit of each column, and who has to refuse it."""
+    kinds = metadata.tables[table].columns
+    for name in names.split():
+        old = f"coalesce({name}, '')" if isinstance(kinds[name].type, Text) else name
+        new = f"{old} || 'x'" if isinstance(kinds[name].type, Text) else f"coalesce({old}, 0) + 10"
+        yield (table, name), (f"UPDATE {table} SET {name} = {new} WHERE {where}", readers)
+
+
+_RUN, _PENDING = "run_id = 'c1-e0'", "run_id = 'c1-e0' AND chunk_index = 1"
+_STRAYED = OF_TASK - {"claim"}
+COLUMNS = {
+    **dict(
+        _columns(
+            "chunk_run",
+            "campaign_name export_name position priority expected_tasks plan_json plan_hash seal",
+            OF_PLAN,
+            _RUN,
+        )
+    ),
+    # Nothing is claimed of a run that moved away.
+    **dict(_columns("chunk_run", "namespace source_group", OF_PLAN - {"claim"}, _RUN)),
+    **dict(_columns("chunk_run", "run_id", {"runs", "tasks", "check_seals"}, _RUN)),
+    **dict(_columns("chunk_run", "campaign_id", {"run", "tasks"}, _RUN)),
+    **dict(_columns("chunk_run", "chunk_digests", OF_CHUNKS, _RUN)),
+    **dict(_columns("chunk_run", "proof_json proof_seal", {"former"}, "run_id = 'c0-e0'")),
+    **dict(
+        _columns(
+            "chunk_task",
+            "namespace export_name run_position range_json priority",
+            OF_TASK,
+            _PENDING,
+        )
+    ),
+    **dict(_columns("chunk_task", "chunk_index", OF_TASK - {"task"}, _PENDING)),
+    **dict(_columns("chunk_task", "campaign_id source_group", _STRAYED, _PENDING)),
+    **dict(_columns("chunk_task", "run_id", {"check_seals"}, _PENDING)),
+    **dict(
+        _columns(
+            "file_log",
+            "export_name chunk_index part_number fence path rows bytes fingerprint md5 "
+            "receipt_json columns_json changed_values seal",
+            {"parts"},
+            _RUN,
+        )
+    ),
+    ("file_log", "run_id"): (
+        f"UPDATE file_log SET run_id = 'c0-e0', chunk_index = 1 WHERE {_RUN}",
+        {"parts"},
+    ),
+    **dict(
+        _columns(
+            "source_budget",
+            "namespace group_name chunks_max connections_max rows_per_s bytes_per_s chunks_min "
+            "monitor_json seal",
+            OF_BUDGET,
+        )
+    ),
+    **dict(_columns("source_budget", "ceiling", {"claim"})),
+    **dict(_columns("source_pace", "namespace group_name", {"reserve"})),
+    **dict(_columns("export_state", "last_cursor_value mark_binding mark_seal", {"marks"})),
+}
+"""Every column that commands: (table, column) → somebody's edit, and who refuses it at least."""
+
+
+@pytest.mark.parametrize("column", COLUMNS, ids=".".join)
+def test_an_edit_of_any_column_that_commands_is_refused(sealed, tmp_path, column) -> None:
+    statement, readers = COLUMNS[column]
+    store = edited(sealed, tmp_path, statement)
+    assert refused(store) >= readers
+    store.close()
+
+
+def _not_promised() -> set[tuple[str, str]]:
+    """The table of ADR 0024: ``| `table` | `column` … | what follows |``."""
+    adr = (ROOT / "docs/adr/0024-sealed-means-checked.md").read_text()
+    section = adr.partition("## Not promised")[2].partition("\n## ")[0]
+    found = set()
+    for line in section.splitlines():
+        cells = line.split("|")
+        if len(cells) != 5 or "`" not in cells[1]:
+            continue
+        for table in re.findall(r"`(\w+)`", cells[1]):
+            every = [column.name for column in metadata.tables[table].columns]
+            named = re.findall(r"`(\w+)`", cells[2])
+            found |= {(table, name) for name in (named or every)}
+    return found
+
+
+def test_every_column_is_sealed_or_said_not_to_be() -> None:
+    """A new column is placed: among the edits above, or in ADR 0024 with what follows from it."""
+    every = {(t.name, column.name) for t in metadata.tables.values() for column in t.columns}
+    said = _not_promised()
+    assert said - every == set()
+    assert said & set(COLUMNS) == set(), "a column is checked, or not promised"
+    assert every - said - set(COLUMNS) == set()
 
 
 @pytest.mark.parametrize("edit", EDITS)
@@ -215,6 +331,88 @@ def test_cancel_works_on_any_state(sealed, tmp_path) -> None:
     store.cancel(C1)
     store.reset_export("shop", "e0", chunks_only=False)
     store.close()
+
+
+def test_a_chunk_that_was_moved_to_another_group_goes_back(sealed, tmp_path) -> None:
+    store = edited(sealed, tmp_path)
+    store.submit(campaign_plan(campaign_id="c2", name="two", chunks=(1, 1), groups=("db", "other")))
+    with closing(sqlite3.connect(tmp_path / "state.db")) as connection, connection:
+        connection.execute("UPDATE chunk_task SET source_group = 'other' WHERE run_id = 'c2-e0'")
+        connection.execute("UPDATE source_budget SET paused_reason = 'x' WHERE group_name = 'db'")
+    with pytest.raises(StateTampered, match="source group of chunk 0 of run c2-e0"):
+        store.claim(CampaignId("c2"), W1, 60.0)
+    with closing(sqlite3.connect(tmp_path / "state.db")) as connection:
+        query = "SELECT DISTINCT status, attempts FROM chunk_task WHERE campaign_id = 'c2'"
+        assert connection.execute(query).fetchall() == [("pending", 0)]
+    store.close()
+
+
+def test_a_running_chunk_counts_for_its_runs_group(sealed, tmp_path) -> None:
+    store = edited(sealed, tmp_path)
+    assert [store.claim(C1, W1, 60.0) is not None for _ in range(3)] == [True] * 3
+    store.submit(campaign_plan(campaign_id="c2", name="two", groups=("db",)))
+    with closing(sqlite3.connect(tmp_path / "state.db")) as connection, connection:
+        connection.execute(
+            "UPDATE chunk_task SET source_group = '', namespace = 'x' WHERE owner > ''"
+        )
+    assert store.claim(CampaignId("c2"), W1, 60.0) is None
+    (group,) = store.groups(C1)
+    assert (group.running, group.running_here) == (3, 3)
+    store.close()
+
+
+def test_a_new_configuration_says_a_spoilt_budget_anew(sealed, tmp_path) -> None:
+    """The way out of a refusal: cancel, and a new run. One that says nothing of the group hides no
+    theft from those that are in progress."""
+    store = edited(sealed, tmp_path, "DELETE FROM source_budget")
+    silent = campaign_plan(campaign_id="c2", name="two", groups=("db",))
+    with pytest.raises(StateTampered, match="budget of source group db"):
+        store.submit(silent)
+    store.cancel(C1)
+    assert store.submit(silent).created, "nobody misses it any more"
+    for number, edit in enumerate(("DELETE FROM source_budget", EDITS["chunks_max"][0])):
+        with closing(sqlite3.connect(tmp_path / "state.db")) as connection, connection:
+            connection.execute(edit)
+        name = f"n{number}"
+        said = campaign_plan(campaign_id=name, name=name, groups=("db",), slots={"db": number + 1})
+        assert store.submit(said).created
+        assert store.budgets() == [SourceBudget(group_name="db", chunks_max=number + 1)]
+    store.close()
+
+
+def test_runs_of_a_former_program_may_miss_a_budget_and_a_seal_of_their_proof(
+    sealed, tmp_path
+) -> None:
+    """Their seals promise neither; whoever takes the mark of a whole run away breaks its seal."""
+    key = sealed[1]
+    taken = ("DELETE FROM source_budget", "UPDATE chunk_run SET proof_seal = NULL")
+    store = edited(sealed, tmp_path, *taken)
+    assert refused(store) == {"former", *OF_BUDGET}
+    with store._db.migrating() as connection:
+        for run in connection.exec_driver_sql(f"SELECT {SEALED_OF_RUN} FROM chunk_run").fetchall():
+            ranges = connection.exec_driver_sql(
+                "SELECT range_json FROM chunk_task WHERE run_id = ? ORDER BY chunk_index",
+                (run.run_id,),
+            ).scalars()
+            former = seal_run(Sealer(key=key), dict(run._mapping), ranges, whole=False)
+            connection.exec_driver_sql(
+                "UPDATE chunk_run SET seal = ? WHERE run_id = ?", (former["seal"], run.run_id)
+            )
+    assert refused(store) == set()
+    with closing(sqlite3.connect(tmp_path / "state.db")) as connection, connection:
+        connection.execute("UPDATE chunk_task SET status = 'pending' WHERE status = 'running'")
+        connection.execute("DELETE FROM source_budget")
+    again = open_store(f"sqlite:///{tmp_path / 'state.db'}", seal_key=OTHER)
+    assert again.reseal(key, by="ann") == 2
+    assert refused(again) == set()
+    again.close()
+    store.close()
+    (tmp_path / "whole").mkdir()
+    whole = edited(
+        sealed, tmp_path / "whole", "UPDATE chunk_run SET seal = replace(seal, '.2.', '.')"
+    )
+    assert refused(whole) >= OF_PLAN
+    whole.close()
 
 
 # ---------------------------------------------------------------- keys
