@@ -13,11 +13,13 @@ from rivet_fleet.persistence.database import Database, Record, Transaction
 from rivet_fleet.persistence.finalizing import ALL_COMPLETED
 from rivet_fleet.persistence.journal import note
 from rivet_fleet.persistence.ledger import LOCK_CAMPAIGN, LOCK_RUN, REVIVE_CAMPAIGN
+from rivet_fleet.persistence.seals import WORDS, check_words, seal_word
 
 WRONG_STATE = "RIVET_ACCEPT_WRONG_STATE"
+_WORDS = ", ".join(f"r.{name}" for name in WORDS.split(", "))
 
-_RUN = """
-SELECT r.campaign_id, r.run_id, r.export_name, r.status, r.findings_json, r.acceptance_json,
+_RUN = f"""
+SELECT r.campaign_id, r.run_id, r.export_name, r.status, r.findings_json, r.seal, {_WORDS},
   (SELECT max(o.run_id) FROM chunk_run o
    WHERE o.namespace = r.namespace AND o.campaign_name = r.campaign_name
      AND o.export_name = r.export_name
@@ -28,7 +30,8 @@ FROM chunk_run r WHERE r.run_id = :run_id
 _PARENT = "SELECT campaign_id FROM chunk_run WHERE run_id = :run_id"
 _ACCEPT = f"""
 UPDATE chunk_run SET status = 'in_progress', finished_at_s = NULL, error = NULL,
-  acceptance_json = :acceptance_json, finalize_fence = finalize_fence + 1,
+  acceptance_json = :acceptance_json, acceptance_seal = :acceptance_seal,
+  finalize_fence = finalize_fence + 1,
   finalize_lease_expires_at_s = NULL
 WHERE run_id = :run_id AND status = 'failed' AND acceptance_json IS NULL AND {ALL_COMPLETED}
 """
@@ -49,6 +52,7 @@ class Accepting:
             run = tx.first(_RUN, run_id=run_id)
             if run is None:
                 raise StateRefused(f"there is no run {run_id}")
+            check_words(tx.sealer, run)
             if run.acceptance_json is not None:
                 return Accepted(acceptance=loads(Acceptance, run.acceptance_json), created=False)
             findings = _findings(run)
@@ -58,7 +62,9 @@ class Accepting:
             acceptance = Acceptance(
                 by=by, reason=reason, at_s=float(tx.scalar("SELECT NOW_S")), gates=findings.refused
             )
-            if tx.run(_ACCEPT, run_id=run_id, acceptance_json=dumps(acceptance)) == 0:
+            word = dumps(acceptance)
+            seal = seal_word(tx.sealer, "acceptance", run_id, word)
+            if tx.run(_ACCEPT, run_id=run_id, acceptance_json=word, acceptance_seal=seal) == 0:
                 raise wrong_state(f"run {run_id} has chunks that are not delivered")
             tx.run(REVIVE_CAMPAIGN, campaign_id=run.campaign_id)
             note(tx, acceptance_event(run.campaign_id, run_id, run.export_name, acceptance))

@@ -18,7 +18,7 @@ from rivet_fleet.persistence.database import Database, Record, Transaction
 from rivet_fleet.persistence.journal import note
 from rivet_fleet.persistence.ledger import LOCK_RUN
 from rivet_fleet.persistence.marks import move_mark, record_committed
-from rivet_fleet.persistence.seals import SEALED_OF_RUN, check_run, seal_proof
+from rivet_fleet.persistence.seals import SEALED_OF_RUN, check_run, seal_word
 from rivet_fleet.persistence.uniques import forget_former
 
 # Least and greatest status come from the two ends of the index on (run_id, status): that is
@@ -64,7 +64,7 @@ RETURNING {_RETURNED}
 """
 _FAIL = f"""
 UPDATE chunk_run SET status = 'failed', finished_at_s = NOW_S, error = :error,
-  findings_json = :findings_json, acceptance_json = NULL,
+  findings_json = :findings_json, acceptance_json = NULL, acceptance_seal = NULL,
   finalize_lease_expires_at_s = NULL
 WHERE run_id = :run_id AND status = 'in_progress' AND finalize_fence = :finalize_fence
 RETURNING {_RETURNED}
@@ -139,7 +139,7 @@ class Finalizing:
     def note_proof(self, lease: FinalizeLease, proof: RunProof, lease_ttl_s: float) -> None:
         """See ``Store.note_proof``."""
         values = {**_named(lease), "proof_json": dumps(proof), "lease_ttl_s": lease_ttl_s}
-        values["proof_seal"] = seal_proof(self._db.sealer, lease.run_id, str(values["proof_json"]))
+        values["proof_seal"] = seal_word(self._db.sealer, "proof", lease.run_id, dumps(proof))
         if self._db.write(lambda tx: tx.run(_NOTE_PROOF, **values)) == 0:
             raise _lost(lease)
 

@@ -171,6 +171,7 @@ chunk_run = Table(
     _text("seal", nullable=True),
     _text("chunk_digests", nullable=True),
     _text("proof_seal", nullable=True),
+    _text("acceptance_seal", nullable=True),
     Index("ix_chunk_run_campaign", "campaign_id", "position"),
     _partial(
         "uq_chunk_run_one_in_progress",

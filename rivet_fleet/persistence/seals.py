@@ -272,20 +272,24 @@ def _of_mark(mark: Mapping[str, Any]) -> dict[str, object]:
     return {name: mark[name] for name in names}
 
 
-def seal_proof(sealer: Sealer, run_id: str, proof_json: str) -> str:
-    """The seal of what the source said of a whole run."""
-    return sealer.seal("proof", {"run_id": run_id, "proof": proof_json})
+def seal_word(sealer: Sealer, kind: str, run_id: str, word_json: str) -> str:
+    """The seal of a word on a whole run: ``proof`` what the source said of it, ``acceptance`` that
+    an operator takes responsibility."""
+    return sealer.seal(kind, {"run_id": run_id, "word": word_json})
 
 
-def check_proof(sealer: Sealer, row: Record) -> None:
-    """Raise StateTampered when the proof of a run is not what its finalizer kept. Needs
-    ``run_id``, ``seal``, ``proof_json`` and ``proof_seal``."""
-    if row.proof_json is None or not (row.proof_seal or is_whole(row.seal)):
-        return
-    fields = {"run_id": row.run_id, "proof": row.proof_json}
-    sealer.check(row.proof_seal, "proof", fields, f"the proof of run {row.run_id}")
+def check_words(sealer: Sealer, row: Record) -> None:
+    """Raise StateTampered when a word on a run is not what was kept. Needs ``run_id``, ``seal``
+    and ``WORDS``."""
+    for kind in _WORDS:
+        word, seal = getattr(row, f"{kind}_json"), getattr(row, f"{kind}_seal")
+        if word is not None and (seal or is_whole(row.seal)):
+            fields = {"run_id": row.run_id, "word": word}
+            sealer.check(seal, kind, fields, f"the {kind} of run {row.run_id}")
 
 
+_WORDS = ("proof", "acceptance")
+WORDS = ", ".join(f"{kind}_json, {kind}_seal" for kind in _WORDS)
 SEALED_OF_MARK = "namespace, campaign_name, export_name, last_cursor_value, mark_binding, mark_seal"
 
 
@@ -323,7 +327,7 @@ def reseal(connection: Connection, old: Sealer | None, new: Sealer, namespace: s
             {**sealed, "id": run.run_id},
         )
     if old is not None:
-        _reseal_proofs(connection, old, new, within, named)
+        _reseal_words(connection, old, new, within, named)
     parts = f"SELECT {SEALED_OF_PART}, file_id FROM file_log WHERE 1 = 1{of_runs}"
     _each(connection, parts, named, _anew(old, check_part, new, seal_part), "file_log", "file_id")
     budgets = f"SELECT {SEALED_OF_BUDGET} FROM source_budget WHERE 1 = 1{within}"
@@ -355,23 +359,19 @@ def reseal(connection: Connection, old: Sealer | None, new: Sealer, namespace: s
     return len(runs)
 
 
-def _reseal_proofs(
+def _reseal_words(
     connection: Connection, old: Sealer, new: Sealer, within: str, named: Mapping[str, str]
 ) -> None:
-    found = connection.execute(
-        text(
-            "SELECT run_id, seal, proof_json, proof_seal FROM chunk_run "
-            f"WHERE proof_json IS NOT NULL{within}"
-        ),
-        dict(named),
-    ).fetchall()
-    for row in found:
-        check_proof(old, row)
-        if row.proof_seal is not None:
-            connection.execute(
-                text("UPDATE chunk_run SET proof_seal = :seal WHERE run_id = :id"),
-                {"seal": seal_proof(new, row.run_id, row.proof_json), "id": row.run_id},
-            )
+    sql = f"SELECT run_id, seal, {WORDS} FROM chunk_run WHERE 1 = 1{within}"
+    for row in connection.execute(text(sql), dict(named)).fetchall():
+        check_words(old, row)
+        for kind in _WORDS:
+            word = getattr(row, f"{kind}_json")
+            if word is not None and getattr(row, f"{kind}_seal") is not None:
+                connection.execute(
+                    text(f"UPDATE chunk_run SET {kind}_seal = :seal WHERE run_id = :id"),
+                    {"seal": seal_word(new, kind, row.run_id, word), "id": row.run_id},
+                )
 
 
 def _anew(

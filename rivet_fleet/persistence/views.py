@@ -26,9 +26,10 @@ from rivet_fleet.persistence.journal import JOURNAL_COLUMNS, entry_from, filter_
 from rivet_fleet.persistence.seals import (
     SEALED_OF_RUN,
     SEALED_OF_TASK,
+    WORDS,
     Ranges,
-    check_proof,
     check_run,
+    check_words,
 )
 
 _TASKS = f"""
@@ -41,10 +42,10 @@ COMMITTED = f"""{_TASKS}
 WHERE campaign_id = :campaign_id AND status = 'committed' AND updated_at_s <= NOW_S - :idle_s
 ORDER BY updated_at_s, task_id LIMIT :limit
 """
-_RUNS = """
-SELECT SEALED, status,
+_RUNS = f"""
+SELECT {SEALED_OF_RUN}, status,
        created_at_s, finished_at_s, finalize_fence, error, findings_json,
-       acceptance_json, proof_json, proof_seal
+       {WORDS}
 FROM chunk_run WHERE SCOPE ORDER BY position
 """
 _COUNTS = """
@@ -185,11 +186,11 @@ def _runs(tx: Transaction, scope: str, **values: object) -> list[RunView]:
     for run_id, status, number in tx.all(_COUNTS.replace("SCOPE", scope), **values):
         counts[run_id][status] = number
     sizes = {row[0]: row for row in tx.all(_SIZES.replace("SCOPE", scope), **values)}
-    sql = _RUNS.replace("SEALED", SEALED_OF_RUN).replace("SCOPE", scope)
+    sql = _RUNS.replace("SCOPE", scope)
     rows: Sequence[Record] = tx.all(sql, **values)
     for row in rows:
         check_run(tx.sealer, row)
-        check_proof(tx.sealer, row)
+        check_words(tx.sealer, row)
     return [_run_from(row, TaskCounts(**counts[row[0]]), sizes.get(row[0])) for row in rows]
 
 

@@ -208,6 +208,13 @@ COLUMNS = {
     **dict(_columns("chunk_run", "campaign_id", {"run", "tasks"}, _RUN)),
     **dict(_columns("chunk_run", "chunk_digests", OF_CHUNKS, _RUN)),
     **dict(_columns("chunk_run", "proof_json proof_seal", {"former"}, "run_id = 'c0-e0'")),
+    # A word that nobody gave.
+    **dict(_columns("chunk_run", "acceptance_json", {"run", "runs"}, _RUN)),
+    ("chunk_run", "acceptance_seal"): (
+        "UPDATE chunk_run SET acceptance_seal = proof_seal, acceptance_json = proof_json "
+        "WHERE run_id = 'c0-e0'",
+        {"former"},
+    ),
     **dict(
         _columns(
             "chunk_task",
