@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import random
 import threading
 import time
@@ -56,13 +57,7 @@ from tests.conformance.engines import (
     each,
     opened,
 )
-from tests.integration.postgres_source_kit import (
-    drain,
-    partition_by_key,
-    random_cuts,
-    read_all,
-    read_plan,
-)
+from tests.integration.postgres_source_kit import drain, random_cuts, read_plan
 from tests.waiting import until
 
 ROWS = 600
@@ -146,6 +141,33 @@ def numbered(table: pa.Table, column: str = "n") -> list[int]:
     return list(table.column(column).to_pylist())
 
 
+def read_all(source: Source, read: ReadPlan, chunk: ChunkRange) -> pa.Table:
+    """The chunk in small nominal pages, and once more in packed ones: they must not differ."""
+    found = drain(source.open_chunk(read, chunk, TuningPlan()), SMALL)
+    reader = source.open_chunk(read, chunk, TuningPlan())
+    reader.pack()
+    packed = drain(reader, SMALL)
+    assert packed.schema.equals(found.schema, check_metadata=True)
+    for one, other in zip(packed.columns, found.columns, strict=True):
+        # NaN is not equal to itself, and is the same value all the same.
+        assert one.equals(other) or repr(one.to_pylist()) == repr(other.to_pylist())
+    return found
+
+
+def partition(
+    source: Source,
+    read: ReadPlan,
+    kind: RangeKind,
+    columns: tuple[str, ...],
+    cuts: Sequence[KeyTuple | None],
+) -> pa.Table:
+    """Every range between two of the cuts, one behind the other."""
+    return pa.concat_tables(
+        read_all(source, read, ChunkRange(kind=kind, columns=columns, lower=low, upper=high))
+        for low, high in itertools.pairwise(cuts)
+    )
+
+
 def pages_of(reader: ChunkReader, limit: PageLimit) -> list[Page]:
     found = []
     while not found or not found[-1].last:
@@ -210,7 +232,7 @@ def test_a_key_of_every_kind_is_sampled_cut_and_paged(
     assert facts.capabilities.keyset and 10 <= len(found.boundaries) <= 50
     cuts = random_cuts(list(found.boundaries), random.Random(7))
     read = read_plan(facts, casts)
-    got = partition_by_key(source, read, RangeKind.KEYSET, ("k",), cuts)
+    got = partition(source, read, RangeKind.KEYSET, ("k",), cuts)
     in_order = server.sql(f"SELECT n FROM {name} ORDER BY k")
     assert [(n,) for n in numbered(got)] == in_order
     for end, ordered in ((found.minimum, in_order[0]), (found.maximum, in_order[-1])):
@@ -235,7 +257,7 @@ def test_a_composite_key_is_sampled_and_paged_in_its_order(server: Server, sourc
     assert key.columns == ("c", "A b", "b") and facts.capabilities.composite_keyset
     assert 10 <= len(key.boundaries) <= 50
     cuts = random_cuts(list(key.boundaries), random.Random(3))
-    got = partition_by_key(source, read_plan(facts), RangeKind.KEYSET, key.columns, cuts)
+    got = partition(source, read_plan(facts), RangeKind.KEYSET, key.columns, cuts)
     in_order = server.sql(f"SELECT n FROM {name} ORDER BY c, {odd}, b")
     assert [(n,) for n in numbered(got)] == in_order
 
@@ -252,7 +274,7 @@ def test_nulls_of_a_key_are_a_range_of_their_own(server: Server, source: Source)
     assert key.has_nulls and not key.unique
     read = read_plan(facts)
     for kind in (RangeKind.SPAN, RangeKind.WINDOW):
-        got = partition_by_key(
+        got = partition(
             source, read, kind, ("k",), [None, ("77",), ("78",), ("1000",), ("9" * 25,), None]
         )
         nulls = read_all(source, read, ChunkRange(kind=RangeKind.NULLS, columns=("k",)))
@@ -272,7 +294,7 @@ def test_a_unique_index_that_holds_nulls_is_no_key(server: Server, source: Sourc
     nulls = ChunkRange(kind=RangeKind.NULLS, columns=("k",))
     assert sorted(numbered(read_all(source, read, nulls))) == [3, 4]
     assert source.count_rows(read, nulls, 5.0) == 2
-    got = partition_by_key(source, read, RangeKind.WINDOW, ("k",), [None, ("a",), None])
+    got = partition(source, read, RangeKind.WINDOW, ("k",), [None, ("a",), None])
     assert numbered(got) == [1, 2]
 
 
@@ -817,7 +839,7 @@ def test_a_query_gives_what_its_table_gives(source: Source) -> None:
         assert facts.relation is None and facts.indexes == facts.heaps == ()
         read = read_plan(facts, query=text)
         assert numbered(read_all(source, read, WHOLE), "i") == NUMBER_ROWS
-        got = partition_by_key(source, read, RangeKind.KEYSET, ("i",), [None, ("7",), None])
+        got = partition(source, read, RangeKind.KEYSET, ("i",), [None, ("7",), None])
         assert numbered(got, "i") == NUMBER_ROWS
         assert source.count_rows(read, BY_I, 5.0) == NUMBERS
         assert source.check_readable(None, text) == ()
@@ -1001,7 +1023,7 @@ def test_a_hostile_name_is_a_name(server: Server, source: Source) -> None:
     facts = facts_of(source, table)
     assert facts.keys[0].columns == (key,)
     cuts: Sequence[KeyTuple | None] = [None, ("{%s}3",), None]
-    got = partition_by_key(source, read_plan(facts), RangeKind.KEYSET, (key,), cuts)
+    got = partition(source, read_plan(facts), RangeKind.KEYSET, (key,), cuts)
     assert numbered(got, value) == list(range(1, 9))
     newest = newest_of(source, table, value, key)
     assert newest.values == ("8", "{%s}8") and newest.nulls is False

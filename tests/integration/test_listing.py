@@ -174,37 +174,5 @@ def test_a_role_of_another_engine_that_waits_to_be_taken_on_is_named(mysql_url_a
         assert re.search(rf"{re.escape(power)} as role `?{user}_wr``x`", what), what
 
 
-def test_another_engine_lists_and_describes(mysql_url_any: str) -> None:
-    sql = Sql(mysql_url_any)
-    sql.execute("CREATE TABLE filled (id int PRIMARY KEY)")
-    sql.execute("INSERT INTO filled VALUES (1), (2)")
-    sql.execute("CREATE TABLE `odd ``name` (id int PRIMARY KEY)")
-    sql.execute("CREATE VIEW seen AS SELECT * FROM filled")
-    sql.execute(
-        "CREATE TABLE parted (id int PRIMARY KEY) PARTITION BY RANGE (id) "
-        "(PARTITION a VALUES LESS THAN (10), PARTITION b VALUES LESS THAN (20))"
-    )
-    source = open_source("mysql", parse_database_url(mysql_url_any), application_name="t")
-    listing = source.list_relations()
-    kinds = {one.name.name: one.kind for one in listing.relations}
-    assert listing.default_schema == sql.database
-    assert kinds == {
-        "filled": RelationKind.TABLE,
-        "odd `name": RelationKind.TABLE,
-        "parted": RelationKind.PARTITIONED,
-        "seen": RelationKind.VIEW,
-    }
-    facts = source.describe_server()
-    assert facts.database == sql.database
-    assert (facts.connections_max or 0) > 1
-    assert abs(facts.now_s - time.time()) < 60
-    assert source.check_readable(RelationName(schema="", name="odd `name"), None) == ()
-    with pytest.raises(SourceRefused):
-        source.check_readable(RelationName(schema="", name="nowhere"), None)
-    with pytest.raises(SourceRefused):
-        source.check_readable(None, "SELECT nothing FROM filled")
-    source.close()
-
-
 def test_every_engine_says_whether_its_decoder_is_compiled() -> None:
     assert {decoder_compiled(name) for name in engine_names()} <= {True, False}

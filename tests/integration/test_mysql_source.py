@@ -12,7 +12,6 @@ from rivet_fleet.contracts.keys import ChunkRange, RangeKind
 from rivet_fleet.contracts.plan import TuningPlan
 from rivet_fleet.execution.source import PageLimit
 from tests.integration.mysql_source_kit import (
-    LIMIT,
     drain,
     facts_of,
     partition_by_key,
@@ -27,45 +26,6 @@ __all__ = ["source", "sql"]
 ROWS = 3000
 ALL = list(range(1, ROWS + 1))
 WORDS = "concat(elt(1 + i % 4, 'a', 'B', '_é''\\\\', '😀 '), i)"
-
-
-@pytest.mark.parametrize(
-    ("type_name", "value"),
-    [
-        ("int", "i - 1500"),
-        ("bigint unsigned", "18446744073709551615 - i * 1000003"),
-        ("smallint unsigned", "i + 60000"),
-        ("varchar(40)", WORDS),
-        ("varchar(40) COLLATE utf8mb4_bin", WORDS),
-        ("varchar(40) COLLATE utf8mb4_unicode_ci", WORDS),
-        ("varchar(40) CHARACTER SET latin1 COLLATE latin1_german1_ci", "concat('ä', i, 'Z')"),
-        ("varchar(40) CHARACTER SET utf16", "concat('ä', i, 'Z')"),
-        ("char(9)", "left(sha2(i, 256), 9)"),
-        ("varbinary(40)", "unhex(left(sha2(i, 256), 32))"),
-        ("binary(20)", "unhex(left(sha2(i, 256), 32))"),
-        ("datetime(6)", "'2024-01-01' + interval i * 1000001 microsecond"),
-        ("timestamp(3)", "'2024-01-01' + interval i second"),
-        ("date", "'1870-01-01' + interval i day"),
-        ("time(3)", "sec_to_time((i - 1500) * 60)"),
-        ("decimal(20,3)", "(i - 1500) * 1.001"),
-        ("bit(40)", "i * 1000003"),
-    ],
-)
-def test_a_keyset_partition_holds_every_row_once(sql, source, type_name, value) -> None:
-    sql.numbers(ROWS)
-    sql.execute(f"CREATE TABLE t (k {type_name} NOT NULL PRIMARY KEY, n int NOT NULL)")
-    sql.execute(f"INSERT INTO t SELECT {value}, i FROM numbers")
-    sql.execute("ANALYZE TABLE t")
-    # TIME beyond a day is no value of the exported type: as text every one travels.
-    casts = (("k", "text"),) if type_name.startswith("time(") else ()
-    facts = facts_of(source, "t", casts=casts)
-    (key,) = facts.keys
-    assert key.columns == ("k",) and key.unique and not key.has_nulls
-    assert 50 <= len(key.boundaries) <= 100
-    cuts = random_cuts(list(key.boundaries), random.Random(7))
-    read = read_plan(facts, casts)
-    got = partition_by_key(source, read, RangeKind.KEYSET, ("k",), cuts)
-    assert sorted(got.column("n").to_pylist()) == ALL
 
 
 def test_a_collation_that_takes_letters_for_equal_orders_pages_and_boundaries(sql, source) -> None:
@@ -84,60 +44,6 @@ def test_a_collation_that_takes_letters_for_equal_orders_pages_and_boundaries(sq
     cuts = random_cuts(swapped, random.Random(5))
     got = partition_by_key(source, read_plan(facts), RangeKind.KEYSET, ("k",), cuts)
     assert sorted(got.column("n").to_pylist()) == ALL
-
-
-def test_a_composite_key_is_sampled_and_paged_in_its_order(sql, source) -> None:
-    sql.numbers(ROWS)
-    sql.execute(
-        "CREATE TABLE t (`a b` varchar(10) NOT NULL, b binary(16) NOT NULL, c bigint NOT NULL, "
-        "n int NOT NULL, PRIMARY KEY (`a b`, c, b))"
-    )
-    sql.execute(
-        "INSERT INTO t SELECT elt(1 + i % 3, 'x', 'Y', 'é'), unhex(left(sha2(i, 256), 32)), "
-        "i % 11, i FROM numbers"
-    )
-    facts = facts_of(source, "t")
-    (key,) = facts.keys
-    assert key.columns == ("a b", "c", "b") and key.provenance == "sample"
-    assert 50 <= len(key.boundaries) <= 100
-    cuts = random_cuts(list(key.boundaries), random.Random(3))
-    got = partition_by_key(source, read_plan(facts), RangeKind.KEYSET, key.columns, cuts)
-    assert sorted(got.column("n").to_pylist()) == ALL
-
-
-def test_spans_with_ties_gaps_and_nulls(sql, source) -> None:
-    sql.numbers(5000)
-    sql.execute("CREATE TABLE t (k bigint, n int NOT NULL, KEY (k))")
-    sql.execute(
-        "INSERT INTO t SELECT case when i % 50 = 0 then null when i < 2500 then 77 "
-        "when i < 4000 then i div 3 else i * 1000000007 end, i FROM numbers"
-    )
-    facts = facts_of(source, "t", "k")
-    (key,) = facts.keys
-    assert key.has_nulls and not key.unique
-    cuts = [None, ("77",), ("78",), ("1000",), ("9" * 25,), None]
-    read = read_plan(facts)
-    got = partition_by_key(source, read, RangeKind.SPAN, ("k",), cuts)
-    nulls = read_all(source, read, ChunkRange(kind=RangeKind.NULLS, columns=("k",)))
-    assert nulls.num_rows == 100
-    rows = got.column("n").to_pylist() + nulls.column("n").to_pylist()
-    assert sorted(rows) == list(range(1, 5001))
-
-
-def test_whole_is_streamed_in_bounded_pages(sql, source) -> None:
-    sql.numbers(20000)
-    reader = source.open_chunk(
-        read_plan(facts_of(source, "numbers")), ChunkRange(kind=RangeKind.WHOLE), TuningPlan()
-    )
-    assert not reader.resumable
-    sizes, rows = [], []
-    while True:
-        page = reader.read_page(LIMIT)
-        sizes.append(page.batch.num_rows)
-        rows += page.batch.column("i").to_pylist()
-        if page.last:
-            break
-    assert max(sizes) <= 700 and sorted(rows) == list(range(1, 20001))
 
 
 def test_an_empty_table_and_a_query(sql, source) -> None:

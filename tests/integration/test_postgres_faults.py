@@ -14,19 +14,15 @@ from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.demo.embedded import free_port
 from rivet_fleet.errors import (
     RetryClass,
-    SchemaDrift,
     SourceBusy,
     SourceRefused,
     SourceUnavailable,
-    StatementTimeout,
     ValueTooLarge,
 )
 from rivet_fleet.execution.source import PageLimit
 from rivet_fleet.execution.sources.postgres import exchange, open_source, session
 from rivet_fleet.execution.sources.postgres.decoder import open_decoder
 from tests.integration.postgres_source_kit import (
-    LIMIT,
-    drain,
     facts_of,
     read_all,
     read_plan,
@@ -39,105 +35,6 @@ from tests.integration.relay import relay
 __all__ = ["source", "sql"]
 
 WHOLE = ChunkRange(kind=RangeKind.WHOLE)
-
-
-def test_a_terminated_backend_is_survived_without_a_double_row(sql, source) -> None:
-    sql.execute("CREATE TABLE t (k uuid PRIMARY KEY, n int NOT NULL)")
-    sql.execute("INSERT INTO t SELECT md5(i::text)::uuid, i FROM generate_series(1, 5000) i")
-    chunk = ChunkRange(kind=RangeKind.KEYSET, columns=("k",))
-    reader = source.open_chunk(read_plan(facts_of(source, "t")), chunk, TuningPlan())
-    kill = (
-        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
-        "WHERE application_name = 'rivet-test' AND datname = current_database()"
-    )
-    rows: list[int] = []
-    killed = 0
-    while True:
-        if killed < 3:
-            assert sql.execute(kill).fetchall() == [(True,)]
-            killed += 1
-            with pytest.raises(SourceUnavailable) as caught:
-                reader.read_page(LIMIT)
-            assert caught.value.retry is RetryClass.RECONNECT
-            reader.reconnect()
-        page = reader.read_page(LIMIT)
-        rows += page.batch.column("n").to_pylist()
-        if page.last:
-            break
-    assert killed == 3 and sorted(rows) == list(range(1, 5001))
-
-
-def test_a_backend_terminated_between_two_pieces_costs_what_was_not_handed_on(sql, source) -> None:
-    """The statement is still open on the server: it waits for us to take its rows."""
-    sql.execute("CREATE TABLE t (n int PRIMARY KEY, pad text NOT NULL)")
-    sql.execute("ALTER TABLE t ALTER pad SET STORAGE EXTERNAL")
-    sql.execute("INSERT INTO t SELECT i, repeat('x', 4000) FROM generate_series(1, 12000) i")
-    chunk = ChunkRange(kind=RangeKind.KEYSET, columns=("n",))
-    reader = source.open_chunk(read_plan(facts_of(source, "t")), chunk, TuningPlan())
-    limit = replace(LIMIT, rows_max=12_000, bytes_max=1 << 30, piece_rows_max=500)
-    limit = replace(limit, piece_bytes_max=1 << 30)
-    first = reader.read_page(limit)
-    assert not first.complete and 500 <= first.batch.num_rows < 1000
-    kill = (
-        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
-        "WHERE application_name = 'rivet-test' AND datname = current_database() "
-        "AND state = 'active'"
-    )
-    assert sql.execute(kill).fetchall() == [(True,)]
-    rows = first.batch.column("n").to_pylist()
-    with pytest.raises(SourceUnavailable) as caught:
-        while True:
-            rows += reader.read_page(limit).batch.column("n").to_pylist()
-    assert caught.value.retry is RetryClass.RECONNECT and reader.resumable
-    reader.reconnect()
-    rows += drain(reader, limit).column("n").to_pylist()
-    assert rows == list(range(1, 12_001))
-
-
-def test_a_broken_stream_is_not_continued(sql, source) -> None:
-    sql.execute("CREATE TABLE t (n int NOT NULL)")
-    sql.execute("INSERT INTO t SELECT i FROM generate_series(1, 2000) i")
-    reader = source.open_chunk(read_plan(facts_of(source, "t")), WHOLE, TuningPlan())
-    reader.read_page(LIMIT)
-    with pytest.raises(SourceUnavailable):
-        reader.reconnect()
-
-
-def test_a_closed_reader_leaves_a_usable_source(sql, source) -> None:
-    sql.execute("CREATE TABLE t (n int NOT NULL, pad text)")
-    sql.execute("INSERT INTO t SELECT i, repeat('x', 1000) FROM generate_series(1, 20000) i")
-    reader = source.open_chunk(read_plan(facts_of(source, "t")), WHOLE, TuningPlan())
-    assert not reader.read_page(LIMIT).last
-    reader.close()
-    reader.close()
-    assert source.ping()
-    idle = (
-        "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%;COPY%' AND state = 'active' "
-        "AND pid <> pg_backend_pid()"
-    )
-    assert sql.execute(idle).fetchone() == (0,)
-
-
-def test_a_slow_statement_runs_into_its_limit_once(sql, source) -> None:
-    query = "SELECT i, pg_sleep(0.2)::text AS s FROM generate_series(1, 100) i"
-    facts = source.introspect(FactsRequest(export_name="q", relation=None, query=query))
-    with pytest.raises(StatementTimeout) as caught:
-        read_all(source, read_plan(facts, query=query), WHOLE, statement_timeout_s=0.3)
-    assert caught.value.retry is RetryClass.PERMANENT
-    assert source.ping()
-
-
-def test_a_lock_is_waited_for_no_longer_than_allowed(sql, source) -> None:
-    sql.execute("CREATE TABLE t (n int PRIMARY KEY)")
-    chunk = ChunkRange(kind=RangeKind.KEYSET, columns=("n",))
-    read = read_plan(facts_of(source, "t"))
-    reader = source.open_chunk(read, chunk, TuningPlan(lock_timeout_s=0.2))
-    with sql.transaction():
-        sql.execute("LOCK TABLE t IN ACCESS EXCLUSIVE MODE")
-        with pytest.raises(SourceBusy) as caught:
-            reader.read_page(LIMIT)
-    assert caught.value.retry is RetryClass.TRANSIENT
-    assert reader.read_page(LIMIT).last
 
 
 @pytest.mark.parametrize("pooled", [False, True])
@@ -162,22 +59,6 @@ def test_nothing_outlives_the_transaction(sql, source, monkeypatch, pooled) -> N
         columns = () if kind is RangeKind.WHOLE else ("n",)
         read_all(source, read_plan(facts), ChunkRange(kind=kind, columns=columns))
     assert settings() == before
-
-
-def test_drift_lists_every_difference(sql, source) -> None:
-    sql.execute("CREATE TABLE t (a int NOT NULL, b text, c numeric(5,2), d int)")
-    read = read_plan(facts_of(source, "t"))
-    sql.execute("ALTER TABLE t DROP b, ADD e date, ALTER a DROP NOT NULL")
-    sql.execute("ALTER TABLE t ALTER c TYPE numeric(6,2)")
-    with pytest.raises(SchemaDrift) as caught:
-        source.open_chunk(read, WHOLE, TuningPlan())
-    for said in (
-        "a was NOT NULL and may be NULL",
-        "b is gone",
-        "c was numeric(5,2) and is numeric(6,2)",
-        "e (date) is new",
-    ):
-        assert said in caught.value.message
 
 
 def test_a_table_that_is_away_for_a_moment_is_looked_for_again(sql, source) -> None:

@@ -31,74 +31,6 @@ from tests.integration.postgres_source_kit import (
 __all__ = ["source", "sql"]
 
 
-@pytest.mark.parametrize(
-    ("type_name", "value"),
-    [
-        ("integer", "i"),
-        ("bigint", "i * 1000000007::bigint"),
-        ("uuid", "md5(i::text)::uuid"),
-        ("text", "case i % 3 when 0 then 'a' when 1 then 'B' else '_é''\\' end || i"),
-        ("timestamptz", "'2024-01-01'::timestamptz + i * interval '1.000001 s'"),
-        ("date", "'2024-01-01'::date + i"),
-        ("numeric(20,3)", "i * 1.001"),
-        ("bytea", "decode(md5(i::text), 'hex')"),
-        ("char(9)", "md5(i::text)"),
-    ],
-)
-def test_a_keyset_partition_holds_every_row_once(sql, source, type_name, value) -> None:
-    bare = type_name.split(" COLLATE")[0]
-    sql.execute(f"CREATE TABLE t (k {type_name} PRIMARY KEY, n integer NOT NULL)")
-    sql.execute(f"INSERT INTO t SELECT ({value})::{bare}, i FROM generate_series(1, 5000) i")
-    sql.execute("ANALYZE t")
-    facts = facts_of(source, "t")
-    (key,) = facts.keys
-    assert key.columns == ("k",) and key.unique and not key.has_nulls
-    lows = sql.execute("SELECT k::text FROM t AS t ORDER BY t.k LIMIT 1").fetchone()
-    highs = sql.execute("SELECT k::text FROM t AS t ORDER BY t.k DESC LIMIT 1").fetchone()
-    assert (key.minimum, key.maximum) == (lows, highs)
-    assert 50 <= len(key.boundaries) <= 100
-    cuts = random_cuts(list(key.boundaries), random.Random(7))
-    got = partition_by_key(source, read_plan(facts), RangeKind.KEYSET, ("k",), cuts)
-    assert sorted(got.column("n").to_pylist()) == list(range(1, 5001))
-
-
-def test_a_composite_key_is_sampled_and_paged_by_row_comparison(sql, source) -> None:
-    sql.execute(
-        'CREATE TABLE t ("A" text, b uuid, c bigint, n int NOT NULL, PRIMARY KEY ("A", c, b))'
-    )
-    sql.execute(
-        "INSERT INTO t SELECT (i % 7)::text, md5(i::text)::uuid, i % 11, i "
-        "FROM generate_series(1, 5000) i"
-    )
-    facts = facts_of(source, "t")
-    (key,) = facts.keys
-    assert key.columns == ("A", "c", "b") and key.provenance == "sample"
-    assert 50 <= len(key.boundaries) <= 100
-    cuts = random_cuts(list(key.boundaries), random.Random(3))
-    got = partition_by_key(source, read_plan(facts), RangeKind.KEYSET, key.columns, cuts)
-    assert sorted(got.column("n").to_pylist()) == list(range(1, 5001))
-
-
-def test_spans_with_ties_gaps_and_nulls(sql, source) -> None:
-    sql.execute("CREATE TABLE t (k bigint, n int NOT NULL)")
-    sql.execute(
-        "INSERT INTO t SELECT case when i % 50 = 0 then null when i < 2500 then 77 "
-        "when i < 4000 then i / 3 else i * 1000000007::bigint end, i "
-        "FROM generate_series(1, 5000) i"
-    )
-    sql.execute("CREATE INDEX ON t (k)")
-    facts = facts_of(source, "t", "k")
-    (key,) = facts.keys
-    assert key.has_nulls and not key.unique
-    cuts = [None, ("77",), ("78",), ("1000",), ("9" * 25,), None]
-    read = read_plan(facts)
-    got = partition_by_key(source, read, RangeKind.SPAN, ("k",), cuts)
-    nulls = read_all(source, read, ChunkRange(kind=RangeKind.NULLS, columns=("k",)))
-    assert nulls.num_rows == 100
-    rows = got.column("n").to_pylist() + nulls.column("n").to_pylist()
-    assert sorted(rows) == list(range(1, 5001))
-
-
 def read_blocks(source: Source, facts: SourceFacts) -> pa.Table:
     tables = []
     for heap in facts.heaps:
@@ -159,23 +91,6 @@ def test_blocks_of_partitions_and_of_inheritance_children(sql, source) -> None:
     assert sorted(got) == sorted([*range(1, 101), *range(51, 151)])
 
 
-def test_whole_is_streamed_in_bounded_pages(sql, source) -> None:
-    sql.execute("CREATE TABLE t (n int NOT NULL)")
-    sql.execute("INSERT INTO t SELECT i FROM generate_series(1, 50000) i")
-    facts = facts_of(source, "t")
-    reader = source.open_chunk(read_plan(facts), ChunkRange(kind=RangeKind.WHOLE), TuningPlan())
-    assert not reader.resumable
-    sizes = []
-    rows: list[int] = []
-    while True:
-        page = reader.read_page(LIMIT)
-        sizes.append(page.batch.num_rows)
-        rows += page.batch.column("n").to_pylist()
-        if page.last:
-            break
-    assert max(sizes) <= 700 and rows == list(range(1, 50001))
-
-
 def test_an_empty_table_and_a_query(sql, source) -> None:
     sql.execute("CREATE TABLE t (n int PRIMARY KEY)")
     facts = facts_of(source, "t")
@@ -197,24 +112,6 @@ def test_an_empty_table_and_a_query(sql, source) -> None:
     got = read_all(source, read, ChunkRange(kind=RangeKind.KEYSET, columns=("k",)))
     assert got.column("k").to_pylist() == list(range(1, 3001))
     assert str(got.column("v")[0]) == "1.500"
-
-
-def test_a_linguistic_collation_orders_pages_and_boundaries(sql, source) -> None:
-    found = sql.execute(
-        "SELECT collname FROM pg_collation WHERE collprovider = 'c' AND collname ~ '^en_'"
-    ).fetchone()
-    if found is None:
-        pytest.skip("this server has no collation but byte order")
-    sql.execute(f'CREATE TABLE t (k text COLLATE "{found[0]}" PRIMARY KEY, n int NOT NULL)')
-    sql.execute(
-        "INSERT INTO t SELECT (case i % 3 when 0 then 'a' when 1 then 'B' else '_é' end) || i, i "
-        "FROM generate_series(1, 5000) i"
-    )
-    sql.execute("ANALYZE t")
-    facts = facts_of(source, "t")
-    cuts = random_cuts(list(facts.keys[0].boundaries), random.Random(5))
-    got = partition_by_key(source, read_plan(facts), RangeKind.KEYSET, ("k",), cuts)
-    assert sorted(got.column("n").to_pylist()) == list(range(1, 5001))
 
 
 def test_a_page_far_over_its_bytes_is_cut_and_continued(sql, source) -> None:
