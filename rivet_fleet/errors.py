@@ -115,6 +115,9 @@ class SourceError(RivetFleetError):
     connected: bool = True
     """False when no connection could be made: nothing was asked of the source, so whatever was
     about to be asked is not to blame."""
+    received_bytes: int = 0
+    """Received in vain of the answer that failed: rows of pages left out, and 0 unless it was
+    far larger than answers are."""
 
 
 class SourceUnavailable(SourceError):

@@ -19,6 +19,10 @@ UNKNOWN = ""
 SERVER = "server"
 """The subject of one server among several that may stand for each other (replicas, failover)."""
 
+INSTANCE = "server's own place"
+"""The subject of a server that has no number: host, port and folder by its own account. Two that
+differ are two servers, or one that has moved; two that are equal may be two all the same."""
+
 
 class BasisKind(Enum):
     """What kind of thing is compared."""
@@ -142,11 +146,12 @@ def resting(
 
 def mark_basis(basis: Iterable[BasisFact], columns: tuple[str, ...]) -> tuple[BasisFact, ...]:
     """What a mark over these columns means: the database it was taken from, and their order. It
-    is stored with the mark, and compared before the mark is continued (ADR 0020)."""
+    is stored with the mark, and compared before the mark is continued (ADR 0020). What proves
+    nothing when it is equal does not say which database it is."""
     kept = [
         fact
         for fact in basis
-        if fact.kind is BasisKind.SOURCE
+        if (fact.kind is BasisKind.SOURCE and fact.subject != INSTANCE)
         or (fact.kind is BasisKind.COLLATION and set(fact.columns) & set(columns))
     ]
     return tuple(sorted(kept, key=lambda one: (one.kind.value, one.subject, one.value)))
@@ -186,7 +191,8 @@ def other_source(planned: Iterable[BasisFact], now: Iterable[BasisFact]) -> str:
 
 
 def _changed(fact: BasisFact, after: str) -> BasisDifference:
-    told = fact.kind in (BasisKind.RELATION, BasisKind.SESSION) or fact.subject == SERVER
+    told = fact.kind in (BasisKind.RELATION, BasisKind.SESSION)
+    told = told or fact.subject in (SERVER, INSTANCE)
     return BasisDifference(
         kind=fact.kind,
         subject=fact.subject,

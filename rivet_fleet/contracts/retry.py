@@ -21,6 +21,8 @@ RETRIES_SAVED_MAX = 30.0
 RETRY_EVERY_S = 1.0
 REREAD_BYTES_PER_RETRY = 64 * 1024 * 1024
 """So many bytes that are read again count as one more retry."""
+ANSWER_BYTES_FREE = 1024 * 1024
+"""So much of one answer that is not rows belongs to its try, and is counted nowhere."""
 RETRY_WAIT_MAX_S = 600.0
 """Nobody waits longer, whatever happened to the state's clock, or however many ask."""
 
@@ -29,6 +31,11 @@ def retry_cost_s(lost_bytes: float) -> float:
     """What one retry takes of the fleet's budget for a source. ``lost_bytes``: received of what
     failed, hence to be read again."""
     return RETRY_EVERY_S * (1.0 + max(0.0, lost_bytes) / REREAD_BYTES_PER_RETRY)
+
+
+def vain_bytes(answer_bytes: int) -> int:
+    """What counts of a failed answer that was not rows: nothing of an ordinary one."""
+    return answer_bytes if answer_bytes > ANSWER_BYTES_FREE else 0
 
 
 def retry_appointment(paid_until_s: float, now_s: float, cost_s: float) -> tuple[float, float]:

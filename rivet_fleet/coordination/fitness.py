@@ -11,11 +11,11 @@ from rivet_fleet.contracts.allowed import Allowed
 from rivet_fleet.contracts.basis import other_source
 from rivet_fleet.contracts.events import EventName
 from rivet_fleet.contracts.identity import CAMPAIGN_OTHER
-from rivet_fleet.contracts.keys import CampaignId
+from rivet_fleet.contracts.keys import CampaignId, RunId
 from rivet_fleet.contracts.parameters import PARAMETER_CHANGED, PARAMETER_MISSING
 from rivet_fleet.contracts.plan import PLAN_VERSION, ExportPlan
 from rivet_fleet.contracts.sealing import KEY_CODES
-from rivet_fleet.contracts.state import JournalFilter, RunView
+from rivet_fleet.contracts.state import JournalFilter
 from rivet_fleet.contracts.task import RunStatus
 from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.errors import (
@@ -127,8 +127,9 @@ def refuse_before_claim(fleet: Fleet, campaign_id: CampaignId) -> None:
         _refuse_plan(fleet, run.plan)
         fleet.destination(run.run_id)
     fleet.drop_sources()
+    # Of one run alone: a claim would tell which is next, and each is probed before its first page.
     for run in open_runs[:1]:
-        _refuse_destination(fleet, run)
+        _refuse_destination(fleet, run.run_id)
 
 
 def _refuse_plan(fleet: Fleet, plan: ExportPlan) -> None:
@@ -146,10 +147,18 @@ def _refuse_plan(fleet: Fleet, plan: ExportPlan) -> None:
         raise unfit(Defect.INSTALLATION, error) from error
 
 
-def _refuse_destination(fleet: Fleet, run: RunView) -> None:
-    """Of one run alone: whatever a host lacks, it lacks for all of them, and a probe costs."""
+def refuse_claimed_destination(fleet: Fleet, run_id: RunId, probed: set[str]) -> None:
+    """Before the first page of a chunk: raises WorkerUnfit for a destination that this process
+    cannot write to. ``probed``: prefixes that it has looked at, each once; a probe costs."""
+    prefix = fleet.planned_run(run_id).plan.destination.prefix
+    if prefix not in probed:
+        _refuse_destination(fleet, run_id)
+        probed.add(prefix)
+
+
+def _refuse_destination(fleet: Fleet, run_id: RunId) -> None:
     try:
-        fleet.destination(run.run_id).check()
+        fleet.destination(run_id).check()
     except DestinationError as error:
         found = unfit_of(error)
         if found is not None:
@@ -206,6 +215,8 @@ def asked_of_source(fleet: Fleet, plan: ExportPlan, error: Exception) -> WorkerU
     except ConfigError as wrong:
         return unfit(Defect.CONFIGURATION, wrong)
     except SourceError as wrong:
+        if isinstance(error, SourceError):
+            error.received_bytes += wrong.received_bytes
         return unfit_of(wrong)
     if not found:
         return None

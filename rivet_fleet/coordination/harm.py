@@ -3,8 +3,6 @@ no delivery waits for it, and whatever fails leaves only a gap in the evidence."
 
 from __future__ import annotations
 
-import contextlib
-
 from rivet_fleet.contracts.keys import RunId
 from rivet_fleet.contracts.state import RunView
 from rivet_fleet.coordination.fleet import Fleet
@@ -12,10 +10,16 @@ from rivet_fleet.errors import SourceError, StateError
 from rivet_fleet.execution.source import Source
 
 
-def look_before(fleet: Fleet, run_id: RunId, source_name: str, source: Source) -> None:
-    """Before the first row that this process reads of a run; only the first look of all counts."""
-    with contextlib.suppress(SourceError, StateError):
+def look_before(fleet: Fleet, run_id: RunId, source_name: str, source: Source) -> int:
+    """Before the first row that this process reads of a run; only the first look of all counts.
+    What was received in vain: bytes."""
+    try:
         fleet.store.note_harm_before(run_id, source_name, source.read_harm())
+    except SourceError as error:
+        return error.received_bytes
+    except StateError:
+        pass
+    return 0
 
 
 def look_after(fleet: Fleet, run: RunView) -> None:

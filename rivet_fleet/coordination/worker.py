@@ -25,6 +25,7 @@ from rivet_fleet.coordination.fitness import (
     asked_of_source,
     asks_source,
     refuse_before_claim,
+    refuse_claimed_destination,
     refuse_full_spool,
     refuse_state,
     tell_unfit,
@@ -35,6 +36,7 @@ from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.coordination.harm import look_before
 from rivet_fleet.coordination.heartbeat import Heartbeat
 from rivet_fleet.coordination.protect import ChunkGuard, Protection
+from rivet_fleet.coordination.publish import Published
 from rivet_fleet.coordination.retries import Retries
 from rivet_fleet.coordination.tend import tend
 from rivet_fleet.errors import (
@@ -83,7 +85,7 @@ class _Pacer:
     retries: Retries
     guard: ChunkGuard | None = None
     paid_bytes: int = 0
-    """Of what was lost, as far as tries have paid for it."""
+    """Of what the chunk's reader lost, as far as tries have paid for it."""
 
     def allowance(self) -> Allowance:
         """What the source's protection leaves to the next page, once it may be read."""
@@ -102,10 +104,10 @@ class _Pacer:
                 break
         self.heartbeat.progressed()
 
-    def retry_in_s(self, wait_s: float, lost_bytes: int) -> float:
+    def retry_in_s(self, wait_s: float, lost_bytes: int, answer_bytes: int = 0) -> float:
         """When the fleet's budget lets the source be tried again."""
         self.paid_bytes += lost_bytes
-        return self.retries.wait_s(self.plan, wait_s, lost_bytes)
+        return self.retries.wait_s(self.plan, wait_s, lost_bytes + answer_bytes)
 
     def retried(self, error: RivetFleetError, attempt: int, wait_s: float) -> None:
         """The source asked for patience. Raises ``error`` when it has had enough."""
@@ -140,12 +142,14 @@ class Worker:
         self._protection = Protection(fleet)
         self._guard: ChunkGuard | None = None
         self._looked_at: set[RunId] = set()
+        self._probed: set[str] = set()
+        """Destinations that this process has written to."""
         self._servos: dict[tuple[RunId, bool], PageServo] = {}
         self._changes_told: set[tuple[RunId, BasisDifference]] = set()
         self._proofs: dict[RunId, PageProofs] = {}
         self._retries = Retries(fleet, campaign_id)
         self._read_bytes = 0
-        """Received of the chunk."""
+        """Received of the chunk, and not paid for by a try."""
         self._outages = 0
         """Chunks given back in a row because the source could not be connected."""
 
@@ -163,7 +167,10 @@ class Worker:
             )
             return self._loop()
         except WorkerUnfit as found:
-            raise tell_unfit(fleet, found) from None
+            tell_unfit(fleet, found)
+            # Its successor claims at once, and asks no budget.
+            self._retries.rest()
+            raise found from None
         except StateRefused as error:
             other = refuse_state(error)
             raise tell_unfit(fleet, other) if other else error from None
@@ -238,13 +245,19 @@ class Worker:
             result = self._extract(claim, plan)
             self._leave_source(plan)
             self._tell_changes(claim, result.told)
-            deliver_chunk(fleet, claim, plan, result)
+            published = deliver_chunk(fleet, claim, plan, result)
             self._outages = 0
             self._retries.answered(plan)
+            if published is Published.REOPENED:
+                self._pay_for_reading(claim)
         except LeaseLost as lost:
             fleet.emit(_chunk_event(fleet, claim, EventName.LEASE_LOST, lost.message))
+            self._pay_for_reading(claim)
         except StopRequested:
             self._give_back(claim, plan)
+            if not fleet.stop.requested:
+                # A pause of the source: this process goes on, and may meet the next one soon.
+                self._pay_for_reading(claim)
         except StateError:
             raise
         except StateTampered:
@@ -267,6 +280,7 @@ class Worker:
 
     def _extract(self, claim: Claim, plan: ExportPlan) -> ExtractResult:
         fleet = self._fleet
+        refuse_claimed_destination(fleet, claim.run_id, self._probed)
         fleet.drop_sources(but=plan.read.source)
         source = fleet.source(plan.read.source, plan.read.source_identity)
         pacer = _Pacer(fleet, self._heartbeat, claim, plan, self._retries)
@@ -278,7 +292,8 @@ class Worker:
         )
         if claim.run_id not in self._looked_at:
             self._looked_at.add(claim.run_id)
-            look_before(fleet, claim.run_id, plan.read.source, source)
+            if vain := look_before(fleet, claim.run_id, plan.read.source, source):
+                pacer.wait(pacer.retry_in_s(0.0, 0, vain))
         guard.pausable = reader.resumable
         if plan.proof is not None:
             proofs = self._proofs.setdefault(claim.run_id, PageProofs(plan.proof.prove))
@@ -384,10 +399,14 @@ class Worker:
         fleet = self._fleet
         plan = fleet.planned_run(claim.run_id).plan
         found = unfit_of(error) or asked_of_source(fleet, plan, error)
+        flooded_bytes = error.received_bytes if isinstance(error, SourceError) else 0
+        self._read_bytes += flooded_bytes
         if found is not None:
             fleet.drop_source(plan.read.source)
             self._release(claim)
-            raise with_others(fleet, plan, found)
+            told = with_others(fleet, plan, found)
+            self._pay_for_reading(claim)
+            raise told
         assert isinstance(error, RivetFleetError)  # every ImportError is a defect of ours
         if asks_source(error) and error.retry is not RetryClass.PERMANENT:
             self._retries.wait_s(plan, 0.0, 0)  # asking took a connection of its own
@@ -395,6 +414,9 @@ class Worker:
         if not outage or error.retry is RetryClass.PERMANENT:
             self._outages = 0
             self._fail(claim, error)
+            if error.retry is RetryClass.PERMANENT and flooded_bytes:
+                # This chunk is not read again; the next one would be answered alike.
+                self._retries.rest_later(plan, 0.0, flooded_bytes)
             return
         self._outages += 1
         fleet.drop_source(plan.read.source)
@@ -402,6 +424,13 @@ class Worker:
         self._release(claim, outage=fleet.redact(message)[:_MESSAGE_MAX])
         wait_s = backoff_s(attempt=self._outages, base_s=_OUTAGE_BACKOFF_S)
         self._retries.rest_later(plan, wait_s, self._read_bytes)
+
+    def _pay_for_reading(self, claim: Claim) -> None:
+        """What was read of a chunk that this process has no more is read again by somebody: the
+        next claim here waits for what that costs. Nothing, where nothing was read."""
+        if self._read_bytes:
+            plan = self._fleet.planned_run(claim.run_id).plan
+            self._retries.rest_later(plan, 0.0, self._read_bytes)
 
     def _fail(self, claim: Claim, error: RivetFleetError) -> None:
         """Spend the attempt. After a commit the fence guard refuses, and that is right: a
@@ -431,10 +460,13 @@ class Worker:
             reach(KillPoint.CHUNK_FAILED)
             if not failure.permanent:
                 self._retries.rest_later(plan, 0.0, self._read_bytes)
-        except LeaseLost:
+        except LeaseLost as lost:
+            said = lost.message
             if isinstance(error, DestinationError):
-                lost = LeaseLost(f"committed, but not published yet: {error.message}")
-            fleet.emit(_chunk_event(fleet, claim, EventName.LEASE_LOST, lost.message))
+                said = f"committed, but not published yet: {error.message}"
+            else:
+                self._pay_for_reading(claim)
+            fleet.emit(_chunk_event(fleet, claim, EventName.LEASE_LOST, said))
 
     def _used_bytes(self) -> int:
         """What the process holds in memory. Near the ceiling the heap's gaps are given back first:

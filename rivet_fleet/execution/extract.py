@@ -48,9 +48,9 @@ class Pacer(Protocol):
         """What the next page may take at most. Called right before every page."""
         ...
 
-    def retry_in_s(self, wait_s: float, lost_bytes: int) -> float:
-        """How long to wait before the next try: at least ``wait_s``. ``lost_bytes`` were received
-        and are read again."""
+    def retry_in_s(self, wait_s: float, lost_bytes: int, answer_bytes: int = 0) -> float:
+        """How long to wait before the next try: at least ``wait_s``. ``lost_bytes`` of rows, and
+        ``answer_bytes`` of other answers, were received and are read again."""
         ...
 
     def retried(self, error: SourceError, attempt: int, wait_s: float) -> None:
@@ -217,7 +217,7 @@ def _rest(
         extra_s=error.extra_delay_s,
         jitter=jitter(),
     )
-    wait_s = pacer.retry_in_s(wait_s, lost_bytes)
+    wait_s = pacer.retry_in_s(wait_s, lost_bytes, error.received_bytes)
     pacer.retried(error, attempt, wait_s)
     pacer.wait(wait_s)
 

@@ -20,6 +20,9 @@ from rivet_fleet.errors import ConfigError, SourceRefused, SourceUnavailable
 
 ANSWER_MAX_S = 5.0
 """A signal that takes longer is no signal."""
+ANSWER_BYTES_MAX = 256 * 1024
+"""Of a database's answer that holds one number: a governor asks again and again, and is charged to
+no budget."""
 _ANSWER_BYTES_MAX = 65_536
 _WIRE_BYTES_MAX = 4 * _ANSWER_BYTES_MAX
 """Of one answer with its head and its framing: a chunk may claim any length, or none."""

@@ -184,7 +184,7 @@ class Pacer:
     def wait(self, seconds: float) -> None:
         """No time passes."""
 
-    def retry_in_s(self, wait_s: float, lost_bytes: int) -> float:
+    def retry_in_s(self, wait_s: float, lost_bytes: int, answer_bytes: int = 0) -> float:
         return wait_s
 
     def retried(self, error: Exception, attempt: int, wait_s: float) -> None:

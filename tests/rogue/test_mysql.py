@@ -14,10 +14,11 @@ from contextlib import closing
 import pytest
 from pymysql import OperationalError
 
+from rivet_fleet.contracts import retry
 from rivet_fleet.contracts.columns import ColumnSpec, ColumnType, TypeKind
 from rivet_fleet.contracts.plan import TuningPlan
 from rivet_fleet.contracts.url import parse_database_url
-from rivet_fleet.errors import RivetFleetError, ValueTooLarge
+from rivet_fleet.errors import RivetFleetError, SourceError, ValueTooLarge
 from rivet_fleet.execution.sources.mysql import liveness
 from rivet_fleet.execution.sources.mysql import session as sessions
 from rivet_fleet.execution.sources.mysql.bounds import COLUMNS_MAX, Bounds
@@ -52,9 +53,10 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(liveness, "ANSWER_BYTES_MAX", ANSWER_BYTES_MAX)
 
 
-def session(port: int) -> Session:
+def session(port: int, most: int | None = None) -> Session:
     url = parse_database_url(f"mysql://reader:{PASSWORD}@127.0.0.1:{port}/shop")
-    return Session(url, tls_mode="disable", tls_ca_file=None, application_name="t")
+    more = {"tls_mode": "disable", "tls_ca_file": None, "application_name": "t"}
+    return Session(url, answer_bytes_max=most, **more)  # type: ignore[arg-type]
 
 
 def use(opened: Session) -> None:
@@ -122,6 +124,19 @@ def test_no_flood_costs_more_than_an_answer_may(phase: str) -> None:
     outcomes = {name: meet(phase, name) for name in sorted(FLOODS)}
     assert not {name: said for name, said in outcomes.items() if said}
     assert memory.grown_mb < GROWN_MB_MAX
+
+
+@pytest.mark.parametrize("most", [None, ANSWER_BYTES_MAX // 4])
+def test_what_a_flood_cost_is_told_to_the_budget(most, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retry, "ANSWER_BYTES_FREE", 1000)
+    with rogue(Script("answer", MESSAGES["rows without end"])) as server:
+        with closing(session(server.port, most)) as opened, pytest.raises(SourceError) as caught:
+            use(opened)
+        assert ANSWER_BYTES_MAX // 8 < caught.value.received_bytes <= (most or ANSWER_BYTES_MAX)
+    with rogue(Script("answer", MESSAGES["an error with escapes, then end"])) as server:
+        with closing(session(server.port)) as opened, pytest.raises(SourceError) as caught:
+            use(opened)
+        assert caught.value.received_bytes == 0, "an ordinary refusal is a try and nothing more"
 
 
 def test_an_answer_has_so_many_columns_and_no_more() -> None:

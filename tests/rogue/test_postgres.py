@@ -64,9 +64,18 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bounds, "HELD_BYTES_MAX", HELD_BYTES_MAX)
 
 
-def session(port: int, mode: str = "disable", login: Login = CAREFUL) -> Session:
+def session(
+    port: int, mode: str = "disable", login: Login = CAREFUL, most: int | None = None
+) -> Session:
     url = parse_database_url(f"postgresql://reader:{PASSWORD}@127.0.0.1:{port}/shop")
-    return Session(url, tls_mode=mode, tls_ca_file=None, application_name="t", login=login)
+    return Session(
+        url,
+        tls_mode=mode,
+        tls_ca_file=None,
+        application_name="t",
+        login=login,
+        answer_bytes_max=most,
+    )
 
 
 def use(opened: Session) -> None:
@@ -130,6 +139,26 @@ def test_no_flood_costs_more_than_an_answer_may(phase: str) -> None:
     outcomes = {name: meet(phase, name) for name in sorted(FLOODS)}
     assert not {name: said for name, said in outcomes.items() if said}
     assert memory.grown_mb < GROWN_MB_MAX
+
+
+@pytest.mark.parametrize("most", [None, ANSWER_BYTES_MAX // 2])
+def test_what_a_flood_cost_is_told_to_the_budget(most, monkeypatch: pytest.MonkeyPatch) -> None:
+    if most:
+        monkeypatch.setattr(bounds, "ANSWER_BYTES_MAX", 16 * ANSWER_BYTES_MAX)
+        monkeypatch.setattr(bounds, "HELD_BYTES_MAX", 1 << 40)
+    with rogue(Script("answer", MESSAGES["rows without end"])) as server:
+        with (
+            closing(session(server.port, most=most)) as opened,
+            pytest.raises(SourceError) as caught,
+        ):
+            use(opened)
+        # What comes between two looks is a receive buffer's.
+        expected = most or ANSWER_BYTES_MAX
+        assert expected < caught.value.received_bytes < expected + 8 * ANSWER_BYTES_MAX
+    with rogue(Script("answer", MESSAGES["an error with escapes, then end"])) as server:
+        with closing(session(server.port)) as opened, pytest.raises(SourceError) as caught:
+            use(opened)
+        assert caught.value.received_bytes == 0, "an ordinary refusal is a try and nothing more"
 
 
 class Thief:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,8 +24,19 @@ from rivet_fleet.contracts.plan import CampaignPlan
 from rivet_fleet.contracts.retry import RETRIES_SAVED_MAX, RETRY_EVERY_S
 from rivet_fleet.contracts.state import JournalFilter
 from rivet_fleet.contracts.url import parse_database_url
-from rivet_fleet.errors import RetryClass, SourceBusy, SourceUnavailable, WorkerUnfit
+from rivet_fleet.coordination.fleet import Fleet
+from rivet_fleet.errors import (
+    DestinationRefused,
+    LeaseLost,
+    RetryClass,
+    SourceBusy,
+    SourceRefused,
+    SourceUnavailable,
+    StopRequested,
+    WorkerUnfit,
+)
 from rivet_fleet.execution.chunkreader import PagedReader
+from rivet_fleet.execution.destination import Presence
 from rivet_fleet.execution.drift import Footing
 from rivet_fleet.execution.registry import open_source
 from tests.property.test_progress import ID, Engine, Row, Statement
@@ -37,6 +49,7 @@ WORKERS = 3
 LASTS_S = 60.0
 REREAD_BYTES = 20
 ROWS, ROW_BYTES = 12, 100
+STATEMENTS_MAX = 2000
 TRIES_MAX = RETRIES_SAVED_MAX + LASTS_S / RETRY_EVERY_S
 
 
@@ -53,6 +66,11 @@ class Broken:
     connections_max: float = 2 * WORKERS + TRIES_MAX
     connections: int = 0
     statements: list[Statement] = field(default_factory=list)
+    behind: Callable[[], None] = lambda: None
+    """Called behind the last page of a chunk."""
+    floods: int = 0
+    flood_bytes: int = 0
+    """What the answer to opening a chunk takes, before it is cut off."""
 
     def connect(self) -> None:
         self.connections += 1
@@ -76,6 +94,8 @@ class BrokenEngine(Engine):
         self.broken = broken
 
     def open_stream(self, *args: Any, **kwargs: Any) -> Statement:
+        if len(self.broken.statements) > STATEMENTS_MAX:
+            pytest.fail("statements without end")
         if self.broken.chance.random() < self.broken.busy:
             raise SourceBusy("not now", retry=RetryClass.TRANSIENT)
         made = super().open_stream(*args, **kwargs)
@@ -88,6 +108,14 @@ class BrokenEngine(Engine):
         self.broken.connect()
 
 
+class BrokenReader(PagedReader):
+    """Of ``BrokenEngine``."""
+
+    def prove(self) -> Any:
+        self._engine.broken.behind()  # type: ignore[attr-defined]
+        return super().prove()
+
+
 class BrokenSource:
     """A ``Source`` as far as a chunk needs one: connected at first use, and until it is closed."""
 
@@ -98,9 +126,14 @@ class BrokenSource:
         if not self.connected:
             self.broken.connect()
         self.connected = True
+        if self.broken.flood_bytes:
+            self.broken.floods += 1
+            error = SourceRefused("larger than any answer may be", retry=RetryClass.PERMANENT)
+            error.received_bytes = self.broken.flood_bytes
+            raise error
         engine = BrokenEngine(self.broken)
         footing = Footing(read, chunk_range, lambda: ())
-        return PagedReader(engine, read, chunk_range, footing, row_bytes_max=tuning.max_row_bytes)
+        return BrokenReader(engine, read, chunk_range, footing, row_bytes_max=tuning.max_row_bytes)
 
     def identify(self) -> tuple[()]:
         if not self.connected:
@@ -193,6 +226,88 @@ def test_a_fleet_tries_a_source_again_by_the_budget_whatever_its_limits(
     # much again is in hand at the end.
     once = 2 * ROWS * ROW_BYTES
     assert broken.received_bytes <= 2 * once + TRIES_MAX * REREAD_BYTES
+
+
+class Refuses:
+    """The campaign's destination, but for one verb."""
+
+    def __init__(self, real: Any, **verbs: Any) -> None:
+        self._real = real
+        vars(self).update(verbs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+
+def unwritable(fleet: Fleet, broken: Broken) -> None:
+    """Its trouble begins when all is read: a process's own, each time."""
+
+    def stage(*_: Any) -> None:
+        raise DestinationRefused("read-only")
+
+    real = fleet.open_destination
+    fleet.open_destination = lambda plan: Refuses(real(plan), stage=stage)  # type: ignore[assignment, return-value]
+
+
+def losing(fleet: Fleet, broken: Broken) -> None:
+    real = fleet.open_destination
+    fleet.open_destination = lambda plan: Refuses(  # type: ignore[assignment, return-value]
+        real(plan), publish=lambda *_: Presence.MISSING
+    )
+
+
+def paused(fleet: Fleet, broken: Broken) -> None:
+    def behind() -> None:
+        raise StopRequested("given back while its source group rests")
+
+    broken.behind = behind
+
+
+def overtaken(fleet: Fleet, broken: Broken) -> None:
+    def behind() -> None:
+        fleet.store.reap_worker(fleet.identity.worker_id, "lease expired")
+        raise LeaseLost("another owner")
+
+    broken.behind = behind
+
+
+def overtaken_and_failing(fleet: Fleet, broken: Broken) -> None:
+    def behind() -> None:
+        fleet.store.reap_worker(fleet.identity.worker_id, "lease expired")
+        raise SourceBusy("not now", retry=RetryClass.TRANSIENT)
+
+    broken.behind = behind
+
+
+@pytest.mark.parametrize("way", [unwritable, losing, paused, overtaken, overtaken_and_failing])
+def test_what_was_read_of_a_chunk_that_goes_back_is_paid_for(
+    way: Callable[[Fleet, Broken], None], tmp_path: Path
+) -> None:
+    """Each read is the chunk's last, as far as the source can tell, and none is delivered."""
+    broken = Broken(random.Random(1), 0.0, 0.0)
+    play_fleet(
+        small_plan(1, 1000, max_retries=0),
+        lambda: BrokenSource(broken),  # type: ignore[arg-type, return-value]
+        tmp_path,
+        workers=1,
+        lasts_s=LASTS_S,
+        change=lambda fleet: way(fleet, broken),
+    )
+    once = ROWS * ROW_BYTES
+    assert 2 * once <= broken.received_bytes <= 2 * once + TRIES_MAX * REREAD_BYTES
+
+
+def test_answers_that_flood_are_paid_for_though_no_chunk_is_tried_again(tmp_path: Path) -> None:
+    chunks = 6 * int(TRIES_MAX)
+    broken = Broken(random.Random(1), 0.0, 0.0, connections_max=9e9, flood_bytes=REREAD_BYTES)
+    play_fleet(
+        small_plan(chunks, 1, max_retries=0),
+        lambda: BrokenSource(broken),  # type: ignore[arg-type, return-value]
+        tmp_path,
+        workers=WORKERS,
+        lasts_s=LASTS_S,
+    )
+    assert WORKERS < broken.floods <= WORKERS + TRIES_MAX
 
 
 def test_the_fleet_says_that_tries_wait_once_for_each_process(tmp_path: Path) -> None:

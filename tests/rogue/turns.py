@@ -10,16 +10,18 @@ import itertools
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from rivet_fleet.contracts.plan import CampaignPlan
-from rivet_fleet.coordination.fleet import FleetSettings
+from rivet_fleet.coordination.fleet import Fleet, FleetSettings
 from rivet_fleet.coordination.heartbeat import Heartbeat, HeartbeatLimits
 from rivet_fleet.coordination.patience import Patience
 from rivet_fleet.coordination.stop import StopFlag
 from rivet_fleet.coordination.worker import Worker
+from rivet_fleet.errors import WorkerUnfit
 from rivet_fleet.execution.source import Source
 from rivet_fleet.persistence.memory import MemoryStore
 from tests.unit.coordination.fleets import make_fleet
@@ -112,8 +114,10 @@ def play_fleet(
     workers: int,
     lasts_s: float,
     hang_timeout_s: float = 900.0,
+    change: Callable[[Fleet], None] | None = None,
 ) -> MemoryStore:
-    """So many workers, each as a process would be, until the campaign or the time is over."""
+    """So many workers, each as a process would be, until the campaign or the time is over.
+    ``change`` sees each fleet first; then an unfit worker's place is filled again at once."""
     turns = Turns(lasts_s)
     store = MemoryStore(turns.now_s)
     store.submit(plan)
@@ -137,9 +141,22 @@ def play_fleet(
         )
         limits = HeartbeatLimits(lease_ttl_s=1e6, hang_timeout_s=1e6)
         beat = Heartbeat(lambda: store, fleet.identity, limits, clock=turns, emit=events)
-        actors.append(Worker(fleet, beat, campaign.campaign_id, spool).run)
+        actors.append(partial(_work, Worker(fleet, beat, campaign.campaign_id, spool), change))
+        if change is not None:
+            change(fleet)
     turns.play(actors)
     return store
+
+
+def _work(worker: Worker, again: object) -> None:
+    """One place of a fleet."""
+    while True:
+        try:
+            worker.run()
+            return
+        except WorkerUnfit:
+            if again is None:
+                raise
 
 
 def tuned(plan: CampaignPlan, **tuning: object) -> CampaignPlan:

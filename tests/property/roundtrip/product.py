@@ -29,7 +29,7 @@ class Impatient:
     def allowance(self) -> Allowance:
         return Allowance()
 
-    def retry_in_s(self, wait_s: float, lost_bytes: int) -> float:
+    def retry_in_s(self, wait_s: float, lost_bytes: int, answer_bytes: int = 0) -> float:
         return wait_s
 
     def retried(self, error: SourceError, attempt: int, wait_s: float) -> None:

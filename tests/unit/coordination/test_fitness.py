@@ -8,9 +8,20 @@ from types import SimpleNamespace
 
 import pytest
 
-from rivet_fleet.contracts.basis import SERVER, UNKNOWN, BasisFact, BasisKind, other_source
+from rivet_fleet.contracts.basis import (
+    INSTANCE,
+    SERVER,
+    UNKNOWN,
+    BasisFact,
+    BasisKind,
+    Consequence,
+    differences,
+    mark_basis,
+    other_source,
+)
 from rivet_fleet.contracts.events import EventName
 from rivet_fleet.contracts.identity import CAMPAIGN_OTHER
+from rivet_fleet.contracts.keys import ChunkRange, RangeKind
 from rivet_fleet.contracts.plan import PLAN_VERSION
 from rivet_fleet.contracts.task import TaskStatus
 from rivet_fleet.coordination import fitness
@@ -112,6 +123,15 @@ def test_another_source_is_told_by_what_it_says_of_itself(now, other) -> None:
     assert bool(other_source([fact("1")], now)) is other
     assert other_source([fact("a", subject=SERVER)], [fact("b", subject=SERVER)])
     assert not other_source([], now)
+
+
+def test_a_place_tells_two_servers_apart_and_says_of_none_who_it_is() -> None:
+    """Two that are equal may be two: no mark is gone on from for it."""
+    planned, now = fact("a:3306 /d, id 1", subject=INSTANCE), fact("b:3306 /d", subject=INSTANCE)
+    assert other_source([planned], [now]) and not other_source([planned], [planned])
+    (told,) = differences([planned], [now], ChunkRange(kind=RangeKind.WHOLE), None)
+    assert told.consequence is Consequence.TOLD, "it may have moved, or a replica taken over"
+    assert mark_basis([planned, fact("1")], ()) == (fact("1"),)
 
 
 class Asked:
@@ -231,6 +251,41 @@ def test_what_is_wrong_before_a_claim_claims_nothing(tmp_path) -> None:
     found = refuses(store, fleet, events, tmp_path, Defect.CONFIGURATION)
     assert "SHOP_URL" in found.message
     assert not [e for e in store.journal(campaign_id=CAMPAIGN) if e.event == "chunk.claimed"]
+
+
+def test_each_destination_is_written_to_before_its_first_page_and_once(tmp_path) -> None:
+    """This host lacks the second one alone; a chunk of the first is another's."""
+    store = open_store(DatabaseClock(), (1, 1))
+    first, second = store.runs(CAMPAIGN)
+    others = store.claim(CAMPAIGN, make_fleet(store, tmp_path, name="other").identity, 30.0)
+    assert others.run_id == first.run_id
+    fleet = make_fleet(store, tmp_path)
+    fleet.open_source = lambda *_: Asked(AssertionError("read for nothing"))
+    real, probed = fleet.open_destination, []
+
+    class Probed:
+        def __init__(self, plan) -> None:
+            self.real, self.name = real(plan), plan.prefix.rpartition("/")[2]
+
+        def __getattr__(self, name):
+            return getattr(self.real, name)
+
+        def check(self) -> None:
+            probed.append(self.name)
+            if self.name == second.export_name:
+                raise DestinationRefused("read-only")
+
+    fleet.open_destination = Probed
+    with pytest.raises(WorkerUnfit) as found:
+        work(store, fleet, tmp_path)
+    assert found.value.code == Defect.DESTINATION.value
+    assert probed == [first.export_name, second.export_name]
+    (task,) = store.tasks(second.run_id)
+    assert (task.status.value, task.attempts) == ("pending", 0)
+    looked_at: set[str] = set()
+    for _ in range(3):
+        fitness.refuse_claimed_destination(fleet, first.run_id, looked_at)
+    assert probed[2:] == [first.export_name], "a probe costs: once for each process"
 
 
 def test_a_plan_of_a_newer_version_is_not_guessed_at(tmp_path) -> None:

@@ -21,7 +21,7 @@ class Pacer:
     def allowance(self) -> Allowance:
         return Allowance()
 
-    def retry_in_s(self, wait_s: float, lost_bytes: int) -> float:
+    def retry_in_s(self, wait_s: float, lost_bytes: int, answer_bytes: int = 0) -> float:
         return wait_s
 
     def retried(self, error, attempt: int, wait_s: float) -> None:

@@ -201,7 +201,7 @@ class Pacer:
         self.log.append("page")
         return Allowance()
 
-    def retry_in_s(self, wait_s: float, lost_bytes: int) -> float:
+    def retry_in_s(self, wait_s: float, lost_bytes: int, answer_bytes: int = 0) -> float:
         return wait_s
 
     def retried(self, error, attempt, wait_s) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from rivet_fleet.contracts.basis import (
+    INSTANCE,
     SERVER,
     UNKNOWN,
     BasisFact,
@@ -43,6 +44,11 @@ def _arm(kind: str, *columns: str) -> str:
     return f"SELECT '{kind}', {', '.join(texts)}"
 
 
+_PLACE_OF_SERVER = _arm(
+    "place", "CONCAT(@@hostname, ':', @@port, ' ', @@datadir, ', id ', @@server_id)"
+)
+# MariaDB's server_uid is no number of a server: it is made of port and hardware address, which
+# containers of different hosts share, and one container changes.
 _PLACE = "WHERE TABLE_SCHEMA = {schema} AND TABLE_NAME = {name}"
 _TABLE = f"""
 {_arm("relation", "TABLE_TYPE", "CREATE_TIME")} FROM information_schema.TABLES {_PLACE}
@@ -154,10 +160,9 @@ class Basis:
         """What is asked of the server and not of a table."""
         server = self._session.server
         roles = server.at_least(mariadb=(10, 0, 5), mysql=(8,))
-        direct = server.proxy is Proxy.DIRECT and not server.mariadb
         arms = []
-        if BasisKind.SOURCE in kinds and direct:
-            arms.append(_arm("source", "@@server_uuid"))
+        if BasisKind.SOURCE in kinds and server.proxy is Proxy.DIRECT:
+            arms.append(_PLACE_OF_SERVER if server.mariadb else _arm("source", "@@server_uuid"))
         if BasisKind.RIGHTS in kinds:
             arms.append(_arm("rights", "CURRENT_USER()", "CURRENT_ROLE()" if roles else "NULL"))
         return arms
@@ -196,6 +201,8 @@ def _facts(found: tuple[Row, ...]) -> tuple[BasisFact, ...]:
             facts.append(_fact(BasisKind.RIGHTS, "the reading user", user))
         elif kind == "source":
             facts.append(_fact(BasisKind.SOURCE, SERVER, subject))
+        elif kind == "place":
+            facts.append(_fact(BasisKind.SOURCE, INSTANCE, subject))
     for name, group in parts.items():
         ordered = sorted(group, key=lambda row: int(row[2]))
         # A prefix is unique in the prefix's order only.

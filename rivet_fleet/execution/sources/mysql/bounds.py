@@ -32,13 +32,19 @@ class Bounds:
     def __init__(self) -> None:
         self.ends_s: float | None = None
         """When (monotonic) the answer must be complete; None: whenever."""
-        self._bytes_left = self._columns_left = self._late_left = 0
+        self._bytes_max = self._bytes_left = self._columns_left = self._late_left = 0
 
     def begin(self, bytes_max: int, within_s: float | None) -> None:
         """A new answer is expected."""
-        self._bytes_left, self._columns_left = bytes_max, COLUMNS_MAX
+        self._bytes_max = self._bytes_left = bytes_max
+        self._columns_left = COLUMNS_MAX
         self._late_left = _LATE_LOOKS_MAX
         self.ends_s = None if within_s is None else time.monotonic() + within_s
+
+    @property
+    def charged_bytes(self) -> int:
+        """What the answer has taken of its allowance so far."""
+        return self._bytes_max - max(0, self._bytes_left)
 
     def charge(self, count: int) -> None:
         """``count`` bytes are about to be read. Raises OperationalError 2020 before they are."""

@@ -89,6 +89,7 @@ def ask(connect: Callable[[], WatchedConnection], thread_id: int) -> Liveness:
         return Liveness.DEAD if unreachable else Liveness.UNKNOWN
     try:
         second.silence_s_max = ASK_MAX_S
+        second.answer_bytes_max = LOGIN_BYTES_MAX
         with second.cursor() as cursor:
             cursor.execute(
                 "SELECT CONNECTION_ID(), p.id IS NOT NULL, p.command, p.state "
@@ -126,6 +127,8 @@ class WatchedConnection(_Connection):
         login_s: float | None = parameters.get("connect_timeout")
         self.silence_s_max: float | None = login_s
         self.liveness: Callable[[], Liveness] | None = None
+        self.answer_bytes_max: int | None = None
+        """Of an answer, where that is less than ``ANSWER_BYTES_MAX``."""
         self.login = login
         self.own_authority = own_authority
         """True when the certificate must be of an authority that the configuration gives."""
@@ -193,7 +196,8 @@ class WatchedConnection(_Connection):
     def _execute_command(self, command: int, sql: Any) -> None:
         # What is left of the answer before is read in here, too.
         if not self._logging_in:
-            self.bounds.begin(ANSWER_BYTES_MAX, self.silence_s_max)
+            most = ANSWER_BYTES_MAX if self.answer_bytes_max is None else self.answer_bytes_max
+            self.bounds.begin(most, self.silence_s_max)
         super()._execute_command(command, sql)  # type: ignore[misc]
 
     def _read_packet(self, packet_type: type[MysqlPacket] = MysqlPacket) -> Any:

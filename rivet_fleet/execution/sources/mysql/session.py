@@ -17,15 +17,16 @@ from typing import Any
 import pymysql
 
 from rivet_fleet.contracts.login import CAREFUL, Login
+from rivet_fleet.contracts.retry import vain_bytes
 from rivet_fleet.contracts.url import DatabaseUrl
-from rivet_fleet.errors import ConfigError
+from rivet_fleet.errors import ConfigError, SourceError
 from rivet_fleet.execution.sources.mysql.border import (
     CLIENT_ERRNOS,
     mysql_errors,
     told,
     translate_connect,
 )
-from rivet_fleet.execution.sources.mysql.bounds import well_formed
+from rivet_fleet.execution.sources.mysql.bounds import LOGIN_BYTES_MAX, well_formed
 from rivet_fleet.execution.sources.mysql.dialect import DEFAULT_PORT, quote_text
 from rivet_fleet.execution.sources.mysql.liveness import ASK_MAX_S, Liveness, WatchedConnection, ask
 from rivet_fleet.execution.sources.mysql.proxies import Proxy, Server, look
@@ -60,8 +61,11 @@ class Session:
         tls_ca_file: str | None,
         application_name: str,
         login: Login = CAREFUL,
+        answer_bytes_max: int | None = None,
     ) -> None:
+        """``answer_bytes_max``: of an answer that is not rows, where less than usual will do."""
         self.url = url
+        self._answer_bytes_max = answer_bytes_max
         self._parameters = {
             **_parameters(url, tls_mode, tls_ca_file, application_name),
             "login": login,
@@ -90,6 +94,7 @@ class Session:
         self._made = {}
         try:
             connection = self._dial(CONNECT_TIMEOUT_S)
+            connection.answer_bytes_max = LOGIN_BYTES_MAX
             if self._server is None:
                 with well_formed():
                     self._server = look(connection)
@@ -98,6 +103,7 @@ class Session:
                     cursor.execute(_OWN_TRANSACTIONS)
                 own_id = connection.own_id
                 connection.liveness = lambda: self._ask(own_id)
+            connection.answer_bytes_max = self._answer_bytes_max
         except (pymysql.MySQLError, ssl.SSLError, ValueError, RuntimeError) as error:
             raise translate_connect(error, self.url) from None
         return connection
@@ -127,7 +133,11 @@ class Session:
         """
         connection = self.connection
         connection.silence_s_max = timeout_s + SILENCE_GRACE_S if timeout_s > 0 else None
-        with mysql_errors(self.url, doing, subject=subject), self._in_step():
+        with (
+            _weighed(connection),
+            mysql_errors(self.url, doing, subject=subject),
+            self._in_step(),
+        ):
             if self.server.proxy is Proxy.DIRECT:
                 self._make(connection, settings)
                 with _one_snapshot(connection) if snapshot else contextlib.nullcontext():
@@ -166,6 +176,16 @@ class Session:
         if self._connection is not None:
             self._connection.drop()
             self._connection = None
+
+
+@contextlib.contextmanager
+def _weighed(connection: WatchedConnection) -> Iterator[None]:
+    """An error of ours tells what was received in vain."""
+    try:
+        yield
+    except SourceError as error:
+        error.received_bytes = vain_bytes(connection.bounds.charged_bytes)
+        raise
 
 
 _SNAPSHOT = (

@@ -11,7 +11,13 @@ from typing import Any
 from rivet_fleet.contracts.login import CAREFUL, Login
 from rivet_fleet.contracts.url import DatabaseUrl
 from rivet_fleet.errors import SourceRefused
-from rivet_fleet.execution.signals import ANSWER_MAX_S, SignalSpec, one_number, unknown_signal
+from rivet_fleet.execution.signals import (
+    ANSWER_BYTES_MAX,
+    ANSWER_MAX_S,
+    SignalSpec,
+    one_number,
+    unknown_signal,
+)
 from rivet_fleet.execution.sources.mysql.border import told
 from rivet_fleet.execution.sources.mysql.session import Session
 from rivet_fleet.execution.sources.mysql.statements import bare_query, from_item
@@ -139,5 +145,6 @@ def open_signals(
             tls_ca_file=tls_ca_file,
             application_name=application_name,
             login=login,
+            answer_bytes_max=ANSWER_BYTES_MAX,
         )
     )

@@ -39,6 +39,8 @@ class Bounds:
         self._bytes_max = ANSWER_BYTES_MAX if bytes_max is None else bytes_max
         self._late_left = _LATE_LOOKS_MAX
         self._before_bytes: int | None = None
+        self.received_bytes = 0
+        """Of the answer, when it was last looked at; the first block left out."""
         self._held_before_bytes = 0
         self._looked_at_bytes = 0
 
@@ -49,7 +51,7 @@ class Bounds:
         if self._before_bytes is None:
             # The first look is behind the first block, which a receive buffer bounds.
             self._before_bytes = received
-        grown = received - self._before_bytes
+        grown = self.received_bytes = received - self._before_bytes
         if grown > self._bytes_max:
             raise psycopg.DataError("the server's answer is larger than any may be")
         if grown - self._looked_at_bytes > _HELD_EVERY_BYTES:

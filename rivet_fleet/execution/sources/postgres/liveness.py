@@ -73,6 +73,7 @@ def ask(parameters: dict[str, Any], backend_pid: int) -> Liveness:
     try:
         with WatchedConnection.connect(**{**parameters, "connect_timeout": ASK_MAX_S}) as second:
             second.silence_s_max = ASK_MAX_S
+            second.answer_bytes_max = LOGIN_BYTES_MAX
             answer = second.execute(in_own_level(query))
             answer.nextset()
             row = answer.fetchone()
@@ -97,6 +98,10 @@ class WatchedConnection(psycopg.Connection[tuple[Any, ...]]):
 
     silence_s_max: float | None = None
     liveness: Callable[[], Liveness] | None = None
+    answer_bytes_max: int | None = None
+    """Of an answer, where that is less than usual."""
+    answer: Bounds | None = None
+    """Of what was last asked."""
 
     @classmethod
     def _connect_gen(cls, *arguments: Any, **options: Any) -> Generator[Any, Any, Any]:
@@ -129,7 +134,8 @@ class WatchedConnection(psycopg.Connection[tuple[Any, ...]]):
 
     def expect_answer(self) -> Bounds:
         """The bounds of an answer that begins now."""
-        return Bounds(self.pgconn.socket, self.silence_s_max)
+        self.answer = Bounds(self.pgconn.socket, self.silence_s_max, self.answer_bytes_max)
+        return self.answer
 
     def wait_readable(self, bounds: Bounds | None = None) -> None:
         """Wait for bytes; the caller then consumes them. ``bounds``: of the answer, where libpq

@@ -17,9 +17,11 @@ import psycopg
 from psycopg import Cursor
 
 from rivet_fleet.contracts.login import CAREFUL, Login
+from rivet_fleet.contracts.retry import vain_bytes
 from rivet_fleet.contracts.url import DatabaseUrl
-from rivet_fleet.errors import ConfigError
+from rivet_fleet.errors import ConfigError, SourceError
 from rivet_fleet.execution.sources.postgres.border import postgres_errors, translate_connect
+from rivet_fleet.execution.sources.postgres.bounds import LOGIN_BYTES_MAX
 from rivet_fleet.execution.sources.postgres.dialect import DEFAULT_PORT, OWN_PATH, quote_literal
 from rivet_fleet.execution.sources.postgres.liveness import (
     Liveness,
@@ -89,10 +91,13 @@ class Session:
         tls_ca_file: str | None,
         application_name: str,
         login: Login = CAREFUL,
+        answer_bytes_max: int | None = None,
     ) -> None:
+        """``answer_bytes_max``: of an answer that is not rows, where less than usual will do."""
         if tls_mode is not None and tls_mode not in _TLS_MODES:
             raise ConfigError(f"tls.mode {tls_mode!r}: expected one of {', '.join(_TLS_MODES)}")
         self.url = url
+        self._answer_bytes_max = answer_bytes_max
         self._parameters = _parameters(url, tls_mode, tls_ca_file)
         self._parameters |= _careful(self._parameters, url, login)
         named = "application_name" in self._parameters
@@ -123,7 +128,9 @@ class Session:
         backend_pid = connection.info.backend_pid
         self._measured_until_s = 0.0
         self._own, self._plain_strings = (), connection.info.parameter_status(PLAIN_STRINGS)
+        connection.answer_bytes_max = LOGIN_BYTES_MAX
         self._pooled = self._introduce(connection, backend_pid)
+        connection.answer_bytes_max = self._answer_bytes_max
         connection.liveness = lambda: self._ask(backend_pid)
         if not self._pooled:
             # Only what asks for it by name: a page's statement is never the same again.
@@ -226,7 +233,7 @@ class Session:
         self._allow_silence(connection, timeout_s)
         if self._pooled and self._name is not None:
             settings = (*settings, ("application_name", self._name))
-        with postgres_errors(self.url, doing):
+        with _weighed(connection), postgres_errors(self.url, doing):
             try:
                 connection.execute(self.begin(settings, snapshot=snapshot).encode())
                 cursor = _OneStatement(connection) if self.undoing else connection.cursor()
@@ -240,7 +247,7 @@ class Session:
     def alone(self, *, doing: str, timeout_s: float) -> Iterator[None]:
         """For one query that begins and ends its own transaction. Raises as ``transaction``."""
         self._allow_silence(self.connection, timeout_s)
-        with postgres_errors(self.url, doing):
+        with _weighed(self.connection), postgres_errors(self.url, doing):
             yield
 
     @property
@@ -281,6 +288,17 @@ class Session:
             with contextlib.suppress(psycopg.Error):
                 self._connection.close()
             self._connection = None
+
+
+@contextlib.contextmanager
+def _weighed(connection: WatchedConnection) -> Iterator[None]:
+    """An error of ours tells what was received in vain."""
+    try:
+        yield
+    except SourceError as error:
+        if connection.answer is not None:
+            error.received_bytes = vain_bytes(connection.answer.received_bytes)
+        raise
 
 
 def answers_within_s(timeout_s: float) -> float | None:

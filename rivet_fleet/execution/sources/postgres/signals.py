@@ -9,7 +9,13 @@ from __future__ import annotations
 from rivet_fleet.contracts.login import CAREFUL, Login
 from rivet_fleet.contracts.url import DatabaseUrl
 from rivet_fleet.errors import SourceRefused
-from rivet_fleet.execution.signals import ANSWER_MAX_S, SignalSpec, one_number, unknown_signal
+from rivet_fleet.execution.signals import (
+    ANSWER_BYTES_MAX,
+    ANSWER_MAX_S,
+    SignalSpec,
+    one_number,
+    unknown_signal,
+)
 from rivet_fleet.execution.sources.postgres.dialect import OWN_PATH
 from rivet_fleet.execution.sources.postgres.querysession import PLAIN_STRINGS
 from rivet_fleet.execution.sources.postgres.session import Session, Settings
@@ -121,5 +127,6 @@ def open_signals(
             tls_ca_file=tls_ca_file,
             application_name=application_name,
             login=login,
+            answer_bytes_max=ANSWER_BYTES_MAX,
         )
     )
