@@ -16,9 +16,12 @@ import pytest
 
 from rivet_fleet.contracts import basis
 from rivet_fleet.contracts.basis import (
+    INSTANCE,
+    SERVER,
     BasisKind,
     Consequence,
     mark_basis,
+    other_source,
     resting,
 )
 from rivet_fleet.contracts.facts import FactsRequest, SourceFacts
@@ -155,6 +158,22 @@ def test_a_mark_means_the_order_it_was_taken_in(sql, source) -> None:
     sql.execute(GENERAL)
     assert mark_basis(facts_of(source, "t").basis, ("k",)) != taken
     assert mark_basis(facts_of(source, "t").basis, ("id",)) == number
+
+
+def test_another_server_is_seen_and_no_mark_rests_on_a_place(sql, source) -> None:
+    """Both lines say enough of themselves; what MariaDB says names a place and not a source."""
+    facts = facts_of(source, "t")
+    (own,) = [fact for fact in facts.basis if fact.kind is BasisKind.SOURCE]
+    assert source.identify() == (own,)
+    assert own.subject == (INSTANCE if sql.mariadb else SERVER)
+    assert any(fact.subject == own.subject for fact in mark_basis(facts.basis, ())) is (
+        not sql.mariadb
+    )
+    elsewhere = replace(own, value=f"{own.value}1")
+    read = replace(planned(facts, ALL), basis=(elsewhere,))
+    assert other_source(read.basis, source.identify())
+    (told,) = source.open_chunk(read, ALL, TuningPlan()).prove()
+    assert (told.subject, told.consequence) == (own.subject, Consequence.TOLD)
 
 
 def test_without_the_comparison_rows_are_doubled(sql, source, monkeypatch) -> None:
