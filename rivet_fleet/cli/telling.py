@@ -21,6 +21,7 @@ from rivet_fleet.cli.session import (
 )
 from rivet_fleet.contracts.codec import dumps, to_plain
 from rivet_fleet.contracts.events import EventName
+from rivet_fleet.contracts.identity import CAMPAIGN_OTHER
 from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.contracts.state import JournalEntry, JournalFilter
 from rivet_fleet.coordination.campaign_lookup import find_campaign
@@ -77,9 +78,9 @@ def metrics(
         name = session.loaded.campaign_name
         try:
             view = find_campaign(fleet, session.loaded, wanted_campaign(session, campaign_id))
-        except StateRefused:
+        except StateRefused as refused:
             # A collector that is there before the first campaign sees no series, not a failure.
-            if prometheus and campaign_id is None:
+            if prometheus and campaign_id is None and refused.code != CAMPAIGN_OTHER:
                 return 0
             raise
         report = read_metrics(fleet, view, export_name=export_name, last=last)
@@ -89,7 +90,7 @@ def metrics(
     if as_json:
         say(dumps(redact_plain(to_plain(report), hide)), as_json=True)
     elif prometheus:
-        say(prometheus_text(name, report.now, report.ended), nl=False)
+        say(prometheus_text(session.namespace, name, report.now, report.ended), nl=False)
     else:
         head = f"Campaign {name} ({report.campaign_id}): {report.campaign_status}"
         counted = harm_lines(report.harm, hide)

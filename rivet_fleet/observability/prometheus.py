@@ -1,8 +1,9 @@
 """Metrics in the Prometheus text format, version 0.0.4 ("Exposition formats" in its manual).
 
-For a textfile collector or a scrape job that runs the command. Labels are the campaign's and the
-export's names, never ids: a series lives as long as its export. Names and labels may be added to,
-never renamed. Pure.
+For a textfile collector or a scrape job that runs the command. Labels are the namespace (as
+``state_namespace``: a scrape job in Kubernetes brings a ``namespace`` of its own), the campaign's
+and the export's names, never ids: a series lives as long as its export. Names and labels may be
+added to, never renamed. Pure.
 """
 
 from __future__ import annotations
@@ -37,11 +38,11 @@ class _Family:
 
 
 def prometheus_text(
-    campaign_name: str, now: CampaignMetrics | None, ended: Sequence[EndedRun]
+    namespace: str, campaign_name: str, now: CampaignMetrics | None, ended: Sequence[EndedRun]
 ) -> str:
     """The exposition. ``now`` is the active or newest campaign; of ``ended`` the newest run of
     each export counts. Everything is a gauge: a state database can be reset."""
-    whose = {"campaign": campaign_name}
+    whose = {"state_namespace": namespace, "campaign": campaign_name}
     families = [*_ended_families(whose, ended)]
     if now is not None:
         families = [*_export_families(whose, now), *_fleet_families(whose, now), *families]

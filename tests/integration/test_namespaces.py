@@ -86,7 +86,8 @@ def test_a_path_is_no_name_where_hosts_share_a_state(
     a = team(tmp_path / "etc", shop, database, "shop")
     b = Desk(folder=a.folder, environment={**a.environment, "SHOP_URL": database})
     a.cli("submit", *NIGHTLY)
-    for verb in (("run",), ("cancel", *NIGHTLY), ("state", "reset", "-e", "orders")):
+    looks = (("metrics", "--prometheus"), ("state", "reset", "-e", "orders"))
+    for verb in (("run",), ("cancel", *NIGHTLY), *looks):
         told = b.refused(*verb, code=1, named=database.rpartition("/")[2], hint="{namespace: …}")
         assert told["code"] == CAMPAIGN_OTHER
     told = b.refused("worker", code=9, named="belongs to another", hint="environment of the")

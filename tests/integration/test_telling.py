@@ -79,6 +79,7 @@ def test_the_exposition_is_read_by_prometheus_own_parser(desk: Desk) -> None:
     }
     campaigns = {s.labels["campaign"] for family in families for s in family.samples}
     assert campaigns == {'night "shift"'}
+    assert {s.labels["state_namespace"] for f in families for s in f.samples} == {"default"}
     for name, about, value in (
         ("run_rows", None, 400),
         ("run_chunks", "completed", 4),
