@@ -223,15 +223,20 @@ def _parse_params(params: tuple[str, ...]) -> dict[str, str]:
 
 @contextmanager
 def fleet_of(
-    session: Session, name: str, *, migrate: bool = False, begins: bool = False
+    session: Session,
+    name: str,
+    *,
+    migrate: bool = False,
+    begins: bool = False,
+    for_all: bool = False,
 ) -> Iterator[Fleet]:
     """An open fleet for the length of a command. ``begins``: it may be the first of all, and
     makes the state; every other command refuses where there is none. ``migrate``: it goes on with
-    what an older program began. Whoever only looks or operates changes no schema under others.
-    Raises StateRefused."""
+    what an older program began; ``for_all``: where other namespaces are, too. Whoever only looks or
+    operates changes no schema under others. Raises StateRefused."""
     options = process_options(session, name)
     if begins:
-        fleet = wiring.open_fleet(session.loaded, options, migrate=True)
+        fleet = wiring.open_fleet(session.loaded, options, migrate=True, for_all=for_all)
     else:
         fleet = wiring.open_existing_fleet(session.loaded, options, migrate=migrate)
     try:

@@ -145,10 +145,11 @@ def migrate(config: Path, params: tuple[str, ...], state_url: str | None) -> int
     """Bring the state database to this program's schema version.
 
     A SQLite file is copied first, to `<name>.before-<version>`. Of a PostgreSQL database take a
-    dump before: that is its operator's. Refused while an older program still works with it.
+    dump before: that is its operator's. Refused while an older program still works with it. It
+    is every namespace's database: programs of the older version are refused from then on.
     """
     session = start(config, params, state_url, quiet=True, needs_namespace=False)
-    with fleet_of(session, "state", begins=True) as fleet:
+    with fleet_of(session, "state", begins=True, for_all=True) as fleet:
         fleet.store.check_version()
     say("the state database has this program's schema version")
     return 0

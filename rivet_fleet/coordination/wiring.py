@@ -150,14 +150,16 @@ def open_fleet(
     options: ProcessOptions,
     *,
     migrate: bool,
+    for_all: bool = False,
     wait_s: float = 0.0,
     create: bool = True,
 ) -> Fleet:
     """Store, clock, events and identity of one process.
 
     ``migrate``: bring the state schema to this program's version first (what begins or continues
-    a campaign does, and an operator who asks for it; nobody else). ``wait_s``: how long the state
-    database may be away, and, where it is not migrated, of no or of an older version.
+    a campaign does, and an operator who asks for it, ``for_all`` namespaces; nobody else).
+    ``wait_s``: how long the state database may be away, and, where it is not migrated, of no or of
+    an older version.
     ``create``: whether a destination that is not there is made.
     Raises StateRefused, StateUnavailable.
     """
@@ -179,7 +181,9 @@ def open_fleet(
     try:
         opening.call(
             "open the state",
-            store.migrate if migrate else lambda: _await_version(store, clock, wait_s),
+            lambda: (
+                store.migrate(for_all=for_all) if migrate else _await_version(store, clock, wait_s)
+            ),
         )
     except BaseException:
         store.close()

@@ -28,7 +28,7 @@ from rivet_fleet.persistence.memory_views import MemoryViews, synchronized
 class MemoryStore(MemoryBudgets, MemoryFinish, MemoryViews):
     """``Store`` in one process. ``clock`` is the database's clock: epoch seconds."""
 
-    def migrate(self) -> None:
+    def migrate(self, *, for_all: bool = False) -> None:
         """Nothing to do."""
 
     def check_version(self) -> None:

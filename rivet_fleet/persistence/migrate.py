@@ -21,6 +21,7 @@ SCHEMA_OLD = "RIVET_STATE_SCHEMA_OLD"
 MOVED_TO = "moved_to"
 """The key of ``fleet_meta`` that says where the state of a file is now."""
 QUIET_S = 60.0
+_NAMESPACES_SINCE = "0007"
 _LIVE = """
 SELECT name, pid, host_id FROM worker
 WHERE ended_at_s IS NULL AND heartbeat_at_s >= NOW_S - :quiet_s WITHIN ORDER BY name
@@ -32,12 +33,14 @@ WHERE status = 'running' AND lease_expires_at_s >= NOW_S WITHIN
 _SCRIPTS = Path(__file__).parent / "migrations"
 
 
-def migrate(database: Database) -> None:
+def migrate(database: Database, *, for_all: bool = False) -> None:
     """Create or upgrade the schema. Any number of processes may call it at once: they queue.
 
-    A file is copied before it is upgraded; a server's dump is its operator's. Raises
+    A file is copied before it is upgraded; a server's dump is its operator's. ``for_all``: an
+    operator's word that other namespaces' programs are to know the new one, too. Raises
     StateRefused, and changes nothing, when the schema is newer than the program, when programs
-    of an older one still work with it, when no copy can be kept, and for a state that was moved.
+    of an older one still work with it, when others use it and nobody speaks for all, when no
+    copy can be kept, and for a state that was moved.
     """
     with database.migrating() as connection:
         stored = stored_version(connection)
@@ -49,6 +52,8 @@ def migrate(database: Database) -> None:
             create(connection)
             return
         refuse_live(connection, database.dialect)
+        if not for_all:
+            _refuse_others(connection, database, stored)
         database.dialect.keep_copy(SCHEMA_VERSION)
         upgrade(connection)
 
@@ -70,6 +75,22 @@ def refuse_live(connection: Connection, dialect: Dialect, namespace: str | None 
             hint=f"nothing was changed: stop them first; one that was killed is forgotten "
             f"{QUIET_S:.0f} s after its last heartbeat, or when its lease ends",
             code="RIVET_STATE_IN_USE",
+        )
+
+
+def _refuse_others(connection: Connection, database: Database, stored: str) -> None:
+    """Raise StateRefused where another namespace has campaigns, without naming it (N6): its
+    programs would be refused from then on, at a moment that another team chose."""
+    if database.dialect.one_host or stored < _NAMESPACES_SINCE:
+        return
+    tx = Transaction(connection, database.dialect, database.namespace)
+    if tx.scalar("SELECT count(*) FROM campaign WHERE namespace <> :namespace"):
+        raise StateRefused(
+            f"state database {database.dialect.target} has schema version {stored}, this program "
+            f"needs version {SCHEMA_VERSION}, and another namespace uses it, too",
+            hint="nothing was changed; when every team's programs know that version, "
+            "`rivet-fleet state migrate` brings it there for all",
+            code=SCHEMA_OLD,
         )
 
 

@@ -58,9 +58,9 @@ class SqlStore(
         """See ``Store.shared``."""
         return not self._db.dialect.one_host
 
-    def migrate(self) -> None:
+    def migrate(self, *, for_all: bool = False) -> None:
         """See ``Store.migrate``."""
-        migrate(self._db)
+        migrate(self._db, for_all=for_all)
 
     def check_version(self) -> None:
         """See ``Store.check_version``."""

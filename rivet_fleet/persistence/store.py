@@ -62,9 +62,10 @@ class Store(Protocol):
         ...
 
     # -- schema ---------------------------------------------------------------------------
-    def migrate(self) -> None:
-        """Bring the schema to this program's version; safe when many start at once.
-        Raises StateRefused when the schema is newer than the program."""
+    def migrate(self, *, for_all: bool = False) -> None:
+        """Bring the schema to this program's version; safe when many start at once. ``for_all``:
+        other namespaces' programs, too. Raises StateRefused when the schema is newer than the
+        program, and while others live by an older one."""
         ...
 
     def check_version(self) -> None:

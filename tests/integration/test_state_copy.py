@@ -17,7 +17,7 @@ from rivet_fleet.persistence.open import open_store
 from rivet_fleet.persistence.sql_store import SqlStore
 from tests.campaigns import campaign_plan
 from tests.conformance.test_store_marks import bound_run, finish, stored
-from tests.integration.fleet_cli import run_sqlite
+from tests.integration.fleet_cli import Desk, fleet_yaml, run_sqlite
 from tests.stores import SqlBackend, identity
 
 C9 = CampaignId("c9")
@@ -150,3 +150,26 @@ def test_nothing_is_migrated_without_a_copy(tmp_path: Path) -> None:
         store.migrate()
     assert run_sqlite(path, "SELECT version_num FROM rivet_fleet_version") == [("0004",)]
     store.close()
+
+
+def test_a_shared_schema_is_migrated_by_a_word_for_all(tmp_path: Path, database: str) -> None:
+    """One team's new program does not end the other teams' (N6)."""
+    old(database, "0008").close()
+    theirs = open_store(database, namespace="team-b")
+    assert isinstance(theirs, SqlStore)
+    with theirs._db.migrating() as connection:
+        connection.exec_driver_sql(
+            "INSERT INTO campaign (campaign_id, campaign_name, config_digest, config_path, status, "
+            "created_at_s, namespace) VALUES ('c@team-b', 'c', 'd', 'p', 'completed', 1, 'team-b')"
+        )
+    state = {"RIVET_FLEET_STATE_URL": database, "RIVET_FLEET_NAMESPACE": "team-a"}
+    desk = Desk(folder=tmp_path, environment=state)
+    desk.write(fleet_yaml())
+    for verb in ("submit", "resume"):
+        told = desk.refused(verb, code=1, named="another namespace uses it", hint="state migrate")
+        assert told["code"] == migrate.SCHEMA_OLD and "team-b" not in str(told)
+    with pytest.raises(StateRefused, match="version 0008"):
+        theirs.check_version()
+    desk.cli("state", "migrate")
+    theirs.check_version()
+    theirs.close()
