@@ -75,6 +75,9 @@ class RivetFleetError(Exception):
     retry: RetryClass = RetryClass.PERMANENT
     code_default: str | None = None
     """The code of errors that were raised without one."""
+    received_bytes: int = 0
+    """Received in vain of a source's answers that this came of: rows of pages left out, and 0
+    unless they were far larger than answers are."""
 
     def __init__(
         self,
@@ -115,9 +118,6 @@ class SourceError(RivetFleetError):
     connected: bool = True
     """False when no connection could be made: nothing was asked of the source, so whatever was
     about to be asked is not to blame."""
-    received_bytes: int = 0
-    """Received in vain of the answer that failed: rows of pages left out, and 0 unless it was
-    far larger than answers are."""
 
 
 class SourceUnavailable(SourceError):

@@ -115,9 +115,10 @@ def unfit_of(error: Exception) -> WorkerUnfit | None:
     return None if defect is None else unfit(defect, error)
 
 
-def refuse_before_claim(fleet: Fleet, campaign_id: CampaignId) -> None:
+def refuse_before_claim(fleet: Fleet, campaign_id: CampaignId, probed: set[str]) -> None:
     """What can be seen without a chunk: raises WorkerUnfit for a plan of a newer version, a source
     that this process does not have or has otherwise, and a destination that is not there.
+    ``probed``: see ``refuse_claimed_destination``.
 
     Connects to no source and creates no folder.
     """
@@ -127,9 +128,9 @@ def refuse_before_claim(fleet: Fleet, campaign_id: CampaignId) -> None:
         _refuse_plan(fleet, run.plan)
         fleet.destination(run.run_id)
     fleet.drop_sources()
-    # Of one run alone: a claim would tell which is next, and each is probed before its first page.
+    # Of one run alone: a probe costs, and a claim tells whose destination is needed next.
     for run in open_runs[:1]:
-        _refuse_destination(fleet, run.run_id)
+        refuse_claimed_destination(fleet, run.run_id, probed)
 
 
 def _refuse_plan(fleet: Fleet, plan: ExportPlan) -> None:
@@ -215,7 +216,7 @@ def asked_of_source(fleet: Fleet, plan: ExportPlan, error: Exception) -> WorkerU
     except ConfigError as wrong:
         return unfit(Defect.CONFIGURATION, wrong)
     except SourceError as wrong:
-        if isinstance(error, SourceError):
+        if isinstance(error, RivetFleetError):
             error.received_bytes += wrong.received_bytes
         return unfit_of(wrong)
     if not found:

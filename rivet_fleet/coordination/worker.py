@@ -158,7 +158,7 @@ class Worker:
         for what this process lacks: told, and no chunk's fault (ADR 0023)."""
         fleet = self._fleet
         try:
-            refuse_before_claim(fleet, self._campaign_id)
+            refuse_before_claim(fleet, self._campaign_id, self._probed)
             fleet.tell(
                 EventName.WORKER_STARTED,
                 pid=os.getpid(),
@@ -399,7 +399,7 @@ class Worker:
         fleet = self._fleet
         plan = fleet.planned_run(claim.run_id).plan
         found = unfit_of(error) or asked_of_source(fleet, plan, error)
-        flooded_bytes = error.received_bytes if isinstance(error, SourceError) else 0
+        flooded_bytes = error.received_bytes if isinstance(error, RivetFleetError) else 0
         self._read_bytes += flooded_bytes
         if found is not None:
             fleet.drop_source(plan.read.source)

@@ -29,6 +29,7 @@ from rivet_fleet.errors import (
     DestinationRefused,
     LeaseLost,
     RetryClass,
+    SchemaDrift,
     SourceBusy,
     SourceRefused,
     SourceUnavailable,
@@ -69,6 +70,8 @@ class Broken:
     behind: Callable[[], None] = lambda: None
     """Called behind the last page of a chunk."""
     floods: int = 0
+    known: bool = False
+    """Whether a chunk is refused plainly, and only who asks for the source is flooded."""
     flood_bytes: int = 0
     """What the answer to opening a chunk takes, before it is cut off."""
 
@@ -80,6 +83,12 @@ class Broken:
             error = SourceUnavailable("nobody answers", retry=RetryClass.RECONNECT)
             error.connected = False
             raise error
+
+    def flood(self) -> None:
+        self.floods += 1
+        error = SourceRefused("larger than any answer may be", retry=RetryClass.PERMANENT)
+        error.received_bytes = self.flood_bytes
+        raise error
 
     @property
     def received_bytes(self) -> int:
@@ -127,10 +136,9 @@ class BrokenSource:
             self.broken.connect()
         self.connected = True
         if self.broken.flood_bytes:
-            self.broken.floods += 1
-            error = SourceRefused("larger than any answer may be", retry=RetryClass.PERMANENT)
-            error.received_bytes = self.broken.flood_bytes
-            raise error
+            if self.broken.known:
+                raise SchemaDrift("another column")
+            self.broken.flood()
         engine = BrokenEngine(self.broken)
         footing = Footing(read, chunk_range, lambda: ())
         return BrokenReader(engine, read, chunk_range, footing, row_bytes_max=tuning.max_row_bytes)
@@ -139,6 +147,8 @@ class BrokenSource:
         if not self.connected:
             self.broken.connect()
         self.connected = True
+        if self.broken.known:
+            self.broken.flood()
         return ()
 
     def read_harm(self) -> Any:
@@ -297,9 +307,13 @@ def test_what_was_read_of_a_chunk_that_goes_back_is_paid_for(
     assert 2 * once <= broken.received_bytes <= 2 * once + TRIES_MAX * REREAD_BYTES
 
 
-def test_answers_that_flood_are_paid_for_though_no_chunk_is_tried_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("known", [False, True])
+def test_answers_that_flood_are_paid_for_though_no_chunk_is_tried_again(
+    known: bool, tmp_path: Path
+) -> None:
     chunks = 6 * int(TRIES_MAX)
     broken = Broken(random.Random(1), 0.0, 0.0, connections_max=9e9, flood_bytes=REREAD_BYTES)
+    broken.known = known
     play_fleet(
         small_plan(chunks, 1, max_retries=0),
         lambda: BrokenSource(broken),  # type: ignore[arg-type, return-value]

@@ -295,7 +295,7 @@ def test_a_plan_of_a_newer_version_is_not_guessed_at(tmp_path) -> None:
     store = MemoryStore(DatabaseClock())
     store.submit(replace(plan, runs=(newer,)))
     with pytest.raises(WorkerUnfit) as found:
-        refuse_before_claim(make_fleet(store, tmp_path), CAMPAIGN)
+        refuse_before_claim(make_fleet(store, tmp_path), CAMPAIGN, set())
     assert found.value.code == Defect.VERSION.value
 
 
