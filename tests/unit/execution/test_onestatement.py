@@ -26,8 +26,11 @@ BOTH = [
     ("select '/*' ; -- */", "select '/*'"),
     ('select ";" ;', 'select ";"'),
     ("select (1), ')' ;", "select (1), ')'"),
+    ("\v select 1;\f\v\t ;", "select 1"),
 ]
 POSTGRES = [
+    (r"select e'\'; -- ';", r"select e'\'; -- '"),
+    (r"select E'a''\'; -- ' ;", r"select E'a''\'; -- '"),
     ("select 1; /* a /* b */ ; c */", "select 1"),
     ("select $$;$$ ;", "select $$;$$"),
     ("select $a$ $$; $b$ $a$ ;", "select $a$ $$; $b$ $a$"),
@@ -45,6 +48,10 @@ POSTGRES = [
     ("select 5 --2;", "select 5 --2;"),
 ]
 MYSQL = [
+    ("select 1; --", "select 1"),
+    ("select 1; --\tx; y", "select 1"),
+    ("select 1; --\x7f', \x01", "select 1"),
+    ('select /*+ BKA("t*") */ 1 ;', 'select /*+ BKA("t*") */ 1'),
     ("select 1; # the end", "select 1"),
     ("select 1; # a; b\n -- c\n", "select 1"),
     ("select 5--2;", "select 5--2"),
@@ -69,8 +76,13 @@ REFUSED_BOTH = [
     ("select 'a", "opens ', which nothing closes"),
     ("select 1 /* a", "opens a comment"),
     ("select 1 \0", "a NUL character"),
+    # A letter to the servers, whatever Unicode says of it.
+    ("select 1;\u00a0", "a second statement"),
+    ("select 1;\u3000", "a second statement"),
 ]
 REFUSED_POSTGRES = [
+    ("select 1\u00a0$$ ) as y; commit; select $$", "closes a parenthesis"),
+    ("select $1$; $1$", "a second statement, '$1$'"),
     ("select 1 /* a /* b */", "opens a comment"),
     ("select $a$ x $b$", "opens $a$, which nothing closes"),
     ("select '\\'; select 2; --'", "a second statement"),
