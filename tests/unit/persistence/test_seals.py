@@ -368,6 +368,29 @@ def test_a_running_chunk_counts_for_its_runs_group(sealed, tmp_path) -> None:
     store.close()
 
 
+@pytest.mark.parametrize(
+    "edit",
+    [
+        "UPDATE chunk_run SET source_group = '' WHERE run_id = 'c1-e0'",
+        "UPDATE chunk_run SET namespace = 'x' WHERE run_id = 'c1-e0'",
+        "UPDATE chunk_task SET source_group = '' WHERE owner > ''",
+        "UPDATE chunk_task SET namespace = 'x' WHERE owner > ''",
+        "DELETE FROM source_budget",
+    ],
+)
+def test_a_chunk_that_is_read_stays_in_its_budget(sealed, tmp_path, edit: str) -> None:
+    """Its worker has read plan and seal long ago; it asks how its group stands each second."""
+    store = edited(sealed, tmp_path)
+    claim = store.claim(C1, W1, 60.0)
+    assert claim is not None
+    assert store.standing(claim.task_id).budget == BUDGET
+    with closing(sqlite3.connect(tmp_path / "state.db")) as connection, connection:
+        assert connection.execute(edit).rowcount > 0
+    with pytest.raises(StateTampered):
+        store.standing(claim.task_id)
+    store.close()
+
+
 def test_a_new_configuration_says_a_spoilt_budget_anew(sealed, tmp_path) -> None:
     """The way out of a refusal: cancel, and a new run. One that says nothing of the group hides no
     theft from those that are in progress."""
