@@ -24,7 +24,7 @@ from rivet_fleet.contracts.basis import BasisKind, Consequence, resting
 from rivet_fleet.contracts.columns import TypeKind
 from rivet_fleet.contracts.facts import FactsRequest, SourceFacts
 from rivet_fleet.contracts.keys import ChunkRange, KeyTuple, RangeKind, RelationName
-from rivet_fleet.contracts.listing import RelationKind
+from rivet_fleet.contracts.listing import NoteKind, RelationKind
 from rivet_fleet.contracts.parameters import Parameter, ParameterType
 from rivet_fleet.contracts.plan import ReadPlan, TuningPlan
 from rivet_fleet.contracts.proof import Prove, moved
@@ -176,6 +176,16 @@ def pages_of(reader: ChunkReader, limit: PageLimit) -> list[Page]:
     return found
 
 
+def proven(source: Source, read: ReadPlan, chunk: ChunkRange, limit: PageLimit) -> PageProofs:
+    """What came of asking the server about every page."""
+    reader = source.open_chunk(read, chunk, TuningPlan())
+    proofs = PageProofs(Prove.ALL)
+    reader.count_pages(proofs, 5.0)
+    found = pages_of(reader, limit)
+    assert sum(one.batch.num_rows for one in found) == source.count_rows(read, WHOLE, 5.0)
+    return proofs
+
+
 def wide(server: Server) -> str:
     """3000 rows of 8 KB, which is more than a link holds: their statement is at work until somebody
     takes them."""
@@ -260,6 +270,9 @@ def test_a_composite_key_is_sampled_and_paged_in_its_order(server: Server, sourc
     got = partition(source, read_plan(facts), RangeKind.KEYSET, key.columns, cuts)
     in_order = server.sql(f"SELECT n FROM {name} ORDER BY c, {odd}, b")
     assert [(n,) for n in numbered(got)] == in_order
+    everything = ChunkRange(kind=RangeKind.KEYSET, columns=key.columns)
+    proofs = proven(source, read_plan(facts), everything, SMALL)
+    assert proofs.proven >= 5 and proofs.unproven == 0
 
 
 def test_nulls_of_a_key_are_a_range_of_their_own(server: Server, source: Source) -> None:
@@ -447,11 +460,8 @@ def test_a_value_that_is_too_large_is_named_and_leaves_the_source(
 @pytest.mark.parametrize("kind", [RangeKind.KEYSET, RangeKind.SPAN])
 def test_every_page_is_what_the_server_counts(source: Source, kind: RangeKind) -> None:
     chunk = ChunkRange(kind=kind, columns=("i",))
-    reader = source.open_chunk(planned(source, "numbers"), chunk, TuningPlan())
-    proofs = PageProofs(Prove.ALL)
-    reader.count_pages(proofs, 5.0)
-    found = pages_of(reader, PageLimit(rows_max=700, bytes_max=1 << 20))
-    assert sum(one.batch.num_rows for one in found) == NUMBERS
+    limit = PageLimit(rows_max=700, bytes_max=1 << 20)
+    proofs = proven(source, planned(source, "numbers"), chunk, limit)
     assert proofs.proven >= 5 and proofs.unproven == 0
 
 
@@ -690,7 +700,8 @@ def test_a_statement_that_ran_into_its_limit_is_not_to_be_repeated(
 
 def test_a_lock_is_waited_for_no_longer_than_allowed(server: Server, source: Source) -> None:
     name = server.table("i int NOT NULL PRIMARY KEY", "SELECT i FROM numbers WHERE i <= 10")
-    tuning = TuningPlan(lock_timeout_s=server.lock_timeout_s)
+    # Without a limit of its own, the wait would run into the statement's.
+    tuning = TuningPlan(lock_timeout_s=server.lock_timeout_s, statement_timeout_s=8.0)
     reader = source.open_chunk(planned(source, name), BY_I, tuning)
     with server.locked(name), pytest.raises(SourceBusy) as caught:
         reader.read_page(SMALL)
@@ -772,8 +783,8 @@ def test_a_source_says_who_it_is_and_keeps_to_it(server: Server, source: Source)
     assert all(fact.kind is BasisKind.SOURCE for fact in found)
     with connected(server.url) as again:
         assert again.identify() == found
-    of_facts = {one for one in facts_of(source, "numbers").basis if one.kind is BasisKind.SOURCE}
-    assert set(found) <= of_facts or not of_facts
+    sealed = [fact for fact in facts_of(source, "numbers").basis if fact.kind is BasisKind.SOURCE]
+    assert set(sealed) == set(found)
 
 
 # ---------------------------------------------------------------- types
@@ -1004,6 +1015,10 @@ def test_a_server_describes_itself(server: Server, source: Source) -> None:
     assert (found.connections_max or 0) > 1
     assert found.connections_used is None or found.connections_used >= 1
     assert source.ping() == found.version
+    # The reader may run what writes; the other one may read little, and that alone.
+    assert [note.kind for note in found.notes] == [NoteKind.POWERFUL_USER]
+    with connected(server.may_see_nothing()) as blind:
+        assert blind.describe_server().notes == ()
 
 
 def test_a_hostile_name_is_a_name(server: Server, source: Source) -> None:
