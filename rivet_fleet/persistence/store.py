@@ -319,8 +319,8 @@ class Store(Protocol):
 
     # -- protecting the source (ADR 0013) ---------------------------------------------------
     def set_budgets(self, budgets: Sequence[SourceBudget], *, by: str) -> list[str]:
-        """Store what each named group may do, over all campaigns here; one that says nothing is
-        forgotten. The names of those that changed; a change is journaled, and starts the
+        """Store what each named group may do, over all campaigns here; one that says nothing
+        limits nothing. The names of those that changed; a change is journaled, and starts the
         governor's work anew."""
         ...
 
