@@ -117,6 +117,15 @@ def test_service_keeps_our_rules() -> None:
     assert "@" not in service["Environment"]
 
 
+def test_the_how_to_tells_what_is_restarted() -> None:
+    page = (REPOSITORY / "docs" / "howto" / "systemd.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d[^|]*) \| ([^|]*) \|", page, re.MULTILINE)
+    told = {int(code): then for codes, then in rows for code in re.findall(r"\d+", codes)}
+    assert set(told) == set(ExitCode)
+    assert {code for code, then in told.items() if then.startswith("failed")} == NEVER_RESTART
+    assert "not a failure, not restarted" in told[ExitCode.STOPPED]
+
+
 EXPOSURE_MAX = 1.3
 """What `systemd-analyze security` may say of the service: 10 is a service without a sandbox."""
 

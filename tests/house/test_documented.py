@@ -47,6 +47,14 @@ def assert_same(documented: list[str], real: list[str], what: str) -> None:
     assert not extra, f"documented {what}s that do not exist: {sorted(extra)}"
 
 
+def test_pages_name_exit_codes_that_there_are() -> None:
+    """128 and more are signals."""
+    said = re.compile(r"(?:exit(?: code)?|ends? with) (\d+)\b")
+    for page in sorted(REFERENCE.parent.rglob("*.md")):
+        for number in said.findall(page.read_text(encoding="utf-8")):
+            assert int(number) in set(ExitCode) or int(number) > 128, f"{page.name}: {number}"
+
+
 def test_every_event_is_documented() -> None:
     rows = table("events.md", "event")
     assert_same([r[0].strip("`") for r in rows], [e.value for e in EventName], "event")
