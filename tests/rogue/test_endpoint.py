@@ -32,6 +32,25 @@ def test_a_redirect_to_another_place_is_refused_unseen(where: str) -> None:
         assert not other.asked and len(rogue.asked) == 1
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        ok(b"none"),
+        moved("http://127.0.0.1:1/x"),
+        moved("/m?key=k3y-of-ours"),
+        b"HTTP/1.1 403 no k3y-of-ours\r\n\r\n",
+        b"k3y-of-ours\r\n\r\n",
+    ],
+    ids=["no number", "elsewhere", "round and round", "status", "no answer"],
+)
+def test_no_message_holds_the_key_of_an_endpoint(answer: bytes) -> None:
+    """What follows ``?`` may be one, and the endpoint may say it back."""
+    with endpoint(answer) as rogue, pytest.raises((SourceRefused, SourceUnavailable)) as caught:
+        read_http(f"{rogue.url}?k3y-of-ours", None)
+    assert "k3y-of-ours" not in f"{caught.value.message} {caught.value.hint}"
+    assert rogue.url.partition("?")[0] in caught.value.message
+
+
 def test_a_redirect_within_the_endpoint_has_an_end() -> None:
     with endpoint(moved("/again")) as rogue:
         with pytest.raises(SourceUnavailable, match="status 302"):

@@ -142,10 +142,12 @@ _NAMES_ALONE = (
 )
 """Of wrong SQL and missing things."""
 _OF_NAMES = frozenset((*_NAMES_ALONE, *ERRNOS, *SWAPPED, *_HINTS, *CLIENT_ERRNOS, 0)) - {
+    1105,
     1690,
     *_WORDED_BY_OTHERS,
 }
-"""Errors whose messages hold names, limits and the statement's own text."""
+"""Errors whose messages hold names, limits and the statement's own text. 1105 says whatever has no
+number of its own, of an XPath too, which may come from a row."""
 
 
 def _without_values(errno: int, said: str) -> str | None:
