@@ -16,9 +16,9 @@ from rivet_fleet.coordination.wiring import load
 from rivet_fleet.errors import SourceError
 from rivet_fleet.execution import registry
 from rivet_fleet.execution.extract import Pages, page_servo
-from rivet_fleet.execution.pages import Allowance
+from rivet_fleet.execution.servo import Allowance
 from rivet_fleet.execution.source import Source
-from rivet_fleet.planning.connections import source_connection
+from rivet_fleet.planning.config.connections import source_connection
 from rivet_fleet.planning.planner import facts_request, plan_campaign
 
 

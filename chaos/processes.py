@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import psutil
 
-from rivet_fleet.cli.prestart import NURSERY_NAME, PROCESS_NAME
+from rivet_fleet.cli.nursery import NURSERY_NAME, PROCESS_NAME
 from tests import warm
 
 T = TypeVar("T")

@@ -30,7 +30,7 @@ from chaos.processes import (
     workers_of,
 )
 from chaos.source_data import SourceTable
-from rivet_fleet.persistence.filelock import holder_pid
+from rivet_fleet.persistence.dialects import holder_pid
 
 CAMPAIGN_ID = "chaos"
 _operating = threading.Lock()

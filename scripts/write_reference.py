@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from rivet_fleet.cli.main import LazyGroup, cli
-from rivet_fleet.planning import config_models as models
+from rivet_fleet.planning.config import models
 
 REFERENCE = Path(__file__).parents[1] / "docs" / "reference"
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from rivet_fleet.contracts.identity import bare_id_of, namespace_of, within
 from rivet_fleet.contracts.keys import CampaignId, ChunkRange, RangeKind, RelationName, RunId
-from rivet_fleet.contracts.namespace import bare_id_of, namespace_of, within
-from rivet_fleet.contracts.part import ColumnStats, PartDigest, StagedPart
+from rivet_fleet.contracts.manifest import ColumnStats, PartDigest, StagedPart
 from rivet_fleet.contracts.plan import (
     CampaignPlan,
     ChunkSpec,

@@ -11,16 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from rivet_fleet.contracts.task import Verb
-from rivet_fleet.persistence import (
-    accepting,
-    budgets,
-    claims,
-    finalizing,
-    governing,
-    ledger,
-    marks,
-)
+from rivet_fleet.contracts.state import Verb
+from rivet_fleet.persistence import budgets, claims, finalizing, ledger, marks
 from rivet_fleet.persistence.guards import status_in
 
 
@@ -90,12 +82,12 @@ def _a_halt_is_not_kept() -> None:
 
 def _governed_by_anybody() -> None:
     _cut(
-        governing,
+        budgets,
         "LEASE",
         "AND coalesce(governor_lease_expires_at_s, configured_at_s) <= NOW_S - :patience_s",
     )()
     _cut(
-        governing,
+        budgets,
         "GOVERNABLE",
         "AND coalesce(b.governor_lease_expires_at_s, b.configured_at_s) <= NOW_S - :patience_s",
     )()
@@ -103,7 +95,7 @@ def _governed_by_anybody() -> None:
 
 MUTANTS: dict[str, Mutant] = {
     "accept_keeps_fence": Mutant(
-        apply=_cut(accepting, "_ACCEPT", "finalize_fence = finalize_fence + 1,"),
+        apply=_cut(finalizing, "_ACCEPT", "finalize_fence = finalize_fence + 1,"),
         red=("test_an_accepted_run_is_finished_and_nothing_else",),
     ),
     "acceptance_outlives_other_verdicts": Mutant(
@@ -188,7 +180,7 @@ MUTANTS |= {
         suite=_BUDGETS,
     ),
     "govern_unfenced": Mutant(
-        apply=_cut(governing, "GOVERN", " AND governor_fence = :fence"),
+        apply=_cut(budgets, "GOVERN", " AND governor_fence = :fence"),
         red=("test_a_former_governor_changes_nothing",),
         suite=_GOVERNING,
     ),

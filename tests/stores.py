@@ -9,7 +9,7 @@ from pathlib import Path
 from sqlalchemy import text
 
 from rivet_fleet.contracts.keys import RunId, TaskId, WorkerId
-from rivet_fleet.contracts.lease import WorkerIdentity
+from rivet_fleet.contracts.state import WorkerIdentity
 from rivet_fleet.persistence.memory import MemoryStore
 from rivet_fleet.persistence.open import open_store
 from rivet_fleet.persistence.sql_store import SqlStore

@@ -53,7 +53,7 @@ _IMPORTED = {
 }
 """By program: what is imported beforehand, as far as it is there."""
 _NOT_THESE = ("demo", "schema", "completions")
-"""Commands that import what a worker's process does without (``rivet_fleet.cli.lean``)."""
+"""Commands that import what a worker's process does without (``rivet_fleet.cli.nursery``)."""
 
 
 def start(
@@ -187,7 +187,7 @@ def _exactly(stream: socket.socket, size: int) -> bytes:
 
 
 def _serve(program: str, orders: socket.socket) -> None:
-    from rivet_fleet.cli.lean import import_lean
+    from rivet_fleet.cli.nursery import import_lean
 
     import_lean()
     for module in _IMPORTED[program]:

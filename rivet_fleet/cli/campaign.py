@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from rivet_fleet.cli import prestart
+from rivet_fleet.cli import nursery
 from rivet_fleet.cli.environment import worker_environment
 from rivet_fleet.cli.say import say
 from rivet_fleet.cli.session import (
@@ -30,17 +30,16 @@ from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.contracts.places import stranger_at
 from rivet_fleet.coordination import submit as submission
 from rivet_fleet.coordination import wiring
-from rivet_fleet.coordination.campaign_lookup import find_campaign
-from rivet_fleet.coordination.closing import closing_report
 from rivet_fleet.coordination.coordinator import (
     Coordinator,
     CoordinatorOptions,
     coordinator_name,
 )
-from rivet_fleet.coordination.fleet import Fleet
+from rivet_fleet.coordination.fleet import Fleet, find_campaign
 from rivet_fleet.coordination.supervisor import WorkerCommand
+from rivet_fleet.coordination.tend import closing_report
 from rivet_fleet.errors import ExitCode, StateRefused
-from rivet_fleet.observability.progress import open_progress
+from rivet_fleet.observability.progress import PlainProgress, ProgressView
 from rivet_fleet.observability.report import render_report, report_json
 
 workers_option = click.option(
@@ -166,12 +165,12 @@ def coordinate(
     named.patience.call("check the seals", lambda: named.store.check_seals(campaign_id))
     if resumed:
         named.tell(EventName.CAMPAIGN_RESUMED, "continued by its stored plan")
-    progress = open_progress(sys.stderr.isatty(), sys.stderr, redactor=known_redactor())
+    progress = _open_progress()
     options = CoordinatorOptions(
         workers=session.loaded.config.campaign.workers if workers is None else workers,
         command=_worker_command(session, campaign_id),
         join=join,
-        nursery=prestart.take(),
+        nursery=nursery.take(),
     )
     governor = wiring.open_governor(
         session.loaded, process_options(session, "governor"), named, campaign_id
@@ -203,7 +202,7 @@ def coordinate(
 def _worker_command(session: Session, campaign_id: CampaignId) -> WorkerCommand:
     options: dict[str, str | None] = click.get_current_context().find_root().obj or {}
     arguments = [
-        *prestart.PROGRAM,
+        *nursery.PROGRAM,
         "--log-level",
         options.get("log_level") or "info",
         "worker",
@@ -266,3 +265,12 @@ def submit(
         verb = "submitted" if submitted.created else "was there already: nothing changed"
         say(f"campaign {submitted.campaign_id} {verb}")
     return _tell_left_out(submitted, config)
+
+
+def _open_progress() -> ProgressView:
+    if not sys.stderr.isatty():
+        return PlainProgress(sys.stderr, redactor=known_redactor())
+    # The terminal's library costs a tenth of a second: only where it draws.
+    from rivet_fleet.observability.liveprogress import open_progress
+
+    return open_progress(True, sys.stderr, redactor=known_redactor())

@@ -16,12 +16,20 @@ from rivet_fleet.cli.session import (
     start,
     state_option,
 )
+from rivet_fleet.contracts.doctor import report_of
+from rivet_fleet.contracts.identity import new_campaign_id
 from rivet_fleet.contracts.typereport import Target
 from rivet_fleet.coordination import wiring
 from rivet_fleet.coordination.check import check_exports
-from rivet_fleet.errors import ExitCode
-from rivet_fleet.observability.checkreport import check_json, render_check
-from rivet_fleet.planning.campaign import new_campaign_id
+from rivet_fleet.coordination.doctor import examine, examine_engines, exit_code_of, invalid
+from rivet_fleet.errors import ConfigError, ExitCode
+from rivet_fleet.execution.registry import engine_names
+from rivet_fleet.observability.planreport import (
+    check_json,
+    doctor_json,
+    render_check,
+    render_doctor,
+)
 
 
 @click.command()
@@ -94,3 +102,39 @@ def check(
     if checked.exit_code is ExitCode.OK and strict and checked.report.findings:
         return int(ExitCode.GENERIC)
     return int(checked.exit_code)
+
+
+# ------------------------------------------------------------------------------------------
+# doctor: is everything there that a run needs?
+
+
+@click.command()
+@config_option
+@param_option
+@state_option
+@json_option
+def doctor(config: Path, params: tuple[str, ...], state_url: str | None, as_json: bool) -> int:
+    """Verify what a run needs: credentials, privileges, encryption, connections, the state
+    database, destinations, spool, decoders and limits of this machine.
+
+    Writes a few bytes at each destination and in the spool folder, and removes them. Ends with
+    0 when there is no error (warnings may be), with 2 when trying again later may help with
+    every error, else with 1.
+    """
+    try:
+        session = start(
+            config, params, state_url, quiet=True, needs_state=False, needs_namespace=False
+        )
+    except ConfigError as error:
+        findings = (invalid(error, config), *examine_engines(engine_names()))
+    else:
+        findings = examine(
+            session.loaded,
+            process_options(session, "doctor"),
+            now_s=wiring.local_clock().now_s(),
+            namespace_missing=session.namespace_missing,
+        )
+    report = report_of(str(config), findings)
+    shown = doctor_json if as_json else render_doctor
+    say(shown(report, known_redactor()), as_json=as_json)
+    return int(exit_code_of(findings))

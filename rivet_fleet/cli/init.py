@@ -20,8 +20,8 @@ from rivet_fleet.contracts.discovery import Discovery
 from rivet_fleet.coordination.discover import discover
 from rivet_fleet.errors import ConfigError, UsageError
 from rivet_fleet.observability.scaffold import ScaffoldOptions, discovery_json, render_scaffold
-from rivet_fleet.planning.config_models import ExportConfig
-from rivet_fleet.planning.source_blocks import source_block
+from rivet_fleet.planning.config.connections import source_block
+from rivet_fleet.planning.config.models import ExportConfig
 
 _DEFAULT_FILE = Path("fleet.yaml")
 

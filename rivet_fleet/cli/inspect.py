@@ -19,12 +19,11 @@ from rivet_fleet.cli.session import (
     wanted_campaign,
 )
 from rivet_fleet.contracts.codec import dumps
-from rivet_fleet.coordination.campaign_lookup import find_campaign
-from rivet_fleet.coordination.inspection import campaign_status, validate_campaign
+from rivet_fleet.coordination.fleet import find_campaign
+from rivet_fleet.coordination.operate import campaign_status, validate_campaign
 from rivet_fleet.errors import ExitCode
 from rivet_fleet.observability.status import render_status, status_json
-from rivet_fleet.verification.findings import Depth
-from rivet_fleet.verification.reports import verification_lines, verification_plain
+from rivet_fleet.verification.findings import Depth, verification_lines, verification_plain
 
 
 @click.command()

@@ -13,14 +13,14 @@ from typing import Any, NoReturn
 import click
 
 from rivet_fleet import __version__
-from rivet_fleet.cli import prestart
-from rivet_fleet.cli.lean import import_lean
+from rivet_fleet.cli import nursery
+from rivet_fleet.cli.nursery import import_lean
 from rivet_fleet.cli.say import say
 from rivet_fleet.errors import ExitCode, RivetFleetError
 
 _COMMANDS = {
     "init": "rivet_fleet.cli.init:init",
-    "doctor": "rivet_fleet.cli.doctor:doctor",
+    "doctor": "rivet_fleet.cli.check:doctor",
     "run": "rivet_fleet.cli.campaign:run",
     "coordinator": "rivet_fleet.cli.campaign:run",
     "submit": "rivet_fleet.cli.campaign:submit",
@@ -31,13 +31,13 @@ _COMMANDS = {
     "apply": "rivet_fleet.cli.plan:apply",
     "status": "rivet_fleet.cli.inspect:status",
     "validate": "rivet_fleet.cli.inspect:validate",
-    "journal": "rivet_fleet.cli.telling:journal",
-    "metrics": "rivet_fleet.cli.telling:metrics",
+    "journal": "rivet_fleet.cli.metrics:journal",
+    "metrics": "rivet_fleet.cli.metrics:metrics",
     "requeue": "rivet_fleet.cli.operate:requeue",
     "accept": "rivet_fleet.cli.operate:accept",
     "cancel": "rivet_fleet.cli.operate:cancel",
     "gc": "rivet_fleet.cli.operate:gc",
-    "state": "rivet_fleet.cli.state_verbs:state",
+    "state": "rivet_fleet.cli.state:state",
     "schema": "rivet_fleet.cli.misc:schema",
     "completions": "rivet_fleet.cli.misc:completions",
     "demo": "rivet_fleet.cli.misc:demo",
@@ -83,7 +83,7 @@ class LazyGroup(click.Group):
             ctx.fail(f"No such command '{args[0]}'.{hint}")
         asked = {"-h", "--help"} & set(args)
         if args and args[0] in _STARTS_WORKERS and not asked and not ctx.resilient_parsing:
-            prestart.begin()
+            nursery.begin()
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -21,7 +21,7 @@ def schema() -> None:
 @schema.command("config")
 def config_schema() -> int:
     """The JSON Schema (draft 2020-12) of the configuration file, for editors."""
-    from rivet_fleet.planning.schema import config_json_schema
+    from rivet_fleet.planning.config.load import config_json_schema
 
     say(json.dumps(config_json_schema(), indent=2), as_json=True)
     return 0

@@ -20,7 +20,7 @@ from rivet_fleet.cli.session import (
 )
 from rivet_fleet.contracts.codec import dumps
 from rivet_fleet.coordination import operate
-from rivet_fleet.coordination.campaign_lookup import find_campaign
+from rivet_fleet.coordination.fleet import find_campaign
 from rivet_fleet.errors import ExitCode, UsageError
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from rivet_fleet.cli import prestart
+from rivet_fleet.cli import nursery
 from rivet_fleet.cli.campaign import coordinate, workers_option
 from rivet_fleet.cli.say import say
 from rivet_fleet.cli.session import (
@@ -22,12 +22,12 @@ from rivet_fleet.cli.session import (
 )
 from rivet_fleet.contracts.artifact import PlanArtifact, artifact_text, read_artifact
 from rivet_fleet.contracts.codec import dumps
+from rivet_fleet.contracts.identity import new_campaign_id
 from rivet_fleet.coordination import wiring
-from rivet_fleet.coordination.applying import Already, apply_plan, config_of
-from rivet_fleet.coordination.planning_ahead import plan_ahead, write_plan
+from rivet_fleet.coordination.inquiry import plan_ahead, write_plan
+from rivet_fleet.coordination.submit import Already, apply_plan, config_of
 from rivet_fleet.errors import UsageError
 from rivet_fleet.observability.planreport import render_plan
-from rivet_fleet.planning.campaign import new_campaign_id
 
 
 @click.command()
@@ -173,6 +173,6 @@ def _already_text(already: Already) -> str:
 
 
 def _dismiss_nursery() -> None:
-    nursery = prestart.take()
-    if nursery is not None:
-        nursery.dismiss()
+    waiting = nursery.take()
+    if waiting is not None:
+        waiting.dismiss()

@@ -13,20 +13,21 @@ import click
 
 from rivet_fleet.cli.environment import NAMESPACE, Environment, read_environment
 from rivet_fleet.cli.say import say
-from rivet_fleet.contracts.keys import CampaignId
-from rivet_fleet.contracts.namespace import (
+from rivet_fleet.contracts.identity import (
     NAMESPACE_DEFAULT,
     NAMESPACE_NEEDED,
+    campaign_id_within,
+    check_campaign_id,
     check_namespace,
 )
+from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.contracts.url import redact
 from rivet_fleet.coordination import wiring
 from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.errors import ConfigError, UsageError
-from rivet_fleet.observability.logs import configure_logging
-from rivet_fleet.planning.campaign import campaign_id_within, check_campaign_id
-from rivet_fleet.planning.connections import state_url
-from rivet_fleet.planning.loaded import LoadedConfig
+from rivet_fleet.observability.journal import configure_logging
+from rivet_fleet.planning.config.connections import state_url
+from rivet_fleet.planning.config.loaded import LoadedConfig
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -1,7 +1,7 @@
 """What a plan rests on beside its columns: facts that are sealed, and what follows when one is
 another (ADR 0018). Pure.
 
-Column names, types and nullability are compared by ``execution.drift``; here is what decides which
+Column names, types and nullability are compared by ``execution.types``; here is what decides which
 rows those columns hold, in which order they come, and who sees them.
 """
 

@@ -30,3 +30,54 @@ class SystemClock:
     def monotonic_s(self) -> float:
         """Seconds on a clock that never goes back."""
         return time.monotonic()
+
+
+# ------------------------------------------------------------------------------------------
+# How long to wait before the next try: pure arithmetic, chance comes in as an argument.
+
+BACKOFF_MAX_S = 60.0
+
+
+def backoff_s(*, attempt: int, base_s: float, extra_s: float = 0.0, jitter: float = 0.0) -> float:
+    """base × 2^(attempt−1), at most 60 s, plus the error class's own extra (inventory §6.3).
+
+    ``attempt`` counts from 1; ``jitter`` in [0, 1) shortens the wait by up to a quarter so that
+    a fleet does not come back in step.
+    """
+    exponent = min(max(attempt, 1) - 1, 16)
+    wait_s = min(base_s * float(2**exponent), BACKOFF_MAX_S)
+    return wait_s * (1.0 - 0.25 * jitter) + extra_s
+
+
+RETRIES_SAVED_MAX = 30.0
+"""How many retries of a source a fleet may have at once, after a while without any."""
+RETRY_EVERY_S = 1.0
+REREAD_BYTES_PER_RETRY = 64 * 1024 * 1024
+"""So many bytes that are read again count as one more retry."""
+ANSWER_BYTES_FREE = 1024 * 1024
+"""So much of one answer that is not rows belongs to its try, and is counted nowhere."""
+RETRY_WAIT_MAX_S = 600.0
+"""Nobody waits longer, whatever happened to the state's clock, or however many ask."""
+
+
+def retry_cost_s(lost_bytes: float) -> float:
+    """What one retry takes of the fleet's budget for a source. ``lost_bytes``: received of what
+    failed, hence to be read again."""
+    return RETRY_EVERY_S * (1.0 + max(0.0, lost_bytes) / REREAD_BYTES_PER_RETRY)
+
+
+def vain_bytes(answer_bytes: int) -> int:
+    """What counts of a failed answer that was not rows: nothing of an ordinary one."""
+    return answer_bytes if answer_bytes > ANSWER_BYTES_FREE else 0
+
+
+def retry_appointment(paid_until_s: float, now_s: float, cost_s: float) -> tuple[float, float]:
+    """(new ``paid_until_s``, seconds to wait) for one retry asked for at ``now_s``.
+
+    All askers together are let in at most ``RETRIES_SAVED_MAX + T / RETRY_EVERY_S`` times within
+    any T seconds, as long as nobody has to wait for ``RETRY_WAIT_MAX_S``; from there on each asker
+    once in so many seconds.
+    """
+    earliest_s = now_s - RETRIES_SAVED_MAX * RETRY_EVERY_S
+    paid_s = min(max(paid_until_s, earliest_s) + cost_s, now_s + RETRY_WAIT_MAX_S)
+    return paid_s, max(0.0, paid_s - now_s)

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from rivet_fleet.contracts.facts import RelationKind
 from rivet_fleet.contracts.keys import RelationName
-from rivet_fleet.contracts.listing import RelationKind
 
 DISCOVERY_VERSION = 1
 

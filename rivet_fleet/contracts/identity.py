@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from rivet_fleet.contracts.keys import CampaignId, RunId
+from rivet_fleet.errors import UsageError
 
 CAMPAIGN_OTHER = "RIVET_CAMPAIGN_OTHER"
 """The code of every refusal to touch a campaign of another configuration."""
@@ -43,3 +49,103 @@ class CampaignIdentity:
         """For people."""
         read = f", which reads {', '.join(self.sources)}" if self.sources else ""
         return f"{self.path} ({'campaign.name ' + self.name if self.named else 'no name'}){read}"
+
+
+# ------------------------------------------------------------------------------------------
+# A namespace: what one team sees of a state database that several may share (ADR 0022).
+#
+# Ids carry it: ``nightly`` in ``team-a`` is ``nightly@team-a``, and so is every run of it, so a
+# statement that names an id names its namespace. Ids without one belong to ``default``. Names
+# (campaigns, exports, source groups) are looked up within it.
+
+NAMESPACE_DEFAULT = "default"
+"""Where everything of a state is that knew no namespaces."""
+NAMESPACE_NEEDED = "RIVET_NAMESPACE_NEEDED"
+"""The code of the refusal to guess a namespace."""
+NAMESPACE_OTHER = "RIVET_NAMESPACE_OTHER"
+"""The code of every refusal to touch what belongs to another namespace."""
+_AT = "@"
+# Lower case alone: a folder's name holds it, and some filesystems do not tell cases apart.
+_NAMESPACE = re.compile(r"[a-z0-9][a-z0-9._-]{0,39}")
+
+
+def check_namespace(text: str) -> str:
+    """``text`` itself. Raises ValueError with what a namespace is."""
+    if not _NAMESPACE.fullmatch(text) or ".." in text:
+        raise ValueError(
+            "a namespace is 1 to 40 lower-case letters, digits, '.', '_' or '-', beginning with "
+            "a letter or digit"
+        )
+    return text
+
+
+def within(bare_id: str, namespace: str) -> str:
+    """The id as the state has it. ``bare_id``: without a namespace."""
+    return bare_id if namespace == NAMESPACE_DEFAULT else f"{bare_id}{_AT}{namespace}"
+
+
+def namespace_of(stored_id: str) -> str:
+    """Whose a campaign or run is."""
+    return stored_id.rpartition(_AT)[2] if _AT in stored_id else NAMESPACE_DEFAULT
+
+
+def bare_id_of(stored_id: str) -> str:
+    """The id without its namespace."""
+    return stored_id.partition(_AT)[0]
+
+
+# ------------------------------------------------------------------------------------------
+# Names of campaigns and runs: readable, unique, safe as file names everywhere.
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_STAMP = re.compile(r"(\d{4})(\d{2})(\d{2})T\d{6}\.\d{3}")
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
+
+
+def new_campaign_id(now_s: float, namespace: str = NAMESPACE_DEFAULT) -> CampaignId:
+    """``YYYYMMDDTHHMMSS.mmm`` in UTC, within the namespace."""
+    seconds, millis = divmod(round(now_s * 1000), 1000)
+    stamp = datetime.fromtimestamp(seconds, UTC).strftime("%Y%m%dT%H%M%S")
+    return CampaignId(within(f"{stamp}.{millis:03d}", namespace))
+
+
+def campaign_id_within(text: str, namespace: str) -> CampaignId:
+    """A user's word for a campaign, with or without ``@namespace``, as the state has it. Another
+    namespace stays: the state refuses it by name."""
+    bare, _, said = text.partition("@")
+    return CampaignId(text if said not in ("", namespace) else within(bare, namespace))
+
+
+def check_campaign_id(text: str) -> CampaignId:
+    """A user's own id, within a namespace or not. Raises UsageError unless it is safe as part of
+    file names."""
+    bare, at, namespace = text.partition("@")
+    try:
+        check_namespace(namespace if at else NAMESPACE_DEFAULT)
+    except ValueError as problem:
+        raise UsageError(f"campaign id {text}: {problem}") from None
+    if not _ID.fullmatch(bare) or ".." in bare:
+        raise UsageError(
+            "the campaign id must be 1 to 100 letters, digits, '.', '_' or '-', "
+            "beginning with a letter or digit",
+            hint="for example nightly-2024-05-31",
+        )
+    return CampaignId(text)
+
+
+def run_id_of(export_name: str, campaign_id: CampaignId) -> RunId:
+    """``<export>_<campaign>``; a name that had to be changed keeps apart by a short digest."""
+    safe = _UNSAFE.sub("_", export_name)
+    if safe != export_name:
+        safe += "-" + hashlib.sha256(export_name.encode()).hexdigest()[:8]
+    return RunId(f"{safe}_{campaign_id}")
+
+
+def date_of(campaign_id: CampaignId, now_s: float | None) -> str | None:
+    """``YYYY-MM-DD`` (UTC) of a campaign: its own stamp, else the given moment, else None."""
+    stamped = _STAMP.fullmatch(bare_id_of(campaign_id))
+    if stamped:
+        return "-".join(stamped.groups())
+    if now_s is None:
+        return None
+    return datetime.fromtimestamp(now_s, UTC).strftime("%Y-%m-%d")

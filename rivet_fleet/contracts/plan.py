@@ -7,17 +7,15 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from rivet_fleet.contracts.basis import BasisFact
-from rivet_fleet.contracts.change import SchemaChange
 from rivet_fleet.contracts.codec import canonical_json, to_plain
 from rivet_fleet.contracts.columns import ColumnSpec, ColumnType, TypeKind
-from rivet_fleet.contracts.cursor import CursorPlan
 from rivet_fleet.contracts.identity import CampaignIdentity
 from rivet_fleet.contracts.keys import CampaignId, ChunkRange, RelationName, RunId
 from rivet_fleet.contracts.parameters import ParameterSeal
 from rivet_fleet.contracts.proof import ProofPlan
 from rivet_fleet.contracts.protection import SourceBudget
-from rivet_fleet.contracts.quality import QualityPlan
-from rivet_fleet.contracts.window import RowWindow
+from rivet_fleet.contracts.quality import QualityPlan, SchemaChange
+from rivet_fleet.contracts.window import CursorPlan, RowWindow
 
 PLAN_VERSION = 1
 

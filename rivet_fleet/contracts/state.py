@@ -4,13 +4,110 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from enum import Enum
 
 from rivet_fleet.contracts.identity import CampaignIdentity
-from rivet_fleet.contracts.keys import CampaignId, ChunkRange, RunId, TaskId
+from rivet_fleet.contracts.keys import CampaignId, ChunkRange, RunId, TaskId, WorkerId
 from rivet_fleet.contracts.plan import ExportPlan
 from rivet_fleet.contracts.proof import RunProof
 from rivet_fleet.contracts.quality import Acceptance, RunFindings
-from rivet_fleet.contracts.task import CampaignStatus, RunStatus, TaskStatus
+
+# ------------------------------------------------------------------------------------------
+# The task machine of docs/adr/0001: states, verbs and the only transitions there are.
+
+
+class TaskStatus(Enum):
+    """Where a chunk task stands. The values are the database text."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    COMMITTED = "committed"
+    COMPLETED = "completed"
+    FAILED = "failed"
+
+
+class RunStatus(Enum):
+    """Where one export's run stands."""
+
+    IN_PROGRESS = "in_progress"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class CampaignStatus(Enum):
+    """Where a campaign stands. Only ``active`` campaigns hand out chunks."""
+
+    ACTIVE = "active"
+    COMPLETED = "completed"
+    INCOMPLETE = "incomplete"
+    CANCELLED = "cancelled"
+
+    @property
+    def over(self) -> bool:
+        """True when nobody will ever claim a chunk of it again without an operator's verb."""
+        return self is not CampaignStatus.ACTIVE
+
+
+class Verb(Enum):
+    """What may be done to a task."""
+
+    ENQUEUE = "enqueue"
+    CLAIM = "claim"
+    RENEW = "renew"
+    COMMIT = "commit"
+    COMPLETE = "complete"
+    FAIL = "fail"
+    RELEASE = "release"
+    REAP = "reap"
+    REOPEN = "reopen"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transition:
+    """One row of the table: where it may start, where it ends, what it does to the numbers.
+
+    ``attempts``: +1 spends one, -1 gives one back, 0 leaves them, None resets to zero.
+    ``fence``: how much the fence grows. ``fenced``: the caller must name the current fence.
+    """
+
+    sources: frozenset[TaskStatus]
+    target: TaskStatus
+    attempts: int | None
+    fence: int
+    fenced: bool
+
+
+_P, _R, _C, _D, _F = (
+    TaskStatus.PENDING,
+    TaskStatus.RUNNING,
+    TaskStatus.COMMITTED,
+    TaskStatus.COMPLETED,
+    TaskStatus.FAILED,
+)
+
+TRANSITIONS: dict[Verb, Transition] = {
+    Verb.ENQUEUE: Transition(sources=frozenset(), target=_P, attempts=None, fence=0, fenced=False),
+    Verb.CLAIM: Transition(
+        sources=frozenset({_P, _F}), target=_R, attempts=+1, fence=+1, fenced=False
+    ),
+    Verb.RENEW: Transition(sources=frozenset({_R}), target=_R, attempts=0, fence=0, fenced=True),
+    Verb.COMMIT: Transition(sources=frozenset({_R}), target=_C, attempts=0, fence=0, fenced=True),
+    Verb.COMPLETE: Transition(sources=frozenset({_C}), target=_D, attempts=0, fence=0, fenced=True),
+    Verb.FAIL: Transition(sources=frozenset({_R}), target=_F, attempts=0, fence=0, fenced=True),
+    Verb.RELEASE: Transition(sources=frozenset({_R}), target=_P, attempts=-1, fence=0, fenced=True),
+    Verb.REAP: Transition(sources=frozenset({_R}), target=_P, attempts=0, fence=+1, fenced=False),
+    Verb.REOPEN: Transition(
+        sources=frozenset({_C, _D, _F}), target=_P, attempts=None, fence=+1, fenced=True
+    ),
+}
+"""A reap ends in FAILED instead of PENDING when the budget is spent; a permanent failure
+spends the whole budget. Everything else is as the table says."""
+
+
+def after_reap(attempts: int, attempts_max: int) -> TaskStatus:
+    """Where a reaped task goes: back to the queue, or to the poison shelf."""
+    return TaskStatus.PENDING if attempts < attempts_max else TaskStatus.FAILED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -325,3 +422,51 @@ class Progression:
     cursor: str | None
     committed: Boundary | None
     verified: Boundary | None = None
+
+
+# ------------------------------------------------------------------------------------------
+# A claim's proof of ownership, and how long a process may believe in it.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerIdentity:
+    """Who claims. ``worker_id`` is unique per process start; names and pids are reusable (F4).
+
+    ``host_id`` is equal for two processes exactly when one can see the other's pid;
+    ``pid_started_at_s`` (boot-relative, from the OS) tells a reused pid from the old one.
+    """
+
+    worker_id: WorkerId
+    name: str
+    host_id: str
+    pid: int
+    pid_started_at_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """One claimed chunk: what to read, and the fence every later write must name (F1)."""
+
+    task_id: TaskId
+    campaign_id: CampaignId
+    run_id: RunId
+    export_name: str
+    chunk_index: int
+    chunk_range: ChunkRange
+    fence: int
+    attempt: int
+    attempts_max: int
+    source_group: str = ""
+
+
+def trusted_until_s(sent_at_monotonic_s: float, lease_ttl_s: float) -> float:
+    """When to stop wasting work, anchored at the moment the renewal was *sent* (F3).
+
+    It never decides ownership: the fence does (F2).
+    """
+    return sent_at_monotonic_s + lease_ttl_s
+
+
+def heartbeat_interval_s(lease_ttl_s: float) -> float:
+    """How often to renew: at most every third of the lease (F6), here a quarter."""
+    return lease_ttl_s / 4.0

@@ -9,11 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from rivet_fleet.contracts.binding import StoredMark
 from rivet_fleet.contracts.columns import ColumnSpec, Fidelity
-from rivet_fleet.contracts.facts import ColumnFacts, SourceFacts
+from rivet_fleet.contracts.facts import ColumnFacts, ServerFacts, SourceFacts
 from rivet_fleet.contracts.keys import CampaignId
-from rivet_fleet.contracts.listing import ServerFacts
 from rivet_fleet.contracts.plan import CampaignPlan, ExportPlan
 from rivet_fleet.contracts.state import MeasuredRun
 from rivet_fleet.contracts.typereport import (
@@ -25,26 +23,25 @@ from rivet_fleet.contracts.typereport import (
     Target,
     findings,
 )
-from rivet_fleet.coordination.asking import Asked
-from rivet_fleet.coordination.planning_ahead import Remembered, remember
+from rivet_fleet.contracts.window import StoredMark
+from rivet_fleet.coordination.inquiry import Asked, Remembered, remember
 from rivet_fleet.coordination.wiring import ProcessOptions, open_planned_source
 from rivet_fleet.errors import ExitCode, RivetFleetError, UsageError
 from rivet_fleet.execution.registry import open_format
 from rivet_fleet.execution.source import Source
-from rivet_fleet.execution.typenames import arrow_name, canonical_name, parquet_name
-from rivet_fleet.execution.types import arrow_schema
+from rivet_fleet.execution.types import arrow_name, arrow_schema, canonical_name, parquet_name
 from rivet_fleet.planning.advice import advise
-from rivet_fleet.planning.config_models import ExportConfig
-from rivet_fleet.planning.connections import SourceConnection, source_connection, state_url
-from rivet_fleet.planning.increment import reads_window
+from rivet_fleet.planning.config.connections import SourceConnection, source_connection, state_url
+from rivet_fleet.planning.config.loaded import LoadedConfig
+from rivet_fleet.planning.config.models import ExportConfig
+from rivet_fleet.planning.config.problems import did_you_mean
+from rivet_fleet.planning.config.protection import readers_of
+from rivet_fleet.planning.export_plan import profile_of
 from rivet_fleet.planning.judging import Seen, judge
-from rivet_fleet.planning.loaded import LoadedConfig
 from rivet_fleet.planning.partitions import expand, folded
 from rivet_fleet.planning.planner import plan_campaign
-from rivet_fleet.planning.problems import did_you_mean
-from rivet_fleet.planning.protection import readers_of
 from rivet_fleet.planning.targets import as_text, resolve
-from rivet_fleet.planning.tuning import profile_of
+from rivet_fleet.planning.window import reads_window
 
 _PARQUET = "parquet"
 

@@ -10,26 +10,20 @@ from dataclasses import dataclass
 
 from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.keys import CampaignId
-from rivet_fleet.contracts.state import CampaignView, WorkerView
-from rivet_fleet.contracts.task import CampaignStatus
-from rivet_fleet.coordination.closing import verdict
-from rivet_fleet.coordination.fleet import Fleet
-from rivet_fleet.coordination.following import Follower
+from rivet_fleet.contracts.state import CampaignStatus, CampaignView, WorkerView
+from rivet_fleet.coordination.fleet import COORDINATOR, Fleet, install, process_alive
 from rivet_fleet.coordination.governor import Governor
-from rivet_fleet.coordination.identity import process_alive
-from rivet_fleet.coordination.stop import install
+from rivet_fleet.coordination.journal import Follower
 from rivet_fleet.coordination.supervisor import (
     Supervisor,
     WorkerCommand,
     WorkerEnd,
     WorkerSource,
 )
-from rivet_fleet.coordination.tend import reap_ended, tend
+from rivet_fleet.coordination.tend import reap_ended, tend, verdict
 from rivet_fleet.errors import ExitCode, StateRefused, StateUnavailable
-from rivet_fleet.observability.progress import ProgressView
-from rivet_fleet.observability.snapshot import Snapshot, snapshot
+from rivet_fleet.observability.progress import ProgressView, Snapshot, snapshot
 
-COORDINATOR = "coordinator"
 _TICK_S = 0.1
 _TEND_S = 1.0
 _SHOW_S = 0.5

@@ -10,12 +10,13 @@ from rivet_fleet.contracts.discovery import (
     Discovery,
     SkippedRelation,
 )
-from rivet_fleet.contracts.facts import FactsRequest
-from rivet_fleet.contracts.listing import ListedRelation, Listing
+from rivet_fleet.contracts.facts import FactsRequest, ListedRelation, Listing
 from rivet_fleet.coordination.wiring import ProcessOptions, open_planned_source
 from rivet_fleet.errors import RelationLocked, SourceRefused, StatementTimeout, UsageError
 from rivet_fleet.execution.source import Source
-from rivet_fleet.planning.connections import source_connection
+from rivet_fleet.planning.config.connections import source_connection
+from rivet_fleet.planning.config.loaded import LoadedConfig
+from rivet_fleet.planning.config.problems import did_you_mean
 from rivet_fleet.planning.discovery import (
     PARALLEL_MOST,
     chosen,
@@ -24,8 +25,6 @@ from rivet_fleet.planning.discovery import (
     runnable_modes,
     suggest,
 )
-from rivet_fleet.planning.loaded import LoadedConfig
-from rivet_fleet.planning.problems import did_you_mean
 
 WORKERS_LEAST = 2
 

@@ -9,20 +9,33 @@ from pathlib import Path
 import psutil
 
 from rivet_fleet.contracts.doctor import DoctorCode, DoctorFinding, Gravity, HostLimits
+from rivet_fleet.contracts.identity import date_of, new_campaign_id
 from rivet_fleet.contracts.plan import DestinationPlan
-from rivet_fleet.coordination.doctor_signals import examine_signals
-from rivet_fleet.coordination.wiring import ProcessOptions, open_planned_source, settings_of
+from rivet_fleet.contracts.protection import MonitorPlan
+from rivet_fleet.coordination.governor import ask_signal
+from rivet_fleet.coordination.secrets import questions
+from rivet_fleet.coordination.wiring import (
+    ProcessOptions,
+    open_planned_source,
+    settings_of,
+    signals_opener,
+)
 from rivet_fleet.errors import ExitCode, RivetFleetError
 from rivet_fleet.execution import registry
-from rivet_fleet.execution.probing import creates_only, probe_spool, removed_if_made
+from rivet_fleet.execution.durable import creates_only, probe_spool, removed_if_made
+from rivet_fleet.execution.signals import SourceSignals
 from rivet_fleet.execution.source import Source
-from rivet_fleet.persistence.health import state_health
-from rivet_fleet.planning.campaign import date_of, new_campaign_id
-from rivet_fleet.planning.config_models import ExportConfig
-from rivet_fleet.planning.connections import SourceConnection, source_connection, state_url
-from rivet_fleet.planning.identity import present_identity
-from rivet_fleet.planning.loaded import LoadedConfig
-from rivet_fleet.planning.protection import readers_of
+from rivet_fleet.persistence.open import state_health
+from rivet_fleet.planning.config.connections import (
+    SourceConnection,
+    present_identity,
+    source_connection,
+    state_url,
+)
+from rivet_fleet.planning.config.loaded import LoadedConfig
+from rivet_fleet.planning.config.models import ExportConfig
+from rivet_fleet.planning.config.protection import budgets_of, readers_of
+from rivet_fleet.planning.export_plan import destination_plan
 from rivet_fleet.planning.request import relation_of
 from rivet_fleet.planning.symptoms import (
     from_error,
@@ -34,7 +47,62 @@ from rivet_fleet.planning.symptoms import (
     of_space,
     of_state,
 )
-from rivet_fleet.planning.writing import destination_plan
+
+# ------------------------------------------------------------------------------------------
+# What ``doctor`` says about monitors: every signal is read once, as the governor will read it.
+
+
+def examine_signals(loaded: LoadedConfig, options: ProcessOptions) -> Iterator[DoctorFinding]:
+    """One finding per signal of every monitored source group."""
+    try:
+        budgets = budgets_of(loaded)
+    except RivetFleetError:
+        return  # the source's own finding says it
+    for budget in budgets:
+        if budget.monitor is not None:
+            yield from _monitor(loaded, options, budget.group_name, budget.monitor)
+
+
+def _monitor(
+    loaded: LoadedConfig, options: ProcessOptions, group: str, monitor: MonitorPlan
+) -> Iterator[DoctorFinding]:
+    opened: list[SourceSignals] = []
+    question = questions(loaded)
+
+    def connection() -> SourceSignals:
+        if not opened:
+            open_signals = signals_opener(loaded, options)
+            opened.append(open_signals(monitor.source or "", monitor.source_identity or ""))
+        return opened[0]
+
+    try:
+        for signal in monitor.signals:
+            subject = f"signal {signal.name} of {group}"
+            try:
+                value = ask_signal(signal, question(group, signal), connection)
+            except RivetFleetError as error:
+                yield DoctorFinding(
+                    code=DoctorCode.SOURCE_SIGNAL_UNREADABLE,
+                    gravity=Gravity.ERROR if monitor.fail_closed else Gravity.WARNING,
+                    subject=subject,
+                    what=error.message,
+                    why="nothing would run"
+                    if monitor.fail_closed
+                    else "the source is not protected by it",
+                    hint=error.hint,
+                    detail_code=error.code,
+                )
+                continue
+            yield DoctorFinding(
+                code=DoctorCode.SOURCE_SIGNAL_READABLE,
+                gravity=Gravity.OK,
+                subject=subject,
+                what=f"{value:g} now",
+            )
+    finally:
+        for one in opened:
+            one.close()
+
 
 _CGROUP = Path("/sys/fs/cgroup")
 

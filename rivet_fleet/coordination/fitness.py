@@ -7,16 +7,14 @@ import os
 from enum import Enum
 from pathlib import Path
 
-from rivet_fleet.contracts.allowed import Allowed
 from rivet_fleet.contracts.basis import other_source
 from rivet_fleet.contracts.events import EventName
 from rivet_fleet.contracts.identity import CAMPAIGN_OTHER
 from rivet_fleet.contracts.keys import CampaignId, RunId
 from rivet_fleet.contracts.parameters import PARAMETER_CHANGED, PARAMETER_MISSING
 from rivet_fleet.contracts.plan import PLAN_VERSION, ExportPlan
-from rivet_fleet.contracts.sealing import KEY_CODES
-from rivet_fleet.contracts.state import JournalFilter
-from rivet_fleet.contracts.task import RunStatus
+from rivet_fleet.contracts.sealing import KEY_CODES, Allowed
+from rivet_fleet.contracts.state import JournalFilter, RunStatus
 from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.errors import (
     ConfigError,

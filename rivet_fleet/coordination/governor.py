@@ -2,7 +2,7 @@
 
 A thread of a coordinator or worker, with its own connections to the state and to the source. Which
 process it is the state database says, by a lease with a fence (ADR 0013); the law it follows is
-``contracts/governor.py``.
+``contracts/protection.py``.
 """
 
 from __future__ import annotations
@@ -15,16 +15,22 @@ from pathlib import Path
 
 from rivet_fleet.contracts.clock import Clock
 from rivet_fleet.contracts.events import Emit, Event, EventName
-from rivet_fleet.contracts.governor import Decision, Gate, Governed, Reading, decide, judge, start
-from rivet_fleet.contracts.hours import opens_in_s
 from rivet_fleet.contracts.keys import CampaignId
-from rivet_fleet.contracts.lease import WorkerIdentity
 from rivet_fleet.contracts.protection import (
+    Decision,
+    Gate,
+    Governed,
     GovernorLease,
     GovernorWord,
     MonitorPlan,
+    Reading,
     SignalPlan,
+    decide,
+    judge,
+    opens_in_s,
+    start,
 )
+from rivet_fleet.contracts.state import WorkerIdentity
 from rivet_fleet.coordination.secrets import private
 from rivet_fleet.errors import ConfigError, LeaseLost, SourceError, StateError, StateTampered
 from rivet_fleet.execution.signals import SourceSignals, read_http

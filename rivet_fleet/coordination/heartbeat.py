@@ -11,12 +11,7 @@ import psutil
 
 from rivet_fleet.contracts.clock import Clock
 from rivet_fleet.contracts.events import Emit, Event, EventName
-from rivet_fleet.contracts.lease import (
-    Claim,
-    WorkerIdentity,
-    heartbeat_interval_s,
-    trusted_until_s,
-)
+from rivet_fleet.contracts.state import Claim, WorkerIdentity, heartbeat_interval_s, trusted_until_s
 from rivet_fleet.errors import ExitCode, LeaseLost, StateError
 from rivet_fleet.persistence.store import Store
 

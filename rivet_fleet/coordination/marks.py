@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rivet_fleet.contracts.binding import (
+from rivet_fleet.contracts.events import Event, EventName
+from rivet_fleet.contracts.window import (
     MARK_OTHER,
     UNCONTINUABLE,
     Bound,
@@ -12,20 +13,20 @@ from rivet_fleet.contracts.binding import (
     StoredMark,
     binding_text,
     describe_changes,
+    describe_mark,
     differences,
+    mark_values,
     stored_binding,
 )
-from rivet_fleet.contracts.cursor import describe_mark, mark_values
-from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.coordination.operate import Word
 from rivet_fleet.errors import ConfigError, StateRefused, UsageError
 from rivet_fleet.planning.binding import binding_of
-from rivet_fleet.planning.config_models import ExportConfig
-from rivet_fleet.planning.connections import source_connection
-from rivet_fleet.planning.increment import Cursor, cursor_of
-from rivet_fleet.planning.loaded import LoadedConfig
+from rivet_fleet.planning.config.connections import source_connection
+from rivet_fleet.planning.config.loaded import LoadedConfig
+from rivet_fleet.planning.config.models import ExportConfig
 from rivet_fleet.planning.request import facts_request
+from rivet_fleet.planning.window import Cursor, cursor_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

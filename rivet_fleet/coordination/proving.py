@@ -9,11 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rivet_fleet.contracts.binding import describe_changes, differences, stored_binding
-from rivet_fleet.contracts.cursor import CursorPlan
 from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.killpoints import KillPoint, reach
-from rivet_fleet.contracts.part import LedgerPart
+from rivet_fleet.contracts.manifest import LedgerPart
 from rivet_fleet.contracts.plan import ReadPlan
 from rivet_fleet.contracts.proof import (
     ChangeReading,
@@ -25,6 +23,7 @@ from rivet_fleet.contracts.proof import (
     moved,
 )
 from rivet_fleet.contracts.state import FinalizeLease, RunView
+from rivet_fleet.contracts.window import CursorPlan, describe_changes, differences, stored_binding
 from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.errors import (
     ConfigError,

@@ -9,10 +9,9 @@ from dataclasses import replace
 from typing import Any, cast
 
 from rivet_fleet.contracts.basis import BasisFact
-from rivet_fleet.contracts.facts import FactsRequest, SourceFacts
-from rivet_fleet.contracts.harm import HarmReading
+from rivet_fleet.contracts.counters import HarmReading
+from rivet_fleet.contracts.facts import FactsRequest, Listing, ServerFacts, SourceFacts, SourceNote
 from rivet_fleet.contracts.keys import ChunkRange, RelationName
-from rivet_fleet.contracts.listing import Listing, ServerFacts, SourceNote
 from rivet_fleet.contracts.parameters import (
     PARAMETER_CHANGED,
     PARAMETER_MISSING,
@@ -29,10 +28,10 @@ from rivet_fleet.contracts.window import Newest, NewestRequest
 from rivet_fleet.errors import ConfigError, RivetFleetError
 from rivet_fleet.execution import registry
 from rivet_fleet.execution.source import ChunkReader, Source
-from rivet_fleet.planning.config_models import FleetConfig
-from rivet_fleet.planning.connections import source_connection
-from rivet_fleet.planning.loaded import LoadedConfig
-from rivet_fleet.planning.protection import monitored_source, whole_question
+from rivet_fleet.planning.config.connections import source_connection
+from rivet_fleet.planning.config.loaded import LoadedConfig
+from rivet_fleet.planning.config.models import FleetConfig
+from rivet_fleet.planning.config.protection import monitored_source, whole_question
 
 
 @contextmanager

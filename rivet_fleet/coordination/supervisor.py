@@ -13,7 +13,7 @@ from typing import Protocol
 from rivet_fleet.contracts.clock import Clock
 from rivet_fleet.contracts.keys import WorkerId
 from rivet_fleet.contracts.places import make_private
-from rivet_fleet.coordination.identity import new_worker_id
+from rivet_fleet.coordination.fleet import new_worker_id
 from rivet_fleet.errors import ExitCode
 
 _CRASH_WINDOW_S = 30.0
@@ -107,7 +107,7 @@ class WorkerProcess(Protocol):
 
 
 class WorkerSource(Protocol):
-    """Where worker processes come from without being executed (``cli.prestart``)."""
+    """Where worker processes come from without being executed (``cli.nursery``)."""
 
     def hand_over(
         self, arguments: Sequence[str], environment: Mapping[str, str], log_path: Path

@@ -10,15 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rivet_fleet.contracts.allowed import EVERYTHING, Allowed
 from rivet_fleet.contracts.clock import Clock, SystemClock
 from rivet_fleet.contracts.events import Emit, Event, EventName
+from rivet_fleet.contracts.identity import NAMESPACE_DEFAULT
 from rivet_fleet.contracts.keys import CampaignId, WorkerId
-from rivet_fleet.contracts.namespace import NAMESPACE_DEFAULT
 from rivet_fleet.contracts.plan import DestinationPlan
 from rivet_fleet.contracts.protection import MonitorPlan
+from rivet_fleet.contracts.sealing import EVERYTHING, Allowed
 from rivet_fleet.contracts.url import redact
-from rivet_fleet.coordination.campaign_lookup import await_campaign
 from rivet_fleet.coordination.fitness import (
     Defect,
     refuse_destination,
@@ -27,30 +26,35 @@ from rivet_fleet.coordination.fitness import (
     tell_unfit,
     unfit,
 )
-from rivet_fleet.coordination.fleet import Fleet, FleetSettings
+from rivet_fleet.coordination.fleet import (
+    Fleet,
+    FleetSettings,
+    Patience,
+    StopFlag,
+    await_campaign,
+    install,
+    process_alive,
+    stop_with_parent,
+    this_process,
+)
 from rivet_fleet.coordination.governor import Governor, GovernorLinks
 from rivet_fleet.coordination.heartbeat import Heartbeat, HeartbeatLimits
-from rivet_fleet.coordination.identity import process_alive, this_process
-from rivet_fleet.coordination.patience import Patience
 from rivet_fleet.coordination.secrets import PrivateSource, questions, told_in_full
-from rivet_fleet.coordination.stop import StopFlag, install, stop_with_parent
 from rivet_fleet.coordination.worker import Worker
 from rivet_fleet.errors import ConfigError, DestinationError, ExitCode, StateRefused
 from rivet_fleet.execution import registry
 from rivet_fleet.execution.allocator import give_memory_back
 from rivet_fleet.execution.destination import Destination
+from rivet_fleet.execution.durable import create_spool, make_root
 from rivet_fleet.execution.signals import SourceSignals
 from rivet_fleet.execution.source import Source
-from rivet_fleet.execution.spool import create_spool, make_root
-from rivet_fleet.observability.fanout import fan_out
-from rivet_fleet.observability.journal import journal_emit
-from rivet_fleet.observability.logs import log_emit
+from rivet_fleet.observability.journal import fan_out, journal_emit, log_emit
 from rivet_fleet.persistence.migrate import SCHEMA_NONE, SCHEMA_OLD
 from rivet_fleet.persistence.open import open_store, sqlite_path, store_exists
 from rivet_fleet.persistence.store import Store
-from rivet_fleet.planning.config import load_config
-from rivet_fleet.planning.connections import (
+from rivet_fleet.planning.config.connections import (
     SourceConnection,
+    config_of_urls,
     own_names,
     seal_key,
     secrets_in_files,
@@ -59,8 +63,8 @@ from rivet_fleet.planning.connections import (
     spellings,
     state_url,
 )
-from rivet_fleet.planning.loaded import LoadedConfig
-from rivet_fleet.planning.source_blocks import config_of_urls
+from rivet_fleet.planning.config.load import load_config
+from rivet_fleet.planning.config.loaded import LoadedConfig
 from rivet_fleet.verification.gc import sweep_spool
 
 _MB = 1024 * 1024

@@ -11,16 +11,14 @@ import psutil
 import structlog
 
 from rivet_fleet.contracts.basis import BasisDifference
+from rivet_fleet.contracts.clock import backoff_s
 from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.keys import CampaignId, RunId
 from rivet_fleet.contracts.killpoints import KillPoint, reach
-from rivet_fleet.contracts.lease import Claim
 from rivet_fleet.contracts.plan import ExportPlan
-from rivet_fleet.contracts.retry import backoff_s
-from rivet_fleet.contracts.state import Failure
-from rivet_fleet.contracts.task import CampaignStatus
-from rivet_fleet.coordination.closing import verdict
-from rivet_fleet.coordination.commit import deliver_chunk
+from rivet_fleet.contracts.state import CampaignStatus, Claim, Failure
+from rivet_fleet.coordination.commit import Published, deliver_chunk
+from rivet_fleet.coordination.finalize import look_before
 from rivet_fleet.coordination.fitness import (
     asked_of_source,
     asks_source,
@@ -33,12 +31,9 @@ from rivet_fleet.coordination.fitness import (
     with_others,
 )
 from rivet_fleet.coordination.fleet import Fleet
-from rivet_fleet.coordination.harm import look_before
 from rivet_fleet.coordination.heartbeat import Heartbeat
-from rivet_fleet.coordination.protect import ChunkGuard, Protection
-from rivet_fleet.coordination.publish import Published
-from rivet_fleet.coordination.retries import Retries
-from rivet_fleet.coordination.tend import tend
+from rivet_fleet.coordination.protect import ChunkGuard, Protection, Retries
+from rivet_fleet.coordination.tend import tend, verdict
 from rivet_fleet.errors import (
     DestinationError,
     ExitCode,
@@ -60,9 +55,9 @@ from rivet_fleet.execution.extract import (
     open_patiently,
     page_servo,
 )
-from rivet_fleet.execution.pages import Allowance, PageServo
 from rivet_fleet.execution.proving import PageProofs
 from rivet_fleet.execution.registry import open_format
+from rivet_fleet.execution.servo import Allowance, PageServo
 
 _MESSAGE_MAX = 2000
 _OUTAGE_BACKOFF_S = 1.0

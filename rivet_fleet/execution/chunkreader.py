@@ -30,7 +30,6 @@ from rivet_fleet.errors import (
     SourceUnavailable,
     ValueTooLarge,
 )
-from rivet_fleet.execution.drift import Footing
 from rivet_fleet.execution.packing import dressed
 from rivet_fleet.execution.paging import (
     KeyDialect,
@@ -40,11 +39,11 @@ from rivet_fleet.execution.paging import (
     SpanPager,
     Walk,
     whole_select,
+    windowed,
 )
 from rivet_fleet.execution.proving import PageProofs
 from rivet_fleet.execution.source import Page, PageLimit
-from rivet_fleet.execution.types import arrow_schema
-from rivet_fleet.execution.windowing import windowed
+from rivet_fleet.execution.types import Footing, arrow_schema
 
 _CUT_FACTOR = 2
 """A page that grew to this many times its byte limit is cut behind its last whole row, and

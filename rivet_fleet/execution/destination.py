@@ -12,7 +12,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Protocol
 
-from rivet_fleet.contracts.part import PartDigest, Receipt
+from rivet_fleet.contracts.manifest import PartDigest, Receipt
 
 
 class Presence(Enum):

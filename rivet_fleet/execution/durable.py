@@ -9,16 +9,23 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
+import secrets
+import shutil
 import stat
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+from rivet_fleet.contracts.places import make_private, stranger_at
 from rivet_fleet.errors import (
     DestinationError,
     DestinationFull,
     DestinationRefused,
     DestinationUnavailable,
 )
+from rivet_fleet.execution.destination import Destination, Presence
+from rivet_fleet.execution.parts import digest_file
 
 SPOOL = "spool"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -132,3 +139,170 @@ def remove_file(path: Path) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+# ------------------------------------------------------------------------------------------
+# The spool: where a worker writes a part before it is finished. One folder per process.
+
+_NAME = re.compile(r"w-(?P<pid>\d{1,10})-(?P<started>\d{1,15}\.\d{2})-(?P<nonce>[0-9a-f]{8})")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpoolOwner:
+    """The process a spool folder belongs to. ``pid_started_at_s`` (to the hundredth of a second)
+    tells a reused pid from the old one."""
+
+    pid: int
+    pid_started_at_s: float
+
+
+def spool_name(owner: SpoolOwner, nonce: str) -> str:
+    """``w-<pid>-<pid_started_at_s>-<nonce>``."""
+    return f"w-{owner.pid}-{owner.pid_started_at_s:.2f}-{nonce}"
+
+
+def parse_spool_name(name: str) -> SpoolOwner | None:
+    """Whose folder it is; None for a name that ``spool_name`` did not make."""
+    match = _NAME.fullmatch(name)
+    if match is None:
+        return None
+    return SpoolOwner(pid=int(match["pid"]), pid_started_at_s=float(match["started"]))
+
+
+def make_root(root: Path) -> None:
+    """The folder that spool folders lie in, made for this user alone when it is missing.
+
+    Where everybody may write (``/tmp``) its name can be taken by somebody else first, who would
+    then read rows or put other files in their place: there it, and each folder on the way to it,
+    must be this user's (``stranger_at``). Raises DestinationRefused, Full or Unavailable.
+    """
+    with filesystem_errors(root, "spool"):
+        what = stranger_at(root)
+        if what is None:
+            make_private(root)
+            # Again: between the two looks somebody may have made it.
+            what = stranger_at(root)
+    if what is not None:
+        refused = DestinationRefused(
+            f"the spool folder {root} {what}: whoever made it could read and change rows",
+            hint="remove it, or name another with spool_dir",
+            code="RIVET_SPOOL_NOT_OURS",
+        )
+        refused.spool = True
+        raise refused
+
+
+def create_spool(root: Path, pid: int, started_at_s: float) -> Path:
+    """A new folder for this process below ``root`` (created too), readable by its user only.
+
+    Raises DestinationRefused, DestinationFull or DestinationUnavailable, naming the path.
+    """
+    owner = SpoolOwner(pid=pid, pid_started_at_s=started_at_s)
+    folder = root / spool_name(owner, secrets.token_hex(4))
+    make_root(root)
+    with filesystem_errors(folder, "spool"):
+        folder.mkdir(mode=0o700)
+    return folder
+
+
+# ------------------------------------------------------------------------------------------
+# Object paths as the ledger and manifests spell them: checked before a disk or store sees them.
+
+SEGMENT_BYTES_MAX = 255
+
+
+def checked_path(path: str) -> str:
+    """``path`` itself, when it stays below the prefix it is relative to.
+
+    State rows, receipts and manifests may have been edited by anybody: an absolute path, a
+    ``..``, an empty segment, a NUL or a backslash raises DestinationRefused.
+    """
+    segments = path.split("/")
+    if not all(segments) or "." in segments or ".." in segments:
+        raise _refused(path, "every segment between slashes must be a plain name")
+    if "\0" in path or "\\" in path:
+        raise _refused(path, "NUL and backslash are not allowed")
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        # JSON can spell half of a character pair; no filesystem and no terminal can.
+        raise _refused(path, "it is no text that UTF-8 can carry") from None
+    if any(len(segment.encode()) > SEGMENT_BYTES_MAX for segment in segments):
+        raise _refused(path, f"a name is longer than {SEGMENT_BYTES_MAX} bytes")
+    return path
+
+
+def _refused(path: str, why: str) -> DestinationRefused:
+    return DestinationRefused(
+        f"unsafe object path {path[:200]!r}: {why}",
+        hint="the state database or the manifest was edited; restore it or reopen the chunk",
+        code="RIVET_UNSAFE_PATH",
+    )
+
+
+# ------------------------------------------------------------------------------------------
+# Proving what a destination and a spool folder promise, by doing it with a few bytes.
+
+PROBE = "_rivet_doctor_probe"
+_BYTES_MAX = 1024
+
+
+@contextlib.contextmanager
+def removed_if_made(folder: Path) -> Iterator[None]:
+    """Whatever the block makes of ``folder`` and of what it lies in is removed behind it, as far
+    as it is empty: examining leaves nothing behind."""
+    missing = [level for level in (folder, *folder.parents) if not level.exists()]
+    try:
+        yield
+    finally:
+        for level in missing:
+            with contextlib.suppress(OSError):
+                level.rmdir()
+
+
+def probe_spool(root: Path) -> int:
+    """Write, read and remove a small file below ``root`` (made when missing); the free bytes
+    there. Raises DestinationRefused, DestinationFull or DestinationUnavailable."""
+    probe = root / f"{PROBE}.{secrets.token_hex(8)}"
+    make_root(root)
+    with filesystem_errors(root, "spool"):
+        try:
+            probe.write_bytes(b"probe\n")
+            probe.read_bytes()
+        finally:
+            probe.unlink(missing_ok=True)
+        return shutil.disk_usage(root).free
+
+
+def creates_only(destination: Destination, spool: Path) -> bool:
+    """True when a second file under a visible name is turned away and the first one stays (what
+    keeps two workers from delivering one chunk twice). Leaves nothing behind.
+
+    Raises DestinationError.
+    """
+    token = secrets.token_hex(8)
+    path = f"{PROBE}.{token}"
+    files = [spool / f"{path}.{number}" for number in (1, 2)]
+    try:
+        with filesystem_errors(spool, "spool"):
+            for number, file in enumerate(files):
+                file.write_bytes(f"probe {number}\n".encode())
+        digests = [digest_file(file, rows=0) for file in files]
+        receipts = [
+            destination.stage(file, path, digest)
+            for file, digest in zip(files, digests, strict=True)
+        ]
+        try:
+            found = [
+                destination.publish(receipt, path, digest)
+                for receipt, digest in zip(receipts, digests, strict=True)
+            ]
+            kept = destination.read(path, _BYTES_MAX) == b"probe 0\n"
+        finally:
+            for receipt in receipts:
+                destination.discard(receipt)
+            destination.remove(path)
+        return found == [Presence.VISIBLE, Presence.FOREIGN] and kept
+    finally:
+        for file in files:
+            file.unlink(missing_ok=True)

@@ -17,14 +17,16 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from rivet_fleet.contracts.killpoints import KillPoint, reach
-from rivet_fleet.contracts.part import ColumnStats
+from rivet_fleet.contracts.manifest import ColumnStats
+from rivet_fleet.contracts.plan import EXPORTED_AT, MetaPlan
 from rivet_fleet.contracts.quality import UniqueKey, UniqueStats
+from rivet_fleet.execution.checksums import open_row_hash
 from rivet_fleet.execution.durable import remove_file
 from rivet_fleet.execution.format import PartFormat, PartWriter
 from rivet_fleet.execution.parts import ColumnCounter
+from rivet_fleet.execution.types import arrow_schema
 
 if TYPE_CHECKING:
-    from rivet_fleet.execution.added import AddedColumns
     from rivet_fleet.execution.uniqueness import UniqueCounter
 
 
@@ -206,3 +208,27 @@ class _OpenPart:
     writer: PartWriter
     counter: ColumnCounter
     rows: int = 0
+
+
+# ------------------------------------------------------------------------------------------
+# Columns that are appended to every page before it is encoded (ADR 0012, ``meta_columns``).
+
+
+class AddedColumns:
+    """Completes pages of ``schema``. They depend on the plan and the row alone (S5)."""
+
+    def __init__(self, schema: pa.Schema, meta: MetaPlan) -> None:
+        self._meta = meta
+        self._hashed = [schema.get_field_index(name) for name in meta.row_hash or ()]
+        self.schema = pa.schema([*schema, *arrow_schema(meta.columns)])
+
+    def complete(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """The page with what is added, of ``self.schema``."""
+        arrays = list(batch.columns)
+        if self._meta.exported_at_us is not None:
+            kind = self.schema.field(EXPORTED_AT).type
+            moment = pa.scalar(self._meta.exported_at_us, kind)
+            arrays.append(pa.repeat(moment, batch.num_rows))
+        if self._meta.row_hash is not None:
+            arrays.append(open_row_hash()([batch.column(index) for index in self._hashed]))
+        return pa.RecordBatch.from_arrays(arrays, schema=self.schema)

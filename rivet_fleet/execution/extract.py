@@ -18,18 +18,18 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import pyarrow as pa
 
 from rivet_fleet.contracts.basis import BasisDifference
+from rivet_fleet.contracts.clock import backoff_s
 from rivet_fleet.contracts.killpoints import KillPoint, reach
 from rivet_fleet.contracts.plan import FormatPlan, MetaPlan, TuningPlan
 from rivet_fleet.contracts.quality import UniqueKey
-from rivet_fleet.contracts.retry import backoff_s
 from rivet_fleet.errors import RetryClass, SourceError, StatementTimeout
 from rivet_fleet.execution.encoder import Encoder, Parts, SpooledPart
 from rivet_fleet.execution.format import PartFormat
-from rivet_fleet.execution.pages import HELD_BY_WIRE, Allowance, PageServo
+from rivet_fleet.execution.servo import HELD_BY_WIRE, Allowance, PageServo
 from rivet_fleet.execution.source import ChunkReader, Page, PageLimit
 
 if TYPE_CHECKING:
-    from rivet_fleet.execution.added import AddedColumns
+    from rivet_fleet.execution.encoder import AddedColumns
 
 T = TypeVar("T")
 
@@ -168,7 +168,7 @@ def _added(schema: pa.Schema, meta: MetaPlan | None) -> AddedColumns | None:
     if meta is None:
         return None
     # Here and not above: most exports add nothing, and a worker starts sooner without it.
-    from rivet_fleet.execution.added import AddedColumns
+    from rivet_fleet.execution.encoder import AddedColumns
 
     return AddedColumns(schema, meta)
 

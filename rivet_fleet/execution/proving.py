@@ -16,8 +16,7 @@ from rivet_fleet.contracts.keys import ChunkRange, RangeKind
 from rivet_fleet.contracts.proof import PROOF_PAGE, Prove
 from rivet_fleet.contracts.window import RowWindow
 from rivet_fleet.errors import DataIntegrityError, SourceError
-from rivet_fleet.execution.paging import KeyDialect, Select, whole_select
-from rivet_fleet.execution.windowing import windowed
+from rivet_fleet.execution.paging import KeyDialect, Select, whole_select, windowed
 
 COUNT = "count(*)"
 SHARE = 0.01

@@ -10,7 +10,7 @@ from libc.string cimport memcpy
 
 import pyarrow as pa
 
-from rivet_fleet.execution.rowhash import storage_of, width_of
+from rivet_fleet.execution.checksums import storage_of, width_of
 
 cdef enum Storage:
     FIXED

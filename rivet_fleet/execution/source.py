@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Protocol
 import pyarrow as pa
 
 from rivet_fleet.contracts.basis import BasisDifference, BasisFact
-from rivet_fleet.contracts.facts import FactsRequest, SourceFacts
-from rivet_fleet.contracts.harm import HarmReading
+from rivet_fleet.contracts.counters import HarmReading
+from rivet_fleet.contracts.facts import FactsRequest, Listing, ServerFacts, SourceFacts, SourceNote
 from rivet_fleet.contracts.keys import ChunkRange, RelationName
-from rivet_fleet.contracts.listing import Listing, ServerFacts, SourceNote
 from rivet_fleet.contracts.plan import ReadPlan, TuningPlan
 from rivet_fleet.contracts.proof import ChangeReading
 from rivet_fleet.contracts.window import Newest, NewestRequest

@@ -15,15 +15,25 @@ from rich.table import Table
 from rich.text import Text
 
 from rivet_fleet.contracts.events import EventName
-from rivet_fleet.contracts.state import JournalEntry
-from rivet_fleet.contracts.task import RunStatus
-from rivet_fleet.observability.progress import BROKEN, NOTABLE, notable_line, overall_line
-from rivet_fleet.observability.redaction import Redactor, one_line
-from rivet_fleet.observability.snapshot import ExportProgress, Progress, Snapshot
+from rivet_fleet.contracts.state import JournalEntry, RunStatus
+from rivet_fleet.contracts.url import redact
+from rivet_fleet.observability.progress import (
+    BROKEN,
+    NOTABLE,
+    ExportProgress,
+    PlainProgress,
+    Progress,
+    ProgressView,
+    Snapshot,
+    notable_line,
+    overall_line,
+)
 from rivet_fleet.observability.units import (
+    Redactor,
     bytes_text,
     counted,
     duration_text,
+    one_line,
     scaled_text,
 )
 
@@ -45,6 +55,21 @@ def open_live(stream: TextIO, *, redactor: Redactor) -> LiveProgress | None:
     """The live view; None on a terminal that cannot move its cursor (TERM=dumb)."""
     console = Console(file=stream, force_terminal=True, highlight=False, markup=False)
     return None if console.is_dumb_terminal else LiveProgress(console, redactor=redactor)
+
+
+def open_progress(
+    console_is_terminal: bool,
+    stream: TextIO,
+    *,
+    redactor: Redactor = redact,
+    every_s: float = 10.0,
+) -> ProgressView:
+    """The live view on a terminal that can move its cursor, plain lines anywhere else.
+
+    NO_COLOR and TERM=dumb are honoured (by rich). ``every_s`` paces the plain lines.
+    """
+    live = open_live(stream, redactor=redactor) if console_is_terminal else None
+    return live or PlainProgress(stream, redactor=redactor, every_s=every_s)
 
 
 class LiveProgress:

@@ -6,14 +6,83 @@ Only the state database's clock is compared with leases and waits (F3).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from rivet_fleet.contracts.state import CampaignView, GroupView, RunView, TaskView, WorkerView
-from rivet_fleet.contracts.task import CampaignStatus, RunStatus, TaskStatus
-from rivet_fleet.observability.advice import advice_for, command, needs_new_plan
-from rivet_fleet.observability.units import counted, duration_text
+from rivet_fleet.contracts.events import EventName
+from rivet_fleet.contracts.keys import RunId
+from rivet_fleet.contracts.plan import ClaimPlace
+from rivet_fleet.contracts.protection import SourceBudget
+from rivet_fleet.contracts.state import (
+    CampaignStatus,
+    CampaignView,
+    GroupView,
+    JournalEntry,
+    Outage,
+    RunStatus,
+    RunView,
+    TaskStatus,
+    TaskView,
+    WorkerView,
+)
+from rivet_fleet.observability.units import bytes_text, counted, duration_text, rfc3339, scaled_text
+
+# ------------------------------------------------------------------------------------------
+# What to do next: the exact commands, and one sentence per error class. One home for both.
+
+PROGRAM = "rivet-fleet"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NextStep:
+    """A command to type and why."""
+
+    command: str
+    why: str
+
+
+def command(verb: str, config_path: str, *, export_name: str | None = None) -> str:
+    """``rivet-fleet verb -c path [-e export]``, quoted for a shell."""
+    words = [PROGRAM, *verb.split(), "-c", config_path]
+    words += ["-e", export_name] if export_name else []
+    return shlex.join(words)
+
+
+ADVICE: dict[str, str] = {
+    "SourceUnavailable": "Check that the source database is up and reachable, then requeue.",
+    "SourceBusy": "The source asked for patience: lower the source group's slots, then requeue.",
+    "RelationLocked": "Another session holds a lock on the table: requeue when that has ended.",
+    "SourceRefused": "Fix the credentials, the privilege or the SQL, then requeue.",
+    "StatementTimeout": "Raise statement_timeout_s or make pages and chunks smaller, then requeue.",
+    "UnsupportedType": "Cast the named columns under `columns:` and start a new campaign.",
+    "ValueTooLarge": "Give the worker more memory, or leave the column out, then requeue.",
+    "MalformedData": "The server's bytes break its own format: look at the page it names.",
+    "DestinationUnavailable": "Check the destination, then requeue.",
+    "DestinationRefused": "Fix the path or the privilege at the destination, then requeue.",
+    "DestinationFull": "Make room at the destination or in the spool directory, then requeue.",
+    "StateUnavailable": "Check the state database; running work continues by itself.",
+    "StateRefused": "Bring state database and program to the same version.",
+    "DataIntegrityError": "Do not use the files of this run before `validate` is clean.",
+    "SchemaDrift": "The table changed since it was planned: start a new campaign.",
+}
+"""By the error class stored with a failed chunk. Anything else gets ADVICE_OTHERWISE."""
+
+_PLANNED_ANEW = frozenset(("SchemaDrift", "UnsupportedType"))
+
+ADVICE_OTHERWISE = "Look at the journal around the failure, then requeue."
+
+
+def needs_new_plan(error_class: str | None) -> bool:
+    """True where the plan itself no longer fits the source: another try of it fails again."""
+    return error_class in _PLANNED_ANEW
+
+
+def advice_for(error_class: str | None) -> str:
+    """One sentence on what helps against this class of error."""
+    return ADVICE.get(error_class or "", ADVICE_OTHERWISE)
+
 
 HOLDERS_SHOWN_MAX = 5
 
@@ -376,3 +445,249 @@ def _nothing_waits(scene: Scene) -> tuple[Reason, ...]:
         else "Nothing waits: the campaign is about to be settled."
     )
     return (Reason(code=ReasonCode.EVERYTHING_RUNNING, sentence=said),)
+
+
+# ------------------------------------------------------------------------------------------
+# What waits for what when the fleet follows waves, priorities or durations. Pure.
+#
+# Only campaigns whose configuration asked for an order have anything to say here; chunks that a
+# full source group holds back wait for the group, not for their turn.
+
+_BY_ORDER = {
+    "priority": ReasonCode.HIGHER_PRIORITY_FIRST,
+    "longest_first": ReasonCode.LONGER_CHUNKS_FIRST,
+}
+
+
+def order_reasons(scene: Scene) -> tuple[Reason, ...]:
+    """For every export with claimable chunks: which export goes first, and why; and when two
+    waves run at once, that this is meant."""
+    if scene.campaign.status.over:
+        return ()
+    free = _free_runs(scene)
+    if not free:
+        return _overlap(scene)
+    first = free[0]
+    behind = (_behind(scene, run, first) for run in free[1:])
+    return (*(reason for reason in behind if reason is not None), *_overlap(scene))
+
+
+def _free_runs(scene: Scene) -> list[RunView]:
+    """Runs with chunks that could be claimed now, in the order of handing out."""
+    full = full_groups(scene)
+    return [
+        run for run in scene.runs if run.plan.source_group not in full and claimable(scene, run) > 0
+    ]
+
+
+def _behind(scene: Scene, run: RunView, first: RunView) -> Reason | None:
+    """Why ``run`` is not first; None where the configuration's own order is all there is."""
+    place, ahead = run.plan.place, first.plan.place
+    if place is None or ahead is None:
+        return None
+    waits = f"{counted(claimable(scene, run), 'chunk')} of {run.export_name}"
+    name = f"{first.export_name} ({counted(claimable(scene, first), 'chunk')} left to claim)"
+    if ahead.wave != place.wave:
+        code = ReasonCode.EARLIER_WAVE_FIRST
+        says = f"{waits} belong to wave {place.wave}: wave {ahead.wave} goes first, now {name}."
+    elif place.order not in _BY_ORDER:
+        return None
+    else:
+        code = _BY_ORDER[place.order]
+        says = f"{waits} come after {name}: {_comparison(place, ahead)}."
+    return Reason(code=code, export_name=run.export_name, sentence=says)
+
+
+def _comparison(place: ClaimPlace, ahead: ClaimPlace) -> str:
+    if place.order == "longest_first":
+        return (
+            f"a chunk of it is expected to take {duration_text(ahead.chunk_work_s)}, "
+            f"of this one {duration_text(place.chunk_work_s)}"
+        )
+    return f"priority {ahead.score} against {place.score}"
+
+
+def _overlap(scene: Scene) -> tuple[Reason, ...]:
+    """A later wave has begun while an earlier one still runs: nobody idles at its end."""
+    running: dict[int, int] = {}
+    for run in scene.runs:
+        place = run.plan.place
+        if run.status is RunStatus.IN_PROGRESS and place and place.wave and run.counts.running:
+            running[place.wave] = running.get(place.wave, 0) + run.counts.running
+    if len(running) < 2:
+        return ()
+    earliest = min(running)
+    later = sum(number for wave, number in running.items() if wave != earliest)
+    says = (
+        f"Wave {earliest} still runs {counted(running[earliest], 'chunk')}; workers that found "
+        f"nothing more to claim in it went on with {counted(later, 'chunk')} of later waves."
+    )
+    return (Reason(code=ReasonCode.WAVES_OVERLAP, sentence=says),)
+
+
+# ------------------------------------------------------------------------------------------
+# A source that does not come back keeps a campaign active for ever, and so do workers that lack
+# something: this says so. Pure.
+
+_UNFIT_SHOWN = 20
+
+
+def runs_by_source(runs: Sequence[RunView]) -> dict[str, tuple[RunId, ...]]:
+    """The runs of each source that still has something to read. A finished run of the same
+    source belongs to it: its last chunk is a sign that the source was there."""
+    found: dict[str, list[RunView]] = {}
+    for run in runs:
+        found.setdefault(run.plan.read.source, []).append(run)
+    return {
+        source: tuple(run.run_id for run in members)
+        for source, members in found.items()
+        if any(run.status is RunStatus.IN_PROGRESS and _unread(run) for run in members)
+    }
+
+
+def outage_reasons(scene: Scene, outages: Mapping[str, Outage]) -> list[Reason]:
+    """One for each source that is away; nothing once the campaign is over."""
+    if scene.campaign.status.over:
+        return []
+    return [_away(scene, source, outage) for source, outage in outages.items()]
+
+
+def held_reasons(scene: Scene, entries: Sequence[JournalEntry]) -> list[Reason]:
+    """One for each source whose budget of retries is spent at this moment; nothing once the
+    campaign is over. ``entries``: when that was told lately."""
+    if scene.campaign.status.over:
+        return []
+    until_s: dict[str, float] = {}
+    for entry in entries:
+        source, wait_s = str(entry.data.get("source")), entry.data.get("wait_s")
+        if isinstance(wait_s, int | float):
+            until_s[source] = max(until_s.get(source, 0.0), entry.at_s + wait_s - scene.now_s)
+    return [_held(source, left_s) for source, left_s in until_s.items() if left_s > 0]
+
+
+def _held(source: str, left_s: float) -> Reason:
+    return Reason(
+        code=ReasonCode.RETRIES_HELD,
+        sentence=f"Source {source} fails more often than the fleet may try it again, over all "
+        f"hosts and campaigns: tries wait their turn, one for another {duration_text(left_s)}. "
+        "Chunks keep what they have read; the journal's source.retried and "
+        "chunk.failed say what fails.",
+        until_s=left_s,
+    )
+
+
+def unfit_reasons(scene: Scene, entries: Sequence[JournalEntry]) -> list[Reason]:
+    """One for each process, by name and host, that refused to work and has not begun anew since;
+    nothing once the campaign is over. ``entries``: the starts and refusals, oldest first."""
+    if scene.campaign.status.over:
+        return []
+    last = {(str(e.data.get("worker_name")), str(e.data.get("host_id"))): e for e in entries}
+    refused = [
+        (who, entry) for who, entry in last.items() if entry.event == EventName.WORKER_REFUSED.value
+    ]
+    return [_unfit(scene, *who, entry) for who, entry in refused[-_UNFIT_SHOWN:]]
+
+
+def _unfit(scene: Scene, name: str, host_id: str, entry: JournalEntry) -> Reason:
+    return Reason(
+        code=ReasonCode.WORKER_UNFIT,
+        sentence=f"Worker {name} on {host_id} ended {duration_text(scene.now_s - entry.at_s)} ago "
+        f"without spending an attempt ({entry.data.get('code')}): {entry.message.rstrip('.')}.",
+        next_command=command("resume", scene.campaign.config_path),
+    )
+
+
+def _unread(run: RunView) -> int:
+    return run.counts.pending + run.counts.running + run.counts.failed
+
+
+def _away(scene: Scene, source: str, outage: Outage) -> Reason:
+    running = sum(run.counts.running for run in scene.runs if run.plan.read.source == source)
+    now = f" ({counted(running, 'chunk')} at this moment)" if running else ""
+    return Reason(
+        code=ReasonCode.SOURCE_AWAY,
+        sentence=f"Source {source} is away since {rfc3339(outage.since_s)} "
+        f"({duration_text(scene.now_s - outage.since_s)}): {counted(outage.tries, 'chunk')} could "
+        f"not connect and went back, the last {duration_text(scene.now_s - outage.last_s)} ago: "
+        f"{outage.message.rstrip('.')}. Nothing is lost and no attempt is spent; it is tried "
+        f"again{now} until it answers. Bring the source, or the way to it, back; "
+        "or give the campaign up with `cancel`.",
+        next_command=command("doctor", scene.campaign.config_path),
+    )
+
+
+# ------------------------------------------------------------------------------------------
+# Source groups in words: what they may do, and what they do now. Pure.
+
+
+def budget_line(budget: SourceBudget) -> str:
+    """One line: the group and its limits."""
+    limits = _limits(
+        budget.chunks_max, budget.connections_max, budget.rows_per_s, budget.bytes_per_s
+    )
+    return f"{budget.group_name}: {', '.join(limits)}"
+
+
+def group_words(group: GroupView) -> str:
+    """How many chunks run, here and elsewhere, and what limits them."""
+    limits = _limits(group.slots_max, group.connections_max, group.rows_per_s, group.bytes_per_s)
+    others = group.running - group.running_here
+    elsewhere = f" ({others} of other campaigns)" if others > 0 else ""
+    if group.monitored:
+        limits.append(f"governed by {group.governor}" if group.governor else "not governed now")
+    return f"{group.running} running{elsewhere}, {', '.join([*limits, *group.readings()])}"
+
+
+def rate_words(group: GroupView) -> str:
+    """The group's rates, such as ``50k rows/s, 20.0 MB/s``."""
+    return ", ".join(_limits(None, None, group.rows_per_s, group.bytes_per_s))
+
+
+def _limits(
+    chunks: int | None, connections: int | None, rows_per_s: float | None, bytes_per_s: float | None
+) -> list[str]:
+    said = []
+    if chunks is not None:
+        said.append(f"{chunks} slots")
+    if connections is not None:
+        said.append(f"{connections} connections")
+    if rows_per_s is not None:
+        said.append(f"{scaled_text(round(rows_per_s))} rows/s")
+    if bytes_per_s is not None:
+        said.append(f"{bytes_text(round(bytes_per_s))}/s")
+    return said or ["no limit"]
+
+
+# ------------------------------------------------------------------------------------------
+# What the governor, or a rate, does to a campaign's source groups, with the figures. Pure.
+
+
+def protection_reasons(scene: Scene) -> list[Reason]:
+    """Every group that is paused, shed or paced; nothing once the campaign is over."""
+    if scene.campaign.status.over:
+        return []
+    return [
+        Reason(code=code, sentence=said, until_s=until_s)
+        for group in scene.groups
+        for code, said, until_s in _protected(scene, group)
+    ]
+
+
+def _protected(scene: Scene, group: GroupView) -> Iterator[tuple[ReasonCode, str, float | None]]:
+    name = f"Source group {group.group_name}"
+    if group.paused is not None or group.unwatched(scene.now_s):
+        why = group.paused or "nobody watches the source, and on_unreadable is pause"
+        left_s = None if group.resumes_at_s is None else group.resumes_at_s - scene.now_s
+        opens = "" if left_s is None else f"; it opens in {duration_text(left_s)}"
+        yield ReasonCode.SOURCE_GROUP_PAUSED, f"{name} is paused: {why}{opens}.", left_s
+        return
+    most = group.slots_max
+    if group.permits is not None and most is not None and group.permits < most:
+        why = ", ".join(group.readings(above="calm")) or "it regains one after calm samples"
+        said = (
+            f"{name} may run {group.permits} of {most} chunks, pages at "
+            f"{group.page_share:.0%} of their size: {why}."
+        )
+        yield ReasonCode.SOURCE_GROUP_SHED, said, None
+    if group.running and (group.rows_per_s is not None or group.bytes_per_s is not None):
+        yield ReasonCode.SOURCE_GROUP_PACED, f"{name} reads at its rate: {rate_words(group)}.", None

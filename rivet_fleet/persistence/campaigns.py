@@ -9,18 +9,16 @@ from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.identity import CampaignIdentity
 from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.contracts.plan import CampaignPlan, PlannedRun
-from rivet_fleet.contracts.state import CampaignView, SubmitOutcome
-from rivet_fleet.contracts.task import CampaignStatus
+from rivet_fleet.contracts.state import CampaignStatus, CampaignView, SubmitOutcome
 from rivet_fleet.errors import StateRefused
 from rivet_fleet.persistence.budgets import configure
-from rivet_fleet.persistence.database import Database, Record, Transaction
+from rivet_fleet.persistence.database import Database, Record, Transaction, note, note_all
 from rivet_fleet.persistence.finalizing import ONLY_COMPLETED
-from rivet_fleet.persistence.harm import FORGET_HARM
-from rivet_fleet.persistence.journal import note, note_all
+from rivet_fleet.persistence.guards import CLAIMABLE
 from rivet_fleet.persistence.ledger import LOCK_CAMPAIGN
 from rivet_fleet.persistence.marks import refuse_moved_marks
 from rivet_fleet.persistence.seals import seal_run
-from rivet_fleet.persistence.versions import CLAIMABLE
+from rivet_fleet.persistence.views import FORGET_HARM
 
 _ADD_CAMPAIGN = """
 INSERT INTO campaign (namespace, campaign_id, campaign_name, config_digest, config_path,

@@ -8,18 +8,50 @@ from functools import cache
 from rivet_fleet.contracts.codec import loads
 from rivet_fleet.contracts.events import EVENT_VERSION, Event, EventName
 from rivet_fleet.contracts.keys import CampaignId, ChunkRange, RunId, TaskId
-from rivet_fleet.contracts.lease import Claim, WorkerIdentity
-from rivet_fleet.contracts.state import Reaped
-from rivet_fleet.contracts.task import TaskStatus, Verb, after_reap
+from rivet_fleet.contracts.state import Claim, Reaped, TaskStatus, Verb, WorkerIdentity, after_reap
 from rivet_fleet.errors import StateRefused, StateTampered
 from rivet_fleet.persistence.budgets import has_room
-from rivet_fleet.persistence.database import Database, Record, Transaction
-from rivet_fleet.persistence.guards import effect, guard, status_in
-from rivet_fleet.persistence.hosts import require_this_host
-from rivet_fleet.persistence.journal import note_all
+from rivet_fleet.persistence.database import Database, Record, Transaction, note_all
+from rivet_fleet.persistence.guards import CLAIMABLE, effect, guard, status_in
 from rivet_fleet.persistence.ledger import Ledger
 from rivet_fleet.persistence.seals import Ranges, refuse_without_budget
-from rivet_fleet.persistence.versions import CLAIMABLE
+
+# ------------------------------------------------------------------------------------------
+# A SQLite state belongs to one host: its WAL lives in memory that hosts do not share.
+
+QUIET_S = 30.0
+"""How long the former host must have been silent before another one may take over (a laptop
+that was rebooted, a container that was replaced)."""
+
+_READ = "SELECT value FROM fleet_meta WHERE key = 'host_id'"
+_LAST_SIGN = """
+SELECT NOW_S - max(at_s) FROM (
+  SELECT at_s FROM fleet_meta WHERE key = 'host_id'
+  UNION ALL
+  SELECT heartbeat_at_s FROM worker WHERE host_id = :host_id AND ended_at_s IS NULL) seen
+"""
+_WRITE = """
+INSERT INTO fleet_meta (key, value, at_s) VALUES ('host_id', :host_id, NOW_S)
+ON CONFLICT (key) DO UPDATE SET value = excluded.value, at_s = excluded.at_s
+"""
+
+
+def require_this_host(tx: Transaction, worker: WorkerIdentity) -> None:
+    """Raise StateRefused while another host uses this state; take it over when that is quiet."""
+    owner = tx.scalar(_READ)
+    if owner == worker.host_id:
+        return
+    if owner is not None:
+        quiet_s = tx.scalar(_LAST_SIGN, host_id=owner)
+        if quiet_s < QUIET_S:
+            raise StateRefused(
+                f"this SQLite state is in use by host {owner}, and this is {worker.host_id}",
+                hint="workers on several hosts need a PostgreSQL state database; if that host "
+                f"is gone for good, try again in {QUIET_S - quiet_s:.0f} s",
+                code="RIVET_STATE_SEVERAL_HOSTS",
+            )
+    tx.run(_WRITE, host_id=worker.host_id)
+
 
 # The run's status is a scalar subquery on purpose: an EXISTS may become a join, and a join may
 # lose the index order that lets the scan stop at the first row.

@@ -17,6 +17,7 @@ from sqlalchemy import Text as TextType
 
 from rivet_fleet.errors import DataIntegrityError, StateRefused
 from rivet_fleet.persistence.database import Database
+from rivet_fleet.persistence.guards import SCHEMA_VERSION
 from rivet_fleet.persistence.migrate import (
     MOVED_TO,
     check_version,
@@ -26,7 +27,6 @@ from rivet_fleet.persistence.migrate import (
 )
 from rivet_fleet.persistence.open import dialect_of, sqlite_path, store_exists
 from rivet_fleet.persistence.schema import metadata
-from rivet_fleet.persistence.versions import SCHEMA_VERSION
 
 _BATCH_ROWS = 1_000
 

@@ -10,19 +10,173 @@ another one is refused before it reaches any of them (N1).
 from __future__ import annotations
 
 import contextlib
+import json
+import sqlite3
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeAlias, TypeVar
 
-from sqlalchemy import Connection, TextClause, text
+from sqlalchemy import Connection, TextClause, exc, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.base import Executable
 
-from rivet_fleet.contracts.namespace import NAMESPACE_DEFAULT
+from rivet_fleet.contracts.codec import to_plain
+from rivet_fleet.contracts.events import EVENT_VERSION, Event, Told
+from rivet_fleet.contracts.foreign import SAID_CHARS_MAX, foreign_line
+from rivet_fleet.contracts.identity import NAMESPACE_DEFAULT
 from rivet_fleet.contracts.sealing import UNKEYED, Sealer
-from rivet_fleet.persistence.border import border, meaning_of
+from rivet_fleet.contracts.state import JournalEntry, JournalFilter
+from rivet_fleet.errors import StateError, StateRefused, StateUnavailable
 from rivet_fleet.persistence.dialects import Dialect
 from rivet_fleet.persistence.guards import refuse_foreign
+
+# ------------------------------------------------------------------------------------------
+# Where the drivers' exceptions end: one table from SQLSTATE or SQLite code to our errors.
+
+_MIGRATE = "run `rivet-fleet state migrate` with this version of the program"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Meaning:
+    """What a driver's code means to us. ``again``: the server rolled back; repeat at once."""
+
+    error: type[StateError]
+    hint: str | None = None
+    again: bool = False
+
+
+_UNAVAILABLE = Meaning(error=StateUnavailable)
+_UNREACHABLE = Meaning(
+    error=StateUnavailable,
+    hint="is the state database running and reachable from here? Its URL comes from --state-url, "
+    "RIVET_FLEET_STATE_URL or `state:`; nothing is lost, start again when it is there",
+)
+_AGAIN = Meaning(error=StateUnavailable, again=True)
+_SPACE = Meaning(error=StateUnavailable, hint="free space for the state database")
+
+SQLSTATES: dict[str, Meaning] = {
+    "08": _UNAVAILABLE,
+    "53": _UNAVAILABLE,
+    "53100": _SPACE,
+    "57": _UNAVAILABLE,
+    "58": _UNAVAILABLE,
+    "40": _AGAIN,
+    "55P03": _AGAIN,
+    "25P03": _UNAVAILABLE,
+    "25P04": _UNAVAILABLE,
+    "25006": Meaning(
+        error=StateUnavailable, hint="the state URL points at a read-only server or standby"
+    ),
+    "28": Meaning(error=StateRefused, hint="check the user and password of the state URL"),
+    "3D": Meaning(error=StateRefused, hint="create the state database first"),
+    "42501": Meaning(error=StateRefused, hint="the state user needs rights on its schema"),
+    "42P01": Meaning(error=StateRefused, hint=_MIGRATE),
+    "42703": Meaning(error=StateRefused, hint=_MIGRATE),
+    "23": Meaning(error=StateRefused),
+}
+"""Longest prefix wins; the class is the first two characters (PostgreSQL manual, appendix A)."""
+
+SQLITE_CODES: dict[int, Meaning] = {
+    sqlite3.SQLITE_BUSY: _AGAIN,
+    sqlite3.SQLITE_LOCKED: _AGAIN,
+    sqlite3.SQLITE_IOERR: Meaning(error=StateUnavailable, hint="check the disk of the state"),
+    sqlite3.SQLITE_FULL: _SPACE,
+    sqlite3.SQLITE_NOMEM: _UNAVAILABLE,
+    sqlite3.SQLITE_INTERRUPT: _UNAVAILABLE,
+    sqlite3.SQLITE_PROTOCOL: _AGAIN,
+    sqlite3.SQLITE_SCHEMA: _AGAIN,
+    sqlite3.SQLITE_CORRUPT: Meaning(
+        error=StateRefused, hint="restore the state from a backup, or start with a new one"
+    ),
+    sqlite3.SQLITE_NOTADB: Meaning(
+        error=StateRefused, hint="the state path is a file that is not a SQLite database"
+    ),
+    sqlite3.SQLITE_READONLY: Meaning(
+        error=StateRefused, hint="the state file and its directory must be writable"
+    ),
+    sqlite3.SQLITE_PERM: Meaning(error=StateRefused, hint="check the rights of the state file"),
+    sqlite3.SQLITE_CANTOPEN: Meaning(
+        error=StateRefused, hint="the state's directory must exist and be writable"
+    ),
+    sqlite3.SQLITE_CONSTRAINT: Meaning(error=StateRefused),
+}
+"""By primary result code (the low byte of the extended one; sqlite.org/rescode.html)."""
+
+_OTHERWISE = Meaning(error=StateRefused)
+
+
+@contextlib.contextmanager
+def border(target: str, secrets: tuple[str, ...] = ()) -> Iterator[None]:
+    """Turn every driver or SQLAlchemy error of the block into a StateError.
+
+    ``target`` names the state database without a secret.
+    """
+    try:
+        yield
+    except exc.DBAPIError as failure:
+        raise _translate(failure, target, secrets) from None
+    except exc.TimeoutError:
+        raise StateUnavailable(
+            f"no free connection to the state database {target}",
+            hint="every connection of this process's pool is busy",
+        ) from None
+    except exc.SQLAlchemyError as failure:
+        raise StateRefused(f"state database {target}: {type(failure).__name__}") from None
+
+
+def meaning_of(failure: exc.DBAPIError) -> Meaning:
+    """What the driver's error means. Pure."""
+    orig = failure.orig
+    if failure.connection_invalidated:
+        return _UNAVAILABLE
+    if isinstance(orig, sqlite3.Error):
+        return _sqlite_meaning(orig)
+    # A driver is known by what its errors carry, so that only the one in use is imported.
+    state = getattr(orig, "sqlstate", "")
+    if state:
+        found = [SQLSTATES[p] for p in (state, state[:2]) if p in SQLSTATES]
+        return found[0] if found else _OTHERWISE
+    # libpq reports a connection that could not be made, or broke, without any SQLSTATE.
+    operational = any(kind.__name__ == "OperationalError" for kind in type(orig).__mro__)
+    without_state = state is None and operational
+    return _connecting(orig) if without_state else _OTHERWISE
+
+
+def _connecting(orig: BaseException | None) -> Meaning:
+    text = str(orig)
+    for sign, state in _CONNECT_REFUSALS:
+        if sign in text:
+            return SQLSTATES[state]
+    return _UNREACHABLE
+
+
+# During connection start-up libpq keeps the server's SQLSTATE to itself; these are the server's
+# own untranslated texts for the three refusals a user can repair.
+_CONNECT_REFUSALS = (
+    ("password authentication failed", "28"),
+    ("no password supplied", "28"),
+    ("no pg_hba.conf entry", "28"),
+    ("role ", "28"),
+    ("does not exist", "3D"),
+)
+
+
+def _sqlite_meaning(orig: sqlite3.Error) -> Meaning:
+    code = getattr(orig, "sqlite_errorcode", None)
+    if code is None:
+        return _OTHERWISE
+    if "no such table" in str(orig) or "no such column" in str(orig):
+        return Meaning(error=StateRefused, hint=_MIGRATE)
+    return SQLITE_CODES.get(code & 0xFF, _OTHERWISE)
+
+
+def _translate(failure: exc.DBAPIError, target: str, secrets: tuple[str, ...]) -> StateError:
+    meaning = meaning_of(failure)
+    first_line = (str(failure.orig)[:SAID_CHARS_MAX].strip().splitlines() or [""])[0]
+    told = foreign_line(first_line, secrets, chars_max=500)
+    return meaning.error(f"state database {target}: {told}", hint=meaning.hint)
+
 
 T = TypeVar("T")
 Record: TypeAlias = Any
@@ -190,3 +344,81 @@ class Database:
 
     def _border(self) -> contextlib.AbstractContextManager[None]:
         return border(self.dialect.target, self.dialect.secrets)
+
+
+# ------------------------------------------------------------------------------------------
+# The journal: one row per event, in the transaction of the transition it tells about.
+
+_INSERT = f"""
+INSERT INTO run_journal (namespace, at_s, event_version, event, campaign_id, run_id, export_name,
+                         chunk_index, worker_id, message, data_json)
+VALUES (:namespace, NOW_S - :ago_s, {EVENT_VERSION}, :event, :campaign_id, :run_id, :export_name,
+        :chunk_index, :worker_id, :message, :data_json)
+"""
+
+JOURNAL_COLUMNS = (
+    "journal_id, at_s, event, campaign_id, run_id, export_name, chunk_index, worker_id, "
+    "message, data_json"
+)
+
+
+def note(tx: Transaction, event: Event) -> None:
+    """Append one event."""
+    note_all(tx, [event])
+
+
+def note_all(tx: Transaction, events: Sequence[Event], *, told: Sequence[Told] = ()) -> None:
+    """Append what was ``told`` before, then ``events``, each in their order."""
+    rows = [_values(t.event, t.ago_s()) for t in told] + [_values(e) for e in events]
+    if rows:
+        tx.run_many(_INSERT, rows)
+
+
+def _values(event: Event, ago_s: float = 0.0) -> dict[str, object]:
+    return {
+        "ago_s": ago_s,
+        "event": event.name.value,
+        "campaign_id": event.campaign_id,
+        "run_id": event.run_id,
+        "export_name": event.export_name,
+        "chunk_index": event.chunk_index,
+        "worker_id": event.worker_id,
+        "message": event.message,
+        "data_json": json.dumps(to_plain(event.data), ensure_ascii=False),
+    }
+
+
+def filter_sql(only: JournalFilter) -> tuple[str, dict[str, object]]:
+    """Further conditions, each beginning with AND, and their values."""
+    where, values = "", dict[str, object]()
+    if only.export_name is not None:
+        where, values["only_export"] = " AND export_name = :only_export", only.export_name
+    if only.events:
+        names = {f"event_{number}": event for number, event in enumerate(only.events)}
+        where += f" AND event IN ({', '.join(f':{name}' for name in names)})"
+        values.update(names)
+    if only.worker is not None:
+        where += """ AND (worker_id = :only_worker OR worker_id IN
+                     (SELECT w.worker_id FROM worker w
+                      WHERE w.namespace = :namespace AND w.name = :only_worker))"""
+        values["only_worker"] = only.worker
+    if only.since_s is not None:
+        where += " AND at_s >= :since_s"
+        values["since_s"] = only.since_s
+    return where, values
+
+
+def entry_from(row: Record) -> JournalEntry:
+    """A journal row as a value; columns in the order of ``JOURNAL_COLUMNS``."""
+    return JournalEntry(
+        journal_id=row[0],
+        at_s=row[1],
+        event=row[2],
+        campaign_id=row[3],
+        run_id=row[4],
+        export_name=row[5],
+        chunk_index=row[6],
+        worker_id=row[7],
+        message=row[8],
+        data=json.loads(row[9]),
+    )

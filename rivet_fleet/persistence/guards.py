@@ -1,4 +1,4 @@
-"""The task machine of ``contracts/task.py`` as SQL: guards and effects, derived, never retyped.
+"""The task machine of ``contracts/state.py`` as SQL: guards and effects, derived, never retyped.
 
 A transition is one UPDATE whose WHERE clause is its guard; no row matched means that the caller
 does not own the task any more (F1). The lease is never part of a guard (F2).
@@ -6,8 +6,8 @@ does not own the task any more (F1). The lease is never part of a guard (F2).
 
 from __future__ import annotations
 
-from rivet_fleet.contracts.namespace import NAMESPACE_OTHER, namespace_of
-from rivet_fleet.contracts.task import TRANSITIONS, TaskStatus, Verb
+from rivet_fleet.contracts.identity import NAMESPACE_OTHER, namespace_of
+from rivet_fleet.contracts.state import TRANSITIONS, TaskStatus, Verb
 from rivet_fleet.errors import StateRefused
 
 _ORDER = list(TaskStatus)
@@ -52,3 +52,16 @@ def refuse_foreign(namespace: str, *stored_ids: object) -> None:
                 hint="--namespace (or state.namespace) says whose campaigns a command is about",
                 code=NAMESPACE_OTHER,
             )
+
+
+# ------------------------------------------------------------------------------------------
+# What statements need to know of the schema. Apart from ``schema``, which imports the toolkit's
+# table definitions: every process opens the state, few make or migrate it.
+
+SCHEMA_VERSION = "0010"
+"""The newest migration this program knows."""
+
+VERSION_TABLE = "rivet_fleet_version"
+
+CLAIMABLE = "status IN ('pending', 'failed') AND attempts < attempts_max"
+"""Spelled identically in the claim and in its partial indexes, or SQLite does not use them."""

@@ -11,11 +11,19 @@ from dataclasses import replace
 
 from rivet_fleet.contracts.events import Event, EventName, Told
 from rivet_fleet.contracts.keys import CampaignId, RunId, TaskId
-from rivet_fleet.contracts.lease import Claim, WorkerIdentity
-from rivet_fleet.contracts.part import PartStatus, StagedPart
+from rivet_fleet.contracts.manifest import PartStatus, StagedPart
 from rivet_fleet.contracts.plan import CampaignPlan
-from rivet_fleet.contracts.state import Failure, Reaped, SubmitOutcome
-from rivet_fleet.contracts.task import CampaignStatus, RunStatus, TaskStatus, Verb
+from rivet_fleet.contracts.state import (
+    CampaignStatus,
+    Claim,
+    Failure,
+    Reaped,
+    RunStatus,
+    SubmitOutcome,
+    TaskStatus,
+    Verb,
+    WorkerIdentity,
+)
 from rivet_fleet.errors import LeaseLost, StateRefused
 from rivet_fleet.persistence.campaigns import overlap, refuse_changed, refuse_empty
 from rivet_fleet.persistence.guards import refuse_foreign

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rivet_fleet.contracts.clock import retry_appointment
 from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.keys import CampaignId, TaskId
-from rivet_fleet.contracts.lease import WorkerIdentity
 from rivet_fleet.contracts.protection import (
     GovernorLease,
     GovernorWord,
@@ -14,9 +14,13 @@ from rivet_fleet.contracts.protection import (
     Standing,
     appointment,
 )
-from rivet_fleet.contracts.retry import retry_appointment
-from rivet_fleet.contracts.state import GroupView
-from rivet_fleet.contracts.task import CampaignStatus, RunStatus, TaskStatus
+from rivet_fleet.contracts.state import (
+    CampaignStatus,
+    GroupView,
+    RunStatus,
+    TaskStatus,
+    WorkerIdentity,
+)
 from rivet_fleet.errors import LeaseLost
 from rivet_fleet.persistence.budgets import changed_words
 from rivet_fleet.persistence.memory_model import Budget

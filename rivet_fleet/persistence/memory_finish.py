@@ -9,15 +9,23 @@ from typing import Any
 from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.identity import CampaignIdentity
 from rivet_fleet.contracts.keys import CampaignId, RunId
-from rivet_fleet.contracts.lease import WorkerIdentity
-from rivet_fleet.contracts.part import PartStatus
+from rivet_fleet.contracts.manifest import PartStatus
 from rivet_fleet.contracts.proof import RunProof
 from rivet_fleet.contracts.quality import Acceptance, RunFindings
-from rivet_fleet.contracts.state import Accepted, FinalizeLease, FinishedRun, MeasuredRun
-from rivet_fleet.contracts.task import CampaignStatus, RunStatus, TaskStatus, Verb
+from rivet_fleet.contracts.state import (
+    Accepted,
+    CampaignStatus,
+    FinalizeLease,
+    FinishedRun,
+    MeasuredRun,
+    RunStatus,
+    TaskStatus,
+    Verb,
+    WorkerIdentity,
+)
 from rivet_fleet.errors import LeaseLost, StateRefused
-from rivet_fleet.persistence.accepting import acceptance_event, refuse_acceptance, wrong_state
 from rivet_fleet.persistence.campaigns import held
+from rivet_fleet.persistence.finalizing import acceptance_event, refuse_acceptance, wrong_state
 from rivet_fleet.persistence.memory_harm import MemoryHarm
 from rivet_fleet.persistence.memory_marks import MemoryMarks
 from rivet_fleet.persistence.memory_model import Run, changed_values

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from rivet_fleet.contracts.harm import HarmReading, RunHarm
+from rivet_fleet.contracts.counters import HarmReading, RunHarm
 from rivet_fleet.contracts.keys import CampaignId, RunId
-from rivet_fleet.contracts.task import RunStatus
-from rivet_fleet.persistence.harm import harm_event
+from rivet_fleet.contracts.state import RunStatus
 from rivet_fleet.persistence.memory_views import MemoryRows, synchronized
+from rivet_fleet.persistence.views import harm_event
 
 
 class MemoryHarm(MemoryRows):

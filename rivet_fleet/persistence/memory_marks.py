@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from rivet_fleet.contracts.binding import StoredMark
 from rivet_fleet.contracts.events import Event
 from rivet_fleet.contracts.plan import CampaignPlan
-from rivet_fleet.contracts.state import Boundary, Progression
-from rivet_fleet.contracts.task import RunStatus
+from rivet_fleet.contracts.state import Boundary, Progression, RunStatus
+from rivet_fleet.contracts.window import StoredMark
 from rivet_fleet.persistence.marks import (
     boundary_of,
     in_progress,

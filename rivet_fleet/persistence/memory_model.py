@@ -5,17 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rivet_fleet.contracts.keys import CampaignId, ChunkRange, RunId, TaskId
-from rivet_fleet.contracts.part import LedgerPart, PartStatus
+from rivet_fleet.contracts.manifest import LedgerPart, PartStatus
 from rivet_fleet.contracts.plan import CampaignPlan, PlannedRun
 from rivet_fleet.contracts.proof import RunProof
 from rivet_fleet.contracts.protection import SourceBudget
 from rivet_fleet.contracts.quality import Acceptance, RunFindings
-from rivet_fleet.contracts.state import CampaignView, Reaped, RunView, TaskCounts, TaskView
-from rivet_fleet.contracts.task import (
+from rivet_fleet.contracts.state import (
     TRANSITIONS,
     CampaignStatus,
+    CampaignView,
+    Reaped,
     RunStatus,
+    RunView,
+    TaskCounts,
     TaskStatus,
+    TaskView,
     Verb,
     after_reap,
 )

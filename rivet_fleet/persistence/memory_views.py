@@ -8,30 +8,31 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
-from rivet_fleet.contracts.binding import StoredMark
 from rivet_fleet.contracts.codec import to_plain
+from rivet_fleet.contracts.counters import RunHarm
 from rivet_fleet.contracts.events import Event, EventName, Told
-from rivet_fleet.contracts.harm import RunHarm
+from rivet_fleet.contracts.identity import NAMESPACE_DEFAULT
 from rivet_fleet.contracts.keys import CampaignId, RunId, TaskId
-from rivet_fleet.contracts.namespace import NAMESPACE_DEFAULT
-from rivet_fleet.contracts.part import LedgerPart, PartStatus
+from rivet_fleet.contracts.manifest import LedgerPart, PartStatus
 from rivet_fleet.contracts.plan import ExportPlan
 from rivet_fleet.contracts.quality import UniqueStats
 from rivet_fleet.contracts.state import (
     Boundary,
+    CampaignStatus,
     CampaignView,
     JournalEntry,
     JournalFilter,
     Outage,
     RunView,
+    TaskStatus,
     TaskView,
     WorkerView,
 )
-from rivet_fleet.contracts.task import CampaignStatus, TaskStatus
+from rivet_fleet.contracts.window import StoredMark
 from rivet_fleet.errors import StateRefused
 from rivet_fleet.persistence.guards import refuse_foreign
 from rivet_fleet.persistence.memory_model import Budget, Campaign, Run, Task, Worker
-from rivet_fleet.persistence.outages import ANSWERED
+from rivet_fleet.persistence.views import ANSWERED
 
 S = TypeVar("S", bound="MemoryRows")
 P = ParamSpec("P")

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from sqlalchemy import Connection, inspect, text
 
-from rivet_fleet.contracts.namespace import NAMESPACE_DEFAULT
+from rivet_fleet.contracts.identity import NAMESPACE_DEFAULT
 from rivet_fleet.errors import StateRefused
 from rivet_fleet.persistence.database import Database, Transaction
 from rivet_fleet.persistence.dialects import Dialect
-from rivet_fleet.persistence.versions import SCHEMA_VERSION, VERSION_TABLE
+from rivet_fleet.persistence.guards import SCHEMA_VERSION, VERSION_TABLE
 
 SCHEMA_NONE = "RIVET_STATE_SCHEMA_NONE"
 SCHEMA_OLD = "RIVET_STATE_SCHEMA_OLD"

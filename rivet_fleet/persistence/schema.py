@@ -22,7 +22,7 @@ from sqlalchemy import (
     text,
 )
 
-from rivet_fleet.persistence.versions import CLAIMABLE, SCHEMA_VERSION, VERSION_TABLE
+from rivet_fleet.persistence.guards import CLAIMABLE, SCHEMA_VERSION, VERSION_TABLE
 
 __all__ = ["CLAIMABLE", "SCHEMA_VERSION", "VERSION_TABLE", "metadata"]
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
+from rivet_fleet.contracts.identity import namespace_of
 from rivet_fleet.contracts.keys import CampaignId
-from rivet_fleet.contracts.namespace import namespace_of
 from rivet_fleet.contracts.sealing import (
     Sealer,
     digest_of,

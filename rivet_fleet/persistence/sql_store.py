@@ -4,22 +4,16 @@ from __future__ import annotations
 
 from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.sealing import Sealer
-from rivet_fleet.persistence.accepting import Accepting
-from rivet_fleet.persistence.budgets import Budgets
+from rivet_fleet.persistence.budgets import Budgets, Governing
 from rivet_fleet.persistence.campaigns import Campaigns
 from rivet_fleet.persistence.claims import Claims
 from rivet_fleet.persistence.database import Database
-from rivet_fleet.persistence.finalizing import Finalizing
-from rivet_fleet.persistence.governing import Governing
-from rivet_fleet.persistence.harm import Harms
-from rivet_fleet.persistence.history import Histories
-from rivet_fleet.persistence.ledger import Ledger
-from rivet_fleet.persistence.marks import Marks
+from rivet_fleet.persistence.finalizing import Accepting, Finalizing
+from rivet_fleet.persistence.ledger import Ledger, Uniques
+from rivet_fleet.persistence.marks import Histories, Marks
 from rivet_fleet.persistence.migrate import check_version, migrate, refuse_live
-from rivet_fleet.persistence.outages import Outages
 from rivet_fleet.persistence.seals import SealedRun, reseal
-from rivet_fleet.persistence.uniques import Uniques
-from rivet_fleet.persistence.views import Views
+from rivet_fleet.persistence.views import Harms, Outages, Views
 
 
 class SqlStore(

@@ -10,13 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from rivet_fleet.contracts.binding import StoredMark
+from rivet_fleet.contracts.counters import HarmReading, RunHarm
 from rivet_fleet.contracts.events import Event, Told
-from rivet_fleet.contracts.harm import HarmReading, RunHarm
 from rivet_fleet.contracts.identity import CampaignIdentity
 from rivet_fleet.contracts.keys import CampaignId, RunId, TaskId
-from rivet_fleet.contracts.lease import Claim, WorkerIdentity
-from rivet_fleet.contracts.part import LedgerPart, StagedPart
+from rivet_fleet.contracts.manifest import LedgerPart, StagedPart
 from rivet_fleet.contracts.plan import CampaignPlan, ExportPlan
 from rivet_fleet.contracts.proof import RunProof
 from rivet_fleet.contracts.protection import (
@@ -28,7 +26,9 @@ from rivet_fleet.contracts.protection import (
 from rivet_fleet.contracts.quality import RunFindings, UniqueStats
 from rivet_fleet.contracts.state import (
     Accepted,
+    CampaignStatus,
     CampaignView,
+    Claim,
     Failure,
     FinalizeLease,
     FinishedRun,
@@ -41,10 +41,12 @@ from rivet_fleet.contracts.state import (
     Reaped,
     RunView,
     SubmitOutcome,
+    TaskStatus,
     TaskView,
+    WorkerIdentity,
     WorkerView,
 )
-from rivet_fleet.contracts.task import CampaignStatus, TaskStatus
+from rivet_fleet.contracts.window import StoredMark
 
 
 class Store(Protocol):
@@ -333,7 +335,7 @@ class Store(Protocol):
         ...
 
     def reserve_retry(self, source_key: str, cost_s: float) -> float:
-        """Reserve one retry of a source (``contracts.retry.retry_appointment``), over all processes
+        """Reserve one retry of a source (``contracts.clock.retry_appointment``), over all processes
         and campaigns here; the seconds until it may be made."""
         ...
 

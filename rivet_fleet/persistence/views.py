@@ -6,8 +6,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from functools import lru_cache
 
-from rivet_fleet.contracts.codec import loads
-from rivet_fleet.contracts.events import Event
+from rivet_fleet.contracts.codec import dumps, loads
+from rivet_fleet.contracts.counters import HarmReading, RunHarm
+from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.keys import CampaignId, ChunkRange, RunId, TaskId
 from rivet_fleet.contracts.plan import ExportPlan
 from rivet_fleet.contracts.proof import RunProof
@@ -15,14 +16,23 @@ from rivet_fleet.contracts.quality import Acceptance, RunFindings
 from rivet_fleet.contracts.state import (
     JournalEntry,
     JournalFilter,
+    Outage,
+    RunStatus,
     RunView,
     TaskCounts,
+    TaskStatus,
     TaskView,
     WorkerView,
 )
-from rivet_fleet.contracts.task import RunStatus, TaskStatus
-from rivet_fleet.persistence.database import Database, Record, Transaction
-from rivet_fleet.persistence.journal import JOURNAL_COLUMNS, entry_from, filter_sql, note
+from rivet_fleet.persistence.database import (
+    JOURNAL_COLUMNS,
+    Database,
+    Record,
+    Transaction,
+    entry_from,
+    filter_sql,
+    note,
+)
 from rivet_fleet.persistence.seals import (
     SEALED_OF_RUN,
     SEALED_OF_TASK,
@@ -135,7 +145,7 @@ class Views(Ranges):
         newest: bool = False,
     ) -> list[JournalEntry]:
         """See ``Store.journal``. On PostgreSQL ids are drawn before they are committed: see
-        ``coordination.following``."""
+        ``coordination.journal``."""
         where = "namespace = :namespace AND journal_id > :after_id"
         values: dict[str, object] = {"after_id": after_id, "limit": limit}
         for name, value in (("campaign_id", campaign_id), ("run_id", run_id)):
@@ -254,4 +264,131 @@ def _worker_from(row: Record) -> WorkerView:
         alive=bool(row[7]),
         rss_bytes=row[8],
         running_task=row[9],
+    )
+
+
+# ------------------------------------------------------------------------------------------
+# What the journal knows of a source that cannot be connected. It survives every process.
+
+ANSWERED = (EventName.CHUNK_COMMITTED.value, EventName.CHUNK_FAILED.value)
+"""The source was there, or said why not: a failure to connect gives the chunk back instead."""
+
+# The newest answer is near the journal's end, unless there was none.
+_ANSWERED = """
+SELECT journal_id FROM run_journal
+WHERE campaign_id = :campaign_id AND run_id IN (RUN_IDS) AND event IN (:committed, :failed)
+ORDER BY journal_id DESC LIMIT 1
+"""
+_GIVEN_BACK = """
+FROM run_journal
+WHERE campaign_id = :campaign_id AND run_id IN (RUN_IDS) AND journal_id > :answered_id
+  AND event = :released AND message <> ''
+"""
+_SINCE = f"SELECT COUNT(*) AS tries, MIN(at_s) AS since_s, MAX(at_s) AS last_s {_GIVEN_BACK}"
+_LAST = f"SELECT message {_GIVEN_BACK} ORDER BY journal_id DESC LIMIT 1"
+
+
+class Outages:
+    """Read for people: nothing is decided by it."""
+
+    _db: Database
+
+    def outage(self, campaign_id: CampaignId, run_ids: Sequence[RunId]) -> Outage | None:
+        """See ``Store.outage``."""
+        named: dict[str, object] = {f"run_{n}": run_id for n, run_id in enumerate(run_ids)}
+        if not named:
+            return None
+        listed = ", ".join(f":{name}" for name in named)
+        named["campaign_id"] = campaign_id
+        released = {**named, "released": EventName.CHUNK_RELEASED.value}
+
+        def work(tx: Transaction) -> Outage | None:
+            answered_id = tx.scalar(
+                _ANSWERED.replace("RUN_IDS", listed),
+                **named,
+                committed=ANSWERED[0],
+                failed=ANSWERED[1],
+            )
+            since = {**released, "answered_id": answered_id or 0}
+            row = tx.first(_SINCE.replace("RUN_IDS", listed), **since)
+            last = tx.scalar(_LAST.replace("RUN_IDS", listed), **since)
+            if row is None or not row.tries:
+                return None
+            return Outage(since_s=row.since_s, last_s=row.last_s, tries=row.tries, message=last)
+
+        return self._db.read(work)
+
+
+# ------------------------------------------------------------------------------------------
+# The looks at a source's counters, one row for each run.
+
+# The first look counts: a later worker of the same run finds it there.
+_BEFORE = """
+INSERT INTO export_harm (run_id, source, before_json)
+SELECT r.run_id, :source, :before_json FROM chunk_run r
+WHERE r.run_id = :run_id AND r.status = 'in_progress'
+ON CONFLICT (run_id) DO NOTHING
+"""
+_AFTER = "UPDATE export_harm SET after_json = :after_json WHERE run_id = :run_id"
+_OF_RUN = """
+SELECT h.run_id, h.source, h.before_json, h.after_json, r.campaign_id, r.export_name
+FROM export_harm h JOIN chunk_run r ON r.run_id = h.run_id WHERE h.run_id = :run_id
+"""
+_OF_CAMPAIGN = """
+SELECT h.run_id, h.source, h.before_json, h.after_json
+FROM export_harm h JOIN chunk_run r ON r.run_id = h.run_id
+WHERE r.campaign_id = :campaign_id ORDER BY r.position
+"""
+FORGET_HARM = """
+DELETE FROM export_harm WHERE run_id IN (
+  SELECT run_id FROM chunk_run
+  WHERE namespace = :namespace AND campaign_name = :campaign_name AND export_name = :export_name)
+"""
+
+
+class Harms:
+    """Written once before and as often as a run ends after; read for people."""
+
+    _db: Database
+
+    def note_harm_before(self, run_id: RunId, source: str, reading: HarmReading) -> None:
+        """See ``Store.note_harm_before``."""
+        named = {"run_id": run_id, "source": source, "before_json": dumps(reading)}
+        self._db.one(lambda tx: tx.run(_BEFORE, **named))
+
+    def note_harm_after(self, run_id: RunId, reading: HarmReading) -> None:
+        """See ``Store.note_harm_after``."""
+
+        def work(tx: Transaction) -> None:
+            tx.run(_AFTER, run_id=run_id, after_json=dumps(reading))
+            row = tx.first(_OF_RUN, run_id=run_id)
+            if row is not None:
+                harm = _harm(*row[:4])
+                note(tx, harm_event(harm, CampaignId(row.campaign_id), row.export_name))
+
+        self._db.write(work)
+
+    def harm(self, campaign_id: CampaignId) -> list[RunHarm]:
+        """See ``Store.harm``."""
+        rows = self._db.one(lambda tx: tx.all(_OF_CAMPAIGN, campaign_id=campaign_id))
+        return [_harm(*row) for row in rows]
+
+
+def harm_event(harm: RunHarm, campaign_id: CampaignId, export_name: str) -> Event:
+    """What the counters did."""
+    return Event(
+        name=EventName.SOURCE_COUNTED,
+        campaign_id=campaign_id,
+        run_id=harm.run_id,
+        export_name=export_name,
+        data={"source": harm.source, "risen": harm.risen, "context": harm.before.context},
+    )
+
+
+def _harm(run_id: str, source: str, before_json: str, after_json: str | None) -> RunHarm:
+    return RunHarm(
+        run_id=RunId(run_id),
+        source=source,
+        before=loads(HarmReading, before_json),
+        after=None if after_json is None else loads(HarmReading, after_json),
     )

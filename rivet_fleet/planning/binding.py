@@ -1,12 +1,13 @@
 """What the mark of an export would be bound to now, and whether it may be gone on from. Pure.
 
-The values are those of the plan; the comparison is ``contracts.binding.differences`` (ADR 0020).
+The values are those of the plan; the comparison is ``contracts.window.differences`` (ADR 0020).
 """
 
 from __future__ import annotations
 
 from rivet_fleet.contracts.basis import SERVER, BasisKind, mark_basis
-from rivet_fleet.contracts.binding import (
+from rivet_fleet.contracts.facts import SourceFacts
+from rivet_fleet.contracts.window import (
     MARK_OTHER,
     UNCONTINUABLE,
     Bound,
@@ -18,13 +19,12 @@ from rivet_fleet.contracts.binding import (
     replaced,
     stored_binding,
 )
-from rivet_fleet.contracts.facts import SourceFacts
-from rivet_fleet.planning.config_models import ExportConfig
-from rivet_fleet.planning.connections import SourceConnection
+from rivet_fleet.planning.config.connections import SourceConnection
+from rivet_fleet.planning.config.loaded import LoadedConfig
+from rivet_fleet.planning.config.models import ExportConfig
 from rivet_fleet.planning.cuts import Refusal
-from rivet_fleet.planning.increment import Cursor, cursor_of
-from rivet_fleet.planning.loaded import LoadedConfig
-from rivet_fleet.planning.writing import destination_plan
+from rivet_fleet.planning.export_plan import destination_plan
+from rivet_fleet.planning.window import Cursor, cursor_of
 
 KEYSET = "keyset_incremental"
 

@@ -6,14 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from statistics import median
 
-from rivet_fleet.contracts.change import (
+from rivet_fleet.contracts.columns import ColumnSpec, ColumnType, Fidelity, TypeKind
+from rivet_fleet.contracts.plan import CampaignPlan, ExportPlan, PlannedRun
+from rivet_fleet.contracts.quality import (
     SchemaChange,
     SchemaChangeCode,
     ShapeChange,
     ShapeChangeCode,
 )
-from rivet_fleet.contracts.columns import ColumnSpec, ColumnType, Fidelity, TypeKind
-from rivet_fleet.contracts.plan import CampaignPlan, ExportPlan, PlannedRun
 from rivet_fleet.contracts.state import MeasuredRun
 from rivet_fleet.errors import SchemaDrift
 

@@ -17,9 +17,9 @@ from rivet_fleet.contracts.plan import (
     PlanDiagnostic,
     TuningPlan,
 )
-from rivet_fleet.planning.config_models import ExportConfig
-from rivet_fleet.planning.increment import Windowed
+from rivet_fleet.planning.config.models import ExportConfig
 from rivet_fleet.planning.strategy import Choice
+from rivet_fleet.planning.window import Windowed
 
 
 class Rule(Enum):

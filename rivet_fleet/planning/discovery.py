@@ -20,14 +20,13 @@ from rivet_fleet.contracts.discovery import (
     DiscoveredExport,
     TypeOverride,
 )
-from rivet_fleet.contracts.facts import ColumnFacts, SourceFacts
+from rivet_fleet.contracts.facts import ColumnFacts, ListedRelation, SourceFacts
 from rivet_fleet.contracts.keys import RelationName
-from rivet_fleet.contracts.listing import ListedRelation
 from rivet_fleet.planning.candidates import INTEGERS, column_of, led_by, named, usable_keys
-from rivet_fleet.planning.config_models import ExportConfig
-from rivet_fleet.planning.config_rules import NAME_BYTES_MAX
-from rivet_fleet.planning.cursors import is_update_mark, name_suggests_updated
-from rivet_fleet.planning.verdicts import PEAK_MB_MAX, peak_mb
+from rivet_fleet.planning.config.models import ExportConfig
+from rivet_fleet.planning.config.rules import NAME_BYTES_MAX
+from rivet_fleet.planning.judging import PEAK_MB_MAX, peak_mb
+from rivet_fleet.planning.window import is_update_mark, name_suggests_updated
 
 TIMESTAMPS = frozenset({TypeKind.TIMESTAMP, TypeKind.TIMESTAMP_UTC})
 CHUNKED_ABOVE_ROWS = 100_000

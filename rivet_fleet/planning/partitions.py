@@ -14,17 +14,17 @@ from rivet_fleet.contracts.civil import date_text, days_of, year_month_of
 from rivet_fleet.contracts.facts import SourceFacts
 from rivet_fleet.contracts.plan import CampaignPlan, PlannedRun
 from rivet_fleet.planning.candidates import column_of, key_facts
-from rivet_fleet.planning.config_models import ExportConfig, FleetConfig
-from rivet_fleet.planning.config_shapes import PARTITION
-from rivet_fleet.planning.loaded import LoadedConfig, PartitionRange
-from rivet_fleet.planning.problems import (
+from rivet_fleet.planning.config.loaded import LoadedConfig, PartitionRange
+from rivet_fleet.planning.config.models import ExportConfig, FleetConfig
+from rivet_fleet.planning.config.problems import (
     DUPLICATE_EXPORT,
     PARTITION_INVALID,
     Problem,
     did_you_mean,
 )
+from rivet_fleet.planning.config.rules import PARTITION
+from rivet_fleet.planning.cuts import Scale, anchors_of, scale_of
 from rivet_fleet.planning.request import casts_of
-from rivet_fleet.planning.scales import Scale, anchors_of, scale_of
 
 PARTITIONS_MAX = 4_000
 """Ten years of days. Each is a run: thousands more are hard to operate."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from rivet_fleet.contracts.basis import resting
 from rivet_fleet.contracts.facts import SourceFacts
+from rivet_fleet.contracts.identity import check_campaign_id, date_of, new_campaign_id, run_id_of
 from rivet_fleet.contracts.keys import CampaignId, RangeKind
 from rivet_fleet.contracts.parameters import ParameterSeal, references, seal
 from rivet_fleet.contracts.plan import (
@@ -18,35 +19,35 @@ from rivet_fleet.contracts.plan import (
     SealedHeap,
 )
 from rivet_fleet.contracts.proof import ProofPlan
+from rivet_fleet.contracts.state import MeasuredRun
 from rivet_fleet.contracts.url import redact
 from rivet_fleet.errors import SourceRefused, UnsupportedType
+from rivet_fleet.planning.advice import Advised, advise, in_claim_order, waves_of
 from rivet_fleet.planning.binding import binding_of, refuse_other, remarks
-from rivet_fleet.planning.campaign import (
-    check_campaign_id,
-    date_of,
-    new_campaign_id,
-    run_id_of,
-)
-from rivet_fleet.planning.columns import PlannedColumns, plan_columns
-from rivet_fleet.planning.config_models import ExportConfig
-from rivet_fleet.planning.config_quality import quality_plan, uncompared, unknown_columns
-from rivet_fleet.planning.connections import SourceConnection
+from rivet_fleet.planning.config.connections import SourceConnection, identity_of
+from rivet_fleet.planning.config.loaded import LoadedConfig, change_policies, policies_of, prove_of
+from rivet_fleet.planning.config.models import ExportConfig
+from rivet_fleet.planning.config.problems import Problem, did_you_mean
+from rivet_fleet.planning.config.protection import budgets_of
+from rivet_fleet.planning.config.quality import quality_plan, uncompared, unknown_columns
 from rivet_fleet.planning.cuts import Refusal
 from rivet_fleet.planning.diagnostics import diagnose
-from rivet_fleet.planning.identity import identity_of
-from rivet_fleet.planning.increment import Moving, Windowed, window_of
-from rivet_fleet.planning.loaded import LoadedConfig
-from rivet_fleet.planning.memory import memory_budget
-from rivet_fleet.planning.meta import meta_plan, meta_problems
-from rivet_fleet.planning.policies import change_policies, policies_of, prove_of
-from rivet_fleet.planning.problems import Problem, did_you_mean
-from rivet_fleet.planning.proof import proof_plan
-from rivet_fleet.planning.protection import budgets_of
+from rivet_fleet.planning.export_plan import (
+    PlannedColumns,
+    destination_plan,
+    format_plan,
+    memory_budget,
+    meta_plan,
+    meta_problems,
+    plan_columns,
+    proof_plan,
+    tuning_plan,
+    uses_date,
+)
+from rivet_fleet.planning.partitions import expand
 from rivet_fleet.planning.request import casts_of, facts_request
 from rivet_fleet.planning.strategy import Choice, choose, choose_partition
-from rivet_fleet.planning.tuning import tuning_plan
-from rivet_fleet.planning.windows import choose_windowed
-from rivet_fleet.planning.writing import destination_plan, format_plan, uses_date
+from rivet_fleet.planning.window import Moving, Windowed, choose_windowed, window_of
 
 __all__ = ["check_campaign_id", "facts_request", "new_campaign_id", "plan_campaign"]
 
@@ -374,3 +375,46 @@ def _refuse_shared_prefixes(loaded: LoadedConfig, runs: list[PlannedRun], wrong:
                 )
             )
         owner.setdefault(place, name)
+
+
+# ------------------------------------------------------------------------------------------
+# One decision from facts and history: ranges, advice, and the order of handing out. Pure.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decided:
+    """The plan, its runs in the order of handing out, and the advice about it."""
+
+    plan: CampaignPlan
+    advised: Advised
+    facts: Mapping[str, SourceFacts]
+    """By the names of the plan's runs."""
+
+
+def decide(
+    loaded: LoadedConfig,
+    facts: Mapping[str, SourceFacts],
+    *,
+    campaign_id: CampaignId,
+    connections: Mapping[str, SourceConnection],
+    history: Mapping[str, Sequence[MeasuredRun]],
+    now_s: float,
+    only: Collection[str] = (),
+    moving: Mapping[str, Moving] | None = None,
+) -> Decided:
+    """See ``plan_campaign`` for what it raises; ``history`` newest first, by export name."""
+    expanded = expand(loaded, facts, only)
+    loaded, facts = expanded.loaded, expanded.facts
+    plan = plan_campaign(
+        loaded,
+        facts,
+        campaign_id=campaign_id,
+        connections=connections,
+        now_s=now_s,
+        only=expanded.only,
+        moving=moving,
+    )
+    advised = advise(loaded, facts, plan, history, now_s=now_s)
+    waves = waves_of(loaded, advised.campaign)
+    ordered = in_claim_order(plan, loaded.config.campaign, advised.campaign, waves)
+    return Decided(plan=ordered, advised=advised, facts=facts)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from rivet_fleet.contracts.facts import FactsRequest
+from dataclasses import replace
+
+from rivet_fleet.contracts.facts import FactsRequest, SourceFacts
 from rivet_fleet.contracts.keys import RelationName, parse_relation
-from rivet_fleet.planning.config_models import CHUNK_SIZE_DEFAULT, ExportConfig
-from rivet_fleet.planning.loaded import LoadedConfig
-from rivet_fleet.planning.policies import policies_of
+from rivet_fleet.planning.config.loaded import LoadedConfig, policies_of
+from rivet_fleet.planning.config.models import CHUNK_SIZE_DEFAULT, ExportConfig
 
 BOUNDARIES_MAX = 1_000
 BOUNDARIES_PER_PLAN_MAX = 10_000
@@ -80,3 +81,24 @@ def facts_request(
         boundaries_max=boundaries,
         walk_rows=(export.chunk_size or CHUNK_SIZE_DEFAULT) if export.chunk_dense else None,
     )
+
+
+# ------------------------------------------------------------------------------------------
+# What a density probe says about the number of rows. Pure.
+
+TRUSTED_ROWS = 50
+"""Fewer sampled rows say only that there are few, not how many."""
+PROBED = "sample"
+
+
+def with_probed_rows(facts: SourceFacts) -> SourceFacts:
+    """``facts`` with the probe's number of rows where one was made and can be trusted: span
+    times density."""
+    for key in facts.keys:
+        found = key.probed
+        if found is None or found.rows < TRUSTED_ROWS or not key.minimum or not key.maximum:
+            continue
+        span = int(key.maximum[0]) - int(key.minimum[0]) + 1
+        rows = round(span * found.rows / found.keys)
+        return replace(facts, row_estimate=rows, row_estimate_provenance=PROBED)
+    return facts

@@ -7,7 +7,6 @@ from dataclasses import replace
 from rivet_fleet.contracts.columns import ColumnType, TypeKind
 from rivet_fleet.contracts.facts import KeyFacts, SourceFacts
 from rivet_fleet.contracts.keys import KeyTuple, RangeKind
-from rivet_fleet.planning.blocks import block_choice
 from rivet_fleet.planning.candidates import (
     column_of,
     has_inheriting_children,
@@ -18,25 +17,30 @@ from rivet_fleet.planning.candidates import (
     usable_keys,
     why_not_a_key,
 )
-from rivet_fleet.planning.chunker import (
+from rivet_fleet.planning.config.loaded import PartitionRange
+from rivet_fleet.planning.config.models import ExportConfig
+from rivet_fleet.planning.config.problems import DAYS_INVALID, did_you_mean
+from rivet_fleet.planning.cuts import (
+    CHUNKS_UNKNOWN,
+    Choice,
+    Refusal,
+    Scale,
+    Sizing,
+    believable_rows,
+    block_choice,
+    chunk_count,
+    cuts_for,
+    day_cuts,
     integer_cuts,
     key_ranges,
     nulls_range,
-    split_estimate,
-)
-from rivet_fleet.planning.config_models import ExportConfig
-from rivet_fleet.planning.cuts import Choice, Refusal, cuts_for, day_cuts, whole_choice
-from rivet_fleet.planning.loaded import PartitionRange
-from rivet_fleet.planning.problems import DAYS_INVALID, did_you_mean
-from rivet_fleet.planning.request import casts_of
-from rivet_fleet.planning.scales import Scale, scale_of, shares
-from rivet_fleet.planning.sizing import (
-    CHUNKS_UNKNOWN,
-    Sizing,
-    believable_rows,
-    chunk_count,
+    scale_of,
+    shares,
     sizing_of,
+    split_estimate,
+    whole_choice,
 )
+from rivet_fleet.planning.request import casts_of
 
 __all__ = ["Choice", "choose", "choose_partition"]
 

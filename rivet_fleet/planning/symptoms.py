@@ -11,9 +11,9 @@ from rivet_fleet.contracts.doctor import (
     HostLimits,
     StateHealth,
 )
-from rivet_fleet.contracts.listing import NoteKind, ServerFacts, SourceNote
+from rivet_fleet.contracts.facts import NoteKind, ServerFacts, SourceNote
 from rivet_fleet.errors import RetryClass, RivetFleetError
-from rivet_fleet.planning.sizes import MIB
+from rivet_fleet.planning.config.values import MIB
 
 CLOCK_SKEW_MAX_S = 5.0
 CONNECTIONS_SPARE = 3

@@ -13,10 +13,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from rivet_fleet.contracts.part import receipt_key
+from rivet_fleet.contracts.manifest import receipt_key
 from rivet_fleet.execution.destination import Destination, StagedInfo
-from rivet_fleet.execution.durable import filesystem_errors
-from rivet_fleet.execution.spool import parse_spool_name
+from rivet_fleet.execution.durable import filesystem_errors, parse_spool_name
 
 STAGED_MIN_AGE_S = 3600.0
 

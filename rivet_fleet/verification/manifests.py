@@ -8,10 +8,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from rivet_fleet.contracts.manifest import MANIFEST_VERSION, ChecksumState
-from rivet_fleet.contracts.part import PartDigest, added_checksums
+from rivet_fleet.contracts.manifest import (
+    MANIFEST_VERSION,
+    ChecksumState,
+    PartDigest,
+    added_checksums,
+)
 from rivet_fleet.errors import DestinationRefused
-from rivet_fleet.execution.paths import checked_path
+from rivet_fleet.execution.durable import checked_path
 
 MANIFEST_BYTES_MAX = 64 * 1024 * 1024
 _CHECKSUM = re.compile(r"[0-9a-z]+:[0-9a-f]{16}")

@@ -19,7 +19,7 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 from rivet_fleet.contracts.keys import CampaignId, WorkerId
-from rivet_fleet.contracts.lease import WorkerIdentity
+from rivet_fleet.contracts.state import WorkerIdentity
 from rivet_fleet.demo.embedded import embedded_postgres
 from rivet_fleet.errors import RivetFleetError
 from rivet_fleet.persistence.open import open_store

@@ -12,7 +12,7 @@ import pytest
 
 from rivet_fleet.contracts import killpoints
 from rivet_fleet.contracts.killpoints import Arming, KillAction, KillPoint, KillPointReached
-from rivet_fleet.contracts.part import PartDigest, Receipt, receipt_key
+from rivet_fleet.contracts.manifest import PartDigest, Receipt, receipt_key
 from rivet_fleet.contracts.plan import DestinationPlan
 from rivet_fleet.errors import DataIntegrityError, DestinationRefused
 from rivet_fleet.execution import registry

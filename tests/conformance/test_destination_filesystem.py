@@ -330,7 +330,7 @@ CHILD = """
 import json, sys
 from pathlib import Path
 from rivet_fleet.contracts import killpoints
-from rivet_fleet.contracts.part import PartDigest
+from rivet_fleet.contracts.manifest import PartDigest
 from rivet_fleet.contracts.plan import DestinationPlan
 from rivet_fleet.execution import registry
 from rivet_fleet.execution.parts import digest_file
@@ -371,7 +371,7 @@ def test_a_process_killed_on_the_way_is_survived(tmp_path, point):
 
 RACER = """
 import json, sys
-from rivet_fleet.contracts.part import PartDigest
+from rivet_fleet.contracts.manifest import PartDigest
 from rivet_fleet.contracts.plan import DestinationPlan
 from rivet_fleet.execution import registry
 destination = registry.open_destination(DestinationPlan(kind="local", prefix=sys.argv[1]))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rivet_fleet.contracts.part import PartDigest, Receipt
+from rivet_fleet.contracts.manifest import PartDigest, Receipt
 from rivet_fleet.contracts.plan import DestinationPlan
 from rivet_fleet.errors import DataIntegrityError, DestinationRefused
 from rivet_fleet.execution import registry

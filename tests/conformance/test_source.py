@@ -22,9 +22,8 @@ import pytest
 
 from rivet_fleet.contracts.basis import BasisKind, Consequence, resting
 from rivet_fleet.contracts.columns import TypeKind
-from rivet_fleet.contracts.facts import FactsRequest, SourceFacts
+from rivet_fleet.contracts.facts import FactsRequest, NoteKind, RelationKind, SourceFacts
 from rivet_fleet.contracts.keys import ChunkRange, KeyTuple, RangeKind, RelationName
-from rivet_fleet.contracts.listing import NoteKind, RelationKind
 from rivet_fleet.contracts.parameters import Parameter, ParameterType
 from rivet_fleet.contracts.plan import ReadPlan, TuningPlan
 from rivet_fleet.contracts.proof import Prove, moved

@@ -9,21 +9,29 @@ from typing import Any
 import pytest
 from sqlalchemy import event as sql_event
 
-from rivet_fleet.contracts.change import ShapeChange, ShapeChangeCode
 from rivet_fleet.contracts.events import Event, EventName, Told
 from rivet_fleet.contracts.keys import CampaignId, RunId
-from rivet_fleet.contracts.lease import Claim
-from rivet_fleet.contracts.part import ColumnStats, PartStatus
+from rivet_fleet.contracts.manifest import ColumnStats, PartStatus
 from rivet_fleet.contracts.proof import ProofOutcome, Prove, RunProof
 from rivet_fleet.contracts.quality import (
     GateCode,
     GateOutcome,
     GateVerdict,
     RunFindings,
+    ShapeChange,
+    ShapeChangeCode,
     UniqueStats,
 )
-from rivet_fleet.contracts.state import Failure, FinalizeLease, FinishedRun, JournalFilter
-from rivet_fleet.contracts.task import CampaignStatus, RunStatus, TaskStatus
+from rivet_fleet.contracts.state import (
+    CampaignStatus,
+    Claim,
+    Failure,
+    FinalizeLease,
+    FinishedRun,
+    JournalFilter,
+    RunStatus,
+    TaskStatus,
+)
 from rivet_fleet.errors import LeaseLost, StateRefused
 from rivet_fleet.persistence.sql_store import SqlStore
 from rivet_fleet.persistence.store import Store

@@ -14,17 +14,15 @@ from typing import Any
 
 import pytest
 
-from rivet_fleet.contracts.binding import StoredMark
-from rivet_fleet.contracts.cursor import CursorPlan, mark_text
+from rivet_fleet.contracts.counters import HarmReading
 from rivet_fleet.contracts.events import Event, EventName
-from rivet_fleet.contracts.harm import HarmReading
+from rivet_fleet.contracts.identity import NAMESPACE_DEFAULT, within
 from rivet_fleet.contracts.keys import CampaignId, RunId
-from rivet_fleet.contracts.lease import WorkerIdentity
-from rivet_fleet.contracts.namespace import NAMESPACE_DEFAULT, within
 from rivet_fleet.contracts.plan import CampaignPlan
 from rivet_fleet.contracts.protection import GovernorWord, MonitorPlan, SourceBudget
 from rivet_fleet.contracts.quality import RunFindings
-from rivet_fleet.contracts.state import Failure, FinishedRun, JournalFilter
+from rivet_fleet.contracts.state import Failure, FinishedRun, JournalFilter, WorkerIdentity
+from rivet_fleet.contracts.window import CursorPlan, StoredMark, mark_text
 from rivet_fleet.errors import StateRefused
 from rivet_fleet.persistence.memory import MemoryStore
 from rivet_fleet.persistence.store import Store

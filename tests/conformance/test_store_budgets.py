@@ -9,11 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from rivet_fleet.contracts.clock import RETRIES_SAVED_MAX, RETRY_EVERY_S, RETRY_WAIT_MAX_S
 from rivet_fleet.contracts.keys import CampaignId
-from rivet_fleet.contracts.lease import Claim
 from rivet_fleet.contracts.protection import MonitorPlan, SourceBudget, Standing, appointment
-from rivet_fleet.contracts.retry import RETRIES_SAVED_MAX, RETRY_EVERY_S, RETRY_WAIT_MAX_S
-from rivet_fleet.contracts.state import Failure
+from rivet_fleet.contracts.state import Claim, Failure
 from rivet_fleet.persistence.store import Store
 from tests.campaigns import campaign_plan
 from tests.stores import Backend, SqlBackend, identity

@@ -9,9 +9,8 @@ import pytest
 from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.contracts.state import JournalFilter
-from rivet_fleet.coordination.following import LATE_MAX_S, Follower
-from rivet_fleet.persistence.database import Transaction
-from rivet_fleet.persistence.journal import note
+from rivet_fleet.coordination.journal import LATE_MAX_S, Follower
+from rivet_fleet.persistence.database import Transaction, note
 from tests.stores import SqlBackend
 
 C1 = CampaignId("c1")

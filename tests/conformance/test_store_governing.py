@@ -14,7 +14,7 @@ from rivet_fleet.contracts.protection import (
     MonitorPlan,
     SourceBudget,
 )
-from rivet_fleet.contracts.task import CampaignStatus
+from rivet_fleet.contracts.state import CampaignStatus
 from rivet_fleet.errors import LeaseLost
 from rivet_fleet.persistence.store import Store
 from tests.campaigns import campaign_plan

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from rivet_fleet.contracts.counters import HarmReading
 from rivet_fleet.contracts.events import EventName
-from rivet_fleet.contracts.harm import HarmReading
 from rivet_fleet.contracts.keys import CampaignId, RunId
 from rivet_fleet.contracts.state import JournalFilter
 from rivet_fleet.persistence.store import Store

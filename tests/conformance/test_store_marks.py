@@ -6,20 +6,21 @@ from dataclasses import replace
 
 import pytest
 
-from rivet_fleet.contracts.binding import (
-    MARK_OTHER,
-    Bound,
-    StoredMark,
-    Subject,
-    binding_text,
-    bound,
-    stored_binding,
-)
-from rivet_fleet.contracts.cursor import CursorPlan, mark_text
 from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.keys import CampaignId, RunId
 from rivet_fleet.contracts.plan import CampaignPlan
 from rivet_fleet.contracts.state import FinishedRun, Progression
+from rivet_fleet.contracts.window import (
+    MARK_OTHER,
+    Bound,
+    CursorPlan,
+    StoredMark,
+    Subject,
+    binding_text,
+    bound,
+    mark_text,
+    stored_binding,
+)
 from rivet_fleet.errors import StateRefused
 from rivet_fleet.persistence.store import Store
 from tests.campaigns import campaign_plan, staged_part

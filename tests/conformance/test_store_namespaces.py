@@ -12,19 +12,21 @@ from typing import Any
 
 import pytest
 
-from rivet_fleet.contracts.binding import StoredMark
 from rivet_fleet.contracts.codec import dumps
-from rivet_fleet.contracts.cursor import CursorPlan, mark_text
 from rivet_fleet.contracts.events import Event, EventName
-from rivet_fleet.contracts.identity import CampaignIdentity
+from rivet_fleet.contracts.identity import (
+    NAMESPACE_DEFAULT,
+    NAMESPACE_OTHER,
+    CampaignIdentity,
+    within,
+)
 from rivet_fleet.contracts.keys import CampaignId, RunId
-from rivet_fleet.contracts.namespace import NAMESPACE_DEFAULT, NAMESPACE_OTHER, within
 from rivet_fleet.contracts.plan import CampaignPlan
 from rivet_fleet.contracts.protection import GovernorWord, MonitorPlan, SourceBudget
 from rivet_fleet.contracts.state import JournalFilter
+from rivet_fleet.contracts.window import CursorPlan, StoredMark, mark_text
 from rivet_fleet.errors import StateRefused
-from rivet_fleet.persistence.health import state_health
-from rivet_fleet.persistence.open import open_store
+from rivet_fleet.persistence.open import open_store, state_health
 from rivet_fleet.persistence.store import Store
 from tests.campaigns import campaign_plan, staged_part
 from tests.conformance.test_store import finished, unique

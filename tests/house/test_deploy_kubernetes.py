@@ -21,8 +21,8 @@ from rivet_fleet import __version__
 from rivet_fleet.coordination.fleet import FleetSettings
 from rivet_fleet.errors import ConfigError, ExitCode
 from rivet_fleet.execution import registry
-from rivet_fleet.planning.config import load_config
-from rivet_fleet.planning.loaded import LoadedConfig
+from rivet_fleet.planning.config.load import load_config
+from rivet_fleet.planning.config.loaded import LoadedConfig
 from tests.conftest import missing
 
 REPOSITORY = Path(__file__).resolve().parents[2]

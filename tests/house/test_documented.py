@@ -14,10 +14,9 @@ from rivet_fleet.contracts.killpoints import KillPoint
 from rivet_fleet.contracts.priority import Verdict
 from rivet_fleet.contracts.typereport import Origin
 from rivet_fleet.errors import ExitCode, RivetFleetError
-from rivet_fleet.observability.journal import NOT_JOURNALED, WRITTEN_BY_STORE
-from rivet_fleet.observability.logs import EVENT_LEVELS
+from rivet_fleet.observability.journal import EVENT_LEVELS, NOT_JOURNALED, WRITTEN_BY_STORE
 from rivet_fleet.observability.reasons import ReasonCode
-from rivet_fleet.planning import judging, verdicts
+from rivet_fleet.planning import judging
 from rivet_fleet.planning.diagnostics import Rule
 from rivet_fleet.verification.findings import Depth, Verification, VerifyCode
 
@@ -141,13 +140,13 @@ def test_every_code_of_doctor_is_documented() -> None:
 def test_every_origin_of_a_number_and_every_verdict_is_documented() -> None:
     origins = [row[0].strip("`") for row in table("check-report.md", "origin")]
     assert_same(origins, [one.value for one in Origin], "origin")
-    verdicts = [row[0].strip("`") for row in table("check-report.md", "verdict")]
-    assert_same(verdicts, [one.value for one in Verdict], "verdict")
+    documented = [row[0].strip("`") for row in table("check-report.md", "verdict")]
+    assert_same(documented, [one.value for one in Verdict], "verdict")
 
 
 def test_every_warning_of_check_is_documented() -> None:
     written = [row[0].strip("`") for row in table("check-report.md", "warning")]
-    sources = [Path(inspect.getsourcefile(one) or "") for one in (judging, verdicts)]
+    sources = [Path(inspect.getsourcefile(one) or "") for one in (judging, judging)]
     raised = {
         code
         for source in sources

@@ -10,7 +10,7 @@ import click
 import pytest
 
 from rivet_fleet.cli.main import _COMMANDS, _HELP, cli
-from rivet_fleet.planning import config_models
+from rivet_fleet.planning.config import models
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference"
@@ -37,10 +37,10 @@ def test_the_pages_are_fresh(writer: ModuleType) -> None:
 def test_every_configuration_key_is_documented_with_a_meaning(writer: ModuleType) -> None:
     text = (REFERENCE / "configuration.md").read_text(encoding="utf-8")
     shown = {model for _, model in writer.BLOCKS}
-    for model in vars(config_models).values():
-        if not (isinstance(model, type) and issubclass(model, config_models.Block)):
+    for model in vars(models).values():
+        if not (isinstance(model, type) and issubclass(model, models.Block)):
             continue
-        if model is config_models.Block:
+        if model is models.Block:
             continue
         assert model in shown, f"{model.__name__} has no section"
         for name, info in model.model_fields.items():

@@ -9,7 +9,7 @@ from rivet_fleet.contracts.typereport import CheckReport, ColumnReport, ExportRe
 from rivet_fleet.execution.sources.mysql import dialect as mysql
 from rivet_fleet.execution.sources.postgres import dialect
 from rivet_fleet.execution.sources.postgres.dialect import CatalogType, column_type
-from rivet_fleet.execution.typenames import parquet_name
+from rivet_fleet.execution.types import parquet_name
 from tests.house.test_documented import REFERENCE, assert_same
 
 

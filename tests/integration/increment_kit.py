@@ -8,11 +8,10 @@ from typing import Any
 from rivet_fleet.contracts.facts import FactsRequest
 from rivet_fleet.contracts.keys import RangeKind, RelationName
 from rivet_fleet.execution.source import PageLimit, Source
-from rivet_fleet.planning.config_models import ExportConfig
+from rivet_fleet.planning.config.models import ExportConfig
 from rivet_fleet.planning.cuts import Refusal
-from rivet_fleet.planning.increment import Moving, Windowed, newest_request, window_of
 from rivet_fleet.planning.strategy import Choice
-from rivet_fleet.planning.windows import choose_windowed
+from rivet_fleet.planning.window import Moving, Windowed, choose_windowed, newest_request, window_of
 from tests.integration.postgres_source_kit import TuningPlan, drain, read_plan
 
 NOW_S = 1_767_225_600.0  # 2026-01-01

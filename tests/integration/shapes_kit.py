@@ -8,7 +8,7 @@ from typing import Any
 from rivet_fleet.contracts.facts import FactsRequest, SourceFacts
 from rivet_fleet.contracts.keys import RelationName
 from rivet_fleet.execution.source import Source
-from rivet_fleet.planning.config_models import CHUNK_SIZE_DEFAULT, ExportConfig
+from rivet_fleet.planning.config.models import CHUNK_SIZE_DEFAULT, ExportConfig
 from rivet_fleet.planning.strategy import Choice, choose
 from tests.integration.postgres_source_kit import read_all, read_plan
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rivet_fleet.contracts.harm import HARM_CAVEAT
+from rivet_fleet.contracts.counters import HARM_CAVEAT
 from rivet_fleet.demo.mariadb import EmbeddedMariadb
 from tests.integration.fleet_cli import Desk
 

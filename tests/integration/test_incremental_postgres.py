@@ -10,9 +10,9 @@ import pytest
 from rivet_fleet.contracts.keys import RangeKind
 from rivet_fleet.contracts.plan import TuningPlan
 from rivet_fleet.execution.chunkreader import PagedReader
-from rivet_fleet.execution.drift import Footing
 from rivet_fleet.execution.sources.postgres.introspect import read_columns
 from rivet_fleet.execution.sources.postgres.reading import PostgresReading
+from rivet_fleet.execution.types import Footing
 from tests.integration.increment_kit import NOW_S, SMALL, Follower, export_of
 from tests.integration.postgres_source_kit import drain, source, sql
 

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
+from rivet_fleet.contracts.facts import NoteKind, RelationKind
 from rivet_fleet.contracts.keys import RelationName
-from rivet_fleet.contracts.listing import NoteKind, RelationKind
 from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.errors import SourceRefused
 from rivet_fleet.execution.registry import decoder_compiled, engine_names, open_source

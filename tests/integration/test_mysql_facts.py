@@ -13,7 +13,7 @@ from rivet_fleet.contracts.facts import FactsRequest
 from rivet_fleet.contracts.keys import ChunkRange, RangeKind, RelationName
 from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.errors import ConfigError, SourceRefused
-from rivet_fleet.execution.sources.mysql import keysamples, open_source
+from rivet_fleet.execution.sources.mysql import introspect, open_source
 from tests.integration.mysql_source_kit import facts_of, read_all, read_plan, source, sql
 
 __all__ = ["source", "sql"]
@@ -231,7 +231,7 @@ def test_invisible_columns_are_named(sql, source) -> None:
 
 @pytest.mark.parametrize("key", ["n", "k", "b", "d"])
 def test_the_quantiles_of_a_large_table_come_from_estimates(sql, source, key, monkeypatch) -> None:
-    monkeypatch.setattr(keysamples, "WALK_ROWS_MAX", 1000)
+    monkeypatch.setattr(introspect, "WALK_ROWS_MAX", 1000)
     sql.numbers(40000)
     sql.execute(
         "CREATE TABLE t (n bigint NOT NULL PRIMARY KEY, k char(32) NOT NULL UNIQUE, "

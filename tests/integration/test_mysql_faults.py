@@ -28,7 +28,7 @@ from rivet_fleet.errors import (
 from rivet_fleet.execution.source import PageLimit
 from rivet_fleet.execution.sources.mysql import liveness, open_signals, open_source, session
 from rivet_fleet.execution.sources.mysql.liveness import Liveness, ask, judge
-from rivet_fleet.execution.sources.mysql.proxies import Proxy
+from rivet_fleet.execution.sources.mysql.session import Proxy
 from rivet_fleet.execution.sources.mysql.statements import page_settings
 from tests.integration.mysql_source_kit import (
     LIMIT,

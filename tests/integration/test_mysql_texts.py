@@ -18,7 +18,7 @@ from rivet_fleet.contracts.window import NewestRequest, RowWindow, WindowBound
 from rivet_fleet.errors import ConfigError, MalformedData, SourceRefused
 from rivet_fleet.execution.checksums import reference_sum
 from rivet_fleet.execution.source import PageLimit
-from rivet_fleet.execution.sources.mysql import keysamples
+from rivet_fleet.execution.sources.mysql import introspect
 from tests.integration.fleet_cli import Desk, fleet_yaml
 from tests.integration.mysql_source_kit import drain, facts_of, read_plan, source, sql
 
@@ -147,7 +147,7 @@ def test_composite_keys_spans_and_walks(sql, source, columns, key, kind) -> None
 
 
 def test_the_estimated_boundaries_of_a_large_table(sql, source, monkeypatch) -> None:
-    monkeypatch.setattr(keysamples, "WALK_ROWS_MAX", 1000)
+    monkeypatch.setattr(introspect, "WALK_ROWS_MAX", 1000)
     sql.numbers(20_000)
     sql.execute(
         "CREATE TABLE t (k varchar(40) CHARACTER SET sjis COLLATE sjis_bin NOT NULL PRIMARY KEY, "

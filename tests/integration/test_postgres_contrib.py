@@ -18,8 +18,8 @@ from rivet_fleet.contracts.keys import ChunkRange, RangeKind
 from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.demo import embedded
 from rivet_fleet.execution.sources.postgres import open_source
-from rivet_fleet.planning.columns import plan_columns
-from rivet_fleet.planning.policies import ValuePolicies
+from rivet_fleet.planning.config.loaded import ValuePolicies
+from rivet_fleet.planning.export_plan import plan_columns
 from tests.integration.postgres_keys_kit import facts_of_key, fill, numbers, plan_of
 from tests.integration.postgres_source_kit import read_all, read_plan, relation
 

@@ -9,7 +9,7 @@ import pytest
 from rivet_fleet.contracts.facts import FactsRequest, KeyFacts
 from rivet_fleet.contracts.keys import ChunkRange, RangeKind
 from rivet_fleet.errors import UnsupportedType
-from rivet_fleet.planning.columns import refused_casts
+from rivet_fleet.planning.export_plan import refused_casts
 from tests.integration.postgres_source_kit import (
     facts_of,
     read_all,

@@ -27,8 +27,8 @@ from rivet_fleet.demo.embedded import EmbeddedPostgres
 from rivet_fleet.errors import ConfigError, SchemaDrift, SourceRefused
 from rivet_fleet.execution.source import PageLimit, Source
 from rivet_fleet.execution.sources.postgres import open_source
+from rivet_fleet.execution.sources.postgres.dialect import moment_literal, steady_text
 from rivet_fleet.execution.sources.postgres.querysession import SEALED, question
-from rivet_fleet.execution.sources.postgres.steadytext import moment_literal, steady_text
 from tests.integration.fleet_cli import Desk
 from tests.integration.postgres_source_kit import drain, read_plan
 

@@ -14,7 +14,7 @@ from rivet_fleet.contracts.plan import TuningPlan
 from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.execution.source import PageLimit, Source
 from rivet_fleet.execution.sources.postgres import open_source
-from rivet_fleet.execution.sources.postgres.statements import NUDGES, page_settings
+from rivet_fleet.execution.sources.postgres.dialect import NUDGES, page_settings
 from tests.integration.postgres_source_kit import (
     LIMIT,
     drain,

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from rivet_fleet.cli.prestart import NURSERY_NAME, PROCESS_NAME
+from rivet_fleet.cli.nursery import NURSERY_NAME, PROCESS_NAME
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is forked")
 

@@ -15,7 +15,7 @@ from rivet_fleet.errors import ConfigError
 from rivet_fleet.execution.source import Source
 from rivet_fleet.execution.sources.mysql import open_source as open_mysql
 from rivet_fleet.execution.sources.postgres import open_source as open_postgres
-from rivet_fleet.execution.sources.postgres.statements import from_item
+from rivet_fleet.execution.sources.postgres.dialect import from_item
 from tests.integration.fleet_cli import Desk
 from tests.integration.postgres_source_kit import read_all, specs
 

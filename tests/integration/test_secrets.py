@@ -14,7 +14,7 @@ import psutil
 import psycopg
 import pytest
 
-from rivet_fleet.cli.prestart import PROCESS_NAME
+from rivet_fleet.cli.nursery import PROCESS_NAME
 from rivet_fleet.demo.embedded import EmbeddedPostgres
 from tests.integration.fleet_cli import Desk, fleet_yaml
 from tests.waiting import until

@@ -23,7 +23,7 @@ from rivet_fleet.demo.embedded import EmbeddedPostgres
 from rivet_fleet.errors import SourceBusy, SourceError, StatementTimeout
 from rivet_fleet.execution import registry
 from rivet_fleet.execution.extract import ExtractResult, PageProgress, extract_chunk
-from rivet_fleet.execution.pages import PROBE_ROWS, Allowance
+from rivet_fleet.execution.servo import PROBE_ROWS, Allowance
 from rivet_fleet.execution.source import Source
 from rivet_fleet.execution.sources.postgres import open_source
 from tests.integration.fleet_cli import ORDERS, Desk, fleet_yaml

@@ -7,8 +7,8 @@ import pytest
 
 from rivet_fleet.contracts.facts import FactsRequest
 from rivet_fleet.contracts.keys import RelationName
-from rivet_fleet.execution import densityprobe
-from rivet_fleet.planning.density import with_probed_rows
+from rivet_fleet.execution.engines import facts
+from rivet_fleet.planning.request import with_probed_rows
 from tests.integration.fleet_cli import Desk
 from tests.integration.mysql_source_kit import source, sql
 from tests.integration.shapes_kit import assert_each_once, cut, ids_by_chunk, look, shaped
@@ -117,8 +117,8 @@ def test_a_probe_counts_a_sparse_key(source, sql, monkeypatch) -> None:
     sql.execute("CREATE TABLE t (id bigint unsigned PRIMARY KEY)")
     sql.execute("INSERT INTO t SELECT i * 2000 FROM numbers")
     sql.execute("ANALYZE TABLE t")
-    monkeypatch.setattr(densityprobe, "SMALL_ROWS", 100)
-    facts = source.introspect(
+    monkeypatch.setattr(facts, "SMALL_ROWS", 100)
+    found = source.introspect(
         FactsRequest(
             export_name="t",
             relation=RelationName(schema="", name="t"),
@@ -127,4 +127,4 @@ def test_a_probe_counts_a_sparse_key(source, sql, monkeypatch) -> None:
             probe_density=True,
         )
     )
-    assert with_probed_rows(facts).row_estimate == pytest.approx(2000, rel=0.15)
+    assert with_probed_rows(found).row_estimate == pytest.approx(2000, rel=0.15)

@@ -8,7 +8,7 @@ from rivet_fleet.contracts.facts import FactsRequest
 from rivet_fleet.contracts.plan import TuningPlan
 from rivet_fleet.errors import SourceUnavailable
 from rivet_fleet.execution.source import PageLimit
-from rivet_fleet.planning.density import with_probed_rows
+from rivet_fleet.planning.request import with_probed_rows
 from tests.integration.postgres_source_kit import read_plan, relation, source, sql
 from tests.integration.shapes_kit import assert_each_once, cut, ids_by_chunk, look, shaped
 

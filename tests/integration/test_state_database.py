@@ -22,13 +22,12 @@ from sqlalchemy import create_engine, event, text
 from rivet_fleet.contracts.keys import CampaignId, RunId
 from rivet_fleet.demo.embedded import EmbeddedPostgres, free_port
 from rivet_fleet.errors import LeaseLost, StateRefused, StateUnavailable
-from rivet_fleet.persistence import hosts
-from rivet_fleet.persistence.health import state_health
+from rivet_fleet.persistence import claims
+from rivet_fleet.persistence.guards import SCHEMA_VERSION, VERSION_TABLE
 from rivet_fleet.persistence.migrate import create, upgrade
-from rivet_fleet.persistence.open import open_store
+from rivet_fleet.persistence.open import open_store, state_health
 from rivet_fleet.persistence.schema import metadata
 from rivet_fleet.persistence.sql_store import SqlStore
-from rivet_fleet.persistence.versions import SCHEMA_VERSION, VERSION_TABLE
 from tests.campaigns import campaign_plan, staged_part
 from tests.stores import SqlBackend, identity
 
@@ -106,7 +105,7 @@ def test_migrations_and_metadata_make_the_same_database(
 
 def test_budgets_of_former_campaigns_become_those_of_their_groups(opened: SqlStore) -> None:
     config = Config()
-    config.set_main_option("script_location", str(Path(hosts.__file__).parent / "migrations"))
+    config.set_main_option("script_location", str(Path(claims.__file__).parent / "migrations"))
     with opened._db.migrating() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "0003")
@@ -132,7 +131,7 @@ def test_budgets_of_former_campaigns_become_those_of_their_groups(opened: SqlSto
 
 
 def test_the_program_knows_its_newest_migration() -> None:
-    scripts = Path(hosts.__file__).parent / "migrations"
+    scripts = Path(claims.__file__).parent / "migrations"
     assert ScriptDirectory(str(scripts)).get_current_head() == SCHEMA_VERSION
 
 
@@ -192,7 +191,7 @@ def test_a_second_host_is_refused_until_the_first_is_quiet(tmp_path: Path) -> No
         with pytest.raises(StateRefused, match="in use by host one") as caught:
             refused()
         assert "PostgreSQL" in (caught.value.hint or "")
-    backend.execute("UPDATE fleet_meta SET at_s = at_s - :quiet", quiet=hosts.QUIET_S + 1)
+    backend.execute("UPDATE fleet_meta SET at_s = at_s - :quiet", quiet=claims.QUIET_S + 1)
     assert store.claim(C1, other, 60.0) is not None
     store.close()
 

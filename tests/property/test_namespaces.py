@@ -16,9 +16,8 @@ import pytest
 from sqlalchemy import select
 
 from rivet_fleet.contracts.events import Event, EventName
-from rivet_fleet.contracts.identity import CampaignIdentity
+from rivet_fleet.contracts.identity import NAMESPACE_DEFAULT, CampaignIdentity, namespace_of, within
 from rivet_fleet.contracts.keys import CampaignId, RunId
-from rivet_fleet.contracts.namespace import NAMESPACE_DEFAULT, namespace_of, within
 from rivet_fleet.contracts.protection import GovernorWord, MonitorPlan, SourceBudget
 from rivet_fleet.contracts.state import Failure, FinishedRun
 from rivet_fleet.errors import LeaseLost, StateRefused

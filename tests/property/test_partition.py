@@ -19,8 +19,8 @@ from rivet_fleet.contracts.facts import (
     SourceFacts,
 )
 from rivet_fleet.contracts.keys import ChunkRange, KeyTuple, RangeKind, RelationName
-from rivet_fleet.planning.chunker import joint_block_ranges
-from rivet_fleet.planning.config_models import CHUNKS_MAX, ExportConfig
+from rivet_fleet.planning.config.models import CHUNKS_MAX, ExportConfig
+from rivet_fleet.planning.cuts import joint_block_ranges
 from rivet_fleet.planning.strategy import Choice, choose
 
 RELATION = RelationName(schema="s", name="t")

@@ -24,9 +24,9 @@ from rivet_fleet.contracts.keys import ChunkRange, RangeKind, RelationName
 from rivet_fleet.contracts.plan import ReadPlan, TuningPlan
 from rivet_fleet.errors import RetryClass, SourceUnavailable, ValueTooLarge
 from rivet_fleet.execution.chunkreader import PagedReader, text_column
-from rivet_fleet.execution.drift import Footing
 from rivet_fleet.execution.extract import Pages
-from rivet_fleet.execution.pages import Allowance
+from rivet_fleet.execution.servo import Allowance
+from rivet_fleet.execution.types import Footing
 
 ID = ColumnSpec(
     name="id", native_type="bigint", type=ColumnType(kind=TypeKind.INT64), nullable=False

@@ -25,10 +25,16 @@ from hypothesis.stateful import (
 )
 
 from rivet_fleet.contracts.keys import CampaignId, RunId, TaskId
-from rivet_fleet.contracts.part import PartStatus
+from rivet_fleet.contracts.manifest import PartStatus
 from rivet_fleet.contracts.protection import SourceBudget
-from rivet_fleet.contracts.state import Failure, FinalizeLease, FinishedRun
-from rivet_fleet.contracts.task import CampaignStatus, RunStatus, TaskStatus
+from rivet_fleet.contracts.state import (
+    CampaignStatus,
+    Failure,
+    FinalizeLease,
+    FinishedRun,
+    RunStatus,
+    TaskStatus,
+)
 from rivet_fleet.errors import LeaseLost, StateRefused
 from tests.campaigns import campaign_plan, staged_part
 from tests.stores import Backend, MemoryBackend, SqlBackend, identity, sqlite_backend

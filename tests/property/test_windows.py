@@ -16,10 +16,9 @@ from hypothesis import strategies as st
 from rivet_fleet.contracts.columns import TypeKind
 from rivet_fleet.contracts.keys import ChunkRange, KeyTuple, RangeKind
 from rivet_fleet.contracts.window import Newest, NewestRequest, RowWindow
-from rivet_fleet.execution.paging import KeyDialect, Select
-from rivet_fleet.execution.windowing import above, windowed
-from rivet_fleet.planning.config_models import ExportConfig
-from rivet_fleet.planning.increment import Moving, Windowed, newest_request, window_of
+from rivet_fleet.execution.paging import KeyDialect, Select, above, windowed
+from rivet_fleet.planning.config.models import ExportConfig
+from rivet_fleet.planning.window import Moving, Windowed, newest_request, window_of
 from tests.postgres_keys import PlainKeys
 from tests.unit.planning.shapes import column, index, table
 

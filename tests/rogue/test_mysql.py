@@ -14,15 +14,15 @@ from contextlib import closing
 import pytest
 from pymysql import OperationalError
 
-from rivet_fleet.contracts import retry
+from rivet_fleet.contracts import clock
 from rivet_fleet.contracts.columns import ColumnSpec, ColumnType, TypeKind
 from rivet_fleet.contracts.plan import TuningPlan
 from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.errors import RivetFleetError, SourceError, ValueTooLarge
 from rivet_fleet.execution.sources.mysql import liveness
 from rivet_fleet.execution.sources.mysql import session as sessions
-from rivet_fleet.execution.sources.mysql.bounds import COLUMNS_MAX, Bounds
 from rivet_fleet.execution.sources.mysql.decoder import compiled_decoder
+from rivet_fleet.execution.sources.mysql.liveness import COLUMNS_MAX, Bounds
 from rivet_fleet.execution.sources.mysql.session import Session
 from rivet_fleet.execution.sources.mysql.stream import StatementStream
 from tests.rogue.mysql_server import MESSAGES, PHASES, Script
@@ -128,7 +128,7 @@ def test_no_flood_costs_more_than_an_answer_may(phase: str) -> None:
 
 @pytest.mark.parametrize("most", [None, ANSWER_BYTES_MAX // 4])
 def test_what_a_flood_cost_is_told_to_the_budget(most, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retry, "ANSWER_BYTES_FREE", 1000)
+    monkeypatch.setattr(clock, "ANSWER_BYTES_FREE", 1000)
     with rogue(Script("answer", MESSAGES["rows without end"])) as server:
         with closing(session(server.port, most)) as opened, pytest.raises(SourceError) as caught:
             use(opened)

@@ -13,8 +13,7 @@ import pytest
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
-from rivet_fleet.contracts.login import CAREFUL, Link, Login
-from rivet_fleet.contracts.url import parse_database_url
+from rivet_fleet.contracts.url import CAREFUL, Link, Login, parse_database_url
 from rivet_fleet.errors import ConfigError, SourceRefused
 from rivet_fleet.execution.sources.mysql.login import Way, handing_over
 from rivet_fleet.execution.sources.mysql.session import Session

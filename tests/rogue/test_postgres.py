@@ -16,9 +16,8 @@ import pytest
 from psycopg import DataError
 
 from rivet_fleet.contracts.columns import ColumnSpec, ColumnType, TypeKind
-from rivet_fleet.contracts.login import CAREFUL, Login
 from rivet_fleet.contracts.plan import TuningPlan
-from rivet_fleet.contracts.url import parse_database_url
+from rivet_fleet.contracts.url import CAREFUL, Login, parse_database_url
 from rivet_fleet.errors import (
     ConfigError,
     RivetFleetError,
@@ -27,10 +26,10 @@ from rivet_fleet.errors import (
     StateUnavailable,
     ValueTooLarge,
 )
-from rivet_fleet.execution.sources.postgres import bounds
+from rivet_fleet.execution.sources.postgres import liveness
 from rivet_fleet.execution.sources.postgres import session as sessions
-from rivet_fleet.execution.sources.postgres.copystream import CopyStream
 from rivet_fleet.execution.sources.postgres.decoder import open_decoder
+from rivet_fleet.execution.sources.postgres.exchange import CopyStream
 from rivet_fleet.execution.sources.postgres.session import Session
 from rivet_fleet.persistence.open import open_store
 from tests.rogue.postgres_server import MESSAGES, PHASES, Script, auth
@@ -60,8 +59,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sessions, "CONNECT_TIMEOUT_S", 2)
     monkeypatch.setattr(sessions, "SILENCE_GRACE_S", 0.0)
     monkeypatch.setattr(sessions, "_FIRST_ANSWER_S_MAX", SILENCE_S)
-    monkeypatch.setattr(bounds, "ANSWER_BYTES_MAX", ANSWER_BYTES_MAX)
-    monkeypatch.setattr(bounds, "HELD_BYTES_MAX", HELD_BYTES_MAX)
+    monkeypatch.setattr(liveness, "ANSWER_BYTES_MAX", ANSWER_BYTES_MAX)
+    monkeypatch.setattr(liveness, "HELD_BYTES_MAX", HELD_BYTES_MAX)
 
 
 def session(
@@ -144,8 +143,8 @@ def test_no_flood_costs_more_than_an_answer_may(phase: str) -> None:
 @pytest.mark.parametrize("most", [None, ANSWER_BYTES_MAX // 2])
 def test_what_a_flood_cost_is_told_to_the_budget(most, monkeypatch: pytest.MonkeyPatch) -> None:
     if most:
-        monkeypatch.setattr(bounds, "ANSWER_BYTES_MAX", 16 * ANSWER_BYTES_MAX)
-        monkeypatch.setattr(bounds, "HELD_BYTES_MAX", 1 << 40)
+        monkeypatch.setattr(liveness, "ANSWER_BYTES_MAX", 16 * ANSWER_BYTES_MAX)
+        monkeypatch.setattr(liveness, "HELD_BYTES_MAX", 1 << 40)
     with rogue(Script("answer", MESSAGES["rows without end"])) as server:
         with (
             closing(session(server.port, most=most)) as opened,
@@ -266,7 +265,7 @@ def test_what_came_over_a_link_is_counted_by_the_kernel() -> None:
         near = socket.create_connection(listener.getsockname())
         far, _ = listener.accept()
         with near, far:
-            left = bounds.Bounds(near.fileno(), None, bytes_max=100_000)
+            left = liveness.Bounds(near.fileno(), None, bytes_max=100_000)
             for _ in range(3):
                 left.check()
                 far.sendall(b"x" * 40_000)

@@ -18,10 +18,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from rivet_fleet.contracts import retry
+from rivet_fleet.contracts import clock
+from rivet_fleet.contracts.clock import RETRIES_SAVED_MAX, RETRY_EVERY_S
 from rivet_fleet.contracts.events import EventName
 from rivet_fleet.contracts.plan import CampaignPlan
-from rivet_fleet.contracts.retry import RETRIES_SAVED_MAX, RETRY_EVERY_S
 from rivet_fleet.contracts.state import JournalFilter
 from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.coordination.fleet import Fleet
@@ -38,8 +38,8 @@ from rivet_fleet.errors import (
 )
 from rivet_fleet.execution.chunkreader import PagedReader
 from rivet_fleet.execution.destination import Presence
-from rivet_fleet.execution.drift import Footing
 from rivet_fleet.execution.registry import open_source
+from rivet_fleet.execution.types import Footing
 from tests.property.test_progress import ID, Engine, Row, Statement
 from tests.rogue import mysql_server, postgres_server
 from tests.rogue.tcp import rogue
@@ -169,7 +169,7 @@ def small_plan(chunks: int, attempts_max: int, **tuning: object) -> CampaignPlan
 @pytest.fixture(autouse=True)
 def dear(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bytes cost as much here as many more would."""
-    monkeypatch.setattr(retry, "REREAD_BYTES_PER_RETRY", REREAD_BYTES)
+    monkeypatch.setattr(clock, "REREAD_BYTES_PER_RETRY", REREAD_BYTES)
 
 
 def hard(**limits: object) -> dict[str, object]:

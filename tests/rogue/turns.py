@@ -16,10 +16,8 @@ from pathlib import Path
 import pytest
 
 from rivet_fleet.contracts.plan import CampaignPlan
-from rivet_fleet.coordination.fleet import Fleet, FleetSettings
+from rivet_fleet.coordination.fleet import Fleet, FleetSettings, Patience, StopFlag
 from rivet_fleet.coordination.heartbeat import Heartbeat, HeartbeatLimits
-from rivet_fleet.coordination.patience import Patience
-from rivet_fleet.coordination.stop import StopFlag
 from rivet_fleet.coordination.worker import Worker
 from rivet_fleet.errors import WorkerUnfit
 from rivet_fleet.execution.source import Source

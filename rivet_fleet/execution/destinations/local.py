@@ -20,14 +20,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from rivet_fleet.contracts.killpoints import KillPoint, reach
-from rivet_fleet.contracts.part import PartDigest, Receipt
+from rivet_fleet.contracts.manifest import PartDigest, Receipt
 from rivet_fleet.contracts.plan import DestinationPlan
 from rivet_fleet.errors import DataIntegrityError, DestinationRefused, DestinationUnavailable
 from rivet_fleet.execution.destination import Destination, ObjectInfo, Presence, StagedInfo
-from rivet_fleet.execution.durable import filesystem_errors, remove_file
+from rivet_fleet.execution.durable import checked_path, filesystem_errors, remove_file
 from rivet_fleet.execution.folders import Tree
 from rivet_fleet.execution.parts import fingerprint_file
-from rivet_fleet.execution.paths import checked_path
 
 T = TypeVar("T")
 

@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rivet_fleet.contracts.killpoints import KillPoint, reach
-from rivet_fleet.contracts.part import PartDigest, Receipt
+from rivet_fleet.contracts.manifest import PartDigest, Receipt
 from rivet_fleet.contracts.plan import DestinationPlan
 from rivet_fleet.errors import DataIntegrityError, DestinationRefused
 from rivet_fleet.execution.destination import Destination, ObjectInfo, Presence, StagedInfo
+from rivet_fleet.execution.durable import checked_path
 from rivet_fleet.execution.parts import fingerprint_bytes
-from rivet_fleet.execution.paths import checked_path
 
 DESTINATION_NAME = "memory"
 FOR_TESTS = True

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from rivet_fleet.contracts.columns import ColumnSpec, ColumnType, TypeKind
 from rivet_fleet.errors import RivetFleetError
-from rivet_fleet.execution.typenames import canonical_name
+from rivet_fleet.execution.types import canonical_name
 from tests.property.roundtrip import readers, texts
 from tests.property.roundtrip.families import Column, Family, fill
 from tests.property.roundtrip.product import Extracted, extract

@@ -14,9 +14,9 @@ from rivet_fleet.contracts.plan import ExportPlan
 from rivet_fleet.coordination import wiring
 from rivet_fleet.errors import SourceError
 from rivet_fleet.execution.extract import SpooledPart, extract_chunk
-from rivet_fleet.execution.pages import Allowance
 from rivet_fleet.execution.registry import open_format
-from rivet_fleet.planning.connections import source_connection
+from rivet_fleet.execution.servo import Allowance
+from rivet_fleet.planning.config.connections import source_connection
 from rivet_fleet.planning.planner import facts_request, plan_campaign
 
 

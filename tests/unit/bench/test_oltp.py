@@ -12,7 +12,7 @@ from bench.oltp.gauge import RECENT_S, Gauge
 from bench.oltp.permits import Step, mean_permits, staircase, steps
 from bench.oltp.report import Measured, Run, report
 from bench.oltp.stream import Load
-from rivet_fleet.planning.config_models import FleetConfig
+from rivet_fleet.planning.config.models import FleetConfig
 
 GOAL = Goal(url="http://127.0.0.1:9/", alone_ms=3.0)
 LOAD = Load(processes=2, rate=20.0, lead_s=1.0, seconds=2.0)

@@ -7,18 +7,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rivet_fleet.contracts.events import EventName
-from rivet_fleet.contracts.governor import (
+from rivet_fleet.contracts.protection import (
     PAGE_SHARE_MIN,
     Decision,
     Gate,
     Governed,
     Level,
+    MonitorPlan,
     Reading,
+    SignalPlan,
+    SourceBudget,
     decide,
     judge,
     start,
 )
-from rivet_fleet.contracts.protection import MonitorPlan, SignalPlan, SourceBudget
 
 SIGNAL = SignalPlan(
     name="s", kind="engine", ask="s", shed_above=10.0, pause_above=100.0, abort_above=1000.0

@@ -7,8 +7,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from rivet_fleet.contracts.hours import opens_in_s, parse_window
-from rivet_fleet.contracts.protection import HoursPlan
+from rivet_fleet.contracts.protection import HoursPlan, opens_in_s, parse_window
 
 BERLIN = ZoneInfo("Europe/Berlin")
 NIGHT = HoursPlan(windows=("22:00-06:00",), time_zone="Europe/Berlin")

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-from rivet_fleet.contracts.identity import CampaignIdentity
-from rivet_fleet.contracts.keys import CampaignId
-from rivet_fleet.contracts.namespace import bare_id_of, check_namespace, namespace_of, within
-from rivet_fleet.errors import UsageError
-from rivet_fleet.planning.campaign import (
+from rivet_fleet.contracts.identity import (
+    CampaignIdentity,
+    bare_id_of,
     campaign_id_within,
     check_campaign_id,
+    check_namespace,
     date_of,
+    namespace_of,
     new_campaign_id,
     run_id_of,
+    within,
 )
+from rivet_fleet.contracts.keys import CampaignId
+from rivet_fleet.errors import UsageError
 
 
 @pytest.mark.parametrize("good", ["default", "a", "team-a", "eu.west_1", "0", "x" * 40])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rivet_fleet.contracts.codec import dumps, from_plain, loads
-from rivet_fleet.contracts.part import ColumnStats, added_checksums
+from rivet_fleet.contracts.manifest import ColumnStats, added_checksums
 
 
 def test_a_column_from_before_there_were_checksums_has_none() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rivet_fleet.contracts.retry import (
+from rivet_fleet.contracts.clock import (
     REREAD_BYTES_PER_RETRY,
     RETRIES_SAVED_MAX,
     RETRY_EVERY_S,

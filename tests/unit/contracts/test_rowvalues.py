@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rivet_fleet.contracts.rowvalues import without_values
+from rivet_fleet.contracts.foreign import without_values
 
 
 @pytest.mark.parametrize(

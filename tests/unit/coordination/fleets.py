@@ -13,10 +13,14 @@ import pyarrow.parquet as pq
 from rivet_fleet.contracts.clock import SystemClock
 from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.contracts.plan import CampaignPlan, DestinationPlan, PlannedRun
-from rivet_fleet.coordination.fleet import Fleet, FleetSettings
-from rivet_fleet.coordination.identity import new_worker_id, this_process
-from rivet_fleet.coordination.patience import Patience
-from rivet_fleet.coordination.stop import StopFlag
+from rivet_fleet.coordination.fleet import (
+    Fleet,
+    FleetSettings,
+    Patience,
+    StopFlag,
+    new_worker_id,
+    this_process,
+)
 from rivet_fleet.execution import registry
 from rivet_fleet.execution.encoder import SpooledPart
 from rivet_fleet.execution.extract import ExtractResult

@@ -26,13 +26,13 @@ from rivet_fleet.contracts.artifact import (
     freshness,
     read_artifact,
 )
-from rivet_fleet.contracts.binding import StoredMark
 from rivet_fleet.contracts.codec import canonical_json
 from rivet_fleet.contracts.keys import CampaignId, RunId
 from rivet_fleet.contracts.plan import CampaignPlan
 from rivet_fleet.contracts.priority import Preflight, Verdict
-from rivet_fleet.coordination import applying
-from rivet_fleet.coordination.applying import Applied, apply_plan
+from rivet_fleet.contracts.window import StoredMark
+from rivet_fleet.coordination import submit
+from rivet_fleet.coordination.submit import Applied, apply_plan
 from rivet_fleet.errors import (
     ConfigError,
     DataIntegrityError,
@@ -41,8 +41,8 @@ from rivet_fleet.errors import (
     UsageError,
 )
 from rivet_fleet.persistence.memory import MemoryStore
+from rivet_fleet.planning.advice import campaign_view
 from rivet_fleet.planning.priority import ScoredStrategy, ScoreInputs, recommend
-from rivet_fleet.planning.waves import campaign_view
 from tests.unit.coordination.fleets import DatabaseClock, make_fleet, memory_plan
 
 NOW_S = 1_700_000_000.0
@@ -138,7 +138,7 @@ def apply(
         config=SimpleNamespace(source_groups={}),
     )
     monkeypatch.setattr(
-        applying, "source_connection", lambda _loaded, _name: SimpleNamespace(identity=identity)
+        submit, "source_connection", lambda _loaded, _name: SimpleNamespace(identity=identity)
     )
     return apply_plan(fleet, loaded, plan, force=force), store, events
 

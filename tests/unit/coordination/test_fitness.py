@@ -23,7 +23,7 @@ from rivet_fleet.contracts.events import EventName
 from rivet_fleet.contracts.identity import CAMPAIGN_OTHER
 from rivet_fleet.contracts.keys import ChunkRange, RangeKind
 from rivet_fleet.contracts.plan import PLAN_VERSION
-from rivet_fleet.contracts.task import TaskStatus
+from rivet_fleet.contracts.state import TaskStatus
 from rivet_fleet.coordination import fitness
 from rivet_fleet.coordination.fitness import (
     Defect,

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-from rivet_fleet.coordination.identity import (
+from rivet_fleet.coordination.fleet import (
     host_id,
     new_worker_id,
     pid_started_at_s,
@@ -31,7 +31,7 @@ def test_an_ended_process_is_dead_even_before_it_is_waited_for():
 
 
 def test_the_host_is_the_same_for_every_process_of_it():
-    code = "from rivet_fleet.coordination.identity import host_id; print(host_id())"
+    code = "from rivet_fleet.coordination.fleet import host_id; print(host_id())"
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert other.stdout.strip() == host_id()
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from rivet_fleet.contracts import killpoints
-from rivet_fleet.contracts.cursor import CursorPlan, mark_text
 from rivet_fleet.contracts.keys import RunId
 from rivet_fleet.contracts.killpoints import Arming, KillAction, KillPoint, KillPointReached
+from rivet_fleet.contracts.window import CursorPlan, mark_text
 from rivet_fleet.coordination.commit import deliver_chunk
 from rivet_fleet.coordination.finalize import finalize_run
 from rivet_fleet.coordination.tend import tend

@@ -21,10 +21,10 @@ from rivet_fleet.contracts.manifest import (
     success_line,
 )
 from rivet_fleet.contracts.plan import CampaignPlan
-from rivet_fleet.contracts.task import RunStatus
-from rivet_fleet.coordination import campaign_lookup
-from rivet_fleet.coordination.campaign_lookup import find_campaign, refuse_other_owner
+from rivet_fleet.contracts.state import RunStatus
+from rivet_fleet.coordination import fleet as fleets
 from rivet_fleet.coordination.finalize import DESTINATION_SHARED, finalize_run
+from rivet_fleet.coordination.fleet import find_campaign, refuse_other_owner
 from rivet_fleet.coordination.operate import Word, accept_campaigns, collect_garbage
 from rivet_fleet.coordination.submit import check_deliverable
 from rivet_fleet.errors import DestinationRefused, StateRefused, UsageError
@@ -175,7 +175,7 @@ def test_a_worker_elsewhere_that_was_given_the_id_may_join(fleet: Any) -> None:
 
 def test_an_early_worker_does_not_wait_for_another_configurations_campaign(fleet: Any) -> None:
     with pytest.raises(StateRefused) as refused:
-        campaign_lookup.await_campaign(fleet, configuration("/b/shop.yaml"), None, wait_s=3600.0)
+        fleets.await_campaign(fleet, configuration("/b/shop.yaml"), None, wait_s=3600.0)
     assert refused.value.code == CAMPAIGN_OTHER
 
 

@@ -3,8 +3,7 @@
 import pytest
 
 from rivet_fleet.contracts.clock import SystemClock
-from rivet_fleet.coordination.patience import Patience
-from rivet_fleet.coordination.stop import StopFlag
+from rivet_fleet.coordination.fleet import Patience, StopFlag
 from rivet_fleet.errors import LeaseLost, StateUnavailable
 
 

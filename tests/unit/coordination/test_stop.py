@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from rivet_fleet.coordination.stop import StopFlag, install
+from rivet_fleet.coordination.fleet import StopFlag, install
 from rivet_fleet.errors import StopRequested
 
 
@@ -84,7 +84,7 @@ def test_the_first_signal_is_passed_on_inside_the_handler():
 REPEATED = """
 import os, signal, sys
 from rivet_fleet.contracts.clock import SystemClock
-from rivet_fleet.coordination.stop import PARENT_DEATH_SIGNAL, StopFlag, install, stop_with_parent
+from rivet_fleet.coordination.fleet import PARENT_DEATH_SIGNAL, StopFlag, install, stop_with_parent
 flag = StopFlag(SystemClock(), grace_s=60.0)
 install(flag)
 stop_with_parent(flag)

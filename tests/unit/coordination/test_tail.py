@@ -9,11 +9,10 @@ from __future__ import annotations
 import pytest
 
 from rivet_fleet.contracts.manifest import MANIFEST_NAME, SUCCESS_NAME
-from rivet_fleet.contracts.task import CampaignStatus, RunStatus, TaskStatus
-from rivet_fleet.coordination import commit, finalize, publish
-from rivet_fleet.coordination.commit import deliver_chunk
+from rivet_fleet.contracts.state import CampaignStatus, RunStatus, TaskStatus
+from rivet_fleet.coordination import commit, finalize
+from rivet_fleet.coordination.commit import Published, deliver_chunk, publish_chunk
 from rivet_fleet.coordination.finalize import finalize_run
-from rivet_fleet.coordination.publish import Published, publish_chunk
 from rivet_fleet.coordination.tend import tend
 from rivet_fleet.errors import LeaseLost
 from rivet_fleet.execution.destination import Presence
@@ -130,7 +129,7 @@ def publish_before_commit(monkeypatch):
 
 
 def reopen_leaves_parts(monkeypatch):
-    monkeypatch.setattr(publish, "make_impossible", lambda destination, parts: None)
+    monkeypatch.setattr(commit, "make_impossible", lambda destination, parts: None)
 
 
 def finalize_without_looking(monkeypatch):
@@ -180,7 +179,7 @@ def test_a_reopening_right_after_the_commit_leaves_nothing_of_it(tmp_path, monke
 
     def commit_and_be_reopened(task_id, fence, parts, **done):
         really_commit(task_id, fence, parts, **done)
-        publish.reopen_chunk(
+        commit.reopen_chunk(
             other,
             task_id=task_id,
             run_id=claim.run_id,

@@ -20,7 +20,7 @@ from rivet_fleet.errors import DataIntegrityError
 from rivet_fleet.execution import checksums, registry
 from rivet_fleet.execution.checksums import ColumnSums, bytes_hash, is_summed, reference_sum
 from rivet_fleet.execution.columnsums import choose_registers, column_sum
-from rivet_fleet.execution.formats.csv import reading as csv_reading
+from rivet_fleet.execution.formats.csv import writer as csv_reading
 from rivet_fleet.execution.types import arrow_type
 from tests.packed import packed
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rivet_fleet.contracts.keys import RelationName
-from rivet_fleet.execution.closenames import close_relations
+from rivet_fleet.execution.engines.facts import close_relations
 
 HERE = ["shop.Orders", "shop.order_items", "shop.customers"]
 COPIES = [f"copy_{n}.{name}" for n in range(20) for name in ("orders", "custmers")]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rivet_fleet.execution.densityprobe import (
+from rivet_fleet.execution.engines.facts import (
     WINDOW_KEYS,
     WINDOWS,
     probe,

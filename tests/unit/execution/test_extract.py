@@ -26,7 +26,7 @@ from rivet_fleet.errors import (
 )
 from rivet_fleet.execution import registry
 from rivet_fleet.execution.extract import extract_chunk
-from rivet_fleet.execution.pages import Allowance
+from rivet_fleet.execution.servo import Allowance
 from rivet_fleet.execution.source import Page, PageLimit
 
 SCHEMA = pa.schema([pa.field("id", pa.int64(), nullable=False), pa.field("note", pa.string())])

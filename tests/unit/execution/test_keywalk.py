@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rivet_fleet.contracts.keys import KeyTuple
-from rivet_fleet.execution.keywalk import walk_keys
+from rivet_fleet.execution.engines.facts import walk_keys
 
 
 class Index:

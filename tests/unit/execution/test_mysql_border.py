@@ -5,7 +5,7 @@ from __future__ import annotations
 import pymysql
 import pytest
 
-from rivet_fleet.contracts.rowvalues import NOTHING_SAID
+from rivet_fleet.contracts.foreign import NOTHING_SAID
 from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.execution.sources.mysql.border import translate
 

@@ -11,7 +11,13 @@ from rivet_fleet.contracts.columns import Fidelity
 from rivet_fleet.contracts.plan import TuningPlan
 from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.errors import ConfigError, RetryClass, SourceRefused, SourceUnavailable
-from rivet_fleet.execution.sources.mysql.border import maybe_swapped, mysql_errors
+from rivet_fleet.execution.sources.mysql.border import (
+    ERRNOS,
+    SWAPPED,
+    classify,
+    maybe_swapped,
+    mysql_errors,
+)
 from rivet_fleet.execution.sources.mysql.dialect import (
     cast_expression,
     override_fidelity,
@@ -19,11 +25,9 @@ from rivet_fleet.execution.sources.mysql.dialect import (
     quote_identifier,
     quote_text,
 )
-from rivet_fleet.execution.sources.mysql.errnos import ERRNOS, SWAPPED, classify
-from rivet_fleet.execution.sources.mysql.estimates import RANGES_MAX, cut, refine
+from rivet_fleet.execution.sources.mysql.estimates import RANGES_MAX, cut, refine, scale_of
 from rivet_fleet.execution.sources.mysql.keytext import TextForm
-from rivet_fleet.execution.sources.mysql.proxies import Proxy, Server, judge, parse_version
-from rivet_fleet.execution.sources.mysql.scales import scale_of
+from rivet_fleet.execution.sources.mysql.session import Proxy, Server, judge, parse_version
 from rivet_fleet.execution.sources.mysql.statements import (
     Keys,
     from_item,

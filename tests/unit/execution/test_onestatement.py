@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from rivet_fleet.errors import ConfigError
 from rivet_fleet.execution.sources.mysql import statements as mysql
-from rivet_fleet.execution.sources.postgres import statements as postgres
+from rivet_fleet.execution.sources.postgres import dialect as postgres
 
 BOTH = [
     ("select 1", "select 1"),

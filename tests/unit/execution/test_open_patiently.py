@@ -5,7 +5,7 @@ import pytest
 from rivet_fleet.contracts.plan import TuningPlan
 from rivet_fleet.errors import RetryClass, SourceRefused, SourceUnavailable
 from rivet_fleet.execution.extract import open_patiently
-from rivet_fleet.execution.pages import Allowance
+from rivet_fleet.execution.servo import Allowance
 
 TUNING = TuningPlan(max_retries=3, retry_backoff_ms=1000)
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rivet_fleet.execution.pages import (
+from rivet_fleet.execution.servo import (
     AIM,
     AIM_MIN,
     LOOK,

@@ -14,10 +14,10 @@ from rivet_fleet.contracts.plan import FormatPlan, ReadPlan, TuningPlan
 from rivet_fleet.errors import RetryClass, SourceUnavailable, StopRequested
 from rivet_fleet.execution import chunkreader, registry
 from rivet_fleet.execution.chunkreader import PagedReader
-from rivet_fleet.execution.drift import Footing
 from rivet_fleet.execution.extract import extract_chunk
-from rivet_fleet.execution.pages import Allowance
+from rivet_fleet.execution.servo import Allowance
 from rivet_fleet.execution.source import PageLimit
+from rivet_fleet.execution.types import Footing
 from tests.postgres_keys import PlainKeys
 from tests.unit.execution.test_extract import read_ids
 

@@ -8,8 +8,7 @@ import pytest
 
 from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.errors import RetryClass, SourceBusy, SourceRefused, SourceUnavailable
-from rivet_fleet.execution.sources.postgres.border import translate, translate_connect
-from rivet_fleet.execution.sources.postgres.poolers import is_pooled
+from rivet_fleet.execution.sources.postgres.border import is_pooled, translate, translate_connect
 
 URL = parse_database_url("postgresql://reader@127.0.0.1:6432/shop")
 

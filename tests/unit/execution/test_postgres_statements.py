@@ -27,24 +27,22 @@ from rivet_fleet.execution.paging import KeysetPager, Select
 from rivet_fleet.execution.source import PageLimit
 from rivet_fleet.execution.sources.postgres.border import translate, translate_connect
 from rivet_fleet.execution.sources.postgres.dialect import (
+    block_range,
     capabilities,
     classify,
+    copy_statement,
+    from_item,
     numeric_type,
     override_fidelity,
+    page_settings,
     parse_override,
     quote_identifier,
     quote_literal,
+    select_expression,
 )
 from rivet_fleet.execution.sources.postgres.keyorder import Keys
 from rivet_fleet.execution.sources.postgres.reading import PostgresReading
 from rivet_fleet.execution.sources.postgres.session import Session
-from rivet_fleet.execution.sources.postgres.statements import (
-    block_range,
-    copy_statement,
-    from_item,
-    page_settings,
-    select_expression,
-)
 from tests.postgres_keys import order, text_keys
 
 URL = parse_database_url("postgresql://me:s3cretword@db.example:5433/shop")

@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from rivet_fleet.errors import ExitCode, MalformedData
-from rivet_fleet.execution.keywalk import walk_keys
+from rivet_fleet.execution.engines.facts import walk_keys
 from rivet_fleet.execution.paging import Progress
 from rivet_fleet.execution.source import PageLimit
 from tests.unit.execution.test_pieces import Engine, reader_of

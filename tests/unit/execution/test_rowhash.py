@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rivet_fleet.contracts.plan import EXPORTED_AT, ROW_HASH, MetaPlan
-from rivet_fleet.execution.added import AddedColumns
-from rivet_fleet.execution.rowhash import open_row_hash, reference_hashes
+from rivet_fleet.execution.checksums import open_row_hash, reference_hashes
+from rivet_fleet.execution.encoder import AddedColumns
 
 CELLS: tuple[tuple[pa.DataType, st.SearchStrategy[object]], ...] = (
     (pa.int16(), st.integers(-(2**15), 2**15 - 1)),

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rivet_fleet.errors import DestinationRefused
-from rivet_fleet.execution.paths import checked_path
-from rivet_fleet.execution.spool import (
+from rivet_fleet.execution.durable import (
     SpoolOwner,
+    checked_path,
     create_spool,
     parse_spool_name,
     spool_name,

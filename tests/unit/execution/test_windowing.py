@@ -10,10 +10,16 @@ import pytest
 from rivet_fleet.contracts.codec import from_plain, to_plain
 from rivet_fleet.contracts.keys import ChunkRange, KeyTuple, RangeKind
 from rivet_fleet.contracts.window import RowWindow, WindowBound, WindowNulls, describe_window
-from rivet_fleet.execution.paging import KeyDialect, KeysetPager, Select, SpanPager
+from rivet_fleet.execution.paging import (
+    KeyDialect,
+    KeysetPager,
+    Select,
+    SpanPager,
+    conditions,
+    windowed,
+)
 from rivet_fleet.execution.source import PageLimit
 from rivet_fleet.execution.sources.mysql.statements import Keys
-from rivet_fleet.execution.windowing import conditions, windowed
 from tests.postgres_keys import PlainKeys
 
 MYSQL: KeyDialect = Keys(

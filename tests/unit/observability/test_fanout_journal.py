@@ -7,15 +7,16 @@ import pytest
 from rivet_fleet.contracts.events import Emit, Event, EventName
 from rivet_fleet.contracts.killpoints import KillPointReached
 from rivet_fleet.errors import StateUnavailable
-from rivet_fleet.observability.fanout import SINK_FAILURES, fan_out
 from rivet_fleet.observability.journal import (
     NOT_JOURNALED,
+    SINK_FAILURES,
     WRITTEN_BY_STORE,
     count_events,
+    fan_out,
     journal_emit,
     render_journal,
 )
-from rivet_fleet.observability.redaction import redactor_for
+from rivet_fleet.observability.units import redactor_for
 from tests.unit.observability.views import entry
 
 EVENT = Event(name=EventName.LEASE_LOST, message="somebody else owns it")

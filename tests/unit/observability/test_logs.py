@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.foreign import printable
-from rivet_fleet.observability.logs import (
+from rivet_fleet.observability.journal import (
     EVENT_LEVELS,
     LEVELS,
     LOGGER_NAME,
@@ -25,7 +25,7 @@ from rivet_fleet.observability.logs import (
     event_to_json,
     log_emit,
 )
-from rivet_fleet.observability.redaction import redactor_for
+from rivet_fleet.observability.units import redactor_for
 from tests.unit.observability.views import NOW_S
 
 SECRET = 'p"ss\\wörd 4711'

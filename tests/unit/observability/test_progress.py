@@ -11,12 +11,11 @@ import pytest
 import structlog
 from rich.console import Console
 
-from rivet_fleet.contracts.task import RunStatus
-from rivet_fleet.observability.liveprogress import LiveProgress, choose_rows, draw
-from rivet_fleet.observability.logs import LOGGER_NAME, configure_logging
-from rivet_fleet.observability.progress import PlainProgress, open_progress
-from rivet_fleet.observability.redaction import redactor_for
-from rivet_fleet.observability.snapshot import RATE_TAU_S, Ewma, Snapshot, snapshot
+from rivet_fleet.contracts.state import RunStatus
+from rivet_fleet.observability.journal import LOGGER_NAME, configure_logging
+from rivet_fleet.observability.liveprogress import LiveProgress, choose_rows, draw, open_progress
+from rivet_fleet.observability.progress import RATE_TAU_S, Ewma, PlainProgress, Snapshot, snapshot
+from rivet_fleet.observability.units import redactor_for
 from tests.unit.observability.views import NOW_S, entry, run, worker
 
 HIDE = redactor_for(["hunter22"])

@@ -8,9 +8,8 @@ import pytest
 
 from rivet_fleet import errors
 from rivet_fleet.contracts.codec import to_plain
-from rivet_fleet.contracts.task import CampaignStatus, RunStatus, TaskStatus
-from rivet_fleet.observability.advice import ADVICE, ADVICE_OTHERWISE, advice_for, command
-from rivet_fleet.observability.redaction import redactor_for
+from rivet_fleet.contracts.state import CampaignStatus, RunStatus, TaskStatus
+from rivet_fleet.observability.reasons import ADVICE, ADVICE_OTHERWISE, advice_for, command
 from rivet_fleet.observability.report import (
     FAILED_SHOWN_MAX,
     Report,
@@ -18,8 +17,11 @@ from rivet_fleet.observability.report import (
     render_report,
     report_json,
     summarise,
+    summarise_run,
+    summary_json,
+    summary_markdown,
 )
-from rivet_fleet.observability.run_summary import summarise_run, summary_json, summary_markdown
+from rivet_fleet.observability.units import redactor_for
 from tests.unit.observability.views import NOW_S, campaign, run, task
 
 HIDE = redactor_for(["hunter22"])

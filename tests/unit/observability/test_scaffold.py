@@ -8,12 +8,11 @@ from hypothesis import strategies as st
 
 from rivet_fleet.contracts.columns import TypeKind
 from rivet_fleet.contracts.discovery import DiscoveredSource, Discovery
-from rivet_fleet.contracts.facts import ColumnFacts
+from rivet_fleet.contracts.facts import ColumnFacts, ListedRelation, RelationKind
 from rivet_fleet.contracts.keys import RelationName, parse_relation
-from rivet_fleet.contracts.listing import ListedRelation, RelationKind
 from rivet_fleet.observability.scaffold import ScaffoldOptions, render_scaffold
-from rivet_fleet.planning.config_models import ExportConfig
-from rivet_fleet.planning.config_yaml import Variables, read_document
+from rivet_fleet.planning.config.document import Variables, read_document
+from rivet_fleet.planning.config.models import ExportConfig
 from rivet_fleet.planning.discovery import export_name_of, suggest
 from rivet_fleet.planning.request import override_column
 from tests.unit.planning.shapes import column, index, table

@@ -9,13 +9,11 @@ from pathlib import Path
 import pytest
 
 from rivet_fleet.contracts.plan import ClaimPlace
-from rivet_fleet.contracts.state import Outage, RunView
-from rivet_fleet.contracts.task import CampaignStatus, RunStatus, TaskStatus
+from rivet_fleet.contracts.state import CampaignStatus, Outage, RunStatus, RunView, TaskStatus
 from rivet_fleet.observability.metrics import campaign_metrics
-from rivet_fleet.observability.outage_reasons import runs_by_source
-from rivet_fleet.observability.reasons import Reason, ReasonCode
-from rivet_fleet.observability.redaction import redactor_for
+from rivet_fleet.observability.reasons import Reason, ReasonCode, runs_by_source
 from rivet_fleet.observability.status import StatusReport, explain, render_status, status_json
+from rivet_fleet.observability.units import redactor_for
 from tests.unit.observability.views import NOW_S, campaign, entry, group, run, task, worker
 
 HIDE = redactor_for(["hunter22"])

@@ -20,15 +20,17 @@ from rivet_fleet.contracts.plan import (
     TuningPlan,
 )
 from rivet_fleet.contracts.state import (
+    CampaignStatus,
     CampaignView,
     GroupView,
     JournalEntry,
+    RunStatus,
     RunView,
     TaskCounts,
+    TaskStatus,
     TaskView,
     WorkerView,
 )
-from rivet_fleet.contracts.task import CampaignStatus, RunStatus, TaskStatus
 
 NOW_S = 1_800_000_000.0
 

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import exc
 
 from rivet_fleet.errors import StateError, StateRefused, StateUnavailable
-from rivet_fleet.persistence.border import SQLITE_CODES, SQLSTATES, border, meaning_of
+from rivet_fleet.persistence.database import SQLITE_CODES, SQLSTATES, border, meaning_of
 
 
 def wrapped(orig: BaseException, *, lost: bool = False) -> exc.DBAPIError:

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from rivet_fleet.errors import StateUnavailable
-from rivet_fleet.persistence.filelock import FileLock, holder_pid
+from rivet_fleet.persistence.dialects import FileLock, holder_pid
 
 _HOLDER = """
 import os, signal, sys
 from pathlib import Path
-from rivet_fleet.persistence.filelock import FileLock
+from rivet_fleet.persistence.dialects import FileLock
 with FileLock(Path(sys.argv[1])).held():
     print("held", flush=True)
     os.kill(os.getpid(), signal.SIGSTOP)

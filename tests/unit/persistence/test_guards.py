@@ -1,10 +1,10 @@
-"""The SQL of the task machine is the table of contracts/task.py, nothing else."""
+"""The SQL of the task machine is the table of contracts/state.py, nothing else."""
 
 from __future__ import annotations
 
 import pytest
 
-from rivet_fleet.contracts.task import TRANSITIONS, TaskStatus, Verb
+from rivet_fleet.contracts.state import TRANSITIONS, TaskStatus, Verb
 from rivet_fleet.persistence import claims, ledger
 from rivet_fleet.persistence.guards import effect, guard, status_in
 

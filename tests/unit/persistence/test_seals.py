@@ -12,8 +12,6 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Text
 
-from rivet_fleet.contracts.binding import StoredMark
-from rivet_fleet.contracts.cursor import CursorPlan
 from rivet_fleet.contracts.events import EventName
 from rivet_fleet.contracts.keys import CampaignId, RunId, TaskId
 from rivet_fleet.contracts.plan import CampaignPlan
@@ -21,6 +19,7 @@ from rivet_fleet.contracts.proof import ProofOutcome, Prove, RunProof
 from rivet_fleet.contracts.protection import SourceBudget
 from rivet_fleet.contracts.sealing import Sealer, is_sealed_range, range_digests
 from rivet_fleet.contracts.state import FinishedRun
+from rivet_fleet.contracts.window import CursorPlan, StoredMark
 from rivet_fleet.errors import StateRefused, StateTampered
 from rivet_fleet.persistence.open import open_store
 from rivet_fleet.persistence.schema import metadata

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 
-from rivet_fleet.persistence.watchdog import Watchdog
+from rivet_fleet.persistence.postgres_dialect import Watchdog
 
 
 def test_an_overdue_socket_is_shut_down() -> None:

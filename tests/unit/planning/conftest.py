@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from rivet_fleet.execution import registry
-from rivet_fleet.planning.config import load_config
-from rivet_fleet.planning.loaded import LoadedConfig
+from rivet_fleet.planning.config.load import load_config
+from rivet_fleet.planning.config.loaded import LoadedConfig
 
 HEAD = """\
 source:

@@ -18,13 +18,18 @@ from rivet_fleet.contracts.priority import (
     Verdict,
 )
 from rivet_fleet.contracts.state import MeasuredRun
-from rivet_fleet.planning.advice import Advised, advise, waves_of
-from rivet_fleet.planning.connections import source_connection
-from rivet_fleet.planning.history import believed_rows, history_of, predict
-from rivet_fleet.planning.loaded import LoadedConfig
+from rivet_fleet.planning.advice import Advised, advise, campaign_view, waves_of
+from rivet_fleet.planning.config.connections import source_connection
+from rivet_fleet.planning.config.loaded import LoadedConfig
 from rivet_fleet.planning.planner import plan_campaign
-from rivet_fleet.planning.priority import ScoredStrategy, ScoreInputs, recommend
-from rivet_fleet.planning.waves import campaign_view
+from rivet_fleet.planning.priority import (
+    ScoredStrategy,
+    ScoreInputs,
+    believed_rows,
+    history_of,
+    predict,
+    recommend,
+)
 from tests.unit.planning.conftest import Loader
 from tests.unit.planning.shapes import PRIMARY, index, int_key, query, table
 

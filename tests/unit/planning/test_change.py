@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from rivet_fleet.contracts.change import SchemaChangeCode, ShapeChangeCode
 from rivet_fleet.contracts.columns import ColumnSpec, ColumnType, TypeKind
 from rivet_fleet.contracts.keys import RunId
+from rivet_fleet.contracts.quality import SchemaChangeCode, ShapeChangeCode
 from rivet_fleet.contracts.state import MeasuredRun
 from rivet_fleet.planning.change import schema_changes, shape_changes
 

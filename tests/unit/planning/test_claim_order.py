@@ -9,10 +9,9 @@ from hypothesis import strategies as st
 
 from rivet_fleet.contracts.plan import CampaignPlan
 from rivet_fleet.contracts.priority import Prediction, Provenance, Recommendation, Verdict
-from rivet_fleet.planning.claim_order import asks_for_order, in_claim_order
-from rivet_fleet.planning.config_models import CampaignConfig
+from rivet_fleet.planning.advice import asks_for_order, campaign_view, in_claim_order
+from rivet_fleet.planning.config.models import CampaignConfig
 from rivet_fleet.planning.priority import ScoredStrategy, ScoreInputs, recommend
-from rivet_fleet.planning.waves import campaign_view
 from tests.campaigns import campaign_plan
 from tests.unit.planning.conftest import Loader
 

@@ -9,10 +9,14 @@ import pytest
 
 from rivet_fleet.errors import ConfigError
 from rivet_fleet.execution import registry
-from rivet_fleet.planning.config import CONFIG_BYTES_MAX, load_config, state_url
-from rivet_fleet.planning.config_digest import changed_exports
-from rivet_fleet.planning.loaded import LoadedConfig
-from rivet_fleet.planning.sizes import parse_size
+from rivet_fleet.planning.config.load import (
+    CONFIG_BYTES_MAX,
+    changed_exports,
+    load_config,
+    state_url,
+)
+from rivet_fleet.planning.config.loaded import LoadedConfig
+from rivet_fleet.planning.config.values import parse_size
 from tests.unit.planning.conftest import HEAD, Loader, load
 
 GOOD = (

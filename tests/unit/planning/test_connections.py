@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from rivet_fleet.contracts.login import Login
+from rivet_fleet.contracts.url import Login
 from rivet_fleet.errors import ConfigError
-from rivet_fleet.planning.connections import SourceConnection, source_connection
+from rivet_fleet.planning.config.connections import SourceConnection, source_connection
 from tests.unit.planning.conftest import Loader
 
 EXPORT = """\

@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 
 from rivet_fleet.contracts.columns import TypeKind
-from rivet_fleet.planning.config_models import ExportConfig
-from rivet_fleet.planning.cursors import unseen_by
+from rivet_fleet.planning.config.models import ExportConfig
 from rivet_fleet.planning.cuts import Refusal
-from rivet_fleet.planning.increment import Cursor, cursor_of
+from rivet_fleet.planning.window import Cursor, cursor_of, unseen_by
 from tests.unit.planning.shapes import PRIMARY, column, index, table
 
 COLUMNS = (

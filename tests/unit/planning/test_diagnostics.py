@@ -9,7 +9,7 @@ import pytest
 from rivet_fleet.contracts.columns import TypeKind
 from rivet_fleet.contracts.facts import SourceFacts
 from rivet_fleet.contracts.plan import TuningPlan
-from rivet_fleet.planning.config_models import ExportConfig
+from rivet_fleet.planning.config.models import ExportConfig
 from rivet_fleet.planning.diagnostics import diagnose
 from rivet_fleet.planning.strategy import Choice, choose
 from tests.unit.planning.shapes import COLUMNS, PRIMARY, column, index, int_key, key, query, table

@@ -9,12 +9,11 @@ import pytest
 
 from rivet_fleet.contracts.columns import TypeKind
 from rivet_fleet.contracts.discovery import CursorReason
-from rivet_fleet.contracts.facts import ColumnFacts
+from rivet_fleet.contracts.facts import ColumnFacts, ListedRelation, RelationKind
 from rivet_fleet.contracts.keys import RelationName
-from rivet_fleet.contracts.listing import ListedRelation, RelationKind
 from rivet_fleet.planning import discovery
-from rivet_fleet.planning.cursors import name_suggests_updated
-from rivet_fleet.planning.verdicts import peak_mb
+from rivet_fleet.planning.judging import peak_mb
+from rivet_fleet.planning.window import name_suggests_updated
 from tests.unit.planning.shapes import ABLE, PRIMARY, column, index, table
 
 R = CursorReason

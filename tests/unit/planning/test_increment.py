@@ -9,22 +9,29 @@ import pytest
 
 from rivet_fleet.contracts.codec import dumps, loads
 from rivet_fleet.contracts.columns import TypeKind
-from rivet_fleet.contracts.cursor import advances, describe_mark, mark_text, mark_values
 from rivet_fleet.contracts.facts import SourceFacts
 from rivet_fleet.contracts.keys import CampaignId, ChunkRange, RangeKind
 from rivet_fleet.contracts.plan import CampaignPlan, ExportPlan
 from rivet_fleet.contracts.priority import CursorQuality, ReasonKind
-from rivet_fleet.contracts.window import Newest, NewestRequest, RowWindow, WindowBound
+from rivet_fleet.contracts.window import (
+    Newest,
+    NewestRequest,
+    RowWindow,
+    WindowBound,
+    advances,
+    describe_mark,
+    mark_text,
+    mark_values,
+)
 from rivet_fleet.errors import ConfigError
-from rivet_fleet.execution.paging import KeysetPager, Select
+from rivet_fleet.execution.paging import KeysetPager, Select, above, conditions, windowed
 from rivet_fleet.execution.source import PageLimit
 from rivet_fleet.execution.sources.mysql.statements import Keys
-from rivet_fleet.execution.windowing import above, conditions, windowed
 from rivet_fleet.planning.advice import advise
-from rivet_fleet.planning.connections import source_connection
-from rivet_fleet.planning.increment import Moving
-from rivet_fleet.planning.loaded import LoadedConfig
+from rivet_fleet.planning.config.connections import source_connection
+from rivet_fleet.planning.config.loaded import LoadedConfig
 from rivet_fleet.planning.planner import plan_campaign
+from rivet_fleet.planning.window import Moving
 from tests.postgres_keys import PlainKeys
 from tests.unit.planning.conftest import Loader
 from tests.unit.planning.shapes import PRIMARY, column, index, int_key, table

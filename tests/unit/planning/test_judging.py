@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from rivet_fleet.contracts.facts import ServerFacts
 from rivet_fleet.contracts.keys import RunId
-from rivet_fleet.contracts.listing import ServerFacts
 from rivet_fleet.contracts.priority import Severity
 from rivet_fleet.contracts.state import MeasuredRun
 from rivet_fleet.contracts.typereport import Origin
 from rivet_fleet.planning.advice import advise
-from rivet_fleet.planning.connections import source_connection
-from rivet_fleet.planning.judging import Seen, judge
+from rivet_fleet.planning.config.connections import source_connection
+from rivet_fleet.planning.judging import Seen, judge, peak_mb
 from rivet_fleet.planning.planner import plan_campaign
-from rivet_fleet.planning.verdicts import peak_mb
 from tests.unit.planning.shapes import PRIMARY, int_key, table
 
 NOW_S = 1_800_000_000.0

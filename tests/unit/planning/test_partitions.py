@@ -15,9 +15,9 @@ from rivet_fleet.contracts.facts import SourceFacts
 from rivet_fleet.contracts.keys import CampaignId, RangeKind
 from rivet_fleet.contracts.plan import CampaignPlan
 from rivet_fleet.errors import ConfigError
-from rivet_fleet.planning.connections import source_connection
-from rivet_fleet.planning.decide import decide
+from rivet_fleet.planning.config.connections import source_connection
 from rivet_fleet.planning.partitions import DEFAULT_PARTITION, PARTITIONS_MAX, expand, folded
+from rivet_fleet.planning.planner import decide
 from tests.unit.planning.conftest import Loader
 from tests.unit.planning.shapes import COLUMNS, PRIMARY, column, index, key, table
 
@@ -125,8 +125,8 @@ def test_partitions_and_their_chunks_tile_the_whole_axis(
 def test_periods_are_contiguous_over_leap_years_and_before_christ(
     days: set[int], granularity: str
 ) -> None:
+    from rivet_fleet.planning.cuts import Scale
     from rivet_fleet.planning.partitions import _edges
-    from rivet_fleet.planning.scales import Scale
 
     edges = _edges(sorted(days), Scale(read=int, write=str, day=1), granularity)
     longest = {"month": 31, "year": 366}[granularity]

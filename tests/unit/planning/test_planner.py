@@ -10,12 +10,12 @@ import pytest
 from rivet_fleet.contracts.codec import dumps, loads
 from rivet_fleet.contracts.columns import TypeKind
 from rivet_fleet.contracts.facts import SourceFacts
+from rivet_fleet.contracts.identity import check_campaign_id, new_campaign_id, run_id_of
 from rivet_fleet.contracts.keys import CampaignId, RangeKind, RelationName
 from rivet_fleet.contracts.plan import CampaignPlan, PlannedRun
 from rivet_fleet.errors import ConfigError, SourceRefused, UnsupportedType, UsageError
-from rivet_fleet.planning.campaign import check_campaign_id, new_campaign_id, run_id_of
-from rivet_fleet.planning.connections import source_connection
-from rivet_fleet.planning.loaded import LoadedConfig
+from rivet_fleet.planning.config.connections import source_connection
+from rivet_fleet.planning.config.loaded import LoadedConfig
 from rivet_fleet.planning.planner import facts_request, plan_campaign
 from tests.unit.planning.conftest import HEAD, Loader, load
 from tests.unit.planning.shapes import PRIMARY, column, heap, int_key, table

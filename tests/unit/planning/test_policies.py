@@ -11,11 +11,10 @@ from rivet_fleet.contracts.columns import ColumnSpec, ColumnType, Fidelity, Type
 from rivet_fleet.contracts.facts import ColumnFacts, SourceFacts
 from rivet_fleet.contracts.plan import ExportPlan
 from rivet_fleet.errors import ConfigError, UnsupportedType
-from rivet_fleet.planning.columns import NULL_UNDER_COERCE
-from rivet_fleet.planning.config_models import ExportConfig
-from rivet_fleet.planning.loaded import LoadedConfig
+from rivet_fleet.planning.config.loaded import LoadedConfig, policies_of
+from rivet_fleet.planning.config.models import ExportConfig
+from rivet_fleet.planning.export_plan import NULL_UNDER_COERCE
 from rivet_fleet.planning.planner import facts_request
-from rivet_fleet.planning.policies import policies_of
 from rivet_fleet.planning.request import casts_of
 from tests.unit.planning.conftest import HEAD, TAIL, Loader
 from tests.unit.planning.shapes import PRIMARY, column, table

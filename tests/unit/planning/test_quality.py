@@ -6,7 +6,7 @@ import pytest
 
 from rivet_fleet.contracts.keys import ChunkRange, RangeKind, RelationName
 from rivet_fleet.contracts.quality import GateOutcome, QualityPlan, UniqueFound, judge
-from rivet_fleet.planning.config_quality import (
+from rivet_fleet.planning.config.quality import (
     QualityConfig,
     keys_stay_in_chunks,
     quality_plan,

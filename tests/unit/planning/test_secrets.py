@@ -9,9 +9,9 @@ import pytest
 
 from rivet_fleet.contracts.codec import dumps
 from rivet_fleet.errors import ConfigError
-from rivet_fleet.planning import config_digest
-from rivet_fleet.planning.connections import source_connection, state_url
-from rivet_fleet.planning.loaded import LoadedConfig
+from rivet_fleet.planning.config import load
+from rivet_fleet.planning.config.connections import source_connection, state_url
+from rivet_fleet.planning.config.loaded import LoadedConfig
 from rivet_fleet.planning.planner import new_campaign_id, plan_campaign
 from tests.unit.planning.conftest import Loader
 from tests.unit.planning.shapes import table
@@ -59,13 +59,13 @@ def test_no_secret_in_anything_that_is_shown(
     environ = environment(password, encoded)
     (tmp_path / "url.txt").write_text(environ["URL"] + "\n")
     digested: list[bytes] = []
-    real = config_digest.canonical_json
+    real = load.canonical_json
 
     def spy(plain: object) -> bytes:
         digested.append(real(plain))
         return digested[-1]
 
-    monkeypatch.setattr(config_digest, "canonical_json", spy)
+    monkeypatch.setattr(load, "canonical_json", spy)
     loaded = load_text(SHAPES[shape] + EXPORT, environ=environ)
     connection = source_connection(loaded, "default")
     if shape not in ("state", "option"):

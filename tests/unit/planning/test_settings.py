@@ -10,12 +10,17 @@ import pytest
 import yaml
 
 from rivet_fleet import __version__
-from rivet_fleet.planning.config_models import ExportConfig, SourceConfig, TuningConfig
-from rivet_fleet.planning.memory import DATA_BYTES_MIN, PROCESS_BYTES, memory_budget
-from rivet_fleet.planning.schema import config_json_schema
-from rivet_fleet.planning.sizes import MIB
-from rivet_fleet.planning.tuning import PROFILES, tuning_plan
-from rivet_fleet.planning.writing import format_plan
+from rivet_fleet.planning.config.load import config_json_schema
+from rivet_fleet.planning.config.models import ExportConfig, SourceConfig, TuningConfig
+from rivet_fleet.planning.config.values import MIB
+from rivet_fleet.planning.export_plan import (
+    DATA_BYTES_MIN,
+    PROCESS_BYTES,
+    TUNING_PROFILES,
+    format_plan,
+    memory_budget,
+    tuning_plan,
+)
 
 BUDGET = memory_budget(150)
 EXAMPLES = Path(__file__).parents[3] / "examples"
@@ -73,9 +78,9 @@ The memory threshold is the worker's ceiling; adaptive and min_parallel are the 
 
 @pytest.mark.parametrize("field", INVENTORY_2_4)
 def test_each_profile_has_the_numbers_of_inventory_2_4(field: str) -> None:
-    named = [PROFILES[name].get(field) for name in ("fast", "balanced", "safe")]
+    named = [TUNING_PROFILES[name].get(field) for name in ("fast", "balanced", "safe")]
     assert tuple(named) == INVENTORY_2_4[field]
-    assert {name for profile in PROFILES.values() for name in profile} == set(INVENTORY_2_4)
+    assert {name for profile in TUNING_PROFILES.values() for name in profile} == set(INVENTORY_2_4)
 
 
 def test_an_explicit_profile_wins_and_fields_override_one_by_one() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from rivet_fleet.contracts.protection import SignalPlan
 from rivet_fleet.errors import ConfigError
-from rivet_fleet.planning.protection import public_address, whole_question
+from rivet_fleet.planning.config.protection import public_address, whole_question
 
 KEPT = SignalPlan(name="load", kind="http", ask="https://m.example/q?***", private=True)
 

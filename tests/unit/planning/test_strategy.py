@@ -9,10 +9,8 @@ import pytest
 from rivet_fleet.contracts.columns import TypeKind
 from rivet_fleet.contracts.facts import SourceCapabilities, SourceFacts
 from rivet_fleet.contracts.keys import RangeKind
-from rivet_fleet.planning.blocks import HEAPS_AT_ONCE_MAX
-from rivet_fleet.planning.config_models import CHUNKS_MAX, ExportConfig
-from rivet_fleet.planning.cuts import Refusal
-from rivet_fleet.planning.sizing import CHUNKS_UNKNOWN
+from rivet_fleet.planning.config.models import CHUNKS_MAX, ExportConfig
+from rivet_fleet.planning.cuts import CHUNKS_UNKNOWN, HEAPS_AT_ONCE_MAX, Refusal
 from rivet_fleet.planning.strategy import Choice, choose
 from tests.unit.planning.shapes import (
     PRIMARY,

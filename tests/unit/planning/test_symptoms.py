@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from rivet_fleet.contracts.doctor import DoctorCode, Gravity, HostLimits, StateHealth
-from rivet_fleet.contracts.listing import NoteKind, ServerFacts, SourceNote
+from rivet_fleet.contracts.facts import NoteKind, ServerFacts, SourceNote
 from rivet_fleet.contracts.plan import DestinationPlan
 from rivet_fleet.errors import SourceBusy, SourceRefused
 from rivet_fleet.execution.destination import Presence
-from rivet_fleet.execution.probing import creates_only
+from rivet_fleet.execution.durable import creates_only
 from rivet_fleet.execution.registry import open_destination
 from rivet_fleet.planning import symptoms
-from rivet_fleet.planning.sizes import MIB
+from rivet_fleet.planning.config.values import MIB
 
 C = DoctorCode
 

@@ -11,8 +11,7 @@ from rivet_fleet.contracts.columns import ColumnSpec, ColumnType, TypeKind
 from rivet_fleet.contracts.plan import FormatPlan
 from rivet_fleet.contracts.typereport import Target, TargetStatus
 from rivet_fleet.execution.registry import open_format
-from rivet_fleet.execution.typenames import arrow_name, canonical_name, parquet_name
-from rivet_fleet.execution.types import arrow_schema
+from rivet_fleet.execution.types import arrow_name, arrow_schema, canonical_name, parquet_name
 from rivet_fleet.planning.targets import as_text, resolve
 
 BQ, SF, DD, CH = Target.BIGQUERY, Target.SNOWFLAKE, Target.DUCKDB, Target.CLICKHOUSE

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rivet_fleet.contracts.priority import Severity, Verdict
-from rivet_fleet.planning.verdicts import (
+from rivet_fleet.planning.judging import (
     Access,
     peak_mb,
     preflight,

@@ -12,14 +12,23 @@ import pyarrow.parquet as pq
 import pytest
 
 from rivet_fleet.contracts import manifest
-from rivet_fleet.contracts.manifest import RunWindow, build_manifest, success_line
-from rivet_fleet.contracts.part import LedgerPart, PartStatus
+from rivet_fleet.contracts.manifest import (
+    LedgerPart,
+    PartStatus,
+    RunWindow,
+    build_manifest,
+    success_line,
+)
 from rivet_fleet.contracts.plan import DestinationPlan, ExportPlan
 from rivet_fleet.execution import registry
 from rivet_fleet.execution.encoder import Parts
 from rivet_fleet.execution.parts import digest_file, fingerprint_bytes
-from rivet_fleet.verification.findings import Verification, VerifyCode
-from rivet_fleet.verification.reports import verification_lines, verification_plain
+from rivet_fleet.verification.findings import (
+    Verification,
+    VerifyCode,
+    verification_lines,
+    verification_plain,
+)
 from rivet_fleet.verification.validate import validate_prefix
 from tests.unit.verification.test_validate import a_plan
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from rivet_fleet.contracts.part import receipt_key
+from rivet_fleet.contracts.manifest import receipt_key
 from rivet_fleet.contracts.plan import DestinationPlan
 from rivet_fleet.execution import registry
 from rivet_fleet.execution.destination import Presence
+from rivet_fleet.execution.durable import create_spool
 from rivet_fleet.execution.parts import digest_file
-from rivet_fleet.execution.spool import create_spool
 from rivet_fleet.verification.gc import sweep_spool, sweep_staged
 
 

@@ -14,12 +14,14 @@ import pytest
 from rivet_fleet.contracts.columns import ColumnSpec, ColumnType, TypeKind
 from rivet_fleet.contracts.keys import RelationName, RunId
 from rivet_fleet.contracts.manifest import (
+    LedgerPart,
+    PartStatus,
     RunWindow,
     build_manifest,
+    part_path,
     run_manifest_name,
     success_line,
 )
-from rivet_fleet.contracts.part import LedgerPart, PartStatus, part_path
 from rivet_fleet.contracts.plan import (
     DestinationPlan,
     ExportPlan,
@@ -31,8 +33,9 @@ from rivet_fleet.errors import DataIntegrityError, DestinationUnavailable, ExitC
 from rivet_fleet.execution import registry
 from rivet_fleet.execution.parts import digest_file, fingerprint_bytes
 from rivet_fleet.verification import validate
-from rivet_fleet.verification.findings import Depth, VerifyCode
-from rivet_fleet.verification.reports import (
+from rivet_fleet.verification.findings import (
+    Depth,
+    VerifyCode,
     verdict_name,
     verification_lines,
     verification_plain,

@@ -16,19 +16,49 @@ import pyarrow.parquet as pq
 
 from rivet_fleet.contracts.plan import FormatPlan
 from rivet_fleet.errors import ConfigError, DataIntegrityError, UnsupportedType
-from rivet_fleet.execution.checksums import ColumnSums, compiled_sum
+from rivet_fleet.execution.checksums import ColumnSums, compiled_sum, patient_sum
 from rivet_fleet.execution.durable import filesystem_errors, remove_file
-from rivet_fleet.execution.extremes import Extremes
 from rivet_fleet.execution.format import PartWriter
-from rivet_fleet.execution.formats.parquet.encodings import choose_encodings
-from rivet_fleet.execution.formats.parquet.reading import VALUES, file_checksums
-from rivet_fleet.execution.formats.parquet.stored import (
+from rivet_fleet.execution.formats.parquet.encodings import (
     as_stored,
+    choose_encodings,
     reader_metadata,
     with_numbers,
     with_shared_dictionaries,
 )
 from rivet_fleet.execution.packing import packed_schema
+from rivet_fleet.execution.parts import Extremes
+
+# ------------------------------------------------------------------------------------------
+# Reading a finished Parquet file back, for the checksums of its columns.
+
+VALUES = "value64"
+"""Checksums of decoded values."""
+_ROWS_MAX = 65_536
+_BYTES_MAX = 32 * 1024 * 1024
+
+
+def file_checksums(path: Path) -> dict[str, str]:
+    """The checksum of each column, by name. Raises DataIntegrityError when it cannot be decoded,
+    and OSError."""
+    try:
+        with pq.ParquetFile(path) as file:
+            sums = ColumnSums(VALUES, file.schema_arrow, patient_sum())
+            for batch in file.iter_batches(_rows_at_once(file.metadata), use_threads=False):
+                sums.add(batch.columns)
+    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # The system's own; what pyarrow says of the bytes has no number.
+        raise DataIntegrityError(f"it cannot be decoded: {error}") from error
+    return sums.texts()
+
+
+def _rows_at_once(footer: pq.FileMetaData) -> int:
+    """So many rows that their values take about 32 MB."""
+    groups = [footer.row_group(index) for index in range(footer.num_row_groups)]
+    widest = max((g.total_byte_size / max(g.num_rows, 1) for g in groups), default=1.0)
+    return max(1, min(_ROWS_MAX, int(_BYTES_MAX / max(widest, 1.0))))
+
 
 _CODECS = {"zstd": "zstd", "snappy": "snappy", "gzip": "gzip", "lz4": "lz4", "none": "none"}
 _DEFAULT_LEVELS = {"zstd": 3, "gzip": 6}

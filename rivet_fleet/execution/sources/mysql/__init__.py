@@ -5,8 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from rivet_fleet.contracts.login import CAREFUL, Login
-from rivet_fleet.contracts.url import DatabaseUrl
+from rivet_fleet.contracts.url import CAREFUL, DatabaseUrl, Login
 from rivet_fleet.execution.sources.mysql.dialect import DEFAULT_PORT, ENGINE_NAMES
 
 if TYPE_CHECKING:

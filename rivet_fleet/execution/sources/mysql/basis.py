@@ -28,8 +28,7 @@ from rivet_fleet.errors import SourceBusy
 from rivet_fleet.execution.sources.mysql.catalog import Row, rows
 from rivet_fleet.execution.sources.mysql.dialect import quote_identifier, quote_text
 from rivet_fleet.execution.sources.mysql.liveness import WatchedConnection
-from rivet_fleet.execution.sources.mysql.proxies import Proxy, Server
-from rivet_fleet.execution.sources.mysql.session import Session
+from rivet_fleet.execution.sources.mysql.session import Proxy, Server, Session
 from rivet_fleet.execution.sources.mysql.statements import from_item, metadata_settings
 
 _TIMEOUT_S = 30.0

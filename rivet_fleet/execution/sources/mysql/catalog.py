@@ -13,9 +13,8 @@ from rivet_fleet.contracts.columns import ColumnType, Fidelity
 from rivet_fleet.contracts.facts import ColumnFacts, IndexFacts
 from rivet_fleet.contracts.keys import RelationName
 from rivet_fleet.errors import SourceRefused
-from rivet_fleet.execution.closenames import close_relations
+from rivet_fleet.execution.engines.facts import close_relations
 from rivet_fleet.execution.sources.mysql import wire
-from rivet_fleet.execution.sources.mysql.bounds import well_formed
 from rivet_fleet.execution.sources.mysql.dialect import (
     ALIAS,
     Unsupported,
@@ -24,7 +23,7 @@ from rivet_fleet.execution.sources.mysql.dialect import (
     quote_relation,
 )
 from rivet_fleet.execution.sources.mysql.keytext import SHARING
-from rivet_fleet.execution.sources.mysql.liveness import WatchedConnection
+from rivet_fleet.execution.sources.mysql.liveness import WatchedConnection, well_formed
 
 Row = tuple[Any, ...]
 

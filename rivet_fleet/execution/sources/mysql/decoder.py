@@ -15,16 +15,16 @@ import pyarrow as pa
 
 from rivet_fleet.contracts.columns import ColumnSpec
 from rivet_fleet.errors import MalformedData, SchemaDrift, UnsupportedType, ValueTooLarge
-from rivet_fleet.execution.batches import BatchQueue
-from rivet_fleet.execution.slowdecoder import warn_of_slow_decoder
-from rivet_fleet.execution.sources.mysql.framing import LENGTH_ENCODED, framing
+from rivet_fleet.execution.arrays import BatchQueue, warn_of_slow_decoder
 from rivet_fleet.execution.sources.mysql.wire import (
     ERR,
+    LENGTH_ENCODED,
     PACKET_BYTES_MAX,
     ROW,
     ServerError,
     check_end,
     check_sequence,
+    framing,
     is_farewell,
     parse_error,
 )

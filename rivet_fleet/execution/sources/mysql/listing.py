@@ -9,8 +9,7 @@ from dataclasses import replace
 
 import pymysql
 
-from rivet_fleet.contracts.keys import RelationName
-from rivet_fleet.contracts.listing import (
+from rivet_fleet.contracts.facts import (
     ListedRelation,
     Listing,
     NoteKind,
@@ -18,14 +17,14 @@ from rivet_fleet.contracts.listing import (
     ServerFacts,
     SourceNote,
 )
+from rivet_fleet.contracts.keys import RelationName
 from rivet_fleet.execution.sources.mysql import catalog
 from rivet_fleet.execution.sources.mysql.border import CLIENT_ERRNOS, told
 from rivet_fleet.execution.sources.mysql.catalog import Row, rows
 from rivet_fleet.execution.sources.mysql.dialect import ENGINE_NAMES, quote_relation
 from rivet_fleet.execution.sources.mysql.liveness import WatchedConnection
-from rivet_fleet.execution.sources.mysql.proxies import Proxy
 from rivet_fleet.execution.sources.mysql.querysession import Own
-from rivet_fleet.execution.sources.mysql.session import Session
+from rivet_fleet.execution.sources.mysql.session import Proxy, Session
 from rivet_fleet.execution.sources.mysql.statements import bare_query, metadata_settings
 
 ASK_MAX_S = 30.0

@@ -15,7 +15,7 @@ import pymysql
 from pymysql import _auth
 from pymysql.constants import CR
 
-from rivet_fleet.contracts.login import Link, Login
+from rivet_fleet.contracts.url import Link, Login
 
 if TYPE_CHECKING:
     from rivet_fleet.execution.sources.mysql.liveness import WatchedConnection

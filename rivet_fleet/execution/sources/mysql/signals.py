@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rivet_fleet.contracts.login import CAREFUL, Login
-from rivet_fleet.contracts.url import DatabaseUrl
+from rivet_fleet.contracts.url import CAREFUL, DatabaseUrl, Login
 from rivet_fleet.errors import SourceRefused
 from rivet_fleet.execution.signals import (
     ANSWER_BYTES_MAX,

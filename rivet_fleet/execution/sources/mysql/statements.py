@@ -32,9 +32,8 @@ from rivet_fleet.execution.sources.mysql.keytext import (
     key_literal,
     value_expression,
 )
-from rivet_fleet.execution.sources.mysql.proxies import Server
 from rivet_fleet.execution.sources.mysql.querysession import Own, as_settings
-from rivet_fleet.execution.sources.mysql.session import Settings
+from rivet_fleet.execution.sources.mysql.session import Server, Settings
 
 NET_WRITE_TIMEOUT_S = 600
 """How long the server waits for us to take rows: a full disk or a slow encoder may pause us."""

@@ -12,12 +12,11 @@ import pymysql
 from rivet_fleet.contracts.columns import ColumnSpec
 from rivet_fleet.contracts.plan import TuningPlan
 from rivet_fleet.errors import SchemaDrift, SourceError, SourceRefused
-from rivet_fleet.execution.overdue import Overdue
+from rivet_fleet.execution.servo import Overdue
 from rivet_fleet.execution.sources.mysql import wire
 from rivet_fleet.execution.sources.mysql.border import maybe_swapped
-from rivet_fleet.execution.sources.mysql.bounds import well_formed
 from rivet_fleet.execution.sources.mysql.decoder import BatchDecoder
-from rivet_fleet.execution.sources.mysql.liveness import WatchedConnection
+from rivet_fleet.execution.sources.mysql.liveness import WatchedConnection, well_formed
 from rivet_fleet.execution.sources.mysql.session import Session, Settings
 from rivet_fleet.execution.sources.mysql.statements import statement_limit
 

@@ -34,7 +34,7 @@ from rivet_fleet.execution.arrays import (
     uuids,
     variable,
 )
-from rivet_fleet.execution.sources.mysql.framing import BIT, NUMBERS
+from rivet_fleet.execution.sources.mysql.wire import BIT, NUMBERS
 from rivet_fleet.execution.types import arrow_type
 
 _DAY_US = 86_400_000_000

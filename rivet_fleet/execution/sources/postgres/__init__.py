@@ -5,8 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from rivet_fleet.contracts.login import CAREFUL, Login
-from rivet_fleet.contracts.url import DatabaseUrl
+from rivet_fleet.contracts.url import CAREFUL, DatabaseUrl, Login
 from rivet_fleet.execution.sources.postgres.dialect import DEFAULT_PORT, ENGINE_NAMES
 
 if TYPE_CHECKING:
@@ -87,6 +86,6 @@ def signal_specs() -> dict[str, SignalSpec]:
 
 def writing() -> Writing:
     """How this engine's SQL is read, and how a value is written in it."""
-    from rivet_fleet.execution.sources.postgres import statements
+    from rivet_fleet.execution.sources.postgres import dialect
 
-    return statements.WRITING
+    return dialect.WRITING

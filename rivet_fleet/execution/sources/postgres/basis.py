@@ -25,10 +25,14 @@ from rivet_fleet.contracts.plan import ReadPlan
 from rivet_fleet.errors import SourceBusy
 from rivet_fleet.execution.sources.postgres import querysession
 from rivet_fleet.execution.sources.postgres.catalog import RawColumn, users_path
-from rivet_fleet.execution.sources.postgres.dialect import quote_identifier, quote_literal
+from rivet_fleet.execution.sources.postgres.dialect import (
+    catalog_settings,
+    from_item,
+    quote_identifier,
+    quote_literal,
+)
 from rivet_fleet.execution.sources.postgres.querysession import Own
 from rivet_fleet.execution.sources.postgres.session import Session
-from rivet_fleet.execution.sources.postgres.statements import catalog_settings, from_item
 
 Row = Cursor[tuple[Any, ...]]
 

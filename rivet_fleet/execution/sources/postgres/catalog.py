@@ -13,7 +13,7 @@ from rivet_fleet.contracts.columns import ColumnType
 from rivet_fleet.contracts.facts import ColumnFacts
 from rivet_fleet.contracts.keys import RelationName
 from rivet_fleet.errors import SourceRefused
-from rivet_fleet.execution.closenames import close_relations
+from rivet_fleet.execution.engines.facts import close_relations
 from rivet_fleet.execution.sources.postgres.dialect import (
     NOT_REALLY_ARRAYS,
     OWN_PATH,

@@ -15,8 +15,7 @@ import pyarrow as pa
 
 from rivet_fleet.contracts.columns import ColumnSpec
 from rivet_fleet.errors import MalformedData, SchemaDrift, ValueTooLarge
-from rivet_fleet.execution.batches import BatchQueue
-from rivet_fleet.execution.slowdecoder import warn_of_slow_decoder
+from rivet_fleet.execution.arrays import BatchQueue, warn_of_slow_decoder
 from rivet_fleet.execution.types import arrow_schema
 
 if TYPE_CHECKING:

@@ -22,11 +22,15 @@ from rivet_fleet.contracts.facts import (
 )
 from rivet_fleet.contracts.keys import RelationName
 from rivet_fleet.errors import ConfigError, SourceRefused
-from rivet_fleet.execution.sources.postgres import catalog, keysamples
+from rivet_fleet.execution.sources.postgres import catalog, keyfacts
 from rivet_fleet.execution.sources.postgres.basis import Basis
+from rivet_fleet.execution.sources.postgres.border import POOLED
 from rivet_fleet.execution.sources.postgres.dialect import (
     ENGINE_NAMES,
     capabilities,
+    catalog_settings,
+    column_ref,
+    from_item,
     override_fidelity,
     parse_override,
 )
@@ -35,14 +39,8 @@ from rivet_fleet.execution.sources.postgres.heaps import heaps as find_heaps
 from rivet_fleet.execution.sources.postgres.keyfacts import METADATA_TIMEOUT_S, describe_keys
 from rivet_fleet.execution.sources.postgres.keyfacts import indexes as find_indexes
 from rivet_fleet.execution.sources.postgres.keyorder import Keys, key_orders
-from rivet_fleet.execution.sources.postgres.poolers import POOLED
 from rivet_fleet.execution.sources.postgres.querysession import Own, check_strings, notes, sealed
 from rivet_fleet.execution.sources.postgres.session import Session
-from rivet_fleet.execution.sources.postgres.statements import (
-    catalog_settings,
-    column_ref,
-    from_item,
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,9 +118,9 @@ def _table(session: Session, basis: Basis, request: FactsRequest) -> SourceFacts
         warnings.append("row-level security is active: the user sees only the rows it may see")
     if relation.inheritance_parent:
         warnings.append("inheritance children: unique indexes of the parent do not cover them")
-    source = keysamples.KeySource(
+    source = keyfacts.KeySource(
         item=item,
-        sampled=keysamples.table_sample(relation, size.blocks),
+        sampled=keyfacts.table_sample(relation, size.blocks),
         relation=relation,
         keys=Keys(orders, encoding=session.encoding),
         fresh_statistics=size.fresh,
@@ -166,10 +164,10 @@ def _query(session: Session, basis: Basis, request: FactsRequest) -> SourceFacts
             size = _explained(cursor, item)
     warnings += notes(found, plain, _texts(columns, request))
     # A query that is estimated to return more is not run for the sake of a sample.
-    small = size.rows is not None and size.rows <= keysamples.SAMPLE_ROWS_MAX
-    source = keysamples.KeySource(
+    small = size.rows is not None and size.rows <= keyfacts.SAMPLE_ROWS_MAX
+    source = keyfacts.KeySource(
         item=item,
-        sampled=keysamples.query_sample(item) if small else None,
+        sampled=keyfacts.query_sample(item) if small else None,
         relation=None,
         keys=Keys(orders, encoding=session.encoding, steady=True),
         fresh_statistics=False,
@@ -310,7 +308,7 @@ def _table_size(
     estimates = [heap.row_estimate for heap in heaps.heaps]
     if None not in estimates:
         rows = sum(e for e in estimates if e is not None)
-        grown = blocks > keysamples.HISTOGRAM_GROWTH_MAX * max(heaps.analysed_blocks, 1)
+        grown = blocks > keyfacts.HISTOGRAM_GROWTH_MAX * max(heaps.analysed_blocks, 1)
         return _Size(
             rows=rows,
             provenance="statistics",

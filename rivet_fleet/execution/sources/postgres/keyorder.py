@@ -19,10 +19,11 @@ from rivet_fleet.contracts.keys import KeyTuple
 from rivet_fleet.errors import SourceRefused
 from rivet_fleet.execution.sources.postgres.dialect import (
     ALIAS,
+    moment_literal,
     quote_identifier,
     quote_literal,
+    steady_text,
 )
-from rivet_fleet.execution.sources.postgres.steadytext import moment_literal, steady_text
 
 _SIGNS = ("<", "<=", "=", ">=", ">")
 """What the strategies 1 to 5 of a btree class mean."""

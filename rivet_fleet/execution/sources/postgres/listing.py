@@ -8,8 +8,7 @@ from typing import Any
 
 from psycopg import Cursor
 
-from rivet_fleet.contracts.keys import RelationName
-from rivet_fleet.contracts.listing import (
+from rivet_fleet.contracts.facts import (
     ListedRelation,
     Listing,
     NoteKind,
@@ -17,16 +16,18 @@ from rivet_fleet.contracts.listing import (
     ServerFacts,
     SourceNote,
 )
+from rivet_fleet.contracts.keys import RelationName
 from rivet_fleet.execution.sources.postgres import catalog
+from rivet_fleet.execution.sources.postgres.border import POOLER
 from rivet_fleet.execution.sources.postgres.dialect import (
     ENGINE_NAMES,
+    catalog_settings,
+    from_item,
     quote_identifier,
     quote_relation,
 )
-from rivet_fleet.execution.sources.postgres.poolers import POOLER
 from rivet_fleet.execution.sources.postgres.querysession import Own, check_strings, sealed
 from rivet_fleet.execution.sources.postgres.session import Session
-from rivet_fleet.execution.sources.postgres.statements import catalog_settings, from_item
 
 ASK_MAX_S = 30.0
 BLOCK_RANGES_SINCE = 140_000

@@ -16,20 +16,22 @@ from typing import Any
 import psycopg
 from psycopg import Cursor
 
-from rivet_fleet.contracts.login import CAREFUL, Login
-from rivet_fleet.contracts.retry import vain_bytes
-from rivet_fleet.contracts.url import DatabaseUrl
+from rivet_fleet.contracts.clock import vain_bytes
+from rivet_fleet.contracts.url import CAREFUL, DatabaseUrl, Login
 from rivet_fleet.errors import ConfigError, SourceError
-from rivet_fleet.execution.sources.postgres.border import postgres_errors, translate_connect
-from rivet_fleet.execution.sources.postgres.bounds import LOGIN_BYTES_MAX
+from rivet_fleet.execution.sources.postgres.border import (
+    is_pooled,
+    postgres_errors,
+    translate_connect,
+)
 from rivet_fleet.execution.sources.postgres.dialect import DEFAULT_PORT, OWN_PATH, quote_literal
 from rivet_fleet.execution.sources.postgres.liveness import (
+    LOGIN_BYTES_MAX,
     Liveness,
     WatchedConnection,
     ask,
     in_own_level,
 )
-from rivet_fleet.execution.sources.postgres.poolers import is_pooled
 from rivet_fleet.execution.sources.postgres.querysession import (
     PLAIN_STRINGS,
     Own,

@@ -6,8 +6,7 @@ have no state, so that a count of them would read zero.
 
 from __future__ import annotations
 
-from rivet_fleet.contracts.login import CAREFUL, Login
-from rivet_fleet.contracts.url import DatabaseUrl
+from rivet_fleet.contracts.url import CAREFUL, DatabaseUrl, Login
 from rivet_fleet.errors import SourceRefused
 from rivet_fleet.execution.signals import (
     ANSWER_BYTES_MAX,
@@ -16,10 +15,9 @@ from rivet_fleet.execution.signals import (
     one_number,
     unknown_signal,
 )
-from rivet_fleet.execution.sources.postgres.dialect import OWN_PATH
+from rivet_fleet.execution.sources.postgres.dialect import OWN_PATH, from_item
 from rivet_fleet.execution.sources.postgres.querysession import PLAIN_STRINGS
 from rivet_fleet.execution.sources.postgres.session import Session, Settings
-from rivet_fleet.execution.sources.postgres.statements import from_item
 
 _STATS = "membership in pg_read_all_stats (or pg_monitor)"
 _OTHERS = "coalesce(a.application_name, '') NOT LIKE 'rivet-fleet%' AND a.pid <> pg_backend_pid()"

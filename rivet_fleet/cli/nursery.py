@@ -1,0 +1,318 @@
+"""Worker processes that need not import anything: a nursery forks them (ADR 0017).
+
+Importing the libraries takes a process about half a second of CPU. ``run``, ``resume`` and
+``apply`` therefore fork a nursery as soon as everything is imported that a worker needs. It does
+nothing but fork: each child shares those imports, and gets its command line, environment and log
+file over a pipe when the supervisor wants it. Should the supervisor die, the pipes' ends send
+everybody home who has not begun; what has begun is a worker like any other.
+
+Forking is safe there, and would not be in the coordinator: the nursery has one thread for ever, no
+connection and no open file but its socket (fork(2)).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import importlib
+import json
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+# ------------------------------------------------------------------------------------------
+# What a worker's process does without: optional parts of its libraries that it never uses.
+#
+# Some libraries import whatever they find installed. A fleet has many workers, and their memory
+# is a promise: NumPy behind pyarrow alone costs each of them 13 MB and a tenth of a second.
+
+_LEFT_OUT = {
+    # Arrays of Arrow are never turned into NumPy's; Arrow supports its absence.
+    "pyarrow": ("numpy",),
+    # Remote filesystems with their SDKs: destinations bring their own clients.
+    "pyarrow.fs": ("pyarrow._s3fs", "pyarrow._gcsfs", "pyarrow._azurefs", "pyarrow._hdfs"),
+    # Tracebacks in colour; a worker's log is a file.
+    "structlog": ("rich", "colorama"),
+}
+"""Library → what it looks for and copes without."""
+
+
+def import_lean() -> None:
+    """Import the libraries of the table as if what they look for were not installed.
+
+    A library that is there already stays as it is. Afterwards everything can be imported by
+    whoever needs it.
+    """
+    for library, left_out in _LEFT_OUT.items():
+        if library in sys.modules:
+            continue
+        hidden = [name for name in left_out if name not in sys.modules]
+        for name in hidden:
+            # None makes an import fail like that of a missing module (importlib's manual).
+            sys.modules[name] = None  # type: ignore[assignment]
+        try:
+            importlib.import_module(library)
+        finally:
+            for name in hidden:
+                del sys.modules[name]
+
+
+PROGRAM = (sys.executable, "-m", "rivet_fleet")
+"""How a supervisor starts a worker without a nursery."""
+PROCESS_NAME = "rivet-worker"
+"""What ``ps -o comm`` and ``top`` show of it: its command line is that of the coordinator."""
+NURSERY_NAME = "rivet-nursery"
+_ANSWER_TIMEOUT_S = 5.0
+_DISMISS_TIMEOUT_S = 30.0
+_PR_SET_CHILD_SUBREAPER = 36
+_STARTS = sys.platform == "linux"
+"""Elsewhere a fork without an exec is not safe for the system's own libraries."""
+_PID = struct.Struct("=i")
+
+
+class Forked:
+    """A forked process as a supervisor sees one (``coordination.supervisor.WorkerProcess``)."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        """Its exit code, or minus the signal that ended it; None while it runs."""
+        return self._wait(os.WNOHANG)
+
+    def wait(self, timeout_s: float | None = None) -> int | None:
+        """The same, after its end; None when it still runs after ``timeout_s``."""
+        if timeout_s is None:
+            return self._wait(0)
+        if self.poll() is None:
+            try:
+                told = os.pidfd_open(self.pid)
+            except OSError:
+                return self.poll()  # a kernel before 5.3
+            try:
+                select.select([told], [], [], timeout_s)
+            finally:
+                os.close(told)
+        return self.poll()
+
+    def send_signal(self, number: int) -> None:
+        """Nothing happens when it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self.send_signal(signal.SIGKILL)
+
+    def _wait(self, options: int) -> int | None:
+        if self.returncode is None:
+            ended_pid, status = os.waitpid(self.pid, options)
+            if ended_pid:
+                self.returncode = os.waitstatus_to_exitcode(status)
+        return self.returncode
+
+
+class Nursery:
+    """The process that forks workers, seen from the supervisor's. A ``WorkerSource`` of it."""
+
+    def __init__(self) -> None:
+        """Raises OSError when no process can be started, or could not be adopted."""
+        # A worker's parent has ended when we are told of it: it becomes our own child then.
+        if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1) != 0:
+            raise OSError(ctypes.get_errno(), "no subreaper")
+        # Ignored by inheritance, it would lose every exit code (wait(2)).
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        self._socket, theirs = socket.socketpair()
+        # What is shared stays shared: a collection would touch every object and copy its page.
+        gc.freeze()
+        supervisor_pid = os.getpid()
+        try:
+            if min(self._socket.fileno(), theirs.fileno()) <= 2:
+                raise OSError("a standard stream is closed: its number would be the socket's")
+            pid = os.fork()
+        except OSError:
+            self._socket.close()
+            theirs.close()
+            raise
+        if pid == 0:
+            _become_nursery(theirs, supervisor_pid)
+        theirs.close()
+        self._socket.settimeout(_ANSWER_TIMEOUT_S)
+        self._process = Forked(pid)
+
+    @property
+    def pid(self) -> int:
+        """Of the nursery itself."""
+        return self._process.pid
+
+    def hand_over(
+        self, arguments: Sequence[str], environment: Mapping[str, str], log_path: Path
+    ) -> Forked | None:
+        """A new worker of this command; None when there is none to be had, now or ever again."""
+        if tuple(arguments[: len(PROGRAM)]) != PROGRAM:
+            return None
+        orders = {
+            "arguments": list(arguments[len(PROGRAM) :]),
+            "environment": dict(environment),
+            "log": str(log_path.absolute()),
+        }
+        process: Forked | None = None
+        orders_fd, own_fd = os.pipe()
+        try:
+            # Whatever happens, the pipe's end sends a child home that nobody would know of.
+            with os.fdopen(own_fd, "wb") as pipe:
+                try:
+                    process = self._child(orders_fd)
+                finally:
+                    os.close(orders_fd)  # a pipe that we could read ourselves would never break
+                pipe.write(json.dumps(orders).encode() + b"\n")
+        except OSError:
+            if process is not None:
+                process.kill()
+                process.wait()
+            self.dismiss()
+            return None
+        return process
+
+    def dismiss(self) -> None:
+        """Send it home; workers stay. Never raises."""
+        self._socket.close()
+        if self._process.wait(_DISMISS_TIMEOUT_S) is None:
+            self._process.kill()
+            self._process.wait()
+
+    def _child(self, orders_fd: int) -> Forked:
+        """A child of ours that reads ``orders_fd``. Raises OSError."""
+        socket.send_fds(self._socket, [b"w"], [orders_fd])
+        answer = b""
+        while len(answer) < _PID.size:
+            more = self._socket.recv(_PID.size - len(answer))
+            if not more:
+                raise OSError("the nursery has ended")
+            answer += more
+        (pid,) = _PID.unpack(answer)
+        if pid <= 0:
+            raise OSError("the nursery could not fork")
+        process = Forked(pid)
+        process.poll()  # ChildProcessError, an OSError: it was not given to us
+        return process
+
+
+_waiting: list[Nursery] = []
+
+
+def begin() -> None:
+    """Start the nursery, if the system lets us: without it everything works, a little later."""
+    if not _STARTS:
+        return
+    gc.disable()  # importing makes what lives as long as the process
+    import_lean()
+    importlib.import_module("rivet_fleet.cli.worker")
+    try:
+        _waiting.append(Nursery())
+    except OSError:
+        pass  # the supervisor will say why no process can be started
+
+
+def take() -> Nursery | None:
+    """What was begun, once: the caller uses it and dismisses it."""
+    return _waiting.pop() if _waiting else None
+
+
+def _become_nursery(theirs: socket.socket, supervisor_pid: int) -> NoReturn:
+    """The child. Nothing of the parent's stack is returned to, whatever happens."""
+    code = 1
+    try:
+        # An own group: Ctrl-C on the terminal reaches the coordinator alone.
+        os.setpgid(0, 0)
+        _name_process(NURSERY_NAME)
+        null_fd = os.open(os.devnull, os.O_RDWR)
+        for target in (0, 1, 2):
+            os.dup2(null_fd, target)
+        orders = theirs.fileno()
+        os.closerange(3, orders)
+        os.closerange(orders + 1, os.sysconf("SC_OPEN_MAX"))
+        while True:
+            said, fds, _, _ = socket.recv_fds(theirs, 1, 1)
+            if not said or not fds:
+                break
+            pid = _grandchild(fds[0], supervisor_pid)
+            os.close(fds[0])
+            theirs.sendall(_PID.pack(pid))
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def _grandchild(orders_fd: int, supervisor_pid: int) -> int:
+    """Fork a worker whose parent has ended before we return; its id, or 0 when none came."""
+    told_fd, tell_fd = os.pipe()
+    try:
+        between = os.fork()
+    except OSError:
+        os.close(told_fd)
+        os.close(tell_fd)
+        return 0
+    if between == 0:
+        try:
+            pid = os.fork()
+            if pid == 0:
+                _become_worker(orders_fd, supervisor_pid)
+            os.write(tell_fd, _PID.pack(pid))
+        finally:
+            os._exit(0)
+    os.close(tell_fd)
+    # Shorter than the kernel's atomic write: all of it, or the end.
+    told = os.read(told_fd, _PID.size)
+    os.close(told_fd)
+    os.waitpid(between, 0)
+    return int(_PID.unpack(told)[0]) if told else 0
+
+
+def _become_worker(orders_fd: int, supervisor_pid: int) -> NoReturn:
+    """The grandchild: wait, and become the worker, or go home."""
+    code = 1
+    try:
+        os.setpgid(0, 0)
+        _name_process(PROCESS_NAME)
+        os.dup2(orders_fd, 0)
+        os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+        with os.fdopen(0, "rb", closefd=False) as pipe:
+            line = pipe.readline()
+        # Orders come from the parent alone, and only after it has become that.
+        ordered = line.endswith(b"\n") and os.getppid() == supervisor_pid
+        code = _work(json.loads(line)) if ordered else 0
+    finally:
+        os._exit(code)
+
+
+def _work(orders: Mapping[str, object]) -> int:
+    arguments, environment = orders["arguments"], orders["environment"]
+    assert isinstance(arguments, list) and isinstance(environment, dict)
+    os.environ.clear()
+    os.environ.update(environment)
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+    log = os.open(str(orders["log"]), flags, 0o600)
+    null_fd = os.open(os.devnull, os.O_RDONLY)
+    for source, target in ((null_fd, 0), (log, 1), (log, 2)):
+        os.dup2(source, target)
+    os.close(log)
+    os.close(null_fd)
+    sys.argv = ["rivet-fleet", *arguments]
+    gc.enable()
+    importlib.import_module("rivet_fleet.cli.main").main()
+    return 0
+
+
+def _name_process(name: str) -> None:
+    try:
+        Path("/proc/self/comm").write_text(name)
+    except OSError:
+        pass  # a name is a courtesy

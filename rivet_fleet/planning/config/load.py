@@ -1,0 +1,464 @@
+"""Loading a configuration: read, replace variables, check everything, digest."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rivet_fleet import __version__
+from rivet_fleet.contracts.codec import canonical_json, to_plain
+from rivet_fleet.contracts.proof import Prove
+from rivet_fleet.contracts.url import redact
+from rivet_fleet.errors import ConfigError
+from rivet_fleet.planning.config.connections import (
+    known_secrets,
+    named_variables,
+    public_url,
+    secrets_in_url,
+    spellings,
+    state_url,
+)
+from rivet_fleet.planning.config.document import Document, Variables, check_shape, read_document
+from rivet_fleet.planning.config.loaded import (
+    POLICIES,
+    LoadedConfig,
+    all_sources,
+    change_policies,
+    policies_of,
+    prove_of,
+    source_key,
+    source_name,
+)
+from rivet_fleet.planning.config.models import ExportConfig, FleetConfig, SourceConfig
+from rivet_fleet.planning.config.problems import (
+    MODE_UNSUPPORTED,
+    ConfigKey,
+    Problem,
+    config_error,
+    dotted,
+)
+from rivet_fleet.planning.config.protection import EngineSignals
+from rivet_fleet.planning.config.rules import check_rules
+from rivet_fleet.planning.config.sql import PlaceParameters, read_sql, with_signals
+
+# ------------------------------------------------------------------------------------------
+# Settings a Rivet YAML may hold that do nothing here yet: a table, each with its answer.
+#
+# What would change the data is refused in a sentence; what only advises is dropped with a
+# warning. A setting that is switched off (``false``, null, empty) asks for nothing.
+
+_EXPORT_REFUSED = {
+    "tables": "several tables in one export",
+    "cdc": "change capture",
+}
+_MODES_REFUSED = ("cdc",)
+_DESTINATION_REFUSED = (
+    "bucket",
+    "prefix",
+    "region",
+    "endpoint",
+    "access_key_env",
+    "secret_key_env",
+    "session_token_env",
+    "aws_profile",
+    "credentials_file",
+    "account_name",
+    "account_key_env",
+    "sas_token_env",
+    "allow_anonymous",
+)
+_DESTINATION_TYPES = ("s3", "gcs", "azure", "stdout")
+DROPPED = {
+    "notifications": "nothing is sent yet",
+    "load": "files are written, no warehouse is loaded",
+}
+
+
+@dataclass(slots=True, kw_only=True)
+class Screened:
+    """What is left of the file, what is refused, and what was dropped with a word."""
+
+    plain: dict[str, Any] = field(repr=False)
+    problems: list[Problem] = field(default_factory=list)
+    warnings: list[tuple[ConfigKey, str]] = field(default_factory=list)
+
+    def refuse(self, at: ConfigKey, what: str, code: str | None = None) -> None:
+        """Known, not supported yet: said in one sentence."""
+        self.problems.append(
+            Problem(
+                at=at,
+                what=dotted(at),
+                reason=f"known in Rivet, not supported yet: {what}",
+                suggestion="remove it, or extract this export with Rivet",
+                about_key=True,
+                code=code,
+            )
+        )
+
+
+def screen(plain: dict[str, Any], destinations: frozenset[str]) -> Screened:
+    """Take Rivet's other settings out of the parsed file. ``plain`` itself stays as it is."""
+    screened = Screened(plain=dict(plain))
+    _drop(screened, screened.plain, ())
+    exports = plain.get("exports")
+    if isinstance(exports, list):
+        screened.plain["exports"] = [
+            _screen_export(screened, one, ("exports", i), destinations)
+            for i, one in enumerate(exports)
+        ]
+    return screened
+
+
+def _drop(screened: Screened, block: dict[str, Any], at: ConfigKey) -> None:
+    for name, why in DROPPED.items():
+        if name in block:
+            if _asks_for_something(block[name]):
+                screened.warnings.append(((*at, name), f"{dotted((*at, name))} is ignored: {why}"))
+            del block[name]
+
+
+def _screen_export(
+    screened: Screened, export: Any, at: ConfigKey, destinations: frozenset[str]
+) -> Any:
+    if not isinstance(export, dict):
+        return export
+    kept = dict(export)
+    _drop(screened, kept, at)
+    for name, what in _EXPORT_REFUSED.items():
+        if name in kept:
+            if _asks_for_something(kept[name]):
+                screened.refuse((*at, name), what)
+            del kept[name]
+    if kept.get("mode") in _MODES_REFUSED:
+        screened.refuse(
+            (*at, "mode"),
+            f"mode {kept['mode']}; use full, chunked or incremental",
+            MODE_UNSUPPORTED,
+        )
+        del kept["mode"]
+    if isinstance(kept.get("destination"), dict):
+        kept["destination"] = _screen_destination(
+            screened, kept["destination"], (*at, "destination"), destinations
+        )
+    return kept
+
+
+def _screen_destination(
+    screened: Screened, block: dict[str, Any], at: ConfigKey, destinations: frozenset[str]
+) -> dict[str, Any]:
+    kept = dict(block)
+    kind = kept.get("type")
+    elsewhere = kind in _DESTINATION_TYPES and kind not in destinations
+    if elsewhere:
+        screened.refuse((*at, "type"), f"destination type {kind}; use local")
+        kept["type"] = next(iter(sorted(destinations)), kind)
+        kept.setdefault("path", ".")
+    for name in _DESTINATION_REFUSED:
+        if name in kept:
+            if not elsewhere and _asks_for_something(kept[name]):
+                screened.refuse((*at, name), "a setting of an object store")
+            del kept[name]
+    return kept
+
+
+def _asks_for_something(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(_asks_for_something(one) for one in value.values())
+    return value not in (None, False, [], "")
+
+
+# ------------------------------------------------------------------------------------------
+# What identifies a configuration: everything a plan depends on, nothing that is secret.
+#
+# Runtime settings that change no plan (workers, leases, budgets, state, spool) are left out, so
+# that a campaign may be continued with more workers or another budget.
+
+_UNSEALED = {
+    *("source", "query", "query_file", "on_mark_above", "cursor_is_monotonic", "prove"),
+    *POLICIES,
+}
+"""What an export says apart from its plan, or in another form."""
+
+
+def digests(
+    config: FleetConfig,
+    *,
+    path: Path,
+    queries: Mapping[str, str],
+    default_ports: Mapping[str, int],
+) -> tuple[str, dict[str, str]]:
+    """The whole digest and one per export, ``sha256:<hex>`` each."""
+    shared = {
+        "worker_memory_mb": config.campaign.worker_memory_mb,
+        "max_chunk_attempts": config.campaign.max_chunk_attempts,
+    }
+    sources = {name: _source(source, default_ports) for name, source in all_sources(config).items()}
+    sections = {}
+    for export in config.exports:
+        name = source_name(config, export)
+        body = {
+            "export": _export(export, path, queries.get(export.name)),
+            "source_name": name,
+            "source": sources.get(name),
+            "campaign": shared,
+            "policies": to_plain(policies_of(config, export)),
+            "change": change_policies(config, export),
+        }
+        if prove_of(config, export) is not Prove.SAMPLED:
+            body["prove"] = prove_of(config, export).value
+        sections[export.name] = _sha256(body)
+    whole: dict[str, Any] = {
+        "name": config.campaign.name or path.stem,
+        "order": [export.name for export in config.exports],
+        "sections": sections,
+    }
+    if config.campaign.order != "config" or config.campaign.waves:
+        whole["handed_out"] = [config.campaign.order, config.campaign.waves]
+    return _sha256(whole), sections
+
+
+def changed_exports(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[str, ...]:
+    """Exports that are new, gone or different between two ``sections``, sorted."""
+    names = set(before) | set(after)
+    return tuple(sorted(name for name in names if before.get(name) != after.get(name)))
+
+
+def _source(source: SourceConfig, ports: Mapping[str, int]) -> dict[str, Any]:
+    kept = source.model_dump(mode="json", exclude={"url", "password", "password_env"})
+    if source.url is not None:
+        kept["url"] = public_url(source.url.get_secret_value(), ports, source.type)
+    return kept
+
+
+def _export(export: ExportConfig, path: Path, query: str | None) -> dict[str, Any]:
+    kept = export.model_dump(mode="json", exclude=_UNSEALED)
+    kept["query"] = query
+    if export.destination.path is not None:
+        kept["destination"]["path"] = str(path.absolute().parent / export.destination.path)
+    return kept
+
+
+def _sha256(plain: Any) -> str:
+    return "sha256:" + hashlib.sha256(canonical_json(plain)).hexdigest()
+
+
+__all__ = ["CONFIG_BYTES_MAX", "LoadedConfig", "load_config", "state_url"]
+
+CONFIG_BYTES_MAX = 4 * 1024 * 1024
+
+
+def load_config(
+    path: Path,
+    *,
+    params: Mapping[str, str],
+    environ: Mapping[str, str],
+    engines: frozenset[str],
+    destinations: frozenset[str],
+    formats: frozenset[str],
+    engine_signals: EngineSignals,
+    default_ports: Mapping[str, int],
+    place_parameters: PlaceParameters,
+) -> LoadedConfig:
+    """Read and check one configuration file.
+
+    ``engines``, ``destinations``, ``formats`` and ``engine_signals`` are what this installation
+    has; ``place_parameters`` knows its engines' SQL. Raises ConfigError that lists everything
+    wrong, each with ``file:line:column``, reason and suggestion. Connects to nothing; reads the
+    file and its ``query_file``s only.
+    """
+    variables = Variables(params=params, environ=environ)
+    document = read_document(_read_text(path, "the configuration"), str(path), variables)
+    secrets = spellings(_secret_texts(document.plain))
+    rules = partial(
+        check_rules,
+        engines=engines,
+        destinations=destinations,
+        formats=formats,
+        engine_signals=engine_signals,
+    )
+    config, warnings = _checked(document, secrets, destinations, rules)
+    secrets = spellings([*secrets, *known_secrets(config, environ)])
+    sql = read_sql(
+        config,
+        path,
+        variables,
+        place_parameters,
+        lambda file, key: _read_text(file, f"{document.places.file}: {key}"),
+    )
+    if sql.problems:
+        raise config_error(document.places, sql.problems, secrets)
+    config = with_signals(config, sql.signals)
+    hidden = [one.value for one in sql.secrets.values()]
+    secrets = spellings([*secrets, *hidden, *(text for one in hidden for text in _in_sql(one))])
+    warnings += [f"{document.places.where(at)}: {text}" for at, text in sql.notes]
+    warnings += [f"--param {name} is not used by {path.name}" for name in variables.unused()]
+    digest, sections = digests(config, path=path, queries=sql.queries, default_ports=default_ports)
+    return LoadedConfig(
+        config=config,
+        path=path,
+        digest=digest,
+        sections=sections,
+        warnings=tuple(redact(text, secrets) for text in warnings),
+        secrets=secrets,
+        queries=sql.queries,
+        parameters=sql.secrets,
+        templates=frozenset(sql.templates),
+        environ={name: environ[name] for name in named_variables(config) if name in environ},
+        places=document.places,
+        default_ports=dict(default_ports),
+    )
+
+
+def _checked(
+    document: Document,
+    secrets: tuple[str, ...],
+    destinations: frozenset[str],
+    rules: Callable[[FleetConfig], list[Problem]],
+) -> tuple[FleetConfig, list[str]]:
+    problems = list(document.problems)
+    plain, warnings = document.plain, []
+    if isinstance(plain, dict):
+        screened = screen(plain, destinations)
+        plain = screened.plain
+        problems += screened.problems
+        warnings = [
+            f"{document.places.where(at, about_key=True)}: {text}" for at, text in screened.warnings
+        ]
+    config, found = check_shape(plain)
+    problems += found
+    if config is not None and not problems:
+        problems += rules(config)
+    if config is None or problems:
+        raise config_error(document.places, problems, secrets)
+    return config, warnings + [
+        f"{document.places.where(at)}: {text}" for at, text in _advice(config)
+    ]
+
+
+def _advice(config: FleetConfig) -> list[tuple[ConfigKey, str]]:
+    """Settings that are accepted but decided by the fleet, and secrets in plain sight."""
+    found: list[tuple[ConfigKey, str]] = []
+    for name in ("parallel_exports", "parallel_export_processes"):
+        if getattr(config, name):
+            found.append(((name,), f"{name} is ignored: the fleet's workers share all chunks"))
+    for index, export in enumerate(config.exports):
+        at: ConfigKey = ("exports", index)
+        for name, instead in (
+            ("parallel", "campaign.workers and source_groups decide"),
+            ("parallel_safe", "source_groups decide"),
+            ("reconcile_required", "nothing is reconciled yet"),
+        ):
+            if getattr(export, name) is not None:
+                found.append(((*at, name), f"{dotted((*at, name))} is ignored: {instead}"))
+        if export.wave is not None and not config.campaign.waves:
+            where = (*at, "wave")
+            found.append((where, f"{dotted(where)} is ignored: campaign.waves is off"))
+        found += _tuning_advice(export.tuning.model_fields_set, at)
+    for name, source in all_sources(config).items():
+        at = source_key(config, name)
+        found += _tuning_advice(source.tuning.model_fields_set, at)
+        if source.password is not None:
+            found.append(
+                ((*at, "password"), f"{dotted((*at, 'password'))} is in the file; use password_env")
+            )
+        if source.url is not None and any(secrets_in_url(source.url.get_secret_value())):
+            found.append(
+                ((*at, "url"), f"{dotted((*at, 'url'))} holds a password; use url_env or url_file")
+            )
+    return found
+
+
+def _tuning_advice(given: set[str], at: ConfigKey) -> list[tuple[ConfigKey, str]]:
+    ignored = {
+        "memory_threshold_mb": "campaign.worker_memory_mb is the ceiling",
+        "on_batch_memory_exceeded": "pages shrink to fit",
+        "adaptive": "pages always follow the time target",
+        "min_parallel": "campaign.workers decides",
+    }
+    return [
+        ((*at, "tuning", name), f"{dotted((*at, 'tuning', name))} is ignored: {why}")
+        for name, why in ignored.items()
+        if name in given
+    ]
+
+
+def _secret_texts(plain: object) -> list[str]:
+    """Secrets as they stand in the parsed file, before anything is known to be right."""
+    found: list[str] = []
+    if isinstance(plain, dict):
+        for key, value in plain.items():
+            if isinstance(value, (dict, list)):
+                found += _secret_texts(value)
+            elif key == "password" or (key == "url" and "://" not in str(value)):
+                found.append(str(value or ""))
+            elif key == "url":
+                found += secrets_in_url(str(value))
+    elif isinstance(plain, list):
+        for item in plain:
+            found += _secret_texts(item)
+    return found
+
+
+def _in_sql(secret: str) -> tuple[str, ...]:
+    """As it stands in a statement, which a server's message may repeat."""
+    doubled = secret.replace("'", "''")
+    return doubled, doubled.replace("\\", "\\\\"), secret.encode(errors="replace").hex()
+
+
+def _read_text(path: Path, what: str) -> str:
+    try:
+        with path.open("rb") as file:
+            body = file.read(CONFIG_BYTES_MAX + 1)
+    except OSError as error:
+        raise ConfigError(
+            f"{what} {path} cannot be read: {error.strerror or 'unknown reason'}",
+            hint="check the path and its permissions",
+        ) from None
+    if len(body) > CONFIG_BYTES_MAX:
+        raise ConfigError(f"{what} {path} is larger than {CONFIG_BYTES_MAX} bytes")
+    try:
+        return body.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = body.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{path}:{line}: {what} is not UTF-8 text") from None
+
+
+# ------------------------------------------------------------------------------------------
+# The configuration's JSON Schema, for editors: generated from the models.
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+_VARIABLE = {"type": "string", "pattern": r"\$\{[A-Za-z_][A-Za-z0-9_]*\}"}
+_PLAIN_TYPES = ("integer", "number", "boolean")
+
+
+def config_json_schema() -> dict[str, Any]:
+    """Draft 2020-12, the program's version in its title.
+
+    Numbers, flags and choices may also be written as ``${VAR}``.
+    """
+    generated = FleetConfig.model_json_schema()
+    schema: dict[str, Any] = _with_variables(generated)
+    for block in (schema, schema["$defs"]["ExportConfig"]):
+        for name, why in DROPPED.items():
+            block["properties"][name] = {"description": f"Accepted and ignored: {why}."}
+    return {
+        **schema,
+        "$schema": DIALECT,
+        "title": f"rivet-fleet configuration {__version__}",
+    }
+
+
+def _with_variables(node: Any) -> Any:
+    if isinstance(node, list):
+        return [_with_variables(one) for one in node]
+    if not isinstance(node, dict):
+        return node
+    walked = {key: _with_variables(value) for key, value in node.items()}
+    if walked.get("type") in _PLAIN_TYPES or isinstance(walked.get("enum"), list):
+        outer = {k: walked.pop(k) for k in ("title", "default", "description") if k in walked}
+        return {**outer, "anyOf": [walked, dict(_VARIABLE)]}
+    return walked
