@@ -29,7 +29,7 @@ from rivet_fleet.coordination.journal import follow_entries, newest_entries, rea
 from rivet_fleet.errors import StateRefused, UsageError
 from rivet_fleet.observability.journal import render_journal, since_s
 from rivet_fleet.observability.metrics import (
-    harm_lines,
+    counter_lines,
     history_lines,
     metrics_lines,
     prometheus_text,
@@ -94,7 +94,7 @@ def metrics(
         say(prometheus_text(session.namespace, name, report.now, report.ended), nl=False)
     else:
         head = f"Campaign {name} ({report.campaign_id}): {report.campaign_status}"
-        counted = harm_lines(report.harm, hide)
+        counted = counter_lines(report.harm, hide)
         ended = history_lines(report.ended, hide)
         say("\n".join([head, *metrics_lines(report.now, hide), *counted, "", *ended]))
     return 0

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 
 from rivet_fleet.contracts.keys import RunId
 
-HARM_CAVEAT = "counted by the server for everybody who was at work meanwhile, not for us alone"
+COUNTERS_CAVEAT = "counted by the server for everybody who was at work meanwhile, not for us alone"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HarmReading:
+class CounterReading:
     """One look. ``counters`` only rise until the server forgets them; ``context`` is what the
     server was like: its version and the limits it sets to sessions."""
 
@@ -24,13 +24,13 @@ class HarmReading:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunHarm:
+class RunCounters:
     """The looks at the source of one run; ``after`` is None until the run has ended."""
 
     run_id: RunId
     source: str
-    before: HarmReading
-    after: HarmReading | None = None
+    before: CounterReading
+    after: CounterReading | None = None
 
     @property
     def risen(self) -> dict[str, int] | None:

@@ -73,7 +73,7 @@ def look_before(fleet: Fleet, run_id: RunId, source_name: str, source: Source) -
     """Before the first row that this process reads of a run; only the first look of all counts.
     What was received in vain: bytes."""
     try:
-        fleet.store.note_harm_before(run_id, source_name, source.read_harm())
+        fleet.store.note_counters_before(run_id, source_name, source.read_counters())
     except SourceError as error:
         return error.received_bytes
     except StateError:
@@ -87,11 +87,11 @@ def look_after(fleet: Fleet, run: RunView) -> None:
     read = run.plan.read
     opened_here = not fleet.holds_source(read.source)
     try:
-        looked = fleet.store.harm(run.campaign_id)
+        looked = fleet.store.counters(run.campaign_id)
         if all(one.run_id != run.run_id for one in looked):
             return
-        reading = fleet.source(read.source, read.source_identity).read_harm()
-        fleet.store.note_harm_after(run.run_id, reading)
+        reading = fleet.source(read.source, read.source_identity).read_counters()
+        fleet.store.note_counters_after(run.run_id, reading)
     except (SourceError, StateError):
         opened_here = True
     finally:

@@ -135,6 +135,7 @@ class MetricsReport:
     now: CampaignMetrics
     ended: tuple[EndedRun, ...]
     harm: tuple[CountedRun, ...] = ()
+    """The source's own counters during each run; named as the JSON names it."""
 
 
 def read_metrics(
@@ -163,7 +164,7 @@ def read_metrics(
             store.groups(view.campaign_id),
             store.now_s(),
         ),
-        harm=counted_runs(store.harm(view.campaign_id), names),
+        harm=counted_runs(store.counters(view.campaign_id), names),
         ended=tuple(sorted(ended, key=lambda run: -run.ended_at_s)),
     )
 

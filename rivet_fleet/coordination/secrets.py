@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 from rivet_fleet.contracts.basis import BasisFact
-from rivet_fleet.contracts.counters import HarmReading
+from rivet_fleet.contracts.counters import CounterReading
 from rivet_fleet.contracts.facts import FactsRequest, Listing, ServerFacts, SourceFacts, SourceNote
 from rivet_fleet.contracts.keys import ChunkRange, RelationName
 from rivet_fleet.contracts.parameters import (
@@ -111,9 +111,9 @@ class PrivateSource:
         with private(whole, query):
             return self._source.check_readable(relation, whole)
 
-    def read_harm(self) -> HarmReading:
+    def read_counters(self) -> CounterReading:
         """See ``Source``."""
-        return self._source.read_harm()
+        return self._source.read_counters()
 
     def identify(self) -> tuple[BasisFact, ...]:
         """See ``Source``."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 import pyarrow as pa
 
 from rivet_fleet.contracts.basis import BasisDifference, BasisFact
-from rivet_fleet.contracts.counters import HarmReading
+from rivet_fleet.contracts.counters import CounterReading
 from rivet_fleet.contracts.facts import FactsRequest, Listing, ServerFacts, SourceFacts, SourceNote
 from rivet_fleet.contracts.keys import ChunkRange, RelationName
 from rivet_fleet.contracts.plan import ReadPlan, TuningPlan
@@ -159,7 +159,7 @@ class Source(Protocol):
         about the reading. Raises SourceRefused, with the missing privilege as its hint."""
         ...
 
-    def read_harm(self) -> HarmReading:
+    def read_counters(self) -> CounterReading:
         """The server's own counters now, everybody's work in them, and what it is like. A
         question to statistics, bounded to seconds. Raises SourceError."""
         ...

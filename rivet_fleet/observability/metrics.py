@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rivet_fleet.contracts.codec import to_plain
-from rivet_fleet.contracts.counters import HARM_CAVEAT, HarmReading, RunHarm
+from rivet_fleet.contracts.counters import COUNTERS_CAVEAT, CounterReading, RunCounters
 from rivet_fleet.contracts.keys import RunId
 from rivet_fleet.contracts.state import GroupView, RunStatus, RunView, TaskCounts, WorkerView
 from rivet_fleet.observability.units import (
@@ -373,12 +373,14 @@ class CountedRun:
     export_name: str
     source: str
     risen: dict[str, int] | None
-    before: HarmReading
-    after: HarmReading | None
-    caveat: str = HARM_CAVEAT
+    before: CounterReading
+    after: CounterReading | None
+    caveat: str = COUNTERS_CAVEAT
 
 
-def counted_runs(harms: Sequence[RunHarm], names: Mapping[RunId, str]) -> tuple[CountedRun, ...]:
+def counted_runs(
+    looked: Sequence[RunCounters], names: Mapping[RunId, str]
+) -> tuple[CountedRun, ...]:
     """Those of the runs that ``names`` gives an export's name."""
     return tuple(
         CountedRun(
@@ -389,12 +391,12 @@ def counted_runs(harms: Sequence[RunHarm], names: Mapping[RunId, str]) -> tuple[
             before=one.before,
             after=one.after,
         )
-        for one in harms
+        for one in looked
         if one.run_id in names
     )
 
 
-def harm_lines(counted: Sequence[CountedRun], redactor: Redactor) -> list[str]:
+def counter_lines(counted: Sequence[CountedRun], redactor: Redactor) -> list[str]:
     """For a terminal; nothing where nothing is known."""
     lines = []
     for one in counted:
@@ -403,4 +405,4 @@ def harm_lines(counted: Sequence[CountedRun], redactor: Redactor) -> list[str]:
         said = ", ".join(f"{name} +{value:,}" for name, value in one.risen.items() if value)
         export = one_line(one.export_name, redactor, 40)
         lines.append(f"  {export} on {one_line(one.source, redactor, 40)}: {said or 'nothing'}")
-    return [f"the source during each run ({HARM_CAVEAT}):", *lines] if lines else []
+    return [f"the source during each run ({COUNTERS_CAVEAT}):", *lines] if lines else []

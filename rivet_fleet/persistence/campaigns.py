@@ -18,7 +18,7 @@ from rivet_fleet.persistence.guards import CLAIMABLE
 from rivet_fleet.persistence.ledger import LOCK_CAMPAIGN
 from rivet_fleet.persistence.marks import refuse_moved_marks
 from rivet_fleet.persistence.seals import seal_run
-from rivet_fleet.persistence.views import FORGET_HARM
+from rivet_fleet.persistence.views import FORGET_COUNTERS
 
 _ADD_CAMPAIGN = """
 INSERT INTO campaign (namespace, campaign_id, campaign_name, config_digest, config_path,
@@ -245,7 +245,7 @@ class Campaigns:
             named = {"campaign_name": campaign_name, "export_name": export_name}
             if tx.scalar(_HELD, **named):
                 raise held(f"export {export_name}")
-            tx.run(FORGET_HARM, **named)
+            tx.run(FORGET_COUNTERS, **named)
             runs = tx.run(f"DELETE FROM chunk_run {_OF_EXPORT}", **named)
             tx.run(_EMPTIED)
             if not chunks_only:

@@ -26,13 +26,13 @@ from rivet_fleet.contracts.state import (
 from rivet_fleet.errors import LeaseLost, StateRefused
 from rivet_fleet.persistence.campaigns import held
 from rivet_fleet.persistence.finalizing import acceptance_event, refuse_acceptance, wrong_state
-from rivet_fleet.persistence.memory_harm import MemoryHarm
+from rivet_fleet.persistence.memory_counters import MemoryCounters
 from rivet_fleet.persistence.memory_marks import MemoryMarks
 from rivet_fleet.persistence.memory_model import Run, changed_values
 from rivet_fleet.persistence.memory_views import synchronized
 
 
-class MemoryFinish(MemoryMarks, MemoryHarm):
+class MemoryFinish(MemoryMarks, MemoryCounters):
     """Finalizer and verdict."""
 
     def _all_completed(self, run: Run) -> bool:
@@ -239,7 +239,7 @@ class MemoryFinish(MemoryMarks, MemoryHarm):
         self._tasks = {k: t for k, t in self._tasks.items() if t.run_id not in gone}
         self._parts = [p for p in self._parts if p.run_id not in gone]
         self._uniques = {k: v for k, v in self._uniques.items() if k[0] not in gone}
-        self._harm = {k: v for k, v in self._harm.items() if k not in gone}
+        self._counters = {k: v for k, v in self._counters.items() if k not in gone}
         for campaign in self._campaigns.values():
             settled = campaign.status in (CampaignStatus.COMPLETED, CampaignStatus.CANCELLED)
             if not settled and not self._runs_of(campaign.plan.campaign_id):

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from rivet_fleet.contracts.codec import to_plain
-from rivet_fleet.contracts.counters import RunHarm
+from rivet_fleet.contracts.counters import RunCounters
 from rivet_fleet.contracts.events import Event, EventName, Told
 from rivet_fleet.contracts.identity import NAMESPACE_DEFAULT
 from rivet_fleet.contracts.keys import CampaignId, RunId, TaskId
@@ -72,7 +72,7 @@ class MemoryRows:
         self._budgets: dict[str, Budget] = {}
         self._paces: dict[str, tuple[float, float]] = {}
         self._paid_until_s: dict[str, float] = {}
-        self._harm: dict[RunId, RunHarm] = {}
+        self._counters: dict[RunId, RunCounters] = {}
         self._next_task_id = 1
 
     def _known(self, campaign_id: CampaignId) -> Campaign:

@@ -362,7 +362,7 @@ export_metrics = Table(
 )
 """One terminal row per finished or failed run."""
 
-export_harm = Table(
+export_counters = Table(
     "export_harm",
     metadata,
     Column("run_id", Text, primary_key=True),

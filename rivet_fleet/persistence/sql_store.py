@@ -13,7 +13,7 @@ from rivet_fleet.persistence.ledger import Ledger, Uniques
 from rivet_fleet.persistence.marks import Histories, Marks
 from rivet_fleet.persistence.migrate import check_version, migrate, refuse_live
 from rivet_fleet.persistence.seals import SealedRun, reseal
-from rivet_fleet.persistence.views import Harms, Outages, Views
+from rivet_fleet.persistence.views import Counters, Outages, Views
 
 
 class SqlStore(
@@ -25,7 +25,7 @@ class SqlStore(
     Ledger,
     Finalizing,
     Histories,
-    Harms,
+    Counters,
     Marks,
     Outages,
     Uniques,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from rivet_fleet.contracts.counters import HarmReading, RunHarm
+from rivet_fleet.contracts.counters import CounterReading, RunCounters
 from rivet_fleet.contracts.events import Event, Told
 from rivet_fleet.contracts.identity import CampaignIdentity
 from rivet_fleet.contracts.keys import CampaignId, RunId, TaskId
@@ -424,16 +424,16 @@ class Store(Protocol):
         """How far each export has come, by name. For people: nothing is decided by it (PG7)."""
         ...
 
-    def note_harm_before(self, run_id: RunId, source: str, reading: HarmReading) -> None:
+    def note_counters_before(self, run_id: RunId, source: str, reading: CounterReading) -> None:
         """The source's counters before the run; only the first word counts, and none after the
         run has ended."""
         ...
 
-    def note_harm_after(self, run_id: RunId, reading: HarmReading) -> None:
+    def note_counters_after(self, run_id: RunId, reading: CounterReading) -> None:
         """The counters after the run's end, with the event; nothing without a look before."""
         ...
 
-    def harm(self, campaign_id: CampaignId) -> list[RunHarm]:
+    def counters(self, campaign_id: CampaignId) -> list[RunCounters]:
         """The looks at the sources of a campaign's runs, in its order. For people."""
         ...
 

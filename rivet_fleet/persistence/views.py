@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from rivet_fleet.contracts.codec import dumps, loads
-from rivet_fleet.contracts.counters import HarmReading, RunHarm
+from rivet_fleet.contracts.counters import CounterReading, RunCounters
 from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.keys import CampaignId, ChunkRange, RunId, TaskId
 from rivet_fleet.contracts.plan import ExportPlan
@@ -339,56 +339,56 @@ SELECT h.run_id, h.source, h.before_json, h.after_json
 FROM export_harm h JOIN chunk_run r ON r.run_id = h.run_id
 WHERE r.campaign_id = :campaign_id ORDER BY r.position
 """
-FORGET_HARM = """
+FORGET_COUNTERS = """
 DELETE FROM export_harm WHERE run_id IN (
   SELECT run_id FROM chunk_run
   WHERE namespace = :namespace AND campaign_name = :campaign_name AND export_name = :export_name)
 """
 
 
-class Harms:
+class Counters:
     """Written once before and as often as a run ends after; read for people."""
 
     _db: Database
 
-    def note_harm_before(self, run_id: RunId, source: str, reading: HarmReading) -> None:
-        """See ``Store.note_harm_before``."""
+    def note_counters_before(self, run_id: RunId, source: str, reading: CounterReading) -> None:
+        """See ``Store.note_counters_before``."""
         named = {"run_id": run_id, "source": source, "before_json": dumps(reading)}
         self._db.one(lambda tx: tx.run(_BEFORE, **named))
 
-    def note_harm_after(self, run_id: RunId, reading: HarmReading) -> None:
-        """See ``Store.note_harm_after``."""
+    def note_counters_after(self, run_id: RunId, reading: CounterReading) -> None:
+        """See ``Store.note_counters_after``."""
 
         def work(tx: Transaction) -> None:
             tx.run(_AFTER, run_id=run_id, after_json=dumps(reading))
             row = tx.first(_OF_RUN, run_id=run_id)
             if row is not None:
-                harm = _harm(*row[:4])
-                note(tx, harm_event(harm, CampaignId(row.campaign_id), row.export_name))
+                looked = _counters_of(*row[:4])
+                note(tx, counters_event(looked, CampaignId(row.campaign_id), row.export_name))
 
         self._db.write(work)
 
-    def harm(self, campaign_id: CampaignId) -> list[RunHarm]:
-        """See ``Store.harm``."""
+    def counters(self, campaign_id: CampaignId) -> list[RunCounters]:
+        """See ``Store.counters``."""
         rows = self._db.one(lambda tx: tx.all(_OF_CAMPAIGN, campaign_id=campaign_id))
-        return [_harm(*row) for row in rows]
+        return [_counters_of(*row) for row in rows]
 
 
-def harm_event(harm: RunHarm, campaign_id: CampaignId, export_name: str) -> Event:
+def counters_event(looked: RunCounters, campaign_id: CampaignId, export_name: str) -> Event:
     """What the counters did."""
     return Event(
         name=EventName.SOURCE_COUNTED,
         campaign_id=campaign_id,
-        run_id=harm.run_id,
+        run_id=looked.run_id,
         export_name=export_name,
-        data={"source": harm.source, "risen": harm.risen, "context": harm.before.context},
+        data={"source": looked.source, "risen": looked.risen, "context": looked.before.context},
     )
 
 
-def _harm(run_id: str, source: str, before_json: str, after_json: str | None) -> RunHarm:
-    return RunHarm(
+def _counters_of(run_id: str, source: str, before_json: str, after_json: str | None) -> RunCounters:
+    return RunCounters(
         run_id=RunId(run_id),
         source=source,
-        before=loads(HarmReading, before_json),
-        after=None if after_json is None else loads(HarmReading, after_json),
+        before=loads(CounterReading, before_json),
+        after=None if after_json is None else loads(CounterReading, after_json),
     )

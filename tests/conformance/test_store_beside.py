@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from rivet_fleet.contracts.counters import HarmReading
+from rivet_fleet.contracts.counters import CounterReading
 from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.identity import NAMESPACE_DEFAULT, within
 from rivet_fleet.contracts.keys import CampaignId, RunId
@@ -158,8 +158,8 @@ class Life:
 
     def keeps(self) -> Iterator[object]:
         store, v = self.store, self.v
-        reading = HarmReading(engine="x", taken_at_s=float(v), counters={"n": v}, context={})
-        store.note_harm_before(self.run_id("c1"), f"s{v}", reading)
+        reading = CounterReading(engine="x", taken_at_s=float(v), counters={"n": v}, context={})
+        store.note_counters_before(self.run_id("c1"), f"s{v}", reading)
         yield self.remembers()
         self.end("c1")
         yield self.remembers()
@@ -168,10 +168,10 @@ class Life:
         yield store.accept_mark("shop", "e0", bound, f'["{v}"]', event)
         yield self.remembers()
         yield [e.event for e in store.journal(only=JournalFilter(worker="w"))][:3]
-        yield [h.source for h in store.harm(self.id("c1"))]
+        yield [h.source for h in store.counters(self.id("c1"))]
         if v == 1:
             store.reset_export("shop", "e0", chunks_only=True)
-        yield [h.source for h in store.harm(self.id("c1"))], self.remembers()
+        yield [h.source for h in store.counters(self.id("c1"))], self.remembers()
 
     def gives_up(self) -> Iterator[object]:
         store, v = self.store, self.v

@@ -151,7 +151,7 @@ class BrokenSource:
             self.broken.flood()
         return ()
 
-    def read_harm(self) -> Any:
+    def read_counters(self) -> Any:
         raise SourceUnavailable("no counters")
 
     def close(self) -> None:

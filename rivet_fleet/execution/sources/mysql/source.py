@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from rivet_fleet.contracts.basis import BasisFact
-from rivet_fleet.contracts.counters import HarmReading
+from rivet_fleet.contracts.counters import CounterReading
 from rivet_fleet.contracts.facts import (
     FactsRequest,
     Listing,
@@ -130,8 +130,8 @@ _CONTEXT = (
 )
 
 
-def read_harm(session: Session) -> HarmReading:
-    """The status and the settings that new sessions get. See ``Source.read_harm``."""
+def read_counters(session: Session) -> CounterReading:
+    """The status and the settings that new sessions get. See ``Source.read_counters``."""
     settings = metadata_settings(session.server, _LOOK_MAX_S)
     with session.reading(
         settings, doing="reading the counters", timeout_s=_LOOK_MAX_S
@@ -143,7 +143,7 @@ def read_harm(session: Session) -> HarmReading:
             connection, f"SHOW GLOBAL VARIABLES WHERE Variable_name IN {_among(_CONTEXT)}"
         )
         ((at_s,),) = rows(connection, "SELECT UNIX_TIMESTAMP(SYSDATE(6))")
-    return HarmReading(
+    return CounterReading(
         engine=ENGINE_NAMES[0],
         taken_at_s=float(at_s),
         counters={str(name): int(value) for name, value in counters},
@@ -214,9 +214,9 @@ class MysqlSource:
         """Whether every column may be read; see ``Source``."""
         return listing.check_readable(self._session, relation, query)
 
-    def read_harm(self) -> HarmReading:
+    def read_counters(self) -> CounterReading:
         """The server's counters; see ``Source``."""
-        return read_harm(self._session)
+        return read_counters(self._session)
 
     def identify(self) -> tuple[BasisFact, ...]:
         """Who the source is; see ``Source``."""

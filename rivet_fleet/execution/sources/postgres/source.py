@@ -8,7 +8,7 @@ from typing import Any
 
 from rivet_fleet.contracts.basis import BasisFact
 from rivet_fleet.contracts.columns import TypeKind
-from rivet_fleet.contracts.counters import HarmReading
+from rivet_fleet.contracts.counters import CounterReading
 from rivet_fleet.contracts.facts import (
     ColumnFacts,
     FactsRequest,
@@ -255,8 +255,8 @@ SELECT extract(epoch FROM clock_timestamp())::float8,
 """
 
 
-def read_harm(session: Session) -> HarmReading:
-    """One question to the statistics views; no table is touched. See ``Source.read_harm``."""
+def read_counters(session: Session) -> CounterReading:
+    """One question to the statistics views; no table is touched. See ``Source.read_counters``."""
     settings = catalog_settings(_LOOK_MAX_S)
     with session.transaction(
         settings, doing="reading the counters", timeout_s=_LOOK_MAX_S
@@ -264,7 +264,7 @@ def read_harm(session: Session) -> HarmReading:
         row = cursor.execute(_LOOK.encode()).fetchone()
     assert row is not None
     at_s, counters, context = row
-    return HarmReading(
+    return CounterReading(
         engine=ENGINE_NAMES[0],
         taken_at_s=at_s,
         counters={name: int(value) for name, value in (counters or {}).items()},
@@ -349,9 +349,9 @@ class PostgresSource:
         self._session.undoing = query is not None
         return listing.check_readable(self._session, relation, query)
 
-    def read_harm(self) -> HarmReading:
+    def read_counters(self) -> CounterReading:
         """The server's counters; see ``Source``."""
-        return read_harm(self._session)
+        return read_counters(self._session)
 
     def identify(self) -> tuple[BasisFact, ...]:
         """Who the source is; see ``Source``."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rivet_fleet.contracts.counters import HARM_CAVEAT
+from rivet_fleet.contracts.counters import COUNTERS_CAVEAT
 from rivet_fleet.demo.mariadb import EmbeddedMariadb
 from tests.integration.fleet_cli import Desk
 
@@ -35,12 +35,12 @@ def test_counters_before_and_after_each_run(
     assert {"blks_read", "temp_bytes", "deadlocks"} <= counted["orders"]["risen"].keys()
     assert counted["bills"]["risen"]["Rows_read"] >= 500
     for one in counted.values():
-        assert one["caveat"] == HARM_CAVEAT
+        assert one["caveat"] == COUNTERS_CAVEAT
         assert one["before"]["taken_at_s"] <= one["after"]["taken_at_s"]
         assert one["before"]["context"]["version"]
     # The server's defaults, not what our own session was set to.
     assert counted["orders"]["before"]["context"]["statement_timeout"] == "0"
     said = desk.cli("metrics").out
-    assert HARM_CAVEAT in said and "bills on billing: " in said
+    assert COUNTERS_CAVEAT in said and "bills on billing: " in said
     told = desk.cli("journal", "--event", "source.counted").out
     assert told.count("source.counted") == 2
