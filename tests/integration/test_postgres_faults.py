@@ -138,7 +138,7 @@ def test_a_silent_link_is_given_up(source, monkeypatch) -> None:
     monkeypatch.setattr(session, "SILENCE_GRACE_S", -9.8)
     with (
         pytest.raises(SourceUnavailable, match="the link is dead"),
-        source._session.transaction((), doing="waiting", timeout_s=10) as cursor,
+        source._session.reading((), doing="waiting", timeout_s=10) as cursor,
     ):
         cursor.execute("SELECT pg_sleep(30)")
     assert source.ping()

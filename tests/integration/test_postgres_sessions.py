@@ -97,7 +97,7 @@ def test_every_transaction_names_its_level(sql: Sql, reader: str) -> None:
     source = _opened(reader)
     session = _session(source)
     for snapshot, level in ((False, "read committed"), (True, "repeatable read")):
-        with session.transaction((), doing="asking", timeout_s=5.0, snapshot=snapshot) as cursor:
+        with session.reading((), doing="asking", timeout_s=5.0, snapshot=snapshot) as cursor:
             assert cursor.execute("SHOW transaction_isolation").fetchone() == (level,)
             assert cursor.execute("SHOW transaction_read_only").fetchone() == ("on",)
     own = session.connection.info.backend_pid

@@ -147,7 +147,7 @@ def test_a_page_walks_its_index_or_its_blocks(sql, source, kind) -> None:
     reader = source.open_chunk(read_plan(facts), chunk, TuningPlan())
     pager = reader._pager
     settings = page_settings(TuningPlan(), NUDGES[pager.walk])
-    with source._session.transaction(settings, doing="explaining", timeout_s=5) as cursor:
+    with source._session.reading(settings, doing="explaining", timeout_s=5) as cursor:
         cursor.execute(f"EXPLAIN {pager.select(LIMIT).sql()}")
         plan = "\n".join(line for (line,) in cursor.fetchall())
     assert ("Tid Range Scan" if kind is RangeKind.BLOCKS else "Index Scan using t_pkey") in plan

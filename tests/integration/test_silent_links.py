@@ -64,7 +64,7 @@ def test_a_statement_without_limit_may_be_silent_while_the_server_works(
 ) -> None:
     monkeypatch.setattr(liveness, "QUIET_S", 0.1)
     source = open_source(parse_database_url(database), application_name="rivet-test")
-    with source._session.transaction((), doing="waiting", timeout_s=0) as cursor:
+    with source._session.reading((), doing="waiting", timeout_s=0) as cursor:
         assert cursor.execute("SELECT 1 FROM pg_sleep(1.5)").fetchall() == [(1,)]
     source.close()
 
@@ -83,7 +83,7 @@ def test_a_dead_link_is_noticed_without_any_limit(database, monkeypatch, reachab
         began_s = time.monotonic()
         with (
             pytest.raises(SourceUnavailable, match="the link is dead"),
-            source._session.transaction((), doing="waiting", timeout_s=0) as cursor,
+            source._session.reading((), doing="waiting", timeout_s=0) as cursor,
         ):
             link.silent.set()
             cursor.execute("SELECT 1")

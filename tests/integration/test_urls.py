@@ -48,7 +48,7 @@ def test_every_spelling_reaches_the_same_database(
     url = parse_database_url(spelled(database)[spelling])
     source = open_source(url, application_name="rivet-test")
     try:
-        with source._session.transaction((), doing="asking", timeout_s=10) as cursor:
+        with source._session.reading((), doing="asking", timeout_s=10) as cursor:
             row = cursor.execute("SELECT current_database(), current_user").fetchone()
         assert row == (target.database, target.user)
     finally:

@@ -174,7 +174,7 @@ def test_a_message_behind_a_users_sql_holds_one_statement(database: str) -> None
     session.undoing = True
     with (
         pytest.raises(SourceError, match="multiple commands"),
-        session.transaction((), doing="reading", timeout_s=5.0) as cursor,
+        session.reading((), doing="reading", timeout_s=5.0) as cursor,
     ):
         assert cursor.execute("SELECT 1").fetchone() == (1,)
         cursor.execute("SELECT 1; COMMIT; CREATE TABLE made (n int)")

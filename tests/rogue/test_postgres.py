@@ -79,7 +79,7 @@ def session(
 
 def use(opened: Session) -> None:
     """Everything that a session is used for: a question, a page."""
-    with opened.transaction((), doing="asking", timeout_s=SILENCE_S) as cursor:
+    with opened.reading((), doing="asking", timeout_s=SILENCE_S) as cursor:
         cursor.execute("SELECT anything")
         cursor.fetchall()
     tuning = TuningPlan(statement_timeout_s=SILENCE_S)

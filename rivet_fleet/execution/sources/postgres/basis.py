@@ -240,7 +240,7 @@ class Basis:
     def look(self, read: ReadPlan, chunk_range: ChunkRange) -> tuple[BasisFact, ...]:
         """``now``, in a transaction of its own. Raises SourceError."""
         own = self._session.own if read.relation is None else ()
-        with self._session.transaction(
+        with self._session.reading(
             catalog_settings(_TIMEOUT_S, read.session),
             doing="comparing the source with what the plan rests on",
             timeout_s=_TIMEOUT_S,
@@ -249,7 +249,7 @@ class Basis:
 
     def of_source(self) -> tuple[BasisFact, ...]:
         """The server and the database alone, in a transaction of its own. Raises SourceError."""
-        with self._session.transaction(
+        with self._session.reading(
             catalog_settings(_TIMEOUT_S), doing="asking who the source is", timeout_s=_TIMEOUT_S
         ) as cursor:
             return _ask(cursor, self._arms(cursor, {BasisKind.SOURCE}, query=True), None)

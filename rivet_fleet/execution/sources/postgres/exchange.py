@@ -470,7 +470,7 @@ class CopyStream:
                     in_one_message(session.begin(settings), sql, session.ending)
                 )
             return
-        with session.transaction(
+        with session.reading(
             settings, doing=doing, timeout_s=timeout_s, snapshot=self._held
         ) as cursor:
             # BEGIN costs the server nothing: it tells the round trip, once for itself and once

@@ -194,7 +194,7 @@ def _query(session: Session, basis: Basis, request: FactsRequest) -> SourceFacts
 
 def _transaction(session: Session, doing: str, own: Own = ()) -> Any:
     """On our own path: see ``catalog.users_path``. ``own``: what a query is described under."""
-    return session.transaction(
+    return session.reading(
         catalog_settings(METADATA_TIMEOUT_S, own), doing=doing, timeout_s=METADATA_TIMEOUT_S
     )
 

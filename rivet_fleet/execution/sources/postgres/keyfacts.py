@@ -439,7 +439,7 @@ def _described(
     unique: bool,
 ) -> KeyFacts:
     """One key. Raises StatementTimeout, and SourceRefused for what the server cannot compare."""
-    with session.transaction(
+    with session.reading(
         (*metadata_settings(METADATA_TIMEOUT_S, source.own), *KEY_WALK[:1]),
         doing=f"looking at the key ({', '.join(names)})",
         timeout_s=METADATA_TIMEOUT_S,
@@ -470,7 +470,7 @@ def _probed(session: Session, source: KeySource, facts: KeyFacts, column: Column
         return facts
 
     def count(low: int, high: int, most: int) -> int:
-        with session.transaction(
+        with session.reading(
             metadata_settings(METADATA_TIMEOUT_S, source.own),
             doing=f"probing the key ({column.name})",
             timeout_s=METADATA_TIMEOUT_S,
@@ -488,7 +488,7 @@ def _walked(session: Session, source: KeySource, facts: KeyFacts, every: int) ->
     """Exact boundaries. Every step is a transaction of its own: a walk may take minutes."""
 
     def step(key: KeyTuple | None, operator: str, skip: int) -> KeyTuple | None:
-        with session.transaction(
+        with session.reading(
             (*metadata_settings(METADATA_TIMEOUT_S, source.own), *KEY_WALK),
             doing=f"walking the key ({', '.join(facts.columns)})",
             timeout_s=METADATA_TIMEOUT_S,

@@ -224,7 +224,7 @@ def check_readable(
 def _asking(
     session: Session, doing: str, own: Own = ()
 ) -> contextlib.AbstractContextManager[Cursor[tuple[Any, ...]]]:
-    return session.transaction(catalog_settings(ASK_MAX_S, own), doing=doing, timeout_s=ASK_MAX_S)
+    return session.reading(catalog_settings(ASK_MAX_S, own), doing=doing, timeout_s=ASK_MAX_S)
 
 
 def _version_note(session: Session) -> list[SourceNote]:

@@ -240,7 +240,7 @@ class PostgresReading:
 
     def _relation_blocks(self, relation: RelationName, *, only: bool) -> int:
         """The heap's size now, in blocks; of the largest unless ``only``."""
-        with self._session.transaction(
+        with self._session.reading(
             dialect.catalog_settings(_METADATA_TIMEOUT_S),
             doing="asking for a table's size",
             timeout_s=_METADATA_TIMEOUT_S,

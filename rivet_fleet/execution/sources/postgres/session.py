@@ -183,7 +183,7 @@ class Session:
             # Nothing but the path: another setting of ours would be the answer.
             settings = (("search_path", OWN_PATH), ("statement_timeout", f"{CONNECT_TIMEOUT_S}000"))
             doing = "asking for the session's own settings"
-            with self.transaction(settings, doing=doing, timeout_s=CONNECT_TIMEOUT_S) as cursor:
+            with self.reading(settings, doing=doing, timeout_s=CONNECT_TIMEOUT_S) as cursor:
                 found = cursor.execute(question(shared=self._pooled).encode()).fetchall()
             assert connection is self._connection
             self._own = ordered((name, value) for name, value in found)
@@ -223,7 +223,7 @@ class Session:
         return "ROLLBACK" if self.undoing else "COMMIT"
 
     @contextlib.contextmanager
-    def transaction(
+    def reading(
         self, settings: Settings, *, doing: str, timeout_s: float, snapshot: bool = False
     ) -> Iterator[Cursor[tuple[Any, ...]]]:
         """One read-only transaction with settings that end with it; see ``begin``.
@@ -247,7 +247,7 @@ class Session:
 
     @contextlib.contextmanager
     def alone(self, *, doing: str, timeout_s: float) -> Iterator[None]:
-        """For one query that begins and ends its own transaction. Raises as ``transaction``."""
+        """For one query that begins and ends its own transaction. Raises as ``reading``."""
         self._allow_silence(self.connection, timeout_s)
         with _weighed(self.connection), postgres_errors(self.url, doing):
             yield

@@ -93,7 +93,7 @@ class PostgresSignals:
     def _answer(self, sql: str, settings: Settings) -> float:
         limit = (("statement_timeout", f"'{int(ANSWER_MAX_S * 1000)}ms'"), *settings)
         doing = "reading a signal"
-        with self._session.transaction(limit, doing=doing, timeout_s=ANSWER_MAX_S) as cursor:
+        with self._session.reading(limit, doing=doing, timeout_s=ANSWER_MAX_S) as cursor:
             # Binary: the extended protocol, which takes one statement and no second one.
             cursor.execute(sql.encode(), binary=True)
             rows = cursor.fetchmany(2)

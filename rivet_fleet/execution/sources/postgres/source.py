@@ -91,7 +91,7 @@ def read_changes(session: Session, relation: RelationName) -> ChangeReading:
     """See ``Source.read_changes``. Statistics and the catalogue alone; no table is touched."""
     new = session.server_version_num >= _SNAPSHOTS_SINCE
     snapshot = "pg_current_snapshot" if new else "txid_current_snapshot"
-    with session.transaction(
+    with session.reading(
         metadata_settings(_LOOK_MAX_S),
         doing="reading how often rows were changed",
         timeout_s=_LOOK_MAX_S,
@@ -120,7 +120,7 @@ def count_rows(session: Session, select: str, timeout_s: float, own: Own = ()) -
     """One ``SELECT count(*)``, read only, within its limit, in the session of the pages: ``own`` is
     what a query was planned under. Raises StatementTimeout."""
     settings = page_settings(TuningPlan(statement_timeout_s=timeout_s), own=own)
-    with session.transaction(settings, doing="counting rows", timeout_s=timeout_s) as cursor:
+    with session.reading(settings, doing="counting rows", timeout_s=timeout_s) as cursor:
         row = cursor.execute(select.encode()).fetchone()
     assert row is not None, "a count is a row"
     return int(row[0])
@@ -164,7 +164,7 @@ def newest(session: Session, request: NewestRequest) -> Newest:
             f"WHERE {cursor} {keys.sign(first_name, '=')} ({one}){order} LIMIT 1"
         )
 
-    with session.transaction(
+    with session.reading(
         (*metadata_settings(NEWEST_TIMEOUT_S, own), *KEY_WALK[:1]),
         doing=f"looking for the newest {request.columns[0]}",
         timeout_s=NEWEST_TIMEOUT_S,
@@ -258,9 +258,7 @@ SELECT extract(epoch FROM clock_timestamp())::float8,
 def read_counters(session: Session) -> CounterReading:
     """One question to the statistics views; no table is touched. See ``Source.read_counters``."""
     settings = catalog_settings(_LOOK_MAX_S)
-    with session.transaction(
-        settings, doing="reading the counters", timeout_s=_LOOK_MAX_S
-    ) as cursor:
+    with session.reading(settings, doing="reading the counters", timeout_s=_LOOK_MAX_S) as cursor:
         row = cursor.execute(_LOOK.encode()).fetchone()
     assert row is not None
     at_s, counters, context = row
@@ -298,7 +296,7 @@ class PostgresSource:
         """The rows that this user sees now; see ``Source``."""
         self._session.undoing = read.query is not None
         compared, encoding = compared_columns(read.window, chunk_range), self._session.encoding
-        with self._session.transaction(
+        with self._session.reading(
             catalog_settings(METADATA_TIMEOUT_S, read.session),
             doing="comparing the source with the plan",
             timeout_s=METADATA_TIMEOUT_S,
@@ -318,7 +316,7 @@ class PostgresSource:
         footing = Footing(read, chunk_range, lambda: self._basis.look(read, chunk_range))
         compared, encoding = compared_columns(read.window, chunk_range), self._session.encoding
         own = self._session.own if read.relation is None else ()
-        with self._session.transaction(
+        with self._session.reading(
             catalog_settings(METADATA_TIMEOUT_S, read.session),
             doing="comparing the source with the plan",
             timeout_s=METADATA_TIMEOUT_S,
@@ -359,7 +357,7 @@ class PostgresSource:
 
     def ping(self) -> str:
         """Connect, ask, and say the server's version."""
-        with self._session.transaction((), doing="saying hello", timeout_s=10.0) as cursor:
+        with self._session.reading((), doing="saying hello", timeout_s=10.0) as cursor:
             cursor.execute("SELECT")
         return self._session.server_version
 
