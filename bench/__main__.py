@@ -31,7 +31,7 @@ from bench.sources.server import LoadedTable, SourceServer
 from bench.tables import Sizes, load
 from bench.values import Section, TableFacts
 from rivet_fleet.demo.embedded import EmbeddedPostgresMissing
-from rivet_fleet.demo.mariadb import EmbeddedMariadbMissing
+from tests.servers.mariadb import EmbeddedMariadbMissing
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs" / "explanation" / "benchmarks.md"

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, settings
 
 from rivet_fleet.contracts.url import DatabaseUrl, parse_database_url
 from rivet_fleet.demo.embedded import EmbeddedPostgres, EmbeddedPostgresMissing, embedded_postgres
-from rivet_fleet.demo.mariadb import EmbeddedMariadb, EmbeddedMariadbMissing, embedded_mariadb
+from tests.servers.mariadb import EmbeddedMariadb, EmbeddedMariadbMissing, embedded_mariadb
 
 MYSQL_URL_VARIABLE = "RIVET_FLEET_TEST_MYSQL_URL"
 

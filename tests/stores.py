@@ -10,10 +10,10 @@ from sqlalchemy import text
 
 from rivet_fleet.contracts.keys import RunId, TaskId, WorkerId
 from rivet_fleet.contracts.state import WorkerIdentity
-from rivet_fleet.persistence.memory import MemoryStore
 from rivet_fleet.persistence.open import open_store
 from rivet_fleet.persistence.sql_store import SqlStore
 from rivet_fleet.persistence.store import Store
+from tests.model.store import MemoryStore
 from tests.mutants import apply_mutant, prepare_mutant
 
 MUTANT = os.environ.get("RIVET_FLEET_TEST_MUTANT", "")

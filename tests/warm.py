@@ -48,7 +48,7 @@ _IMPORTED = {
         *("pytest", "_pytest.assertion.rewrite", "hypothesis", "xdist.plugin", "pygments.lexers"),
         *("psycopg", "pymysql", "alembic.command", "sqlalchemy.dialects.sqlite"),
         *("sqlalchemy.dialects.postgresql", "rivet_fleet.persistence.open"),
-        *("rivet_fleet.persistence.memory", "rivet_fleet.demo.mariadb"),
+        *("tests.model.store", "tests.servers.mariadb"),
     ),
 }
 """By program: what is imported beforehand, as far as it is there."""

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from rivet_fleet.demo.embedded import embedded_postgres
-from rivet_fleet.demo.mariadb import embedded_mariadb
+from tests.servers.mariadb import embedded_mariadb
 
 ACCOUNTS = 50_000
 HISTORY = 400_000

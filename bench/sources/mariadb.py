@@ -11,7 +11,7 @@ from pathlib import Path
 from bench.schema import Engine, TableSpec
 from bench.sources.piping import pipe
 from bench.sources.server import Address
-from rivet_fleet.demo.mariadb import EmbeddedMariadb
+from tests.servers.mariadb import EmbeddedMariadb
 
 SETTINGS = {
     "innodb_buffer_pool_size": str(3 * 2**30),

@@ -6,7 +6,7 @@ from chaos.source_data import SourceEngine
 from chaos.sources.mariadb import MariadbSource
 from chaos.sources.postgres import PostgresSource
 from rivet_fleet.demo.embedded import EmbeddedPostgresMissing
-from rivet_fleet.demo.mariadb import EmbeddedMariadbMissing
+from tests.servers.mariadb import EmbeddedMariadbMissing
 
 ENGINES: dict[str, SourceEngine] = {
     engine.name: engine for engine in (PostgresSource(), MariadbSource())

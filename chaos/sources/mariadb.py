@@ -29,7 +29,7 @@ from chaos.source_data import (
     SourceTable,
     write_digest,
 )
-from rivet_fleet.demo.mariadb import EmbeddedMariadb, embedded_mariadb
+from tests.servers.mariadb import EmbeddedMariadb, embedded_mariadb
 
 _DATABASE = "frozen"
 _READER = "reader"

@@ -3,8 +3,7 @@
 A source is a package in ``sources/`` with ``ENGINE_NAMES``, ``DEFAULT_PORT``,
 ``decoder_compiled``, ``open_source``, ``open_signals``, ``signal_specs`` and ``writing``; a format
 a module in ``formats/`` with ``FORMAT_NAME`` and ``open_format``; a destination a module in
-``destinations/`` with ``DESTINATION_NAME`` and ``open_destination``. A plug-in with
-``FOR_TESTS = True`` can be opened but is not offered.
+``destinations/`` with ``DESTINATION_NAME`` and ``open_destination``.
 """
 
 from __future__ import annotations
@@ -44,12 +43,12 @@ def decoder_compiled(engine: str) -> bool:
 
 def format_names() -> tuple[str, ...]:
     """The file formats on offer, sorted."""
-    return _offered(_formats())
+    return tuple(sorted(_formats()))
 
 
 def destination_names() -> tuple[str, ...]:
     """The destination kinds on offer, sorted."""
-    return _offered(_destinations())
+    return tuple(sorted(_destinations()))
 
 
 def open_source(engine: str, url: DatabaseUrl, **options: Any) -> Source:
@@ -111,13 +110,9 @@ def _plugins(folder: ModuleType) -> list[ModuleType]:
     return [importlib.import_module(f"{folder.__name__}.{module.name}") for module in found]
 
 
-def _offered(modules: dict[str, ModuleType]) -> tuple[str, ...]:
-    return tuple(sorted(n for n, m in modules.items() if not getattr(m, "FOR_TESTS", False)))
-
-
 def _named(modules: dict[str, ModuleType], name: str, what: str) -> ModuleType:
     module = modules.get(name)
     if module is None:
-        known = ", ".join(_offered(modules))
+        known = ", ".join(sorted(modules))
         raise ConfigError(f"unknown {what} {name!r}", hint=f"this installation has: {known}")
     return module

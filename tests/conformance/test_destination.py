@@ -18,9 +18,10 @@ from rivet_fleet.errors import DataIntegrityError, DestinationRefused
 from rivet_fleet.execution import registry
 from rivet_fleet.execution.destination import Destination, Presence
 from rivet_fleet.execution.parts import digest_file, fingerprint_bytes
+from tests.model.destination import DESTINATION_NAME, open_destination
 
 PATH = "run-1/orders-c000001-p000-f1.parquet"
-KINDS = (*registry.destination_names(), "memory")
+KINDS = (*registry.destination_names(), DESTINATION_NAME)
 _numbers = itertools.count()
 
 
@@ -33,7 +34,7 @@ class Place:
     spool: Path
 
     def open(self) -> Destination:
-        return registry.open_destination(DestinationPlan(kind=self.kind, prefix=self.prefix))
+        return open_destination(DestinationPlan(kind=self.kind, prefix=self.prefix))
 
     def part(self, body: bytes = b"PAR1 one part PAR1") -> tuple[Path, PartDigest]:
         local = self.spool / f"part-{next(_numbers)}"

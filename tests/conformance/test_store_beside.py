@@ -24,10 +24,10 @@ from rivet_fleet.contracts.quality import RunFindings
 from rivet_fleet.contracts.state import Failure, FinishedRun, JournalFilter, WorkerIdentity
 from rivet_fleet.contracts.window import CursorPlan, StoredMark, mark_text
 from rivet_fleet.errors import StateRefused
-from rivet_fleet.persistence.memory import MemoryStore
 from rivet_fleet.persistence.store import Store
 from tests.campaigns import campaign_plan, staged_part
 from tests.conformance.test_store import GATE
+from tests.model.store import MemoryStore
 from tests.stores import Backend, identity
 
 THEIRS = "team-b"

@@ -184,6 +184,20 @@ def waiting_by_sleep(tree: ast.Module) -> Iterator[tuple[int, str]]:
             yield node.lineno, f"polls slower than every {SLEEP_S_MAX} s"
 
 
+def imports_of_tests(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Imports of what is in the repository for the product's sake and no part of it."""
+    for node in ast.walk(tree):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom):
+            names = [node.module or ""]
+        for name in names:
+            if name.partition(".")[0] in _NOT_THE_PRODUCT:
+                yield node.lineno, f"imports {name}"
+
+
+_NOT_THE_PRODUCT = {"tests", "chaos", "bench", "pytest", "hypothesis", "unittest"}
+
+
 def numpy_bridges(tree: ast.Module) -> Iterator[tuple[int, str]]:
     """Calls that need pyarrow's optional NumPy, which a worker does without (cli/nursery.py)."""
     for node in ast.walk(tree):
@@ -256,6 +270,11 @@ def test_the_terminal_has_one_door() -> None:
     assert_kept(direct_echoes, PACKAGE_FILES, {"cli/say.py", "demo/"})
 
 
+def test_the_package_brings_no_tests() -> None:
+    """What stands for a store, a destination or a server in tests lives in ``tests/``."""
+    assert_kept(imports_of_tests, PACKAGE_FILES)
+
+
 def test_arrow_copes_without_numpy() -> None:
     assert_kept(numpy_bridges, PACKAGE_FILES)
 
@@ -311,6 +330,8 @@ def test_no_committed_file_knows_a_machine() -> None:
         (engine_names, "import psycopg"),
         (engine_names, "def open_sqlserver(): ..."),
         (engine_names, "f(mysql=1)"),
+        (imports_of_tests, "from tests.model.store import MemoryStore"),
+        (imports_of_tests, "import unittest.mock"),
         (numpy_bridges, "dtype = kind.to_pandas_dtype()"),
         (direct_echoes, "import click\nclick.echo('x')"),
         (waiting_by_sleep, "import time\ndef test_x():\n    time.sleep(0.01)"),
@@ -329,6 +350,7 @@ def test_each_rule_sees_what_it_forbids(rule: Rule, snippet: str) -> None:
         (broad_excepts, "try:\n    f()\nexcept ValueError:\n    pass"),
         (environment_reads, "import os\nx = os.path"),
         (engine_names, '"""PostgreSQL needs this."""\nhelp_text = "for PostgreSQL and MySQL"'),
+        (imports_of_tests, "from rivet_fleet.errors import tests"),
         (numpy_bridges, "cells = column.to_pylist()"),
         (direct_echoes, "from rivet_fleet.cli.say import say\nsay('x')"),
         (waiting_by_sleep, "import time\nwhile not done():\n    time.sleep(0.05)"),

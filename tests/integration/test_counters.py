@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from rivet_fleet.contracts.counters import COUNTERS_CAVEAT
-from rivet_fleet.demo.mariadb import EmbeddedMariadb
 from tests.integration.fleet_cli import Desk
+from tests.servers.mariadb import EmbeddedMariadb
 
 CONFIG = """\
 sources:

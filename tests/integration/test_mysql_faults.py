@@ -16,7 +16,6 @@ from rivet_fleet.contracts.keys import ChunkRange, RangeKind
 from rivet_fleet.contracts.plan import TuningPlan
 from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.demo.embedded import free_port
-from rivet_fleet.demo.mariadb import EmbeddedMariadb, embedded_mariadb
 from rivet_fleet.errors import (
     ConfigError,
     RetryClass,
@@ -41,6 +40,7 @@ from tests.integration.mysql_source_kit import (
     sql,
 )
 from tests.integration.relay import relay
+from tests.servers.mariadb import EmbeddedMariadb, embedded_mariadb
 
 __all__ = ["source", "sql"]
 

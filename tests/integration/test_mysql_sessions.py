@@ -20,19 +20,19 @@ from rivet_fleet.contracts.facts import FactsRequest, SourceFacts
 from rivet_fleet.contracts.keys import ChunkRange, RangeKind
 from rivet_fleet.contracts.plan import ReadPlan, TuningPlan
 from rivet_fleet.contracts.url import parse_database_url
-from rivet_fleet.demo.mariadb import (
-    EmbeddedMariadb,
-    EmbeddedMariadbMissing,
-    MariadbInstall,
-    embedded_mariadb,
-    find_mariadb,
-)
 from rivet_fleet.errors import SourceError, SourceRefused
 from rivet_fleet.execution.source import PageLimit, Source
 from rivet_fleet.execution.sources.mysql import open_source
 from tests.conftest import missing
 from tests.integration.fleet_cli import Desk
 from tests.integration.mysql_source_kit import Sql, drain, read_plan
+from tests.servers.mariadb import (
+    EmbeddedMariadb,
+    EmbeddedMariadbMissing,
+    MariadbInstall,
+    embedded_mariadb,
+    find_mariadb,
+)
 
 WHOLE = ChunkRange(kind=RangeKind.WHOLE)
 SMALL = PageLimit(rows_max=2, bytes_max=1 << 20)

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from rivet_fleet.demo.embedded import EmbeddedPostgres
-from rivet_fleet.demo.mariadb import EmbeddedMariadb
 from tests.integration.documents import follow_document, write_tools
 from tests.integration.fleet_cli import COMPILED
+from tests.servers.mariadb import EmbeddedMariadb
 
 TUTORIALS = Path(__file__).parents[2] / "docs" / "tutorial"
 

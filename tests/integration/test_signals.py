@@ -12,11 +12,11 @@ import pytest
 
 from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.demo.embedded import EmbeddedPostgres
-from rivet_fleet.demo.mariadb import EmbeddedMariadb
 from rivet_fleet.errors import SourceError, SourceRefused
 from rivet_fleet.execution import registry
 from rivet_fleet.execution.signals import SourceSignals, read_http
 from tests.integration.mysql_source_kit import Sql
+from tests.servers.mariadb import EmbeddedMariadb
 from tests.waiting import until
 
 

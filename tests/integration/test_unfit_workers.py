@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from rivet_fleet.demo.embedded import EmbeddedPostgres
-from rivet_fleet.demo.mariadb import EmbeddedMariadb
 from tests.integration.conftest import ROWS
 from tests.integration.fleet_cli import ORDERS, Desk, fleet_yaml, run_sqlite
+from tests.servers.mariadb import EmbeddedMariadb
 
 UNFIT = 9
 

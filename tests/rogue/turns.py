@@ -21,7 +21,7 @@ from rivet_fleet.coordination.heartbeat import Heartbeat, HeartbeatLimits
 from rivet_fleet.coordination.worker import Worker
 from rivet_fleet.errors import WorkerUnfit
 from rivet_fleet.execution.source import Source
-from rivet_fleet.persistence.memory import MemoryStore
+from tests.model.store import MemoryStore
 from tests.unit.coordination.fleets import make_fleet
 
 _WAITS_MAX = 3000

@@ -32,8 +32,8 @@ from bench.sources.postgres import postgres_server
 from bench.sources.server import LoadedTable, SourceServer
 from bench.tables import Sizes, first_rows, load
 from rivet_fleet.demo.embedded import EmbeddedPostgresMissing
-from rivet_fleet.demo.mariadb import EmbeddedMariadbMissing
 from tests.conftest import missing
+from tests.servers.mariadb import EmbeddedMariadbMissing
 
 SIZES = Sizes(scale=0.001, events_rows=3000)
 NOWHERE = Path("not/needed")

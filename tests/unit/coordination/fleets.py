@@ -21,11 +21,11 @@ from rivet_fleet.coordination.fleet import (
     new_worker_id,
     this_process,
 )
-from rivet_fleet.execution import registry
 from rivet_fleet.execution.encoder import SpooledPart
 from rivet_fleet.execution.extract import ExtractResult
-from rivet_fleet.persistence.memory import MemoryStore
 from tests.campaigns import campaign_plan
+from tests.model.destination import open_destination
+from tests.model.store import MemoryStore
 
 CAMPAIGN = CampaignId("c1")
 _prefixes = itertools.count()
@@ -73,7 +73,7 @@ def make_fleet(store, spool: Path, name="worker") -> Fleet:
         store=store,
         open_store=lambda: store,
         open_source=refuse,
-        open_destination=registry.open_destination,
+        open_destination=open_destination,
         emit=events.append,
         clock=clock,
         stop=stop,

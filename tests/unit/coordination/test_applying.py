@@ -40,9 +40,9 @@ from rivet_fleet.errors import (
     StateRefused,
     UsageError,
 )
-from rivet_fleet.persistence.memory import MemoryStore
 from rivet_fleet.planning.advice import campaign_view
 from rivet_fleet.planning.priority import ScoredStrategy, ScoreInputs, recommend
+from tests.model.store import MemoryStore
 from tests.unit.coordination.fleets import DatabaseClock, make_fleet, memory_plan
 
 NOW_S = 1_700_000_000.0

@@ -53,7 +53,7 @@ from rivet_fleet.errors import (
     ValueTooLarge,
     WorkerUnfit,
 )
-from rivet_fleet.persistence.memory import MemoryStore
+from tests.model.store import MemoryStore
 from tests.unit.coordination.fleets import (
     CAMPAIGN,
     DatabaseClock,

@@ -8,8 +8,8 @@ from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.coordination.fleet import this_process
 from rivet_fleet.coordination.heartbeat import Heartbeat, HeartbeatLimits
 from rivet_fleet.errors import ExitCode, LeaseLost, StateUnavailable
-from rivet_fleet.persistence.memory import MemoryStore
 from tests.campaigns import campaign_plan
+from tests.model.store import MemoryStore
 
 CAMPAIGN = CampaignId("c1")
 

@@ -13,7 +13,7 @@ from rivet_fleet.contracts.window import CursorPlan, mark_text
 from rivet_fleet.coordination.commit import deliver_chunk
 from rivet_fleet.coordination.finalize import finalize_run
 from rivet_fleet.coordination.tend import tend
-from rivet_fleet.persistence.memory import MemoryStore
+from tests.model.store import MemoryStore
 from tests.unit.coordination.fleets import (
     CAMPAIGN,
     DatabaseClock,

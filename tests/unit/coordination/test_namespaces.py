@@ -28,10 +28,10 @@ from rivet_fleet.coordination.fleet import find_campaign, refuse_other_owner
 from rivet_fleet.coordination.operate import Word, accept_campaigns, collect_garbage
 from rivet_fleet.coordination.submit import check_deliverable
 from rivet_fleet.errors import DestinationRefused, StateRefused, UsageError
-from rivet_fleet.execution import registry
 from rivet_fleet.execution.parts import digest_file, fingerprint_bytes
-from rivet_fleet.persistence.memory import MemoryStore
 from tests.campaigns import campaign_plan
+from tests.model.destination import open_destination
+from tests.model.store import MemoryStore
 from tests.unit.coordination.fleets import CAMPAIGN, DatabaseClock, make_fleet, memory_plan
 from tests.unit.coordination.test_tail import deliver
 
@@ -77,7 +77,7 @@ def test_and_once_more_before_the_manifest_is_written(tmp_path: Path) -> None:
     assert not finalize_run(other, claim.run_id)
     run = other.store.run(claim.run_id)
     assert run.status is RunStatus.FAILED and DESTINATION_SHARED in run.error
-    destination = registry.open_destination(theirs.runs[0].plan.destination)
+    destination = open_destination(theirs.runs[0].plan.destination)
     manifest = destination.read(MANIFEST_NAME, 1_000_000)
     assert manifest is not None and json.loads(manifest)["run_id"] == "c1-e0"
 
@@ -96,7 +96,7 @@ def test_nor_is_a_first_manifest_put_over_one_that_came_since(
     claim = other.store.claim(THEIRS, other.identity, 30.0)
     other.store.commit(claim.task_id, claim.fence, [], rows=0, pages=1)
     other.store.mark_published(claim.task_id, claim.fence)
-    destination = registry.open_destination(plans[1].runs[0].plan.destination)
+    destination = open_destination(plans[1].runs[0].plan.destination)
     put_new = type(destination).put_new
 
     def too_late(self: Any, path: str, body: bytes) -> bool:
@@ -116,7 +116,7 @@ def test_nor_is_a_first_manifest_put_over_one_that_came_since(
 
 def test_gc_leaves_what_its_ledger_cannot_know(tmp_path: Path) -> None:
     ours, _, theirs = delivered(tmp_path)
-    destination = registry.open_destination(theirs.runs[0].plan.destination)
+    destination = open_destination(theirs.runs[0].plan.destination)
     local = tmp_path / "part"
     for path in ("c1-e0@team-b/part", "c0-e0/part"):
         local.write_bytes(path.encode())

@@ -12,8 +12,8 @@ from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.contracts.protection import GovernorWord, MonitorPlan, SourceBudget
 from rivet_fleet.coordination.protect import BLOCK_S, ChunkGuard, Protection
 from rivet_fleet.errors import StateUnavailable, StopRequested
-from rivet_fleet.persistence.memory import MemoryStore
 from tests.campaigns import campaign_plan
+from tests.model.store import MemoryStore
 from tests.stores import identity
 from tests.unit.coordination.fleets import make_fleet
 from tests.unit.coordination.test_stop import MovableClock

@@ -9,8 +9,8 @@ from typing import Any
 
 from rivet_fleet.contracts.plan import DestinationPlan
 from rivet_fleet.coordination.submit import go_on
-from rivet_fleet.persistence.memory import MemoryStore
 from tests.campaigns import campaign_plan
+from tests.model.store import MemoryStore
 from tests.unit.coordination.fleets import CAMPAIGN, DatabaseClock, make_fleet
 
 

@@ -14,12 +14,13 @@ from rivet_fleet.execution.destination import Presence
 from rivet_fleet.execution.durable import create_spool
 from rivet_fleet.execution.parts import digest_file
 from rivet_fleet.verification.gc import sweep_spool, sweep_staged
+from tests.model.destination import DESTINATION_NAME, open_destination
 
 
-@pytest.fixture(params=[*registry.destination_names(), "memory"])
+@pytest.fixture(params=[*registry.destination_names(), DESTINATION_NAME])
 def destination(request, tmp_path):
     plan = DestinationPlan(kind=request.param, prefix=str(tmp_path / "out"))
-    return registry.open_destination(plan)
+    return open_destination(plan)
 
 
 def stage(destination, folder: Path, path: str):

@@ -18,8 +18,8 @@ from rivet_fleet.persistence.marks import (
     moves_on,
     refuse_moved,
 )
-from rivet_fleet.persistence.memory_model import Run
-from rivet_fleet.persistence.memory_views import MemoryRows, synchronized
+from tests.model.rows import Run
+from tests.model.views import MemoryRows, synchronized
 
 
 class MemoryMarks(MemoryRows):

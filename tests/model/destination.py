@@ -1,4 +1,4 @@
-"""A destination in this process's memory: the same contract, for tests.
+"""A destination in this process's memory: the same contract over dictionaries.
 
 Destinations opened with one prefix share their objects, as two processes share a folder.
 """
@@ -18,12 +18,12 @@ from rivet_fleet.contracts.killpoints import KillPoint, reach
 from rivet_fleet.contracts.manifest import PartDigest, Receipt
 from rivet_fleet.contracts.plan import DestinationPlan
 from rivet_fleet.errors import DataIntegrityError, DestinationRefused
+from rivet_fleet.execution import registry
 from rivet_fleet.execution.destination import Destination, ObjectInfo, Presence, StagedInfo
 from rivet_fleet.execution.durable import checked_path
 from rivet_fleet.execution.parts import fingerprint_bytes
 
 DESTINATION_NAME = "memory"
-FOR_TESTS = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +44,10 @@ _shared: dict[str, _Objects] = {}
 
 
 def open_destination(plan: DestinationPlan, *, create: bool = True) -> Destination:
-    """The objects kept under ``plan.prefix``; they live as long as the process."""
+    """The objects kept under ``plan.prefix``, which live as long as the process; a plan of another
+    kind is the registry's."""
+    if plan.kind != DESTINATION_NAME:
+        return registry.open_destination(plan, create=create)
     if not create and plan.prefix not in _shared:
         return _MemoryDestination(plan.prefix, _Objects())
     return _MemoryDestination(plan.prefix, _shared.setdefault(plan.prefix, _Objects()))

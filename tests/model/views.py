@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from rivet_fleet.contracts.codec import to_plain
-from rivet_fleet.contracts.counters import RunCounters
+from rivet_fleet.contracts.counters import CounterReading, RunCounters
 from rivet_fleet.contracts.events import Event, EventName, Told
 from rivet_fleet.contracts.identity import NAMESPACE_DEFAULT
 from rivet_fleet.contracts.keys import CampaignId, RunId, TaskId
@@ -23,6 +23,7 @@ from rivet_fleet.contracts.state import (
     JournalEntry,
     JournalFilter,
     Outage,
+    RunStatus,
     RunView,
     TaskStatus,
     TaskView,
@@ -31,8 +32,8 @@ from rivet_fleet.contracts.state import (
 from rivet_fleet.contracts.window import StoredMark
 from rivet_fleet.errors import StateRefused
 from rivet_fleet.persistence.guards import refuse_foreign
-from rivet_fleet.persistence.memory_model import Budget, Campaign, Run, Task, Worker
-from rivet_fleet.persistence.views import ANSWERED
+from rivet_fleet.persistence.views import ANSWERED, counters_event
+from tests.model.rows import Budget, Campaign, Run, Task, Worker
 
 S = TypeVar("S", bound="MemoryRows")
 P = ParamSpec("P")
@@ -343,3 +344,30 @@ class MemoryViews(MemoryRows):
             and campaign_name in (None, m["campaign_name"])
         ]
         return found[:limit]
+
+
+class MemoryCounters(MemoryRows):
+    """One look before, one after."""
+
+    @synchronized
+    def note_counters_before(self, run_id: RunId, source: str, reading: CounterReading) -> None:
+        """See ``Store.note_counters_before``."""
+        run = self._runs.get(run_id)
+        if run is not None and run.status is RunStatus.IN_PROGRESS:
+            self._counters.setdefault(
+                run_id, RunCounters(run_id=run_id, source=source, before=reading)
+            )
+
+    @synchronized
+    def note_counters_after(self, run_id: RunId, reading: CounterReading) -> None:
+        """See ``Store.note_counters_after``."""
+        if run_id in self._counters and run_id in self._runs:
+            run = self._runs[run_id]
+            self._counters[run_id] = looked = replace(self._counters[run_id], after=reading)
+            self._note(counters_event(looked, run.campaign_id, run.planned.plan.export_name))
+
+    @synchronized
+    def counters(self, campaign_id: CampaignId) -> list[RunCounters]:
+        """See ``Store.counters``."""
+        runs = self._runs_of(campaign_id)
+        return [self._counters[run.run_id] for run in runs if run.run_id in self._counters]

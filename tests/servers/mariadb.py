@@ -1,7 +1,7 @@
 """A real MariaDB on a loopback TCP port: the fetched one, or the machine's own.
 
 ``scripts/install-tools`` fetches the server's packages into ``.tools/mariadb`` without
-installing anything; else ``mariadbd`` of the machine is used. Used by the demo and by the tests.
+installing anything; else ``mariadbd`` of the machine is used.
 """
 
 from __future__ import annotations

@@ -27,10 +27,10 @@ from rivet_fleet.contracts.state import (
 from rivet_fleet.errors import LeaseLost, StateRefused
 from rivet_fleet.persistence.campaigns import overlap, refuse_changed, refuse_empty
 from rivet_fleet.persistence.guards import refuse_foreign
-from rivet_fleet.persistence.memory_budgets import MemoryBudgets
-from rivet_fleet.persistence.memory_finish import MemoryFinish
-from rivet_fleet.persistence.memory_model import Campaign, Run, Task, Worker, planned_tasks
-from rivet_fleet.persistence.memory_views import MemoryViews, synchronized
+from tests.model.budgets import MemoryBudgets
+from tests.model.rows import Campaign, Run, Task, Worker, planned_tasks
+from tests.model.verdicts import MemoryFinish
+from tests.model.views import MemoryViews, synchronized
 
 
 class MemoryStore(MemoryBudgets, MemoryFinish, MemoryViews):

@@ -23,8 +23,8 @@ from rivet_fleet.contracts.state import (
 )
 from rivet_fleet.errors import LeaseLost
 from rivet_fleet.persistence.budgets import changed_words
-from rivet_fleet.persistence.memory_model import Budget
-from rivet_fleet.persistence.memory_views import MemoryRows, synchronized
+from tests.model.rows import Budget
+from tests.model.views import MemoryRows, synchronized
 
 
 class MemoryBudgets(MemoryRows):

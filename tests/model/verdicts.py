@@ -26,10 +26,9 @@ from rivet_fleet.contracts.state import (
 from rivet_fleet.errors import LeaseLost, StateRefused
 from rivet_fleet.persistence.campaigns import held
 from rivet_fleet.persistence.finalizing import acceptance_event, refuse_acceptance, wrong_state
-from rivet_fleet.persistence.memory_counters import MemoryCounters
-from rivet_fleet.persistence.memory_marks import MemoryMarks
-from rivet_fleet.persistence.memory_model import Run, changed_values
-from rivet_fleet.persistence.memory_views import synchronized
+from tests.model.marks import MemoryMarks
+from tests.model.rows import Run, changed_values
+from tests.model.views import MemoryCounters, synchronized
 
 
 class MemoryFinish(MemoryMarks, MemoryCounters):
