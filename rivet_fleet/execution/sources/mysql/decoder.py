@@ -1,21 +1,22 @@
 """From the packets of a binary-protocol result set to Arrow record batches.
 
-``BatchDecoder`` is the seam; ``ReferenceDecoder`` is the specification in plain Python. The
+``ReferenceDecoder`` is the specification in plain Python. The
 format: MySQL internals manual, "MySQL Packets", "Binary Protocol Resultset Row"; the values:
 ``values``. Bytes from a server are untrusted: every length is checked before it is used.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from functools import cache
-from typing import TYPE_CHECKING, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import pyarrow as pa
 
 from rivet_fleet.contracts.columns import ColumnSpec
-from rivet_fleet.errors import MalformedData, SchemaDrift, UnsupportedType, ValueTooLarge
-from rivet_fleet.execution.arrays import BatchQueue, warn_of_slow_decoder
+from rivet_fleet.errors import MalformedData, UnsupportedType, ValueTooLarge
+from rivet_fleet.execution.arrays import warn_of_slow_decoder
+from rivet_fleet.execution.engines import decoding
 from rivet_fleet.execution.sources.mysql.wire import (
     ERR,
     LENGTH_ENCODED,
@@ -28,7 +29,6 @@ from rivet_fleet.execution.sources.mysql.wire import (
     is_farewell,
     parse_error,
 )
-from rivet_fleet.execution.types import arrow_schema
 
 if TYPE_CHECKING:
     from rivet_fleet.execution.arrays import Cells
@@ -44,23 +44,8 @@ _BUILD_BYTES = 4 * 1024 * 1024
 """Wire bytes held as Python objects before they become Arrow: this bounds the memory."""
 
 
-class BatchDecoder(Protocol):
-    """A stream of row packets in (headers included), record batches of one schema out."""
-
-    @property
-    def schema(self) -> pa.Schema:
-        """The schema of every batch."""
-        ...
-
-    @property
-    def rows_ready(self) -> int:
-        """Rows that are decoded, or cut out and about to be, and not yet taken."""
-        ...
-
-    @property
-    def changed(self) -> dict[str, int]:
-        """Per column: how many values a stated policy had to change."""
-        ...
+class BatchDecoder(decoding.BatchDecoder, Protocol):
+    """A stream of row packets in (headers included), and how it ended."""
 
     @property
     def ended(self) -> bool:
@@ -77,21 +62,6 @@ class BatchDecoder(Protocol):
         """What the server ended the result with instead of its regular end."""
         ...
 
-    def feed(self, block: bytes | memoryview) -> None:
-        """The next bytes of the stream, cut anywhere; every complete packet in them is taken.
-        Raises MalformedData, ValueTooLarge, UnsupportedType (a value the exported type cannot
-        hold), SchemaDrift (NULL in a NOT NULL column); so does ``take``, for what a decoder
-        leaves until then."""
-        ...
-
-    def finish(self) -> None:
-        """The stream is over. Raises MalformedData when its end has not been seen."""
-        ...
-
-    def take(self, rows_max: int | None = None) -> pa.RecordBatch:
-        """The oldest rows, at most ``rows_max``, none twice; all of them by default."""
-        ...
-
 
 class ReferenceDecoder:
     """The plain-Python decoder: short, checked at every step, one object per cell.
@@ -103,15 +73,14 @@ class ReferenceDecoder:
     def __init__(
         self, columns: tuple[ColumnSpec, ...], *, max_value_bytes: int, coerce: bool = False
     ) -> None:
-        self.schema: pa.Schema = arrow_schema(columns)
-        self.changed: dict[str, int] = {}
+        self._built = _Builder(columns, _build_column, coerce=coerce)
+        self.schema, self.changed = self._built.schema, self._built.changed
         self.ended = self.parted = False
         self.error: ServerError | None = None
         self._columns = columns
         self._framings = tuple(framing(column) for column in columns)
         self._bitmap_bytes = (len(columns) + 2 + 7) // 8
         self._value_bytes_max = max_value_bytes
-        self._coerce = coerce
         # The answer's packets count from 1: the number of columns, their definitions, an EOF.
         self._sequence_id = (len(columns) + 3) & 0xFF
         self._pending: list[bytes] = []
@@ -125,12 +94,11 @@ class ReferenceDecoder:
         self._long_offset = 0
         self._rows: list[tuple[bytes, int]] = []
         """Rows that are complete and not yet decoded, and where in the stream they began."""
-        self._batches = BatchQueue(self.schema)
 
     @property
     def rows_ready(self) -> int:
         """Rows complete and not yet taken."""
-        return self._batches.rows + len(self._rows)
+        return self._built.rows + len(self._rows)
 
     def feed(self, block: bytes | memoryview) -> None:
         """The next bytes of the stream. See ``BatchDecoder.feed``."""
@@ -167,7 +135,7 @@ class ReferenceDecoder:
     def take(self, rows_max: int | None = None) -> pa.RecordBatch:
         """The oldest rows, at most ``rows_max``."""
         self._build()
-        return self._batches.take(rows_max)
+        return self._built.take(rows_max)
 
     # ------------------------------------------------------------ packets
 
@@ -323,29 +291,14 @@ class ReferenceDecoder:
                 self._cut(payload, offset, cells)
                 offsets.append(offset)
                 held_bytes += len(payload)
-            self._append_batch(cells, offsets)
+            self._built.add(cells, offsets)
 
-    def _append_batch(self, cells: Cells, offsets: list[int]) -> None:
-        width = len(self._columns)
-        arrays = [
-            self._column(cells[index::width], column, offsets)
-            for index, column in enumerate(self._columns)
-        ]
-        self._batches.append(pa.RecordBatch.from_arrays(arrays, schema=self.schema))
 
-    def _column(self, cells: Cells, column: ColumnSpec, offsets: list[int]) -> pa.Array:
-        build_column = _builder()
-        if not column.nullable and None in cells:
-            raise SchemaDrift(
-                f"column {column.name} was planned as NOT NULL, but the source sent a NULL "
-                f"(row at offset {offsets[cells.index(None)]})",
-                hint="plan the export again",
-            )
-        try:
-            array = build_column(cells, column, self.changed, coerce=self._coerce)
-        except (MalformedData, UnsupportedType):
-            self._raise_located(cells, column, offsets)
-            raise
+class _Builder(decoding.RowBuilder):
+    """A zero date is sent as a value, and may be read as NULL."""
+
+    def _column(self, cells: Cells, column: ColumnSpec, offsets: Sequence[int] | None) -> pa.Array:
+        array = super()._column(cells, column, offsets)
         if not column.nullable and array.null_count:
             raise UnsupportedType(
                 f"column {column.name} ({column.native_type}) was planned as NOT NULL, but a "
@@ -355,49 +308,12 @@ class ReferenceDecoder:
             )
         return array
 
-    def _raise_located(self, cells: Cells, column: ColumnSpec, offsets: list[int]) -> None:
-        """Build the cells one by one, to say in which row the first bad one is."""
-        for cell, offset in zip(cells, offsets, strict=True):
-            try:
-                _builder()([cell], column, {}, coerce=self._coerce)
-            except (MalformedData, UnsupportedType) as error:
-                where = f" (row at offset {offset})"
-                raise type(error)(
-                    error.message + where,
-                    hint=error.hint,
-                    code=error.code,
-                    unmasked=error.unmasked and error.unmasked + where,
-                ) from None
 
-
-def _builder() -> Callable[..., pa.Array]:
+def _build_column(*cells: Any, **policy: Any) -> pa.Array:
     # Imported where it is needed: its NumPy costs a worker with compiled decoders 13 MB.
     from rivet_fleet.execution.sources.mysql.values import build_column
 
-    return build_column
-
-
-def open_decoder(
-    columns: tuple[ColumnSpec, ...],
-    *,
-    max_value_bytes: int,
-    coerce: bool = False,
-    packed: bool = False,
-    like: BatchDecoder | None = None,
-) -> BatchDecoder:
-    """The decoder to read with: the compiled one where it was built, else the reference.
-
-    ``coerce``: values no Arrow type holds become NULL, counted, instead of an error.
-    ``packed``: columns may come packed (ADR 0014); the reference's never do.
-    ``like``: the decoder of the page before, of the same columns: this page will be as large.
-    """
-    compiled = compiled_decoder()
-    if compiled is None:
-        return ReferenceDecoder(columns, max_value_bytes=max_value_bytes, coerce=coerce)
-    decoder = compiled(columns, max_value_bytes=max_value_bytes, coerce=coerce, packed=packed)
-    if isinstance(like, compiled):
-        decoder.expect_like(like)
-    return decoder
+    return build_column(*cells, **policy)
 
 
 @cache
@@ -409,3 +325,9 @@ def compiled_decoder() -> type[CompiledDecoder] | None:
         warn_of_slow_decoder("MySQL and MariaDB")
         return None
     return packetrows.CompiledDecoder
+
+
+_DECODERS: decoding.Decoders[BatchDecoder] = decoding.Decoders(
+    reference=ReferenceDecoder, compiled=lambda: compiled_decoder()
+)
+open_decoder = _DECODERS.open

@@ -1,6 +1,6 @@
 """From the bytes of ``COPY … (FORMAT BINARY)`` to Arrow record batches.
 
-``BatchDecoder`` is the seam; ``ReferenceDecoder`` is the specification in plain Python. The
+``ReferenceDecoder`` is the specification in plain Python. The
 format: PostgreSQL manual, COPY, "Binary Format"; the values: each type's ``…send`` function.
 Bytes from a server are untrusted: every length is checked before it is used.
 """
@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import struct
 from functools import cache
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from rivet_fleet.contracts.columns import ColumnSpec
-from rivet_fleet.errors import MalformedData, SchemaDrift, ValueTooLarge
-from rivet_fleet.execution.arrays import BatchQueue, warn_of_slow_decoder
-from rivet_fleet.execution.types import arrow_schema
+from rivet_fleet.errors import MalformedData, ValueTooLarge
+from rivet_fleet.execution.arrays import warn_of_slow_decoder
+from rivet_fleet.execution.engines.decoding import BatchDecoder, Decoders, RowBuilder
 
 if TYPE_CHECKING:
     from rivet_fleet.execution.arrays import Cells
@@ -32,49 +32,16 @@ _BUILD_BYTES = 4 * 1024 * 1024
 """Wire bytes held as Python objects before they become Arrow: this bounds the memory."""
 
 
-class BatchDecoder(Protocol):
-    """A stream of COPY bytes in, record batches of one schema out."""
-
-    @property
-    def schema(self) -> pa.Schema:
-        """The schema of every batch."""
-        ...
-
-    @property
-    def rows_ready(self) -> int:
-        """Rows that are decoded, or cut out and about to be, and not yet taken."""
-        ...
-
-    @property
-    def changed(self) -> dict[str, int]:
-        """Per column: how many values a stated policy had to change."""
-        ...
-
-    def feed(self, block: bytes | memoryview) -> None:
-        """The next bytes of the stream, cut anywhere. Raises MalformedData, ValueTooLarge,
-        UnsupportedType (a value no Arrow type holds), SchemaDrift (NULL in a NOT NULL column)."""
-        ...
-
-    def finish(self) -> None:
-        """The stream is over. Raises MalformedData when its trailer has not been seen."""
-        ...
-
-    def take(self, rows_max: int | None = None) -> pa.RecordBatch:
-        """The oldest rows, at most ``rows_max``, none twice; all of them by default."""
-        ...
-
-
 class ReferenceDecoder:
     """The plain-Python decoder: short, checked at every step, one object per cell."""
 
     def __init__(
         self, columns: tuple[ColumnSpec, ...], *, max_value_bytes: int, coerce: bool = False
     ) -> None:
-        self.schema: pa.Schema = arrow_schema(columns)
-        self.changed: dict[str, int] = {}
+        self._built = RowBuilder(columns, _build_column, coerce=coerce)
+        self.schema, self.changed = self._built.schema, self._built.changed
         self._columns = columns
         self._value_bytes_max = max_value_bytes
-        self._coerce = coerce
         self._pending: list[bytes] = []
         self._pending_bytes = 0
         self._needed_bytes = 0
@@ -85,12 +52,11 @@ class ReferenceDecoder:
         self._ended = False
         self._cells: Cells = []
         self._cells_bytes = 0
-        self._batches = BatchQueue(self.schema)
 
     @property
     def rows_ready(self) -> int:
         """Rows decoded or cut out, and not yet taken."""
-        return self._batches.rows + len(self._cells) // max(len(self._columns), 1)
+        return self._built.rows + len(self._cells) // max(len(self._columns), 1)
 
     def feed(self, block: bytes | memoryview) -> None:
         """The next bytes of the stream. See ``BatchDecoder.feed``."""
@@ -115,7 +81,7 @@ class ReferenceDecoder:
         """The oldest rows, at most ``rows_max``."""
         self._frame()
         self._build()
-        return self._batches.take(rows_max)
+        return self._built.take(rows_max)
 
     # ------------------------------------------------------------ framing
 
@@ -218,50 +184,13 @@ class ReferenceDecoder:
 
     def _build(self) -> None:
         """Turn the cells at hand into one record batch."""
-        if not self._cells:
-            return
-        # Imported here: the compiled decoder does without NumPy, and so does its process.
-        from rivet_fleet.execution.sources.postgres.values import build_column
-
-        cells, width = self._cells, len(self._columns)
-        self._cells, self._cells_bytes = [], 0
-        arrays = []
-        for index, column in enumerate(self._columns):
-            values = cells[index::width]
-            if not column.nullable and None in values:
-                raise SchemaDrift(
-                    f"column {column.name} was planned as NOT NULL, but the source sent a NULL",
-                    hint="plan the export again",
-                )
-            arrays.append(build_column(values, column, self.changed, coerce=self._coerce))
-        self._batches.append(pa.RecordBatch.from_arrays(arrays, schema=self.schema))
+        if self._cells:
+            cells, self._cells, self._cells_bytes = self._cells, [], 0
+            self._built.add(cells)
 
 
 _COUNT = struct.Struct(">h")
 _LENGTH = struct.Struct(">i")
-
-
-def open_decoder(
-    columns: tuple[ColumnSpec, ...],
-    *,
-    max_value_bytes: int,
-    coerce: bool = False,
-    packed: bool = False,
-    like: BatchDecoder | None = None,
-) -> BatchDecoder:
-    """The decoder to read with: the compiled one where it was built, else the reference.
-
-    ``coerce``: values no Arrow type holds become NULL, counted, instead of an error.
-    ``packed``: columns may come packed (ADR 0014); the reference's never do.
-    ``like``: the decoder of the page before, of the same columns: this page will be as large.
-    """
-    compiled = compiled_decoder()
-    if compiled is None:
-        return ReferenceDecoder(columns, max_value_bytes=max_value_bytes, coerce=coerce)
-    decoder = compiled(columns, max_value_bytes=max_value_bytes, coerce=coerce, packed=packed)
-    if isinstance(like, compiled):
-        decoder.expect_like(like)
-    return decoder
 
 
 @cache
@@ -273,3 +202,16 @@ def compiled_decoder() -> type[CompiledDecoder] | None:
         warn_of_slow_decoder("PostgreSQL")
         return None
     return copyrows.CompiledDecoder
+
+
+def _build_column(*cells: Any, **policy: Any) -> pa.Array:
+    # Imported here: the compiled decoder does without NumPy, and so does its process.
+    from rivet_fleet.execution.sources.postgres.values import build_column
+
+    return build_column(*cells, **policy)
+
+
+_DECODERS: Decoders[BatchDecoder] = Decoders(
+    reference=ReferenceDecoder, compiled=lambda: compiled_decoder()
+)
+open_decoder = _DECODERS.open

@@ -28,9 +28,10 @@ from psycopg.pq.abc import PGconn, PGresult
 
 from rivet_fleet.contracts.plan import TuningPlan
 from rivet_fleet.errors import MalformedData, SourceError
+from rivet_fleet.execution.engines.decoding import BatchDecoder
 from rivet_fleet.execution.servo import Overdue
 from rivet_fleet.execution.sources.postgres.border import names_may_swap
-from rivet_fleet.execution.sources.postgres.decoder import BatchDecoder, compiled_decoder
+from rivet_fleet.execution.sources.postgres.decoder import compiled_decoder
 from rivet_fleet.execution.sources.postgres.liveness import WatchedConnection
 from rivet_fleet.execution.sources.postgres.session import Session, Settings, answers_within_s
 

@@ -12,11 +12,11 @@ from rivet_fleet.contracts.keys import ChunkRange, RelationName
 from rivet_fleet.contracts.plan import ReadPlan, TuningPlan
 from rivet_fleet.errors import ConfigError, SchemaDrift
 from rivet_fleet.execution.chunkreader import text_column
+from rivet_fleet.execution.engines.decoding import BatchDecoder
 from rivet_fleet.execution.paging import Accepted, KeyDialect, PageEnd, Pager, Select, Walk
 from rivet_fleet.execution.source import PageLimit
 from rivet_fleet.execution.sources.postgres import dialect
 from rivet_fleet.execution.sources.postgres.decoder import (
-    BatchDecoder,
     compiled_decoder,
     open_decoder,
 )
