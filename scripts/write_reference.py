@@ -1,4 +1,4 @@
-"""Writes docs/reference/configuration.md and cli.md from the models and the commands.
+"""Writes docs/reference/configuration.md, cli.md and the catalogue of events.md from the program.
 
 ``python scripts/write_reference.py`` writes them; a house test fails when they are stale.
 """
@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from rivet_fleet.cli.main import LazyGroup, cli
+from rivet_fleet.contracts.events import EventName
 from rivet_fleet.planning.config import models
 
 REFERENCE = Path(__file__).parents[1] / "docs" / "reference"
@@ -82,7 +83,11 @@ Generated from the program's own commands by `scripts/write_reference.py`. Exit 
 
 def pages() -> dict[str, str]:
     """File name → the text it must have."""
-    return {"configuration.md": configuration(), "cli.md": command_line()}
+    return {
+        "configuration.md": configuration(),
+        "cli.md": command_line(),
+        "events.md": events(),
+    }
 
 
 def configuration() -> str:
@@ -208,8 +213,23 @@ def _sentence(text: str | None) -> str:
     return f"{shown}\n\n```\n{block.strip()}\n```" if block else shown
 
 
+_CATALOGUE_HEAD = "| event | when | by | level | data |\n|---|---|---|---|---|\n"
+
+
+def events() -> str:
+    """The page with every event as a row of its last table; what stands above is kept."""
+    above, _, _ = (REFERENCE / "events.md").read_text(encoding="utf-8").partition(_CATALOGUE_HEAD)
+    return above + _CATALOGUE_HEAD + "".join(map(_event_row, EventName))
+
+
+def _event_row(event: EventName) -> str:
+    when = event.when if event.journaled else f"{event.when}; not journaled"
+    cells = (f"`{event.value}`", when, event.by, event.level, event.data)
+    return f"| {' | '.join(cells)} |\n".replace("|  |", "| |")
+
+
 def main() -> None:
-    """Write both pages."""
+    """Write the pages."""
     for name, text in pages().items():
         (REFERENCE / name).write_text(text, encoding="utf-8")
 

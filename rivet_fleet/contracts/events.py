@@ -1,76 +1,539 @@
-"""What can happen, by name: the one catalogue behind logs, journal, progress and metrics."""
+"""What can happen: the one table behind log, journal, progress, report and reference page.
+
+A new event is a member of ``EventName`` and the line that emits it; ``scripts/write_reference.py``
+then writes docs/reference/events.md.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 EVENT_VERSION = 1
 
+Level = Literal["debug", "info", "warning", "error"]
+DEBUG: Level = "debug"
+INFO: Level = "info"
+WARNING: Level = "warning"
+ERROR: Level = "error"
+
+TRANSITION = "transition"
+"""The store on behalf of whoever made the transition: it journals the event inside the
+transition's own transaction, so the entry is there if and only if the transition is."""
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """How progress tells an event as it happens. ``colour`` is one of a terminal's, or ``dim``.
+    ``live_only``: not in plain lines, where it would crowd the rest out."""
+
+    words: str
+    colour: str
+    live_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """How the closing report counts an event: under ``key`` for programs, in words for people."""
+
+    key: str
+    one: str
+    many: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """What is known of an event; ``EventName`` says what each field means."""
+
+    name: str
+    by: str
+    level: Level
+    when: str
+    data: str = ""
+    journaled: bool = True
+    news: News | None = None
+    count: Count | None = None
+
 
 class EventName(Enum):
-    """noun.verb, past tense. Documented in docs/reference/events.md."""
+    """noun.verb, past tense; the value is what logs and journal hold.
 
-    CAMPAIGN_SUBMITTED = "campaign.submitted"
-    CAMPAIGN_RESUMED = "campaign.resumed"
-    CAMPAIGN_COMPLETED = "campaign.completed"
-    CAMPAIGN_INCOMPLETE = "campaign.incomplete"
-    CAMPAIGN_CANCELLED = "campaign.cancelled"
-    CAMPAIGN_STOPPED = "campaign.stopped"
-    PLAN_APPLIED = "plan.applied"
-    EXPORT_PLANNED = "export.planned"
-    EXPORT_LEFT_OUT = "export.left_out"
-    SCHEMA_CHANGED = "schema.changed"
-    WORKER_STARTED = "worker.started"
-    WORKER_STOPPED = "worker.stopped"
-    WORKER_DIED = "worker.died"
-    WORKER_RECYCLED = "worker.recycled"
-    WORKER_REFUSED = "worker.refused"
-    CHUNK_CLAIMED = "chunk.claimed"
-    PAGE_READ = "page.read"
-    PART_STAGED = "part.staged"
-    CHUNK_PAUSED = "chunk.paused"
-    CHUNK_RESUMED = "chunk.resumed"
-    CHUNK_COMMITTED = "chunk.committed"
-    PART_PUBLISHED = "part.published"
-    CHUNK_COMPLETED = "chunk.completed"
-    CHUNK_FAILED = "chunk.failed"
-    CHUNK_RELEASED = "chunk.released"
-    CHUNK_REAPED = "chunk.reaped"
-    CHUNK_REOPENED = "chunk.reopened"
-    LEASE_LOST = "lease.lost"
-    SOURCE_RETRIED = "source.retried"
-    SOURCE_HELD = "source.held"
-    SOURCE_COUNTED = "source.counted"
-    SOURCE_CHANGED = "source.changed"
-    STATE_RETRIED = "state.retried"
-    STATE_RESEALED = "state.resealed"
-    DESTINATION_RETRIED = "destination.retried"
-    BUDGET_CHANGED = "budget.changed"
-    GOVERNOR_ELECTED = "governor.elected"
-    GOVERNOR_SHED = "governor.shed"
-    GOVERNOR_REGAINED = "governor.regained"
-    GOVERNOR_PAUSED = "governor.paused"
-    GOVERNOR_RESUMED = "governor.resumed"
-    GOVERNOR_ABORTED = "governor.aborted"
-    SIGNAL_LOST = "signal.lost"
-    SIGNAL_FOUND = "signal.found"
-    QUALITY_JUDGED = "quality.judged"
-    QUALITY_FAILED = "quality.failed"
-    RUN_PROVEN = "run.proven"
-    SHAPE_DRIFTED = "shape.drifted"
-    MANIFEST_WRITTEN = "manifest.written"
-    RUN_COMPLETED = "run.completed"
-    MARK_MOVED = "mark.moved"
-    MARK_KEPT = "mark.kept"
-    MARK_ADOPTED = "mark.adopted"
-    MARK_ACCEPTED = "mark.accepted"
-    CAMPAIGN_ACCEPTED = "campaign.accepted"
-    RUN_FAILED = "run.failed"
-    RUN_ACCEPTED = "run.accepted"
-    STAGED_SWEPT = "staged.swept"
+    ``by``: who emits it, TRANSITION or a process in words. ``level``: how loud it is in the log.
+    ``when`` and ``data``: its sentence and its fields in docs/reference/events.md, in Markdown.
+    ``journaled``: False where there are too many to keep. ``news``: its line in progress; None
+    where it is no news. ``count``: its number in the closing report, which tells them in the
+    order of this table.
+    """
+
+    _value_: str
+    by: str
+    level: Level
+    when: str
+    data: str
+    journaled: bool
+    news: News | None
+    count: Count | None
+
+    def __new__(cls, row: _Row) -> EventName:
+        """A member of this row, whose value is the row's name."""
+        member = object.__new__(cls)
+        member._value_ = row.name
+        member.by, member.level, member.when, member.data = row.by, row.level, row.when, row.data
+        member.journaled, member.news, member.count = row.journaled, row.news, row.count
+        return member
+
+    if TYPE_CHECKING:  # the checker takes the value for Any where there is a __new__
+
+        @property
+        def value(self) -> str:
+            """noun.verb."""
+
+    @property
+    def verb(self) -> str:
+        """What happened, without to what."""
+        return self.value.partition(".")[2]
+
+    @property
+    def written_by_store(self) -> bool:
+        """Whether the store journals it by itself. Emitting it as well would double it. Of a part's
+        own events the store is told with the transition they led to (``Told``)."""
+        return self.by == TRANSITION
+
+    # Campaigns and their plans
+    CAMPAIGN_SUBMITTED = _Row(
+        "campaign.submitted",
+        TRANSITION,
+        INFO,
+        "the campaign, its runs and all their tasks were stored",
+        data="`exports`, `chunks`",
+    )
+    CAMPAIGN_RESUMED = _Row(
+        "campaign.resumed", "coordinator", INFO, "a coordinator continues a stored campaign"
+    )
+    CAMPAIGN_COMPLETED = _Row(
+        "campaign.completed", TRANSITION, INFO, "the last run of the campaign completed"
+    )
+    CAMPAIGN_INCOMPLETE = _Row(
+        "campaign.incomplete",
+        TRANSITION,
+        ERROR,
+        "nothing can be claimed, published or finished any more, and some run is not completed",
+    )
+    CAMPAIGN_CANCELLED = _Row(
+        "campaign.cancelled",
+        TRANSITION,
+        WARNING,
+        "an operator gave the campaign up; running chunks lost their fence",
+    )
+    CAMPAIGN_STOPPED = _Row(
+        "campaign.stopped",
+        "coordinator",
+        WARNING,
+        "the coordinator was told to stop before the end; resumable",
+    )
+    PLAN_APPLIED = _Row(
+        "plan.applied",
+        "coordinator",
+        INFO,
+        "a sealed plan became a campaign; what was forced is said",
+        data="`created_at`, `forced`",
+    )
+    EXPORT_PLANNED = _Row(
+        "export.planned",
+        "coordinator",
+        INFO,
+        "one export's chunks were decided",
+        data="`chunks`, `warnings`",
+    )
+    EXPORT_LEFT_OUT = _Row(
+        "export.left_out",
+        "submitter",
+        WARNING,
+        "the campaign was planned without it: another session holds a lock on its relation, or "
+        "the source cannot send a column as it was asked to (the message says more)",
+    )
+    SCHEMA_CHANGED = _Row(
+        "schema.changed",
+        "submitter",
+        WARNING,
+        "a submitted export's columns differ from its last completed run's; one entry per "
+        "difference",
+        data="`code`, `column`, `before`, `after`, `policy`",
+    )
+
+    # Protection of the source
+    BUDGET_CHANGED = _Row(
+        "budget.changed",
+        TRANSITION,
+        INFO,
+        "the budget of a source group is another one now; `changes` holds old and new numbers",
+        data="`source_group`, `changes`",
+    )
+    GOVERNOR_ELECTED = _Row(
+        "governor.elected",
+        TRANSITION,
+        INFO,
+        "a process watches the source group from now on; the former one died, left or never was",
+        data="`source_group`, `governor`, `fence`",
+    )
+    GOVERNOR_SHED = _Row(
+        "governor.shed",
+        TRANSITION,
+        WARNING,
+        "a signal is above `shed_above`: fewer chunks, smaller pages",
+        data="`source_group`, `signal`, `value`, `threshold`, `from`, `to`, `page_share`",
+    )
+    GOVERNOR_REGAINED = _Row(
+        "governor.regained",
+        TRANSITION,
+        INFO,
+        "all signals were calm: one chunk more, larger pages",
+        data="`source_group`, `from`, `to`, `page_share`",
+    )
+    GOVERNOR_PAUSED = _Row(
+        "governor.paused",
+        TRANSITION,
+        WARNING,
+        "nothing of the group runs: a signal above `pause_above`, a flag file, the hour",
+        data="`source_group`, `signal`, `value`, `threshold`, `from`, `to`, `opens_in_s`",
+    )
+    GOVERNOR_RESUMED = _Row(
+        "governor.resumed",
+        TRANSITION,
+        INFO,
+        "the pause is over",
+        data="`source_group`, `from`, `to`",
+    )
+    GOVERNOR_ABORTED = _Row(
+        "governor.aborted",
+        TRANSITION,
+        ERROR,
+        "a signal was above `abort_above` twice: the campaign is stopped, resumable",
+        data="`source_group`, `signal`, `value`, `threshold`",
+    )
+    SIGNAL_LOST = _Row(
+        "signal.lost",
+        TRANSITION,
+        WARNING,
+        "a signal could not be read three times in a row; `on_unreadable` counts",
+        data="`source_group`, `signal`",
+    )
+    SIGNAL_FOUND = _Row(
+        "signal.found",
+        TRANSITION,
+        INFO,
+        "the signal can be read again",
+        data="`source_group`, `signal`",
+    )
+    SOURCE_COUNTED = _Row(
+        "source.counted",
+        TRANSITION,
+        INFO,
+        "a run ended: by how much the source's own counters rose meanwhile, everybody's work "
+        "among it; null when the server counted anew",
+        data="`source`, `risen`, `context`",
+    )
+
+    # The way of a chunk
+    CHUNK_CLAIMED = _Row(
+        "chunk.claimed",
+        TRANSITION,
+        DEBUG,
+        "pending or failed → running: attempt +1, fence +1",
+        data="`attempt`, `fence`",
+    )
+    PAGE_READ = _Row(
+        "page.read",
+        "worker",
+        DEBUG,
+        "a page, or a piece of one, arrived ([ADR 0016](../adr/0016-a-page-in-pieces.md))",
+        data="`rows`, `rows_total`, `statement_s`",
+        journaled=False,
+    )
+    CHUNK_PAUSED = _Row(
+        "chunk.paused",
+        "worker",
+        INFO,
+        "the chunk rests at a page boundary: its source group may not go on now (the message "
+        "says why)",
+    )
+    CHUNK_RESUMED = _Row(
+        "chunk.resumed",
+        "worker",
+        INFO,
+        "it goes on with its next page",
+        data="`rested_s`",
+    )
+    PART_STAGED = _Row(
+        "part.staged",
+        TRANSITION,
+        DEBUG,
+        "a part is stored durably and invisibly",
+        data="`path`, `rows`, `bytes`",
+    )
+    CHUNK_COMMITTED = _Row(
+        "chunk.committed",
+        TRANSITION,
+        DEBUG,
+        "running → committed, with its part rows: this attempt has won",
+        data="`rows`, `parts`, `bytes`, `fence`",
+    )
+    PART_PUBLISHED = _Row(
+        "part.published",
+        TRANSITION,
+        DEBUG,
+        "a part is visible (told again when somebody confirms it)",
+        data="`path`, `rows`, `bytes`",
+    )
+    CHUNK_COMPLETED = _Row(
+        "chunk.completed",
+        TRANSITION,
+        INFO,
+        "committed → completed: all its parts are visible",
+        data="`fence`",
+    )
+    CHUNK_RELEASED = _Row(
+        "chunk.released",
+        TRANSITION,
+        INFO,
+        "running → pending on a graceful stop, or because the source could not be connected "
+        "(the message says why): the attempt is given back",
+    )
+
+    # Workers, and what is saved of those that die
+    WORKER_STARTED = _Row(
+        "worker.started",
+        "worker",
+        INFO,
+        "a worker process has its connections and begins to claim",
+        data="`pid`, `worker_name`, `host_id`",
+    )
+    WORKER_STOPPED = _Row("worker.stopped", "worker", INFO, "a worker leaves in good order")
+    WORKER_REFUSED = _Row(
+        "worker.refused",
+        "worker",
+        ERROR,
+        "a worker process lacks something itself and ends; its chunk went back without spending"
+        " an attempt (ADR 0023)",
+        data="`code`, `worker_name`, `host_id`, `pid`",
+        news=News("worker unfit", "red"),
+    )
+    CHUNK_REAPED = _Row(
+        "chunk.reaped",
+        TRANSITION,
+        WARNING,
+        "a chunk was taken back from an owner that is gone: the rescue",
+        data="`owner_name`, `attempts`, `attempts_max`, `status`",
+        news=News("rescued", "yellow"),
+        count=Count("rescues", "chunk rescued", "chunks rescued"),
+    )
+    WORKER_DIED = _Row(
+        "worker.died",
+        "coordinator",
+        WARNING,
+        "a worker process ended by a signal or an unexpected exit code",
+        data="`status`, `pid`, `name`",
+        news=News("worker died", "red"),
+        count=Count("workers_died", "worker died", "workers died"),
+    )
+    WORKER_RECYCLED = _Row(
+        "worker.recycled",
+        "worker",
+        INFO,
+        "a worker above its memory ceiling leaves after its chunk; a fresh process follows",
+        data="`rss_bytes`",
+        news=News("worker recycled", "dim"),
+        count=Count("workers_recycled", "worker recycled", "workers recycled"),
+    )
+
+    # What goes wrong on the way
+    CHUNK_FAILED = _Row(
+        "chunk.failed",
+        TRANSITION,
+        WARNING,
+        "running → failed: one attempt, or the whole budget, is spent",
+        data="`error_class`, `code`, `permanent`, `page`, `attempts`, `attempts_max`; "
+        "after a reap `owner_name`, `status`",
+        news=News("failed", "red"),
+        count=Count("failed_attempts", "attempt failed", "attempts failed"),
+    )
+    SOURCE_RETRIED = _Row(
+        "source.retried",
+        "worker or coordinator",
+        WARNING,
+        "a statement failed and is tried again",
+        data="`attempt`, `wait_s`, `error_class`",
+        news=News("source retried", "dim", live_only=True),
+        count=Count("source_retries", "source retry", "source retries"),
+    )
+    SOURCE_HELD = _Row(
+        "source.held",
+        "worker",
+        WARNING,
+        "the fleet's budget of retries for a source is spent: a try waits its turn ([ADR "
+        "0013](../adr/0013-protecting-the-source.md)); once for each worker and source, until a"
+        " chunk of it is delivered",
+        data="`source`, `wait_s`",
+    )
+    SOURCE_CHANGED = _Row(
+        "source.changed",
+        "worker",
+        WARNING,
+        "what the plan rests on is another than planned, and the rows are right all the same: a"
+        " table swapped, truncated or rewritten under a keyset run, an index renamed, a setting"
+        " that a `query:` means (it is read as it was planned) ([ADR "
+        "0018](../adr/0018-what-a-plan-rests-on.md)); once for each worker and difference",
+        data="`kind`, `subject`, `before`, `after`",
+        count=Count("source_changes", "change of the source told", "changes of the source told"),
+    )
+    STATE_RETRIED = _Row(
+        "state.retried",
+        "any process",
+        WARNING,
+        "the state database did not answer and is tried again; or it is not there yet, or of an"
+        " older version, and a worker waits for it",
+        data="`attempt`, `error`",
+        news=News("state retried", "dim", live_only=True),
+        count=Count("state_retries", "state retry", "state retries"),
+    )
+    DESTINATION_RETRIED = _Row(
+        "destination.retried",
+        "any process",
+        WARNING,
+        "publishing, a manifest or a report could not be written and is tried again",
+    )
+    LEASE_LOST = _Row(
+        "lease.lost",
+        "worker",
+        WARNING,
+        "a worker found that another owns its chunk now; it discards and goes on",
+        news=News("lease lost", "yellow"),
+        count=Count("leases_lost", "lease lost", "leases lost"),
+    )
+    CHUNK_REOPENED = _Row(
+        "chunk.reopened",
+        TRANSITION,
+        WARNING,
+        "a part was proven lost, or an operator requeued: pending again, old parts voided",
+        data="`fence`",
+        news=News("reopened", "yellow"),
+        count=Count("reopened", "chunk reopened", "chunks reopened"),
+    )
+
+    # The end of a run
+    QUALITY_JUDGED = _Row(
+        "quality.judged",
+        "finalizer",
+        INFO,
+        "a quality gate holds",
+        data="`code`, `outcome`, `refuses`",
+    )
+    QUALITY_FAILED = _Row(
+        "quality.failed",
+        "finalizer",
+        ERROR,
+        "a quality gate does not hold, or could not be judged; `refuses` says whether the run "
+        "is delivered",
+        data="`code`, `outcome`, `refuses`",
+    )
+    RUN_PROVEN = _Row(
+        "run.proven",
+        "finalizer",
+        INFO,
+        "the source was asked about the whole of a run",
+        data="`outcome`, `delivered`, `counted`",
+    )
+    SHAPE_DRIFTED = _Row(
+        "shape.drifted",
+        "finalizer",
+        WARNING,
+        "rows, bytes or bytes per row are far from what former runs had",
+        data="`code`, `usual`, `now`, `samples`",
+    )
+    MANIFEST_WRITTEN = _Row(
+        "manifest.written",
+        "finalizer",
+        INFO,
+        "a run's manifest is complete under its own and its canonical name",
+        data="`manifest`",
+    )
+    RUN_COMPLETED = _Row(
+        "run.completed",
+        TRANSITION,
+        INFO,
+        "the run's last transaction: progression and metrics are recorded",
+        data="`rows`, `bytes`, `files`",
+        news=News("run completed", "green"),
+    )
+    RUN_FAILED = _Row(
+        "run.failed",
+        TRANSITION,
+        ERROR,
+        "the run cannot finish as a success; told without a journal entry while a finalizer "
+        "will try again",
+        news=News("run failed", "red"),
+    )
+    RUN_ACCEPTED = _Row(
+        "run.accepted",
+        TRANSITION,
+        WARNING,
+        "an operator takes responsibility for a run that its gates refused: it is finished, "
+        "nothing is read again",
+        data="`by`, `reason`, `gates`",
+    )
+
+    # Marks
+    MARK_MOVED = _Row(
+        "mark.moved",
+        TRANSITION,
+        INFO,
+        "a completed run moved the high-water mark of its export, in the same transaction",
+        data="`before`, `after`",
+    )
+    MARK_KEPT = _Row(
+        "mark.kept",
+        TRANSITION,
+        WARNING,
+        "a run of a forced plan completed, but the mark is no longer the one it began at: it, "
+        "or what it is bound to, stays",
+        data="`before`, `after`",
+    )
+    MARK_ADOPTED = _Row(
+        "mark.adopted",
+        TRANSITION,
+        WARNING,
+        "a completed run bound a mark that an earlier version had stored without saying what it"
+        " belongs to",
+        data="`binding`",
+    )
+
+    # What operators do
+    MARK_ACCEPTED = _Row(
+        "mark.accepted",
+        TRANSITION,
+        WARNING,
+        "an operator's `state accept`: the mark goes on under another meaning",
+        data="`by`, `reason`, `mark`, `before`, `after`",
+    )
+    CAMPAIGN_ACCEPTED = _Row(
+        "campaign.accepted",
+        TRANSITION,
+        WARNING,
+        "an operator's `state accept --campaign`: campaigns of the name belong to this "
+        "configuration from now on",
+        data="`by`, `reason`, `campaigns`, `before`, `after`",
+    )
+    STATE_RESEALED = _Row(
+        "state.resealed",
+        "operator",
+        WARNING,
+        "an operator sealed the state anew, with another key or with none",
+    )
+    STAGED_SWEPT = _Row(
+        "staged.swept", "operator", INFO, "`gc` removed staged bytes that no ledger row needs"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

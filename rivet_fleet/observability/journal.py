@@ -11,12 +11,11 @@ import threading
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, TextIO
+from typing import Any, TextIO, get_args
 
 import structlog
 
-from rivet_fleet.contracts.clock import Clock
-from rivet_fleet.contracts.events import EVENT_VERSION, Emit, Event, EventName
+from rivet_fleet.contracts.events import EVENT_VERSION, Emit, Event, Level
 from rivet_fleet.contracts.foreign import SAID_CHARS_MAX, printable, printable_json
 from rivet_fleet.contracts.state import JournalEntry
 from rivet_fleet.contracts.url import redact
@@ -30,118 +29,32 @@ from rivet_fleet.observability.units import Redactor, one_line, redact_plain, rf
 # handler whose formatter redacts each field before rendering and each text line after it.
 
 LOGGER_NAME = "rivet_fleet"
-LEVELS = ("debug", "info", "warning", "error")
+LEVELS: tuple[Level, ...] = get_args(Level)
 _LINE_CHARS_MAX = 4000
-
-EVENT_LEVELS: dict[EventName, str] = {
-    EventName.CAMPAIGN_SUBMITTED: "info",
-    EventName.CAMPAIGN_RESUMED: "info",
-    EventName.CAMPAIGN_COMPLETED: "info",
-    EventName.CAMPAIGN_INCOMPLETE: "error",
-    EventName.CAMPAIGN_CANCELLED: "warning",
-    EventName.CAMPAIGN_STOPPED: "warning",
-    EventName.PLAN_APPLIED: "info",
-    EventName.EXPORT_PLANNED: "info",
-    EventName.EXPORT_LEFT_OUT: "warning",
-    EventName.SCHEMA_CHANGED: "warning",
-    EventName.WORKER_STARTED: "info",
-    EventName.WORKER_STOPPED: "info",
-    EventName.WORKER_DIED: "warning",
-    EventName.WORKER_RECYCLED: "info",
-    EventName.WORKER_REFUSED: "error",
-    EventName.BUDGET_CHANGED: "info",
-    EventName.GOVERNOR_ELECTED: "info",
-    EventName.GOVERNOR_SHED: "warning",
-    EventName.GOVERNOR_REGAINED: "info",
-    EventName.GOVERNOR_PAUSED: "warning",
-    EventName.GOVERNOR_RESUMED: "info",
-    EventName.GOVERNOR_ABORTED: "error",
-    EventName.SIGNAL_LOST: "warning",
-    EventName.SIGNAL_FOUND: "info",
-    EventName.CHUNK_CLAIMED: "debug",
-    EventName.CHUNK_PAUSED: "info",
-    EventName.CHUNK_RESUMED: "info",
-    EventName.PAGE_READ: "debug",
-    EventName.PART_STAGED: "debug",
-    EventName.CHUNK_COMMITTED: "debug",
-    EventName.PART_PUBLISHED: "debug",
-    EventName.CHUNK_COMPLETED: "info",
-    EventName.CHUNK_FAILED: "warning",
-    EventName.CHUNK_RELEASED: "info",
-    EventName.CHUNK_REAPED: "warning",
-    EventName.CHUNK_REOPENED: "warning",
-    EventName.LEASE_LOST: "warning",
-    EventName.SOURCE_COUNTED: "info",
-    EventName.SOURCE_RETRIED: "warning",
-    EventName.SOURCE_HELD: "warning",
-    EventName.SOURCE_CHANGED: "warning",
-    EventName.STATE_RETRIED: "warning",
-    EventName.STATE_RESEALED: "warning",
-    EventName.DESTINATION_RETRIED: "warning",
-    EventName.QUALITY_JUDGED: "info",
-    EventName.QUALITY_FAILED: "error",
-    EventName.RUN_PROVEN: "info",
-    EventName.SHAPE_DRIFTED: "warning",
-    EventName.MANIFEST_WRITTEN: "info",
-    EventName.RUN_COMPLETED: "info",
-    EventName.MARK_MOVED: "info",
-    EventName.MARK_KEPT: "warning",
-    EventName.MARK_ADOPTED: "warning",
-    EventName.MARK_ACCEPTED: "warning",
-    EventName.CAMPAIGN_ACCEPTED: "warning",
-    EventName.RUN_FAILED: "error",
-    EventName.RUN_ACCEPTED: "warning",
-    EventName.STAGED_SWEPT: "info",
-}
-"""How loud each event is. ``page.read`` happens several times a second per worker."""
 
 EventDict = MutableMapping[str, Any]
 
 
-def event_fields(event: Event, at_s: float) -> dict[str, Any]:
-    """One event in the shape of the versioned event log; absent ids are null, never missing."""
-    return {
-        "event_version": EVENT_VERSION,
-        "at": rfc3339(at_s),
-        "event": event.name.value,
-        "campaign_id": event.campaign_id,
-        "run_id": event.run_id,
-        "export_name": event.export_name,
-        "chunk_index": event.chunk_index,
-        "worker_id": event.worker_id,
-        "message": event.message,
-        "data": dict(event.data),
-    }
-
-
-def event_to_json(event: Event, at_s: float, redactor: Redactor = redact) -> str:
-    """One line of the event log (docs/reference/events.md), without its newline.
-
-    ``at_s`` is epoch seconds. Values JSON cannot carry become their text.
-    """
-    return _json(redact_plain(event_fields(event, at_s), redactor))
-
-
-def event_log_emit(
-    write_line: Callable[[str], object], clock: Clock, redactor: Redactor = redact
-) -> Emit:
-    """An Emit that writes every event as one JSON line, with its newline, in one call."""
-
-    def emit(event: Event) -> None:
-        write_line(event_to_json(event, clock.now_s(), redactor) + "\n")
-
-    return emit
-
-
 def log_emit() -> Emit:
-    """An Emit that logs each event at its level; ``configure_logging`` decides how it looks."""
+    """An Emit that logs each event at its level; ``configure_logging`` decides how it looks.
+
+    The fields are those of the versioned event log (docs/reference/events.md): absent ids are
+    null, never missing; the logger's own stamp is the moment.
+    """
     logger = structlog.get_logger(LOGGER_NAME)
 
     def emit(event: Event) -> None:
-        fields = event_fields(event, 0.0)
-        name = fields.pop("event")
-        del fields["at"]  # the logger's own stamp, taken at the same moment
-        getattr(logger, EVENT_LEVELS[event.name])(name, **fields)
+        getattr(logger, event.name.level)(
+            event.name.value,
+            event_version=EVENT_VERSION,
+            campaign_id=event.campaign_id,
+            run_id=event.run_id,
+            export_name=event.export_name,
+            chunk_index=event.chunk_index,
+            worker_id=event.worker_id,
+            message=event.message,
+            data=dict(event.data),
+        )
 
     return emit
 
@@ -261,49 +174,6 @@ def _json(plain: object) -> str:
     return printable_json(json.dumps(plain, ensure_ascii=False, separators=(",", ":"), default=str))
 
 
-WRITTEN_BY_STORE: frozenset[EventName] = frozenset(
-    {
-        EventName.CAMPAIGN_SUBMITTED,
-        EventName.SOURCE_COUNTED,
-        EventName.CAMPAIGN_COMPLETED,
-        EventName.CAMPAIGN_INCOMPLETE,
-        EventName.CAMPAIGN_CANCELLED,
-        EventName.BUDGET_CHANGED,
-        EventName.GOVERNOR_ELECTED,
-        EventName.GOVERNOR_SHED,
-        EventName.GOVERNOR_REGAINED,
-        EventName.GOVERNOR_PAUSED,
-        EventName.GOVERNOR_RESUMED,
-        EventName.GOVERNOR_ABORTED,
-        EventName.SIGNAL_LOST,
-        EventName.SIGNAL_FOUND,
-        EventName.CHUNK_CLAIMED,
-        EventName.PART_STAGED,
-        EventName.PART_PUBLISHED,
-        EventName.CHUNK_COMMITTED,
-        EventName.CHUNK_COMPLETED,
-        EventName.CHUNK_FAILED,
-        EventName.CHUNK_RELEASED,
-        EventName.CHUNK_REAPED,
-        EventName.CHUNK_REOPENED,
-        EventName.RUN_COMPLETED,
-        EventName.MARK_MOVED,
-        EventName.MARK_KEPT,
-        EventName.MARK_ADOPTED,
-        EventName.MARK_ACCEPTED,
-        EventName.CAMPAIGN_ACCEPTED,
-        EventName.RUN_FAILED,
-        EventName.RUN_ACCEPTED,
-    }
-)
-"""Events the store journals inside the transition's own transaction: true if and only if the
-transition is. Emitting them as well would double them. Of a part's own events the store is told
-with the transition they led to (``Told``)."""
-
-NOT_JOURNALED: frozenset[EventName] = frozenset({EventName.PAGE_READ})
-"""Too many to keep: a page is read several times a second per worker."""
-
-
 def journal_emit(write: Callable[[Event], None], redactor: Redactor = redact) -> Emit:
     """An Emit that journals what the store does not journal by itself.
 
@@ -312,20 +182,12 @@ def journal_emit(write: Callable[[Event], None], redactor: Redactor = redact) ->
     """
 
     def emit(event: Event) -> None:
-        if event.name in WRITTEN_BY_STORE or event.name in NOT_JOURNALED:
+        if event.name.written_by_store or not event.name.journaled:
             return
         data = redact_plain(event.data, redactor)
         write(replace(event, message=redactor(event.message), data=data))
 
     return emit
-
-
-def count_events(entries: Sequence[JournalEntry]) -> dict[str, int]:
-    """How often each event happened, by its name: the input of the closing report."""
-    counts: dict[str, int] = {}
-    for entry in entries:
-        counts[entry.event] = counts.get(entry.event, 0) + 1
-    return counts
 
 
 _AGO = re.compile(r"(\d+(?:\.\d+)?)([smhd])")

@@ -19,7 +19,6 @@ from rivet_fleet.contracts.state import JournalEntry, RunStatus
 from rivet_fleet.contracts.url import redact
 from rivet_fleet.observability.progress import (
     BROKEN,
-    NOTABLE,
     ExportProgress,
     PlainProgress,
     Progress,
@@ -37,11 +36,7 @@ from rivet_fleet.observability.units import (
     scaled_text,
 )
 
-NOTABLE_LIVE: dict[str, tuple[str, str]] = {
-    **NOTABLE,
-    EventName.SOURCE_RETRIED.value: ("source retried", "dim"),
-    EventName.STATE_RETRIED.value: ("state retried", "dim"),
-}
+NOTABLE_LIVE = {event.value: event.news for event in EventName if event.news is not None}
 
 _BROKEN = (*BROKEN, ConsoleError)
 """What drawing on a closed, full or strangely encoded terminal raises."""

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TextIO
 
-from rivet_fleet.contracts.events import EventName
+from rivet_fleet.contracts.events import EventName, News
 from rivet_fleet.contracts.keys import RunId
 from rivet_fleet.contracts.state import JournalEntry, RunStatus, RunView, WorkerView
 from rivet_fleet.observability.journal import subject_of
@@ -37,14 +37,7 @@ RATE_TAU_S = 15.0
 """Rows arrive a chunk at a time: a shorter memory would flicker between zero and bursts."""
 ETA_TAU_S = 60.0
 
-_RETRIES = frozenset(
-    name.value
-    for name in (
-        EventName.SOURCE_RETRIED,
-        EventName.STATE_RETRIED,
-        EventName.DESTINATION_RETRIED,
-    )
-)
+_RETRIES = frozenset(name.value for name in EventName if name.verb == "retried")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,18 +241,8 @@ def _at_work(workers: Sequence[WorkerView]) -> WorkersProgress:
 
 __all__ = ["PlainProgress", "ProgressView", "Snapshot", "snapshot"]
 
-NOTABLE: dict[str, tuple[str, str]] = {
-    EventName.CHUNK_REAPED.value: ("rescued", "yellow"),
-    EventName.CHUNK_FAILED.value: ("failed", "red"),
-    EventName.CHUNK_REOPENED.value: ("reopened", "yellow"),
-    EventName.LEASE_LOST.value: ("lease lost", "yellow"),
-    EventName.WORKER_DIED.value: ("worker died", "red"),
-    EventName.WORKER_RECYCLED.value: ("worker recycled", "dim"),
-    EventName.WORKER_REFUSED.value: ("worker unfit", "red"),
-    EventName.RUN_COMPLETED.value: ("run completed", "green"),
-    EventName.RUN_FAILED.value: ("run failed", "red"),
-}
-"""Events told as they happen, with the words and the colour. Claims are not news."""
+NOTABLE = {e.value: e.news for e in EventName if e.news is not None and not e.news.live_only}
+"""Events told as they happen. Claims are no news."""
 
 BROKEN = (OSError, ValueError)
 """What writing to a closed or full stream raises."""
@@ -282,16 +265,16 @@ class ProgressView(Protocol):
 
 
 def notable_line(
-    entry: JournalEntry, redactor: Redactor, words: dict[str, tuple[str, str]]
+    entry: JournalEntry, redactor: Redactor, notable: Mapping[str, News]
 ) -> tuple[str, str] | None:
     """The line for an entry and its colour, or None when it is not worth one."""
-    if entry.event not in words:
+    news = notable.get(entry.event)
+    if news is None:
         return None
-    said, style = words[entry.event]
     about = subject_of(entry) or entry.worker_id or ""
     detail = f": {entry.message}" if entry.message else ""
-    text = one_line(f"{said} {about}{detail}", redactor)
-    return f"{clock_text(entry.at_s)} {text}", style
+    text = one_line(f"{news.words} {about}{detail}", redactor)
+    return f"{clock_text(entry.at_s)} {text}", news.colour
 
 
 def overall_line(snapshot: Snapshot) -> str:

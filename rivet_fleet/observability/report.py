@@ -77,6 +77,7 @@ def _about(gate: GateVerdict) -> str:
 
 REPORT_VERSION = 1
 FAILED_SHOWN_MAX = 20
+_COUNTED = tuple((event.value, event.count) for event in EventName if event.count is not None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,22 +121,6 @@ class FailedChunk:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Happened:
-    """What the journal counted on the way."""
-
-    rescues: int = 0
-    failed_attempts: int = 0
-    source_retries: int = 0
-    source_changes: int = 0
-    """Told of a source that changed under a run, without harm to its rows."""
-    state_retries: int = 0
-    leases_lost: int = 0
-    reopened: int = 0
-    workers_died: int = 0
-    workers_recycled: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """A campaign's closing summary: plain values, JSON through ``report_json``."""
 
@@ -152,7 +137,8 @@ class Report:
     files: int | None
     exports: tuple[ExportOutcome, ...]
     failed: tuple[FailedChunk, ...]
-    happened: Happened
+    happened: dict[str, int]
+    """What the journal counted on the way, by the key of each event's ``count``; zeros, too."""
     next_steps: tuple[NextStep, ...]
 
 
@@ -192,7 +178,7 @@ def summarise(
         files=sum(e.files or 0 for e in exports) if files is not None else None,
         exports=exports,
         failed=tuple(failed_chunk(task) for task in failed),
-        happened=_happened(journal_counts),
+        happened={count.key: journal_counts.get(event, 0) for event, count in _COUNTED},
         next_steps=next_steps(campaign, runs, failed),
     )
 
@@ -232,23 +218,6 @@ def failed_chunk(task: TaskView) -> FailedChunk:
         error_class=task.error_class,
         message=task.last_error or "no message was recorded",
         advice=advice_for(task.error_class),
-    )
-
-
-def _happened(counts: Mapping[str, int]) -> Happened:
-    def seen(name: EventName) -> int:
-        return counts.get(name.value, 0)
-
-    return Happened(
-        rescues=seen(EventName.CHUNK_REAPED),
-        failed_attempts=seen(EventName.CHUNK_FAILED),
-        source_retries=seen(EventName.SOURCE_RETRIED),
-        source_changes=seen(EventName.SOURCE_CHANGED),
-        state_retries=seen(EventName.STATE_RETRIED),
-        leases_lost=seen(EventName.LEASE_LOST),
-        reopened=seen(EventName.CHUNK_REOPENED),
-        workers_died=seen(EventName.WORKER_DIED),
-        workers_recycled=seen(EventName.WORKER_RECYCLED),
     )
 
 
@@ -319,19 +288,8 @@ def _totals(report: Report) -> list[str]:
     files = "" if report.files is None else f" in {counted(report.files, 'file')}"
     lasted = "" if report.duration_s is None else f" in {duration_text(report.duration_s)}"
     lines = [f"{counted(report.rows, 'row')}{files}, {bytes_text(report.bytes)}{lasted}."]
-    happened = report.happened
-    said = [
-        (happened.rescues, "chunk rescued", "chunks rescued"),
-        (happened.workers_died, "worker died", "workers died"),
-        (happened.workers_recycled, "worker recycled", "workers recycled"),
-        (happened.failed_attempts, "attempt failed", "attempts failed"),
-        (happened.source_retries, "source retry", "source retries"),
-        (happened.source_changes, "change of the source told", "changes of the source told"),
-        (happened.state_retries, "state retry", "state retries"),
-        (happened.leases_lost, "lease lost", "leases lost"),
-        (happened.reopened, "chunk reopened", "chunks reopened"),
-    ]
-    told = [f"{number} {one if number == 1 else many}" for number, one, many in said if number]
+    numbers = [(report.happened[count.key], count) for _event, count in _COUNTED]
+    told = [f"{number} {c.one if number == 1 else c.many}" for number, c in numbers if number]
     lines += [f"On the way: {', '.join(told)}."] if told else []
     return [*lines, f"State: {report.state}"]
 

@@ -14,7 +14,6 @@ from rivet_fleet.contracts.killpoints import KillPoint
 from rivet_fleet.contracts.priority import Verdict
 from rivet_fleet.contracts.typereport import Origin
 from rivet_fleet.errors import ExitCode, RivetFleetError
-from rivet_fleet.observability.journal import EVENT_LEVELS, NOT_JOURNALED, WRITTEN_BY_STORE
 from rivet_fleet.observability.reasons import ReasonCode
 from rivet_fleet.planning import judging
 from rivet_fleet.planning.diagnostics import Rule
@@ -54,18 +53,21 @@ def test_pages_name_exit_codes_that_there_are() -> None:
             assert int(number) in set(ExitCode) or int(number) > 128, f"{page.name}: {number}"
 
 
-def test_every_event_is_documented() -> None:
-    rows = table("events.md", "event")
-    assert_same([r[0].strip("`") for r in rows], [e.value for e in EventName], "event")
-
-
-def test_events_are_documented_with_their_writer_and_level() -> None:
-    for name, when, by, level, _data in table("events.md", "event"):
-        event = EventName(name.strip("`"))
-        assert when, f"{event.value} does not say when"
-        assert (by == "transition") is (event in WRITTEN_BY_STORE), event.value
-        assert level == EVENT_LEVELS[event], event.value
-        assert ("not journaled" in when) is (event in NOT_JOURNALED), event.value
+def test_every_event_says_what_happened_and_somebody_emits_it() -> None:
+    """Its page is written from the table (test_reference); names and sentences are the table's."""
+    emitted = set()
+    readers = (PACKAGE / "contracts" / "events.py", PACKAGE / "observability", PACKAGE / "demo")
+    for path in PACKAGE.rglob("*.py"):
+        if not any(path.is_relative_to(reader) for reader in readers):
+            emitted |= set(re.findall(r"\bEventName\.([A-Z_]+)", path.read_text(encoding="utf-8")))
+    for event in EventName:
+        assert re.fullmatch(r"[a-z]+\.[a-z_]+", event.value), f"{event.value} is no noun.verb"
+        assert event.value.replace(".", "_").upper() == event.name, event.value
+        assert event.when and event.by, f"{event.value} does not say when, or by whom"
+        assert "|" not in event.when + event.by + event.data, f"{event.value} breaks its row"
+        assert event.name in emitted, f"nobody emits {event.value}"
+    keys = [event.count.key for event in EventName if event.count]
+    assert len(keys) == len(set(keys)), "two events are counted under one key"
 
 
 def test_every_reason_of_status_is_documented() -> None:

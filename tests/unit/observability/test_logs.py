@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import structlog
@@ -16,17 +17,13 @@ from hypothesis import strategies as st
 
 from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.foreign import printable
+from rivet_fleet.contracts.url import redact
 from rivet_fleet.observability.journal import (
-    EVENT_LEVELS,
-    LEVELS,
     LOGGER_NAME,
     configure_logging,
-    event_log_emit,
-    event_to_json,
     log_emit,
 )
-from rivet_fleet.observability.units import redactor_for
-from tests.unit.observability.views import NOW_S
+from rivet_fleet.observability.units import Redactor, redactor_for
 
 SECRET = 'p"ss\\wörd 4711'
 HIDE = redactor_for([SECRET])
@@ -60,17 +57,22 @@ def _chatty() -> Event:
     )
 
 
-def test_every_event_has_a_level() -> None:
-    assert set(EVENT_LEVELS) == set(EventName)
-    assert set(EVENT_LEVELS.values()) <= set(LEVELS)
-    assert EVENT_LEVELS[EventName.PAGE_READ] == "debug"
+def _logged(event: Event, redactor: Redactor = redact) -> dict[str, Any]:
+    """The one JSON line of an event."""
+    stream = io.StringIO()
+    configure_logging(level="debug", json_lines=True, stream=stream, redactor=redactor)
+    log_emit()(event)
+    (line,) = stream.getvalue().splitlines()
+    said: dict[str, Any] = json.loads(line)
+    return said
 
 
-def test_event_to_json_has_every_field_of_version_1() -> None:
-    line = event_to_json(Event(name=EventName.CHUNK_CLAIMED, run_id="r", data={"fence": 2}), NOW_S)
-    assert json.loads(line) == {
+def test_the_line_of_an_event_has_every_field_of_version_1() -> None:
+    said = _logged(Event(name=EventName.CHUNK_CLAIMED, run_id="r", data={"fence": 2}))
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z", said.pop("at"))
+    assert said == {
         "event_version": 1,
-        "at": "2027-01-15T08:00:00.000Z",
+        "level": "debug",
         "event": "chunk.claimed",
         "campaign_id": None,
         "run_id": "r",
@@ -80,7 +82,6 @@ def test_event_to_json_has_every_field_of_version_1() -> None:
         "message": "",
         "data": {"fence": 2},
     }
-    assert "\n" not in line
 
 
 def _assert_clean(text: str) -> None:
@@ -90,33 +91,15 @@ def _assert_clean(text: str) -> None:
     assert "not-even-known" not in text
 
 
-def test_event_to_json_hides_secrets_in_every_place() -> None:
-    line = event_to_json(_chatty(), NOW_S, HIDE)
-    _assert_clean(line)
-    assert json.loads(line)["data"]["nested"] == [{"deep": "***"}, "***"]
+def test_secrets_are_hidden_in_every_place_of_an_event() -> None:
+    said = _logged(_chatty(), HIDE)
+    _assert_clean(json.dumps(said, ensure_ascii=False))
+    assert said["data"]["nested"] == [{"deep": "***"}, "***"]
 
 
 def test_a_numeric_secret_does_not_break_the_json() -> None:
     event = Event(name=EventName.WORKER_STARTED, data={"pin": 123456})
-    assert json.loads(event_to_json(event, NOW_S, redactor_for(["123456"])))["data"]["pin"] == "***"
-
-
-def test_event_log_emit_writes_whole_lines() -> None:
-    @dataclass(frozen=True)
-    class Fixed:
-        def now_s(self) -> float:
-            return NOW_S
-
-        def monotonic_s(self) -> float:
-            return 0.0
-
-    stream = io.StringIO()
-    emit = event_log_emit(stream.write, Fixed(), HIDE)
-    emit(_chatty())
-    emit(Event(name=EventName.PAGE_READ))
-    first, second = stream.getvalue().splitlines()
-    _assert_clean(first)
-    assert json.loads(second)["event"] == "page.read"
+    assert _logged(event, redactor_for(["123456"]))["data"]["pin"] == "***"
 
 
 @pytest.mark.parametrize("json_lines", [True, False])
@@ -225,7 +208,6 @@ def test_a_record_is_one_line_whatever_its_fields_hold(
     assert all(one == printable(one) for one in lines)
     if json_lines:
         assert [json.loads(one)["message"] for one in lines[:2]] == [event.message, text]
-    assert len(event_to_json(event, NOW_S).splitlines()) == 1
 
 
 def test_an_exception_stands_on_the_line_of_its_record() -> None:
@@ -249,8 +231,7 @@ def test_a_secret_that_a_control_character_splits_is_masked_when_it_is_joined() 
 
 def test_a_field_named_like_a_secret_is_masked_whatever_it_holds() -> None:
     event = Event(name=EventName.WORKER_STARTED, data={"token": 987654, "rows": 3, "pwd": None})
-    data = json.loads(event_to_json(event, NOW_S))["data"]
-    assert data == {"token": "***", "rows": 3, "pwd": None}
+    assert _logged(event)["data"] == {"token": "***", "rows": 3, "pwd": None}
 
 
 def test_a_closed_stream_neither_raises_nor_tells(capsys: pytest.CaptureFixture[str]) -> None:

@@ -90,6 +90,7 @@ def test_plain_progress_paces_its_lines_and_tells_the_news() -> None:
     view.update(second)
     view.tell(entry("chunk.claimed"))
     view.tell(entry("chunk.reaped", message="worker hunter22 died"))
+    view.tell(entry("source.retried"))
     view.tell(entry("worker.died", export_name=None, chunk_index=None, message="by SIGKILL"))
     view.update(snapshot(second, [run(pending=3, completed=1)], [worker()], NOW_S + 10))
     last = snapshot(second, [run(completed=4)], [], NOW_S + 11)

@@ -66,7 +66,8 @@ def test_numbers_and_places() -> None:
     assert items.duration_s == 50 and items.rows_per_s == 20
     assert orders.folder == "/data/out/orders-run" and orders.manifest is None
     assert (report.rows, report.files, report.duration_s) == (1010, 6, 100)
-    assert (report.happened.rescues, report.happened.source_retries) == (2, 3)
+    assert (report.happened["rescues"], report.happened["source_retries"]) == (2, 3)
+    assert "On the way: 2 chunks rescued, 1 worker died, 3 source retries." in render_report(report)
 
 
 def test_an_incomplete_campaign_says_why_and_which_commands_help() -> None:
