@@ -125,7 +125,7 @@ def reopen_chunk(
 def make_impossible(destination: Destination, parts: Sequence[LedgerPart]) -> None:
     """First what is staged (afterwards no publisher can bring it back), then what is visible."""
     for part in parts:
-        destination.discard(part.receipt)
+        destination.discard(part.receipt, part.path)
     reach(KillPoint.REOPEN_STAGED_DISCARDED)
     for part in parts:
         destination.remove(part.path)
@@ -224,6 +224,6 @@ def _discard(destination: Destination, staged: Sequence[StagedPart]) -> None:
     """A loser's bytes were never visible; what cannot be removed now is swept by ``gc``."""
     for part in staged:
         try:
-            destination.discard(part.receipt)
+            destination.discard(part.receipt, part.path)
         except DestinationError:
             continue

@@ -429,7 +429,7 @@ def _verify(destination: Destination, run: RunView, parts: list[LedgerPart]) -> 
     if run.plan.verify != "content":
         return
     for part in parts:
-        if destination.look(part.receipt, part.path, part.digest) is not Presence.VISIBLE:
+        if destination.prove(part.path, part.digest) is not Presence.VISIBLE:
             raise DataIntegrityError(
                 f"part {part.path} of run {run.run_id} does not hold what was written",
                 hint="the run stays in progress; `rivet-fleet resume` extracts the part again",

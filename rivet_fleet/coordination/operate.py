@@ -179,7 +179,7 @@ def _reopen_lost(fleet: Fleet, run: RunView, chunk_index: int | None) -> int:
         part.chunk_index
         for part in fleet.store.parts(run.run_id, chunk_index=chunk_index)
         if part.status is PartStatus.PUBLISHED
-        and destination.look(part.receipt, part.path, part.digest) is not Presence.VISIBLE
+        and destination.prove(part.path, part.digest) is not Presence.VISIBLE
     }
     if wanted and run.status is RunStatus.COMPLETED:
         withdraw_success(destination, run.plan)

@@ -19,7 +19,8 @@ class Presence(Enum):
     """Where a committed part was found."""
 
     VISIBLE = "visible"
-    """Under its name, with its size and fingerprint."""
+    """Under its name: ``look`` knows it by its size and by what the destination itself tells of
+    the bytes, ``publish`` and ``prove`` by its fingerprint."""
     STAGED = "staged"
     """Stored, not visible yet: ``publish`` will work."""
     MISSING = "missing"
@@ -73,7 +74,16 @@ class Destination(Protocol):
         ...
 
     def look(self, receipt: Receipt, path: str, digest: PartDigest) -> Presence:
-        """Where the part is now. Never guesses: raises DestinationUnavailable instead."""
+        """Where the part is now, told without reading it: cheap for a part of any size. Never
+        guesses: raises DestinationUnavailable instead."""
+        ...
+
+    def prove(self, path: str, digest: PartDigest) -> Presence:
+        """As ``look``, of a visible part and by its bytes, all of which are read.
+
+        VISIBLE: they are the digest's. FOREIGN: others. MISSING: nothing has the name. Raises
+        DestinationUnavailable and DestinationRefused, never guesses.
+        """
         ...
 
     def publish(self, receipt: Receipt, path: str, digest: PartDigest) -> Presence:
@@ -84,12 +94,18 @@ class Destination(Protocol):
         """
         ...
 
-    def discard(self, receipt: Receipt) -> None:
-        """Make it impossible that this receipt is ever published again. Idempotent."""
+    def discard(self, receipt: Receipt, path: str) -> None:
+        """Make it impossible that this receipt is ever published again. Idempotent.
+
+        ``path``: the name that it was staged for. When this returns it is proven, durably; raises
+        DestinationUnavailable where it could not be, and DestinationRefused for a receipt of
+        another path, whose bytes stay.
+        """
         ...
 
     def remove(self, path: str) -> None:
-        """Remove a visible object, durably. Idempotent."""
+        """Remove one visible object, durably. Idempotent. Nothing removes more than one: no verb
+        of this seam takes a folder away."""
         ...
 
     def put_atomic(self, path: str, body: bytes) -> None:
@@ -106,10 +122,12 @@ class Destination(Protocol):
         """A small object's bytes, None when absent. DataIntegrityError above the cap."""
         ...
 
-    def open_local(self, path: str) -> AbstractContextManager[Path]:
-        """A local path of the object's bytes, for checks that need all of them, as long as the
-        block lasts. However often it is opened, the bytes are those of one object: nobody can put
-        another under it. The path's name says nothing. DataIntegrityError when it is not there.
+    def local_copy(self, path: str) -> AbstractContextManager[Path]:
+        """A local path of the object's bytes, for checks that need all of them. It lives as long
+        as the block: afterwards no byte of it is left on this host.
+
+        However often it is opened, the bytes are those of one object: nobody can put another
+        under it. The path's name says nothing. DataIntegrityError when it is not there.
         """
         ...
 
@@ -118,7 +136,8 @@ class Destination(Protocol):
         ...
 
     def list_staged(self) -> Iterator[StagedInfo]:
-        """Everything staged below this prefix."""
+        """Everything that was staged below this prefix, with receipts equal to those ``stage``
+        gave: a receipt holds nothing that this cannot tell."""
         ...
 
     def withdraw(self) -> None:

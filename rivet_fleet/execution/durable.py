@@ -300,7 +300,7 @@ def creates_only(destination: Destination, spool: Path) -> bool:
             kept = destination.read(path, _BYTES_MAX) == b"probe 0\n"
         finally:
             for receipt in receipts:
-                destination.discard(receipt)
+                destination.discard(receipt, path)
             destination.remove(path)
         return found == [Presence.VISIBLE, Presence.FOREIGN] and kept
     finally:

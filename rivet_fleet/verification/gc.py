@@ -47,7 +47,7 @@ def sweep_staged(
     ]
     if not dry_run:
         for staged in garbage:
-            destination.discard(staged.receipt)
+            destination.discard(staged.receipt, staged.path)
     return garbage
 
 

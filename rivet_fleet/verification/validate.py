@@ -272,7 +272,7 @@ def _check_content(
     verdict: Verification,
 ) -> None:
     try:
-        with destination.open_local(part.path) as local:
+        with destination.local_copy(part.path) as local:
             found = digest_file(local, part.digest.rows)
             if found != part.digest:
                 text = f"the bytes of {part.path} are not those that were written"

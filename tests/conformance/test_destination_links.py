@@ -38,8 +38,9 @@ VERBS: dict[str, Callable[[Destination, Path], object]] = {
     "check": lambda one, folder: one.check(),
     "stage": lambda one, folder: one.stage(*_with(a_part(folder))),
     "look": lambda one, folder: one.look(RECEIPT, PATH, a_part(folder)[1]),
+    "prove": lambda one, folder: one.prove(PATH, a_part(folder)[1]),
     "publish": lambda one, folder: one.publish(RECEIPT, PATH, a_part(folder)[1]),
-    "discard": lambda one, folder: one.discard(RECEIPT),
+    "discard": lambda one, folder: one.discard(RECEIPT, PATH),
     "remove": lambda one, folder: one.remove(PATH),
     "put": lambda one, folder: one.put_atomic("run-1/manifest.json", b"{}"),
     "put new": lambda one, folder: one.put_new("run-1/manifest.json", b"{}"),
@@ -50,7 +51,7 @@ VERBS: dict[str, Callable[[Destination, Path], object]] = {
     "sweep": lambda one, folder: sweep_staged(one, set, min_age_s=0.0),
 }
 STAGING = ("stage", "look", "publish", "discard", "put", "put new")
-VISIBLE = ("look", "publish", "remove", "put", "put new", "read", "open", "list")
+VISIBLE = ("look", "prove", "publish", "remove", "put", "put new", "read", "open", "list")
 CASES = [
     *((".staging", verb) for verb in (*STAGING, "check", "list staged", "sweep")),
     *((".staging/run-1", verb) for verb in STAGING),
@@ -63,7 +64,7 @@ def _with(part: tuple[Path, PartDigest]) -> tuple[Path, str, PartDigest]:
 
 
 def _with_open(one: Destination) -> None:
-    with one.open_local(PATH):
+    with one.local_copy(PATH):
         pass
 
 
@@ -157,7 +158,7 @@ def test_what_is_no_file_is_no_object(tmp_path: Path, kind: str) -> None:
     place.symlink_to(theirs / PATH) if kind == "link" else os.mkfifo(place)
     destination = opened(prefix)
     assert destination.read("run-1/manifest.json", 100) is None
-    with pytest.raises(DataIntegrityError), destination.open_local("run-1/manifest.json"):
+    with pytest.raises(DataIntegrityError), destination.local_copy("run-1/manifest.json"):
         pass
     assert not destination.put_new("run-1/manifest.json", b"{}")
     destination.put_atomic("run-1/manifest.json", b"{}")

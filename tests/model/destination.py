@@ -10,7 +10,7 @@ import secrets
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -59,7 +59,6 @@ class _MemoryDestination:
     def __init__(self, prefix: str, objects: _Objects) -> None:
         self._prefix = prefix
         self._objects = objects
-        self._opened: tempfile.TemporaryDirectory[str] | None = None
 
     @property
     def uri(self) -> str:
@@ -86,28 +85,39 @@ class _MemoryDestination:
         return {"kind": DESTINATION_NAME, "staged": key}
 
     def look(self, receipt: Receipt, path: str, digest: PartDigest) -> Presence:
-        """Both places under one lock."""
+        """Both places under one lock, by the sizes."""
         with self._objects.lock:
-            return self._look(_key(receipt), checked_path(path), digest)
+            return self._look(_key(receipt), checked_path(path), digest, _fits)
+
+    def prove(self, path: str, digest: PartDigest) -> Presence:
+        """By the fingerprint."""
+        body = self._objects.visible.get(checked_path(path))
+        if body is None:
+            return Presence.MISSING
+        return Presence.VISIBLE if _is(body, digest) else Presence.FOREIGN
 
     def publish(self, receipt: Receipt, path: str, digest: PartDigest) -> Presence:
         """Show the staged bytes under their name, unless something has it."""
         key = _key(receipt)
         with self._objects.lock:
-            found = self._look(key, checked_path(path), digest)
+            found = self._look(key, checked_path(path), digest, _is)
             if found is Presence.STAGED:
                 self._objects.visible[path] = self._objects.staged[key].body
         if found is Presence.STAGED:
             reach(KillPoint.PART_RENAMED)
             found = Presence.VISIBLE
         if found is Presence.VISIBLE:
-            self.discard(receipt)
+            self.discard(receipt, path)
         return found
 
-    def discard(self, receipt: Receipt) -> None:
+    def discard(self, receipt: Receipt, path: str) -> None:
         """Forget the staged bytes."""
+        key = _key(receipt)
         with self._objects.lock:
-            self._objects.staged.pop(_key(receipt), None)
+            staged = self._objects.staged.get(key)
+            if staged is not None and staged.path != checked_path(path):
+                raise DestinationRefused(f"the receipt is not one of {path}")
+            self._objects.staged.pop(key, None)
 
     def remove(self, path: str) -> None:
         """Forget a visible object."""
@@ -135,16 +145,15 @@ class _MemoryDestination:
         return body
 
     @contextlib.contextmanager
-    def open_local(self, path: str) -> Iterator[Path]:
-        """A temporary copy, removed by ``close``."""
+    def local_copy(self, path: str) -> Iterator[Path]:
+        """A temporary copy, removed behind the block."""
         body = self._objects.visible.get(checked_path(path))
         if body is None:
             raise DataIntegrityError(f"{path} is not there")
-        if self._opened is None:
-            self._opened = tempfile.TemporaryDirectory(prefix="memory-destination-")
-        copy = Path(self._opened.name) / f"{secrets.token_hex(4)}-{path.rsplit('/', 1)[-1]}"
-        copy.write_bytes(body)
-        yield copy
+        with tempfile.TemporaryDirectory(prefix="memory-destination-") as folder:
+            copy = Path(folder) / path.rpartition("/")[2]
+            copy.write_bytes(body)
+            yield copy
 
     def list_visible(self, folder: str = "") -> Iterator[ObjectInfo]:
         """Objects below ``folder`` in name order."""
@@ -168,17 +177,16 @@ class _MemoryDestination:
         """There are no folders."""
 
     def close(self) -> None:
-        """Remove the temporary copies."""
-        if self._opened is not None:
-            self._opened.cleanup()
-            self._opened = None
+        """Nothing is held open."""
 
-    def _look(self, key: str, path: str, digest: PartDigest) -> Presence:
+    def _look(
+        self, key: str, path: str, digest: PartDigest, own: Callable[[bytes, PartDigest], bool]
+    ) -> Presence:
         if path in self._objects.visible:
-            own = _is(self._objects.visible[path], digest)
-            return Presence.VISIBLE if own else Presence.FOREIGN
+            known = own(self._objects.visible[path], digest)
+            return Presence.VISIBLE if known else Presence.FOREIGN
         staged = self._objects.staged.get(key)
-        if staged is not None and _is(staged.body, digest):
+        if staged is not None and own(staged.body, digest):
             return Presence.STAGED
         return Presence.MISSING
 
@@ -188,6 +196,10 @@ def _key(receipt: Receipt) -> str:
     if receipt.get("kind") != DESTINATION_NAME or not isinstance(key, str):
         raise DestinationRefused("the receipt was not written by a memory destination")
     return key
+
+
+def _fits(body: bytes, digest: PartDigest) -> bool:
+    return len(body) == digest.size_bytes
 
 
 def _is(body: bytes, digest: PartDigest) -> bool:

@@ -102,13 +102,24 @@ class _LocalDestination:
         return {"kind": DESTINATION_NAME, "staged": staged}
 
     def look(self, receipt: Receipt, path: str, digest: PartDigest) -> Presence:
-        """Staged first, then visible, then staged again: publishing moves in that direction,
-        so one pass the other way could miss a part that is being moved."""
+        """By the sizes. Staged first, then visible, then staged again: publishing moves in that
+        direction, so one pass the other way could miss a part that is being moved."""
         staged, final = self._staged_path(receipt), self._final_path(path)
         with filesystem_errors(self._prefix, "destination"):
-            if found := self._look_once(staged, final, digest):
+            if found := self._look_once(staged, final, digest, self._fits):
                 return found
-            return Presence.STAGED if self._holds(staged, digest) else Presence.MISSING
+            return Presence.STAGED if self._fits(staged, digest) else Presence.MISSING
+
+    def prove(self, path: str, digest: PartDigest) -> Presence:
+        """By the fingerprint of the whole file."""
+        final = self._final_path(path)
+        with filesystem_errors(self._prefix, "destination"):
+            # Presence before content: a part that appears in between must not look foreign.
+            if not self._tree.has(final):
+                return Presence.MISSING
+            if self._holds(final, digest):
+                return Presence.VISIBLE
+            return Presence.FOREIGN if self._tree.has(final) else Presence.MISSING
 
     def publish(self, receipt: Receipt, path: str, digest: PartDigest) -> Presence:
         """Link, fsync, unlink; every refusal of the link is resolved by looking."""
@@ -117,10 +128,12 @@ class _LocalDestination:
             shown = self._may_link(receipt, staged, digest) and self._in_folder(
                 final.parent, lambda: self._show(staged, final)
             )
-            found = Presence.VISIBLE if shown else self._look_once(staged, final, digest)
+            found = (
+                Presence.VISIBLE if shown else self._look_once(staged, final, digest, self._holds)
+            )
             known = shown and receipt["staged"] in self._own
             if found is Presence.VISIBLE and not self._settle_visible(final, known=known):
-                found = self._look_once(staged, final, digest)
+                found = self._look_once(staged, final, digest, self._holds)
             if found is Presence.VISIBLE:
                 self._tree.remove(staged)
                 self._left.add(staged.parent)
@@ -129,10 +142,16 @@ class _LocalDestination:
                 raise DestinationUnavailable(f"{path} could not be made visible, but is staged")
             return found or Presence.MISSING
 
-    def discard(self, receipt: Receipt) -> None:
+    def discard(self, receipt: Receipt, path: str) -> None:
         """Remove the staged bytes, durably: no link can be made from them afterwards (F9)."""
+        staged, final = self._staged_path(receipt), self._final_path(path)
+        if staged.relative_to(self._staging).as_posix()[:-_NONCE_CHARS] != path:
+            raise DestinationRefused(
+                f"the receipt is not one of {final}: nothing was discarded",
+                hint="the state database was edited; restore it or reopen the chunk",
+                code="RIVET_UNSAFE_PATH",
+            )
         with filesystem_errors(self._prefix, "destination"):
-            staged = self._staged_path(receipt)
             self._tree.remove(staged)
             # Also when it was gone: the publisher that removed it did not wait for the disk.
             self._forget(staged.parent)
@@ -170,7 +189,7 @@ class _LocalDestination:
         return body
 
     @contextlib.contextmanager
-    def open_local(self, path: str) -> Iterator[Path]:
+    def local_copy(self, path: str) -> Iterator[Path]:
         """The path of an open handle: whoever may write here could put another file, or a link
         to one, under the object's own name at any moment."""
         final = self._final_path(path)
@@ -298,14 +317,17 @@ class _LocalDestination:
         # Bytes this very object staged and fsynced need no second reading; anybody else's
         # are proven by their fingerprint before they become visible.
         if receipt["staged"] in self._own:
-            return self._size(staged) == digest.size_bytes
+            return self._fits(staged, digest)
         return self._holds(staged, digest)
 
-    def _look_once(self, staged: Path, final: Path, digest: PartDigest) -> Presence | None:
-        is_staged = self._holds(staged, digest)
+    def _look_once(
+        self, staged: Path, final: Path, digest: PartDigest, own: Callable[[Path, PartDigest], bool]
+    ) -> Presence | None:
+        """``own``: what a file is known by."""
+        is_staged = own(staged, digest)
         # Presence before content: a part that appears in between must not look foreign.
         if self._tree.has(final):
-            return Presence.VISIBLE if self._holds(final, digest) else Presence.FOREIGN
+            return Presence.VISIBLE if own(final, digest) else Presence.FOREIGN
         return Presence.STAGED if is_staged else None
 
     def _put(self, path: str, body: bytes, name: Callable[[Path, Path], bool | None]) -> bool:
@@ -400,6 +422,10 @@ class _LocalDestination:
                 return told.st_size
         except (FileNotFoundError, NotADirectoryError):
             return None
+
+    def _fits(self, path: Path, digest: PartDigest) -> bool:
+        """True when a regular file is there with the digest's size."""
+        return self._size(path) == digest.size_bytes
 
     def _holds(self, path: Path, digest: PartDigest) -> bool:
         """True when a regular file is there with the digest's size and fingerprint."""

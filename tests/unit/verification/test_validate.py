@@ -328,7 +328,7 @@ def test_content_can_be_demanded(dataset):
     [
         ("read", VerifyCode.MANIFEST_READ_ERROR),
         ("list_visible", VerifyCode.LIST_ERROR),
-        ("open_local", VerifyCode.PART_READ_ERROR),
+        ("local_copy", VerifyCode.PART_READ_ERROR),
     ],
 )
 def test_what_could_not_be_read_is_not_called_wrong(dataset, monkeypatch, verb, code):
@@ -359,7 +359,7 @@ def test_what_is_checked_is_what_was_opened(dataset, tmp_path, monkeypatch, mome
 
     read: list[bytes] = []
     if moment == "opened":
-        opened = type(destination).open_local
+        opened = type(destination).local_copy
 
         @contextlib.contextmanager
         def swapped(self, path):
@@ -368,7 +368,7 @@ def test_what_is_checked_is_what_was_opened(dataset, tmp_path, monkeypatch, mome
                 read.append(local.read_bytes())
                 yield local
 
-        monkeypatch.setattr(type(destination), "open_local", swapped)
+        monkeypatch.setattr(type(destination), "local_copy", swapped)
     else:
         known = validate.digest_file
 
