@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from rivet_fleet.cli.say import say
 from rivet_fleet.contracts.killpoints import arm, parse_armings
-from rivet_fleet.contracts.sealing import EVERYTHING, Allowed, words
+from rivet_fleet.contracts.seals import EVERYTHING, Allowed, words
 from rivet_fleet.coordination.fleet import PARENT_DEATH_SIGNAL
 from rivet_fleet.errors import UsageError
 

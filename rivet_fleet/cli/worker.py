@@ -18,7 +18,7 @@ from rivet_fleet.cli.session import (
     state_option,
     wanted_campaign,
 )
-from rivet_fleet.contracts.sealing import Allowed
+from rivet_fleet.contracts.seals import Allowed
 from rivet_fleet.coordination import wiring
 from rivet_fleet.coordination.fitness import Defect, unfit
 from rivet_fleet.errors import ConfigError

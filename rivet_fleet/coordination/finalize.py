@@ -37,7 +37,7 @@ from rivet_fleet.contracts.quality import (
 from rivet_fleet.contracts.state import FinalizeLease, FinishedRun, RunView
 from rivet_fleet.coordination.commit import reopen_chunk
 from rivet_fleet.coordination.fleet import Fleet
-from rivet_fleet.coordination.proving import prove_run
+from rivet_fleet.coordination.proof import prove_run
 from rivet_fleet.errors import (
     DataIntegrityError,
     DestinationError,

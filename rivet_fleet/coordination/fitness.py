@@ -13,7 +13,7 @@ from rivet_fleet.contracts.identity import CAMPAIGN_OTHER
 from rivet_fleet.contracts.keys import CampaignId, RunId
 from rivet_fleet.contracts.parameters import PARAMETER_CHANGED, PARAMETER_MISSING
 from rivet_fleet.contracts.plan import PLAN_VERSION, ExportPlan
-from rivet_fleet.contracts.sealing import KEY_CODES, Allowed
+from rivet_fleet.contracts.seals import KEY_CODES, Allowed
 from rivet_fleet.contracts.state import JournalFilter, RunStatus
 from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.errors import (

@@ -16,7 +16,7 @@ from rivet_fleet.contracts.identity import NAMESPACE_DEFAULT
 from rivet_fleet.contracts.keys import CampaignId, WorkerId
 from rivet_fleet.contracts.plan import DestinationPlan
 from rivet_fleet.contracts.protection import MonitorPlan
-from rivet_fleet.contracts.sealing import EVERYTHING, Allowed
+from rivet_fleet.contracts.seals import EVERYTHING, Allowed
 from rivet_fleet.contracts.url import redact
 from rivet_fleet.coordination.fitness import (
     Defect,

@@ -55,7 +55,7 @@ from rivet_fleet.execution.extract import (
     open_patiently,
     page_servo,
 )
-from rivet_fleet.execution.proving import PageProofs
+from rivet_fleet.execution.proof import PageProofs
 from rivet_fleet.execution.registry import open_format
 from rivet_fleet.execution.servo import Allowance, PageServo
 

@@ -156,7 +156,7 @@ def _prove(output: Path, config: Path, environment: Mapping[str, str]) -> int:
     _say("\n5. rivet-fleet validate: every byte against the manifests")
     validated = _command("validate", "-c", str(config), environment=environment).wait()
     _say("\n6. An independent reader (DuckDB, another process) against the source's own answers:")
-    reader = [sys.executable, "-m", "rivet_fleet.demo.check", str(output / "files")]
+    reader = [sys.executable, "-m", "rivet_fleet.demo.reader", str(output / "files")]
     read = subprocess.run(reader, env=dict(environment), check=False).returncode
     if validated == 0 and read == 0:
         _say("\nEvery row of every table is in exactly one file, although a worker was killed.")

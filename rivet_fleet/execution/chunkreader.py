@@ -41,7 +41,7 @@ from rivet_fleet.execution.paging import (
     whole_select,
     windowed,
 )
-from rivet_fleet.execution.proving import PageProofs
+from rivet_fleet.execution.proof import PageProofs
 from rivet_fleet.execution.source import Page, PageLimit
 from rivet_fleet.execution.types import Footing, arrow_schema
 

@@ -16,7 +16,7 @@ from rivet_fleet.contracts.proof import ChangeReading
 from rivet_fleet.contracts.window import Newest, NewestRequest
 
 if TYPE_CHECKING:
-    from rivet_fleet.execution.proving import PageProofs
+    from rivet_fleet.execution.proof import PageProofs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

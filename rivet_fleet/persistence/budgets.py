@@ -15,7 +15,7 @@ from rivet_fleet.contracts.protection import (
     SourceBudget,
     Standing,
 )
-from rivet_fleet.contracts.sealing import Sealer, tampered
+from rivet_fleet.contracts.seals import Sealer, tampered
 from rivet_fleet.contracts.state import GroupView, WorkerIdentity
 from rivet_fleet.errors import LeaseLost, StateTampered
 from rivet_fleet.persistence.database import Database, Record, Transaction, note_all

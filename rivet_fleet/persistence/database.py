@@ -25,7 +25,7 @@ from rivet_fleet.contracts.codec import to_plain
 from rivet_fleet.contracts.events import EVENT_VERSION, Event, Told
 from rivet_fleet.contracts.foreign import SAID_CHARS_MAX, foreign_line
 from rivet_fleet.contracts.identity import NAMESPACE_DEFAULT
-from rivet_fleet.contracts.sealing import UNKEYED, Sealer
+from rivet_fleet.contracts.seals import UNKEYED, Sealer
 from rivet_fleet.contracts.state import JournalEntry, JournalFilter
 from rivet_fleet.errors import StateError, StateRefused, StateUnavailable
 from rivet_fleet.persistence.dialects import Dialect

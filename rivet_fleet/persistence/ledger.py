@@ -20,7 +20,7 @@ from rivet_fleet.contracts.manifest import (
     StagedPart,
 )
 from rivet_fleet.contracts.quality import UniqueStats
-from rivet_fleet.contracts.sealing import Sealer
+from rivet_fleet.contracts.seals import Sealer
 from rivet_fleet.contracts.state import CampaignStatus, Failure, TaskStatus, Verb
 from rivet_fleet.errors import LeaseLost, StateRefused
 from rivet_fleet.persistence.database import Database, Record, Transaction, note, note_all

@@ -9,7 +9,7 @@ from pathlib import Path
 from rivet_fleet.contracts.codec import loads
 from rivet_fleet.contracts.doctor import StateHealth
 from rivet_fleet.contracts.identity import NAMESPACE_DEFAULT, CampaignIdentity
-from rivet_fleet.contracts.sealing import Sealer
+from rivet_fleet.contracts.seals import Sealer
 from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.errors import StateError, StateRefused
 from rivet_fleet.persistence.database import Database, Transaction

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, text
 
 from rivet_fleet.contracts.identity import namespace_of
 from rivet_fleet.contracts.keys import CampaignId
-from rivet_fleet.contracts.sealing import (
+from rivet_fleet.contracts.seals import (
     Sealer,
     digest_of,
     is_sealed_range,

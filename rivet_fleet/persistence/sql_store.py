@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rivet_fleet.contracts.events import Event, EventName
-from rivet_fleet.contracts.sealing import Sealer
+from rivet_fleet.contracts.seals import Sealer
 from rivet_fleet.persistence.budgets import Budgets, Governing
 from rivet_fleet.persistence.campaigns import Campaigns
 from rivet_fleet.persistence.claims import Claims

@@ -12,9 +12,9 @@ from rivet_fleet.contracts.columns import MOMENTS, TypeKind
 from rivet_fleet.contracts.facts import WALKED, KeyFacts, PhysicalRelation, SourceFacts
 from rivet_fleet.contracts.keys import ChunkRange, KeyTuple, RangeKind
 from rivet_fleet.planning.candidates import INTEGERS, column_of, named
+from rivet_fleet.planning.config.fields import MIB
 from rivet_fleet.planning.config.models import CHUNK_SIZE_DEFAULT, CHUNKS_MAX, ExportConfig
 from rivet_fleet.planning.config.problems import DAYS_INVALID
-from rivet_fleet.planning.config.values import MIB
 
 # ------------------------------------------------------------------------------------------
 # Key values as whole numbers, so that one arithmetic cuts integers, days and moments. Pure.

@@ -22,11 +22,11 @@ from rivet_fleet.contracts.plan import (
 )
 from rivet_fleet.contracts.proof import ProofPlan, Prove
 from rivet_fleet.errors import UnsupportedType
+from rivet_fleet.planning.config.fields import MIB
 from rivet_fleet.planning.config.loaded import ValuePolicies
 from rivet_fleet.planning.config.models import ExportConfig, SourceConfig, TuningConfig
 from rivet_fleet.planning.config.problems import ConfigKey, Problem, did_you_mean
 from rivet_fleet.planning.config.rules import UNCOMPRESSED_FORMATS
-from rivet_fleet.planning.config.values import MIB
 from rivet_fleet.planning.request import relation_of
 
 # ------------------------------------------------------------------------------------------

@@ -21,8 +21,8 @@ from rivet_fleet.contracts.priority import (
 )
 from rivet_fleet.contracts.state import MeasuredRun
 from rivet_fleet.contracts.typereport import Evidence, Judgement, Origin
+from rivet_fleet.planning.config.fields import MIB
 from rivet_fleet.planning.config.models import CHUNK_SIZE_DEFAULT, ExportConfig
-from rivet_fleet.planning.config.values import MIB
 
 # ------------------------------------------------------------------------------------------
 # What metadata says about reading one export, before it is read. Pure (inventory §5.6, §5.7).

@@ -13,7 +13,7 @@ from rivet_fleet.contracts.doctor import (
 )
 from rivet_fleet.contracts.facts import NoteKind, ServerFacts, SourceNote
 from rivet_fleet.errors import RetryClass, RivetFleetError
-from rivet_fleet.planning.config.values import MIB
+from rivet_fleet.planning.config.fields import MIB
 
 CLOCK_SKEW_MAX_S = 5.0
 CONNECTIONS_SPARE = 3

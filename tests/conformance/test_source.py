@@ -43,7 +43,7 @@ from rivet_fleet.errors import (
     ValueTooLarge,
 )
 from rivet_fleet.execution import registry
-from rivet_fleet.execution.proving import PageProofs
+from rivet_fleet.execution.proof import PageProofs
 from rivet_fleet.execution.signals import SourceSignals
 from rivet_fleet.execution.source import ChunkReader, Page, PageLimit, Source
 from tests.conformance.engines import (

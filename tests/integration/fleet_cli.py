@@ -209,7 +209,7 @@ def seal_anew(url: str) -> None:
     """What a test has changed behind the program's back counts as what was sealed."""
     from contextlib import closing
 
-    from rivet_fleet.contracts.sealing import Sealer
+    from rivet_fleet.contracts.seals import Sealer
     from rivet_fleet.persistence.open import open_store
     from rivet_fleet.persistence.seals import reseal
     from rivet_fleet.persistence.sql_store import SqlStore

@@ -17,7 +17,7 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
-from rivet_fleet.contracts.sealing import Sealer
+from rivet_fleet.contracts.seals import Sealer
 from rivet_fleet.demo.embedded import EmbeddedPostgres
 from rivet_fleet.persistence.seals import SEALED_OF_BUDGET, seal_budget
 from tests.integration.fleet_cli import ORDERS, Desk

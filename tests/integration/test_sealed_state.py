@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rivet_fleet.contracts.sealing import Sealer
+from rivet_fleet.contracts.seals import Sealer
 from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.persistence.open import open_store
 from rivet_fleet.persistence.seals import reseal

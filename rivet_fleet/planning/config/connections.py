@@ -17,7 +17,7 @@ from urllib.parse import quote
 from pydantic import ValidationError
 
 from rivet_fleet.contracts.identity import CampaignIdentity
-from rivet_fleet.contracts.sealing import KEY_BYTES_MIN
+from rivet_fleet.contracts.seals import KEY_BYTES_MIN
 from rivet_fleet.contracts.url import DatabaseUrl, Login, parse_database_url
 from rivet_fleet.errors import ConfigError
 from rivet_fleet.planning.config.loaded import LoadedConfig, all_sources

@@ -10,11 +10,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr
 
+from rivet_fleet.planning.config.fields import MIB, Block, Bytes, Columns, Count, Number
 from rivet_fleet.planning.config.quality import QualityConfig as QualityConfig
 from rivet_fleet.planning.config.sources import SourceConfig as SourceConfig
 from rivet_fleet.planning.config.sources import TlsConfig as TlsConfig
 from rivet_fleet.planning.config.sources import TuningConfig as TuningConfig
-from rivet_fleet.planning.config.values import MIB, Block, Bytes, Columns, Count, Number
 
 # ------------------------------------------------------------------------------------------
 # ``source_groups``: what a source allows the fleet, and what is watched (ADR 0013).

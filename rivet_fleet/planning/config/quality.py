@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field
 from rivet_fleet.contracts.columns import ColumnSpec
 from rivet_fleet.contracts.keys import ChunkRange, RangeKind
 from rivet_fleet.contracts.quality import UNIQUE_ENTRIES_MAX_DEFAULT, QualityPlan, UniqueKey
-from rivet_fleet.planning.config.values import Block, Columns, Count, Number
+from rivet_fleet.planning.config.fields import Block, Columns, Count, Number
 
 UNIQUE_SHARES = 4
 """A chunk may hold this many times its share of the cap: chunks are not all of one size."""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr
 
-from rivet_fleet.planning.config.values import Block, Count, Number
+from rivet_fleet.planning.config.fields import Block, Count, Number
 
 
 class TlsConfig(Block):

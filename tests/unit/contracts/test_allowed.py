@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rivet_fleet.contracts.sealing import Allowed, words
+from rivet_fleet.contracts.seals import Allowed, words
 
 SHOP = "postgresql://reader@db.example:5432/shop"
 

@@ -17,7 +17,7 @@ from rivet_fleet.contracts.keys import CampaignId, RunId, TaskId
 from rivet_fleet.contracts.plan import CampaignPlan
 from rivet_fleet.contracts.proof import ProofOutcome, Prove, RunProof
 from rivet_fleet.contracts.protection import SourceBudget
-from rivet_fleet.contracts.sealing import Sealer, is_sealed_range, range_digests
+from rivet_fleet.contracts.seals import Sealer, is_sealed_range, range_digests
 from rivet_fleet.contracts.state import FinishedRun
 from rivet_fleet.contracts.window import CursorPlan, StoredMark
 from rivet_fleet.errors import StateRefused, StateTampered

@@ -9,6 +9,7 @@ import pytest
 
 from rivet_fleet.errors import ConfigError
 from rivet_fleet.execution import registry
+from rivet_fleet.planning.config.fields import parse_size
 from rivet_fleet.planning.config.load import (
     CONFIG_BYTES_MAX,
     changed_exports,
@@ -16,7 +17,6 @@ from rivet_fleet.planning.config.load import (
     state_url,
 )
 from rivet_fleet.planning.config.loaded import LoadedConfig
-from rivet_fleet.planning.config.values import parse_size
 from tests.unit.planning.conftest import HEAD, Loader, load
 
 GOOD = (

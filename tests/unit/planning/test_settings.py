@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from rivet_fleet import __version__
+from rivet_fleet.planning.config.fields import MIB
 from rivet_fleet.planning.config.load import config_json_schema
 from rivet_fleet.planning.config.models import ExportConfig, SourceConfig, TuningConfig
-from rivet_fleet.planning.config.values import MIB
 from rivet_fleet.planning.export_plan import (
     DATA_BYTES_MIN,
     PROCESS_BYTES,

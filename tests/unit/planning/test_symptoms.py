@@ -13,7 +13,7 @@ from rivet_fleet.errors import SourceBusy, SourceRefused
 from rivet_fleet.execution.destination import Presence
 from rivet_fleet.execution.durable import creates_only
 from rivet_fleet.planning import symptoms
-from rivet_fleet.planning.config.values import MIB
+from rivet_fleet.planning.config.fields import MIB
 from tests.model.destination import open_destination
 
 C = DoctorCode

@@ -24,7 +24,7 @@ from rivet_fleet.contracts.window import Newest, NewestRequest
 from rivet_fleet.errors import SourceRefused
 from rivet_fleet.execution.chunkreader import PagedReader
 from rivet_fleet.execution.paging import above, beneath
-from rivet_fleet.execution.proving import count_select
+from rivet_fleet.execution.proof import count_select
 from rivet_fleet.execution.sources.mysql import listing, reading
 from rivet_fleet.execution.sources.mysql.basis import Basis
 from rivet_fleet.execution.sources.mysql.catalog import rows

@@ -25,7 +25,7 @@ from rivet_fleet.contracts.window import Newest, NewestRequest
 from rivet_fleet.errors import SourceRefused
 from rivet_fleet.execution.chunkreader import PagedReader
 from rivet_fleet.execution.paging import above, beneath, compared_columns
-from rivet_fleet.execution.proving import count_select
+from rivet_fleet.execution.proof import count_select
 from rivet_fleet.execution.sources.postgres import listing
 from rivet_fleet.execution.sources.postgres.basis import Basis
 from rivet_fleet.execution.sources.postgres.catalog import find_relation

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from rivet_fleet.contracts.sealing import Sealer
+from rivet_fleet.contracts.seals import Sealer
 from rivet_fleet.persistence.seals import reseal
 
 revision = "0008"

@@ -1,6 +1,6 @@
 """An independent reader: another process that knows the files and the source, nothing of ours.
 
-``python -m rivet_fleet.demo.check FILES_DIR`` reads ``SHOP_URL`` from its environment, reads
+``python -m rivet_fleet.demo.reader FILES_DIR`` reads ``SHOP_URL`` from its environment, reads
 every Parquet file with DuckDB, and compares it with what PostgreSQL itself computes.
 """
 
