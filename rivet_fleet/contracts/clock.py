@@ -39,7 +39,7 @@ BACKOFF_MAX_S = 60.0
 
 
 def backoff_s(*, attempt: int, base_s: float, extra_s: float = 0.0, jitter: float = 0.0) -> float:
-    """base × 2^(attempt−1), at most 60 s, plus the error class's own extra (inventory §6.3).
+    """base × 2^(attempt−1), at most 60 s, plus the error class's own extra (Rivet: Retries).
 
     ``attempt`` counts from 1; ``jitter`` in [0, 1) shortens the wait by up to a quarter so that
     a fleet does not come back in step.

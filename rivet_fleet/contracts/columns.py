@@ -1,4 +1,4 @@
-"""Canonical column types: what a value is, whichever engine it came from (inventory §7.1)."""
+"""Canonical column types: what a value is, whichever engine it came from (Rivet: Types)."""
 
 from __future__ import annotations
 

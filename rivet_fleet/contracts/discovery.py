@@ -15,7 +15,7 @@ DISCOVERY_VERSION = 1
 
 
 class CursorReason(Enum):
-    """Why a column may tell what is new (inventory §5.11)."""
+    """Why a column may tell what is new (Rivet: Discovery)."""
 
     TIMESTAMP_TYPE = "timestamp_type"
     INTEGER_MONOTONIC = "integer_monotonic"

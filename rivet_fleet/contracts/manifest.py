@@ -1,4 +1,4 @@
-"""Manifest v1 (inventory §8.3): written from the ledger alone, byte-for-byte reproducible."""
+"""Manifest v1 (Rivet: Manifest): written from the ledger alone, byte-for-byte reproducible."""
 
 from __future__ import annotations
 

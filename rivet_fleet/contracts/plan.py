@@ -67,7 +67,7 @@ ROW_VALUES = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TuningPlan:
-    """How gently it is read (inventory §2.4). Zero disables a limit."""
+    """How gently it is read (Rivet: Profiles). Zero disables a limit."""
 
     target_statement_ms: int = 150
     batch_rows_max: int | None = None

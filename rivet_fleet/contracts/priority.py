@@ -1,4 +1,4 @@
-"""How an export should be treated before it is read: advice with its reasons (inventory §5).
+"""How an export should be treated before it is read: advice with its reasons (Rivet: Scores).
 
 The enums' values are the stable codes of ``plan --json``: they may be added to, never renamed.
 Advice is made of metadata, and metadata is a signal, not truth: nothing here moves a boundary,
@@ -78,7 +78,7 @@ class RiskClass(Enum):
 
 
 class CursorQuality(Enum):
-    """How far a cursor can be trusted to find what is new (inventory §5.2)."""
+    """How far a cursor can be trusted to find what is new (Rivet: Cursors)."""
 
     STRONG_MONOTONIC = "strong_monotonic"
     WEAK_TIME = "weak_time"
@@ -88,7 +88,7 @@ class CursorQuality(Enum):
 
 
 class Verdict(Enum):
-    """How gently the source can answer (inventory §5.6). It never blocks a run."""
+    """How gently the source can answer (Rivet: Verdicts). It never blocks a run."""
 
     EFFICIENT = "efficient"
     ACCEPTABLE = "acceptable"
@@ -138,7 +138,7 @@ class ScorePart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreflightWarning:
-    """One warning of the plan (inventory §5.7). It never blocks a run."""
+    """One warning of the plan (Rivet: Warnings). It never blocks a run."""
 
     code: str
     severity: Severity

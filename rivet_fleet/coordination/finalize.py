@@ -251,7 +251,7 @@ def finalize_run(fleet: Fleet, run_id: RunId) -> bool:
         _refuse(fleet, run, lease, findings, parts)
         return False
     if run.plan.skip_empty and not parts:
-        # No delivery at all: what was delivered before stays what it was (inventory §8.3).
+        # No delivery at all: what was delivered before stays what it was (Rivet: Manifest).
         return _finish(fleet, run, lease, parts, "", findings)
     other = delivered_by_other(destination, fleet.store.namespace)
     if other is not None:

@@ -325,7 +325,7 @@ def _failures(report: Report) -> list[str]:
 
 
 # ------------------------------------------------------------------------------------------
-# The report files of one run: bodies of ``summary.json`` and ``summary.md`` (inventory §11.6).
+# The report files of one run, ``summary.json`` and ``summary.md`` (Rivet: Reports of runs).
 
 SUMMARY_VERSION = 1
 SUMMARY_JSON_NAME = "summary.json"

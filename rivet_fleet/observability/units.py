@@ -75,7 +75,7 @@ def duration_text(duration_s: float | None) -> str:
 
 
 # ------------------------------------------------------------------------------------------
-# The one chokepoint between what happened and what anybody reads (inventory §11.10).
+# The one chokepoint between what happened and what anybody reads (Rivet: Redaction).
 #
 # Every renderer of this layer takes a ``Redactor``; its default masks URL passwords and
 # ``password=…`` values, and ``redactor_for`` adds the secrets the configuration resolved.

@@ -1,4 +1,4 @@
-"""The state database's tables (inventory §4.2), as SQLAlchemy Core; migrations make the same.
+"""The state database's tables (Rivet: State), as SQLAlchemy Core; migrations make the same.
 
 Every ``*_s`` column is epoch seconds of the database's own clock (F3). Integers are 64 bits
 wide everywhere. The names of Rivet's tables are kept. Ids of campaigns and runs carry their

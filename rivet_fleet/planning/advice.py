@@ -1,7 +1,7 @@
 """From facts, plan and history to the campaign view: what first, what alone, how much at once.
 
 Pure. It reads the plan and changes nothing in it: whether the fleet follows the advice is
-``claim_order``'s question, and the configuration's (inventory §5.3, §5.4).
+``claim_order``'s question, and the configuration's (Rivet: Scores).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from rivet_fleet.planning.priority import (
 )
 
 # ------------------------------------------------------------------------------------------
-# The campaign view: exports against each other (inventory §5.3, §5.4). Pure.
+# The campaign view: exports against each other (Rivet: Scores). Pure.
 
 HEAVY_MIN = 2
 MEMBERS_MANY = 3
@@ -313,8 +313,11 @@ def _strategy(export: ExportConfig, run: PlannedRun) -> ScoredStrategy:
 def _cursor(
     export: ExportConfig, facts: SourceFacts, run: PlannedRun, strategy: ScoredStrategy
 ) -> CursorQuality:
-    """Inventory §5.2. The cursor's index and range are what the window goes by (CC7), whatever
-    this run is cut by; the range is known where the source was asked for the newest row."""
+    """How far it tells what is new (Rivet: Cursors).
+
+    The cursor's index and range are what the window goes by (CC7), whatever this run is cut by;
+    the range is known where the source was asked for the newest row.
+    """
     window, cursor = run.plan.read.window, run.plan.cursor
     mode = CursorMode(export.incremental_cursor_mode)
     indexed = window is not None and led_by(facts, window.columns[0])

@@ -355,7 +355,7 @@ class Sizing:
 
 
 def sizing_of(export: ExportConfig, facts: SourceFacts) -> Sizing:
-    """The export's chunk knobs; memory becomes rows by the row's width (inventory §5.9)."""
+    """The export's chunk knobs; memory becomes rows by the row's width (Rivet: Chunk sizes)."""
     if export.chunk_size_memory_mb is not None:
         width = facts.row_width_bytes or ROW_BYTES_UNKNOWN
         rows = export.chunk_size_memory_mb * MIB // max(width, 1)

@@ -1,6 +1,6 @@
 """What to suggest for a relation nobody has configured yet: mode, cuts, cursors, casts. Pure.
 
-Scores, thresholds and reason codes are the inventory's (§5.11). Two things are the fleet's own: a
+Scores, thresholds and reason codes are kept (Rivet: Discovery). Two things are the fleet's own: a
 table without a key is read by heap blocks where the source can, and a whole-number column is
 suggested for cutting only where an index begins with it: else each chunk would search the table.
 """

@@ -1,4 +1,4 @@
-"""Format and destination of an export, decided (inventory §2.5, §8.5). Pure."""
+"""Format and destination of an export, decided (Rivet: Output). Pure."""
 
 from __future__ import annotations
 
@@ -305,7 +305,7 @@ def meta_problems(export: ExportConfig, names: Sequence[str], at: ConfigKey) -> 
 
 
 # ------------------------------------------------------------------------------------------
-# Profiles and overrides to a TuningPlan (inventory §2.4). Pure.
+# Profiles and overrides to a TuningPlan (Rivet: Profiles). Pure.
 
 TUNING_PROFILES: dict[str, dict[str, float]] = {
     "fast": {

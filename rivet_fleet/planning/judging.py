@@ -1,7 +1,7 @@
 """The judgement ``check`` gives: the verdict, every number behind it, and who says it. Pure.
 
 Metadata is a signal, not truth: a number always comes with its origin, and what a former run
-counted goes before what a catalogue guesses (inventory §5.6, §5.7).
+counted goes before what a catalogue guesses (Rivet: Verdicts).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from rivet_fleet.planning.config.fields import MIB
 from rivet_fleet.planning.config.models import CHUNK_SIZE_DEFAULT, ExportConfig
 
 # ------------------------------------------------------------------------------------------
-# What metadata says about reading one export, before it is read. Pure (inventory §5.6, §5.7).
+# What metadata says about reading one export, before it is read. Pure (Rivet: Verdicts).
 #
 # A verdict and its warnings advise: they never block a run, and never make a weak estimate
 # sound like knowledge.
@@ -91,7 +91,7 @@ def verdict(access: Access) -> Verdict:
 
 
 def recommended_profile(access: Access) -> str:
-    """fast, balanced or safe (inventory §5.7)."""
+    """fast, balanced or safe (Rivet: Warnings)."""
     rows = access.rows
     if access.uses_index:
         if rows is None:

@@ -1,4 +1,4 @@
-"""The priority of one export: a table of points, each with its reason. Pure (inventory §5.1, §5.2).
+"""The priority of one export: a table of points, each with its reason. Pure (Rivet: Scores).
 
 The score starts at 50 and is clamped to 0..100 at the end; the order of the steps only decides
 the order of the reasons. Metadata that is missing never adds a point.
@@ -35,7 +35,7 @@ SMALL_ROWS = 100_000
 HUGE_ROWS = 10_000_000
 CHUNKING_ROWS = 1_000_000
 VERY_HIGH_CHUNKS = 8
-"""The inventory also names "chunked with more than 16": that is contained in this."""
+"""Rivet also names "chunked with more than 16": that is contained in this."""
 RECENT_DAYS_MAX = 7
 WARNINGS_MANY = 3
 SAMPLES_MIN = 3
@@ -314,7 +314,7 @@ def _history(ledger: _Ledger, history: History) -> None:
 # ------------------------------------------------------------------------------------------
 # What former runs teach about the next one: bounded, and only where it was measured. Pure.
 #
-# Rivet's history never recognised its own successes (inventory §4.4, trap 7): the words that mean
+# Rivet's history never recognised its own successes (Rivet: State): the words that mean
 # success are named here once.
 
 HISTORY_RUNS = 20
@@ -343,7 +343,7 @@ def history_of(runs: Sequence[MeasuredRun]) -> History:
 
 
 def predict(runs: Sequence[MeasuredRun]) -> Prediction:
-    """How long one worker will need (inventory §5.5): the last success, else the longest
+    """How long one worker will need (Rivet: Durations): the last success, else the longest
     failed attempt as a lower bound, else a placeholder."""
     for run in runs:
         if run.succeeded and run.work_s is not None:
@@ -375,7 +375,7 @@ def believed_rows(
     now_s: float,
     comparable: bool,
 ) -> BelievedRows:
-    """What a former run counted beats what the catalog guesses (inventory §5.6).
+    """What a former run counted beats what the catalog guesses (Rivet: Verdicts).
 
     ``comparable``: a run delivers the whole table (full and chunked exports do, a window does
     not). An old count that the catalog contradicts is given up.

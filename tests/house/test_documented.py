@@ -188,3 +188,15 @@ def test_codes_of_errors_are_documented() -> None:
 def test_rules_of_diagnostics_are_documented() -> None:
     told = set(re.findall(r"`([a-z-]+)`", (REFERENCE / "check-report.md").read_text()))
     assert {rule.value for rule in Rule} <= told
+
+
+def test_what_is_said_of_rivet_stands_on_its_page() -> None:
+    page = (REFERENCE.parent / "explanation" / "rivet-compatibility.md").read_text()
+    sections = set(re.findall(r"^## (.+)$", page, re.MULTILINE))
+    cited = {
+        section
+        for path in PACKAGE.rglob("*.py")
+        for section in re.findall(r"\(Rivet: ([A-Z][a-z ]+[a-z])\)", path.read_text())
+    }
+    assert cited
+    assert cited <= sections

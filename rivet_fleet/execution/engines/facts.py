@@ -63,7 +63,7 @@ def walk_keys(
 # How densely a whole-number key is filled: bounded counts in windows spread over its span.
 #
 # Asked for by ``check --probe``, and made only where the catalogue's number is doubtful
-# (inventory §5.11). Each window is one statement over at most ``WINDOW_KEYS`` values of an index.
+# (Rivet: Discovery). Each window is one statement over at most ``WINDOW_KEYS`` values of an index.
 
 WINDOWS = 50
 WINDOW_KEYS = 10_000

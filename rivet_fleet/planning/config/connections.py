@@ -346,7 +346,7 @@ def _same_mode(value: str) -> str:
 
 
 def _tls_mode(tls: TlsConfig | None) -> str | None:
-    """The neutral mode (inventory §2.2): each accepted danger takes one check away."""
+    """The neutral mode (Rivet: Sources): each accepted danger takes one check away."""
     if tls is None or tls.mode is not None:
         return tls.mode if tls else None
     if tls.accept_invalid_certs:

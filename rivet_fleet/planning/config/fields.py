@@ -17,7 +17,7 @@ _SIZE = re.compile(r"\s*(\d{1,15}(?:\.\d{1,9})?)\s*([A-Za-z]*)\s*")
 
 
 def parse_size(text: str) -> int:
-    """Bytes. Raises ValueError for anything that is not a positive size (inventory §2.3)."""
+    """Bytes. Raises ValueError for anything that is not a positive size (Rivet: Sizes)."""
     found = _SIZE.fullmatch(text)
     unit = found[2].upper().replace("IB", "B") if found else ""
     if found is None or unit not in _UNITS:

@@ -1,6 +1,6 @@
 """The configuration's shape: every key there is, its type, its default and its bounds.
 
-Field names, defaults and bounds of a Rivet YAML are kept (inventory §2); ``sources``,
+Field names, defaults and bounds of a Rivet YAML are kept (Rivet: Settings); ``sources``,
 ``campaign``, ``source_groups``, ``state`` and ``spool_dir`` are the fleet's own.
 """
 

@@ -1,4 +1,4 @@
-"""What the types cannot say: rules between settings (inventory §2.2, §2.3, §2.7). Pure."""
+"""What the types cannot say: rules between settings (Rivet: Rules between settings). Pure."""
 
 from __future__ import annotations
 

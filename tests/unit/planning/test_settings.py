@@ -61,7 +61,7 @@ def test_the_environment_chooses_the_profile(
     )
 
 
-INVENTORY_2_4 = {
+RIVETS_PROFILES = {
     # field: (fast, balanced, safe); None: the profile says nothing
     "batch_size": (None, None, 2_000),
     "batch_size_memory_mb": (64, 32, None),
@@ -71,16 +71,18 @@ INVENTORY_2_4 = {
     "retry_backoff_ms": (1_000, 2_000, 5_000),
     "lock_timeout_s": (0, 30, 10),
 }
-"""Inventory 2.4, number by number. The batch sizes of fast and balanced bound rows where no
+"""Rivet's profiles, number by number. The batch sizes of fast and balanced bound rows where no
 memory limit does; here the memory limit and the time target do, and only safe bounds rows.
 The memory threshold is the worker's ceiling; adaptive and min_parallel are the governor's."""
 
 
-@pytest.mark.parametrize("field", INVENTORY_2_4)
-def test_each_profile_has_the_numbers_of_inventory_2_4(field: str) -> None:
+@pytest.mark.parametrize("field", RIVETS_PROFILES)
+def test_each_profile_has_the_numbers_that_rivet_gives_it(field: str) -> None:
     named = [TUNING_PROFILES[name].get(field) for name in ("fast", "balanced", "safe")]
-    assert tuple(named) == INVENTORY_2_4[field]
-    assert {name for profile in TUNING_PROFILES.values() for name in profile} == set(INVENTORY_2_4)
+    assert tuple(named) == RIVETS_PROFILES[field]
+    assert {name for profile in TUNING_PROFILES.values() for name in profile} == set(
+        RIVETS_PROFILES
+    )
 
 
 def test_an_explicit_profile_wins_and_fields_override_one_by_one() -> None:
