@@ -522,10 +522,6 @@ class Mysql(Server):
             kind=TypeKind.ENUM, ddl="enum('so so', '')", values=(("'so so'", "so so"), ("''", ""))
         ),
     )
-    faults: ClassVar = {
-        "test_a_statement_that_ran_into_its_limit_is_not_to_be_repeated": "the engine's table of "
-        "error numbers calls a statement's limit transient, against StatementTimeout's own class",
-    }
 
     def __init__(self, url: str) -> None:
         super().__init__(parse_database_url(url))

@@ -557,12 +557,17 @@ def test_a_table_that_is_away_for_a_moment_is_looked_for_again(
     """Between the two renames of a swap its name stands for nothing; then for the new table."""
     columns, fill = "i int NOT NULL PRIMARY KEY", "SELECT i FROM numbers WHERE i <= 900"
     name, other = server.table(columns, fill), server.table(columns, fill)
-    reader = source.open_chunk(planned(source, name), BY_I, TuningPlan())
+    plan = planned(source, name)
+    reader = source.open_chunk(plan, BY_I, TuningPlan())
     rows = reader.read_page(SMALL).batch.column("i").to_pylist()
     server.sql(f"ALTER TABLE {name} RENAME TO {name}_old")
-    with pytest.raises(SourceError) as caught:
-        reader.read_page(SMALL)
-    assert caught.value.retry is RetryClass.TRANSIENT
+    for asked in (
+        lambda: reader.read_page(SMALL),
+        lambda: source.open_chunk(plan, BY_I, TuningPlan()),
+    ):
+        with pytest.raises(SourceBusy) as caught:
+            asked()
+        assert caught.value.retry is RetryClass.TRANSIENT
     server.sql(f"ALTER TABLE {other} RENAME TO {name}")
     reader.reconnect()
     rows += numbered(drain(reader), "i")

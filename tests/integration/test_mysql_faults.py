@@ -20,13 +20,16 @@ from rivet_fleet.errors import (
     ConfigError,
     RetryClass,
     SchemaDrift,
+    SourceBusy,
     SourceRefused,
     SourceUnavailable,
     StatementTimeout,
 )
+from rivet_fleet.execution.engines import session as frame
+from rivet_fleet.execution.engines.session import Liveness
 from rivet_fleet.execution.source import PageLimit
 from rivet_fleet.execution.sources.mysql import liveness, open_signals, open_source, session
-from rivet_fleet.execution.sources.mysql.liveness import Liveness, ask, judge
+from rivet_fleet.execution.sources.mysql.liveness import ask, judge
 from rivet_fleet.execution.sources.mysql.session import Proxy
 from rivet_fleet.execution.sources.mysql.statements import page_settings
 from tests.integration.mysql_source_kit import (
@@ -97,7 +100,7 @@ def test_a_slow_statement_runs_into_its_limit_if_there_is_one(sql, source, timeo
     # MySQL lets a SLEEP that its limit interrupts return 1 and goes on to the limit's error.
     with pytest.raises(StatementTimeout) as caught:
         drain(reader)
-    assert caught.value.retry is RetryClass.TRANSIENT
+    assert caught.value.retry is RetryClass.PERMANENT
     assert source.ping()
 
 
@@ -130,7 +133,7 @@ def test_a_table_changed_between_pages_is_told(sql, source) -> None:
     with pytest.raises(SchemaDrift, match="column i"):
         reader.read_page(LIMIT)
     sql.execute("DROP TABLE numbers")
-    with pytest.raises(SourceRefused):
+    with pytest.raises(SourceBusy):
         reader.read_page(LIMIT)
 
 
@@ -297,7 +300,7 @@ def test_the_server_tells_what_a_thread_does(sql, source, mysql_url_any) -> None
 def test_a_statement_without_limit_may_be_silent_while_the_server_works(
     source, monkeypatch
 ) -> None:
-    monkeypatch.setattr(liveness, "QUIET_S", 0.1)
+    monkeypatch.setattr(frame, "QUIET_S", 0.1)
     with source._session.reading((), doing="waiting", timeout_s=0) as connection:
         cursor = connection.cursor()
         cursor.execute("SELECT sleep(1.5)")
@@ -306,7 +309,7 @@ def test_a_statement_without_limit_may_be_silent_while_the_server_works(
 
 @pytest.mark.parametrize("reachable", [True, False], ids=["new-connections-work", "nothing-works"])
 def test_a_dead_link_is_noticed_without_any_limit(mysql_url_any, monkeypatch, reachable) -> None:
-    monkeypatch.setattr(liveness, "QUIET_S", 0.2)
+    monkeypatch.setattr(frame, "QUIET_S", 0.2)
     monkeypatch.setattr(session, "ASK_MAX_S", 1)
     url = parse_database_url(mysql_url_any)
     with relay(url) as link:
@@ -328,7 +331,7 @@ def test_a_dead_link_is_noticed_without_any_limit(mysql_url_any, monkeypatch, re
 
 
 def test_a_silent_link_is_given_up_at_the_limit(source, monkeypatch) -> None:
-    monkeypatch.setattr(session, "SILENCE_GRACE_S", -9.8)
+    monkeypatch.setattr(frame, "SILENCE_GRACE_S", -9.8)
     with (
         pytest.raises(SourceUnavailable, match="the link is dead"),
         source._session.reading((), doing="waiting", timeout_s=10) as connection,

@@ -14,11 +14,11 @@ from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.demo.embedded import free_port
 from rivet_fleet.errors import (
     RetryClass,
-    SourceBusy,
     SourceRefused,
     SourceUnavailable,
     ValueTooLarge,
 )
+from rivet_fleet.execution.engines import session as frame
 from rivet_fleet.execution.source import PageLimit
 from rivet_fleet.execution.sources.postgres import exchange, open_source, session
 from rivet_fleet.execution.sources.postgres.decoder import open_decoder
@@ -59,26 +59,6 @@ def test_nothing_outlives_the_transaction(sql, source, monkeypatch, pooled) -> N
         columns = () if kind is RangeKind.WHOLE else ("n",)
         read_all(source, read_plan(facts), ChunkRange(kind=kind, columns=columns))
     assert settings() == before
-
-
-def test_a_table_that_is_away_for_a_moment_is_looked_for_again(sql, source) -> None:
-    """Between the two renames of a swap its name stands for nothing; then for the new table."""
-    sql.execute("CREATE TABLE t (n int PRIMARY KEY)")
-    sql.execute("INSERT INTO t SELECT generate_series(1, 900)")
-    sql.execute("CREATE TABLE t_new (n int UNIQUE NOT NULL)")
-    sql.execute("INSERT INTO t_new TABLE t")
-    chunk = ChunkRange(kind=RangeKind.KEYSET, columns=("n",))
-    plan, limit = read_plan(facts_of(source, "t")), PageLimit(rows_max=500, bytes_max=1 << 20)
-    reader = source.open_chunk(plan, chunk, TuningPlan())
-    rows = reader.read_page(limit).batch.column("n").to_pylist()
-    sql.execute("ALTER TABLE t RENAME TO t_old")
-    with pytest.raises(SourceBusy) as caught:
-        reader.read_page(limit)
-    assert caught.value.retry is RetryClass.TRANSIENT
-    sql.execute("ALTER TABLE t_new RENAME TO t")
-    reader.reconnect()
-    rows += reader.read_page(limit).batch.column("n").to_pylist()
-    assert rows == list(range(1, 901))
 
 
 def test_a_missing_table_names_close_ones(sql, source) -> None:
@@ -135,7 +115,7 @@ def test_secrets_are_never_shown(database) -> None:
 
 
 def test_a_silent_link_is_given_up(source, monkeypatch) -> None:
-    monkeypatch.setattr(session, "SILENCE_GRACE_S", -9.8)
+    monkeypatch.setattr(frame, "SILENCE_GRACE_S", -9.8)
     with (
         pytest.raises(SourceUnavailable, match="the link is dead"),
         source._session.reading((), doing="waiting", timeout_s=10) as cursor,

@@ -15,10 +15,11 @@ from rivet_fleet.contracts.facts import FactsRequest
 from rivet_fleet.contracts.keys import ChunkRange, RangeKind
 from rivet_fleet.contracts.plan import TuningPlan
 from rivet_fleet.contracts.url import parse_database_url
+from rivet_fleet.execution.engines.session import Liveness
 from rivet_fleet.execution.source import PageLimit, Source
 from rivet_fleet.execution.sources.postgres import open_source
 from rivet_fleet.execution.sources.postgres import session as session_module
-from rivet_fleet.execution.sources.postgres.liveness import Liveness, ask
+from rivet_fleet.execution.sources.postgres.liveness import ask
 from rivet_fleet.execution.sources.postgres.session import Session
 from rivet_fleet.execution.sources.postgres.source import PostgresSource
 from tests.integration.fleet_cli import Desk, fleet_yaml

@@ -11,8 +11,10 @@ from rivet_fleet.contracts.keys import ChunkRange, RangeKind
 from rivet_fleet.contracts.plan import TuningPlan
 from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.errors import SourceUnavailable, StateUnavailable
+from rivet_fleet.execution.engines import session as frame
+from rivet_fleet.execution.engines.session import Liveness
 from rivet_fleet.execution.sources.postgres import liveness, open_source
-from rivet_fleet.execution.sources.postgres.liveness import Liveness, ask, judge
+from rivet_fleet.execution.sources.postgres.liveness import ask, judge
 from rivet_fleet.persistence.database import Database
 from rivet_fleet.persistence.open import open_store
 from rivet_fleet.persistence.postgres_dialect import PostgresDialect
@@ -62,7 +64,7 @@ def test_the_server_tells_what_a_backend_does(database) -> None:
 def test_a_statement_without_limit_may_be_silent_while_the_server_works(
     database, monkeypatch
 ) -> None:
-    monkeypatch.setattr(liveness, "QUIET_S", 0.1)
+    monkeypatch.setattr(frame, "QUIET_S", 0.1)
     source = open_source(parse_database_url(database), application_name="rivet-test")
     with source._session.reading((), doing="waiting", timeout_s=0) as cursor:
         assert cursor.execute("SELECT 1 FROM pg_sleep(1.5)").fetchall() == [(1,)]
@@ -71,7 +73,7 @@ def test_a_statement_without_limit_may_be_silent_while_the_server_works(
 
 @pytest.mark.parametrize("reachable", [True, False], ids=["new-connections-work", "nothing-works"])
 def test_a_dead_link_is_noticed_without_any_limit(database, monkeypatch, reachable) -> None:
-    monkeypatch.setattr(liveness, "QUIET_S", 0.2)
+    monkeypatch.setattr(frame, "QUIET_S", 0.2)
     monkeypatch.setattr(liveness, "ASK_MAX_S", 2)
     url = parse_database_url(database)
     with relay(url) as link:

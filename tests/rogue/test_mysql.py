@@ -19,6 +19,7 @@ from rivet_fleet.contracts.columns import ColumnSpec, ColumnType, TypeKind
 from rivet_fleet.contracts.plan import TuningPlan
 from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.errors import RivetFleetError, SourceError, ValueTooLarge
+from rivet_fleet.execution.engines import session as frame
 from rivet_fleet.execution.sources.mysql import liveness
 from rivet_fleet.execution.sources.mysql import session as sessions
 from rivet_fleet.execution.sources.mysql.decoder import compiled_decoder
@@ -49,7 +50,7 @@ FLOODS = frozenset(name for name in MESSAGES if "without end" in name or "MB" in
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sessions, "CONNECT_TIMEOUT_S", 2 * SILENCE_S)
-    monkeypatch.setattr(sessions, "SILENCE_GRACE_S", 0.0)
+    monkeypatch.setattr(frame, "SILENCE_GRACE_S", 0.0)
     monkeypatch.setattr(liveness, "ANSWER_BYTES_MAX", ANSWER_BYTES_MAX)
 
 

@@ -26,6 +26,7 @@ from rivet_fleet.errors import (
     StateUnavailable,
     ValueTooLarge,
 )
+from rivet_fleet.execution.engines import session as frame
 from rivet_fleet.execution.sources.postgres import liveness
 from rivet_fleet.execution.sources.postgres import session as sessions
 from rivet_fleet.execution.sources.postgres.decoder import open_decoder
@@ -57,7 +58,7 @@ FLOODS = frozenset(name for name in MESSAGES if "without end" in name or "MB" in
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sessions, "CONNECT_TIMEOUT_S", 2)
-    monkeypatch.setattr(sessions, "SILENCE_GRACE_S", 0.0)
+    monkeypatch.setattr(frame, "SILENCE_GRACE_S", 0.0)
     monkeypatch.setattr(sessions, "_FIRST_ANSWER_S_MAX", SILENCE_S)
     monkeypatch.setattr(liveness, "ANSWER_BYTES_MAX", ANSWER_BYTES_MAX)
     monkeypatch.setattr(liveness, "HELD_BYTES_MAX", HELD_BYTES_MAX)

@@ -10,12 +10,13 @@ import pytest
 from rivet_fleet.contracts.columns import Fidelity
 from rivet_fleet.contracts.plan import TuningPlan
 from rivet_fleet.contracts.url import parse_database_url
-from rivet_fleet.errors import ConfigError, RetryClass, SourceRefused, SourceUnavailable
+from rivet_fleet.errors import ConfigError, RetryClass, SourceBusy, SourceRefused, SourceUnavailable
+from rivet_fleet.execution.engines.session import TIMED_OUT, maybe_swapped
 from rivet_fleet.execution.sources.mysql.border import (
     ERRNOS,
     SWAPPED,
+    SWAPPED_CODES,
     classify,
-    maybe_swapped,
     mysql_errors,
 )
 from rivet_fleet.execution.sources.mysql.dialect import (
@@ -133,8 +134,8 @@ def test_errors_by_number() -> None:
     assert classify(1053).extra_delay_s == 15.0
     assert classify(1146).error is SourceRefused
     assert classify(1146).retry is RetryClass.PERMANENT
-    for errno in (1969, 3024):
-        assert classify(errno).retry is RetryClass.TRANSIENT
+    for errno in (1317, 1969, 3024):
+        assert classify(errno) is TIMED_OUT and TIMED_OUT.retry is RetryClass.PERMANENT
     for errno in (1040, 1047, 1129, 1836, 3032, 3118, 3955, 4150, 4151):
         assert classify(errno).retry is RetryClass.RECONNECT, errno
     for errno in (1020, 1105, 1114, 1205, 1213, 1412, 1461, 1615):
@@ -155,9 +156,11 @@ def test_what_may_be_swapped_is_tried_again_by_a_chunk_alone(errno) -> None:
         raise said
     assert planning.value.retry is RetryClass.PERMANENT
     assert "in table 'd.t'" in planning.value.message
-    with pytest.raises(SourceRefused) as reading, maybe_swapped(), mysql_errors(url, "reading"):
+    swapping = maybe_swapped(SWAPPED_CODES)
+    with pytest.raises(SourceBusy) as reading, swapping, mysql_errors(url, "reading"):
         raise said
     assert reading.value.retry is RetryClass.TRANSIENT
+    assert reading.value.code == planning.value.code
 
 
 def test_a_vector_as_text_is_what_each_server_calls_it() -> None:

@@ -5,20 +5,25 @@ from __future__ import annotations
 import contextlib
 import ssl
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import pymysql
 
-from rivet_fleet.contracts.foreign import NOTHING_SAID, foreign_line, hinted, without_values
+from rivet_fleet.contracts.foreign import NOTHING_SAID, without_values
 from rivet_fleet.contracts.url import DatabaseUrl
-from rivet_fleet.errors import (
-    RelationLocked,
-    RetryClass,
-    SourceBusy,
-    SourceError,
-    SourceRefused,
-    SourceUnavailable,
-    StatementTimeout,
+from rivet_fleet.errors import RetryClass, SourceBusy, SourceError, SourceUnavailable
+from rivet_fleet.execution.engines.session import (
+    CONFLICT,
+    FULL,
+    GONE,
+    LOCKED,
+    REFUSED,
+    RESOURCES,
+    RESTARTING,
+    TIMED_OUT,
+    ErrorClass,
+    Told,
+    cannot_connect,
+    translated,
 )
 from rivet_fleet.execution.sources.mysql.dialect import ALIAS
 
@@ -29,121 +34,104 @@ from rivet_fleet.execution.sources.mysql.dialect import ALIAS
 # Error Codes". Both agree below 1900 except where noted.
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ErrorClass:
-    """What one error number means for a worker."""
-
-    error: type[SourceError]
-    retry: RetryClass
-    extra_delay_s: float = 0.0
-
-
-_GONE = ErrorClass(error=SourceUnavailable, retry=RetryClass.RECONNECT)
-_RESTARTING = ErrorClass(error=SourceUnavailable, retry=RetryClass.RECONNECT, extra_delay_s=15.0)
 _CLOSED = ErrorClass(error=SourceUnavailable, retry=RetryClass.RECONNECT, extra_delay_s=5.0)
 """Shut by somebody who means to open it again: a fail-over, a rotated password, a maintenance."""
-_FULL = ErrorClass(error=SourceBusy, retry=RetryClass.RECONNECT, extra_delay_s=15.0)
-_REFUSED = ErrorClass(error=SourceRefused, retry=RetryClass.PERMANENT)
-_TIMED_OUT = ErrorClass(error=StatementTimeout, retry=RetryClass.TRANSIENT)
-_CONFLICT = ErrorClass(error=SourceBusy, retry=RetryClass.TRANSIENT, extra_delay_s=1.0)
 _BUSY = ErrorClass(error=SourceBusy, retry=RetryClass.TRANSIENT)
-_LOCK_WAITED = ErrorClass(error=RelationLocked, retry=RetryClass.TRANSIENT)
-_RESOURCES = ErrorClass(error=SourceBusy, retry=RetryClass.TRANSIENT, extra_delay_s=5.0)
 ERRNOS: dict[int, ErrorClass] = {
-    1016: _RESOURCES,  # the table's file could not be opened: too many are open
-    1020: _CONFLICT,  # MariaDB, innodb_snapshot_isolation: the row changed since the last read
-    1021: _RESOURCES,  # disk full
-    1023: _RESOURCES,  # a file could not be closed: its disk is full, or away
-    1024: _RESOURCES,  # a file could not be read
-    1026: _RESOURCES,  # a temporary file could not be written
-    1028: _RESOURCES,  # a sort was given up
-    1030: _RESOURCES,  # the storage engine's own error: no space for a temporary table, mostly
-    1037: _RESOURCES,  # out of memory
-    1038: _RESOURCES,  # out of sort memory
-    1040: _FULL,  # too many connections
-    1041: _RESOURCES,  # out of resources
-    1042: _GONE,  # the host's name could not be looked up
-    1043: _GONE,  # bad handshake
-    1047: _RESTARTING,  # Galera: the node is not ready for use
-    1053: _RESTARTING,  # server shutdown in progress
-    1077: _RESTARTING,
-    1079: _RESTARTING,
-    1080: _GONE,  # forcing close of thread
-    1105: _RESOURCES,  # no number of its own: a proxy or a cluster without a backend, mostly
-    1114: _RESOURCES,  # a temporary table is full: others fill its disk, too
-    1129: _FULL,  # this host is blocked for failed handshakes, until FLUSH HOSTS
-    1135: _FULL,  # no thread could be made for the connection
-    1152: _GONE,  # aborted connection
-    1154: _GONE,  # a read error from the connection
-    1155: _GONE,
-    1156: _GONE,  # packets out of order
-    1157: _GONE,  # a packet that could not be uncompressed
-    1158: _GONE,  # got an error reading communication packets
-    1159: _GONE,
-    1160: _GONE,
-    1161: _GONE,
-    1184: _GONE,
-    1203: _FULL,  # max_user_connections
-    1205: _LOCK_WAITED,  # lock wait timeout: our reads wait for metadata locks alone
-    1206: _RESOURCES,  # lock table full
-    1213: _CONFLICT,  # deadlock
-    1226: _FULL,  # a per-hour limit of the user
-    1257: _RESOURCES,  # no memory to uncompress a value
-    1290: _REFUSED,  # an option forbids it: reading meets only those that stay
-    1297: _RESOURCES,  # NDB: a temporary error of the cluster
-    1317: _TIMED_OUT,  # query execution was interrupted: somebody's KILL QUERY
+    1016: RESOURCES,  # the table's file could not be opened: too many are open
+    1020: CONFLICT,  # MariaDB, innodb_snapshot_isolation: the row changed since the last read
+    1021: RESOURCES,  # disk full
+    1023: RESOURCES,  # a file could not be closed: its disk is full, or away
+    1024: RESOURCES,  # a file could not be read
+    1026: RESOURCES,  # a temporary file could not be written
+    1028: RESOURCES,  # a sort was given up
+    1030: RESOURCES,  # the storage engine's own error: no space for a temporary table, mostly
+    1037: RESOURCES,  # out of memory
+    1038: RESOURCES,  # out of sort memory
+    1040: FULL,  # too many connections
+    1041: RESOURCES,  # out of resources
+    1042: GONE,  # the host's name could not be looked up
+    1043: GONE,  # bad handshake
+    1047: RESTARTING,  # Galera: the node is not ready for use
+    1053: RESTARTING,  # server shutdown in progress
+    1077: RESTARTING,
+    1079: RESTARTING,
+    1080: GONE,  # forcing close of thread
+    1105: RESOURCES,  # no number of its own: a proxy or a cluster without a backend, mostly
+    1114: RESOURCES,  # a temporary table is full: others fill its disk, too
+    1129: FULL,  # this host is blocked for failed handshakes, until FLUSH HOSTS
+    1135: FULL,  # no thread could be made for the connection
+    1152: GONE,  # aborted connection
+    1154: GONE,  # a read error from the connection
+    1155: GONE,
+    1156: GONE,  # packets out of order
+    1157: GONE,  # a packet that could not be uncompressed
+    1158: GONE,  # got an error reading communication packets
+    1159: GONE,
+    1160: GONE,
+    1161: GONE,
+    1184: GONE,
+    1203: FULL,  # max_user_connections
+    1205: LOCKED,  # lock wait timeout: our reads wait for metadata locks alone
+    1206: RESOURCES,  # lock table full
+    1213: CONFLICT,  # deadlock
+    1226: FULL,  # a per-hour limit of the user
+    1257: RESOURCES,  # no memory to uncompress a value
+    1290: REFUSED,  # an option forbids it: reading meets only those that stay
+    1297: RESOURCES,  # NDB: a temporary error of the cluster
+    1317: TIMED_OUT,  # query execution was interrupted: somebody's KILL QUERY
     1412: _BUSY,  # table definition has changed, please retry transaction
-    1429: _GONE,  # a federated or Galera node is not there
-    1461: _RESOURCES,  # max_prepared_stmt_count: some client leaves statements behind
-    1587: _RESOURCES,  # too many open files
-    1613: _CONFLICT,  # a distributed transaction took too long
-    1614: _CONFLICT,
+    1429: GONE,  # a federated or Galera node is not there
+    1461: RESOURCES,  # max_prepared_stmt_count: some client leaves statements behind
+    1587: RESOURCES,  # too many open files
+    1613: CONFLICT,  # a distributed transaction took too long
+    1614: CONFLICT,
     1615: _BUSY,  # a prepared statement must be prepared again: its table was changed
-    1637: _RESOURCES,  # too many concurrent transactions
+    1637: RESOURCES,  # too many concurrent transactions
     1689: _BUSY,  # a wait for a lock was given up for an exclusive one
     1836: _CLOSED,  # read-only mode, as a fail-over sets it
     1874: _CLOSED,  # InnoDB is in read-only mode
-    1927: _GONE,  # MariaDB: connection was killed
-    1969: _TIMED_OUT,  # MariaDB: max_statement_time
-    1999: _GONE,  # a managed proxy has no backend just now
-    2002: _GONE,
-    2003: _GONE,
-    2005: _GONE,
-    2006: _GONE,
-    2012: _GONE,
-    2013: _GONE,
-    2014: _GONE,  # commands out of sync: the connection is of no use any more
-    2055: _GONE,
-    3015: _RESOURCES,  # out of memory in the storage engine
-    3024: _TIMED_OUT,  # MySQL: max_execution_time
+    1927: GONE,  # MariaDB: connection was killed
+    1969: TIMED_OUT,  # MariaDB: max_statement_time
+    1999: GONE,  # a managed proxy has no backend just now
+    2002: GONE,
+    2003: GONE,
+    2005: GONE,
+    2006: GONE,
+    2012: GONE,
+    2013: GONE,
+    2014: GONE,  # commands out of sync: the connection is of no use any more
+    2055: GONE,
+    3015: RESOURCES,  # out of memory in the storage engine
+    3024: TIMED_OUT,  # MySQL: max_execution_time
     3032: _CLOSED,  # MySQL: offline mode
-    3058: _CONFLICT,  # a deadlock of user-level locks, of the query's own
+    3058: CONFLICT,  # a deadlock of user-level locks, of the query's own
     3100: _CLOSED,  # MySQL: group replication could not begin the transaction
-    3101: _CONFLICT,  # MySQL: group replication rolled it back
+    3101: CONFLICT,  # MySQL: group replication rolled it back
     3118: _CLOSED,  # MySQL: the account is locked
-    3168: _RESTARTING,  # MySQL: the server is not available yet
-    3169: _GONE,  # MySQL: session was killed
+    3168: RESTARTING,  # MySQL: the server is not available yet
+    3169: GONE,  # MySQL: session was killed
     3572: _BUSY,  # MySQL: a lock could not be had at once
-    3675: _RESOURCES,  # MySQL: disk full, and it does not wait
+    3675: RESOURCES,  # MySQL: disk full, and it does not wait
     3781: _CLOSED,  # MySQL: a new primary applies what the old one left
     3782: _CLOSED,
     3783: _CLOSED,  # MySQL: the member left its group while we waited
     3796: _CLOSED,  # MySQL: the member is not in its group, so cannot promise consistency
-    3797: _CONFLICT,  # MySQL: it waited too long for what the group committed before
-    3798: _CONFLICT,
+    3797: CONFLICT,  # MySQL: it waited too long for what the group committed before
+    3798: CONFLICT,
     3799: _CLOSED,
-    3950: _RESOURCES,  # MySQL: out of memory
+    3950: RESOURCES,  # MySQL: out of memory
     3955: _CLOSED,  # MySQL: the account is blocked for failed logins, for a time
-    3985: _RESOURCES,  # MySQL: no memory for a metadata lock
-    4031: _GONE,  # MySQL: disconnected by the server because of inactivity
-    4081: _FULL,  # MySQL: the memory of all connections is used up
-    4082: _FULL,
+    3985: RESOURCES,  # MySQL: no memory for a metadata lock
+    4031: GONE,  # MySQL: disconnected by the server because of inactivity
+    4081: FULL,  # MySQL: the memory of all connections is used up
+    4082: FULL,
     4150: _CLOSED,  # MariaDB: the account is blocked for failed logins, until somebody lifts it
     4151: _CLOSED,  # MariaDB: the account is locked
-    9001: _GONE,  # ProxySQL: no backend within its connect timeout
-    9002: _GONE,
-    9004: _GONE,  # ProxySQL: the backend went offline
-    9005: _GONE,  # ProxySQL: the backend lags too far behind
+    9001: GONE,  # ProxySQL: no backend within its connect timeout
+    9002: GONE,
+    9004: GONE,  # ProxySQL: the backend went offline
+    9005: GONE,  # ProxySQL: the backend lags too far behind
 }
 """What is not listed is refused for good: a retry would meet the same answer. Looked through for
 what a reader can meet and what passes by itself: every message of MySQL 9 and MariaDB 10.11."""
@@ -158,16 +146,14 @@ SWAPPED = frozenset(
     )
 )
 """What a chunk that was planned meets while a table is exchanged. A wrong name says the same, so
-they are refusals to whoever plans; see ``border.maybe_swapped``."""
-
-_WITHOUT_NUMBER = ErrorClass(error=SourceUnavailable, retry=RetryClass.RECONNECT)
+they are refusals to whoever plans; see ``maybe_swapped``."""
 
 
 def classify(errno: int) -> ErrorClass:
     """The class of an error number. 0 is what PyMySQL says of a connection that is closed."""
     if errno == 0:
-        return _WITHOUT_NUMBER
-    return ERRNOS.get(errno, _REFUSED)
+        return GONE
+    return ERRNOS.get(errno, REFUSED)
 
 
 CLIENT_ERRNOS = range(2000, 3000)
@@ -227,19 +213,7 @@ def mysql_errors(url: DatabaseUrl, doing: str, *, subject: str = "the query") ->
         raise translate(error, url, doing, subject=subject) from None
 
 
-@contextlib.contextmanager
-def maybe_swapped() -> Iterator[None]:
-    """What was there when it was planned and is not now may be on its way back: another table is
-    taking its name. So it is worth another try, and within its tries it ends as what it is."""
-    try:
-        yield
-    except SourceRefused as error:
-        if error.code in _SWAPPED_CODES:
-            error.retry = RetryClass.TRANSIENT
-        raise
-
-
-_SWAPPED_CODES = frozenset(f"MYSQL_{errno}" for errno in SWAPPED)
+SWAPPED_CODES = frozenset(f"MYSQL_{errno}" for errno in SWAPPED)
 
 
 def translate(
@@ -247,15 +221,8 @@ def translate(
 ) -> SourceError:
     """Our error for one of PyMySQL's: class and retry by the table of error numbers."""
     errno, said = told(error)
-    found = classify(errno)
     said = said.replace(f"'{ALIAS}'", f"'{subject}'").replace(f"'{ALIAS}.", "'")
-    number = f"{errno}, " if errno else ""
-    message = f"{url.identity}: {_clean(said, url)} ({number}while {doing})"
-    kept = _without_values(errno, said)
-    if kept is None:
-        return _build(found, message, errno)
-    shown = f"{url.identity}: {_clean(kept, url)} ({number}while {doing})"
-    return _build(found, shown, errno, unmasked=message)
+    return translated(_meant(errno, said, kept=_without_values(errno, said)), url, doing)
 
 
 def translate_connect(error: Exception, url: DatabaseUrl) -> SourceError:
@@ -268,9 +235,18 @@ def translate_connect(error: Exception, url: DatabaseUrl) -> SourceError:
         errno, said = 2026, f"TLS: {cause}"
     elif isinstance(error, UnicodeError | ValueError | RuntimeError):
         errno = 2059
-    ours = _build(classify(errno), f"cannot connect to {url.identity}: {_clean(said, url)}", errno)
-    ours.connected = False
-    return ours
+    return cannot_connect(_meant(errno, said), url)
+
+
+def _meant(errno: int, said: str, *, kept: str | None = None) -> Told:
+    return Told(
+        said=said,
+        means=classify(errno),
+        number=str(errno) if errno else "",
+        code=f"MYSQL_{errno}" if errno else None,
+        hint=_HINTS.get(errno),
+        kept=kept,
+    )
 
 
 def told(error: Exception) -> tuple[int, str]:
@@ -311,20 +287,3 @@ def _without_values(errno: int, said: str) -> str | None:
         return None
     kept = NOTHING_SAID if errno in _WORDED_BY_OTHERS else without_values(said)
     return None if kept == said else kept
-
-
-def _build(found: ErrorClass, message: str, errno: int, unmasked: str | None = None) -> SourceError:
-    hint = _HINTS.get(errno)
-    return found.error(
-        message,
-        hint=hint if unmasked is None else hinted(hint),
-        unmasked=unmasked,
-        code=f"MYSQL_{errno}" if errno else None,
-        retry=found.retry,
-        extra_delay_s=found.extra_delay_s,
-    )
-
-
-def _clean(text: str, url: DatabaseUrl) -> str:
-    secrets = (url.password,) if url.password else ()
-    return foreign_line(text, secrets)

@@ -9,13 +9,11 @@ the first one (``information_schema.processlist``, which shows everybody his own
 from __future__ import annotations
 
 import contextlib
-import math
 import socket
 import ssl
 import struct
 import time
 from collections.abc import Callable, Iterator
-from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 import pymysql
@@ -24,6 +22,7 @@ from pymysql.cursors import Cursor
 from pymysql.protocol import FieldDescriptorPacket, MysqlPacket
 
 from rivet_fleet.contracts.url import CAREFUL, Link, Login
+from rivet_fleet.execution.engines.session import ASK_MAX_S, Liveness, Silence
 from rivet_fleet.execution.sources.mysql.login import Handler, first_method
 
 # ------------------------------------------------------------------------------------------
@@ -108,11 +107,6 @@ def well_formed() -> Iterator[None]:
         ) from None
 
 
-QUIET_S = 10.0
-"""Silence after which the server is asked; doubled with every answer that it is at work."""
-QUIET_MAX_S = 60.0
-ASK_MAX_S = 10.0
-"""How long a second connection may take to be made, and then to answer."""
 if TYPE_CHECKING:
     _Connection = pymysql.Connection[Cursor]
 else:
@@ -122,16 +116,6 @@ _READ_AHEAD_BYTES = 64 * 1024
 _MOMENT_S = 0.001
 _WAITS_FOR_US = ("sending to client", "writing to net", "reading from net")
 """States in which a server that we hear nothing from is stuck in the same link as we are."""
-
-
-class Liveness(Enum):
-    """What a silent connection's server does for it."""
-
-    AT_WORK = "at work"
-    DEAD = "dead"
-    """The server is not there, knows nothing of us, or waits for us as we wait for it."""
-    UNKNOWN = "unknown"
-    """It cannot be told: a proxy stands between, or the server does not let us look."""
 
 
 class SilentLink(ConnectionError):
@@ -301,6 +285,16 @@ class WatchedConnection(_Connection):
         """The version the handshake named: a proxy may name another than the server's."""
         return str(self.get_server_info())  # type: ignore[no-untyped-call]
 
+    @property
+    def usable(self) -> bool:
+        """False once it is closed."""
+        return bool(self.open)
+
+    @property
+    def answered_bytes(self) -> int:
+        """What the answer to what was last asked has taken of its allowance so far."""
+        return self.bounds.charged_bytes
+
     def drop(self) -> None:
         """Close the connection, whatever state it is in. Never raises."""
         with contextlib.suppress(pymysql.MySQLError, OSError, ValueError):
@@ -363,27 +357,18 @@ class PatientFile:
         more of them will do."""
         if self._closed:
             raise ConnectionError("the connection is closed")
-        began_s = time.monotonic()
-        quiet_s = QUIET_S
+        silence = Silence(self._connection.silence_s_max, self._connection.liveness, ends_s)
         dead = False
         while True:
-            silent_s = time.monotonic() - began_s
-            most_s, ask_server = self._connection.silence_s_max, self._connection.liveness
-            left_s = None if most_s is None else most_s - silent_s
-            late = ends_s is not None and time.monotonic() >= ends_s
-            if ends_s is not None:
-                left_s = min(math.inf if left_s is None else left_s, ends_s - time.monotonic())
-            if late and not self._connection.bounds.may_be_late():
+            wait_s = silence.wait_s()
+            if silence.late and not self._connection.bounds.may_be_late():
                 raise SilentLink("the server did not bring its answer to an end in time")
-            asking = ask_server is not None and (left_s is None or quiet_s < left_s)
-            # What arrived while we asked, or while this process was stopped, counts.
-            wait_s = _MOMENT_S if dead else quiet_s if asking else left_s
+            wait_s = _MOMENT_S if dead else wait_s
             self._link.settimeout(None if wait_s is None else max(_MOMENT_S, wait_s))
             try:
                 return self._link.recv_into(buffer)
             except TimeoutError:
                 pass
             if dead:
-                raise SilentLink(f"the server sent nothing for {silent_s:.0f} s: the link is dead")
-            dead = late or not asking or ask_server is None or ask_server() is Liveness.DEAD
-            quiet_s = min(quiet_s * 2, QUIET_MAX_S)
+                raise SilentLink(str(silence))
+            dead = silence.dead()

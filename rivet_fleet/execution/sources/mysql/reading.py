@@ -12,9 +12,10 @@ from rivet_fleet.contracts.plan import ReadPlan, TuningPlan
 from rivet_fleet.contracts.proof import ChangeReading
 from rivet_fleet.errors import ConfigError, SchemaDrift
 from rivet_fleet.execution.chunkreader import text_column
+from rivet_fleet.execution.engines.session import maybe_swapped
 from rivet_fleet.execution.paging import KeyDialect, Pager, Select, Walk
 from rivet_fleet.execution.sources.mysql import introspect, statements
-from rivet_fleet.execution.sources.mysql.border import maybe_swapped
+from rivet_fleet.execution.sources.mysql.border import SWAPPED_CODES
 from rivet_fleet.execution.sources.mysql.catalog import find_relation, rows
 from rivet_fleet.execution.sources.mysql.decoder import BatchDecoder, compiled_decoder, open_decoder
 from rivet_fleet.execution.sources.mysql.dialect import quote_identifier
@@ -266,7 +267,7 @@ class MysqlReading:
 
     def _look(self) -> Shape:
         read = self._read
-        with maybe_swapped():
+        with maybe_swapped(SWAPPED_CODES):
             now = read_shape(self._session, read.relation, read.query, read.session)
         check_columns(read, now.columns)
         return now

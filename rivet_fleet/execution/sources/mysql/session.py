@@ -18,9 +18,9 @@ from typing import Any
 
 import pymysql
 
-from rivet_fleet.contracts.clock import vain_bytes
 from rivet_fleet.contracts.url import CAREFUL, DatabaseUrl, Login
-from rivet_fleet.errors import ConfigError, SourceError
+from rivet_fleet.errors import ConfigError
+from rivet_fleet.execution.engines.session import ASK_MAX_S, EngineSession, Liveness, Settings
 from rivet_fleet.execution.sources.mysql.border import (
     CLIENT_ERRNOS,
     mysql_errors,
@@ -29,9 +29,7 @@ from rivet_fleet.execution.sources.mysql.border import (
 )
 from rivet_fleet.execution.sources.mysql.dialect import DEFAULT_PORT, quote_text
 from rivet_fleet.execution.sources.mysql.liveness import (
-    ASK_MAX_S,
     LOGIN_BYTES_MAX,
-    Liveness,
     WatchedConnection,
     ask,
     well_formed,
@@ -146,9 +144,6 @@ def _row(connection: WatchedConnection, sql: str) -> tuple[object, ...] | None:
 
 CONNECT_TIMEOUT_S = 15
 WRITE_TIMEOUT_S = 30
-SILENCE_GRACE_S = 15.0
-"""How much longer than the statement's own limit the client waits for a byte before it takes
-the link for dead: a half-open connection never says so by itself."""
 _KEY_BYTES_MAX = 16 * 1024
 _TLS_MODES = ("disable", "prefer", "require", "verify-ca", "verify-full")
 _TLS_NAMES = {"disabled": "disable", "preferred": "prefer", "required": "require"} | {
@@ -159,11 +154,8 @@ _TLS_NAMES = {"disabled": "disable", "preferred": "prefer", "required": "require
 _OWN_TRANSACTIONS = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED, READ ONLY"
 """Whatever the server's default is: a SELECT at SERIALIZABLE locks the rows it reads."""
 
-Settings = tuple[tuple[str, str], ...]
-"""System variables and what they are set to, as SQL."""
 
-
-class Session:
+class Session(EngineSession[WatchedConnection]):
     """One lazily opened connection to one database."""
 
     def __init__(
@@ -177,23 +169,14 @@ class Session:
         answer_bytes_max: int | None = None,
     ) -> None:
         """``answer_bytes_max``: of an answer that is not rows, where less than usual will do."""
-        self.url = url
-        self._answer_bytes_max = answer_bytes_max
+        super().__init__(url, answer_bytes_max=answer_bytes_max)
         self._parameters = {
             **_parameters(url, tls_mode, tls_ca_file, application_name),
             "login": login,
             "server_public_key": _server_key(login),
         }
-        self._connection: WatchedConnection | None = None
         self._server: Server | None = None
         self._made: dict[str, str] = {}
-
-    @property
-    def connection(self) -> WatchedConnection:
-        """The live connection, opened when needed. Raises SourceUnavailable, SourceRefused."""
-        if self._connection is None or not self._connection.open:
-            self._connection = self._connect()
-        return self._connection
 
     @property
     def server(self) -> Server:
@@ -244,11 +227,8 @@ class Session:
         it is closed, so the next use starts afresh. Raises SourceError by error number.
         ``timeout_s`` is the statement limit (0: none); ``subject`` is what is read, in messages.
         """
-        connection = self.connection
-        connection.silence_s_max = timeout_s + SILENCE_GRACE_S if timeout_s > 0 else None
         with (
-            _weighed(connection),
-            mysql_errors(self.url, doing, subject=subject),
+            self._use(doing=doing, timeout_s=timeout_s, subject=subject) as connection,
             self._in_step(),
         ):
             if self.server.proxy is Proxy.DIRECT:
@@ -258,6 +238,9 @@ class Session:
             else:
                 with _borrowed(connection, settings, snapshot=snapshot):
                     yield connection
+
+    def _errors(self, doing: str, subject: str) -> contextlib.AbstractContextManager[None]:
+        return mysql_errors(self.url, doing, subject=subject)
 
     def limit(self, settings: Settings) -> None:
         """Change some settings of the use that goes on; they end with what they would end with."""
@@ -283,22 +266,6 @@ class Session:
             if errno == 0 or errno in CLIENT_ERRNOS:
                 self.close()
             raise
-
-    def close(self) -> None:
-        """Close the connection, in whatever state it is. Never raises."""
-        if self._connection is not None:
-            self._connection.drop()
-            self._connection = None
-
-
-@contextlib.contextmanager
-def _weighed(connection: WatchedConnection) -> Iterator[None]:
-    """An error of ours tells what was received in vain."""
-    try:
-        yield
-    except SourceError as error:
-        error.received_bytes = vain_bytes(connection.bounds.charged_bytes)
-        raise
 
 
 _SNAPSHOT = (

@@ -11,6 +11,7 @@ from rivet_fleet.contracts.facts import ColumnFacts
 from rivet_fleet.contracts.keys import KeyTuple, RelationName
 from rivet_fleet.contracts.plan import TuningPlan
 from rivet_fleet.errors import ConfigError
+from rivet_fleet.execution.engines.session import Settings
 from rivet_fleet.execution.onestatement import LexicalRules, Quote, one_statement
 from rivet_fleet.execution.parameters import Writing
 from rivet_fleet.execution.sources.mysql.dialect import (
@@ -33,7 +34,7 @@ from rivet_fleet.execution.sources.mysql.keytext import (
     value_expression,
 )
 from rivet_fleet.execution.sources.mysql.querysession import Own, as_settings
-from rivet_fleet.execution.sources.mysql.session import Server, Settings
+from rivet_fleet.execution.sources.mysql.session import Server
 
 NET_WRITE_TIMEOUT_S = 600
 """How long the server waits for us to take rows: a full disk or a slow encoder may pause us."""

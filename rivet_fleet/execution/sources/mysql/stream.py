@@ -12,12 +12,13 @@ import pymysql
 from rivet_fleet.contracts.columns import ColumnSpec
 from rivet_fleet.contracts.plan import TuningPlan
 from rivet_fleet.errors import SchemaDrift, SourceError, SourceRefused
+from rivet_fleet.execution.engines.session import Settings, maybe_swapped
 from rivet_fleet.execution.servo import Overdue
 from rivet_fleet.execution.sources.mysql import wire
-from rivet_fleet.execution.sources.mysql.border import maybe_swapped
+from rivet_fleet.execution.sources.mysql.border import SWAPPED_CODES
 from rivet_fleet.execution.sources.mysql.decoder import BatchDecoder
 from rivet_fleet.execution.sources.mysql.liveness import WatchedConnection, well_formed
-from rivet_fleet.execution.sources.mysql.session import Session, Settings
+from rivet_fleet.execution.sources.mysql.session import Session
 from rivet_fleet.execution.sources.mysql.statements import statement_limit
 
 BLOCK_BYTES = 256 * 1024
@@ -160,7 +161,7 @@ class StatementStream:
             subject=subject,
             snapshot=self._held,
         )
-        with maybe_swapped(), reading as connection:
+        with maybe_swapped(SWAPPED_CODES), reading as connection:
             channel = wire.Channel(connection)
             overdue = Overdue(self._session.url.identity, connection.silence_s_max or 0.0)
             prepared = self._prepare(channel, sql)

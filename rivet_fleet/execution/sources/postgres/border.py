@@ -10,23 +10,20 @@ from dataclasses import dataclass
 import psycopg
 
 from rivet_fleet.contracts.facts import NoteKind, SourceNote
-from rivet_fleet.contracts.foreign import NOTHING_SAID, foreign_line, hinted, without_values
+from rivet_fleet.contracts.foreign import NOTHING_SAID, without_values
 from rivet_fleet.contracts.url import DatabaseUrl
-from rivet_fleet.errors import (
-    MalformedData,
-    RetryClass,
-    SourceBusy,
-    SourceError,
-    SourceRefused,
-    SourceUnavailable,
-)
-from rivet_fleet.execution.sources.postgres.dialect import (
+from rivet_fleet.errors import MalformedData, RetryClass, SourceBusy, SourceError
+from rivet_fleet.execution.engines.session import (
     GONE,
     REFUSED,
     RESTARTING,
     ErrorClass,
-    classify,
+    Told,
+    cannot_connect,
+    clean,
+    translated,
 )
+from rivet_fleet.execution.sources.postgres.dialect import classify
 from rivet_fleet.execution.sources.postgres.heaps import broken_seal
 
 # ------------------------------------------------------------------------------------------
@@ -59,13 +56,12 @@ class PoolerWord:
     hint: str
 
 
-_REFUSED = ErrorClass(error=SourceRefused, retry=RetryClass.PERMANENT)
 _POOLER_FULL = ErrorClass(error=SourceBusy, retry=RetryClass.TRANSIENT, extra_delay_s=2.0)
 
 POOLER_WORDS = (
     PoolerWord(
         said="statement pooling mode",
-        means=_REFUSED,
+        means=REFUSED,
         hint="the pooler is in statement mode, which allows no transaction; give this database "
         "`pool_mode=transaction` in its configuration, or connect to the server itself",
     ),
@@ -82,17 +78,17 @@ POOLER_WORDS = (
     ),
     PoolerWord(
         said="no such database",
-        means=_REFUSED,
+        means=REFUSED,
         hint="the pooler does not know this database: check the name in the source's URL",
     ),
     PoolerWord(
         said="no such user",
-        means=_REFUSED,
+        means=REFUSED,
         hint="the pooler does not know this user: check the name in the source's URL",
     ),
     PoolerWord(
         said="unsupported startup parameter",
-        means=_REFUSED,
+        means=REFUSED,
         hint="take the option out of the source's URL, or let the pooler ignore it "
         "(ignore_startup_parameters)",
     ),
@@ -320,70 +316,51 @@ def postgres_errors(url: DatabaseUrl, doing: str) -> Iterator[None]:
         ) from None
 
 
-@contextlib.contextmanager
-def names_may_swap() -> Iterator[None]:
-    """A table whose name stands for nothing between two pages of a chunk: between the two renames
-    of a swap. It is looked at again as often as anything that passes; the chunk that is opened
-    next is refused by the table's name."""
-    try:
-        yield
-    except SourceRefused as refused:
-        if refused.code != "SQLSTATE_42P01":
-            raise
-        raise SourceBusy(
-            refused.message,
-            hint="a table that is being swapped is there again in a moment; else plan the export "
-            "again",
-            code=refused.code,
-            extra_delay_s=1.0,
-        ) from None
+SWAPPED = frozenset(("SQLSTATE_42P01",))
+"""What a chunk meets while the name of its table stands for nothing; see ``maybe_swapped``."""
 
 
 def translate(error: psycopg.Error, url: DatabaseUrl, doing: str) -> SourceError:
     """Our error for one of psycopg's: class and retry by the dialect's table."""
-    said = _clean(str(error), url)
-    sqlstate = error.sqlstate
-    if (word := pooler_word(said)) is not None and sqlstate in (None, "08P01"):
-        return _build(word.means, f"{url.identity}: {said} (while {doing})", word.hint, None)
-    if sqlstate is not None:
-        found, hint, code = classify(sqlstate), _HINTS.get(sqlstate), f"SQLSTATE_{sqlstate}"
-        message = f"{url.identity}: {said} ({sqlstate}, while {doing})"
-        kept = _without_values(sqlstate, error)
-        if kept is not None:
-            shown = f"{url.identity}: {_clean(kept, url)} ({sqlstate}, while {doing})"
-            return _build(found, shown, hinted(hint), code, unmasked=message)
-    else:
-        found, hint, code = _without_sqlstate(error), None, None
-        message = f"{url.identity}: {said} (while {doing})"
-    return _build(found, message, hint, code)
+    return translated(_told(error, url), url, doing)
+
+
+def _told(error: psycopg.Error, url: DatabaseUrl) -> Told:
+    said, sqlstate = str(error), error.sqlstate
+    if sqlstate in (None, "08P01") and (word := pooler_word(clean(said, url))) is not None:
+        return Told(said=said, means=word.means, hint=word.hint)
+    if sqlstate is None:
+        return Told(said=said, means=_without_sqlstate(error))
+    return Told(
+        said=said,
+        means=classify(sqlstate),
+        number=sqlstate,
+        code=f"SQLSTATE_{sqlstate}",
+        hint=_HINTS.get(sqlstate),
+        kept=_without_values(sqlstate, error),
+    )
 
 
 def translate_connect(error: psycopg.Error, url: DatabaseUrl) -> SourceError:
     """Our error for a connection that could not be made: ``connected`` is False."""
-    ours = _translate_connect(error, url)
-    ours.connected = False
-    return ours
-
-
-def _translate_connect(error: psycopg.Error, url: DatabaseUrl) -> SourceError:
     if error.sqlstate is not None:
-        return translate(error, url, "connecting")
-    said = _clean(str(error), url)
-    if (word := pooler_word(said)) is not None:
-        return _build(word.means, f"cannot connect to {url.identity}: {said}", word.hint, None)
-    known = connect_word(said)
-    found = GONE if known is None else known.means
-    if isinstance(error, psycopg.ProgrammingError):
+        ours = translate(error, url, "connecting")
+        ours.connected = False
+        return ours
+    said = clean(str(error), url)
+    word = pooler_word(said) or connect_word(said)
+    found = GONE if word is None else word.means
+    if isinstance(error, psycopg.ProgrammingError) and not isinstance(word, PoolerWord):
         found = REFUSED  # libpq did not even try
-    hint = None if known is None else known.hint
-    return _build(found, f"cannot connect to {url.identity}: {said}", hint, None)
+    return cannot_connect(
+        Told(said=str(error), means=found, hint=None if word is None else word.hint), url
+    )
 
 
 def _without_sqlstate(error: psycopg.Error) -> ErrorClass:
     """Errors psycopg makes itself: the connection broke, or the call was wrong."""
-    if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
-        return ErrorClass(error=SourceUnavailable, retry=RetryClass.RECONNECT)
-    return ErrorClass(error=SourceRefused, retry=RetryClass.PERMANENT)
+    broke = isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+    return GONE if broke else REFUSED
 
 
 _OF_NAMES = frozenset(
@@ -404,25 +381,3 @@ def _without_values(sqlstate: str, error: psycopg.Error) -> str | None:
         return NOTHING_SAID
     kept = without_values(error.diag.message_primary or str(error).partition("\n")[0])
     return None if kept == str(error).strip() else kept
-
-
-def _build(
-    found: ErrorClass,
-    message: str,
-    hint: str | None,
-    code: str | None,
-    unmasked: str | None = None,
-) -> SourceError:
-    return found.error(
-        message,
-        hint=hint,
-        code=code,
-        retry=found.retry,
-        extra_delay_s=found.extra_delay_s,
-        unmasked=unmasked,
-    )
-
-
-def _clean(text: str, url: DatabaseUrl) -> str:
-    secrets = (url.password,) if url.password else ()
-    return foreign_line(text, secrets)

@@ -12,15 +12,17 @@ from rivet_fleet.contracts.columns import ColumnSpec, ColumnType, Fidelity, Type
 from rivet_fleet.contracts.facts import SourceCapabilities
 from rivet_fleet.contracts.keys import RelationName
 from rivet_fleet.contracts.plan import TuningPlan
-from rivet_fleet.errors import (
-    ConfigError,
-    RelationLocked,
-    RetryClass,
-    SourceBusy,
-    SourceError,
-    SourceRefused,
-    SourceUnavailable,
-    StatementTimeout,
+from rivet_fleet.errors import ConfigError
+from rivet_fleet.execution.engines.session import (
+    CONFLICT,
+    FULL,
+    GONE,
+    LOCKED,
+    REFUSED,
+    RESOURCES,
+    RESTARTING,
+    TIMED_OUT,
+    ErrorClass,
 )
 from rivet_fleet.execution.onestatement import LexicalRules, Quote, one_statement
 from rivet_fleet.execution.paging import Select, Walk
@@ -256,37 +258,22 @@ def override_fidelity(own: TypeKind | None, target: TypeKind) -> Fidelity:
 # ---------------------------------------------------------------- errors
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ErrorClass:
-    """What one SQLSTATE (or a whole class of them) means for a worker."""
-
-    error: type[SourceError]
-    retry: RetryClass
-    extra_delay_s: float = 0.0
-
-
-GONE = ErrorClass(error=SourceUnavailable, retry=RetryClass.RECONNECT)
-RESTARTING = ErrorClass(error=SourceUnavailable, retry=RetryClass.RECONNECT, extra_delay_s=15.0)
-REFUSED = ErrorClass(error=SourceRefused, retry=RetryClass.PERMANENT)
-_TIMED_OUT = ErrorClass(error=StatementTimeout, retry=RetryClass.PERMANENT)
-_CONFLICT = ErrorClass(error=SourceBusy, retry=RetryClass.TRANSIENT, extra_delay_s=1.0)
-
 SQLSTATES: dict[str, ErrorClass] = {
-    "57014": _TIMED_OUT,  # statement_timeout, or an administrator's pg_cancel_backend
+    "57014": TIMED_OUT,  # statement_timeout, or an administrator's pg_cancel_backend
     "57P01": RESTARTING,  # admin shutdown, pg_terminate_backend
     "57P02": RESTARTING,
     "57P03": RESTARTING,
     "57P05": GONE,  # idle_session_timeout
     "25P03": GONE,  # idle_in_transaction_session_timeout
     "25P04": GONE,  # transaction_timeout: the connection is gone, and ours sets it to 0
-    "53300": ErrorClass(error=SourceBusy, retry=RetryClass.RECONNECT, extra_delay_s=15.0),
-    "40001": _CONFLICT,  # serialization, or a standby's recovery conflict
-    "40P01": _CONFLICT,
-    "55P03": ErrorClass(error=RelationLocked, retry=RetryClass.TRANSIENT),
+    "53300": FULL,
+    "40001": CONFLICT,  # serialization, or a standby's recovery conflict
+    "40P01": CONFLICT,
+    "55P03": LOCKED,
 }
 SQLSTATE_CLASSES: dict[str, ErrorClass] = {
     "08": GONE,
-    "53": ErrorClass(error=SourceBusy, retry=RetryClass.TRANSIENT, extra_delay_s=5.0),
+    "53": RESOURCES,
 }
 
 

@@ -29,11 +29,12 @@ from psycopg.pq.abc import PGconn, PGresult
 from rivet_fleet.contracts.plan import TuningPlan
 from rivet_fleet.errors import MalformedData, SourceError
 from rivet_fleet.execution.engines.decoding import BatchDecoder
+from rivet_fleet.execution.engines.session import Settings, answers_within_s, maybe_swapped
 from rivet_fleet.execution.servo import Overdue
-from rivet_fleet.execution.sources.postgres.border import names_may_swap
+from rivet_fleet.execution.sources.postgres.border import SWAPPED
 from rivet_fleet.execution.sources.postgres.decoder import compiled_decoder
 from rivet_fleet.execution.sources.postgres.liveness import WatchedConnection
-from rivet_fleet.execution.sources.postgres.session import Session, Settings, answers_within_s
+from rivet_fleet.execution.sources.postgres.session import Session
 
 if TYPE_CHECKING:
     from rivet_fleet.execution.sources.postgres.copyreceive import LibpqReceiver, SocketReceiver
@@ -442,7 +443,7 @@ class CopyStream:
     def _step(self) -> None:
         started_s = time.monotonic()
         try:
-            with names_may_swap():
+            with maybe_swapped(SWAPPED):
                 self.wire_bytes += next(self._steps)
             self._check_end(self._spent_s + time.monotonic() - started_s)
             self.ended = self._holds

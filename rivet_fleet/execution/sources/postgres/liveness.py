@@ -15,7 +15,6 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Generator
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ import psycopg
 from psycopg.abc import RV, PQGen
 
 from rivet_fleet.errors import RetryClass
+from rivet_fleet.execution.engines.session import ASK_MAX_S, Liveness, Silence
 from rivet_fleet.execution.sources.postgres.border import classify_connect
 from rivet_fleet.execution.sources.postgres.dialect import classify
 
@@ -111,23 +111,6 @@ def held_bytes() -> int:
     return 0
 
 
-QUIET_S = 10.0
-"""Silence after which the server is asked; doubled with every answer that it is at work."""
-QUIET_MAX_S = 60.0
-ASK_MAX_S = 10
-"""How long a second connection may take to be made, and then to answer."""
-
-
-class Liveness(Enum):
-    """What a silent connection's server does for it."""
-
-    AT_WORK = "at work"
-    DEAD = "dead"
-    """The server is not there, knows nothing of us, or waits for us as we wait for it."""
-    UNKNOWN = "unknown"
-    """It cannot be told: a pooler stands between, or the server does not let us look."""
-
-
 def judge(
     *, own_pid: int, told_pid: int, found: bool, state: str | None, waits_for: str | None
 ) -> Liveness:
@@ -208,6 +191,21 @@ class WatchedConnection(psycopg.Connection[tuple[Any, ...]]):
         except StopIteration as done:
             return done.value
 
+    @property
+    def usable(self) -> bool:
+        """False once it is closed."""
+        return not self.closed
+
+    @property
+    def answered_bytes(self) -> int:
+        """Received of the answer to what was last asked, when it was last looked at."""
+        return self.answer.received_bytes if self.answer is not None else 0
+
+    def drop(self) -> None:
+        """Close the connection, whatever state it is in. Never raises."""
+        with contextlib.suppress(psycopg.Error):
+            self.close()
+
     def wait(self, gen: PQGen[RV], interval: float = 0.0, timeout: float | None = None) -> RV:
         """Drive psycopg's generator ``gen`` as psycopg does, with a limit on silence, and one on
         the answer as a whole."""
@@ -255,30 +253,14 @@ class WatchedConnection(psycopg.Connection[tuple[Any, ...]]):
 
     def _patiently(self, poller: select.poll, bounds: Bounds | None) -> int:
         """The event flags. Raises OperationalError when the link is dead."""
-        began_s = time.monotonic()
-        quiet_s = QUIET_S
+        silence = Silence(self.silence_s_max, self.liveness, bounds.ends_s if bounds else None)
         while True:
-            silent_s = time.monotonic() - began_s
-            left_s = None if self.silence_s_max is None else self.silence_s_max - silent_s
-            late = bounds is not None and bounds.late
-            if bounds is not None and bounds.ends_s is not None:
-                ends_in_s = bounds.ends_s - time.monotonic()
-                left_s = ends_in_s if left_s is None else min(left_s, ends_in_s)
-            asking = self.liveness is not None and (left_s is None or quiet_s < left_s)
-            limit_s = quiet_s if asking else left_s
+            limit_s = silence.wait_s()
             events = poller.poll(None if limit_s is None else max(0.0, limit_s) * 1000.0)
-            dead = not events and (late or not asking or self._ask() is Liveness.DEAD)
-            # What arrived while we asked, or while this process was stopped, counts.
+            dead = not events and silence.dead()
             events = events or (poller.poll(0) if dead else [])
             if events:
                 return events[0][1]
             if dead:
-                silent_s = time.monotonic() - began_s
                 self.close()
-                raise psycopg.OperationalError(
-                    f"the server sent nothing for {silent_s:.0f} s: the link is dead"
-                )
-            quiet_s = min(quiet_s * 2, QUIET_MAX_S)
-
-    def _ask(self) -> Liveness:
-        return Liveness.UNKNOWN if self.liveness is None else self.liveness()
+                raise psycopg.OperationalError(str(silence))

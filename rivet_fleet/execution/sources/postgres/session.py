@@ -16,9 +16,9 @@ from typing import Any
 import psycopg
 from psycopg import Cursor
 
-from rivet_fleet.contracts.clock import vain_bytes
 from rivet_fleet.contracts.url import CAREFUL, DatabaseUrl, Login
-from rivet_fleet.errors import ConfigError, SourceError
+from rivet_fleet.errors import ConfigError
+from rivet_fleet.execution.engines.session import EngineSession, Liveness, Settings
 from rivet_fleet.execution.sources.postgres.border import (
     is_pooled,
     postgres_errors,
@@ -27,7 +27,6 @@ from rivet_fleet.execution.sources.postgres.border import (
 from rivet_fleet.execution.sources.postgres.dialect import DEFAULT_PORT, OWN_PATH, quote_literal
 from rivet_fleet.execution.sources.postgres.liveness import (
     LOGIN_BYTES_MAX,
-    Liveness,
     WatchedConnection,
     ask,
     in_own_level,
@@ -40,9 +39,6 @@ from rivet_fleet.execution.sources.postgres.querysession import (
 )
 
 CONNECT_TIMEOUT_S = 15
-SILENCE_GRACE_S = 15.0
-"""How much longer than the statement's own limit the client waits for a byte before it takes
-the link for dead: a half-open connection never says so by itself."""
 _TIMED_ONE_BY_ONE = 130_000
 """The version since which each statement of a query has a time limit of its own."""
 _ROUND_TRIP_KEPT_S = 30.0
@@ -69,8 +65,6 @@ _PREPARED_MAX = 16
 """Each keeps its plan in the server's memory, a few hundred kilobytes at most."""
 _TLS_MODES = ("disable", "prefer", "require", "verify-ca", "verify-full")
 
-Settings = tuple[tuple[str, str], ...]
-
 
 class _OneStatement(Cursor[tuple[Any, ...]]):
     """A cursor whose messages hold one statement each, by protocol. For what holds SQL of a user:
@@ -82,7 +76,7 @@ class _OneStatement(Cursor[tuple[Any, ...]]):
         super()._execute_send(query, force_extended=True, binary=binary)
 
 
-class Session:
+class Session(EngineSession[WatchedConnection]):
     """One lazily opened connection to one database."""
 
     def __init__(
@@ -98,13 +92,11 @@ class Session:
         """``answer_bytes_max``: of an answer that is not rows, where less than usual will do."""
         if tls_mode is not None and tls_mode not in _TLS_MODES:
             raise ConfigError(f"tls.mode {tls_mode!r}: expected one of {', '.join(_TLS_MODES)}")
-        self.url = url
-        self._answer_bytes_max = answer_bytes_max
+        super().__init__(url, answer_bytes_max=answer_bytes_max)
         self._parameters = _parameters(url, tls_mode, tls_ca_file)
         self._parameters |= _careful(self._parameters, url, login)
         named = "application_name" in self._parameters
         self._name = None if named else quote_literal(application_name)
-        self._connection: WatchedConnection | None = None
         self._pooled = False
         self._round_trip_s = 0.0
         self._measured_until_s = 0.0
@@ -114,13 +106,6 @@ class Session:
         """True while the SQL of a user is read: its transactions are rolled back. What it set for
         the session (``set_config``) would outlive a COMMIT: it could change how our next message is
         read, and behind a pooler it would be the next client's. Messages hold one statement."""
-
-    @property
-    def connection(self) -> WatchedConnection:
-        """The live connection, opened when needed. Raises SourceUnavailable, SourceRefused."""
-        if self._connection is None or self._connection.closed:
-            self._connection = self._connect()
-        return self._connection
 
     def _connect(self) -> WatchedConnection:
         try:
@@ -231,11 +216,9 @@ class Session:
         On any error the connection is left clean or closed, so the next use starts afresh.
         Raises SourceError by SQLSTATE. ``timeout_s`` is the statement limit (0: none).
         """
-        connection = self.connection
-        self._allow_silence(connection, timeout_s)
-        if self._pooled and self._name is not None:
-            settings = (*settings, ("application_name", self._name))
-        with _weighed(connection), postgres_errors(self.url, doing):
+        with self._use(doing=doing, timeout_s=timeout_s) as connection:
+            if self._pooled and self._name is not None:
+                settings = (*settings, ("application_name", self._name))
             try:
                 connection.execute(self.begin(settings, snapshot=snapshot).encode())
                 cursor = _OneStatement(connection) if self.undoing else connection.cursor()
@@ -248,8 +231,7 @@ class Session:
     @contextlib.contextmanager
     def alone(self, *, doing: str, timeout_s: float) -> Iterator[None]:
         """For one query that begins and ends its own transaction. Raises as ``reading``."""
-        self._allow_silence(self.connection, timeout_s)
-        with _weighed(self.connection), postgres_errors(self.url, doing):
+        with self._use(doing=doing, timeout_s=timeout_s):
             yield
 
     @property
@@ -271,8 +253,8 @@ class Session:
             self._measured_until_s = now_s + _ROUND_TRIP_KEPT_S
         return self._round_trip_s
 
-    def _allow_silence(self, connection: WatchedConnection, timeout_s: float) -> None:
-        connection.silence_s_max = answers_within_s(timeout_s)
+    def _errors(self, doing: str, subject: str) -> contextlib.AbstractContextManager[None]:
+        return postgres_errors(self.url, doing)
 
     def _undo(self, connection: WatchedConnection) -> None:
         """Roll back, or drop a connection that cannot be rolled back."""
@@ -283,29 +265,6 @@ class Session:
                 connection.rollback()
         except psycopg.Error:
             self.close()
-
-    def close(self) -> None:
-        """Close the connection. Never raises."""
-        if self._connection is not None:
-            with contextlib.suppress(psycopg.Error):
-                self._connection.close()
-            self._connection = None
-
-
-@contextlib.contextmanager
-def _weighed(connection: WatchedConnection) -> Iterator[None]:
-    """An error of ours tells what was received in vain."""
-    try:
-        yield
-    except SourceError as error:
-        if connection.answer is not None:
-            error.received_bytes = vain_bytes(connection.answer.received_bytes)
-        raise
-
-
-def answers_within_s(timeout_s: float) -> float | None:
-    """How long the answer of a statement with this limit may take; None without a limit."""
-    return timeout_s + SILENCE_GRACE_S if timeout_s > 0 else None
 
 
 def _careful(parameters: dict[str, Any], url: DatabaseUrl, login: Login) -> dict[str, Any]:

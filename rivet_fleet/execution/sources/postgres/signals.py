@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from rivet_fleet.contracts.url import CAREFUL, DatabaseUrl, Login
 from rivet_fleet.errors import SourceRefused
+from rivet_fleet.execution.engines.session import Settings
 from rivet_fleet.execution.signals import (
     ANSWER_BYTES_MAX,
     ANSWER_MAX_S,
@@ -17,7 +18,7 @@ from rivet_fleet.execution.signals import (
 )
 from rivet_fleet.execution.sources.postgres.dialect import OWN_PATH, from_item
 from rivet_fleet.execution.sources.postgres.querysession import PLAIN_STRINGS
-from rivet_fleet.execution.sources.postgres.session import Session, Settings
+from rivet_fleet.execution.sources.postgres.session import Session
 
 _STATS = "membership in pg_read_all_stats (or pg_monitor)"
 _OTHERS = "coalesce(a.application_name, '') NOT LIKE 'rivet-fleet%' AND a.pid <> pg_backend_pid()"

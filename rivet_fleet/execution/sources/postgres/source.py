@@ -24,10 +24,12 @@ from rivet_fleet.contracts.url import CAREFUL, DatabaseUrl, Login
 from rivet_fleet.contracts.window import Newest, NewestRequest
 from rivet_fleet.errors import SourceRefused
 from rivet_fleet.execution.chunkreader import PagedReader
+from rivet_fleet.execution.engines.session import maybe_swapped
 from rivet_fleet.execution.paging import above, beneath, compared_columns
 from rivet_fleet.execution.proof import count_select
 from rivet_fleet.execution.sources.postgres import listing
 from rivet_fleet.execution.sources.postgres.basis import Basis
+from rivet_fleet.execution.sources.postgres.border import SWAPPED
 from rivet_fleet.execution.sources.postgres.catalog import find_relation
 from rivet_fleet.execution.sources.postgres.dialect import (
     ENGINE_NAMES,
@@ -316,11 +318,12 @@ class PostgresSource:
         footing = Footing(read, chunk_range, lambda: self._basis.look(read, chunk_range))
         compared, encoding = compared_columns(read.window, chunk_range), self._session.encoding
         own = self._session.own if read.relation is None else ()
-        with self._session.reading(
+        looking = self._session.reading(
             catalog_settings(METADATA_TIMEOUT_S, read.session),
             doing="comparing the source with the plan",
             timeout_s=METADATA_TIMEOUT_S,
-        ) as cursor:
+        )
+        with maybe_swapped(SWAPPED), looking as cursor:
             now, keys = columns_now(
                 cursor, read.relation, read.query, compared, encoding, steady=bool(read.session)
             )

@@ -1,0 +1,273 @@
+"""A session of any engine: one connection at a time, what its errors mean, and how long its silence
+is borne.
+
+The frame owns what a use of a session is and what an error comes to; an engine owns its driver, its
+table of codes and how settings are made and undone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from enum import Enum
+from typing import Generic, Protocol, TypeVar
+
+from rivet_fleet.contracts.clock import vain_bytes
+from rivet_fleet.contracts.foreign import foreign_line, hinted
+from rivet_fleet.contracts.url import DatabaseUrl
+from rivet_fleet.errors import (
+    RelationLocked,
+    RetryClass,
+    SourceBusy,
+    SourceError,
+    SourceRefused,
+    SourceUnavailable,
+    StatementTimeout,
+)
+
+Settings = tuple[tuple[str, str], ...]
+"""Names of a session's settings and what they are set to, as SQL."""
+
+# ------------------------------------------------------------------------------------------
+# What a server's codes mean for a worker.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorClass:
+    """What one code of a server, or a whole class of them, means for a worker."""
+
+    error: type[SourceError]
+    retry: RetryClass
+    extra_delay_s: float = 0.0
+
+
+GONE = ErrorClass(error=SourceUnavailable, retry=RetryClass.RECONNECT)
+RESTARTING = ErrorClass(error=SourceUnavailable, retry=RetryClass.RECONNECT, extra_delay_s=15.0)
+FULL = ErrorClass(error=SourceBusy, retry=RetryClass.RECONNECT, extra_delay_s=15.0)
+REFUSED = ErrorClass(error=SourceRefused, retry=RetryClass.PERMANENT)
+TIMED_OUT = ErrorClass(error=StatementTimeout, retry=RetryClass.PERMANENT)
+"""A limit, ours or the server's, or somebody's cancel: what ends statements by hand or by a rule
+means the statement, not the moment. A page is tried again smaller; the same again is not."""
+CONFLICT = ErrorClass(error=SourceBusy, retry=RetryClass.TRANSIENT, extra_delay_s=1.0)
+LOCKED = ErrorClass(error=RelationLocked, retry=RetryClass.TRANSIENT)
+RESOURCES = ErrorClass(error=SourceBusy, retry=RetryClass.TRANSIENT, extra_delay_s=5.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """What an error of a driver says, as its engine reads it."""
+
+    said: str
+    means: ErrorClass
+    number: str = ""
+    """The server's own code, as messages show it; empty where there is none."""
+    code: str | None = None
+    hint: str | None = None
+    kept: str | None = None
+    """What may be told of ``said`` where it may hold values of rows; None where it holds none."""
+
+
+def translated(told: Told, url: DatabaseUrl, doing: str) -> SourceError:
+    """Our error for what a server said. ``doing`` completes the sentence "… while <doing>"."""
+    number = f"{told.number}, " if told.number else ""
+    message = f"{url.identity}: {clean(told.said, url)} ({number}while {doing})"
+    if told.kept is None:
+        return _built(told, message, told.hint)
+    shown = f"{url.identity}: {clean(told.kept, url)} ({number}while {doing})"
+    return _built(told, shown, hinted(told.hint), unmasked=message)
+
+
+def cannot_connect(told: Told, url: DatabaseUrl) -> SourceError:
+    """Our error for a connection that could not be made: ``connected`` is False."""
+    ours = _built(told, f"cannot connect to {url.identity}: {clean(told.said, url)}", told.hint)
+    ours.connected = False
+    return ours
+
+
+def _built(told: Told, message: str, hint: str | None, unmasked: str | None = None) -> SourceError:
+    return told.means.error(
+        message,
+        hint=hint,
+        code=told.code,
+        retry=told.means.retry,
+        extra_delay_s=told.means.extra_delay_s,
+        unmasked=unmasked,
+    )
+
+
+def clean(text: str, url: DatabaseUrl) -> str:
+    """What a driver or a server said, without the password of ``url``, on one line."""
+    return foreign_line(text, (url.password,) if url.password else ())
+
+
+@contextlib.contextmanager
+def maybe_swapped(codes: frozenset[str]) -> Iterator[None]:
+    """Inside, a chunk reads what was there when it was planned: what is not there now (an error of
+    these ``codes``) may be on its way back, between the two renames of a swap. So it is waited for,
+    as for anything that passes; a wrong name says the same, and is refused to whoever plans."""
+    try:
+        yield
+    except SourceRefused as refused:
+        if refused.code not in codes:
+            raise
+        raise SourceBusy(
+            refused.message,
+            hint="a table that is being swapped is there again in a moment; else plan the export "
+            "again",
+            code=refused.code,
+            extra_delay_s=1.0,
+        ) from None
+
+
+# ------------------------------------------------------------------------------------------
+# Silence: a server that is still at work says as little as a link that is dead.
+
+SILENCE_GRACE_S = 15.0
+"""How much longer than the statement's own limit the client waits for a byte before it takes
+the link for dead: a half-open connection never says so by itself."""
+QUIET_S = 10.0
+"""Silence after which the server is asked; doubled with every answer that it is at work."""
+QUIET_MAX_S = 60.0
+ASK_MAX_S = 10
+"""How long a second connection may take to be made, and then to answer."""
+
+
+class Liveness(Enum):
+    """What a silent connection's server does for it."""
+
+    AT_WORK = "at work"
+    DEAD = "dead"
+    """The server is not there, knows nothing of us, or waits for us as we wait for it."""
+    UNKNOWN = "unknown"
+    """It cannot be told: a proxy stands between, or the server does not let us look."""
+
+
+def answers_within_s(timeout_s: float) -> float | None:
+    """How long the answer of a statement with this limit may take; None without a limit."""
+    return timeout_s + SILENCE_GRACE_S if timeout_s > 0 else None
+
+
+class Silence:
+    """One wait for a server's next byte, which begins now.
+
+    It ends after ``most_s`` seconds (None: never), when the answer is due as a whole (``ends_s``,
+    monotonic), and as soon as ``ask`` says that nobody is at work any more.
+    """
+
+    __slots__ = ("_ask", "_asking", "_began_s", "_ends_s", "_most_s", "_quiet_s", "late")
+
+    def __init__(
+        self,
+        most_s: float | None,
+        ask: Callable[[], Liveness] | None,
+        ends_s: float | None = None,
+    ) -> None:
+        self._most_s, self._ask, self._ends_s = most_s, ask, ends_s
+        self._began_s = time.monotonic()
+        self._quiet_s = QUIET_S
+        self._asking = False
+        self.late = False
+        """The answer should have ended, when it was last asked for how long to wait."""
+
+    def wait_s(self) -> float | None:
+        """How long to wait for bytes, before ``dead`` is asked; below 0 not at all, None: until
+        some come."""
+        now_s = time.monotonic()
+        left_s = None if self._most_s is None else self._most_s - (now_s - self._began_s)
+        if self._ends_s is not None:
+            ends_in_s = self._ends_s - now_s
+            self.late = ends_in_s <= 0
+            left_s = ends_in_s if left_s is None else min(left_s, ends_in_s)
+        self._asking = self._ask is not None and (left_s is None or self._quiet_s < left_s)
+        return self._quiet_s if self._asking else left_s
+
+    def dead(self) -> bool:
+        """Nothing came: whether the link is dead. What came while the server was asked, or while
+        this process was stopped, counts all the same: look once more before believing it."""
+        if self.late or not self._asking or self._ask is None or self._ask() is Liveness.DEAD:
+            return True
+        self._quiet_s = min(self._quiet_s * 2, QUIET_MAX_S)
+        return False
+
+    def __str__(self) -> str:
+        silent_s = time.monotonic() - self._began_s
+        return f"the server sent nothing for {silent_s:.0f} s: the link is dead"
+
+
+# ------------------------------------------------------------------------------------------
+# One session.
+
+
+class Watched(Protocol):
+    """A driver's connection that gives up on a silent server."""
+
+    silence_s_max: float | None
+    liveness: Callable[[], Liveness] | None
+    answer_bytes_max: int | None
+
+    @property
+    def usable(self) -> bool:
+        """False once it is closed."""
+        ...
+
+    @property
+    def answered_bytes(self) -> int:
+        """Received so far of the answer to what was last asked."""
+        ...
+
+    def drop(self) -> None:
+        """Close it, in whatever state it is. Never raises."""
+        ...
+
+
+Connection = TypeVar("Connection", bound=Watched)
+
+
+class EngineSession(ABC, Generic[Connection]):
+    """One lazily opened connection to one database."""
+
+    def __init__(self, url: DatabaseUrl, *, answer_bytes_max: int | None = None) -> None:
+        """``answer_bytes_max``: of an answer that is not rows, where less than usual will do."""
+        self.url = url
+        self._answer_bytes_max = answer_bytes_max
+        self._connection: Connection | None = None
+
+    @property
+    def connection(self) -> Connection:
+        """The live connection, opened when needed. Raises SourceUnavailable, SourceRefused."""
+        if self._connection is None or not self._connection.usable:
+            self._connection = self._connect()
+        return self._connection
+
+    def close(self) -> None:
+        """Close the connection, in whatever state it is. Never raises."""
+        if self._connection is not None:
+            self._connection.drop()
+            self._connection = None
+
+    @contextlib.contextmanager
+    def _use(
+        self, *, doing: str, timeout_s: float, subject: str = "the query"
+    ) -> Iterator[Connection]:
+        """The connection, for as long as statements of this limit (0: none) may be silent. The
+        driver's errors come out as ours, and tell what was received in vain."""
+        connection = self.connection
+        connection.silence_s_max = answers_within_s(timeout_s)
+        try:
+            with self._errors(doing, subject):
+                yield connection
+        except SourceError as error:
+            error.received_bytes = vain_bytes(connection.answered_bytes)
+            raise
+
+    @abstractmethod
+    def _connect(self) -> Connection:
+        """A new connection on which we have said who we are. Raises as ``connection``."""
+
+    @abstractmethod
+    def _errors(self, doing: str, subject: str) -> AbstractContextManager[None]:
+        """Inside, the driver's errors become ours; ``subject`` is what is read, in messages."""
