@@ -14,7 +14,7 @@ import click
 
 from rivet_fleet import __version__
 from rivet_fleet.cli import nursery
-from rivet_fleet.cli.nursery import import_lean
+from rivet_fleet.cli.lean import import_lean
 from rivet_fleet.cli.say import say
 from rivet_fleet.errors import ExitCode, RivetFleetError
 

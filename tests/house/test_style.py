@@ -199,7 +199,7 @@ _NOT_THE_PRODUCT = {"tests", "chaos", "bench", "pytest", "hypothesis", "unittest
 
 
 def numpy_bridges(tree: ast.Module) -> Iterator[tuple[int, str]]:
-    """Calls that need pyarrow's optional NumPy, which a worker does without (cli/nursery.py)."""
+    """Calls that need pyarrow's optional NumPy, which a worker does without (cli/lean.py)."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and node.attr in _NUMPY_BRIDGES:
             yield node.lineno, f"{node.attr} needs pyarrow's NumPy; a worker's has none"

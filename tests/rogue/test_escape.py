@@ -187,7 +187,8 @@ def test_the_protocol_takes_one_statement_whatever_our_reading_lets_through(
 ) -> None:
     """Without the lexer that refuses a second statement, the server does."""
     url: str = request.getfixturevalue("database" if engine == "postgres" else "mysql_database")
-    reading = f"rivet_fleet.execution.sources.{engine}.statements.one_statement"
+    module = "dialect" if engine == "postgres" else "statements"
+    reading = f"rivet_fleet.execution.sources.{engine}.{module}.one_statement"
     monkeypatch.setattr(reading, lambda sql, alternatives: sql)
     target = parse_database_url(url)
     source = registry.open_source(engine, target, application_name="t")

@@ -59,13 +59,13 @@ def _keys_by_utf8() -> None:
         return cls(native_types={column.name: column.native_type for column in columns})
 
     _replace("sources.mysql.statements", "Keys.of", classmethod(of))
-    _replace("sources.mysql.keysamples", "UNSOUND", frozenset())
+    _replace("sources.mysql.introspect", "UNSOUND", frozenset())
     _replace("paging", "Progress._stands_still", lambda *_: None)
 
 
 def _nothing_rests() -> None:
     """What a plan rests on is not compared."""
-    _replace("drift", "judge", lambda *_: ())
+    _replace("types", "judge", lambda *_: ())
 
 
 def _marks_unbound() -> None:

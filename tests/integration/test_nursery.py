@@ -17,12 +17,12 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothi
 BEGUN = """
 import os, signal, sys
 from pathlib import Path
-from rivet_fleet.cli import prestart
+from rivet_fleet.cli import nursery as nurseries
 from tests.waiting import until
 
-prestart.begin()
-nursery = prestart.take()
-worker = [*prestart.PROGRAM, "worker"]
+nurseries.begin()
+nursery = nurseries.take()
+worker = [*nurseries.PROGRAM, "worker"]
 nowhere = Path(os.devnull)
 
 def waiting():
@@ -122,9 +122,9 @@ def test_a_nursery_that_does_not_answer_gives_nothing(blow: str) -> None:
     """And no child that nobody knows of, nor a file that stays open."""
     said = begin(
         f"""
-prestart._ANSWER_TIMEOUT_S = 0.2
+nurseries._ANSWER_TIMEOUT_S = 0.2
 nursery._socket.settimeout(0.2)
-prestart._DISMISS_TIMEOUT_S = 0.2
+nurseries._DISMISS_TIMEOUT_S = 0.2
 before = len(os.listdir("/proc/self/fd"))
 os.kill(nursery.pid, signal.{blow})
 print(nursery.hand_over(worker, {{}}, nowhere), nursery._process.returncode)
