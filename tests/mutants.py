@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rivet_fleet.contracts.state import Verb
-from rivet_fleet.persistence import budgets, claims, finalizing, ledger, marks
+from rivet_fleet.persistence import budgets, claims, finalizers, ledger, marks
 from rivet_fleet.persistence.guards import status_in
 
 
@@ -60,7 +60,7 @@ def _reap_by_client_clock() -> None:
 
 
 def _finalize_without_count() -> None:
-    finalizing.ALL_COMPLETED = "1 = 1"
+    finalizers.ALL_COMPLETED = "1 = 1"
 
 
 def _nothing() -> None:
@@ -95,11 +95,11 @@ def _governed_by_anybody() -> None:
 
 MUTANTS: dict[str, Mutant] = {
     "accept_keeps_fence": Mutant(
-        apply=_cut(finalizing, "_ACCEPT", "finalize_fence = finalize_fence + 1,"),
+        apply=_cut(finalizers, "_ACCEPT", "finalize_fence = finalize_fence + 1,"),
         red=("test_an_accepted_run_is_finished_and_nothing_else",),
     ),
     "acceptance_outlives_other_verdicts": Mutant(
-        apply=_cut(finalizing, "_FAIL", " acceptance_json = NULL,"),
+        apply=_cut(finalizers, "_FAIL", " acceptance_json = NULL,"),
         red=("test_other_verdicts_end_an_acceptance",),
     ),
     "commit_unfenced": Mutant(

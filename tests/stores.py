@@ -11,7 +11,6 @@ from sqlalchemy import text
 from rivet_fleet.contracts.keys import RunId, TaskId, WorkerId
 from rivet_fleet.contracts.state import WorkerIdentity
 from rivet_fleet.persistence.open import open_store
-from rivet_fleet.persistence.sql_store import SqlStore
 from rivet_fleet.persistence.store import Store
 from tests.model.store import MemoryStore
 from tests.mutants import apply_mutant, prepare_mutant
@@ -94,7 +93,6 @@ class SqlBackend(Backend):
         self.url = url
         apply_mutant(MUTANT)
         store = open_store(url, pool_size=4)
-        assert isinstance(store, SqlStore)
         self.store = self.sql = store
         store.migrate()
         prepare_mutant(MUTANT, self)

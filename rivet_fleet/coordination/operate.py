@@ -34,7 +34,7 @@ from rivet_fleet.verification.gc import sweep_spool, sweep_staged
 from rivet_fleet.verification.validate import validate_prefix
 
 if TYPE_CHECKING:
-    from rivet_fleet.persistence.copying import CopiedState
+    from rivet_fleet.persistence.copies import CopiedState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,11 +153,12 @@ def accept_campaigns(fleet: Fleet, loaded: LoadedConfig, word: Word) -> Accepted
 
 
 def copy_state(source_url: str, target_url: str) -> CopiedState:
-    """See ``persistence.copying``."""
+    """Make a PostgreSQL state of a SQLite one, whole, and retire the file (B6). Raises
+    StateRefused, and changes nothing, where either is not what it should be or anybody works."""
     # Imported here: no other verb declares every table.
-    from rivet_fleet.persistence import copying
+    from rivet_fleet.persistence import copies
 
-    return copying.copy_state(source_url, target_url)
+    return copies.copy_state(source_url, target_url)
 
 
 def _selected(fleet: Fleet, campaign_id: CampaignId, export_name: str | None) -> list[RunView]:

@@ -71,13 +71,13 @@ class PrivateSource:
         return facts
 
     def newest(self, request: NewestRequest) -> Newest:
-        """See ``Source``."""
+        """The greatest cursor, of a query with its secrets in it."""
         whole = self._whole(request.query)
         with private(whole, request.query):
             return self._source.newest(replace(request, query=whole))
 
     def read_changes(self, relation: RelationName) -> ChangeReading:
-        """See ``Source``."""
+        """How often rows of a relation were changed: no text with a secret is needed."""
         return self._source.read_changes(relation)
 
     def count_rows(self, read: ReadPlan, chunk_range: ChunkRange, timeout_s: float) -> int:
@@ -96,35 +96,35 @@ class PrivateSource:
             return self._source.open_chunk(whole, chunk_range, tuning)
 
     def list_relations(self) -> Listing:
-        """See ``Source``."""
+        """Every relation that the user may see."""
         return self._source.list_relations()
 
     def describe_server(self) -> ServerFacts:
-        """See ``Source``."""
+        """The server as this user meets it now."""
         return self._source.describe_server()
 
     def check_readable(
         self, relation: RelationName | None, query: str | None
     ) -> tuple[SourceNote, ...]:
-        """See ``Source``."""
+        """Prove that every column may be read, of a query with its secrets in it."""
         whole = self._whole(query)
         with private(whole, query):
             return self._source.check_readable(relation, whole)
 
     def read_counters(self) -> CounterReading:
-        """See ``Source``."""
+        """The server's own counters now."""
         return self._source.read_counters()
 
     def identify(self) -> tuple[BasisFact, ...]:
-        """See ``Source``."""
+        """Who the source is."""
         return self._source.identify()
 
     def ping(self) -> str:
-        """See ``Source``."""
+        """Connect, and say the server's version."""
         return self._source.ping()
 
     def close(self) -> None:
-        """See ``Source``."""
+        """Close the connection. Never raises."""
         self._source.close()
 
     def _whole(self, query: str | None) -> str | None:

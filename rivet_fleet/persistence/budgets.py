@@ -203,11 +203,14 @@ class Budgets(Ranges):
     _db: Database
 
     def set_budgets(self, budgets: Sequence[SourceBudget], *, by: str) -> list[str]:
-        """See ``Store.set_budgets``."""
+        """Store what each named group may do, over all campaigns here; one that says nothing
+        limits nothing. The names of those that changed; a change is journaled, and starts the
+        governor's work anew."""
         return self._db.write(lambda tx: configure(tx, budgets, by=by))
 
     def budgets(self) -> list[SourceBudget]:
-        """See ``Store.budgets``."""
+        """Every budget of the namespace that limits anything, by group name. Raises StateTampered
+        for one that is not what was configured."""
         sql = (
             f"SELECT {BUDGET_COLUMNS} FROM source_budget b WHERE b.namespace = :namespace "
             "ORDER BY b.group_name"
@@ -217,7 +220,8 @@ class Budgets(Ranges):
         return [budget for budget in found if not budget.unlimited]
 
     def reserve(self, group_name: str, rows: float, size_bytes: float) -> float:
-        """See ``Store.reserve``. One statement: askers queue for one row and nothing else."""
+        """Reserve so much of a group's rates; the seconds until it may be used. One statement:
+        askers queue for one row and nothing else."""
         values = {"group_name": group_name, "rows": float(rows), "bytes": float(size_bytes)}
         once = self._db.one if self._db.dialect.one_statement_claim else self._db.write
         row = once(lambda tx: tx.first(RESERVE, **values))
@@ -228,28 +232,31 @@ class Budgets(Ranges):
         return max(0.0, float(row[0]), float(row[1]))
 
     def reserve_retry(self, source_key: str, cost_s: float) -> float:
-        """See ``Store.reserve_retry``. One statement, as for a rate."""
+        """Reserve one retry of a source (``contracts.clock.retry_appointment``), over all processes
+        and campaigns here; the seconds until it may be made. One statement, as for a rate."""
         values = {"source_key": source_key, "cost_s": float(cost_s)}
         once = self._db.one if self._db.dialect.one_statement_claim else self._db.write
         return max(0.0, float(once(lambda tx: tx.scalar(RESERVE_RETRY, **values))))
 
     def standing(self, task_id: TaskId) -> Standing:
-        """See ``Store.standing``."""
+        """How the group of a running chunk stands, for this chunk; nothing limits one that is gone.
+        Raises StateTampered when the chunk, or its group's budget, is not what was sealed."""
         row = self._db.one(lambda tx: tx.first(STANDING, task_id=task_id))
         if row is None:
             return Standing()
-        self.check_task(row)
+        self._check_task(row)
         # By the first a chunk is held to its budget, by the second others see it run.
         if (row.of_namespace, row.of_group) != (row.namespace, row.source_group):
             raise tampered(f"the source group of run {row.run_id}")
         if row.group_name is None:
-            known = self._db.one(lambda tx: self.ask_sealed(tx, row.run_id))
+            known = self._db.one(lambda tx: self._ask_sealed(tx, row.run_id))
             refuse_without_budget(row.source_group, whole=known is not None and known.whole)
             return Standing()
         return _standing(row, self._db.sealer)
 
     def groups(self, campaign_id: CampaignId) -> list[GroupView]:
-        """See ``Store.groups``."""
+        """Every source group of a campaign, by name, with what runs in it now. Raises StateTampered
+        for a budget that is not what was configured, or was taken away."""
 
         def work(tx: Transaction) -> Sequence[Record]:
             rows = tx.all(GROUP_VIEWS, campaign_id=campaign_id)
@@ -506,7 +513,7 @@ WHERE namespace = :namespace AND halted_reason IS NOT NULL AND group_name IN (
 """
 
 
-class Governing:
+class Governors:
     """One governor per group, over one database."""
 
     _db: Database
@@ -519,7 +526,8 @@ class Governing:
         *,
         patience_s: float,
     ) -> list[GovernorLease]:
-        """See ``Store.lease_governor``."""
+        """The right to govern those monitored groups of the campaign that nobody has governed
+        for ``patience_s``; each with a fence of its own."""
         values = {"patience_s": patience_s, "campaign_id": campaign_id}
         names = [r[0] for r in self._db.one(lambda tx: tx.all(GOVERNABLE, **values))]
         leases = []
@@ -532,7 +540,8 @@ class Governing:
         return leases
 
     def govern(self, lease: GovernorLease, word: GovernorWord, lease_ttl_s: float) -> SourceBudget:
-        """See ``Store.govern``."""
+        """Write what a sample led to, extend the lease, tell, and halt campaigns when ``word``
+        says so: one transaction. The budget as it is now. Raises LeaseLost."""
 
         def work(tx: Transaction) -> SourceBudget:
             row = tx.first(
@@ -559,12 +568,14 @@ class Governing:
         return self._db.write(work)
 
     def leave_governor(self, lease: GovernorLease) -> None:
-        """See ``Store.leave_governor``."""
+        """Give the lease back: somebody else may govern at once. Nothing happens when another
+        has it already."""
         values = {"group_name": lease.budget.group_name, "fence": lease.fence}
         self._db.write(lambda tx: tx.run(_LEAVE, **values))
 
     def lift_halt(self, campaign_id: CampaignId) -> bool:
-        """See ``Store.lift_halt``."""
+        """An operator wants this campaign and its groups to run, whatever a governor stopped
+        before. False when nobody had stopped the campaign."""
 
         def work(tx: Transaction) -> bool:
             tx.run(_LIFT_GROUPS, campaign_id=campaign_id)

@@ -13,7 +13,7 @@ from rivet_fleet.contracts.state import CampaignStatus, CampaignView, SubmitOutc
 from rivet_fleet.errors import StateRefused
 from rivet_fleet.persistence.budgets import configure
 from rivet_fleet.persistence.database import Database, Record, Transaction, note, note_all
-from rivet_fleet.persistence.finalizing import ONLY_COMPLETED
+from rivet_fleet.persistence.finalizers import ONLY_COMPLETED
 from rivet_fleet.persistence.guards import CLAIMABLE
 from rivet_fleet.persistence.ledger import LOCK_CAMPAIGN
 from rivet_fleet.persistence.marks import refuse_moved_marks
@@ -123,7 +123,15 @@ class Campaigns:
         any_mark: bool = False,
         replacing: Sequence[CampaignId] = (),
     ) -> SubmitOutcome:
-        """See ``Store.submit``. Two identical submissions at once create one campaign."""
+        """Store campaign, groups, runs and **all** tasks in one transaction, which also cancels
+        the campaigns it is ``replacing``: both happen or neither does (B5).
+
+        The same id again is a no-op (``created=False``) when the config digest is the same;
+        StateRefused when it differs, when another campaign of the same name has an export in
+        progress (one in-progress run per campaign name and export), or when an export's high-water
+        mark is not the one it was planned at (W6) and not ``any_mark``. Two identical submissions
+        at once create one campaign.
+        """
         refuse_empty(plan)
         # Before the transaction: a server ends one that is idle for long, and a large campaign on
         # a busy machine takes its time to lay out.
@@ -160,7 +168,7 @@ class Campaigns:
         return outcome
 
     def campaign(self, campaign_id: CampaignId) -> CampaignView | None:
-        """See ``Store.campaign``."""
+        """One campaign, or None when there is none of this id."""
         sql = _CAMPAIGNS + "AND campaign_id = :campaign_id"
         row = self._db.one(lambda tx: tx.first(sql, campaign_id=campaign_id))
         return None if row is None else _campaign_from(row)
@@ -168,7 +176,7 @@ class Campaigns:
     def campaigns(
         self, *, name: str | None = None, active_only: bool = False
     ) -> list[CampaignView]:
-        """See ``Store.campaigns``."""
+        """The namespace's campaigns, those of one name, or active ones only; newest first."""
         where = ""
         values: dict[str, object] = {}
         if name is not None:
@@ -180,7 +188,9 @@ class Campaigns:
         return [_campaign_from(r) for r in self._db.one(lambda tx: tx.all(sql, **values))]
 
     def accept_campaigns(self, campaign_name: str, identity: CampaignIdentity, event: Event) -> int:
-        """See ``Store.accept_campaigns``."""
+        """Every campaign of this name belongs to ``identity`` from now on; ``event`` tells it in
+        the same transaction. How many there are. StateRefused while a live worker holds a chunk
+        of one: what it works for does not change under it."""
 
         def work(tx: Transaction) -> int:
             if tx.scalar(_HELD_OF_NAME, campaign_name=campaign_name):
@@ -193,7 +203,12 @@ class Campaigns:
         return self._db.write(work)
 
     def finish_campaign(self, campaign_id: CampaignId) -> CampaignStatus:
-        """See ``Store.finish_campaign``."""
+        """Settle the campaign if all its runs are over or stuck on spent chunks.
+
+        active → completed when every run is completed; active → incomplete when no task can
+        ever be claimed, reaped, published or finalized any more and some run is not
+        completed. Otherwise nothing changes. Returns the status afterwards.
+        """
 
         def work(tx: Transaction) -> CampaignStatus:
             text = tx.scalar(LOCK_CAMPAIGN, campaign_id=campaign_id)
@@ -213,8 +228,10 @@ class Campaigns:
         return view.status if view is not None else self._db.write(work)
 
     def cancel(self, campaign_id: CampaignId) -> int:
-        """See ``Store.cancel``. Its runs are cancelled too, so that a new submission may start.
-        On a cancelled campaign it takes back whatever a late claim started."""
+        """active/incomplete → cancelled; pending tasks stay as they are, running ones lose their
+        fence (bumped, pending). Returns how many running tasks were taken back. Its runs are
+        cancelled too, so that a new submission may start. On a cancelled campaign it takes back
+        whatever a late claim started."""
 
         def mark(tx: Transaction) -> None:
             before = _give_up(tx, campaign_id)
@@ -239,7 +256,9 @@ class Campaigns:
         return self._db.write(work)
 
     def reset_export(self, campaign_name: str, export_name: str, *, chunks_only: bool) -> int:
-        """See ``Store.reset_export``. Returns how many runs were forgotten."""
+        """Forget runs and tasks of a campaign's export (and, unless ``chunks_only``, its cursor and
+        progression). StateRefused while a live worker holds one of its chunks. Returns how many
+        runs were forgotten."""
 
         def work(tx: Transaction) -> int:
             named = {"campaign_name": campaign_name, "export_name": export_name}

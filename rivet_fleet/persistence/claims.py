@@ -167,8 +167,9 @@ class Claims(Ledger, Ranges):
     def claim(
         self, campaign_id: CampaignId, worker: WorkerIdentity, lease_ttl_s: float
     ) -> Claim | None:
-        """See ``Store.claim``. A claim whose answer was lost runs out with its lease: one
-        attempt is spent, nothing else happens."""
+        """The claimable task of highest priority, lowest chunk index, of an active campaign whose
+        source group has a free slot. None is not the end of work (F5). A claim whose answer was
+        lost runs out with its lease: one attempt is spent, nothing else happens."""
         values: dict[str, object] = {
             "campaign_id": campaign_id,
             "worker_id": worker.worker_id,
@@ -188,7 +189,7 @@ class Claims(Ledger, Ranges):
         if row is None:
             return None
         try:
-            self.check_task(row)
+            self._check_task(row)
         except (StateTampered, StateRefused):
             self.release(TaskId(row[0]), row[6])
             raise
@@ -242,7 +243,7 @@ class Claims(Ledger, Ranges):
             return None
         row = self._claim_in(tx, worker, PICK_IN_GROUP, {**values, "group_name": group_name})
         if row is not None and room is None:
-            known = self.ask_sealed(tx, row.run_id)
+            known = self._ask_sealed(tx, row.run_id)
             refuse_without_budget(group_name, whole=known is not None and known.whole)
         return row
 
@@ -253,8 +254,10 @@ class Claims(Ledger, Ranges):
         lease_ttl_s: float,
         rss_bytes: int,
     ) -> list[TaskId]:
-        """See ``Store.renew``. A task that left ``running`` under the same fence (its own
-        commit was faster than the heartbeat) is not lost: the fence decides (F2)."""
+        """Heartbeat: extend the leases whose fence still matches, refresh the worker row. Returns
+        the tasks that are lost. The worker row is created on first use. A task that left
+        ``running`` under the same fence (its own commit was faster than the heartbeat) is not
+        lost: the fence decides (F2)."""
 
         def work(tx: Transaction) -> list[TaskId]:
             if self._db.dialect.one_host:
@@ -272,7 +275,9 @@ class Claims(Ledger, Ranges):
     def reap_expired(
         self, campaign_id: CampaignId | None = None, *, limit: int = 100
     ) -> list[Reaped]:
-        """See ``Store.reap_expired``."""
+        """Take back running tasks whose lease ran out by the database's clock, the longest expired
+        first: each is pending again with a new fence, or failed when its attempts are spent. At
+        most ``limit``, and no others than those that are returned."""
         only = "" if campaign_id is None else "AND t.campaign_id = :campaign_id"
         sql = REAPABLE.replace("EXPIRED_FILTER", EXPIRED).replace("CAMPAIGN_FILTER", only)
         values: dict[str, object] = {"limit": limit}
@@ -284,7 +289,10 @@ class Claims(Ledger, Ranges):
         return self._db.write(lambda tx: _take_back(tx, tx.all(sql, **values), "lease expired"))
 
     def reap_worker(self, worker_id: str, reason: str) -> list[Reaped]:
-        """See ``Store.reap_worker``."""
+        """Take back every running task of a process that was seen to end; its worker row is
+        marked ended, and a run it was finishing is free for the next finalizer, whose fence
+        keeps it out should it live after all. ``reason`` (signal or exit code) is kept on tasks
+        that end as failed."""
 
         def work(tx: Transaction) -> list[Reaped]:
             tx.run(_END_WORKER, worker_id=worker_id, reason=reason)

@@ -241,7 +241,7 @@ class SqliteDialect:
             ) from None
 
     def engine(self, pool_size: int) -> Engine:
-        """See ``Dialect.engine``."""
+        """An engine whose connections have our pragmas; the file is made when there is none."""
         engine = create_engine(
             URL.create("sqlite", database=str(self.path)),
             isolation_level="AUTOCOMMIT",
@@ -279,7 +279,9 @@ class SqliteDialect:
     def writing(
         self, connection: Connection, *, migrating: bool = False, durable: bool = True
     ) -> Iterator[None]:
-        """See ``Dialect.writing``."""
+        """A write transaction of the one writer that the file's lock admits. Not ``durable``: it
+        reaches the disk with the next durable one. Raises StateUnavailable when another process
+        keeps the lock."""
         with self._lock.held():
             self._synchronize(connection, "FULL" if durable else "NORMAL")
             with transaction(connection, "BEGIN IMMEDIATE", driver_error=sqlite3.Error):
@@ -294,20 +296,19 @@ class SqliteDialect:
             connection.info["synchronous"] = level
 
     def reading(self, connection: Connection) -> contextlib.AbstractContextManager[None]:
-        """See ``Dialect.reading``."""
+        """A snapshot that several SELECTs share; in WAL it waits for nobody."""
         return transaction(connection, "BEGIN", driver_error=sqlite3.Error)
 
     def alone(self, connection: Connection) -> contextlib.AbstractContextManager[None]:
-        """See ``Dialect.alone``."""
+        """Nothing: a statement of SQLite is a transaction by itself."""
         return contextlib.nullcontext()
 
     def limit(self, connection: Connection) -> contextlib.AbstractContextManager[None]:
-        """See ``Dialect.limit``."""
+        """Nothing: there is no network to wait for."""
         return contextlib.nullcontext()
 
     def refresh_statistics(self, engine: Engine) -> None:
-        """See ``Dialect.refresh_statistics``."""
-        # every statement of ours has one index to choose
+        """Nothing: every statement of ours has one index to choose."""
 
     def keep_copy(self, revision: str) -> None:
         """See ``Dialect.keep_copy``: ``<name>.before-<revision>``, for its owner alone. Raises
@@ -332,7 +333,7 @@ class SqliteDialect:
             ) from None
 
     def close(self) -> None:
-        """See ``Dialect.close``."""
+        """Give the lock's file back."""
         self._lock.close()
 
 

@@ -59,7 +59,8 @@ class Uniques:
     def unique_stats(
         self, run_id: RunId, position: int, columns: tuple[str, ...]
     ) -> list[UniqueStats]:
-        """See ``Store.unique_stats``."""
+        """What every part of the ledger knows about the unique key at ``position`` of the
+        plan, in (chunk, part) order. Kept until a later run of the export is finished."""
         named = {"run_id": run_id, "position": position}
         rows = self._db.one(lambda tx: tx.all(_STATS, **named))
         return [_stats_from(row, columns) for row in rows]
@@ -208,7 +209,9 @@ class Ledger:
         longest_statement_s: float | None = None,
         told: Sequence[Told] = (),
     ) -> None:
-        """See ``Store.commit``. Called again with the same fence and parts it succeeds."""
+        """running → committed with its part rows and what they know about unique keys, in one
+        transaction. Raises LeaseLost. Zero parts is allowed (an empty chunk). ``told`` is
+        journaled before the transition. Called again with the same fence and parts it succeeds."""
         longest_ms = None if longest_statement_s is None else round(longest_statement_s * 1000)
         done = {"rows": rows, "pages": pages, "longest_statement_ms": longest_ms}
 
@@ -230,7 +233,8 @@ class Ledger:
         self._db.write(work)
 
     def mark_published(self, task_id: TaskId, fence: int, told: Sequence[Told] = ()) -> None:
-        """See ``Store.mark_published``. On a task completed under this fence it succeeds."""
+        """committed → completed; its part rows become published. Raises LeaseLost. ``told`` is
+        journaled before the transition. On a task completed under this fence it succeeds."""
 
         def work(tx: Transaction) -> None:
             task = tx.first(COMPLETE, task_id=task_id, fence=fence)
@@ -248,7 +252,9 @@ class Ledger:
         self._db.write(work, durable=False)
 
     def fail(self, task_id: TaskId, fence: int, failure: Failure) -> TaskStatus:
-        """See ``Store.fail``. On a task failed under this fence it succeeds."""
+        """running → failed, not to be claimed again before its backoff is over, or not at all when
+        the failure is permanent; the status afterwards. Raises LeaseLost. On a task failed under
+        this fence it succeeds."""
 
         def work(tx: Transaction) -> TaskStatus:
             task = tx.first(
@@ -279,7 +285,9 @@ class Ledger:
         return self._db.write(work)
 
     def release(self, task_id: TaskId, fence: int, outage: str = "") -> None:
-        """See ``Store.release``. A pending task with this fence was released by its owner."""
+        """running → pending, the attempt given back. Raises LeaseLost. ``outage``: what the source
+        said, when it could not be connected. A pending task with this fence was released by its
+        owner."""
 
         def work(tx: Transaction) -> None:
             task = tx.first(RELEASE, task_id=task_id, fence=fence)
@@ -292,7 +300,10 @@ class Ledger:
         self._db.write(work)
 
     def reopen(self, task_id: TaskId, fence: int, reason: str) -> bool:
-        """See ``Store.reopen``. The caller has made the old parts impossible before (F9)."""
+        """committed, completed or failed → pending: fence +1, attempts 0, part rows voided; a
+        completed or failed run goes back to in progress, its campaign to active. False when the
+        fence no longer matches (somebody else did it). The caller has made the old parts
+        impossible before (F9)."""
 
         def work(tx: Transaction) -> bool:
             parents = tx.first(_PARENTS, task_id=task_id)
@@ -319,7 +330,8 @@ class Ledger:
         export_name: str | None = None,
         chunk_index: int | None = None,
     ) -> int:
-        """See ``Store.requeue``. The campaign becomes active again when it was incomplete."""
+        """failed → pending (attempts 0, fence +1) for tasks whose parts need no removal. The
+        campaign becomes active again when it was incomplete."""
         filters = ""
         values: dict[str, object] = {"campaign_id": campaign_id}
         if export_name is not None:
@@ -349,7 +361,8 @@ class Ledger:
     def parts(
         self, run_id: RunId, *, chunk_index: int | None = None, include_voided: bool = False
     ) -> list[LedgerPart]:
-        """See ``Store.parts``."""
+        """The ledger of a run or of one chunk, in (chunk, part) order; what was voided on demand
+        only. Raises StateTampered for a part that is not the one that was committed."""
         sql = _PARTS.replace("VOIDED_FILTER", "" if include_voided else "AND status <> 'voided'")
         values: dict[str, object] = {"run_id": run_id}
         if chunk_index is not None:

@@ -89,7 +89,7 @@ class Marks:
     _db: Database
 
     def marks(self, campaign_name: str, export_names: Sequence[str]) -> dict[str, StoredMark]:
-        """See ``Store.marks``."""
+        """The mark of each export that has one, with what it is bound to (PA4 compares it)."""
 
         def work(tx: Transaction) -> dict[str, StoredMark]:
             named = {"campaign_name": campaign_name}
@@ -101,7 +101,9 @@ class Marks:
     def accept_mark(
         self, campaign_name: str, export_name: str, at: StoredMark, binding: str, event: Event
     ) -> bool:
-        """See ``Store.accept_mark``."""
+        """Bind the mark ``at`` to something else; ``event`` tells it in the same transaction.
+        False when it is bound so already. StateRefused when it has changed, or a run of the
+        export is in progress."""
         named = {"campaign_name": campaign_name, "export_name": export_name}
 
         def work(tx: Transaction) -> bool:
@@ -119,7 +121,7 @@ class Marks:
         return self._db.write(work)
 
     def progression(self, campaign_name: str) -> list[Progression]:
-        """See ``Store.progression``."""
+        """How far each export has come, by name. For people: nothing is decided by it (PG7)."""
         rows = self._db.one(lambda tx: tx.all(_PROGRESSION, campaign_name=campaign_name))
         return [
             Progression(
@@ -373,7 +375,8 @@ class Histories:
     def history(
         self, campaign_name: str, export_names: Sequence[str], *, limit: int = 20
     ) -> dict[str, list[MeasuredRun]]:
-        """See ``Store.history``."""
+        """What the last ``limit`` ended runs of each export measured, newest first; exports
+        without any are left out. Advice is made of it, never correctness."""
 
         def work(tx: Transaction) -> dict[str, list[MeasuredRun]]:
             named = {"campaign_name": campaign_name, "limit": limit}
@@ -391,7 +394,8 @@ class Histories:
         return self._db.read(work)
 
     def last_plans(self, campaign_name: str, export_names: Sequence[str]) -> dict[str, ExportPlan]:
-        """See ``Store.last_plans``."""
+        """The sealed plan of each export's last completed run; exports without one, or whose
+        run was forgotten, are left out. What schema drift is measured from."""
 
         def work(tx: Transaction) -> dict[str, str]:
             named = {"campaign_name": campaign_name}

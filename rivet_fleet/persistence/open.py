@@ -21,7 +21,6 @@ from rivet_fleet.persistence.dialects import (
 )
 from rivet_fleet.persistence.guards import SCHEMA_VERSION
 from rivet_fleet.persistence.migrate import stored_version
-from rivet_fleet.persistence.sql_store import SqlStore
 from rivet_fleet.persistence.store import Store
 
 _SQLITE = "sqlite:///"
@@ -48,7 +47,7 @@ def open_store(
     """
     dialect = dialect_of(url, answer_max_s)
     sealer = Sealer(key=seal_key)
-    return SqlStore(Database(dialect, pool_size=pool_size, namespace=namespace, sealer=sealer))
+    return Store(Database(dialect, pool_size=pool_size, namespace=namespace, sealer=sealer))
 
 
 def store_exists(url: str) -> bool:

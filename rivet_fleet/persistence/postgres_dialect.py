@@ -137,7 +137,7 @@ class PostgresDialect:
         self._watchdog = Watchdog()
 
     def engine(self, pool_size: int) -> Engine:
-        """See ``Dialect.engine``."""
+        """An engine whose every connection answers within its limit, the first questions too."""
         engine = create_engine(
             # Where it is, libpq is told as the URL says it: a socket's folder, several hosts.
             URL.create("postgresql+psycopg"),
@@ -195,7 +195,9 @@ class PostgresDialect:
     def writing(
         self, connection: Connection, *, migrating: bool = False, durable: bool = True
     ) -> Iterator[None]:
-        """See ``Dialect.writing``."""
+        """A write transaction, each statement within the limit for an answer. ``migrating``: no
+        other migration overlaps it, and it may wait for one. Not ``durable``: its COMMIT does not
+        wait for the disk, which a later one that does takes along."""
         if migrating:
             # Waiting for fifteen other migrations is the one wait that may be long.
             begin = self._BEGIN_MIGRATION
@@ -210,17 +212,18 @@ class PostgresDialect:
             yield
 
     def reading(self, connection: Connection) -> contextlib.AbstractContextManager[None]:
-        """See ``Dialect.reading``."""
+        """A snapshot that several SELECTs share, read only."""
         return transaction(connection, self._BEGIN_READ, self.limit, driver_error=psycopg.Error)
 
     def alone(self, connection: Connection) -> contextlib.AbstractContextManager[None]:
-        """See ``Dialect.alone``."""
+        """One statement by itself, in a transaction of ours where the server's default level is
+        another than ours."""
         if connection.info.get(_DEFAULT_LEVEL) == "read committed":
             return contextlib.nullcontext()
         return transaction(connection, self._BEGIN, self.limit, driver_error=psycopg.Error)
 
     def limit(self, connection: Connection) -> contextlib.AbstractContextManager[None]:
-        """See ``Dialect.limit``."""
+        """Bound one statement, its way through the network included, by the watchdog."""
         return self._within(connection, self._answer_max_s)
 
     def _within(
@@ -232,7 +235,7 @@ class PostgresDialect:
         return self._watchdog.limit(raw.fileno(), seconds)
 
     def refresh_statistics(self, engine: Engine) -> None:
-        """See ``Dialect.refresh_statistics``."""
+        """ANALYZE the tables that a campaign fills. A failure is nobody's concern."""
         # Before autovacuum has looked, a table that just grew from nothing is planned as small.
         with (
             contextlib.suppress(DBAPIError),
@@ -246,7 +249,7 @@ class PostgresDialect:
         its documentation say so."""
 
     def close(self) -> None:
-        """See ``Dialect.close``."""
+        """End the watchdog's thread."""
         self._watchdog.close()
 
 

@@ -34,7 +34,7 @@ SEALED_OF_TASK = (
     "run_id, chunk_index, range_json, namespace, campaign_id, export_name, run_position, priority, "
     "source_group"
 )
-"""The columns that ``Ranges.check_task`` needs: by them a chunk is picked, counted and read."""
+"""The columns that ``Ranges._check_task`` needs: by them a chunk is picked, counted and read."""
 SEALED_OF_PART = (
     "run_id, export_name, chunk_index, part_number, fence, path, rows, bytes, fingerprint, md5, "
     "receipt_json, columns_json, changed_values, seal"
@@ -134,19 +134,19 @@ class Ranges:
     _db: Database
     _sealed: dict[str, SealedRun]
 
-    def check_task(self, task: Record) -> None:
+    def _check_task(self, task: Record) -> None:
         """Raise StateTampered when a chunk's row (``SEALED_OF_TASK``) is not what its run's seal
         covers."""
         known = self._sealed.get(task.run_id)
         if known is not None and known.differs(task) is None:
             return
         # Not asked for yet, or of a run that was reset and planned again under its id.
-        known = self._db.one(lambda tx: self.ask_sealed(tx, task.run_id))
+        known = self._db.one(lambda tx: self._ask_sealed(tx, task.run_id))
         wrong = "run" if known is None else known.differs(task)
         if wrong is not None:
             raise tampered(f"the {wrong} of chunk {task.chunk_index} of run {task.run_id}")
 
-    def ask_sealed(self, tx: Transaction, run_id: str) -> SealedRun | None:
+    def _ask_sealed(self, tx: Transaction, run_id: str) -> SealedRun | None:
         """What is sealed of a run as the state has it now, None when there is no such run.
         Raises StateTampered."""
         if len(self._sealed) >= _KEPT_MAX:
@@ -157,7 +157,8 @@ class Ranges:
         return found
 
     def check_seals(self, campaign_id: CampaignId) -> None:
-        """See ``Store.check_seals``."""
+        """Check every run and every range of a campaign against its seal (ADR 0024). What is read
+        later is checked again when it is read. Raises StateTampered, StateRefused."""
 
         def work(tx: Transaction) -> Sequence[Record]:
             runs = tx.all(_RUNS_OF_CAMPAIGN, campaign_id=campaign_id)
@@ -179,7 +180,7 @@ class Ranges:
             return found
 
         for task in self._db.read(work):
-            self.check_task(task)
+            self._check_task(task)
 
 
 _RUNS_OF_CAMPAIGN = f"SELECT {SEALED_OF_RUN} FROM chunk_run WHERE campaign_id = :campaign_id"

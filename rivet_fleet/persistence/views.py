@@ -82,18 +82,19 @@ class Views(Ranges):
     _db: Database
 
     def now_s(self) -> float:
-        """See ``Store.now_s``."""
+        """The database's own clock, epoch seconds: the only one that leases go by (F3)."""
         return float(self._db.one(lambda tx: tx.scalar("SELECT NOW_S")))
 
     def committed_tasks(
         self, campaign_id: CampaignId, *, idle_s: float, limit: int = 100
     ) -> list[TaskView]:
-        """See ``Store.committed_tasks``."""
+        """Committed tasks nobody has touched for ``idle_s``, the longest first: to be rolled
+        forward. At most ``limit``. Raises StateTampered."""
         values = {"campaign_id": campaign_id, "idle_s": idle_s, "limit": limit}
         return [self._task_from(r) for r in self._db.one(lambda tx: tx.all(COMMITTED, **values))]
 
     def task(self, run_id: RunId, chunk_index: int) -> TaskView | None:
-        """See ``Store.task``."""
+        """One chunk's task, or None. Raises StateTampered when it is not what its run sealed."""
         sql = _TASKS + "WHERE run_id = :run_id AND chunk_index = :chunk_index"
         row = self._db.one(lambda tx: tx.first(sql, run_id=run_id, chunk_index=chunk_index))
         return None if row is None else self._task_from(row)
@@ -101,7 +102,7 @@ class Views(Ranges):
     def tasks(
         self, run_id: RunId, *, status: TaskStatus | None = None, limit: int = 1_000_000
     ) -> list[TaskView]:
-        """See ``Store.tasks``."""
+        """The tasks of a run, or those of one status, in chunk order. Raises StateTampered."""
         only = "" if status is None else "AND status = :status"
         sql = f"{_TASKS} WHERE run_id = :run_id {only} ORDER BY chunk_index LIMIT :limit"
         values: dict[str, object] = {"run_id": run_id, "limit": limit}
@@ -110,23 +111,26 @@ class Views(Ranges):
         return [self._task_from(row) for row in self._db.one(lambda tx: tx.all(sql, **values))]
 
     def _task_from(self, row: Record) -> TaskView:
-        self.check_task(row)
+        self._check_task(row)
         return _task_from(row)
 
     def run(self, run_id: RunId) -> RunView | None:
-        """See ``Store.run``."""
+        """One run and what its chunks and parts add up to, on one snapshot; None when there is none
+        of this id. Raises StateTampered."""
         found = self._db.read(lambda tx: _runs(tx, "run_id = :run_id", run_id=run_id))
         return found[0] if found else None
 
     def runs(self, campaign_id: CampaignId) -> list[RunView]:
-        """See ``Store.runs``."""
+        """Every run of a campaign and what its chunks and parts add up to, in plan order, on one
+        snapshot. Raises StateTampered."""
         scope = "campaign_id = :campaign_id"
         return self._db.read(lambda tx: _runs(tx, scope, campaign_id=campaign_id))
 
     def workers(
         self, *, host_id: str | None = None, alive_within_s: float = 60.0
     ) -> list[WorkerView]:
-        """See ``Store.workers``."""
+        """Workers, of one host or of all, whose row is not marked ended, newest heartbeat first;
+        ``alive`` says whether that was ``alive_within_s`` ago or less."""
         only = "" if host_id is None else "AND w.host_id = :host_id"
         values: dict[str, object] = {"alive_within_s": alive_within_s}
         if host_id is not None:
@@ -144,8 +148,8 @@ class Views(Ranges):
         only: JournalFilter | None = None,
         newest: bool = False,
     ) -> list[JournalEntry]:
-        """See ``Store.journal``. On PostgreSQL ids are drawn before they are committed: see
-        ``coordination.journal``."""
+        """What happened, in that order: the first ``limit``, or with ``newest`` the last. On
+        PostgreSQL ids are drawn before they are committed: see ``coordination.journal``."""
         where = "namespace = :namespace AND journal_id > :after_id"
         values: dict[str, object] = {"after_id": after_id, "limit": limit}
         for name, value in (("campaign_id", campaign_id), ("run_id", run_id)):
@@ -164,7 +168,7 @@ class Views(Ranges):
         return found[::-1] if newest else found
 
     def write_journal(self, event: Event) -> None:
-        """See ``Store.write_journal``."""
+        """Append an event that belongs to no transition of the store."""
         self._db.write(lambda tx: note(tx, event))
 
     def metrics(
@@ -174,7 +178,8 @@ class Views(Ranges):
         export_name: str | None = None,
         limit: int = 20,
     ) -> list[dict[str, object]]:
-        """See ``Store.metrics``."""
+        """Rows of ``export_metrics``, by column: one for each run that ended, newest first, at most
+        ``limit``."""
         given = {"campaign_name": campaign_name, "export_name": export_name}
         named = {name: value for name, value in given.items() if value is not None}
         only = "".join(f" AND {name} = :{name}" for name in named)
@@ -294,7 +299,8 @@ class Outages:
     _db: Database
 
     def outage(self, campaign_id: CampaignId, run_ids: Sequence[RunId]) -> Outage | None:
-        """See ``Store.outage``."""
+        """What the journal knows of an outage of the one source that these runs read: what was
+        given back since one of their chunks was last committed or failed. For people."""
         named: dict[str, object] = {f"run_{n}": run_id for n, run_id in enumerate(run_ids)}
         if not named:
             return None
@@ -352,12 +358,13 @@ class Counters:
     _db: Database
 
     def note_counters_before(self, run_id: RunId, source: str, reading: CounterReading) -> None:
-        """See ``Store.note_counters_before``."""
+        """The source's counters before the run; only the first word counts, and none after the
+        run has ended."""
         named = {"run_id": run_id, "source": source, "before_json": dumps(reading)}
         self._db.one(lambda tx: tx.run(_BEFORE, **named))
 
     def note_counters_after(self, run_id: RunId, reading: CounterReading) -> None:
-        """See ``Store.note_counters_after``."""
+        """The counters after the run's end, with the event; nothing without a look before."""
 
         def work(tx: Transaction) -> None:
             tx.run(_AFTER, run_id=run_id, after_json=dumps(reading))
@@ -369,7 +376,7 @@ class Counters:
         self._db.write(work)
 
     def counters(self, campaign_id: CampaignId) -> list[RunCounters]:
-        """See ``Store.counters``."""
+        """The looks at the sources of a campaign's runs, in its order. For people."""
         rows = self._db.one(lambda tx: tx.all(_OF_CAMPAIGN, campaign_id=campaign_id))
         return [_counters_of(*row) for row in rows]
 

@@ -184,6 +184,17 @@ def waiting_by_sleep(tree: ast.Module) -> Iterator[tuple[int, str]]:
             yield node.lineno, f"polls slower than every {SLEEP_S_MAX} s"
 
 
+def pointing_docstrings(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Public functions whose documentation is a pointer to another and nothing else."""
+    for node in functions(tree):
+        said = ast.get_docstring(node) or ""
+        if not node.name.startswith("_") and _POINTER.fullmatch(said):
+            yield node.lineno, f"{node.name} says only: {said}"
+
+
+_POINTER = re.compile(r"See \S+")
+
+
 def imports_of_tests(tree: ast.Module) -> Iterator[tuple[int, str]]:
     """Imports of what is in the repository for the product's sake and no part of it."""
     for node in ast.walk(tree):
@@ -275,6 +286,10 @@ def test_the_package_brings_no_tests() -> None:
     assert_kept(imports_of_tests, PACKAGE_FILES)
 
 
+def test_docstrings_say_what_a_function_does() -> None:
+    assert_kept(pointing_docstrings, PACKAGE_FILES, {"execution/"})
+
+
 def test_arrow_copes_without_numpy() -> None:
     assert_kept(numpy_bridges, PACKAGE_FILES)
 
@@ -332,6 +347,7 @@ def test_no_committed_file_knows_a_machine() -> None:
         (engine_names, "f(mysql=1)"),
         (imports_of_tests, "from tests.model.store import MemoryStore"),
         (imports_of_tests, "import unittest.mock"),
+        (pointing_docstrings, 'class A:\n    def f(self):\n        """See ``Store.f``."""'),
         (numpy_bridges, "dtype = kind.to_pandas_dtype()"),
         (direct_echoes, "import click\nclick.echo('x')"),
         (waiting_by_sleep, "import time\ndef test_x():\n    time.sleep(0.01)"),
@@ -351,6 +367,8 @@ def test_each_rule_sees_what_it_forbids(rule: Rule, snippet: str) -> None:
         (environment_reads, "import os\nx = os.path"),
         (engine_names, '"""PostgreSQL needs this."""\nhelp_text = "for PostgreSQL and MySQL"'),
         (imports_of_tests, "from rivet_fleet.errors import tests"),
+        (pointing_docstrings, 'def f():\n    """See ``Store.f``. Nothing is written."""'),
+        (pointing_docstrings, 'def _f():\n    """See ``Store.f``."""'),
         (numpy_bridges, "cells = column.to_pylist()"),
         (direct_echoes, "from rivet_fleet.cli.say import say\nsay('x')"),
         (waiting_by_sleep, "import time\nwhile not done():\n    time.sleep(0.05)"),

@@ -212,9 +212,6 @@ def seal_anew(url: str) -> None:
     from rivet_fleet.contracts.seals import Sealer
     from rivet_fleet.persistence.open import open_store
     from rivet_fleet.persistence.seals import reseal
-    from rivet_fleet.persistence.sql_store import SqlStore
 
-    with closing(open_store(url)) as store:
-        assert isinstance(store, SqlStore)
-        with store._db.migrating() as connection:
-            reseal(connection, None, Sealer(), None)
+    with closing(open_store(url)) as store, store._db.migrating() as connection:
+        reseal(connection, None, Sealer(), None)

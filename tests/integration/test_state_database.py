@@ -27,7 +27,7 @@ from rivet_fleet.persistence.guards import SCHEMA_VERSION, VERSION_TABLE
 from rivet_fleet.persistence.migrate import create, upgrade
 from rivet_fleet.persistence.open import open_store, state_health
 from rivet_fleet.persistence.schema import metadata
-from rivet_fleet.persistence.sql_store import SqlStore
+from rivet_fleet.persistence.store import Store
 from tests.campaigns import campaign_plan, staged_part
 from tests.stores import SqlBackend, identity
 
@@ -42,9 +42,8 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def opened(url: str) -> Iterator[SqlStore]:
+def opened(url: str) -> Iterator[Store]:
     store = open_store(url)
-    assert isinstance(store, SqlStore)
     yield store
     store.close()
 
@@ -73,7 +72,7 @@ def _indexes(connection: Any) -> set[str]:
 
 
 def test_migrations_and_metadata_make_the_same_database(
-    url: str, opened: SqlStore, request: pytest.FixtureRequest, tmp_path: Path
+    url: str, opened: Store, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     with opened._db.migrating() as stepwise:
         upgrade(stepwise)
@@ -103,7 +102,7 @@ def test_migrations_and_metadata_make_the_same_database(
     fresh.dispose()
 
 
-def test_budgets_of_former_campaigns_become_those_of_their_groups(opened: SqlStore) -> None:
+def test_budgets_of_former_campaigns_become_those_of_their_groups(opened: Store) -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(claims.__file__).parent / "migrations"))
     with opened._db.migrating() as connection:
@@ -135,7 +134,7 @@ def test_the_program_knows_its_newest_migration() -> None:
     assert ScriptDirectory(str(scripts)).get_current_head() == SCHEMA_VERSION
 
 
-def test_sixteen_processes_migrate_an_empty_database_at_once(url: str, opened: SqlStore) -> None:
+def test_sixteen_processes_migrate_an_empty_database_at_once(url: str, opened: Store) -> None:
     # A server that has imported everything once forks sixteen real processes cheaply.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
@@ -149,7 +148,7 @@ def test_sixteen_processes_migrate_an_empty_database_at_once(url: str, opened: S
     opened.check_version()
 
 
-def test_a_newer_schema_is_refused_by_both_versions(opened: SqlStore) -> None:
+def test_a_newer_schema_is_refused_by_both_versions(opened: Store) -> None:
     opened.migrate()
     with opened._db.migrating() as connection:
         connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '0999'"))
@@ -158,7 +157,7 @@ def test_a_newer_schema_is_refused_by_both_versions(opened: SqlStore) -> None:
             refused()
 
 
-def test_a_database_without_schema_says_what_to_do(opened: SqlStore) -> None:
+def test_a_database_without_schema_says_what_to_do(opened: Store) -> None:
     with pytest.raises(StateRefused, match="no schema") as caught:
         opened.check_version()
     assert "state migrate" in (caught.value.hint or "")
@@ -392,7 +391,6 @@ def test_a_default_of_the_server_never_sets_the_level_of_a_transition(url: str) 
         )
     store = open_store(url)
     store.migrate()
-    assert isinstance(store, SqlStore)
     for run in (store._db.one, store._db.write):
         assert run(lambda t: t.scalar("SHOW transaction_isolation")) == "read committed"
     assert store._db.read(lambda t: t.scalar("SHOW transaction_isolation")) == "repeatable read"

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import text
 
-from rivet_fleet.persistence import budgets, campaigns, claims, finalizing, views
+from rivet_fleet.persistence import budgets, campaigns, claims, finalizers, views
 from tests.campaigns import campaign_plan
 from tests.stores import SqlBackend, sqlite_backend
 
@@ -26,7 +26,7 @@ STATEMENTS = {
     "how a group stands": budgets.STANDING,
     "the groups of a campaign": budgets.GROUP_VIEWS,
     "committed": views.COMMITTED,
-    "finalizable": finalizing.FINALIZABLE.replace("ALL_COMPLETED", finalizing.ALL_COMPLETED),
+    "finalizable": finalizers.FINALIZABLE.replace("ALL_COMPLETED", finalizers.ALL_COMPLETED),
     "settle": campaigns.OPEN_WORK,
 }
 PARAMETERS: dict[str, object] = {

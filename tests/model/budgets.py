@@ -32,7 +32,6 @@ class MemoryBudgets(MemoryRows):
 
     @synchronized
     def set_budgets(self, budgets: Sequence[SourceBudget], *, by: str) -> list[str]:
-        """See ``Store.set_budgets``."""
         return self._configure(budgets, by)
 
     def _configure(self, budgets: Sequence[SourceBudget], by: str) -> list[str]:
@@ -103,12 +102,10 @@ class MemoryBudgets(MemoryRows):
 
     @synchronized
     def budgets(self) -> list[SourceBudget]:
-        """See ``Store.budgets``."""
         return [self._budgets[name].budget for name in sorted(self._budgets)]
 
     @synchronized
     def reserve(self, group_name: str, rows: float, size_bytes: float) -> float:
-        """See ``Store.reserve``."""
         row = self._budgets.get(group_name)
         if row is None:
             return 0.0
@@ -123,7 +120,6 @@ class MemoryBudgets(MemoryRows):
 
     @synchronized
     def reserve_retry(self, source_key: str, cost_s: float) -> float:
-        """See ``Store.reserve_retry``."""
         before_s = self._paid_until_s.get(source_key, 0.0)
         self._paid_until_s[source_key], wait_s = retry_appointment(before_s, self._clock(), cost_s)
         return wait_s
@@ -137,7 +133,6 @@ class MemoryBudgets(MemoryRows):
         *,
         patience_s: float,
     ) -> list[GovernorLease]:
-        """See ``Store.lease_governor``."""
         now_s, leases = self._clock(), []
         for name in sorted(self._budgets):
             row = self._budgets[name]
@@ -166,7 +161,6 @@ class MemoryBudgets(MemoryRows):
 
     @synchronized
     def govern(self, lease: GovernorLease, word: GovernorWord, lease_ttl_s: float) -> SourceBudget:
-        """See ``Store.govern``."""
         name, now_s = lease.budget.group_name, self._clock()
         row = self._budgets.get(name)
         if row is None or row.fence != lease.fence:
@@ -186,14 +180,12 @@ class MemoryBudgets(MemoryRows):
 
     @synchronized
     def leave_governor(self, lease: GovernorLease) -> None:
-        """See ``Store.leave_governor``."""
         row = self._budgets.get(lease.budget.group_name)
         if row is not None and row.fence == lease.fence:
             row.lease_expires_at_s = 0.0
 
     @synchronized
     def lift_halt(self, campaign_id: CampaignId) -> bool:
-        """See ``Store.lift_halt``."""
         for run in self._runs_of(campaign_id):
             row = self._budgets.get(run.planned.plan.source_group or "")
             if row is not None:
@@ -206,7 +198,6 @@ class MemoryBudgets(MemoryRows):
 
     @synchronized
     def standing(self, task_id: TaskId) -> Standing:
-        """See ``Store.standing``."""
         task = self._tasks.get(task_id)
         row = None if task is None else self._budgets.get(task.source_group)
         if task is None or row is None:
@@ -231,7 +222,6 @@ class MemoryBudgets(MemoryRows):
 
     @synchronized
     def groups(self, campaign_id: CampaignId) -> list[GroupView]:
-        """See ``Store.groups``."""
         names = {r.planned.plan.source_group for r in self._runs_of(campaign_id)}
         return [self._group(campaign_id, name) for name in sorted(n for n in names if n)]
 

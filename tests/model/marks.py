@@ -27,7 +27,6 @@ class MemoryMarks(MemoryRows):
 
     @synchronized
     def marks(self, campaign_name: str, export_names: Sequence[str]) -> dict[str, StoredMark]:
-        """See ``Store.marks``."""
         found = {name: self._marks.get((campaign_name, name)) for name in export_names}
         return {name: mark for name, mark in found.items() if mark is not None}
 
@@ -35,7 +34,6 @@ class MemoryMarks(MemoryRows):
     def accept_mark(
         self, campaign_name: str, export_name: str, at: StoredMark, binding: str, event: Event
     ) -> bool:
-        """See ``Store.accept_mark``."""
         key = (campaign_name, export_name)
         for run in self._runs.values():
             same = (run.campaign_name, run.planned.plan.export_name) == key
@@ -52,7 +50,6 @@ class MemoryMarks(MemoryRows):
 
     @synchronized
     def progression(self, campaign_name: str) -> list[Progression]:
-        """See ``Store.progression``."""
         names = {n for c, n in (*self._last_run, *self._committed) if c == campaign_name}
         return [
             Progression(

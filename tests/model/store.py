@@ -34,7 +34,7 @@ from tests.model.views import MemoryViews, synchronized
 
 
 class MemoryStore(MemoryBudgets, MemoryFinish, MemoryViews):
-    """``Store`` in one process. ``clock`` is the database's clock: epoch seconds."""
+    """The contract of ``Store`` in one process. ``clock`` is the database's: epoch seconds."""
 
     def migrate(self, *, for_all: bool = False) -> None:
         """Nothing to do."""
@@ -53,7 +53,6 @@ class MemoryStore(MemoryBudgets, MemoryFinish, MemoryViews):
         any_mark: bool = False,
         replacing: Sequence[CampaignId] = (),
     ) -> SubmitOutcome:
-        """See ``Store.submit``."""
         refuse_empty(plan)
         refuse_foreign(self.namespace, plan.campaign_id, *replacing)
         known = self._campaigns.get(plan.campaign_id)
@@ -101,7 +100,6 @@ class MemoryStore(MemoryBudgets, MemoryFinish, MemoryViews):
     def claim(
         self, campaign_id: CampaignId, worker: WorkerIdentity, lease_ttl_s: float
     ) -> Claim | None:
-        """See ``Store.claim``."""
         refuse_foreign(self.namespace, campaign_id)
         now_s = self._clock()
         candidates = [t for t in self._tasks.values() if self._claimable(t, campaign_id, now_s)]
@@ -147,7 +145,6 @@ class MemoryStore(MemoryBudgets, MemoryFinish, MemoryViews):
         lease_ttl_s: float,
         rss_bytes: int,
     ) -> list[TaskId]:
-        """See ``Store.renew``."""
         now_s = self._clock()
         row = self._workers.setdefault(
             worker.worker_id,
@@ -183,7 +180,6 @@ class MemoryStore(MemoryBudgets, MemoryFinish, MemoryViews):
         longest_statement_s: float | None = None,
         told: Sequence[Told] = (),
     ) -> None:
-        """See ``Store.commit``."""
         task = self._tasks.get(task_id)
         if task is None or not task.may(Verb.COMMIT, fence):
             done = (TaskStatus.COMMITTED, TaskStatus.COMPLETED)
@@ -214,7 +210,6 @@ class MemoryStore(MemoryBudgets, MemoryFinish, MemoryViews):
 
     @synchronized
     def mark_published(self, task_id: TaskId, fence: int, told: Sequence[Told] = ()) -> None:
-        """See ``Store.mark_published``."""
         task = self._owned(task_id, fence, Verb.COMPLETE, TaskStatus.COMPLETED)
         if task is None:
             return
@@ -225,7 +220,6 @@ class MemoryStore(MemoryBudgets, MemoryFinish, MemoryViews):
 
     @synchronized
     def fail(self, task_id: TaskId, fence: int, failure: Failure) -> TaskStatus:
-        """See ``Store.fail``."""
         task = self._owned(task_id, fence, Verb.FAIL, TaskStatus.FAILED)
         if task is None:
             return TaskStatus.FAILED
@@ -240,7 +234,6 @@ class MemoryStore(MemoryBudgets, MemoryFinish, MemoryViews):
 
     @synchronized
     def release(self, task_id: TaskId, fence: int, outage: str = "") -> None:
-        """See ``Store.release``."""
         task = self._owned(task_id, fence, Verb.RELEASE, TaskStatus.PENDING)
         if task is not None:
             task.move(Verb.RELEASE, self._clock())
@@ -250,7 +243,6 @@ class MemoryStore(MemoryBudgets, MemoryFinish, MemoryViews):
     def reap_expired(
         self, campaign_id: CampaignId | None = None, *, limit: int = 100
     ) -> list[Reaped]:
-        """See ``Store.reap_expired``."""
         now_s = self._clock()
         expired = [
             t
@@ -265,7 +257,6 @@ class MemoryStore(MemoryBudgets, MemoryFinish, MemoryViews):
 
     @synchronized
     def reap_worker(self, worker_id: str, reason: str) -> list[Reaped]:
-        """See ``Store.reap_worker``."""
         if worker_id in self._workers:
             self._workers[worker_id].ended = True
         for run in self._runs.values():
@@ -285,7 +276,6 @@ class MemoryStore(MemoryBudgets, MemoryFinish, MemoryViews):
 
     @synchronized
     def reopen(self, task_id: TaskId, fence: int, reason: str) -> bool:
-        """See ``Store.reopen``."""
         task = self._tasks.get(task_id)
         if task is None or not task.may(Verb.REOPEN, fence):
             return False
@@ -312,7 +302,6 @@ class MemoryStore(MemoryBudgets, MemoryFinish, MemoryViews):
         export_name: str | None = None,
         chunk_index: int | None = None,
     ) -> int:
-        """See ``Store.requeue``."""
         campaign = self._known(campaign_id)
         if campaign.status is CampaignStatus.CANCELLED:
             raise StateRefused(f"campaign {campaign_id} was cancelled")

@@ -25,7 +25,7 @@ from rivet_fleet.contracts.state import (
 )
 from rivet_fleet.errors import LeaseLost, StateRefused
 from rivet_fleet.persistence.campaigns import held
-from rivet_fleet.persistence.finalizing import acceptance_event, refuse_acceptance, wrong_state
+from rivet_fleet.persistence.finalizers import acceptance_event, refuse_acceptance, wrong_state
 from tests.model.marks import MemoryMarks
 from tests.model.rows import Run, changed_values
 from tests.model.views import MemoryCounters, synchronized
@@ -41,7 +41,6 @@ class MemoryFinish(MemoryMarks, MemoryCounters):
 
     @synchronized
     def finalizable_runs(self, campaign_id: CampaignId) -> list[RunId]:
-        """See ``Store.finalizable_runs``."""
         return [
             r.run_id
             for r in self._runs_of(campaign_id)
@@ -52,7 +51,6 @@ class MemoryFinish(MemoryMarks, MemoryCounters):
     def lease_finalize(
         self, run_id: RunId, worker: WorkerIdentity, lease_ttl_s: float
     ) -> FinalizeLease | None:
-        """See ``Store.lease_finalize``."""
         run = self._runs.get(run_id)
         now_s = self._clock()
         if run is None or run.status is not RunStatus.IN_PROGRESS or not self._all_completed(run):
@@ -66,7 +64,6 @@ class MemoryFinish(MemoryMarks, MemoryCounters):
 
     @synchronized
     def confirm_finalize(self, lease: FinalizeLease, lease_ttl_s: float) -> None:
-        """See ``Store.confirm_finalize``."""
         run = self._leased(lease)
         if run is None or not self._all_completed(run):
             raise _lost(lease)
@@ -74,7 +71,6 @@ class MemoryFinish(MemoryMarks, MemoryCounters):
 
     @synchronized
     def note_proof(self, lease: FinalizeLease, proof: RunProof, lease_ttl_s: float) -> None:
-        """See ``Store.note_proof``."""
         run = self._leased(lease)
         if run is None:
             raise _lost(lease)
@@ -83,7 +79,6 @@ class MemoryFinish(MemoryMarks, MemoryCounters):
 
     @synchronized
     def finish_run(self, lease: FinalizeLease, finished: FinishedRun) -> None:
-        """See ``Store.finish_run``."""
         run = self._leased(lease)
         if run is None or not self._all_completed(run):
             if self._run_stands(lease, RunStatus.COMPLETED):
@@ -102,7 +97,6 @@ class MemoryFinish(MemoryMarks, MemoryCounters):
     def fail_run(
         self, lease: FinalizeLease, error: str, findings: RunFindings | None = None
     ) -> None:
-        """See ``Store.fail_run``."""
         run = self._leased(lease)
         if run is None:
             if self._run_stands(lease, RunStatus.FAILED):
@@ -120,7 +114,6 @@ class MemoryFinish(MemoryMarks, MemoryCounters):
 
     @synchronized
     def accept_run(self, run_id: RunId, *, by: str, reason: str) -> Accepted:
-        """See ``Store.accept_run``."""
         run = self._runs.get(run_id)
         if run is None:
             raise StateRefused(f"there is no run {run_id}")
@@ -152,7 +145,6 @@ class MemoryFinish(MemoryMarks, MemoryCounters):
 
     @synchronized
     def finish_campaign(self, campaign_id: CampaignId) -> CampaignStatus:
-        """See ``Store.finish_campaign``."""
         campaign = self._known(campaign_id)
         runs = self._runs_of(campaign_id)
         if campaign.status.over:
@@ -181,7 +173,6 @@ class MemoryFinish(MemoryMarks, MemoryCounters):
 
     @synchronized
     def cancel(self, campaign_id: CampaignId) -> int:
-        """See ``Store.cancel``."""
         campaign = self._known(campaign_id)
         now_s = self._clock()
         if campaign.status is CampaignStatus.COMPLETED:
@@ -207,7 +198,6 @@ class MemoryFinish(MemoryMarks, MemoryCounters):
 
     @synchronized
     def accept_campaigns(self, campaign_name: str, identity: CampaignIdentity, event: Event) -> int:
-        """See ``Store.accept_campaigns``."""
         now_s = self._clock()
         found = [c for c in self._campaigns.values() if c.plan.campaign_name == campaign_name]
         ids = {campaign.plan.campaign_id for campaign in found}
@@ -222,7 +212,6 @@ class MemoryFinish(MemoryMarks, MemoryCounters):
 
     @synchronized
     def reset_export(self, campaign_name: str, export_name: str, *, chunks_only: bool) -> int:
-        """See ``Store.reset_export``."""
         now_s = self._clock()
         gone = {
             run.run_id
@@ -295,7 +284,6 @@ class MemoryFinish(MemoryMarks, MemoryCounters):
     def history(
         self, campaign_name: str, export_names: Sequence[str], *, limit: int = 20
     ) -> dict[str, list[MeasuredRun]]:
-        """See ``Store.history``."""
         runs = [(str(m["export_name"]), str(m["campaign_name"]), m) for m in self._metrics]
         found: dict[str, list[MeasuredRun]] = {}
         for name in export_names:

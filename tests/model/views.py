@@ -6,7 +6,7 @@ import functools
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+from typing import Concatenate, ParamSpec, TypeVar, cast
 
 from rivet_fleet.contracts.codec import to_plain
 from rivet_fleet.contracts.counters import CounterReading, RunCounters
@@ -55,8 +55,7 @@ class MemoryRows:
     """The tables of one namespace: what another holds is in another store."""
 
     def __init__(self, clock: Callable[[], float], *, namespace: str = NAMESPACE_DEFAULT) -> None:
-        self.namespace = namespace
-        self.shared = False
+        self._namespace = namespace
         self._clock = clock
         self._lock = threading.RLock()
         self._campaigns: dict[str, Campaign] = {}
@@ -75,6 +74,14 @@ class MemoryRows:
         self._paid_until_s: dict[str, float] = {}
         self._counters: dict[RunId, RunCounters] = {}
         self._next_task_id = 1
+
+    @property
+    def namespace(self) -> str:
+        return self._namespace
+
+    @property
+    def shared(self) -> bool:
+        return False
 
     def _known(self, campaign_id: CampaignId) -> Campaign:
         refuse_foreign(self.namespace, campaign_id)
@@ -133,19 +140,17 @@ class MemoryViews(MemoryRows):
     """Reading, as plain values."""
 
     def check_seals(self, campaign_id: CampaignId) -> None:
-        """See ``Store.check_seals``. Nobody else can write here."""
+        """Nobody else can write here."""
 
     def reseal(self, old_key: bytes | None, *, by: str) -> int:
-        """See ``Store.reseal``. Nothing is sealed here."""
+        """Nothing is sealed here."""
         return 0
 
     def now_s(self) -> float:
-        """See ``Store.now_s``."""
         return self._clock()
 
     @synchronized
     def campaign(self, campaign_id: CampaignId) -> CampaignView | None:
-        """See ``Store.campaign``."""
         refuse_foreign(self.namespace, campaign_id)
         found = self._campaigns.get(campaign_id)
         return None if found is None else found.view()
@@ -154,7 +159,6 @@ class MemoryViews(MemoryRows):
     def campaigns(
         self, *, name: str | None = None, active_only: bool = False
     ) -> list[CampaignView]:
-        """See ``Store.campaigns``."""
         found = [
             c.view()
             for c in self._campaigns.values()
@@ -167,7 +171,6 @@ class MemoryViews(MemoryRows):
     def committed_tasks(
         self, campaign_id: CampaignId, *, idle_s: float, limit: int = 100
     ) -> list[TaskView]:
-        """See ``Store.committed_tasks``."""
         before_s = self._clock() - idle_s
         found = [
             t
@@ -180,7 +183,6 @@ class MemoryViews(MemoryRows):
 
     @synchronized
     def task(self, run_id: RunId, chunk_index: int) -> TaskView | None:
-        """See ``Store.task``."""
         found = [t for t in self._tasks_of(run_id) if t.chunk_index == chunk_index]
         return found[0].view() if found else None
 
@@ -188,7 +190,6 @@ class MemoryViews(MemoryRows):
     def tasks(
         self, run_id: RunId, *, status: TaskStatus | None = None, limit: int = 1_000_000
     ) -> list[TaskView]:
-        """See ``Store.tasks``."""
         found = [t for t in self._tasks_of(run_id) if status in (None, t.status)]
         return [t.view() for t in found[:limit]]
 
@@ -196,7 +197,6 @@ class MemoryViews(MemoryRows):
     def parts(
         self, run_id: RunId, *, chunk_index: int | None = None, include_voided: bool = False
     ) -> list[LedgerPart]:
-        """See ``Store.parts``."""
         found = [
             p
             for p in self._parts
@@ -210,7 +210,6 @@ class MemoryViews(MemoryRows):
     def unique_stats(
         self, run_id: RunId, position: int, columns: tuple[str, ...]
     ) -> list[UniqueStats]:
-        """See ``Store.unique_stats``."""
         found = []
         for part in self.parts(run_id):
             kept = self._uniques.get((run_id, part.chunk_index, part.part_number, part.fence), ())
@@ -219,20 +218,17 @@ class MemoryViews(MemoryRows):
 
     @synchronized
     def last_plans(self, campaign_name: str, export_names: Sequence[str]) -> dict[str, ExportPlan]:
-        """See ``Store.last_plans``."""
         last = {name: self._last_run.get((campaign_name, name)) for name in export_names}
         return {n: self._runs[r].planned.plan for n, r in last.items() if r in self._runs}
 
     @synchronized
     def run(self, run_id: RunId) -> RunView | None:
-        """See ``Store.run``."""
         refuse_foreign(self.namespace, run_id)
         found = self._runs.get(run_id)
         return None if found is None else self._run_view(found)
 
     @synchronized
     def runs(self, campaign_id: CampaignId) -> list[RunView]:
-        """See ``Store.runs``."""
         refuse_foreign(self.namespace, campaign_id)
         return [self._run_view(r) for r in self._runs_of(campaign_id)]
 
@@ -242,14 +238,12 @@ class MemoryViews(MemoryRows):
 
     @synchronized
     def run_finished_at_s(self, run_id: RunId) -> float:
-        """See ``Store.run_finished_at_s``."""
         return max((t.completed_at_s or 0.0 for t in self._tasks_of(run_id)), default=0.0)
 
     @synchronized
     def workers(
         self, *, host_id: str | None = None, alive_within_s: float = 60.0
     ) -> list[WorkerView]:
-        """See ``Store.workers``."""
         since_s = self._clock() - alive_within_s
         rows = [w for w in self._workers.values() if not w.ended and host_id in (None, w.host_id)]
         rows.sort(key=lambda w: (-w.heartbeat_at_s, w.worker_id))
@@ -285,7 +279,6 @@ class MemoryViews(MemoryRows):
         only: JournalFilter | None = None,
         newest: bool = False,
     ) -> list[JournalEntry]:
-        """See ``Store.journal``."""
         found = [
             e
             for e in self._journal
@@ -307,7 +300,6 @@ class MemoryViews(MemoryRows):
 
     @synchronized
     def outage(self, campaign_id: CampaignId, run_ids: Sequence[RunId]) -> Outage | None:
-        """See ``Store.outage``."""
         about = [e for e in self._journal if e.campaign_id == campaign_id and e.run_id in run_ids]
         answered_id = max((e.journal_id for e in about if e.event in ANSWERED), default=0)
         released = EventName.CHUNK_RELEASED.value
@@ -325,7 +317,6 @@ class MemoryViews(MemoryRows):
 
     @synchronized
     def write_journal(self, event: Event) -> None:
-        """See ``Store.write_journal``."""
         self._note(event)
 
     @synchronized
@@ -335,8 +326,7 @@ class MemoryViews(MemoryRows):
         campaign_name: str | None = None,
         export_name: str | None = None,
         limit: int = 20,
-    ) -> list[dict[str, Any]]:
-        """See ``Store.metrics``."""
+    ) -> list[dict[str, object]]:
         found = [
             m
             for m in reversed(self._metrics)
@@ -351,7 +341,6 @@ class MemoryCounters(MemoryRows):
 
     @synchronized
     def note_counters_before(self, run_id: RunId, source: str, reading: CounterReading) -> None:
-        """See ``Store.note_counters_before``."""
         run = self._runs.get(run_id)
         if run is not None and run.status is RunStatus.IN_PROGRESS:
             self._counters.setdefault(
@@ -360,7 +349,6 @@ class MemoryCounters(MemoryRows):
 
     @synchronized
     def note_counters_after(self, run_id: RunId, reading: CounterReading) -> None:
-        """See ``Store.note_counters_after``."""
         if run_id in self._counters and run_id in self._runs:
             run = self._runs[run_id]
             self._counters[run_id] = looked = replace(self._counters[run_id], after=reading)
@@ -368,6 +356,5 @@ class MemoryCounters(MemoryRows):
 
     @synchronized
     def counters(self, campaign_id: CampaignId) -> list[RunCounters]:
-        """See ``Store.counters``."""
         runs = self._runs_of(campaign_id)
         return [self._counters[run.run_id] for run in runs if run.run_id in self._counters]

@@ -112,13 +112,13 @@ ON CONFLICT (namespace, campaign_name, export_name) DO UPDATE SET
 """
 
 
-class Finalizing:
+class Finalizers:
     """The finalizer's verbs. Every write names the finalize fence."""
 
     _db: Database
 
     def finalizable_runs(self, campaign_id: CampaignId) -> list[RunId]:
-        """See ``Store.finalizable_runs``."""
+        """Runs in progress whose completed tasks equal the expected count (and > 0)."""
         sql = _with_count(FINALIZABLE)
         rows = self._db.one(lambda tx: tx.all(sql, campaign_id=campaign_id))
         return [RunId(row[0]) for row in rows]
@@ -126,28 +126,34 @@ class Finalizing:
     def lease_finalize(
         self, run_id: RunId, worker: WorkerIdentity, lease_ttl_s: float
     ) -> FinalizeLease | None:
-        """See ``Store.lease_finalize``. A lease whose answer was lost runs out by itself."""
+        """The right to finish a run: in progress, all tasks completed, count equal to the expected
+        one, no live finalizer. None otherwise. A lease whose answer was lost runs out by itself."""
         sql = _with_count(_LEASE)
         values = {"run_id": run_id, "worker_id": worker.worker_id, "lease_ttl_s": lease_ttl_s}
         fence = self._db.write(lambda tx: tx.scalar(sql, **values))
         return None if fence is None else FinalizeLease(run_id=run_id, finalize_fence=fence)
 
     def confirm_finalize(self, lease: FinalizeLease, lease_ttl_s: float) -> None:
-        """See ``Store.confirm_finalize``."""
+        """Extend the finalizer's lease if its fence still matches and the run is still in
+        progress; asked right before shared names are written. Raises LeaseLost."""
         sql = _with_count(_CONFIRM)
         values = {**_named(lease), "lease_ttl_s": lease_ttl_s}
         if self._db.write(lambda tx: tx.run(sql, **values)) == 0:
             raise _lost(lease)
 
     def note_proof(self, lease: FinalizeLease, proof: RunProof, lease_ttl_s: float) -> None:
-        """See ``Store.note_proof``."""
+        """Keep what the source said of the whole run, until a chunk of it is reopened, and extend
+        the finalizer's lease: whoever finishes it tells the same. Raises LeaseLost when its fence
+        does not match any more."""
         values = {**_named(lease), "proof_json": dumps(proof), "lease_ttl_s": lease_ttl_s}
         values["proof_seal"] = seal_word(self._db.sealer, "proof", lease.run_id, dumps(proof))
         if self._db.write(lambda tx: tx.run(_NOTE_PROOF, **values)) == 0:
             raise _lost(lease)
 
     def finish_run(self, lease: FinalizeLease, finished: FinishedRun) -> None:
-        """See ``Store.finish_run``. Called again after its own success it succeeds."""
+        """in_progress → completed with its metrics row and progression, guarded by the finalize
+        fence **and** by the count again. Raises LeaseLost. Called again after its own success it
+        succeeds."""
 
         def work(tx: Transaction) -> None:
             # The lock in a statement of its own: the count below must see what a reopening
@@ -177,7 +183,9 @@ class Finalizing:
     def fail_run(
         self, lease: FinalizeLease, error: str, findings: RunFindings | None = None
     ) -> None:
-        """See ``Store.fail_run``. Called again after its own success it succeeds."""
+        """in_progress → failed, with what was found. Raises LeaseLost. A reopened chunk bumps the
+        finalize fence, so the lease alone proves that every chunk is still completed. Called
+        again after its own success it succeeds."""
 
         def work(tx: Transaction) -> None:
             named = {**_named(lease), "error": error, "findings_json": _plain(findings)}
@@ -193,7 +201,8 @@ class Finalizing:
         self._db.write(work)
 
     def run_finished_at_s(self, run_id: RunId) -> float:
-        """See ``Store.run_finished_at_s``. 0.0 while no chunk was completed."""
+        """When its last chunk was completed: the manifest's reproducible finish time. 0.0 while no
+        chunk was completed."""
         sql = "SELECT max(completed_at_s) FROM chunk_task WHERE run_id = :run_id"
         found = self._db.one(lambda tx: tx.scalar(sql, run_id=run_id))
         return float(found or 0.0)
@@ -300,13 +309,19 @@ WHERE run_id = :run_id AND status = 'failed' AND acceptance_json IS NULL AND {AL
 """
 
 
-class Accepting:
+class Acceptances:
     """One transition: failed by its gates → in progress, to be finished and nothing else."""
 
     _db: Database
 
     def accept_run(self, run_id: RunId, *, by: str, reason: str) -> Accepted:
-        """See ``Store.accept_run``. The first of two wins, the second is told who it was."""
+        """failed by its quality gates → in progress with every chunk still completed, so that
+        nothing but its end is left to do; finalize fence +1, its campaign active (S6).
+
+        Accepted already: nothing changes, and the acceptance that holds is returned. Raises
+        StateRefused for any other run, and for one that is not its export's newest. The first of
+        two wins, the second is told who it was.
+        """
 
         def work(tx: Transaction) -> Accepted:
             campaign_id = tx.scalar(_PARENT, run_id=run_id)
