@@ -24,7 +24,7 @@ from rivet_fleet.contracts.artifact import PlanArtifact, artifact_text, read_art
 from rivet_fleet.contracts.codec import dumps
 from rivet_fleet.contracts.identity import new_campaign_id
 from rivet_fleet.coordination import wiring
-from rivet_fleet.coordination.inquiry import plan_ahead, write_plan
+from rivet_fleet.coordination.artifact import plan_ahead, write_plan
 from rivet_fleet.coordination.submit import Already, apply_plan, config_of
 from rivet_fleet.errors import UsageError
 from rivet_fleet.observability.planreport import render_plan
@@ -67,7 +67,6 @@ def plan(
         names=exports,
         campaign_id=wanted_campaign(session, campaign_id)
         or new_campaign_id(now_s, session.namespace),
-        state_url=session.state_url,
         now_s=now_s,
     )
     text = artifact_text(artifact)

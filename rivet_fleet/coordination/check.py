@@ -1,19 +1,18 @@
 """Looking before leaping: what would be exported, how, and as which types. Nothing is written.
 
-One connection for each source, the same questions ``submit`` asks, the same plan; of the state
-database only the history is read, the destinations are left alone.
+The front desk's questions and its plan, with every refusal beside what it is about; at the
+destinations only what lies there is looked at.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from rivet_fleet.contracts.columns import ColumnSpec, Fidelity
 from rivet_fleet.contracts.facts import ColumnFacts, ServerFacts, SourceFacts
+from rivet_fleet.contracts.identity import CAMPAIGN_OTHER
 from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.contracts.plan import CampaignPlan, ExportPlan
-from rivet_fleet.contracts.state import MeasuredRun
 from rivet_fleet.contracts.typereport import (
     UNSUPPORTED,
     CheckReport,
@@ -23,25 +22,26 @@ from rivet_fleet.contracts.typereport import (
     Target,
     findings,
 )
-from rivet_fleet.contracts.window import StoredMark
-from rivet_fleet.coordination.inquiry import Asked, Remembered, remember
-from rivet_fleet.coordination.wiring import ProcessOptions, open_planned_source
-from rivet_fleet.errors import ExitCode, RivetFleetError, UsageError
-from rivet_fleet.execution.registry import open_format
-from rivet_fleet.execution.source import Source
-from rivet_fleet.execution.types import arrow_name, arrow_schema, canonical_name, parquet_name
+from rivet_fleet.coordination.inquiry import (
+    Inquiry,
+    Memory,
+    OnRefusal,
+    Outcome,
+    Refused,
+    open_inquiry,
+    recollect,
+)
+from rivet_fleet.coordination.wiring import ProcessOptions
+from rivet_fleet.errors import ExitCode, RivetFleetError
+from rivet_fleet.execution.types import arrow_name, canonical_name, parquet_name
 from rivet_fleet.planning.advice import advise
-from rivet_fleet.planning.config.connections import SourceConnection, source_connection, state_url
 from rivet_fleet.planning.config.loaded import LoadedConfig
 from rivet_fleet.planning.config.models import ExportConfig
-from rivet_fleet.planning.config.problems import did_you_mean
 from rivet_fleet.planning.config.protection import readers_of
 from rivet_fleet.planning.export_plan import profile_of
 from rivet_fleet.planning.judging import Seen, judge
-from rivet_fleet.planning.partitions import expand, folded
-from rivet_fleet.planning.planner import plan_campaign
+from rivet_fleet.planning.partitions import folded
 from rivet_fleet.planning.targets import as_text, resolve
-from rivet_fleet.planning.window import reads_window
 
 _PARQUET = "parquet"
 
@@ -71,29 +71,15 @@ def check_exports(
     cannot be read costs the history alone. Raises UsageError for an unknown name, ConfigError
     for a connection that is not there.
     """
-    exports = _chosen(loaded, names)
     notes: list[str] = []
-    remembered = _remembered(loaded, options, [one.name for one in exports], notes)
-    look = _Look(
-        loaded=loaded,
-        options=options,
-        connections={
-            name: source_connection(loaded, name)
-            for name in sorted({loaded.source_name(export) for export in exports})
-        },
-        history=remembered.history,
-        marks=remembered.marks,
-        targets=targets,
-        campaign_id=campaign_id,
-        now_s=now_s,
-        asked=Asked(probe=probe),
-    )
-    try:
-        looked = [_check(look, export) for export in exports]
-    finally:
-        look.close()
-    reports = tuple(report for report, _ in looked)
-    codes = {code for _, code in looked if code is not ExitCode.OK}
+    memory, whole = _remembered(loaded, options, notes)
+    with open_inquiry(
+        loaded, options, on_refusal=OnRefusal.COLLECT, memory=memory, probe=probe
+    ) as inquiry:
+        answers = inquiry.inquire(names, campaign_id=campaign_id, now_s=now_s)
+        look = _Look(inquiry=inquiry, targets=targets, now_s=now_s)
+        reports = tuple(_report(look, one, whole) for one in answers.outcomes)
+    codes = {one.exit_code for one in answers.refused} | ({whole.exit_code} if whole else set())
     # Generic wins: what must be repaired first is not helped by trying again.
     exit_code = min(codes, default=ExitCode.OK)
     return Checked(
@@ -105,67 +91,43 @@ def check_exports(
 
 
 def _remembered(
-    loaded: LoadedConfig, options: ProcessOptions, names: list[str], notes: list[str]
-) -> Remembered:
-    try:
-        url = options.state_url or state_url(loaded)
-        return remember(loaded, names, state_url=url, namespace=options.namespace)
-    except RivetFleetError as error:
-        notes.append(f"no history: {error.message}; judged by the sources' own numbers alone")
-        return Remembered()
+    loaded: LoadedConfig, options: ProcessOptions, notes: list[str]
+) -> tuple[Memory, RivetFleetError | None]:
+    """What former runs left, and what keeps every export from being run: the campaign's name is
+    another configuration's."""
+    memory, error = recollect(loaded, options)
+    if error is None or error.code == CAMPAIGN_OTHER:
+        return memory, error
+    notes.append(f"no history: {error.message}; judged by the sources' own numbers alone")
+    return memory, None
 
 
 @dataclass(slots=True, kw_only=True)
 class _Look:
-    """What one check works with: one connection for each source, opened when needed."""
+    """What the reports of one check are made with."""
 
-    loaded: LoadedConfig
-    options: ProcessOptions
-    connections: Mapping[str, SourceConnection]
-    history: Mapping[str, Sequence[MeasuredRun]]
-    marks: Mapping[str, StoredMark]
+    inquiry: Inquiry
     targets: tuple[Target, ...]
-    campaign_id: CampaignId
     now_s: float
     notes: list[str] = field(default_factory=list)
-    asked: Asked = field(default_factory=Asked)
-    _sources: dict[str, Source] = field(default_factory=dict)
     _servers: dict[str, ServerFacts | None] = field(default_factory=dict)
-
-    def source(self, name: str) -> Source:
-        """The open source. Raises ConfigError, SourceError."""
-        if name not in self._sources:
-            identity = self.connections[name].identity
-            self._sources[name] = open_planned_source(self.loaded, self.options, name, identity)
-        return self._sources[name]
 
     def server(self, name: str) -> ServerFacts | None:
         """The server's limits, asked once; None with a note when it does not tell."""
         if name not in self._servers:
             try:
-                self._servers[name] = self.source(name).describe_server()
+                self._servers[name] = self.inquiry.server(name)
             except RivetFleetError as error:
                 self.notes.append(f"source {name} does not tell its limits: {error.message}")
                 self._servers[name] = None
         return self._servers[name]
 
-    def close(self) -> None:
-        """Close every source."""
-        for source in self._sources.values():
-            source.close()
 
-
-def _chosen(loaded: LoadedConfig, names: tuple[str, ...]) -> tuple[ExportConfig, ...]:
-    known = {export.name: export for export in loaded.config.exports}
-    for name in names:
-        if name not in known:
-            raise UsageError(f"there is no export {name!r}", hint=did_you_mean(name, known))
-    return tuple(known[name] for name in names) if names else loaded.config.exports
-
-
-def _check(look: _Look, export: ExportConfig) -> tuple[ExportReport, ExitCode]:
-    loaded = look.loaded
-    connection = look.connections[loaded.source_name(export)]
+def _report(look: _Look, outcome: Outcome, whole: RivetFleetError | None) -> ExportReport:
+    """``whole``: what refuses every export."""
+    export, facts, inquiry = outcome.export, outcome.facts, look.inquiry
+    connection = inquiry.connection(inquiry.loaded.source_name(export))
+    refused = [one for one in (outcome.refused, _whole(export, whole)) if one]
     report = ExportReport(
         export_name=export.name,
         source=connection.name,
@@ -174,37 +136,26 @@ def _check(look: _Look, export: ExportConfig) -> tuple[ExportReport, ExitCode]:
         relation=export.table,
         format=export.format,
         row_estimate=None,
+        refused=tuple(one.reason for one in refused),
     )
-    try:
-        mark = look.marks.get(export.name) if reads_window(export) else None
-        facts = look.asked.ask(loaded, export, look.source(connection.name), mark)
-    except RivetFleetError as error:
-        return replace(report, refused=(_said(error),)), error.exit_code
+    if facts is None:
+        return report
     report = _with_facts(report, facts, export, look.targets)
-    try:
-        parts = expand(loaded, {export.name: facts}, (export.name,))
-        whole = plan_campaign(
-            parts.loaded,
-            parts.facts,
-            campaign_id=look.campaign_id,
-            connections=look.connections,
-            now_s=look.now_s,
-            only=parts.only,
-            moving=look.asked.moving,
-        )
-        plan = folded(whole)
-        planned = _only_run(plan)
-        open_format(planned.format).check_schema(arrow_schema(planned.output_columns))
-    except RivetFleetError as error:
-        return replace(report, refused=(_said(error),)), error.exit_code
+    if outcome.plan is None or outcome.refused is not None:
+        return report
+    plan = folded(outcome.plan)
     judged = _judged(look, export, facts, plan)
-    return replace(_with_plan(report, plan, export, look.targets), judgement=judged), ExitCode.OK
+    return replace(_with_plan(report, plan, export, look.targets), judgement=judged)
+
+
+def _whole(export: ExportConfig, error: RivetFleetError | None) -> Refused | None:
+    return None if error is None else Refused(export_name=export.name, error=error)
 
 
 def _judged(look: _Look, export: ExportConfig, facts: SourceFacts, plan: CampaignPlan) -> Judgement:
     """The advice of ``plan`` about this export, with the server's limits and its evidence."""
-    loaded, run = look.loaded, plan.runs[0]
-    advised = advise(loaded, {export.name: facts}, plan, look.history, now_s=look.now_s)
+    loaded, history, run = look.inquiry.loaded, look.inquiry.history, plan.runs[0]
+    advised = advise(loaded, {export.name: facts}, plan, history, now_s=look.now_s)
     (recommendation,) = advised.campaign.ordered_exports
     source = loaded.source_name(export)
     bounds = [loaded.config.campaign.workers, len(run.chunks)]
@@ -216,15 +167,11 @@ def _judged(look: _Look, export: ExportConfig, facts: SourceFacts, plan: Campaig
         facts=facts,
         run=run,
         server=look.server(source),
-        history=look.history.get(export.name, ()),
+        history=history.get(export.name, ()),
         readers=min(bounds),
     )
     profile = profile_of(loaded.sources[source], export.tuning)
     return judge(seen, advised.preflights[export.name], recommendation, profile=profile)
-
-
-def _said(error: RivetFleetError) -> str:
-    return f"{error.message} ({error.hint})" if error.hint else error.message
 
 
 def _only_run(plan: CampaignPlan) -> ExportPlan:

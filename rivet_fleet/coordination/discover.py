@@ -11,10 +11,9 @@ from rivet_fleet.contracts.discovery import (
     SkippedRelation,
 )
 from rivet_fleet.contracts.facts import FactsRequest, ListedRelation, Listing
-from rivet_fleet.coordination.wiring import ProcessOptions, open_planned_source
-from rivet_fleet.errors import RelationLocked, SourceRefused, StatementTimeout, UsageError
-from rivet_fleet.execution.source import Source
-from rivet_fleet.planning.config.connections import source_connection
+from rivet_fleet.coordination.inquiry import Inquiry, Memory, OnRefusal, open_inquiry
+from rivet_fleet.coordination.wiring import ProcessOptions
+from rivet_fleet.errors import SourceError, UsageError
 from rivet_fleet.planning.config.loaded import LoadedConfig
 from rivet_fleet.planning.config.problems import did_you_mean
 from rivet_fleet.planning.discovery import (
@@ -48,11 +47,10 @@ def discover(
             raise UsageError(
                 f"there is no source {name!r}", hint=did_you_mean(name, loaded.sources)
             )
-    looked = _Looked()
-    for name in names:
-        connection = source_connection(loaded, name)
-        source = open_planned_source(loaded, options, name, connection.identity)
-        try:
+    with open_inquiry(loaded, options, on_refusal=OnRefusal.COLLECT, memory=Memory()) as inquiry:
+        looked = _Looked(inquiry)
+        for name in names:
+            connection, source = inquiry.connection(name), inquiry.source(name)
             version = source.ping()
             listing = source.list_relations()
             looked.sources.append(
@@ -67,9 +65,8 @@ def discover(
             for relation, reason in skipped:
                 looked.skip(name, relation, reason)
             for relation in wanted:
-                looked.add(source, name, listing, relation)
-        finally:
-            source.close()
+                looked.add(name, listing, relation)
+            inquiry.leave(name)
     return Discovery(
         sources=tuple(looked.sources),
         exports=tuple(looked.exports),
@@ -81,7 +78,8 @@ def discover(
 class _Looked:
     """What was found so far. Export names are unique over all sources."""
 
-    def __init__(self) -> None:
+    def __init__(self, inquiry: Inquiry) -> None:
+        self._inquiry = inquiry
         self.sources: list[DiscoveredSource] = []
         self.exports: list[DiscoveredExport] = []
         self.skipped: list[SkippedRelation] = []
@@ -95,17 +93,16 @@ class _Looked:
             )
         )
 
-    def add(self, source: Source, name: str, listing: Listing, relation: ListedRelation) -> None:
+    def add(self, name: str, listing: Listing, relation: ListedRelation) -> None:
         """Describe one, and suggest its export."""
         taken = {one.export_name for one in self.exports}
         export_name = export_name_of(relation, listing.default_schema, taken, source=name)
         request = FactsRequest(
             export_name=export_name, relation=relation.name, query=None, boundaries_max=0
         )
-        try:
-            facts = source.introspect(request)
-        except (SourceRefused, StatementTimeout, RelationLocked) as error:
-            self.skip(name, relation, error.message)
+        facts = self._inquiry.describe(name, request)
+        if isinstance(facts, SourceError):
+            self.skip(name, relation, facts.message)
             return
         if not facts.columns:
             self.skip(name, relation, "it has no columns")

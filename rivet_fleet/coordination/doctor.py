@@ -9,34 +9,35 @@ from pathlib import Path
 import psutil
 
 from rivet_fleet.contracts.doctor import DoctorCode, DoctorFinding, Gravity, HostLimits
-from rivet_fleet.contracts.identity import date_of, new_campaign_id
+from rivet_fleet.contracts.identity import CAMPAIGN_OTHER, date_of, new_campaign_id
+from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.contracts.plan import DestinationPlan
 from rivet_fleet.contracts.protection import MonitorPlan
 from rivet_fleet.coordination.governor import ask_signal
+from rivet_fleet.coordination.inquiry import (
+    Inquiry,
+    OnRefusal,
+    open_inquiry,
+    recollect,
+    refuse_others_folder,
+)
 from rivet_fleet.coordination.secrets import questions
 from rivet_fleet.coordination.wiring import (
     ProcessOptions,
-    open_planned_source,
+    open_allowed,
     settings_of,
     signals_opener,
 )
-from rivet_fleet.errors import ExitCode, RivetFleetError
+from rivet_fleet.errors import DestinationError, ExitCode, RivetFleetError, SourceError, StateError
 from rivet_fleet.execution import registry
 from rivet_fleet.execution.durable import creates_only, probe_spool, removed_if_made
 from rivet_fleet.execution.signals import SourceSignals
-from rivet_fleet.execution.source import Source
 from rivet_fleet.persistence.open import state_health
-from rivet_fleet.planning.config.connections import (
-    SourceConnection,
-    present_identity,
-    source_connection,
-    state_url,
-)
+from rivet_fleet.planning.config.connections import present_identity, state_url
 from rivet_fleet.planning.config.loaded import LoadedConfig
 from rivet_fleet.planning.config.models import ExportConfig
 from rivet_fleet.planning.config.protection import budgets_of, readers_of
 from rivet_fleet.planning.export_plan import destination_plan
-from rivet_fleet.planning.request import relation_of
 from rivet_fleet.planning.symptoms import (
     from_error,
     from_note,
@@ -105,6 +106,7 @@ def _monitor(
 
 
 _CGROUP = Path("/sys/fs/cgroup")
+_NO_START = "the campaign would not start"
 
 
 def examine(
@@ -119,11 +121,11 @@ def examine(
     ``namespace_missing``: nobody said whose part of a shared state this is."""
     return (
         *_configuration(loaded),
-        *_sources(loaded, options),
+        *_exports(loaded, options, now_s),
         *examine_signals(loaded, options),
         *examine_engines(sorted({loaded.sources[name].type for name in loaded.used_sources()})),
         *_state(loaded, options, now_s, None if namespace_missing else options.namespace),
-        *_places(loaded, now_s),
+        *_places(loaded, options, now_s),
         *of_host(
             host_limits(),
             workers=loaded.config.campaign.workers,
@@ -180,33 +182,60 @@ def _configuration(loaded: LoadedConfig) -> Iterator[DoctorFinding]:
 # ---------------------------------------------------------------- sources
 
 
-def _sources(loaded: LoadedConfig, options: ProcessOptions) -> Iterator[DoctorFinding]:
-    for name in sorted(loaded.used_sources()):
-        subject = f"source {name}"
-        exports = [one for one in loaded.config.exports if loaded.source_name(one) == name]
-        try:
-            connection = source_connection(loaded, name)
-            source = open_planned_source(loaded, options, name, connection.identity)
-        except RivetFleetError as error:
-            code = DoctorCode.CONFIG_CONNECTION_INVALID
-            yield from_error(error, subject, code, code, "the source cannot be reached without it")
-            yield _unknown(subject, exports)
-            continue
-        try:
-            yield from _source(loaded, source, connection, exports)
-        finally:
-            source.close()
-
-
-def _source(
-    loaded: LoadedConfig,
-    source: Source,
-    connection: SourceConnection,
-    exports: Sequence[ExportConfig],
+def _exports(
+    loaded: LoadedConfig, options: ProcessOptions, now_s: float
 ) -> Iterator[DoctorFinding]:
-    subject = f"source {connection.name}"
+    """Each source with the rights on its exports, then what a run would refuse all the same."""
+    memory, trouble = recollect(loaded, options)
+    with open_inquiry(loaded, options, on_refusal=OnRefusal.COLLECT, memory=memory) as inquiry:
+        readable: list[ExportConfig] = []
+        for name in sorted(loaded.used_sources()):
+            yield from _source(inquiry, name, readable)
+        campaign_id = new_campaign_id(now_s, options.namespace)
+        try:
+            yield from _refusals(inquiry, readable, campaign_id, now_s)
+        except StateError as error:
+            trouble = error
+    # Any other trouble of the state is found where the state is looked at.
+    if trouble is not None and trouble.code == CAMPAIGN_OTHER:
+        code = DoctorCode.STATE_REFUSED
+        yield from_error(trouble, "state", code, code, _NO_START)
+
+
+def _refusals(
+    inquiry: Inquiry, readable: Sequence[ExportConfig], campaign_id: CampaignId, now_s: float
+) -> Iterator[DoctorFinding]:
+    """Of exports that may be read."""
+    inquiry.recall(readable)
+    asked = [inquiry.ask(export) for export in readable]
+    for refused in inquiry.conclude(asked, campaign_id=campaign_id, now_s=now_s).refused:
+        # Destinations are looked at by writing to them.
+        if not isinstance(refused.error, DestinationError):
+            yield from_error(
+                refused.error,
+                f"export {refused.export_name}",
+                DoctorCode.SOURCE_EXPORT_REFUSED
+                if isinstance(refused.error, SourceError)
+                else DoctorCode.PLAN_REFUSED,
+                DoctorCode.SOURCE_UNREACHABLE,
+                _NO_START,
+            )
+
+
+def _source(inquiry: Inquiry, name: str, readable: list[ExportConfig]) -> Iterator[DoctorFinding]:
+    """``readable`` learns which exports may be read."""
+    subject, loaded = f"source {name}", inquiry.loaded
+    exports = [one for one in loaded.config.exports if loaded.source_name(one) == name]
     try:
-        server = source.describe_server()
+        connection = inquiry.connection(name)
+        inquiry.source(name)
+    except RivetFleetError as error:
+        code = DoctorCode.CONFIG_CONNECTION_INVALID
+        yield from_error(error, subject, code, code, "the source cannot be reached without it")
+        yield _unknown(subject, exports)
+        return
+    try:
+        server = inquiry.server(name)
     except RivetFleetError as error:
         yield from_error(
             error,
@@ -223,7 +252,7 @@ def _source(
         loopback=connection.url.loopback,
         readers=_readers(loaded, exports),
     )
-    yield from _privileges(loaded, source, subject, exports)
+    yield from _privileges(inquiry, subject, exports, readable)
 
 
 def _readers(loaded: LoadedConfig, exports: Sequence[ExportConfig]) -> int:
@@ -249,12 +278,15 @@ def _unknown(subject: str, exports: Sequence[ExportConfig]) -> DoctorFinding:
 
 
 def _privileges(
-    loaded: LoadedConfig, source: Source, subject: str, exports: Sequence[ExportConfig]
+    inquiry: Inquiry,
+    subject: str,
+    exports: Sequence[ExportConfig],
+    readable: list[ExportConfig],
 ) -> Iterator[DoctorFinding]:
-    readable = 0
+    before = len(readable)
     for export in exports:
         try:
-            notes = source.check_readable(relation_of(export), loaded.queries.get(export.name))
+            notes = inquiry.rights(export)
         except RivetFleetError as error:
             code = DoctorCode.SOURCE_EXPORT_REFUSED
             yield from_error(
@@ -262,18 +294,18 @@ def _privileges(
                 f"export {export.name}",
                 code,
                 DoctorCode.SOURCE_UNREACHABLE,
-                "the campaign would not start",
+                _NO_START,
             )
             continue
-        readable += 1
+        readable.append(export)
         for note in notes:
             yield from_note(note, f"export {export.name}")
-    if readable:
+    if found := len(readable) - before:
         yield DoctorFinding(
             code=DoctorCode.SOURCE_READABLE,
             gravity=Gravity.OK,
             subject=subject,
-            what=f"{readable} of {len(exports)} export(s) may be read, every column",
+            what=f"{found} of {len(exports)} export(s) may be read, every column",
         )
 
 
@@ -298,13 +330,15 @@ def _state(
         )
 
 
-def _places(loaded: LoadedConfig, now_s: float) -> Iterator[DoctorFinding]:
+def _places(loaded: LoadedConfig, options: ProcessOptions, now_s: float) -> Iterator[DoctorFinding]:
     spool = settings_of(loaded).spool_root
     with removed_if_made(spool):
-        yield from _places_beside(loaded, spool, now_s)
+        yield from _places_beside(loaded, options, spool, now_s)
 
 
-def _places_beside(loaded: LoadedConfig, spool: Path, now_s: float) -> Iterator[DoctorFinding]:
+def _places_beside(
+    loaded: LoadedConfig, options: ProcessOptions, spool: Path, now_s: float
+) -> Iterator[DoctorFinding]:
     try:
         free = probe_spool(spool)
     except RivetFleetError as error:
@@ -320,7 +354,7 @@ def _places_beside(loaded: LoadedConfig, spool: Path, now_s: float) -> Iterator[
     for export in loaded.config.exports:
         plan = destination_plan(export, loaded.path, date)
         try:
-            yield from _destination(export, plan, spool)
+            yield from _destination(export, plan, options, spool)
         except RivetFleetError as error:
             yield from_error(
                 error,
@@ -332,12 +366,13 @@ def _places_beside(loaded: LoadedConfig, spool: Path, now_s: float) -> Iterator[
 
 
 def _destination(
-    export: ExportConfig, plan: DestinationPlan, spool: Path
+    export: ExportConfig, plan: DestinationPlan, options: ProcessOptions, spool: Path
 ) -> Iterator[DoctorFinding]:
     subject = f"destination of {export.name}"
-    destination = registry.open_destination(plan)
+    destination = open_allowed(options.allowed, plan, create=True)
     try:
         destination.check()
+        refuse_others_folder(destination, options.namespace, export.name)
         free = destination.free_bytes()
         only = creates_only(destination, spool)
         room = "" if free is None else f", {free // (1024 * 1024):,} MB are free"

@@ -1,110 +1,436 @@
-"""Everything a source is asked before an export is planned, in the one order that works."""
+"""The front desk: choose exports, open a source by name, ask it, decide, and answer with values.
+
+``run``, ``submit``, ``plan``, ``check``, ``doctor`` and ``init`` come through here: the same questions
+in the same order, and what one of them refuses the others refuse.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import os
-import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
-from pathlib import Path
+from enum import Enum
+from typing import TypeVar
 
-from rivet_fleet import __version__
-from rivet_fleet.contracts.artifact import (
-    ARTIFACT_VERSION,
-    STALE_REFUSE_S,
-    ArtifactExport,
-    ColumnSnapshot,
-    FactsSnapshot,
-    PlanArtifact,
-)
-from rivet_fleet.contracts.codec import from_plain
-from rivet_fleet.contracts.facts import SourceFacts
+from rivet_fleet.contracts.facts import FactsRequest, ServerFacts, SourceFacts, SourceNote
 from rivet_fleet.contracts.keys import CampaignId, RelationName
-from rivet_fleet.contracts.plan import CampaignPlan, ExportPlan, PlannedRun
+from rivet_fleet.contracts.plan import CampaignPlan, DestinationPlan, ExportPlan, PlannedRun
 from rivet_fleet.contracts.proof import ChangeReading
 from rivet_fleet.contracts.state import MeasuredRun
 from rivet_fleet.contracts.window import StoredMark
-from rivet_fleet.coordination.fleet import refuse_other_owner
-from rivet_fleet.coordination.wiring import ProcessOptions, open_planned_source, redactor
+from rivet_fleet.coordination.finalize import DESTINATION_SHARED, delivered_by_other
+from rivet_fleet.coordination.fleet import Fleet, Patience, refuse_other_owner
+from rivet_fleet.coordination.wiring import ProcessOptions, open_allowed, open_planned_source
 from rivet_fleet.errors import (
-    ConfigError,
+    DestinationRefused,
+    ExitCode,
     RelationLocked,
+    RivetFleetError,
+    SchemaDrift,
     SourceError,
     SourceRefused,
     StatementTimeout,
     StateRefused,
     UsageError,
 )
+from rivet_fleet.execution.destination import Destination
 from rivet_fleet.execution.registry import open_format
 from rivet_fleet.execution.source import Source
 from rivet_fleet.execution.types import arrow_schema
-from rivet_fleet.observability.units import redact_plain
+from rivet_fleet.persistence.migrate import SCHEMA_NONE
 from rivet_fleet.persistence.open import open_store, store_exists
-from rivet_fleet.planning.change import with_schema_changes
-from rivet_fleet.planning.config.connections import seal_key, source_connection
+from rivet_fleet.persistence.store import Store
+from rivet_fleet.planning.advice import asks_for_order
+from rivet_fleet.planning.change import refuse_drift, with_schema_changes
+from rivet_fleet.planning.config.connections import (
+    SourceConnection,
+    seal_key,
+    source_connection,
+    state_url,
+)
 from rivet_fleet.planning.config.loaded import LoadedConfig
 from rivet_fleet.planning.config.models import ExportConfig
 from rivet_fleet.planning.config.problems import did_you_mean
 from rivet_fleet.planning.export_plan import refused_casts
-from rivet_fleet.planning.planner import Decided, decide
-from rivet_fleet.planning.request import facts_request, with_probed_rows
+from rivet_fleet.planning.planner import Decided, Decision, consider
+from rivet_fleet.planning.request import facts_request, relation_of, with_probed_rows
 from rivet_fleet.planning.window import Moving, newest_request, reads_window
 
+T = TypeVar("T")
+OpenSource = Callable[[str, str], Source]
+"""(name, planned identity) → a connection. Raises ConfigError, SourceError."""
+OpenDestination = Callable[[DestinationPlan], Destination]
 
-@dataclass(slots=True)
-class Asked:
-    """What is known of every export asked so far, by name."""
 
+class OnRefusal(Enum):
+    """What the refusal of one export ends."""
+
+    COLLECT = "collect"
+    """Nothing: every export is asked about and answered for (`check`, `doctor`)."""
+    LEAVE_OUT = "leave_out"
+    """The whole, unless it says nothing of other exports: that one is left out (`run`)."""
+    RAISE = "raise"
+    """The whole (`plan`: what is sealed has everything that was asked for)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """Why nothing of one export would be delivered."""
+
+    export_name: str
+    error: RivetFleetError
+    alone: bool = False
+    """It is the export's own trouble: a lock on its relation, or a column that the source cannot
+    send as it was asked to."""
+
+    @property
+    def code(self) -> str:
+        """The error's code, or its class."""
+        return self.error.code or self.error.error_class
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """What a run would end with that has no other trouble."""
+        return self.error.exit_code
+
+    @property
+    def reason(self) -> str:
+        """What happened, and what to do next."""
+        error = self.error
+        return f"{error.message} ({error.hint})" if error.hint else error.message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What is known of one export of the file: what its source said, and what would be run, or why
+    it would not."""
+
+    export: ExportConfig
+    facts: SourceFacts | None = None
+    plan: CampaignPlan | None = None
+    """Its runs alone, one for each partition."""
+    refused: Refused | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """What a state database knows of former runs; nothing without a store."""
+
+    campaign_name: str = ""
+    store: Store | None = None
+    patience: Patience | None = None
+    """How to wait for a state that is away; None: not at all."""
+
+    def marks(self, names: Sequence[str]) -> Mapping[str, StoredMark]:
+        """The stored high-water marks, by export."""
+        return self._asked("read the marks", lambda s: s.marks(self.campaign_name, names)) or {}
+
+    def history(self, names: Sequence[str]) -> Mapping[str, Sequence[MeasuredRun]]:
+        """What former runs took, newest first, by export."""
+        return self._asked("read the history", lambda s: s.history(self.campaign_name, names)) or {}
+
+    def last_plans(self, names: Sequence[str]) -> Mapping[str, ExportPlan]:
+        """The plans of the last completed runs, by the names of runs: a partition has its own."""
+        asked = self._asked(
+            "read the last plans", lambda s: s.last_plans(self.campaign_name, names)
+        )
+        return asked or {}
+
+    def close(self) -> None:
+        """Give the store back."""
+        if self.store is not None:
+            self.store.close()
+
+    def _asked(self, what: str, question: Callable[[Store], T]) -> T | None:
+        store = self.store
+        if store is None:
+            return None
+        if self.patience is None:
+            return question(store)
+        return self.patience.call(what, lambda: question(store))
+
+
+def remember(loaded: LoadedConfig, options: ProcessOptions) -> Memory:
+    """Open the state database without creating or changing it; closing is the caller's. Raises
+    StateUnavailable, and StateRefused for one of another version, or where campaigns of this name
+    belong to another configuration."""
+    url = options.state_url or state_url(loaded)
+    if not store_exists(url):
+        return Memory()
+    store = open_store(url, namespace=options.namespace, pool_size=1, seal_key=seal_key(loaded))
+    with contextlib.ExitStack() as opened:
+        opened.callback(store.close)
+        try:
+            store.check_version()
+        except StateRefused as refused:
+            # An older schema holds marks: a plan without them would read everything anew.
+            if refused.code != SCHEMA_NONE:
+                raise
+            return Memory()  # no campaign of this program ever ran there
+        refuse_other_owner(store, loaded)
+        opened.pop_all()
+    return Memory(campaign_name=loaded.campaign_name, store=store)
+
+
+def recollect(
+    loaded: LoadedConfig, options: ProcessOptions
+) -> tuple[Memory, RivetFleetError | None]:
+    """``remember`` for who goes on without: nothing and the reason where it cannot be read."""
+    try:
+        return remember(loaded, options), None
+    except RivetFleetError as error:
+        return Memory(), error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answers:
+    """One outcome for each export that was asked about, in the order of the question."""
+
+    outcomes: tuple[Outcome, ...]
+    decision: Decision | None
+    """None when nothing was left to be decided."""
+    history: Mapping[str, Sequence[MeasuredRun]]
+    former: Mapping[str, ExportPlan]
+    now_s: float
+
+    @property
+    def refused(self) -> tuple[Refused, ...]:
+        """Why some of them would not be run."""
+        return tuple(one.refused for one in self.outcomes if one.refused is not None)
+
+    def decided(self) -> Decided:
+        """What is to be run, in the order of handing out. Raises the refusal of the first when
+        nothing is left, and what ``plan_campaign`` raises, of all at once."""
+        if self.decision is None:
+            raise self.refused[0].error
+        decided = self.decision.decided(self.history, now_s=self.now_s)
+        for one in self.refused:
+            if not one.alone:
+                raise one.error
+        return replace(decided, plan=with_schema_changes(decided.plan, self.former))
+
+
+@dataclass(slots=True, kw_only=True)
+class Inquiry:
+    """One look at a configuration: a connection for each source, opened when it is needed and kept
+    until ``close``. From one thread."""
+
+    loaded: LoadedConfig
+    open_source: OpenSource
+    open_destination: OpenDestination
+    namespace: str
+    on_refusal: OnRefusal
+    memory: Memory = field(default_factory=Memory)
     probe: bool = False
     """Count rows where the catalogue's number is doubtful, and believe that."""
-    facts: dict[str, SourceFacts] = field(default_factory=dict)
-    moving: dict[str, Moving] = field(default_factory=dict)
-    left_out: dict[str, SourceError] = field(default_factory=dict)
-    """Exports that cannot be planned for a reason of their own: somebody holds a lock on their
-    relation, or the source cannot send a column as it was asked to."""
+    marks: Mapping[str, StoredMark] = field(default_factory=dict)
+    history: Mapping[str, Sequence[MeasuredRun]] = field(default_factory=dict)
+    _connections: dict[str, SourceConnection] = field(default_factory=dict)
+    _sources: dict[str, Source] = field(default_factory=dict)
+    _moving: dict[str, Moving] = field(default_factory=dict)
 
-    def ask(
-        self, loaded: LoadedConfig, export: ExportConfig, source: Source, mark: StoredMark | None
-    ) -> SourceFacts:
-        """Facts first: which row is the newest depends on the key they name. ``mark`` was read
-        before: whatever moves it later is found when the plan is stored (W6)."""
-        continued = mark is not None
-        wanted = facts_request(loaded, export, continued=continued)
+    def __enter__(self) -> Inquiry:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close every source, and the state where it is this inquiry's own."""
+        for source in self._sources.values():
+            source.close()
+        self._sources.clear()
+        if self.memory.patience is None:
+            self.memory.close()
+
+    def leave(self, name: str) -> None:
+        """Close a source that nothing more is asked of: an idle connection is a burden."""
+        source = self._sources.pop(name, None)
+        if source is not None:
+            source.close()
+
+    def choose(self, names: Sequence[str]) -> tuple[ExportConfig, ...]:
+        """The named exports in the order of the names, all of them by default. Raises UsageError
+        for an unknown name."""
+        known = {export.name: export for export in self.loaded.config.exports}
+        for name in names:
+            if name not in known:
+                raise UsageError(f"there is no export {name!r}", hint=did_you_mean(name, known))
+        return tuple(known[name] for name in names) if names else self.loaded.config.exports
+
+    def connection(self, name: str) -> SourceConnection:
+        """Where a source is. Raises ConfigError."""
+        if name not in self._connections:
+            self._connections[name] = source_connection(self.loaded, name)
+        return self._connections[name]
+
+    def source(self, name: str) -> Source:
+        """The open source. Raises ConfigError, SourceError."""
+        if name not in self._sources:
+            self._sources[name] = self.open_source(name, self.connection(name).identity)
+        return self._sources[name]
+
+    def server(self, name: str) -> ServerFacts:
+        """Version, user and limits of a source's server. Raises ConfigError, SourceError."""
+        return self.source(name).describe_server()
+
+    def rights(self, export: ExportConfig) -> tuple[SourceNote, ...]:
+        """That every column of the export may be read, and what there is to be said of it. Raises
+        ConfigError, SourceError."""
+        source = self.source(self.loaded.source_name(export))
+        query = self.loaded.queries.get(export.name)
+        return tuple(source.check_readable(relation_of(export), query))
+
+    def describe(self, name: str, request: FactsRequest) -> SourceFacts | SourceError:
+        """One relation of a source, or its own trouble. Raises ConfigError, SourceError for what is
+        the source's."""
+        try:
+            return self.source(name).introspect(request)
+        except (SourceRefused, StatementTimeout, RelationLocked) as error:
+            return error
+
+    def recall(self, exports: Sequence[ExportConfig]) -> None:
+        """Read what former runs of the exports left, before any source is asked: whatever moves a
+        mark later is found when the plan is stored (W6)."""
+        names = [export.name for export in exports]
+        self.marks = self.memory.marks(names)
+        # Who shows advice always needs it; a run only where its order follows from it.
+        if self.on_refusal is not OnRefusal.LEAVE_OUT or asks_for_order(
+            self.loaded.config.campaign
+        ):
+            self.history = self.memory.history(names)
+
+    def ask(self, export: ExportConfig) -> Outcome:
+        """What the source says of one export, or its refusal; the refusal is raised where
+        ``on_refusal`` lets it end more than this export."""
+        facts: SourceFacts | None = None
+        try:
+            facts = self._facts(export)
+        except RivetFleetError as error:
+            alone = isinstance(error, RelationLocked)
+            refused = Refused(export_name=export.name, error=error, alone=alone)
+            return self._refuse(Outcome(export=export, refused=refused))
+        # Whoever only looks hears of it from the decision, which lists every column.
+        own = refused_casts(export.name, facts) if self.on_refusal is OnRefusal.LEAVE_OUT else None
+        if own is None:
+            return Outcome(export=export, facts=facts)
+        refused = Refused(export_name=export.name, error=own, alone=True)
+        return self._refuse(Outcome(export=export, facts=facts, refused=refused))
+
+    def inquire(self, names: Sequence[str], *, campaign_id: CampaignId, now_s: float) -> Answers:
+        """The whole sequence about the named exports, all of them by default.
+
+        Raises UsageError for an unknown name, ConfigError for a connection that is not there, and
+        the refusals that ``on_refusal`` says.
+        """
+        exports = self.choose(names)
+        for name in sorted({self.loaded.source_name(export) for export in exports}):
+            self.connection(name)
+        self.recall(exports)
+        asked = [self.ask(export) for export in exports]
+        return self.conclude(asked, campaign_id=campaign_id, now_s=now_s)
+
+    def conclude(
+        self, asked: Sequence[Outcome], *, campaign_id: CampaignId, now_s: float
+    ) -> Answers:
+        """Decide what was asked about, all of it together: what two exports do to each other is
+        seen here alone."""
+        facts = {one.export.name: one.facts for one in asked if one.facts and not one.refused}
+        decision, former = None, dict[str, ExportPlan]()
+        try:
+            decision = self._decision(facts, campaign_id, now_s) if facts else None
+        except RivetFleetError as error:
+            # Nothing of any export: a group's budget, which is every export's.
+            if self.on_refusal is not OnRefusal.COLLECT:
+                raise
+            asked = [_refused_with(one, error) for one in asked]
+        if decision is not None:
+            runs = [run.plan.export_name for run in decision.plan.runs]
+            former = dict(self.memory.last_plans(runs)) if runs else {}
+        return Answers(
+            outcomes=tuple(self._concluded(one, decision, former) for one in asked),
+            decision=decision,
+            history=self.history,
+            former=former,
+            now_s=now_s,
+        )
+
+    def _decision(
+        self, facts: Mapping[str, SourceFacts], campaign_id: CampaignId, now_s: float
+    ) -> Decision:
+        return consider(
+            self.loaded,
+            facts,
+            campaign_id=campaign_id,
+            connections=self._connections,
+            now_s=now_s,
+            only=tuple(facts),
+            moving=self._moving,
+        )
+
+    def _concluded(
+        self, one: Outcome, decision: Decision | None, former: Mapping[str, ExportPlan]
+    ) -> Outcome:
+        if one.refused is not None or decision is None:
+            return one
+        name = one.export.name
+        error = decision.error(name)
+        if error is not None:
+            return replace(one, refused=Refused(export_name=name, error=error))
+        runs = tuple(run for run in decision.plan.runs if written(run) == name)
+        plan = with_schema_changes(replace(decision.plan, runs=runs), former)
+        return replace(one, plan=plan, refused=self._undelivered(plan))
+
+    def _undelivered(self, plan: CampaignPlan) -> Refused | None:
+        """Why what was decided would not be stored, as far as it shows without writing anything.
+        Whoever stores a plan proves it by writing; a plan that is only sealed shows the drift."""
+        if self.on_refusal is OnRefusal.LEAVE_OUT:
+            return None
+        found = undeliverable(plan, self.open_destination, self.namespace, writes=False)
+        refused = next(found, None)
+        if refused is not None or self.on_refusal is OnRefusal.RAISE:
+            return refused
+        try:
+            refuse_drift(plan)
+        except SchemaDrift as error:
+            return Refused(export_name=written(plan.runs[0]), error=error)
+        return None
+
+    def _refuse(self, outcome: Outcome) -> Outcome:
+        refused = outcome.refused
+        ends = {
+            OnRefusal.COLLECT: False,
+            OnRefusal.LEAVE_OUT: refused is not None and not refused.alone,
+            OnRefusal.RAISE: True,
+        }
+        if refused is not None and ends[self.on_refusal]:
+            raise refused.error
+        return outcome
+
+    def _facts(self, export: ExportConfig) -> SourceFacts:
+        """Facts first: which row is the newest depends on the key they name."""
+        loaded, name = self.loaded, export.name
+        source = self.source(loaded.source_name(export))
+        mark = self.marks.get(name) if reads_window(export) else None
+        wanted = facts_request(loaded, export, continued=mark is not None)
         changes = _changes(source, wanted.relation)
         facts = with_probed_rows(source.introspect(replace(wanted, probe_density=self.probe)))
         facts = replace(facts, changes=changes)
-        self.facts[export.name] = facts
         value = None if mark is None else mark.value
-        request = newest_request(export, facts, loaded.queries.get(export.name), value)
+        request = newest_request(export, facts, loaded.queries.get(name), value)
         if request is not None:
-            self.moving[export.name] = Moving(
+            self._moving[name] = Moving(
                 mark=value,
                 newest=source.newest(request),
                 binding=None if mark is None else mark.binding,
             )
         return facts
 
-    def ask_or_leave_out(
-        self, loaded: LoadedConfig, export: ExportConfig, source: Source, mark: StoredMark | None
-    ) -> None:
-        """Ask; what is one relation's own trouble is a value, and ends nothing about others."""
-        try:
-            trouble: SourceError | None = refused_casts(
-                export.name, self.ask(loaded, export, source, mark)
-            )
-        except RelationLocked as error:
-            trouble = error
-        if trouble is not None:
-            self.facts.pop(export.name, None)
-            self.moving.pop(export.name, None)
-            self.left_out[export.name] = trouble
 
-    def refuse_nothing(self) -> None:
-        """Raise what left the first one out when no export is left to be planned."""
-        if self.left_out and not self.facts:
-            raise next(iter(self.left_out.values()))
+def _refused_with(one: Outcome, error: RivetFleetError) -> Outcome:
+    if one.refused is not None:
+        return one
+    return replace(one, refused=Refused(export_name=one.export.name, error=error))
 
 
 def _changes(source: Source, relation: RelationName | None) -> ChangeReading | None:
@@ -117,225 +443,89 @@ def _changes(source: Source, relation: RelationName | None) -> ChangeReading | N
     return None
 
 
-# ------------------------------------------------------------------------------------------
-# ``plan``: ask the sources, decide, and seal it. Writes nothing but the file it is asked for.
-
-SECRET_CHARS_MIN = 8
-"""A shorter secret in a query is more likely a word of the query than a secret."""
-_SCHEMA_NONE = "RIVET_STATE_SCHEMA_NONE"
+def written(run: PlannedRun) -> str:
+    """The export of the file that a run belongs to."""
+    return run.plan.family or run.plan.export_name
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Remembered:
-    """What the state database knows of former runs; empty before the first one."""
-
-    history: Mapping[str, Sequence[MeasuredRun]] = field(default_factory=dict)
-    marks: Mapping[str, StoredMark] = field(default_factory=dict)
-    last_plans: Mapping[str, ExportPlan] = field(default_factory=dict)
-
-
-def remember(
-    loaded: LoadedConfig, names: Sequence[str], *, state_url: str, namespace: str
-) -> Remembered:
-    """Read the state database without creating or changing it. Raises StateUnavailable, and
-    StateRefused for one of another version, or where campaigns of this name belong to another
-    configuration."""
-    if not store_exists(state_url):
-        return Remembered()
-    store = open_store(state_url, namespace=namespace, pool_size=1, seal_key=seal_key(loaded))
-    try:
-        store.check_version()
-        refuse_other_owner(store, loaded)
-        return Remembered(
-            history=store.history(loaded.campaign_name, names),
-            marks=store.marks(loaded.campaign_name, names),
-            last_plans=store.last_plans(loaded.campaign_name, names),
-        )
-    except StateRefused as refused:
-        # An older schema holds marks: a plan without them would read everything anew.
-        if refused.code != _SCHEMA_NONE:
-            raise
-        return Remembered()  # no campaign of this program ever ran there
-    finally:
-        store.close()
-
-
-def plan_ahead(
+def open_inquiry(
     loaded: LoadedConfig,
     options: ProcessOptions,
     *,
-    names: Sequence[str],
-    campaign_id: CampaignId,
-    state_url: str,
-    now_s: float,
-) -> PlanArtifact:
-    """The artifact for the named exports (all of them by default).
-
-    Raises ConfigError, SourceError, UnsupportedType, StateError as ``run`` would, UsageError
-    for an unknown name, and ConfigError when the plan would hold a secret.
-    """
-    chosen = _chosen(loaded, names)
-    remembered = remember(loaded, chosen, state_url=state_url, namespace=options.namespace)
-    asked = _asked(loaded, options, chosen, remembered.marks)
-    decided = decide(
-        loaded,
-        asked.facts,
-        moving=asked.moving,
-        campaign_id=campaign_id,
-        connections={
-            name: source_connection(loaded, name) for name in sorted(_sources(loaded, chosen))
-        },
-        history=remembered.history,
-        now_s=now_s,
-        only=chosen,
-    )
-    compared = with_schema_changes(decided.plan, remembered.last_plans)
-    decided = replace(decided, plan=compared)
-    for run in decided.plan.runs:
-        open_format(run.plan.format).check_schema(arrow_schema(run.plan.output_columns))
-    _refuse_secrets(loaded, decided.plan)
-    return _artifact(loaded, decided, decided.facts, remembered.marks, now_s)
-
-
-def _chosen(loaded: LoadedConfig, names: Sequence[str]) -> tuple[str, ...]:
-    known = [export.name for export in loaded.config.exports]
-    for name in names:
-        if name not in known:
-            raise UsageError(f"there is no export {name!r}", hint=did_you_mean(name, known))
-    return tuple(name for name in known if name in names) if names else tuple(known)
-
-
-def _sources(loaded: LoadedConfig, chosen: Sequence[str]) -> set[str]:
-    return {loaded.source_name(e) for e in loaded.config.exports if e.name in chosen}
-
-
-def _asked(
-    loaded: LoadedConfig,
-    options: ProcessOptions,
-    chosen: Sequence[str],
-    marks: Mapping[str, StoredMark],
-) -> Asked:
-    """One connection for each source, closed when everything is known."""
-    opened: dict[str, Source] = {}
-    asked = Asked()
-    try:
-        for export in loaded.config.exports:
-            if export.name not in chosen:
-                continue
-            name = loaded.source_name(export)
-            if name not in opened:
-                identity = source_connection(loaded, name).identity
-                opened[name] = open_planned_source(loaded, options, name, identity)
-            mark = marks.get(export.name) if reads_window(export) else None
-            asked.ask(loaded, export, opened[name], mark)
-    finally:
-        for source in opened.values():
-            source.close()
-    return asked
-
-
-def _refuse_secrets(loaded: LoadedConfig, plan: CampaignPlan) -> None:
-    """What is executed cannot be redacted, so a secret in it is refused (PA9)."""
-    for run in plan.runs:
-        texts = (run.plan.read.query or "", run.plan.destination.prefix)
-        for secret in loaded.secrets:
-            if len(secret) >= SECRET_CHARS_MIN and any(secret in text for text in texts):
-                raise ConfigError(
-                    f"the plan of export {run.plan.export_name} would hold a secret of the "
-                    "configuration: its query or destination repeats it",
-                    hint="keep secrets in url_env or password_env; move what the query needs "
-                    "into a view",
-                    code="RIVET_PLAN_HOLDS_SECRET",
-                )
-
-
-def _artifact(
-    loaded: LoadedConfig,
-    decided: Decided,
-    facts: Mapping[str, SourceFacts],
-    marks: Mapping[str, StoredMark],
-    now_s: float,
-) -> PlanArtifact:
-    hide = redactor(loaded)
-    plan = replace(
-        decided.plan,
-        runs=tuple(_redacted(run, loaded) for run in decided.plan.runs),
-    )
-    exports = tuple(
-        ArtifactExport(
-            export_name=run.plan.export_name,
-            chunk_count=len(run.chunks),
-            plan_fingerprint=run.plan_hash,
-            cursor_snapshot=_value(marks.get(run.plan.export_name)),
-            strategy_rationale=hide(run.plan.reason),
-            facts=_snapshot(facts[run.plan.export_name], run),
-            preflight=decided.advised.preflights[run.plan.export_name],
-        )
-        for run in plan.runs
-    )
-    advice = decided.advised.campaign
-    return PlanArtifact(
-        artifact_version=ARTIFACT_VERSION,
-        rivet_fleet_version=__version__,
-        plan_id=plan.campaign_id,
-        created_at=_rfc3339(now_s),
-        created_at_s=now_s,
-        expires_at=_rfc3339(now_s + STALE_REFUSE_S),
-        config_path=plan.config_path,
-        config_digest=plan.config_digest,
-        campaign=plan,
-        exports=exports,
-        prioritization=from_plain(type(advice), redact_plain(advice, hide)),
+    on_refusal: OnRefusal,
+    memory: Memory | None = None,
+    probe: bool = False,
+) -> Inquiry:
+    """Of a command that has no fleet. ``memory``: what ``remember`` says by default, and its errors
+    are raised then."""
+    return Inquiry(
+        loaded=loaded,
+        open_source=lambda name, identity: open_planned_source(loaded, options, name, identity),
+        open_destination=lambda plan: open_allowed(options.allowed, plan, create=False),
+        namespace=options.namespace,
+        on_refusal=on_refusal,
+        memory=remember(loaded, options) if memory is None else memory,
+        probe=probe,
     )
 
 
-def _value(mark: StoredMark | None) -> str | None:
-    return None if mark is None else mark.value
-
-
-def _redacted(run: PlannedRun, loaded: LoadedConfig) -> PlannedRun:
-    """The words of a plan come from servers as well; what is executed stays as it is."""
-    hide = redactor(loaded)
-    words = tuple(hide(warning) for warning in run.plan.warnings)
-    return replace(run, plan=replace(run.plan, reason=hide(run.plan.reason), warnings=words))
-
-
-def _snapshot(facts: SourceFacts, run: PlannedRun) -> FactsSnapshot:
-    columns = next((c.chunk_range.columns for c in run.chunks if c.chunk_range.columns), ())
-    key = next((one for one in facts.keys if one.columns == columns), None)
-    return FactsSnapshot(
-        engine=facts.engine,
-        server_version=facts.server_version,
-        row_estimate=facts.row_estimate,
-        row_estimate_from=facts.row_estimate_provenance,
-        row_width_bytes=facts.row_width_bytes,
-        key_columns=columns,
-        key_minimum=key.minimum if key else None,
-        key_maximum=key.maximum if key else None,
-        columns=tuple(
-            ColumnSnapshot(name=c.name, native_type=c.native_type, nullable=c.nullable)
-            for c in facts.columns
+def inquiry_of(fleet: Fleet, loaded: LoadedConfig) -> Inquiry:
+    """Of a fleet that is about to store what is decided."""
+    return Inquiry(
+        loaded=loaded,
+        open_source=fleet.open_source,
+        open_destination=fleet.open_destination,
+        namespace=fleet.store.namespace,
+        on_refusal=OnRefusal.LEAVE_OUT,
+        memory=Memory(
+            campaign_name=loaded.campaign_name, store=fleet.store, patience=fleet.patience
         ),
     )
 
 
-def _rfc3339(at_s: float) -> str:
-    moment = datetime.fromtimestamp(at_s, tz=UTC)
-    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
+def undeliverable(
+    plan: CampaignPlan, open_destination: OpenDestination, namespace: str, *, writes: bool
+) -> Iterator[Refused]:
+    """What of a plan could not be delivered, export by export, before the first row is read.
+
+    ``writes``: each destination is written to, which leaves nothing behind but the folders that
+    workers need; without it nothing is written, and what cannot be written is not noticed.
+    """
+    families: set[str] = set()
+    for run in plan.runs:
+        # The partitions of one export are folders beside each other: one speaks for all. Each is
+        # made all the same, because a worker makes none.
+        sibling = run.plan.family != "" and run.plan.family in families
+        families.add(run.plan.family)
+        try:
+            if not sibling:
+                open_format(run.plan.format).check_schema(arrow_schema(run.plan.output_columns))
+            if writes or not sibling:
+                _refuse_destination(
+                    run.plan, open_destination, None if sibling else namespace, writes=writes
+                )
+        except RivetFleetError as error:
+            yield Refused(export_name=written(run), error=error)
 
 
-def write_plan(path: Path, text: str) -> None:
-    """The file at once or not at all: nobody ever reads half a plan. Raises UsageError."""
-    passing = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        # A plan names tables, filters and parameters: it is its user's alone.
-        made = os.open(passing, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-        with os.fdopen(made, "w", encoding="utf-8") as file:
-            file.write(text)
-        passing.replace(path)
-    except OSError as failure:
-        passing.unlink(missing_ok=True)
-        raise UsageError(
-            f"the plan cannot be written to {path}: {failure.strerror}",
-            hint="-o names a file in a folder that exists",
-        ) from None
+def _refuse_destination(
+    plan: ExportPlan, open_destination: OpenDestination, namespace: str | None, *, writes: bool
+) -> None:
+    """``namespace``: whose deliveries may lie there; None: it was looked at."""
+    with contextlib.closing(open_destination(plan.destination)) as destination:
+        if writes:
+            destination.check()
+        if namespace is not None:
+            refuse_others_folder(destination, namespace, plan.export_name)
+
+
+def refuse_others_folder(destination: Destination, namespace: str, export_name: str) -> None:
+    """Raise DestinationRefused where another namespace has delivered (N4)."""
+    other = delivered_by_other(destination, namespace)
+    if other is not None:
+        raise DestinationRefused(
+            f"{other}; export {export_name} would take its name",
+            hint="give the export another destination.path: one folder is one dataset; "
+            "where what is there is yours and over, remove its manifest.json",
+            code=DESTINATION_SHARED,
+        )

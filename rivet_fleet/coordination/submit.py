@@ -13,43 +13,30 @@ from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.identity import new_campaign_id
 from rivet_fleet.contracts.keys import CampaignId, RunId
 from rivet_fleet.contracts.killpoints import KillPoint, reach
-from rivet_fleet.contracts.plan import CampaignPlan, ExportPlan
+from rivet_fleet.contracts.plan import CampaignPlan
 from rivet_fleet.contracts.state import (
     CampaignStatus,
     CampaignView,
-    MeasuredRun,
     RunStatus,
     RunView,
     TaskStatus,
 )
-from rivet_fleet.contracts.window import StoredMark
 from rivet_fleet.coordination.coordinator import live_coordinator
-from rivet_fleet.coordination.finalize import (
-    DESTINATION_SHARED,
-    delivered_by_other,
-    tell_schema_changes,
-)
+from rivet_fleet.coordination.finalize import tell_schema_changes
 from rivet_fleet.coordination.fleet import Fleet, refuse_other, refuse_other_owner
-from rivet_fleet.coordination.inquiry import Asked
+from rivet_fleet.coordination.inquiry import inquiry_of, undeliverable
 from rivet_fleet.errors import (
     CampaignIncomplete,
     ConfigError,
     DestinationError,
-    DestinationRefused,
-    RivetFleetError,
     StateRefused,
     UsageError,
 )
-from rivet_fleet.execution.registry import open_format
-from rivet_fleet.execution.types import arrow_schema
-from rivet_fleet.planning.advice import asks_for_order
-from rivet_fleet.planning.change import refuse_drift, with_schema_changes
+from rivet_fleet.planning.change import refuse_drift
 from rivet_fleet.planning.config.connections import source_connection
 from rivet_fleet.planning.config.load import changed_exports
 from rivet_fleet.planning.config.loaded import LoadedConfig
 from rivet_fleet.planning.config.protection import budgets_of
-from rivet_fleet.planning.planner import decide
-from rivet_fleet.planning.window import reads_window
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,29 +216,9 @@ def plan_now(
     Nothing is written anywhere but a probe at each destination. Raises ConfigError,
     SourceError, UnsupportedType, DestinationError.
     """
-    used = {loaded.source_name(export) for export in loaded.config.exports}
-    connections = {name: source_connection(loaded, name) for name in sorted(used)}
-    asked = Asked()
-    marks = _marks(fleet, loaded)
-    try:
-        for export in loaded.config.exports:
-            connection = connections[loaded.source_name(export)]
-            source = fleet.source(connection.name, connection.identity)
-            asked.ask_or_leave_out(loaded, export, source, marks.get(export.name))
-    finally:
-        fleet.drop_sources()
-    asked.refuse_nothing()
-    plan = decide(
-        loaded,
-        asked.facts,
-        moving=asked.moving,
-        campaign_id=campaign_id,
-        connections=connections,
-        history=_history(fleet, loaded),
-        now_s=fleet.clock.now_s(),
-        only=tuple(asked.facts),
-    ).plan
-    plan = with_schema_changes(plan, _last_plans(fleet, plan))
+    with inquiry_of(fleet, loaded) as inquiry:
+        answers = inquiry.inquire((), campaign_id=campaign_id, now_s=fleet.clock.now_s())
+    plan = answers.decided().plan
     check_deliverable(fleet, plan)
     for planned in plan.runs:
         fleet.tell(
@@ -262,67 +229,16 @@ def plan_now(
             warnings=list(planned.plan.warnings),
         )
     return plan, tuple(
-        LeftOut(export_name=name, reason=_with_hint(error))
-        for name, error in asked.left_out.items()
+        LeftOut(export_name=one.export_name, reason=one.reason) for one in answers.refused
     )
-
-
-def _with_hint(error: RivetFleetError) -> str:
-    return f"{error.message} ({error.hint})" if error.hint else error.message
 
 
 def check_deliverable(fleet: Fleet, plan: CampaignPlan) -> None:
     """Refuse what could not be written, before the first row is read. Raises ConfigError,
     UnsupportedType, DestinationError; leaves nothing behind but a probe that is removed."""
-    families: set[str] = set()
-    for planned in plan.runs:
-        # The partitions of one export are folders beside each other: one speaks for all. Each is
-        # made all the same, because a worker makes none.
-        if planned.plan.family and planned.plan.family in families:
-            with closing(fleet.open_destination(planned.plan.destination)) as sibling:
-                sibling.check()
-            continue
-        families.add(planned.plan.family)
-        open_format(planned.plan.format).check_schema(arrow_schema(planned.plan.output_columns))
-        destination = fleet.open_destination(planned.plan.destination)
-        try:
-            destination.check()
-            if (other := delivered_by_other(destination, fleet.store.namespace)) is not None:
-                raise DestinationRefused(
-                    f"{other}; export {planned.plan.export_name} would take its name",
-                    hint="give the export another destination.path: one folder is one dataset; "
-                    "where what is there is yours and over, remove its manifest.json",
-                    code=DESTINATION_SHARED,
-                )
-        finally:
-            destination.close()
-
-
-def _marks(fleet: Fleet, loaded: LoadedConfig) -> dict[str, StoredMark]:
-    """The stored high-water marks, where any export goes by one."""
-    names = [export.name for export in loaded.config.exports if reads_window(export)]
-    if not names:
-        return {}
-    return fleet.patience.call(
-        "read the marks", lambda: fleet.store.marks(loaded.campaign_name, names)
-    )
-
-
-def _history(fleet: Fleet, loaded: LoadedConfig) -> dict[str, list[MeasuredRun]]:
-    """What former runs took, where the order of handing out depends on it."""
-    if not asks_for_order(loaded.config.campaign):
-        return {}
-    names = [export.name for export in loaded.config.exports]
-    return fleet.patience.call(
-        "read the history", lambda: fleet.store.history(loaded.campaign_name, names)
-    )
-
-
-def _last_plans(fleet: Fleet, plan: CampaignPlan) -> dict[str, ExportPlan]:
-    names = [run.plan.export_name for run in plan.runs]
-    return fleet.patience.call(
-        "read the last plans", lambda: fleet.store.last_plans(plan.campaign_name, names)
-    )
+    namespace = fleet.store.namespace
+    for refused in undeliverable(plan, fleet.open_destination, namespace, writes=True):
+        raise refused.error
 
 
 # ------------------------------------------------------------------------------------------

@@ -42,6 +42,8 @@ class Expanded:
     loaded: LoadedConfig
     facts: Mapping[str, SourceFacts]
     only: tuple[str, ...]
+    problems: tuple[tuple[str, Problem], ...] = ()
+    """What keeps an export of the file, by name, from being partitioned."""
 
 
 def expand(
@@ -49,12 +51,12 @@ def expand(
 ) -> Expanded:
     """Put the partitions in the place of every partitioned export whose facts are known.
 
-    Raises ConfigError for a column that cannot partition, too many partitions, or a name that
-    another export has.
+    A problem for a column that cannot partition, too many partitions, or a name that another export
+    has; ``only`` is without those exports then, and names all the others.
     """
     exports: list[ExportConfig] = []
     partitions: dict[str, PartitionRange] = {}
-    problems: list[Problem] = []
+    problems: list[tuple[str, Problem]] = []
     for export in loaded.config.exports:
         found = facts.get(export.name)
         wanted = not only or export.name in only
@@ -63,7 +65,7 @@ def expand(
             continue
         periods = _periods(loaded, export, found)
         if isinstance(periods, Problem):
-            problems.append(periods)
+            problems.append((export.name, periods))
             continue
         for one in periods:
             child = _child(export, one)
@@ -71,7 +73,13 @@ def expand(
             partitions[child.name] = one
     problems += _taken(loaded, partitions)
     if problems:
-        raise loaded.error(*problems)
+        wrong = {name for name, _ in problems}
+        asked = [e.name for e in loaded.config.exports if not only or e.name in only]
+        fine = tuple(name for name in asked if name not in wrong)
+        rest = (
+            expand(loaded, facts, fine) if fine else Expanded(loaded=loaded, facts=facts, only=())
+        )
+        return replace(rest, problems=tuple(problems))
     if not partitions:
         return Expanded(loaded=loaded, facts=facts, only=tuple(only))
     return _expanded(loaded, facts, tuple(only), tuple(exports), partitions)
@@ -141,15 +149,20 @@ def _child(export: ExportConfig, one: PartitionRange) -> ExportConfig:
     )
 
 
-def _taken(loaded: LoadedConfig, partitions: Mapping[str, PartitionRange]) -> list[Problem]:
+def _taken(
+    loaded: LoadedConfig, partitions: Mapping[str, PartitionRange]
+) -> list[tuple[str, Problem]]:
     names = {export.name for export in loaded.config.exports}
     return [
-        Problem(
-            at=(*loaded.export_key(name), "name"),
-            what=f"export {name}",
-            reason=f"a partition of export {one.parent} has the same name",
-            suggestion="give the export another name",
-            code=DUPLICATE_EXPORT,
+        (
+            one.parent,
+            Problem(
+                at=(*loaded.export_key(name), "name"),
+                what=f"export {name}",
+                reason=f"a partition of export {one.parent} has the same name",
+                suggestion="give the export another name",
+                code=DUPLICATE_EXPORT,
+            ),
         )
         for name, one in partitions.items()
         if name in names

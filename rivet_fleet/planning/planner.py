@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from rivet_fleet.contracts.basis import resting
 from rivet_fleet.contracts.facts import SourceFacts
@@ -21,7 +22,7 @@ from rivet_fleet.contracts.plan import (
 from rivet_fleet.contracts.proof import ProofPlan
 from rivet_fleet.contracts.state import MeasuredRun
 from rivet_fleet.contracts.url import redact
-from rivet_fleet.errors import SourceRefused, UnsupportedType
+from rivet_fleet.errors import RivetFleetError, SourceRefused, UnsupportedType
 from rivet_fleet.planning.advice import Advised, advise, in_claim_order, waves_of
 from rivet_fleet.planning.binding import binding_of, refuse_other, remarks
 from rivet_fleet.planning.config.connections import SourceConnection, identity_of
@@ -49,38 +50,58 @@ from rivet_fleet.planning.request import casts_of, facts_request
 from rivet_fleet.planning.strategy import Choice, choose, choose_partition
 from rivet_fleet.planning.window import Moving, Windowed, choose_windowed, window_of
 
+T = TypeVar("T")
+
 __all__ = ["check_campaign_id", "facts_request", "new_campaign_id", "plan_campaign"]
 
 
 @dataclass(slots=True, kw_only=True)
-class _Wrong:
-    """Everything that is wrong with a campaign, collected before anything is raised."""
+class Wrong:
+    """Everything that is wrong with a campaign, collected before anything is raised; each with the
+    export of the file that it is about."""
 
-    problems: list[Problem] = field(default_factory=list)
-    refused: list[str] = field(default_factory=list)
-    unsupported: list[str] = field(default_factory=list)
-    lossy: list[str] = field(default_factory=list)
+    problems: list[tuple[str, Problem]] = field(default_factory=list)
+    refused: list[tuple[str, str]] = field(default_factory=list)
+    unsupported: list[tuple[str, str]] = field(default_factory=list)
+    lossy: list[tuple[str, str]] = field(default_factory=list)
 
-    def raise_any(self, loaded: LoadedConfig) -> None:
-        """The first kind that has anything to say, with all of its kind."""
-        if self.problems:
-            raise loaded.error(*self.problems)
-        if self.refused:
-            raise SourceRefused(redact("; ".join(self.refused), loaded.secrets))
-        if self.unsupported:
-            raise UnsupportedType(
-                f"{len(self.unsupported)} column(s) cannot be carried exactly:\n  "
-                + "\n  ".join(self.unsupported),
+    @property
+    def exports(self) -> frozenset[str]:
+        """Those that something is wrong with."""
+        found = (self.problems, self.refused, self.unsupported, self.lossy)
+        return frozenset(name for kind in found for name, _ in kind)
+
+    def error(self, loaded: LoadedConfig, export: str | None = None) -> RivetFleetError | None:
+        """The first kind that has anything to say, with all of its kind: of all exports, or of
+        one."""
+        if problems := _of(self.problems, export):
+            return loaded.error(*problems)
+        if refused := _of(self.refused, export):
+            return SourceRefused(redact("; ".join(refused), loaded.secrets))
+        if unsupported := _of(self.unsupported, export):
+            return UnsupportedType(
+                f"{len(unsupported)} column(s) cannot be carried exactly:\n  "
+                + "\n  ".join(unsupported),
                 hint="add the casts shown under columns: of each export, "
                 "set on_unsupported: text, or leave the columns out with query:",
             )
-        if self.lossy:
-            raise UnsupportedType(
-                f"{len(self.lossy)} column(s) may lose digits or meaning, and on_lossy is fail:"
-                "\n  " + "\n  ".join(self.lossy),
+        if lossy := _of(self.lossy, export):
+            return UnsupportedType(
+                f"{len(lossy)} column(s) may lose digits or meaning, and on_lossy is fail:"
+                "\n  " + "\n  ".join(lossy),
                 hint="choose a wider type under columns:, or set on_lossy: warn",
                 code="RIVET_COLUMN_LOSSY",
             )
+        return None
+
+    def raise_any(self, loaded: LoadedConfig) -> None:
+        """Raise what ``error`` says of all exports."""
+        if (error := self.error(loaded)) is not None:
+            raise error
+
+
+def _of(found: Sequence[tuple[str, T]], export: str | None) -> list[T]:
+    return [one for name, one in found if export is None or name == export]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,17 +128,36 @@ def plan_campaign(
     only: Collection[str] = (),
     moving: Mapping[str, Moving] | None = None,
 ) -> CampaignPlan:
-    """Decide every export (or those named in ``only``). ``facts`` by export name,
-    ``connections`` by source name.
+    """Decide every export (or those named in ``only``), or refuse all of them. ``facts`` by export
+    name, ``connections`` by source name.
 
     ``now_s`` gives ``{date}`` its day when the campaign id does not begin with one, and time
     windows their end; ``moving`` tells incremental exports what is new. Raises
     ConfigError, SourceRefused or UnsupportedType, each listing all of its kind; UsageError for
     an unsafe id.
     """
-    check_campaign_id(campaign_id)
-    wrong = _Wrong()
-    when = _When(campaign_id, now_s, moving or {})
+    decision = consider(
+        loaded,
+        facts,
+        campaign_id=campaign_id,
+        connections=connections,
+        now_s=now_s,
+        only=only or tuple(export.name for export in loaded.config.exports),
+        moving=moving,
+    )
+    decision.wrong.raise_any(decision.loaded)
+    return decision.plan
+
+
+def _plan_exports(
+    loaded: LoadedConfig,
+    facts: Mapping[str, SourceFacts],
+    connections: Mapping[str, SourceConnection],
+    when: _When,
+    only: Collection[str],
+    wrong: Wrong,
+) -> list[PlannedRun]:
+    """Every export that can be planned, in the order of the file; the others in ``wrong``."""
     runs = []
     for export in loaded.config.exports:
         if only and export.name not in only:
@@ -126,7 +166,15 @@ def plan_campaign(
         if run is not None:
             runs.append(run)
     _refuse_shared_prefixes(loaded, runs, wrong)
-    wrong.raise_any(loaded)
+    return runs
+
+
+def _campaign(
+    loaded: LoadedConfig,
+    campaign_id: CampaignId,
+    connections: Mapping[str, SourceConnection],
+    runs: Sequence[PlannedRun],
+) -> CampaignPlan:
     return CampaignPlan(
         campaign_id=campaign_id,
         campaign_name=loaded.campaign_name,
@@ -144,36 +192,34 @@ def _plan_export(
     facts: Mapping[str, SourceFacts],
     connections: Mapping[str, SourceConnection],
     when: _When,
-    wrong: _Wrong,
+    wrong: Wrong,
 ) -> PlannedRun | None:
     """One export, or None with an entry in ``wrong``."""
     found = facts.get(export.name)
     source = loaded.source_name(export)
-    at = loaded.export_key(export.name)
+    at, written = loaded.export_key(export.name), loaded.written_name(export.name)
     if found is None or source not in connections:
-        wrong.refused.append(f"export {export.name}: nothing is known of its source yet")
+        wrong.refused.append((written, f"export {export.name}: nothing is known of its source yet"))
         return None
     columns = _columns(loaded, export, found, wrong)
     windowed = _windowed(loaded, export, found, connections[source], when)
     choice = _choice(loaded, export, found, windowed)
     if isinstance(choice, Refusal):
-        wrong.problems.append(
-            Problem(
-                at=(*at, choice.setting),
-                what=f"export {export.name}, {choice.setting}",
-                reason=choice.reason,
-                suggestion=choice.suggestion,
-                code=choice.code,
-            )
+        problem = Problem(
+            at=(*at, choice.setting),
+            what=f"export {export.name}, {choice.setting}",
+            reason=choice.reason,
+            suggestion=choice.suggestion,
+            code=choice.code,
         )
+        wrong.problems.append((written, problem))
     if uses_date(export) and when.date is None:
-        wrong.problems.append(
-            Problem(
-                at=(*at, "destination", "path"),
-                what=f"export {export.name}",
-                reason="{date} needs a moment, and this campaign id holds none",
-            )
+        problem = Problem(
+            at=(*at, "destination", "path"),
+            what=f"export {export.name}",
+            reason="{date} needs a moment, and this campaign id holds none",
         )
+        wrong.problems.append((written, problem))
     if columns is None or isinstance(choice, Refusal) or isinstance(windowed, Refusal):
         return None
     return _sealed(loaded, export, found, columns, choice, connections[source], when, windowed)
@@ -324,56 +370,58 @@ def _sealed_heaps(facts: SourceFacts, choice: Choice) -> tuple[SealedHeap, ...]:
 
 
 def _columns(
-    loaded: LoadedConfig, export: ExportConfig, facts: SourceFacts, wrong: _Wrong
+    loaded: LoadedConfig, export: ExportConfig, facts: SourceFacts, wrong: Wrong
 ) -> PlannedColumns | None:
     """Every column as it will be read, by name; None when some cannot be carried."""
-    casts = casts_of(export)
+    casts, at = casts_of(export), loaded.export_key(export.name)
+    written = loaded.written_name(export.name)
     names = [column.name for column in facts.columns]
-    for name in casts:
-        if name not in names:
-            wrong.problems.append(
-                Problem(
-                    at=(*loaded.export_key(export.name), "columns", name),
-                    what=f"export {export.name}, columns.{name}",
-                    reason="there is no such column",
-                    suggestion=did_you_mean(name, names),
-                )
-            )
+    problems = [
+        Problem(
+            at=(*at, "columns", name),
+            what=f"export {export.name}, columns.{name}",
+            reason="there is no such column",
+            suggestion=did_you_mean(name, names),
+        )
+        for name in casts
+        if name not in names
+    ]
     if not names:
-        wrong.refused.append(f"export {export.name}: there are no columns to read")
+        wrong.problems += [(written, one) for one in problems]
+        wrong.refused.append((written, f"export {export.name}: there are no columns to read"))
         return None
     found = plan_columns(export.name, facts, casts, policies_of(loaded.config, export))
-    wrong.problems += meta_problems(export, names, loaded.export_key(export.name))
+    problems += meta_problems(export, names, at)
     for setting, name in unknown_columns(export.quality, found.specs) if export.quality else ():
         if name not in names:
-            wrong.problems.append(
+            problems.append(
                 Problem(
-                    at=(*loaded.export_key(export.name), "quality", setting),
+                    at=(*at, "quality", setting),
                     what=f"export {export.name}, quality.{setting}",
                     reason="names a column that is not there",
                     suggestion=did_you_mean(name, names),
                 )
             )
-    wrong.unsupported += found.unsupported
-    wrong.lossy += found.lossy
+    wrong.problems += [(written, one) for one in problems]
+    wrong.unsupported += [(written, one) for one in found.unsupported]
+    wrong.lossy += [(written, one) for one in found.lossy]
     return found if len(found.specs) == len(names) and not found.lossy else None
 
 
-def _refuse_shared_prefixes(loaded: LoadedConfig, runs: list[PlannedRun], wrong: _Wrong) -> None:
+def _refuse_shared_prefixes(loaded: LoadedConfig, runs: list[PlannedRun], wrong: Wrong) -> None:
     """Two exports in one folder would overwrite each other's manifest."""
     owner: dict[tuple[str, str], str] = {}
     for run in runs:
         place = (run.plan.destination.kind, run.plan.destination.prefix)
         name = run.plan.export_name
         if place in owner:
-            wrong.problems.append(
-                Problem(
-                    at=(*loaded.export_key(name), "destination", "path"),
-                    what=f"export {name}",
-                    reason=f"has the same destination as export {owner[place]}",
-                    suggestion="add {export} to the path",
-                )
+            problem = Problem(
+                at=(*loaded.export_key(name), "destination", "path"),
+                what=f"export {name}",
+                reason=f"has the same destination as export {owner[place]}",
+                suggestion="add {export} to the path",
             )
+            wrong.problems.append((loaded.written_name(name), problem))
         owner.setdefault(place, name)
 
 
@@ -391,30 +439,57 @@ class Decided:
     """By the names of the plan's runs."""
 
 
-def decide(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What becomes of each export: its runs are in ``plan``, or what is wrong with it in ``wrong``.
+
+    ``loaded`` and ``facts`` know the partitions as exports of their own."""
+
+    loaded: LoadedConfig
+    facts: Mapping[str, SourceFacts]
+    plan: CampaignPlan
+    """Of the exports that nothing is wrong with, in the order of the file."""
+    wrong: Wrong
+
+    def error(self, export: str) -> RivetFleetError | None:
+        """Why one export of the file would be refused."""
+        return self.wrong.error(self.loaded, export)
+
+    def decided(self, history: Mapping[str, Sequence[MeasuredRun]], *, now_s: float) -> Decided:
+        """All of them, in the order of handing out. Raises what ``plan_campaign`` raises."""
+        self.wrong.raise_any(self.loaded)
+        advised = advise(self.loaded, self.facts, self.plan, history, now_s=now_s)
+        waves = waves_of(self.loaded, advised.campaign)
+        ordered = in_claim_order(self.plan, self.loaded.config.campaign, advised.campaign, waves)
+        return Decided(plan=ordered, advised=advised, facts=self.facts)
+
+
+def consider(
     loaded: LoadedConfig,
     facts: Mapping[str, SourceFacts],
     *,
     campaign_id: CampaignId,
     connections: Mapping[str, SourceConnection],
-    history: Mapping[str, Sequence[MeasuredRun]],
-    now_s: float,
-    only: Collection[str] = (),
+    now_s: float | None,
+    only: Collection[str],
     moving: Mapping[str, Moving] | None = None,
-) -> Decided:
-    """See ``plan_campaign`` for what it raises; ``history`` newest first, by export name."""
+) -> Decision:
+    """Decide each of the exports named in ``only``, which is not empty and of which ``facts`` are
+    known. Raises UsageError for an unsafe id and nothing else: a refusal is a value."""
+    check_campaign_id(campaign_id)
+    wrong = Wrong()
     expanded = expand(loaded, facts, only)
-    loaded, facts = expanded.loaded, expanded.facts
-    plan = plan_campaign(
-        loaded,
-        facts,
-        campaign_id=campaign_id,
-        connections=connections,
-        now_s=now_s,
-        only=expanded.only,
-        moving=moving,
+    wrong.problems += expanded.problems
+    when = _When(campaign_id, now_s, moving or {})
+    runs: list[PlannedRun] = []
+    if expanded.only:
+        runs = _plan_exports(
+            expanded.loaded, expanded.facts, connections, when, expanded.only, wrong
+        )
+    fine = [run for run in runs if (run.plan.family or run.plan.export_name) not in wrong.exports]
+    return Decision(
+        loaded=expanded.loaded,
+        facts=expanded.facts,
+        plan=_campaign(expanded.loaded, campaign_id, connections, fine),
+        wrong=wrong,
     )
-    advised = advise(loaded, facts, plan, history, now_s=now_s)
-    waves = waves_of(loaded, advised.campaign)
-    ordered = in_claim_order(plan, loaded.config.campaign, advised.campaign, waves)
-    return Decided(plan=ordered, advised=advised, facts=facts)

@@ -91,9 +91,13 @@ class LoadedConfig:
         """Where a source stands in the file."""
         return source_key(self.config, name)
 
+    def written_name(self, name: str) -> str:
+        """The export of the file that a partition is one of; any other is its own."""
+        return self.partitions[name].parent if name in self.partitions else name
+
     def export_key(self, name: str) -> ConfigKey:
         """Where an export stands in the file."""
-        own = self.partitions[name].parent if name in self.partitions else name
+        own = self.written_name(name)
         names = self.written or tuple(export.name for export in self.config.exports)
         return ("exports", names.index(own)) if own in names else ("exports",)
 

@@ -17,7 +17,7 @@ from rivet_fleet.contracts.plan import CampaignPlan
 from rivet_fleet.errors import ConfigError
 from rivet_fleet.planning.config.connections import source_connection
 from rivet_fleet.planning.partitions import DEFAULT_PARTITION, PARTITIONS_MAX, expand, folded
-from rivet_fleet.planning.planner import decide
+from rivet_fleet.planning.planner import consider
 from tests.unit.planning.conftest import Loader
 from tests.unit.planning.shapes import COLUMNS, PRIMARY, column, index, key, table
 
@@ -66,14 +66,18 @@ def facts(
 def plan(load_text: Loader) -> Plan:
     def run(found: SourceFacts, extra: str = "") -> CampaignPlan:
         loaded = load_text(HEAD + "".join(f"    {line}\n" for line in extra.splitlines()))
-        return decide(
-            loaded,
-            {"plain": table(indexes=(PRIMARY,)), "orders": found},
-            campaign_id=CampaignId("20260101T000000.000"),
-            connections={"default": source_connection(loaded, "default")},
-            history={},
-            now_s=1_767_225_600.0,
-        ).plan
+        return (
+            consider(
+                loaded,
+                {"plain": table(indexes=(PRIMARY,)), "orders": found},
+                campaign_id=CampaignId("20260101T000000.000"),
+                connections={"default": source_connection(loaded, "default")},
+                now_s=1_767_225_600.0,
+                only=("plain", "orders"),
+            )
+            .decided({}, now_s=1_767_225_600.0)
+            .plan
+        )
 
     return run
 
@@ -157,16 +161,19 @@ def test_too_many_partitions_are_refused_with_the_granularity_that_fits(plan: Pl
 
 def test_a_column_without_a_calendar_is_refused(load_text: Loader) -> None:
     loaded = load_text(HEAD.replace("partition_by: at", "partition_by: id"))
-    with pytest.raises(ConfigError, match="date or a moment") as refused:
-        expand(loaded, {"orders": table(indexes=(PRIMARY,))})
-    assert "fleet.yaml:11:" in refused.value.message
+    expanded = expand(loaded, {"orders": table(indexes=(PRIMARY,))})
+    ((name, problem),) = expanded.problems
+    assert (name, expanded.only) == ("orders", ("plain",))
+    said = loaded.error(problem).message
+    assert "date or a moment" in said and "fleet.yaml:11:" in said
 
 
 def test_a_name_that_a_partition_would_take_is_refused(load_text: Loader) -> None:
     loaded = load_text(HEAD.replace("name: plain", "name: orders__2024-01-01"))
-    with pytest.raises(ConfigError) as refused:
-        expand(loaded, {"orders": facts(*MONTHS)})
-    assert refused.value.code == "RIVET_CONFIG_DUPLICATE_EXPORT"
+    expanded = expand(loaded, {"orders": facts(*MONTHS)})
+    ((name, problem),) = expanded.problems
+    assert (name, expanded.only) == ("orders", ("orders__2024-01-01",))
+    assert loaded.error(problem).code == "RIVET_CONFIG_DUPLICATE_EXPORT"
 
 
 def test_check_speaks_of_the_export_as_a_whole(plan: Plan) -> None:
