@@ -1,7 +1,7 @@
 """The front desk: choose exports, open a source by name, ask it, decide, and answer with values.
 
-``run``, ``submit``, ``plan``, ``check``, ``doctor`` and ``init`` come through here: the same questions
-in the same order, and what one of them refuses the others refuse.
+``run``, ``submit``, ``plan``, ``check``, ``doctor`` and ``init`` come through here: they ask the
+same questions in the same order, and what one of them refuses the others refuse.
 """
 
 from __future__ import annotations

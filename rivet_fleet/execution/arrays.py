@@ -6,7 +6,6 @@ engine; a builder takes the cells apart by its own format and ends in one of the
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -17,8 +16,7 @@ from rivet_fleet.contracts.columns import ColumnSpec, ColumnType
 from rivet_fleet.contracts.foreign import hinted
 from rivet_fleet.contracts.url import MASK
 from rivet_fleet.errors import MalformedData, UnsupportedType
-from rivet_fleet.execution.packing import alike
-from rivet_fleet.execution.types import arrow_type, empty_batch
+from rivet_fleet.execution.types import arrow_type
 
 Cells = list[bytes | None]
 OFFSET_MAX = 2**31 - 1
@@ -217,52 +215,3 @@ def variable(cells: Cells, kind: pa.DataType, column: ColumnSpec) -> pa.Array:
         malformed(column, "more than 2 GiB in one batch")
     buffers = [valid, pa.py_buffer(offsets.astype("<i4")), pa.py_buffer(b"".join(filled))]
     return pa.Array.from_buffers(kind, len(filled), buffers)
-
-
-# ------------------------------------------------------------------------------------------
-# Decoded rows on their way from a decoder to a page.
-
-
-class BatchQueue:
-    """Record batches of one schema, each packed or not, taken by rows: oldest first, none twice."""
-
-    def __init__(self, schema: pa.Schema) -> None:
-        self.schema = schema
-        self.rows = 0
-        self._batches: list[pa.RecordBatch] = []
-
-    def append(self, batch: pa.RecordBatch) -> None:
-        """Add rows behind those that are there."""
-        if batch.num_rows:
-            self._batches.append(batch)
-            self.rows += batch.num_rows
-
-    def take(self, rows_max: int | None = None) -> pa.RecordBatch:
-        """The oldest rows, at most ``rows_max``; all of them by default."""
-        batches, self._batches, self.rows = self._batches, [], 0
-        if not batches:
-            return empty_batch(self.schema)
-        whole = batches[0] if len(batches) == 1 else pa.concat_batches(alike(batches, self.schema))
-        if rows_max is None or whole.num_rows <= rows_max:
-            return whole
-        self.append(whole.slice(rows_max))
-        return whole.slice(0, rows_max)
-
-
-# ------------------------------------------------------------------------------------------
-# The one warning about a decoder that was not compiled.
-
-
-class SlowDecoderWarning(RuntimeWarning):
-    """A plain-Python reference decoder does the compiled one's work."""
-
-
-def warn_of_slow_decoder(engine: str) -> None:
-    """Say what it costs and how to end it. Call it once a process (a cached function)."""
-    warnings.warn(
-        f"the compiled decoder for {engine} is not installed: the plain-Python one reads the "
-        "same values at a tenth of the speed; install a C compiler and Python's headers, then "
-        "reinstall rivet-fleet",
-        SlowDecoderWarning,
-        stacklevel=3,
-    )

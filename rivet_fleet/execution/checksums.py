@@ -24,7 +24,7 @@ from functools import cache
 import pyarrow as pa
 import xxhash
 
-from rivet_fleet.execution.arrays import warn_of_slow_decoder
+from rivet_fleet.execution.packing import warn_of_slow_decoder
 
 # ------------------------------------------------------------------------------------------
 # The hash of a row over several columns, for ``meta_columns.row_hash`` (ADR 0012, S5).

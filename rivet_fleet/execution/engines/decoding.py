@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from rivet_fleet.contracts.columns import ColumnSpec
 from rivet_fleet.errors import MalformedData, SchemaDrift, UnsupportedType
-from rivet_fleet.execution.arrays import BatchQueue
+from rivet_fleet.execution.packing import BatchQueue
 from rivet_fleet.execution.types import arrow_schema
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import pytest
 
 from rivet_fleet.contracts.columns import ColumnSpec, ColumnType, TypeKind
 from rivet_fleet.execution import columnar
-from rivet_fleet.execution.arrays import BatchQueue
+from rivet_fleet.execution.packing import BatchQueue
 from rivet_fleet.execution.sources.mysql.decoder import compiled_decoder as mysql_decoder
 from rivet_fleet.execution.sources.postgres.decoder import compiled_decoder as postgres_decoder
 from tests.property import copy_rows, mysql_rows

@@ -15,8 +15,8 @@ import pyarrow as pa
 
 from rivet_fleet.contracts.columns import ColumnSpec
 from rivet_fleet.errors import MalformedData, UnsupportedType, ValueTooLarge
-from rivet_fleet.execution.arrays import warn_of_slow_decoder
 from rivet_fleet.execution.engines import decoding
+from rivet_fleet.execution.packing import warn_of_slow_decoder
 from rivet_fleet.execution.sources.mysql.wire import (
     ERR,
     LENGTH_ENCODED,

@@ -22,8 +22,7 @@ from rivet_fleet.execution.sources.mysql.packetcells cimport (
 )
 
 from rivet_fleet.contracts.columns import TypeKind
-from rivet_fleet.execution.arrays import BatchQueue
-from rivet_fleet.execution.packing import dressed, number_type
+from rivet_fleet.execution.packing import BatchQueue, dressed, number_type
 from rivet_fleet.execution.sources.mysql.decoder import ReferenceDecoder
 from rivet_fleet.execution.sources.mysql.wire import (
     DATE_LENGTH,

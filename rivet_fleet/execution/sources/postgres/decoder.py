@@ -15,8 +15,8 @@ import pyarrow as pa
 
 from rivet_fleet.contracts.columns import ColumnSpec
 from rivet_fleet.errors import MalformedData, ValueTooLarge
-from rivet_fleet.execution.arrays import warn_of_slow_decoder
 from rivet_fleet.execution.engines.decoding import BatchDecoder, Decoders, RowBuilder
+from rivet_fleet.execution.packing import warn_of_slow_decoder
 
 if TYPE_CHECKING:
     from rivet_fleet.execution.arrays import Cells
