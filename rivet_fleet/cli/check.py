@@ -115,7 +115,8 @@ def check(
 @json_option
 def doctor(config: Path, params: tuple[str, ...], state_url: str | None, as_json: bool) -> int:
     """Verify what a run needs: credentials, privileges, encryption, connections, the state
-    database, destinations, spool, decoders and limits of this machine.
+    database, destinations, spool, decoders and limits of this machine, and that every export
+    can be planned.
 
     Writes a few bytes at each destination and in the spool folder, and removes them. Ends with
     0 when there is no error (warnings may be), with 2 when trying again later may help with
