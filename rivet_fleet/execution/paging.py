@@ -379,7 +379,8 @@ class SpanPager:
         return low
 
 
-def _window(dialect: KeyDialect, chunk_range: ChunkRange) -> tuple[str, ...]:
+def _within(dialect: KeyDialect, chunk_range: ChunkRange) -> tuple[str, ...]:
+    """What the rows of a SPAN or WINDOW fulfil: those without a value are outside of each."""
     (column,) = chunk_range.columns
     where = []
     if chunk_range.lower is not None:
@@ -389,13 +390,26 @@ def _window(dialect: KeyDialect, chunk_range: ChunkRange) -> tuple[str, ...]:
     return tuple(where) or (f"{dialect.column_ref(column)} IS NOT NULL",)
 
 
-def whole_select(dialect: KeyDialect, columns: str, source: str, chunk_range: ChunkRange) -> Select:
-    """The one statement of a WHOLE, WINDOW or NULLS chunk."""
-    where: tuple[str, ...] = ()
-    if chunk_range.kind is RangeKind.WINDOW:
-        where = _window(dialect, chunk_range)
+def range_conditions(dialect: KeyDialect, chunk_range: ChunkRange) -> tuple[str, ...]:
+    """What a row of the range fulfils, to be joined by AND. Raises ValueError for BLOCKS: they
+    are an engine's own."""
+    if chunk_range.kind is RangeKind.BLOCKS:
+        raise ValueError("a range of blocks has no conditions that every engine knows")
+    if chunk_range.kind is RangeKind.KEYSET:
+        keys, bounds = chunk_range.columns, ((">=", chunk_range.lower), ("<", chunk_range.upper))
+        return tuple(
+            dialect.row_comparison(keys, sign, bound) for sign, bound in bounds if bound is not None
+        )
+    if chunk_range.kind in (RangeKind.SPAN, RangeKind.WINDOW):
+        return _within(dialect, chunk_range)
     if chunk_range.kind is RangeKind.NULLS:
-        where = tuple(f"{dialect.column_ref(name)} IS NULL" for name in chunk_range.columns)
+        return tuple(f"{dialect.column_ref(name)} IS NULL" for name in chunk_range.columns)
+    return ()
+
+
+def whole_select(dialect: KeyDialect, columns: str, source: str, chunk_range: ChunkRange) -> Select:
+    """All rows of a range in one statement, in no order."""
+    where = range_conditions(dialect, chunk_range)
     return Select(columns=columns, source=source, where=where)
 
 

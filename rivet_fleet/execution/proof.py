@@ -15,7 +15,7 @@ from dataclasses import replace
 from rivet_fleet.contracts.keys import ChunkRange, RangeKind
 from rivet_fleet.contracts.proof import PROOF_PAGE, Prove
 from rivet_fleet.contracts.window import RowWindow
-from rivet_fleet.errors import DataIntegrityError, SourceError
+from rivet_fleet.errors import ConfigError, DataIntegrityError, SourceError
 from rivet_fleet.execution.paging import KeyDialect, Select, whole_select, windowed
 
 COUNT = "count(*)"
@@ -113,6 +113,9 @@ class PageProofs:
 def count_select(
     dialect: KeyDialect, source: str, chunk_range: ChunkRange, window: RowWindow | None
 ) -> str:
-    """The statement that counts the rows of a range, within a run's window."""
+    """The statement that counts the rows of a range, within a run's window. Raises ConfigError for
+    a range of blocks: what others write there meanwhile moves rows out of it and into it."""
+    if chunk_range.kind is RangeKind.BLOCKS:
+        raise ConfigError("the rows of a range of blocks are not counted")
     select = whole_select(dialect, COUNT, source, chunk_range)
     return windowed(select, dialect, window, ChunkRange(kind=RangeKind.WHOLE)).sql()

@@ -132,7 +132,8 @@ class Source(Protocol):
 
     def count_rows(self, read: ReadPlan, chunk_range: ChunkRange, timeout_s: float) -> int:
         """How many rows of the range, in the plan's window, this user sees now through the name
-        that the plan gives. ``timeout_s`` is its limit. Raises StatementTimeout."""
+        that the plan gives. ``timeout_s`` is its limit. Raises StatementTimeout, and ConfigError
+        for a range of blocks."""
         ...
 
     def open_chunk(
