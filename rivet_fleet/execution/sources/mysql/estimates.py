@@ -16,6 +16,7 @@ from typing import Protocol
 import pymysql
 
 from rivet_fleet.errors import StatementTimeout
+from rivet_fleet.execution.engines.facts import Size
 from rivet_fleet.execution.sources.mysql.border import classify, refused, told
 from rivet_fleet.execution.sources.mysql.dialect import BYTES, NUMBERS, family
 from rivet_fleet.execution.sources.mysql.keytext import (
@@ -182,15 +183,6 @@ ROUNDS_MAX = 12
 RANGES_PER_STATEMENT = 50
 RANGES_MAX = 6_000
 """Estimates asked for at most: about two seconds of the server's time, in short statements."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Size:
-    """How much there is, and who says so."""
-
-    rows: int | None
-    provenance: str
-    width_bytes: int | None = None
 
 
 class Estimator(Protocol):

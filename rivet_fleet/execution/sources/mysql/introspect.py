@@ -9,12 +9,12 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 
 import pymysql
 
-from rivet_fleet.contracts.columns import INTEGERS, MOMENTS, TypeKind
+from rivet_fleet.contracts.columns import TypeKind
 from rivet_fleet.contracts.facts import (
-    WALKED,
     ColumnFacts,
     FactsRequest,
     IndexFacts,
@@ -23,18 +23,21 @@ from rivet_fleet.contracts.facts import (
     leading_index,
 )
 from rivet_fleet.contracts.keys import KeyTuple, RelationName
-from rivet_fleet.errors import ConfigError, SourceRefused, StatementTimeout
+from rivet_fleet.execution.engines import facts
 from rivet_fleet.execution.engines.facts import (
-    WALKED_BOUNDARIES_MAX,
-    probe,
-    walk_keys,
-    worth_probing,
+    METADATA_TIMEOUT_S,
+    Keyed,
+    KeyProbe,
+    Look,
+    Size,
+    refused_cast,
+    thinned,
+    with_casts,
 )
 from rivet_fleet.execution.paging import Progress
 from rivet_fleet.execution.sources.mysql import catalog, dialect
 from rivet_fleet.execution.sources.mysql.basis import Basis
 from rivet_fleet.execution.sources.mysql.border import refused, told
-from rivet_fleet.execution.sources.mysql.catalog import rows
 from rivet_fleet.execution.sources.mysql.dialect import (
     CAPABILITIES,
     ENGINE_NAMES,
@@ -45,7 +48,7 @@ from rivet_fleet.execution.sources.mysql.dialect import (
     quote_identifier,
     quote_text,
 )
-from rivet_fleet.execution.sources.mysql.estimates import Size, explained, range_cuts
+from rivet_fleet.execution.sources.mysql.estimates import explained, range_cuts
 from rivet_fleet.execution.sources.mysql.keytext import UNSOUND
 from rivet_fleet.execution.sources.mysql.liveness import WatchedConnection
 from rivet_fleet.execution.sources.mysql.querysession import Own, in_utc, notes
@@ -86,33 +89,11 @@ _UNORDERABLE = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeySource:
-    """Where the keys are sampled: a FROM item that uses the key's index, if there is one.
-
-    ``row_estimate`` None means that nothing is known and nothing is walked.
-    """
-
-    item: str
-    keys: Keys
-    row_estimate: int | None
-    indexed: bool
-
-
 def usable_keys(
     columns: tuple[ColumnFacts, ...], indexes: tuple[IndexFacts, ...]
 ) -> tuple[tuple[str, ...], ...]:
-    """The column tuples a keyset can walk: unique, whole, ordered, NOT NULL, exact as text."""
-    by_name = {column.name: column for column in columns}
-    found: list[tuple[str, ...]] = []
-    for index in indexes:
-        sound = index.unique and index.valid and index.ready and index.ordered
-        if not sound or index.partial or index.expression:
-            continue
-        keys = [by_name.get(name) for name in index.columns]
-        if all(key is not None and not key.nullable and orderable(key) for key in keys):
-            found.append(index.columns)
-    return tuple(dict.fromkeys(found))
+    """The column tuples a keyset can walk."""
+    return facts.usable_keys(columns, indexes, orderable)
 
 
 def orderable(column: ColumnFacts) -> bool:
@@ -122,201 +103,139 @@ def orderable(column: ColumnFacts) -> bool:
     return column.type is not None and column.type.kind not in _UNORDERABLE
 
 
-def key_facts(
-    connection: WatchedConnection,
-    source: KeySource,
-    columns: tuple[str, ...],
-    *,
-    nullable: bool,
-    unique: bool,
-    boundaries_max: int,
-    finite: bool = False,
-) -> KeyFacts:
-    """Extremes and quantiles of one key. The caller bounds the time of each statement.
+class MysqlKeys(Keyed[WatchedConnection]):
+    """The keys of one table or query; see ``Keyed``."""
 
-    ``finite``: the key is a date or a moment; its extremes are those within the calendar."""
-    where = _not_null(source, columns)
-    if finite:
-        where = f"{source.keys.column_ref(columns[0])} >= {quote_text('0001-01-01')}"
-    lowest = _extreme(connection, source, columns, where, "ASC")
-    highest = _extreme(connection, source, columns, where, "DESC") if lowest else None
-    boundaries: tuple[KeyTuple, ...] = ()
-    provenance = "none"
-    if lowest and highest and source.indexed and boundaries_max > 0:
-        if source.row_estimate is not None and source.row_estimate <= WALK_ROWS_MAX:
-            boundaries = _walk(connection, source, columns, lowest, boundaries_max)
-            provenance = "sample"
-        else:
-            boundaries = _estimated(connection, source, columns, lowest, highest, boundaries_max)
-            provenance = "histogram"
-    return KeyFacts(
-        columns=columns,
-        minimum=lowest,
-        maximum=highest,
-        boundaries=boundaries,
-        provenance=provenance if boundaries else "none",
-        has_nulls=nullable and _has_nulls(connection, source, columns),
-        unique=unique,
-    )
+    keys: Keys
 
+    def __init__(
+        self,
+        session: Session,
+        columns: tuple[ColumnFacts, ...],
+        indexes: tuple[IndexFacts, ...],
+        size: Size,
+        *,
+        relation: RelationName | None = None,
+        query: str | None = None,
+        own: Own = (),
+    ) -> None:
+        """``own``: of a query, the session that it is read in."""
+        super().__init__(columns, indexes, size, Keys.of(columns))
+        self._session, self._own = session, own
+        self._relation, self._query = relation, query
 
-def _text_expressions(source: KeySource, columns: tuple[str, ...]) -> str:
-    return ", ".join(source.keys.text_expression(name) for name in columns)
+    def asking(
+        self, look: Look, shown: str
+    ) -> contextlib.AbstractContextManager[WatchedConnection]:
+        """See ``Keyed``."""
+        return _asking(self._session, f"{look.value} the key ({shown})", self._own)
 
+    def rows(self, at: WatchedConnection, sql: str) -> tuple[catalog.Row, ...]:
+        """Every row."""
+        return catalog.rows(at, sql)
 
-def _not_null(source: KeySource, columns: tuple[str, ...]) -> str:
-    return " AND ".join(f"{source.keys.column_ref(name)} IS NOT NULL" for name in columns)
+    def item(self, columns: tuple[str, ...]) -> str:
+        """By the key's index, if there is one."""
+        index = leading_index(self.indexes, columns)
+        return from_item(self._relation, self._query, index=index)
 
+    def orderable(self, column: ColumnFacts) -> bool:
+        """See ``Keyed``."""
+        return orderable(column)
 
-def _extreme(
-    connection: WatchedConnection,
-    source: KeySource,
-    columns: tuple[str, ...],
-    where: str,
-    direction: str,
-) -> KeyTuple | None:
-    order = ", ".join(f"{source.keys.column_ref(name)} {direction}" for name in columns)
-    found = rows(
-        connection,
-        f"SELECT {_text_expressions(source, columns)} FROM {source.item} "
-        f"WHERE {where} ORDER BY {order} LIMIT 1",
-    )
-    return found[0] if found else None
+    def unfit(self, column: ColumnFacts) -> tuple[str, str] | None:
+        """See ``Keyed``."""
+        if not orderable(column):
+            return (
+                f"column {column.name} ({column.native_type}) cannot be a chunk key",
+                "choose an integer, decimal, date, uuid or text column",
+            )
+        if family(column.native_type) in dialect.TEXTS and column.charset is None:
+            return (
+                "the server does not say which character set "
+                f"column {column.name} has: a chunk key cannot be compared without",
+                f"cast it in the query: CONVERT({column.name} USING utf8mb4) AS {column.name}",
+            )
+        return None
 
+    def quoted(self, name: str) -> str:
+        """In backticks."""
+        return quote_identifier(name)
 
-def walk_step(
-    connection: WatchedConnection,
-    source: KeySource,
-    columns: tuple[str, ...],
-    after: tuple[KeyTuple | None, str, int],
-) -> KeyTuple | None:
-    """One step of a walk; see ``keywalk.KeyAt``."""
-    key, operator, skip = after
-    where = _not_null(source, columns)
-    if key is not None:
-        where = source.keys.row_comparison(columns, operator, key)
-    return _key_at(connection, source, columns, where, skip)
+    def finite(self, name: str) -> str:
+        """No zero date."""
+        return f"{self.keys.column_ref(name)} >= {quote_text('0001-01-01')}"
 
-
-def count_between(
-    connection: WatchedConnection, source: KeySource, column: str, window: tuple[int, int, int]
-) -> int:
-    """Rows with a key in ``[low, high)``, counted up to ``most``."""
-    low, high, most = window
-    where = " AND ".join(
-        source.keys.span_comparison(column, operator, str(value))
-        for operator, value in ((">=", low), ("<", high))
-    )
-    sql = f"SELECT count(*) FROM (SELECT 1 FROM {source.item} WHERE {where} LIMIT {most}) AS w"
-    return int(rows(connection, sql)[0][0])
+    def boundaries(
+        self,
+        at: WatchedConnection,
+        probe: KeyProbe,
+        lowest: KeyTuple,
+        highest: KeyTuple | None,
+        most: int,
+    ) -> tuple[tuple[KeyTuple, ...], str]:
+        """By walking the index of a table of moderate size, else by the server's estimates."""
+        if highest is None or most <= 0 or leading_index(self.indexes, probe.columns) is None:
+            return (), "none"
+        if self.size.rows is not None and self.size.rows <= WALK_ROWS_MAX:
+            return _walk(probe, max(1, self.size.rows), lowest, most), "sample"
+        return _estimated(at, self.keys, probe, lowest, highest, most), "histogram"
 
 
-def _has_nulls(connection: WatchedConnection, source: KeySource, columns: tuple[str, ...]) -> bool:
-    where = " OR ".join(f"{source.keys.column_ref(name)} IS NULL" for name in columns)
-    return bool(rows(connection, f"SELECT 1 FROM {source.item} WHERE {where} LIMIT 1"))
-
-
-def _key_at(
-    connection: WatchedConnection,
-    source: KeySource,
-    columns: tuple[str, ...],
-    where: str,
-    skip: int,
-) -> KeyTuple | None:
-    """The key ``skip`` rows behind the first one that ``where`` lets through."""
-    found = rows(
-        connection,
-        f"SELECT {_text_expressions(source, columns)} FROM {source.item} WHERE {where} "
-        f"ORDER BY {source.keys.key_list(columns)} LIMIT 1 OFFSET {skip}",
-    )
-    return found[0] if found else None
-
-
-def _all_keys(
-    connection: WatchedConnection, source: KeySource, columns: tuple[str, ...], rows_max: int
-) -> list[KeyTuple] | None:
+def _all_keys(probe: KeyProbe, rows_max: int) -> list[KeyTuple] | None:
     """All different keys, rising; None when there are ``rows_max`` rows or more."""
-    found = rows(
-        connection,
-        f"SELECT {_text_expressions(source, columns)} FROM {source.item} "
-        f"WHERE {_not_null(source, columns)} ORDER BY {source.keys.key_list(columns)} "
-        f"LIMIT {rows_max}",
+    found = probe.ask(
+        f"SELECT {probe.texts} FROM {probe.item} WHERE {probe.not_null} "
+        f"ORDER BY {probe.keys.key_list(probe.columns)} LIMIT {rows_max}"
     )
     return list(dict.fromkeys(found)) if len(found) < rows_max else None
 
 
-def _walk(
-    connection: WatchedConnection,
-    source: KeySource,
-    columns: tuple[str, ...],
-    lowest: KeyTuple,
-    most: int,
-) -> tuple[KeyTuple, ...]:
+def _walk(probe: KeyProbe, estimate: int, lowest: KeyTuple, most: int) -> tuple[KeyTuple, ...]:
     """Every n-th key. A walk that takes too long is given up: half of it would be a lie."""
-    estimate = max(1, source.row_estimate or 1)
     if estimate <= WHOLE_ROWS_MAX:
-        keys = _all_keys(connection, source, columns, 2 * WHOLE_ROWS_MAX)
+        keys = _all_keys(probe, 2 * WHOLE_ROWS_MAX)
         if keys is not None:
-            return _thin(keys[1:], most)
+            return thinned(keys[1:], most)
     most = min(most, max(BOUNDARIES_ANYWAY, estimate // ROWS_PER_BOUNDARY))
     # The estimate may be far off: small steps, thinned afterwards.
-    walk_step = max(1, min(STEP_ROWS_MAX, estimate // (2 * most)))
+    step = max(1, min(STEP_ROWS_MAX, estimate // (2 * most)))
     found: list[KeyTuple] = []
-    last, began_s, progress = lowest, time.monotonic(), Progress(columns)
+    last, began_s, progress = lowest, time.monotonic(), Progress(probe.columns)
     while True:
-        where = source.keys.row_comparison(columns, ">", last)
-        key = _key_at(connection, source, columns, where, walk_step - 1)
+        key = probe.key_at(last, ">", step - 1)
         if key is None:
-            return _thin(found, most)
-        if time.monotonic() - began_s > WALK_S_MAX or len(found) * walk_step > 4 * WALK_ROWS_MAX:
+            return thinned(found, most)
+        if time.monotonic() - began_s > WALK_S_MAX or len(found) * step > 4 * WALK_ROWS_MAX:
             return ()
         found.append(key)
         _, last = progress.to(">", key)
         if len(found) >= 4 * most:
-            found, walk_step = found[1::2], walk_step * 2
-
-
-def _thin(found: list[KeyTuple], most: int) -> tuple[KeyTuple, ...]:
-    """At most ``most`` of the keys, evenly spaced."""
-    if len(found) <= most:
-        return tuple(found)
-    return tuple(found[(2 * i + 1) * len(found) // (2 * most)] for i in range(most))
+            found, step = found[1::2], step * 2
 
 
 def _estimated(
-    connection: WatchedConnection,
-    source: KeySource,
-    columns: tuple[str, ...],
+    at: WatchedConnection,
+    keys: Keys,
+    probe: KeyProbe,
     lowest: KeyTuple,
     highest: KeyTuple,
     most: int,
 ) -> tuple[KeyTuple, ...]:
     """Cuts of the leading column by the server's estimates, each moved to the key behind it."""
-    lead = columns[0]
-    cuts = range_cuts(
-        connection,
-        source.item,
-        source.keys,
-        lead,
-        lowest[0],
-        highest[0],
-        most,
-    )
+    lead = probe.columns[0]
     found: list[KeyTuple] = []
-    for cut in cuts:
-        where = source.keys.span_comparison(lead, ">=", cut)
+    for cut in range_cuts(at, probe.item, keys, lead, lowest[0], highest[0], most):
+        where = keys.span_comparison(lead, ">=", cut)
         if found:
-            behind = source.keys.row_comparison(columns, ">", found[-1])
-            where = f"{where} AND {behind}"
-        key = _key_at(connection, source, columns, where, 0)
+            where = f"{where} AND {keys.row_comparison(probe.columns, '>', found[-1])}"
+        key = probe.first(where)
         if key is not None and key != lowest:
             found.append(key)
     return tuple(found)
 
 
-METADATA_TIMEOUT_S = 30.0
 TEXTS = (TypeKind.STRING, TypeKind.ENUM)
-_KEYS_MAX = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -328,11 +247,10 @@ class Shape:
 
 
 def introspect(session: Session, basis: Basis, request: FactsRequest) -> SourceFacts:
-    """Facts for one export. Raises SourceRefused when it is not there or not readable."""
-    if (request.relation is None) == (request.query is None):
-        raise ConfigError(f"export {request.export_name}: either a table or a query")
-    ask = _table if request.relation else _query
-    return ask(session, basis, request)
+    """Facts for one export; see ``engines.facts.introspect``."""
+    return facts.introspect(
+        request, partial(_table, session, basis), partial(_query, session, basis)
+    )
 
 
 def read_shape(
@@ -364,12 +282,13 @@ def _table(session: Session, basis: Basis, request: FactsRequest) -> SourceFacts
         invisible = catalog.invisible_columns(connection, relation)
         indexes = _ordered(catalog.indexes(connection, relation), columns)
         item = from_item(relation.name, None)
-        casted = _with_casts(connection, columns, request, item, mariadb=mariadb)
+        casted = with_casts(columns, request, partial(_cast, connection, item, mariadb))
         size = _table_size(connection, relation, item)
         rests_on = basis.of_relation(connection, relation.name)
     if invisible:
         warnings.append(f"invisible columns are not exported: {', '.join(invisible)}")
-    keys = _keys(session, request, _Keyed(relation.name, columns, indexes, size), warnings)
+    found = MysqlKeys(session, columns, indexes, size, relation=relation.name)
+    keys, indexes = found.describe(request, warnings)
     return SourceFacts(
         engine=ENGINE_NAMES[0],
         server_version=session.server.version_text,
@@ -400,15 +319,15 @@ def _query(session: Session, basis: Basis, request: FactsRequest) -> SourceFacts
                 replace(column, wire_type=as_sent.wire_type)
                 for column, as_sent in zip(columns, sent, strict=True)
             )
-        casted = _with_casts(connection, columns, request, item, mariadb=mariadb)
+        casted = with_casts(columns, request, partial(_cast, connection, item, mariadb))
         # Bare: of a derived table the optimizer may run what it takes for constant.
         size = explained(connection, query)
         rests_on = basis.of_query(connection, query, _texts(columns))
     warnings = [*session.server.warnings, *notes(own, native_types, request.key_columns)]
     keys: tuple[KeyFacts, ...] = ()
     if request.key_columns:
-        keyed = _Keyed(None, columns, (), size, query=utc, own=own)
-        keys = _keys(session, request, keyed, warnings)
+        found = MysqlKeys(session, columns, (), size, query=utc, own=own)
+        keys, _ = found.describe(request, warnings)
     return SourceFacts(
         engine=ENGINE_NAMES[0],
         server_version=session.server.version_text,
@@ -453,44 +372,16 @@ def _ordered(
 # ---------------------------------------------------------------- casts
 
 
-def _with_casts(
-    connection: WatchedConnection,
-    columns: tuple[ColumnFacts, ...],
-    request: FactsRequest,
-    item: str,
-    *,
-    mariadb: bool,
-) -> tuple[ColumnFacts, ...]:
-    """Apply the overrides; the server says whether it can cast, and what it then sends."""
-    known = {column.name: column for column in columns}
-    asked = dict(request.casts)
-    for name in asked:
-        if name not in known:
-            raise ConfigError(
-                f"export {request.export_name}: `columns:` names {name!r}, which is not there",
-                hint=f"columns: {', '.join(known)}",
-            )
-        known[name] = _cast(connection, known[name], asked[name], item, mariadb=mariadb)
-    if request.unsupported_cast is not None:
-        for column in columns:
-            if column.type is None and column.name not in asked:
-                way = request.unsupported_cast
-                cast = _cast(connection, column, way, item, mariadb=mariadb)
-                if cast.type is not None:
-                    reason = column.unsupported_reason
-                    cast = replace(cast, cast=way, unsupported_reason=reason)
-                known[column.name] = cast
-    return tuple(known[column.name] for column in columns)
-
-
 def _cast(
     connection: WatchedConnection,
+    item: str,
+    mariadb: bool,
     column: ColumnFacts,
     override: str,
-    item: str,
     *,
-    mariadb: bool,
+    asked: bool,
 ) -> ColumnFacts:
+    """See ``engines.facts.Cast``: the server says whether it can cast, and what it then sends."""
     target = parse_override(override)
     own = column.type.kind if column.type else None
     expression = cast_expression(
@@ -501,12 +392,7 @@ def _cast(
     except pymysql.MySQLError as error:
         if not refused(error):
             raise
-        # This column's own trouble: the plan lists it beside the others, by export and name.
-        reason = f"this server cannot read it as {override} ({told(error)[1]})"
-        hint = column.cast_hint if column.cast_hint != override else None
-        return replace(
-            column, type=None, unsupported_reason=reason, cast_hint=hint, cast_refused=True
-        )
+        return refused_cast(column, override, told(error)[1], column.cast_hint)
     return replace(
         column,
         type=replace(target, fidelity=override_fidelity(column.native_type, own, target)),
@@ -527,112 +413,3 @@ def _table_size(connection: WatchedConnection, relation: catalog.Relation, item:
     return Size(
         rows=relation.row_estimate, provenance="statistics", width_bytes=relation.row_width_bytes
     )
-
-
-# ---------------------------------------------------------------- keys
-
-
-@dataclass(frozen=True, slots=True)
-class _Keyed:
-    """What keys are looked for in."""
-
-    relation: RelationName | None
-    columns: tuple[ColumnFacts, ...]
-    indexes: tuple[IndexFacts, ...]
-    size: Size
-    query: str | None = None
-    own: Own = ()
-
-
-def _keys(
-    session: Session, request: FactsRequest, keyed: _Keyed, warnings: list[str]
-) -> tuple[KeyFacts, ...]:
-    usable = usable_keys(keyed.columns, keyed.indexes)
-    wanted = (_requested(request, keyed.columns),) if request.key_columns else usable[:_KEYS_MAX]
-    nullable = {column.name for column in keyed.columns if column.nullable}
-    kinds = {one.name: one.type.kind if one.type else None for one in keyed.columns}
-    keys = Keys.of(keyed.columns)
-    found = []
-    for names in wanted:
-        index = leading_index(keyed.indexes, names)
-        source = KeySource(
-            item=from_item(keyed.relation, keyed.query, index=index),
-            keys=keys,
-            row_estimate=keyed.size.rows,
-            indexed=index is not None,
-        )
-        try:
-            doing = f"looking at the key ({', '.join(names)})"
-            with _asking(session, doing, keyed.own) as connection:
-                facts = key_facts(
-                    connection,
-                    source,
-                    names,
-                    nullable=bool(nullable & set(names)),
-                    unique=any(set(key) <= set(names) for key in usable),
-                    boundaries_max=request.boundaries_max,
-                    finite=len(names) == 1 and kinds[names[0]] in MOMENTS,
-                )
-            if request.probe_density and source.indexed and kinds[names[0]] in INTEGERS:
-                facts = _probed(session, source, facts, keyed.size)
-            if request.walk_rows is not None and source.indexed:
-                facts = _walked(session, source, facts, request.walk_rows)
-        except StatementTimeout:
-            warnings.append(
-                f"key ({', '.join(names)}) could not be described within "
-                f"{METADATA_TIMEOUT_S:.0f} s: is there an index on it?"
-            )
-            continue
-        found.append(facts)
-    return tuple(found)
-
-
-def _probed(session: Session, source: KeySource, facts: KeyFacts, size: Size) -> KeyFacts:
-    """How densely a whole-number key is filled, where the statistics leave it in doubt."""
-    if len(facts.columns) > 1 or not facts.minimum or not facts.maximum:
-        return facts
-    first, last = int(facts.minimum[0]), int(facts.maximum[0])
-    if not worth_probing(size.rows, size.provenance, last - first + 1):
-        return facts
-
-    def count(low: int, high: int, most: int) -> int:
-        with _asking(session, f"probing the key ({facts.columns[0]})") as connection:
-            return count_between(connection, source, facts.columns[0], (low, high, most))
-
-    return replace(facts, probed=probe(count, first, last))
-
-
-def _walked(session: Session, source: KeySource, facts: KeyFacts, every: int) -> KeyFacts:
-    """Exact boundaries, one bounded statement for each step."""
-
-    def step(key: KeyTuple | None, operator: str, skip: int) -> KeyTuple | None:
-        with _asking(session, f"walking the key ({', '.join(facts.columns)})") as connection:
-            return walk_step(connection, source, facts.columns, (key, operator, skip))
-
-    found = walk_keys(
-        step, columns=facts.columns, every=every, boundaries_max=WALKED_BOUNDARIES_MAX
-    )
-    return facts if found is None else replace(facts, boundaries=found, provenance=WALKED)
-
-
-def _requested(request: FactsRequest, columns: tuple[ColumnFacts, ...]) -> tuple[str, ...]:
-    known = {column.name: column for column in columns}
-    for name in request.key_columns:
-        if name not in known:
-            raise SourceRefused(
-                f"export {request.export_name}: there is no column {quote_identifier(name)}",
-                hint=f"columns: {', '.join(known)}",
-            )
-        if not orderable(known[name]):
-            raise SourceRefused(
-                f"export {request.export_name}: column {name} ({known[name].native_type}) "
-                "cannot be a chunk key",
-                hint="choose an integer, decimal, date, uuid or text column",
-            )
-        if family(known[name].native_type) in dialect.TEXTS and known[name].charset is None:
-            raise SourceRefused(
-                f"export {request.export_name}: the server does not say which character set "
-                f"column {name} has: a chunk key cannot be compared without",
-                hint=f"cast it in the query: CONVERT({name} USING utf8mb4) AS {name}",
-            )
-    return request.key_columns

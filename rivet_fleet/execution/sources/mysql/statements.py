@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
 from rivet_fleet.contracts.columns import ColumnSpec, TypeKind
 from rivet_fleet.contracts.facts import ColumnFacts
@@ -199,7 +200,7 @@ def literal(text: str, native_type: str, form: TextForm | None = None) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Keys:
-    """How chunk keys are compared and ordered: a ``KeyDialect``.
+    """How chunk keys are compared and ordered: a ``KeyDialect`` and ``ProbedKeys``.
 
     ``native_types`` of every column, ``texts`` of those that have a character set. The server
     reads a row comparison ``(a, b) > (1, 2)`` by walking the index from its beginning; the same
@@ -208,6 +209,7 @@ class Keys:
 
     native_types: Mapping[str, str]
     texts: Mapping[str, TextForm] = field(default_factory=dict)
+    count: ClassVar[str] = "count(*)"
 
     @classmethod
     def of(cls, columns: Iterable[ColumnFacts]) -> Keys:
@@ -254,7 +256,16 @@ class Keys:
 
     def key_list(self, columns: tuple[str, ...]) -> str:
         """What stands after ORDER BY: qualified, because a bare name prefers output columns."""
-        return ", ".join(column_ref(name) for name in columns)
+        return self.ordered(columns, "<")
+
+    def ordered(self, columns: tuple[str, ...], sign: str) -> str:
+        """The same, falling for ``>``."""
+        way = " DESC" if sign == ">" else ""
+        return ", ".join(column_ref(name) + way for name in columns)
+
+    def key_of(self, columns: tuple[str, ...], row: tuple[Any, ...] | None) -> KeyTuple | None:
+        """As it came."""
+        return row
 
     def row_comparison(self, columns: tuple[str, ...], operator: str, values: KeyTuple) -> str:
         """``(a > 1 OR (a = 1 AND b >= 2))`` for ``(a, b) >= (1, 2)``."""

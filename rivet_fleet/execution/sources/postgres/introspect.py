@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -21,7 +22,14 @@ from rivet_fleet.contracts.facts import (
     SourceFacts,
 )
 from rivet_fleet.contracts.keys import RelationName
-from rivet_fleet.errors import ConfigError, SourceRefused
+from rivet_fleet.errors import SourceRefused
+from rivet_fleet.execution.engines import facts
+from rivet_fleet.execution.engines.facts import (
+    METADATA_TIMEOUT_S,
+    Size,
+    refused_cast,
+    with_casts,
+)
 from rivet_fleet.execution.sources.postgres import catalog, keyfacts
 from rivet_fleet.execution.sources.postgres.basis import Basis
 from rivet_fleet.execution.sources.postgres.border import POOLED
@@ -36,7 +44,6 @@ from rivet_fleet.execution.sources.postgres.dialect import (
 )
 from rivet_fleet.execution.sources.postgres.heaps import Heaps
 from rivet_fleet.execution.sources.postgres.heaps import heaps as find_heaps
-from rivet_fleet.execution.sources.postgres.keyfacts import METADATA_TIMEOUT_S, describe_keys
 from rivet_fleet.execution.sources.postgres.keyfacts import indexes as find_indexes
 from rivet_fleet.execution.sources.postgres.keyorder import Keys, key_orders
 from rivet_fleet.execution.sources.postgres.querysession import Own, check_strings, notes, sealed
@@ -44,22 +51,18 @@ from rivet_fleet.execution.sources.postgres.session import Session
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Size:
-    """How much there is, and who says so."""
+class _Size(Size):
+    """``fresh``: what the statistics say of values is true of the table as it is now."""
 
-    rows: int | None
-    provenance: str
-    width_bytes: int | None
     blocks: int = 0
     fresh: bool = False
 
 
 def introspect(session: Session, basis: Basis, request: FactsRequest) -> SourceFacts:
-    """Facts for one export. Raises SourceRefused when it is not there or not readable."""
-    if (request.relation is None) == (request.query is None):
-        raise ConfigError(f"export {request.export_name}: either a table or a query")
-    ask = _table if request.relation else _query
-    return ask(session, basis, request)
+    """Facts for one export; see ``engines.facts.introspect``."""
+    return facts.introspect(
+        request, partial(_table, session, basis), partial(_query, session, basis)
+    )
 
 
 def read_columns(
@@ -109,7 +112,7 @@ def _table(session: Session, basis: Basis, request: FactsRequest) -> SourceFacts
         heaps = find_heaps(cursor, relation)
         item = from_item(relation.name, None)
         with catalog.users_path(cursor):
-            columns = _with_casts(cursor, columns, request, item)
+            columns = with_casts(columns, request, partial(_cast, cursor, item))
             size = _table_size(cursor, relation, heaps, columns, item)
         rests_on = basis.of_relation(cursor, relation.name)
     if heaps.obstacle and relation.kind in ("r", "p"):
@@ -118,16 +121,16 @@ def _table(session: Session, basis: Basis, request: FactsRequest) -> SourceFacts
         warnings.append("row-level security is active: the user sees only the rows it may see")
     if relation.inheritance_parent:
         warnings.append("inheritance children: unique indexes of the parent do not cover them")
-    source = keyfacts.KeySource(
+    keys, indexes = keyfacts.PostgresKeys(
+        session,
+        columns,
+        indexes,
+        size,
+        Keys(orders, encoding=session.encoding),
         item=item,
         sampled=keyfacts.table_sample(relation, size.blocks),
-        relation=relation,
-        keys=Keys(orders, encoding=session.encoding),
-        fresh_statistics=size.fresh,
-        rows=size.rows,
-        rows_from=size.provenance,
-    )
-    keys, indexes = describe_keys(session, request, source, columns, indexes, warnings)
+        relation=relation if size.fresh else None,
+    ).describe(request, warnings)
     return SourceFacts(
         engine=ENGINE_NAMES[0],
         server_version=session.server_version,
@@ -160,22 +163,23 @@ def _query(session: Session, basis: Basis, request: FactsRequest) -> SourceFacts
         asked = [(one.name, one.type_oid) for one in raw if one.name in request.key_columns]
         orders = key_orders(cursor, asked) if asked else {}
         with catalog.users_path(cursor):
-            columns = _with_casts(cursor, columns, request, item)
+            columns = with_casts(columns, request, partial(_cast, cursor, item))
             size = _explained(cursor, item)
     warnings += notes(found, plain, _texts(columns, request))
     # A query that is estimated to return more is not run for the sake of a sample.
     small = size.rows is not None and size.rows <= keyfacts.SAMPLE_ROWS_MAX
-    source = keyfacts.KeySource(
-        item=item,
-        sampled=keyfacts.query_sample(item) if small else None,
-        relation=None,
-        keys=Keys(orders, encoding=session.encoding, steady=True),
-        fresh_statistics=False,
-        own=own,
-    )
     keys: tuple[KeyFacts, ...] = ()
     if request.key_columns:
-        keys, _ = describe_keys(session, request, source, columns, (), warnings)
+        keys, _ = keyfacts.PostgresKeys(
+            session,
+            columns,
+            (),
+            size,
+            Keys(orders, encoding=session.encoding, steady=True),
+            item=item,
+            sampled=keyfacts.query_sample(item) if small else None,
+            own=own,
+        ).describe(request, warnings)
     return SourceFacts(
         engine=ENGINE_NAMES[0],
         server_version=session.server_version,
@@ -219,63 +223,23 @@ def _refuse_duplicates(columns: tuple[ColumnFacts, ...]) -> None:
 # ---------------------------------------------------------------- casts
 
 
-def _with_casts(
-    cursor: Cursor[tuple[Any, ...]],
-    columns: tuple[ColumnFacts, ...],
-    request: FactsRequest,
-    item: str,
-) -> tuple[ColumnFacts, ...]:
-    """Apply the overrides, and let the server say whether it can cast at all."""
-    known = {column.name: column for column in columns}
-    asked = dict(request.casts)
-    if request.unsupported_cast is not None:
-        for column in columns:
-            if column.type is None and column.name not in asked:
-                known[column.name] = replace(
-                    _cast(column, request.unsupported_cast),
-                    cast=request.unsupported_cast,
-                    unsupported_reason=column.unsupported_reason,
-                )
-    for name, override in request.casts:
-        if name not in known:
-            raise ConfigError(
-                f"export {request.export_name}: `columns:` names {name!r}, which is not there",
-                hint=f"columns: {', '.join(known)}",
-            )
-        known[name] = _asked_cast(cursor, known[name], override, item)
-    return tuple(known[column.name] for column in columns)
-
-
-def _asked_cast(
-    cursor: Cursor[tuple[Any, ...]], column: ColumnFacts, override: str, item: str
+def _cast(
+    cursor: Cursor[tuple[Any, ...]], item: str, column: ColumnFacts, override: str, *, asked: bool
 ) -> ColumnFacts:
-    """The column with its override; one that the server does not know is this column's own
-    trouble: the plan names it, and goes on with other exports."""
-    sql_type = parse_override(override).sql_type
-    # Any column is cast to text by the server's own conversion, so only others can be refused.
-    cursor.execute(b"SAVEPOINT asked")
-    try:
-        cursor.execute(f"SELECT {column_ref(column.name)}::{sql_type} FROM {item} LIMIT 0".encode())
-    except psycopg.Error as error:
-        if error.sqlstate not in _NO_CAST:
-            raise
-        cursor.execute(b"ROLLBACK TO asked")
-        said = error.diag.message_primary or "no such cast"
-        return replace(
-            column,
-            type=None,
-            unsupported_reason=f"this server cannot read it as {override} ({said})",
-            cast_hint="text" if override != "text" else None,
-            cast_refused=True,
-        )
-    return _cast(column, override)
-
-
-_NO_CAST = ("42846", "42804", "42883", "42704", "0A000")
-"""Not to be cast, a function or type that is not there, not supported."""
-
-
-def _cast(column: ColumnFacts, override: str) -> ColumnFacts:
+    """See ``engines.facts.Cast``. Any column is cast to text by the server's own conversion: what
+    serves a type that we do not know is not asked for."""
+    if asked:
+        sql_type = parse_override(override).sql_type
+        cast = f"SELECT {column_ref(column.name)}::{sql_type} FROM {item} LIMIT 0"
+        cursor.execute(b"SAVEPOINT asked")
+        try:
+            cursor.execute(cast.encode())
+        except psycopg.Error as error:
+            if error.sqlstate not in _NO_CAST:
+                raise
+            cursor.execute(b"ROLLBACK TO asked")
+            said = error.diag.message_primary or "no such cast"
+            return refused_cast(column, override, said, "text")
     target = parse_override(override)
     own = column.type.kind if column.type else None
     if own is target.type.kind is TypeKind.STRING:
@@ -288,6 +252,10 @@ def _cast(column: ColumnFacts, override: str) -> ColumnFacts:
         unsupported_reason=None,
         cast_hint=None,
     )
+
+
+_NO_CAST = ("42846", "42804", "42883", "42704", "0A000")
+"""Not to be cast, a function or type that is not there, not supported."""
 
 
 # ---------------------------------------------------------------- size

@@ -138,13 +138,15 @@ _INTEGER = re.compile(r"-?\d+")
 
 
 class Keys:
-    """A ``KeyDialect`` over the orders of its columns.
+    """A ``KeyDialect`` and ``ProbedKeys`` over the orders of its columns.
 
     ``encoding`` is the server's. Where it is not UTF-8, a value may be another one when it has
     gone there and back, or cannot go: keys travel as bytes, and are text only while plain ASCII.
     ``steady``: the session is a query's own, and its text forms are not ours. Types that are not
     exact prove each value in that session, which is the same in every page.
     """
+
+    count = "pg_catalog.count(*)"
 
     def __init__(
         self, orders: Mapping[str, KeyOrder], *, encoding: str = UTF8, steady: bool = False
@@ -210,7 +212,7 @@ class Keys:
             return f"{moment_literal(text)}::{order.type}"
         if order.exact and not text.startswith(_BYTES):
             return f"{quote_literal(text)}::{order.type}"
-        # As in ``text``, so that the one proves the other.
+        # As in ``text_expression``, so that the one proves the other.
         return f"{self.text_literal(text)}::{order.type}"
 
     def text_literal(self, text: str) -> str:
@@ -220,7 +222,7 @@ class Keys:
         digits, encoding = quote_literal(text[len(_BYTES) :]), quote_literal(self._encoding)
         return f"pg_catalog.convert_from(pg_catalog.decode({digits}, 'hex'), {encoding})"
 
-    def text(self, name: str) -> str:
+    def text_expression(self, name: str) -> str:
         """A value's text as it travels; NULL where it would not come back as the same value."""
         reference, order = self.column_ref(name), self._orders.get(name)
         plain = f"{reference}::pg_catalog.text"
@@ -246,8 +248,8 @@ class Keys:
         return raw.decode("ascii") if raw.isascii() else _BYTES + text
 
     def key_of(self, columns: tuple[str, ...], row: tuple[Any, ...] | None) -> KeyTuple | None:
-        """The key from one answer of ``text`` of each column. Raises SourceRefused for a value
-        without an exact text."""
+        """The key from one answer of ``text_expression`` of each column. Raises SourceRefused for
+        a value without an exact text."""
         if row is None:
             return None
         for name, text in zip(columns, row, strict=True):

@@ -170,7 +170,7 @@ class PostgresReading:
 
     def select_list(self, columns: tuple[ColumnSpec, ...], hidden_keys: tuple[str, ...]) -> str:
         """See ``statements.select_list``."""
-        hidden = tuple(map(self._keys.text, hidden_keys))
+        hidden = tuple(map(self._keys.text_expression, hidden_keys))
         return dialect.select_list(columns, hidden, steady=bool(self._read.session))
 
     def from_item(self, relation: RelationName | None, query: str | None, *, only: bool) -> str:

@@ -24,6 +24,7 @@ from rivet_fleet.contracts.url import CAREFUL, DatabaseUrl, Login
 from rivet_fleet.contracts.window import Newest, NewestRequest
 from rivet_fleet.errors import SourceRefused
 from rivet_fleet.execution.chunkreader import PagedReader
+from rivet_fleet.execution.engines.facts import METADATA_TIMEOUT_S
 from rivet_fleet.execution.engines.session import maybe_swapped
 from rivet_fleet.execution.paging import above, beneath, compared_columns
 from rivet_fleet.execution.proof import count_select
@@ -42,7 +43,6 @@ from rivet_fleet.execution.sources.postgres.dialect import (
     steady_text,
 )
 from rivet_fleet.execution.sources.postgres.introspect import columns_now, introspect, read_columns
-from rivet_fleet.execution.sources.postgres.keyfacts import METADATA_TIMEOUT_S
 from rivet_fleet.execution.sources.postgres.keyorder import Keys
 from rivet_fleet.execution.sources.postgres.querysession import Own, sealed
 from rivet_fleet.execution.sources.postgres.reading import PostgresReading
@@ -153,7 +153,7 @@ def newest(session: Session, request: NewestRequest) -> Newest:
     cursor, end = keys.first_of(_cursor_columns(request)), _end(session, by_name, names)
     beyond = keys.literal(first_name, end) if end else ""
     finite = f"{cursor} {keys.sign(first_name, '<')} {beyond}" if end else f"{cursor} IS NOT NULL"
-    texts = [_cursor_text(keys, request), *(keys.text(name) for name in ties)]
+    texts = [_cursor_text(keys, request), *(keys.text_expression(name) for name in ties)]
     order = f" ORDER BY {keys.ordered(ties, '>')}" if ties else ""
 
     def greatest(wanted: Sequence[str], *more: str) -> str:
@@ -201,10 +201,10 @@ def _cursor_columns(request: NewestRequest) -> tuple[str, ...]:
 
 def _cursor_text(keys: Keys, request: NewestRequest) -> str:
     names = _cursor_columns(request)
-    text = keys.text(names[0])
-    if len(names) == 1:
+    text, *other = map(keys.text_expression, names)
+    if not other:
         return text
-    return f"CASE WHEN {column_ref(names[0])} IS NULL THEN {keys.text(names[1])} ELSE {text} END"
+    return f"CASE WHEN {column_ref(names[0])} IS NULL THEN {other[0]} ELSE {text} END"
 
 
 def _end(session: Session, by_name: Mapping[str, ColumnFacts], names: tuple[str, ...]) -> str:
