@@ -35,8 +35,8 @@ _SETTLED = ("PYTHON", "LC_", "LANG", "TZ", "LD_", "MALLOC", "ARROW", "OMP_")
 _IMPORTED = {
     "rivet_fleet": (
         *(f"rivet_fleet.cli.{name}" for name in ("main", "nursery", "worker", "campaign")),
-        *(f"rivet_fleet.cli.{name}" for name in ("check", "doctor", "init", "inspect", "plan")),
-        *(f"rivet_fleet.cli.{name}" for name in ("operate", "state_verbs", "telling")),
+        *(f"rivet_fleet.cli.{name}" for name in ("check", "init", "inspect", "plan")),
+        *(f"rivet_fleet.cli.{name}" for name in ("operate", "state", "metrics")),
         *(f"rivet_fleet.execution.sources.{engine}" for engine in ("postgres", "mysql")),
         *("rivet_fleet.execution.sources.postgres.source", "psycopg", "pymysql", "alembic.command"),
         *("rivet_fleet.execution.sources.mysql.source", "rivet_fleet.persistence.open"),
@@ -53,7 +53,7 @@ _IMPORTED = {
 }
 """By program: what is imported beforehand, as far as it is there."""
 _NOT_THESE = ("demo", "schema", "completions")
-"""Commands that import what a worker's process does without (``rivet_fleet.cli.lean``)."""
+"""Commands that import what a worker's process does without (``rivet_fleet.cli.nursery``)."""
 
 
 def start(

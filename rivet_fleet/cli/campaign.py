@@ -10,9 +10,8 @@ import click
 
 from rivet_fleet.cli import nursery
 from rivet_fleet.cli.environment import worker_environment
-from rivet_fleet.cli.say import say
-from rivet_fleet.cli.session import (
-    Session,
+from rivet_fleet.cli.invocation import (
+    Invocation,
     campaign_option,
     config_option,
     fleet_of,
@@ -24,6 +23,7 @@ from rivet_fleet.cli.session import (
     state_option,
     wanted_campaign,
 )
+from rivet_fleet.cli.say import say
 from rivet_fleet.contracts.codec import dumps
 from rivet_fleet.contracts.events import EventName
 from rivet_fleet.contracts.keys import CampaignId
@@ -79,14 +79,14 @@ def run(
 
     Safe to kill and to start again at any moment.
     """
-    session = start(config, params, state_url, shows_progress=True)
-    with fleet_of(session, "coordinator", begins=True) as fleet:
-        wanted = wanted_campaign(session, campaign_id)
-        submitted = submission.submit(fleet, session.loaded, wanted, anew=anew)
+    invocation = start(config, params, state_url, shows_progress=True)
+    with fleet_of(invocation, "coordinator", begins=True) as fleet:
+        wanted = wanted_campaign(invocation, campaign_id)
+        submitted = submission.submit(fleet, invocation.loaded, wanted, anew=anew)
         if not submitted.created:
             say(f"continuing campaign {submitted.campaign_id} by its stored plan", err=True)
         code = coordinate(
-            session,
+            invocation,
             fleet,
             submitted.campaign_id,
             workers=workers,
@@ -134,13 +134,13 @@ def resume(
     as_json: bool,
 ) -> int:
     """Continue a campaign by its stored plan, even when the configuration has changed since."""
-    session = start(config, params, state_url, shows_progress=True)
-    with fleet_of(session, "coordinator", migrate=True) as fleet:
-        view = find_campaign(fleet, session.loaded, wanted_campaign(session, campaign_id))
-        submission.go_on(fleet, session.loaded, view.campaign_id)
+    invocation = start(config, params, state_url, shows_progress=True)
+    with fleet_of(invocation, "coordinator", migrate=True) as fleet:
+        view = find_campaign(fleet, invocation.loaded, wanted_campaign(invocation, campaign_id))
+        submission.go_on(fleet, invocation.loaded, view.campaign_id)
         say(f"continuing campaign {view.campaign_id} by its stored plan", err=True)
         return coordinate(
-            session,
+            invocation,
             fleet,
             view.campaign_id,
             workers=workers,
@@ -151,7 +151,7 @@ def resume(
 
 
 def coordinate(
-    session: Session,
+    invocation: Invocation,
     fleet: Fleet,
     campaign_id: CampaignId,
     *,
@@ -167,17 +167,17 @@ def coordinate(
         named.tell(EventName.CAMPAIGN_RESUMED, "continued by its stored plan")
     progress = _open_progress()
     options = CoordinatorOptions(
-        workers=session.loaded.config.campaign.workers if workers is None else workers,
-        command=_worker_command(session, campaign_id),
+        workers=invocation.loaded.config.campaign.workers if workers is None else workers,
+        command=_worker_command(invocation, campaign_id),
         join=join,
         nursery=nursery.take(),
     )
     governor = wiring.open_governor(
-        session.loaded, process_options(session, "governor"), named, campaign_id
+        invocation.loaded, process_options(invocation, "governor"), named, campaign_id
     )
     coordinator = Coordinator(named, campaign_id, options, progress, governor)
     code = coordinator.run()
-    report = closing_report(named, campaign_id, state=session.state_url)
+    report = closing_report(named, campaign_id, state=invocation.state_url)
     say(
         report_json(report, known_redactor())
         if as_json
@@ -189,7 +189,7 @@ def coordinate(
     if code is ExitCode.UNFIT:
         say(
             "no worker of this host can do the work: no chunk has failed for it and no attempt is "
-            f"spent; `rivet-fleet status -c {shlex.quote(str(session.loaded.path))}` names what "
+            f"spent; `rivet-fleet status -c {shlex.quote(str(invocation.loaded.path))}` names what "
             "they lack, and once that is mended `rivet-fleet resume` goes on",
             err=True,
         )
@@ -199,7 +199,7 @@ def coordinate(
     return int(code)
 
 
-def _worker_command(session: Session, campaign_id: CampaignId) -> WorkerCommand:
+def _worker_command(invocation: Invocation, campaign_id: CampaignId) -> WorkerCommand:
     options: dict[str, str | None] = click.get_current_context().find_root().obj or {}
     arguments = [
         *nursery.PROGRAM,
@@ -207,18 +207,18 @@ def _worker_command(session: Session, campaign_id: CampaignId) -> WorkerCommand:
         options.get("log_level") or "info",
         "worker",
         "--config",
-        str(session.loaded.path),
+        str(invocation.loaded.path),
         "--campaign-id",
         campaign_id,
         "--namespace",
-        session.namespace,
+        invocation.namespace,
     ]
     return WorkerCommand(
         arguments=arguments,
         environment=worker_environment(
-            session.environment, params=session.params, state_url=session.state_url
+            invocation.environment, params=invocation.params, state_url=invocation.state_url
         ),
-        log_folder=_log_folder(session.loaded.path.parent, campaign_id),
+        log_folder=_log_folder(invocation.loaded.path.parent, campaign_id),
     )
 
 
@@ -255,10 +255,10 @@ def submit(
 
     Submitting the same id again changes nothing.
     """
-    session = start(config, params, state_url)
-    with fleet_of(session, "submit", begins=True) as fleet:
-        wanted = wanted_campaign(session, campaign_id)
-        submitted = submission.submit(fleet, session.loaded, wanted, anew=anew)
+    invocation = start(config, params, state_url)
+    with fleet_of(invocation, "submit", begins=True) as fleet:
+        wanted = wanted_campaign(invocation, campaign_id)
+        submitted = submission.submit(fleet, invocation.loaded, wanted, anew=anew)
     if as_json:
         say(dumps(submitted), as_json=True)
     else:

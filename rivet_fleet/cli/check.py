@@ -6,8 +6,7 @@ from pathlib import Path
 
 import click
 
-from rivet_fleet.cli.say import say
-from rivet_fleet.cli.session import (
+from rivet_fleet.cli.invocation import (
     config_option,
     json_option,
     known_redactor,
@@ -16,6 +15,7 @@ from rivet_fleet.cli.session import (
     start,
     state_option,
 )
+from rivet_fleet.cli.say import say
 from rivet_fleet.contracts.doctor import report_of
 from rivet_fleet.contracts.identity import new_campaign_id
 from rivet_fleet.contracts.typereport import Target
@@ -81,14 +81,14 @@ def check(
     estimates, and every number says who says it. Ends with 0 when a run would start, else with
     what the run would end with.
     """
-    session = start(config, params, state_url, needs_state=False)
+    invocation = start(config, params, state_url, needs_state=False)
     now_s = wiring.local_clock().now_s()
     checked = check_exports(
-        session.loaded,
-        process_options(session, "check"),
+        invocation.loaded,
+        process_options(invocation, "check"),
         names=exports,
         targets=tuple(Target(name) for name in dict.fromkeys(targets)),
-        campaign_id=new_campaign_id(now_s, session.namespace),
+        campaign_id=new_campaign_id(now_s, invocation.namespace),
         now_s=now_s,
         probe=probe,
     )
@@ -123,17 +123,17 @@ def doctor(config: Path, params: tuple[str, ...], state_url: str | None, as_json
     every error, else with 1.
     """
     try:
-        session = start(
+        invocation = start(
             config, params, state_url, quiet=True, needs_state=False, needs_namespace=False
         )
     except ConfigError as error:
         findings = (invalid(error, config), *examine_engines(engine_names()))
     else:
         findings = examine(
-            session.loaded,
-            process_options(session, "doctor"),
+            invocation.loaded,
+            process_options(invocation, "doctor"),
             now_s=wiring.local_clock().now_s(),
-            namespace_missing=session.namespace_missing,
+            namespace_missing=invocation.namespace_missing,
         )
     report = report_of(str(config), findings)
     shown = doctor_json if as_json else render_doctor

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import click
 
-from rivet_fleet.cli.say import say
-from rivet_fleet.cli.session import (
-    Session,
+from rivet_fleet.cli.invocation import (
+    Invocation,
     json_option,
     known_redactor,
     param_option,
@@ -16,6 +15,7 @@ from rivet_fleet.cli.session import (
     start,
     start_from_urls,
 )
+from rivet_fleet.cli.say import say
 from rivet_fleet.contracts.discovery import Discovery
 from rivet_fleet.coordination.discover import discover
 from rivet_fleet.errors import ConfigError, UsageError
@@ -101,14 +101,14 @@ def init(
     if output is not None and output.exists():
         raise UsageError(f"{output} exists", hint="give another name, or remove it")
     file = output or _DEFAULT_FILE
-    session = (
+    invocation = (
         start(config, params, None)
         if config is not None
         else start_from_urls(variables, file, tls_mode=tls_mode, tls_ca_file=tls_ca_file)
     )
     found = discover(
-        session.loaded,
-        process_options(session, "init"),
+        invocation.loaded,
+        process_options(invocation, "init"),
         sources=sources,
         include=include,
         exclude=exclude,
@@ -117,21 +117,21 @@ def init(
         say(known_redactor()(discovery_json(found)), as_json=True)
         if output is None:
             return 0
-    _write(session, found, output, file)
+    _write(invocation, found, output, file)
     return 0
 
 
-def _write(session: Session, found: Discovery, output: Path | None, file: Path) -> None:
+def _write(invocation: Invocation, found: Discovery, output: Path | None, file: Path) -> None:
     if not found.exports:
         left = f"; {len(found.skipped)} were left out" if found.skipped else ""
         raise ConfigError(
             f"there is no relation to export{left}",
             hint="--discover says why; --include '*' takes views, too",
         )
-    old = session.loaded.path.absolute().parent
+    old = invocation.loaded.path.absolute().parent
     blocks = {
         source.name: source_block(
-            session.loaded.sources[source.name],
+            invocation.loaded.sources[source.name],
             source.name,
             old=old,
             new=file.absolute().parent,

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import click
 
-from rivet_fleet.cli.say import say
-from rivet_fleet.cli.session import (
+from rivet_fleet.cli.invocation import (
     campaign_option,
     config_option,
     fleet_of,
@@ -18,6 +17,7 @@ from rivet_fleet.cli.session import (
     state_option,
     wanted_campaign,
 )
+from rivet_fleet.cli.say import say
 from rivet_fleet.contracts.codec import dumps
 from rivet_fleet.coordination.fleet import find_campaign
 from rivet_fleet.coordination.operate import campaign_status, validate_campaign
@@ -40,9 +40,9 @@ def status(
     as_json: bool,
 ) -> int:
     """Where the campaign stands, and why something waits."""
-    session = start(config, params, state_url, quiet=True)
-    with fleet_of(session, "status") as fleet:
-        view = find_campaign(fleet, session.loaded, wanted_campaign(session, campaign_id))
+    invocation = start(config, params, state_url, quiet=True)
+    with fleet_of(invocation, "status") as fleet:
+        view = find_campaign(fleet, invocation.loaded, wanted_campaign(invocation, campaign_id))
         report = campaign_status(fleet, view)
     hide = known_redactor()
     shown = status_json if as_json else render_status
@@ -74,9 +74,9 @@ def validate(
     as_json: bool,
 ) -> int:
     """Check delivered files against their manifest. Exit 3 when they are verified wrong."""
-    session = start(config, params, state_url, quiet=True)
-    with fleet_of(session, "validate") as fleet:
-        view = find_campaign(fleet, session.loaded, wanted_campaign(session, campaign_id))
+    invocation = start(config, params, state_url, quiet=True)
+    with fleet_of(invocation, "validate") as fleet:
+        view = find_campaign(fleet, invocation.loaded, wanted_campaign(invocation, campaign_id))
         verified = validate_campaign(
             fleet, view.campaign_id, depth=Depth(depth), export_name=export_name
         )

@@ -83,7 +83,7 @@ class LazyGroup(click.Group):
             ctx.fail(f"No such command '{args[0]}'.{hint}")
         asked = {"-h", "--help"} & set(args)
         if args and args[0] in _STARTS_WORKERS and not asked and not ctx.resilient_parsing:
-            nursery.begin()
+            nursery.begin(main)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -224,7 +224,7 @@ def _show_defect(json_errors: bool, defect: Exception) -> int:
 
 
 def _redactor() -> Any:
-    from rivet_fleet.cli.session import known_redactor
+    from rivet_fleet.cli.invocation import known_redactor
 
     return known_redactor()
 

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import click
 
-from rivet_fleet.cli.say import say
-from rivet_fleet.cli.session import (
+from rivet_fleet.cli.invocation import (
     campaign_option,
     config_option,
     fleet_of,
@@ -19,6 +18,7 @@ from rivet_fleet.cli.session import (
     state_option,
     wanted_campaign,
 )
+from rivet_fleet.cli.say import say
 from rivet_fleet.contracts.codec import dumps, to_plain
 from rivet_fleet.contracts.events import EventName
 from rivet_fleet.contracts.identity import CAMPAIGN_OTHER
@@ -74,11 +74,11 @@ def metrics(
     """Rows, bytes, durations, retries: of the campaign now, and of the runs before it."""
     if prometheus and as_json:
         raise UsageError("--json and --prometheus exclude each other")
-    session = start(config, params, state_url, quiet=True)
-    with fleet_of(session, "metrics") as fleet:
-        name = session.loaded.campaign_name
+    invocation = start(config, params, state_url, quiet=True)
+    with fleet_of(invocation, "metrics") as fleet:
+        name = invocation.loaded.campaign_name
         try:
-            view = find_campaign(fleet, session.loaded, wanted_campaign(session, campaign_id))
+            view = find_campaign(fleet, invocation.loaded, wanted_campaign(invocation, campaign_id))
         except StateRefused as refused:
             # A collector that is there before the first campaign sees no series, not a failure.
             if prometheus and campaign_id is None and refused.code != CAMPAIGN_OTHER:
@@ -91,7 +91,7 @@ def metrics(
     if as_json:
         say(dumps(redact_plain(to_plain(report), hide)), as_json=True)
     elif prometheus:
-        say(prometheus_text(session.namespace, name, report.now, report.ended), nl=False)
+        say(prometheus_text(invocation.namespace, name, report.now, report.ended), nl=False)
     else:
         head = f"Campaign {name} ({report.campaign_id}): {report.campaign_status}"
         counted = counter_lines(report.harm, hide)
@@ -149,9 +149,9 @@ def journal(
     if as_json and (follow or json_lines):
         raise UsageError("--json is one document", hint="use --json-lines with --follow")
     _refuse_unknown(events)
-    session = start(config, params, state_url, quiet=True)
-    with fleet_of(session, "journal") as fleet:
-        view = find_campaign(fleet, session.loaded, wanted_campaign(session, campaign_id))
+    invocation = start(config, params, state_url, quiet=True)
+    with fleet_of(invocation, "journal") as fleet:
+        view = find_campaign(fleet, invocation.loaded, wanted_campaign(invocation, campaign_id))
         only = JournalFilter(
             export_name=export_name,
             events=events,

@@ -31,12 +31,11 @@ def config_schema() -> int:
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completions(shell: str) -> int:
     """Print a completion script, for example: eval "$(rivet-fleet completions bash)"."""
-    from rivet_fleet.cli.main import cli
-
     kind = get_completion_class(shell)
     if kind is None:
         raise UsageError(f"no completion for {shell}")
-    say(kind(cli, {}, "rivet-fleet", "_RIVET_FLEET_COMPLETE").source())
+    program = click.get_current_context().find_root().command
+    say(kind(program, {}, "rivet-fleet", "_RIVET_FLEET_COMPLETE").source())
     return 0
 
 

@@ -22,7 +22,7 @@ import signal
 import socket
 import struct
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -87,8 +87,9 @@ class Forked:
 class Nursery:
     """The process that forks workers, seen from the supervisor's. A ``WorkerSource`` of it."""
 
-    def __init__(self) -> None:
-        """Raises OSError when no process can be started, or could not be adopted."""
+    def __init__(self, program: Callable[[], object]) -> None:
+        """``program``: what a worker's process runs, which reads ``sys.argv``. Raises OSError when
+        no process can be started, or could not be adopted."""
         # A worker's parent has ended when we are told of it: it becomes our own child then.
         if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1) != 0:
             raise OSError(ctypes.get_errno(), "no subreaper")
@@ -107,7 +108,7 @@ class Nursery:
             theirs.close()
             raise
         if pid == 0:
-            _become_nursery(theirs, supervisor_pid)
+            _become_nursery(theirs, supervisor_pid, program)
         theirs.close()
         self._socket.settimeout(_ANSWER_TIMEOUT_S)
         self._process = Forked(pid)
@@ -173,15 +174,16 @@ class Nursery:
 _waiting: list[Nursery] = []
 
 
-def begin() -> None:
-    """Start the nursery, if the system lets us: without it everything works, a little later."""
+def begin(program: Callable[[], object]) -> None:
+    """Start the nursery, if the system lets us: without it everything works, a little later.
+    ``program``: see ``Nursery``."""
     if not _STARTS:
         return
     gc.disable()  # importing makes what lives as long as the process
     import_lean()
     importlib.import_module("rivet_fleet.cli.worker")
     try:
-        _waiting.append(Nursery())
+        _waiting.append(Nursery(program))
     except OSError:
         pass  # the supervisor will say why no process can be started
 
@@ -191,7 +193,9 @@ def take() -> Nursery | None:
     return _waiting.pop() if _waiting else None
 
 
-def _become_nursery(theirs: socket.socket, supervisor_pid: int) -> NoReturn:
+def _become_nursery(
+    theirs: socket.socket, supervisor_pid: int, program: Callable[[], object]
+) -> NoReturn:
     """The child. Nothing of the parent's stack is returned to, whatever happens."""
     code = 1
     try:
@@ -208,7 +212,7 @@ def _become_nursery(theirs: socket.socket, supervisor_pid: int) -> NoReturn:
             said, fds, _, _ = socket.recv_fds(theirs, 1, 1)
             if not said or not fds:
                 break
-            pid = _grandchild(fds[0], supervisor_pid)
+            pid = _grandchild(fds[0], supervisor_pid, program)
             os.close(fds[0])
             theirs.sendall(_PID.pack(pid))
         code = 0
@@ -216,7 +220,7 @@ def _become_nursery(theirs: socket.socket, supervisor_pid: int) -> NoReturn:
         os._exit(code)
 
 
-def _grandchild(orders_fd: int, supervisor_pid: int) -> int:
+def _grandchild(orders_fd: int, supervisor_pid: int, program: Callable[[], object]) -> int:
     """Fork a worker whose parent has ended before we return; its id, or 0 when none came."""
     told_fd, tell_fd = os.pipe()
     try:
@@ -229,7 +233,7 @@ def _grandchild(orders_fd: int, supervisor_pid: int) -> int:
         try:
             pid = os.fork()
             if pid == 0:
-                _become_worker(orders_fd, supervisor_pid)
+                _become_worker(orders_fd, supervisor_pid, program)
             os.write(tell_fd, _PID.pack(pid))
         finally:
             os._exit(0)
@@ -241,7 +245,7 @@ def _grandchild(orders_fd: int, supervisor_pid: int) -> int:
     return int(_PID.unpack(told)[0]) if told else 0
 
 
-def _become_worker(orders_fd: int, supervisor_pid: int) -> NoReturn:
+def _become_worker(orders_fd: int, supervisor_pid: int, program: Callable[[], object]) -> NoReturn:
     """The grandchild: wait, and become the worker, or go home."""
     code = 1
     try:
@@ -253,12 +257,16 @@ def _become_worker(orders_fd: int, supervisor_pid: int) -> NoReturn:
             line = pipe.readline()
         # Orders come from the parent alone, and only after it has become that.
         ordered = line.endswith(b"\n") and os.getppid() == supervisor_pid
-        code = _work(json.loads(line)) if ordered else 0
+        if ordered:
+            _take_on(json.loads(line))
+            program()
+        code = 0
     finally:
         os._exit(code)
 
 
-def _work(orders: Mapping[str, object]) -> int:
+def _take_on(orders: Mapping[str, object]) -> None:
+    """Command line, environment and streams as ordered."""
     arguments, environment = orders["arguments"], orders["environment"]
     assert isinstance(arguments, list) and isinstance(environment, dict)
     os.environ.clear()
@@ -272,8 +280,6 @@ def _work(orders: Mapping[str, object]) -> int:
     os.close(null_fd)
     sys.argv = ["rivet-fleet", *arguments]
     gc.enable()
-    importlib.import_module("rivet_fleet.cli.main").main()
-    return 0
 
 
 def _name_process(name: str) -> None:

@@ -7,8 +7,7 @@ from pathlib import Path
 import click
 
 from rivet_fleet.cli.environment import operator
-from rivet_fleet.cli.say import say
-from rivet_fleet.cli.session import (
+from rivet_fleet.cli.invocation import (
     campaign_option,
     config_option,
     fleet_of,
@@ -18,6 +17,7 @@ from rivet_fleet.cli.session import (
     state_option,
     wanted_campaign,
 )
+from rivet_fleet.cli.say import say
 from rivet_fleet.contracts.codec import dumps
 from rivet_fleet.coordination import operate
 from rivet_fleet.coordination.fleet import find_campaign
@@ -44,9 +44,9 @@ def requeue(
     as_json: bool,
 ) -> int:
     """Give failed chunks another chance; then `rivet-fleet resume`."""
-    session = start(config, params, state_url, quiet=True)
-    with fleet_of(session, "requeue") as fleet:
-        view = find_campaign(fleet, session.loaded, wanted_campaign(session, campaign_id))
+    invocation = start(config, params, state_url, quiet=True)
+    with fleet_of(invocation, "requeue") as fleet:
+        view = find_campaign(fleet, invocation.loaded, wanted_campaign(invocation, campaign_id))
         done = operate.requeue(
             fleet, view.campaign_id, export_name=export_name, chunk_index=chunk, lost=lost
         )
@@ -82,9 +82,9 @@ def accept(
     """Deliver a run that its quality gates refused. Nothing is read again."""
     if not reason.strip():
         raise UsageError("--reason must say why the data are right")
-    session = start(config, params, state_url, quiet=True)
-    with fleet_of(session, "accept") as fleet:
-        view = find_campaign(fleet, session.loaded, wanted_campaign(session, campaign_id))
+    invocation = start(config, params, state_url, quiet=True)
+    with fleet_of(invocation, "accept") as fleet:
+        view = find_campaign(fleet, invocation.loaded, wanted_campaign(invocation, campaign_id))
         word = operate.Word(by=by or operator(), reason=reason.strip())
         done = operate.accept(fleet, view.campaign_id, export_name=export_name, word=word)
     if as_json:
@@ -113,9 +113,9 @@ def cancel(
     as_json: bool,
 ) -> int:
     """Give a campaign up: nothing more is claimed, running chunks lose their fence."""
-    session = start(config, params, state_url, quiet=True)
-    with fleet_of(session, "cancel") as fleet:
-        view = find_campaign(fleet, session.loaded, wanted_campaign(session, campaign_id))
+    invocation = start(config, params, state_url, quiet=True)
+    with fleet_of(invocation, "cancel") as fleet:
+        view = find_campaign(fleet, invocation.loaded, wanted_campaign(invocation, campaign_id))
         taken = fleet.store.cancel(view.campaign_id)
     if as_json:
         say(dumps({"campaign_id": view.campaign_id, "taken_back": taken}), as_json=True)
@@ -149,9 +149,9 @@ def gc(
     as_json: bool,
 ) -> int:
     """Remove staged bytes that no ledger row needs. Never touches a visible file."""
-    session = start(config, params, state_url, quiet=True)
-    with fleet_of(session, "gc") as fleet:
-        view = find_campaign(fleet, session.loaded, wanted_campaign(session, campaign_id))
+    invocation = start(config, params, state_url, quiet=True)
+    with fleet_of(invocation, "gc") as fleet:
+        view = find_campaign(fleet, invocation.loaded, wanted_campaign(invocation, campaign_id))
         swept = operate.collect_garbage(fleet, view.campaign_id, min_age_s=min_age_s)
     say(
         dumps(swept)

@@ -8,8 +8,7 @@ import click
 
 from rivet_fleet.cli import nursery
 from rivet_fleet.cli.campaign import coordinate, workers_option
-from rivet_fleet.cli.say import say
-from rivet_fleet.cli.session import (
+from rivet_fleet.cli.invocation import (
     config_option,
     fleet_of,
     json_option,
@@ -20,6 +19,7 @@ from rivet_fleet.cli.session import (
     state_option,
     wanted_campaign,
 )
+from rivet_fleet.cli.say import say
 from rivet_fleet.contracts.artifact import PlanArtifact, artifact_text, read_artifact
 from rivet_fleet.contracts.codec import dumps
 from rivet_fleet.contracts.identity import new_campaign_id
@@ -59,14 +59,14 @@ def plan(
 
     Reads the sources' metadata and the state database; changes nothing in either.
     """
-    session = start(config, params, state_url)
+    invocation = start(config, params, state_url)
     now_s = wiring.local_clock().now_s()
     artifact = plan_ahead(
-        session.loaded,
-        process_options(session, "plan"),
+        invocation.loaded,
+        process_options(invocation, "plan"),
         names=exports,
-        campaign_id=wanted_campaign(session, campaign_id)
-        or new_campaign_id(now_s, session.namespace),
+        campaign_id=wanted_campaign(invocation, campaign_id)
+        or new_campaign_id(now_s, invocation.namespace),
         now_s=now_s,
     )
     text = artifact_text(artifact)
@@ -118,10 +118,10 @@ def apply(
         config, moved = config_of(artifact, plan_file)
         if moved:
             say(f"warning: {moved}", err=True)
-    session = start(config, params, state_url, shows_progress=not submit_only)
+    invocation = start(config, params, state_url, shows_progress=not submit_only)
     name = "submit" if submit_only else "coordinator"
-    with fleet_of(session, name, begins=True) as fleet:
-        applied = apply_plan(fleet, session.loaded, artifact, force=force)
+    with fleet_of(invocation, name, begins=True) as fleet:
+        applied = apply_plan(fleet, invocation.loaded, artifact, force=force)
         submitted = applied.submitted
         for warning in applied.warnings:
             say(f"warning: {warning}", err=True)
@@ -138,7 +138,7 @@ def apply(
             say(dumps(submitted) if as_json else said, as_json=as_json)
             return 0
         return coordinate(
-            session,
+            invocation,
             fleet,
             submitted.campaign_id,
             workers=workers,

@@ -7,9 +7,8 @@ from pathlib import Path
 import click
 
 from rivet_fleet.cli.environment import operator
-from rivet_fleet.cli.say import say
-from rivet_fleet.cli.session import (
-    Session,
+from rivet_fleet.cli.invocation import (
+    Invocation,
     campaign_option,
     config_option,
     fleet_of,
@@ -20,6 +19,7 @@ from rivet_fleet.cli.session import (
     state_option,
     wanted_campaign,
 )
+from rivet_fleet.cli.say import say
 from rivet_fleet.contracts.codec import dumps, to_plain
 from rivet_fleet.contracts.identity import NAMESPACE_DEFAULT
 from rivet_fleet.contracts.keys import describe_range
@@ -44,9 +44,9 @@ def state() -> None:
 
 
 def _runs(
-    fleet: Fleet, session: Session, campaign_id: str | None, export_name: str | None
+    fleet: Fleet, invocation: Invocation, campaign_id: str | None, export_name: str | None
 ) -> list[RunView]:
-    view = find_campaign(fleet, session.loaded, wanted_campaign(session, campaign_id))
+    view = find_campaign(fleet, invocation.loaded, wanted_campaign(invocation, campaign_id))
     runs = fleet.store.runs(view.campaign_id)
     known = [run.export_name for run in runs]
     if export_name is not None and export_name not in known:
@@ -61,12 +61,12 @@ def _runs(
 @json_option
 def show(config: Path, params: tuple[str, ...], state_url: str | None, as_json: bool) -> int:
     """Every campaign of this configuration's name, and the high-water marks of its exports."""
-    session = start(config, params, state_url, quiet=True)
-    with fleet_of(session, "state") as fleet:
-        refuse_other_owner(fleet.store, session.loaded)
-        campaigns = fleet.store.campaigns(name=session.loaded.campaign_name)
+    invocation = start(config, params, state_url, quiet=True)
+    with fleet_of(invocation, "state") as fleet:
+        refuse_other_owner(fleet.store, invocation.loaded)
+        campaigns = fleet.store.campaigns(name=invocation.loaded.campaign_name)
         listed = [(c, fleet.store.runs(c.campaign_id)) for c in campaigns]
-        known = fleet.store.progression(session.loaded.campaign_name)
+        known = fleet.store.progression(invocation.loaded.campaign_name)
     marks = {one.export_name: one.cursor for one in known if one.cursor is not None}
     if as_json:
         body = [
@@ -80,7 +80,7 @@ def show(config: Path, params: tuple[str, ...], state_url: str | None, as_json: 
         say(dumps(body), as_json=True)
         return 0
     if not listed:
-        where = "" if session.namespace == NAMESPACE_DEFAULT else f" in {session.namespace}"
+        where = "" if invocation.namespace == NAMESPACE_DEFAULT else f" in {invocation.namespace}"
         say(f"no campaign yet{where}")
     for campaign, runs in listed:
         say(f"{campaign.campaign_id}  {campaign.status.value}")
@@ -101,11 +101,11 @@ def show(config: Path, params: tuple[str, ...], state_url: str | None, as_json: 
 @json_option
 def progression(config: Path, params: tuple[str, ...], state_url: str | None, as_json: bool) -> int:
     """How far each export has come: observed, committed, verified. Nothing is decided by it."""
-    session = start(config, params, state_url, quiet=True)
-    with fleet_of(session, "state") as fleet:
-        refuse_other_owner(fleet.store, session.loaded)
-        found = fleet.store.progression(session.loaded.campaign_name)
-        observed = _observed(fleet, session.loaded)
+    invocation = start(config, params, state_url, quiet=True)
+    with fleet_of(invocation, "state") as fleet:
+        refuse_other_owner(fleet.store, invocation.loaded)
+        found = fleet.store.progression(invocation.loaded.campaign_name)
+        observed = _observed(fleet, invocation.loaded)
     if as_json:
         say(dumps([{"progression": p, "observed": observed.get(p.export_name)} for p in found]))
         return 0
@@ -180,9 +180,9 @@ def files(
     as_json: bool,
 ) -> int:
     """The ledger: every part that was accepted."""
-    session = start(config, params, state_url, quiet=True)
-    with fleet_of(session, "state") as fleet:
-        runs = _runs(fleet, session, campaign_id, export_name)
+    invocation = start(config, params, state_url, quiet=True)
+    with fleet_of(invocation, "state") as fleet:
+        runs = _runs(fleet, invocation, campaign_id, export_name)
         parts = [part for run in runs for part in fleet.store.parts(run.run_id)]
     shown = parts[len(parts) - min(last, len(parts)) :]
     if as_json:
@@ -212,10 +212,10 @@ def chunks(
     as_json: bool,
 ) -> int:
     """Every chunk task: its range, status, attempts, fence, owner and last error."""
-    session = start(config, params, state_url, quiet=True)
+    invocation = start(config, params, state_url, quiet=True)
     hide = known_redactor()
-    with fleet_of(session, "state") as fleet:
-        runs = _runs(fleet, session, campaign_id, export_name)
+    with fleet_of(invocation, "state") as fleet:
+        runs = _runs(fleet, invocation, campaign_id, export_name)
         listed = [(run, fleet.store.tasks(run.run_id)) for run in runs]
     if as_json:
         body = [{"run": _brief(run), "chunks": tasks} for run, tasks in listed]
@@ -286,8 +286,8 @@ def budget(
         changes["bytes_per_s"] = None if size is None else size * MEGABYTE
     if changes and group_name is None:
         raise UsageError("which source group?", hint="rivet-fleet state budget GROUP --chunks 2")
-    session = start(config, params, state_url, quiet=True)
-    with fleet_of(session, "state") as fleet:
+    invocation = start(config, params, state_url, quiet=True)
+    with fleet_of(invocation, "state") as fleet:
         if changes and group_name is not None:
             change_budget(fleet, group_name, changes)
         budgets = [b for b in fleet.store.budgets() if group_name in (None, b.group_name)]
@@ -337,13 +337,13 @@ def accept(
     """
     if campaign == (export_name is not None):
         raise UsageError("accept what?", hint="-e EXPORT for its mark, or --campaign")
-    session = start(config, params, state_url, quiet=True)
+    invocation = start(config, params, state_url, quiet=True)
     word = Word(by=by or operator(), reason=reason.strip())
     if export_name is None:
-        return _accept_campaigns(session, word, as_json=as_json)
-    with fleet_of(session, "accept") as fleet:
-        refuse_other_owner(fleet.store, session.loaded)
-        done = marks.accept_mark(fleet, session.loaded, export_name, word)
+        return _accept_campaigns(invocation, word, as_json=as_json)
+    with fleet_of(invocation, "accept") as fleet:
+        refuse_other_owner(fleet.store, invocation.loaded)
+        done = marks.accept_mark(fleet, invocation.loaded, export_name, word)
     if as_json:
         say(dumps(done), as_json=True)
         return 0
@@ -357,9 +357,9 @@ def accept(
     return 0
 
 
-def _accept_campaigns(session: Session, word: Word, *, as_json: bool) -> int:
-    with fleet_of(session, "accept") as fleet:
-        done = operate.accept_campaigns(fleet, session.loaded, word)
+def _accept_campaigns(invocation: Invocation, word: Word, *, as_json: bool) -> int:
+    with fleet_of(invocation, "accept") as fleet:
+        done = operate.accept_campaigns(fleet, invocation.loaded, word)
     if as_json:
         say(dumps(done), as_json=True)
     elif not done.created:
@@ -379,14 +379,14 @@ def _reset(
     *,
     chunks_only: bool,
 ) -> int:
-    session = start(config, params, state_url, quiet=True)
-    known = [export.name for export in session.loaded.config.exports]
+    invocation = start(config, params, state_url, quiet=True)
+    known = [export.name for export in invocation.loaded.config.exports]
     if export_name not in known:
         raise UsageError(f"no export {export_name}", hint=f"known exports: {', '.join(known)}")
-    with fleet_of(session, "state") as fleet:
-        refuse_other_owner(fleet.store, session.loaded)
+    with fleet_of(invocation, "state") as fleet:
+        refuse_other_owner(fleet.store, invocation.loaded)
         removed = fleet.store.reset_export(
-            session.loaded.campaign_name, export_name, chunks_only=chunks_only
+            invocation.loaded.campaign_name, export_name, chunks_only=chunks_only
         )
     say(f"forgot {removed} runs of {export_name}; delivered files were not touched")
     return 0
@@ -425,8 +425,8 @@ def migrate(config: Path, params: tuple[str, ...], state_url: str | None) -> int
     dump before: that is its operator's. Refused while an older program still works with it. It
     is every namespace's database: programs of the older version are refused from then on.
     """
-    session = start(config, params, state_url, quiet=True, needs_namespace=False)
-    with fleet_of(session, "state", begins=True, for_all=True) as fleet:
+    invocation = start(config, params, state_url, quiet=True, needs_namespace=False)
+    with fleet_of(invocation, "state", begins=True, for_all=True) as fleet:
         fleet.store.check_version()
     say("the state database has this program's schema version")
     return 0
@@ -447,8 +447,8 @@ def copy(
     state is, and is refused from then on. Nothing may work with it meanwhile. A password is better
     left to PGPASSWORD or ~/.pgpass than written here.
     """
-    session = start(config, params, state_url, quiet=True)
-    done = operate.copy_state(session.state_url, target)
+    invocation = start(config, params, state_url, quiet=True)
+    done = operate.copy_state(invocation.state_url, target)
     if as_json:
         say(dumps(done), as_json=True)
         return 0
@@ -457,7 +457,7 @@ def copy(
     said = "moved" if done.created else "had been copied already, and is moved now,"
     say(
         f"the state {said} to {done.target}: point state: or RIVET_FLEET_STATE_URL there, and say "
-        f"whose part it is (state.namespace: {session.namespace})"
+        f"whose part it is (state.namespace: {invocation.namespace})"
     )
     return 0
 
@@ -480,9 +480,9 @@ def reseal(
     Every row is checked by its present seal first; one that is not what was sealed refuses the
     whole, and nothing is changed. Refused while anybody works in the namespace.
     """
-    session = start(config, params, state_url, quiet=True)
-    with fleet_of(session, "state") as fleet:
-        old_key = seal_key(session.loaded, old_key_env) if old_key_env else None
+    invocation = start(config, params, state_url, quiet=True)
+    with fleet_of(invocation, "state") as fleet:
+        old_key = seal_key(invocation.loaded, old_key_env) if old_key_env else None
         runs = fleet.store.reseal(old_key, by=operator())
     say(f"sealed anew: {runs} runs with their chunks and parts, budgets and marks")
     return 0

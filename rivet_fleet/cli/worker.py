@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from rivet_fleet.cli.environment import die_with_supervisor
-from rivet_fleet.cli.session import (
+from rivet_fleet.cli.invocation import (
     campaign_option,
     config_option,
     param_option,
@@ -74,16 +74,17 @@ def worker(
     back at the next page boundary.
     """
     try:
-        session = start(config, params, state_url)
+        invocation = start(config, params, state_url)
     except ConfigError as error:
         raise unfit(Defect.CONFIGURATION, error) from None
-    if session.environment.supervisor_pid is not None and worker_id is not None:
-        die_with_supervisor(session.environment.supervisor_pid)
-    wanted = wanted_campaign(session, campaign_id)
-    options = process_options(session, name, worker_id=worker_id, supervised=worker_id is not None)
+    if invocation.environment.supervisor_pid is not None and worker_id is not None:
+        die_with_supervisor(invocation.environment.supervisor_pid)
+    wanted = wanted_campaign(invocation, campaign_id)
+    supervised = worker_id is not None
+    options = process_options(invocation, name, worker_id=worker_id, supervised=supervised)
     allowed = Allowed(
         sources=sources or options.allowed.sources,
         destinations=destinations or options.allowed.destinations,
     )
     options = replace(options, allowed=allowed)
-    return int(wiring.run_worker(session.loaded, options, wanted, wait_s=wait_s))
+    return int(wiring.run_worker(invocation.loaded, options, wanted, wait_s=wait_s))

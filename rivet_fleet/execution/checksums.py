@@ -25,6 +25,7 @@ import pyarrow as pa
 import xxhash
 
 from rivet_fleet.execution.packing import warn_of_slow_decoder
+from rivet_fleet.execution.types import storage_of, width_of
 
 # ------------------------------------------------------------------------------------------
 # The hash of a row over several columns, for ``meta_columns.row_hash`` (ADR 0012, S5).
@@ -56,16 +57,6 @@ def reference_hashes(columns: Sequence[pa.Array]) -> pa.Array:
     cells = [_images(storage_of(column)) for column in columns]
     hashes = (xxhash.xxh64_intdigest(b"".join(row)) for row in zip(*cells, strict=True))
     return pa.array([_signed(one) for one in hashes], pa.int64())
-
-
-def storage_of(column: pa.Array) -> pa.Array:
-    """The array below an extension type (UUID, JSON)."""
-    return column.storage if isinstance(column, pa.ExtensionArray) else column
-
-
-def width_of(kind: pa.DataType) -> int:
-    """Bytes of one value of a fixed-width type as Arrow stores it."""
-    return int(kind.bit_width) // 8
 
 
 def _signed(value: int) -> int:

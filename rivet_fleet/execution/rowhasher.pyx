@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""Row hashes over Arrow buffers; see rowhash.py for what is computed, and why.
+"""Row hashes over Arrow buffers; see checksums.py for what is computed, and why.
 
 XXH64: xxhash_spec.md of the xxHash repository, "XXH64 Algorithm Description".
 """
@@ -10,7 +10,7 @@ from libc.string cimport memcpy
 
 import pyarrow as pa
 
-from rivet_fleet.execution.checksums import storage_of, width_of
+from rivet_fleet.execution.types import storage_of, width_of
 
 cdef enum Storage:
     FIXED

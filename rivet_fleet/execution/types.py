@@ -107,6 +107,16 @@ def empty_batch(schema: pa.Schema) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays([pa.nulls(0, field.type) for field in schema], schema=schema)
 
 
+def storage_of(column: pa.Array) -> pa.Array:
+    """The array below an extension type (UUID, JSON)."""
+    return column.storage if isinstance(column, pa.ExtensionArray) else column
+
+
+def width_of(kind: pa.DataType) -> int:
+    """Bytes of one value of a fixed-width type as Arrow stores it."""
+    return int(kind.bit_width) // 8
+
+
 # ------------------------------------------------------------------------------------------
 # Names of types for people: the canonical type, Arrow's, and the file's.
 

@@ -17,10 +17,10 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothi
 BEGUN = """
 import os, signal, sys
 from pathlib import Path
-from rivet_fleet.cli import nursery as nurseries
+from rivet_fleet.cli import main, nursery as nurseries
 from tests.waiting import until
 
-nurseries.begin()
+nurseries.begin(main.main)
 nursery = nurseries.take()
 worker = [*nurseries.PROGRAM, "worker"]
 nowhere = Path(os.devnull)

@@ -11,7 +11,7 @@ from typing import Any
 import click
 import pytest
 
-from rivet_fleet.cli import session
+from rivet_fleet.cli import invocation
 from rivet_fleet.contracts.identity import CAMPAIGN_OTHER, CampaignIdentity
 from rivet_fleet.contracts.keys import CampaignId, RunId
 from rivet_fleet.contracts.manifest import (
@@ -218,8 +218,8 @@ def test_who_says_which_namespace(
     environment: Any = SimpleNamespace(variables=variables)
     with click.Context(click.Command("x")) as context:
         context.meta["rivet_fleet.namespace"] = option
-        assert session._namespace(loaded, environment) == expected
+        assert invocation._namespace(loaded, environment) == expected
         environment.variables["RIVET_FLEET_NAMESPACE"] = "No Name"
         if (option or configured) is None:
             with pytest.raises(UsageError, match="RIVET_FLEET_NAMESPACE 'No Name'"):
-                session._namespace(loaded, environment)
+                invocation._namespace(loaded, environment)

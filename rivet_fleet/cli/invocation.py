@@ -1,4 +1,4 @@
-"""What most commands start with: read the environment, load the configuration, open a fleet."""
+"""One invocation of a command: its environment and configuration, its options, an open fleet."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Machine-read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Session:
+class Invocation:
     """One command's configuration and environment."""
 
     loaded: LoadedConfig
@@ -112,7 +112,7 @@ def start(
     shows_progress: bool = False,
     needs_state: bool = True,
     needs_namespace: bool = True,
-) -> Session:
+) -> Invocation:
     """Load and check everything a command needs. Raises ConfigError, UsageError.
 
     ``shows_progress``: what the log would warn of is shown already, and must not tear the
@@ -133,7 +133,7 @@ def start(
     missing = said is None and (url or _state_if_known(loaded)).startswith(_SERVERS)
     if missing and needs_namespace:
         raise _namespace_needed(loaded.path.name)
-    return Session(
+    return Invocation(
         loaded=loaded,
         environment=environment,
         params=values,
@@ -176,16 +176,16 @@ def _namespace_needed(name: str) -> ConfigError:
     )
 
 
-def wanted_campaign(session: Session, campaign_id: str | None) -> CampaignId | None:
-    """The campaign that an option names, within the session's namespace. Raises UsageError."""
+def wanted_campaign(invocation: Invocation, campaign_id: str | None) -> CampaignId | None:
+    """The campaign that an option names, within the invocation's namespace. Raises UsageError."""
     if not campaign_id:
         return None
-    return check_campaign_id(campaign_id_within(campaign_id, session.namespace))
+    return check_campaign_id(campaign_id_within(campaign_id, invocation.namespace))
 
 
 def start_from_urls(
     variables: tuple[str, ...], path: Path, *, tls_mode: str | None, tls_ca_file: str | None
-) -> Session:
+) -> Invocation:
     """What a command needs when there is no configuration yet: the sources that environment
     variables name. ``path``: where the configuration would be. Raises ConfigError."""
     environment = read_environment()
@@ -198,7 +198,9 @@ def start_from_urls(
     )
     _known.append(wiring.redactor(loaded))
     _logging(default_level="warning")
-    return Session(loaded=loaded, environment=environment, params={}, state_url=state_url(loaded))
+    return Invocation(
+        loaded=loaded, environment=environment, params={}, state_url=state_url(loaded)
+    )
 
 
 def _logging(default_level: str) -> None:
@@ -224,7 +226,7 @@ def _parse_params(params: tuple[str, ...]) -> dict[str, str]:
 
 @contextmanager
 def fleet_of(
-    session: Session,
+    invocation: Invocation,
     name: str,
     *,
     migrate: bool = False,
@@ -235,11 +237,11 @@ def fleet_of(
     makes the state; every other command refuses where there is none. ``migrate``: it goes on with
     what an older program began; ``for_all``: where other namespaces are, too. Whoever only looks or
     operates changes no schema under others. Raises StateRefused."""
-    options = process_options(session, name)
+    options = process_options(invocation, name)
     if begins:
-        fleet = wiring.open_fleet(session.loaded, options, migrate=True, for_all=for_all)
+        fleet = wiring.open_fleet(invocation.loaded, options, migrate=True, for_all=for_all)
     else:
-        fleet = wiring.open_existing_fleet(session.loaded, options, migrate=migrate)
+        fleet = wiring.open_existing_fleet(invocation.loaded, options, migrate=migrate)
     try:
         yield fleet
     finally:
@@ -247,15 +249,15 @@ def fleet_of(
 
 
 def process_options(
-    session: Session, name: str, *, worker_id: str | None = None, supervised: bool = False
+    invocation: Invocation, name: str, *, worker_id: str | None = None, supervised: bool = False
 ) -> wiring.ProcessOptions:
     """How this process presents itself."""
     return wiring.ProcessOptions(
         name=name,
-        state_url=session.state_url,
-        namespace=session.namespace,
+        state_url=invocation.state_url,
+        namespace=invocation.namespace,
         worker_id=worker_id,
-        host_id=session.environment.host_id,
-        parent_pid=session.environment.supervisor_pid if supervised else None,
-        allowed=session.environment.allowed,
+        host_id=invocation.environment.host_id,
+        parent_pid=invocation.environment.supervisor_pid if supervised else None,
+        allowed=invocation.environment.allowed,
     )
