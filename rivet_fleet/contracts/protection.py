@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields, replace
 from datetime import date, datetime, time, timedelta
 from enum import IntEnum
 from zoneinfo import ZoneInfo
@@ -64,7 +64,9 @@ class MonitorPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceBudget:
-    """What one source group may do at once, over all campaigns of a state database."""
+    """What one source group may do at once, over all campaigns of a state database.
+
+    Each number is a column of its name in ``source_budget``; ``BUDGET_NUMBERS`` has them all."""
 
     group_name: str
     chunks_max: int | None = None
@@ -101,6 +103,23 @@ class SourceBudget:
     def unlimited(self) -> bool:
         """True when it says nothing at all."""
         return not (self.limits_claims or self.paced)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetNumber:
+    """One number of a budget. ``default``: what it is where nothing is said, None for no limit."""
+
+    kind: type[int] | type[float]
+    default: int | None
+
+
+BUDGET_NUMBERS: Mapping[str, BudgetNumber] = {
+    one.name: BudgetNumber(kind=float if "float" in str(one.type) else int, default=one.default)
+    for one in fields(SourceBudget)
+    if one.default is not MISSING and one.name != "monitor"
+}
+"""By name, in the order in which they are told. The schema, every statement, the seals and what is
+told of a change are made of this: a number that is added above needs a migration and no more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import Enum
+from typing import Any
 
 from rivet_fleet.contracts.identity import CampaignIdentity
 from rivet_fleet.contracts.keys import CampaignId, ChunkRange, RunId, TaskId, WorkerId
 from rivet_fleet.contracts.plan import ExportPlan
 from rivet_fleet.contracts.proof import RunProof
+from rivet_fleet.contracts.protection import BUDGET_NUMBERS, SourceBudget
 from rivet_fleet.contracts.quality import Acceptance, RunFindings
 
 # ------------------------------------------------------------------------------------------
@@ -318,6 +320,12 @@ class GroupView:
             return 0
         most = [n for n in (self.slots_max, self.permits) if n is not None]
         return min(most) if most else None
+
+
+def shown_numbers(budget: SourceBudget) -> dict[str, Any]:
+    """What the view of a group shows of its budget as it is: the numbers that both call alike."""
+    shown = {one.name for one in fields(GroupView)}
+    return {name: getattr(budget, name) for name in BUDGET_NUMBERS if name in shown}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

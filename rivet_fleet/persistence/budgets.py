@@ -9,6 +9,7 @@ from rivet_fleet.contracts.codec import dumps, loads
 from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.keys import CampaignId, TaskId
 from rivet_fleet.contracts.protection import (
+    BUDGET_NUMBERS,
     GovernorLease,
     GovernorWord,
     MonitorPlan,
@@ -16,10 +17,11 @@ from rivet_fleet.contracts.protection import (
     Standing,
 )
 from rivet_fleet.contracts.seals import Sealer, tampered
-from rivet_fleet.contracts.state import GroupView, WorkerIdentity
+from rivet_fleet.contracts.state import GroupView, WorkerIdentity, shown_numbers
 from rivet_fleet.errors import LeaseLost, StateTampered
 from rivet_fleet.persistence.database import Database, Record, Transaction, note_all
 from rivet_fleet.persistence.seals import (
+    SEALED_OF_BUDGET,
     SEALED_OF_RUN,
     SEALED_OF_TASK,
     Ranges,
@@ -30,10 +32,16 @@ from rivet_fleet.persistence.seals import (
     seal_budget,
 )
 
-BUDGET_COLUMNS = """b.namespace, b.seal, b.group_name, b.chunks_max, b.connections_max,
-  b.rows_per_s, b.bytes_per_s, b.chunks_min, b.monitor_json, b.permits,
-  b.page_share, b.paused_reason, b.resumes_at_s,
-  b.halted_reason, b.valid_until_s, b.sampled_at_s, b.readings_json, b.governor_name"""
+_COLUMNS = f"{SEALED_OF_BUDGET}, permits, page_share, paused_reason, resumes_at_s, " + (
+    "halted_reason, valid_until_s, sampled_at_s, readings_json, governor_name"
+)
+
+
+def _of_b(columns: str) -> str:
+    return ", ".join(f"b.{name}" for name in columns.split(", "))
+
+
+BUDGET_COLUMNS = _of_b(_COLUMNS)
 # Beside a chunk's row, which is of the same namespace.
 _OF_BUDGET = BUDGET_COLUMNS.removeprefix("b.namespace, ")
 # The limits that a claim keeps, and whether anything closes the group altogether.
@@ -49,24 +57,20 @@ COUNT_RUNNING = """
 SELECT count(*) FROM chunk_task t JOIN chunk_run r ON r.run_id = t.run_id
 WHERE t.status = 'running' AND r.namespace = :namespace AND r.source_group = :group_name
 """
-_STORED = """
-SELECT b.namespace, b.seal, b.group_name, b.chunks_max, b.connections_max, b.rows_per_s,
-       b.bytes_per_s, b.chunks_min, b.monitor_json
+_STORED = f"""
+SELECT {_of_b(SEALED_OF_BUDGET)}
 FROM source_budget b WHERE b.namespace = :namespace AND b.group_name = :group_name LOCK_ROW
 """
-_CONFIGURE = """
-INSERT INTO source_budget (namespace, group_name, chunks_max, connections_max, rows_per_s,
-                           bytes_per_s, chunks_min, ceiling, monitor_json, configured_at_s,
-                           configured_by, seal)
-VALUES (:namespace, :group_name, :chunks_max, :connections_max, :rows_per_s, :bytes_per_s,
-        :chunks_min, :ceiling, :monitor_json, NOW_S, :configured_by, :seal)
-ON CONFLICT (namespace, group_name) DO UPDATE SET
-  chunks_max = excluded.chunks_max, connections_max = excluded.connections_max,
-  rows_per_s = excluded.rows_per_s, bytes_per_s = excluded.bytes_per_s,
-  chunks_min = excluded.chunks_min, ceiling = excluded.ceiling,
-  monitor_json = excluded.monitor_json, configured_at_s = excluded.configured_at_s,
-  configured_by = excluded.configured_by, seal = excluded.seal
+_SAID = (*BUDGET_NUMBERS, "ceiling", "monitor_json", "configured_by", "seal")
+_SAY = f"""
+INSERT INTO source_budget (namespace, group_name, configured_at_s, {", ".join(_SAID)})
+VALUES (:namespace, :group_name, NOW_S, {", ".join(f":{name}" for name in _SAID)})
+ON CONFLICT (namespace, group_name) DO"""
+_CONFIGURE = f"""{_SAY} UPDATE SET configured_at_s = excluded.configured_at_s,
+  {", ".join(f"{name} = excluded.{name}" for name in _SAID)}
 """
+# A budget that says nothing is a row, too: one that is missing was taken away.
+_SAY_NOTHING = f"{_SAY} NOTHING"
 # A monitor that fails closed opens the group with its first sample, not before.
 _WATCH_ANEW = """
 UPDATE source_budget SET permits = NULL, page_share = 1.0, paused_reason = NULL,
@@ -76,12 +80,6 @@ WHERE namespace = :namespace AND group_name = :group_name
 """
 _ADD_PACE = """
 INSERT INTO source_pace (namespace, group_name) VALUES (:namespace, :group_name)
-ON CONFLICT (namespace, group_name) DO NOTHING
-"""
-# A budget that says nothing is a row, too: one that is missing was taken away.
-_SAY_NOTHING = """
-INSERT INTO source_budget (namespace, group_name, configured_at_s, configured_by, chunks_min, seal)
-VALUES (:namespace, :group_name, NOW_S, :configured_by, :chunks_min, :seal)
 ON CONFLICT (namespace, group_name) DO NOTHING
 """
 _LIFT = """
@@ -332,8 +330,7 @@ def _stored(tx: Transaction, group_name: str, *, submitting: str) -> SourceBudge
 def _say_nothing(tx: Transaction, budget: SourceBudget, by: str) -> None:
     values = _values(budget)
     seal = seal_budget(tx.sealer, {"namespace": tx.namespace, **values})
-    named = {"group_name": budget.group_name, "chunks_min": budget.chunks_min}
-    tx.run(_SAY_NOTHING, **named, seal=seal, configured_by=by)
+    tx.run(_SAY_NOTHING, **values, seal=seal, configured_by=by)
     tx.run(_ADD_PACE, group_name=budget.group_name)
 
 
@@ -374,9 +371,8 @@ def changed_words(
     before: SourceBudget | None, after: SourceBudget
 ) -> tuple[str, dict[str, object]]:
     """A sentence and the numbers of a changed budget."""
-    names = ("chunks_max", "connections_max", "rows_per_s", "bytes_per_s", "chunks_min")
     changes: dict[str, object] = {}
-    for name in names:
+    for name in BUDGET_NUMBERS:
         was = None if before is None else getattr(before, name)
         if was != getattr(after, name):
             changes[name] = [was, getattr(after, name)]
@@ -395,11 +391,7 @@ def _values(budget: SourceBudget) -> dict[str, object]:
     monitor = budget.monitor
     return {
         "group_name": budget.group_name,
-        "chunks_max": budget.chunks_max,
-        "connections_max": budget.connections_max,
-        "rows_per_s": budget.rows_per_s,
-        "bytes_per_s": budget.bytes_per_s,
-        "chunks_min": budget.chunks_min,
+        **{name: getattr(budget, name) for name in BUDGET_NUMBERS},
         "ceiling": budget.ceiling,
         "monitor_json": None if monitor is None else dumps(monitor),
     }
@@ -411,11 +403,7 @@ def budget_from(row: Record, sealer: Sealer) -> SourceBudget:
     check_budget(sealer, row)
     return SourceBudget(
         group_name=row.group_name,
-        chunks_max=row.chunks_max,
-        connections_max=row.connections_max,
-        rows_per_s=row.rows_per_s,
-        bytes_per_s=row.bytes_per_s,
-        chunks_min=row.chunks_min,
+        **{name: getattr(row, name) for name in BUDGET_NUMBERS},
         monitor=None if row.monitor_json is None else loads(MonitorPlan, row.monitor_json),
     )
 
@@ -450,10 +438,7 @@ def _group_view(row: Record, sealer: Sealer) -> GroupView:
         slots_max=budget.ceiling,
         running=row.running,
         running_here=row.running_here,
-        connections_max=budget.connections_max,
-        rows_per_s=budget.rows_per_s,
-        bytes_per_s=budget.bytes_per_s,
-        chunks_min=budget.chunks_min,
+        **shown_numbers(budget),
         permits=row.permits,
         page_share=row.page_share,
         paused=row.paused_reason,
@@ -483,7 +468,7 @@ UPDATE source_budget SET governor_owner = :worker_id, governor_name = :name,
   governor_fence = governor_fence + 1, governor_lease_expires_at_s = NOW_S + :lease_ttl_s
 WHERE namespace = :namespace AND group_name = :group_name AND monitor_json IS NOT NULL
   AND coalesce(governor_lease_expires_at_s, configured_at_s) <= NOW_S - :patience_s
-RETURNING {BUDGET_COLUMNS.replace("b.", "")}, governor_fence
+RETURNING {_COLUMNS}, governor_fence
 """
 GOVERN = f"""
 UPDATE source_budget SET permits = :permits, page_share = :page_share,
@@ -492,7 +477,7 @@ UPDATE source_budget SET permits = :permits, page_share = :page_share,
   halted_reason = coalesce(:halt, halted_reason),
   governor_lease_expires_at_s = NOW_S + :lease_ttl_s
 WHERE namespace = :namespace AND group_name = :group_name AND governor_fence = :fence
-RETURNING {BUDGET_COLUMNS.replace("b.", "")}
+RETURNING {_COLUMNS}
 """
 _LEAVE = """
 UPDATE source_budget SET governor_lease_expires_at_s = 0

@@ -22,6 +22,7 @@ from sqlalchemy import (
     text,
 )
 
+from rivet_fleet.contracts.protection import BUDGET_NUMBERS, BudgetNumber
 from rivet_fleet.persistence.guards import CLAIMABLE, SCHEMA_VERSION, VERSION_TABLE
 
 __all__ = ["CLAIMABLE", "SCHEMA_VERSION", "VERSION_TABLE", "metadata"]
@@ -49,6 +50,13 @@ def _text(name: str, *, nullable: bool = False, default: str | None = None) -> C
 
 def _time(name: str, *, nullable: bool = True) -> Column[float]:
     return Column(name, Double, nullable=nullable)
+
+
+def _number(name: str, number: BudgetNumber) -> Column[int] | Column[float]:
+    """One that says nothing where it has no default is no limit."""
+    if number.kind is float:
+        return _time(name)
+    return _int(name, nullable=number.default is None, default=number.default)
 
 
 def _partial(name: str, *columns: object, where: str, unique: bool = False) -> Index:
@@ -92,11 +100,7 @@ source_budget = Table(
     metadata,
     Column("namespace", Text, primary_key=True, server_default=text("'default'")),
     Column("group_name", Text, primary_key=True),
-    _int("chunks_max", nullable=True),
-    _int("connections_max", nullable=True),
-    _time("rows_per_s"),
-    _time("bytes_per_s"),
-    _int("chunks_min", default=1),
+    *(_number(name, number) for name, number in BUDGET_NUMBERS.items()),
     _int("ceiling", nullable=True),
     _text("monitor_json", nullable=True),
     _time("configured_at_s", nullable=False),

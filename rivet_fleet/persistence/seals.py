@@ -16,6 +16,7 @@ from sqlalchemy import Connection, text
 
 from rivet_fleet.contracts.identity import namespace_of
 from rivet_fleet.contracts.keys import CampaignId
+from rivet_fleet.contracts.protection import BUDGET_NUMBERS
 from rivet_fleet.contracts.seals import (
     Sealer,
     digest_of,
@@ -39,10 +40,7 @@ SEALED_OF_PART = (
     "run_id, export_name, chunk_index, part_number, fence, path, rows, bytes, fingerprint, md5, "
     "receipt_json, columns_json, changed_values, seal"
 )
-SEALED_OF_BUDGET = (
-    "namespace, group_name, chunks_max, connections_max, rows_per_s, bytes_per_s, chunks_min, "
-    "monitor_json, seal"
-)
+SEALED_OF_BUDGET = f"namespace, group_name, {', '.join(BUDGET_NUMBERS)}, monitor_json, seal"
 _DIGESTS = f"SELECT {SEALED_OF_RUN}, chunk_digests FROM chunk_run WHERE run_id = :run_id"
 _KEPT_MAX = 4096
 _WHOLE = "2."
@@ -248,13 +246,21 @@ def check_budget(sealer: Sealer, row: Record) -> None:
     sealer.check(row.seal, "budget", _of_budget(row._mapping), what)
 
 
+_SEALED_BY_FIRST = ("chunks_max", "connections_max", "rows_per_s", "bytes_per_s", "chunks_min")
+"""The numbers that the first seals covered whatever they were. One that came later is covered where
+it says something: what was sealed before it came still holds, also where nobody has the key."""
+
+
 def _of_budget(budget: Mapping[str, Any]) -> dict[str, object]:
-    rates = ("rows_per_s", "bytes_per_s")
-    names = ("namespace", "group_name", "chunks_max", "connections_max", "chunks_min")
-    return {
-        **{name: budget[name] for name in (*names, "monitor_json")},
-        **{name: None if budget[name] is None else float(budget[name]) for name in rates},
-    }
+    fields = {name: budget[name] for name in ("namespace", "group_name", "monitor_json")}
+    for name, number in BUDGET_NUMBERS.items():
+        # A state on its way through former versions has no column yet of one that came later.
+        value = budget[name] if name in _SEALED_BY_FIRST else budget.get(name, number.default)
+        if name in _SEALED_BY_FIRST or value != number.default:
+            # What a configuration says as 5 comes back from a column of this kind as 5.0.
+            whole = number.kind is float and isinstance(value, int)
+            fields[name] = float(value) if whole else value
+    return fields
 
 
 def seal_mark(sealer: Sealer, mark: Mapping[str, Any]) -> str:
@@ -331,7 +337,7 @@ def reseal(connection: Connection, old: Sealer | None, new: Sealer, namespace: s
         _reseal_words(connection, old, new, within, named)
     parts = f"SELECT {SEALED_OF_PART}, file_id FROM file_log WHERE 1 = 1{of_runs}"
     _each(connection, parts, named, _anew(old, check_part, new, seal_part), "file_log", "file_id")
-    budgets = f"SELECT {SEALED_OF_BUDGET} FROM source_budget WHERE 1 = 1{within}"
+    budgets = f"SELECT * FROM source_budget WHERE 1 = 1{within}"
     for row in connection.execute(text(budgets), named).fetchall():
         seal = _anew(old, check_budget, new, seal_budget)(row)
         connection.execute(

@@ -20,6 +20,7 @@ from rivet_fleet.contracts.state import (
     RunStatus,
     TaskStatus,
     WorkerIdentity,
+    shown_numbers,
 )
 from rivet_fleet.errors import LeaseLost
 from rivet_fleet.persistence.budgets import changed_words
@@ -239,10 +240,7 @@ class MemoryBudgets(MemoryRows):
             slots_max=budget.ceiling,
             running=running,
             running_here=here,
-            connections_max=budget.connections_max,
-            rows_per_s=budget.rows_per_s,
-            bytes_per_s=budget.bytes_per_s,
-            chunks_min=budget.chunks_min,
+            **shown_numbers(budget),
             permits=row.permits,
             page_share=row.page_share,
             paused=row.paused,

@@ -16,14 +16,14 @@ from rivet_fleet.contracts.events import EventName
 from rivet_fleet.contracts.keys import CampaignId, RunId, TaskId
 from rivet_fleet.contracts.plan import CampaignPlan
 from rivet_fleet.contracts.proof import ProofOutcome, Prove, RunProof
-from rivet_fleet.contracts.protection import SourceBudget
+from rivet_fleet.contracts.protection import BUDGET_NUMBERS, SourceBudget
 from rivet_fleet.contracts.seals import Sealer, is_sealed_range, range_digests
 from rivet_fleet.contracts.state import FinishedRun
 from rivet_fleet.contracts.window import CursorPlan, StoredMark
 from rivet_fleet.errors import StateRefused, StateTampered
 from rivet_fleet.persistence.open import open_store
 from rivet_fleet.persistence.schema import metadata
-from rivet_fleet.persistence.seals import SEALED_OF_RUN, reseal, seal_run
+from rivet_fleet.persistence.seals import SEALED_OF_RUN, reseal, seal_budget, seal_run
 from tests.campaigns import campaign_plan, staged_part
 from tests.house.tree import ROOT
 from tests.stores import identity
@@ -32,6 +32,10 @@ C1, RUN, DONE = CampaignId("c1"), RunId("c1-e0"), RunId("c0-e0")
 KEY, OTHER = b"k" * 16, b"o" * 32
 W1 = identity()
 BUDGET = SourceBudget(group_name="db", chunks_max=3, rows_per_s=1e9)
+FORMER_SEAL = "sha256:656404546509840fffda4dc22c4b5af5a1ecf5a0590225ce22e31795f208a64f"
+FORMER_KEYED_SEAL = (
+    "hmac-sha256:dd1334eefda5ca9d:35bd89523684fe0bba0130e48a673d6cca9a349b81e7bd5c7bf44210290f881d"
+)
 PROOF = RunProof(
     prove=Prove.ALL, outcome=ProofOutcome.DIFFERS, delivered=10, counted=99, sentence="fewer"
 )
@@ -241,8 +245,7 @@ COLUMNS = {
     **dict(
         _columns(
             "source_budget",
-            "namespace group_name chunks_max connections_max rows_per_s bytes_per_s chunks_min "
-            "monitor_json seal",
+            f"namespace group_name {' '.join(BUDGET_NUMBERS)} monitor_json seal",
             OF_BUDGET,
         )
     ),
@@ -284,6 +287,16 @@ def test_every_column_is_sealed_or_said_not_to_be() -> None:
     assert said - every == set()
     assert said & set(COLUMNS) == set(), "a column is checked, or not promised"
     assert every - said - set(COLUMNS) == set()
+
+
+def test_a_budget_of_a_former_program_is_still_what_was_sealed() -> None:
+    """A number that budgets learn later breaks no seal made before it, whoever has the key."""
+    row = {"namespace": "default", "group_name": "db", "chunks_max": 3, "connections_max": None}
+    row |= {"rows_per_s": 1e9, "bytes_per_s": None, "chunks_min": 1, "monitor_json": None}
+    for sealer, seal in ((Sealer(), FORMER_SEAL), (Sealer(key=KEY), FORMER_KEYED_SEAL)):
+        assert seal_budget(sealer, row) == seal
+        assert seal_budget(sealer, {**row, "rows_per_s": 1_000_000_000}) == seal
+        assert seal_budget(sealer, {**row, "connections_max": 9}) != seal
 
 
 @pytest.mark.parametrize("edit", EDITS)
