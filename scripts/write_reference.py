@@ -19,6 +19,7 @@ from pydantic_core import PydanticUndefined
 
 from rivet_fleet.cli.main import LazyGroup, cli
 from rivet_fleet.contracts.events import EventName
+from rivet_fleet.execution import registry
 from rivet_fleet.planning.config import models
 
 REFERENCE = Path(__file__).parents[1] / "docs" / "reference"
@@ -97,7 +98,20 @@ def configuration() -> str:
         parts.append(f"\n## {title}\n\n{_sentence(model.__doc__)}\n")
         parts.append("| key | type | default | meaning |\n|---|---|---|---|")
         parts += [_key_row(name, info) for name, info in model.model_fields.items()]
+        if model is models.DestinationConfig:
+            parts += _settings_of_kinds()
     return "\n".join(parts) + "\n"
+
+
+def _settings_of_kinds() -> list[str]:
+    """What single kinds of destinations read, a row each."""
+    return [
+        f"| `{name}` | text | {'required' if setting.required else ''} | {kind.name}: "
+        f"{setting.meaning} |"
+        for kind in registry.destination_kinds().values()
+        for name, setting in kind.settings.items()
+        if name not in models.DestinationConfig.model_fields
+    ]
 
 
 def _key_row(name: str, info: FieldInfo) -> str:

@@ -21,9 +21,10 @@ def schema() -> None:
 @schema.command("config")
 def config_schema() -> int:
     """The JSON Schema (draft 2020-12) of the configuration file, for editors."""
+    from rivet_fleet.execution.registry import destination_kinds
     from rivet_fleet.planning.config.load import config_json_schema
 
-    say(json.dumps(config_json_schema(), indent=2), as_json=True)
+    say(json.dumps(config_json_schema(destination_kinds()), indent=2), as_json=True)
     return 0
 
 

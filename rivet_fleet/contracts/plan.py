@@ -107,13 +107,28 @@ class FormatPlan:
         return self.format
 
 
+Access = tuple[str, ...]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DestinationPlan:
-    """Where parts go. ``prefix`` is the dataset's root; ``options`` never hold a secret."""
+    """Where parts go. ``prefix`` is the dataset's root: of a folder its path, of a store a URI that
+    holds the bucket. ``options`` are the kind's other settings; of a secret they hold the name of
+    its variable, never itself."""
 
     kind: str
     prefix: str
     options: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Where it is, whoever asks: plans of one place share its objects."""
+        return self.kind, self.prefix
+
+    @property
+    def access(self) -> Access:
+        """Where it is and how it is opened: what an opened destination is kept by."""
+        return (*self.place, *(text for pair in sorted(self.options.items()) for text in pair))
 
 
 EXPORTED_AT = "_rivet_exported_at"

@@ -126,7 +126,8 @@ class Allowed:
 
     ``sources``: patterns (``*``, ``?``) of a source's identity, ``engine://user@host:port/database``,
     each behind ``NAME=`` when it holds for one source of the configuration alone.
-    ``destinations``: folders, as paths or ``file://`` URIs; what lies in them or below is allowed.
+    ``destinations``: folders, as paths or ``file://`` URIs, and prefixes of stores as their URIs;
+    what lies in them or below is allowed.
     """
 
     sources: tuple[str, ...] = ()
@@ -142,7 +143,7 @@ class Allowed:
         if not self.destinations:
             return True
         inside = _folder(prefix)
-        return any(
+        return inside != "" and any(
             inside == root or inside.startswith(root.rstrip("/") + "/")
             for root in map(_folder, self.destinations)
         )
@@ -165,5 +166,10 @@ def _matches(pattern: str, name: str, identity: str) -> bool:
 
 
 def _folder(text: str) -> str:
+    scheme, separator, _ = text.partition("://")
+    if separator and scheme != "file":
+        # A store's keys are letters: nothing is resolved, and what a program on the way could
+        # resolve lies in no prefix.
+        return "" if {".", ".."} & set(text.split("/")) else text.rstrip("/")
     path = posixpath.normpath(text.removeprefix("file://"))
     return "/" + path.lstrip("/") if path.startswith("/") else path

@@ -24,7 +24,7 @@ from rivet_fleet.coordination.inquiry import (
 from rivet_fleet.coordination.secrets import questions
 from rivet_fleet.coordination.wiring import (
     ProcessOptions,
-    open_allowed,
+    open_planned_destination,
     settings_of,
     signals_opener,
 )
@@ -352,9 +352,9 @@ def _places_beside(
     yield from of_space(free, "spool", DoctorCode.SPOOL_SPACE_LOW)
     date = date_of(new_campaign_id(now_s), now_s) or ""
     for export in loaded.config.exports:
-        plan = destination_plan(export, loaded.path, date)
+        plan = destination_plan(loaded, export, date)
         try:
-            yield from _destination(export, plan, options, spool)
+            yield from _destination(loaded, export, plan, options, spool)
         except RivetFleetError as error:
             yield from_error(
                 error,
@@ -366,10 +366,14 @@ def _places_beside(
 
 
 def _destination(
-    export: ExportConfig, plan: DestinationPlan, options: ProcessOptions, spool: Path
+    loaded: LoadedConfig,
+    export: ExportConfig,
+    plan: DestinationPlan,
+    options: ProcessOptions,
+    spool: Path,
 ) -> Iterator[DoctorFinding]:
     subject = f"destination of {export.name}"
-    destination = open_allowed(options.allowed, plan, create=True)
+    destination = open_planned_destination(loaded, options, plan, create=True)
     try:
         destination.check()
         refuse_others_folder(destination, options.namespace, export.name)

@@ -12,7 +12,7 @@ from rivet_fleet.contracts.events import EventName
 from rivet_fleet.contracts.identity import CAMPAIGN_OTHER
 from rivet_fleet.contracts.keys import CampaignId, RunId
 from rivet_fleet.contracts.parameters import PARAMETER_CHANGED, PARAMETER_MISSING
-from rivet_fleet.contracts.plan import PLAN_VERSION, ExportPlan
+from rivet_fleet.contracts.plan import PLAN_VERSION, Access, ExportPlan
 from rivet_fleet.contracts.seals import KEY_CODES, Allowed
 from rivet_fleet.contracts.state import JournalFilter, RunStatus
 from rivet_fleet.coordination.fleet import Fleet
@@ -31,6 +31,7 @@ from rivet_fleet.errors import (
     StateRefused,
     WorkerUnfit,
 )
+from rivet_fleet.execution.destination import Destination
 
 SPOOL_FREE_BYTES_MIN = 64 * 1024
 """Below it a spool is full whoever works: no chunk is claimed for it."""
@@ -113,7 +114,7 @@ def unfit_of(error: Exception) -> WorkerUnfit | None:
     return None if defect is None else unfit(defect, error)
 
 
-def refuse_before_claim(fleet: Fleet, campaign_id: CampaignId, probed: set[str]) -> None:
+def refuse_before_claim(fleet: Fleet, campaign_id: CampaignId, probed: set[Access]) -> None:
     """What can be seen without a chunk: raises WorkerUnfit for a plan of a newer version, a source
     that this process does not have or has otherwise, and a destination that is not there.
     ``probed``: see ``refuse_claimed_destination``.
@@ -124,7 +125,7 @@ def refuse_before_claim(fleet: Fleet, campaign_id: CampaignId, probed: set[str])
     open_runs = [run for run in runs if run.status is RunStatus.IN_PROGRESS]
     for run in open_runs:
         _refuse_plan(fleet, run.plan)
-        fleet.destination(run.run_id)
+        _opened(fleet, run.run_id)
     fleet.drop_sources()
     # Of one run alone: a probe costs, and a claim tells whose destination is needed next.
     for run in open_runs[:1]:
@@ -146,18 +147,27 @@ def _refuse_plan(fleet: Fleet, plan: ExportPlan) -> None:
         raise unfit(Defect.INSTALLATION, error) from error
 
 
-def refuse_claimed_destination(fleet: Fleet, run_id: RunId, probed: set[str]) -> None:
+def refuse_claimed_destination(fleet: Fleet, run_id: RunId, probed: set[Access]) -> None:
     """Before the first page of a chunk: raises WorkerUnfit for a destination that this process
-    cannot write to. ``probed``: prefixes that it has looked at, each once; a probe costs."""
-    prefix = fleet.planned_run(run_id).plan.destination.prefix
-    if prefix not in probed:
+    cannot write to. ``probed``: what it has looked at, each once; a probe costs."""
+    access = fleet.planned_run(run_id).plan.destination.access
+    if access not in probed:
         _refuse_destination(fleet, run_id)
-        probed.add(prefix)
+        probed.add(access)
+
+
+def _opened(fleet: Fleet, run_id: RunId) -> Destination:
+    try:
+        return fleet.destination(run_id)
+    except ConfigError as error:
+        raise unfit(Defect.CONFIGURATION, error) from error
+    except ImportError as error:
+        raise unfit(Defect.INSTALLATION, error) from error
 
 
 def _refuse_destination(fleet: Fleet, run_id: RunId) -> None:
     try:
-        fleet.destination(run_id).check()
+        _opened(fleet, run_id).check()
     except DestinationError as error:
         found = unfit_of(error)
         if found is not None:

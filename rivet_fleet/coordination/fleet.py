@@ -21,7 +21,7 @@ from rivet_fleet.contracts.clock import Clock, backoff_s
 from rivet_fleet.contracts.events import Emit, Event, EventName, Told
 from rivet_fleet.contracts.identity import CAMPAIGN_OTHER, CampaignIdentity
 from rivet_fleet.contracts.keys import CampaignId, RunId, WorkerId
-from rivet_fleet.contracts.plan import DestinationPlan
+from rivet_fleet.contracts.plan import Access, DestinationPlan
 from rivet_fleet.contracts.state import CampaignStatus, CampaignView, RunView, WorkerIdentity
 from rivet_fleet.errors import StateRefused, StateUnavailable, StopRequested
 from rivet_fleet.execution.destination import Destination
@@ -200,6 +200,7 @@ class Fleet:
     open_source: Callable[[str, str], Source]
     """(source name, planned identity) → source. ConfigError when they do not agree."""
     open_destination: Callable[[DestinationPlan], Destination]
+    """ConfigError when this process has not what it takes."""
     emit: Emit
     clock: Clock
     stop: StopFlag
@@ -209,7 +210,7 @@ class Fleet:
     redact: Callable[[str], str]
     _runs: dict[RunId, RunView] = field(default_factory=dict)
     _sources: dict[str, Source] = field(default_factory=dict)
-    _destinations: dict[str, Destination] = field(default_factory=dict)
+    _destinations: dict[Access, Destination] = field(default_factory=dict)
 
     def planned_run(self, run_id: RunId) -> RunView:
         """A run with its sealed plan. The plan never changes, so it is read once; the counts
@@ -235,11 +236,11 @@ class Fleet:
         return name in self._sources
 
     def destination(self, run_id: RunId) -> Destination:
-        """Where a run's parts go; opened once per prefix."""
+        """Where a run's parts go; opened once for each place and way in."""
         plan = self.planned_run(run_id).plan.destination
-        if plan.prefix not in self._destinations:
-            self._destinations[plan.prefix] = self.open_destination(plan)
-        return self._destinations[plan.prefix]
+        if plan.access not in self._destinations:
+            self._destinations[plan.access] = self.open_destination(plan)
+        return self._destinations[plan.access]
 
     def drop_source(self, name: str) -> None:
         """Forget a connection that failed; the next chunk opens a new one."""

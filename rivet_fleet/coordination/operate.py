@@ -11,6 +11,7 @@ from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.identity import CampaignIdentity, namespace_of
 from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.contracts.manifest import PartStatus, receipt_key
+from rivet_fleet.contracts.plan import Access
 from rivet_fleet.contracts.protection import SourceBudget
 from rivet_fleet.contracts.state import (
     CampaignView,
@@ -232,12 +233,11 @@ def collect_garbage(fleet: Fleet, campaign_id: CampaignId, *, min_age_s: float) 
     reads the ledger second (F9).
     """
     files = size_bytes = 0
-    seen: set[str] = set()
+    seen: set[Access] = set()
     for run in fleet.store.runs(campaign_id):
-        prefix = run.plan.destination.prefix
-        if prefix in seen:
+        if run.plan.destination.access in seen:
             continue
-        seen.add(prefix)
+        seen.add(run.plan.destination.access)
         swept = _sweep(fleet, fleet.destination(run.run_id), run, min_age_s)
         files += swept[0]
         size_bytes += swept[1]
@@ -250,7 +250,7 @@ def collect_garbage(fleet: Fleet, campaign_id: CampaignId, *, min_age_s: float) 
 def _sweep(
     fleet: Fleet, destination: Destination, run: RunView, min_age_s: float
 ) -> tuple[int, int]:
-    """All campaigns of this name share the prefix, so the ledgers of all of them are read. Those
+    """All campaigns of this name share the place, so the ledgers of all of them are read. Those
     of other namespaces cannot be: what their runs have staged is left alone."""
     view = fleet.store.campaign(run.campaign_id)
     name = view.campaign_name if view else None
@@ -260,7 +260,7 @@ def _sweep(
             receipt_key(part.receipt)
             for campaign in fleet.store.campaigns(name=name)
             for other in fleet.store.runs(campaign.campaign_id)
-            if other.plan.destination.prefix == run.plan.destination.prefix
+            if other.plan.destination.place == run.plan.destination.place
             for part in fleet.store.parts(other.run_id)
             if part.status is PartStatus.COMMITTED
         }

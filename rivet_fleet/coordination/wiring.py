@@ -63,6 +63,7 @@ from rivet_fleet.planning.config.connections import (
     spellings,
     state_url,
 )
+from rivet_fleet.planning.config.destinations import destination_connection
 from rivet_fleet.planning.config.load import load_config
 from rivet_fleet.planning.config.loaded import LoadedConfig
 from rivet_fleet.verification.gc import sweep_spool
@@ -94,7 +95,7 @@ def load(path: Path, *, params: Mapping[str, str], environ: Mapping[str, str]) -
         params=params,
         environ=environ,
         engines=frozenset(registry.engine_names()),
-        destinations=frozenset(registry.destination_names()),
+        destinations=registry.destination_kinds(),
         formats=frozenset(registry.format_names()),
         engine_signals=lambda engine: frozenset(registry.signal_specs(engine)),
         default_ports=registry.default_ports(),
@@ -197,7 +198,9 @@ def open_fleet(
         store=store,
         open_store=heartbeat_store,
         open_source=lambda name, identity: open_planned_source(loaded, options, name, identity),
-        open_destination=lambda plan: open_allowed(options.allowed, plan, create=create),
+        open_destination=lambda plan: open_planned_destination(
+            loaded, options, plan, create=create
+        ),
         emit=emit,
         clock=clock,
         stop=stop,
@@ -234,10 +237,16 @@ def _tell_waiting(why: str) -> None:
     _thread_emit()(Event(name=EventName.STATE_RETRIED, message=said, data=data))
 
 
-def open_allowed(allowed: Allowed, plan: DestinationPlan, *, create: bool) -> Destination:
-    """The planned destination, if this process may touch it. Raises WorkerUnfit."""
-    refuse_destination(allowed, plan.prefix)
-    return registry.open_destination(plan, create=create)
+def open_planned_destination(
+    loaded: LoadedConfig, options: ProcessOptions, plan: DestinationPlan, *, create: bool
+) -> Destination:
+    """The planned destination, by this process's own configuration (and secrets).
+
+    Raises WorkerUnfit when this process may not touch it, ConfigError when its own configuration
+    does not deliver there, or a variable is missing.
+    """
+    refuse_destination(options.allowed, plan.prefix)
+    return registry.open_destination(destination_connection(loaded, plan), create=create)
 
 
 def open_existing_fleet(

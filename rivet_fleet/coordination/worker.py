@@ -15,7 +15,7 @@ from rivet_fleet.contracts.clock import backoff_s
 from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.keys import CampaignId, RunId
 from rivet_fleet.contracts.killpoints import KillPoint, reach
-from rivet_fleet.contracts.plan import ExportPlan
+from rivet_fleet.contracts.plan import Access, ExportPlan
 from rivet_fleet.contracts.state import CampaignStatus, Claim, Failure
 from rivet_fleet.coordination.commit import Published, deliver_chunk
 from rivet_fleet.coordination.finalize import look_before
@@ -137,7 +137,7 @@ class Worker:
         self._protection = Protection(fleet)
         self._guard: ChunkGuard | None = None
         self._looked_at: set[RunId] = set()
-        self._probed: set[str] = set()
+        self._probed: set[Access] = set()
         """Destinations that this process has written to."""
         self._servos: dict[tuple[RunId, bool], PageServo] = {}
         self._changes_told: set[tuple[RunId, BasisDifference]] = set()

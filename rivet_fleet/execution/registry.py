@@ -3,7 +3,8 @@
 A source is a package in ``sources/`` with ``ENGINE_NAMES``, ``DEFAULT_PORT``,
 ``decoder_compiled``, ``open_source``, ``open_signals``, ``signal_specs`` and ``writing``; a format
 a module in ``formats/`` with ``FORMAT_NAME`` and ``open_format``; a destination a module in
-``destinations/`` with ``DESTINATION_NAME`` and ``open_destination``.
+``destinations/`` with ``KIND`` and ``open_destination``. Nothing heavy is imported by these modules
+themselves: looking for names imports them all.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from functools import cache
 from types import ModuleType
 from typing import Any, cast
 
+from rivet_fleet.contracts.destination import DestinationConnection, DestinationKind
 from rivet_fleet.contracts.parameters import Parameter, Placed
-from rivet_fleet.contracts.plan import DestinationPlan, FormatPlan
+from rivet_fleet.contracts.plan import FormatPlan
 from rivet_fleet.contracts.url import DatabaseUrl
 from rivet_fleet.errors import ConfigError
 from rivet_fleet.execution import destinations, formats, sources
@@ -48,7 +50,12 @@ def format_names() -> tuple[str, ...]:
 
 def destination_names() -> tuple[str, ...]:
     """The destination kinds on offer, sorted."""
-    return tuple(sorted(_destinations()))
+    return tuple(destination_kinds())
+
+
+def destination_kinds() -> dict[str, DestinationKind]:
+    """The rules of each destination kind on offer, by name, sorted."""
+    return {name: module.KIND for name, module in sorted(_destinations().items())}
 
 
 def open_source(engine: str, url: DatabaseUrl, **options: Any) -> Source:
@@ -84,10 +91,13 @@ def open_format(plan: FormatPlan) -> PartFormat:
     return cast(PartFormat, _named(_formats(), plan.format, "format").open_format(plan))
 
 
-def open_destination(plan: DestinationPlan, *, create: bool = True) -> Destination:
-    """The planned destination; with ``create`` False its prefix is never created."""
-    module = _named(_destinations(), plan.kind, "destination")
-    return cast(Destination, module.open_destination(plan, create=create))
+def open_destination(connection: DestinationConnection, *, create: bool = True) -> Destination:
+    """The resolved destination, opened lazily; with ``create`` False its prefix is never created.
+
+    Raises ConfigError for a kind that is not installed.
+    """
+    module = _named(_destinations(), connection.kind, "destination")
+    return cast(Destination, module.open_destination(connection, create=create))
 
 
 @cache
@@ -102,7 +112,7 @@ def _formats() -> dict[str, ModuleType]:
 
 @cache
 def _destinations() -> dict[str, ModuleType]:
-    return {module.DESTINATION_NAME: module for module in _plugins(destinations)}
+    return {module.KIND.name: module for module in _plugins(destinations)}
 
 
 def _plugins(folder: ModuleType) -> list[ModuleType]:

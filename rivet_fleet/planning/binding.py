@@ -40,7 +40,7 @@ def binding_of(
     own, keys = ([first, *rest], []) if cursor.mode == "key" else ([first], rest)
     mode = KEYSET if cursor.mode == "key" else export.mode
     # The day of a delivery is no other destination.
-    place = destination_plan(export, loaded.path, "{date}")
+    place = destination_plan(loaded, export, "{date}")
     found = [
         _source(connection, facts),
         _relation(facts),
@@ -50,7 +50,8 @@ def binding_of(
         bound(Subject.MODE, mode, mode),
         bound(
             Subject.DESTINATION,
-            [place.kind, place.prefix, place.options],
+            # Another variable for its secret makes no other destination.
+            [*place.place, {}],
             f"{place.kind} {place.prefix}",
         ),
         bound(Subject.FORMAT, export.format, export.format),

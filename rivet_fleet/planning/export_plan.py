@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
-from pathlib import Path
 from urllib.parse import quote
 
 from rivet_fleet.contracts.columns import ColumnSpec, ColumnType, Fidelity, TypeKind
@@ -23,7 +21,7 @@ from rivet_fleet.contracts.plan import (
 from rivet_fleet.contracts.proof import ProofPlan, Prove
 from rivet_fleet.errors import UnsupportedType
 from rivet_fleet.planning.config.fields import MIB
-from rivet_fleet.planning.config.loaded import ValuePolicies
+from rivet_fleet.planning.config.loaded import LoadedConfig, ValuePolicies
 from rivet_fleet.planning.config.models import ExportConfig, SourceConfig, TuningConfig
 from rivet_fleet.planning.config.problems import ConfigKey, Problem, did_you_mean
 from rivet_fleet.planning.config.rules import UNCOMPRESSED_FORMATS
@@ -114,16 +112,22 @@ def _codec(export: ExportConfig) -> tuple[str, int | None]:
     return export.compression or "zstd", export.compression_level
 
 
-def destination_plan(export: ExportConfig, config_path: Path, date: str) -> DestinationPlan:
-    """The prefix, absolute, every placeholder replaced. ``date`` is ``YYYY-MM-DD``."""
+def destination_plan(loaded: LoadedConfig, export: ExportConfig, date: str) -> DestinationPlan:
+    """The prefix by the rules of its kind, every placeholder replaced, and the kind's other
+    settings, of secrets the names of their variables alone. ``date`` is ``YYYY-MM-DD``."""
+    kind = loaded.destinations[export.destination.type]
     relation = relation_of(export)
     table = folder_of(relation.name) if relation is not None else ""
     words = {"date": date, "export": export.name, "table": table}
-    path = export.destination.path or ""
+    below, path = export.destination.below
     for name, word in words.items():
         path = path.replace("{" + name + "}", word)
-    prefix = os.path.normpath(config_path.absolute().parent / path)
-    return DestinationPlan(kind=export.destination.type, prefix=prefix)
+    settings = {**export.destination.settings, below: path}
+    return DestinationPlan(
+        kind=kind.name,
+        prefix=kind.prefix(settings, loaded.path.absolute().parent),
+        options=kind.options(settings),
+    )
 
 
 def folder_of(name: str) -> str:
@@ -139,7 +143,7 @@ def folder_of(name: str) -> str:
 
 def uses_date(export: ExportConfig) -> bool:
     """True when the destination depends on the day."""
-    return "{date}" in (export.destination.path or "")
+    return "{date}" in export.destination.below[1]
 
 
 # ------------------------------------------------------------------------------------------

@@ -138,13 +138,13 @@ def _folded(name: str, runs: list[PlannedRun]) -> PlannedRun:
 
 
 def _child(export: ExportConfig, one: PartitionRange) -> ExportConfig:
-    path = (export.destination.path or "").replace("{export}", export.name)
+    path = export.destination.below[1].replace("{export}", export.name)
     path = path.replace(PARTITION, f"{quote(one.column, safe='')}={one.value}")
     suffix = NULL_SUFFIX if one.value == DEFAULT_PARTITION else one.value
     return export.model_copy(
         update={
             "name": f"{export.name}__{suffix}",
-            "destination": export.destination.model_copy(update={"path": path}),
+            "destination": export.destination.placed(path),
         }
     )
 

@@ -304,7 +304,7 @@ def _sealed(
             basis=resting(facts.basis, choice.ranges, window),
         ),
         format=written,
-        destination=destination_plan(export, loaded.path, when.date or ""),
+        destination=destination_plan(loaded, export, when.date or ""),
         tuning=tuning,
         attempts_max=attempts,
         source_group=export.source_group,
@@ -412,7 +412,7 @@ def _refuse_shared_prefixes(loaded: LoadedConfig, runs: list[PlannedRun], wrong:
     """Two exports in one folder would overwrite each other's manifest."""
     owner: dict[tuple[str, str], str] = {}
     for run in runs:
-        place = (run.plan.destination.kind, run.plan.destination.prefix)
+        place = run.plan.destination.place
         name = run.plan.export_name
         if place in owner:
             problem = Problem(

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from rivet_fleet.contracts.codec import to_plain
+from rivet_fleet.contracts.destination import DestinationConnection
 from rivet_fleet.contracts.killpoints import KillPoint
-from rivet_fleet.contracts.plan import DestinationPlan
 from rivet_fleet.errors import (
     DestinationFull,
     DestinationRefused,
@@ -31,7 +31,9 @@ NOBODY = 65534
 
 
 def opened(prefix: Path, **options):
-    return registry.open_destination(DestinationPlan(kind="local", prefix=str(prefix)), **options)
+    return registry.open_destination(
+        DestinationConnection(kind="local", prefix=str(prefix)), **options
+    )
 
 
 def a_part(folder: Path, body: bytes = b"one part"):
@@ -98,10 +100,10 @@ def test_a_read_only_filesystem_is_refused(read_only_filesystem, tmp_path):
 
 CHECK = """
 import os, sys
-from rivet_fleet.contracts.plan import DestinationPlan
+from rivet_fleet.contracts.destination import DestinationConnection
 from rivet_fleet.errors import DestinationRefused
 from rivet_fleet.execution import registry
-destination = registry.open_destination(DestinationPlan(kind="local", prefix=sys.argv[1]))
+destination = registry.open_destination(DestinationConnection(kind="local", prefix=sys.argv[1]))
 if os.geteuid() == 0:
     os.setgroups([]); os.setgid(65534); os.setuid(65534)
 try:
@@ -330,12 +332,12 @@ import json, sys
 from pathlib import Path
 from rivet_fleet.contracts import killpoints
 from rivet_fleet.contracts.manifest import PartDigest
-from rivet_fleet.contracts.plan import DestinationPlan
+from rivet_fleet.contracts.destination import DestinationConnection
 from rivet_fleet.execution import registry
 from rivet_fleet.execution.parts import digest_file
 prefix, spooled, path, arming = sys.argv[1:]
 killpoints.arm(killpoints.parse_armings(arming))
-destination = registry.open_destination(DestinationPlan(kind="local", prefix=prefix))
+destination = registry.open_destination(DestinationConnection(kind="local", prefix=prefix))
 receipt = destination.stage(Path(spooled), path, digest_file(Path(spooled), 1))
 print(json.dumps(dict(receipt)), flush=True)
 destination.publish(receipt, path, PartDigest(**json.loads(sys.stdin.read())))
@@ -371,9 +373,9 @@ def test_a_process_killed_on_the_way_is_survived(tmp_path, point):
 RACER = """
 import json, sys
 from rivet_fleet.contracts.manifest import PartDigest
-from rivet_fleet.contracts.plan import DestinationPlan
+from rivet_fleet.contracts.destination import DestinationConnection
 from rivet_fleet.execution import registry
-destination = registry.open_destination(DestinationPlan(kind="local", prefix=sys.argv[1]))
+destination = registry.open_destination(DestinationConnection(kind="local", prefix=sys.argv[1]))
 print("ready", flush=True)
 work = json.loads(sys.stdin.readline())
 for path, receipt, digest in work:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from rivet_fleet.contracts.destination import DestinationConnection
 from rivet_fleet.contracts.manifest import PartDigest, Receipt
-from rivet_fleet.contracts.plan import DestinationPlan
 from rivet_fleet.errors import DataIntegrityError, DestinationRefused
 from rivet_fleet.execution import registry
 from rivet_fleet.execution.destination import Destination, Presence
@@ -25,7 +25,7 @@ BODY = b"one part"
 
 
 def opened(prefix: Path) -> Destination:
-    return registry.open_destination(DestinationPlan(kind="local", prefix=str(prefix)))
+    return registry.open_destination(DestinationConnection(kind="local", prefix=str(prefix)))
 
 
 def a_part(folder: Path) -> tuple[Path, PartDigest]:

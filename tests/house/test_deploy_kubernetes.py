@@ -318,7 +318,7 @@ def loaded_with(file: Path, variables: set[str]) -> LoadedConfig:
         params={},
         environ=dict.fromkeys(variables, "postgresql://reader:word@db.example.com/shop"),
         engines=frozenset({"postgres"}),
-        destinations=frozenset({"local"}),
+        destinations=registry.destination_kinds(),
         formats=frozenset({"parquet"}),
         engine_signals=lambda engine: frozenset(),
         default_ports={"postgres": 5432},

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rivet_fleet.contracts.destination import without_secrets
 from rivet_fleet.contracts.killpoints import KillPoint, reach
 from rivet_fleet.contracts.manifest import PartDigest, Receipt
 from rivet_fleet.contracts.plan import DestinationPlan
@@ -47,7 +48,7 @@ def open_destination(plan: DestinationPlan, *, create: bool = True) -> Destinati
     """The objects kept under ``plan.prefix``, which live as long as the process; a plan of another
     kind is the registry's."""
     if plan.kind != DESTINATION_NAME:
-        return registry.open_destination(plan, create=create)
+        return registry.open_destination(without_secrets(plan), create=create)
     if not create and plan.prefix not in _shared:
         return _MemoryDestination(plan.prefix, _Objects())
     return _MemoryDestination(plan.prefix, _shared.setdefault(plan.prefix, _Objects()))

@@ -19,17 +19,68 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rivet_fleet.contracts.destination import (
+    DestinationConnection,
+    DestinationKind,
+    DestinationSetting,
+    SettingProblem,
+    Settings,
+    authority_of,
+)
 from rivet_fleet.contracts.killpoints import KillPoint, reach
 from rivet_fleet.contracts.manifest import PartDigest, Receipt
 from rivet_fleet.errors import DataIntegrityError, DestinationRefused, DestinationUnavailable
-from rivet_fleet.execution.destination import ObjectInfo, Presence, StagedInfo
+from rivet_fleet.execution.destination import Destination, ObjectInfo, Presence, StagedInfo
 from rivet_fleet.execution.durable import checked_path
 from rivet_fleet.execution.parts import fingerprint_bytes
 
-KIND = "objects"
 _FINGERPRINT = "rivetfleetfingerprint"
 _PART_NAME = re.compile(r"[^/]+/[^/]+-c\d{6,}-p\d{3,}-f\d+\.[a-z]+")
 _ABORTS_MAX = 5
+
+
+def _prefix(settings: Settings, _folder: Path) -> str:
+    endpoint = f"@{settings['endpoint']}" if "endpoint" in settings else ""
+    return f"objects://{settings['bucket']}{endpoint}/{settings['prefix'].strip('/')}"
+
+
+def _unsafe(prefix: str) -> str | None:
+    return None if prefix.strip("/") else "must not be empty"
+
+
+def _problems(settings: Settings) -> Iterator[SettingProblem]:
+    keys = ("access_key_env", "secret_key_env")
+    if len([name for name in keys if name in settings]) == 1:
+        yield SettingProblem(setting=keys[0], reason="goes with secret_key_env", suggestion="both")
+
+
+KIND = DestinationKind(
+    name="objects",
+    below="prefix",
+    settings={
+        "bucket": DestinationSetting(meaning="It exists.", in_prefix=True, required="add bucket:"),
+        "prefix": DestinationSetting(meaning="In it.", in_prefix=True, required="add prefix:"),
+        "endpoint": DestinationSetting(meaning="host:port of another service.", in_prefix=True),
+        "region": DestinationSetting(meaning="Where the bucket is."),
+        "access_key_env": DestinationSetting(meaning="Names the variable of the key's name."),
+        "secret_key_env": DestinationSetting(meaning="Names the variable of the key."),
+    },
+    unsafe=_unsafe,
+    prefix=_prefix,
+    problems=_problems,
+)
+_buckets: dict[str, Bucket] = {}
+
+
+def open_destination(connection: DestinationConnection, *, create: bool = True) -> Destination:
+    """A bucket, by its authority; it lives as long as the process. Needs no network, and its
+    callers see that it was given its secrets: they stand in ``opened``."""
+    opened.append(connection)
+    bucket = _buckets.setdefault(authority_of(connection.prefix), Bucket())
+    return ObjectDestination(bucket, connection.prefix.partition("://")[2].partition("/")[2])
+
+
+opened: list[DestinationConnection] = []
 
 
 class Gone(Exception):
@@ -139,7 +190,7 @@ class ObjectDestination:
     @property
     def uri(self) -> str:
         """``objects://bucket/<prefix>``."""
-        return f"{KIND}://bucket/{self._below.rstrip('/')}"
+        return f"{KIND.name}://bucket/{self._below.rstrip('/')}"
 
     def check(self) -> None:
         """Begin and abort an upload."""
@@ -158,7 +209,7 @@ class ObjectDestination:
         upload_id = self._bucket.begin(key, {_FINGERPRINT: digest.fingerprint})
         self._bucket.send(upload_id, body)
         reach(KillPoint.STAGE_WRITTEN)
-        return {"kind": KIND, "upload_id": upload_id}
+        return {"kind": KIND.name, "upload_id": upload_id}
 
     def look(self, receipt: Receipt, path: str, digest: PartDigest) -> Presence:
         """The object, the upload, and the object once more: completing moves in that direction."""
@@ -260,7 +311,7 @@ class ObjectDestination:
             path = upload.key.removeprefix(self._below)
             if upload.key.startswith(self._below) and _PART_NAME.fullmatch(path):
                 yield StagedInfo(
-                    receipt={"kind": KIND, "upload_id": upload_id},
+                    receipt={"kind": KIND.name, "upload_id": upload_id},
                     path=path,
                     size_bytes=len(upload.body),
                     age_s=time.monotonic() - upload.at_s,
@@ -292,6 +343,6 @@ class ObjectDestination:
 
 def _upload_id(receipt: Receipt) -> str:
     upload_id = receipt.get("upload_id")
-    if receipt.get("kind") != KIND or not isinstance(upload_id, str):
+    if receipt.get("kind") != KIND.name or not isinstance(upload_id, str):
         raise DestinationRefused("the receipt was not written by an object store")
     return upload_id

@@ -19,9 +19,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+from rivet_fleet.contracts.destination import (
+    DestinationConnection,
+    DestinationKind,
+    DestinationSetting,
+)
 from rivet_fleet.contracts.killpoints import KillPoint, reach
 from rivet_fleet.contracts.manifest import PartDigest, Receipt
-from rivet_fleet.contracts.plan import DestinationPlan
 from rivet_fleet.errors import DataIntegrityError, DestinationRefused, DestinationUnavailable
 from rivet_fleet.execution.destination import Destination, ObjectInfo, Presence, StagedInfo
 from rivet_fleet.execution.durable import checked_path, filesystem_errors, remove_file
@@ -30,7 +34,31 @@ from rivet_fleet.execution.parts import fingerprint_file
 
 T = TypeVar("T")
 
-DESTINATION_NAME = "local"
+
+def _unsafe(path: str) -> str | None:
+    if not path.strip():
+        return "must not be empty"
+    if any(ord(letter) < 32 for letter in path):
+        return "must not hold control characters"
+    if ".." in re.split(r"[/\\]", path):
+        return "must not hold '..'"
+    return None
+
+
+KIND = DestinationKind(
+    name="local",
+    below="path",
+    settings={
+        "path": DestinationSetting(
+            meaning="Folder; relative to this file.",
+            in_prefix=True,
+            required="add path: exports/{export}",
+        )
+    },
+    unsafe=_unsafe,
+    prefix=lambda settings, folder: os.path.normpath(folder / settings["path"]),
+)
+"""Its prefix is an absolute path, as it stands in plans and states."""
 STAGING = ".staging"
 
 _NONCE = re.compile(r"\.[0-9a-f]{16}")
@@ -41,10 +69,10 @@ _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, er
 _FOLDER_TRIES = 20
 
 
-def open_destination(plan: DestinationPlan, *, create: bool = True) -> Destination:
-    """The folder ``plan.prefix``. Touches nothing yet; with ``create`` False the prefix is
+def open_destination(connection: DestinationConnection, *, create: bool = True) -> Destination:
+    """The folder ``connection.prefix``. Touches nothing yet; with ``create`` False the prefix is
     never created (readers), and writing below a missing one is refused."""
-    return _LocalDestination(Path(plan.prefix), create=create)
+    return _LocalDestination(Path(connection.prefix), create=create)
 
 
 class _LocalDestination:
@@ -99,7 +127,7 @@ class _LocalDestination:
                     self._tree.remove(target)
                 raise
         self._own.add(staged)
-        return {"kind": DESTINATION_NAME, "staged": staged}
+        return {"kind": KIND.name, "staged": staged}
 
     def look(self, receipt: Receipt, path: str, digest: PartDigest) -> Presence:
         """By the sizes. Staged first, then visible, then staged again: publishing moves in that
@@ -222,7 +250,7 @@ class _LocalDestination:
                 staged = file.relative_to(self._staging).as_posix()
                 if _NONCE.fullmatch(staged[-_NONCE_CHARS:]):
                     yield StagedInfo(
-                        receipt={"kind": DESTINATION_NAME, "staged": staged},
+                        receipt={"kind": KIND.name, "staged": staged},
                         path=staged[:-_NONCE_CHARS],
                         size_bytes=told.st_size,
                         age_s=max(0.0, now_s - told.st_mtime),
@@ -251,7 +279,7 @@ class _LocalDestination:
 
     def _staged_path(self, receipt: Receipt) -> Path:
         staged = receipt.get("staged")
-        if receipt.get("kind") != DESTINATION_NAME or not isinstance(staged, str):
+        if receipt.get("kind") != KIND.name or not isinstance(staged, str):
             raise DestinationRefused("the receipt was not written by a local destination")
         return self._staging / checked_path(staged)
 

@@ -96,7 +96,7 @@ def state_url(loaded: LoadedConfig, environ_override: Mapping[str, str] | None =
         return state.url.get_secret_value()
     if state.url_env is not None:
         if not environ.get(state.url_env):
-            raise loaded.error(_unset_variable(("state", "url_env"), state.url_env))
+            raise loaded.error(unset_variable(("state", "url_env"), state.url_env))
         return environ[state.url_env]
     for name in STATE_ENV:
         if environ.get(name):
@@ -116,7 +116,7 @@ def seal_key(loaded: LoadedConfig, variable: str | None = None) -> bytes | None:
     at = ("state", "key_env")
     value = loaded.environ.get(name)
     if not value:
-        raise loaded.error(_unset_variable(at, name))
+        raise loaded.error(unset_variable(at, name))
     key = value.encode()
     if len(key) < KEY_BYTES_MIN:
         raise loaded.error(
@@ -135,6 +135,8 @@ def named_variables(config: FleetConfig) -> set[str]:
     names = {*STATE_ENV, config.state.url_env, config.state.key_env}
     for source in all_sources(config).values():
         names |= {source.url_env, source.password_env}
+    for export in config.exports:
+        names |= set(export.destination.variables.values())
     return {name for name in names if name}
 
 
@@ -153,6 +155,8 @@ def known_secrets(config: FleetConfig, environ: Mapping[str, str]) -> tuple[str,
         if source.password is not None:
             texts.append(source.password.get_secret_value())
         texts.append(environ.get(source.password_env or "", ""))
+    for export in config.exports:
+        texts += [environ.get(name, "") for name in export.destination.variables.values()]
     for url in urls:
         texts += secrets_in_url(url)
     return spellings(texts)
@@ -177,7 +181,7 @@ def own_names(loaded: LoadedConfig) -> tuple[str, ...]:
     names = [loaded.campaign_name, str(loaded.path.absolute()), *loaded.sources]
     for export in loaded.config.exports:
         names += [export.name, export.table or "", export.query_file or ""]
-        names.append(export.destination.path or "")
+        names.append(export.destination.below[1])
     return tuple(name for name in names if name)
 
 
@@ -265,7 +269,7 @@ def _url_text(loaded: LoadedConfig, source: SourceConfig, at: ConfigKey) -> str 
     if source.url_env is not None:
         value = loaded.environ.get(source.url_env)
         if not value:
-            raise loaded.error(_unset_variable((*at, "url_env"), source.url_env))
+            raise loaded.error(unset_variable((*at, "url_env"), source.url_env))
         return value
     if source.url_file is not None:
         return _read_url_file(loaded, source.url_file, (*at, "url_file"))
@@ -300,11 +304,12 @@ def _password(loaded: LoadedConfig, source: SourceConfig, at: ConfigKey) -> str 
         return None
     value = loaded.environ.get(source.password_env)
     if value is None:
-        raise loaded.error(_unset_variable((*at, "password_env"), source.password_env))
+        raise loaded.error(unset_variable((*at, "password_env"), source.password_env))
     return value
 
 
-def _unset_variable(at: ConfigKey, name: str) -> Problem:
+def unset_variable(at: ConfigKey, name: str) -> Problem:
+    """A setting that names a variable which this process does not have."""
     return Problem(
         at=at,
         what=dotted(at),

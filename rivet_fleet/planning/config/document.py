@@ -341,7 +341,7 @@ def _problem(error: dict[str, Any], plain: Any) -> Problem:
     at: ConfigKey = tuple(error["loc"])
     kind = str(error["type"])
     if kind == "extra_forbidden":
-        return _unknown_key(at)
+        return unknown_key(at)
     code = _CODES.get(str(at[-1])) if at else None
     if kind == "missing":
         return Problem(at=at[:-1], what=dotted(at), reason="is required", code=code)
@@ -379,7 +379,8 @@ def _value_at(plain: Any, at: ConfigKey) -> Any:
     return plain
 
 
-def _unknown_key(at: ConfigKey) -> Problem:
+def unknown_key(at: ConfigKey) -> Problem:
+    """A key that the block it stands in does not have: where it belongs, or what it is like."""
     word = str(at[-1])
     container = _model_at(at[:-1])
     known = tuple(container.model_fields) if container else ()

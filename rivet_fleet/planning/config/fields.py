@@ -46,12 +46,18 @@ def _size(value: Any) -> Any:
     return _not_a_flag(value)
 
 
+def _flag_text(value: Any) -> Any:
+    return "true" if value is True else value
+
+
 Count = Annotated[int, BeforeValidator(_not_a_flag)]
 Number = Annotated[float, BeforeValidator(_not_a_flag)]
 Columns = Annotated[
     tuple[str, ...],
     BeforeValidator(_one_or_more_columns, json_schema_input_type=str | list[str]),
 ]
+SettingText = Annotated[str, BeforeValidator(_flag_text, json_schema_input_type=str | bool)]
+"""Text, or ``true``."""
 Bytes = Annotated[int, BeforeValidator(_size, json_schema_input_type=int | str)]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from rivet_fleet import __version__
 from rivet_fleet.contracts.codec import canonical_json, to_plain
+from rivet_fleet.contracts.destination import DestinationKinds
 from rivet_fleet.contracts.proof import Prove
 from rivet_fleet.contracts.url import redact
 from rivet_fleet.errors import ConfigError
@@ -22,7 +23,13 @@ from rivet_fleet.planning.config.connections import (
     spellings,
     state_url,
 )
-from rivet_fleet.planning.config.document import Document, Variables, check_shape, read_document
+from rivet_fleet.planning.config.document import (
+    Document,
+    Variables,
+    check_shape,
+    read_document,
+    unknown_key,
+)
 from rivet_fleet.planning.config.loaded import (
     POLICIES,
     LoadedConfig,
@@ -33,7 +40,12 @@ from rivet_fleet.planning.config.loaded import (
     source_key,
     source_name,
 )
-from rivet_fleet.planning.config.models import ExportConfig, FleetConfig, SourceConfig
+from rivet_fleet.planning.config.models import (
+    DestinationConfig,
+    ExportConfig,
+    FleetConfig,
+    SourceConfig,
+)
 from rivet_fleet.planning.config.problems import (
     MODE_UNSUPPORTED,
     ConfigKey,
@@ -100,7 +112,7 @@ class Screened:
         )
 
 
-def screen(plain: dict[str, Any], destinations: frozenset[str]) -> Screened:
+def screen(plain: dict[str, Any], destinations: DestinationKinds) -> Screened:
     """Take Rivet's other settings out of the parsed file. ``plain`` itself stays as it is."""
     screened = Screened(plain=dict(plain))
     _drop(screened, screened.plain, ())
@@ -122,7 +134,7 @@ def _drop(screened: Screened, block: dict[str, Any], at: ConfigKey) -> None:
 
 
 def _screen_export(
-    screened: Screened, export: Any, at: ConfigKey, destinations: frozenset[str]
+    screened: Screened, export: Any, at: ConfigKey, destinations: DestinationKinds
 ) -> Any:
     if not isinstance(export, dict):
         return export
@@ -148,7 +160,10 @@ def _screen_export(
 
 
 def _screen_destination(
-    screened: Screened, block: dict[str, Any], at: ConfigKey, destinations: frozenset[str]
+    screened: Screened,
+    block: dict[str, Any],
+    at: ConfigKey,
+    destinations: DestinationKinds,
 ) -> dict[str, Any]:
     kept = dict(block)
     kind = kept.get("type")
@@ -157,11 +172,17 @@ def _screen_destination(
         screened.refuse((*at, "type"), f"destination type {kind}; use local")
         kept["type"] = next(iter(sorted(destinations)), kind)
         kept.setdefault("path", ".")
-    for name in _DESTINATION_REFUSED:
-        if name in kept:
-            if not elsewhere and _asks_for_something(kept[name]):
-                screened.refuse((*at, name), "a setting of an object store")
-            del kept[name]
+    rules = destinations.get(kind) if isinstance(kind, str) else None
+    own = rules.settings if rules is not None else {}
+    for name in [name for name in kept if name not in DestinationConfig.model_fields]:
+        asks = _asks_for_something(kept[name])
+        if name in own and asks:
+            continue
+        if name not in own and name not in _DESTINATION_REFUSED:
+            screened.problems.append(unknown_key((*at, name)))
+        elif name not in own and asks and not elsewhere:
+            screened.refuse((*at, name), "a setting of an object store")
+        del kept[name]
     return kept
 
 
@@ -257,7 +278,7 @@ def load_config(
     params: Mapping[str, str],
     environ: Mapping[str, str],
     engines: frozenset[str],
-    destinations: frozenset[str],
+    destinations: DestinationKinds,
     formats: frozenset[str],
     engine_signals: EngineSignals,
     default_ports: Mapping[str, int],
@@ -310,13 +331,14 @@ def load_config(
         environ={name: environ[name] for name in named_variables(config) if name in environ},
         places=document.places,
         default_ports=dict(default_ports),
+        destinations=dict(destinations),
     )
 
 
 def _checked(
     document: Document,
     secrets: tuple[str, ...],
-    destinations: frozenset[str],
+    destinations: DestinationKinds,
     rules: Callable[[FleetConfig], list[Problem]],
 ) -> tuple[FleetConfig, list[str]]:
     problems = list(document.problems)
@@ -435,12 +457,17 @@ _VARIABLE = {"type": "string", "pattern": r"\$\{[A-Za-z_][A-Za-z0-9_]*\}"}
 _PLAIN_TYPES = ("integer", "number", "boolean")
 
 
-def config_json_schema() -> dict[str, Any]:
+def config_json_schema(destinations: DestinationKinds) -> dict[str, Any]:
     """Draft 2020-12, the program's version in its title.
 
-    Numbers, flags and choices may also be written as ``${VAR}``.
+    Numbers, flags and choices may also be written as ``${VAR}``. ``destinations`` bring their own
+    settings.
     """
     generated = FleetConfig.model_json_schema()
+    known = generated["$defs"]["DestinationConfig"]["properties"]
+    for kind in destinations.values():
+        for name, setting in kind.settings.items():
+            known.setdefault(name, {"type": "string", "description": setting.meaning})
     schema: dict[str, Any] = _with_variables(generated)
     for block in (schema, schema["$defs"]["ExportConfig"]):
         for name, why in DROPPED.items():

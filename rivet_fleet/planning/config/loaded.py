@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rivet_fleet.contracts.destination import DestinationKinds
 from rivet_fleet.contracts.parameters import Parameter
 from rivet_fleet.contracts.proof import Prove
 from rivet_fleet.errors import ConfigError
@@ -53,6 +54,8 @@ class LoadedConfig:
     """Only the variables the configuration names."""
     places: Places = field(repr=False)
     default_ports: Mapping[str, int] = field(repr=False)
+    destinations: DestinationKinds = field(default_factory=dict, repr=False)
+    """The kinds of this installation: each knows what its prefixes are made of."""
     partitions: Mapping[str, PartitionRange] = field(default_factory=dict)
     """Exports that stand for one partition each, once the sources were asked; see ``expand``."""
     parameters: Mapping[str, Parameter] = field(default_factory=dict, repr=False)

@@ -8,9 +8,18 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import ConfigDict, Field, SecretStr
 
-from rivet_fleet.planning.config.fields import MIB, Block, Bytes, Columns, Count, Number
+from rivet_fleet.contracts.destination import names_variable
+from rivet_fleet.planning.config.fields import (
+    MIB,
+    Block,
+    Bytes,
+    Columns,
+    Count,
+    Number,
+    SettingText,
+)
 from rivet_fleet.planning.config.quality import QualityConfig as QualityConfig
 from rivet_fleet.planning.config.sources import SourceConfig as SourceConfig
 from rivet_fleet.planning.config.sources import TlsConfig as TlsConfig
@@ -117,12 +126,38 @@ class SourceGroupConfig(Block):
 class DestinationConfig(Block):
     """Where an export's files go."""
 
+    # The other settings are the kind's own, and looked through before the block is made.
+    model_config = ConfigDict(extra="allow", json_schema_extra={"additionalProperties": False})
+    __pydantic_extra__: dict[str, SettingText] = Field(init=False)
+
     type: str = Field(description="local: a folder on a local or shared file system.")
     path: str | None = Field(
         default=None,
         description="Folder; relative to this file. {date}, {export}, {table} and {partition} are "
         "replaced.",
     )
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What the block says beside its type, as texts."""
+        path = {} if self.path is None else {"path": self.path}
+        return {**path, **self.__pydantic_extra__}
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """Setting → the environment variable that it names."""
+        return {name: text for name, text in self.settings.items() if names_variable(name)}
+
+    @property
+    def below(self) -> tuple[str, str]:
+        """The setting whose placeholders are replaced, and its text: ``path`` of a folder,
+        ``prefix`` of a store."""
+        name = "prefix" if "prefix" in self.settings else "path"
+        return name, self.settings.get(name, "")
+
+    def placed(self, text: str) -> DestinationConfig:
+        """The same destination with ``text`` for ``below``."""
+        return self.model_copy(update={self.below[0]: text})
 
 
 class ParquetConfig(Block):

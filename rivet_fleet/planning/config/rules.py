@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from rivet_fleet.contracts.destination import DestinationKind, DestinationKinds
 from rivet_fleet.contracts.identity import check_namespace
 from rivet_fleet.contracts.keys import RelationName, parse_relation
 from rivet_fleet.planning.config.loaded import DEFAULT_SOURCE, all_sources, source_key, source_name
@@ -176,7 +177,7 @@ def _dense(export: ExportConfig, at: ConfigKey) -> Iterator[Problem]:
 
 
 def _partition(export: ExportConfig, at: ConfigKey) -> Iterator[Problem]:
-    path = export.destination.path or ""
+    where, path = export.destination.below
     if export.partition_by is None:
         if export.partition_granularity is not None:
             yield _shape_problem(
@@ -186,13 +187,13 @@ def _partition(export: ExportConfig, at: ConfigKey) -> Iterator[Problem]:
             )
         if PARTITION in path:
             yield _shape_problem(
-                (*at, "destination", "path"), "{partition} needs partition_by", "add partition_by"
+                (*at, "destination", where), "{partition} needs partition_by", "add partition_by"
             )
         return
     here = (*at, "partition_by")
     if PARTITION not in path:
         yield _shape_problem(
-            (*at, "destination", "path"),
+            (*at, "destination", where),
             "partition_by needs {partition} in the path: each partition is a folder of its own",
             "write " + (f"{path.rstrip('/')}/{PARTITION}" if path else PARTITION),
         )
@@ -227,6 +228,7 @@ CHUNKED_ONLY = (
 UNCOMPRESSED_FORMATS = frozenset({"csv"})
 LEVELS = {"zstd": (1, 22), "gzip": (0, 9)}
 PLACEHOLDERS = frozenset({"date", "export", "table", "partition"})
+_VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _TYPE = re.compile(r"[A-Za-z_][A-Za-z0-9_ ]*(\(\s*\d+\s*(,\s*-?\d+\s*)?\))?[A-Za-z ]*(\[\])*")
 
 
@@ -234,7 +236,7 @@ def check_rules(
     config: FleetConfig,
     *,
     engines: frozenset[str],
-    destinations: frozenset[str],
+    destinations: DestinationKinds,
     formats: frozenset[str],
     engine_signals: EngineSignals,
 ) -> list[Problem]:
@@ -305,17 +307,6 @@ def _quoted(written: str) -> str:
 
 def _in_yaml(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
-
-
-def unsafe_path(path: str) -> str | None:
-    """Why a destination path is refused, or None."""
-    if not path.strip():
-        return "must not be empty"
-    if any(ord(letter) < 32 for letter in path):
-        return "must not hold control characters"
-    if ".." in re.split(r"[/\\]", path):
-        return "must not hold '..'"
-    return None
 
 
 def _problem(at: ConfigKey, reason: str, suggestion: str | None = None, **more: str) -> Problem:
@@ -525,28 +516,47 @@ def _writing(export: ExportConfig, at: ConfigKey, formats: frozenset[str]) -> It
             )
 
 
-def _destination(
-    export: ExportConfig, at: ConfigKey, destinations: frozenset[str]
-) -> Iterator[Problem]:
+def _destination(export: ExportConfig, at: ConfigKey, kinds: DestinationKinds) -> Iterator[Problem]:
     where = (*at, "destination")
     destination = export.destination
-    if destination.type not in destinations:
+    kind = kinds.get(destination.type)
+    if kind is None:
         yield _problem(
             (*where, "type"),
-            f"must be one of {listed(destinations)}",
-            did_you_mean(destination.type, destinations),
+            f"must be one of {listed(kinds)}",
+            did_you_mean(destination.type, kinds),
         )
-    if destination.path is None:
-        yield _problem((*where, "path"), "is required", "add path: exports/{export}")
         return
-    if reason := unsafe_path(destination.path):
-        yield _problem((*where, "path"), reason, "give the folder itself")
-    for name in re.findall(r"\{([^}]*)\}", destination.path):
+    settings = destination.settings
+    for name, setting in kind.settings.items():
+        if setting.required is not None and name not in settings:
+            yield _problem((*where, name), "is required", setting.required)
+    for name in settings:
+        if name not in kind.settings:
+            reason = f"has no meaning for type {kind.name}"
+            yield _problem((*where, name), reason, f"use {kind.below}")
+    for name, variable in destination.variables.items():
+        if not _VARIABLE_NAME.fullmatch(variable):
+            # Its value is not repeated: it may be the secret itself.
+            reason = "must be the name of an environment variable, and holds something else"
+            yield _problem((*where, name), reason, "put the secret into a variable; name that here")
+    for found in kind.problems(settings):
+        yield _problem((*where, found.setting), found.reason, found.suggestion)
+    if kind.below in settings:
+        yield from _below(export, (*where, kind.below), settings[kind.below], kind)
+
+
+def _below(
+    export: ExportConfig, where: ConfigKey, text: str, kind: DestinationKind
+) -> Iterator[Problem]:
+    if reason := kind.unsafe(text):
+        yield _problem(where, reason, "give the folder itself")
+    for name in re.findall(r"\{([^}]*)\}", text):
         if name not in PLACEHOLDERS:
             yield _problem(
-                (*where, "path"),
+                where,
                 f"unknown placeholder {{{name}}}; known: {listed(PLACEHOLDERS)}",
                 did_you_mean(name, PLACEHOLDERS),
             )
         elif name == "table" and export.table is None:
-            yield _problem((*where, "path"), "{table} needs table:", "use {export}")
+            yield _problem(where, "{table} needs table:", "use {export}")

@@ -53,6 +53,25 @@ def test_a_way_up_leads_out_of_a_folder() -> None:
     assert within.writes("/data/out/./a//b")
 
 
+@pytest.mark.parametrize(
+    ("prefix", "allowed"),
+    [
+        ("s3://lake/raw", True),
+        ("s3://lake/raw/orders", True),
+        ("s3://lake/raw_archive", False),
+        ("s3://lake/rawer/..", False),
+        ("s3://lake/raw/../secret", False),
+        ("s3://lake@evil.example:9000/raw/orders", False),
+        ("gs://lake/raw/orders", False),
+        ("/lake/raw/orders", False),
+        ("file:///lake/raw", False),
+    ],
+)
+def test_a_prefix_of_a_store_is_allowed_by_its_whole_authority(prefix: str, allowed: bool) -> None:
+    assert Allowed(destinations=("s3://lake/raw/",)).writes(prefix) is allowed
+    assert not Allowed(destinations=("/",)).writes("s3://lake/raw")
+
+
 def test_nothing_said_allows_everything_and_words_stand_on_lines() -> None:
     assert Allowed().reads("x", SHOP)
     assert Allowed().writes("/anywhere")

@@ -2,7 +2,8 @@
 
 import pytest
 
-from rivet_fleet.contracts.plan import DestinationPlan, FormatPlan
+from rivet_fleet.contracts.destination import DestinationConnection
+from rivet_fleet.contracts.plan import FormatPlan
 from rivet_fleet.errors import ConfigError
 from rivet_fleet.execution import registry
 
@@ -22,5 +23,5 @@ def test_an_unknown_name_is_refused_with_what_there_is():
         registry.open_format(FormatPlan(format="avro"))
     assert "parquet" in raised.value.hint
     with pytest.raises(ConfigError, match="'tape'") as raised:
-        registry.open_destination(DestinationPlan(kind="tape", prefix="x"))
+        registry.open_destination(DestinationConnection(kind="tape", prefix="x"))
     assert "memory" not in raised.value.hint

@@ -31,7 +31,7 @@ def load(
         params=params or {},
         environ=environ or {},
         engines=frozenset({"postgres"}),
-        destinations=frozenset({"local"}),
+        destinations=registry.destination_kinds(),
         formats=frozenset({"parquet", "csv"}),
         engine_signals=lambda engine: frozenset({"lock_waits", "running_sessions"}),
         default_ports={"postgres": 5432, "postgresql": 5432},

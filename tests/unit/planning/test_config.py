@@ -429,7 +429,7 @@ def test_loading_takes_what_the_installation_has_as_arguments(tmp_path: Path) ->
         params={},
         environ={},
         engines=frozenset({"other"}),
-        destinations=frozenset({"local"}),
+        destinations=registry.destination_kinds(),
         formats=frozenset({"parquet"}),
         engine_signals=lambda engine: frozenset(),
         default_ports={},

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from rivet_fleet import __version__
+from rivet_fleet.execution import registry
 from rivet_fleet.planning.config.fields import MIB
 from rivet_fleet.planning.config.load import config_json_schema
 from rivet_fleet.planning.config.models import ExportConfig, SourceConfig, TuningConfig
@@ -157,7 +158,7 @@ def test_row_groups_fit_the_ceiling_and_say_so() -> None:
 
 
 def test_the_schema_is_valid_and_names_the_version() -> None:
-    schema = config_json_schema()
+    schema = config_json_schema(registry.destination_kinds())
     jsonschema.Draft202012Validator.check_schema(schema)
     assert schema["$schema"].endswith("2020-12/schema")
     assert __version__ in schema["title"]
@@ -165,11 +166,13 @@ def test_the_schema_is_valid_and_names_the_version() -> None:
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.name)
 def test_every_example_fits_the_schema(path: Path) -> None:
-    jsonschema.Draft202012Validator(config_json_schema()).validate(yaml.safe_load(path.read_text()))
+    jsonschema.Draft202012Validator(config_json_schema(registry.destination_kinds())).validate(
+        yaml.safe_load(path.read_text())
+    )
 
 
 def test_the_schema_refuses_what_the_program_refuses() -> None:
-    validator = jsonschema.Draft202012Validator(config_json_schema())
+    validator = jsonschema.Draft202012Validator(config_json_schema(registry.destination_kinds()))
     good = yaml.safe_load((EXAMPLES / "fleet.yaml").read_text())
     for change in ({"exprts": []}, {"campaign": {"workers": "many"}}, {"exports": 3}):
         assert not validator.is_valid({**good, **change})

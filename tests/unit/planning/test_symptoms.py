@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from rivet_fleet.contracts.destination import DestinationConnection
 from rivet_fleet.contracts.doctor import DoctorCode, Gravity, HostLimits, StateHealth
 from rivet_fleet.contracts.facts import NoteKind, ServerFacts, SourceNote
-from rivet_fleet.contracts.plan import DestinationPlan
 from rivet_fleet.errors import SourceBusy, SourceRefused
 from rivet_fleet.execution.destination import Presence
 from rivet_fleet.execution.durable import creates_only
@@ -146,7 +146,7 @@ def test_an_error_is_a_finding_by_its_retry_class() -> None:
 def test_a_destination_that_overwrites_nothing_is_told_from_one_that_does(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = DestinationPlan(kind=kind, prefix=str(tmp_path / "out"))
+    plan = DestinationConnection(kind=kind, prefix=str(tmp_path / "out"))
     destination = open_destination(plan)
     spool = tmp_path / "spool"
     spool.mkdir()

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rivet_fleet.contracts import manifest
+from rivet_fleet.contracts.destination import DestinationConnection
 from rivet_fleet.contracts.manifest import (
     LedgerPart,
     PartStatus,
@@ -19,7 +20,7 @@ from rivet_fleet.contracts.manifest import (
     build_manifest,
     success_line,
 )
-from rivet_fleet.contracts.plan import DestinationPlan, ExportPlan
+from rivet_fleet.contracts.plan import ExportPlan
 from rivet_fleet.execution import registry
 from rivet_fleet.execution.encoder import Parts
 from rivet_fleet.execution.parts import digest_file, fingerprint_bytes
@@ -112,8 +113,8 @@ class Dataset:
         self._write_manifest(plain)
 
     def validate(self) -> Verification:
-        plan = DestinationPlan(kind="local", prefix=str(self.folder))
-        return validate_prefix(registry.open_destination(plan))
+        place = DestinationConnection(kind="local", prefix=str(self.folder))
+        return validate_prefix(registry.open_destination(place))
 
 
 def cell(value: object) -> str:

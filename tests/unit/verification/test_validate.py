@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rivet_fleet.contracts.columns import ColumnSpec, ColumnType, TypeKind
+from rivet_fleet.contracts.destination import DestinationConnection
 from rivet_fleet.contracts.keys import RelationName, RunId
 from rivet_fleet.contracts.manifest import (
     LedgerPart,
@@ -78,8 +79,8 @@ class Dataset:
     format_name: str
 
     def open(self):
-        plan = DestinationPlan(kind="local", prefix=str(self.folder))
-        return registry.open_destination(plan)
+        place = DestinationConnection(kind="local", prefix=str(self.folder))
+        return registry.open_destination(place)
 
     def publish(self, run_id: str, rows=(3, 4), canonical: bool = True) -> list[str]:
         destination, plan = self.open(), a_plan(run_id, self.format_name)

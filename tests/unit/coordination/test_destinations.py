@@ -1,0 +1,264 @@
+"""A destination with credentials, from the configuration to an opened bucket: its secrets are used
+by its own place alone and shown nowhere. The store is the model of one, found as a plug-in is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from rivet_fleet.contracts.codec import dumps
+from rivet_fleet.contracts.plan import CampaignPlan, DestinationPlan
+from rivet_fleet.contracts.sealing import Allowed
+from rivet_fleet.contracts.state import RunStatus
+from rivet_fleet.contracts.url import MASK
+from rivet_fleet.coordination import commit, wiring
+from rivet_fleet.coordination.fitness import Defect, refuse_before_claim
+from rivet_fleet.coordination.operate import collect_garbage
+from rivet_fleet.coordination.wiring import ProcessOptions, open_planned_destination
+from rivet_fleet.errors import ConfigError, WorkerUnfit
+from rivet_fleet.execution import registry
+from rivet_fleet.execution.parts import digest_file
+from rivet_fleet.persistence.open import open_store
+from rivet_fleet.planning.config.connections import source_connection
+from rivet_fleet.planning.config.load import config_json_schema
+from rivet_fleet.planning.config.loaded import LoadedConfig
+from rivet_fleet.planning.planner import new_campaign_id, plan_campaign
+from tests.campaigns import campaign_plan
+from tests.model import objects
+from tests.model.store import MemoryStore
+from tests.unit.coordination.fleets import CAMPAIGN, DatabaseClock, make_fleet, spooled
+from tests.unit.planning.shapes import table
+
+HEAD = """\
+source: {type: postgres, url: 'postgresql://reader@localhost/shop'}
+exports:
+"""
+LAKE = """\
+  - name: orders
+    table: public.orders
+    format: parquet
+    destination:
+      type: objects
+      bucket: lake
+      prefix: raw/{date}/{export}
+      endpoint: store.example:9000
+      region: north
+      access_key_env: LAKE_KEY
+      secret_key_env: LAKE_SECRET
+"""
+ENVIRON = {"LAKE_KEY": "AKfor/lake", "LAKE_SECRET": "hunter+2/lake==", "OTHER": "not-the-lakes"}
+PREFIX = "objects://lake@store.example:9000/raw/2026-01-02/orders"
+OPTIONS = {"region": "north", "access_key_env": "LAKE_KEY", "secret_key_env": "LAKE_SECRET"}
+PLANNED = DestinationPlan(kind="objects", prefix=PREFIX, options=OPTIONS)
+ME = ProcessOptions(name="w")
+Load = Callable[..., LoadedConfig]
+
+
+@pytest.fixture
+def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
+    """A configuration of exports, in an installation that has the store's plug-in."""
+    found = {**registry._destinations(), "objects": objects}
+    monkeypatch.setattr(registry, "_destinations", lambda: found)
+    objects.opened.clear()
+
+    def run(exports: str = LAKE, environ: dict[str, str] = ENVIRON) -> LoadedConfig:
+        path = tmp_path / "fleet.yaml"
+        path.write_text(HEAD + exports)
+        return wiring.load(path, params={}, environ=environ)
+
+    return run
+
+
+def planned(loaded: LoadedConfig) -> CampaignPlan:
+    return plan_campaign(
+        loaded,
+        {"orders": table()},
+        campaign_id=new_campaign_id(1767312000.0),
+        connections={"default": source_connection(loaded, "default")},
+    )
+
+
+def test_a_plan_names_variables_and_a_process_puts_in_what_they_hold(load: Load) -> None:
+    loaded = load()
+    plan = planned(loaded).runs[0].plan.destination
+    assert plan == PLANNED
+    destination = open_planned_destination(loaded, ME, plan, create=False)
+    assert destination.uri.endswith("/raw/2026-01-02/orders")
+    (connection,) = objects.opened
+    assert (connection.prefix, dict(connection.options)) == (PREFIX, OPTIONS)
+    secrets = {"access_key_env": ENVIRON["LAKE_KEY"], "secret_key_env": ENVIRON["LAKE_SECRET"]}
+    assert connection.secrets == secrets
+
+
+def test_its_secrets_are_shown_nowhere(load: Load, tmp_path: Path) -> None:
+    loaded = load()
+    hide = wiring.redactor(loaded)
+    store = open_store(f"sqlite:///{tmp_path / 'state.db'}")
+    store.migrate(for_all=False)
+    store.submit(planned(loaded))
+    store.close()
+    destination = open_planned_destination(loaded, ME, PLANNED, create=False)
+    shown = [repr(loaded), repr(loaded.config), dumps(planned(loaded)), loaded.digest]
+    shown += [repr(objects.opened), destination.uri, (tmp_path / "state.db").read_bytes().hex()]
+    for secret in (ENVIRON["LAKE_KEY"], ENVIRON["LAKE_SECRET"]):
+        assert secret in loaded.secrets
+        assert hide(f"PUT {secret}: 403") == f"PUT {MASK}: 403"
+        assert not [text for text in shown if secret in text or secret.encode().hex() in text]
+    assert "hunter%2B2" not in hide("?sig=hunter%2B2%2Flake%3D%3D")
+    assert "OTHER" not in loaded.environ
+
+
+def test_a_missing_variable_is_named_with_its_place(load: Load) -> None:
+    loaded = load(environ={"LAKE_KEY": "k"})
+    with pytest.raises(ConfigError, match="LAKE_SECRET is not set") as refused:
+        open_planned_destination(loaded, ME, PLANNED, create=False)
+    assert "fleet.yaml:13:" in refused.value.message
+    assert objects.opened == []
+
+
+@pytest.mark.parametrize(
+    "edited",
+    [
+        {"prefix": "objects://lake@evil.example:9000/raw/orders"},
+        {"prefix": "objects://another/raw/orders"},
+        {"options": {**OPTIONS, "access_key_env": "OTHER"}},
+        {"options": {**OPTIONS, "region": "south"}},
+        {"options": {}},
+        {"kind": "local", "prefix": "/data/out"},
+    ],
+)
+def test_no_secret_goes_where_the_own_configuration_does_not(load: Load, edited: dict) -> None:
+    """Whoever can write to the state could send it anywhere, or ask for any variable."""
+    plan = replace(PLANNED, **edited)
+    with pytest.raises(ConfigError) as refused:
+        open_planned_destination(load(), ME, plan, create=False)
+    assert refused.value.code == "RIVET_CONFIG_DESTINATION_MISMATCH"
+    assert objects.opened == []
+
+
+def test_what_is_allowed_is_asked_before_anything_else(load: Load) -> None:
+    allowed = replace(ME, allowed=Allowed(destinations=("objects://lake/raw",)))
+    with pytest.raises(WorkerUnfit) as refused:
+        open_planned_destination(load(), allowed, PLANNED, create=False)
+    assert refused.value.code == Defect.NOT_ALLOWED.value
+
+
+@pytest.mark.parametrize(
+    ("there", "written", "said"),
+    [
+        ("      bucket: lake\n", "", "destination.bucket: is required"),
+        ("prefix: raw/{date}/{export}", "prefix: /", "destination.prefix: must not be empty"),
+        ("raw/{date}", "raw/{dat}", "did you mean 'date'?"),
+        ("      region: north\n", "      path: out\n", "destination.path: has no meaning for type"),
+        ("region: north", "regoin: north", "regoin: unknown key"),
+        ("      access_key_env: LAKE_KEY\n", "", "goes with secret_key_env"),
+        ("LAKE_SECRET", "'hunter+2/lake=='", "must be the name of an environment variable"),
+        ("region: north", "region: 7", "must be text"),
+        ("type: objects", "type: local", "a setting of an object store"),
+    ],
+)
+def test_a_kind_judges_its_own_settings(load: Load, there: str, written: str, said: str) -> None:
+    assert there in LAKE
+    with pytest.raises(ConfigError) as refused:
+        load(LAKE.replace(there, written))
+    told = f"{refused.value.message}\n{refused.value.hint}"
+    assert said in told
+    assert "hunter" not in told
+
+
+def test_two_exports_of_one_place_are_one_place_whatever_their_keys(load: Load) -> None:
+    again = LAKE.replace("name: orders", "name: more").replace("LAKE_SECRET", "OTHER")
+    both = (LAKE + again).replace("{export}", "same")
+    loaded = load(both)
+    with pytest.raises(ConfigError, match="the same destination"):
+        plan_campaign(
+            loaded,
+            {"orders": table(), "more": table()},
+            campaign_id=new_campaign_id(0),
+            connections={"default": source_connection(loaded, "default")},
+        )
+
+
+def submitted(*destinations: DestinationPlan) -> MemoryStore:
+    plan = campaign_plan(chunks=(1,) * len(destinations))
+    runs = tuple(
+        replace(run, plan=replace(run.plan, destination=destination))
+        for run, destination in zip(plan.runs, destinations, strict=True)
+    )
+    store = MemoryStore(DatabaseClock())
+    store.submit(replace(plan, runs=runs))
+    return store
+
+
+def test_a_worker_without_the_variable_is_unfit_before_it_claims(
+    load: Load, tmp_path: Path
+) -> None:
+    loaded = load(environ={"LAKE_KEY": "k"})
+    store = submitted(PLANNED)
+    fleet = make_fleet(store, tmp_path)
+    fleet.open_source = lambda *_: _Source()  # type: ignore[assignment, return-value]
+    fleet.open_destination = lambda plan: open_planned_destination(loaded, ME, plan, create=False)
+    with pytest.raises(WorkerUnfit, match="LAKE_SECRET") as refused:
+        refuse_before_claim(fleet, CAMPAIGN, set())
+    assert refused.value.code == Defect.CONFIGURATION.value
+    (run,) = store.runs(CAMPAIGN)
+    assert (run.status, run.counts.pending) == (RunStatus.IN_PROGRESS, run.counts.total)
+
+
+class _Source:
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+def test_an_opened_destination_is_kept_by_place_and_way_in(load: Load, tmp_path: Path) -> None:
+    """One prefix of two kinds is two places, and other keys are another way in."""
+    other = replace(PLANNED, options={**OPTIONS, "region": "south"})
+    local = DestinationPlan(kind="local", prefix=PREFIX)
+    store = submitted(PLANNED, other, local, PLANNED)
+    fleet, opened = make_fleet(store, tmp_path), []
+    fleet.open_destination = lambda plan: opened.append(plan) or object()  # type: ignore[func-returns-value, assignment, return-value]
+    kept = [fleet.destination(run.run_id) for run in store.runs(CAMPAIGN)]
+    assert opened == [PLANNED, other, local]
+    assert kept[3] is kept[0]
+
+
+def test_a_sweep_reads_the_ledger_of_everybody_at_its_place(
+    load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another run's committed upload is none of its garbage, by whatever keys it was sent; and the
+    same letters in another bucket are another place."""
+    south = LAKE.replace("region: north", "region: south").replace("name: orders", "name: south")
+    other = LAKE.replace("bucket: lake", "bucket: pond").replace("name: orders", "name: pond")
+    loaded = load(LAKE + south + other)
+    pond = replace(PLANNED, prefix=PREFIX.replace("lake@", "pond@"))
+    by_south = replace(PLANNED, options={**OPTIONS, "region": "south"})
+    store = submitted(PLANNED, by_south, pond)
+    fleet = make_fleet(store, tmp_path)
+    fleet.open_destination = lambda plan: open_planned_destination(loaded, ME, plan, create=True)
+    monkeypatch.setattr(commit, "publish_chunk", lambda *_, **__: commit.Published.OVERTAKEN)
+    for number in range(2):
+        claim = store.claim(CAMPAIGN, fleet.identity, 30.0)
+        assert claim is not None
+        plan = fleet.planned_run(claim.run_id).plan
+        commit.deliver_chunk(fleet, claim, plan, spooled(tmp_path / str(number)))
+    lost = tmp_path / "lost"
+    lost.write_bytes(b"lost")
+    run_id = store.runs(CAMPAIGN)[2].run_id
+    path = f"{run_id}/pond-c000000-p000-f1.parquet"
+    fleet.destination(run_id).stage(lost, path, digest_file(lost, 1))
+    assert collect_garbage(fleet, CAMPAIGN, min_age_s=0).staged_files == 1
+    left = [one.path for one in fleet.destination(store.runs(CAMPAIGN)[0].run_id).list_staged()]
+    assert len(left) == 2
+
+
+def test_the_schema_for_editors_knows_the_settings_of_each_kind(load: Load) -> None:
+    assert load() is not None
+    schema = config_json_schema(registry.destination_kinds())
+    block = schema["$defs"]["DestinationConfig"]
+    assert {"type", "path", "bucket", "access_key_env"} <= set(block["properties"])
+    assert block["additionalProperties"] is False
+    assert json.dumps(schema)
