@@ -20,7 +20,11 @@ from rivet_fleet.contracts.state import MeasuredRun
 from rivet_fleet.contracts.window import StoredMark
 from rivet_fleet.coordination.finalize import DESTINATION_SHARED, delivered_by_other
 from rivet_fleet.coordination.fleet import Fleet, Patience, refuse_other_owner
-from rivet_fleet.coordination.wiring import ProcessOptions, open_allowed, open_planned_source
+from rivet_fleet.coordination.wiring import (
+    ProcessOptions,
+    open_planned_destination,
+    open_planned_source,
+)
 from rivet_fleet.errors import (
     DestinationRefused,
     ExitCode,
@@ -461,7 +465,7 @@ def open_inquiry(
     return Inquiry(
         loaded=loaded,
         open_source=lambda name, identity: open_planned_source(loaded, options, name, identity),
-        open_destination=lambda plan: open_allowed(options.allowed, plan, create=False),
+        open_destination=lambda plan: open_planned_destination(loaded, options, plan, create=False),
         namespace=options.namespace,
         on_refusal=on_refusal,
         memory=remember(loaded, options) if memory is None else memory,

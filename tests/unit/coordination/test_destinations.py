@@ -12,7 +12,7 @@ import pytest
 
 from rivet_fleet.contracts.codec import dumps
 from rivet_fleet.contracts.plan import CampaignPlan, DestinationPlan
-from rivet_fleet.contracts.sealing import Allowed
+from rivet_fleet.contracts.seals import Allowed
 from rivet_fleet.contracts.state import RunStatus
 from rivet_fleet.contracts.url import MASK
 from rivet_fleet.coordination import commit, wiring
