@@ -127,7 +127,7 @@ class MysqlKeys(Keyed[WatchedConnection]):
     def asking(
         self, look: Look, shown: str
     ) -> contextlib.AbstractContextManager[WatchedConnection]:
-        """See ``Keyed``."""
+        """One use of the session, with the limits that its metadata statements have."""
         return _asking(self._session, f"{look.value} the key ({shown})", self._own)
 
     def rows(self, at: WatchedConnection, sql: str) -> tuple[catalog.Row, ...]:
@@ -140,11 +140,11 @@ class MysqlKeys(Keyed[WatchedConnection]):
         return from_item(self._relation, self._query, index=index)
 
     def orderable(self, column: ColumnFacts) -> bool:
-        """See ``Keyed``."""
+        """Whether its values have an order that ranges can follow."""
         return orderable(column)
 
     def unfit(self, column: ColumnFacts) -> tuple[str, str] | None:
-        """See ``Keyed``."""
+        """Why the column cannot be a chunk key, and what to do; None when it can."""
         if not orderable(column):
             return (
                 f"column {column.name} ({column.native_type}) cannot be a chunk key",

@@ -69,7 +69,8 @@ class MysqlSignals:
         self._may: bool | None = None
 
     def read(self, name: str) -> float:
-        """See ``SourceSignals``."""
+        """A status variable, or what a table of the server's says. Raises SourceRefused where
+        PROCESS is missing: without it others' work would not be counted."""
         if name not in SIGNALS:
             raise unknown_signal(name, SIGNALS)
         if name in _STATUS:
@@ -85,14 +86,14 @@ class MysqlSignals:
         return one_number(self._rows(_SQL[name]), name)
 
     def query(self, sql: str) -> float:
-        """See ``SourceSignals``."""
+        """The one number of a query, read as part of a SELECT of ours. Raises SourceError."""
         # Part of a SELECT, as a `query:` is: only the session keeps what runs in it from writing,
         # and a SET would make it another one.
         bare = bare_query(sql, self._session.server.session or None)
         return one_number(self._rows(f"SELECT * FROM {from_item(None, bare)} LIMIT 2"), _QUERY)
 
     def close(self) -> None:
-        """See ``SourceSignals``."""
+        """Close the session. Never raises."""
         self._session.close()
 
     def _rows(self, sql: str) -> list[tuple[Any, ...]]:

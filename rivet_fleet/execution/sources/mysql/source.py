@@ -51,7 +51,8 @@ NEWEST_TIMEOUT_S = 300.0
 
 
 def newest(session: Session, request: NewestRequest) -> Newest:
-    """See ``Source.newest``."""
+    """The greatest row of a cursor as it is now, in one statement that an index makes short. Raises
+    SourceRefused for a column that is not there, StatementTimeout."""
     own = session.server.session if request.relation is None else ()
     shape = read_shape(session, request.relation, request.query, own)
     by_name = {column.name: column for column in shape.columns}

@@ -124,7 +124,8 @@ class StatementStream:
                 self._steps.close()
 
     def count(self, sql: str, timeout_s: float) -> int:
-        """See ``PageStream``."""
+        """One number, asked in the snapshot that the rows were read in. Raises SourceError; then
+        nothing is held."""
         self._question = sql, timeout_s
         try:
             next(self._steps)
@@ -134,7 +135,7 @@ class StatementStream:
         return self._answered
 
     def release(self) -> None:
-        """See ``PageStream``."""
+        """End the snapshot of a held statement that has ended; nothing where none is held."""
         if self._holds:
             self._holds, self._question = False, None
             with contextlib.suppress(StopIteration):

@@ -80,7 +80,7 @@ class ColumnDefinition:
 
     @property
     def wire_type(self) -> str:
-        """See ``wire_type``."""
+        """What a decoder must know of it."""
         return wire_type(self.type_code, self.flags, self.charset)
 
 

@@ -65,7 +65,7 @@ def open_signals(
     application_name: str,
     login: Login = CAREFUL,
 ) -> PostgresSignals:
-    """See ``signals.open_signals``."""
+    """A connection that reads signals, opened lazily. Imported when called, as the source is."""
     from rivet_fleet.execution.sources.postgres import signals
 
     return signals.open_signals(

@@ -139,11 +139,11 @@ class RowPuller(Protocol):
     """Gets the rows of a running COPY from libpq into a decoder."""
 
     def pull(self) -> tuple[int, Pulled]:
-        """See ``Exchange``."""
+        """Receive up to about ``BLOCK_BYTES``; the bytes, and why it returned."""
         ...
 
     def settle(self) -> None:
-        """See ``Exchange``."""
+        """Decode what is held back. Raises as ``BatchDecoder.feed``."""
         ...
 
 
@@ -195,14 +195,14 @@ class SocketExchange:
         """Nothing is held back."""
 
     def finish(self) -> None:
-        """See ``Exchange``."""
+        """Raise what the server reported; nothing when the one COPY came whole."""
         self._check_error()
         if self._receiver.copies != 1:
             raise psycopg.OperationalError("the server ended the statement without rows to copy")
 
     @property
     def parted(self) -> bool:
-        """See ``Exchange``."""
+        """True when the server took its leave behind the answer."""
         return self._receiver.farewell is not None
 
     def _check_error(self) -> None:
@@ -226,7 +226,7 @@ class LibpqExchange:
             raise psycopg.OperationalError("the server ended the statement without rows to copy")
 
     def pull(self) -> tuple[int, Pulled]:
-        """See ``Exchange``."""
+        """Receive what is there. After WAIT libpq looks at the socket first: there is more now."""
         if self._waits:
             self._connection.pgconn.consume_input()
         received_bytes, why = self._puller.pull()
@@ -234,7 +234,7 @@ class LibpqExchange:
         return received_bytes, why
 
     def settle(self) -> None:
-        """See ``Exchange``."""
+        """Decode what the puller holds back."""
         self._puller.settle()
 
     def finish(self) -> None:
@@ -296,7 +296,7 @@ class _DirectPuller:
         self._pgconn, self._receiver = connection.pgconn, receiver
 
     def pull(self) -> tuple[int, Pulled]:
-        """See ``Exchange``."""
+        """One block, by the compiled receiver."""
         address = self._pgconn.pgconn_ptr  # type: ignore[attr-defined]
         received_bytes, why = self._receiver.pull(address, self._pgconn.socket, BLOCK_BYTES)
         return received_bytes, Pulled(why)
@@ -430,7 +430,7 @@ class CopyStream:
         return self._answered
 
     def release(self) -> None:
-        """See ``PageStream``."""
+        """End the transaction of a held statement that has ended; nothing where none is held."""
         if self._holds:
             self._holds, self._question = False, None
             with contextlib.suppress(StopIteration):

@@ -169,12 +169,12 @@ class PostgresReading:
         return text_column(name, native_type="text", wire_type=str(OID_TEXT))
 
     def select_list(self, columns: tuple[ColumnSpec, ...], hidden_keys: tuple[str, ...]) -> str:
-        """See ``statements.select_list``."""
+        """Every planned column by name, then the hidden keys as text."""
         hidden = tuple(map(self._keys.text_expression, hidden_keys))
         return dialect.select_list(columns, hidden, steady=bool(self._read.session))
 
     def from_item(self, relation: RelationName | None, query: str | None, *, only: bool) -> str:
-        """See ``statements.from_item``."""
+        """What stands after FROM; ``only``: without the children of a table."""
         return dialect.from_item(relation, query, only=only)
 
     def block_pager(self, columns: str, source: str, chunk_range: ChunkRange) -> Pager:

@@ -69,7 +69,8 @@ class PostgresSignals:
         self._may: bool | None = None
 
     def read(self, name: str) -> float:
-        """See ``SourceSignals``."""
+        """A number of the statistics views. Raises SourceRefused where pg_read_all_stats is
+        missing: without it others' work would not be counted."""
         self._session.undoing = False
         spec = SIGNALS.get(name)
         if spec is None:
@@ -85,7 +86,7 @@ class PostgresSignals:
         return self._answer(_SQL[name], _OWN)
 
     def query(self, sql: str) -> float:
-        """See ``SourceSignals``."""
+        """The one number of a query, read as part of a SELECT of ours. Raises SourceError."""
         self._session.undoing = True
         # Part of a SELECT of ours, as a `query:` is: COPY … TO PROGRAM is one statement, too.
         selected = f"SELECT * FROM {from_item(None, sql)} LIMIT 2"
@@ -101,7 +102,7 @@ class PostgresSignals:
         return one_number(rows, "the signal's query")
 
     def close(self) -> None:
-        """See ``SourceSignals``."""
+        """Close the session. Never raises."""
         self._session.close()
 
     def _may_read_all(self) -> bool:

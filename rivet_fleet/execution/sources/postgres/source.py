@@ -140,7 +140,8 @@ _MOMENTS |= {TypeKind.TIMESTAMP_UTC: "timestamptz"}
 
 
 def newest(session: Session, request: NewestRequest) -> Newest:
-    """See ``Source.newest``."""
+    """The greatest row of a cursor as it is now, in the order of the column's own operators. Raises
+    SourceRefused for a column that is not there, StatementTimeout."""
     names = tuple(dict.fromkeys((*request.columns, *_cursor_columns(request))))
     own = sealed(session.own) if request.relation is None else ()
     columns, keys = read_columns(session, request.relation, request.query, names, own)
