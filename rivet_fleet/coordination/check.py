@@ -22,14 +22,13 @@ from rivet_fleet.contracts.typereport import (
     Target,
     findings,
 )
+from rivet_fleet.coordination.history import Memory, recollect
 from rivet_fleet.coordination.inquiry import (
     Inquiry,
-    Memory,
     OnRefusal,
     Outcome,
     Refused,
     open_inquiry,
-    recollect,
 )
 from rivet_fleet.coordination.wiring import ProcessOptions
 from rivet_fleet.errors import ExitCode, RivetFleetError

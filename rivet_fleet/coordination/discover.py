@@ -11,7 +11,8 @@ from rivet_fleet.contracts.discovery import (
     SkippedRelation,
 )
 from rivet_fleet.contracts.facts import FactsRequest, ListedRelation, Listing
-from rivet_fleet.coordination.inquiry import Inquiry, Memory, OnRefusal, open_inquiry
+from rivet_fleet.coordination.history import Memory
+from rivet_fleet.coordination.inquiry import Inquiry, OnRefusal, open_inquiry
 from rivet_fleet.coordination.wiring import ProcessOptions
 from rivet_fleet.errors import SourceError, UsageError
 from rivet_fleet.planning.config.loaded import LoadedConfig

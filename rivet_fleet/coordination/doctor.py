@@ -14,11 +14,11 @@ from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.contracts.plan import DestinationPlan
 from rivet_fleet.contracts.protection import MonitorPlan
 from rivet_fleet.coordination.governor import ask_signal
+from rivet_fleet.coordination.history import recollect
 from rivet_fleet.coordination.inquiry import (
     Inquiry,
     OnRefusal,
     open_inquiry,
-    recollect,
     refuse_others_folder,
 )
 from rivet_fleet.coordination.secrets import questions

@@ -10,7 +10,6 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import TypeVar
 
 from rivet_fleet.contracts.facts import FactsRequest, ServerFacts, SourceFacts, SourceNote
 from rivet_fleet.contracts.keys import CampaignId, RelationName
@@ -19,7 +18,8 @@ from rivet_fleet.contracts.proof import ChangeReading
 from rivet_fleet.contracts.state import MeasuredRun
 from rivet_fleet.contracts.window import StoredMark
 from rivet_fleet.coordination.finalize import DESTINATION_SHARED, delivered_by_other
-from rivet_fleet.coordination.fleet import Fleet, Patience, refuse_other_owner
+from rivet_fleet.coordination.fleet import Fleet
+from rivet_fleet.coordination.history import Memory, remember
 from rivet_fleet.coordination.wiring import (
     ProcessOptions,
     open_planned_destination,
@@ -34,23 +34,17 @@ from rivet_fleet.errors import (
     SourceError,
     SourceRefused,
     StatementTimeout,
-    StateRefused,
     UsageError,
 )
 from rivet_fleet.execution.destination import Destination
 from rivet_fleet.execution.registry import open_format
 from rivet_fleet.execution.source import Source
 from rivet_fleet.execution.types import arrow_schema
-from rivet_fleet.persistence.migrate import SCHEMA_NONE
-from rivet_fleet.persistence.open import open_store, store_exists
-from rivet_fleet.persistence.store import Store
 from rivet_fleet.planning.advice import asks_for_order
 from rivet_fleet.planning.change import refuse_drift, with_schema_changes
 from rivet_fleet.planning.config.connections import (
     SourceConnection,
-    seal_key,
     source_connection,
-    state_url,
 )
 from rivet_fleet.planning.config.loaded import LoadedConfig
 from rivet_fleet.planning.config.models import ExportConfig
@@ -60,7 +54,6 @@ from rivet_fleet.planning.planner import Decided, Decision, consider
 from rivet_fleet.planning.request import facts_request, relation_of, with_probed_rows
 from rivet_fleet.planning.window import Moving, newest_request, reads_window
 
-T = TypeVar("T")
 OpenSource = Callable[[str, str], Source]
 """(name, planned identity) → a connection. Raises ConfigError, SourceError."""
 OpenDestination = Callable[[DestinationPlan], Destination]
@@ -114,76 +107,6 @@ class Outcome:
     plan: CampaignPlan | None = None
     """Its runs alone, one for each partition."""
     refused: Refused | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Memory:
-    """What a state database knows of former runs; nothing without a store."""
-
-    campaign_name: str = ""
-    store: Store | None = None
-    patience: Patience | None = None
-    """How to wait for a state that is away; None: not at all."""
-
-    def marks(self, names: Sequence[str]) -> Mapping[str, StoredMark]:
-        """The stored high-water marks, by export."""
-        return self._asked("read the marks", lambda s: s.marks(self.campaign_name, names)) or {}
-
-    def history(self, names: Sequence[str]) -> Mapping[str, Sequence[MeasuredRun]]:
-        """What former runs took, newest first, by export."""
-        return self._asked("read the history", lambda s: s.history(self.campaign_name, names)) or {}
-
-    def last_plans(self, names: Sequence[str]) -> Mapping[str, ExportPlan]:
-        """The plans of the last completed runs, by the names of runs: a partition has its own."""
-        asked = self._asked(
-            "read the last plans", lambda s: s.last_plans(self.campaign_name, names)
-        )
-        return asked or {}
-
-    def close(self) -> None:
-        """Give the store back."""
-        if self.store is not None:
-            self.store.close()
-
-    def _asked(self, what: str, question: Callable[[Store], T]) -> T | None:
-        store = self.store
-        if store is None:
-            return None
-        if self.patience is None:
-            return question(store)
-        return self.patience.call(what, lambda: question(store))
-
-
-def remember(loaded: LoadedConfig, options: ProcessOptions) -> Memory:
-    """Open the state database without creating or changing it; closing is the caller's. Raises
-    StateUnavailable, and StateRefused for one of another version, or where campaigns of this name
-    belong to another configuration."""
-    url = options.state_url or state_url(loaded)
-    if not store_exists(url):
-        return Memory()
-    store = open_store(url, namespace=options.namespace, pool_size=1, seal_key=seal_key(loaded))
-    with contextlib.ExitStack() as opened:
-        opened.callback(store.close)
-        try:
-            store.check_version()
-        except StateRefused as refused:
-            # An older schema holds marks: a plan without them would read everything anew.
-            if refused.code != SCHEMA_NONE:
-                raise
-            return Memory()  # no campaign of this program ever ran there
-        refuse_other_owner(store, loaded)
-        opened.pop_all()
-    return Memory(campaign_name=loaded.campaign_name, store=store)
-
-
-def recollect(
-    loaded: LoadedConfig, options: ProcessOptions
-) -> tuple[Memory, RivetFleetError | None]:
-    """``remember`` for who goes on without: nothing and the reason where it cannot be read."""
-    try:
-        return remember(loaded, options), None
-    except RivetFleetError as error:
-        return Memory(), error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -58,25 +58,37 @@ def rows_of(desk: Desk, table: str) -> list[int]:
 
 
 def test_what_is_not_locked_is_exported_and_the_rest_is_named(postgres_desk: Desk) -> None:
-    """Four commands wait for the same lock, beside each other: it costs five seconds each."""
+    """Six commands wait for the same lock, beside each other: it costs five seconds each."""
     desk, bad = postgres_desk, postgres_desk.folder / "bad.yaml"
     bad.write_text(desk.config.read_text().replace("table: c", "table: nowhere"))
+    # What doctor tries out must not lie where the run delivers.
+    look = desk.folder / "look.yaml"
+    look.write_text(desk.config.read_text().replace("./out/", "./look/"))
+    looking = ("--json", "-c", str(look), "--state-url", "sqlite:///look.db")
     source = ("--source-url-env", "SHOP_URL")
     with (
         locked(desk.environment["SHOP_URL"], "b", "d"),
         ended(desk.start("--json-errors", "plan", "-e", "b", "-c", str(desk.config))) as plan,
         ended(desk.start("--json-errors", "run", "-c", str(bad), "--state-url", STATE)) as refused,
         ended(desk.start("init", *source, "--discover")) as init,
+        ended(desk.start("check", *looking)) as check,
+        ended(desk.start("doctor", *looking)) as doctor,
     ):
         told = desk.cli("run", code=5)
         error = desk.finish(plan, code=2).error
         worse = desk.finish(refused, code=1).error
         found = desk.finish(init).json
+        looked = desk.finish(check, code=2).json["exports"]
+        findings = desk.finish(doctor, code=2).json["findings"]
     assert [rows_of(desk, name) for name in TABLES] == [[1, 2], [], [1, 2]]
     assert "export b is left out" in told.err and "looking at b" in told.err
     assert "plan -c" in told.err and "-e b -o rest.json" in told.err
     left_out = "SELECT export_name FROM run_journal WHERE event = 'export.left_out'"
     assert run_sqlite(desk.state, left_out) == [("b",)]
+
+    assert [one["export_name"] for one in looked if one["refused"]] == ["b"]
+    assert "looking at b" in looked[1]["refused"][0]
+    assert [one["subject"] for one in findings if one["gravity"] == "error"] == ["export b"]
 
     assert (error["error_class"], error["code"]) == ("RelationLocked", "SQLSTATE_55P03")
     assert "looking at b" in error["error"] and "holds a lock" in error["hint"]

@@ -11,6 +11,7 @@ from tests.integration.fleet_cli import Desk, fleet_yaml
 
 ALL = list(range(1, ROWS + 1))
 NIGHTLY = ("--campaign-id", "nightly")
+C_TEAM = ("--namespace", "team-c")
 
 
 def team(folder: Path, shop: str, state: str, namespace: str, text: str | None = None) -> Desk:
@@ -44,12 +45,14 @@ def test_two_teams_neither_see_nor_touch_each_other(
     assert told["code"] == NAMESPACE_OTHER
     nobody.write(fleet_yaml(destination=str(a.out / "orders")))
     told = nobody.refused(
-        *("submit", "--namespace", "team-c"),
+        *("submit", *C_TEAM),
         code=1,
         named="another namespace",
         hint="destination.path",
     )
     assert told["code"] == DESTINATION_SHARED
+    for verb in ("check", "doctor", "plan"):
+        assert "holds deliveries of another" in nobody.cli(verb, *C_TEAM, code=1).said
 
     waits = b.cli("status", "--json").json
     assert (waits["campaign_id"], waits["status"]) == ("nightly@team-b", "active")
@@ -71,6 +74,8 @@ def test_a_stem_is_no_name(tmp_path: Path, shop: str) -> None:
     for verb in (("run",), ("cancel", *NIGHTLY), ("state", "reset", "-e", "orders"), ("plan",)):
         told = b.refused(*verb, code=1, named=str(a.config), hint="state accept --campaign")
         assert told["code"] == CAMPAIGN_OTHER
+    for verb in ("check", "doctor"):
+        assert f"belongs to another configuration: to {a.config}" in b.cli(verb, code=1).said
     signed = b.cli("state", "accept", "--campaign", "--reason", "moved", "--by", "ann").out
     assert str(b.config) in signed and str(a.config) in signed
     b.cli("cancel", *NIGHTLY)

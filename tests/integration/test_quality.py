@@ -218,6 +218,10 @@ def test_columns_that_differ_from_the_last_run_are_told_before_the_first_row(
         assert "column number was integer and is bigint" in refused["error"]
         assert refused["code"] == "RIVET_SCHEMA_DRIFT"
         assert "SchemaDrift" not in place.desk.cli("status").out
+        (looked,) = place.desk.cli("check", "--json", code=4).json["exports"]
+        assert "column extra (integer) is new" in looked["refused"][0]
+        found = place.desk.cli("doctor", "--json", code=1).json["findings"]
+        assert "RIVET_SCHEMA_DRIFT" in [one["detail_code"] for one in found]
         return
     (second,) = place.run()["exports"]
     assert beside_the_proof(second) == [

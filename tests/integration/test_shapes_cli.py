@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 
 import duckdb
+import psycopg
 import pyarrow as pa
 import pytest
 
@@ -100,6 +101,14 @@ def test_a_killed_campaign_of_partitions_delivers_each_row_once(desk: Desk) -> N
         assert found["parts_checksums_verified"] == found["parts_verified"] > 0
     said = desk.cli("status").said
     assert "orders__2024-03" in said
+    # Each partition is compared with its own former run.
+    with psycopg.connect(desk.environment["DB"], autocommit=True) as sql:
+        sql.execute("ALTER TABLE orders ADD extra int")
+    runs = desk.cli("plan", "--json").json["campaign"]["runs"]
+    new = "column extra (integer) is new"
+    assert [new in str(run["plan"]["warnings"]) for run in runs] == [True] * len(PARTITIONS)
+    desk.write(CONFIG + "    on_schema_drift: fail\n")
+    assert new in desk.cli("check", code=4).out
 
 
 def test_check_and_plan_speak_of_partitions(desk: Desk) -> None:

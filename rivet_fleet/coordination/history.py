@@ -1,0 +1,92 @@
+"""What a state database knows of former runs, for who decides about the next one."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from rivet_fleet.contracts.plan import ExportPlan
+from rivet_fleet.contracts.state import MeasuredRun
+from rivet_fleet.contracts.window import StoredMark
+from rivet_fleet.coordination.fleet import Patience, refuse_other_owner
+from rivet_fleet.coordination.wiring import ProcessOptions
+from rivet_fleet.errors import RivetFleetError, StateRefused
+from rivet_fleet.persistence.migrate import SCHEMA_NONE
+from rivet_fleet.persistence.open import open_store, store_exists
+from rivet_fleet.persistence.store import Store
+from rivet_fleet.planning.config.connections import seal_key, state_url
+from rivet_fleet.planning.config.loaded import LoadedConfig
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """What a state database knows of former runs; nothing without a store."""
+
+    campaign_name: str = ""
+    store: Store | None = None
+    patience: Patience | None = None
+    """How to wait for a state that is away; None: not at all."""
+
+    def marks(self, names: Sequence[str]) -> Mapping[str, StoredMark]:
+        """The stored high-water marks, by export."""
+        return self._asked("read the marks", lambda s: s.marks(self.campaign_name, names)) or {}
+
+    def history(self, names: Sequence[str]) -> Mapping[str, Sequence[MeasuredRun]]:
+        """What former runs took, newest first, by export."""
+        return self._asked("read the history", lambda s: s.history(self.campaign_name, names)) or {}
+
+    def last_plans(self, names: Sequence[str]) -> Mapping[str, ExportPlan]:
+        """The plans of the last completed runs, by the names of runs: a partition has its own."""
+        asked = self._asked(
+            "read the last plans", lambda s: s.last_plans(self.campaign_name, names)
+        )
+        return asked or {}
+
+    def close(self) -> None:
+        """Give the store back."""
+        if self.store is not None:
+            self.store.close()
+
+    def _asked(self, what: str, question: Callable[[Store], T]) -> T | None:
+        store = self.store
+        if store is None:
+            return None
+        if self.patience is None:
+            return question(store)
+        return self.patience.call(what, lambda: question(store))
+
+
+def remember(loaded: LoadedConfig, options: ProcessOptions) -> Memory:
+    """Open the state database without creating or changing it; closing is the caller's. Raises
+    StateUnavailable, and StateRefused for one of another version, or where campaigns of this name
+    belong to another configuration."""
+    url = options.state_url or state_url(loaded)
+    if not store_exists(url):
+        return Memory()
+    store = open_store(url, namespace=options.namespace, pool_size=1, seal_key=seal_key(loaded))
+    with contextlib.ExitStack() as opened:
+        opened.callback(store.close)
+        try:
+            store.check_version()
+        except StateRefused as refused:
+            # An older schema holds marks: a plan without them would read everything anew.
+            if refused.code != SCHEMA_NONE:
+                raise
+            return Memory()  # no campaign of this program ever ran there
+        refuse_other_owner(store, loaded)
+        opened.pop_all()
+    return Memory(campaign_name=loaded.campaign_name, store=store)
+
+
+def recollect(
+    loaded: LoadedConfig, options: ProcessOptions
+) -> tuple[Memory, RivetFleetError | None]:
+    """``remember`` for who goes on without: nothing and the reason where it cannot be read."""
+    try:
+        return remember(loaded, options), None
+    except RivetFleetError as error:
+        return Memory(), error
