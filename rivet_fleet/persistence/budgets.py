@@ -203,7 +203,8 @@ class Budgets(Ranges):
     def set_budgets(self, budgets: Sequence[SourceBudget], *, by: str) -> list[str]:
         """Store what each named group may do, over all campaigns here; one that says nothing
         limits nothing. The names of those that changed; a change is journaled, and starts the
-        governor's work anew."""
+        governor's work anew. Raises StateTampered where one that is there is not what was
+        configured."""
         return self._db.write(lambda tx: configure(tx, budgets, by=by))
 
     def budgets(self) -> list[SourceBudget]:

@@ -169,7 +169,8 @@ class Claims(Ledger, Ranges):
     ) -> Claim | None:
         """The claimable task of highest priority, lowest chunk index, of an active campaign whose
         source group has a free slot. None is not the end of work (F5). A claim whose answer was
-        lost runs out with its lease: one attempt is spent, nothing else happens."""
+        lost runs out with its lease: one attempt is spent, nothing else happens. Raises
+        StateTampered for a chunk that is not what its run sealed; it was given back."""
         values: dict[str, object] = {
             "campaign_id": campaign_id,
             "worker_id": worker.worker_id,

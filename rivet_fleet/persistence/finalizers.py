@@ -152,7 +152,8 @@ class Finalizers:
 
     def finish_run(self, lease: FinalizeLease, finished: FinishedRun) -> None:
         """in_progress → completed with its metrics row and progression, guarded by the finalize
-        fence **and** by the count again. Raises LeaseLost. Called again after its own success it
+        fence **and** by the count again; the mark moves with it. Raises LeaseLost, and
+        StateTampered for a run that is not what was sealed. Called again after its own success it
         succeeds."""
 
         def work(tx: Transaction) -> None:

@@ -89,7 +89,8 @@ class Marks:
     _db: Database
 
     def marks(self, campaign_name: str, export_names: Sequence[str]) -> dict[str, StoredMark]:
-        """The mark of each export that has one, with what it is bound to (PA4 compares it)."""
+        """The mark of each export that has one, with what it is bound to (PA4 compares it). Raises
+        StateTampered for one that is not where a run or an operator left it."""
 
         def work(tx: Transaction) -> dict[str, StoredMark]:
             named = {"campaign_name": campaign_name}
@@ -395,7 +396,8 @@ class Histories:
 
     def last_plans(self, campaign_name: str, export_names: Sequence[str]) -> dict[str, ExportPlan]:
         """The sealed plan of each export's last completed run; exports without one, or whose
-        run was forgotten, are left out. What schema drift is measured from."""
+        run was forgotten, are left out. What schema drift is measured from. Raises
+        StateTampered."""
 
         def work(tx: Transaction) -> dict[str, str]:
             named = {"campaign_name": campaign_name}
