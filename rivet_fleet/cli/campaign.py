@@ -27,7 +27,6 @@ from rivet_fleet.cli.say import say
 from rivet_fleet.contracts.codec import dumps
 from rivet_fleet.contracts.events import EventName
 from rivet_fleet.contracts.keys import CampaignId
-from rivet_fleet.contracts.places import stranger_at
 from rivet_fleet.coordination import submit as submission
 from rivet_fleet.coordination import wiring
 from rivet_fleet.coordination.coordinator import (
@@ -36,9 +35,9 @@ from rivet_fleet.coordination.coordinator import (
     coordinator_name,
 )
 from rivet_fleet.coordination.fleet import Fleet, find_campaign
-from rivet_fleet.coordination.supervisor import WorkerCommand
+from rivet_fleet.coordination.supervisor import WorkerCommand, log_folder_of
 from rivet_fleet.coordination.tend import closing_report
-from rivet_fleet.errors import ExitCode, StateRefused
+from rivet_fleet.errors import ExitCode
 from rivet_fleet.observability.progress import PlainProgress, ProgressView
 from rivet_fleet.observability.report import render_report, report_json
 
@@ -218,22 +217,8 @@ def _worker_command(invocation: Invocation, campaign_id: CampaignId) -> WorkerCo
         environment=worker_environment(
             invocation.environment, params=invocation.params, state_url=invocation.state_url
         ),
-        log_folder=_log_folder(invocation.loaded.path.parent, campaign_id),
+        log_folder=log_folder_of(invocation.loaded.path.parent, campaign_id),
     )
-
-
-def _log_folder(beside: Path, campaign_id: CampaignId) -> Path:
-    """Where workers' logs go. Raises StateRefused where somebody else has made it."""
-    folder = beside / ".rivet_fleet" / "logs" / campaign_id
-    what = stranger_at(folder)
-    if what is not None:
-        raise StateRefused(
-            f"the folder for the workers' logs {folder} {what}: whoever made it could read and "
-            "replace them",
-            hint="no worker was started; keep the configuration in a folder of your own",
-            code="RIVET_LOGS_NOT_OURS",
-        )
-    return folder
 
 
 @click.command()

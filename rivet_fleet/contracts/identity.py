@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from rivet_fleet.contracts.keys import CampaignId, RunId
-from rivet_fleet.errors import UsageError
+from rivet_fleet.errors import StateTampered, UsageError
 
 CAMPAIGN_OTHER = "RIVET_CAMPAIGN_OTHER"
 """The code of every refusal to touch a campaign of another configuration."""
@@ -131,6 +131,22 @@ def check_campaign_id(text: str) -> CampaignId:
             hint="for example nightly-2024-05-31",
         )
     return CampaignId(text)
+
+
+_STORED = re.compile(r"[A-Za-z0-9._-]{1,400}(?:@[a-z0-9][a-z0-9._-]{0,39})?")
+
+
+def checked_id(stored_id: str) -> str:
+    """The id of a campaign or run itself, as a state or a plan has it, when it is one name of a
+    folder. Raises StateTampered for another: it was never given, and might lead elsewhere."""
+    if not _STORED.fullmatch(stored_id) or stored_id in (".", ".."):
+        raise StateTampered(
+            f"{stored_id[:200]!r} stands where the id of a campaign or run should, and none was "
+            "ever given that looks so: it would lead files elsewhere",
+            hint="nothing was read or written by it; find out who can write to the state, or who "
+            "wrote the plan",
+        )
+    return stored_id
 
 
 def run_id_of(export_name: str, campaign_id: CampaignId) -> RunId:

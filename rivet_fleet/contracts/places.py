@@ -43,6 +43,38 @@ def _stranger(told: os.stat_result, *, last: bool) -> str | None:
     return None
 
 
+def sharer_of(path: Path) -> str | None:
+    """Who else may put a file beside ``path``, or a folder in the place of one on the way to it, in
+    words; None: nobody. For what is opened by its name again and again: no look at what is there
+    now holds for the next moment where others may change it.
+
+    The folder is this user's or root's, and not everybody's to write; a shared one further up has
+    its sticky bit. A group that may write was given that by the folder's owner. Looked at as it is
+    written and as links lead. Raises OSError where the way cannot be looked at.
+    """
+    ways = (os.path.abspath(path), os.path.realpath(path))  # noqa: PTH100 (nothing raises)
+    for way in map(Path, dict.fromkeys(ways)):
+        for folder in way.parents:
+            told = folder.stat()
+            nearest = folder == way.parent
+            if nearest and told.st_uid not in (0, os.geteuid()):
+                return f"{folder} belongs to user {told.st_uid}, and this is user {os.geteuid()}"
+            if told.st_mode & stat.S_IWOTH and (nearest or not told.st_mode & stat.S_ISVTX):
+                return f"everybody may write in {folder}"
+    return None
+
+
+def make_own(folder: Path) -> str | None:
+    """``make_private``, where nobody else has taken a name on the way: before it and behind it,
+    as ``stranger_at`` tells. What was found; None: it is there, and this user's. Raises OSError."""
+    what = stranger_at(folder)
+    if what is None:
+        make_private(folder)
+        # Again: between the two looks somebody may have made it.
+        what = stranger_at(folder)
+    return what
+
+
 def make_private(folder: Path) -> None:
     """Make a folder with what is missing above it, each for this user alone under any umask;
     what is there stays as it is. Raises OSError."""

@@ -12,7 +12,7 @@ import psutil
 from rivet_fleet.contracts.clock import Clock
 from rivet_fleet.contracts.events import Emit, Event, EventName
 from rivet_fleet.contracts.state import Claim, WorkerIdentity, heartbeat_interval_s, trusted_until_s
-from rivet_fleet.errors import ExitCode, LeaseLost, StateError
+from rivet_fleet.errors import ExitCode, LeaseLost, StateError, StateRefused
 from rivet_fleet.persistence.store import Store
 
 _RETRY_S = 0.5
@@ -58,6 +58,7 @@ class Heartbeat:
         self._closed = False
         self._claim: Claim | None = None
         self._lost = False
+        self._refused: StateRefused | None = None
         self._trusted_until_s = 0.0
         self._progress_at_s = 0.0
         self._orphaned_at_s: float | None = None
@@ -92,9 +93,12 @@ class Heartbeat:
         self._progress_at_s = self._clock.monotonic_s()
 
     def check(self) -> None:
-        """Raise LeaseLost when a renewal matched no row (F1)."""
+        """Raise LeaseLost when a renewal matched no row (F1), and StateRefused when the state let
+        itself not be used: it would refuse this process's next step, too."""
         with self._lock:
             lost, claim = self._lost, self._claim
+        if self._refused is not None:
+            raise self._refused
         if lost and claim is not None:
             raise LeaseLost(
                 f"chunk {claim.chunk_index} of {claim.export_name} has another owner now",
@@ -123,6 +127,8 @@ class Heartbeat:
                 store = store or self._open_store()
                 self._beat(store)
             except StateError as error:
+                if isinstance(error, StateRefused):
+                    self._refused = error
                 wait_s = min(_RETRY_S, interval_s)
                 self._emit(
                     Event(

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Protocol
 
 from rivet_fleet.contracts.clock import Clock
-from rivet_fleet.contracts.keys import WorkerId
-from rivet_fleet.contracts.places import make_private
+from rivet_fleet.contracts.identity import checked_id
+from rivet_fleet.contracts.keys import CampaignId, WorkerId
+from rivet_fleet.contracts.places import make_own, stranger_at
 from rivet_fleet.coordination.fleet import new_worker_id
-from rivet_fleet.errors import ExitCode
+from rivet_fleet.errors import ExitCode, StateRefused
 
 _CRASH_WINDOW_S = 30.0
 _UNFIT_WINDOW_S = 3600.0
@@ -44,6 +45,24 @@ class WorkerCommand:
     arguments: Sequence[str]
     environment: Mapping[str, str]
     log_folder: Path
+
+
+def log_folder_of(beside: Path, campaign_id: CampaignId) -> Path:
+    """Where the logs of a campaign's workers go; nothing is made. Raises StateRefused where
+    somebody else has made it, and StateTampered for an id that leads elsewhere."""
+    folder = beside / ".rivet_fleet" / "logs" / checked_id(campaign_id)
+    _refuse_others(folder, stranger_at(folder))
+    return folder
+
+
+def _refuse_others(folder: Path, what: str | None) -> None:
+    if what is not None:
+        raise StateRefused(
+            f"the folder for the workers' logs {folder} {what}: whoever made it could read and "
+            "replace them",
+            hint="no worker was started; keep the configuration in a folder of your own",
+            code="RIVET_LOGS_NOT_OURS",
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,7 +272,7 @@ class Supervisor:
     def _start(self, slot: _Slot) -> None:
         worker_id = new_worker_id()
         slot.told = False
-        make_private(self._command.log_folder)
+        _refuse_others(self._command.log_folder, make_own(self._command.log_folder))
         log_path = self._command.log_folder / f"{slot.name}.log"
         arguments = [*self._command.arguments, "--worker-id", worker_id, "--name", slot.name]
         if self._nursery is not None:

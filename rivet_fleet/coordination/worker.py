@@ -240,6 +240,7 @@ class Worker:
             result = self._extract(claim, plan)
             self._leave_source(plan)
             self._tell_changes(claim, result.told)
+            self._heartbeat.check()
             published = deliver_chunk(fleet, claim, plan, result)
             self._outages = 0
             self._retries.answered(plan)

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from rivet_fleet.contracts.places import make_private, stranger_at
+from rivet_fleet.contracts.places import make_own
 from rivet_fleet.errors import (
     DestinationError,
     DestinationFull,
@@ -174,14 +174,10 @@ def make_root(root: Path) -> None:
 
     Where everybody may write (``/tmp``) its name can be taken by somebody else first, who would
     then read rows or put other files in their place: there it, and each folder on the way to it,
-    must be this user's (``stranger_at``). Raises DestinationRefused, Full or Unavailable.
+    must be this user's (``make_own``). Raises DestinationRefused, Full or Unavailable.
     """
     with filesystem_errors(root, "spool"):
-        what = stranger_at(root)
-        if what is None:
-            make_private(root)
-            # Again: between the two looks somebody may have made it.
-            what = stranger_at(root)
+        what = make_own(root)
     if what is not None:
         refused = DestinationRefused(
             f"the spool folder {root} {what}: whoever made it could read and change rows",

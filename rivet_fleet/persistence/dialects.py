@@ -24,7 +24,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from rivet_fleet.contracts.places import stranger_at
+from rivet_fleet.contracts.places import sharer_of, stranger_at
 from rivet_fleet.errors import StateRefused, StateUnavailable
 
 # ------------------------------------------------------------------------------------------
@@ -227,7 +227,7 @@ class SqliteDialect:
 
     def __init__(self, path: Path) -> None:
         """Raises StateRefused for a missing or unwritable directory, a network filesystem, and
-        where somebody else could have made one of the files."""
+        where somebody else could make, or have made, one of the files."""
         self.path = path
         self.target = f"sqlite:///{path}"
         refuse_network_filesystem(path)
@@ -338,20 +338,31 @@ class SqliteDialect:
 
 
 def refuse_strangers(path: Path) -> None:
-    """Raise StateRefused when a file of the state lies where everybody may write and is somebody
-    else's: SQLite reads pages out of the files beside its own, and believes them."""
+    """Raise StateRefused when others may put files beside the state, and when one of its files lies
+    where everybody may write and is somebody else's: SQLite reads pages out of the files beside
+    its own, each time it connects, and believes them."""
+    refused = None
+    try:
+        sharer = sharer_of(path)
+        if sharer is not None:
+            refused = f"lies where others may put files: {sharer}; who does"
+    except OSError:
+        pass  # opening it says why
     for name in (path.name, *(path.name + end for end in _BESIDE)):
         try:
             what = stranger_at(path.with_name(name))
         except OSError:
-            continue  # opening it says why
+            continue
         if what is not None:
-            raise StateRefused(
-                f"state database sqlite:///{path} {what}: whoever made it could read and change "
-                "what the fleet remembers",
-                hint="nothing was opened; keep the state in a folder of your own",
-                code="RIVET_STATE_NOT_OURS",
-            )
+            refused = f"{what}: whoever made it"
+    if refused is not None:
+        raise StateRefused(
+            f"state database sqlite:///{path} {refused} could read and change what the fleet "
+            "remembers",
+            hint="nothing was opened; keep the state in a folder of your own (`state: {url: "
+            "sqlite:///…}`), or take the right to write in this one from everybody (chmod o-w)",
+            code="RIVET_STATE_NOT_OURS",
+        )
 
 
 def refuse_network_filesystem(path: Path, mounts: str | None = None) -> None:

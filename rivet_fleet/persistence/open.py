@@ -18,6 +18,7 @@ from rivet_fleet.persistence.dialects import (
     Dialect,
     SqliteDialect,
     refuse_network_filesystem,
+    refuse_strangers,
 )
 from rivet_fleet.persistence.guards import SCHEMA_VERSION
 from rivet_fleet.persistence.migrate import stored_version
@@ -176,6 +177,7 @@ def _read_by_others(database: Database) -> frozenset[str]:
 
 def _absent_file(path: Path) -> StateHealth:
     refuse_network_filesystem(path)
+    refuse_strangers(path)
     obstacle = None
     if not os.access(path.parent, os.W_OK | os.X_OK):
         obstacle = f"{path.parent} does not exist or cannot be written"

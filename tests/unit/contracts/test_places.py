@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from rivet_fleet.contracts.places import make_private, stranger_at
+from rivet_fleet.contracts import places
+from rivet_fleet.contracts.places import make_own, make_private, sharer_of, stranger_at
 
 STRANGER = 65534
 
@@ -63,6 +64,46 @@ def test_what_is_ones_own_may_lie_there(shared: Path, tmp_path: Path) -> None:
     (tmp_path / "volume").mkdir()
     (tmp_path / "volume").chmod(0o777)
     assert stranger_at(tmp_path / "volume") is None
+
+
+@pytest.mark.parametrize(("mode", "below"), [(0o1777, ""), (0o777, ""), (0o777, "mine/deep")])
+def test_a_folder_in_which_others_may_take_a_name_is_found(
+    tmp_path: Path, mode: int, below: str
+) -> None:
+    """Without a sticky bit also one that lies in it may be given another name, and replaced."""
+    shared = tmp_path / "shared"
+    (shared / below).mkdir(parents=True)
+    shared.chmod(mode)
+    (tmp_path / "linked").symlink_to(shared / below)
+    (tmp_path / "file").symlink_to(shared / below / "file")
+    for way in (shared / below / "file", tmp_path / "linked" / "file", tmp_path / "file"):
+        assert "everybody may write in" in (sharer_of(way) or "")
+
+
+def test_a_folder_of_ones_own_is_nobody_elses(shared: Path, tmp_path: Path) -> None:
+    (shared / "mine").mkdir(mode=0o700)
+    assert sharer_of(shared / "mine" / "file") is None
+    (tmp_path / "group").mkdir()
+    (tmp_path / "group").chmod(0o2775)
+    assert sharer_of(tmp_path / "group" / "file") is None
+
+
+def test_a_folder_of_another_user_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.mkdir(mode=0o755)
+    give_away(theirs, monkeypatch)
+    assert f"{theirs} belongs to user" in (sharer_of(theirs / "file") or "")
+
+
+def test_what_somebody_makes_between_two_looks_is_found(
+    shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def faster(folder: Path) -> None:
+        folder.mkdir()
+        give_away(folder, monkeypatch)
+
+    monkeypatch.setattr(places, "make_private", faster)
+    assert "belongs to user" in (make_own(shared / "theirs") or "")
 
 
 def test_every_folder_that_is_made_is_private(tmp_path: Path) -> None:

@@ -3,11 +3,13 @@
 import threading
 import time
 
+import pytest
+
 from rivet_fleet.contracts.clock import SystemClock
 from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.coordination.fleet import this_process
 from rivet_fleet.coordination.heartbeat import Heartbeat, HeartbeatLimits
-from rivet_fleet.errors import ExitCode, LeaseLost, StateUnavailable
+from rivet_fleet.errors import ExitCode, LeaseLost, StateRefused, StateUnavailable
 from tests.campaigns import campaign_plan
 from tests.model.store import MemoryStore
 
@@ -74,6 +76,29 @@ def test_a_lease_somebody_else_took_is_noticed():
     until(lost, "the lost lease was not noticed")
     beat.unwatch()
     beat.check()
+    beat.close()
+
+
+def test_a_state_that_refuses_the_heartbeat_ends_the_chunk():
+    """A file of somebody else's beside the state is no reason to try again half a second later."""
+    _, worker, claim = claimed(0.2)
+    said = threading.Event()
+
+    def refuses():
+        raise StateRefused("not this user's alone", code="RIVET_STATE_NOT_OURS")
+
+    beat = Heartbeat(
+        refuses,
+        worker,
+        HeartbeatLimits(lease_ttl_s=0.2, hang_timeout_s=60.0),
+        clock=SystemClock(),
+        emit=lambda event: said.set(),
+    )
+    beat.watch(claim, claimed_at_s=time.monotonic())
+    beat.start()
+    assert said.wait(20)
+    with pytest.raises(StateRefused, match="not this user's alone"):
+        beat.check()
     beat.close()
 
 

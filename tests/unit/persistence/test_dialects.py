@@ -12,7 +12,7 @@ from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.errors import StateRefused
 from rivet_fleet.persistence.database import Database
 from rivet_fleet.persistence.dialects import SqliteDialect, refuse_network_filesystem
-from rivet_fleet.persistence.open import open_store
+from rivet_fleet.persistence.open import open_store, state_health
 from rivet_fleet.persistence.postgres_dialect import PostgresDialect
 from tests.unit.contracts.test_places import give_away
 
@@ -50,6 +50,24 @@ def test_a_file_that_somebody_else_made_first_is_refused(
     with pytest.raises(StateRefused, match="belongs to user") as caught:
         open_store(f"sqlite:///{tmp_path}/state.db")
     assert caught.value.code == "RIVET_STATE_NOT_OURS"
+
+
+@pytest.mark.parametrize("mode", [0o1777, 0o777])
+def test_a_folder_where_everybody_may_put_files_beside_the_state_is_refused(
+    mode: int, tmp_path: Path
+) -> None:
+    """No look at what is there holds until SQLite opens it, and it opens it again and again."""
+    store = open_store(f"sqlite:///{tmp_path}/state.db")
+    store.migrate()
+    store.close()
+    before = sorted(tmp_path.iterdir())
+    tmp_path.chmod(mode)
+    for ask in (open_store, state_health):
+        for name in ("state.db", "another.db"):
+            with pytest.raises(StateRefused, match="everybody may write in") as caught:
+                ask(f"sqlite:///{tmp_path}/{name}")
+            assert caught.value.code == "RIVET_STATE_NOT_OURS"
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_a_link_in_the_place_of_the_lock_is_not_followed(tmp_path: Path) -> None:
