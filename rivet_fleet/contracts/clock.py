@@ -69,15 +69,3 @@ def retry_cost_s(lost_bytes: float) -> float:
 def vain_bytes(answer_bytes: int) -> int:
     """What counts of a failed answer that was not rows: nothing of an ordinary one."""
     return answer_bytes if answer_bytes > ANSWER_BYTES_FREE else 0
-
-
-def retry_appointment(paid_until_s: float, now_s: float, cost_s: float) -> tuple[float, float]:
-    """(new ``paid_until_s``, seconds to wait) for one retry asked for at ``now_s``.
-
-    All askers together are let in at most ``RETRIES_SAVED_MAX + T / RETRY_EVERY_S`` times within
-    any T seconds, as long as nobody has to wait for ``RETRY_WAIT_MAX_S``; from there on each asker
-    once in so many seconds.
-    """
-    earliest_s = now_s - RETRIES_SAVED_MAX * RETRY_EVERY_S
-    paid_s = min(max(paid_until_s, earliest_s) + cost_s, now_s + RETRY_WAIT_MAX_S)
-    return paid_s, max(0.0, paid_s - now_s)

@@ -177,20 +177,6 @@ class GovernorWord:
     told: tuple[tuple[EventName, str, dict[str, object]], ...] = ()
 
 
-def appointment(
-    free_at_s: float, now_s: float, amount: float, per_s: float | None
-) -> tuple[float, float]:
-    """(new ``free_at_s``, seconds to wait) when ``amount`` is reserved at ``now_s`` (GCRA).
-
-    Its slot begins where the former one ends, never in the past, so nothing is saved up; the
-    amount may be used once the slot begins. No limit: nothing moves.
-    """
-    if per_s is None or per_s <= 0 or amount <= 0:
-        return free_at_s, 0.0
-    begins_at_s = max(free_at_s, now_s)
-    return begins_at_s + amount / per_s, begins_at_s - now_s
-
-
 # ------------------------------------------------------------------------------------------
 # Hours of the day in which a source group may run. Pure; the clock is an argument.
 

@@ -128,11 +128,6 @@ class DatabaseUrl:
         more = tuple((host, own or port) for host, own in self.more_hosts)
         return replace(self, port=self.port or port, more_hosts=more)
 
-    def with_option(self, name: str, value: str) -> DatabaseUrl:
-        """The same target with one more option."""
-        kept = tuple(o for o in self.options if o[0] != name)
-        return replace(self, options=(*kept, (name, value)))
-
 
 def _is_loopback(host: str) -> bool:
     if host in _LOOPBACK or host.startswith("/"):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.keys import CampaignId
-from rivet_fleet.contracts.state import CampaignStatus, CampaignView, WorkerView
+from rivet_fleet.contracts.state import CampaignStatus, WorkerView
 from rivet_fleet.coordination.fleet import COORDINATOR, Fleet, install, process_alive
 from rivet_fleet.coordination.governor import Governor
 from rivet_fleet.coordination.journal import Follower
@@ -237,11 +237,3 @@ def _alive(fleet: Fleet, worker: WorkerView) -> bool:
 def coordinator_name(campaign_id: CampaignId) -> str:
     """The name a coordinator's own row bears: one per campaign."""
     return f"{COORDINATOR}:{campaign_id}"
-
-
-def campaign_view(fleet: Fleet, campaign_id: CampaignId) -> CampaignView:
-    """The campaign as it stands now. Raises StateRefused when it is gone."""
-    view = fleet.store.campaign(campaign_id)
-    if view is None:
-        raise StateRefused(f"campaign {campaign_id} is not in the state database any more")
-    return view

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from rivet_fleet.contracts.codec import to_plain
 from rivet_fleet.contracts.foreign import printable
-from rivet_fleet.contracts.url import MASK, redact
+from rivet_fleet.contracts.url import MASK
 
 _SCALES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -78,7 +78,7 @@ def duration_text(duration_s: float | None) -> str:
 # The one chokepoint between what happened and what anybody reads (Rivet: Redaction).
 #
 # Every renderer of this layer takes a ``Redactor``; its default masks URL passwords and
-# ``password=…`` values, and ``redactor_for`` adds the secrets the configuration resolved.
+# ``password=…`` values, the one that processes give also knows the secrets that were resolved.
 # Messages come from servers we do not control, so terminal control characters go as well.
 
 Redactor = Callable[[str], str]
@@ -87,12 +87,6 @@ Redactor = Callable[[str], str]
 _BREAKS = re.compile(r"[\t\n\v\f\r]")
 _SPACE = re.compile(r"[\s\x00-\x1f]+")
 LINE_CHARS_MAX = 400
-
-
-def redactor_for(secrets: Iterable[str]) -> Redactor:
-    """A redactor that also knows these secrets, wherever they stand."""
-    known = tuple(s for s in secrets if s)
-    return lambda text: redact(text, known)
 
 
 def one_line(text: str, redactor: Redactor, chars_max: int = LINE_CHARS_MAX) -> str:

@@ -110,7 +110,8 @@ def _per_s(kind: str) -> str:
 
 
 def _reserved(kind: str) -> str:
-    """``contracts.protection.appointment`` as SQL: one column of ``source_pace``."""
+    """One column of ``source_pace`` after a reservation (GCRA): its slot begins where the former
+    one ends, never in the past, so nothing is saved up; it may be used once the slot begins."""
     free = f"{kind}_free_at_s"
     return f"""CASE WHEN :{kind} > 0 AND {_per_s(kind)} > 0
     THEN (CASE WHEN {free} > NOW_S THEN {free} ELSE NOW_S END) + :{kind} / {_per_s(kind)}
@@ -129,7 +130,9 @@ UPDATE source_pace SET
 WHERE namespace = :namespace AND group_name = :group_name
 RETURNING {_begins("rows")}, {_begins("bytes")}
 """
-# ``contracts.clock.retry_appointment`` as SQL.
+# All askers together are let in at most RETRIES_SAVED_MAX + T / RETRY_EVERY_S times within any T
+# seconds, as long as nobody has to wait for RETRY_WAIT_MAX_S; from there on each once in so many
+# seconds.
 _LATEST = f"NOW_S + {RETRY_WAIT_MAX_S}"
 _EARLIEST = f"NOW_S - {RETRIES_SAVED_MAX * RETRY_EVERY_S}"
 _PAID = f"""(CASE WHEN source_retry.paid_until_s > {_EARLIEST}
@@ -231,8 +234,8 @@ class Budgets(Ranges):
         return max(0.0, float(row[0]), float(row[1]))
 
     def reserve_retry(self, source_key: str, cost_s: float) -> float:
-        """Reserve one retry of a source (``contracts.clock.retry_appointment``), over all processes
-        and campaigns here; the seconds until it may be made. One statement, as for a rate."""
+        """Reserve one retry of a source, over all processes and campaigns here; the seconds
+        until it may be made. One statement, as for a rate."""
         values = {"source_key": source_key, "cost_s": float(cost_s)}
         once = self._db.one if self._db.dialect.one_statement_claim else self._db.write
         return max(0.0, float(once(lambda tx: tx.scalar(RESERVE_RETRY, **values))))

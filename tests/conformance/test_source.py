@@ -697,7 +697,7 @@ def test_an_option_that_nobody_knows_is_refused(server: Server) -> None:
         registry.open_source(
             server.url.scheme, server.url, application_name="x", tls_mode="perhaps"
         )
-    target = server.url.with_option("no_such_option", "1")
+    target = replace(server.url, options=(*server.url.options, ("no_such_option", "1")))
     with pytest.raises((ConfigError, SourceRefused)), connected(target) as source:
         source.ping()
 

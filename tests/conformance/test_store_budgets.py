@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from rivet_fleet.contracts.clock import RETRIES_SAVED_MAX, RETRY_EVERY_S, RETRY_WAIT_MAX_S
 from rivet_fleet.contracts.keys import CampaignId
-from rivet_fleet.contracts.protection import MonitorPlan, SourceBudget, Standing, appointment
+from rivet_fleet.contracts.protection import MonitorPlan, SourceBudget, Standing
 from rivet_fleet.contracts.state import Claim, Failure
 from rivet_fleet.persistence.store import Store
 from tests.campaigns import campaign_plan
+from tests.model.budgets import appointment
 from tests.stores import Backend, SqlBackend, identity
 
 C1, C2 = CampaignId("c1"), CampaignId("c2")

@@ -359,7 +359,9 @@ def test_connections_that_cannot_be_made(mysql_url_any) -> None:
         assert hint in (caught.value.hint or "")
         assert "wrong-P" not in f"{caught.value!r} {source!r}"
     with pytest.raises(ConfigError, match="no-such-option"):
-        open_source(url.with_option("no_such_option", "1"), application_name="x")
+        open_source(
+            replace(url, options=(*url.options, ("no_such_option", "1"))), application_name="x"
+        )
     with pytest.raises(ConfigError, match=r"tls\.mode"):
         open_source(url, tls_mode="perhaps", application_name="x")
 

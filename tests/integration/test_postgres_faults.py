@@ -93,8 +93,8 @@ def test_connections_that_cannot_be_made(database) -> None:
         (replace(url, database="nowhere"), SourceRefused, "database name"),
         (replace(url, user="nobody_here"), SourceRefused, "user name"),
         (replace(url, port=free_port()), SourceUnavailable, "running"),
-        (url.with_option("sslmode", "require"), SourceRefused, "tls.mode"),
-        (url.with_option("no_such_option", "1"), SourceRefused, ""),
+        (replace(url, options=(*url.options, ("sslmode", "require"))), SourceRefused, "tls.mode"),
+        (replace(url, options=(*url.options, ("no_such_option", "1"))), SourceRefused, ""),
     ]
     for target, error, hint in cases:
         source = open_source(target, application_name="rivet-test")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rivet_fleet.contracts.clock import retry_appointment
+from rivet_fleet.contracts.clock import RETRIES_SAVED_MAX, RETRY_EVERY_S, RETRY_WAIT_MAX_S
 from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.keys import CampaignId, TaskId
 from rivet_fleet.contracts.protection import (
@@ -12,7 +12,6 @@ from rivet_fleet.contracts.protection import (
     GovernorWord,
     SourceBudget,
     Standing,
-    appointment,
 )
 from rivet_fleet.contracts.state import (
     CampaignStatus,
@@ -26,6 +25,32 @@ from rivet_fleet.errors import LeaseLost
 from rivet_fleet.persistence.budgets import changed_words
 from tests.model.rows import Budget
 from tests.model.views import MemoryRows, synchronized
+
+
+def appointment(
+    free_at_s: float, now_s: float, amount: float, per_s: float | None
+) -> tuple[float, float]:
+    """(new ``free_at_s``, seconds to wait) when ``amount`` is reserved at ``now_s`` (GCRA).
+
+    Its slot begins where the former one ends, never in the past, so nothing is saved up; the
+    amount may be used once the slot begins. No limit: nothing moves.
+    """
+    if per_s is None or per_s <= 0 or amount <= 0:
+        return free_at_s, 0.0
+    begins_at_s = max(free_at_s, now_s)
+    return begins_at_s + amount / per_s, begins_at_s - now_s
+
+
+def retry_appointment(paid_until_s: float, now_s: float, cost_s: float) -> tuple[float, float]:
+    """(new ``paid_until_s``, seconds to wait) for one retry asked for at ``now_s``.
+
+    All askers together are let in at most ``RETRIES_SAVED_MAX + T / RETRY_EVERY_S`` times within
+    any T seconds, as long as nobody has to wait for ``RETRY_WAIT_MAX_S``; from there on each asker
+    once in so many seconds.
+    """
+    earliest_s = now_s - RETRIES_SAVED_MAX * RETRY_EVERY_S
+    paid_s = min(max(paid_until_s, earliest_s) + cost_s, now_s + RETRY_WAIT_MAX_S)
+    return paid_s, max(0.0, paid_s - now_s)
 
 
 class MemoryBudgets(MemoryRows):

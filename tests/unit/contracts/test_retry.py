@@ -10,9 +10,9 @@ from rivet_fleet.contracts.clock import (
     RETRIES_SAVED_MAX,
     RETRY_EVERY_S,
     RETRY_WAIT_MAX_S,
-    retry_appointment,
     retry_cost_s,
 )
+from tests.model.budgets import retry_appointment
 
 PAUSES_S = st.sampled_from([0.0, 0.01, 1.0, 7.0, 200.0])
 LOST_BYTES = st.sampled_from([0, 1, REREAD_BYTES_PER_RETRY, 3 * REREAD_BYTES_PER_RETRY])

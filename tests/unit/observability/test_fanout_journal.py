@@ -13,8 +13,7 @@ from rivet_fleet.observability.journal import (
     journal_emit,
     render_journal,
 )
-from rivet_fleet.observability.units import redactor_for
-from tests.unit.observability.views import entry
+from tests.unit.observability.views import entry, redactor_for
 
 EVENT = Event(name=EventName.LEASE_LOST, message="somebody else owns it")
 

@@ -23,7 +23,8 @@ from rivet_fleet.observability.journal import (
     configure_logging,
     log_emit,
 )
-from rivet_fleet.observability.units import Redactor, redactor_for
+from rivet_fleet.observability.units import Redactor
+from tests.unit.observability.views import redactor_for
 
 SECRET = 'p"ss\\wörd 4711'
 HIDE = redactor_for([SECRET])

@@ -15,8 +15,7 @@ from rivet_fleet.contracts.state import RunStatus
 from rivet_fleet.observability.journal import LOGGER_NAME, configure_logging
 from rivet_fleet.observability.liveprogress import LiveProgress, choose_rows, draw, open_progress
 from rivet_fleet.observability.progress import RATE_TAU_S, Ewma, PlainProgress, Snapshot, snapshot
-from rivet_fleet.observability.units import redactor_for
-from tests.unit.observability.views import NOW_S, entry, run, worker
+from tests.unit.observability.views import NOW_S, entry, redactor_for, run, worker
 
 HIDE = redactor_for(["hunter22"])
 

@@ -21,8 +21,7 @@ from rivet_fleet.observability.report import (
     summary_json,
     summary_markdown,
 )
-from rivet_fleet.observability.units import redactor_for
-from tests.unit.observability.views import NOW_S, campaign, run, task
+from tests.unit.observability.views import NOW_S, campaign, redactor_for, run, task
 
 HIDE = redactor_for(["hunter22"])
 

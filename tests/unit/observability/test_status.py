@@ -13,8 +13,16 @@ from rivet_fleet.contracts.state import CampaignStatus, Outage, RunStatus, RunVi
 from rivet_fleet.observability.metrics import campaign_metrics
 from rivet_fleet.observability.reasons import Reason, ReasonCode, runs_by_source
 from rivet_fleet.observability.status import StatusReport, explain, render_status, status_json
-from rivet_fleet.observability.units import redactor_for
-from tests.unit.observability.views import NOW_S, campaign, entry, group, run, task, worker
+from tests.unit.observability.views import (
+    NOW_S,
+    campaign,
+    entry,
+    group,
+    redactor_for,
+    run,
+    task,
+    worker,
+)
 
 HIDE = redactor_for(["hunter22"])
 FAILED = {"status": TaskStatus.FAILED, "owner": None, "owner_name": None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from rivet_fleet.contracts.keys import (
@@ -31,8 +32,16 @@ from rivet_fleet.contracts.state import (
     TaskView,
     WorkerView,
 )
+from rivet_fleet.contracts.url import redact
+from rivet_fleet.observability.units import Redactor
 
 NOW_S = 1_800_000_000.0
+
+
+def redactor_for(secrets: Iterable[str]) -> Redactor:
+    """A redactor that also knows these secrets, wherever they stand."""
+    known = tuple(s for s in secrets if s)
+    return lambda text: redact(text, known)
 
 
 def plan(name: str = "orders", *, group: str | None = None) -> ExportPlan:
