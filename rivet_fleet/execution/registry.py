@@ -1,8 +1,7 @@
 """Which plug-ins there are: found by looking into the folders, never listed by hand.
 
-A source is a package in ``sources/`` with ``ENGINE_NAMES``, ``DEFAULT_PORT``,
-``decoder_compiled``, ``open_source``, ``open_signals``, ``signal_specs`` and ``writing``; a format
-a module in ``formats/`` with ``FORMAT_NAME`` and ``open_format``; a destination a module in
+A source is a package in ``sources/`` with ``ENGINE`` (``engines.engine.Engine``); a format a module
+in ``formats/`` with ``FORMAT_NAME`` and ``open_format``; a destination a module in
 ``destinations/`` with ``KIND`` and ``open_destination``. Nothing heavy is imported by these modules
 themselves: looking for names imports them all.
 """
@@ -14,7 +13,7 @@ import pkgutil
 from collections.abc import Mapping
 from functools import cache
 from types import ModuleType
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from rivet_fleet.contracts.destination import DestinationConnection, DestinationKind
 from rivet_fleet.contracts.parameters import Parameter, Placed
@@ -23,9 +22,12 @@ from rivet_fleet.contracts.url import DatabaseUrl
 from rivet_fleet.errors import ConfigError
 from rivet_fleet.execution import destinations, formats, sources
 from rivet_fleet.execution.destination import Destination
+from rivet_fleet.execution.engines.engine import Engine
 from rivet_fleet.execution.format import PartFormat
 from rivet_fleet.execution.signals import SignalSpec, SourceSignals
 from rivet_fleet.execution.source import Source
+
+T = TypeVar("T")
 
 
 def engine_names() -> tuple[str, ...]:
@@ -35,12 +37,12 @@ def engine_names() -> tuple[str, ...]:
 
 def default_ports() -> dict[str, int]:
     """Engine name → the port its servers listen on when a URL names none."""
-    return {name: int(module.DEFAULT_PORT) for name, module in _engines().items()}
+    return {name: engine.default_port for name, engine in _engines().items()}
 
 
 def decoder_compiled(engine: str) -> bool:
     """True when this engine's compiled decoder is installed. Raises ConfigError when unknown."""
-    return bool(_named(_engines(), engine, "engine").decoder_compiled())
+    return _named(_engines(), engine, "engine").decoder_compiled()
 
 
 def format_names() -> tuple[str, ...]:
@@ -60,17 +62,17 @@ def destination_kinds() -> dict[str, DestinationKind]:
 
 def open_source(engine: str, url: DatabaseUrl, **options: Any) -> Source:
     """A source of this engine; ``options`` are what its ``open_source`` takes. Opened lazily."""
-    return cast(Source, _named(_engines(), engine, "engine").open_source(url, **options))
+    return _named(_engines(), engine, "engine").open_source(url, **options)
 
 
 def open_signals(engine: str, url: DatabaseUrl, **options: Any) -> SourceSignals:
     """A monitoring connection of this engine; ``options`` as for ``open_source``."""
-    return cast(SourceSignals, _named(_engines(), engine, "engine").open_signals(url, **options))
+    return _named(_engines(), engine, "engine").open_signals(url, **options)
 
 
 def signal_specs(engine: str) -> dict[str, SignalSpec]:
     """The signals this engine's servers can tell, by name."""
-    return dict(_named(_engines(), engine, "engine").signal_specs())
+    return _named(_engines(), engine, "engine").signal_specs()
 
 
 def place_parameters(
@@ -101,8 +103,9 @@ def open_destination(connection: DestinationConnection, *, create: bool = True) 
 
 
 @cache
-def _engines() -> dict[str, ModuleType]:
-    return {name: module for module in _plugins(sources) for name in module.ENGINE_NAMES}
+def _engines() -> dict[str, Engine]:
+    engines: list[Engine] = [module.ENGINE for module in _plugins(sources)]
+    return {name: engine for engine in engines for name in engine.names}
 
 
 @cache
@@ -120,7 +123,7 @@ def _plugins(folder: ModuleType) -> list[ModuleType]:
     return [importlib.import_module(f"{folder.__name__}.{module.name}") for module in found]
 
 
-def _named(modules: dict[str, ModuleType], name: str, what: str) -> ModuleType:
+def _named(modules: Mapping[str, T], name: str, what: str) -> T:
     module = modules.get(name)
     if module is None:
         known = ", ".join(sorted(modules))

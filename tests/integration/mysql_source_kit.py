@@ -12,7 +12,7 @@ from rivet_fleet.contracts.facts import FactsRequest, SourceFacts
 from rivet_fleet.contracts.keys import RelationName
 from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.execution.source import Source
-from rivet_fleet.execution.sources.mysql import open_source
+from rivet_fleet.execution.sources.mysql import ENGINE as MYSQL
 from tests.integration.postgres_source_kit import (
     LIMIT,
     drain,
@@ -68,7 +68,7 @@ def sql(mysql_url_any: str) -> Iterator[Sql]:
 
 @pytest.fixture
 def source(mysql_url_any: str) -> Iterator[Source]:
-    opened = open_source(parse_database_url(mysql_url_any), application_name="rivet-test")
+    opened = MYSQL.open_source(parse_database_url(mysql_url_any), application_name="rivet-test")
     yield opened
     opened.close()
 

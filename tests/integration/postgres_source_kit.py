@@ -16,7 +16,7 @@ from rivet_fleet.contracts.keys import ChunkRange, KeyTuple, RangeKind, Relation
 from rivet_fleet.contracts.plan import ReadPlan, SealedHeap, TuningPlan
 from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.execution.source import ChunkReader, PageLimit, Source
-from rivet_fleet.execution.sources.postgres import open_source
+from rivet_fleet.execution.sources.postgres import ENGINE as POSTGRES
 from tests.packed import unpacked
 
 LIMIT = PageLimit(rows_max=700, bytes_max=1 << 20)
@@ -30,7 +30,7 @@ def sql(database: str) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
 
 @pytest.fixture
 def source(database: str) -> Iterator[Source]:
-    opened = open_source(parse_database_url(database), application_name="rivet-test")
+    opened = POSTGRES.open_source(parse_database_url(database), application_name="rivet-test")
     yield opened
     opened.close()
 

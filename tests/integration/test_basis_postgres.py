@@ -21,7 +21,7 @@ from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.contracts.window import RowWindow, WindowBound
 from rivet_fleet.errors import SchemaDrift
 from rivet_fleet.execution.source import PageLimit, Source
-from rivet_fleet.execution.sources.postgres import open_source
+from rivet_fleet.execution.sources.postgres import ENGINE as POSTGRES
 from tests.integration.postgres_source_kit import drain, facts_of, read_plan, source, sql
 
 __all__ = ["source", "sql"]
@@ -192,7 +192,7 @@ def test_other_rights_are_refused(sql, database, change, words) -> None:
         "GRANT SELECT ON t, guarded TO {reader}, {other}".format(**names)
     )
     url = replace(parse_database_url(database), user=names["reader"], password=None)
-    reading = open_source(url, application_name="rivet-test")
+    reading = POSTGRES.open_source(url, application_name="rivet-test")
     table = "t" if "ON t" in change or "TABLE t " in change else "guarded"
     try:
         read = planned(facts_of(reading, table), BY_ID)
@@ -215,7 +215,7 @@ def test_another_database_is_refused_and_a_mark_of_it_is_none_of_ours(
     name = f"{database.rpartition('/')[2]}_b"
     other_url = postgres.create_database(name)
     postgres.psql(TABLE, database=name)
-    other = open_source(parse_database_url(other_url), application_name="rivet-test")
+    other = POSTGRES.open_source(parse_database_url(other_url), application_name="rivet-test")
     try:
         assert "database was" in refused(lambda: other.open_chunk(read, BY_ID, TuningPlan()))
         taken = mark_basis(facts.basis, ("k", "id"))
@@ -254,7 +254,7 @@ def test_a_role_that_may_not_ask_for_the_cluster_is_told_nothing_of_it(sql, data
     role = f"{database.rpartition('/')[2]}_poor"
     sql.execute(f"CREATE ROLE {role} LOGIN; GRANT SELECT ON t TO {role}")
     sql.execute("REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC")
-    reading = open_source(
+    reading = POSTGRES.open_source(
         replace(parse_database_url(database), user=role, password=None), application_name="t"
     )
     try:

@@ -14,8 +14,8 @@ from rivet_fleet.contracts.facts import FactsRequest
 from rivet_fleet.contracts.keys import RelationName
 from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.errors import SourceRefused
-from rivet_fleet.execution.sources.mysql import open_source as open_mysql
-from rivet_fleet.execution.sources.postgres import open_source as open_postgres
+from rivet_fleet.execution.sources.mysql import ENGINE as MYSQL
+from rivet_fleet.execution.sources.postgres import ENGINE as POSTGRES
 from tests.integration.fleet_cli import Desk
 from tests.integration.mysql_source_kit import Sql
 
@@ -144,7 +144,7 @@ def test_a_name_is_no_name_that_only_begins_alike(database: str) -> None:
     """PostgreSQL cuts names at 63 bytes: what is longer names nothing."""
     with psycopg.connect(database, autocommit=True) as connection:
         connection.execute(f'CREATE TABLE "{"x" * 63}" (i int)')
-    source = open_postgres(parse_database_url(database), application_name="t")
+    source = POSTGRES.open_source(parse_database_url(database), application_name="t")
     try:
         for schema in ("", "public"):
             with pytest.raises(SourceRefused, match="does not exist"):
@@ -162,7 +162,7 @@ def test_databases_that_differ_by_case_are_two(mariadb, mysql_database: str) -> 
         server.execute(f"CREATE TABLE `{upper}`.t (wrong int)")
         server.execute("CREATE TABLE t (here int)")
         server.execute("CREATE TABLE `tête` (accent int)")
-        source = open_mysql(parse_database_url(mysql_database), application_name="t")
+        source = MYSQL.open_source(parse_database_url(mysql_database), application_name="t")
         try:
             for schema, column in (("", "here"), (server.database, "here"), (upper, "wrong")):
                 facts = source.introspect(asked(RelationName(schema=schema, name="t")))

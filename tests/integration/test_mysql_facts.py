@@ -13,7 +13,8 @@ from rivet_fleet.contracts.facts import FactsRequest
 from rivet_fleet.contracts.keys import ChunkRange, RangeKind, RelationName
 from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.errors import ConfigError, SourceRefused
-from rivet_fleet.execution.sources.mysql import introspect, open_source
+from rivet_fleet.execution.sources.mysql import ENGINE as MYSQL
+from rivet_fleet.execution.sources.mysql import introspect
 from tests.integration.mysql_source_kit import facts_of, read_all, read_plan, source, sql
 
 __all__ = ["source", "sql"]
@@ -286,7 +287,7 @@ def test_a_column_the_user_may_not_read_is_no_smaller_table(sql, mysql_url_any) 
     sql.execute(f"CREATE USER '{user}'@'%' IDENTIFIED BY 'pass-word-1'")
     sql.execute(f"GRANT SELECT (n) ON `{sql.database}`.t TO '{user}'@'%'")
     url = replace(parse_database_url(mysql_url_any), user=user, password="pass-word-1")
-    limited = open_source(url, application_name="rivet-test")
+    limited = MYSQL.open_source(url, application_name="rivet-test")
     try:
         with pytest.raises(SourceRefused) as caught:
             facts_of(limited, "t")

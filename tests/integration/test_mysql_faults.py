@@ -28,7 +28,8 @@ from rivet_fleet.errors import (
 from rivet_fleet.execution.engines import session as frame
 from rivet_fleet.execution.engines.session import Liveness
 from rivet_fleet.execution.source import PageLimit
-from rivet_fleet.execution.sources.mysql import liveness, open_signals, open_source, session
+from rivet_fleet.execution.sources.mysql import ENGINE as MYSQL
+from rivet_fleet.execution.sources.mysql import liveness, session
 from rivet_fleet.execution.sources.mysql.liveness import ask, judge
 from rivet_fleet.execution.sources.mysql.session import Proxy
 from rivet_fleet.execution.sources.mysql.statements import page_settings
@@ -58,7 +59,7 @@ def test_a_server_killed_in_the_middle_of_a_page_costs_that_page(monkeypatch) ->
         own.numbers(3000)
         own.execute("CREATE TABLE t (i int NOT NULL PRIMARY KEY, pad varchar(4000) NOT NULL)")
         own.execute("INSERT INTO t SELECT i, repeat('x', 4000) FROM numbers")
-        source = open_source(parse_database_url(url), application_name="rivet-test")
+        source = MYSQL.open_source(parse_database_url(url), application_name="rivet-test")
         chunk = ChunkRange(kind=RangeKind.KEYSET, columns=("i",))
         reader = source.open_chunk(read_plan(facts_of(source, "t")), chunk, TuningPlan())
         small = PageLimit(rows_max=100, bytes_max=1 << 20)
@@ -209,7 +210,7 @@ def test_a_borrowed_session_without_settings_is_asked_for_none(mysql_url_any, so
     connection = source._session.connection
     source._session._server = replace(source._session.server, proxy=Proxy.MULTIPLEXED)
     assert source.ping() == source._session.server.version_text
-    signals = open_signals(parse_database_url(mysql_url_any), application_name="rivet-test")
+    signals = MYSQL.open_signals(parse_database_url(mysql_url_any), application_name="rivet-test")
     signals._session._connection, signals._session._server = connection, source._session.server
     assert signals.read("running_sessions") >= 0
     assert signals.query("SELECT 7") == 7
@@ -275,7 +276,7 @@ def test_the_verdict(told_id, found, command, state, verdict) -> None:
 
 def test_the_server_tells_what_a_thread_does(sql, source, mysql_url_any) -> None:
     own = source._session
-    other = open_source(parse_database_url(mysql_url_any), application_name="rivet-test")
+    other = MYSQL.open_source(parse_database_url(mysql_url_any), application_name="rivet-test")
     busy = other._session.connection
     assert ask(lambda: own._dial(5), busy.own_id) is DEAD
     busy._execute_command(3, "SELECT sleep(20)")
@@ -313,7 +314,7 @@ def test_a_dead_link_is_noticed_without_any_limit(mysql_url_any, monkeypatch, re
     monkeypatch.setattr(session, "ASK_MAX_S", 1)
     url = parse_database_url(mysql_url_any)
     with relay(url) as link:
-        source = open_source(link.through(url), application_name="rivet-test")
+        source = MYSQL.open_source(link.through(url), application_name="rivet-test")
         assert source.ping()
         if reachable:
             direct = {"host": url.host, "port": url.port}
@@ -352,18 +353,18 @@ def test_connections_that_cannot_be_made(mysql_url_any) -> None:
         (replace(url, port=free_port()), SourceUnavailable, "running"),
     ]
     for target, error, hint in cases:
-        source = open_source(target, application_name="rivet-test")
+        source = MYSQL.open_source(target, application_name="rivet-test")
         with pytest.raises(error) as caught:
             source.ping()
         assert target.identity in caught.value.message
         assert hint in (caught.value.hint or "")
         assert "wrong-P" not in f"{caught.value!r} {source!r}"
     with pytest.raises(ConfigError, match="no-such-option"):
-        open_source(
+        MYSQL.open_source(
             replace(url, options=(*url.options, ("no_such_option", "1"))), application_name="x"
         )
     with pytest.raises(ConfigError, match=r"tls\.mode"):
-        open_source(url, tls_mode="perhaps", application_name="x")
+        MYSQL.open_source(url, tls_mode="perhaps", application_name="x")
 
 
 @pytest.fixture
@@ -387,7 +388,9 @@ def test_tls_modes(tls_server, mode) -> None:
     server, authority = tls_server
     url = parse_database_url(server.create_database("x"))
     ca_file = authority if mode.startswith("verify") else None
-    source = open_source(url, tls_mode=mode, tls_ca_file=ca_file, application_name="rivet-test")
+    source = MYSQL.open_source(
+        url, tls_mode=mode, tls_ca_file=ca_file, application_name="rivet-test"
+    )
     with source._session.reading((), doing="asking", timeout_s=5.0) as connection:
         cursor = connection.cursor()
         cursor.execute("SHOW SESSION STATUS LIKE 'Ssl_cipher'")
@@ -399,12 +402,12 @@ def test_tls_modes(tls_server, mode) -> None:
     source.close()
     if mode.startswith("verify"):
         with pytest.raises(SourceRefused, match="certificate") as caught:
-            open_source(url, tls_mode=mode, application_name="rivet-test").ping()
+            MYSQL.open_source(url, tls_mode=mode, application_name="rivet-test").ping()
         assert "tls.mode" in (caught.value.hint or "")
     if mode == "verify-full":
         other = replace(url, host="localhost")
         with pytest.raises(SourceRefused, match="certificate"):
-            open_source(
+            MYSQL.open_source(
                 other, tls_mode=mode, tls_ca_file=authority, application_name="rivet-test"
             ).ping()
 
@@ -414,7 +417,7 @@ def test_tls_is_not_given_up_quietly(mysql_database) -> None:
     url = parse_database_url(mysql_database)
     for mode in ("require", "verify-ca", "verify-full"):
         with pytest.raises(SourceRefused, match="SSL is required"):
-            open_source(url, tls_mode=mode, application_name="rivet-test").ping()
+            MYSQL.open_source(url, tls_mode=mode, application_name="rivet-test").ping()
 
 
 def test_servers_side_by_side_share_no_folder_for_temporary_tables(mariadb) -> None:

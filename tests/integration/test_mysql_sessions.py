@@ -22,7 +22,7 @@ from rivet_fleet.contracts.plan import ReadPlan, TuningPlan
 from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.errors import SourceError, SourceRefused
 from rivet_fleet.execution.source import PageLimit, Source
-from rivet_fleet.execution.sources.mysql import open_source
+from rivet_fleet.execution.sources.mysql import ENGINE as MYSQL
 from tests.conftest import missing
 from tests.integration.fleet_cli import Desk
 from tests.integration.mysql_source_kit import Sql, drain, read_plan
@@ -87,7 +87,9 @@ def server_has(sql: Sql, **variables: str) -> Iterator[None]:
 
 @contextmanager
 def opened(url: str) -> Iterator[Source]:
-    with closing(open_source(parse_database_url(url), application_name="rivet-test")) as source:
+    with closing(
+        MYSQL.open_source(parse_database_url(url), application_name="rivet-test")
+    ) as source:
         yield source
 
 

@@ -13,7 +13,7 @@ import pytest
 from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.demo.embedded import EmbeddedPostgres
 from rivet_fleet.errors import RetryClass, SourceBusy
-from rivet_fleet.execution.sources.postgres import open_source
+from rivet_fleet.execution.sources.postgres import ENGINE as POSTGRES
 from tests.integration.fleet_cli import Desk
 from tests.integration.pgbouncer import PgBouncer, pgbouncer
 from tests.waiting import until
@@ -131,7 +131,9 @@ def test_a_pool_that_is_taken_is_waited_for_within_its_limit(
     """Somebody else holds the one server connection: the pooler's limit ends our wait, and it
     counts as a source that is busy, not as one that is broken."""
     with pgbouncer(postgres, query_wait_timeout="1") as pooler:
-        source = open_source(parse_database_url(pooler.url(shop)), application_name="rivet-test")
+        source = POSTGRES.open_source(
+            parse_database_url(pooler.url(shop)), application_name="rivet-test"
+        )
         with psycopg.connect(pooler.url(shop), prepare_threshold=None) as other:
             other.execute("SELECT 1")
             with pytest.raises(SourceBusy) as refused:

@@ -17,7 +17,7 @@ from rivet_fleet.contracts.facts import FactsRequest
 from rivet_fleet.contracts.keys import ChunkRange, RangeKind
 from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.demo import embedded
-from rivet_fleet.execution.sources.postgres import open_source
+from rivet_fleet.execution.sources.postgres import ENGINE as POSTGRES
 from rivet_fleet.planning.config.loaded import ValuePolicies
 from rivet_fleet.planning.export_plan import plan_columns
 from tests.integration.postgres_keys_kit import facts_of_key, fill, numbers, plan_of
@@ -43,7 +43,7 @@ def url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def test_they_are_refused_with_the_cast_that_carries_them_exactly(url: str) -> None:
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(SQL)
-    source = open_source(parse_database_url(url), application_name="rivet-test")
+    source = POSTGRES.open_source(parse_database_url(url), application_name="rivet-test")
     try:
         request = FactsRequest(export_name="t", relation=relation("t"), query=None)
         plain = {column.name: column for column in source.introspect(request).columns}
@@ -98,7 +98,7 @@ def test_keys_of_extensions_and_of_icu_are_each_row_once(url: str, path: str) ->
             for table in tables
         }
         sql.execute(f"ALTER ROLE CURRENT_USER SET search_path = {path}".encode())
-    source = open_source(parse_database_url(url), application_name="rivet-test")
+    source = POSTGRES.open_source(parse_database_url(url), application_name="rivet-test")
     try:
         for table, one in tables.items():
             facts = facts_of_key(source, table)

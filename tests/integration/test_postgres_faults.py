@@ -20,7 +20,8 @@ from rivet_fleet.errors import (
 )
 from rivet_fleet.execution.engines import session as frame
 from rivet_fleet.execution.source import PageLimit
-from rivet_fleet.execution.sources.postgres import exchange, open_source, session
+from rivet_fleet.execution.sources.postgres import ENGINE as POSTGRES
+from rivet_fleet.execution.sources.postgres import exchange, session
 from rivet_fleet.execution.sources.postgres.decoder import open_decoder
 from tests.integration.postgres_source_kit import (
     facts_of,
@@ -75,7 +76,9 @@ def test_a_missing_privilege_names_the_grant(database, sql) -> None:
     sql.execute("CREATE SCHEMA s; CREATE TABLE s.t (n int)")
     role = "reader_" + database.rsplit("/", 1)[1]
     sql.execute(f"CREATE ROLE {role} LOGIN")
-    source = open_source(replace(parse_database_url(database), user=role), application_name="x")
+    source = POSTGRES.open_source(
+        replace(parse_database_url(database), user=role), application_name="x"
+    )
     request = FactsRequest(export_name="t", relation=relation("t", "s"), query=None)
     try:
         with pytest.raises(SourceRefused) as caught:
@@ -97,7 +100,7 @@ def test_connections_that_cannot_be_made(database) -> None:
         (replace(url, options=(*url.options, ("no_such_option", "1"))), SourceRefused, ""),
     ]
     for target, error, hint in cases:
-        source = open_source(target, application_name="rivet-test")
+        source = POSTGRES.open_source(target, application_name="rivet-test")
         with pytest.raises(error) as caught:
             source.ping()
         assert target.identity in caught.value.message
@@ -106,7 +109,7 @@ def test_connections_that_cannot_be_made(database) -> None:
 
 def test_secrets_are_never_shown(database) -> None:
     url = replace(parse_database_url(database), password="hunter2-secret")
-    source = open_source(url, application_name="rivet-test")
+    source = POSTGRES.open_source(url, application_name="rivet-test")
     query = "SELECT 1 AS n WHERE 'password=hunter2-secret' = 1"
     with pytest.raises(SourceRefused) as caught:
         source.introspect(FactsRequest(export_name="q", relation=None, query=query))
@@ -170,7 +173,7 @@ def test_a_server_that_goes_away_behind_an_answer_takes_nothing_from_it(
 
     url = parse_database_url(database)
     with relay(url, last_words=(b"COPY (", end)) as link:
-        source = open_source(link.through(url), application_name="rivet-test")
+        source = POSTGRES.open_source(link.through(url), application_name="rivet-test")
         plan = read_plan(facts_of(source, "t"))
         reader = source.open_chunk(
             plan, ChunkRange(kind=RangeKind.KEYSET, columns=("n",)), TuningPlan()

@@ -19,7 +19,7 @@ from rivet_fleet.contracts.window import NewestRequest, RowWindow, WindowBound
 from rivet_fleet.demo.embedded import EmbeddedPostgres
 from rivet_fleet.errors import SourceRefused
 from rivet_fleet.execution.source import Source
-from rivet_fleet.execution.sources.postgres import open_source
+from rivet_fleet.execution.sources.postgres import ENGINE as POSTGRES
 from rivet_fleet.execution.sources.postgres.keyorder import Keys, key_orders
 from tests.integration.fleet_cli import Desk
 from tests.integration.postgres_keys_kit import (
@@ -106,7 +106,7 @@ def test_a_key_type_outside_the_search_path_is_delivered_whole(reader: str, tmp_
 def test_pages_of_a_few_rows_are_each_row_once(sql: Sql, reader: str, path: str) -> None:
     role = parse_database_url(reader).user
     sql.execute(f"ALTER ROLE {role} SET search_path = {path}".encode())
-    opened = open_source(parse_database_url(reader), application_name="rivet-test")
+    opened = POSTGRES.open_source(parse_database_url(reader), application_name="rivet-test")
     for table, columns in (("people", ("email",)), ("pairs", ("a", "b"))):
         facts = facts_of_key(opened, table)
         assert [key.columns for key in facts.keys] == [columns], facts.warnings
@@ -123,7 +123,7 @@ def test_pages_of_a_few_rows_are_each_row_once(sql: Sql, reader: str, path: str)
 
 
 def test_a_window_is_drawn_and_read_by_the_cursors_own_operators(sql: Sql, reader: str) -> None:
-    opened = open_source(parse_database_url(reader), application_name="rivet-test")
+    opened = POSTGRES.open_source(parse_database_url(reader), application_name="rivet-test")
     name = relation("people")
     newest = opened.newest(NewestRequest(relation=name, query=None, columns=("email",)))
     last = sql.execute(
@@ -170,7 +170,7 @@ def test_pages_are_read_from_the_keys_index(sql: Sql, reader: str) -> None:
 def test_a_key_that_the_server_does_not_compare_is_left_out(sql: Sql, reader: str) -> None:
     """Its values have a text and an index; what a page would ask is refused."""
     sql.execute("REVOKE EXECUTE ON FUNCTION ext.ci_3 FROM PUBLIC")  # >=
-    opened = open_source(parse_database_url(reader), application_name="rivet-test")
+    opened = POSTGRES.open_source(parse_database_url(reader), application_name="rivet-test")
     facts = facts_of_key(opened, "people")
     opened.close()
     assert facts.keys == () and any(
@@ -184,7 +184,7 @@ def test_an_index_of_another_class_is_no_key(sql: Sql, reader: str) -> None:
         "CREATE TABLE other (k ext.ci NOT NULL, v int); CREATE UNIQUE INDEX ON other (k text_ops);"
         "INSERT INTO other VALUES ('a', 1), ('B', 2), ('C', 3); GRANT SELECT ON other TO PUBLIC"
     )
-    opened = open_source(parse_database_url(reader), application_name="rivet-test")
+    opened = POSTGRES.open_source(parse_database_url(reader), application_name="rivet-test")
     facts = facts_of_key(opened, "other")
     assert not facts.keys and not facts.indexes[0].ordered
     opened.close()
@@ -305,7 +305,7 @@ def test_keys_of_another_encoding_come_back_as_they_went(
             connection.execute("INSERT INTO t VALUES (%s, %s)", [a + b, number])
         connection.execute("ANALYZE t")
         order = [row[0] for row in connection.execute("SELECT v FROM t ORDER BY k")]
-    opened = open_source(parse_database_url(url), application_name="rivet-test")
+    opened = POSTGRES.open_source(parse_database_url(url), application_name="rivet-test")
     facts = facts_of(opened, "t", boundaries=5)
     for cut in facts.keys[0].boundaries:
         halves = numbers(opened, plan_of(facts), rows=3, upper=cut)
@@ -327,11 +327,11 @@ def test_nothing_of_a_table_is_read_by_names_of_another_schema(
         "CREATE TABLE heap AS SELECT id AS v FROM t; GRANT SELECT ON heap TO PUBLIC; ANALYZE"
     )
     role = parse_database_url(reader).user
-    plain = open_source(parse_database_url(database), application_name="rivet-test")
+    plain = POSTGRES.open_source(parse_database_url(database), application_name="rivet-test")
     casts = (("n", "text"), ("at", "date"))
     wanted = facts_of(plain, "t", casts=casts)
     sql.execute(f"ALTER ROLE {role} SET search_path = evil, pg_catalog".encode())
-    opened = open_source(parse_database_url(reader), application_name="rivet-test")
+    opened = POSTGRES.open_source(parse_database_url(reader), application_name="rivet-test")
     found = facts_of(opened, "t", casts=casts)
     assert replace(found, basis=()) == replace(wanted, basis=())  # which names the role
     newest = NewestRequest(
@@ -369,7 +369,7 @@ def test_a_query_still_means_what_it_names_on_the_users_path(sql: Sql, reader: s
     )
     role = parse_database_url(reader).user
     sql.execute(f"ALTER ROLE {role} SET search_path = app".encode())
-    opened = open_source(parse_database_url(reader), application_name="rivet-test")
+    opened = POSTGRES.open_source(parse_database_url(reader), application_name="rivet-test")
     query = "SELECT twice(v) AS v FROM t"
     facts = opened.introspect(FactsRequest(export_name="q", relation=None, query=query))
     reading = opened.open_chunk(

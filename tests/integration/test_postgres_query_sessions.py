@@ -26,7 +26,7 @@ from rivet_fleet.contracts.window import NewestRequest
 from rivet_fleet.demo.embedded import EmbeddedPostgres
 from rivet_fleet.errors import ConfigError, SchemaDrift, SourceRefused
 from rivet_fleet.execution.source import PageLimit, Source
-from rivet_fleet.execution.sources.postgres import open_source
+from rivet_fleet.execution.sources.postgres import ENGINE as POSTGRES
 from rivet_fleet.execution.sources.postgres.dialect import moment_literal, steady_text
 from rivet_fleet.execution.sources.postgres.querysession import SEALED, question
 from tests.integration.fleet_cli import Desk
@@ -74,7 +74,9 @@ def url(owner: str, sql: Sql) -> Iterator[str]:
 
 @contextmanager
 def opened(url: str) -> Iterator[Source]:
-    with closing(open_source(parse_database_url(url), application_name="rivet-test")) as source:
+    with closing(
+        POSTGRES.open_source(parse_database_url(url), application_name="rivet-test")
+    ) as source:
         yield source
 
 

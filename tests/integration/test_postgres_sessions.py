@@ -16,12 +16,12 @@ from rivet_fleet.contracts.keys import ChunkRange, RangeKind
 from rivet_fleet.contracts.plan import TuningPlan
 from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.execution.engines.session import Liveness
+from rivet_fleet.execution.engines.source import EngineSource
 from rivet_fleet.execution.source import PageLimit, Source
-from rivet_fleet.execution.sources.postgres import open_source
+from rivet_fleet.execution.sources.postgres import ENGINE as POSTGRES
 from rivet_fleet.execution.sources.postgres import session as session_module
 from rivet_fleet.execution.sources.postgres.liveness import ask
 from rivet_fleet.execution.sources.postgres.session import Session
-from rivet_fleet.execution.sources.postgres.source import PostgresSource
 from tests.integration.fleet_cli import Desk, fleet_yaml
 from tests.integration.postgres_source_kit import drain, facts_of, read_plan, sql
 from tests.waiting import until
@@ -51,11 +51,11 @@ def _role(url: str) -> str:
 
 
 def _opened(url: str) -> Source:
-    return open_source(parse_database_url(url), application_name="rivet-test")
+    return POSTGRES.open_source(parse_database_url(url), application_name="rivet-test")
 
 
 def _session(source: Source) -> Session:
-    assert isinstance(source, PostgresSource)
+    assert isinstance(source, EngineSource)
     return source._session
 
 

@@ -13,7 +13,7 @@ from rivet_fleet.contracts.keys import ChunkRange, RangeKind
 from rivet_fleet.contracts.plan import TuningPlan
 from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.execution.source import PageLimit, Source
-from rivet_fleet.execution.sources.postgres import open_source
+from rivet_fleet.execution.sources.postgres import ENGINE as POSTGRES
 from rivet_fleet.execution.sources.postgres.dialect import NUDGES, page_settings
 from tests.integration.postgres_source_kit import (
     LIMIT,
@@ -163,7 +163,7 @@ def test_the_texts_of_keys_and_casts_do_not_depend_on_the_session(database, sql)
         "INSERT INTO t SELECT s, s FROM generate_series(1, 2000) i, "
         "LATERAL (SELECT '2024-03-04 05:06:07Z'::timestamptz + i * interval '1 h') AS x(s)"
     )
-    source = open_source(parse_database_url(database), application_name="rivet-test")
+    source = POSTGRES.open_source(parse_database_url(database), application_name="rivet-test")
     casts = (("c", "text"),)
     facts = facts_of(source, "t", casts=casts)
     assert facts.keys[0].minimum == ("2024-03-04 06:06:07+00",)

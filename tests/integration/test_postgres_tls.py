@@ -26,7 +26,8 @@ from rivet_fleet.contracts.keys import ChunkRange, RangeKind
 from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.errors import SourceRefused, StatementTimeout
 from rivet_fleet.execution.source import Source
-from rivet_fleet.execution.sources.postgres import exchange, open_source
+from rivet_fleet.execution.sources.postgres import ENGINE as POSTGRES
+from rivet_fleet.execution.sources.postgres import exchange
 from tests.integration.postgres_source_kit import facts_of, read_all, read_plan, sql
 
 __all__ = ["sql"]
@@ -103,7 +104,7 @@ def _copy(source: socket.socket, target: socket.socket) -> None:
 def encrypted(database: str, tmp_path: Path) -> Iterator[Source]:
     url = parse_database_url(database)
     front = TlsFront((url.host or "", url.port or 0), certificate(tmp_path))
-    opened = open_source(
+    opened = POSTGRES.open_source(
         replace(url, host="127.0.0.1", port=front.port),
         tls_mode="require",
         application_name="rivet-test",
@@ -143,7 +144,7 @@ def test_who_is_not_vouched_for_gets_no_password(database: str, tmp_path: Path) 
     front = TlsFront((url.host or "", url.port or 0), certificate(own))
     near = replace(url, host="127.0.0.1", port=front.port, password="quay-side-9")
     try:
-        trusted = open_source(
+        trusted = POSTGRES.open_source(
             near,
             tls_mode="verify-ca",
             tls_ca_file=str(own / "server.pem"),
@@ -155,7 +156,7 @@ def test_who_is_not_vouched_for_gets_no_password(database: str, tmp_path: Path) 
         for mode, authority in (("verify-ca", certificate(other)), ("verify-full", own)):
             file = authority if authority.is_file() else authority / "server.pem"
             with pytest.raises(SourceRefused, match="certificate") as caught:
-                open_source(
+                POSTGRES.open_source(
                     near, tls_mode=mode, tls_ca_file=str(file), application_name="rivet-test"
                 ).ping()
             assert caught.value.hint

@@ -13,8 +13,8 @@ from rivet_fleet.contracts.plan import ReadPlan
 from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.errors import ConfigError
 from rivet_fleet.execution.source import Source
-from rivet_fleet.execution.sources.mysql import open_source as open_mysql
-from rivet_fleet.execution.sources.postgres import open_source as open_postgres
+from rivet_fleet.execution.sources.mysql import ENGINE as MYSQL_ENGINE
+from rivet_fleet.execution.sources.postgres import ENGINE as POSTGRES_ENGINE
 from rivet_fleet.execution.sources.postgres.dialect import from_item
 from tests.integration.fleet_cli import Desk
 from tests.integration.postgres_source_kit import read_all, specs
@@ -70,14 +70,22 @@ def check(source: Source, query: str, value: str | None) -> None:
 
 @pytest.mark.parametrize(("query", "value"), [*BOTH, *POSTGRES])
 def test_postgres_reads_what_the_query_says(database: str, query: str, value: str | None) -> None:
-    check(open_postgres(parse_database_url(database), application_name="t"), query, value)
+    check(
+        POSTGRES_ENGINE.open_source(parse_database_url(database), application_name="t"),
+        query,
+        value,
+    )
 
 
 @pytest.mark.parametrize(("query", "value"), [*BOTH, *MYSQL])
 def test_mariadb_reads_what_the_query_says(
     mysql_database: str, query: str, value: str | None
 ) -> None:
-    check(open_mysql(parse_database_url(mysql_database), application_name="t"), query, value)
+    check(
+        MYSQL_ENGINE.open_source(parse_database_url(mysql_database), application_name="t"),
+        query,
+        value,
+    )
 
 
 def test_nothing_that_is_taken_leaves_its_parentheses(database: str) -> None:

@@ -16,7 +16,7 @@ from rivet_fleet.contracts.plan import TuningPlan
 from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.errors import SchemaDrift, SourceRefused
 from rivet_fleet.execution.source import PageLimit, Source
-from rivet_fleet.execution.sources.postgres import open_source
+from rivet_fleet.execution.sources.postgres import ENGINE as POSTGRES
 from tests.integration.fleet_cli import Desk
 from tests.integration.increment_kit import Follower, export_of
 from tests.integration.postgres_source_kit import drain, read_plan
@@ -83,7 +83,9 @@ def shop(database: str) -> Iterator[Shop]:
 
 @pytest.fixture
 def reader(shop: Shop) -> Iterator[Source]:
-    source = open_source(parse_database_url(shop.reader_url), application_name="rivet-test")
+    source = POSTGRES.open_source(
+        parse_database_url(shop.reader_url), application_name="rivet-test"
+    )
     yield source
     source.close()
 
@@ -244,7 +246,7 @@ def test_who_bypasses_policies_reads_the_heaps(shop: Shop, reader: Source) -> No
 def test_a_role_of_the_url_is_the_user_whose_rights_count(shop: Shop) -> None:
     shop.do(PARTITIONED, OWN_POLICY, "GRANT {role} TO CURRENT_USER")
     url = f"{shop.url}?options=-c%20role%3D{shop.role}"
-    source = open_source(parse_database_url(url), application_name="rivet-test")
+    source = POSTGRES.open_source(parse_database_url(url), application_name="rivet-test")
     try:
         assert delivered(source, chunk_count=3) == shop.seen() == list(range(1, 1001, 2))
         shop.do("REVOKE SELECT ON {t} FROM {role}")

@@ -12,7 +12,7 @@ import pytest
 from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.errors import RivetFleetError
 from tests.integration.fleet_cli import Desk
-from tests.integration.test_query_text import open_mysql, open_postgres, read
+from tests.integration.test_query_text import MYSQL_ENGINE, POSTGRES_ENGINE, read
 
 VALUE = "SSN of Jane's 878051120"
 TOLD = "878051120"
@@ -57,7 +57,7 @@ def people(database: str) -> str:
 
 
 def test_postgres_values_stay_in_their_rows(people: str) -> None:
-    said = failing(open_postgres, people, POSTGRES)
+    said = failing(POSTGRES_ENGINE.open_source, people, POSTGRES)
     assert any("invalid input syntax for type integer: ***" in one for one in said), said
     assert any("out of range" in one for one in said), said
 
@@ -81,7 +81,7 @@ def test_mysql_values_stay_in_their_rows(mysql_database: str) -> None:
             "CREATE FUNCTION boom(v text) RETURNS text DETERMINISTIC NO SQL "
             "BEGIN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = v; RETURN v; END"
         )
-    failing(open_mysql, mysql_database, MYSQL)
+    failing(MYSQL_ENGINE.open_source, mysql_database, MYSQL)
 
 
 def test_state_and_log_hold_no_value_until_it_is_asked_for(tmp_path: Path, people: str) -> None:

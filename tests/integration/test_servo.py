@@ -25,7 +25,7 @@ from rivet_fleet.execution import registry
 from rivet_fleet.execution.extract import ExtractResult, PageProgress, extract_chunk
 from rivet_fleet.execution.servo import PROBE_ROWS, Allowance
 from rivet_fleet.execution.source import Source
-from rivet_fleet.execution.sources.postgres import open_source
+from rivet_fleet.execution.sources.postgres import ENGINE as POSTGRES
 from tests.integration.fleet_cli import ORDERS, Desk, fleet_yaml
 from tests.integration.postgres_source_kit import read_plan, source, sql
 from tests.waiting import until
@@ -259,7 +259,9 @@ def test_a_recovery_conflict_on_a_standby_costs_one_page(
     with psycopg.connect(standby.url(), autocommit=True) as replica:
         replayed = "SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn"
         until(lambda: replica.execute(replayed, position).fetchone() == (True,))
-    source = open_source(parse_database_url(standby.url(name)), application_name="rivet-test")
+    source = POSTGRES.open_source(
+        parse_database_url(standby.url(name)), application_name="rivet-test"
+    )
     pacer, pages = Pacer(), []
 
     def on_page(progress: PageProgress) -> None:

@@ -13,7 +13,8 @@ from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.errors import SourceUnavailable, StateUnavailable
 from rivet_fleet.execution.engines import session as frame
 from rivet_fleet.execution.engines.session import Liveness
-from rivet_fleet.execution.sources.postgres import liveness, open_source
+from rivet_fleet.execution.sources.postgres import ENGINE as POSTGRES
+from rivet_fleet.execution.sources.postgres import liveness
 from rivet_fleet.execution.sources.postgres.liveness import ask, judge
 from rivet_fleet.persistence.database import Database
 from rivet_fleet.persistence.open import open_store
@@ -65,7 +66,7 @@ def test_a_statement_without_limit_may_be_silent_while_the_server_works(
     database, monkeypatch
 ) -> None:
     monkeypatch.setattr(frame, "QUIET_S", 0.1)
-    source = open_source(parse_database_url(database), application_name="rivet-test")
+    source = POSTGRES.open_source(parse_database_url(database), application_name="rivet-test")
     with source._session.reading((), doing="waiting", timeout_s=0) as cursor:
         assert cursor.execute("SELECT 1 FROM pg_sleep(1.5)").fetchall() == [(1,)]
     source.close()
@@ -77,7 +78,7 @@ def test_a_dead_link_is_noticed_without_any_limit(database, monkeypatch, reachab
     monkeypatch.setattr(liveness, "ASK_MAX_S", 2)
     url = parse_database_url(database)
     with relay(url) as link:
-        source = open_source(link.through(url), application_name="rivet-test")
+        source = POSTGRES.open_source(link.through(url), application_name="rivet-test")
         assert source.ping()
         if reachable:
             direct = {"conninfo": database}
@@ -99,7 +100,7 @@ def test_a_distant_source_is_not_taken_for_a_slow_one(database) -> None:
         connection.execute("CREATE TABLE t (k int PRIMARY KEY)")
         connection.execute("INSERT INTO t SELECT generate_series(1, 100)")
     with relay(url) as link:
-        source = open_source(link.through(url), application_name="rivet-test")
+        source = POSTGRES.open_source(link.through(url), application_name="rivet-test")
         read = read_plan(facts_of(source, "t"))
         chunk = ChunkRange(kind=RangeKind.KEYSET, columns=("k",))
         reader = source.open_chunk(read, chunk, TuningPlan())

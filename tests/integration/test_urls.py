@@ -11,7 +11,7 @@ from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.demo.embedded import free_port
 from rivet_fleet.errors import ConfigError
 from rivet_fleet.execution.sources.mysql.session import Session as MysqlSession
-from rivet_fleet.execution.sources.postgres import open_source
+from rivet_fleet.execution.sources.postgres import ENGINE as POSTGRES
 from rivet_fleet.persistence.open import open_store
 from tests.integration.fleet_cli import Desk, fleet_yaml
 
@@ -46,7 +46,7 @@ def test_every_spelling_reaches_the_same_database(
     )
     monkeypatch.setenv("PGSERVICEFILE", str(service))
     url = parse_database_url(spelled(database)[spelling])
-    source = open_source(url, application_name="rivet-test")
+    source = POSTGRES.open_source(url, application_name="rivet-test")
     try:
         with source._session.reading((), doing="asking", timeout_s=10) as cursor:
             row = cursor.execute("SELECT current_database(), current_user").fetchone()
@@ -104,7 +104,7 @@ def test_what_an_engine_cannot_honour_is_refused_by_name() -> None:
     ):
         url = parse_database_url(f"postgresql://u@127.0.0.1/d?{options}")
         with pytest.raises(ConfigError, match=named):
-            open_source(url, application_name="x")
+            POSTGRES.open_source(url, application_name="x")
     for text, named in (
         ("mysql://u@127.0.0.1,127.0.0.1/d", "several hosts"),
         ("mysql://u@127.0.0.1/d?charset=latin1", "charset"),

@@ -16,8 +16,8 @@ from rivet_fleet.contracts.keys import ChunkRange, RangeKind, RelationName, pars
 from rivet_fleet.contracts.plan import TuningPlan
 from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.execution.source import PageLimit, Source
-from rivet_fleet.execution.sources.mysql import open_source as open_mysql
-from rivet_fleet.execution.sources.postgres import open_source as open_postgres
+from rivet_fleet.execution.sources.mysql import ENGINE as MYSQL
+from rivet_fleet.execution.sources.postgres import ENGINE as POSTGRES
 from rivet_fleet.persistence.open import dialect_of, sqlite_path, store_exists
 from tests.integration.mysql_source_kit import Sql
 from tests.integration.postgres_source_kit import drain, read_plan
@@ -88,7 +88,7 @@ def test_random_names_of_postgres(
             )
         )
         connection.execute(composed.SQL("ANALYZE {}").format(place))
-    source = open_postgres(parse_database_url(database), application_name="rivet-test")
+    source = POSTGRES.open_source(parse_database_url(database), application_name="rivet-test")
     try:
         assert _read(source, RelationName(schema=schema, name=table), key, other) == ROWS
     finally:
@@ -116,7 +116,9 @@ def test_random_names_of_mysql(
         sql.execute(f"CREATE TABLE {place} ({_quoted(key)} int PRIMARY KEY, {_quoted(other)} text)")
         for number, text in ROWS:
             sql.execute(f"INSERT INTO {place} VALUES ({number}, '{text}')")
-        source = open_mysql(parse_database_url(mysql_database), application_name="rivet-test")
+        source = MYSQL.open_source(
+            parse_database_url(mysql_database), application_name="rivet-test"
+        )
         try:
             assert _read(source, RelationName(schema=database, name=table), key, other) == ROWS
         finally:

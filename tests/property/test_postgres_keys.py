@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.demo.embedded import EmbeddedPostgres
-from rivet_fleet.execution.sources.postgres import open_source
+from rivet_fleet.execution.sources.postgres import ENGINE as POSTGRES
 from tests.integration.postgres_keys_kit import (
     EXTRA,
     HOSTILE,
@@ -106,7 +106,7 @@ def test_each_row_comes_once_in_the_servers_order(keyed, path, role, rows, data)
     for name, choice in role.items():
         value = SETTINGS[name][choice % len(SETTINGS[name])]
         sql.execute(f"ALTER ROLE every_key_reader SET {name} = {value}".encode())
-    source = open_source(parse_database_url(url), application_name="rivet-test")
+    source = POSTGRES.open_source(parse_database_url(url), application_name="rivet-test")
     try:
         for table in data.draw(st.lists(st.sampled_from(sorted(orders)), min_size=4, max_size=4)):
             facts = facts_of_key(source, table)
@@ -127,7 +127,7 @@ def test_every_table_at_least_once_under_the_most_hostile_path(keyed) -> None:
     url, sql, orders = keyed
     sql.execute("ALTER ROLE every_key_reader RESET ALL")
     sql.execute("ALTER ROLE every_key_reader SET search_path = evil, pg_catalog")
-    source = open_source(parse_database_url(url), application_name="rivet-test")
+    source = POSTGRES.open_source(parse_database_url(url), application_name="rivet-test")
     for table, order in orders.items():
         facts = facts_of_key(source, table)
         assert [key.columns for key in facts.keys] == [("k",)], (table, facts.warnings)

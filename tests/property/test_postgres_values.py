@@ -20,7 +20,7 @@ from rivet_fleet.contracts.keys import ChunkRange, RangeKind
 from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.errors import MalformedData, SchemaDrift, UnsupportedType, ValueTooLarge
 from rivet_fleet.execution.source import Source
-from rivet_fleet.execution.sources.postgres import open_source
+from rivet_fleet.execution.sources.postgres import ENGINE as POSTGRES
 from rivet_fleet.execution.sources.postgres.decoder import ReferenceDecoder
 from rivet_fleet.execution.sources.postgres.values import iso_interval
 from tests.integration.postgres_source_kit import facts_of, read_all, read_plan
@@ -136,7 +136,7 @@ ROWS = st.lists(
 @pytest.fixture(scope="module")
 def server(postgres) -> Iterator[tuple[psycopg.Connection[Any], Source]]:
     url = postgres.create_database("values_of_all_kinds")
-    source = open_source(parse_database_url(url), application_name="rivet-test")
+    source = POSTGRES.open_source(parse_database_url(url), application_name="rivet-test")
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("SET TimeZone = 'Pacific/Chatham'; SET IntervalStyle = 'iso_8601'")
         body = ", ".join(f"{name} {kind}" for name, (kind, _, _) in COLUMNS.items())

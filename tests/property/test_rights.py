@@ -14,7 +14,7 @@ from rivet_fleet.contracts.plan import TuningPlan
 from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.errors import SourceRefused
 from rivet_fleet.execution.source import PageLimit, Source
-from rivet_fleet.execution.sources.postgres import open_source
+from rivet_fleet.execution.sources.postgres import ENGINE as POSTGRES
 from tests.integration.postgres_source_kit import drain, read_plan
 from tests.integration.shapes_kit import cut, look, shaped
 
@@ -134,7 +134,7 @@ def test_what_is_delivered_is_what_the_name_shows(
             for text in statements(schema, role, partitioned, tables):
                 sql.execute(text.encode())
             expected = seen(url, schema)
-            source = open_source(parse_database_url(url), application_name="rivet-test")
+            source = POSTGRES.open_source(parse_database_url(url), application_name="rivet-test")
             try:
                 assert delivered(source, schema, mode="full") == expected
                 assert delivered(source, schema, chunk_count=3) == expected

@@ -20,7 +20,8 @@ from rivet_fleet.contracts.plan import TuningPlan
 from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.errors import MalformedData, UnsupportedType
 from rivet_fleet.execution.source import PageLimit
-from rivet_fleet.execution.sources.postgres import decoder, open_source
+from rivet_fleet.execution.sources.postgres import ENGINE as POSTGRES
+from rivet_fleet.execution.sources.postgres import decoder
 from tests.conftest import missing
 from tests.integration.postgres_source_kit import drain, facts_of, read_plan
 from tests.property.roundtrip import driver, readers
@@ -130,7 +131,7 @@ def test_bytes_that_are_no_text_are_replaced_and_counted(postgres, decoding, tmp
 def test_a_key_that_is_no_text_is_followed_by_its_bytes(postgres, decoding) -> None:
     """The value is coerced and counted; the place in the order is the server's own."""
     url = ascii_database(postgres, f"keys_{decoding}")
-    source = open_source(parse_database_url(url), application_name="rivet-test")
+    source = POSTGRES.open_source(parse_database_url(url), application_name="rivet-test")
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("CREATE TABLE k (s text PRIMARY KEY)")
         facts = facts_of(source, "k")

@@ -16,7 +16,7 @@ from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.errors import RivetFleetError, SourceError
 from rivet_fleet.execution import registry
 from rivet_fleet.execution.source import PageLimit
-from rivet_fleet.execution.sources.postgres import open_source as open_postgres
+from rivet_fleet.execution.sources.postgres import ENGINE as POSTGRES
 from rivet_fleet.execution.sources.postgres.session import Session
 from tests.integration.fleet_cli import Desk
 from tests.integration.postgres_source_kit import drain, read_plan
@@ -154,7 +154,7 @@ def test_what_a_query_sets_ends_with_its_page(database: str) -> None:
     )
     with psycopg.connect(database, autocommit=True) as sql:
         sql.execute("CREATE TABLE victim (n int)")
-        source = open_postgres(parse_database_url(database), application_name="t")
+        source = POSTGRES.open_source(parse_database_url(database), application_name="t")
         facts = source.introspect(FactsRequest(export_name="q", relation=None, query=query))
         chunk = ChunkRange(kind=RangeKind.KEYSET, columns=("id",))
         reader = source.open_chunk(read_plan(facts, query=query), chunk, TuningPlan())

@@ -10,11 +10,11 @@ from __future__ import annotations
 import contextlib
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from rivet_fleet.contracts.clock import vain_bytes
 from rivet_fleet.contracts.foreign import foreign_line, hinted
@@ -225,10 +225,15 @@ class Watched(Protocol):
 
 
 Connection = TypeVar("Connection", bound=Watched)
+At = TypeVar("At")
+"""What a use of a session is asked through: its connection, or a cursor of it."""
 
 
-class EngineSession(ABC, Generic[Connection]):
+class EngineSession(ABC, Generic[Connection, At]):
     """One lazily opened connection to one database."""
+
+    undoing = False
+    """True while the SQL of a user is read, which may leave something behind in a session."""
 
     def __init__(self, url: DatabaseUrl, *, answer_bytes_max: int | None = None) -> None:
         """``answer_bytes_max``: of an answer that is not rows, where less than usual will do."""
@@ -263,6 +268,18 @@ class EngineSession(ABC, Generic[Connection]):
         except SourceError as error:
             error.received_bytes = vain_bytes(connection.answered_bytes)
             raise
+
+    @abstractmethod
+    def reading(
+        self, settings: Settings, *, doing: str, timeout_s: float
+    ) -> AbstractContextManager[At]:
+        """One use of the connection: read-only, with these settings, for one or a few statements.
+        ``doing`` completes the sentence "… while <doing>"; ``timeout_s`` is the statements' limit
+        (0: none). However it ends, the next use finds the session clean. Raises SourceError."""
+
+    @abstractmethod
+    def rows(self, at: At, sql: str, values: Sequence[object] = ()) -> Sequence[tuple[Any, ...]]:
+        """Every row of a small answer. Raises the driver's errors."""
 
     @abstractmethod
     def _connect(self) -> Connection:

@@ -12,10 +12,10 @@ from rivet_fleet.contracts.parameters import Parameter, ParameterType
 from rivet_fleet.errors import ConfigError
 from rivet_fleet.execution.onestatement import TokenKind, tokens
 from rivet_fleet.execution.parameters import place_parameters
-from rivet_fleet.execution.sources.mysql import writing as mysql
-from rivet_fleet.execution.sources.postgres import writing as postgres
+from rivet_fleet.execution.sources.mysql import ENGINE as MYSQL
+from rivet_fleet.execution.sources.postgres import ENGINE as POSTGRES
 
-BOTH = (postgres, mysql)
+BOTH = (POSTGRES.writing, MYSQL.writing)
 SAME = [
     ("select * from o where day >= '${x}'", "2026-01-31"),
     ("select * from o where id > ${x}", "17"),
@@ -36,40 +36,46 @@ SAME = [
 """What pasting would give as well, byte for byte."""
 NAME = ParameterType.IDENTIFIER
 PLACED = [
-    (postgres, "select '${x}'", "it's", None, "select 'it''s'"),
-    (postgres, "select '${x}'", "c:\\", None, "select 'c:\\'"),
-    (postgres, "select E'${x}\\n'", "c:\\'", None, "select E'c:\\\\''\\n'"),
-    (postgres, "select E'a' -- it\n'${x}'", "\\'", None, "select E'a' -- it\n'\\\\'''"),
-    (postgres, 'select 1 as "${x}"', 'a"b', None, 'select 1 as "a""b"'),
-    (postgres, "select 5 -${x}", "-5", None, "select 5 -(-5)"),
-    (postgres, "select ${x}", "it's", None, "select 'it''s'"),
-    (postgres, "select ${x}", "a\\", None, "select  E'a\\\\'"),
-    (postgres, "select ${x}", "5", ParameterType.TEXT, "select '5'"),
-    (postgres, "select ${x}", "null", ParameterType.TEXT, "select 'null'"),
-    (postgres, "select * from ${x}", "orders", NAME, 'select * from "orders"'),
-    (postgres, "select * from ${x}", 'a."B c"', NAME, 'select * from "a"."B c"'),
-    (postgres, "select * from sales.${x}", "o", NAME, 'select * from sales."o"'),
-    (postgres, "select * from o order by ${x}", "id", NAME, 'select * from o order by "id"'),
-    (postgres, "select 1 -- ${x}", "a\nb", None, "select 1 -- ***"),
+    (POSTGRES.writing, "select '${x}'", "it's", None, "select 'it''s'"),
+    (POSTGRES.writing, "select '${x}'", "c:\\", None, "select 'c:\\'"),
+    (POSTGRES.writing, "select E'${x}\\n'", "c:\\'", None, "select E'c:\\\\''\\n'"),
+    (POSTGRES.writing, "select E'a' -- it\n'${x}'", "\\'", None, "select E'a' -- it\n'\\\\'''"),
+    (POSTGRES.writing, 'select 1 as "${x}"', 'a"b', None, 'select 1 as "a""b"'),
+    (POSTGRES.writing, "select 5 -${x}", "-5", None, "select 5 -(-5)"),
+    (POSTGRES.writing, "select ${x}", "it's", None, "select 'it''s'"),
+    (POSTGRES.writing, "select ${x}", "a\\", None, "select  E'a\\\\'"),
+    (POSTGRES.writing, "select ${x}", "5", ParameterType.TEXT, "select '5'"),
+    (POSTGRES.writing, "select ${x}", "null", ParameterType.TEXT, "select 'null'"),
+    (POSTGRES.writing, "select * from ${x}", "orders", NAME, 'select * from "orders"'),
+    (POSTGRES.writing, "select * from ${x}", 'a."B c"', NAME, 'select * from "a"."B c"'),
+    (POSTGRES.writing, "select * from sales.${x}", "o", NAME, 'select * from sales."o"'),
     (
-        postgres,
+        POSTGRES.writing,
+        "select * from o order by ${x}",
+        "id",
+        NAME,
+        'select * from o order by "id"',
+    ),
+    (POSTGRES.writing, "select 1 -- ${x}", "a\nb", None, "select 1 -- ***"),
+    (
+        POSTGRES.writing,
         "select 1 where a is distinct from ${x}",
         "b",
         None,
         "select 1 where a is distinct from 'b'",
     ),
-    (postgres, "select trim(both from ${x})", "b", None, "select trim(both from 'b')"),
-    (mysql, "select '${x}'", "it's", None, "select 'it''s'"),
-    (mysql, "select '${x}'", "a\\", None, "select _utf8mb4 X'615c'"),
-    (mysql, "select 'it''s ${x}'", "\\'", None, "select _utf8mb4 X'69742773205c27'"),
-    (mysql, 'select "${x}"', 'a"b', None, 'select "a""b"'),
-    (mysql, "select 1 as `${x}`", "a`\\", None, "select 1 as `a``\\`"),
-    (mysql, "select ${x}", "it's", None, "select _utf8mb4 X'69742773'"),
-    (mysql, "select * from ${x}", "a.b", NAME, "select * from `a`.`b`"),
-    (mysql, "select 5-${x}", "-5", None, "select 5-(-5)"),
+    (POSTGRES.writing, "select trim(both from ${x})", "b", None, "select trim(both from 'b')"),
+    (MYSQL.writing, "select '${x}'", "it's", None, "select 'it''s'"),
+    (MYSQL.writing, "select '${x}'", "a\\", None, "select _utf8mb4 X'615c'"),
+    (MYSQL.writing, "select 'it''s ${x}'", "\\'", None, "select _utf8mb4 X'69742773205c27'"),
+    (MYSQL.writing, 'select "${x}"', 'a"b', None, 'select "a""b"'),
+    (MYSQL.writing, "select 1 as `${x}`", "a`\\", None, "select 1 as `a``\\`"),
+    (MYSQL.writing, "select ${x}", "it's", None, "select _utf8mb4 X'69742773'"),
+    (MYSQL.writing, "select * from ${x}", "a.b", NAME, "select * from `a`.`b`"),
+    (MYSQL.writing, "select 5-${x}", "-5", None, "select 5-(-5)"),
 ]
 REFUSED = [
-    ((postgres,), "select E'a' -- ${x}\n'b'", "c", "in a comment between", None),
+    ((POSTGRES.writing,), "select E'a' -- ${x}\n'b'", "c", "in a comment between", None),
     (BOTH, "select * from ${x}", "orders", "where a name must be", "type: identifier"),
     (BOTH, "select * from ${x}", "5", "where a name must be", "type: identifier"),
     (BOTH, "select * from a, ${x}", "orders", "where a name must be", "type: identifier"),
@@ -87,19 +93,19 @@ REFUSED = [
     (BOTH, "select '${x}'", "a\0", "NUL", None),
     (BOTH, "select '${x}'", "a\udcff", "UTF-8", None),
     (BOTH, "select ${x} from o; select 1", "1", "a second statement", "one SELECT"),
-    ((postgres,), "select $$${x}$$", "a", "$…$ quotes", "'…' quotes"),
-    ((postgres,), "select $${x}$ ; -- $q$", "q", "which nothing closes", None),
-    ((postgres,), "select ${x}$q$", "1", "touches $", None),
-    ((postgres,), "select E'\\${x}'", "'", "behind a backslash", "two of them"),
-    ((postgres,), "select U&'${x}'", "\\0041", "U&'…'", None),
-    ((postgres,), "select U&${x}", "\\0041", "touches &", None),
-    ((postgres,), "select a${x}&'\\0041'", "U", "touches &", None),
-    ((mysql,), "select '\\${x}'", "'", "behind a backslash", None),
-    ((mysql,), "select 'it\\'s ${x}'", "a", "one thing under one setting", "it''s"),
-    ((mysql,), 'select "${x}"', "a\\", "depends on the server's settings", "'…' alone"),
-    ((mysql,), "select '\\n${x}'", "a\\", "depends on the server's settings", "'…' alone"),
-    ((mysql,), "select X'${x}'", "\\", "depends on the server's settings", "'…' alone"),
-    ((mysql,), "select /*!50000 ${x} */ 1", "2", "/*! … */", "without it"),
+    ((POSTGRES.writing,), "select $$${x}$$", "a", "$…$ quotes", "'…' quotes"),
+    ((POSTGRES.writing,), "select $${x}$ ; -- $q$", "q", "which nothing closes", None),
+    ((POSTGRES.writing,), "select ${x}$q$", "1", "touches $", None),
+    ((POSTGRES.writing,), "select E'\\${x}'", "'", "behind a backslash", "two of them"),
+    ((POSTGRES.writing,), "select U&'${x}'", "\\0041", "U&'…'", None),
+    ((POSTGRES.writing,), "select U&${x}", "\\0041", "touches &", None),
+    ((POSTGRES.writing,), "select a${x}&'\\0041'", "U", "touches &", None),
+    ((MYSQL.writing,), "select '\\${x}'", "'", "behind a backslash", None),
+    ((MYSQL.writing,), "select 'it\\'s ${x}'", "a", "one thing under one setting", "it''s"),
+    ((MYSQL.writing,), 'select "${x}"', "a\\", "depends on the server's settings", "'…' alone"),
+    ((MYSQL.writing,), "select '\\n${x}'", "a\\", "depends on the server's settings", "'…' alone"),
+    ((MYSQL.writing,), "select X'${x}'", "\\", "depends on the server's settings", "'…' alone"),
+    ((MYSQL.writing,), "select /*!50000 ${x} */ 1", "2", "/*! … */", "without it"),
 ]
 
 
@@ -140,27 +146,27 @@ def test_a_place_that_cannot_hold_it_is_refused(engines, template, value, named,
 
 def test_a_declared_type_is_held_to() -> None:
     with pytest.raises(ConfigError, match="declared a number"):
-        placed(postgres, "select ${x}", "5 or 1", ParameterType.NUMBER)
+        placed(POSTGRES.writing, "select ${x}", "5 or 1", ParameterType.NUMBER)
     with pytest.raises(ConfigError, match="identifier, and has"):
-        placed(postgres, "select * from ${x}", "a b", NAME)
+        placed(POSTGRES.writing, "select * from ${x}", "a b", NAME)
 
 
 def test_a_bare_text_is_taken_and_told() -> None:
-    found = placed(postgres, "select ${x} as run", "blue")
+    found = placed(POSTGRES.writing, "select ${x} as run", "blue")
     assert found.sql == "select 'blue' as run"
     assert "read as a text, not as SQL" in found.notes[0]
-    assert not placed(postgres, "select ${x} as run", "blue", ParameterType.TEXT).notes
+    assert not placed(POSTGRES.writing, "select ${x} as run", "blue", ParameterType.TEXT).notes
 
 
 def test_names_kept_for_later_leave_a_template_that_means_the_same() -> None:
     values = {"s": Parameter(value="it's"), "x": Parameter(value="${s}"), "y": Parameter(value="$")}
     text = "select '${s}', '${x}', '${y}{s}', ${s}, '${$}{s}' from o -- ${s}"
-    whole = place_parameters(text, postgres(), values).sql
-    template = place_parameters(text, postgres(), values, frozenset("s")).sql
+    whole = place_parameters(text, POSTGRES.writing(), values).sql
+    template = place_parameters(text, POSTGRES.writing(), values, frozenset("s")).sql
     assert "it" not in template
-    again = place_parameters(template, postgres(), {"s": values["s"]}).sql
+    again = place_parameters(template, POSTGRES.writing(), {"s": values["s"]}).sql
     two = place_parameters(
-        "select 1 -- ${x}\n, '${s}'", postgres(), values, frozenset(("s", "x"))
+        "select 1 -- ${x}\n, '${s}'", POSTGRES.writing(), values, frozenset(("s", "x"))
     ).sql
     assert two == "select 1 -- ***\n, '${s}'"
     # A comment says nothing, so it gets no second chance to say a secret.

@@ -327,7 +327,7 @@ def compiled_decoder() -> type[CompiledDecoder] | None:
     return packetrows.CompiledDecoder
 
 
-_DECODERS: decoding.Decoders[BatchDecoder] = decoding.Decoders(
+DECODERS: decoding.Decoders[BatchDecoder] = decoding.Decoders(
     reference=ReferenceDecoder, compiled=lambda: compiled_decoder()
 )
-open_decoder = _DECODERS.open
+open_decoder = DECODERS.open

@@ -11,18 +11,18 @@ from rivet_fleet.contracts.keys import ChunkRange, RangeKind, RelationName
 from rivet_fleet.contracts.plan import ReadPlan, TuningPlan
 from rivet_fleet.contracts.proof import ChangeReading
 from rivet_fleet.errors import ConfigError, SchemaDrift
-from rivet_fleet.execution.chunkreader import text_column
 from rivet_fleet.execution.engines.session import maybe_swapped
+from rivet_fleet.execution.engines.source import EngineReading
 from rivet_fleet.execution.paging import KeyDialect, Pager, Select, Walk
 from rivet_fleet.execution.sources.mysql import introspect, statements
 from rivet_fleet.execution.sources.mysql.border import SWAPPED_CODES
 from rivet_fleet.execution.sources.mysql.catalog import find_relation, rows
-from rivet_fleet.execution.sources.mysql.decoder import BatchDecoder, compiled_decoder, open_decoder
+from rivet_fleet.execution.sources.mysql.decoder import DECODERS, BatchDecoder
 from rivet_fleet.execution.sources.mysql.dialect import quote_identifier
 from rivet_fleet.execution.sources.mysql.introspect import Shape, read_shape
 from rivet_fleet.execution.sources.mysql.keytext import carried_exactly
 from rivet_fleet.execution.sources.mysql.liveness import WatchedConnection
-from rivet_fleet.execution.sources.mysql.querysession import Own, in_utc
+from rivet_fleet.execution.sources.mysql.querysession import in_utc
 from rivet_fleet.execution.sources.mysql.session import Proxy, Session
 from rivet_fleet.execution.sources.mysql.statements import bare_query, metadata_settings
 from rivet_fleet.execution.sources.mysql.stream import StatementStream
@@ -85,15 +85,6 @@ def _counts_everything(connection: WatchedConnection, name: RelationName) -> boo
     return not cascades
 
 
-def count_rows(session: Session, select: str, timeout_s: float, own: Own = ()) -> int:
-    """One ``SELECT count(*)``, read only, within its limit. ``own``: of a query, what it was
-    planned under. Raises StatementTimeout."""
-    settings = metadata_settings(session.server, timeout_s, own)
-    with session.reading(settings, doing="counting rows", timeout_s=timeout_s) as connection:
-        ((counted,),) = rows(connection, select)
-    return int(counted)
-
-
 _TRANSACTIONAL = "SELECT e.ENGINE FROM information_schema.ENGINES e WHERE e.TRANSACTIONS = 'YES'"
 _OTHERS = f"""
 SELECT COUNT(*) FROM information_schema.TABLES t
@@ -139,10 +130,10 @@ _EXACT_KEY_TEXT = (
 )
 """Kinds whose text we can write from the carried value. For all others (moments: a zero date is
 no date; tinyint(1): true stands for more than 1) the page carries the key once more, as text."""
-_TEXT_WIRE_TYPE, _BYTES_WIRE_TYPE = "253", "253:binary"
+_BYTES_WIRE_TYPE = "253:binary"
 
 
-class MysqlReading:
+class MysqlReading(EngineReading[Session, BatchDecoder]):
     """A ``ReadingEngine`` over one session. The session belongs to the source.
 
     A page of a key walks an index where there is one: the optimizer, left alone, may prefer to
@@ -151,27 +142,18 @@ class MysqlReading:
     is not what was planned.
     """
 
+    _text_types = ("varchar", "253")
+    _decoders = DECODERS
+
     def __init__(
         self, session: Session, read: ReadPlan, chunk_range: ChunkRange, tuning: TuningPlan
     ) -> None:
-        self._session, self._tuning = session, tuning
-        self._read, self._range = read, chunk_range
+        super().__init__(session, read, tuning)
+        self._range = chunk_range
         now = self._look()
         self._index = self._choose_index(now)
-        self._coerce = read.on_unrepresentable == "coerce"
-        self._decoder: BatchDecoder | None = None
         self._keys = statements.Keys.of(now.columns)
         self.keys: KeyDialect = self._keys
-
-    @property
-    def decodes_at_once(self) -> bool:
-        """With the compiled decoder."""
-        return compiled_decoder() is not None
-
-    @property
-    def identity(self) -> str:
-        """Host, port, database and user."""
-        return self._session.url.identity
 
     def carries_key(self, column: ColumnSpec) -> bool:
         """Numbers, text, uuid and bytes: what ``key_text`` can write. Not text in a character set
@@ -187,10 +169,6 @@ class MysqlReading:
         if isinstance(value, decimal.Decimal):
             return format(value, "f")
         return str(value)
-
-    def hidden_column(self, name: str) -> ColumnSpec:
-        """A text column."""
-        return text_column(name, native_type="varchar", wire_type=_TEXT_WIRE_TYPE)
 
     def select_list(self, columns: tuple[ColumnSpec, ...], hidden_keys: tuple[str, ...]) -> str:
         """Every planned column by name, then the hidden keys as text."""
@@ -229,14 +207,7 @@ class MysqlReading:
         """One prepared statement; nothing is sent before the first receive."""
         settings = statements.page_settings(self._session.server, self._tuning, self._read.session)
         columns = tuple(self._as_sent(column) for column in columns)
-        decoder = open_decoder(
-            columns,
-            max_value_bytes=self._tuning.max_value_bytes,
-            coerce=self._coerce,
-            packed=packed,
-            like=self._decoder,
-        )
-        self._decoder = decoder
+        decoder = self._open_decoder(columns, packed=packed)
         sql, subject = self._now(select), str(self._read.relation or "the query")
         return StatementStream(
             self._session, sql, columns, settings, self._tuning, decoder, subject=subject, held=held

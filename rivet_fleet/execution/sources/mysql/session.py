@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -21,6 +21,7 @@ import pymysql
 from rivet_fleet.contracts.url import CAREFUL, DatabaseUrl, Login
 from rivet_fleet.errors import ConfigError
 from rivet_fleet.execution.engines.session import ASK_MAX_S, EngineSession, Liveness, Settings
+from rivet_fleet.execution.sources.mysql import catalog
 from rivet_fleet.execution.sources.mysql.border import (
     CLIENT_ERRNOS,
     mysql_errors,
@@ -155,7 +156,7 @@ _OWN_TRANSACTIONS = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED, REA
 """Whatever the server's default is: a SELECT at SERIALIZABLE locks the rows it reads."""
 
 
-class Session(EngineSession[WatchedConnection]):
+class Session(EngineSession[WatchedConnection, WatchedConnection]):
     """One lazily opened connection to one database."""
 
     def __init__(
@@ -238,6 +239,12 @@ class Session(EngineSession[WatchedConnection]):
             else:
                 with _borrowed(connection, settings, snapshot=snapshot):
                     yield connection
+
+    def rows(
+        self, at: WatchedConnection, sql: str, values: Sequence[object] = ()
+    ) -> tuple[tuple[Any, ...], ...]:
+        """Every row of a small answer. Raises PyMySQL's errors."""
+        return catalog.rows(at, sql, values)
 
     def _errors(self, doing: str, subject: str) -> contextlib.AbstractContextManager[None]:
         return mysql_errors(self.url, doing, subject=subject)

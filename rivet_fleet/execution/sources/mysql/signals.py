@@ -8,15 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from rivet_fleet.contracts.url import CAREFUL, DatabaseUrl, Login
 from rivet_fleet.errors import SourceRefused
-from rivet_fleet.execution.signals import (
-    ANSWER_BYTES_MAX,
-    ANSWER_MAX_S,
-    SignalSpec,
-    one_number,
-    unknown_signal,
-)
+from rivet_fleet.execution.engines.source import EngineSignals
+from rivet_fleet.execution.signals import ANSWER_MAX_S, SignalSpec, one_number
 from rivet_fleet.execution.sources.mysql.border import told
 from rivet_fleet.execution.sources.mysql.session import Session
 from rivet_fleet.execution.sources.mysql.statements import bare_query, from_item
@@ -61,40 +55,29 @@ _SYNTAX = 1064
 _QUERY = "the signal's query"
 
 
-class MysqlSignals:
+class Signals(EngineSignals[Session]):
     """``SourceSignals`` over one session."""
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self._may: bool | None = None
+    specs = SIGNALS
+    privilege = _PROCESS
+    grant = "GRANT PROCESS ON *.*"
 
-    def read(self, name: str) -> float:
-        """A status variable, or what a table of the server's says. Raises SourceRefused where
-        PROCESS is missing: without it others' work would not be counted."""
-        if name not in SIGNALS:
-            raise unknown_signal(name, SIGNALS)
+    def _number(self, name: str) -> float:
         if name in _STATUS:
             rows = self._rows(f"SHOW GLOBAL STATUS LIKE '{_STATUS[name]}'")
             return one_number([row[1:] for row in rows], name)
         if name == "replication_lag_s":
             return self._behind()
-        if not self._may_see_others():
-            raise SourceRefused(
-                f"{self._session.url.identity}: {name} needs {_PROCESS}",
-                hint=f"GRANT PROCESS ON *.* TO {self._session.url.user or 'the user'}",
-            )
         return one_number(self._rows(_SQL[name]), name)
 
-    def query(self, sql: str) -> float:
-        """The one number of a query, read as part of a SELECT of ours. Raises SourceError."""
+    def _of_query(self, sql: str) -> float:
         # Part of a SELECT, as a `query:` is: only the session keeps what runs in it from writing,
         # and a SET would make it another one.
         bare = bare_query(sql, self._session.server.session or None)
         return one_number(self._rows(f"SELECT * FROM {from_item(None, bare)} LIMIT 2"), _QUERY)
 
-    def close(self) -> None:
-        """Close the session. Never raises."""
-        self._session.close()
+    def _ask_privilege(self) -> bool:
+        return bool(one_number(self._rows(_MAY), "PROCESS"))
 
     def _rows(self, sql: str) -> list[tuple[Any, ...]]:
         with (
@@ -122,29 +105,3 @@ class MysqlSignals:
         if behind is None:
             raise SourceRefused(f"{self._session.url.identity} does not replicate now")
         return float(behind)
-
-    def _may_see_others(self) -> bool:
-        if self._may is None:
-            self._may = bool(one_number(self._rows(_MAY), "PROCESS"))
-        return self._may
-
-
-def open_signals(
-    url: DatabaseUrl,
-    *,
-    tls_mode: str | None = None,
-    tls_ca_file: str | None = None,
-    application_name: str,
-    login: Login = CAREFUL,
-) -> MysqlSignals:
-    """A monitoring connection of its own; connects at first use."""
-    return MysqlSignals(
-        Session(
-            url,
-            tls_mode=tls_mode,
-            tls_ca_file=tls_ca_file,
-            application_name=application_name,
-            login=login,
-            answer_bytes_max=ANSWER_BYTES_MAX,
-        )
-    )

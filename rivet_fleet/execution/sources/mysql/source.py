@@ -1,33 +1,23 @@
-"""The MySQL and MariaDB source: the seam's verbs over one session."""
+"""The MySQL and MariaDB source: what it answers over one session."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
-from rivet_fleet.contracts.basis import BasisFact
 from rivet_fleet.contracts.counters import CounterReading
 from rivet_fleet.contracts.facts import (
-    FactsRequest,
-    Listing,
-    ServerFacts,
-    SourceFacts,
-    SourceNote,
     leading_index,
 )
 from rivet_fleet.contracts.keys import ChunkRange, RangeKind, RelationName
 from rivet_fleet.contracts.plan import ReadPlan, TuningPlan
-from rivet_fleet.contracts.proof import ChangeReading
-from rivet_fleet.contracts.url import CAREFUL, DatabaseUrl, Login
 from rivet_fleet.contracts.window import Newest, NewestRequest
 from rivet_fleet.errors import SourceRefused
-from rivet_fleet.execution.chunkreader import PagedReader
+from rivet_fleet.execution.engines.source import Counting, Questions
 from rivet_fleet.execution.paging import above, beneath
-from rivet_fleet.execution.proof import count_select
 from rivet_fleet.execution.sources.mysql import listing, reading
 from rivet_fleet.execution.sources.mysql.basis import Basis
-from rivet_fleet.execution.sources.mysql.catalog import rows
+from rivet_fleet.execution.sources.mysql.catalog import find_relation, rows
 from rivet_fleet.execution.sources.mysql.dialect import ENGINE_NAMES, family, quote_text
 from rivet_fleet.execution.sources.mysql.introspect import introspect, read_shape
 from rivet_fleet.execution.sources.mysql.liveness import WatchedConnection
@@ -159,101 +149,59 @@ def _among(names: tuple[str, ...]) -> str:
     return "(" + ", ".join(f"'{name}'" for name in names) + ")"
 
 
+def _resolve(session: Session, relation: RelationName) -> RelationName:
+    with session.reading(
+        metadata_settings(session.server, _LOOK_MAX_S),
+        doing=f"looking for {relation.name}",
+        timeout_s=_LOOK_MAX_S,
+    ) as connection:
+        return find_relation(connection, relation).name
+
+
 WHOLE = ChunkRange(kind=RangeKind.WHOLE)
 
 
-class MysqlSource:
-    """A ``Source``. One connection, opened at first use; not shared between threads."""
-
-    def __init__(self, session: Session, *, max_value_bytes: int | None) -> None:
-        self._session = session
-        self._value_bytes_max = max_value_bytes
-        self._basis = Basis(session)
-
-    def introspect(self, request: FactsRequest) -> SourceFacts:
-        """Facts about one table or query; see ``Source``."""
-        return introspect(self._session, self._basis, request)
-
-    def newest(self, request: NewestRequest) -> Newest:
-        """The greatest cursor; see ``Source``."""
-        return newest(self._session, request)
-
-    def read_changes(self, relation: RelationName) -> ChangeReading:
-        """The server's counters; see ``Source``."""
-        return reading.read_changes(self._session, relation)
-
-    def count_rows(self, read: ReadPlan, chunk_range: ChunkRange, timeout_s: float) -> int:
-        """The rows that this user sees now; see ``Source``."""
-        engine = MysqlReading(self._session, read, WHOLE, TuningPlan())
-        item = engine.from_item(read.relation, read.query, only=False)
-        select = count_select(engine.keys, item, chunk_range, read.window)
-        return reading.count_rows(self._session, select, timeout_s, read.session)
-
-    def open_chunk(
-        self, read: ReadPlan, chunk_range: ChunkRange, tuning: TuningPlan
-    ) -> PagedReader:
-        """A reader for one chunk. Raises SchemaDrift before the first row."""
-        if self._value_bytes_max is not None:
-            lower = min(self._value_bytes_max, tuning.max_value_bytes)
-            tuning = replace(tuning, max_value_bytes=lower)
-        engine = MysqlReading(self._session, read, chunk_range, tuning)
-        footing = Footing(read, chunk_range, lambda: self._basis.look(read, chunk_range))
-        footing.prove()
-        return PagedReader(engine, read, chunk_range, footing, row_bytes_max=tuning.max_row_bytes)
-
-    def list_relations(self) -> Listing:
-        """Every relation the user may see; see ``Source``."""
-        return listing.list_relations(self._session)
-
-    def describe_server(self) -> ServerFacts:
-        """The server as this user meets it; see ``Source``."""
-        return listing.describe_server(self._session)
-
-    def check_readable(
-        self, relation: RelationName | None, query: str | None
-    ) -> tuple[SourceNote, ...]:
-        """Whether every column may be read; see ``Source``."""
-        return listing.check_readable(self._session, relation, query)
-
-    def read_counters(self) -> CounterReading:
-        """The server's counters; see ``Source``."""
-        return read_counters(self._session)
-
-    def identify(self) -> tuple[BasisFact, ...]:
-        """Who the source is; see ``Source``."""
-        return self._basis.of_source()
-
-    def ping(self) -> str:
-        """Connect, ask, and say the server's version."""
-        with self._session.reading((), doing="saying hello", timeout_s=10.0) as connection:
-            connection.ping()
-        return self._session.server.version_text
-
-    def close(self) -> None:
-        """Close the connection. Never raises."""
-        self._session.close()
-
-
-def open_source(
-    url: DatabaseUrl,
-    *,
-    tls_mode: str | None = None,
-    tls_ca_file: str | None = None,
-    application_name: str,
-    login: Login = CAREFUL,
-    max_value_bytes: int | None = None,
-) -> MysqlSource:
-    """A source for ``url``; connects at first use. Of the URL's options ``ssl-mode``, ``ssl-ca``
-    and ``unix-socket`` are known.
-
-    ``max_value_bytes`` lowers the limit of the tuning, never raises it. Raises ConfigError for
-    an unknown ``tls_mode`` or option.
-    """
-    session = Session(
-        url,
-        tls_mode=tls_mode,
-        tls_ca_file=tls_ca_file,
-        application_name=application_name,
-        login=login,
+def _counting(
+    session: Session, read: ReadPlan, chunk_range: ChunkRange, timeout_s: float
+) -> Counting:
+    engine = MysqlReading(session, read, WHOLE, TuningPlan())
+    return Counting(
+        keys=engine.keys,
+        item=engine.from_item(read.relation, read.query, only=False),
+        settings=metadata_settings(session.server, timeout_s, read.session),
     )
-    return MysqlSource(session, max_value_bytes=max_value_bytes)
+
+
+def _reading(
+    session: Session,
+    _basis: Basis,
+    footing: Footing,
+    read: ReadPlan,
+    chunk_range: ChunkRange,
+    tuning: TuningPlan,
+) -> MysqlReading:
+    engine = MysqlReading(session, read, chunk_range, tuning)
+    footing.prove()
+    return engine
+
+
+def _ping(session: Session) -> str:
+    with session.reading((), doing="saying hello", timeout_s=10.0) as connection:
+        connection.ping()
+    return session.server.version_text
+
+
+QUESTIONS = Questions(
+    basis=Basis,
+    introspect=introspect,
+    resolve=_resolve,
+    newest=newest,
+    read_changes=reading.read_changes,
+    counting=_counting,
+    reading=_reading,
+    list_relations=listing.list_relations,
+    describe_server=listing.describe_server,
+    check_readable=listing.check_readable,
+    read_counters=read_counters,
+    ping=_ping,
+)

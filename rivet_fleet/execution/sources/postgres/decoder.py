@@ -211,7 +211,7 @@ def _build_column(*cells: Any, **policy: Any) -> pa.Array:
     return build_column(*cells, **policy)
 
 
-_DECODERS: Decoders[BatchDecoder] = Decoders(
+DECODERS: Decoders[BatchDecoder] = Decoders(
     reference=ReferenceDecoder, compiled=lambda: compiled_decoder()
 )
-open_decoder = _DECODERS.open
+open_decoder = DECODERS.open

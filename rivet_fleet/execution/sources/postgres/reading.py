@@ -11,15 +11,12 @@ from rivet_fleet.contracts.columns import ColumnSpec, TypeKind
 from rivet_fleet.contracts.keys import ChunkRange, RelationName
 from rivet_fleet.contracts.plan import ReadPlan, TuningPlan
 from rivet_fleet.errors import ConfigError, SchemaDrift
-from rivet_fleet.execution.chunkreader import text_column
 from rivet_fleet.execution.engines.decoding import BatchDecoder
+from rivet_fleet.execution.engines.source import EngineReading
 from rivet_fleet.execution.paging import Accepted, KeyDialect, PageEnd, Pager, Select, Walk
 from rivet_fleet.execution.source import PageLimit
 from rivet_fleet.execution.sources.postgres import dialect
-from rivet_fleet.execution.sources.postgres.decoder import (
-    compiled_decoder,
-    open_decoder,
-)
+from rivet_fleet.execution.sources.postgres.decoder import DECODERS
 from rivet_fleet.execution.sources.postgres.dialect import OID_TEXT, block_range
 from rivet_fleet.execution.sources.postgres.exchange import CopyStream
 from rivet_fleet.execution.sources.postgres.heaps import proof, relation_blocks
@@ -125,29 +122,20 @@ _TEXTS = (TypeKind.STRING, TypeKind.ENUM)
 """Those of them that are other bytes in another encoding."""
 
 
-class PostgresReading:
+class PostgresReading(EngineReading[Session, BatchDecoder]):
     """A ``ReadingEngine`` over one session. The session belongs to the source."""
 
+    _text_types = ("text", str(OID_TEXT))
+    _decoders = DECODERS
+
     def __init__(self, session: Session, read: ReadPlan, tuning: TuningPlan, keys: Keys) -> None:
-        self._session, self._read, self._tuning = session, read, tuning
+        super().__init__(session, read, tuning)
         self._keys = keys
-        self._coerce = read.on_unrepresentable == "coerce"
-        self._decoder: BatchDecoder | None = None
 
     @property
     def keys(self) -> KeyDialect:
         """The operators of the keys' own classes."""
         return self._keys
-
-    @property
-    def decodes_at_once(self) -> bool:
-        """With the compiled decoder."""
-        return compiled_decoder() is not None
-
-    @property
-    def identity(self) -> str:
-        """Host, port, database and user."""
-        return self._session.url.identity
 
     def carries_key(self, column: ColumnSpec) -> bool:
         """Integers, text, uuid and bytes: what ``key_text`` can write."""
@@ -163,10 +151,6 @@ class PostgresReading:
         if isinstance(value, str):
             return self._keys.arrived(value)
         return str(value)
-
-    def hidden_column(self, name: str) -> ColumnSpec:
-        """A text column."""
-        return text_column(name, native_type="text", wire_type=str(OID_TEXT))
 
     def select_list(self, columns: tuple[ColumnSpec, ...], hidden_keys: tuple[str, ...]) -> str:
         """Every planned column by name, then the hidden keys as text."""
@@ -201,14 +185,7 @@ class PostgresReading:
         held: bool = False,
     ) -> CopyStream:
         """One COPY in its own short transaction; nothing is sent before the first receive."""
-        decoder = open_decoder(
-            columns,
-            max_value_bytes=self._tuning.max_value_bytes,
-            coerce=self._coerce,
-            packed=packed,
-            like=self._decoder,
-        )
-        self._decoder = decoder
+        decoder = self._open_decoder(columns, packed=packed)
         nudges, own = dialect.NUDGES[walk], self._read.session
         settings = dialect.page_settings(self._tuning, nudges, own)
         if self._session.text_unchecked:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import psycopg
@@ -76,7 +76,7 @@ class _OneStatement(Cursor[tuple[Any, ...]]):
         super()._execute_send(query, force_extended=True, binary=binary)
 
 
-class Session(EngineSession[WatchedConnection]):
+class Session(EngineSession[WatchedConnection, Cursor[tuple[Any, ...]]]):
     """One lazily opened connection to one database."""
 
     def __init__(
@@ -227,6 +227,12 @@ class Session(EngineSession[WatchedConnection]):
             except BaseException:
                 self._undo(connection)
                 raise
+
+    def rows(
+        self, at: Cursor[tuple[Any, ...]], sql: str, values: Sequence[object] = ()
+    ) -> list[tuple[Any, ...]]:
+        """Every row of a small answer. Raises psycopg's errors."""
+        return at.execute(sql.encode(), values or None).fetchall()
 
     @contextlib.contextmanager
     def alone(self, *, doing: str, timeout_s: float) -> Iterator[None]:

@@ -6,16 +6,9 @@ have no state, so that a count of them would read zero.
 
 from __future__ import annotations
 
-from rivet_fleet.contracts.url import CAREFUL, DatabaseUrl, Login
-from rivet_fleet.errors import SourceRefused
 from rivet_fleet.execution.engines.session import Settings
-from rivet_fleet.execution.signals import (
-    ANSWER_BYTES_MAX,
-    ANSWER_MAX_S,
-    SignalSpec,
-    one_number,
-    unknown_signal,
-)
+from rivet_fleet.execution.engines.source import EngineSignals
+from rivet_fleet.execution.signals import ANSWER_MAX_S, SignalSpec, one_number
 from rivet_fleet.execution.sources.postgres.dialect import OWN_PATH, from_item
 from rivet_fleet.execution.sources.postgres.querysession import PLAIN_STRINGS
 from rivet_fleet.execution.sources.postgres.session import Session
@@ -61,36 +54,26 @@ _OWN: Settings = (("search_path", OWN_PATH),)
 _MAY = "SELECT pg_has_role(current_user, 'pg_read_all_stats', 'USAGE')::int"
 
 
-class PostgresSignals:
+class Signals(EngineSignals[Session]):
     """``SourceSignals`` over one session, in short transactions: statistics are not frozen."""
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self._may: bool | None = None
+    specs = SIGNALS
+    privilege = _STATS
+    grant = "GRANT pg_read_all_stats"
 
-    def read(self, name: str) -> float:
-        """A number of the statistics views. Raises SourceRefused where pg_read_all_stats is
-        missing: without it others' work would not be counted."""
-        self._session.undoing = False
-        spec = SIGNALS.get(name)
-        if spec is None:
-            raise unknown_signal(name, SIGNALS)
-        if spec.needs is not None and not self._may_read_all():
-            raise SourceRefused(
-                f"{self._session.url.identity}: {name} needs {spec.needs}",
-                hint=f"GRANT pg_read_all_stats TO {self._session.url.user or 'the user'}",
-            )
+    def _number(self, name: str) -> float:
         if name == "requested_checkpoints":
             new = self._session.server_version_num >= _CHECKPOINTER_SINCE
             return self._answer(_CHECKPOINTS if new else _CHECKPOINTS_OLD, _OWN)
         return self._answer(_SQL[name], _OWN)
 
-    def query(self, sql: str) -> float:
-        """The one number of a query, read as part of a SELECT of ours. Raises SourceError."""
-        self._session.undoing = True
+    def _of_query(self, sql: str) -> float:
         # Part of a SELECT of ours, as a `query:` is: COPY … TO PROGRAM is one statement, too.
         selected = f"SELECT * FROM {from_item(None, sql)} LIMIT 2"
         return self._answer(selected, ((PLAIN_STRINGS, "on"),))
+
+    def _ask_privilege(self) -> bool:
+        return bool(self._answer(_MAY, _OWN))
 
     def _answer(self, sql: str, settings: Settings) -> float:
         limit = (("statement_timeout", f"'{int(ANSWER_MAX_S * 1000)}ms'"), *settings)
@@ -100,33 +83,3 @@ class PostgresSignals:
             cursor.execute(sql.encode(), binary=True)
             rows = cursor.fetchmany(2)
         return one_number(rows, "the signal's query")
-
-    def close(self) -> None:
-        """Close the session. Never raises."""
-        self._session.close()
-
-    def _may_read_all(self) -> bool:
-        if self._may is None:
-            self._may = bool(self._answer(_MAY, _OWN))
-        return self._may
-
-
-def open_signals(
-    url: DatabaseUrl,
-    *,
-    tls_mode: str | None = None,
-    tls_ca_file: str | None = None,
-    application_name: str,
-    login: Login = CAREFUL,
-) -> PostgresSignals:
-    """A monitoring connection of its own; connects at first use."""
-    return PostgresSignals(
-        Session(
-            url,
-            tls_mode=tls_mode,
-            tls_ca_file=tls_ca_file,
-            application_name=application_name,
-            login=login,
-            answer_bytes_max=ANSWER_BYTES_MAX,
-        )
-    )

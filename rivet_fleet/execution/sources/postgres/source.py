@@ -1,33 +1,27 @@
-"""The PostgreSQL source: the seam's verbs over one session."""
+"""The PostgreSQL source: what it answers over one session."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from contextlib import AbstractContextManager
 from typing import Any
 
-from rivet_fleet.contracts.basis import BasisFact
+from psycopg import Cursor
+
 from rivet_fleet.contracts.columns import TypeKind
 from rivet_fleet.contracts.counters import CounterReading
 from rivet_fleet.contracts.facts import (
     ColumnFacts,
-    FactsRequest,
-    Listing,
-    ServerFacts,
-    SourceFacts,
-    SourceNote,
 )
 from rivet_fleet.contracts.keys import ChunkRange, RelationName
 from rivet_fleet.contracts.plan import ReadPlan, TuningPlan
 from rivet_fleet.contracts.proof import ChangeReading
-from rivet_fleet.contracts.url import CAREFUL, DatabaseUrl, Login
 from rivet_fleet.contracts.window import Newest, NewestRequest
 from rivet_fleet.errors import SourceRefused
-from rivet_fleet.execution.chunkreader import PagedReader
 from rivet_fleet.execution.engines.facts import METADATA_TIMEOUT_S
 from rivet_fleet.execution.engines.session import maybe_swapped
+from rivet_fleet.execution.engines.source import Counting, Questions
 from rivet_fleet.execution.paging import above, beneath, compared_columns
-from rivet_fleet.execution.proof import count_select
 from rivet_fleet.execution.sources.postgres import listing
 from rivet_fleet.execution.sources.postgres.basis import Basis
 from rivet_fleet.execution.sources.postgres.border import SWAPPED
@@ -44,7 +38,7 @@ from rivet_fleet.execution.sources.postgres.dialect import (
 )
 from rivet_fleet.execution.sources.postgres.introspect import columns_now, introspect, read_columns
 from rivet_fleet.execution.sources.postgres.keyorder import Keys
-from rivet_fleet.execution.sources.postgres.querysession import Own, sealed
+from rivet_fleet.execution.sources.postgres.querysession import sealed
 from rivet_fleet.execution.sources.postgres.reading import PostgresReading
 from rivet_fleet.execution.sources.postgres.session import Session
 from rivet_fleet.execution.types import Footing, check_columns
@@ -116,16 +110,6 @@ def read_changes(session: Session, relation: RelationName) -> ChangeReading:
         lag_s=0.0 if alone else _LAG_S,
         open_transactions=tuple(others),
     )
-
-
-def count_rows(session: Session, select: str, timeout_s: float, own: Own = ()) -> int:
-    """One ``SELECT count(*)``, read only, within its limit, in the session of the pages: ``own`` is
-    what a query was planned under. Raises StatementTimeout."""
-    settings = page_settings(TuningPlan(statement_timeout_s=timeout_s), own=own)
-    with session.reading(settings, doing="counting rows", timeout_s=timeout_s) as cursor:
-        row = cursor.execute(select.encode()).fetchone()
-    assert row is not None, "a count is a row"
-    return int(row[0])
 
 
 # ------------------------------------------------------------------------------------------
@@ -273,122 +257,78 @@ def read_counters(session: Session) -> CounterReading:
     )
 
 
-class PostgresSource:
-    """A ``Source``. One connection, opened at first use; not shared between threads."""
-
-    def __init__(self, session: Session, *, max_value_bytes: int | None) -> None:
-        self._session = session
-        self._value_bytes_max = max_value_bytes
-        self._basis = Basis(session)
-
-    def introspect(self, request: FactsRequest) -> SourceFacts:
-        """Facts about one table or query; see ``Source``."""
-        self._session.undoing = request.query is not None
-        return introspect(self._session, self._basis, request)
-
-    def newest(self, request: NewestRequest) -> Newest:
-        """The greatest cursor; see ``Source``."""
-        self._session.undoing = request.query is not None
-        return newest(self._session, request)
-
-    def read_changes(self, relation: RelationName) -> ChangeReading:
-        """The server's counters of a relation; see ``Source``."""
-        return read_changes(self._session, relation)
-
-    def count_rows(self, read: ReadPlan, chunk_range: ChunkRange, timeout_s: float) -> int:
-        """The rows that this user sees now; see ``Source``."""
-        self._session.undoing = read.query is not None
-        compared, encoding = compared_columns(read.window, chunk_range), self._session.encoding
-        with self._session.reading(
-            catalog_settings(METADATA_TIMEOUT_S, read.session),
-            doing="comparing the source with the plan",
-            timeout_s=METADATA_TIMEOUT_S,
-        ) as cursor:
-            _, keys = columns_now(
-                cursor, read.relation, read.query, compared, encoding, steady=bool(read.session)
-            )
-        item = from_item(read.relation, read.query)
-        select = count_select(keys, item, chunk_range, read.window)
-        return count_rows(self._session, select, timeout_s, read.session)
-
-    def open_chunk(
-        self, read: ReadPlan, chunk_range: ChunkRange, tuning: TuningPlan
-    ) -> PagedReader:
-        """A reader for one chunk. Raises SchemaDrift before the first row."""
-        self._session.undoing = read.query is not None
-        footing = Footing(read, chunk_range, lambda: self._basis.look(read, chunk_range))
-        compared, encoding = compared_columns(read.window, chunk_range), self._session.encoding
-        own = self._session.own if read.relation is None else ()
-        looking = self._session.reading(
-            catalog_settings(METADATA_TIMEOUT_S, read.session),
-            doing="comparing the source with the plan",
-            timeout_s=METADATA_TIMEOUT_S,
-        )
-        with maybe_swapped(SWAPPED), looking as cursor:
-            now, keys = columns_now(
-                cursor, read.relation, read.query, compared, encoding, steady=bool(read.session)
-            )
-            check_columns(read, now)
-            footing.judge(self._basis.now(cursor, read, chunk_range, own))
-        if self._value_bytes_max is not None:
-            lower = min(self._value_bytes_max, tuning.max_value_bytes)
-            tuning = replace(tuning, max_value_bytes=lower)
-        engine = PostgresReading(self._session, read, tuning, keys)
-        return PagedReader(engine, read, chunk_range, footing, row_bytes_max=tuning.max_row_bytes)
-
-    def list_relations(self) -> Listing:
-        """Every relation the user may see; see ``Source``."""
-        return listing.list_relations(self._session)
-
-    def describe_server(self) -> ServerFacts:
-        """The server as this user meets it; see ``Source``."""
-        return listing.describe_server(self._session)
-
-    def check_readable(
-        self, relation: RelationName | None, query: str | None
-    ) -> tuple[SourceNote, ...]:
-        """Whether every column may be read; see ``Source``."""
-        self._session.undoing = query is not None
-        return listing.check_readable(self._session, relation, query)
-
-    def read_counters(self) -> CounterReading:
-        """The server's counters; see ``Source``."""
-        return read_counters(self._session)
-
-    def identify(self) -> tuple[BasisFact, ...]:
-        """Who the source is; see ``Source``."""
-        return self._basis.of_source()
-
-    def ping(self) -> str:
-        """Connect, ask, and say the server's version."""
-        with self._session.reading((), doing="saying hello", timeout_s=10.0) as cursor:
-            cursor.execute("SELECT")
-        return self._session.server_version
-
-    def close(self) -> None:
-        """Close the connection. Never raises."""
-        self._session.close()
+def _resolve(session: Session, relation: RelationName) -> RelationName:
+    with session.reading(
+        catalog_settings(METADATA_TIMEOUT_S),
+        doing=f"looking for {relation.name}",
+        timeout_s=METADATA_TIMEOUT_S,
+    ) as cursor:
+        return find_relation(cursor, relation).name
 
 
-def open_source(
-    url: DatabaseUrl,
-    *,
-    tls_mode: str | None = None,
-    tls_ca_file: str | None = None,
-    application_name: str,
-    login: Login = CAREFUL,
-    max_value_bytes: int | None = None,
-) -> PostgresSource:
-    """A source for ``url``; connects at first use. libpq options in the URL are honoured.
-
-    ``max_value_bytes`` lowers the limit of the tuning, never raises it. Raises ConfigError for
-    an unknown ``tls_mode``.
-    """
-    session = Session(
-        url,
-        tls_mode=tls_mode,
-        tls_ca_file=tls_ca_file,
-        application_name=application_name,
-        login=login,
+def _planned(session: Session, read: ReadPlan) -> AbstractContextManager[Cursor[tuple[Any, ...]]]:
+    return session.reading(
+        catalog_settings(METADATA_TIMEOUT_S, read.session),
+        doing="comparing the source with the plan",
+        timeout_s=METADATA_TIMEOUT_S,
     )
-    return PostgresSource(session, max_value_bytes=max_value_bytes)
+
+
+def _keys_now(
+    session: Session, cursor: Cursor[tuple[Any, ...]], read: ReadPlan, chunk_range: ChunkRange
+) -> tuple[tuple[ColumnFacts, ...], Keys]:
+    compared = compared_columns(read.window, chunk_range)
+    steady = bool(read.session)
+    return columns_now(cursor, read.relation, read.query, compared, session.encoding, steady=steady)
+
+
+def _counting(
+    session: Session, read: ReadPlan, chunk_range: ChunkRange, timeout_s: float
+) -> Counting:
+    """In the session of the pages: a query's is what it was planned under."""
+    with _planned(session, read) as cursor:
+        _, keys = _keys_now(session, cursor, read, chunk_range)
+    limited = TuningPlan(statement_timeout_s=timeout_s)
+    return Counting(
+        keys=keys,
+        item=from_item(read.relation, read.query),
+        settings=page_settings(limited, own=read.session),
+    )
+
+
+def _reading(
+    session: Session,
+    basis: Basis,
+    footing: Footing,
+    read: ReadPlan,
+    chunk_range: ChunkRange,
+    tuning: TuningPlan,
+) -> PostgresReading:
+    own = session.own if read.relation is None else ()
+    with maybe_swapped(SWAPPED), _planned(session, read) as cursor:
+        now, keys = _keys_now(session, cursor, read, chunk_range)
+        check_columns(read, now)
+        footing.judge(basis.now(cursor, read, chunk_range, own))
+    return PostgresReading(session, read, tuning, keys)
+
+
+def _ping(session: Session) -> str:
+    with session.reading((), doing="saying hello", timeout_s=10.0) as cursor:
+        cursor.execute("SELECT")
+    return session.server_version
+
+
+QUESTIONS = Questions(
+    basis=Basis,
+    introspect=introspect,
+    resolve=_resolve,
+    newest=newest,
+    read_changes=read_changes,
+    counting=_counting,
+    reading=_reading,
+    list_relations=listing.list_relations,
+    describe_server=listing.describe_server,
+    check_readable=listing.check_readable,
+    read_counters=read_counters,
+    ping=_ping,
+)

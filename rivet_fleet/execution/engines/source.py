@@ -1,0 +1,255 @@
+"""The verbs of a source, of a chunk's reading and of signals, as far as they are every engine's.
+
+An engine answers ``Questions`` over one of its sessions; what stands between the seam and the
+answers is here once.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
+
+from rivet_fleet.contracts.basis import BasisFact
+from rivet_fleet.contracts.columns import ColumnSpec
+from rivet_fleet.contracts.counters import CounterReading
+from rivet_fleet.contracts.facts import FactsRequest, Listing, ServerFacts, SourceFacts, SourceNote
+from rivet_fleet.contracts.keys import ChunkRange, RelationName
+from rivet_fleet.contracts.plan import ReadPlan, TuningPlan
+from rivet_fleet.contracts.proof import ChangeReading
+from rivet_fleet.contracts.window import Newest, NewestRequest
+from rivet_fleet.errors import SourceRefused
+from rivet_fleet.execution.chunkreader import PagedReader, ReadingEngine, text_column
+from rivet_fleet.execution.engines.decoding import BatchDecoder, Decoders
+from rivet_fleet.execution.engines.session import EngineSession, Settings
+from rivet_fleet.execution.paging import KeyDialect
+from rivet_fleet.execution.proof import count_select
+from rivet_fleet.execution.signals import SignalSpec, unknown_signal
+from rivet_fleet.execution.types import Footing
+
+
+class Basis(Protocol):
+    """What plans rest on, asked over one session (ADR 0018)."""
+
+    def look(self, read: ReadPlan, chunk_range: ChunkRange) -> tuple[BasisFact, ...]:
+        """What the plan rests on in this chunk, as it is now. Raises SourceError."""
+        ...
+
+    def of_source(self) -> tuple[BasisFact, ...]:
+        """Who the source is. Raises SourceError."""
+        ...
+
+
+S = TypeVar("S", bound=EngineSession[Any, Any])
+B = TypeVar("B", bound=Basis)
+D = TypeVar("D", bound=BatchDecoder)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counting:
+    """How the rows of a plan are counted: by these keys of ``item``, under these settings."""
+
+    keys: KeyDialect
+    item: str
+    settings: Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Questions(Generic[S, B]):
+    """What an engine answers over one of its sessions. What is named as a verb of ``Source`` is
+    that verb, and raises as it does."""
+
+    basis: Callable[[S], B]
+    introspect: Callable[[S, B, FactsRequest], SourceFacts]
+    resolve: Callable[[S, RelationName], RelationName]
+    """A name without a schema, as the session finds it. Raises SourceRefused."""
+    newest: Callable[[S, NewestRequest], Newest]
+    """Of a name that is resolved."""
+    read_changes: Callable[[S, RelationName], ChangeReading]
+    counting: Callable[[S, ReadPlan, ChunkRange, float], Counting]
+    """The last is the count's limit in seconds."""
+    reading: Callable[[S, B, Footing, ReadPlan, ChunkRange, TuningPlan], ReadingEngine]
+    """Behind a look at the columns and at the footing. Raises SchemaDrift, and SourceBusy while
+    the plan's name stands for nothing."""
+    list_relations: Callable[[S], Listing]
+    describe_server: Callable[[S], ServerFacts]
+    check_readable: Callable[[S, RelationName | None, str | None], tuple[SourceNote, ...]]
+    read_counters: Callable[[S], CounterReading]
+    ping: Callable[[S], str]
+
+
+class EngineSource(Generic[S, B]):
+    """A ``Source``. One connection, opened at first use; not shared between threads."""
+
+    def __init__(
+        self, session: S, questions: Questions[S, B], *, max_value_bytes: int | None
+    ) -> None:
+        """``max_value_bytes`` lowers the limit of a chunk's tuning, never raises it."""
+        self._session, self._ask = session, questions
+        self._value_bytes_max = max_value_bytes
+        self._basis = questions.basis(session)
+
+    def introspect(self, request: FactsRequest) -> SourceFacts:
+        """Facts about one table or query; see ``Source``."""
+        self._session.undoing = request.query is not None
+        return self._ask.introspect(self._session, self._basis, request)
+
+    def newest(self, request: NewestRequest) -> Newest:
+        """The greatest cursor; see ``Source``."""
+        self._session.undoing = request.query is not None
+        relation = request.relation
+        if relation is not None and not relation.schema:
+            request = replace(request, relation=self._ask.resolve(self._session, relation))
+        return self._ask.newest(self._session, request)
+
+    def read_changes(self, relation: RelationName) -> ChangeReading:
+        """The server's counters of a relation; see ``Source``."""
+        return self._ask.read_changes(self._session, relation)
+
+    def count_rows(self, read: ReadPlan, chunk_range: ChunkRange, timeout_s: float) -> int:
+        """The rows that this user sees now; see ``Source``."""
+        session = self._session
+        session.undoing = read.query is not None
+        how = self._ask.counting(session, read, chunk_range, timeout_s)
+        select = count_select(how.keys, how.item, chunk_range, read.window)
+        with session.reading(how.settings, doing="counting rows", timeout_s=timeout_s) as at:
+            ((counted,),) = session.rows(at, select)
+        return int(counted)
+
+    def open_chunk(
+        self, read: ReadPlan, chunk_range: ChunkRange, tuning: TuningPlan
+    ) -> PagedReader:
+        """A reader for one chunk. Raises SchemaDrift before the first row."""
+        self._session.undoing = read.query is not None
+        if self._value_bytes_max is not None:
+            lower = min(self._value_bytes_max, tuning.max_value_bytes)
+            tuning = replace(tuning, max_value_bytes=lower)
+        footing = Footing(read, chunk_range, lambda: self._basis.look(read, chunk_range))
+        engine = self._ask.reading(self._session, self._basis, footing, read, chunk_range, tuning)
+        return PagedReader(engine, read, chunk_range, footing, row_bytes_max=tuning.max_row_bytes)
+
+    def list_relations(self) -> Listing:
+        """Every relation the user may see; see ``Source``."""
+        return self._ask.list_relations(self._session)
+
+    def describe_server(self) -> ServerFacts:
+        """The server as this user meets it; see ``Source``."""
+        return self._ask.describe_server(self._session)
+
+    def check_readable(
+        self, relation: RelationName | None, query: str | None
+    ) -> tuple[SourceNote, ...]:
+        """Whether every column may be read; see ``Source``."""
+        self._session.undoing = query is not None
+        return self._ask.check_readable(self._session, relation, query)
+
+    def read_counters(self) -> CounterReading:
+        """The server's counters; see ``Source``."""
+        return self._ask.read_counters(self._session)
+
+    def identify(self) -> tuple[BasisFact, ...]:
+        """Who the source is; see ``Source``."""
+        return self._basis.of_source()
+
+    def ping(self) -> str:
+        """Connect, ask, and say the server's version."""
+        return self._ask.ping(self._session)
+
+    def close(self) -> None:
+        """Close the connection. Never raises."""
+        self._session.close()
+
+
+class EngineReading(Generic[S, D]):
+    """The half of a ``ReadingEngine`` that is every engine's. The session belongs to the source."""
+
+    _text_types: ClassVar[tuple[str, str]]
+    """The native type and the wire type of a text column."""
+    _decoders: Decoders[D]
+
+    def __init__(self, session: S, read: ReadPlan, tuning: TuningPlan) -> None:
+        self._session, self._read, self._tuning = session, read, tuning
+        self._coerce = read.on_unrepresentable == "coerce"
+        self._decoder: D | None = None
+
+    @property
+    def decodes_at_once(self) -> bool:
+        """With the compiled decoder."""
+        return self._decoders.compiled() is not None
+
+    @property
+    def identity(self) -> str:
+        """Host, port, database and user."""
+        return self._session.url.identity
+
+    def hidden_column(self, name: str) -> ColumnSpec:
+        """A text column."""
+        native_type, wire_type = self._text_types
+        return text_column(name, native_type=native_type, wire_type=wire_type)
+
+    def _open_decoder(self, columns: tuple[ColumnSpec, ...], *, packed: bool) -> D:
+        """For one page, which will be as large as the one before."""
+        self._decoder = self._decoders.open(
+            columns,
+            max_value_bytes=self._tuning.max_value_bytes,
+            coerce=self._coerce,
+            packed=packed,
+            like=self._decoder,
+        )
+        return self._decoder
+
+
+class EngineSignals(ABC, Generic[S]):
+    """``SourceSignals`` over one session."""
+
+    specs: ClassVar[dict[str, SignalSpec]]
+    privilege: ClassVar[str]
+    """Without it a number reads too low, and the server does not say so: it is asked for once.
+    Of a signal that ``needs`` another one, the server refuses the question itself."""
+    grant: ClassVar[str]
+    """What gives it."""
+
+    def __init__(self, session: S) -> None:
+        self._session = session
+        self._may: bool | None = None
+
+    def read(self, name: str) -> float:
+        """One of ``specs``. Raises SourceRefused where ``privilege`` is missing: without it others'
+        work would not be counted; ConfigError for an unknown name."""
+        self._session.undoing = False
+        spec = self.specs.get(name)
+        if spec is None:
+            raise unknown_signal(name, self.specs)
+        if spec.needs == self.privilege and not self._privileged():
+            raise SourceRefused(
+                f"{self._session.url.identity}: {name} needs {spec.needs}",
+                hint=f"{self.grant} TO {self._session.url.user or 'the user'}",
+            )
+        return self._number(name)
+
+    def query(self, sql: str) -> float:
+        """The one number of a query, read as part of a SELECT of ours. Raises SourceError."""
+        self._session.undoing = True
+        return self._of_query(sql)
+
+    def close(self) -> None:
+        """Close the session. Never raises."""
+        self._session.close()
+
+    def _privileged(self) -> bool:
+        if self._may is None:
+            self._may = self._ask_privilege()
+        return self._may
+
+    @abstractmethod
+    def _number(self, name: str) -> float:
+        """The number of a signal of ``specs``. Raises SourceError."""
+
+    @abstractmethod
+    def _of_query(self, sql: str) -> float:
+        """The one number of a user's query, as part of a SELECT of ours. Raises SourceError."""
+
+    @abstractmethod
+    def _ask_privilege(self) -> bool:
+        """Whether our user has ``privilege``. Raises SourceError."""
