@@ -904,7 +904,7 @@ def test_a_parameter_is_its_value_whatever_it_holds(server: Server, source: Sour
 
 
 def newest_of(source: Source, name: str, *columns: str, **more: Any) -> Any:
-    relation = facts_of(source, name).relation
+    relation = RelationName(schema="", name=name)
     return source.newest(NewestRequest(relation=relation, query=None, columns=columns, **more))
 
 
