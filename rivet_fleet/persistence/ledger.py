@@ -25,7 +25,13 @@ from rivet_fleet.contracts.state import CampaignStatus, Failure, TaskStatus, Ver
 from rivet_fleet.errors import LeaseLost, StateRefused
 from rivet_fleet.persistence.database import Database, Record, Transaction, note, note_all
 from rivet_fleet.persistence.guards import effect, guard
-from rivet_fleet.persistence.seals import SEALED_OF_PART, check_part, seal_part
+from rivet_fleet.persistence.seals import (
+    SEALED_OF_PART,
+    check_commits,
+    check_part,
+    seal_commit,
+    seal_part,
+)
 
 # ------------------------------------------------------------------------------------------
 # What parts know about unique keys: written with the commit, read by the finalizer alone.
@@ -117,6 +123,7 @@ UPDATE chunk_task SET {effect(Verb.COMMIT)}, rows_written = :rows, pages_read = 
   committed_at_s = NOW_S, updated_at_s = NOW_S
 WHERE {guard(Verb.COMMIT)} RETURNING {_NAMED}
 """
+_SEAL_COMMIT = "UPDATE chunk_task SET commit_seal = :commit_seal WHERE task_id = :task_id"
 COMPLETE = f"""
 UPDATE chunk_task SET {effect(Verb.COMPLETE)}, completed_at_s = NOW_S, updated_at_s = NOW_S
 WHERE {guard(Verb.COMPLETE)} RETURNING {_NAMED}
@@ -134,7 +141,7 @@ WHERE {guard(Verb.RELEASE)} RETURNING {_NAMED}
 """
 _RESET = """owner = NULL, lease_expires_at_s = NULL, not_before_s = NULL, rows_written = NULL,
   pages_read = NULL, longest_statement_ms = NULL, committed_at_s = NULL,
-  completed_at_s = NULL, page = NULL, updated_at_s = NOW_S"""
+  completed_at_s = NULL, commit_seal = NULL, page = NULL, updated_at_s = NOW_S"""
 REOPEN = f"""
 UPDATE chunk_task SET {effect(Verb.REOPEN)}, error_class = NULL, last_error = :reason, {_RESET}
 WHERE {guard(Verb.REOPEN)} RETURNING {_NAMED}
@@ -226,6 +233,8 @@ class Ledger:
                 _ADD_PART, [{**row, "seal": seal_part(tx.sealer, row)} for row in rows_of_parts]
             )
             add_uniques(tx, task, fence, parts)
+            done_so = {**task._mapping, "fence": fence, "rows_written": rows, "parts": len(parts)}
+            tx.run(_SEAL_COMMIT, task_id=task_id, commit_seal=seal_commit(tx.sealer, done_so))
             size = sum(p.digest.size_bytes for p in parts)
             data = {"rows": rows, "parts": len(parts), "bytes": size, "fence": fence}
             note_all(tx, [_event(EventName.CHUNK_COMMITTED, task, data=data)], told=told)
@@ -362,15 +371,21 @@ class Ledger:
         self, run_id: RunId, *, chunk_index: int | None = None, include_voided: bool = False
     ) -> list[LedgerPart]:
         """The ledger of a run or of one chunk, in (chunk, part) order; what was voided on demand
-        only. Raises StateTampered for a part that is not the one that was committed."""
+        only. Raises StateTampered for a part that is not the one that was committed, and of a run
+        for a chunk that counts as read though nobody committed it so."""
         sql = _PARTS.replace("VOIDED_FILTER", "" if include_voided else "AND status <> 'voided'")
         values: dict[str, object] = {"run_id": run_id}
         if chunk_index is not None:
             values["chunk_index"] = chunk_index
         chunk = "" if chunk_index is None else "AND chunk_index = :chunk_index"
         sql = sql.replace("CHUNK_FILTER", chunk)
-        rows = self._db.one(lambda tx: tx.all(sql, **values))
-        return [_part_from(row, self._db.sealer) for row in rows]
+
+        def work(tx: Transaction) -> Sequence[Record]:
+            if chunk_index is None:
+                check_commits(tx, run_id)
+            return tx.all(sql, **values)
+
+        return [_part_from(row, self._db.sealer) for row in self._db.read(work)]
 
 
 def _stands(tx: Transaction, task_id: TaskId, fence: int, *statuses: TaskStatus) -> bool:

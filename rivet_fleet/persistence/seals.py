@@ -1,9 +1,9 @@
 """What of a state is sealed, and the checks at every reading of it (ADR 0024).
 
 A run's seal covers its plan, its place and the digests of all its chunks' ranges; a part's, a
-budget's, a mark's and a proof's their own. What a chunk's row repeats of its run (campaign, export,
-group, place) is compared with the run. What moves by itself (statuses, attempts, leases, fences,
-what a governor decides) is not sealed; ADR 0024 names every such column.
+commit's, a budget's, a mark's and a proof's their own. What a chunk's row repeats of its run
+(campaign, export, group, place) is compared with the run. What moves by itself (statuses, attempts,
+leases, what a governor decides) is not sealed; ADR 0024 names every such column.
 """
 
 from __future__ import annotations
@@ -43,9 +43,10 @@ SEALED_OF_PART = (
 SEALED_OF_BUDGET = f"namespace, group_name, {', '.join(BUDGET_NUMBERS)}, monitor_json, seal"
 _DIGESTS = f"SELECT {SEALED_OF_RUN}, chunk_digests FROM chunk_run WHERE run_id = :run_id"
 _KEPT_MAX = 4096
-_WHOLE = "2."
-"""In front of the seal of a run that was stored with a sealed row for its group's budget, and whose
-proof is sealed: there, what is missing was taken away. Runs of former programs know neither."""
+_KINDS = {"": "run", "2.": "run with budget", "3.": "run with commits"}
+"""By what stands in front of a run's seal: what else is sealed of it, so that what is missing there
+was taken away. From 2 on its group's budget and its proof, from 3 on its chunks' commits too. Runs
+of former programs keep their kind."""
 _BATCH_ROWS = 1000
 
 
@@ -53,16 +54,16 @@ _BATCH_ROWS = 1000
 
 
 def seal_run(
-    sealer: Sealer, run: Mapping[str, Any], ranges: Iterable[str], *, whole: bool = True
+    sealer: Sealer, run: Mapping[str, Any], ranges: Iterable[str], *, mark: str = "3."
 ) -> dict[str, str]:
     """``seal`` and ``chunk_digests`` of a run's row; ``ranges`` as they are stored, in order.
 
-    Not ``whole``: a run of a program that sealed neither a budget that says nothing nor proofs."""
+    ``mark``: its kind, one of ``_KINDS``; a run of a former program keeps the one that it has."""
     digests = range_digests(ranges)
     of_chunks = digest_of(digests)
-    seal = sealer.seal(_kind(whole), _of_run(run, of_chunks))
+    seal = sealer.seal(_KINDS[mark], _of_run(run, of_chunks))
     return {
-        "seal": f"{of_chunks}.{_WHOLE if whole else ''}{seal}",
+        "seal": f"{of_chunks}.{mark}{seal}",
         "chunk_digests": digests,
     }
 
@@ -72,19 +73,21 @@ def check_run(sealer: Sealer, row: Record) -> None:
     of_chunks, _, seal = (row.seal or "").partition(".")
     what = f"run {row.run_id} of export {row.export_name}"
     # The kind is part of what is sealed: who takes the mark away breaks the seal.
-    kind = _kind(is_whole(row.seal))
-    sealer.check(seal.removeprefix(_WHOLE), kind, _of_run(row._mapping, of_chunks), what)
+    mark = mark_of(row.seal)
+    sealer.check(seal.removeprefix(mark), _KINDS[mark], _of_run(row._mapping, of_chunks), what)
     if row.namespace != namespace_of(row.run_id):
         raise tampered(f"the namespace of {what}")
 
 
 def is_whole(seal: str | None) -> bool:
     """True for a run whose group's budget, and whose proof, must be there with their seals."""
-    return (seal or "").partition(".")[2].startswith(_WHOLE)
+    return mark_of(seal) >= "2."
 
 
-def _kind(whole: bool) -> str:
-    return "run with budget" if whole else "run"
+def mark_of(seal: str | None) -> str:
+    """What stands in front of a run's seal: a key of ``_KINDS``."""
+    found = (seal or "").partition(".")[2][:2]
+    return found if found in _KINDS else ""
 
 
 def _of_run(run: Mapping[str, Any], of_chunks: str) -> dict[str, object]:
@@ -235,6 +238,43 @@ def _of_part(part: Mapping[str, Any]) -> dict[str, object]:
     return {**{n: part[n] for n in texts}, **{n: int(part[n]) for n in numbers}}
 
 
+def seal_commit(sealer: Sealer, commit: Mapping[str, Any]) -> str:
+    """The seal of a chunk's commit: under which fence, of how many rows in how many parts."""
+    return sealer.seal("commit", _of_commit(commit))
+
+
+def check_commits(tx: Transaction, run_id: str) -> None:
+    """Raise StateTampered for a chunk that counts as read though nobody committed it so: its
+    status was edited, or rows of its parts were taken away (ADR 0024)."""
+    run = tx.first("SELECT seal FROM chunk_run WHERE run_id = :run_id", run_id=run_id)
+    sealed = run is not None and mark_of(run.seal) >= "3."
+    for row in tx.all(f"{_COMMITS} WHERE t.run_id = :run_id {_READ}", run_id=run_id):
+        if sealed or row.commit_seal is not None:
+            check_commit(tx.sealer, row)
+
+
+def check_commit(sealer: Sealer, row: Record) -> None:
+    """Raise StateTampered unless the chunk was committed under its fence with what is there."""
+    what = f"the commit of chunk {row.chunk_index} of run {row.run_id}"
+    sealer.check(row.commit_seal, "commit", _of_commit(row._mapping), what)
+
+
+def _of_commit(commit: Mapping[str, Any]) -> dict[str, object]:
+    numbers = ("chunk_index", "fence", "rows_written", "parts")
+    # A chunk of an edited status may have no number of rows at all: that is no sealed one.
+    return {"run_id": commit["run_id"]} | {name: commit[name] for name in numbers}
+
+
+# One statement, so that a chunk and its parts are seen at one moment.
+_COMMITS = """
+SELECT t.run_id, t.chunk_index, t.fence, t.rows_written, t.commit_seal, t.task_id,
+  (SELECT count(*) FROM file_log f WHERE f.run_id = t.run_id AND f.chunk_index = t.chunk_index
+     AND f.fence = t.fence AND f.status <> 'voided') AS parts
+FROM chunk_task t
+"""
+_READ = "AND t.status IN ('committed', 'completed')"
+
+
 def seal_budget(sealer: Sealer, budget: Mapping[str, Any]) -> str:
     """The seal of what a source group may do; ``budget`` with its namespace."""
     return sealer.seal("budget", _of_budget(budget))
@@ -323,7 +363,7 @@ def reseal(connection: Connection, old: Sealer | None, new: Sealer, namespace: s
             text("SELECT range_json FROM chunk_task WHERE run_id = :id ORDER BY chunk_index"),
             {"id": run.run_id},
         ).scalars()
-        sealed = seal_run(new, dict(run._mapping), ranges, whole=is_whole(run.seal))
+        sealed = seal_run(new, dict(run._mapping), ranges, mark=mark_of(run.seal))
         if old is not None and sealed["seal"].partition(".")[0] != run.seal.partition(".")[0]:
             raise tampered(f"the list of chunks of run {run.run_id}")
         connection.execute(
@@ -337,6 +377,11 @@ def reseal(connection: Connection, old: Sealer | None, new: Sealer, namespace: s
         _reseal_words(connection, old, new, within, named)
     parts = f"SELECT {SEALED_OF_PART}, file_id FROM file_log WHERE 1 = 1{of_runs}"
     _each(connection, parts, named, _anew(old, check_part, new, seal_part), "file_log", "file_id")
+    if old is not None:
+        of_these = of_runs.replace("run_id", "t.run_id", 1)
+        commits = f"{_COMMITS} WHERE t.commit_seal IS NOT NULL {_READ}{of_these}"
+        anew = _anew(old, check_commit, new, seal_commit)
+        _each(connection, commits, named, anew, "chunk_task", "task_id", "commit_seal")
     budgets = f"SELECT * FROM source_budget WHERE 1 = 1{within}"
     for row in connection.execute(text(budgets), named).fetchall():
         seal = _anew(old, check_budget, new, seal_budget)(row)
@@ -402,12 +447,13 @@ def _each(
     seal: Callable[[Record], str],
     table: str,
     key: str,
+    column: str = "seal",
 ) -> None:
     """One UPDATE for each row, sent in batches."""
     rows = connection.execute(text(sql), dict(named)).fetchall()
     for start in range(0, len(rows), _BATCH_ROWS):
         connection.execute(
-            text(f"UPDATE {table} SET seal = :seal WHERE {key} = :key"),
+            text(f"UPDATE {table} SET {column} = :seal WHERE {key} = :key"),
             [
                 {"seal": seal(row), "key": getattr(row, key)}
                 for row in rows[start : start + _BATCH_ROWS]

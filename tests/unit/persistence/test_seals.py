@@ -165,6 +165,21 @@ EDITS = {
     "fence": ("UPDATE file_log SET fence = 9 WHERE run_id = 'c1-e0'", {"parts"}),
     "rows": ("UPDATE file_log SET rows = 9 WHERE run_id = 'c1-e0'", {"parts"}),
     "columns": ("UPDATE file_log SET columns_json = '[]' WHERE run_id = 'c1-e0'", {"parts"}),
+    "a chunk marked completed": (
+        "UPDATE chunk_task SET status = 'completed' WHERE run_id = 'c1-e0' AND chunk_index = 1",
+        {"parts"},
+    ),
+    "a chunk completed like another": (
+        "UPDATE chunk_task SET status = 'completed', fence = 1, rows_written = 10, commit_seal = "
+        "(SELECT o.commit_seal FROM chunk_task o WHERE o.run_id = 'c1-e0' AND o.chunk_index = 0) "
+        "WHERE run_id = 'c1-e0' AND chunk_index = 1",
+        {"parts"},
+    ),
+    "a part taken away": ("DELETE FROM file_log WHERE run_id = 'c1-e0'", {"parts"}),
+    "a part voided": (
+        "UPDATE file_log SET status = 'voided' WHERE run_id = 'c1-e0'",
+        {"parts"},
+    ),
     "chunks_max": ("UPDATE source_budget SET chunks_max = 99", {"budgets", *OF_BUDGET}),
     "ceiling": ("UPDATE source_budget SET ceiling = 99", {"claim"}),
     "monitor": ("UPDATE source_budget SET monitor_json = '{}'", {"budgets", *OF_BUDGET}),
@@ -194,6 +209,7 @@ def _columns(table: str, names: str, readers: set[str], where: str = "1 = 1"):
         yield (table, name), (f"UPDATE {table} SET {name} = {new} WHERE {where}", readers)
 
 
+_COMMITTED = "run_id = 'c1-e0' AND chunk_index = 0"
 _RUN, _PENDING = "run_id = 'c1-e0'", "run_id = 'c1-e0' AND chunk_index = 1"
 _STRAYED = OF_TASK - {"claim"}
 COLUMNS = {
@@ -229,6 +245,7 @@ COLUMNS = {
     **dict(_columns("chunk_task", "chunk_index", OF_TASK - {"task"}, _PENDING)),
     **dict(_columns("chunk_task", "campaign_id source_group", _STRAYED, _PENDING)),
     **dict(_columns("chunk_task", "run_id", {"check_seals"}, _PENDING)),
+    **dict(_columns("chunk_task", "rows_written commit_seal", {"parts"}, _COMMITTED)),
     **dict(
         _columns(
             "file_log",
@@ -427,16 +444,20 @@ def test_runs_of_a_former_program_may_miss_a_budget_and_a_seal_of_their_proof(
 ) -> None:
     """Their seals promise neither; whoever takes the mark of a whole run away breaks its seal."""
     key = sealed[1]
-    taken = ("DELETE FROM source_budget", "UPDATE chunk_run SET proof_seal = NULL")
+    taken = (
+        "DELETE FROM source_budget",
+        "UPDATE chunk_run SET proof_seal = NULL",
+        "UPDATE chunk_task SET commit_seal = NULL",
+    )
     store = edited(sealed, tmp_path, *taken)
-    assert refused(store) == {"former", *OF_BUDGET}
+    assert refused(store) == {"former", "parts", *OF_BUDGET}
     with store._db.migrating() as connection:
         for run in connection.exec_driver_sql(f"SELECT {SEALED_OF_RUN} FROM chunk_run").fetchall():
             ranges = connection.exec_driver_sql(
                 "SELECT range_json FROM chunk_task WHERE run_id = ? ORDER BY chunk_index",
                 (run.run_id,),
             ).scalars()
-            former = seal_run(Sealer(key=key), dict(run._mapping), ranges, whole=False)
+            former = seal_run(Sealer(key=key), dict(run._mapping), ranges, mark="")
             connection.exec_driver_sql(
                 "UPDATE chunk_run SET seal = ? WHERE run_id = ?", (former["seal"], run.run_id)
             )
@@ -451,7 +472,7 @@ def test_runs_of_a_former_program_may_miss_a_budget_and_a_seal_of_their_proof(
     store.close()
     (tmp_path / "whole").mkdir()
     whole = edited(
-        sealed, tmp_path / "whole", "UPDATE chunk_run SET seal = replace(seal, '.2.', '.')"
+        sealed, tmp_path / "whole", "UPDATE chunk_run SET seal = replace(seal, '.3.', '.')"
     )
     assert refused(whole) >= OF_PLAN
     whole.close()
