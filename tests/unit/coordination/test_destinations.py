@@ -11,11 +11,14 @@ from pathlib import Path
 import pytest
 
 from rivet_fleet.contracts.codec import dumps
+from rivet_fleet.contracts.doctor import DoctorCode, DoctorFinding, Gravity
 from rivet_fleet.contracts.plan import CampaignPlan, DestinationPlan
 from rivet_fleet.contracts.seals import Allowed
 from rivet_fleet.contracts.state import RunStatus
 from rivet_fleet.contracts.url import MASK
+from rivet_fleet.contracts.window import Subject
 from rivet_fleet.coordination import commit, wiring
+from rivet_fleet.coordination.doctor import _places
 from rivet_fleet.coordination.fitness import Defect, refuse_before_claim
 from rivet_fleet.coordination.operate import collect_garbage
 from rivet_fleet.coordination.wiring import ProcessOptions, open_planned_destination
@@ -23,6 +26,7 @@ from rivet_fleet.errors import ConfigError, WorkerUnfit
 from rivet_fleet.execution import registry
 from rivet_fleet.execution.parts import digest_file
 from rivet_fleet.persistence.open import open_store
+from rivet_fleet.planning.binding import binding_of
 from rivet_fleet.planning.config.connections import source_connection
 from rivet_fleet.planning.config.load import config_json_schema
 from rivet_fleet.planning.config.loaded import LoadedConfig
@@ -181,6 +185,31 @@ def test_two_exports_of_one_place_are_one_place_whatever_their_keys(load: Load) 
             campaign_id=new_campaign_id(0),
             connections={"default": source_connection(loaded, "default")},
         )
+
+
+def test_a_mark_is_bound_to_the_place_and_to_no_name_of_a_variable(load: Load) -> None:
+    def place(text: str) -> list[object]:
+        loaded = load(
+            text.replace("format:", "mode: incremental\n    cursor_column: id\n    format:")
+        )
+        (export,) = loaded.config.exports
+        connection = source_connection(loaded, "default")
+        found = binding_of(loaded, export, table(), connection)
+        return [one for one in found if one.subject is Subject.DESTINATION]
+
+    assert place(LAKE) == place(LAKE.replace("LAKE_SECRET", "OTHER"))
+    assert place(LAKE) != place(LAKE.replace("bucket: lake", "bucket: pond"))
+
+
+def test_doctor_names_a_variable_that_is_missing(load: Load) -> None:
+    def told(environ: dict[str, str]) -> list[DoctorFinding]:
+        loaded = load(LAKE + "spool_dir: spool\n", environ=environ)
+        found = _places(loaded, ME, 0.0)
+        return [one for one in found if one.subject == "destination of orders"]
+
+    (missing,) = told({"LAKE_KEY": "k"})
+    assert "LAKE_SECRET is not set" in missing.what and missing.gravity is Gravity.ERROR
+    assert [one.code for one in told(ENVIRON)] == [DoctorCode.DESTINATION_WRITABLE]
 
 
 def submitted(*destinations: DestinationPlan) -> MemoryStore:

@@ -6,6 +6,8 @@ must fail (point 9 d of the protocol's proofs; the store's own guards are in tes
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from rivet_fleet.contracts.manifest import MANIFEST_NAME, SUCCESS_NAME
@@ -13,13 +15,16 @@ from rivet_fleet.contracts.state import CampaignStatus, RunStatus, TaskStatus
 from rivet_fleet.coordination import commit, finalize
 from rivet_fleet.coordination.commit import Published, deliver_chunk, publish_chunk
 from rivet_fleet.coordination.finalize import finalize_run
+from rivet_fleet.coordination.operate import requeue
 from rivet_fleet.coordination.tend import tend
-from rivet_fleet.errors import LeaseLost
+from rivet_fleet.errors import DataIntegrityError, LeaseLost
 from rivet_fleet.execution.destination import Presence
+from tests.model.store import MemoryStore
 from tests.unit.coordination.fleets import (
     CAMPAIGN,
     DatabaseClock,
     make_fleet,
+    memory_plan,
     open_store,
     spooled,
 )
@@ -235,3 +240,22 @@ def test_two_finalizers_write_the_same_bytes(tmp_path):
     clock.time_s += 100.0
     two = finalize.manifest_bytes(second, run, second.destination(claim.run_id), parts[::-1])
     assert one == two
+
+
+def test_other_bytes_of_the_same_size_are_found_where_a_proof_is_asked_for(tmp_path):
+    """``verify: content`` before anybody is told of success, ``requeue --lost`` at any time."""
+    (run,) = memory_plan((1,)).runs
+    store = MemoryStore(DatabaseClock())
+    read_back = replace(run, plan=replace(run.plan, verify="content"))
+    store.submit(replace(memory_plan((1,)), runs=(read_back,)))
+    fleet = make_fleet(store, tmp_path)
+    claim, _ = deliver(fleet, tmp_path)
+    destination = fleet.destination(claim.run_id)
+    assert requeue(fleet, CAMPAIGN, lost=True).lost == 0
+    (part,) = destination.list_visible(claim.run_id)
+    destination.put_atomic(part.path, b"x" * part.size_bytes)
+    with pytest.raises(DataIntegrityError, match="does not hold what was written"):
+        finalize_run(fleet, claim.run_id)
+    assert destination.read(SUCCESS_NAME, 100) is None
+    assert requeue(fleet, CAMPAIGN, lost=True).lost == 1
+    assert visible(fleet, claim.run_id) == []
