@@ -115,7 +115,8 @@ class Destination(Protocol):
 
     def put_new(self, path: str, body: bytes) -> bool:
         """Create a small object as ``put_atomic`` does, unless something has its name: False
-        then, and that stays as it is. Of two who do it at one moment one is told False."""
+        then, and that stays as it is. Of two who do it at one moment one is told False; where a
+        store ignores conditions, of two who do it one after the other."""
         ...
 
     def read(self, path: str, bytes_max: int) -> bytes | None:
