@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
+from functools import partial
 
-import pyarrow as pa
 import pymysql
 
 from rivet_fleet.contracts.columns import ColumnSpec
 from rivet_fleet.contracts.plan import TuningPlan
 from rivet_fleet.errors import SchemaDrift, SourceError, SourceRefused
 from rivet_fleet.execution.engines.session import Settings, maybe_swapped
+from rivet_fleet.execution.engines.stream import SteppedStream, Steps
 from rivet_fleet.execution.servo import Overdue
 from rivet_fleet.execution.sources.mysql import wire
 from rivet_fleet.execution.sources.mysql.border import SWAPPED_CODES
@@ -42,11 +43,13 @@ _REFUSALS: dict[int, tuple[type[SourceError], str]] = {
 """Errors that speak of prepared statements rather than of what was asked: class and remedy."""
 
 
-class StatementStream:
+class StatementStream(SteppedStream):
     """A ``PageStream``: prepared with the first receive, closed on the server behind the last
     byte. ``seconds`` runs from sending the execution to the last byte; the round trip that
-    preparing took is taken off, because no page size can shorten it.
+    preparing took is taken off.
     """
+
+    _decoder: BatchDecoder
 
     def __init__(
         self,
@@ -60,112 +63,38 @@ class StatementStream:
         subject: str = "the query",
         held: bool = False,
     ) -> None:
-        """``subject``: what is read, in messages. ``held``: the statement is one of a snapshot,
-        which goes on behind the last row until ``release``."""
-        self.wire_bytes = 0
-        self.ended = False
-        self._held = held
-        self._holds = False
-        """The statement has ended, and its snapshot has not."""
-        self._question: tuple[str, float] | None = None
-        self._answered = 0
-        self._session = session
+        """``subject``: what is read, in messages. ``held``: see ``SteppedStream``."""
+        super().__init__(decoder, held=held)
+        self._session, self._sql, self._settings = session, sql, settings
+        self._timeout_s = tuning.statement_timeout_s
         self._columns = columns
-        self._decoder = decoder
         self._subject = subject
-        self._spent_s = 0.0
-        self._round_trip_s = 0.0
         self._block_bytes = BLOCK_BYTES
-        self._steps = self._receive(sql, settings, tuning.statement_timeout_s)
-
-    @property
-    def seconds(self) -> float:
-        """How long the source worked; see the class."""
-        return max(0.0, self._spent_s - self._round_trip_s)
-
-    @property
-    def rows_ready(self) -> int:
-        """Rows complete and not yet taken."""
-        return self._decoder.rows_ready
-
-    @property
-    def changed(self) -> dict[str, int]:
-        """The decoder's own counts."""
-        return self._decoder.changed
 
     def receive(self, *, rows_max: int | None, bytes_max: int | None) -> None:
-        """See ``PageStream``. After an error the connection is in step, or it is closed."""
-        before_bytes = self.wire_bytes
+        """As every stream, by blocks that are small enough for ``bytes_max``."""
         if bytes_max is not None:
             # A block is decoded at once: of rows that are small on the wire, it must not hold
             # many more than the caller wants.
             self._block_bytes = max(_BLOCK_BYTES_MIN, min(BLOCK_BYTES, bytes_max // 4))
-        while not self.ended:
-            if rows_max is not None and self.rows_ready >= rows_max:
-                return
-            if bytes_max is not None and self.wire_bytes - before_bytes > bytes_max:
-                return
-            self._step()
-
-    def take(self, rows_max: int | None = None) -> pa.RecordBatch:
-        """The oldest rows, at most ``rows_max``."""
-        return self._decoder.take(rows_max)
-
-    def abandon(self) -> None:
-        """End the statement before its end. Never raises.
-
-        What leaves ``Session.reading`` in the middle closes the connection, and that is what
-        ends the statement: the server notices with the next bytes it sends. KILL would need a
-        second connection and could arrive late.
-        """
-        if not self.ended or self._holds:
-            self.ended, self._holds = True, False
-            with contextlib.suppress(SourceError):
-                self._steps.close()
-
-    def count(self, sql: str, timeout_s: float) -> int:
-        """One number, asked in the snapshot that the rows were read in. Raises SourceError; then
-        nothing is held."""
-        self._question = sql, timeout_s
-        try:
-            next(self._steps)
-        except BaseException:
-            self._holds = False
-            raise
-        return self._answered
-
-    def release(self) -> None:
-        """End the snapshot of a held statement that has ended; nothing where none is held."""
-        if self._holds:
-            self._holds, self._question = False, None
-            with contextlib.suppress(StopIteration):
-                next(self._steps)
+        super().receive(rows_max=rows_max, bytes_max=bytes_max)
 
     # ------------------------------------------------------------ one statement
 
-    def _step(self) -> None:
-        try:
-            next(self._steps)
-            self.ended = self._holds
-        except StopIteration:
-            self.ended = True
-
-    def _receive(
-        self, sql: str, settings: Settings, timeout_s: float
-    ) -> Generator[None, None, None]:
+    def _receive(self) -> Steps:
         """One block at each step; what happens before and behind the statement is not counted."""
         subject = self._subject
         reading = self._session.reading(
-            settings,
+            self._settings,
             doing=f"reading a page of {subject}",
-            timeout_s=timeout_s,
+            timeout_s=self._timeout_s,
             subject=subject,
             snapshot=self._held,
         )
         with maybe_swapped(SWAPPED_CODES), reading as connection:
             channel = wire.Channel(connection)
             overdue = Overdue(self._session.url.identity, connection.silence_s_max or 0.0)
-            prepared = self._prepare(channel, sql)
+            prepared = self._prepare(channel)
             try:
                 yield from self._timed(self._execute(channel, prepared), channel, overdue)
             except wire.StatementFailed as error:
@@ -175,7 +104,7 @@ class StatementStream:
                 raise
             self._part(channel, prepared)
             if self._held:
-                yield from self._hold(connection)
+                yield from self._hold(partial(self._ask, connection))
 
     def _part(self, channel: wire.Channel, prepared: wire.Prepared) -> None:
         """The result is whole, whatever becomes of the connection now."""
@@ -185,28 +114,22 @@ class StatementStream:
                 return
         self._session.close()
 
-    def _hold(self, connection: WatchedConnection) -> Iterator[None]:
-        """Behind the last row: answer what is asked in its snapshot."""
-        self._holds = True
-        yield
-        while self._question is not None:
-            sql, timeout_s = self._question
-            self._session.limit(statement_limit(self._session.server, timeout_s))
-            with connection.cursor() as cursor:
-                cursor.execute(sql)
-                with well_formed():
-                    ((answered,),) = cursor.fetchall()
-                    self._answered = int(answered)
-            yield
+    def _ask(self, connection: WatchedConnection, sql: str, timeout_s: float) -> int:
+        self._session.limit(statement_limit(self._session.server, timeout_s))
+        with connection.cursor() as cursor:
+            cursor.execute(sql)
+            with well_formed():
+                ((answered,),) = cursor.fetchall()
+                return int(answered)
 
-    def _prepare(self, channel: wire.Channel, sql: str) -> wire.Prepared:
+    def _prepare(self, channel: wire.Channel) -> wire.Prepared:
         began_s = time.monotonic()
         try:
-            prepared = wire.prepare(channel, sql)
+            prepared = wire.prepare(channel, self._sql)
         except wire.StatementFailed as error:
             self._explain(error)
             raise
-        self._round_trip_s = time.monotonic() - began_s
+        self._way_s = time.monotonic() - began_s
         if prepared.parameters:
             raise SourceRefused(
                 f"{self._session.url.identity}: the statement has placeholders (?)",
