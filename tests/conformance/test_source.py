@@ -331,6 +331,13 @@ def test_ranges_are_half_open(source: Source, kind: RangeKind) -> None:
     assert rows(None, None) == NUMBER_ROWS
 
 
+def test_a_key_that_the_server_refuses_to_look_at_is_refused_by_its_name(source: Source) -> None:
+    several = "SELECT (SELECT i FROM numbers WHERE i > n.i) AS k FROM numbers AS n"
+    assert [one.name for one in facts_of(source, None, query=several).columns] == ["k"]
+    with pytest.raises(SourceRefused, match=r"export e: key \(k\) cannot be one: "):
+        facts_of(source, None, "k", query=several)
+
+
 @pytest.mark.parametrize("kind", [RangeKind.WINDOW, RangeKind.KEYSET, RangeKind.SPAN])
 def test_a_count_is_of_its_range(source: Source, kind: RangeKind) -> None:
     read = planned(source, "numbers")
