@@ -85,8 +85,8 @@ class SteppedStream(ABC):
                 self._steps.close()
 
     def count(self, sql: str, timeout_s: float) -> int:
-        """One number, asked in the snapshot that the rows were read in. The limit is its own. Raises
-        SourceError; then nothing is held."""
+        """One number, asked in the snapshot that the rows were read in; the limit is its own.
+        Raises SourceError; then nothing is held."""
         self._question = sql, timeout_s
         try:
             next(self._steps)

@@ -127,7 +127,7 @@ class MysqlKeys(Keyed[WatchedConnection]):
     def asking(
         self, look: Look, shown: str
     ) -> contextlib.AbstractContextManager[WatchedConnection]:
-        """One use of the session, with the limits that its metadata statements have."""
+        """The same limit as every question of metadata."""
         return _asking(self._session, f"{look.value} the key ({shown})", self._own)
 
     def rows(self, at: WatchedConnection, sql: str) -> tuple[catalog.Row, ...]:
@@ -140,11 +140,11 @@ class MysqlKeys(Keyed[WatchedConnection]):
         return from_item(self._relation, self._query, index=index)
 
     def orderable(self, column: ColumnFacts) -> bool:
-        """Whether its values have an order that ranges can follow."""
+        """As the function of this name, which readers ask, too."""
         return orderable(column)
 
     def unfit(self, column: ColumnFacts) -> tuple[str, str] | None:
-        """Why the column cannot be a chunk key, and what to do; None when it can."""
+        """What has no exact order, and text of which nobody says how it is compared."""
         if not orderable(column):
             return (
                 f"column {column.name} ({column.native_type}) cannot be a chunk key",
@@ -247,7 +247,7 @@ class Shape:
 
 
 def introspect(session: Session, basis: Basis, request: FactsRequest) -> SourceFacts:
-    """Facts for one export; see ``engines.facts.introspect``."""
+    """Facts for one export. Raises SourceRefused when it is not there or not readable."""
     return facts.introspect(
         request, partial(_table, session, basis), partial(_query, session, basis)
     )

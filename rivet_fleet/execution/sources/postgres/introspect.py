@@ -59,7 +59,7 @@ class _Size(Size):
 
 
 def introspect(session: Session, basis: Basis, request: FactsRequest) -> SourceFacts:
-    """Facts for one export; see ``engines.facts.introspect``."""
+    """Facts for one export. Raises SourceRefused when it is not there or not readable."""
     return facts.introspect(
         request, partial(_table, session, basis), partial(_query, session, basis)
     )

@@ -106,11 +106,11 @@ class PostgresKeys(Keyed[Cursor[tuple[Any, ...]]]):
         return self._item
 
     def orderable(self, column: ColumnFacts) -> bool:
-        """Whether its values have an order that ranges follow: floats, lists and JSON have none."""
+        """Neither floats nor what holds several values."""
         return column.type is None or column.type.kind not in _UNORDERABLE
 
     def unfit(self, column: ColumnFacts) -> tuple[str, str] | None:
-        """Why the column cannot be a chunk key, and what to do; None when it can."""
+        """What has no exact order."""
         if self.orderable(column):
             return None
         return (
