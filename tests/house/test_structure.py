@@ -44,7 +44,6 @@ LONGER = {
     "execution/engines/facts.py": "what every engine is asked before a plan",
     "execution/paging.py": "where a page ends and the next begins, for every kind of range",
     "execution/sources/postgres/dialect.py": "tables that a DBA reviews, and their SQL",
-    "execution/sources/postgres/exchange.py": "one protocol over libpq and over the socket",
     "observability/reasons.py": "one catalogue of why something waits, with its advice",
     "persistence/budgets.py": "one row of the state and every transition of it",
     "planning/config/connections.py": "every way to name a database, and each one's refusals",
@@ -122,6 +121,7 @@ ONE_SUBJECT = {
     "signals": "how a source says that it is pressed: the seam, and each engine's",
     "source": "a source: the seam, what engines share, and each engine's",
     "state": "what the state holds: the commands about it, and its values",
+    "stream": "the rows of one statement: what engines share, and an engine's",
     "window": "what of a table is read: as a value, and as decided",
     "worker": "a worker: the command, and its loop",
 }
