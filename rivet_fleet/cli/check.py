@@ -1,4 +1,4 @@
-"""check: what would be exported, how, and as which types."""
+"""check, doctor: what a run would do, and whether everything is there that it needs."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def check(
 
 
 # ------------------------------------------------------------------------------------------
-# doctor: is everything there that a run needs?
+# doctor
 
 
 @click.command()

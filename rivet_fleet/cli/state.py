@@ -1,4 +1,4 @@
-"""state show|files|chunks|progression|budget: what the fleet knows."""
+"""state show|files|chunks|…: what the fleet knows, and the operator's ways to change it."""
 
 from __future__ import annotations
 
@@ -303,8 +303,6 @@ def budget(
 
 # ------------------------------------------------------------------------------------------
 # state accept|copy|reseal|reset|reset-chunks|migrate: an operator changes what the fleet knows.
-
-__all__ = ["state"]
 
 
 @state.command("accept")

@@ -1,4 +1,4 @@
-"""Time and chance as arguments: nothing below the CLI asks the machine directly."""
+"""Time and chance as arguments, and how long to wait: nothing below the CLI asks the machine."""
 
 from __future__ import annotations
 

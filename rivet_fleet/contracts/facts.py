@@ -1,4 +1,4 @@
-"""What an introspection found out. Facts in, plan out: the planner sees nothing else."""
+"""What was found out of relations and of their server: the planner sees nothing else."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 In this order, each step linear in what is left: cut, because a message may have any length; without
 secrets, because a cut that came later could leave half of one; printable, because an escape
-sequence in a message is a command to somebody's terminal.
+sequence in a message is a command to somebody's terminal. Values of rows are left out before that.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Which configuration a campaign belongs to (ADR 0022): its name alone is what two may share."""
+"""Whose a campaign is: the configuration it belongs to, its namespace, its name (ADR 0022).
+
+A name alone is what two configurations may share.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Manifest v1 (Rivet: Manifest): written from the ledger alone, byte-for-byte reproducible."""
+"""Finished files, and the manifest v1 that lists them (Rivet: Manifest).
+
+It is written from the ledger alone, byte-for-byte reproducible.
+"""
 
 from __future__ import annotations
 

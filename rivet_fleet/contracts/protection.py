@@ -1,4 +1,4 @@
-"""What protects a source: budgets, their monitor's plan, and how a group stands (ADR 0013)."""
+"""What protects a source: budgets, hours, the governor's law, and how a group stands (ADR 0013)."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ class GovernorWord:
 
 
 # ------------------------------------------------------------------------------------------
-# Hours of the day in which a source group may run. Pure; the clock is an argument.
+# Hours of the day in which a source group may run. The clock is an argument.
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _WINDOW = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-4]):([0-5]\d)")
@@ -225,7 +225,7 @@ def _at(day: date, minutes: int, zone: ZoneInfo) -> float:
 
 
 # ------------------------------------------------------------------------------------------
-# The governor's law: from what was read to what may run (ADR 0013). Pure.
+# The governor's law: from what was read to what may run (ADR 0013).
 #
 # Sheds one permit at the first bad sample and half of them at the next ones, regains one after
 # ``calm_samples`` calm ones. A signal is calm below four fifths of its threshold: in between

@@ -1,4 +1,4 @@
-"""Quality gates: what must hold before a run is delivered, and how it was judged. Pure.
+"""What must hold before a run is delivered, and what is unlike former runs. Pure.
 
 Gates are judged once per run from statistics that merge over its parts (ADR 0008, Q1 to Q4).
 """

@@ -1,7 +1,8 @@
-"""Seals of what a state holds: a digest over canonical bytes, with a key an HMAC (ADR 0024).
+"""What a process believes of a state (ADR 0024): what is sealed, and places that are allowed.
 
-A digest finds an edit; whoever edits can compute a new one. A keyed seal can only be made by who
-holds the key. The key itself is nowhere but in the environment of the processes that use it.
+A seal is a digest over canonical bytes, with a key an HMAC. A digest finds an edit; whoever edits
+can compute a new one. A keyed seal can only be made by who holds the key. The key itself is nowhere
+but in the environment of the processes that use it.
 """
 
 from __future__ import annotations
@@ -117,7 +118,7 @@ def digest_of(text: str) -> str:
 
 
 # ------------------------------------------------------------------------------------------
-# What a process may read and where it may write, whatever the state says (ADR 0024). Pure.
+# What a process may read and where it may write, whatever the state says (ADR 0024).
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

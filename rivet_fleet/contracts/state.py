@@ -1,4 +1,4 @@
-"""What the state database answers: views and outcomes, as plain values."""
+"""What the state holds, as plain values: the task machine, views and outcomes, claims."""
 
 from __future__ import annotations
 
@@ -110,6 +110,10 @@ spends the whole budget. Everything else is as the table says."""
 def after_reap(attempts: int, attempts_max: int) -> TaskStatus:
     """Where a reaped task goes: back to the queue, or to the poison shelf."""
     return TaskStatus.PENDING if attempts < attempts_max else TaskStatus.FAILED
+
+
+# ------------------------------------------------------------------------------------------
+# What the state database answers: views and outcomes.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Database URLs: taken apart once, shown without secrets everywhere else.
+"""Database URLs and logins: taken apart once, shown without secrets everywhere else.
 
 One grammar, which is libpq's (manual, "Connection URIs")::
 

@@ -1,4 +1,4 @@
-"""A window: which rows of an export a run reads at all, whatever its chunks are.
+"""Which rows of an export a run reads at all: windows, and the marks from which they go on.
 
 A window is ANDed to every statement of every strategy, so that any number of chunks and workers
 share one set of rows and a resumed run reads exactly the same set (ADR 0011).

@@ -1,4 +1,4 @@
-"""The run journal: what is written to it by whom, and how it is read back."""
+"""What becomes of an event: an entry of the run journal, a line of the log, one emit for both."""
 
 from __future__ import annotations
 
@@ -21,6 +21,73 @@ from rivet_fleet.contracts.state import JournalEntry
 from rivet_fleet.contracts.url import redact
 from rivet_fleet.errors import RivetFleetError, UsageError
 from rivet_fleet.observability.units import Redactor, one_line, redact_plain, rfc3339
+
+# ------------------------------------------------------------------------------------------
+# The run journal: what is written to it by whom, and how it is read back.
+
+
+def journal_emit(write: Callable[[Event], None], redactor: Redactor = redact) -> Emit:
+    """An Emit that journals what the store does not journal by itself.
+
+    ``write`` is the store's ``write_journal``; it may raise StateError, so put this into a
+    ``fan_out``.
+    """
+
+    def emit(event: Event) -> None:
+        if event.name.written_by_store or not event.name.journaled:
+            return
+        data = redact_plain(event.data, redactor)
+        write(replace(event, message=redactor(event.message), data=data))
+
+    return emit
+
+
+_AGO = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
+_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+
+
+def since_s(text: str, now_s: float) -> float:
+    """``90s``, ``10m``, ``2h``, ``1d`` before ``now_s``, or a moment in ISO 8601 (UTC when it
+    names no zone), as epoch seconds. Raises UsageError."""
+    ago = _AGO.fullmatch(text.strip())
+    if ago:
+        return now_s - float(ago[1]) * _SECONDS[ago[2]]
+    try:
+        moment = datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise UsageError(
+            "--since needs a duration or a moment", hint="for example 10m or 2026-01-31T08:00:00Z"
+        ) from None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def subject_of(entry: JournalEntry) -> str:
+    """``orders chunk 12``, ``orders``, or nothing: what an entry is about."""
+    name = entry.export_name or ""
+    return f"{name} chunk {entry.chunk_index}".strip() if entry.chunk_index is not None else name
+
+
+def render_journal(entries: Sequence[JournalEntry], redactor: Redactor = redact) -> str:
+    """One line per entry in the order given: when, what, about what, by whom, and the rest."""
+    if not entries:
+        return "The journal has no entries for this selection.\n"
+    subjects = [one_line(subject_of(e), redactor, 60) for e in entries]
+    event_width = max(len(e.event) for e in entries)
+    subject_width = max(map(len, subjects))
+    lines = []
+    for entry, subject in zip(entries, subjects, strict=True):
+        details = " ".join(filter(None, (entry.message, pairs_text(entry.data, redactor))))
+        worker = f"[{entry.worker_id}] " if entry.worker_id else ""
+        head = f"{rfc3339(entry.at_s)}  {entry.event:<{event_width}}  {subject:<{subject_width}}"
+        lines.append(f"{head}  {one_line(worker + details, redactor)}".rstrip())
+    return "\n".join(lines) + "\n"
+
+
+def pairs_text(data: Mapping[str, object], redactor: Redactor) -> str:
+    """``key=value`` pairs of plain data, in their order, without nulls."""
+    plain = redact_plain(data, redactor)
+    return " ".join(f"{key}={value}" for key, value in plain.items() if value is not None)
+
 
 # ------------------------------------------------------------------------------------------
 # Log lines and the versioned JSON event log: one way out, and it redacts.
@@ -172,69 +239,6 @@ def _json(plain: object) -> str:
     """Without a character that some reader of lines takes for the end of one, or a terminal for
     a command."""
     return printable_json(json.dumps(plain, ensure_ascii=False, separators=(",", ":"), default=str))
-
-
-def journal_emit(write: Callable[[Event], None], redactor: Redactor = redact) -> Emit:
-    """An Emit that journals what the store does not journal by itself.
-
-    ``write`` is the store's ``write_journal``; it may raise StateError, so put this into a
-    ``fan_out``.
-    """
-
-    def emit(event: Event) -> None:
-        if event.name.written_by_store or not event.name.journaled:
-            return
-        data = redact_plain(event.data, redactor)
-        write(replace(event, message=redactor(event.message), data=data))
-
-    return emit
-
-
-_AGO = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
-_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
-
-
-def since_s(text: str, now_s: float) -> float:
-    """``90s``, ``10m``, ``2h``, ``1d`` before ``now_s``, or a moment in ISO 8601 (UTC when it
-    names no zone), as epoch seconds. Raises UsageError."""
-    ago = _AGO.fullmatch(text.strip())
-    if ago:
-        return now_s - float(ago[1]) * _SECONDS[ago[2]]
-    try:
-        moment = datetime.fromisoformat(text.strip())
-    except ValueError:
-        raise UsageError(
-            "--since needs a duration or a moment", hint="for example 10m or 2026-01-31T08:00:00Z"
-        ) from None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-
-
-def subject_of(entry: JournalEntry) -> str:
-    """``orders chunk 12``, ``orders``, or nothing: what an entry is about."""
-    name = entry.export_name or ""
-    return f"{name} chunk {entry.chunk_index}".strip() if entry.chunk_index is not None else name
-
-
-def render_journal(entries: Sequence[JournalEntry], redactor: Redactor = redact) -> str:
-    """One line per entry in the order given: when, what, about what, by whom, and the rest."""
-    if not entries:
-        return "The journal has no entries for this selection.\n"
-    subjects = [one_line(subject_of(e), redactor, 60) for e in entries]
-    event_width = max(len(e.event) for e in entries)
-    subject_width = max(map(len, subjects))
-    lines = []
-    for entry, subject in zip(entries, subjects, strict=True):
-        details = " ".join(filter(None, (entry.message, pairs_text(entry.data, redactor))))
-        worker = f"[{entry.worker_id}] " if entry.worker_id else ""
-        head = f"{rfc3339(entry.at_s)}  {entry.event:<{event_width}}  {subject:<{subject_width}}"
-        lines.append(f"{head}  {one_line(worker + details, redactor)}".rstrip())
-    return "\n".join(lines) + "\n"
-
-
-def pairs_text(data: Mapping[str, object], redactor: Redactor) -> str:
-    """``key=value`` pairs of plain data, in their order, without nulls."""
-    plain = redact_plain(data, redactor)
-    return " ".join(f"{key}={value}" for key, value in plain.items() if value is not None)
 
 
 # ------------------------------------------------------------------------------------------

@@ -1,4 +1,8 @@
-"""A campaign in numbers, from the state database alone: they survive dead workers. Pure."""
+"""A campaign in numbers, from the state database alone: they survive dead workers. Pure.
+
+How it stands, how the runs of its exports ended, what their sources counted meanwhile; and all of
+it for Prometheus.
+"""
 
 from __future__ import annotations
 
@@ -21,102 +25,7 @@ from rivet_fleet.observability.units import (
 )
 
 # ------------------------------------------------------------------------------------------
-# Ended runs of exports, campaign after campaign: what ``metrics`` lists. Pure.
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EndedRun:
-    """One row of ``export_metrics``. Seconds and bytes; None where it was not measured.
-
-    ``duration_s`` counts from submission, ``work_s`` only the time workers spent on attempts
-    that were committed; ``rows_per_s`` is what one worker delivered in a second of work, else of
-    the duration.
-    """
-
-    export_name: str
-    run_id: str
-    ended_at_s: float
-    status: str
-    error: str | None
-    rows: int
-    bytes: int
-    files: int
-    chunks: int
-    duration_s: float
-    work_s: float | None
-    rows_per_s: float | None
-    attempts: int | None
-    retries: int
-    longest_statement_s: float | None
-    changed_values: int | None
-
-
-def ended_run(row: Mapping[str, Any]) -> EndedRun:
-    """A row as ``Store.metrics`` answers it."""
-    duration_s = row["duration_ms"] / 1000
-    work_s = _seconds(row["work_ms"])
-    spent_s = work_s or duration_s
-    return EndedRun(
-        export_name=row["export_name"],
-        run_id=row["run_id"],
-        ended_at_s=row["run_at_s"],
-        status=row["status"],
-        error=row["error_message"],
-        rows=row["total_rows"],
-        bytes=row["bytes_written"],
-        files=row["files_produced"],
-        chunks=row["chunks"],
-        duration_s=duration_s,
-        work_s=work_s,
-        rows_per_s=row["total_rows"] / spent_s if spent_s else None,
-        attempts=row["attempts"],
-        retries=row["retries"],
-        longest_statement_s=_seconds(row["longest_statement_ms"]),
-        changed_values=row["changed_values"],
-    )
-
-
-def _seconds(millis: int | None) -> float | None:
-    return None if millis is None else millis / 1000
-
-
-_HEAD = (
-    "export", "ended", "status", "rows", "size", "files", "took", "rows/s", "attempts",
-    "retries", "longest statement", "changed",
-)  # fmt: skip
-
-
-def history_lines(runs: Sequence[EndedRun], redactor: Redactor) -> list[str]:
-    """A table, newest first; one line that says so when there is nothing."""
-    if not runs:
-        return ["No run of these exports has ended yet."]
-    rows = [_cells(run, redactor) for run in runs]
-    widths = [max(map(len, column)) for column in zip(_HEAD, *rows, strict=True)]
-    return [
-        "  ".join(
-            cell.ljust(width) if i < 3 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in (_HEAD, *rows)
-    ]
-
-
-def _cells(run: EndedRun, redactor: Redactor) -> tuple[str, ...]:
-    longest_s = run.longest_statement_s
-    return (
-        one_line(run.export_name, redactor, 40),
-        rfc3339(run.ended_at_s),
-        run.status,
-        f"{run.rows:,}",
-        bytes_text(run.bytes),
-        str(run.files),
-        duration_text(run.duration_s),
-        rows_rate_text(run.rows_per_s),
-        "-" if run.attempts is None else str(run.attempts),
-        str(run.retries),
-        "-" if longest_s is None else duration_text(longest_s),
-        "-" if run.changed_values is None else f"{run.changed_values:,}",
-    )
+# A campaign at one moment: its exports, its workers, its source groups.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,12 +132,158 @@ def added(counts: Sequence[TaskCounts]) -> TaskCounts:
 
 
 # ------------------------------------------------------------------------------------------
+# Ended runs of exports, campaign after campaign: what ``metrics`` lists.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndedRun:
+    """One row of ``export_metrics``. Seconds and bytes; None where it was not measured.
+
+    ``duration_s`` counts from submission, ``work_s`` only the time workers spent on attempts
+    that were committed; ``rows_per_s`` is what one worker delivered in a second of work, else of
+    the duration.
+    """
+
+    export_name: str
+    run_id: str
+    ended_at_s: float
+    status: str
+    error: str | None
+    rows: int
+    bytes: int
+    files: int
+    chunks: int
+    duration_s: float
+    work_s: float | None
+    rows_per_s: float | None
+    attempts: int | None
+    retries: int
+    longest_statement_s: float | None
+    changed_values: int | None
+
+
+def ended_run(row: Mapping[str, Any]) -> EndedRun:
+    """A row as ``Store.metrics`` answers it."""
+    duration_s = row["duration_ms"] / 1000
+    work_s = _seconds(row["work_ms"])
+    spent_s = work_s or duration_s
+    return EndedRun(
+        export_name=row["export_name"],
+        run_id=row["run_id"],
+        ended_at_s=row["run_at_s"],
+        status=row["status"],
+        error=row["error_message"],
+        rows=row["total_rows"],
+        bytes=row["bytes_written"],
+        files=row["files_produced"],
+        chunks=row["chunks"],
+        duration_s=duration_s,
+        work_s=work_s,
+        rows_per_s=row["total_rows"] / spent_s if spent_s else None,
+        attempts=row["attempts"],
+        retries=row["retries"],
+        longest_statement_s=_seconds(row["longest_statement_ms"]),
+        changed_values=row["changed_values"],
+    )
+
+
+def _seconds(millis: int | None) -> float | None:
+    return None if millis is None else millis / 1000
+
+
+_HEAD = (
+    "export", "ended", "status", "rows", "size", "files", "took", "rows/s", "attempts",
+    "retries", "longest statement", "changed",
+)  # fmt: skip
+
+
+def history_lines(runs: Sequence[EndedRun], redactor: Redactor) -> list[str]:
+    """A table, newest first; one line that says so when there is nothing."""
+    if not runs:
+        return ["No run of these exports has ended yet."]
+    rows = [_cells(run, redactor) for run in runs]
+    widths = [max(map(len, column)) for column in zip(_HEAD, *rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if i < 3 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in (_HEAD, *rows)
+    ]
+
+
+def _cells(run: EndedRun, redactor: Redactor) -> tuple[str, ...]:
+    longest_s = run.longest_statement_s
+    return (
+        one_line(run.export_name, redactor, 40),
+        rfc3339(run.ended_at_s),
+        run.status,
+        f"{run.rows:,}",
+        bytes_text(run.bytes),
+        str(run.files),
+        duration_text(run.duration_s),
+        rows_rate_text(run.rows_per_s),
+        "-" if run.attempts is None else str(run.attempts),
+        str(run.retries),
+        "-" if longest_s is None else duration_text(longest_s),
+        "-" if run.changed_values is None else f"{run.changed_values:,}",
+    )
+
+
+# ------------------------------------------------------------------------------------------
+# By how much a source's own counters rose during each run, for people and programs.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CountedRun:
+    """``risen`` is None until the run has ended, and when the server counted anew meanwhile."""
+
+    run_id: str
+    export_name: str
+    source: str
+    risen: dict[str, int] | None
+    before: CounterReading
+    after: CounterReading | None
+    caveat: str = COUNTERS_CAVEAT
+
+
+def counted_runs(
+    looked: Sequence[RunCounters], names: Mapping[RunId, str]
+) -> tuple[CountedRun, ...]:
+    """Those of the runs that ``names`` gives an export's name."""
+    return tuple(
+        CountedRun(
+            run_id=one.run_id,
+            export_name=names[one.run_id],
+            source=one.source,
+            risen=one.risen,
+            before=one.before,
+            after=one.after,
+        )
+        for one in looked
+        if one.run_id in names
+    )
+
+
+def counter_lines(counted: Sequence[CountedRun], redactor: Redactor) -> list[str]:
+    """For a terminal; nothing where nothing is known."""
+    lines = []
+    for one in counted:
+        if one.risen is None:
+            continue
+        said = ", ".join(f"{name} +{value:,}" for name, value in one.risen.items() if value)
+        export = one_line(one.export_name, redactor, 40)
+        lines.append(f"  {export} on {one_line(one.source, redactor, 40)}: {said or 'nothing'}")
+    return [f"the source during each run ({COUNTERS_CAVEAT}):", *lines] if lines else []
+
+
+# ------------------------------------------------------------------------------------------
 # Metrics in the Prometheus text format, version 0.0.4 ("Exposition formats" in its manual).
 #
 # For a textfile collector or a scrape job that runs the command. Labels are the namespace (as
 # ``state_namespace``: a scrape job in Kubernetes brings a ``namespace`` of its own), the
 # campaign's and the export's names, never ids: a series lives as long as its export. Names and
-# labels may be added to, never renamed. Pure.
+# labels may be added to, never renamed.
 
 PREFIX = "rivet_fleet_"
 RUN_STATUSES = ("in_progress", "completed", "failed", "cancelled")
@@ -359,50 +414,3 @@ def _success(run: EndedRun) -> float:
 
 def _escaped(text: str) -> str:
     return text.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
-
-
-# ------------------------------------------------------------------------------------------
-# By how much a source's own counters rose during each run, for people and programs. Pure.
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CountedRun:
-    """``risen`` is None until the run has ended, and when the server counted anew meanwhile."""
-
-    run_id: str
-    export_name: str
-    source: str
-    risen: dict[str, int] | None
-    before: CounterReading
-    after: CounterReading | None
-    caveat: str = COUNTERS_CAVEAT
-
-
-def counted_runs(
-    looked: Sequence[RunCounters], names: Mapping[RunId, str]
-) -> tuple[CountedRun, ...]:
-    """Those of the runs that ``names`` gives an export's name."""
-    return tuple(
-        CountedRun(
-            run_id=one.run_id,
-            export_name=names[one.run_id],
-            source=one.source,
-            risen=one.risen,
-            before=one.before,
-            after=one.after,
-        )
-        for one in looked
-        if one.run_id in names
-    )
-
-
-def counter_lines(counted: Sequence[CountedRun], redactor: Redactor) -> list[str]:
-    """For a terminal; nothing where nothing is known."""
-    lines = []
-    for one in counted:
-        if one.risen is None:
-            continue
-        said = ", ".join(f"{name} +{value:,}" for name, value in one.risen.items() if value)
-        export = one_line(one.export_name, redactor, 40)
-        lines.append(f"  {export} on {one_line(one.source, redactor, 40)}: {said or 'nothing'}")
-    return [f"the source during each run ({COUNTERS_CAVEAT}):", *lines] if lines else []

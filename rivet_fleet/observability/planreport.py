@@ -1,4 +1,8 @@
-"""A plan for review: what would be read, in which order, why, and what is not known."""
+"""What was decided or found before a run, for review: a plan, and the answers of two commands.
+
+Of a plan: what would be read, in which order, why, and what is not known. Of ``check`` and of
+``doctor``: the whole answer, for people and for programs.
+"""
 
 from __future__ import annotations
 

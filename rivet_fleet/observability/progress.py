@@ -1,7 +1,7 @@
-"""Live progress on a terminal, plain lines elsewhere. No timers: the coordinator calls update.
+"""Where a campaign stands, and how its progress is told in plain lines.
 
-The view that needs the terminal's library is ``liveprogress``. Neither view ever raises: a terminal
-that went away must not stop an extraction.
+No timers: the coordinator calls update. The view that needs the terminal's library is
+``liveprogress``. Neither view ever raises: a terminal that went away must not stop an extraction.
 """
 
 from __future__ import annotations
@@ -239,7 +239,8 @@ def _at_work(workers: Sequence[WorkerView]) -> WorkersProgress:
     )
 
 
-__all__ = ["PlainProgress", "ProgressView", "Snapshot", "snapshot"]
+# ------------------------------------------------------------------------------------------
+# Views: what is told while a campaign runs.
 
 NOTABLE = {e.value: e.news for e in EventName if e.news is not None and not e.news.live_only}
 """Events told as they happen. Claims are no news."""

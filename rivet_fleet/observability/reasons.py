@@ -1,4 +1,4 @@
-"""Why is this waiting? Pure answers, each with a stable code and a sentence.
+"""Why is this waiting, and what to do next? Pure answers, each with a stable code and a sentence.
 
 Codes are part of ``status --json`` (schema version 1): they may be added to, never renamed.
 Only the state database's clock is compared with leases and waits (F3).
@@ -30,59 +30,7 @@ from rivet_fleet.contracts.state import (
 from rivet_fleet.observability.units import bytes_text, counted, duration_text, rfc3339, scaled_text
 
 # ------------------------------------------------------------------------------------------
-# What to do next: the exact commands, and one sentence per error class. One home for both.
-
-PROGRAM = "rivet-fleet"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NextStep:
-    """A command to type and why."""
-
-    command: str
-    why: str
-
-
-def command(verb: str, config_path: str, *, export_name: str | None = None) -> str:
-    """``rivet-fleet verb -c path [-e export]``, quoted for a shell."""
-    words = [PROGRAM, *verb.split(), "-c", config_path]
-    words += ["-e", export_name] if export_name else []
-    return shlex.join(words)
-
-
-ADVICE: dict[str, str] = {
-    "SourceUnavailable": "Check that the source database is up and reachable, then requeue.",
-    "SourceBusy": "The source asked for patience: lower the source group's slots, then requeue.",
-    "RelationLocked": "Another session holds a lock on the table: requeue when that has ended.",
-    "SourceRefused": "Fix the credentials, the privilege or the SQL, then requeue.",
-    "StatementTimeout": "Raise statement_timeout_s or make pages and chunks smaller, then requeue.",
-    "UnsupportedType": "Cast the named columns under `columns:` and start a new campaign.",
-    "ValueTooLarge": "Give the worker more memory, or leave the column out, then requeue.",
-    "MalformedData": "The server's bytes break its own format: look at the page it names.",
-    "DestinationUnavailable": "Check the destination, then requeue.",
-    "DestinationRefused": "Fix the path or the privilege at the destination, then requeue.",
-    "DestinationFull": "Make room at the destination or in the spool directory, then requeue.",
-    "StateUnavailable": "Check the state database; running work continues by itself.",
-    "StateRefused": "Bring state database and program to the same version.",
-    "DataIntegrityError": "Do not use the files of this run before `validate` is clean.",
-    "SchemaDrift": "The table changed since it was planned: start a new campaign.",
-}
-"""By the error class stored with a failed chunk. Anything else gets ADVICE_OTHERWISE."""
-
-_PLANNED_ANEW = frozenset(("SchemaDrift", "UnsupportedType"))
-
-ADVICE_OTHERWISE = "Look at the journal around the failure, then requeue."
-
-
-def needs_new_plan(error_class: str | None) -> bool:
-    """True where the plan itself no longer fits the source: another try of it fails again."""
-    return error_class in _PLANNED_ANEW
-
-
-def advice_for(error_class: str | None) -> str:
-    """One sentence on what helps against this class of error."""
-    return ADVICE.get(error_class or "", ADVICE_OTHERWISE)
-
+# What explains the state of a campaign, the most telling first.
 
 HOLDERS_SHOWN_MAX = 5
 
@@ -448,7 +396,7 @@ def _nothing_waits(scene: Scene) -> tuple[Reason, ...]:
 
 
 # ------------------------------------------------------------------------------------------
-# What waits for what when the fleet follows waves, priorities or durations. Pure.
+# What waits for what when the fleet follows waves, priorities or durations.
 #
 # Only campaigns whose configuration asked for an order have anything to say here; chunks that a
 # full source group holds back wait for the group, not for their turn.
@@ -527,7 +475,7 @@ def _overlap(scene: Scene) -> tuple[Reason, ...]:
 
 # ------------------------------------------------------------------------------------------
 # A source that does not come back keeps a campaign active for ever, and so do workers that lack
-# something: this says so. Pure.
+# something: this says so.
 
 _UNFIT_SHOWN = 20
 
@@ -617,7 +565,7 @@ def _away(scene: Scene, source: str, outage: Outage) -> Reason:
 
 
 # ------------------------------------------------------------------------------------------
-# Source groups in words: what they may do, and what they do now. Pure.
+# Source groups in words: what they may do, and what they do now.
 
 
 def budget_line(budget: SourceBudget) -> str:
@@ -659,7 +607,7 @@ def _limits(
 
 
 # ------------------------------------------------------------------------------------------
-# What the governor, or a rate, does to a campaign's source groups, with the figures. Pure.
+# What the governor, or a rate, does to a campaign's source groups, with the figures.
 
 
 def protection_reasons(scene: Scene) -> list[Reason]:
@@ -691,3 +639,58 @@ def _protected(scene: Scene, group: GroupView) -> Iterator[tuple[ReasonCode, str
         yield ReasonCode.SOURCE_GROUP_SHED, said, None
     if group.running and (group.rows_per_s is not None or group.bytes_per_s is not None):
         yield ReasonCode.SOURCE_GROUP_PACED, f"{name} reads at its rate: {rate_words(group)}.", None
+
+
+# ------------------------------------------------------------------------------------------
+# What to do next: the exact commands, and one sentence per error class. One home for both.
+
+PROGRAM = "rivet-fleet"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NextStep:
+    """A command to type and why."""
+
+    command: str
+    why: str
+
+
+def command(verb: str, config_path: str, *, export_name: str | None = None) -> str:
+    """``rivet-fleet verb -c path [-e export]``, quoted for a shell."""
+    words = [PROGRAM, *verb.split(), "-c", config_path]
+    words += ["-e", export_name] if export_name else []
+    return shlex.join(words)
+
+
+ADVICE: dict[str, str] = {
+    "SourceUnavailable": "Check that the source database is up and reachable, then requeue.",
+    "SourceBusy": "The source asked for patience: lower the source group's slots, then requeue.",
+    "RelationLocked": "Another session holds a lock on the table: requeue when that has ended.",
+    "SourceRefused": "Fix the credentials, the privilege or the SQL, then requeue.",
+    "StatementTimeout": "Raise statement_timeout_s or make pages and chunks smaller, then requeue.",
+    "UnsupportedType": "Cast the named columns under `columns:` and start a new campaign.",
+    "ValueTooLarge": "Give the worker more memory, or leave the column out, then requeue.",
+    "MalformedData": "The server's bytes break its own format: look at the page it names.",
+    "DestinationUnavailable": "Check the destination, then requeue.",
+    "DestinationRefused": "Fix the path or the privilege at the destination, then requeue.",
+    "DestinationFull": "Make room at the destination or in the spool directory, then requeue.",
+    "StateUnavailable": "Check the state database; running work continues by itself.",
+    "StateRefused": "Bring state database and program to the same version.",
+    "DataIntegrityError": "Do not use the files of this run before `validate` is clean.",
+    "SchemaDrift": "The table changed since it was planned: start a new campaign.",
+}
+"""By the error class stored with a failed chunk. Anything else gets ADVICE_OTHERWISE."""
+
+_PLANNED_ANEW = frozenset(("SchemaDrift", "UnsupportedType"))
+
+ADVICE_OTHERWISE = "Look at the journal around the failure, then requeue."
+
+
+def needs_new_plan(error_class: str | None) -> bool:
+    """True where the plan itself no longer fits the source: another try of it fails again."""
+    return error_class in _PLANNED_ANEW
+
+
+def advice_for(error_class: str | None) -> str:
+    """One sentence on what helps against this class of error."""
+    return ADVICE.get(error_class or "", ADVICE_OTHERWISE)

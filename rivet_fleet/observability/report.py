@@ -1,4 +1,4 @@
-"""The closing report of a campaign: what is where, what failed and why, what to do next."""
+"""How a campaign, or one run of it, ended: what is where, what failed and why, what to do next."""
 
 from __future__ import annotations
 
@@ -35,45 +35,7 @@ from rivet_fleet.observability.units import (
 )
 
 # ------------------------------------------------------------------------------------------
-# What is told about a run besides its numbers: changed values, drift, gates. Pure.
-
-
-def finding_lines(run: RunView) -> tuple[str, ...]:
-    """One line per finding, each beginning with what it is about; nothing for a quiet run."""
-    lines = []
-    if run.skipped:
-        lines.append("skipped   no rows: nothing was written (skip_empty)")
-    if run.changed_values:
-        lines.append(
-            f"changed   {counted(run.changed_values, 'value')} by on_unrepresentable: "
-            f"{run.plan.read.on_unrepresentable}"
-        )
-    lines += [
-        f"mark      {one.message} [{one.rule}]"
-        for one in run.plan.diagnostics
-        if one.rule in TOLD_BY_RUNS
-    ]
-    lines += [f"schema    {one.sentence} [{one.code.value}]" for one in run.plan.schema_changes]
-    if run.findings is not None:
-        proof = run.findings.proof
-        if proof is not None and proof.outcome is not ProofOutcome.DIFFERS:
-            lines.append(f"proof     {proof.outcome.value}: {proof.sentence}")
-        lines += [
-            f"{_about(gate)} {gate.outcome.value}: {gate.sentence} [{gate.code.value}]"
-            for gate in run.findings.gates
-            if gate.outcome is not GateOutcome.PASSED
-        ]
-        passed = sum(gate.outcome is GateOutcome.PASSED for gate in run.findings.gates)
-        lines += [f"quality   {counted(passed, 'gate')} passed"] if passed else []
-        if run.findings.acceptance is not None:
-            lines.append(f"quality   {run.findings.acceptance.sentence}")
-        lines += [f"shape     {one.sentence} [{one.code.value}]" for one in run.findings.shape]
-    return tuple(lines)
-
-
-def _about(gate: GateVerdict) -> str:
-    return "proof    " if gate.code is GateCode.PROOF_COUNT else "quality  "
-
+# The closing report of a campaign.
 
 REPORT_VERSION = 1
 FAILED_SHOWN_MAX = 20
@@ -322,6 +284,47 @@ def _failures(report: Report) -> list[str]:
         lines.append(f"    {chunk.advice}")
     hidden = len(report.failed) - FAILED_SHOWN_MAX
     return lines + ([f"  … and {hidden} more; `status --json` lists all"] if hidden > 0 else [])
+
+
+# ------------------------------------------------------------------------------------------
+# What is told about a run besides its numbers: changed values, drift, gates.
+
+
+def finding_lines(run: RunView) -> tuple[str, ...]:
+    """One line per finding, each beginning with what it is about; nothing for a quiet run."""
+    lines = []
+    if run.skipped:
+        lines.append("skipped   no rows: nothing was written (skip_empty)")
+    if run.changed_values:
+        lines.append(
+            f"changed   {counted(run.changed_values, 'value')} by on_unrepresentable: "
+            f"{run.plan.read.on_unrepresentable}"
+        )
+    lines += [
+        f"mark      {one.message} [{one.rule}]"
+        for one in run.plan.diagnostics
+        if one.rule in TOLD_BY_RUNS
+    ]
+    lines += [f"schema    {one.sentence} [{one.code.value}]" for one in run.plan.schema_changes]
+    if run.findings is not None:
+        proof = run.findings.proof
+        if proof is not None and proof.outcome is not ProofOutcome.DIFFERS:
+            lines.append(f"proof     {proof.outcome.value}: {proof.sentence}")
+        lines += [
+            f"{_about(gate)} {gate.outcome.value}: {gate.sentence} [{gate.code.value}]"
+            for gate in run.findings.gates
+            if gate.outcome is not GateOutcome.PASSED
+        ]
+        passed = sum(gate.outcome is GateOutcome.PASSED for gate in run.findings.gates)
+        lines += [f"quality   {counted(passed, 'gate')} passed"] if passed else []
+        if run.findings.acceptance is not None:
+            lines.append(f"quality   {run.findings.acceptance.sentence}")
+        lines += [f"shape     {one.sentence} [{one.code.value}]" for one in run.findings.shape]
+    return tuple(lines)
+
+
+def _about(gate: GateVerdict) -> str:
+    return "proof    " if gate.code is GateCode.PROOF_COUNT else "quality  "
 
 
 # ------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Numbers as people read them: sizes, rates, durations, moments. Pure; no locale."""
+"""What people read: numbers with their units, and text without secrets. Pure; no locale."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a verification can find, by code. Codes are append-only; a new one is fatal."""
+"""What a verification can find, by code, and how it is told. Codes are append-only."""
 
 from __future__ import annotations
 

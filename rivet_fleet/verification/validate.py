@@ -1,4 +1,4 @@
-"""``validate``: a manifest against what is really at the destination. Reads only.
+"""``validate``: a manifest against what is really at the destination, values too. Reads only.
 
 Depths and codes are those of ``findings``. The manifest's own ``status`` is looked at: a run
 that says it failed never passes because its files happen to exist.
