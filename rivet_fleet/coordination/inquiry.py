@@ -81,11 +81,6 @@ class Refused:
     send as it was asked to."""
 
     @property
-    def code(self) -> str:
-        """The error's code, or its class."""
-        return self.error.code or self.error.error_class
-
-    @property
     def exit_code(self) -> ExitCode:
         """What a run would end with that has no other trouble."""
         return self.error.exit_code

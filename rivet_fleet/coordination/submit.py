@@ -208,16 +208,16 @@ def _refuse_changed(fleet: Fleet, loaded: LoadedConfig, existing: CampaignView) 
 
 
 def plan_now(
-    fleet: Fleet, loaded: LoadedConfig, campaign_id: CampaignId
+    fleet: Fleet, loaded: LoadedConfig, campaign_id: CampaignId, names: Sequence[str] = ()
 ) -> tuple[CampaignPlan, tuple[LeftOut, ...]]:
-    """Ask every source for facts, plan, and refuse what could not be delivered. What is one
-    export's own trouble leaves that one out, unless it is everything.
+    """Ask about the named exports, all by default, plan, and refuse what could not be delivered.
+    What is one export's own trouble leaves that one out, unless it is everything.
 
     Nothing is written anywhere but a probe at each destination. Raises ConfigError,
     SourceError, UnsupportedType, DestinationError.
     """
     with inquiry_of(fleet, loaded) as inquiry:
-        answers = inquiry.inquire((), campaign_id=campaign_id, now_s=fleet.clock.now_s())
+        answers = inquiry.inquire(names, campaign_id=campaign_id, now_s=fleet.clock.now_s())
     plan = answers.decided().plan
     check_deliverable(fleet, plan)
     for planned in plan.runs:

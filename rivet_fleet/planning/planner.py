@@ -165,7 +165,7 @@ def _plan_exports(
         run = _plan_export(loaded, export, facts, connections, when, wrong)
         if run is not None:
             runs.append(run)
-    _refuse_shared_prefixes(loaded, runs, wrong)
+    _refuse_shared_prefixes(loaded, runs, when, wrong)
     return runs
 
 
@@ -408,13 +408,18 @@ def _columns(
     return found if len(found.specs) == len(names) and not found.lossy else None
 
 
-def _refuse_shared_prefixes(loaded: LoadedConfig, runs: list[PlannedRun], wrong: Wrong) -> None:
-    """Two exports in one folder would overwrite each other's manifest."""
+def _refuse_shared_prefixes(
+    loaded: LoadedConfig, runs: list[PlannedRun], when: _When, wrong: Wrong
+) -> None:
+    """Two exports in one folder would overwrite each other's manifest, whichever of them is planned
+    just now: those that are not have their places, too."""
+    planned = {run.plan.export_name: run.plan.destination for run in runs}
     owner: dict[tuple[str, str], str] = {}
-    for run in runs:
-        place = run.plan.destination.place
-        name = run.plan.export_name
-        if place in owner:
+    for export in loaded.config.exports:
+        name = export.name
+        destination = planned.get(name) or destination_plan(loaded, export, when.date or "")
+        place = (destination.kind, destination.prefix)
+        if place in owner and name in planned:
             problem = Problem(
                 at=(*loaded.export_key(name), "destination", "path"),
                 what=f"export {name}",

@@ -25,7 +25,6 @@ from rivet_fleet.coordination.submit import plan_now
 from rivet_fleet.errors import ConfigError, RivetFleetError
 from rivet_fleet.planning.change import refuse_drift
 from rivet_fleet.planning.config.loaded import LoadedConfig
-from rivet_fleet.planning.config.models import ExportConfig
 from tests.integration.corpus import configurations, settings
 from tests.integration.mysql_source_kit import Sql
 
@@ -42,6 +41,41 @@ ROW += "'2024-01-02', '2024-01-03', '2024-01-04', '2024-01-05'"
 RIVET_SHAPED: Sequence[Mapping[str, Any]] = (
     # Exports of one file that share a folder, as many files of the field have it.
     {"exports": [{"name": n, "table": "orders", "destination": "out"} for n in ("a", "b", "c")]},
+    {
+        "exports": [
+            {"name": "dense", "table": "orders", "mode": "chunked", "chunk_dense": True},
+            {
+                "name": "days",
+                "table": "orders",
+                "mode": "chunked",
+                "chunk_column": "at",
+                "chunk_by_days": 1,
+            },
+            {"name": "keyed", "table": "orders", "mode": "chunked", "chunk_by_key": "code"},
+            {
+                "name": "coalesced",
+                "table": "orders",
+                "mode": "incremental",
+                "cursor_column": "at",
+                "incremental_cursor_mode": "coalesce",
+                "cursor_fallback_column": "created_at",
+            },
+            {
+                "name": "appended",
+                "table": "orders",
+                "mode": "chunked",
+                "chunk_by_key": "id",
+                "keyset_incremental": True,
+            },
+            {
+                "name": "parted",
+                "table": "orders",
+                "partition_by": "made",
+                "destination": "out/parted/{partition}",
+            },
+            {"name": "text", "table": "orders", "format": "csv", "skip_empty": True},
+        ]
+    },
     {
         "exports": [
             {"name": "users", "table": "orders", "mode": "full", "destination": "out/users"},
@@ -162,33 +196,24 @@ def planned(
     place: Place, loaded: LoadedConfig, told: Mapping[str, str | None]
 ) -> dict[str, str | None]:
     """By export: what a run refuses it for. Those that `check` would run, all at once; every other
-    alone, or beside those where it is they that it collides with."""
-    exports = loaded.config.exports
-    fine = [export for export in exports if told[export.name] is None]
+    alone."""
     with closing(wiring.open_fleet(loaded, place.options, migrate=True)) as fleet:
+        fine = [name for name, why in told.items() if why is None]
         found = dict.fromkeys(told, _ends(fleet, loaded, fine) if fine else None)
-        for export in exports:
-            if (why := told[export.name]) is not None:
-                beside = fine if "has the same destination" in why else []
-                found[export.name] = _ends(fleet, loaded, [*beside, export])
-    return found
+        refused = [name for name, why in told.items() if why is not None]
+        return found | {name: _ends(fleet, loaded, [name]) for name in refused}
 
 
-def _ends(fleet: Fleet, loaded: LoadedConfig, some: Sequence[ExportConfig]) -> str | None:
-    """What a run of these exports of the file alone ends with before it stores its plan, or what
-    it would not deliver; None: neither."""
-    names = tuple(export.name for export in loaded.config.exports)
-    some = sorted(some, key=lambda export: names.index(export.name))
-    config = loaded.config.model_copy(update={"exports": tuple(some)})
+def _ends(fleet: Fleet, loaded: LoadedConfig, names: Sequence[str]) -> str | None:
+    """What a run of these exports ends with before it stores its plan, or what it would not
+    deliver; None: neither."""
     try:
-        plan, left_out = plan_now(
-            fleet, replace(loaded, config=config, written=names), new_campaign_id(NOW_S)
-        )
+        plan, left_out = plan_now(fleet, loaded, new_campaign_id(NOW_S), names)
         refuse_drift(plan)
     except RivetFleetError as error:
         return said(error)
     families = {run.plan.family or run.plan.export_name for run in plan.runs}
-    assert families | {one.export_name for one in left_out} == {export.name for export in some}
+    assert families | {one.export_name for one in left_out} == set(names)
     return "; ".join(one.reason for one in left_out) or None
 
 
