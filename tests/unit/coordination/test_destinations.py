@@ -212,6 +212,27 @@ def test_doctor_names_a_variable_that_is_missing(load: Load) -> None:
     assert [one.code for one in told(ENVIRON)] == [DoctorCode.DESTINATION_WRITABLE]
 
 
+def test_what_identifies_a_configuration_is_the_place_and_the_names_never_the_secret(
+    load: Load,
+) -> None:
+    digest = load().digest
+    assert load(environ={**ENVIRON, "LAKE_SECRET": "rotated"}).digest == digest
+    assert load(LAKE.replace("bucket: lake", "bucket: pond")).digest != digest
+    assert load(LAKE.replace("LAKE_SECRET", "OTHER")).digest != digest
+
+
+def test_a_partition_is_a_folder_of_its_own_in_a_store_too(load: Load) -> None:
+    text = LAKE.replace("{date}/{export}", "{partition}").replace(
+        "format:", "partition_by: day\n    format:"
+    )
+    destination = load(text).config.exports[0].destination
+    assert destination.below == ("prefix", "raw/{partition}")
+    one = destination.placed("raw/day=2026-01-02")
+    assert one.settings == {**destination.settings, "prefix": "raw/day=2026-01-02"}
+    with pytest.raises(ConfigError, match=r"destination\.prefix: \{partition\} needs partition_by"):
+        load(LAKE.replace("{export}", "{partition}"))
+
+
 def submitted(*destinations: DestinationPlan) -> MemoryStore:
     plan = campaign_plan(chunks=(1,) * len(destinations))
     runs = tuple(
