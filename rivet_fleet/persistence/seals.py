@@ -8,8 +8,10 @@ leases, what a governor decides) is not sealed; ADR 0024 names every such column
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 from sqlalchemy import Connection, text
@@ -70,13 +72,30 @@ def seal_run(
 
 def check_run(sealer: Sealer, row: Record) -> None:
     """Raise StateTampered when the run is not what was sealed, StateRefused as ``check``."""
-    of_chunks, _, seal = (row.seal or "").partition(".")
     what = f"run {row.run_id} of export {row.export_name}"
-    # The kind is part of what is sealed: who takes the mark away breaks the seal.
-    mark = mark_of(row.seal)
-    sealer.check(seal.removeprefix(mark), _KINDS[mark], _of_run(row._mapping, of_chunks), what)
-    if row.namespace != namespace_of(row.run_id):
-        raise tampered(f"the namespace of {what}")
+    with _typed(what):
+        of_chunks, _, seal = (row.seal or "").partition(".")
+        # The kind is part of what is sealed: who takes the mark away breaks the seal.
+        mark = mark_of(row.seal)
+        sealer.check(seal.removeprefix(mark), _KINDS[mark], _of_run(row._mapping, of_chunks), what)
+        if row.namespace != namespace_of(row.run_id):
+            raise tampered(f"the namespace of {what}")
+
+
+@contextlib.contextmanager
+def _typed(what: str) -> Iterator[None]:
+    """SQLite keeps a value of any type in any column; nobody here wrote one of another type than
+    the column's. Raises StateTampered where the block cannot even read what it checks."""
+    try:
+        yield
+    except (TypeError, ValueError, AttributeError):
+        raise tampered(what) from None
+
+
+def _number(value: object) -> object:
+    """An integer of any kind as one; what is none stays what it is, and differs from what was
+    sealed: 1.5 is not 1."""
+    return int(value) if isinstance(value, Integral) else value
 
 
 def is_whole(seal: str | None) -> bool:
@@ -95,7 +114,7 @@ def _of_run(run: Mapping[str, Any], of_chunks: str) -> dict[str, object]:
     numbers = ("position", "priority", "expected_tasks")
     return {
         **{name: run[name] for name in names},
-        **{name: int(run[name]) for name in numbers},
+        **{name: _number(run[name]) for name in numbers},
         "plan": digest_of(run["plan_json"]),
         "chunks": of_chunks,
     }
@@ -116,7 +135,8 @@ class SealedRun:
 
     def differs(self, task: Record) -> str | None:
         """What of a chunk's row is not as its run says, None when all is. ``SEALED_OF_TASK``."""
-        if not is_sealed_range(self.digests, task.chunk_index, task.range_json):
+        of_types = isinstance(task.chunk_index, int) and isinstance(task.range_json, str)
+        if not of_types or not is_sealed_range(self.digests, task.chunk_index, task.range_json):
             return "range"
         said = {
             "namespace": (task.namespace, self.namespace),
@@ -229,13 +249,15 @@ def seal_part(sealer: Sealer, part: Mapping[str, Any]) -> str:
 
 def check_part(sealer: Sealer, row: Record) -> None:
     """Raise StateTampered when the part is not the one that was committed."""
-    sealer.check(row.seal, "part", _of_part(row._mapping), f"part {row.path} of run {row.run_id}")
+    what = f"part {row.path} of run {row.run_id}"
+    with _typed(what):
+        sealer.check(row.seal, "part", _of_part(row._mapping), what)
 
 
 def _of_part(part: Mapping[str, Any]) -> dict[str, object]:
     texts = ("run_id", "export_name", "path", "fingerprint", "md5", "receipt_json", "columns_json")
     numbers = ("chunk_index", "part_number", "fence", "rows", "bytes", "changed_values")
-    return {**{n: part[n] for n in texts}, **{n: int(part[n]) for n in numbers}}
+    return {**{n: part[n] for n in texts}, **{n: _number(part[n]) for n in numbers}}
 
 
 def seal_commit(sealer: Sealer, commit: Mapping[str, Any]) -> str:
@@ -247,7 +269,8 @@ def check_commits(tx: Transaction, run_id: str) -> None:
     """Raise StateTampered for a chunk that counts as read though nobody committed it so: its
     status was edited, or rows of its parts were taken away (ADR 0024)."""
     run = tx.first("SELECT seal FROM chunk_run WHERE run_id = :run_id", run_id=run_id)
-    sealed = run is not None and mark_of(run.seal) >= "3."
+    with _typed(f"run {run_id}"):
+        sealed = run is not None and mark_of(run.seal) >= "3."
     for row in tx.all(f"{_COMMITS} WHERE t.run_id = :run_id {_READ}", run_id=run_id):
         if sealed or row.commit_seal is not None:
             check_commit(tx.sealer, row)
@@ -256,7 +279,8 @@ def check_commits(tx: Transaction, run_id: str) -> None:
 def check_commit(sealer: Sealer, row: Record) -> None:
     """Raise StateTampered unless the chunk was committed under its fence with what is there."""
     what = f"the commit of chunk {row.chunk_index} of run {row.run_id}"
-    sealer.check(row.commit_seal, "commit", _of_commit(row._mapping), what)
+    with _typed(what):
+        sealer.check(row.commit_seal, "commit", _of_commit(row._mapping), what)
 
 
 def _of_commit(commit: Mapping[str, Any]) -> dict[str, object]:
@@ -283,7 +307,8 @@ def seal_budget(sealer: Sealer, budget: Mapping[str, Any]) -> str:
 def check_budget(sealer: Sealer, row: Record) -> None:
     """Raise StateTampered when the budget is not the configured one."""
     what = f"the budget of source group {row.group_name}"
-    sealer.check(row.seal, "budget", _of_budget(row._mapping), what)
+    with _typed(what):
+        sealer.check(row.seal, "budget", _of_budget(row._mapping), what)
 
 
 _SEALED_BY_FIRST = ("chunks_max", "connections_max", "rows_per_s", "bytes_per_s", "chunks_min")
@@ -311,7 +336,8 @@ def seal_mark(sealer: Sealer, mark: Mapping[str, Any]) -> str:
 def check_mark(sealer: Sealer, row: Record) -> None:
     """Raise StateTampered when the mark is not where a run or an operator left it."""
     what = f"the high-water mark of export {row.export_name}"
-    sealer.check(row.mark_seal, "mark", _of_mark(row._mapping), what)
+    with _typed(what):
+        sealer.check(row.mark_seal, "mark", _of_mark(row._mapping), what)
 
 
 def _of_mark(mark: Mapping[str, Any]) -> dict[str, object]:
@@ -331,8 +357,9 @@ def check_words(sealer: Sealer, row: Record) -> None:
     for kind in _WORDS:
         word, seal = getattr(row, f"{kind}_json"), getattr(row, f"{kind}_seal")
         if word is not None and (seal or is_whole(row.seal)):
-            fields = {"run_id": row.run_id, "word": word}
-            sealer.check(seal, kind, fields, f"the {kind} of run {row.run_id}")
+            what = f"the {kind} of run {row.run_id}"
+            with _typed(what):
+                sealer.check(seal, kind, {"run_id": row.run_id, "word": word}, what)
 
 
 _WORDS = ("proof", "acceptance")

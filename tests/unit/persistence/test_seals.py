@@ -116,6 +116,8 @@ def refused(store) -> set[str]:
         except StateTampered as error:
             assert error.code == "RIVET_STATE_TAMPERED"
             found.add(name)
+        except StateRefused:
+            found.add(f"{name}, by the database")
     return found
 
 
@@ -279,6 +281,29 @@ def test_an_edit_of_any_column_that_commands_is_refused(sealed, tmp_path, column
     store = edited(sealed, tmp_path, statement)
     assert refused(store) >= readers
     store.close()
+
+
+OF_TYPES = [
+    *(("chunk_run", name, _RUN) for name in ("position", "expected_tasks", "plan_json", "seal")),
+    *(("chunk_task", name, _PENDING) for name in ("chunk_index", "priority", "range_json")),
+    *(("file_log", name, _RUN) for name in ("fence", "rows", "path", "seal")),
+    *(("source_budget", name, "1 = 1") for name in ("chunks_max", "rows_per_s", "monitor_json")),
+    *(("export_state", name, "1 = 1") for name in ("last_cursor_value", "mark_seal")),
+    *(("chunk_task", name, _COMMITTED) for name in ("rows_written", "commit_seal")),
+    ("chunk_run", "chunk_digests", _RUN),
+    ("chunk_run", "proof_json", "run_id = 'c0-e0'"),
+]
+"""What a reader takes apart before, or while, it looks at the seal."""
+
+
+@pytest.mark.parametrize(("table", "name", "where"), OF_TYPES)
+def test_a_value_of_another_type_is_refused_like_any_other(sealed, tmp_path, table, name, where):
+    """SQLite keeps it in any column; a number that is nearly the sealed one is none either."""
+    number = not isinstance(metadata.tables[table].columns[name].type, Text)
+    for value in ("x'ff'", f"{name} + 0.5", "'x'") if number else ("x'ff'",):
+        store = edited(sealed, tmp_path, f"UPDATE {table} SET {name} = {value} WHERE {where}")
+        assert refused(store), value
+        store.close()
 
 
 def _not_promised() -> set[tuple[str, str]]:
