@@ -26,7 +26,7 @@ from rivet_fleet.coordination.finalize import finalize_run, withdraw_success
 from rivet_fleet.coordination.fleet import COORDINATOR, Fleet, process_alive
 from rivet_fleet.errors import StateRefused, UsageError
 from rivet_fleet.execution.destination import Destination, Presence, StagedInfo
-from rivet_fleet.observability.reasons import runs_by_source
+from rivet_fleet.observability.reasons import Scene, runs_by_source
 from rivet_fleet.observability.status import StatusReport, explain
 from rivet_fleet.planning.config.connections import present_identity
 from rivet_fleet.planning.config.loaded import LoadedConfig
@@ -292,22 +292,25 @@ def campaign_status(fleet: Fleet, view: CampaignView) -> StatusReport:
     now_s = store.now_s()
     lately = JournalFilter(events=(EventName.SOURCE_HELD.value,), since_s=now_s - RETRY_WAIT_MAX_S)
     workers = store.workers(alive_within_s=fleet.settings.lease_ttl_s)
+    scene = Scene(
+        campaign=view,
+        runs=runs,
+        tasks=tasks,
+        workers=[worker for worker in workers if not worker.name.startswith(COORDINATOR)],
+        groups=store.groups(view.campaign_id),
+        now_s=now_s,
+    )
     return explain(
-        view,
-        runs,
-        tasks,
-        [worker for worker in workers if not worker.name.startswith(COORDINATOR)],
-        store.groups(view.campaign_id),
-        now_s,
-        {
+        scene,
+        outages={
             source: outage
             for source, run_ids in runs_by_source(runs).items()
             if (outage := store.outage(view.campaign_id, run_ids)) is not None
         },
-        store.journal(
+        began=store.journal(
             campaign_id=view.campaign_id, only=_BEGAN, limit=_PROCESSES_SHOWN, newest=True
         ),
-        store.journal(
+        held=store.journal(
             campaign_id=view.campaign_id, only=lately, limit=_PROCESSES_SHOWN, newest=True
         ),
     )

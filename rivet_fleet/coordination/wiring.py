@@ -64,7 +64,7 @@ from rivet_fleet.planning.config.connections import (
     state_url,
 )
 from rivet_fleet.planning.config.destinations import destination_connection
-from rivet_fleet.planning.config.load import load_config
+from rivet_fleet.planning.config.load import Installed, load_config
 from rivet_fleet.planning.config.loaded import LoadedConfig
 from rivet_fleet.verification.gc import sweep_spool
 
@@ -94,12 +94,14 @@ def load(path: Path, *, params: Mapping[str, str], environ: Mapping[str, str]) -
         path,
         params=params,
         environ=environ,
-        engines=frozenset(registry.engine_names()),
-        destinations=registry.destination_kinds(),
-        formats=frozenset(registry.format_names()),
-        engine_signals=lambda engine: frozenset(registry.signal_specs(engine)),
-        default_ports=registry.default_ports(),
-        place_parameters=registry.place_parameters,
+        installed=Installed(
+            engines=frozenset(registry.engine_names()),
+            destinations=registry.destination_kinds(),
+            formats=frozenset(registry.format_names()),
+            engine_signals=lambda engine: frozenset(registry.signal_specs(engine)),
+            default_ports=registry.default_ports(),
+            place_parameters=registry.place_parameters,
+        ),
     )
 
 

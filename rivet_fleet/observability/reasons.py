@@ -85,8 +85,9 @@ class Reason:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
-    """What the state database said at one moment. ``tasks`` are those not pending and not
-    completed, or a sample of them; pending ones are known from the runs' counts."""
+    """What the state database said at one moment of its own clock, ``now_s``. ``tasks`` are those
+    not pending and not completed, or a sample of them; pending ones are known from the runs'
+    counts. ``workers`` are those that claim: a coordinator's own row would count as an idle one."""
 
     campaign: CampaignView
     runs: Sequence[RunView]

@@ -10,7 +10,6 @@ from types import MappingProxyType
 from rivet_fleet.contracts.codec import dumps
 from rivet_fleet.contracts.keys import describe_range
 from rivet_fleet.contracts.state import (
-    CampaignView,
     GroupView,
     JournalEntry,
     Outage,
@@ -118,26 +117,18 @@ class StatusReport:
 
 
 def explain(
-    campaign: CampaignView,
-    runs: Sequence[RunView],
-    tasks: Sequence[TaskView],
-    workers: Sequence[WorkerView],
-    groups: Sequence[GroupView],
-    now_s: float,
+    scene: Scene,
+    *,
     outages: Mapping[str, Outage] = MappingProxyType({}),
     began: Sequence[JournalEntry] = (),
     held: Sequence[JournalEntry] = (),
 ) -> StatusReport:
     """The report for one moment.
 
-    ``tasks`` are the running, committed and failed ones (or a sample); ``workers`` are those
-    that claim (a coordinator's own row would count as an idle worker); ``now_s`` is the state
-    database's clock; ``outages`` are by source; ``began`` are the last workers that started or were
-    unfit; ``held`` is when retries were told to wait, lately.
+    ``outages`` are by source; ``began`` are the last workers that started or were unfit; ``held``
+    is when retries were told to wait, lately.
     """
-    scene = Scene(
-        campaign=campaign, runs=runs, tasks=tasks, workers=workers, groups=groups, now_s=now_s
-    )
+    campaign, now_s = scene.campaign, scene.now_s
     finished_at_s = campaign.finished_at_s
     return StatusReport(
         schema_version=SCHEMA_VERSION,
@@ -147,10 +138,10 @@ def explain(
         status=campaign.status.value,
         created_at=rfc3339(campaign.created_at_s),
         finished_at=None if finished_at_s is None else rfc3339(finished_at_s),
-        exports=tuple(_export(run) for run in runs),
-        workers=tuple(_worker(worker, tasks, now_s) for worker in workers),
-        groups=tuple(groups),
-        failed=tuple(_failed(t) for t in tasks if spent(t)),
+        exports=tuple(_export(run) for run in scene.runs),
+        workers=tuple(_worker(worker, scene.tasks, now_s) for worker in scene.workers),
+        groups=tuple(scene.groups),
+        failed=tuple(_failed(t) for t in scene.tasks if spent(t)),
         reasons=(
             *outage_reasons(scene, outages),
             *held_reasons(scene, held),

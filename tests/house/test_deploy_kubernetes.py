@@ -21,7 +21,7 @@ from rivet_fleet import __version__
 from rivet_fleet.coordination.fleet import FleetSettings
 from rivet_fleet.errors import ConfigError, ExitCode
 from rivet_fleet.execution import registry
-from rivet_fleet.planning.config.load import load_config
+from rivet_fleet.planning.config.load import Installed, load_config
 from rivet_fleet.planning.config.loaded import LoadedConfig
 from tests.conftest import missing
 
@@ -317,12 +317,14 @@ def loaded_with(file: Path, variables: set[str]) -> LoadedConfig:
         file,
         params={},
         environ=dict.fromkeys(variables, "postgresql://reader:word@db.example.com/shop"),
-        engines=frozenset({"postgres"}),
-        destinations=registry.destination_kinds(),
-        formats=frozenset({"parquet"}),
-        engine_signals=lambda engine: frozenset(),
-        default_ports={"postgres": 5432},
-        place_parameters=registry.place_parameters,
+        installed=Installed(
+            engines=frozenset({"postgres"}),
+            destinations=registry.destination_kinds(),
+            formats=frozenset({"parquet"}),
+            engine_signals=lambda engine: frozenset(),
+            default_ports={"postgres": 5432},
+            place_parameters=registry.place_parameters,
+        ),
     )
 
 

@@ -267,47 +267,50 @@ def _sha256(plain: Any) -> str:
     return "sha256:" + hashlib.sha256(canonical_json(plain)).hexdigest()
 
 
-__all__ = ["CONFIG_BYTES_MAX", "LoadedConfig", "load_config", "state_url"]
+__all__ = ["CONFIG_BYTES_MAX", "Installed", "LoadedConfig", "load_config", "state_url"]
 
 CONFIG_BYTES_MAX = 4 * 1024 * 1024
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Installed:
+    """What this installation has: the versions of each seam, and what they say of themselves.
+    ``default_ports`` by engine; ``place_parameters`` knows the engines' SQL."""
+
+    engines: frozenset[str]
+    destinations: DestinationKinds
+    formats: frozenset[str]
+    engine_signals: EngineSignals
+    default_ports: Mapping[str, int]
+    place_parameters: PlaceParameters
+
+
 def load_config(
-    path: Path,
-    *,
-    params: Mapping[str, str],
-    environ: Mapping[str, str],
-    engines: frozenset[str],
-    destinations: DestinationKinds,
-    formats: frozenset[str],
-    engine_signals: EngineSignals,
-    default_ports: Mapping[str, int],
-    place_parameters: PlaceParameters,
+    path: Path, *, params: Mapping[str, str], environ: Mapping[str, str], installed: Installed
 ) -> LoadedConfig:
     """Read and check one configuration file.
 
-    ``engines``, ``destinations``, ``formats`` and ``engine_signals`` are what this installation
-    has; ``place_parameters`` knows its engines' SQL. Raises ConfigError that lists everything
-    wrong, each with ``file:line:column``, reason and suggestion. Connects to nothing; reads the
-    file and its ``query_file``s only.
+    ``params`` before ``environ`` give its ``${NAME}``s their values. Raises ConfigError that
+    lists everything wrong, each with ``file:line:column``, reason and suggestion. Connects to
+    nothing; reads the file and its ``query_file``s only.
     """
     variables = Variables(params=params, environ=environ)
     document = read_document(_read_text(path, "the configuration"), str(path), variables)
     secrets = spellings(_secret_texts(document.plain))
     rules = partial(
         check_rules,
-        engines=engines,
-        destinations=destinations,
-        formats=formats,
-        engine_signals=engine_signals,
+        engines=installed.engines,
+        destinations=installed.destinations,
+        formats=installed.formats,
+        engine_signals=installed.engine_signals,
     )
-    config, warnings = _checked(document, secrets, destinations, rules)
+    config, warnings = _checked(document, secrets, installed.destinations, rules)
     secrets = spellings([*secrets, *known_secrets(config, environ)])
     sql = read_sql(
         config,
         path,
         variables,
-        place_parameters,
+        installed.place_parameters,
         lambda file, key: _read_text(file, f"{document.places.file}: {key}"),
     )
     if sql.problems:
@@ -317,7 +320,9 @@ def load_config(
     secrets = spellings([*secrets, *hidden, *(text for one in hidden for text in _in_sql(one))])
     warnings += [f"{document.places.where(at)}: {text}" for at, text in sql.notes]
     warnings += [f"--param {name} is not used by {path.name}" for name in variables.unused()]
-    digest, sections = digests(config, path=path, queries=sql.queries, default_ports=default_ports)
+    digest, sections = digests(
+        config, path=path, queries=sql.queries, default_ports=installed.default_ports
+    )
     return LoadedConfig(
         config=config,
         path=path,
@@ -330,8 +335,8 @@ def load_config(
         templates=frozenset(sql.templates),
         environ={name: environ[name] for name in named_variables(config) if name in environ},
         places=document.places,
-        default_ports=dict(default_ports),
-        destinations=dict(destinations),
+        default_ports=dict(installed.default_ports),
+        destinations=dict(installed.destinations),
     )
 
 

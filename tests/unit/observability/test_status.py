@@ -11,7 +11,7 @@ import pytest
 from rivet_fleet.contracts.plan import ClaimPlace
 from rivet_fleet.contracts.state import CampaignStatus, Outage, RunStatus, RunView, TaskStatus
 from rivet_fleet.observability.metrics import campaign_metrics
-from rivet_fleet.observability.reasons import Reason, ReasonCode, runs_by_source
+from rivet_fleet.observability.reasons import Reason, ReasonCode, Scene, runs_by_source
 from rivet_fleet.observability.status import StatusReport, explain, render_status, status_json
 from tests.unit.observability.views import (
     NOW_S,
@@ -37,8 +37,16 @@ def _only(report: StatusReport, code: ReasonCode) -> Reason:
     return report.reasons[0]
 
 
-def _explain(runs, tasks=(), workers=(), groups=(), status=CampaignStatus.ACTIVE):  # type: ignore[no-untyped-def]
-    return explain(campaign(status), runs, tasks, workers, groups, NOW_S)
+def _explain(runs, tasks=(), workers=(), groups=(), status=CampaignStatus.ACTIVE, **more):  # type: ignore[no-untyped-def]
+    scene = Scene(
+        campaign=more.pop("of", None) or campaign(status),
+        runs=runs,
+        tasks=tasks,
+        workers=workers,
+        groups=groups,
+        now_s=NOW_S,
+    )
+    return explain(scene, **more)
 
 
 def test_everything_running() -> None:
@@ -56,9 +64,7 @@ def test_no_live_worker() -> None:
 def _away(**over):  # type: ignore[no-untyped-def]
     outage = Outage(since_s=NOW_S - 3600, last_s=NOW_S - 5, tries=7, message="refused.")
     args = {"status": CampaignStatus.ACTIVE, "runs": [run(pending=2, running=1)], **over}
-    return explain(
-        *(campaign(args["status"]), args["runs"], [], [worker()], [], NOW_S), {"shop": outage}
-    )
+    return _explain(args["runs"], [], [worker()], status=args["status"], outages={"shop": outage})
 
 
 def test_a_source_that_is_away_is_said_first_with_what_is_still_true() -> None:
@@ -91,9 +97,7 @@ def test_tries_that_wait_for_the_budget_are_said_while_they_wait(ago_s, status, 
         entry("source.held", at_s=NOW_S - ago_s, data={"source": "shop", "wait_s": wait_s})
         for wait_s in (30.0, 45.0)
     ]
-    report = explain(
-        campaign(status), [run(pending=2, running=1)], [], [worker()], [], NOW_S, held=told
-    )
+    report = _explain([run(pending=2, running=1)], [], [worker()], status=status, held=told)
     found = [reason for reason in report.reasons if reason.code is ReasonCode.RETRIES_HELD]
     assert len(found) == said
     if said:
@@ -175,7 +179,7 @@ def test_a_pause_says_why_and_until_when() -> None:
 def test_a_halted_campaign_says_why_and_how_to_go_on() -> None:
     halted = replace(campaign(), halted="queue is 101, above 100")
     runs = [run("orders", group="shop", pending=1)]
-    report = explain(halted, runs, [], [worker(busy=False)], [], NOW_S)
+    report = _explain(runs, [], [worker(busy=False)], of=halted)
     reason = _only(report, ReasonCode.CAMPAIGN_HALTED)
     assert "queue is 101, above 100" in reason.sentence and "resume" in (reason.next_command or "")
     assert ReasonCode.CLAIMABLE_NOW not in _codes(report)
@@ -355,7 +359,7 @@ def test_an_unfit_worker_is_named_until_it_begins_anew() -> None:
 
     def report(entries, status=CampaignStatus.ACTIVE) -> StatusReport:  # type: ignore[no-untyped-def]
         runs = [run(pending=1)]
-        return explain(campaign(status), runs, [], [], [], NOW_S, began=entries)
+        return _explain(runs, status=status, began=entries)
 
     told = report([refused, other])
     assert ReasonCode.WORKER_UNFIT in _codes(told)

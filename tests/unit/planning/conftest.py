@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rivet_fleet.execution import registry
-from rivet_fleet.planning.config.load import load_config
+from rivet_fleet.planning.config.load import Installed, load_config
 from rivet_fleet.planning.config.loaded import LoadedConfig
 
 HEAD = """\
@@ -30,12 +30,14 @@ def load(
         path,
         params=params or {},
         environ=environ or {},
-        engines=frozenset({"postgres"}),
-        destinations=registry.destination_kinds(),
-        formats=frozenset({"parquet", "csv"}),
-        engine_signals=lambda engine: frozenset({"lock_waits", "running_sessions"}),
-        default_ports={"postgres": 5432, "postgresql": 5432},
-        place_parameters=registry.place_parameters,
+        installed=Installed(
+            engines=frozenset({"postgres"}),
+            destinations=registry.destination_kinds(),
+            formats=frozenset({"parquet", "csv"}),
+            engine_signals=lambda engine: frozenset({"lock_waits", "running_sessions"}),
+            default_ports={"postgres": 5432, "postgresql": 5432},
+            place_parameters=registry.place_parameters,
+        ),
     )
 
 

@@ -12,6 +12,7 @@ from rivet_fleet.execution import registry
 from rivet_fleet.planning.config.fields import parse_size
 from rivet_fleet.planning.config.load import (
     CONFIG_BYTES_MAX,
+    Installed,
     changed_exports,
     load_config,
     state_url,
@@ -428,11 +429,13 @@ def test_loading_takes_what_the_installation_has_as_arguments(tmp_path: Path) ->
         path,
         params={},
         environ={},
-        engines=frozenset({"other"}),
-        destinations=registry.destination_kinds(),
-        formats=frozenset({"parquet"}),
-        engine_signals=lambda engine: frozenset(),
-        default_ports={},
-        place_parameters=registry.place_parameters,
+        installed=Installed(
+            engines=frozenset({"other"}),
+            destinations=registry.destination_kinds(),
+            formats=frozenset({"parquet"}),
+            engine_signals=lambda engine: frozenset(),
+            default_ports={},
+            place_parameters=registry.place_parameters,
+        ),
     )
     assert isinstance(loaded, LoadedConfig)
