@@ -346,3 +346,22 @@ def reader(place: Place, engine: str) -> Iterator[str]:
     yield f"mysql://{user}:pw@{url.rpartition('@')[2]}"
     sql.execute(f"DROP USER {user}@'%'")
     sql.connection.close()
+
+
+def test_what_refuses_every_export_is_said_of_each(place: Place) -> None:
+    """A group's monitor reads a source whose variable is not set: no export can be planned."""
+    text = """
+sources: {shop: {type: postgres, url_env: PG}, away: {type: postgres, url_env: AWAY}}
+spool_dir: spool
+source_groups:
+  g: {max_running_chunks: 1, monitor: {source: away, signals: {lock_waits: {pause_above: 9}}}}
+exports:
+  - {name: a, source: shop, source_group: g, table: orders, format: parquet,
+     destination: {type: local, path: out/a}}
+  - {name: b, source: shop, table: nowhere, format: parquet,
+     destination: {type: local, path: out/b}}
+"""
+    path = place.folder / "fleet.yaml"
+    path.write_text(text)
+    told = agreed(place, wiring.load(path, params={}, environ={"PG": place.urls["postgres"]}))
+    assert "AWAY" in str(told["a"]) and "nowhere does not exist" in str(told["b"])
