@@ -68,7 +68,7 @@ def test_what_is_not_locked_is_exported_and_the_rest_is_named(postgres_desk: Des
     source = ("--source-url-env", "SHOP_URL")
     with (
         locked(desk.environment["SHOP_URL"], "b", "d"),
-        ended(desk.start("--json-errors", "plan", "-e", "b", "-c", str(desk.config))) as plan,
+        ended(desk.start("--json-errors", "plan", "-c", str(desk.config))) as plan,
         ended(desk.start("--json-errors", "run", "-c", str(bad), "--state-url", STATE)) as refused,
         ended(desk.start("init", *source, "--discover")) as init,
         ended(desk.start("check", *looking)) as check,
