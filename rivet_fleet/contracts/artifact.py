@@ -16,10 +16,11 @@ from enum import Enum
 from typing import Any
 
 from rivet_fleet.contracts.codec import canonical_json, from_plain, to_plain
+from rivet_fleet.contracts.identity import checked_id
 from rivet_fleet.contracts.keys import CampaignId, KeyTuple
 from rivet_fleet.contracts.plan import PLAN_VERSION, CampaignPlan, PlannedRun
 from rivet_fleet.contracts.priority import CampaignAdvice, Preflight
-from rivet_fleet.errors import DataIntegrityError, UsageError
+from rivet_fleet.errors import DataIntegrityError, StateTampered, UsageError
 
 ARTIFACT_VERSION = 1
 STALE_WARN_S = 3_600.0
@@ -135,13 +136,24 @@ def read_artifact(text: str) -> PlanArtifact:
         artifact = from_plain(PlanArtifact, plain)
         if not math.isfinite(artifact.created_at_s):
             raise ValueError("a plan without an age never expires")
+        _check_ids(artifact)
         return artifact
-    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
+    except (*_NO_PLAN, StateTampered):
         raise DataIntegrityError(
             "the plan is sealed, but is not a whole plan",
             hint="make a new plan with `rivet-fleet plan`",
             code="RIVET_PLAN_TAMPERED",
         ) from None
+
+
+_NO_PLAN = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+
+
+def _check_ids(artifact: PlanArtifact) -> None:
+    """Raise StateTampered for an id that was never given: folders are named after them."""
+    runs = (run.plan.run_id for run in artifact.campaign.runs)
+    for stored in (artifact.plan_id, artifact.campaign.campaign_id, *runs):
+        checked_id(stored)
 
 
 def _parsed(text: str) -> dict[str, Any]:

@@ -304,7 +304,7 @@ class Worker:
                 part_format=open_format(plan.format),
                 format_plan=plan.format,
                 tuning=plan.tuning,
-                spool_path=lambda number: self._spool_path(claim, plan, number),
+                spool_path=lambda number: self._spool_path(claim, number),
                 pacer=pacer,
                 on_page=lambda progress: self._on_page(claim, progress, guard),
                 unique=plan.quality.unique if plan.quality else (),
@@ -323,13 +323,11 @@ class Worker:
                 self._changes_told.add((claim.run_id, one))
                 self._fleet.emit(_chunk_event(self._fleet, claim, name, one.sentence, **one.data))
 
-    def _spool_path(self, claim: Claim, plan: ExportPlan, number: int) -> Path:
-        """Run, chunk and fence are in the name: two attempts never share a spool file."""
-        name = (
-            f"{claim.run_id}-c{claim.chunk_index:06d}-f{claim.fence}"
-            f"-p{number:03d}.{plan.format.extension}"
-        )
-        return self._spool / name
+    def _spool_path(self, claim: Claim, number: int) -> Path:
+        """In this process's own folder, where one attempt at one chunk lies at a time. Chunk and
+        fence are in the name for who looks: two attempts never share a file. No text of the
+        state is: an id could lead out of the folder."""
+        return self._spool / f"c{claim.chunk_index:06d}-f{claim.fence}-p{number:03d}.part"
 
     def _on_page(self, claim: Claim, progress: PageProgress, guard: ChunkGuard) -> None:
         """The page boundary: the only place where a chunk can stop before its end."""

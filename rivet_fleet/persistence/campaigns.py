@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rivet_fleet.contracts.codec import dumps, loads
 from rivet_fleet.contracts.events import Event, EventName
-from rivet_fleet.contracts.identity import CampaignIdentity
+from rivet_fleet.contracts.identity import CampaignIdentity, checked_id
 from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.contracts.plan import CampaignPlan, PlannedRun
 from rivet_fleet.contracts.state import CampaignStatus, CampaignView, SubmitOutcome
@@ -416,7 +416,7 @@ def _taken_event(campaign_id: CampaignId, row: Record) -> Event:
 
 def _campaign_from(row: Record) -> CampaignView:
     return CampaignView(
-        campaign_id=CampaignId(row[0]),
+        campaign_id=CampaignId(checked_id(row[0])),
         campaign_name=row[1],
         config_digest=row[2],
         config_path=row[3],

@@ -16,7 +16,7 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from rivet_fleet.contracts.identity import namespace_of
+from rivet_fleet.contracts.identity import checked_id, namespace_of
 from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.contracts.protection import BUDGET_NUMBERS
 from rivet_fleet.contracts.seals import (
@@ -74,6 +74,7 @@ def check_run(sealer: Sealer, row: Record) -> None:
     """Raise StateTampered when the run is not what was sealed, StateRefused as ``check``."""
     what = f"run {row.run_id} of export {row.export_name}"
     with _typed(what):
+        checked_id(row.run_id)
         of_chunks, _, seal = (row.seal or "").partition(".")
         # The kind is part of what is sealed: who takes the mark away breaks the seal.
         mark = mark_of(row.seal)

@@ -13,6 +13,7 @@ from rivet_fleet.contracts.keys import CampaignId, ChunkRange, RunId, TaskId
 from rivet_fleet.contracts.plan import ExportPlan
 from rivet_fleet.contracts.proof import RunProof
 from rivet_fleet.contracts.quality import Acceptance, RunFindings
+from rivet_fleet.contracts.seals import tampered
 from rivet_fleet.contracts.state import (
     JournalEntry,
     JournalFilter,
@@ -206,6 +207,9 @@ def _runs(tx: Transaction, scope: str, **values: object) -> list[RunView]:
     for row in rows:
         check_run(tx.sealer, row)
         check_words(tx.sealer, row)
+        # Paths are made of what the plan says, and the row is what was found.
+        if _plan(row.plan_json).run_id != row.run_id:
+            raise tampered(f"the plan of run {row.run_id}")
     return [_run_from(row, TaskCounts(**counts[row[0]]), sizes.get(row[0])) for row in rows]
 
 

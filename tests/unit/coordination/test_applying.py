@@ -190,6 +190,9 @@ def test_a_file_that_no_plan_can_be_is_refused_by_name(body: str) -> None:
         {"created_at_s": float("nan")},
         {"created_at_s": float("-inf")},
         {"created_at_s": 10**400},
+        {"plan_id": "../../x"},
+        {"campaign": {**json.loads(TEXT)["campaign"], "campaign_id": "../../x"}},
+        {"campaign": json.loads(json.dumps(json.loads(TEXT)["campaign"]).replace("c1-e0", "../x"))},
     ],
 )
 def test_a_plan_that_was_sealed_anew_is_still_read_with_care(changes: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ from rivet_fleet.contracts.basis import (
 )
 from rivet_fleet.contracts.events import EventName
 from rivet_fleet.contracts.identity import CAMPAIGN_OTHER
-from rivet_fleet.contracts.keys import ChunkRange, RangeKind
+from rivet_fleet.contracts.keys import ChunkRange, RangeKind, RunId
 from rivet_fleet.contracts.plan import PLAN_VERSION
 from rivet_fleet.contracts.state import TaskStatus
 from rivet_fleet.coordination import fitness
@@ -225,6 +225,19 @@ def test_what_the_planned_source_itself_refuses_is_the_chunks(tmp_path, error) -
     (task,) = store.tasks(claim.run_id)
     assert task.attempts >= 1
     assert task.error_class == type(error).__name__
+
+
+def test_no_word_of_the_state_leads_out_of_the_spool(tmp_path) -> None:
+    store, fleet, _ = fleet_with(tmp_path, lambda *_: Asked(SourceRefused("unasked")))
+    claim = store.claim(CAMPAIGN, fleet.identity, 30.0)
+    limits = HeartbeatLimits(lease_ttl_s=30.0, hang_timeout_s=60.0)
+    beat = Heartbeat(lambda: store, fleet.identity, limits, clock=fleet.clock, emit=fleet.emit)
+    worker = Worker(fleet, beat, CAMPAIGN, tmp_path)
+    for elsewhere in ("../../x", "/x"):
+        path = worker._spool_path(replace(claim, run_id=RunId(elsewhere)), 0)
+        assert path.resolve().parent == tmp_path.resolve()
+    names = {worker._spool_path(replace(claim, fence=f), n) for f in (1, 2) for n in (0, 1)}
+    assert len(names) == 4
 
 
 def test_a_source_without_room_for_us_is_not_met_by_one_more_connection() -> None:

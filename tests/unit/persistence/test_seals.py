@@ -21,6 +21,7 @@ from rivet_fleet.contracts.seals import Sealer, is_sealed_range, range_digests
 from rivet_fleet.contracts.state import FinishedRun
 from rivet_fleet.contracts.window import CursorPlan, StoredMark
 from rivet_fleet.errors import StateRefused, StateTampered
+from rivet_fleet.persistence import seals
 from rivet_fleet.persistence.open import open_store
 from rivet_fleet.persistence.schema import metadata
 from rivet_fleet.persistence.seals import SEALED_OF_RUN, reseal, seal_budget, seal_run
@@ -347,6 +348,47 @@ def test_an_edit_is_refused_by_whoever_reads_it(sealed, tmp_path, edit: str) -> 
     store = edited(sealed, tmp_path, statement)
     assert refused(store) == readers
     store.close()
+
+
+_RUN_ELSEWHERE = (
+    "UPDATE chunk_run SET run_id = '../../x', plan_json = replace(plan_json, 'c1-e0', '../../x')",
+    "UPDATE chunk_task SET run_id = '../../x'",
+)
+_CAMPAIGN_ELSEWHERE = tuple(
+    f"UPDATE {table} SET campaign_id = '../../x'"
+    for table in ("campaign", "chunk_run", "chunk_task")
+)
+
+
+@pytest.mark.parametrize(
+    ("edits", "look"),
+    [
+        (_RUN_ELSEWHERE, lambda store: store.runs(C1)),
+        (_RUN_ELSEWHERE, lambda store: store.claim(C1, W1, 60.0)),
+        (_RUN_ELSEWHERE[:1], lambda store: store.run(RunId("../../x"))),
+        (
+            ("UPDATE chunk_run SET plan_json = replace(plan_json, 'c1-e0', '../../x')",),
+            lambda store: store.runs(C1),
+        ),
+        (_CAMPAIGN_ELSEWHERE, lambda store: store.campaigns(name="shop")),
+        (_CAMPAIGN_ELSEWHERE, lambda store: store.campaign(CampaignId("../../x"))),
+    ],
+)
+def test_an_id_that_leads_elsewhere_is_refused_however_it_is_sealed(
+    tmp_path, monkeypatch, edits, look
+) -> None:
+    """Folders and files are named after ids; without a key whoever edits seals anew."""
+    store = open_store(f"sqlite:///{tmp_path}/state.db")
+    store.migrate()
+    store.submit(campaign_plan(chunks=(2,)))
+    with closing(sqlite3.connect(tmp_path / "state.db")) as connection, connection:
+        for statement in edits:
+            assert connection.execute(statement).rowcount > 0, statement
+    with monkeypatch.context() as theirs, store._db.migrating() as connection:
+        theirs.setattr(seals, "checked_id", lambda stored_id: stored_id)
+        reseal(connection, None, Sealer(), None)
+    with closing(store), pytest.raises(StateTampered):
+        look(store)
 
 
 def test_nothing_is_refused_that_nobody_edited(sealed, tmp_path) -> None:
