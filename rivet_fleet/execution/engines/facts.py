@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -29,8 +29,9 @@ from rivet_fleet.contracts.facts import (
     leading_index,
 )
 from rivet_fleet.contracts.keys import KeyTuple, RelationName
+from rivet_fleet.contracts.window import Newest, NewestRequest
 from rivet_fleet.errors import ConfigError, SourceRefused, StatementTimeout
-from rivet_fleet.execution.paging import KeyDialect, Progress
+from rivet_fleet.execution.paging import KeyDialect, Progress, above, beneath
 
 METADATA_TIMEOUT_S = 30.0
 """What one question about metadata may take."""
@@ -39,6 +40,8 @@ KEYS_MAX = 8
 
 At = TypeVar("At")
 """What a session's ``reading`` yields: the connection or cursor of one use."""
+Ask = Callable[[str], Sequence[tuple[Any, ...]]]
+"""All rows of one statement, within one use of the session."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,7 +149,7 @@ class ProbedKeys(KeyDialect, Protocol):
 class KeyProbe:
     """One key of a FROM item, within one use of the session. ``ask`` gives a statement's rows."""
 
-    ask: Callable[[str], Sequence[tuple[Any, ...]]]
+    ask: Ask
     item: str
     keys: ProbedKeys
     columns: tuple[str, ...]
@@ -402,6 +405,109 @@ def thinned(keys: Sequence[KeyTuple], most: int) -> tuple[KeyTuple, ...]:
     if len(keys) <= most:
         return tuple(keys)
     return tuple(keys[(2 * i + 1) * len(keys) // (2 * most)] for i in range(most))
+
+
+# ------------------------------------------------------------------------------------------
+# The greatest row of a cursor: where an incremental run ends (ADR 0011).
+
+NEWEST_TIMEOUT_S = 300.0
+"""As long as a page may take: without an index the table is scanned."""
+
+
+class CursorKeys(ProbedKeys, Protocol):
+    """What looking for the newest row asks of the dialect besides. A cursor is one column, or the
+    first of two that has a value."""
+
+    def first_of(self, columns: tuple[str, ...]) -> str:
+        """The cursor. Raises SourceRefused or ConfigError where two have no order in common."""
+        ...
+
+    def first_text(self, columns: tuple[str, ...]) -> str:
+        """The cursor as text from which the dialect makes the same value again."""
+        ...
+
+    def sign(self, name: str, sign: str) -> str:
+        """A comparison by the order of this column."""
+        ...
+
+    def falling(self, name: str, expression: str) -> str:
+        """What stands behind ORDER BY for an expression that has this column's order."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewestLook:
+    """What is looked for: a cursor of ``item``, whose columns are ``by_name`` as they are now."""
+
+    request: NewestRequest
+    by_name: dict[str, ColumnFacts]
+    keys: CursorKeys
+    item: str
+    beyond: str = ""
+    """The least value that is no mark, as SQL; empty where every value is one."""
+    moved: str | None = None
+    """A SELECT of the mark moved back by the overlap; None where there is nothing to move."""
+
+
+def cursor_columns(request: NewestRequest) -> tuple[str, ...]:
+    """The cursor's own column, and the one that stands in where it has no value."""
+    return (request.columns[0], *((request.fallback,) if request.fallback else ()))
+
+
+def by_name(request: NewestRequest, columns: Iterable[ColumnFacts]) -> dict[str, ColumnFacts]:
+    """The columns that are there. Raises SourceRefused when one that is looked at is not."""
+    found = {column.name: column for column in columns}
+    for name in (*request.columns, *cursor_columns(request)):
+        if name not in found:
+            raise SourceRefused(f"there is no column {name}", hint="plan the export again")
+    return found
+
+
+def newest(ask: Ask, look: NewestLook) -> Newest:
+    """The greatest row of a cursor as it is now, in the server's own order. ``ask`` gives a
+    statement's rows within one use of the session."""
+    request, keys, item, beyond = look.request, look.keys, look.item, look.beyond
+    names, first_name, ties = cursor_columns(request), request.columns[0], request.columns[1:]
+    cursor = keys.first_of(names)
+    marks = f"{cursor} IS NOT NULL"
+    if beyond:
+        marks = f"{cursor} {keys.sign(first_name, '<')} {beyond}"
+    texts = [keys.first_text(names), *(keys.text_expression(name) for name in ties)]
+    order = f" ORDER BY {keys.ordered(ties, '>')}" if ties else ""
+
+    def greatest(wanted: Sequence[str], *more: str) -> tuple[Any, ...] | None:
+        one = (
+            f"SELECT {cursor} FROM {item} WHERE {' AND '.join(wanted)} "
+            f"ORDER BY {keys.falling(first_name, cursor)} LIMIT 1"
+        )
+        found = ask(
+            f"SELECT {', '.join((*texts, *more))} FROM {item} "
+            f"WHERE {cursor} {keys.sign(first_name, '=')} ({one}){order} LIMIT 1"
+        )
+        return found[0] if found else None
+
+    def some(where: str) -> bool:
+        return bool(ask(f"SELECT 1 FROM {item} WHERE {where} LIMIT 1"))
+
+    found, there = greatest([marks, *above(keys, request)]), None
+    if found is None and request.above is not None:
+        there = greatest([marks], beneath(keys, request))
+    nullable = all(look.by_name[name].nullable for name in names)
+    nulls = " AND ".join(f"{keys.column_ref(name)} IS NULL" for name in names)
+    below = there is not None and bool(int(there[-1] or 0))
+    return Newest(
+        values=keys.key_of(request.columns, found),
+        nulls=nullable and some(nulls),
+        endless=bool(beyond) and some(f"{cursor} {keys.sign(first_name, '>=')} {beyond}"),
+        overlap=_text(ask(look.moved)) if look.moved is not None else None,
+        below=keys.key_of(request.columns, there[:-1]) if there and below else None,
+        vacant=found is None and request.above is not None and there is None,
+    )
+
+
+def _text(rows: Sequence[tuple[Any, ...]]) -> str | None:
+    ((found,),) = rows
+    return None if found is None else str(found)
 
 
 # ------------------------------------------------------------------------------------------

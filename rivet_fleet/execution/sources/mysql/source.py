@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from functools import partial
 
 from rivet_fleet.contracts.counters import CounterReading
 from rivet_fleet.contracts.facts import (
@@ -12,22 +11,19 @@ from rivet_fleet.contracts.facts import (
 from rivet_fleet.contracts.keys import ChunkRange, RangeKind, RelationName
 from rivet_fleet.contracts.plan import ReadPlan, TuningPlan
 from rivet_fleet.contracts.window import Newest, NewestRequest
-from rivet_fleet.errors import SourceRefused
+from rivet_fleet.execution.engines import facts
 from rivet_fleet.execution.engines.source import Counting, Questions
-from rivet_fleet.execution.paging import above, beneath
 from rivet_fleet.execution.sources.mysql import listing, reading
 from rivet_fleet.execution.sources.mysql.basis import Basis
 from rivet_fleet.execution.sources.mysql.catalog import find_relation, rows
 from rivet_fleet.execution.sources.mysql.dialect import ENGINE_NAMES, family, quote_text
 from rivet_fleet.execution.sources.mysql.introspect import introspect, read_shape
-from rivet_fleet.execution.sources.mysql.liveness import WatchedConnection
 from rivet_fleet.execution.sources.mysql.querysession import in_utc
 from rivet_fleet.execution.sources.mysql.reading import MysqlReading
 from rivet_fleet.execution.sources.mysql.session import Session
 from rivet_fleet.execution.sources.mysql.statements import (
     Keys,
     bare_query,
-    column_ref,
     from_item,
     metadata_settings,
 )
@@ -36,62 +32,33 @@ from rivet_fleet.execution.types import Footing
 # ------------------------------------------------------------------------------------------
 # The greatest row of a cursor: where an incremental run ends (ADR 0011).
 
-NEWEST_TIMEOUT_S = 300.0
-"""As long as a page may take: without an index the table is scanned."""
-
 
 def newest(session: Session, request: NewestRequest) -> Newest:
     """The greatest row of a cursor as it is now, in one statement that an index makes short. Raises
     SourceRefused for a column that is not there, StatementTimeout."""
     own = session.server.session if request.relation is None else ()
     shape = read_shape(session, request.relation, request.query, own)
-    by_name = {column.name: column for column in shape.columns}
-    cursors = (request.columns[0], *((request.fallback,) if request.fallback else ()))
-    for name in (*request.columns, *cursors):
-        if name not in by_name:
-            raise SourceRefused(f"there is no column {name}", hint="plan the export again")
-    dialect = Keys.of(shape.columns)
-    cursor = column_ref(cursors[0])
-    if request.fallback is not None:
-        cursor = dialect.coalesced(*cursors)
-    keys = request.columns[1:]
-    texts = [dialect.text_expression(cursors[0], cursor)]
-    texts += [dialect.text_expression(name) for name in keys]
-    order = f" ORDER BY {', '.join(f'{column_ref(k)} DESC' for k in keys)}" if keys else ""
+    found = facts.by_name(request, shape.columns)
+    cursors = facts.cursor_columns(request)
     index = leading_index(shape.indexes, cursors) if request.fallback is None else None
-    native_types = {name: column.native_type for name, column in by_name.items()}
+    native_types = {name: column.native_type for name, column in found.items()}
     query = request.query and in_utc(bare_query(request.query), native_types, own)
-    item = from_item(request.relation, query, index=index)
-
-    def greatest(wanted: Sequence[str], *more: str) -> str:
-        one = f"SELECT {cursor} FROM {item} WHERE {' AND '.join(wanted)} ORDER BY {cursor} DESC"
-        shown = ", ".join((*texts, *more))
-        return f"SELECT {shown} FROM {item} WHERE {cursor} = ({one} LIMIT 1){order} LIMIT 1"
-
-    null = " AND ".join(f"{column_ref(name)} IS NULL" for name in cursors)
+    look = facts.NewestLook(
+        request=request,
+        by_name=found,
+        keys=Keys.of(shape.columns),
+        item=from_item(request.relation, query, index=index),
+        moved=_moved(native_types[cursors[0]], request),
+    )
     with session.reading(
-        metadata_settings(session.server, NEWEST_TIMEOUT_S, own),
+        metadata_settings(session.server, facts.NEWEST_TIMEOUT_S, own),
         doing=f"looking for the newest {cursors[0]}",
-        timeout_s=NEWEST_TIMEOUT_S,
-    ) as connection:
-        there = f"{cursor} IS NOT NULL"
-        found = rows(connection, greatest([there, *above(dialect, request)]))
-        lower: Sequence[tuple[Any, ...]] = ()
-        if not found and request.above is not None:
-            lower = rows(connection, greatest([there], beneath(dialect, request)))
-        nulls = all(by_name[name].nullable for name in cursors) and bool(
-            rows(connection, f"SELECT 1 FROM {item} WHERE {null} LIMIT 1")
-        )
-        return Newest(
-            values=tuple(found[0]) if found else None,
-            nulls=nulls,
-            overlap=_overlap(connection, by_name[cursors[0]].native_type, request),
-            below=tuple(lower[0][:-1]) if lower and int(lower[0][-1]) else None,
-            vacant=not found and request.above is not None and not lower,
-        )
+        timeout_s=facts.NEWEST_TIMEOUT_S,
+    ) as at:
+        return facts.newest(partial(session.rows, at), look)
 
 
-def _overlap(connection: WatchedConnection, native: str, request: NewestRequest) -> str | None:
+def _moved(native: str, request: NewestRequest) -> str | None:
     if request.above is None or not request.overlap_s:
         return None
     if family(native) not in ("date", "datetime", "timestamp"):
@@ -99,9 +66,7 @@ def _overlap(connection: WatchedConnection, native: str, request: NewestRequest)
     kind = "DATE" if family(native) == "date" else "DATETIME(6)"
     mark = f"CAST({quote_text(request.above[0])} AS DATETIME(6))"
     back = f"TIMESTAMPADD(MICROSECOND, -{round(request.overlap_s * 1e6)}, {mark})"
-    (row,) = rows(connection, f"SELECT CAST(CAST({back} AS {kind}) AS CHAR)")
-    (found,) = row
-    return None if found is None else str(found)
+    return f"SELECT CAST(CAST({back} AS {kind}) AS CHAR)"
 
 
 # ------------------------------------------------------------------------------------------

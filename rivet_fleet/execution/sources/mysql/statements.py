@@ -250,6 +250,23 @@ class Keys:
             )
         return f"COALESCE({column_ref(column)}, {column_ref(fallback)})"
 
+    def first_of(self, columns: tuple[str, ...]) -> str:
+        """The column, or the first of two that is not NULL; raises as ``coalesced``."""
+        name, *other = columns
+        return self.coalesced(name, *other) if other else column_ref(name)
+
+    def first_text(self, columns: tuple[str, ...]) -> str:
+        """The same as text: both have the first one's character set and collation."""
+        return self.text_expression(columns[0], self.first_of(columns))
+
+    def sign(self, name: str, sign: str) -> str:
+        """As it is: a column's type and collation say how it is compared."""
+        return sign
+
+    def falling(self, name: str, expression: str) -> str:
+        """Likewise."""
+        return f"{expression} DESC"
+
     def column_ref(self, name: str) -> str:
         """A column of what is read."""
         return column_ref(name)

@@ -233,6 +233,13 @@ class Keys:
             plain = f"CASE WHEN {same} THEN {plain} END"
         return self.travelling(plain)
 
+    def first_text(self, columns: tuple[str, ...]) -> str:
+        """The text of the column, or of the first of two that is not NULL."""
+        text, *other = map(self.text_expression, columns)
+        if not other:
+            return text
+        return f"CASE WHEN {self.column_ref(columns[0])} IS NULL THEN {other[0]} ELSE {text} END"
+
     def travelling(self, text: str) -> str:
         """An expression of type text as it travels; see ``arrived``."""
         if self.as_text:
@@ -270,6 +277,10 @@ class Keys:
     def ordered(self, columns: tuple[str, ...], sign: str) -> str:
         """What stands behind ORDER BY; ``sign`` is ``<`` for rising, ``>`` for falling."""
         return ", ".join(f"{self.value(name)} USING {self.sign(name, sign)}" for name in columns)
+
+    def falling(self, name: str, expression: str) -> str:
+        """An expression that has the column's order, by the operators that compare."""
+        return f"{expression} USING {self.sign(name, '>')}"
 
     def row_comparison(self, columns: tuple[str, ...], operator: str, values: KeyTuple) -> str:
         """``(k1, k2) >= ('a', 'b')``: one row comparison where one operator compares every

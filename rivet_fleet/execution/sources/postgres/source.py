@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 from psycopg import Cursor
@@ -17,11 +17,11 @@ from rivet_fleet.contracts.keys import ChunkRange, RelationName
 from rivet_fleet.contracts.plan import ReadPlan, TuningPlan
 from rivet_fleet.contracts.proof import ChangeReading
 from rivet_fleet.contracts.window import Newest, NewestRequest
-from rivet_fleet.errors import SourceRefused
+from rivet_fleet.execution.engines import facts
 from rivet_fleet.execution.engines.facts import METADATA_TIMEOUT_S
 from rivet_fleet.execution.engines.session import maybe_swapped
 from rivet_fleet.execution.engines.source import Counting, Questions
-from rivet_fleet.execution.paging import above, beneath, compared_columns
+from rivet_fleet.execution.paging import compared_columns
 from rivet_fleet.execution.sources.postgres import listing
 from rivet_fleet.execution.sources.postgres.basis import Basis
 from rivet_fleet.execution.sources.postgres.border import SWAPPED
@@ -30,7 +30,6 @@ from rivet_fleet.execution.sources.postgres.dialect import (
     ENGINE_NAMES,
     KEY_WALK,
     catalog_settings,
-    column_ref,
     from_item,
     metadata_settings,
     page_settings,
@@ -115,8 +114,6 @@ def read_changes(session: Session, relation: RelationName) -> ChangeReading:
 # ------------------------------------------------------------------------------------------
 # The greatest row of a cursor: where an incremental run ends (ADR 0011).
 
-NEWEST_TIMEOUT_S = 300.0
-"""As long as a page may take: without an index the table is scanned."""
 _INFINITY_SINCE = 140000
 """numeric knows infinity since PostgreSQL 14; before it NaN alone is above every number."""
 _MOMENTS = {TypeKind.DATE: "date", TypeKind.TIMESTAMP: "timestamp"}
@@ -126,75 +123,30 @@ _MOMENTS |= {TypeKind.TIMESTAMP_UTC: "timestamptz"}
 def newest(session: Session, request: NewestRequest) -> Newest:
     """The greatest row of a cursor as it is now, in the order of the column's own operators. Raises
     SourceRefused for a column that is not there, StatementTimeout."""
-    names = tuple(dict.fromkeys((*request.columns, *_cursor_columns(request))))
+    names = tuple(dict.fromkeys((*request.columns, *facts.cursor_columns(request))))
     own = sealed(session.own) if request.relation is None else ()
     columns, keys = read_columns(session, request.relation, request.query, names, own)
-    by_name = {column.name: column for column in columns}
-    for name in names:
-        if name not in by_name:
-            raise SourceRefused(f"there is no column {name}", hint="plan the export again")
-    item = from_item(request.relation, request.query)
-    first_name, ties = request.columns[0], request.columns[1:]
-    cursor, end = keys.first_of(_cursor_columns(request)), _end(session, by_name, names)
-    beyond = keys.literal(first_name, end) if end else ""
-    finite = f"{cursor} {keys.sign(first_name, '<')} {beyond}" if end else f"{cursor} IS NOT NULL"
-    texts = [_cursor_text(keys, request), *(keys.text_expression(name) for name in ties)]
-    order = f" ORDER BY {keys.ordered(ties, '>')}" if ties else ""
-
-    def greatest(wanted: Sequence[str], *more: str) -> str:
-        one = (
-            f"SELECT {cursor} FROM {item} WHERE {' AND '.join(wanted)} "
-            f"ORDER BY {cursor} USING {keys.sign(first_name, '>')} LIMIT 1"
-        )
-        return (
-            f"SELECT {', '.join((*texts, *more))} FROM {item} "
-            f"WHERE {cursor} {keys.sign(first_name, '=')} ({one}){order} LIMIT 1"
-        )
-
+    found = facts.by_name(request, columns)
+    column = found[names[0]]
+    end = _end(session, column)
+    look = facts.NewestLook(
+        request=request,
+        by_name=found,
+        keys=keys,
+        item=from_item(request.relation, request.query),
+        beyond=keys.literal(column.name, end) if end else "",
+        moved=_moved(column, keys, request),
+    )
     with session.reading(
-        (*metadata_settings(NEWEST_TIMEOUT_S, own), *KEY_WALK[:1]),
-        doing=f"looking for the newest {request.columns[0]}",
-        timeout_s=NEWEST_TIMEOUT_S,
-    ) as connection:
-
-        def first(statement: str) -> tuple[Any, ...] | None:
-            return connection.execute(statement.encode()).fetchone()
-
-        def some(where: str) -> bool:
-            return first(f"SELECT 1 FROM {item} WHERE {where} LIMIT 1") is not None
-
-        found = first(greatest([finite, *above(keys, request)]))
-        there = None
-        if found is None and request.above is not None:
-            there = first(greatest([finite], beneath(keys, request)))
-        cursors = _cursor_columns(request)
-        may_be_null = all(by_name[name].nullable for name in cursors)
-        nulls = " AND ".join(f"{column_ref(name)} IS NULL" for name in cursors)
-        return Newest(
-            values=keys.key_of(request.columns, found),
-            nulls=may_be_null and some(nulls),
-            endless=bool(end) and some(f"{cursor} {keys.sign(first_name, '>=')} {beyond}"),
-            overlap=_overlap(first, by_name, keys, request),
-            below=keys.key_of(request.columns, there[:-1]) if there and there[-1] else None,
-            vacant=found is None and request.above is not None and there is None,
-        )
+        (*metadata_settings(facts.NEWEST_TIMEOUT_S, own), *KEY_WALK[:1]),
+        doing=f"looking for the newest {column.name}",
+        timeout_s=facts.NEWEST_TIMEOUT_S,
+    ) as at:
+        return facts.newest(partial(session.rows, at), look)
 
 
-def _cursor_columns(request: NewestRequest) -> tuple[str, ...]:
-    return (request.columns[0], *((request.fallback,) if request.fallback else ()))
-
-
-def _cursor_text(keys: Keys, request: NewestRequest) -> str:
-    names = _cursor_columns(request)
-    text, *other = map(keys.text_expression, names)
-    if not other:
-        return text
-    return f"CASE WHEN {column_ref(names[0])} IS NULL THEN {other[0]} ELSE {text} END"
-
-
-def _end(session: Session, by_name: Mapping[str, ColumnFacts], names: tuple[str, ...]) -> str:
+def _end(session: Session, column: ColumnFacts) -> str:
     """The least value that is no mark; empty for types whose every value is one."""
-    column = by_name[names[0]]
     kind = column.type.kind if column.type else None
     if kind in _MOMENTS:
         return "infinity"
@@ -203,21 +155,14 @@ def _end(session: Session, by_name: Mapping[str, ColumnFacts], names: tuple[str,
     return ""
 
 
-def _overlap(
-    first: Callable[[str], tuple[Any, ...] | None],
-    by_name: Mapping[str, ColumnFacts],
-    keys: Keys,
-    request: NewestRequest,
-) -> str | None:
-    column = by_name[request.columns[0]]
+def _moved(column: ColumnFacts, keys: Keys, request: NewestRequest) -> str | None:
     native = _MOMENTS.get(column.type.kind) if column.type else None
     if request.above is None or not request.overlap_s or native is None:
         return None
-    mark = keys.literal(request.columns[0], request.above[0])
+    mark = keys.literal(column.name, request.above[0])
     less = f"'{request.overlap_s:f} seconds'::pg_catalog.interval"
     moved = f"({mark} OPERATOR(pg_catalog.-) {less})::pg_catalog.{native}"
-    row = first(f"SELECT {steady_text(native, moved)}")
-    return None if row is None else row[0]
+    return f"SELECT {steady_text(native, moved)}"
 
 
 # ------------------------------------------------------------------------------------------
