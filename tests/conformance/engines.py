@@ -537,7 +537,8 @@ class Mysql(Server):
         self.sql(f"GRANT SELECT ON {database}.armed TO '{READER}_blind'@'%'")
         self.sql(
             "CREATE FUNCTION fail(number int) RETURNS int DETERMINISTIC NO SQL "
-            "BEGIN SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = number; RETURN 1; END"
+            "BEGIN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'as told', MYSQL_ERRNO = number; "
+            "RETURN 1; END"
         )
         self.sql(
             "CREATE FUNCTION writes() RETURNS int NOT DETERMINISTIC MODIFIES SQL DATA "

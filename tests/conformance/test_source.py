@@ -629,10 +629,28 @@ def test_what_the_server_says_mid_page_has_its_class_and_the_page_is_read_again(
     error, retry = AFTER[told]
     assert type(caught.value) is error and caught.value.retry is (retry or caught.value.retry)
     assert caught.value.connected
+    # A function may put a row's values into its words, whatever code of the server's it raises.
+    assert "as told" not in caught.value.message and "as told" in (caught.value.unmasked or "")
     server.sql("UPDATE armed SET yes = 0")
     reader.reconnect()
     rows += numbered(drain(reader), "i")
     assert rows == list(range(1, 301))
+
+
+def test_a_functions_words_are_left_out_of_what_is_asked_about_a_source_too(
+    server: Server, source: Source
+) -> None:
+    query = (
+        "SELECT i FROM numbers WHERE CASE WHEN EXISTS (SELECT 1 FROM armed WHERE yes = 1) "
+        f"THEN {server.raised['deadlock']} END IS NULL"
+    )
+    server.sql("UPDATE armed SET yes = 0")
+    read = planned(source, None, query=query)
+    server.sql("UPDATE armed SET yes = 1")
+    with pytest.raises(SourceBusy) as caught:
+        source.count_rows(read, WHOLE, 5.0)
+    server.sql("UPDATE armed SET yes = 0")
+    assert "as told" not in caught.value.message and "as told" in (caught.value.unmasked or "")
 
 
 def test_what_is_not_there_is_refused_for_good_with_close_names(

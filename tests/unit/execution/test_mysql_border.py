@@ -37,3 +37,25 @@ def test_names_are_told() -> None:
     said = "Unknown column 'nope' in 'SELECT'"
     error = translate(pymysql.err.OperationalError(1054, said), URL, "reading")
     assert said in error.message and error.unmasked is None
+
+
+@pytest.mark.parametrize(
+    ("errno", "sqlstate", "shown"),
+    [
+        (1213, "40001", True),
+        (1213, "HY000", False),
+        (1205, "HY000", True),
+        (1205, "45000", False),
+        (1146, "42S02", True),
+        (1146, "45001", False),
+        (1365, "45000", False),
+        (1213, "", True),
+    ],
+)
+def test_a_functions_signal_under_a_number_of_the_servers_is_known_by_its_state(
+    errno: int, sqlstate: str, shown: bool
+) -> None:
+    said = pymysql.err.OperationalError(errno, "Jane is away")
+    said.sqlstate = sqlstate  # type: ignore[attr-defined]
+    error = translate(said, URL, "reading")
+    assert ("Jane" in error.message) is shown and (error.unmasked is None) is shown

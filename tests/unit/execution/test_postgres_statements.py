@@ -7,6 +7,7 @@ import inspect
 import psycopg
 import psycopg.errors
 import pytest
+from psycopg.pq import DiagnosticField
 
 from rivet_fleet.contracts.columns import ColumnSpec, ColumnType, Fidelity, TypeKind
 from rivet_fleet.contracts.keys import ChunkRange, RangeKind, RelationName
@@ -234,6 +235,32 @@ def test_every_error_psycopg_knows_becomes_one_of_ours() -> None:
             assert isinstance(found.retry, RetryClass)
             if issubclass(cls, psycopg.OperationalError) and cls.sqlstate is None:
                 assert found.retry is not RetryClass.PERMANENT
+
+
+@pytest.mark.parametrize(
+    ("routine", "file", "shown"),
+    [
+        ("exec_stmt_raise", "pl_exec.c", False),
+        ("PLy_output", "plpy_plpymodule.c", False),
+        ("pgfdw_report_error", "connection.c", False),
+        ("dblink_res_error", "dblink.c", False),
+        ("exec_eval_datum", "pl_exec.c", True),
+        ("ProcessInterrupts", "postgres.c", True),
+        ("", "", True),
+    ],
+)
+@pytest.mark.parametrize("sqlstate", ["40P01", "57014", "22012"])
+def test_words_that_the_server_passes_on_are_left_out_under_any_sqlstate(
+    sqlstate: str, routine: str, file: str, shown: bool
+) -> None:
+    info = {
+        DiagnosticField.SQLSTATE: sqlstate.encode(),
+        DiagnosticField.MESSAGE_PRIMARY: b"Jane is away",
+        DiagnosticField.SOURCE_FUNCTION: routine.encode(),
+        DiagnosticField.SOURCE_FILE: file.encode(),
+    }
+    error = translate(psycopg.errors.lookup(sqlstate)("Jane is away", info=info), URL, "reading")
+    assert ("Jane" in error.message) is shown and (error.unmasked is None) is shown
 
 
 def test_messages_hold_no_secret_and_name_the_target() -> None:

@@ -221,8 +221,9 @@ def translate(
 ) -> SourceError:
     """Our error for one of PyMySQL's: class and retry by the table of error numbers."""
     errno, said = told(error)
+    sqlstate: str = getattr(error, "sqlstate", None) or ""
     said = said.replace(f"'{ALIAS}'", f"'{subject}'").replace(f"'{ALIAS}.", "'")
-    return translated(_meant(errno, said, kept=_without_values(errno, said)), url, doing)
+    return translated(_meant(errno, said, kept=_without_values(errno, said, sqlstate)), url, doing)
 
 
 def translate_connect(error: Exception, url: DatabaseUrl) -> SourceError:
@@ -279,11 +280,26 @@ _OF_NAMES = frozenset((*_NAMES_ALONE, *ERRNOS, *SWAPPED, *_HINTS, *CLIENT_ERRNOS
 }
 """Errors whose messages hold names, limits and the statement's own text. 1105 says whatever has no
 number of its own, of an XPath too, which may come from a row."""
+_STATED = frozenset(
+    (
+        *(1037, 1038, 1040, 1042, 1043, 1046, 1047, 1053, 1054, 1064, 1080, 1142, 1146, 1152),
+        *(1154, 1155, 1156, 1158, 1159, 1160, 1161, 1184, 1203, 1213, 1226, 1317, 1461),
+    )
+)
+"""Numbers with an SQLSTATE of their own, which is not the general HY000."""
 
 
-def _without_values(errno: int, said: str) -> str | None:
+def _signalled(errno: int, sqlstate: str) -> bool:
+    """True for a function's SIGNAL under a number of the server's: the server itself never says
+    45000, nor HY000 with a number that has a state of its own. One with the number's own state
+    cannot be told from the server."""
+    return sqlstate[:2] == "45" or (sqlstate == "HY000" and errno in _STATED)
+
+
+def _without_values(errno: int, said: str, sqlstate: str) -> str | None:
     """What may be told of an error that may be about a value; None when it is about none."""
-    if errno in _OF_NAMES:
+    worded_by_others = errno in _WORDED_BY_OTHERS or _signalled(errno, sqlstate)
+    if errno in _OF_NAMES and not worded_by_others:
         return None
-    kept = NOTHING_SAID if errno in _WORDED_BY_OTHERS else without_values(said)
+    kept = NOTHING_SAID if worded_by_others else without_values(said)
     return None if kept == said else kept

@@ -67,6 +67,7 @@ class StatementFailed(pymysql.err.OperationalError):
     def __init__(self, server_error: ServerError) -> None:
         super().__init__(server_error.errno, server_error.message)
         self.server_error = server_error
+        self.sqlstate = server_error.sqlstate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

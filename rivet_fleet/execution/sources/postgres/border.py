@@ -371,10 +371,21 @@ _OF_VALUES = frozenset(("21", "22", "23", "2F", "44", "XX"))
 """Classes whose messages may hold a value, in the server's own words around it. What is in neither
 was worded by somebody else: a function that raises, a foreign server."""
 
+_RAISED_IN = frozenset(("exec_stmt_raise", "pgfdw_report_error"))
+_RAISED_BY = frozenset(("plpy_elog.c", "plpy_plpymodule.c", "plperl.c", "pltcl.c", "dblink.c"))
+"""The server's routines and source files (protocol, "Error and Notice Message Fields") that pass on
+what a function or a foreign server says: under any SQLSTATE, the server's own ones too."""
+
+
+def _worded_by_others(error: psycopg.Error) -> bool:
+    return error.diag.source_function in _RAISED_IN or error.diag.source_file in _RAISED_BY
+
 
 def _without_values(sqlstate: str, error: psycopg.Error) -> str | None:
     """What may be told of an error about a value; None when it is about none. Its details and
     context quote rows, and are left out."""
+    if _worded_by_others(error):
+        return NOTHING_SAID
     if sqlstate[:2] in _OF_NAMES:
         return None
     if sqlstate[:2] not in _OF_VALUES:
