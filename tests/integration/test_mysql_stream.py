@@ -33,8 +33,8 @@ from rivet_fleet.errors import (
     ValueTooLarge,
 )
 from rivet_fleet.execution.sources.mysql import wire
-from rivet_fleet.execution.sources.mysql.decoder import ReferenceDecoder
 from rivet_fleet.execution.sources.mysql.dialect import Unsupported, column_type
+from rivet_fleet.execution.sources.mysql.reference import ReferenceDecoder
 from rivet_fleet.execution.sources.mysql.session import Session
 from rivet_fleet.execution.sources.mysql.stream import StatementStream
 from rivet_fleet.execution.sources.mysql.values import days_since_1970

@@ -22,7 +22,7 @@ from rivet_fleet.execution.engines import session as frame
 from rivet_fleet.execution.source import PageLimit
 from rivet_fleet.execution.sources.postgres import ENGINE as POSTGRES
 from rivet_fleet.execution.sources.postgres import exchange, session
-from rivet_fleet.execution.sources.postgres.decoder import open_decoder
+from rivet_fleet.execution.sources.postgres.decoder import DECODERS
 from tests.integration.postgres_source_kit import (
     facts_of,
     read_all,
@@ -132,7 +132,7 @@ def test_an_answer_without_rows_to_copy_is_no_empty_page(
     source, monkeypatch, encrypted: bool
 ) -> None:
     monkeypatch.setattr(exchange, "encrypted", lambda pgconn: encrypted)
-    decoder = open_decoder((), max_value_bytes=1000)
+    decoder = DECODERS.open((), max_value_bytes=1000)
     answer = exchange.open_exchange(source._session.connection, decoder)
     with pytest.raises(psycopg.OperationalError, match="without rows to copy"):
         answer.send(b"BEGIN;COMMIT")

@@ -10,7 +10,8 @@ import pytest
 
 from rivet_fleet.contracts.columns import ColumnSpec
 from rivet_fleet.execution.sources.mysql import values
-from rivet_fleet.execution.sources.mysql.decoder import ReferenceDecoder, compiled_decoder
+from rivet_fleet.execution.sources.mysql.decoder import compiled_decoder
+from rivet_fleet.execution.sources.mysql.reference import ReferenceDecoder
 from tests.property.differential import STREAMS, Outcome, agree, outcome
 from tests.property.mysql_rows import KINDS, column, damaged, end_of_rows, packets, random_case
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from rivet_fleet.contracts.columns import ColumnSpec
 from rivet_fleet.errors import MalformedData, SchemaDrift, UnsupportedType, ValueTooLarge
-from rivet_fleet.execution.sources.mysql.decoder import ReferenceDecoder
+from rivet_fleet.execution.sources.mysql.reference import ReferenceDecoder
 from tests.property.mysql_rows import (
     KINDS,
     Case,

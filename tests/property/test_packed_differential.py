@@ -18,10 +18,10 @@ import pytest
 
 from rivet_fleet.contracts.columns import ColumnSpec, ColumnType, TypeKind
 from rivet_fleet.execution.packing import REPEATED_TEXT
-from rivet_fleet.execution.sources.mysql.decoder import ReferenceDecoder as MysqlReference
 from rivet_fleet.execution.sources.mysql.decoder import compiled_decoder as mysql_decoder
-from rivet_fleet.execution.sources.postgres.decoder import ReferenceDecoder as CopyReference
+from rivet_fleet.execution.sources.mysql.reference import ReferenceDecoder as MysqlReference
 from rivet_fleet.execution.sources.postgres.decoder import compiled_decoder as copy_decoder
+from rivet_fleet.execution.sources.postgres.reference import ReferenceDecoder as CopyReference
 from tests.packed import unpacked
 from tests.property.copy_rows import HEADER, TRAILER, cell
 from tests.property.differential import STREAMS, agree, outcome

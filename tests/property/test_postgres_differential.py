@@ -10,7 +10,8 @@ import pyarrow as pa
 import pytest
 
 from rivet_fleet.contracts.columns import ColumnSpec, ColumnType, TypeKind
-from rivet_fleet.execution.sources.postgres.decoder import ReferenceDecoder, compiled_decoder
+from rivet_fleet.execution.sources.postgres.decoder import compiled_decoder
+from rivet_fleet.execution.sources.postgres.reference import ReferenceDecoder
 from tests.property.copy_rows import (
     HEADER,
     TRAILER,

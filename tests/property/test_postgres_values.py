@@ -21,7 +21,7 @@ from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.errors import MalformedData, SchemaDrift, UnsupportedType, ValueTooLarge
 from rivet_fleet.execution.source import Source
 from rivet_fleet.execution.sources.postgres import ENGINE as POSTGRES
-from rivet_fleet.execution.sources.postgres.decoder import ReferenceDecoder
+from rivet_fleet.execution.sources.postgres.reference import ReferenceDecoder
 from rivet_fleet.execution.sources.postgres.values import iso_interval
 from tests.integration.postgres_source_kit import facts_of, read_all, read_plan
 from tests.unit.execution.test_postgres_decoder import array, numeric, stream

@@ -29,7 +29,7 @@ from rivet_fleet.errors import (
 from rivet_fleet.execution.engines import session as frame
 from rivet_fleet.execution.sources.postgres import liveness
 from rivet_fleet.execution.sources.postgres import session as sessions
-from rivet_fleet.execution.sources.postgres.decoder import open_decoder
+from rivet_fleet.execution.sources.postgres.decoder import DECODERS
 from rivet_fleet.execution.sources.postgres.exchange import CopyStream
 from rivet_fleet.execution.sources.postgres.session import Session
 from rivet_fleet.persistence.open import open_store
@@ -84,7 +84,7 @@ def use(opened: Session) -> None:
         cursor.execute("SELECT anything")
         cursor.fetchall()
     tuning = TuningPlan(statement_timeout_s=SILENCE_S)
-    rows = open_decoder((ID,), max_value_bytes=1000, coerce=False)
+    rows = DECODERS.open((ID,), max_value_bytes=1000, coerce=False)
     stream = CopyStream(opened, "COPY (SELECT id) TO STDOUT", (), tuning, rows)
     try:
         stream.receive(rows_max=10, bytes_max=ROW_BYTES_MAX)

@@ -13,8 +13,9 @@ import pytest
 from rivet_fleet.contracts.columns import ColumnSpec, ColumnType, TypeKind
 from rivet_fleet.errors import MalformedData, SchemaDrift, SourceRefused, UnsupportedType
 from rivet_fleet.execution.sources.mysql import wire
-from rivet_fleet.execution.sources.mysql.decoder import ReferenceDecoder, compiled_decoder
+from rivet_fleet.execution.sources.mysql.decoder import compiled_decoder
 from rivet_fleet.execution.sources.mysql.liveness import Bounds, PatientFile
+from rivet_fleet.execution.sources.mysql.reference import ReferenceDecoder
 from rivet_fleet.execution.sources.mysql.stream import check_definitions
 from rivet_fleet.execution.sources.mysql.wire import framing
 from tests.property.mysql_rows import end_of_rows, lenenc, packets, row, server_error

@@ -7,8 +7,8 @@ import struct
 import pyarrow as pa
 
 from rivet_fleet.contracts.columns import ColumnSpec, ColumnType, TypeKind
-from rivet_fleet.execution.sources.mysql.decoder import open_decoder as open_mysql
-from rivet_fleet.execution.sources.postgres.decoder import open_decoder as open_postgres
+from rivet_fleet.execution.sources.mysql.decoder import DECODERS as mysql
+from rivet_fleet.execution.sources.postgres.decoder import DECODERS as postgres
 
 PAGES = (3, 5_000, 5_300, 40, 20_000, 0, 1_000)
 
@@ -56,7 +56,7 @@ def test_copy_rows_are_the_same_whatever_the_page_before_was() -> None:
     decoder = None
     for page, count in enumerate(PAGES):
         rows = rows_of(page, count)
-        decoder = open_postgres(columns("23", "25"), max_value_bytes=1 << 20, like=decoder)
+        decoder = postgres.open(columns("23", "25"), max_value_bytes=1 << 20, like=decoder)
         decoder.feed(copy_stream(rows))
         decoder.finish()
         batch = decoder.take()
@@ -68,7 +68,7 @@ def test_packets_are_the_same_whatever_the_page_before_was() -> None:
     decoder = None
     for page, count in enumerate(PAGES):
         rows = rows_of(page, count)
-        decoder = open_mysql(columns("3", "253"), max_value_bytes=1 << 20, like=decoder)
+        decoder = mysql.open(columns("3", "253"), max_value_bytes=1 << 20, like=decoder)
         stream = packet_stream(rows)
         decoder.feed(stream)
         decoder.finish()

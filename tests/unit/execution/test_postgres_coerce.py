@@ -9,7 +9,7 @@ import pytest
 
 from rivet_fleet.contracts.columns import ColumnSpec, TypeKind
 from rivet_fleet.errors import MalformedData, SchemaDrift, UnsupportedType
-from rivet_fleet.execution.sources.postgres.decoder import ReferenceDecoder
+from rivet_fleet.execution.sources.postgres.reference import ReferenceDecoder
 from tests.unit.execution.test_postgres_decoder import array, column, numeric, stream
 
 DECIMAL = column(TypeKind.DECIMAL, precision=5, scale=2, wire="1700")

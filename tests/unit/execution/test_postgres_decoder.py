@@ -10,7 +10,7 @@ import pytest
 
 from rivet_fleet.contracts.columns import ColumnSpec, ColumnType, TypeKind
 from rivet_fleet.errors import MalformedData, SchemaDrift, UnsupportedType, ValueTooLarge
-from rivet_fleet.execution.sources.postgres.decoder import SIGNATURE, ReferenceDecoder
+from rivet_fleet.execution.sources.postgres.reference import SIGNATURE, ReferenceDecoder
 from rivet_fleet.execution.sources.postgres.values import iso_interval
 from rivet_fleet.execution.types import arrow_schema
 

@@ -23,13 +23,13 @@ from rivet_fleet.execution.sources.mysql.packetcells cimport (
 
 from rivet_fleet.contracts.columns import TypeKind
 from rivet_fleet.execution.packing import BatchQueue, dressed, number_type
-from rivet_fleet.execution.sources.mysql.decoder import ReferenceDecoder
 from rivet_fleet.execution.sources.mysql.wire import (
     DATE_LENGTH,
     LENGTH_ENCODED,
     TIME_LENGTH,
     framing,
 )
+from rivet_fleet.execution.sources.mysql.reference import ReferenceDecoder
 from rivet_fleet.execution.types import arrow_schema, arrow_type
 
 cdef int _HEADER = 4

@@ -23,8 +23,8 @@ from rivet_fleet.execution.sources.postgres.copycells cimport (
 from rivet_fleet.contracts.columns import TypeKind
 from rivet_fleet.errors import MalformedData
 from rivet_fleet.execution.packing import BatchQueue, dressed, number_type
-from rivet_fleet.execution.sources.postgres.decoder import ReferenceDecoder
 from rivet_fleet.execution.sources.postgres.dialect import OID_JSONB, OID_OID
+from rivet_fleet.execution.sources.postgres.reference import ReferenceDecoder
 from rivet_fleet.execution.types import arrow_schema, arrow_type
 
 _KINDS = {
