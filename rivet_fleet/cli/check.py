@@ -78,8 +78,8 @@ def check(
     """Ask the sources, plan every export, and say what a run would do and how gently.
 
     Writes nothing. Verdicts advise: what a former run measured goes before what the source
-    estimates, and every number says who says it. Ends with 0 when a run would start, else with
-    what the run would end with.
+    estimates, and every number says who says it. Ends with 0 when a run would deliver every
+    export, else with what a run of the refused ones would end with.
     """
     invocation = start(config, params, state_url, needs_state=False)
     now_s = wiring.local_clock().now_s()

@@ -47,8 +47,8 @@ _PARQUET = "parquet"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checked:
-    """The report, and how the command ends when nothing strict is asked: OK when ``run`` would
-    start, else what ``run`` would end with."""
+    """The report, and how the command ends when nothing strict is asked: OK when a run would
+    deliver every export, else what a run of the refused ones would end with."""
 
     report: CheckReport
     exit_code: ExitCode
