@@ -160,7 +160,7 @@ def _plan_exports(
     """Every export that can be planned, in the order of the file; the others in ``wrong``."""
     runs = []
     for export in loaded.config.exports:
-        if only and export.name not in only:
+        if export.name not in only:
             continue
         run = _plan_export(loaded, export, facts, connections, when, wrong)
         if run is not None:
@@ -486,12 +486,9 @@ def consider(
     expanded = expand(loaded, facts, only)
     wrong.problems += expanded.problems
     when = _When(campaign_id, now_s, moving or {})
-    runs: list[PlannedRun] = []
-    if expanded.only:
-        runs = _plan_exports(
-            expanded.loaded, expanded.facts, connections, when, expanded.only, wrong
-        )
-    fine = [run for run in runs if (run.plan.family or run.plan.export_name) not in wrong.exports]
+    runs = _plan_exports(expanded.loaded, expanded.facts, connections, when, expanded.only, wrong)
+    refused = wrong.exports
+    fine = [run for run in runs if (run.plan.family or run.plan.export_name) not in refused]
     return Decision(
         loaded=expanded.loaded,
         facts=expanded.facts,
