@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 from rivet_fleet.contracts.clock import RETRIES_SAVED_MAX, RETRY_EVERY_S, RETRY_WAIT_MAX_S
@@ -10,6 +11,7 @@ from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.keys import CampaignId, TaskId
 from rivet_fleet.contracts.protection import (
     BUDGET_NUMBERS,
+    PAGE_SHARE_MIN,
     GovernorLease,
     GovernorWord,
     MonitorPlan,
@@ -189,7 +191,7 @@ def has_room(tx: Transaction, group_name: str) -> bool | None:
         return None
     if limits.closed:
         return False
-    most = [n for n in (limits.ceiling, limits.permits) if n is not None]
+    most = [n for n in (limits.ceiling, _permits(limits)) if n is not None]
     # Counted in a statement of its own: it must see what was committed while we waited.
     return not most or tx.scalar(COUNT_RUNNING, group_name=group_name) < min(most)
 
@@ -412,6 +414,27 @@ def budget_from(row: Record, sealer: Sealer) -> SourceBudget:
     )
 
 
+def _permits(row: Record) -> int | None:
+    """How many chunks the governor lets run. Raises StateTampered for what is no number: it is not
+    sealed, and what the sealed limits allow bounds it (ADR 0024)."""
+    if row.permits is not None and (not isinstance(row.permits, int) or row.permits < 0):
+        raise tampered(f"what the governor said of source group {_group_of(row)}")
+    return None if row.permits is None else int(row.permits)
+
+
+def _page_share(row: Record) -> float:
+    """How much of a page the governor allows: never more than a whole one, whatever stands there.
+    Raises StateTampered for what is no number."""
+    share = row.page_share
+    if not isinstance(share, int | float) or not math.isfinite(share):
+        raise tampered(f"what the governor said of source group {_group_of(row)}")
+    return min(1.0, max(PAGE_SHARE_MIN, float(share)))
+
+
+def _group_of(row: Record) -> str:
+    return str(row._mapping.get("group_name") or row._mapping.get("name", ""))
+
+
 def _standing(row: Record, sealer: Sealer) -> Standing:
     budget = budget_from(row, sealer)
     if budget.unlimited:
@@ -423,8 +446,8 @@ def _standing(row: Record, sealer: Sealer) -> Standing:
     return Standing(
         budget=budget,
         ahead=row.ahead,
-        permits=row.permits,
-        page_share=row.page_share,
+        permits=_permits(row),
+        page_share=_page_share(row),
         paused=paused,
         paused_for_s=for_s,
         halted=row.halted_reason,
@@ -443,8 +466,8 @@ def _group_view(row: Record, sealer: Sealer) -> GroupView:
         running=row.running,
         running_here=row.running_here,
         **shown_numbers(budget),
-        permits=row.permits,
-        page_share=row.page_share,
+        permits=_permits(row),
+        page_share=_page_share(row),
         paused=row.paused_reason,
         resumes_at_s=row.resumes_at_s,
         halted=row.halted_reason,
@@ -593,7 +616,7 @@ def _lease(
         budget=budget_from(row, tx.sealer),
         fence=row.governor_fence,
         worker_id=worker.worker_id,
-        permits=row.permits,
-        page_share=row.page_share,
+        permits=_permits(row),
+        page_share=_page_share(row),
         paused=row.paused_reason,
     )

@@ -307,6 +307,25 @@ def test_a_value_of_another_type_is_refused_like_any_other(sealed, tmp_path, tab
         store.close()
 
 
+@pytest.mark.parametrize(
+    ("written", "share"), [("1000", 1.0), ("1.0000001", 1.0), ("-5", 0.1), ("0", 0.1)]
+)
+def test_a_governors_word_opens_no_more_than_a_whole_page(sealed, tmp_path, written, share) -> None:
+    """It is not sealed: whatever stands there, the sealed limits bound it."""
+    store = edited(sealed, tmp_path, f"UPDATE source_budget SET page_share = {written}")
+    assert refused(store) == set()
+    assert store.groups(C1)[0].page_share == share
+    assert store.standing(TaskId(2)).page_share == share
+    store.close()
+
+
+@pytest.mark.parametrize("edit", ["page_share = 9e999", "page_share = 'x'", "permits = 'x'"])
+def test_a_governors_word_that_is_no_number_is_named(sealed, tmp_path, edit) -> None:
+    store = edited(sealed, tmp_path, f"UPDATE source_budget SET {edit}")
+    assert refused(store) >= {"groups", "standing"}
+    store.close()
+
+
 def _not_promised() -> set[tuple[str, str]]:
     """The table of ADR 0024: ``| `table` | `column` … | what follows |``."""
     adr = (ROOT / "docs/adr/0024-sealed-means-checked.md").read_text()
