@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import click
@@ -28,9 +29,10 @@ from rivet_fleet.contracts.window import describe_binding, describe_mark
 from rivet_fleet.coordination import marks, operate
 from rivet_fleet.coordination.fleet import Fleet, find_campaign, refuse_other_owner
 from rivet_fleet.coordination.operate import Word, change_budget
-from rivet_fleet.errors import UsageError
+from rivet_fleet.errors import ExitCode, UsageError
 from rivet_fleet.observability.reasons import budget_line
-from rivet_fleet.observability.units import redact_plain
+from rivet_fleet.observability.units import one_line, redact_plain
+from rivet_fleet.persistence.store import Store
 from rivet_fleet.planning.config.connections import seal_key
 from rivet_fleet.planning.config.loaded import LoadedConfig
 from rivet_fleet.planning.config.protection import MEGABYTE
@@ -470,17 +472,41 @@ def copy(
     metavar="NAME",
     help="The variable with the key that the state is sealed with now; without it: with none.",
 )
+@click.option("--yes", is_flag=True, help="What is sealed without a key was looked at: seal it.")
 def reseal(
-    config: Path, params: tuple[str, ...], state_url: str | None, old_key_env: str | None
+    config: Path, params: tuple[str, ...], state_url: str | None, old_key_env: str | None, yes: bool
 ) -> int:
     """Seal everything in the state anew with the key of state.key_env, or without one.
 
     Every row is checked by its present seal first; one that is not what was sealed refuses the
-    whole, and nothing is changed. Refused while anybody works in the namespace.
+    whole, and nothing is changed. Refused while anybody works in the namespace. What had no key
+    before can have been made by anybody who writes to the state: it is shown, and needs --yes.
     """
     invocation = start(config, params, state_url, quiet=True)
     with fleet_of(invocation, "state") as fleet:
         old_key = seal_key(invocation.loaded, old_key_env) if old_key_env else None
+        if old_key is None and invocation.loaded.config.state.key_env and not yes:
+            _show_unkeyed(fleet.store.under(None), invocation.loaded.campaign_name)
+            return int(ExitCode.GENERIC)
         runs = fleet.store.reseal(old_key, by=operator())
     say(f"sealed anew: {runs} runs with their chunks and parts, budgets and marks")
     return 0
+
+
+def _show_unkeyed(store: Store, campaign_name: str) -> None:
+    """What would get the key's seal: nobody's key stands for it so far."""
+    lines = []
+    with closing(store):
+        for campaign in store.campaigns(active_only=True):
+            for run in store.runs(campaign.campaign_id):
+                read, to = run.plan.read, run.plan.destination.prefix
+                said = f"query: {read.query}" if read.relation is None else str(read.relation)
+                lines.append(f"{run.run_id}  {read.source}: {said} -> {to}")
+        for one in store.progression(campaign_name):
+            if one.cursor is not None:
+                lines.append(f"{one.export_name} reads from {describe_mark(one.cursor)}")
+    say("what is there is sealed without a key: whoever writes to the state can have made it")
+    for line in lines:
+        say("  " + one_line(line, known_redactor()))
+    say("had it a key before? Then somebody has replaced its seals: restore it, or cancel")
+    say("nothing was changed; when all of it is what you planned, say so with --yes")

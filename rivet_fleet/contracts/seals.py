@@ -65,8 +65,9 @@ class Sealer:
         if found.startswith(f"{_PLAIN}:") and self.key is not None:
             raise StateRefused(
                 f"{what} is sealed without a key, and this process asks for one",
-                hint="`rivet-fleet state reseal` seals what is there with the key, once nobody "
-                "works on it; before that, look whether it is what you planned",
+                hint="had the state this key before? Then somebody has replaced its seals: restore "
+                "it, or cancel and plan anew. A state that never had one gets it by `rivet-fleet "
+                "state reseal`, which shows first what it would seal",
                 code="RIVET_STATE_NOT_KEYED",
             )
         if self.key is not None and found.startswith(f"{_KEYED}:"):

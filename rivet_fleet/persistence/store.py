@@ -85,6 +85,13 @@ class Store(
         )
         return runs
 
+    def under(self, key: bytes | None) -> Store:
+        """The same state, as whoever has this key (None: none) sees it. To be closed, too."""
+        db = self._db
+        return Store(
+            Database(db.dialect, pool_size=1, namespace=db.namespace, sealer=Sealer(key=key))
+        )
+
     def close(self) -> None:
         """Give every connection back. Never raises."""
         self._db.close()

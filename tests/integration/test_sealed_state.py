@@ -87,6 +87,11 @@ def test_a_key_and_lists_hold_whatever_the_state_says(desk: Desk, tmp_path: Path
             return error
 
         assert "sealed without a key" in str(refused("CONFIGURATION"))
+        # Who follows the hint sees what would get the key's seal, and it is not what was planned.
+        shown = desk.cli("state", "reseal", code=1).out
+        assert str(tmp_path / "stolen") in shown
+        assert "replaced its seals" in shown
+        assert "sealed without a key" in str(refused("CONFIGURATION"))
     assert "another key" in str(refused("CONFIGURATION", STATE_KEY="another-key-of-16-bytes"))
     assert "STATE_KEY" in str(refused("CONFIGURATION", STATE_KEY=""))
     assert "16" in str(refused("CONFIGURATION", STATE_KEY="short"))
