@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from pathlib import Path
 
 import click
@@ -32,7 +31,6 @@ from rivet_fleet.coordination.operate import Word, change_budget
 from rivet_fleet.errors import ExitCode, UsageError
 from rivet_fleet.observability.reasons import budget_line
 from rivet_fleet.observability.units import one_line, redact_plain
-from rivet_fleet.persistence.store import Store
 from rivet_fleet.planning.config.connections import seal_key
 from rivet_fleet.planning.config.loaded import LoadedConfig
 from rivet_fleet.planning.config.protection import MEGABYTE
@@ -486,27 +484,12 @@ def reseal(
     with fleet_of(invocation, "state") as fleet:
         old_key = seal_key(invocation.loaded, old_key_env) if old_key_env else None
         if old_key is None and invocation.loaded.config.state.key_env and not yes:
-            _show_unkeyed(fleet.store.under(None), invocation.loaded.campaign_name)
+            say("what is there has no key's seal: whoever writes to the state can have made it")
+            for line in operate.unkeyed(fleet, invocation.loaded.campaign_name):
+                say("  " + one_line(line, known_redactor()))
+            say("had it a key before? Then somebody has replaced its seals: restore it, or cancel")
+            say("nothing was changed; when all of it is what you planned, say so with --yes")
             return int(ExitCode.GENERIC)
         runs = fleet.store.reseal(old_key, by=operator())
     say(f"sealed anew: {runs} runs with their chunks and parts, budgets and marks")
     return 0
-
-
-def _show_unkeyed(store: Store, campaign_name: str) -> None:
-    """What would get the key's seal: nobody's key stands for it so far."""
-    lines = []
-    with closing(store):
-        for campaign in store.campaigns(active_only=True):
-            for run in store.runs(campaign.campaign_id):
-                read, to = run.plan.read, run.plan.destination.prefix
-                said = f"query: {read.query}" if read.relation is None else str(read.relation)
-                lines.append(f"{run.run_id}  {read.source}: {said} -> {to}")
-        for one in store.progression(campaign_name):
-            if one.cursor is not None:
-                lines.append(f"{one.export_name} reads from {describe_mark(one.cursor)}")
-    say("what is there is sealed without a key: whoever writes to the state can have made it")
-    for line in lines:
-        say("  " + one_line(line, known_redactor()))
-    say("had it a key before? Then somebody has replaced its seals: restore it, or cancel")
-    say("nothing was changed; when all of it is what you planned, say so with --yes")
