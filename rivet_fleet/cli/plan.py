@@ -20,14 +20,16 @@ from rivet_fleet.cli.invocation import (
     wanted_campaign,
 )
 from rivet_fleet.cli.say import say
-from rivet_fleet.contracts.artifact import PlanArtifact, artifact_text, read_artifact
+from rivet_fleet.contracts.artifact import artifact_text, config_path_said, read_artifact
 from rivet_fleet.contracts.codec import dumps
 from rivet_fleet.contracts.identity import new_campaign_id
+from rivet_fleet.contracts.seals import Sealer
 from rivet_fleet.coordination import wiring
 from rivet_fleet.coordination.artifact import plan_ahead, write_plan
 from rivet_fleet.coordination.submit import Already, apply_plan, config_of
 from rivet_fleet.errors import UsageError
 from rivet_fleet.observability.planreport import render_plan
+from rivet_fleet.planning.config.connections import seal_key
 
 
 @click.command()
@@ -60,6 +62,7 @@ def plan(
     Reads the sources' metadata and the state database; changes nothing in either.
     """
     invocation = start(config, params, state_url)
+    sealer = Sealer(key=seal_key(invocation.loaded))
     now_s = wiring.local_clock().now_s()
     artifact = plan_ahead(
         invocation.loaded,
@@ -69,7 +72,7 @@ def plan(
         or new_campaign_id(now_s, invocation.namespace),
         now_s=now_s,
     )
-    text = artifact_text(artifact)
+    text = artifact_text(artifact, sealer)
     if output is not None:
         write_plan(output, text)
     shown = text.rstrip("\n") if as_json else render_plan(artifact, known_redactor())
@@ -113,12 +116,14 @@ def apply(
     says so and ends with 0. What was changed after the
     seal, or belongs to another configuration or source, is refused whatever is forced.
     """
-    artifact = _read(plan_file)
+    text = _text(plan_file)
+    named = config_path_said(text)
     if config is None:
-        config, moved = config_of(artifact, plan_file)
-        if moved:
-            say(f"warning: {moved}", err=True)
+        config, moved = config_of(named, plan_file)
+        # The file says which configuration decides the state and the secrets: nobody else did.
+        say(f"warning: {moved}" if moved else f"configuration: {config}", err=True)
     invocation = start(config, params, state_url, shows_progress=not submit_only)
+    artifact = read_artifact(text, Sealer(key=seal_key(invocation.loaded)))
     name = "submit" if submit_only else "coordinator"
     with fleet_of(invocation, name, begins=True) as fleet:
         applied = apply_plan(fleet, invocation.loaded, artifact, force=force)
@@ -148,9 +153,9 @@ def apply(
         )
 
 
-def _read(path: Path) -> PlanArtifact:
+def _text(path: Path) -> str:
     try:
-        return read_artifact(path.read_text(encoding="utf-8"))
+        return path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise UsageError(f"{path} is not a plan: it is not text") from None
     except OSError as failure:

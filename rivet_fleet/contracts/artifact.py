@@ -1,14 +1,16 @@
 """The sealed plan as a file: what ``plan`` writes, people review, and ``apply`` executes.
 
-The seal is a digest over everything else in the file, without a key: it finds accidents and edits,
-not somebody who seals anew. No option goes around it (PA10). Rivet's is xxh3; this one is sha256,
-like every other digest of a plan here. Formatting does not count: a file that was re-indented
-says the same and keeps its seal.
+The seal is over everything else in the file, and no option goes around it (PA10). Without a key it
+is a digest, which finds accidents and edits, not somebody who seals anew; where the state has a key
+(ADR 0024) it is a seal of that key, because what it commands is the same. Rivet's is xxh3; the
+digest here is sha256, like every other of a plan. Formatting does not count: a file that was
+re-indented says the same and keeps its seal.
 """
 
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
 import math
 from dataclasses import dataclass
@@ -20,13 +22,14 @@ from rivet_fleet.contracts.identity import checked_id
 from rivet_fleet.contracts.keys import CampaignId, KeyTuple
 from rivet_fleet.contracts.plan import PLAN_VERSION, CampaignPlan, PlannedRun
 from rivet_fleet.contracts.priority import CampaignAdvice, Preflight
+from rivet_fleet.contracts.seals import UNKEYED, Sealer, is_keyed
 from rivet_fleet.errors import DataIntegrityError, StateTampered, UsageError
 
 ARTIFACT_VERSION = 1
 STALE_WARN_S = 3_600.0
 STALE_REFUSE_S = 86_400.0
 CLOCKS_APART_S = 60.0
-_SEAL = "integrity"
+_SEAL, _KIND = "integrity", "plan file"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,29 +111,78 @@ def freshness(created_at_s: float, now_s: float) -> Freshness:
     return Freshness.AGING if age_s >= STALE_WARN_S else Freshness.FRESH
 
 
-def artifact_text(artifact: PlanArtifact) -> str:
+def artifact_text(artifact: PlanArtifact, sealer: Sealer = UNKEYED) -> str:
     """The file: key-sorted JSON with its seal, one newline at the end."""
     plain = to_plain(artifact)
-    plain[_SEAL] = _seal_of(plain)
+    plain[_SEAL] = _seal_of(plain, sealer)
     return json.dumps(plain, sort_keys=True, indent=2, ensure_ascii=False) + "\n"
 
 
-def read_artifact(text: str) -> PlanArtifact:
-    """The plan of a file, if it is exactly what ``plan`` sealed.
+def config_path_said(text: str) -> str:
+    """Which configuration the file names. Where the file has a key's seal nobody has proven it:
+    the configuration itself says by which key ``read_artifact`` does.
+
+    Raises as that does for anything that can be seen without the key.
+    """
+    plain = _parsed(text)
+    if not is_keyed(_sealed(plain)):
+        return read_artifact(text).config_path
+    return _artifact_of({name: value for name, value in plain.items() if name != _SEAL}).config_path
+
+
+def read_artifact(text: str, sealer: Sealer = UNKEYED) -> PlanArtifact:
+    """The plan of a file, if it is exactly what ``plan`` sealed with the same key, or with none.
 
     Raises DataIntegrityError for anything else, UsageError for a file that is no plan or was
     made by a newer program.
     """
     plain = _parsed(text)
-    sealed = plain.pop(_SEAL, None)
-    if not isinstance(sealed, str) or sealed != _seal_if_any(plain):
+    sealed = _sealed(plain)
+    del plain[_SEAL]
+    _refuse_other_key(sealed, sealer)
+    expected = _seal_if_any(plain, sealer)
+    if expected is None or not hmac.compare_digest(sealed.encode(), expected.encode()):
         raise DataIntegrityError(
-            "the plan is not what was sealed: it was changed after `plan` wrote it"
-            if sealed
-            else "the plan has no seal",
+            "the plan is not what was sealed: it was changed after `plan` wrote it",
             hint="no option goes around the seal; make a new plan with `rivet-fleet plan`",
             code="RIVET_PLAN_TAMPERED",
         )
+    return _artifact_of(plain)
+
+
+def _sealed(plain: dict[str, Any]) -> str:
+    """The seal as it stands there. Raises DataIntegrityError where there is none."""
+    sealed = plain.get(_SEAL)
+    if not isinstance(sealed, str) or not sealed.isascii() or not sealed:
+        raise DataIntegrityError(
+            "the plan has no seal",
+            hint="no option goes around the seal; make a new plan with `rivet-fleet plan`",
+            code="RIVET_PLAN_TAMPERED",
+        )
+    return sealed
+
+
+def _refuse_other_key(sealed: str, sealer: Sealer) -> None:
+    """Raise DataIntegrityError where the file and this process are not of one key."""
+    theirs = sealed.split(":")[1] if is_keyed(sealed) else ""
+    if theirs == sealer.key_id:
+        return
+    if not sealer.key_id:
+        said = "with a key, and the configuration names none"
+    elif not theirs:
+        said = "without a key, and the configuration asks for one"
+    else:
+        said = f"with another key (id {theirs[:16]}) than this process has (id {sealer.key_id})"
+    raise DataIntegrityError(
+        f"the plan is sealed {said}: it may be anybody's",
+        hint="nothing was stored; look whether it is the plan that was reviewed, and make it anew "
+        "with `rivet-fleet plan` where state.key_env and its key are the fleet's",
+        code="RIVET_PLAN_NOT_KEYED",
+    )
+
+
+def _artifact_of(plain: dict[str, Any]) -> PlanArtifact:
+    """Raises DataIntegrityError for what is no whole plan, UsageError for a newer one."""
     try:
         _refuse_newer(plain)
         artifact = from_plain(PlanArtifact, plain)
@@ -182,15 +234,17 @@ def _refuse_newer(plain: dict[str, Any]) -> None:
         )
 
 
-def _seal_if_any(plain: dict[str, Any]) -> str | None:
+def _seal_if_any(plain: dict[str, Any], sealer: Sealer) -> str | None:
     """None for what no plan holds: half a character, or lists without end."""
     try:
-        return _seal_of(plain)
+        return _seal_of(plain, sealer)
     except (ValueError, RecursionError):
         return None
 
 
-def _seal_of(plain: dict[str, Any]) -> str:
+def _seal_of(plain: dict[str, Any], sealer: Sealer) -> str:
+    if sealer.key is not None:
+        return sealer.seal(_KIND, plain)
     return "sha256:" + hashlib.sha256(canonical_json(plain)).hexdigest()
 
 

@@ -87,6 +87,11 @@ class Sealer:
 UNKEYED = Sealer()
 
 
+def is_keyed(seal: str) -> bool:
+    """True for a seal that was made with a key, whichever."""
+    return seal.startswith(f"{_KEYED}:")
+
+
 def tampered(what: str) -> StateTampered:
     """The refusal of something that is not what was sealed."""
     return StateTampered(

@@ -281,12 +281,13 @@ class Applied:
     already: Already | None = None
 
 
-def config_of(artifact: PlanArtifact, plan_path: Path) -> tuple[Path, str | None]:
-    """Where the plan's configuration is: where it was, else beside the plan, with a word (PA7).
+def config_of(named: str, plan_path: Path) -> tuple[Path, str | None]:
+    """Where the configuration that a plan names is: where it was, else beside the plan, with a
+    word (PA7).
 
     Raises UsageError when it is in neither place.
     """
-    recorded = Path(artifact.config_path)
+    recorded = Path(named)
     if recorded.is_file():
         return recorded, None
     beside = plan_path.absolute().parent / recorded.name

@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 
 from rivet_fleet.contracts.artifact import artifact_text, read_artifact
+from rivet_fleet.contracts.seals import Sealer
 from rivet_fleet.demo.embedded import EmbeddedPostgres
 from tests.integration.fleet_cli import Desk, fleet_yaml, run_sqlite, seal_anew
 from tests.waiting import until
 
 Shop = tuple[Desk, str]
+KEYED = Sealer(key=b"correct-horse-battery-staple")
 
 
 def plan(desk: Desk, *more: str) -> tuple[Path, dict[str, Any]]:
@@ -123,6 +125,23 @@ def test_pa10_a_changed_byte_is_refused_even_with_force(own_shop: Shop) -> None:
     done = desk.bare("--json-errors", "apply", str(path), "--force", code=1)
     assert done.error["code"] == "RIVET_PLAN_UNREADABLE"
     assert not desk.out.exists()
+
+
+def test_pa10_with_a_key_only_its_holder_makes_a_plan(own_shop: Shop) -> None:
+    desk, _ = own_shop
+    desk.write(fleet_yaml(tail="state: {key_env: STATE_KEY}\n"))
+    desk.environment["STATE_KEY"] = "correct-horse-battery-staple"
+    path, artifact = plan(desk)
+    whole = path.read_text()
+    forged = read_artifact(artifact_text(read_artifact(whole, KEYED)))
+    path.write_text(artifact_text(forged))
+    error = desk.bare("--json-errors", "apply", str(path), "--force", code=3).error
+    assert error["code"] == "RIVET_PLAN_NOT_KEYED" and "without a key" in error["error"]
+    assert not desk.out.exists() and not desk.state.exists()
+    path.write_text(whole)
+    done = desk.bare("apply", str(path))
+    assert f"configuration: {desk.config}" in done.err, "the file alone has named it"
+    assert stored(desk) == ranges(artifact)
 
 
 def test_another_configuration_or_source_is_refused_even_with_force(

@@ -23,6 +23,7 @@ from rivet_fleet.contracts.artifact import (
     Freshness,
     PlanArtifact,
     artifact_text,
+    config_path_said,
     freshness,
     read_artifact,
 )
@@ -30,6 +31,7 @@ from rivet_fleet.contracts.codec import canonical_json
 from rivet_fleet.contracts.keys import CampaignId, RunId
 from rivet_fleet.contracts.plan import CampaignPlan
 from rivet_fleet.contracts.priority import Preflight, Verdict
+from rivet_fleet.contracts.seals import UNKEYED, Sealer
 from rivet_fleet.contracts.window import StoredMark
 from rivet_fleet.coordination import submit
 from rivet_fleet.coordination.submit import Applied, apply_plan
@@ -202,6 +204,43 @@ def test_a_plan_that_was_sealed_anew_is_still_read_with_care(changes: dict[str, 
     seal = hashlib.sha256(canonical_json(plain)).hexdigest()
     with pytest.raises(DataIntegrityError, match="not a whole plan"):
         read_artifact(json.dumps({**plain, "integrity": f"sha256:{seal}"}))
+
+
+KEYED = Sealer(key=b"correct-horse-battery-staple")
+OTHER = Sealer(key=b"another-horse-of-another-hue")
+
+
+def test_pa10_a_plan_is_taken_by_the_key_it_was_sealed_with_alone() -> None:
+    plan = artifact()
+    text = artifact_text(plan, KEYED)
+    assert read_artifact(text, KEYED) == plan == read_artifact(artifact_text(plan))
+    assert KEYED.key is not None and KEYED.key.decode() not in text
+    for made, asked, said in (
+        (UNKEYED, KEYED, "sealed without a key"),
+        (OTHER, KEYED, "sealed with another key"),
+        (KEYED, UNKEYED, "sealed with a key"),
+    ):
+        with pytest.raises(DataIntegrityError, match=said) as refused:
+            read_artifact(artifact_text(plan, made), asked)
+        assert refused.value.code == "RIVET_PLAN_NOT_KEYED"
+    # Only who has the key can make one that names it.
+    claimed = artifact_text(plan, OTHER).replace(OTHER.key_id, KEYED.key_id)
+    for forged in (claimed, text.replace('"e0"', '"e1"')):
+        with pytest.raises(DataIntegrityError) as refused:
+            read_artifact(forged, KEYED)
+        assert refused.value.code == "RIVET_PLAN_TAMPERED"
+
+
+def test_a_keyed_plan_says_where_its_configuration_is_before_it_is_believed() -> None:
+    """The key's variable is named there. What can be refused without it is."""
+    assert config_path_said(artifact_text(artifact(), KEYED)) == "/etc/fleet.yaml"
+    assert config_path_said(artifact_text(artifact())) == "/etc/fleet.yaml"
+    for text in (
+        artifact_text(artifact()).replace("/etc/", "/tmp/"),
+        artifact_text(artifact(), KEYED).replace('"c1-e0"', '"../x"'),
+    ):
+        with pytest.raises(DataIntegrityError):
+            config_path_said(text)
 
 
 def test_pa10_a_plan_without_a_seal_or_with_more_in_it_is_refused() -> None:
