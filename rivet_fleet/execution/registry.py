@@ -50,11 +50,6 @@ def format_names() -> tuple[str, ...]:
     return tuple(sorted(_formats()))
 
 
-def destination_names() -> tuple[str, ...]:
-    """The destination kinds on offer, sorted."""
-    return tuple(destination_kinds())
-
-
 def destination_kinds() -> dict[str, DestinationKind]:
     """The rules of each destination kind on offer, by name, sorted."""
     return {name: module.KIND for name, module in sorted(_destinations().items())}

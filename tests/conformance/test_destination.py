@@ -28,7 +28,7 @@ from tests.model.objects import Bucket, ObjectDestination
 PATH = "run-1/orders-c000001-p000-f1.parquet"
 OBJECTS = {"objects": True, "objects without conditions": False}
 """Models of stores → whether they know conditional writes."""
-KINDS = (*registry.destination_names(), DESTINATION_NAME, *OBJECTS)
+KINDS = (*registry.destination_kinds(), DESTINATION_NAME, *OBJECTS)
 _numbers = itertools.count()
 
 

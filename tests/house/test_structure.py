@@ -119,6 +119,11 @@ ONE_SUBJECT = {
 }
 """Names that modules on several floors share, and the one subject that they are about."""
 
+UNUSED = {
+    "planning/planner.py plan_campaign": "the planner whole, for whoever plans without a state",
+}
+"""What the package itself never calls, and for whom it is."""
+
 ENDS_IN_ING = {
     "binding": "what a mark is bound to",
     "decoding": "the seam: a decoder is one of its values",
@@ -248,6 +253,37 @@ def many_arguments(tree: ast.Module) -> Iterator[tuple[int, str]]:
             yield node.lineno, f"{node.name} takes {count} arguments, at most {ARGUMENTS_MAX}"
 
 
+def defined(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """The functions, classes and constants at the top of a module; what a decorator registers is
+    called by whoever keeps the register."""
+    for node in tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.decorator_list:
+            yield node.lineno, node.name
+        elif isinstance(node, ast.Assign):
+            yield from ((one.lineno, one.id) for one in node.targets if isinstance(one, ast.Name))
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            yield node.lineno, node.target.id
+
+
+def used(tree: ast.Module) -> Iterator[str]:
+    """Every word that may call something: names, attributes, keywords, strings of one word. What
+    a definition says of itself does not count, nor does an import."""
+    for top in tree.body:
+        if isinstance(top, ast.Assign) and "'__all__'" in ast.dump(top.targets[0]):
+            continue
+        own = getattr(top, "name", None)
+        for node in ast.walk(top):
+            word: str | None = None
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+                word = node.id
+            elif isinstance(node, ast.Attribute):
+                word = node.attr
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                word = node.value
+            if word is not None and word != own:
+                yield word
+
+
 def event_lists(tree: ast.Module) -> Iterator[tuple[int, str]]:
     """Tables of events besides the one in ``contracts/events.py``, which every reader derives its
     own from."""
@@ -330,6 +366,24 @@ def test_events_are_listed_in_one_place() -> None:
     assert not broken, "\n".join(broken)
 
 
+def test_what_nobody_calls_is_not_kept() -> None:
+    words = {word for path in PACKAGE_FILES for word in used(parsed(path))}
+    for path in compiled_files("rivet_fleet"):
+        words |= set(re.findall(r"\w+", path.read_text(encoding="utf-8")))
+    unused = {
+        f"{below(path)} {name}"
+        for path in PACKAGE_FILES
+        if not below(path).startswith(_ASKED_FOR_BY_OTHERS)
+        for _line, name in defined(parsed(path))
+        if name not in words and not name.startswith("__")
+    }
+    assert_listed(unused, UNUSED.keys(), "UNUSED, or gone")
+
+
+_ASKED_FOR_BY_OTHERS = ("persistence/schema.py", "persistence/migrations/")
+"""Tables are registered by being made, and Alembic asks for a migration's names."""
+
+
 MODULES = {"a", "a.b", "a.c", "a.d.e"}
 
 
@@ -387,6 +441,15 @@ def test_many_arguments_are_seen() -> None:
     assert list(many_arguments(ast.parse(f"class A:\n    def f(self, *, {names}): ...")))
     assert not list(many_arguments(ast.parse("def f(self, a, b, c, d, e, f, g): ...")))
     assert not list(many_arguments(ast.parse(f"@click.option('-a')\ndef f({names}): ...")))
+
+
+def test_what_nobody_calls_is_seen() -> None:
+    code = "def f():\n    return f()\nclass A: ...\nX = 1\nY: int = X\n@on\ndef g(): ...\n"
+    tree = ast.parse("from b import h\nh.i\n" + code)
+    assert [name for _line, name in defined(tree)] == ["f", "A", "X", "Y"]
+    assert {name for _line, name in defined(tree)} - {*used(tree)} == {"f", "A", "Y"}
+    assert {"f", "i"} <= {*used(ast.parse("call('f', h.i)"))}
+    assert not {*used(ast.parse("__all__ = ['f']"))} & {"f"}
 
 
 def test_a_list_of_events_is_seen() -> None:

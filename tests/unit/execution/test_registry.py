@@ -10,8 +10,8 @@ from rivet_fleet.execution import registry
 
 def test_what_is_offered():
     assert {"csv", "parquet"} <= set(registry.format_names())
-    assert "local" in registry.destination_names()
-    assert "memory" not in registry.destination_names()
+    assert "local" in registry.destination_kinds()
+    assert "memory" not in registry.destination_kinds()
 
 
 def test_every_engine_has_a_port():

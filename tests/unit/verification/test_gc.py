@@ -17,7 +17,7 @@ from rivet_fleet.verification.gc import sweep_spool, sweep_staged
 from tests.model.destination import DESTINATION_NAME, open_destination
 
 
-@pytest.fixture(params=[*registry.destination_names(), DESTINATION_NAME])
+@pytest.fixture(params=[*registry.destination_kinds(), DESTINATION_NAME])
 def destination(request, tmp_path):
     plan = DestinationPlan(kind=request.param, prefix=str(tmp_path / "out"))
     return open_destination(plan)
