@@ -188,7 +188,7 @@ class Silence:
     def dead(self) -> bool:
         """Nothing came: whether the link is dead. What came while the server was asked, or while
         this process was stopped, counts all the same: look once more before believing it."""
-        if self.late or not self._asking or self._ask is None or self._ask() is Liveness.DEAD:
+        if not self._asking or self._ask is None or self._ask() is Liveness.DEAD:
             return True
         self._quiet_s = min(self._quiet_s * 2, QUIET_MAX_S)
         return False
