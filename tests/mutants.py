@@ -184,6 +184,11 @@ MUTANTS |= {
         red=("test_a_former_governor_changes_nothing",),
         suite=_GOVERNING,
     ),
+    "hold_governor_unfenced": Mutant(
+        apply=_cut(budgets, "HOLD", " AND governor_fence = :fence"),
+        red=("test_a_lease_is_held_without_a_word",),
+        suite=_GOVERNING,
+    ),
     "governed_by_anybody": Mutant(
         apply=_governed_by_anybody,
         red=("test_one_governs_whichever_campaign_it_works_on",),

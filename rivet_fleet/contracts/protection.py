@@ -361,6 +361,14 @@ def decide(
     return Decision(now=now, acts=(*acts, *more))
 
 
+def close(before: Governed, gate: Gate) -> Decision:
+    """What a closed gate comes to before, or without, a sample; only a sample opens again."""
+    if before.paused is not None and not before.gated:
+        return Decision(now=before)
+    now, acts = _gated(before, gate)
+    return Decision(now=now, acts=acts)
+
+
 def judge(signal: SignalPlan, value: float, *, paused: bool) -> tuple[Level, float | None]:
     """How bad a value is, and the threshold that says so. A pause ends below four fifths of
     what began it."""
@@ -429,16 +437,8 @@ def _pause(
 ) -> tuple[Governed, tuple[Act, ...]]:
     """Nothing runs; afterwards it begins with the fewest."""
     floor = _floor(budget)
-    after = replace(
-        now,
-        paused=why,
-        gated=False,
-        opens_in_s=None,
-        permits=floor,
-        calm=0,
-        sheds=0,
-        page_share=PAGE_SHARE_MIN,
-    )
+    after = replace(now, paused=why, gated=False, opens_in_s=None, calm=0, sheds=0)
+    after = replace(after, permits=floor, page_share=PAGE_SHARE_MIN)
     if now.paused is not None and not now.gated:
         return after, ()
     data = {**data, "from": now.permits, "to": 0}

@@ -13,7 +13,6 @@ from rivet_fleet.contracts.identity import CAMPAIGN_OTHER, date_of, new_campaign
 from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.contracts.plan import DestinationPlan
 from rivet_fleet.contracts.protection import MonitorPlan
-from rivet_fleet.coordination.governor import ask_signal
 from rivet_fleet.coordination.history import recollect
 from rivet_fleet.coordination.inquiry import (
     Inquiry,
@@ -21,6 +20,7 @@ from rivet_fleet.coordination.inquiry import (
     open_inquiry,
     refuse_others_folder,
 )
+from rivet_fleet.coordination.sampler import ask_signal
 from rivet_fleet.coordination.secrets import questions
 from rivet_fleet.coordination.wiring import (
     ProcessOptions,

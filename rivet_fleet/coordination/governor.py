@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import json
 import threading
+import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 
-from rivet_fleet.contracts.clock import Clock
+import structlog
+
+from rivet_fleet.contracts.clock import Clock, retry_cost_s
 from rivet_fleet.contracts.events import Emit, Event, EventName
 from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.contracts.protection import (
@@ -22,18 +24,20 @@ from rivet_fleet.contracts.protection import (
     Governed,
     GovernorLease,
     GovernorWord,
+    HoursPlan,
     MonitorPlan,
     Reading,
-    SignalPlan,
+    SourceBudget,
+    close,
     decide,
     judge,
     opens_in_s,
     start,
 )
 from rivet_fleet.contracts.state import WorkerIdentity
-from rivet_fleet.coordination.secrets import private
-from rivet_fleet.errors import ConfigError, LeaseLost, SourceError, StateError, StateTampered
-from rivet_fleet.execution.signals import SourceSignals, read_http
+from rivet_fleet.coordination.sampler import FlagFile, GovernorLinks, Sampler
+from rivet_fleet.errors import LeaseLost, StateError, StateTampered
+from rivet_fleet.execution.signals import ANSWER_MAX_S
 from rivet_fleet.persistence.store import Store
 
 LOOK_S = 2.0
@@ -43,8 +47,7 @@ LEASE_SAMPLES = 4
 VALID_LEASES = 2
 """A group that fails closed is closed when nobody has sampled for so many leases."""
 
-OpenSignals = Callable[[str, str], SourceSignals]
-"""(source name, planned identity) → its monitoring connection. ConfigError when they differ."""
+_RETRY_S = 1.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -53,9 +56,14 @@ class _Seat:
 
     lease: GovernorLease
     governed: Governed
+    sampler: Sampler
+    flag: FlagFile | None
     due_s: float
-    signals: SourceSignals | None = None
-    counters: dict[str, float] = field(default_factory=dict)
+    """When the next sample begins."""
+    ends_s: float | None = None
+    """When the sample ends that goes on, whoever has not answered."""
+    renew_s: float = 0.0
+    readings_json: str = "[]"
 
     @property
     def monitor(self) -> MonitorPlan:
@@ -65,23 +73,10 @@ class _Seat:
     def lease_ttl_s(self) -> float:
         return max(LEASE_MIN_S, LEASE_SAMPLES * self.monitor.interval_s)
 
-    def close(self) -> None:
-        if self.signals is not None:
-            self.signals.close()
-            self.signals = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GovernorLinks:
-    """How the thread reaches the state and the sources."""
-
-    open_store: Callable[[], Store]
-    open_signals: OpenSignals
-    counters: Callable[[MonitorPlan], frozenset[str]]
-    """Names of the monitor's signals that only grow."""
-    redact: Callable[[str], str]
-    question: Callable[[str, SignalPlan], str]
-    """(group, signal) → what it asks in full. ConfigError where this process does not know."""
+    @property
+    def next_s(self) -> float:
+        """When there is something to do, unless a place answers before."""
+        return self.due_s if self.ends_s is None else min(self.ends_s, self.renew_s)
 
 
 class Governor:
@@ -108,6 +103,8 @@ class Governor:
         self._seats: dict[str, _Seat] = {}
         self._look_s = 0.0
         self._wake = threading.Event()
+        self._closed = False
+        self._store: Store | None = None
         self._thread = threading.Thread(target=self._run, name="governor", daemon=True)
 
     def start(self) -> None:
@@ -116,39 +113,57 @@ class Governor:
 
     def close(self) -> None:
         """Stop, and let others govern at once; returns within seconds."""
+        self._closed = True
         self._wake.set()
         if self._thread.is_alive():
             self._thread.join(timeout=5.0)
 
     def _run(self) -> None:
-        store: Store | None = None
-        wait_s = 0.0
-        while not self._wake.wait(wait_s):
-            try:
-                store = store or self._links.open_store()
-                self.round(store)
-                wait_s = self._next_s()
-            except (StateError, StateTampered) as error:
-                # Nobody governs by an edited budget; the process's main thread is told, too.
-                self._emit(
-                    Event(name=EventName.STATE_RETRIED, message=f"governor: {error.message}")
-                )
-                wait_s = 1.0
-        if store is not None:
-            self._leave(store)
-            store.close()
+        while not self._closed:
+            wait_s = self._next_s() if self._try(self._turn) else _RETRY_S
+            self._wake.wait(wait_s)
+            self._wake.clear()
+        if self._store is not None:
+            self._leave(self._store)
+            self._store.close()
 
-    def round(self, store: Store) -> None:
-        """Sample what is due; look for groups without a governor. Raises StateError."""
+    def _turn(self) -> None:
+        self._store = self._store or self._links.open_store()
+        if not self.round(self._store):
+            self._wake.wait(_RETRY_S)
+
+    def round(self, store: Store) -> bool:
+        """Do what is due for each group, then look for groups without a governor. False when
+        something of it failed: that is told, and keeps no other group waiting."""
+        now_s = self._clock.monotonic_s
+        whole = True
         for name, seat in list(self._seats.items()):
-            if self._clock.monotonic_s() >= seat.due_s:
-                try:
-                    self._sample(store, seat)
-                except LeaseLost:
-                    self._seats.pop(name).close()
-        if self._clock.monotonic_s() >= self._look_s:
-            self._look_s = self._clock.monotonic_s() + LOOK_S
-            self._look(store)
+            if now_s() >= seat.next_s or (seat.ends_s is not None and seat.sampler.done):
+                whole &= self._try(lambda n=name, s=seat: self._govern(store, n, s))  # type: ignore[misc]
+        if now_s() >= self._look_s:
+            self._look_s = now_s() + LOOK_S
+            whole &= self._try(lambda: self._look(store))
+        return whole
+
+    def _try(self, step: Callable[[], None]) -> bool:
+        """The outermost loop of a thread that nothing would replace: whatever a step comes to, the
+        next one is made. False when it failed."""
+        try:
+            step()
+        except (StateError, StateTampered) as error:
+            # Nobody governs by an edited budget; the process's main thread is told, too.
+            message = f"governor: {error.message}"
+            self._emit(Event(name=EventName.STATE_RETRIED, message=message))
+        except Exception as defect:
+            # What a library says of a value that it could not take holds the value.
+            structlog.get_logger("rivet_fleet").error(
+                "unexpected error in a governor",
+                kind=type(defect).__name__,
+                steps="".join(traceback.format_tb(defect.__traceback__)),
+            )
+        else:
+            return True
+        return False
 
     def _look(self, store: Store) -> None:
         now_s = self._clock.monotonic_s()
@@ -156,30 +171,69 @@ class Governor:
             self._campaign_id, self._identity, LEASE_MIN_S, patience_s=self._patience_s
         )
         for lease in found:
-            governed = start(lease.budget, lease.permits, lease.page_share, lease.paused)
-            former = self._seats.pop(lease.budget.group_name, None)
-            if former is not None:
-                former.close()
-            self._seats[lease.budget.group_name] = _Seat(
-                lease=lease, governed=governed, due_s=now_s
+            name = lease.budget.group_name
+            self._rise(name)
+            monitor = lease.budget.monitor or MonitorPlan()
+            self._seats[name] = _Seat(
+                lease=lease,
+                governed=start(lease.budget, lease.permits, lease.page_share, lease.paused),
+                sampler=Sampler(
+                    name,
+                    monitor,
+                    self._links,
+                    clock=self._clock,
+                    pay=lambda group=name: store.reserve_retry(group, retry_cost_s(0)),  # type: ignore[misc]
+                    wake=self._wake.set,
+                ),
+                flag=None if monitor.flag_file is None else FlagFile(monitor.flag_file),
+                due_s=now_s,
             )
+
+    def _rise(self, name: str) -> None:
+        former = self._seats.pop(name, None)
+        if former is not None:
+            former.sampler.close()
 
     def _next_s(self) -> float:
         now_s = self._clock.monotonic_s()
-        soonest = min([self._look_s, *(seat.due_s for seat in self._seats.values())])
+        soonest = min([self._look_s, *(seat.next_s for seat in self._seats.values())])
         return max(0.02, soonest - now_s)
 
     # ---------------------------------------------------------------- one sample
 
-    def _sample(self, store: Store, seat: _Seat) -> None:
-        monitor = seat.monitor
-        seat.due_s = self._clock.monotonic_s() + monitor.interval_s
-        readings = [self._read(seat, signal) for signal in monitor.signals]
-        gate = _gate(monitor, store.now_s() if monitor.hours else 0.0)
-        decision = decide(seat.lease.budget, seat.governed, readings, gate)
-        word = _word(seat, decision, readings)
-        budget = store.govern(seat.lease, word, seat.lease_ttl_s)
-        seat.governed = decision.now
+    def _govern(self, store: Store, name: str, seat: _Seat) -> None:
+        try:
+            if seat.ends_s is None:
+                self._hold(store, seat)
+                self._begin(seat)
+            if seat.sampler.done or self._clock.monotonic_s() >= (seat.ends_s or 0.0):
+                self._judge(store, seat)
+            elif self._clock.monotonic_s() >= seat.renew_s:
+                self._hold(store, seat)
+        except LeaseLost:
+            self._rise(name)
+
+    def _begin(self, seat: _Seat) -> None:
+        now_s = self._clock.monotonic_s()
+        seat.sampler.begin()
+        seat.due_s = now_s + seat.monitor.interval_s
+        seat.ends_s = now_s + ANSWER_MAX_S
+
+    def _hold(self, store: Store, seat: _Seat) -> None:
+        """Keep the lease while signals are asked; a closed gate closes whatever they say."""
+        gate = _gate(seat, store)
+        if gate is not None:
+            self._write(store, seat, close(seat.governed, gate))
+        elif self._clock.monotonic_s() >= seat.renew_s:
+            store.hold_governor(seat.lease, seat.lease_ttl_s)
+            self._renewed(seat)
+
+    def _judge(self, store: Store, seat: _Seat) -> None:
+        readings = seat.sampler.readings()
+        decision = decide(seat.lease.budget, seat.governed, readings, _gate(seat, store))
+        seat.readings_json = _shown(seat.monitor, readings)
+        budget = self._write(store, seat, decision)
+        seat.ends_s = None
         seat.lease = GovernorLease(
             budget=budget,
             fence=seat.lease.fence,
@@ -189,70 +243,45 @@ class Governor:
             paused=None,
         )
 
-    def _read(self, seat: _Seat, signal: SignalPlan) -> Reading:
-        try:
-            value = self._ask(seat, signal)
-        except (SourceError, ConfigError) as error:
-            seat.close()
-            said = f"{error.message} ({error.hint})" if error.hint else error.message
-            return Reading(name=signal.name, error=self._links.redact(said)[:500])
-        if signal.name not in self._links.counters(seat.monitor):
-            return Reading(name=signal.name, value=value)
-        before = seat.counters.get(signal.name)
-        seat.counters[signal.name] = value
-        if before is None or value < before:
-            return Reading(name=signal.name, waiting=True)
-        return Reading(name=signal.name, value=value - before)
+    def _write(self, store: Store, seat: _Seat, decision: Decision) -> SourceBudget:
+        budget = store.govern(seat.lease, _word(seat, decision), seat.lease_ttl_s)
+        seat.governed = decision.now
+        self._renewed(seat)
+        return budget
 
-    def _ask(self, seat: _Seat, signal: SignalPlan) -> float:
-        def connection() -> SourceSignals:
-            if seat.signals is None:
-                monitor = seat.monitor
-                seat.signals = self._links.open_signals(
-                    monitor.source or "", monitor.source_identity or ""
-                )
-            return seat.signals
-
-        question = self._links.question(seat.lease.budget.group_name, signal)
-        return ask_signal(signal, question, connection)
+    def _renewed(self, seat: _Seat) -> None:
+        seat.renew_s = self._clock.monotonic_s() + seat.lease_ttl_s / LEASE_SAMPLES
 
     def _leave(self, store: Store) -> None:
-        for seat in self._seats.values():
-            seat.close()
-            try:
-                store.leave_governor(seat.lease)
-            except StateError:
-                pass  # its lease runs out by itself
-        self._seats.clear()
+        for name, seat in list(self._seats.items()):
+            self._rise(name)
+            # Where it cannot be given back it runs out by itself.
+            self._try(lambda lease=seat.lease: store.leave_governor(lease))  # type: ignore[misc]
 
 
-def ask_signal(signal: SignalPlan, question: str, connection: Callable[[], SourceSignals]) -> float:
-    """Read one signal. ``question``: its ``ask`` in full. ``connection`` is called where the source
-    is asked. Raises SourceError, ConfigError."""
-    if signal.kind == "http":
-        return read_http(question, signal.pointer)
-    source = connection()
-    with private(question, signal.ask):
-        return source.query(question) if signal.kind == "sql" else source.read(question)
+def _gate(seat: _Seat, store: Store) -> Gate | None:
+    shut = None if seat.flag is None else seat.flag.closes()
+    if shut is not None:
+        return Gate(reason=shut)
+    hours = seat.monitor.hours
+    if hours is None:
+        return None
+    try:
+        closed_s = opens_in_s(hours, store.now_s())
+    except (KeyError, OSError, ValueError):
+        # As with a flag file: not knowing is as if it were shut.
+        return Gate(reason=f"this host knows no time zone {hours.time_zone}")
+    return Gate(reason=_opening(hours), opens_in_s=closed_s) if closed_s > 0 else None
 
 
-def _gate(monitor: MonitorPlan, now_s: float) -> Gate | None:
-    if monitor.flag_file is not None and Path(monitor.flag_file).exists():
-        return Gate(reason=f"the flag file {monitor.flag_file} is there")
-    if monitor.hours is not None:
-        closed_s = opens_in_s(monitor.hours, now_s)
-        if closed_s > 0:
-            windows = ", ".join(monitor.hours.windows)
-            days = f" on {', '.join(monitor.hours.days)}" if monitor.hours.days else ""
-            return Gate(
-                reason=f"it may run {windows}{days} ({monitor.hours.time_zone})",
-                opens_in_s=closed_s,
-            )
-    return None
+def _opening(hours: HoursPlan) -> str:
+    windows = ", ".join(hours.windows)
+    days = f" on {', '.join(hours.days)}" if hours.days else ""
+    return f"it may run {windows}{days} ({hours.time_zone})"
 
 
-def _word(seat: _Seat, decision: Decision, readings: Sequence[Reading]) -> GovernorWord:
-    plans = {signal.name: signal for signal in seat.monitor.signals}
+def _shown(monitor: MonitorPlan, readings: Sequence[Reading]) -> str:
+    plans = {signal.name: signal for signal in monitor.signals}
     shown = []
     for reading in readings:
         level = (
@@ -268,6 +297,10 @@ def _word(seat: _Seat, decision: Decision, readings: Sequence[Reading]) -> Gover
                 "error": reading.error,
             }
         )
+    return json.dumps(shown, allow_nan=False)
+
+
+def _word(seat: _Seat, decision: Decision) -> GovernorWord:
     now = decision.now
     closes = seat.monitor.fail_closed
     return GovernorWord(
@@ -276,7 +309,7 @@ def _word(seat: _Seat, decision: Decision, readings: Sequence[Reading]) -> Gover
         paused=now.paused,
         resumes_in_s=now.opens_in_s,
         valid_for_s=VALID_LEASES * seat.lease_ttl_s if closes else None,
-        readings_json=json.dumps(shown),
+        readings_json=seat.readings_json,
         halt=decision.halt,
         told=tuple((act.name, act.message, dict(act.data)) for act in decision.acts),
     )

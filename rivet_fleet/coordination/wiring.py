@@ -37,8 +37,9 @@ from rivet_fleet.coordination.fleet import (
     stop_with_parent,
     this_process,
 )
-from rivet_fleet.coordination.governor import Governor, GovernorLinks
+from rivet_fleet.coordination.governor import Governor
 from rivet_fleet.coordination.heartbeat import Heartbeat, HeartbeatLimits
+from rivet_fleet.coordination.sampler import GovernorLinks
 from rivet_fleet.coordination.secrets import PrivateSource, questions, told_in_full
 from rivet_fleet.coordination.worker import Worker
 from rivet_fleet.errors import ConfigError, DestinationError, ExitCode, StateRefused

@@ -27,6 +27,7 @@ _ANSWER_BYTES_MAX = 65_536
 _WIRE_BYTES_MAX = 4 * _ANSWER_BYTES_MAX
 """Of one answer with its head and its framing: a chunk may claim any length, or none."""
 _REDIRECTS_MAX = 3
+_LATE = "timed out"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,20 +52,33 @@ class SourceSignals(Protocol):
         """The one number of a query. Raises SourceError."""
         ...
 
+    @property
+    def usable(self) -> bool:
+        """True when there is a connection, and nothing is known to have ended it: asking makes no
+        further one."""
+        ...
+
     def close(self) -> None:
         """Close the connection. Never raises."""
         ...
 
 
 def one_number(rows: object, what: str) -> float:
-    """The number of a result of one row and one column. Raises SourceRefused."""
+    """The number of a result of one row and one column: a finite one, since NaN is above no
+    threshold. Raises SourceRefused."""
     if isinstance(rows, (list, tuple)) and len(rows) == 1 and len(rows[0]) == 1:
-        value = rows[0][0]
-        try:
-            return float(value)
-        except (TypeError, ValueError):
-            pass
+        found = _finite(rows[0][0])
+        if found is not None:
+            return found
     raise SourceRefused(f"{what} did not give one number")
+
+
+def _finite(value: Any) -> float | None:
+    try:
+        found = float(value)
+    except (ArithmeticError, TypeError, ValueError):
+        return None
+    return found if math.isfinite(found) else None
 
 
 def unknown_signal(name: str, known: object) -> ConfigError:
@@ -86,12 +100,11 @@ def read_http(url: str, pointer: str | None) -> float:
     began_s = time.monotonic()
     target, shown = url, url.partition("?")[0]
     for _ in range(_REDIRECTS_MAX + 1):
-        left_s = ANSWER_MAX_S - (time.monotonic() - began_s)
-        status, moved_to, body = _answer(target, max(left_s, 0.001))
+        status, moved_to, body = _answer(target, began_s + ANSWER_MAX_S)
         if status not in (301, 302, 303, 307, 308):
             break
-        elsewhere = urljoin(target, moved_to)
-        if urlsplit(elsewhere)[:2] != urlsplit(url)[:2]:
+        elsewhere = _within(url, target, moved_to)
+        if elsewhere is None:
             raise SourceRefused(
                 f"{shown} redirects to another place",
                 hint="name the endpoint itself in the configuration",
@@ -102,19 +115,30 @@ def read_http(url: str, pointer: str | None) -> float:
         raise SourceUnavailable(f"{shown} answered with {what}")
     text = body.decode("utf-8", "replace")
     try:
-        found = float(text.strip() if pointer is None else _pointed(json.loads(text), pointer))
-    except (ValueError, TypeError, KeyError, IndexError, RecursionError):
-        found = math.nan
-    if not math.isfinite(found):
+        found = _finite(text.strip() if pointer is None else _pointed(json.loads(text), pointer))
+    except (ValueError, TypeError, LookupError, RecursionError):
+        found = None
+    if found is None:
         where = f" at {pointer}" if pointer else ""
         raise SourceRefused(f"{shown} answered no number{where}")
     return found
 
 
-class _Bounded(io.RawIOBase):
-    """What a socket receives, up to ``_WIRE_BYTES_MAX``; more is an OSError."""
+def _within(url: str, target: str, moved_to: str) -> str | None:
+    """Where a redirect of ``target`` leads; None when that is not where ``url`` is."""
+    try:
+        elsewhere = urljoin(target, moved_to)
+        return elsewhere if urlsplit(elsewhere)[:2] == urlsplit(url)[:2] else None
+    except ValueError:
+        return None
 
-    def __init__(self, link: socket.socket) -> None:
+
+class _Bounded(io.RawIOBase):
+    """What a socket receives, up to ``_WIRE_BYTES_MAX`` and ``ends_s`` (monotonic); what is more,
+    or later, is an OSError."""
+
+    def __init__(self, link: socket.socket, ends_s: float) -> None:
+        self._link, self._ends_s = link, ends_s
         self._received = link.makefile("rb", buffering=0)
         self._left_bytes = _WIRE_BYTES_MAX
 
@@ -122,6 +146,8 @@ class _Bounded(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
+        # A timeout of a socket begins anew with every byte; this one does not.
+        self._link.settimeout(_left_s(self._ends_s))
         count = self._received.readinto(buffer) or 0
         self._left_bytes -= count
         if self._left_bytes < 0:
@@ -137,48 +163,65 @@ class _Bounded(io.RawIOBase):
         return io.BufferedReader(self)
 
 
-def _answer(url: str, within_s: float) -> tuple[int, str, bytes]:
+def _left_s(ends_s: float) -> float:
+    """What is left until then. Raises TimeoutError."""
+    left_s = ends_s - time.monotonic()
+    if left_s <= 0:
+        raise TimeoutError(_LATE)
+    return left_s
+
+
+def _connected(host: str, port: int, *, encrypted: bool, ends_s: float) -> socket.socket:
+    """A socket to the first address that takes us; addresses and TLS have what is left together.
+    Raises OSError."""
+    import ssl
+
+    why: OSError = TimeoutError(_LATE)
+    for family, kind, protocol, _, address in socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM):
+        link = socket.socket(family, kind, protocol)
+        try:
+            link.settimeout(_left_s(ends_s))
+            link.connect(address)
+            if not encrypted:
+                return link
+            link.settimeout(_left_s(ends_s))
+            return ssl.create_default_context().wrap_socket(link, server_hostname=host)
+        except OSError as error:
+            link.close()
+            why = error
+    raise why
+
+
+def _answer(url: str, ends_s: float) -> tuple[int, str, bytes]:
     """(status, where a redirect leads, body), or SourceUnavailable."""
     import http.client
-    import threading
 
     parts, shown = urlsplit(url), url.partition("?")[0]
     kind = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
     if parts.scheme not in kind or not parts.hostname:
         raise SourceRefused(f"{shown} is no http:// or https:// URL")
-    connection = kind[parts.scheme](parts.hostname, parts.port, timeout=within_s)
     bounded: Any = _Bounded  # of a socket, http.client asks its file alone
-    connection.response_class = lambda link, **how: http.client.HTTPResponse(bounded(link), **how)
-    late = threading.Event()
-    links: list[socket.socket] = []
-
-    def end() -> None:
-        """A timeout of the socket begins anew with every byte; this one does not."""
-        late.set()
-        for link in links:
-            with contextlib.suppress(OSError):
-                link.shutdown(socket.SHUT_RDWR)
-
-    deadline = threading.Timer(within_s, end)
-    deadline.start()
     try:
-        connection.connect()
-        # The connection forgets it once a head says that the body ends with it.
-        links.append(connection.sock)
-        connection.request("GET", f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}")
-        with connection.getresponse() as answer:
-            body = answer.read(_ANSWER_BYTES_MAX + 1)
-            if late.is_set():
-                raise TimeoutError("timed out")
-            return answer.status, answer.headers.get("Location", ""), body
+        connection = kind[parts.scheme](parts.hostname, parts.port)
+        connection.response_class = lambda link, **how: http.client.HTTPResponse(
+            bounded(link, ends_s), **how
+        )
+        encrypted = parts.scheme == "https"
+        link = _connected(connection.host, connection.port, encrypted=encrypted, ends_s=ends_s)
+        with contextlib.closing(connection):
+            connection.sock = link
+            link.settimeout(_left_s(ends_s))
+            query = f"?{parts.query}" if parts.query else ""
+            connection.request("GET", f"{parts.path or '/'}{query}")
+            with connection.getresponse() as answer:
+                body = answer.read(_ANSWER_BYTES_MAX + 1)
+                return answer.status, answer.headers.get("Location", ""), body
     except (http.client.HTTPException, OSError, ValueError) as error:
-        why = f"no whole answer within {ANSWER_MAX_S:g} s" if late.is_set() else str(error)
+        late = isinstance(error, TimeoutError)
+        why = f"no whole answer within {ANSWER_MAX_S:g} s" if late else str(error)
         if parts.query:
             why = why.replace(parts.query, "***")
         raise SourceUnavailable(f"{shown}: {why}") from None
-    finally:
-        deadline.cancel()
-        connection.close()
 
 
 def _pointed(document: Any, pointer: str) -> Any:

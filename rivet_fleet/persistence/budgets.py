@@ -506,6 +506,10 @@ UPDATE source_budget SET permits = :permits, page_share = :page_share,
 WHERE namespace = :namespace AND group_name = :group_name AND governor_fence = :fence
 RETURNING {_COLUMNS}
 """
+HOLD = """
+UPDATE source_budget SET governor_lease_expires_at_s = NOW_S + :lease_ttl_s
+WHERE namespace = :namespace AND group_name = :group_name AND governor_fence = :fence
+"""
 _LEAVE = """
 UPDATE source_budget SET governor_lease_expires_at_s = 0
 WHERE namespace = :namespace AND group_name = :group_name AND governor_fence = :fence
@@ -570,7 +574,7 @@ class Governors:
                 halt=word.halt,
             )
             if row is None:
-                raise LeaseLost(f"somebody else governs source group {lease.budget.group_name}")
+                raise _led_by_another(lease.budget.group_name)
             for name, message, data in word.told:
                 tell(tx, lease.budget.group_name, name, message, dict(data), lease.worker_id)
             if word.halt is not None:
@@ -578,6 +582,14 @@ class Governors:
             return budget_from(row, tx.sealer)
 
         return self._db.write(work)
+
+    def hold_governor(self, lease: GovernorLease, lease_ttl_s: float) -> None:
+        """Extend the lease alone: what a sample led to stays, and grows no younger. Raises
+        LeaseLost."""
+        name = lease.budget.group_name
+        values = {"group_name": name, "fence": lease.fence, "lease_ttl_s": lease_ttl_s}
+        if not self._db.write(lambda tx: tx.run(HOLD, **values)):
+            raise _led_by_another(name)
 
     def leave_governor(self, lease: GovernorLease) -> None:
         """Give the lease back: somebody else may govern at once. Nothing happens when another
@@ -594,6 +606,10 @@ class Governors:
             return tx.run(_LIFT_CAMPAIGN, campaign_id=campaign_id) > 0
 
         return self._db.write(work)
+
+
+def _led_by_another(group_name: str) -> LeaseLost:
+    return LeaseLost(f"somebody else governs source group {group_name}")
 
 
 def _lease(

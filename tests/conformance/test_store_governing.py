@@ -74,6 +74,23 @@ def test_a_former_governor_changes_nothing(store: Store) -> None:
     assert store.campaign(C1).halted is None  # type: ignore[union-attr]
 
 
+def test_a_lease_is_held_without_a_word(backend: Backend) -> None:
+    """While signals are asked: what a group may do is what the last sample said, and as old."""
+    store = backend.store
+    closed = MonitorPlan(flag_file="/pause", on_unreadable="pause")
+    lease = governed(store, replace(BUDGET, monitor=closed))
+    store.govern(lease, replace(OPEN, permits=2, valid_for_s=-1.0), -1.0)
+    store.hold_governor(lease, 60.0)
+    assert lead(store, W2) == []
+    assert [g.permits for g in store.groups(C1)] == [2]
+    assert store.claim(C1, W1, 60.0) is None, "nobody has sampled"
+    store.leave_governor(lease)
+    (new,) = lead(store, W2)
+    with pytest.raises(LeaseLost):
+        store.hold_governor(lease, 60.0)
+    store.hold_governor(new, 60.0)
+
+
 def test_permits_and_pauses_are_kept_by_every_claim(store: Store) -> None:
     lease = governed(store)
     store.govern(lease, replace(OPEN, permits=1), 60.0)

@@ -76,6 +76,14 @@ def test_postgres_statistics_are_not_frozen(database: str) -> None:
         until(lambda: signals.read("requested_checkpoints") > before, what="a checkpoint")
 
 
+def test_a_number_that_is_none_is_refused(database: str) -> None:
+    with opened(database) as signals:
+        for sql in ("SELECT 'NaN'::float8", "SELECT 'Infinity'::float8", "SELECT 'NaN'::numeric"):
+            with pytest.raises(SourceRefused, match="did not give one number"):
+                signals.query(sql)
+        assert signals.usable, "nothing is the matter with the connection"
+
+
 def test_without_privilege_postgres_signals_are_refused_not_zero(
     postgres: EmbeddedPostgres, database: str
 ) -> None:

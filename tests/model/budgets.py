@@ -205,6 +205,13 @@ class MemoryBudgets(MemoryRows):
         return row.budget
 
     @synchronized
+    def hold_governor(self, lease: GovernorLease, lease_ttl_s: float) -> None:
+        row = self._budgets.get(lease.budget.group_name)
+        if row is None or row.fence != lease.fence:
+            raise LeaseLost(f"somebody else governs source group {lease.budget.group_name}")
+        row.lease_expires_at_s = self._clock() + lease_ttl_s
+
+    @synchronized
     def leave_governor(self, lease: GovernorLease) -> None:
         row = self._budgets.get(lease.budget.group_name)
         if row is not None and row.fence == lease.fence:

@@ -146,6 +146,7 @@ class Team:
 
     def do_govern(self) -> None:
         for lease in self.store.lease_governor(self.some_id(), self.worker, 60.0, patience_s=-99.0):
+            self.store.hold_governor(lease, 60.0)
             self.store.govern(lease, GovernorWord(permits=1, page_share=0.5, halt="stop"), 60.0)
         self.store.lift_halt(self.some_id())
 

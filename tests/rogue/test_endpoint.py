@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import math
+import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 
 import pytest
 
 from rivet_fleet.errors import SourceRefused, SourceUnavailable
 from rivet_fleet.execution import signals
-from rivet_fleet.execution.signals import read_http
+from rivet_fleet.execution.signals import one_number, read_http
 from tests.rogue.endpoint import MESSAGES, PHASES, answers, endpoint, moved, ok
 from tests.rogue.tcp import Memory, rogue
+from tests.waiting import until
 
 ANSWER_S = 0.5
 
@@ -77,6 +81,44 @@ def test_an_answer_that_trickles_is_given_up(
         pytest.raises(SourceUnavailable, match="no whole answer within"),
     ):
         read_http(rogue.url, None)
+
+
+def test_what_the_connection_took_is_part_of_the_answers_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is made in the last moment; from then on bytes come well within any timeout of a read."""
+    monkeypatch.setattr(signals, "ANSWER_MAX_S", 0.3)
+    connected = signals._connected
+
+    def at_last(host: str, port: int, *, encrypted: bool, ends_s: float) -> socket.socket:
+        link = connected(host, port, encrypted=encrypted, ends_s=ends_s)
+        until(lambda: time.monotonic() >= ends_s - 0.05, what="the last moment")
+        return link
+
+    monkeypatch.setattr(signals, "_connected", at_last)
+    with (
+        endpoint(b"HTTP/1.1 200 OK\r\n\r\n" + b"1" * 1000, trickle_s=0.02) as rogue,
+        pytest.raises(SourceUnavailable, match="no whole answer within"),
+    ):
+        read_http(rogue.url, None)
+
+
+def test_addresses_and_encryption_share_the_answers_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name of twenty addresses, none of which ever says hello."""
+    monkeypatch.setattr(signals, "ANSWER_MAX_S", 0.3)
+    with rogue(lambda peer: peer.silence()) as server:
+        one = socket.getaddrinfo("127.0.0.1", server.port, 0, socket.SOCK_STREAM)
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_: one * 20)
+        with pytest.raises(SourceUnavailable, match="no whole answer within"):
+            read_http(f"https://many.example:{server.port}/m", None)
+        assert len(server.peers) == 1, "the first took all the time there was"
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, Decimal("NaN"), Decimal("sNaN"), 10**400])
+def test_what_is_not_finite_is_no_number(value: object) -> None:
+    """NaN is above no threshold: it would count as calm."""
+    with pytest.raises(SourceRefused, match="did not give one number"):
+        one_number([(value,)], "the query")
 
 
 @pytest.mark.parametrize(

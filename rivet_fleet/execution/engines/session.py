@@ -248,6 +248,11 @@ class EngineSession(ABC, Generic[Connection, At]):
             self._connection = self._connect()
         return self._connection
 
+    @property
+    def usable(self) -> bool:
+        """True when there is a connection, and nothing is known to have ended it."""
+        return self._connection is not None and self._connection.usable
+
     def close(self) -> None:
         """Close the connection, in whatever state it is. Never raises."""
         if self._connection is not None:

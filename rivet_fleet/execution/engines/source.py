@@ -233,6 +233,11 @@ class EngineSignals(ABC, Generic[S]):
         self._session.undoing = True
         return self._of_query(sql)
 
+    @property
+    def usable(self) -> bool:
+        """True when there is a connection, and nothing is known to have ended it."""
+        return self._session.usable
+
     def close(self) -> None:
         """Close the session. Never raises."""
         self._session.close()

@@ -17,6 +17,7 @@ from rivet_fleet.contracts.protection import (
     Reading,
     SignalPlan,
     SourceBudget,
+    close,
     decide,
     judge,
     start,
@@ -177,3 +178,14 @@ def test_permits_stay_between_floor_and_ceiling_and_every_change_is_told(
         )
         assert not changed or decision.acts, "a change without a reason in the journal"
         now = decision.now
+
+
+def test_a_gate_closes_without_a_sample_and_only_a_sample_opens() -> None:
+    gate = Gate(reason="the flag file is there")
+    running = start(budget(), None, 1.0, None)
+    shut = close(running, gate)
+    assert (shut.now.paused, names(shut)) == (gate.reason, [EventName.GOVERNOR_PAUSED])
+    assert names(close(shut.now, gate)) == [], "told once"
+    assert decide(budget(), shut.now, read(0), None).now.paused is None
+    pressed = after([101.0]).now
+    assert close(pressed, gate).now == pressed, "a pause by pressure ends as such"

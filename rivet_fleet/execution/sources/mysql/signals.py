@@ -104,4 +104,4 @@ class Signals(EngineSignals[Session]):
         behind = next((row[name] for name in _BEHIND if row and name in row), None)
         if behind is None:
             raise SourceRefused(f"{self._session.url.identity} does not replicate now")
-        return float(behind)
+        return one_number([[behind]], "replication_lag_s")
