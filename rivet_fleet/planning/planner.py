@@ -479,8 +479,8 @@ def consider(
     only: Collection[str],
     moving: Mapping[str, Moving] | None = None,
 ) -> Decision:
-    """Decide each of the exports named in ``only``, which is not empty and of which ``facts`` are
-    known. Raises UsageError for an unsafe id and nothing else: a refusal is a value."""
+    """Decide each of the exports named in ``only``; the refusal of one is a value. Raises what
+    refuses them all: UsageError for an unsafe id, ConfigError for a group's budget."""
     check_campaign_id(campaign_id)
     wrong = Wrong()
     expanded = expand(loaded, facts, only)
