@@ -61,6 +61,9 @@ class ReadPlan:
     """What its ranges and its window rest on (ADR 0018); empty in plans of older programs."""
 
 
+TARGET_STATEMENT_MS = 150
+"""The longest that one statement should take where nobody says another limit. Pages settle below
+it, at about 0.1 s (``servo.AIM``)."""
 ROW_VALUES = 4
 """So many values as large as ``max_value_bytes`` a row may have."""
 
@@ -69,7 +72,7 @@ ROW_VALUES = 4
 class TuningPlan:
     """How gently it is read (Rivet: Profiles). Zero disables a limit."""
 
-    target_statement_ms: int = 150
+    target_statement_ms: int = TARGET_STATEMENT_MS
     batch_rows_max: int | None = None
     batch_bytes_max: int = 16 * 1024 * 1024
     statement_timeout_s: float = 300.0

@@ -13,6 +13,7 @@ from rivet_fleet.contracts.keys import ChunkRange, RangeKind
 from rivet_fleet.contracts.plan import (
     EXPORTED_AT,
     ROW_HASH,
+    TARGET_STATEMENT_MS,
     DestinationPlan,
     FormatPlan,
     MetaPlan,
@@ -338,7 +339,6 @@ TUNING_PROFILES: dict[str, dict[str, float]] = {
     },
 }
 MAX_VALUE_MB = 256
-TARGET_STATEMENT_MS = 150
 
 
 def profile_of(source: SourceConfig, export: TuningConfig) -> str:

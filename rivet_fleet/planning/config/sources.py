@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr
 
+from rivet_fleet.contracts.plan import TARGET_STATEMENT_MS
 from rivet_fleet.planning.config.fields import Block, Count, Number
 
 
@@ -42,7 +43,9 @@ class TuningConfig(Block):
         description="fast, balanced or safe: the starting point of every number below.",
     )
     target_statement_ms: Annotated[Count, Field(ge=10, le=600_000)] | None = Field(
-        default=None, description="The longest one statement should take."
+        default=None,
+        description="The longest one statement should take; "
+        f"{TARGET_STATEMENT_MS} where nothing is said.",
     )
     batch_size: Annotated[Count, Field(ge=1)] | None = Field(
         default=None, description="Most rows of one statement."
