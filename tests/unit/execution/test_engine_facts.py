@@ -16,12 +16,16 @@ from rivet_fleet.contracts.facts import (
     ProbedDensity,
 )
 from rivet_fleet.contracts.keys import KeyTuple, RelationName
+from rivet_fleet.contracts.window import Newest, NewestRequest
 from rivet_fleet.errors import ConfigError, SourceRefused, StatementTimeout
 from rivet_fleet.execution.engines.facts import (
     Keyed,
     KeyProbe,
     Look,
+    NewestLook,
     Size,
+    by_name,
+    newest,
     refused_cast,
     thinned,
     with_casts,
@@ -32,7 +36,7 @@ TABLE = RelationName(schema="main", name="t")
 
 
 class SqliteDialect:
-    """A ``ProbedKeys``; one column is enough here."""
+    """A ``CursorKeys``; one column is enough here."""
 
     count = "count(*)"
 
@@ -41,6 +45,18 @@ class SqliteDialect:
 
     def text_expression(self, name: str) -> str:
         return f'CAST("{name}" AS TEXT)'
+
+    def first_of(self, columns: tuple[str, ...]) -> str:
+        return f"coalesce({', '.join(map(self.column_ref, columns))}, NULL)"
+
+    def first_text(self, columns: tuple[str, ...]) -> str:
+        return f"CAST({self.first_of(columns)} AS TEXT)"
+
+    def sign(self, name: str, sign: str) -> str:
+        return sign
+
+    def falling(self, name: str, expression: str) -> str:
+        return f"{expression} DESC"
 
     def key_list(self, columns: tuple[str, ...]) -> str:
         return self.ordered(columns, "<")
@@ -251,3 +267,52 @@ def test_casts_are_applied_where_they_are_asked_for_or_needed() -> None:
     assert odder.unsupported_reason == "this server cannot read it as text (no way)"
     with pytest.raises(ConfigError, match="names 'x', which is not there"):
         with_casts(columns, request(casts=(("x", "text"),)), cast)
+
+
+def newest_of(keyed: SqliteKeys, mark: str | None, moved: str | None = None) -> Newest:
+    request = NewestRequest(
+        relation=TABLE, query=None, columns=("day",), above=None if mark is None else (mark,)
+    )
+    look = NewestLook(
+        request=request,
+        by_name=by_name(request, COLUMNS),
+        keys=SqliteDialect(),
+        item='"t"',
+        beyond="'infinity'",
+        moved=moved,
+    )
+    return newest(lambda sql: keyed.rows(keyed.connection, sql), look)
+
+
+def test_the_newest_row_is_below_what_is_no_mark_and_the_rest_is_told(keyed: SqliteKeys) -> None:
+    found = newest_of(keyed, None)
+    assert found == Newest(values=("2024-01-28",), nulls=True, endless=True)
+    assert newest_of(keyed, "2024-01-27") == found
+
+
+def test_what_is_not_above_a_mark_is_at_it_or_below_it(keyed: SqliteKeys) -> None:
+    at = newest_of(keyed, "2024-01-28")
+    assert (at.values, at.below, at.vacant) == (None, None, False)
+    reloaded = newest_of(keyed, "2024-02-01")
+    assert (reloaded.values, reloaded.below, reloaded.vacant) == (None, ("2024-01-28",), False)
+
+
+def test_a_table_without_a_mark_is_vacant_only_to_who_had_one(keyed: SqliteKeys) -> None:
+    keyed.connection.execute("CREATE TEMP TABLE t (day TEXT)")
+    try:
+        assert newest_of(keyed, None) == Newest(values=None)
+        assert newest_of(keyed, "2024-01-01") == Newest(values=None, vacant=True)
+    finally:
+        keyed.connection.execute("DROP TABLE temp.t")
+
+
+def test_a_mark_is_moved_back_by_the_server(keyed: SqliteKeys) -> None:
+    back = newest_of(keyed, "2024-01-28", "SELECT date('2024-01-28', '-2 days')")
+    assert back.overlap == "2024-01-26"
+    assert newest_of(keyed, "2024-01-28", "SELECT NULL").overlap is None
+
+
+def test_a_cursor_that_is_not_there_is_refused() -> None:
+    gone = NewestRequest(relation=TABLE, query=None, columns=("day",), fallback="gone")
+    with pytest.raises(SourceRefused, match="there is no column gone"):
+        by_name(gone, COLUMNS)
