@@ -589,6 +589,7 @@ def test_a_table_that_is_away_for_a_moment_is_looked_for_again(
     for asked in (
         lambda: reader.read_page(SMALL),
         lambda: source.open_chunk(plan, BY_I, TuningPlan()),
+        lambda: source.count_rows(plan, BY_I, 5.0),
     ):
         with pytest.raises(SourceBusy) as caught:
             asked()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+import contextlib
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -211,12 +212,16 @@ def _resolve(session: Session, relation: RelationName) -> RelationName:
         return find_relation(cursor, relation).name
 
 
-def _planned(session: Session, read: ReadPlan) -> AbstractContextManager[Cursor[tuple[Any, ...]]]:
-    return session.reading(
+@contextlib.contextmanager
+def _planned(session: Session, read: ReadPlan) -> Iterator[Cursor[tuple[Any, ...]]]:
+    """For a look at what was planned, which is waited for while its name stands for nothing."""
+    looking = session.reading(
         catalog_settings(METADATA_TIMEOUT_S, read.session),
         doing="comparing the source with the plan",
         timeout_s=METADATA_TIMEOUT_S,
     )
+    with maybe_swapped(SWAPPED), looking as cursor:
+        yield cursor
 
 
 def _keys_now(
@@ -250,7 +255,7 @@ def _reading(
     tuning: TuningPlan,
 ) -> PostgresReading:
     own = session.own if read.relation is None else ()
-    with maybe_swapped(SWAPPED), _planned(session, read) as cursor:
+    with _planned(session, read) as cursor:
         now, keys = _keys_now(session, cursor, read, chunk_range)
         check_columns(read, now)
         footing.judge(basis.now(cursor, read, chunk_range, own))
