@@ -64,6 +64,8 @@ class DestinationKind:
     a store it is a URI whose authority names the bucket, and behind an ``@`` the account or the
     endpoint where that is not the service's own.
     """
+    anchored: bool = False
+    """True where links may lie on the way to a prefix (``DestinationPlan.anchor``)."""
     problems: Callable[[Settings], Iterator[SettingProblem]] = _no_problems
     """What is wrong although each setting is right."""
 
@@ -88,13 +90,17 @@ class DestinationConnection:
     kind: str
     prefix: str
     options: Settings = field(default_factory=dict)
+    anchor: str | None = None
+    """As in the plan."""
     secrets: Settings = field(default_factory=dict, repr=False)
     """Setting (``…_env``) → what its variable holds in this process."""
 
 
 def without_secrets(plan: DestinationPlan) -> DestinationConnection:
     """A destination that needs none."""
-    return DestinationConnection(kind=plan.kind, prefix=plan.prefix, options=plan.options)
+    return DestinationConnection(
+        kind=plan.kind, prefix=plan.prefix, options=plan.options, anchor=plan.anchor
+    )
 
 
 def authority_of(prefix: str) -> str:

@@ -117,11 +117,16 @@ Access = tuple[str, ...]
 class DestinationPlan:
     """Where parts go. ``prefix`` is the dataset's root: of a folder its path, of a store a URI that
     holds the bucket. ``options`` are the kind's other settings; of a secret they hold the name of
-    its variable, never itself."""
+    its variable, never itself.
+
+    ``anchor``: of a folder the part of the prefix that its user has written out, down to the first
+    placeholder: links that lead there are followed, and none below it. None: all of the prefix (a
+    store, and plans of former programs)."""
 
     kind: str
     prefix: str
     options: dict[str, str] = field(default_factory=dict)
+    anchor: str | None = None
 
     @property
     def place(self) -> tuple[str, str]:

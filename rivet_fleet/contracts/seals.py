@@ -146,7 +146,7 @@ class Allowed:
 
     def writes(self, prefix: str) -> bool:
         """True when the destination's root lies in an allowed folder. Names alone are compared:
-        where links lead is the destination's own business."""
+        where links lead is asked where it is opened."""
         if not self.destinations:
             return True
         inside = _folder(prefix)

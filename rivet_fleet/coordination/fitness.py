@@ -4,6 +4,7 @@ how it is told."""
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from rivet_fleet.contracts.events import EventName
 from rivet_fleet.contracts.identity import CAMPAIGN_OTHER
 from rivet_fleet.contracts.keys import CampaignId, RunId
 from rivet_fleet.contracts.parameters import PARAMETER_CHANGED, PARAMETER_MISSING
-from rivet_fleet.contracts.plan import PLAN_VERSION, Access, ExportPlan
+from rivet_fleet.contracts.plan import PLAN_VERSION, Access, DestinationPlan, ExportPlan
 from rivet_fleet.contracts.seals import KEY_CODES, Allowed
 from rivet_fleet.contracts.state import JournalFilter, RunStatus
 from rivet_fleet.coordination.fleet import Fleet
@@ -184,13 +185,32 @@ def refuse_source(allowed: Allowed, name: str, identity: str) -> None:
         )
 
 
-def refuse_destination(allowed: Allowed, prefix: str) -> None:
-    """Raise WorkerUnfit for a destination that this process may not touch, whatever a plan says."""
+def within_allowed(allowed: Allowed, plan: DestinationPlan) -> DestinationPlan:
+    """The destination as this process may touch it, whatever a plan says: by the path that a
+    folder really has, held from the allowed one on, so that no link leads out of it, be it one
+    that somebody puts there this moment. Raises WorkerUnfit."""
+    prefix = plan.prefix
     if not allowed.writes(prefix):
         raise unfit(
             Defect.NOT_ALLOWED,
             f"destination {prefix} is not below {', '.join(allowed.destinations)}",
         )
+    if not allowed.destinations or "://" in prefix:
+        return plan
+    # Its own rules refuse a prefix that does not lie below its anchor.
+    anchor = os.path.normpath(prefix if plan.anchor is None else plan.anchor)
+    roots = [Path(one.removeprefix("file://")).resolve() for one in allowed.destinations]
+    held = Path(anchor).resolve()
+    real = Path(os.path.normpath(held / os.path.relpath(prefix, anchor)))
+    root = next((one for one in roots if real.is_relative_to(one)), None)
+    if root is None:
+        raise unfit(
+            Defect.NOT_ALLOWED,
+            f"destination {prefix} leads to {real}, which is not below "
+            f"{', '.join(allowed.destinations)}",
+        )
+    outer = root if held.is_relative_to(root) else held
+    return replace(plan, prefix=str(real), anchor=str(outer))
 
 
 def refuse_full_spool(spool: Path) -> None:

@@ -20,11 +20,11 @@ from rivet_fleet.contracts.seals import EVERYTHING, Allowed
 from rivet_fleet.contracts.url import redact
 from rivet_fleet.coordination.fitness import (
     Defect,
-    refuse_destination,
     refuse_source,
     refuse_state,
     tell_unfit,
     unfit,
+    within_allowed,
 )
 from rivet_fleet.coordination.fleet import (
     Fleet,
@@ -248,8 +248,8 @@ def open_planned_destination(
     Raises WorkerUnfit when this process may not touch it, ConfigError when its own configuration
     does not deliver there, or a variable is missing.
     """
-    refuse_destination(options.allowed, plan.prefix)
-    return registry.open_destination(destination_connection(loaded, plan), create=create)
+    held = within_allowed(options.allowed, plan)
+    return registry.open_destination(destination_connection(loaded, held), create=create)
 
 
 def open_existing_fleet(

@@ -3,7 +3,8 @@
 Whoever may write into a destination may put a link where a folder of ours should be, at any moment:
 a path that was looked at and then used could lead elsewhere in between. Every step below the root
 is therefore taken from the open folder above it (``openat``), and what a link stands for is
-refused. The root itself is the user's own word: links that lead to it are followed.
+refused. The root itself is the user's own word: links that lead to it are followed. What a program
+has put together (a day, a table) is none: such levels lie below it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from rivet_fleet.errors import DestinationRefused
 from rivet_fleet.execution.durable import make_folder, sync_handle
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_WAY = os.O_DIRECTORY | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
+"""A folder on the way to another: it may be one that is not ours to list."""
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 """``O_NONBLOCK``: a pipe under the name must not make anybody wait."""
@@ -40,12 +43,13 @@ class Tree:
     @contextlib.contextmanager
     def folder(self, path: Path) -> Iterator[int]:
         """The open folder ``path``."""
-        handle = os.open(self.root, _FOLDER)
+        names = path.relative_to(self.root).parts
+        handle = os.open(self.root, _WAY if names else _FOLDER)
         try:
             at = self.root
-            for name in path.relative_to(self.root).parts:
+            for left, name in zip(range(len(names))[::-1], names, strict=True):
                 at = at / name
-                below = _step(handle, name, at)
+                below = _step(handle, name, at, _WAY if left else _FOLDER)
                 os.close(handle)
                 handle = below
             yield handle
@@ -56,19 +60,19 @@ class Tree:
         """Create a folder with its parents; every level that was missing is durable afterwards.
         Returns those that this call made, outermost first."""
         made = make_folder(self.root)
-        handle = os.open(self.root, _FOLDER)
+        handle = os.open(self.root, _WAY)
         try:
             at = self.root
             for name in path.relative_to(self.root).parts:
                 at = at / name
                 try:
-                    below = _step(handle, name, at)
+                    below = _step(handle, name, at, _WAY)
                 except FileNotFoundError:
                     with contextlib.suppress(FileExistsError):
                         os.mkdir(name, dir_fd=handle)
                         made.append(at)
-                    sync_handle(handle)
-                    below = _step(handle, name, at)
+                    _sync(handle)
+                    below = _step(handle, name, at, _WAY)
                 os.close(handle)
                 handle = below
         finally:
@@ -206,10 +210,19 @@ def _walk(
                     os.close(below)
 
 
-def _step(folder: int, name: str, at: Path) -> int:
+def _sync(way: int) -> None:
+    """Flush the entries of a folder that is open as a way alone."""
+    handle = os.open(".", _FOLDER, dir_fd=way)
+    try:
+        sync_handle(handle)
+    finally:
+        os.close(handle)
+
+
+def _step(folder: int, name: str, at: Path, flags: int = _FOLDER) -> int:
     """The folder ``name`` in ``folder``, open."""
     try:
-        return os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=folder)
+        return os.open(name, flags | os.O_NOFOLLOW, dir_fd=folder)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENOTDIR):
             told = os.stat(name, dir_fd=folder, follow_symlinks=False)

@@ -123,11 +123,14 @@ def destination_plan(loaded: LoadedConfig, export: ExportConfig, date: str) -> D
     below, path = export.destination.below
     for name, word in words.items():
         path = path.replace("{" + name + "}", word)
+    folder = loaded.path.absolute().parent
     settings = {**export.destination.settings, below: path}
+    written = {**settings, below: export.destination.written_out}
     return DestinationPlan(
         kind=kind.name,
-        prefix=kind.prefix(settings, loaded.path.absolute().parent),
+        prefix=kind.prefix(settings, folder),
         options=kind.options(settings),
+        anchor=kind.prefix(written, folder) if kind.anchored else None,
     )
 
 

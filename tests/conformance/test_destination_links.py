@@ -24,8 +24,12 @@ RECEIPT: Receipt = {"kind": "local", "staged": STAGED}
 BODY = b"one part"
 
 
-def opened(prefix: Path) -> Destination:
-    return registry.open_destination(DestinationConnection(kind="local", prefix=str(prefix)))
+def opened(prefix: Path, anchor: Path | None = None) -> Destination:
+    """``anchor``: what the user has written out; the whole prefix unless it is given."""
+    written = None if anchor is None else str(anchor)
+    return registry.open_destination(
+        DestinationConnection(kind="local", prefix=str(prefix), anchor=written)
+    )
 
 
 def a_part(folder: Path) -> tuple[Path, PartDigest]:
@@ -96,6 +100,57 @@ def test_no_verb_goes_behind_a_link(tmp_path: Path, link: str, verb: str) -> Non
     assert str(prefix / link) in refused.value.message
     assert "remove the link" in (refused.value.hint or "")
     assert seen(theirs) == before
+
+
+@pytest.mark.parametrize("link", ["orders", "orders/2026-01-02"])
+@pytest.mark.parametrize("verb", VERBS)
+def test_no_verb_goes_behind_a_link_at_a_placeholders_place(
+    tmp_path: Path, link: str, verb: str
+) -> None:
+    """Who may write in the user's own root knows tomorrow's folder by name."""
+    theirs, anchor = outside(tmp_path), tmp_path / "out"
+    before = {p: p.stat().st_mtime_ns for p in (theirs, *theirs.rglob("*"))}
+    (anchor / link).parent.mkdir(parents=True)
+    below = theirs / Path("orders/2026-01-02").relative_to(link)
+    below.mkdir(parents=True, exist_ok=True)
+    before = {p: p.stat().st_mtime_ns for p in (theirs, *theirs.rglob("*"))}
+    (anchor / link).symlink_to(theirs)
+    with pytest.raises(DestinationRefused) as refused:
+        VERBS[verb](opened(anchor / "orders" / "2026-01-02", anchor), tmp_path)
+    assert refused.value.code == "RIVET_DESTINATION_LINK"
+    assert str(anchor / link) in refused.value.message
+    assert {p: p.stat().st_mtime_ns for p in (theirs, *theirs.rglob("*"))} == before
+
+
+def test_the_way_to_a_prefix_need_not_be_listed(tmp_path: Path) -> None:
+    """Its levels are made where they are missing, and only passed where they are there."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "linked").symlink_to(tmp_path / "out")
+    destination = opened(tmp_path / "linked" / "orders" / "today", tmp_path / "linked")
+    destination.check()
+    part, digest = a_part(tmp_path)
+    receipt = destination.stage(part, PATH, digest)
+    (tmp_path / "out").chmod(0o311)
+    try:
+        assert destination.publish(receipt, PATH, digest) is Presence.VISIBLE
+    finally:
+        (tmp_path / "out").chmod(0o755)
+    assert (tmp_path / "out" / "orders" / "today" / PATH).read_bytes() == BODY
+    unused = opened(tmp_path / "linked" / "customers" / "today", tmp_path / "linked")
+    unused.check()
+    unused.withdraw()
+    assert [one.name for one in (tmp_path / "out").iterdir()] == ["orders"]
+
+
+@pytest.mark.parametrize(
+    ("prefix", "anchor"),
+    [("out", "elsewhere"), ("out/../x", "out"), ("out", "out/deeper")],
+)
+def test_a_prefix_beside_its_anchor_is_refused(tmp_path: Path, prefix: str, anchor: str) -> None:
+    with pytest.raises(DestinationRefused, match="is no folder below"):
+        opened(tmp_path / prefix, tmp_path / anchor)
+    with pytest.raises(DestinationRefused, match="is no folder below"):
+        opened(Path("file:/data/out"))
 
 
 def test_listings_leave_links_out(tmp_path: Path) -> None:

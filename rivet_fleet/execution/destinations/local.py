@@ -3,7 +3,8 @@
 Staged bytes live in ``.staging/`` below the prefix, on the destination's own filesystem, under
 the final path plus a nonce: ``.staging/<run_id>/<name>.<nonce>``. Publishing is ``link`` to the
 final name (which refuses to overwrite, atomically), fsync of the folder, ``unlink`` of the
-staged name. Below the prefix no symbolic link is followed (``folders.Tree``).
+staged name. Below the anchor, the part of the prefix without placeholders, no symbolic link is
+followed (``folders.Tree``): who may write there knows tomorrow's folder by name.
 Receipt: ``{"kind": "local", "staged": "<run_id>/<name>.<nonce>"}``.
 """
 
@@ -56,6 +57,7 @@ KIND = DestinationKind(
         )
     },
     unsafe=_unsafe,
+    anchored=True,
     prefix=lambda settings, folder: os.path.normpath(folder / settings["path"]),
 )
 """Its prefix is an absolute path, as it stands in plans and states."""
@@ -72,16 +74,23 @@ _FOLDER_TRIES = 20
 def open_destination(connection: DestinationConnection, *, create: bool = True) -> Destination:
     """The folder ``connection.prefix``. Touches nothing yet; with ``create`` False the prefix is
     never created (readers), and writing below a missing one is refused."""
-    return _LocalDestination(Path(connection.prefix), create=create)
+    anchor = connection.prefix if connection.anchor is None else connection.anchor
+    return _LocalDestination(Path(connection.prefix), Path(anchor), create=create)
 
 
 class _LocalDestination:
     """Destination over a folder. Any number of processes may work on the same one."""
 
-    def __init__(self, prefix: Path, *, create: bool) -> None:
+    def __init__(self, prefix: Path, anchor: Path, *, create: bool) -> None:
         self._prefix = Path(os.path.abspath(prefix))  # noqa: PTH100 (resolve follows links)
         self._staging = self._prefix / STAGING
-        self._tree = Tree(self._prefix)
+        self._tree = Tree(Path(os.path.abspath(anchor)))  # noqa: PTH100
+        if not (prefix.is_absolute() and self._prefix.is_relative_to(self._tree.root)):
+            raise DestinationRefused(
+                f"the destination {prefix} is no folder below {anchor}, where its plan begins it",
+                hint="the state database or the plan was edited: restore it or plan anew",
+                code="RIVET_UNSAFE_PATH",
+            )
         self._create = create
         self._own: set[str] = set()
         self._left: set[Path] = set()
@@ -261,7 +270,7 @@ class _LocalDestination:
         while self._made:
             folder, _ = self._made.popitem()
             with contextlib.suppress(OSError, DestinationRefused):
-                if folder.is_relative_to(self._prefix) and folder != self._prefix:
+                if folder.is_relative_to(self._tree.root) and folder != self._tree.root:
                     self._tree.remove_folder(folder)
                 else:
                     folder.rmdir()
@@ -301,7 +310,7 @@ class _LocalDestination:
         raise DestinationUnavailable(f"{folder} disappears as fast as it is created")
 
     def _make(self, folder: Path) -> None:
-        if not self._create and not self._prefix.is_dir():
+        if not self._create and not self._tree.has_folder(self._prefix):
             raise DestinationRefused(
                 f"the destination {self._prefix} does not exist", hint="check the prefix"
             )

@@ -49,7 +49,11 @@ def destination_connection(loaded: LoadedConfig, plan: DestinationPlan) -> Desti
             raise loaded.error(unset_variable((*at, name), variable))
         secrets[name] = value
     return DestinationConnection(
-        kind=plan.kind, prefix=plan.prefix, options=plan.options, secrets=secrets
+        kind=plan.kind,
+        prefix=plan.prefix,
+        options=plan.options,
+        anchor=plan.anchor,
+        secrets=secrets,
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, SecretStr
+from pydantic import ConfigDict, Field, PrivateAttr, SecretStr
 
 from rivet_fleet.contracts.destination import names_variable
 from rivet_fleet.planning.config.fields import (
@@ -137,6 +137,8 @@ class DestinationConfig(Block):
         "replaced.",
     )
 
+    _written: str | None = PrivateAttr(default=None)
+
     @property
     def settings(self) -> dict[str, str]:
         """What the block says beside its type, as texts."""
@@ -155,9 +157,18 @@ class DestinationConfig(Block):
         name = "prefix" if "prefix" in self.settings else "path"
         return name, self.settings.get(name, "")
 
+    @property
+    def written_out(self) -> str:
+        """Of ``below`` the folders down to the first placeholder, as their author wrote them."""
+        text = self._written or self.below[1]
+        at = text.find("{")
+        return text if at < 0 else text[: text.rfind("/", 0, at) + 1]
+
     def placed(self, text: str) -> DestinationConfig:
         """The same destination with ``text`` for ``below``."""
-        return self.model_copy(update={self.below[0]: text})
+        one = self.model_copy(update={self.below[0]: text})
+        one._written = self._written or self.below[1]
+        return one
 
 
 class ParquetConfig(Block):

@@ -19,10 +19,10 @@ from rivet_fleet.contracts.url import MASK
 from rivet_fleet.contracts.window import Subject
 from rivet_fleet.coordination import commit, wiring
 from rivet_fleet.coordination.doctor import _places
-from rivet_fleet.coordination.fitness import Defect, refuse_before_claim
+from rivet_fleet.coordination.fitness import Defect, refuse_before_claim, within_allowed
 from rivet_fleet.coordination.operate import collect_garbage
 from rivet_fleet.coordination.wiring import ProcessOptions, open_planned_destination
-from rivet_fleet.errors import ConfigError, WorkerUnfit
+from rivet_fleet.errors import ConfigError, DestinationRefused, WorkerUnfit
 from rivet_fleet.execution import registry
 from rivet_fleet.execution.parts import digest_file
 from rivet_fleet.persistence.open import open_store
@@ -142,6 +142,64 @@ def test_no_secret_goes_where_the_own_configuration_does_not(load: Load, edited:
         open_planned_destination(load(), ME, plan, create=False)
     assert refused.value.code == "RIVET_CONFIG_DESTINATION_MISMATCH"
     assert objects.opened == []
+
+
+def test_doctor_opens_nothing_that_is_not_allowed(load: Load, tmp_path: Path) -> None:
+    local = "  - {name: o, table: public.o, format: csv, destination: {type: local, path: out}}"
+    me = replace(ME, allowed=Allowed(destinations=("/nowhere",)))
+    found = list(_places(load(local), me, 0.0))
+    (told,) = [one for one in found if one.subject == "destination of o"]
+    assert told.gravity is Gravity.ERROR and "is not below /nowhere" in told.what
+    assert not (tmp_path / "out").exists()
+
+
+def a_folder(prefix: Path, anchor: Path | None = None) -> DestinationPlan:
+    return DestinationPlan(kind="local", prefix=str(prefix), anchor=anchor and str(anchor))
+
+
+def test_an_allowed_folder_is_held_by_where_it_really_is(tmp_path: Path) -> None:
+    """A link between the allowed folder and the root is looked through; one that leads out is
+    refused, and one that takes a folder's place behind the look is not followed."""
+    out, real = tmp_path / "out", tmp_path / "disk"
+    for one in (out / "raw", real / "raw", tmp_path / "payroll"):
+        one.mkdir(parents=True)
+    (out / "today").symlink_to(out / "raw")
+    (out / "astray").symlink_to(tmp_path / "payroll")
+    (tmp_path / "linked").symlink_to(real)
+    allowed = Allowed(destinations=(str(out), f"file://{tmp_path}/linked"))
+
+    held = within_allowed(allowed, a_folder(out / "today" / "x", out / "today"))
+    assert (held.prefix, held.anchor) == (str(out / "raw" / "x"), str(out))
+    held = within_allowed(allowed, a_folder(tmp_path / "linked" / "raw"))
+    assert (held.prefix, held.anchor) == (str(real / "raw"), str(real))
+    above = a_folder(out / "raw", tmp_path)
+    assert within_allowed(allowed, above).anchor == str(tmp_path)
+    # A placeholder's level is not looked through: it is refused where it is opened.
+    lies = a_folder(out / "astray", out)
+    assert within_allowed(allowed, lies).prefix == str(out / "astray")
+
+    for plan in (
+        a_folder(out / "astray" / "x", out / "astray"),
+        a_folder(out / "astray"),
+        a_folder(out / "raw" / ".." / "x", out / "astray"),
+    ):
+        with pytest.raises(WorkerUnfit) as refused:
+            within_allowed(allowed, plan)
+        assert refused.value.code == Defect.NOT_ALLOWED.value
+        assert "leads to" in refused.value.message
+
+
+def test_a_link_that_is_put_behind_the_look_leads_nowhere(load: Load, tmp_path: Path) -> None:
+    out, payroll = tmp_path / "out", tmp_path / "payroll"
+    for one in (out / "raw", payroll):
+        one.mkdir(parents=True)
+    me = replace(ME, allowed=Allowed(destinations=(str(out),)))
+    opened = open_planned_destination(load(), me, a_folder(out / "raw"), create=True)
+    (out / "raw").rename(out / "moved")
+    (out / "raw").symlink_to(payroll)
+    with pytest.raises(DestinationRefused, match="is a symbolic link"):
+        opened.put_atomic("manifest.json", b"{}")
+    assert not list(payroll.iterdir())
 
 
 def test_what_is_allowed_is_asked_before_anything_else(load: Load) -> None:

@@ -16,7 +16,15 @@ from rivet_fleet.contracts.keys import CampaignId, RangeKind
 from rivet_fleet.contracts.plan import CampaignPlan
 from rivet_fleet.errors import ConfigError
 from rivet_fleet.planning.config.connections import source_connection
-from rivet_fleet.planning.partitions import DEFAULT_PARTITION, PARTITIONS_MAX, expand, folded
+from rivet_fleet.planning.config.loaded import PartitionRange
+from rivet_fleet.planning.export_plan import destination_plan
+from rivet_fleet.planning.partitions import (
+    DEFAULT_PARTITION,
+    PARTITIONS_MAX,
+    _child,
+    expand,
+    folded,
+)
 from rivet_fleet.planning.planner import consider
 from tests.unit.planning.conftest import Loader
 from tests.unit.planning.shapes import COLUMNS, PRIMARY, column, index, key, table
@@ -35,6 +43,7 @@ exports:
     partition_by: at
 """
 Plan = Callable[..., CampaignPlan]
+PERIOD = PartitionRange(parent="orders", column="at", value="2026-01", lower=0, upper=1)
 
 
 def facts(
@@ -181,3 +190,26 @@ def test_check_speaks_of_the_export_as_a_whole(plan: Plan) -> None:
     assert [run.plan.export_name for run in whole.runs] == ["plain", "orders"]
     assert len(whole.runs[1].chunks) == 5
     assert "5 partitions" in whole.runs[1].plan.reason
+
+
+@pytest.mark.parametrize(
+    ("path", "anchor"),
+    [
+        ("out/{export}/{partition}", "out"),
+        ("out/raw/x-{partition}/all", "out/raw"),
+        ("{export}/{partition}", "."),
+        ("/data/{partition}", "/data"),
+        ("/{partition}", "/"),
+    ],
+)
+def test_what_a_program_puts_together_is_no_part_of_the_anchor(
+    load_text: Loader, path: str, anchor: str
+) -> None:
+    """Nor in the child of an export, whose path knows its period already."""
+    loaded = load_text(HEAD.replace("out/{export}/{partition}", path))
+    folder = loaded.path.absolute().parent
+    plain, parent = (destination_plan(loaded, one, "2026-01-02") for one in loaded.config.exports)
+    child = destination_plan(loaded, _child(loaded.config.exports[1], PERIOD), "2026-01-02")
+    assert plain.anchor == plain.prefix == str(folder / "out" / "plain")
+    assert parent.anchor == child.anchor == str((folder / anchor).resolve())
+    assert child.prefix != parent.prefix and "at=2026-01" in child.prefix
