@@ -6,7 +6,7 @@ import functools
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Concatenate, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar, cast
 
 from rivet_fleet.contracts.codec import to_plain
 from rivet_fleet.contracts.counters import CounterReading, RunCounters
@@ -34,6 +34,9 @@ from rivet_fleet.errors import StateRefused
 from rivet_fleet.persistence.guards import refuse_foreign
 from rivet_fleet.persistence.views import ANSWERED, counters_event
 from tests.model.rows import Budget, Campaign, Run, Task, Worker
+
+if TYPE_CHECKING:
+    from rivet_fleet.persistence.store import Store
 
 S = TypeVar("S", bound="MemoryRows")
 P = ParamSpec("P")
@@ -145,6 +148,10 @@ class MemoryViews(MemoryRows):
     def reseal(self, old_key: bytes | None, *, by: str) -> int:
         """Nothing is sealed here."""
         return 0
+
+    def under(self, key: bytes | None) -> Store:
+        """Nothing is sealed here: everybody sees the same."""
+        return cast("Store", self)
 
     def now_s(self) -> float:
         return self._clock()
