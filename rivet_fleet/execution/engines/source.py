@@ -70,8 +70,8 @@ class Questions(Generic[S, B]):
     counting: Callable[[S, ReadPlan, ChunkRange, float], Counting]
     """The last is the count's limit in seconds."""
     reading: Callable[[S, B, Footing, ReadPlan, ChunkRange, TuningPlan], ReadingEngine]
-    """Behind a look at the columns and at the footing. Raises SchemaDrift, and SourceBusy while
-    the plan's name stands for nothing."""
+    """Behind a look at the columns and at the footing. Raises SchemaDrift; while the plan's name
+    stands for nothing SourceBusy, or SourceRefused where a swap leaves no such moment."""
     list_relations: Callable[[S], Listing]
     describe_server: Callable[[S], ServerFacts]
     check_readable: Callable[[S, RelationName | None, str | None], tuple[SourceNote, ...]]

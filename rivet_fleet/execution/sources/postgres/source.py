@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -20,12 +19,10 @@ from rivet_fleet.contracts.proof import ChangeReading
 from rivet_fleet.contracts.window import Newest, NewestRequest
 from rivet_fleet.execution.engines import facts
 from rivet_fleet.execution.engines.facts import METADATA_TIMEOUT_S
-from rivet_fleet.execution.engines.session import maybe_swapped
 from rivet_fleet.execution.engines.source import Counting, Questions
 from rivet_fleet.execution.paging import compared_columns
 from rivet_fleet.execution.sources.postgres import listing
 from rivet_fleet.execution.sources.postgres.basis import Basis
-from rivet_fleet.execution.sources.postgres.border import SWAPPED
 from rivet_fleet.execution.sources.postgres.catalog import find_relation
 from rivet_fleet.execution.sources.postgres.dialect import (
     ENGINE_NAMES,
@@ -212,16 +209,14 @@ def _resolve(session: Session, relation: RelationName) -> RelationName:
         return find_relation(cursor, relation).name
 
 
-@contextlib.contextmanager
-def _planned(session: Session, read: ReadPlan) -> Iterator[Cursor[tuple[Any, ...]]]:
-    """For a look at what was planned, which is waited for while its name stands for nothing."""
-    looking = session.reading(
+def _planned(session: Session, read: ReadPlan) -> AbstractContextManager[Cursor[tuple[Any, ...]]]:
+    """For a look at what was planned. A name that stands for nothing is refused: a swap here is one
+    transaction, and whoever took a table away is told at once."""
+    return session.reading(
         catalog_settings(METADATA_TIMEOUT_S, read.session),
         doing="comparing the source with the plan",
         timeout_s=METADATA_TIMEOUT_S,
     )
-    with maybe_swapped(SWAPPED), looking as cursor:
-        yield cursor
 
 
 def _keys_now(
