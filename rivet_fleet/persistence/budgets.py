@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Sequence
 
@@ -22,6 +23,7 @@ from rivet_fleet.contracts.seals import Sealer, tampered
 from rivet_fleet.contracts.state import GroupView, WorkerIdentity, shown_numbers
 from rivet_fleet.errors import LeaseLost, StateTampered
 from rivet_fleet.persistence.database import Database, Record, Transaction, note_all
+from rivet_fleet.persistence.guards import typed
 from rivet_fleet.persistence.seals import (
     SEALED_OF_BUDGET,
     SEALED_OF_RUN,
@@ -475,8 +477,19 @@ def _group_view(row: Record, sealer: Sealer) -> GroupView:
         sampled_at_s=row.sampled_at_s,
         monitored=budget.monitor is not None,
         governor=row.governor_name if row.governed else None,
-        readings_json=row.readings_json,
+        readings_json=_readings(row),
     )
+
+
+@typed("what the governor of a source group read (readings_json)")
+def _readings(row: Record) -> str:
+    """The text, each of whose readings is whole: it has no seal."""
+    for one in json.loads(row.readings_json):
+        texts = [one["name"], one["level"], one["error"] or ""]
+        if not all(isinstance(said, str) for said in texts):
+            raise TypeError("a reading is told by texts")
+        float(one["value"] or 0)
+    return str(row.readings_json)
 
 
 # ------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rivet_fleet.contracts.codec import dumps, loads
+from rivet_fleet.contracts.codec import dumps
 from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.identity import CampaignIdentity, checked_id
 from rivet_fleet.contracts.keys import CampaignId
@@ -14,7 +14,7 @@ from rivet_fleet.errors import StateRefused
 from rivet_fleet.persistence.budgets import configure
 from rivet_fleet.persistence.database import Database, Record, Transaction, note, note_all
 from rivet_fleet.persistence.finalizers import ONLY_COMPLETED
-from rivet_fleet.persistence.guards import CLAIMABLE
+from rivet_fleet.persistence.guards import CLAIMABLE, typed, understood
 from rivet_fleet.persistence.ledger import LOCK_CAMPAIGN
 from rivet_fleet.persistence.marks import refuse_moved_marks
 from rivet_fleet.persistence.seals import seal_run
@@ -414,6 +414,7 @@ def _taken_event(campaign_id: CampaignId, row: Record) -> Event:
     )
 
 
+@typed("a campaign of the state")
 def _campaign_from(row: Record) -> CampaignView:
     return CampaignView(
         campaign_id=CampaignId(checked_id(row[0])),
@@ -424,5 +425,7 @@ def _campaign_from(row: Record) -> CampaignView:
         created_at_s=row[5],
         finished_at_s=row[6],
         halted=row[7],
-        identity=None if row[8] is None else loads(CampaignIdentity, row[8]),
+        identity=None
+        if row[8] is None
+        else understood(CampaignIdentity, row[8], f"whose campaign {row[0]} is (identity_json)"),
     )

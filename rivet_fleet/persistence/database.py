@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from decimal import Decimal
+from functools import cache, lru_cache
 from typing import Any, TypeAlias, TypeVar
 
 from sqlalchemy import Connection, TextClause, exc, text
@@ -25,11 +27,11 @@ from rivet_fleet.contracts.codec import to_plain
 from rivet_fleet.contracts.events import EVENT_VERSION, Event, Told
 from rivet_fleet.contracts.foreign import SAID_CHARS_MAX, foreign_line
 from rivet_fleet.contracts.identity import NAMESPACE_DEFAULT
-from rivet_fleet.contracts.seals import UNKEYED, Sealer
+from rivet_fleet.contracts.seals import UNKEYED, Sealer, tampered
 from rivet_fleet.contracts.state import JournalEntry, JournalFilter
 from rivet_fleet.errors import StateError, StateRefused, StateUnavailable
 from rivet_fleet.persistence.dialects import Dialect
-from rivet_fleet.persistence.guards import refuse_foreign
+from rivet_fleet.persistence.guards import refuse_foreign, typed
 
 # ------------------------------------------------------------------------------------------
 # Where the drivers' exceptions end: one table from SQLSTATE or SQLite code to our errors.
@@ -194,6 +196,61 @@ def _compiled(fragments: tuple[tuple[str, str], ...], sql: str) -> TextClause:
     return text(sql)
 
 
+_MOMENT_MAX_S = 6e10
+"""Farther from 1970 (some 1,900 years) than any clock of ours: no calendar shows it."""
+
+
+@cache
+def _columns() -> dict[str, Callable[[object], bool]]:
+    """What a column of each name may hold; names that two tables use differently are left out."""
+    # Imported here: most processes read few rows before anything else has to be there.
+    from rivet_fleet.persistence.schema import metadata
+
+    found: dict[str, Callable[[object], bool]] = {}
+    for table in metadata.tables.values():
+        for column in table.columns:
+            fine: Callable[[object], bool] = _is_anything
+            if issubclass(column.type.python_type, int | float):
+                moment = column.name.endswith(("_at_s", "_until_s", "_before_s"))
+                fine = _is_moment if moment else _is_number
+            elif column.type.python_type is str:
+                fine = _is_text
+            if found.setdefault(column.name, fine) is not fine:
+                found[column.name] = _is_anything
+    return found
+
+
+def _is_anything(_value: object) -> bool:
+    return True
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float | Decimal) and math.isfinite(value)
+
+
+def _is_moment(value: object) -> bool:
+    return isinstance(value, int | float | Decimal) and abs(float(value)) <= _MOMENT_MAX_S
+
+
+@lru_cache(maxsize=512)
+def _looked_at(names: tuple[str, ...]) -> tuple[tuple[int, str, Callable[[object], bool]], ...]:
+    known = _columns()
+    return tuple((at, name, known[name]) for at, name in enumerate(names) if name in known)
+
+
+def _refuse_other_types(rows: Sequence[Record]) -> None:
+    """SQLite keeps a value of any type in any column, and a number may be none on both: raise
+    StateTampered for what nobody here wrote, so that arithmetic and calendars take the rest."""
+    for at, name, fine in _looked_at(rows[0]._fields) if rows else ():
+        for row in rows:
+            if row[at] is not None and not fine(row[at]):
+                raise tampered(f"{name} of the state (a value that the column never holds)")
+
+
 _OWNED = ("campaign_id", "run_id")
 """Parameters whose values carry their namespace."""
 
@@ -218,12 +275,17 @@ class Transaction:
     def all(self, sql: str, **values: object) -> Sequence[Record]:
         """Every row."""
         with self._dialect.limit(self._connection):
-            return self._connection.execute(self._text(sql), self._within(sql, values)).fetchall()
+            result = self._connection.execute(self._text(sql), self._within(sql, values))
+            rows = result.fetchall()
+        _refuse_other_types(rows)
+        return rows
 
     def first(self, sql: str, **values: object) -> Record | None:
         """The first row, or None."""
         with self._dialect.limit(self._connection):
-            return self._connection.execute(self._text(sql), self._within(sql, values)).first()
+            row = self._connection.execute(self._text(sql), self._within(sql, values)).first()
+        _refuse_other_types(() if row is None else (row,))
+        return row
 
     def scalar(self, sql: str, **values: object) -> Any:
         """The first column of the first row, or None."""
@@ -408,8 +470,10 @@ def filter_sql(only: JournalFilter) -> tuple[str, dict[str, object]]:
     return where, values
 
 
+@typed("an entry of the journal")
 def entry_from(row: Record) -> JournalEntry:
-    """A journal row as a value; columns in the order of ``JOURNAL_COLUMNS``."""
+    """A journal row as a value; columns in the order of ``JOURNAL_COLUMNS``. Raises
+    StateTampered."""
     return JournalEntry(
         journal_id=row[0],
         at_s=row[1],
@@ -420,5 +484,5 @@ def entry_from(row: Record) -> JournalEntry:
         chunk_index=row[6],
         worker_id=row[7],
         message=row[8],
-        data=json.loads(row[9]),
+        data=dict(json.loads(row[9])),
     )

@@ -23,6 +23,7 @@ from rivet_fleet.persistence.database import Database, Record, Transaction, note
 from rivet_fleet.persistence.ledger import LOCK_CAMPAIGN, LOCK_RUN, REVIVE_CAMPAIGN, forget_former
 from rivet_fleet.persistence.marks import move_mark, record_committed
 from rivet_fleet.persistence.seals import SEALED_OF_RUN, WORDS, check_run, check_words, seal_word
+from rivet_fleet.persistence.views import found_by_gates
 
 # Least and greatest status come from the two ends of the index on (run_id, status): that is
 # cheap, and usually ends the question before anything is counted.
@@ -401,4 +402,4 @@ def acceptance_event(
 
 
 def _findings(run: Record) -> RunFindings:
-    return RunFindings() if run.findings_json is None else loads(RunFindings, run.findings_json)
+    return found_by_gates(run.findings_json) or RunFindings()

@@ -6,7 +6,13 @@ does not own the task any more (F1). The lease is never part of a guard (F2).
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from typing import TypeVar
+
+from rivet_fleet.contracts.codec import loads_checked
 from rivet_fleet.contracts.identity import NAMESPACE_OTHER, namespace_of
+from rivet_fleet.contracts.seals import tampered
 from rivet_fleet.contracts.state import TRANSITIONS, TaskStatus, Verb
 from rivet_fleet.errors import StateRefused
 
@@ -65,3 +71,26 @@ VERSION_TABLE = "rivet_fleet_version"
 
 CLAIMABLE = "status IN ('pending', 'failed') AND attempts < attempts_max"
 """Spelled identically in the claim and in its partial indexes, or SQLite does not use them."""
+
+
+# ------------------------------------------------------------------------------------------
+# What no seal vouches for is at least of its type: whoever reads it need not ask again.
+
+T = TypeVar("T")
+_UNLIKE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+
+
+@contextlib.contextmanager
+def typed(what: str) -> Iterator[None]:
+    """A value of the state is made of a row in here. Raises StateTampered where it is not like
+    anything that a program of the fleet wrote; ``what`` names it."""
+    try:
+        yield
+    except _UNLIKE:
+        raise tampered(what) from None
+
+
+def understood(kind: type[T], stored: str, what: str) -> T:
+    """A value that is kept as JSON and has no seal. Raises StateTampered."""
+    with typed(what):
+        return loads_checked(kind, stored)

@@ -24,7 +24,7 @@ from rivet_fleet.contracts.seals import Sealer
 from rivet_fleet.contracts.state import CampaignStatus, Failure, TaskStatus, Verb
 from rivet_fleet.errors import LeaseLost, StateRefused
 from rivet_fleet.persistence.database import Database, Record, Transaction, note, note_all
-from rivet_fleet.persistence.guards import effect, guard
+from rivet_fleet.persistence.guards import effect, guard, typed
 from rivet_fleet.persistence.seals import (
     SEALED_OF_PART,
     check_commits,
@@ -443,6 +443,7 @@ def _part_values(task: Record, fence: int, part: StagedPart) -> dict[str, object
     }
 
 
+@typed("a part of the ledger")
 def _part_from(row: Record, sealer: Sealer) -> LedgerPart:
     check_part(sealer, row)
     return LedgerPart(

@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from rivet_fleet.contracts.codec import loads
+from rivet_fleet.contracts.codec import loads_checked
 from rivet_fleet.contracts.doctor import StateHealth
 from rivet_fleet.contracts.identity import NAMESPACE_DEFAULT, CampaignIdentity
 from rivet_fleet.contracts.seals import Sealer
@@ -170,9 +170,17 @@ def state_health(url: str, *, namespace: str = NAMESPACE_DEFAULT) -> StateHealth
 
 
 def _read_by_others(database: Database) -> frozenset[str]:
-    """Sources alone: nothing else of another namespace is anybody's business here."""
+    """Sources alone: nothing else of another namespace is anybody's business here, nor whether it
+    can be read."""
     found = database.one(lambda tx: tx.all(_OTHERS))
-    return frozenset(one for row in found for one in loads(CampaignIdentity, row[0]).sources)
+    return frozenset(one for row in found for one in _sources(row[0]))
+
+
+def _sources(identity_json: str) -> tuple[str, ...]:
+    try:
+        return loads_checked(CampaignIdentity, identity_json).sources
+    except (LookupError, RecursionError, TypeError, ValueError):
+        return ()
 
 
 def _absent_file(path: Path) -> StateHealth:

@@ -8,8 +8,7 @@ leases, what a governor decides) is not sealed; ADR 0024 names every such column
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
@@ -27,6 +26,7 @@ from rivet_fleet.contracts.seals import (
     tampered,
 )
 from rivet_fleet.persistence.database import Database, Record, Transaction
+from rivet_fleet.persistence.guards import typed
 
 SEALED_OF_RUN = (
     "run_id, namespace, campaign_id, campaign_name, export_name, position, priority, "
@@ -73,7 +73,7 @@ def seal_run(
 def check_run(sealer: Sealer, row: Record) -> None:
     """Raise StateTampered when the run is not what was sealed, StateRefused as ``check``."""
     what = f"run {row.run_id} of export {row.export_name}"
-    with _typed(what):
+    with typed(what):
         checked_id(row.run_id)
         of_chunks, _, seal = (row.seal or "").partition(".")
         # The kind is part of what is sealed: who takes the mark away breaks the seal.
@@ -81,16 +81,6 @@ def check_run(sealer: Sealer, row: Record) -> None:
         sealer.check(seal.removeprefix(mark), _KINDS[mark], _of_run(row._mapping, of_chunks), what)
         if row.namespace != namespace_of(row.run_id):
             raise tampered(f"the namespace of {what}")
-
-
-@contextlib.contextmanager
-def _typed(what: str) -> Iterator[None]:
-    """SQLite keeps a value of any type in any column; nobody here wrote one of another type than
-    the column's. Raises StateTampered where the block cannot even read what it checks."""
-    try:
-        yield
-    except (TypeError, ValueError, AttributeError):
-        raise tampered(what) from None
 
 
 def _number(value: object) -> object:
@@ -251,7 +241,7 @@ def seal_part(sealer: Sealer, part: Mapping[str, Any]) -> str:
 def check_part(sealer: Sealer, row: Record) -> None:
     """Raise StateTampered when the part is not the one that was committed."""
     what = f"part {row.path} of run {row.run_id}"
-    with _typed(what):
+    with typed(what):
         sealer.check(row.seal, "part", _of_part(row._mapping), what)
 
 
@@ -270,7 +260,7 @@ def check_commits(tx: Transaction, run_id: str) -> None:
     """Raise StateTampered for a chunk that counts as read though nobody committed it so: its
     status was edited, or rows of its parts were taken away (ADR 0024)."""
     run = tx.first("SELECT seal FROM chunk_run WHERE run_id = :run_id", run_id=run_id)
-    with _typed(f"run {run_id}"):
+    with typed(f"run {run_id}"):
         sealed = run is not None and mark_of(run.seal) >= "3."
     for row in tx.all(f"{_COMMITS} WHERE t.run_id = :run_id {_READ}", run_id=run_id):
         if sealed or row.commit_seal is not None:
@@ -280,7 +270,7 @@ def check_commits(tx: Transaction, run_id: str) -> None:
 def check_commit(sealer: Sealer, row: Record) -> None:
     """Raise StateTampered unless the chunk was committed under its fence with what is there."""
     what = f"the commit of chunk {row.chunk_index} of run {row.run_id}"
-    with _typed(what):
+    with typed(what):
         sealer.check(row.commit_seal, "commit", _of_commit(row._mapping), what)
 
 
@@ -308,7 +298,7 @@ def seal_budget(sealer: Sealer, budget: Mapping[str, Any]) -> str:
 def check_budget(sealer: Sealer, row: Record) -> None:
     """Raise StateTampered when the budget is not the configured one."""
     what = f"the budget of source group {row.group_name}"
-    with _typed(what):
+    with typed(what):
         sealer.check(row.seal, "budget", _of_budget(row._mapping), what)
 
 
@@ -337,7 +327,7 @@ def seal_mark(sealer: Sealer, mark: Mapping[str, Any]) -> str:
 def check_mark(sealer: Sealer, row: Record) -> None:
     """Raise StateTampered when the mark is not where a run or an operator left it."""
     what = f"the high-water mark of export {row.export_name}"
-    with _typed(what):
+    with typed(what):
         sealer.check(row.mark_seal, "mark", _of_mark(row._mapping), what)
 
 
@@ -359,7 +349,7 @@ def check_words(sealer: Sealer, row: Record) -> None:
         word, seal = getattr(row, f"{kind}_json"), getattr(row, f"{kind}_seal")
         if word is not None and (seal or is_whole(row.seal)):
             what = f"the {kind} of run {row.run_id}"
-            with _typed(what):
+            with typed(what):
                 sealer.check(seal, kind, {"run_id": row.run_id, "word": word}, what)
 
 

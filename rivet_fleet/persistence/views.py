@@ -34,6 +34,7 @@ from rivet_fleet.persistence.database import (
     filter_sql,
     note,
 )
+from rivet_fleet.persistence.guards import typed, understood
 from rivet_fleet.persistence.seals import (
     SEALED_OF_RUN,
     SEALED_OF_TASK,
@@ -197,6 +198,13 @@ def _plan(plan_json: str) -> ExportPlan:
     return loads(ExportPlan, plan_json)
 
 
+def found_by_gates(findings_json: str | None) -> RunFindings | None:
+    """What gates said of a run, as it is stored without a seal. Raises StateTampered."""
+    if findings_json is None:
+        return None
+    return understood(RunFindings, findings_json, "what the gates of a run said (findings_json)")
+
+
 def _runs(tx: Transaction, scope: str, **values: object) -> list[RunView]:
     counts: dict[str, dict[str, int]] = defaultdict(dict)
     for run_id, status, number in tx.all(_COUNTS.replace("SCOPE", scope), **values):
@@ -210,9 +218,15 @@ def _runs(tx: Transaction, scope: str, **values: object) -> list[RunView]:
         # Paths are made of what the plan says, and the row is what was found.
         if _plan(row.plan_json).run_id != row.run_id:
             raise tampered(f"the plan of run {row.run_id}")
-    return [_run_from(row, TaskCounts(**counts[row[0]]), sizes.get(row[0])) for row in rows]
+    return [_run_from(row, _counted(counts[row[0]]), sizes.get(row[0])) for row in rows]
 
 
+@typed("the status of a chunk")
+def _counted(counts: dict[str, int]) -> TaskCounts:
+    return TaskCounts(**counts)
+
+
+@typed("a run of the state")
 def _run_from(row: Record, counts: TaskCounts, sizes: Record | None) -> RunView:
     return RunView(
         run_id=RunId(row.run_id),
@@ -230,12 +244,13 @@ def _run_from(row: Record, counts: TaskCounts, sizes: Record | None) -> RunView:
         finalize_fence=row.finalize_fence,
         error=row.error,
         changed_values=int(sizes[3]) if sizes is not None else 0,
-        findings=None if row.findings_json is None else loads(RunFindings, row.findings_json),
+        findings=found_by_gates(row.findings_json),
         acceptance=None if row.acceptance_json is None else loads(Acceptance, row.acceptance_json),
         proof=None if row.proof_json is None else loads(RunProof, row.proof_json),
     )
 
 
+@typed("a chunk of the state")
 def _task_from(row: Record) -> TaskView:
     return TaskView(
         task_id=TaskId(row.task_id),
@@ -396,10 +411,13 @@ def counters_event(looked: RunCounters, campaign_id: CampaignId, export_name: st
     )
 
 
+_COUNTERS = "what the counters of a source said (export_harm)"
+
+
 def _counters_of(run_id: str, source: str, before_json: str, after_json: str | None) -> RunCounters:
     return RunCounters(
         run_id=RunId(run_id),
         source=source,
-        before=loads(CounterReading, before_json),
-        after=None if after_json is None else loads(CounterReading, after_json),
+        before=understood(CounterReading, before_json, _COUNTERS),
+        after=None if after_json is None else understood(CounterReading, after_json, _COUNTERS),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -324,6 +324,79 @@ def test_a_governors_word_that_is_no_number_is_named(sealed, tmp_path, edit) -> 
     store = edited(sealed, tmp_path, f"UPDATE source_budget SET {edit}")
     assert refused(store) >= {"groups", "standing"}
     store.close()
+
+
+def looks(store) -> list:
+    """Every way in which what is not sealed is shown or gone by."""
+    again = ("runs", "former", "tasks", "parts", "standing", "claim")
+    return [
+        *(read for name, read in reads(store).items() if name in again),
+        lambda: store.campaigns(name="shop"),
+        lambda: store.campaign(C1),
+        lambda: store.workers(),
+        lambda: store.journal(),
+        lambda: store.metrics(),
+        lambda: store.history("shop", ["e0"]),
+        lambda: [view.readings() for view in store.groups(C1)],
+        lambda: store.lease_finalize(DONE, W1, 60.0),
+    ]
+
+
+def named_tampered(store) -> int:
+    """How many looks refuse by name; anything else that is raised is raised here."""
+    found = 0
+    for look in looks(store):
+        try:
+            look()
+        except StateTampered:
+            found += 1
+        except StateRefused as error:
+            assert error.code == "RIVET_BUDGET_TAKEN_AWAY", error
+    store.close()
+    return found
+
+
+MALFORMED = [
+    "source_budget SET readings_json = 'nojson'",
+    "source_budget SET readings_json = '[1]'",
+    """source_budget SET readings_json = '[{"name":1,"value":1,"level":"calm","error":null}]'""",
+    "chunk_run SET findings_json = 'x'",
+    """chunk_run SET findings_json = '{"gates": 5}'""",
+    "chunk_run SET created_at_s = 9e99",
+    "chunk_run SET created_at_s = 'abc'",
+    "chunk_run SET status = 'odd'",
+    "chunk_task SET status = 'odd'",
+    "chunk_task SET updated_at_s = 9e999",
+    "chunk_task SET last_error = x'ff'",
+    "chunk_task SET attempts = 'x'",
+    "campaign SET status = 'odd'",
+    "campaign SET created_at_s = 'x'",
+    "campaign SET identity_json = '[]'",
+    """campaign SET identity_json = '{"name":1,"named":true,"path":"/x","sources":[]}'""",
+    """campaign SET identity_json = '{"name":"x","named":true,"path":"/x","sources":5}'""",
+    "file_log SET status = 'odd'",
+    "run_journal SET data_json = 'x'",
+]
+
+
+@pytest.mark.parametrize("edit", MALFORMED)
+def test_what_is_not_sealed_and_malformed_is_named(sealed, tmp_path, edit) -> None:
+    assert named_tampered(edited(sealed, tmp_path, f"UPDATE {edit}")) > 0
+
+
+def test_no_column_of_another_type_ends_in_an_error_of_the_program(sealed, tmp_path) -> None:
+    """SQLite keeps a value of any type in any column, those without a seal among them."""
+    if sealed[1] is not None:
+        return  # a key changes nothing of it
+    unsealed = sorted(name for name in _not_promised() if name not in COLUMNS)
+    for table, name in unsealed:
+        number = not isinstance(metadata.tables[table].columns[name].type, Text)
+        store = edited(sealed, tmp_path)
+        with closing(sqlite3.connect(tmp_path / "state.db")) as connection, connection:
+            wrong = "'x'" if number else "x'ff'"
+            with suppress(sqlite3.IntegrityError):
+                connection.execute(f"UPDATE {table} SET {name} = {wrong}")
+        named_tampered(store)
 
 
 def _not_promised() -> set[tuple[str, str]]:
