@@ -289,6 +289,7 @@ def budget(
     invocation = start(config, params, state_url, quiet=True)
     with fleet_of(invocation, "state") as fleet:
         if changes and group_name is not None:
+            refuse_other_owner(fleet.store, invocation.loaded)
             change_budget(fleet, group_name, changes)
         budgets = [b for b in fleet.store.budgets() if group_name in (None, b.group_name)]
     if as_json:
@@ -482,6 +483,7 @@ def reseal(
     """
     invocation = start(config, params, state_url, quiet=True)
     with fleet_of(invocation, "state") as fleet:
+        refuse_other_owner(fleet.store, invocation.loaded)
         old_key = seal_key(invocation.loaded, old_key_env) if old_key_env else None
         if old_key is None and invocation.loaded.config.state.key_env and not yes:
             say("what is there has no key's seal: whoever writes to the state can have made it")

@@ -145,6 +145,17 @@ class PrivateSource:
                     "it with the new one",
                     code=PARAMETER_CHANGED,
                 )
+        # A place that the plan does not own up to is somebody's who edits: its value would be read
+        # back as a row.
+        sealed_names = {sealed.name for sealed in read.secrets}
+        for name in references(read.query):
+            if name not in sealed_names:
+                raise ConfigError(
+                    f"the plan's query refers to the secret parameter {name}, which the plan was "
+                    "not sealed with",
+                    hint="nothing was read; cancel the campaign and plan it anew",
+                    code=PARAMETER_CHANGED,
+                )
         return replace(read, query=in_full(self._engine, read.query, self._loaded), secrets=())
 
 
@@ -182,11 +193,12 @@ def in_full(engine: str, template: str, loaded: LoadedConfig) -> str:
     return registry.place_parameters(engine, template, values).sql
 
 
-def questions(loaded: LoadedConfig) -> Callable[[str, SignalPlan], str]:
-    """(group, signal) → what it asks in full."""
+def questions(loaded: LoadedConfig, *, own_urls: bool = False) -> Callable[[str, SignalPlan], str]:
+    """(group, signal) → what it asks in full. ``own_urls``: nobody is asked over HTTP whom this
+    process's configuration does not name, whatever the state says. Raises ConfigError."""
 
     def question(group: str, signal: SignalPlan) -> str:
-        if not signal.private:
+        if not signal.private and not (own_urls and signal.kind == "http"):
             return signal.ask
         asked = whole_question(loaded, group, signal)
         if signal.kind != "sql":

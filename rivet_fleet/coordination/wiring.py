@@ -391,7 +391,8 @@ def open_governor(
         open_signals=signals_opener(loaded, options),
         counters=counters,
         redact=fleet.redact,
-        question=questions(loaded),
+        # Who bounds what a process reads has not meant that it calls anybody's URL.
+        question=questions(loaded, own_urls=bool(options.allowed.sources)),
     )
     return Governor(
         links,

@@ -71,7 +71,8 @@ def test_a_stem_is_no_name(tmp_path: Path, shop: str) -> None:
     a = team(tmp_path / "a", shop, state, "", unnamed)
     b = team(tmp_path / "b", shop, state, "", unnamed)
     a.cli("submit", *NIGHTLY)
-    for verb in (("run",), ("cancel", *NIGHTLY), ("state", "reset", "-e", "orders"), ("plan",)):
+    ours = (("budget", "shop", "--chunks", "9"), ("reseal",), ("reset", "-e", "orders"))
+    for verb in (("run",), ("cancel", *NIGHTLY), *(("state", *one) for one in ours), ("plan",)):
         told = b.refused(*verb, code=1, named=str(a.config), hint="state accept --campaign")
         assert told["code"] == CAMPAIGN_OTHER
     for verb in ("check", "doctor"):
