@@ -178,6 +178,13 @@ def test_an_allowed_folder_is_held_by_where_it_really_is(tmp_path: Path) -> None
     lies = a_folder(out / "astray", out)
     assert within_allowed(allowed, lies).prefix == str(out / "astray")
 
+    deep = tmp_path / "payroll" / "deep"
+    deep.mkdir()
+    (tmp_path / "in").symlink_to(deep)
+    with pytest.raises(WorkerUnfit, match="leads to"):
+        beside = Allowed(destinations=(str(out), str(deep)))
+        within_allowed(beside, a_folder(out / "x", tmp_path / "in"))
+
     for plan in (
         a_folder(out / "astray" / "x", out / "astray"),
         a_folder(out / "astray"),
