@@ -107,7 +107,8 @@ def progression(config: Path, params: tuple[str, ...], state_url: str | None, as
         found = fleet.store.progression(invocation.loaded.campaign_name)
         observed = _observed(fleet, invocation.loaded)
     if as_json:
-        say(dumps([{"progression": p, "observed": observed.get(p.export_name)} for p in found]))
+        body = [{"progression": p, "observed": observed.get(p.export_name)} for p in found]
+        say(dumps(body), as_json=True)
         return 0
     if not found:
         say("no run has completed yet")

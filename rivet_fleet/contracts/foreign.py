@@ -8,6 +8,7 @@ sequence in a message is a command to somebody's terminal. Values of rows are le
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Iterable
 
 from rivet_fleet.contracts.url import MASK, redact
 
@@ -56,20 +57,49 @@ def foreign_line(
 
 SHOWN_HINT = "`errors: {row_values: shown}` shows the value"
 NOTHING_SAID = "the server's message is left out, since it may hold values of rows"
-_QUOTES = "\"'"
-_NUMBER = re.compile(r"(?<![A-Za-z_])[-+]?[0-9][0-9A-Za-z.:+-]*")
-_BEHIND_COLON = re.compile(r": (?!\*\*\*).*", re.DOTALL)
+HOLE = "%s"
+"""Where a sentence of a server has a name, a number or a value."""
+_FRAME = " '\"`"
+_DIGITS = re.compile(r"[-+0-9.eE]*")
 
 
-def without_values(sentence: str) -> str:
-    """A sentence about a value, without it: whatever stands between its first quote and its last
-    one (a value may hold quotes), numbers, and what stands behind a colon."""
-    text = sentence
-    first = min((at for at in map(text.find, _QUOTES) if at >= 0), default=-1)
-    if first >= 0:
-        last = max(map(text.rfind, _QUOTES))
-        text = text[:first] + MASK + (text[last + 1 :] if last > first else "")
-    return _BEHIND_COLON.sub(f": {MASK}", _NUMBER.sub(MASK, text))
+def as_foreseen(said: str, sentences: Iterable[str], known: Collection[str] = ()) -> str | None:
+    """What somebody else said, if it is one of these ``sentences``, with MASK in its holes; None
+    for any other: who words a message of their own (RAISE, SIGNAL, a foreign server) can put a row
+    into it with no mark around it, under any code. A hole keeps what is a word of ``known``.
+    """
+    for sentence in sentences:
+        found = _holes(said, sentence.split(HOLE))
+        if found is not None:
+            return sentence % tuple(_hole(one, known) for one in found)
+    return None
+
+
+def _holes(said: str, fixed: list[str]) -> list[str] | None:
+    """What stands between the ``fixed`` parts; the last hole takes the most. Linear."""
+    first, *between = fixed
+    if not said.startswith(first):
+        return None
+    if not between:
+        return [] if said == first else None
+    last = between.pop()
+    at, end, found = len(first), len(said) - len(last), []
+    for part in between:
+        behind = said.find(part, at, end)
+        if behind < 0:
+            return None
+        found.append(said[at:behind])
+        at = behind + len(part)
+    if at > end or not said.endswith(last):
+        return None
+    return [*found, said[at:end]]
+
+
+def _hole(found: str, known: Collection[str]) -> str:
+    bare = found.strip(_FRAME)
+    pieces = [bare] if bare in known else [one.strip(_FRAME) for one in bare.split(".")]
+    told = all(piece in known and not _DIGITS.fullmatch(piece) for piece in pieces)
+    return found if told or not bare else MASK
 
 
 def hinted(hint: str | None) -> str:

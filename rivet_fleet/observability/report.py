@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -427,25 +428,31 @@ def summary_markdown(summary: RunSummary, redactor: Redactor = redact) -> str:
     ]
     facts += [("error", outcome.error)] if outcome.error else []
     facts += [("resume with", summary.resume_command)] if summary.resume_command else []
-    lines = [f"# {outcome.export_name}", "", "| | |", "|---|---|"]
-    lines += [f"| {name} | {_cell(value, redactor)} |" for name, value in facts]
+    lines = [f"# {_text(outcome.export_name, redactor)}", "", "| | |", "|---|---|"]
+    lines += [f"| {name} | {_text(value, redactor)} |" for name, value in facts]
     if summary.plan_warnings:
         lines += ["", "## Plan warnings", ""]
-        lines += [f"- {one_line(w, redactor)}" for w in summary.plan_warnings]
+        lines += [f"- {_text(w, redactor)}" for w in summary.plan_warnings]
     if outcome.findings:
         lines += ["", "## Findings", ""]
-        lines += [f"- {one_line(line, redactor)}" for line in outcome.findings]
+        lines += [f"- {_text(line, redactor)}" for line in outcome.findings]
     if summary.changed:
         lines += ["", "## Changed values", ""]
-        lines += [f"- {one_line(n, redactor)}: {count:,}" for n, count in summary.changed.items()]
+        lines += [f"- {_text(n, redactor)}: {count:,}" for n, count in summary.changed.items()]
     if summary.failed:
         lines += ["", f"## Failed for good: {counted(len(summary.failed), 'chunk')}", ""]
-        lines += [f"- {one_line(_failure(chunk), redactor)}" for chunk in summary.failed]
+        lines += [f"- {_text(_failure(chunk), redactor)}" for chunk in summary.failed]
     return "\n".join(lines) + "\n"
 
 
-def _cell(value: str, redactor: Redactor) -> str:
-    return one_line(value, redactor).replace("|", "\\|")
+_MARKS = re.compile(r"([\\`*\[\]|~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
+_TAGS = {ord("<"): "&lt;", ord(">"): "&gt;", ord("&"): "&amp;"}
+
+
+def _text(value: str, redactor: Redactor) -> str:
+    """One line of somebody else's words as Markdown that shows them: no link, image, tag or cell is
+    theirs."""
+    return _MARKS.sub(r"\\\1", one_line(value, redactor).translate(_TAGS))
 
 
 def _failure(chunk: FailedChunk) -> str:

@@ -9,6 +9,7 @@ from functools import lru_cache
 from rivet_fleet.contracts.codec import dumps, loads
 from rivet_fleet.contracts.counters import CounterReading, RunCounters
 from rivet_fleet.contracts.events import Event, EventName
+from rivet_fleet.contracts.foreign import SAID_CHARS_MAX
 from rivet_fleet.contracts.keys import CampaignId, ChunkRange, RunId, TaskId
 from rivet_fleet.contracts.plan import ExportPlan
 from rivet_fleet.contracts.proof import RunProof
@@ -44,10 +45,14 @@ from rivet_fleet.persistence.seals import (
     check_words,
 )
 
+_ERROR_CHARS_MAX = 2 * SAID_CHARS_MAX
+"""What is read of an error's text: ours are shorter, and whoever else wrote it is not to fill every
+reader's memory and screen."""
 _TASKS = f"""
 SELECT {SEALED_OF_TASK}, task_id, status, fence, attempts, attempts_max, owner, owner_name,
-       lease_expires_at_s, not_before_s, rows_written, pages_read, error_class, last_error,
-       updated_at_s
+       lease_expires_at_s, not_before_s, rows_written, pages_read,
+       substr(error_class, 1, {_ERROR_CHARS_MAX}) AS error_class,
+       substr(last_error, 1, {_ERROR_CHARS_MAX}) AS last_error, updated_at_s
 FROM chunk_task
 """
 COMMITTED = f"""{_TASKS}
@@ -56,7 +61,8 @@ ORDER BY updated_at_s, task_id LIMIT :limit
 """
 _RUNS = f"""
 SELECT {SEALED_OF_RUN}, status,
-       created_at_s, finished_at_s, finalize_fence, error, findings_json,
+       created_at_s, finished_at_s, finalize_fence,
+       substr(error, 1, {_ERROR_CHARS_MAX}) AS error, findings_json,
        {WORDS}
 FROM chunk_run WHERE SCOPE ORDER BY position
 """

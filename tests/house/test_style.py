@@ -91,6 +91,18 @@ def direct_echoes(tree: ast.Module) -> Iterator[tuple[int, str]]:
             yield node.lineno, f"prints by {_dotted(node.func)}"
 
 
+def unescaped_json(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """JSON said as lines for people: what turns or hides writing would be taken out of its texts,
+    which then say something else to a program."""
+    for node in ast.walk(tree):
+        if not (isinstance(node, ast.Call) and _dotted(node.func) == "say" and node.args):
+            continue
+        made = {_dotted(one.func) for one in ast.walk(node.args[0]) if isinstance(one, ast.Call)}
+        told = {word.arg for word in node.keywords}
+        if made & {"dumps", "json.dumps"} and "as_json" not in told:
+            yield node.lineno, "says JSON without as_json"
+
+
 def _suppressed(node: ast.AST) -> set[str]:
     """The names given to ``contextlib.suppress``."""
     if isinstance(node, ast.Call) and _dotted(node.func).endswith("suppress"):
@@ -285,6 +297,10 @@ def test_the_terminal_has_one_door() -> None:
     assert_kept(direct_echoes, PACKAGE_FILES, {"cli/say.py", "demo/"})
 
 
+def test_json_goes_to_the_terminal_as_json() -> None:
+    assert_kept(unescaped_json, PACKAGE_FILES)
+
+
 def test_the_package_brings_no_tests() -> None:
     """What stands for a store, a destination or a server in tests lives in ``tests/``."""
     assert_kept(imports_of_tests, PACKAGE_FILES)
@@ -355,7 +371,7 @@ def test_no_committed_file_knows_a_machine() -> None:
         (numpy_bridges, "dtype = kind.to_pandas_dtype()"),
         (direct_echoes, "import click\nclick.echo('x')"),
         (waiting_by_sleep, "import time\ndef test_x():\n    time.sleep(0.01)"),
-        (direct_echoes, "import click\nclick.echo('x')"),
+        (unescaped_json, "say(dumps(found), err=True)"),
         (waiting_by_sleep, "import time\nwhile not done():\n    time.sleep(2)"),
     ],
 )
@@ -374,6 +390,7 @@ def test_each_rule_sees_what_it_forbids(rule: Rule, snippet: str) -> None:
         (pointing_docstrings, 'def f():\n    """See ``Store.f``. Nothing is written."""'),
         (pointing_docstrings, 'def _f():\n    """See ``Store.f``."""'),
         (numpy_bridges, "cells = column.to_pylist()"),
+        (unescaped_json, "say(dumps(found), as_json=True)\nsay('x')"),
         (direct_echoes, "from rivet_fleet.cli.say import say\nsay('x')"),
         (waiting_by_sleep, "import time\nwhile not done():\n    time.sleep(0.05)"),
     ],

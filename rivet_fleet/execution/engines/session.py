@@ -114,12 +114,15 @@ def maybe_swapped(codes: frozenset[str]) -> Iterator[None]:
     except SourceRefused as refused:
         if refused.code not in codes:
             raise
+        hint = (
+            "a table that is being swapped is there again in a moment; else plan the export again"
+        )
         raise SourceBusy(
             refused.message,
-            hint="a table that is being swapped is there again in a moment; else plan the export "
-            "again",
+            hint=hint if refused.unmasked is None else hinted(hint),
             code=refused.code,
             extra_delay_s=1.0,
+            unmasked=refused.unmasked,
         ) from None
 
 

@@ -121,6 +121,8 @@ class Document:
     plain: Any = field(repr=False)
     places: Places = field(repr=False)
     problems: tuple[Problem, ...]
+    templates: tuple[tuple[ConfigKey, str], ...] = field(default=(), repr=False)
+    """Texts that refer to variables, as they are written."""
 
 
 class _Builder:
@@ -132,6 +134,7 @@ class _Builder:
         self.keys: dict[ConfigKey, tuple[int, int]] = {}
         self.values: dict[ConfigKey, tuple[int, int]] = {}
         self.problems: list[Problem] = []
+        self.templates: list[tuple[ConfigKey, str]] = []
         self.count = 0
 
     def build(self, node: yaml.Node, at: ConfigKey) -> Any:
@@ -191,6 +194,7 @@ class _Builder:
 
     def _scalar(self, node: yaml.Node, at: ConfigKey) -> Any:
         if isinstance(node.value, str) and "${" in node.value:
+            self.templates.append((at, node.value))
             # Stays text: a number field reads digits, and nothing is quoted twice.
             replaced = self.variables.replace(node.value, at, self.problems)
             return self._whole(node.value if is_sql(at) else replaced, at)
@@ -267,7 +271,12 @@ def read_document(text: str, file: str, variables: Variables) -> Document:
         if loader is not None:
             loader.dispose()
     places = Places(file=file, keys=builder.keys, values=builder.values)
-    return Document(plain=plain, places=places, problems=tuple(builder.problems))
+    return Document(
+        plain=plain,
+        places=places,
+        problems=tuple(builder.problems),
+        templates=tuple(builder.templates),
+    )
 
 
 def _syntax_error(text: str, file: str, error: yaml.YAMLError) -> Exception:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,13 @@ from rivet_fleet.planning.config.problems import (
 )
 from rivet_fleet.planning.config.protection import EngineSignals
 from rivet_fleet.planning.config.rules import check_rules
-from rivet_fleet.planning.config.sql import PlaceParameters, read_sql, with_signals
+from rivet_fleet.planning.config.sql import (
+    PlaceParameters,
+    in_sql,
+    misplaced_secrets,
+    read_sql,
+    with_signals,
+)
 
 # ------------------------------------------------------------------------------------------
 # Settings a Rivet YAML may hold that do nothing here yet: a table, each with its answer.
@@ -296,7 +302,9 @@ def load_config(
     """
     variables = Variables(params=params, environ=environ)
     document = read_document(_read_text(path, "the configuration"), str(path), variables)
-    secrets = spellings(_secret_texts(document.plain))
+    declared, misplaced = misplaced_secrets(document, variables)
+    document = replace(document, problems=(*document.problems, *misplaced))
+    secrets = spellings([*_secret_texts(document.plain), *declared])
     rules = partial(
         check_rules,
         engines=installed.engines,
@@ -316,8 +324,8 @@ def load_config(
     if sql.problems:
         raise config_error(document.places, sql.problems, secrets)
     config = with_signals(config, sql.signals)
-    hidden = [one.value for one in sql.secrets.values()]
-    secrets = spellings([*secrets, *hidden, *(text for one in hidden for text in _in_sql(one))])
+    hidden = [*declared, *(one.value for one in sql.secrets.values())]
+    secrets = spellings([*secrets, *hidden, *(text for one in hidden for text in in_sql(one))])
     warnings += [f"{document.places.where(at)}: {text}" for at, text in sql.notes]
     warnings += [f"--param {name} is not used by {path.name}" for name in variables.unused()]
     digest, sections = digests(
@@ -428,12 +436,6 @@ def _secret_texts(plain: object) -> list[str]:
         for item in plain:
             found += _secret_texts(item)
     return found
-
-
-def _in_sql(secret: str) -> tuple[str, ...]:
-    """As it stands in a statement, which a server's message may repeat."""
-    doubled = secret.replace("'", "''")
-    return doubled, doubled.replace("\\", "\\\\"), secret.encode(errors="replace").hex()
 
 
 def _read_text(path: Path, what: str) -> str:

@@ -8,9 +8,16 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rivet_fleet.contracts.parameters import Parameter, ParameterType, Placed, references
+from rivet_fleet.contracts.parameters import (
+    DOLLAR,
+    VARIABLE,
+    Parameter,
+    ParameterType,
+    Placed,
+    references,
+)
 from rivet_fleet.errors import ConfigError
-from rivet_fleet.planning.config.document import Variables
+from rivet_fleet.planning.config.document import Document, Variables, is_sql
 from rivet_fleet.planning.config.loaded import all_sources, source_name
 from rivet_fleet.planning.config.models import FleetConfig
 from rivet_fleet.planning.config.problems import ConfigKey, Problem, dotted
@@ -87,6 +94,67 @@ def with_signals(config: FleetConfig, signals: Mapping[tuple[str, str], str]) ->
     return config.model_copy(update={"source_groups": groups}) if signals else config
 
 
+def in_sql(secret: str) -> tuple[str, ...]:
+    """As it stands in a statement, which a server's message may repeat."""
+    doubled = secret.replace("'", "''")
+    return doubled, doubled.replace("\\", "\\\\"), secret.encode(errors="replace").hex()
+
+
+# ------------------------------------------------------------------------------------------
+# Secret parameters elsewhere: what a plan, the state or a message holds as it is, is no place for
+# one. Looked at before the file is known to be right: what is wrong with it is told, too.
+
+
+def secret_by(name: str, kind: object, word: object) -> bool:
+    """True for a parameter that is secret, by its declaration's own ``word`` or by its name."""
+    if word is not None:
+        return str(word).strip().lower() in ("true", "yes", "on", "1", "y", "t")
+    return kind != "identifier" and _TELLING.search(name) is not None
+
+
+def misplaced_secrets(
+    document: Document, variables: Variables
+) -> tuple[tuple[str, ...], list[Problem]]:
+    """(values to redact, problems): the secret parameters that the file declares, and each that
+    stands where neither SQL nor a source, the state's URL or a signal's query takes it in."""
+    values, problems = [], []
+    declared = document.plain.get("params") if isinstance(document.plain, dict) else None
+    params = declared if isinstance(declared, dict) else {}
+
+    def hidden(name: str) -> bool:
+        block = params.get(name)
+        said = block if isinstance(block, dict) else {}
+        return secret_by(name, said.get("type"), said.get("secret"))
+
+    values += [variables.value(name) for name in params if hidden(name)]
+    for at, text in document.templates:
+        for found in VARIABLE.finditer(text):
+            name = found[1]
+            if name == DOLLAR or not hidden(name) or _takes_secrets(at, text[: found.start()]):
+                continue
+            values.append(variables.value(name))
+            problems.append(
+                Problem(
+                    at=at,
+                    what=dotted(at),
+                    reason=f"holds the secret parameter {name}, which plans, the state and "
+                    "messages would show here",
+                    suggestion="a secret belongs into SQL, a source's settings or behind the ? of "
+                    f"a signal's URL; one that is none says so: params: {{{name}: "
+                    "{secret: false}}",
+                    code="RIVET_CONFIG_SECRET_MISPLACED",
+                )
+            )
+    return tuple(value for value in values if value), problems
+
+
+def _takes_secrets(at: ConfigKey, before: str) -> bool:
+    if is_sql(at) or at[:1] in (("source",), ("sources",)) or at == ("state", "url"):
+        return True
+    asked = at[:1] == ("source_groups",) and at[2:4] == ("monitor", "signals")
+    return asked and at[5:] == ("http",) and "?" in before and "#" not in before
+
+
 class _Work:
     """One file's parameters."""
 
@@ -126,10 +194,8 @@ class _Work:
 
     def is_secret(self, name: str) -> bool:
         declared = self.config.params.get(name)
-        if declared is not None and declared.secret is not None:
-            return declared.secret
-        named = declared is not None and declared.type == "identifier"
-        return not named and _TELLING.search(name) is not None
+        kind, word = (None, None) if declared is None else (declared.type, declared.secret)
+        return secret_by(name, kind, word)
 
     def value(self, name: str) -> Parameter:
         declared = self.config.params.get(name)

@@ -13,6 +13,7 @@ import pytest
 from rivet_fleet.contracts.columns import ColumnSpec, ColumnType, TypeKind
 from rivet_fleet.errors import MalformedData, SchemaDrift, SourceRefused, UnsupportedType
 from rivet_fleet.execution.sources.mysql import wire
+from rivet_fleet.execution.sources.mysql.border import Asked
 from rivet_fleet.execution.sources.mysql.decoder import compiled_decoder
 from rivet_fleet.execution.sources.mysql.liveness import Bounds, PatientFile
 from rivet_fleet.execution.sources.mysql.reference import ReferenceDecoder
@@ -27,6 +28,7 @@ class Script:
 
     silence_s_max = 1.0
     liveness = None
+    asked = Asked(text="SELECT 1")
 
     def __init__(self, sent: bytes) -> None:
         self.bounds = Bounds()

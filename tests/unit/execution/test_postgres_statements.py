@@ -10,6 +10,7 @@ import pytest
 from psycopg.pq import DiagnosticField
 
 from rivet_fleet.contracts.columns import ColumnSpec, ColumnType, Fidelity, TypeKind
+from rivet_fleet.contracts.foreign import NOTHING_SAID
 from rivet_fleet.contracts.keys import ChunkRange, RangeKind, RelationName
 from rivet_fleet.contracts.plan import ReadPlan, TuningPlan
 from rivet_fleet.contracts.url import parse_database_url
@@ -238,29 +239,43 @@ def test_every_error_psycopg_knows_becomes_one_of_ours() -> None:
 
 
 @pytest.mark.parametrize(
-    ("routine", "file", "shown"),
+    ("said", "more", "kept"),
     [
-        ("exec_stmt_raise", "pl_exec.c", False),
-        ("PLy_output", "plpy_plpymodule.c", False),
-        ("pgfdw_report_error", "connection.c", False),
-        ("dblink_res_error", "dblink.c", False),
-        ("exec_eval_datum", "pl_exec.c", True),
-        ("ProcessInterrupts", "postgres.c", True),
-        ("", "", True),
+        ("Jane is away", {}, None),
+        ("Jane is away", {DiagnosticField.SOURCE_FUNCTION: b"exec_stmt_raise"}, None),
+        ("Jane is away", {DiagnosticField.SOURCE_FUNCTION: b"ProcessInterrupts"}, None),
+        ("permission denied for table jane", {}, "permission denied for ***"),
+        ("permission denied for view orders", {}, "permission denied for ***"),
+        ("deadlock detected", {}, "deadlock detected"),
+        (
+            "permission denied for table jane",
+            {DiagnosticField.SOURCE_FUNCTION: b"aclcheck_error"},
+            "permission denied for table jane",
+        ),
+        (
+            'column "jane" does not exist',
+            {DiagnosticField.STATEMENT_POSITION: b"8"},
+            'column "jane" does not exist',
+        ),
+        (
+            'column "jane" does not exist',
+            {DiagnosticField.STATEMENT_POSITION: b"8", DiagnosticField.CONTEXT: b"SQL f"},
+            "column *** does not exist",
+        ),
     ],
 )
-@pytest.mark.parametrize("sqlstate", ["40P01", "57014", "22012"])
-def test_words_that_the_server_passes_on_are_left_out_under_any_sqlstate(
-    sqlstate: str, routine: str, file: str, shown: bool
+@pytest.mark.parametrize("sqlstate", ["40P01", "57014", "42704", "22012"])
+def test_words_are_kept_where_no_row_can_be_in_them_under_any_sqlstate(
+    sqlstate: str, said: str, more: dict[DiagnosticField, bytes], kept: str | None
 ) -> None:
     info = {
         DiagnosticField.SQLSTATE: sqlstate.encode(),
-        DiagnosticField.MESSAGE_PRIMARY: b"Jane is away",
-        DiagnosticField.SOURCE_FUNCTION: routine.encode(),
-        DiagnosticField.SOURCE_FILE: file.encode(),
+        DiagnosticField.MESSAGE_PRIMARY: said.encode(),
+        **more,
     }
-    error = translate(psycopg.errors.lookup(sqlstate)("Jane is away", info=info), URL, "reading")
-    assert ("Jane" in error.message) is shown and (error.unmasked is None) is shown
+    error = translate(psycopg.errors.lookup(sqlstate)(said, info=info), URL, "reading")
+    assert (NOTHING_SAID if kept is None else f": {kept} (") in error.message
+    assert (error.unmasked is None) is (kept == said)
 
 
 def test_messages_hold_no_secret_and_name_the_target() -> None:

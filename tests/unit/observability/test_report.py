@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -162,9 +163,23 @@ def test_run_summary_bodies() -> None:
     assert json.loads(body)["outcome"]["files"] == 2 and body.endswith("\n")
     text = summary_markdown(summary, HIDE)
     assert text.startswith("# orders\n") and "Failed for good: 1 chunk" in text
-    assert "*** \\| pipe" in text
+    assert "\\*\\*\\* \\| pipe" in text
     for shown in (body, text):
         assert "hunter22" not in shown and "letmein" not in shown
+
+
+def test_no_name_of_a_source_is_markdown_of_its_own() -> None:
+    """A column may be called anything; the file is opened in a browser, too."""
+    hostile = "<img src=x onerror=a()> [safe](http://evil) ![i](x) `c` | *b* _i_ ~s~ snake_case"
+    done = replace(run("items", completed=1, status=RunStatus.COMPLETED), error=hostile)
+    summary = summarise_run(campaign(), done, [], uri="file:///x", files=None)
+    summary = replace(summary, plan_warnings=(hostile,), changed={hostile: 3})
+    text = summary_markdown(summary)
+    shown = (
+        "&lt;img src=x onerror=a()&gt; \\[safe\\](http://evil) !\\[i\\](x) \\`c\\` \\| \\*b\\* "
+        "\\_i\\_ \\~s\\~ snake_case"
+    )
+    assert text.count(shown) == 3 and "<" not in text
 
 
 def test_a_completed_run_is_not_resumable() -> None:

@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import Text
 
 from rivet_fleet.contracts.events import EventName
+from rivet_fleet.contracts.foreign import SAID_CHARS_MAX
 from rivet_fleet.contracts.keys import CampaignId, RunId, TaskId
 from rivet_fleet.contracts.plan import CampaignPlan
 from rivet_fleet.contracts.proof import ProofOutcome, Prove, RunProof
@@ -709,3 +710,20 @@ def test_seals_name_their_kind_and_hide_their_key() -> None:
     assert not is_sealed_range(digests, 0, "q")
     assert not is_sealed_range(digests, 2, "q")
     assert not is_sealed_range("", 0, "p")
+
+
+def test_an_error_of_any_length_is_read_in_part(sealed, tmp_path) -> None:
+    """It is no sealed column, and every reader shows it."""
+    endless = "replace(hex(zeroblob(1000000)), '00', 'la')"
+    store = edited(
+        sealed,
+        tmp_path,
+        f"UPDATE chunk_task SET last_error = {endless}, error_class = {endless}",
+        f"UPDATE chunk_run SET error = {endless}",
+    )
+    (run, *_) = store.runs(C1)
+    (task, *_) = store.tasks(RUN)
+    assert {len(run.error or ""), len(task.last_error or ""), len(task.error_class or "")} == {
+        2 * SAID_CHARS_MAX
+    }
+    store.close()

@@ -154,3 +154,59 @@ def test_the_state_url_is_known_as_a_secret(load_text: Loader) -> None:
 def test_only_named_variables_are_kept(load_text: Loader) -> None:
     loaded = load_text(SHAPES["env"] + EXPORT, environ={"PW": "sesame99", "OTHER": "x"})
     assert dict(loaded.environ) == {"PW": "sesame99"}
+
+
+SECRET = "Zx9-S3cretToken-Qq"
+HTTP = (
+    "source_groups:\n  prod:\n    max_running_chunks: 1\n    monitor:\n      signals:\n"
+    "        s: {http: 'WHAT', pause_above: 5}\n"
+)
+MISPLACED = {
+    "path": EXPORT.replace("path: out", "path: 'out/${tok}'"),
+    "name": "campaign: {name: '${tok}'}\n" + EXPORT,
+    "spool": "spool_dir: './${tok}'\n" + EXPORT,
+    "flag": "source_groups: {prod: {monitor: {flag_file: '/tmp/${tok}'}}}\n" + EXPORT,
+    "table": EXPORT.replace("public.orders", "'public.${tok}'"),
+    "unknown key": EXPORT + "    nonsense: ${tok}\n",
+    "by its name": EXPORT.replace("path: out", "path: 'out/${my_token}'"),
+    **{
+        part: HTTP.replace("WHAT", url) + EXPORT
+        for part, url in {
+            "http path": "http://127.0.0.1:9/${tok}/x",
+            "http user": "http://${tok}@127.0.0.1:9/x",
+            "http host": "http://${tok}.invalid/x",
+            "http fragment": "http://127.0.0.1:9/x?a=1#${tok}",
+            "http parameter": "http://127.0.0.1:9/x;key=${tok}",
+            "http before": "http://127.0.0.1:9/${tok}?key=${tok}",
+        }.items()
+    },
+}
+DECLARED = (
+    "source: {type: postgres, url: 'postgresql://u@127.0.0.1/d'}\nparams: {tok: {secret: true}}\n"
+)
+
+
+@pytest.mark.parametrize("place", MISPLACED)
+def test_a_secret_parameter_in_plain_places_is_refused(load_text: Loader, place: str) -> None:
+    given = {"tok": SECRET, "my_token": SECRET}
+    with pytest.raises(ConfigError, match="secret parameter") as told:
+        load_text(DECLARED + MISPLACED[place], params=given)
+    assert_hidden(f"{told.value.message} {told.value.hint}", SECRET)
+    plain = DECLARED.replace("true}", "false}, my_token: {secret: false}")
+    if "http" not in place and place not in ("name", "table", "unknown key"):
+        load_text(plain + MISPLACED[place], params=given)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        HTTP.replace("WHAT", "http://127.0.0.1:9/x?key=${tok}") + EXPORT,
+        EXPORT.replace("table: public.orders", "query: 'select 1 where ''${tok}'' = v'"),
+        "state: {url: 'postgresql://u:${tok}@h/d?sslmode=verify-full'}\n" + EXPORT,
+        EXPORT,
+    ],
+    ids=["signal", "sql", "state", "nowhere"],
+)
+def test_a_secret_parameter_stays_where_it_is_hidden(load_text: Loader, text: str) -> None:
+    loaded = load_text(DECLARED + text, params={"tok": SECRET})
+    assert SECRET in loaded.secrets

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import ssl
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 
 import pymysql
+from pymysql.constants import ER
 
-from rivet_fleet.contracts.foreign import NOTHING_SAID, without_values
+from rivet_fleet.contracts.foreign import NOTHING_SAID, as_foreseen
 from rivet_fleet.contracts.url import DatabaseUrl
 from rivet_fleet.errors import RetryClass, SourceBusy, SourceError, SourceUnavailable
 from rivet_fleet.execution.engines.session import (
@@ -200,12 +203,22 @@ _LOCKED = (
 _HINTS |= dict.fromkeys((3118, 3955, 4150, 4151), _LOCKED)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What a connection last asked its server: an error of the server's own has it as ``asked``.
+    The driver's, with numbers that a server may send, too, has none."""
+
+    text: str = ""
+    rows: bool = True
+    """False while the server has not begun to read: it prepares."""
+
+
 @contextlib.contextmanager
 def mysql_errors(url: DatabaseUrl, doing: str, *, subject: str = "the query") -> Iterator[None]:
     """Turn any PyMySQL error inside the block into ours, by its number, without secrets.
 
     ``doing`` completes the sentence "… while <doing>"; ``subject`` is what the server knows by
-    our alias alone.
+    our alias alone
     """
     try:
         yield
@@ -221,9 +234,13 @@ def translate(
 ) -> SourceError:
     """Our error for one of PyMySQL's: class and retry by the table of error numbers."""
     errno, said = told(error)
-    sqlstate: str = getattr(error, "sqlstate", None) or ""
     said = said.replace(f"'{ALIAS}'", f"'{subject}'").replace(f"'{ALIAS}.", "'")
-    return translated(_meant(errno, said, kept=_without_values(errno, said, sqlstate)), url, doing)
+    kept = None
+    asked: Asked | None = getattr(error, "asked", None)
+    if asked is not None or errno not in (0, *CLIENT_ERRNOS):
+        known = (subject, *subject.split("."), *doing.split(), url.user or "", url.database or "")
+        kept = _without_values(errno, said, asked or Asked(), known)
+    return translated(_meant(errno, said, kept=kept), url, doing)
 
 
 def translate_connect(error: Exception, url: DatabaseUrl) -> SourceError:
@@ -265,41 +282,116 @@ def refused(error: pymysql.MySQLError) -> bool:
     return classify(errno).retry is RetryClass.PERMANENT and errno not in CLIENT_ERRNOS
 
 
-_WORDED_BY_OTHERS = frozenset((1643, 1644, 1645, 1296, 1429, 1430, 1431))
-"""SIGNAL and RESIGNAL of a function, and what a foreign server said."""
-_NAMES_ALONE = (
-    *(1046, 1048, 1049, 1051, 1052, 1055, 1065, 1066, 1109, 1111, 1115, 1116, 1140, 1146, 1149),
-    *(1193, 1210, 1221, 1222, 1227, 1234, 1235, 1241, 1242, 1247, 1248, 1253, 1267, 1270, 1271),
-    *(1273, 1286, 1302, 1305, 1318, 1349, 1356, 1370, 1386, 1390, 1449, 1582, 1583, 1584, 1630),
+# ------------------------------------------------------------------------------------------
+# What is told of an error. A server says of a row whatever the SQL it runs makes of it, under any
+# number: SIGNAL sets MYSQL_ERRNO as it likes. So its words are kept while it has seen no row (it
+# prepares a statement), and else where they are one of the sentences below, in whose holes stay
+# words of the statement alone.
+
+_SENTENCES = (
+    "Query execution was interrupted (max_statement_time exceeded)",
+    "Query execution was interrupted, maximum statement execution time exceeded",
+    "Query execution was interrupted",
+    "Query was interrupted: %s",
+    "Lock wait timeout exceeded; try restarting transaction",
+    "Deadlock found when trying to get lock; try restarting transaction",
+    "The total number of locks exceeds the lock table size",
+    "Record has changed since last read in table %s",
+    "Table definition has changed, please retry transaction",
+    "Prepared statement needs to be re-prepared",
+    "Can't create more than max_prepared_stmt_count statements (current value: %s)",
+    "Connection was killed",
+    "Server shutdown in progress",
+    "Normal shutdown",
+    "Too many connections",
+    "The client was disconnected by the server because of inactivity%s",
+    "Out of memory%s",
+    "Out of sort memory%s",
+    "Out of resources when opening file %s",
+    "Disk full (%s); waiting for someone to free some space%s",
+    "Got error %s from storage engine %s",
+    "Got error %s from storage engine",
+    "Error writing file %s (%s)",
+    "Error reading file %s (%s)",
+    "Can't open file: %s",
+    "Sort aborted: %s",
+    "Sort aborted",
+    "The table %s is full",
+    "WSREP has not yet prepared node for application use",
+    "Server is running in %s mode%s",
+    "The MySQL server is running with the %s option so it cannot execute this statement",
+    "The MariaDB server is running with the %s option so it cannot execute this statement",
+    "Cannot execute statement in a READ ONLY transaction",
+    "Table %s doesn't exist in engine",
+    "Table %s doesn't exist",
+    "Key %s doesn't exist in table %s",
+    "Tablespace has been discarded for table %s",
+    "View %s references invalid table(s) or column(s) or function(s) or definer/invoker of view "
+    "lack rights to use them",
+    "Unknown column %s in %s",
+    "Unknown table %s in %s",
+    "Unknown database %s",
+    "Unknown system variable %s",
+    "Unknown or incorrect time zone: %s",
+    "Column %s in %s is ambiguous",
+    "Duplicate column name %s",
+    "FUNCTION %s does not exist",
+    "PROCEDURE %s does not exist",
+    "%s command denied to user %s for table %s",
+    "%s command denied to user %s for column %s in table %s",
+    "%s command denied to user %s for routine %s",
+    "Access denied for user %s",
+    "Access denied; you need %s",
+    "The user specified as a definer (%s) does not exist",
+    "You have an error in your SQL syntax; check the manual %s",
+    "Subquery returns more than 1 row",
+    "Division by 0",
+    "%s value is out of range in %s",
+    "Out of range value for column %s",
+    "Data too long for column %s",
+    "Data truncated for column %s",
+    "Incorrect %s value: %s for function %s",
+    "Incorrect %s value: %s for column %s",
+    "Incorrect %s value: %s",
+    "Truncated incorrect %s value: %s",
+    "Duplicate entry %s",
+    "XPATH syntax error: %s",
+    "Invalid XML text%s",
+    "Invalid JSON text%s",
+    "Syntax error in JSON %s",
+    "Cannot convert string %s from %s to %s",
+    "Invalid %s character string: %s",
+    "Illegal mix of collations %s",
+    "Got error %s from regexp",
+    "Regex error %s",
+    "Result of %s was larger than max_allowed_packet (%s) - truncated",
 )
-"""Of wrong SQL and missing things."""
-_OF_NAMES = frozenset((*_NAMES_ALONE, *ERRNOS, *SWAPPED, *_HINTS, *CLIENT_ERRNOS, 0)) - {
-    1105,
-    1690,
-    *_WORDED_BY_OTHERS,
-}
-"""Errors whose messages hold names, limits and the statement's own text. 1105 says whatever has no
-number of its own, of an XPath too, which may come from a row."""
-_STATED = frozenset(
+"""Fixed sentences of both servers. Servers: share/errmsg-utf8.txt, sql/share/errmsg.txt."""
+_KNOWN = frozenset(
     (
-        *(1037, 1038, 1040, 1042, 1043, 1046, 1047, 1053, 1054, 1064, 1080, 1142, 1146, 1152),
-        *(1154, 1155, 1156, 1158, 1159, 1160, 1161, 1184, 1203, 1213, 1226, 1317, 1461),
+        *("SELECT", "SHOW", "EXECUTE", "SELECT, SHOW VIEW", "field list", "where clause"),
+        *("order clause", "group statement", "having clause", "on clause", "WHERE", "FROM", "ON"),
+        *("INTEGER", "DECIMAL", "DOUBLE", "BIGINT", "BIGINT UNSIGNED", "datetime", "date", "time"),
+        *("SMALLINT", "INT", "double", "decimal", "integer", "string", "utf8mb4", "utf8mb3"),
     )
 )
-"""Numbers with an SQLSTATE of their own, which is not the general HY000."""
+_WORD = re.compile(r"`(?:[^`]|``)+`|[^\s`'\"(),;=<>.]+")
 
 
-def _signalled(errno: int, sqlstate: str) -> bool:
-    """True for a function's SIGNAL under a number of the server's: the server itself never says
-    45000, nor HY000 with a number that has a state of its own. One with the number's own state
-    cannot be told from the server."""
-    return sqlstate[:2] == "45" or (sqlstate == "HY000" and errno in _STATED)
-
-
-def _without_values(errno: int, said: str, sqlstate: str) -> str | None:
-    """What may be told of an error that may be about a value; None when it is about none."""
-    worded_by_others = errno in _WORDED_BY_OTHERS or _signalled(errno, sqlstate)
-    if errno in _OF_NAMES and not worded_by_others:
+def _without_values(errno: int, said: str, asked: Asked, known: Collection[str]) -> str | None:
+    """What may be told of an error that may be about a row; None when it is about none."""
+    if not asked.rows:
         return None
-    kept = NOTHING_SAID if worded_by_others else without_values(said)
+    words = {word.strip("`").replace("``", "`") for word in _WORD.findall(asked.text)}
+    kept = as_foreseen(said, _SENTENCES, {*_KNOWN, *words, *known})
+    if kept is None:
+        kept = f"{_CONDITIONS[errno]}; {NOTHING_SAID}" if errno in _CONDITIONS else NOTHING_SAID
     return None if kept == said else kept
+
+
+_CONDITIONS = {
+    number: name.replace("_", " ").lower()
+    for name, number in vars(ER).items()
+    if isinstance(number, int) and not name.startswith("ERROR_")
+}
+"""What MySQL's own list of numbers calls them."""

@@ -17,12 +17,13 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pymysql
-from pymysql.constants import CR
+from pymysql.constants import COMMAND, CR
 from pymysql.cursors import Cursor
 from pymysql.protocol import FieldDescriptorPacket, MysqlPacket
 
 from rivet_fleet.contracts.url import CAREFUL, Link, Login
 from rivet_fleet.execution.engines.session import ASK_MAX_S, Liveness, Silence
+from rivet_fleet.execution.sources.mysql.border import Asked
 from rivet_fleet.execution.sources.mysql.login import Handler, first_method
 
 # ------------------------------------------------------------------------------------------
@@ -172,6 +173,17 @@ def ask(connect: Callable[[], WatchedConnection], thread_id: int) -> Liveness:
     )
 
 
+class _Packet(MysqlPacket):
+    """PyMySQL's, whose errors are known to be the server's own."""
+
+    def raise_for_error(self) -> None:
+        try:
+            super().raise_for_error()
+        except pymysql.MySQLError as error:
+            error.asked = Asked()  # type: ignore[attr-defined]
+            raise
+
+
 class WatchedConnection(_Connection):
     """A connection that gives up on a silent server: after ``silence_s_max`` in any case (None:
     never), and as soon as ``liveness`` says that nobody is at work for it any more. Whoever reads
@@ -190,6 +202,8 @@ class WatchedConnection(_Connection):
         self.liveness: Callable[[], Liveness] | None = None
         self.answer_bytes_max: int | None = None
         """Of an answer, where that is less than ``ANSWER_BYTES_MAX``."""
+        self.asked = Asked()
+        """What was asked last, a statement that is executed by its text."""
         self.login = login
         self.own_authority = own_authority
         """True when the certificate must be of an authority that the configuration gives."""
@@ -259,13 +273,23 @@ class WatchedConnection(_Connection):
         if not self._logging_in:
             most = ANSWER_BYTES_MAX if self.answer_bytes_max is None else self.answer_bytes_max
             self.bounds.begin(most, self.silence_s_max)
+        text = self.asked.text
+        if command in (COMMAND.COM_QUERY, COMMAND.COM_STMT_PREPARE):
+            text = sql if isinstance(sql, str) else bytes(sql).decode(errors="replace")
+        self.asked = Asked(text=text, rows=command != COMMAND.COM_STMT_PREPARE)
         super()._execute_command(command, sql)  # type: ignore[misc]
 
     def _read_packet(self, packet_type: type[MysqlPacket] = MysqlPacket) -> Any:
         if packet_type is FieldDescriptorPacket:
             self.bounds.column()
-        with well_formed():
-            return super()._read_packet(packet_type)  # type: ignore[no-untyped-call]
+        read_as = _Packet if packet_type is MysqlPacket else packet_type
+        try:
+            with well_formed():
+                return super()._read_packet(read_as)  # type: ignore[no-untyped-call]
+        except pymysql.MySQLError as error:
+            if hasattr(error, "asked"):
+                error.asked = self.asked
+            raise
 
     def _read_query_result(self, unbuffered: bool = False) -> Any:
         with well_formed():

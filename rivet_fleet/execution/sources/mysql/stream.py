@@ -165,15 +165,17 @@ class StatementStream(SteppedStream):
             yield
         self._decoder.finish()
         if self._decoder.error is not None:
-            raise wire.StatementFailed(self._decoder.error)
+            raise wire.StatementFailed(self._decoder.error, channel.asked)
 
     def _explain(self, error: wire.StatementFailed) -> None:
         """Raise ours for an error that a statement sent as text would not have met."""
         said = error.server_error
         if said.errno in _REFUSALS:
             found, hint = _REFUSALS[said.errno]
+            # Not in its words: SIGNAL may send these numbers, too.
             message = (
-                f"{self._session.url.identity}: {said.message} ({said.errno}, preparing a page)"
+                f"{self._session.url.identity}: a page could not be read by a prepared statement "
+                f"({said.errno})"
             )
             raise found(message, hint=hint, code=f"MYSQL_{said.errno}") from None
 

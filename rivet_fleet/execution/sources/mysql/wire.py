@@ -23,6 +23,7 @@ from pymysql.constants import CR
 
 from rivet_fleet.contracts.columns import ColumnSpec, TypeKind
 from rivet_fleet.errors import MalformedData, UnsupportedType
+from rivet_fleet.execution.sources.mysql.border import Asked
 from rivet_fleet.execution.sources.mysql.liveness import COLUMNS_MAX, WatchedConnection
 
 COM_STMT_PREPARE, COM_STMT_EXECUTE, COM_STMT_CLOSE = 0x16, 0x17, 0x19
@@ -64,10 +65,9 @@ class StatementFailed(pymysql.err.OperationalError):
     """The server ended a statement with an ERR packet; the connection is still in step. The
     border maps it by its number, as it maps PyMySQL's own."""
 
-    def __init__(self, server_error: ServerError) -> None:
+    def __init__(self, server_error: ServerError, asked: Asked) -> None:
         super().__init__(server_error.errno, server_error.message)
-        self.server_error = server_error
-        self.sqlstate = server_error.sqlstate
+        self.server_error, self.asked = server_error, asked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,6 +206,12 @@ class Channel:
         """The number the server's next packet must carry."""
         self.wire_bytes = 0
 
+    @property
+    def asked(self) -> Asked:
+        """What was sent last."""
+        asked: Asked = self._connection.asked
+        return asked
+
     def send(self, command: int, payload: bytes) -> None:
         """Send one command; the answer is not read."""
         self._connection._execute_command(command, payload)
@@ -221,7 +227,7 @@ class Channel:
         check_sequence(head[3], self.sequence_id, payload[:1])
         self.sequence_id = (self.sequence_id + 1) & 0xFF
         if payload[:1] == ERR:
-            raise StatementFailed(parse_error(payload))
+            raise StatementFailed(parse_error(payload), self.asked)
         return payload
 
     def receive_into(self, buffer: memoryview) -> int:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
 
 import psycopg
 
 from rivet_fleet.contracts.facts import NoteKind, SourceNote
-from rivet_fleet.contracts.foreign import NOTHING_SAID, without_values
 from rivet_fleet.contracts.url import DatabaseUrl
 from rivet_fleet.errors import MalformedData, RetryClass, SourceBusy, SourceError
 from rivet_fleet.execution.engines.session import (
@@ -25,6 +24,7 @@ from rivet_fleet.execution.engines.session import (
 )
 from rivet_fleet.execution.sources.postgres.dialect import classify
 from rivet_fleet.execution.sources.postgres.heaps import broken_seal
+from rivet_fleet.execution.sources.postgres.sentences import without_values
 
 # ------------------------------------------------------------------------------------------
 # What may stand between us and the server: a pooler lends its server sessions to many clients.
@@ -320,15 +320,22 @@ SWAPPED = frozenset(("SQLSTATE_42P01",))
 """What a chunk meets while the name of its table stands for nothing; see ``maybe_swapped``."""
 
 
-def translate(error: psycopg.Error, url: DatabaseUrl, doing: str) -> SourceError:
-    """Our error for one of psycopg's: class and retry by the dialect's table."""
-    return translated(_told(error, url), url, doing)
+def translate(
+    error: psycopg.Error, url: DatabaseUrl, doing: str, *, rows: bool = True
+) -> SourceError:
+    """Our error for one of psycopg's: class and retry by the dialect's table. ``rows``: False where
+    nothing was asked yet that a row could have a part in."""
+    known = (*doing.split(), url.user or "", url.database or "")
+    told = _told(error, url, known)
+    return translated(told if rows else replace(told, kept=None), url, doing)
 
 
-def _told(error: psycopg.Error, url: DatabaseUrl) -> Told:
+def _told(error: psycopg.Error, url: DatabaseUrl, known: Collection[str]) -> Told:
     said, sqlstate = str(error), error.sqlstate
     if sqlstate in (None, "08P01") and (word := pooler_word(clean(said, url))) is not None:
-        return Told(said=said, means=word.means, hint=word.hint)
+        # With a state a function may have raised it: then it is told by the word alone.
+        kept = None if sqlstate is None or said.strip() == word.said else f"… {word.said} …"
+        return Told(said=said, means=word.means, hint=word.hint, kept=kept)
     if sqlstate is None:
         return Told(said=said, means=_without_sqlstate(error))
     return Told(
@@ -337,14 +344,14 @@ def _told(error: psycopg.Error, url: DatabaseUrl) -> Told:
         number=sqlstate,
         code=f"SQLSTATE_{sqlstate}",
         hint=_HINTS.get(sqlstate),
-        kept=_without_values(sqlstate, error),
+        kept=without_values(sqlstate, error, known),
     )
 
 
 def translate_connect(error: psycopg.Error, url: DatabaseUrl) -> SourceError:
     """Our error for a connection that could not be made: ``connected`` is False."""
     if error.sqlstate is not None:
-        ours = translate(error, url, "connecting")
+        ours = translate(error, url, "connecting", rows=False)
         ours.connected = False
         return ours
     said = clean(str(error), url)
@@ -361,34 +368,3 @@ def _without_sqlstate(error: psycopg.Error) -> ErrorClass:
     """Errors psycopg makes itself: the connection broke, or the call was wrong."""
     broke = isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
     return GONE if broke else REFUSED
-
-
-_OF_NAMES = frozenset(
-    "01 02 08 0A 0B 0L 0P 25 26 28 2D 34 3B 3D 3F 40 42 53 54 55 57 58".split()  # noqa: SIM905
-)
-"""Classes of SQLSTATE whose messages hold names, settings and the statement's own text."""
-_OF_VALUES = frozenset(("21", "22", "23", "2F", "44", "XX"))
-"""Classes whose messages may hold a value, in the server's own words around it. What is in neither
-was worded by somebody else: a function that raises, a foreign server."""
-
-_RAISED_IN = frozenset(("exec_stmt_raise", "pgfdw_report_error"))
-_RAISED_BY = frozenset(("plpy_elog.c", "plpy_plpymodule.c", "plperl.c", "pltcl.c", "dblink.c"))
-"""The server's routines and source files (protocol, "Error and Notice Message Fields") that pass on
-what a function or a foreign server says: under any SQLSTATE, the server's own ones too."""
-
-
-def _worded_by_others(error: psycopg.Error) -> bool:
-    return error.diag.source_function in _RAISED_IN or error.diag.source_file in _RAISED_BY
-
-
-def _without_values(sqlstate: str, error: psycopg.Error) -> str | None:
-    """What may be told of an error about a value; None when it is about none. Its details and
-    context quote rows, and are left out."""
-    if _worded_by_others(error):
-        return NOTHING_SAID
-    if sqlstate[:2] in _OF_NAMES:
-        return None
-    if sqlstate[:2] not in _OF_VALUES:
-        return NOTHING_SAID
-    kept = without_values(error.diag.message_primary or str(error).partition("\n")[0])
-    return None if kept == str(error).strip() else kept
