@@ -338,13 +338,14 @@ def _told(error: psycopg.Error, url: DatabaseUrl, known: Collection[str]) -> Tol
         return Told(said=said, means=word.means, hint=word.hint, kept=kept)
     if sqlstate is None:
         return Told(said=said, means=_without_sqlstate(error))
+    said, kept = without_values(sqlstate, error, known)
     return Told(
         said=said,
         means=classify(sqlstate),
         number=sqlstate,
         code=f"SQLSTATE_{sqlstate}",
         hint=_HINTS.get(sqlstate),
-        kept=without_values(sqlstate, error, known),
+        kept=kept,
     )
 
 

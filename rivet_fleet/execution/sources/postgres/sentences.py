@@ -17,7 +17,10 @@ import psycopg.errors
 from rivet_fleet.contracts.foreign import NOTHING_SAID, as_foreseen
 
 _OF_THE_CATALOG = frozenset(
-    ("aclcheck_error", "aclcheck_error_col", "check_enable_rls", "ExecCheckXactReadOnly")
+    (
+        *("aclcheck_error", "aclcheck_error_col", "check_enable_rls", "ExecOpenScanRelation"),
+        "PreventCommandIfReadOnly",
+    )
 )
 """Functions of the server that word an error about something they found."""
 _TYPES = frozenset(
@@ -147,19 +150,21 @@ elog.c's callers below utils/adt."""
 _HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
-def without_values(sqlstate: str, error: psycopg.Error, known: Collection[str]) -> str | None:
-    """What may be told of an error that may be about a row; None when it is about none. Details and
+def without_values(
+    sqlstate: str, error: psycopg.Error, known: Collection[str]
+) -> tuple[str, str | None]:
+    """(what was said, what may be told of it where that may be about a row; else None). Details and
     context quote rows, and are left out."""
     said, diag = str(error).strip(), error.diag
     if diag.statement_position and not diag.internal_query and not diag.context:
-        return None
+        return said, None
     primary = diag.message_primary or said.partition("\n")[0]
     if diag.source_function in _OF_THE_CATALOG:
-        kept: str | None = primary
-    else:
-        kept = as_foreseen(primary, _SENTENCES, {*_TYPES, *known})
-    kept = kept or f"{_condition(sqlstate)}{NOTHING_SAID}"
-    return None if kept == said else kept
+        return f"{primary}\n{diag.message_hint or ''}", None
+    kept = as_foreseen(primary, _SENTENCES, {*_TYPES, *known})
+    if kept == primary and not diag.message_detail:
+        return primary, None
+    return said, kept or f"{_condition(sqlstate)}{NOTHING_SAID}"
 
 
 def _condition(sqlstate: str) -> str:
