@@ -196,6 +196,8 @@ MESSAGES: dict[str, Act] = {
     "text that is no UTF-8": _said(
         header(b"\xff", 25) + row(b"\xff\xfe") + done(b"SELECT 1") + ready(b"T")
     ),
+    "a number that is none": _said(header() + row(b"abc") + done(b"SELECT 1") + ready(b"T")),
+    "a list of lists": _said(header(b"a", 1009) + row(b"{{}}") + done(b"SELECT 1") + ready(b"T")),
     "another login": _said(auth(3)),
 }
 """What a rogue server may send at any phase."""

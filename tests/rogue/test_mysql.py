@@ -26,7 +26,7 @@ from rivet_fleet.execution.sources.mysql.decoder import compiled_decoder
 from rivet_fleet.execution.sources.mysql.liveness import COLUMNS_MAX, Bounds
 from rivet_fleet.execution.sources.mysql.session import Session
 from rivet_fleet.execution.sources.mysql.stream import StatementStream
-from tests.rogue.mysql_server import MESSAGES, PHASES, Script
+from tests.rogue.mysql_server import EOF, MESSAGES, PHASES, Script, Wire, definition, lenenc, rows
 from tests.rogue.tcp import Memory, rogue
 
 PASSWORD = "S3cretPassw0rd"
@@ -138,6 +138,27 @@ def test_what_a_flood_cost_is_told_to_the_budget(most, monkeypatch: pytest.Monke
         with closing(session(server.port)) as opened, pytest.raises(SourceError) as caught:
             use(opened)
         assert caught.value.received_bytes == 0, "an ordinary refusal is a try and nothing more"
+
+
+@pytest.mark.parametrize(("kind", "value"), [(3, b"abc"), (246, b"abc"), (5, b"abc")])
+def test_a_cell_of_another_type_ends_by_name(kind: int, value: bytes) -> None:
+    def answer(wire: Wire) -> None:
+        wire.say(b"\x01", definition(b"a", kind), EOF, lenenc(value), EOF)
+
+    with rogue(Script("answer", answer)) as server, closing(session(server.port)) as opened:
+        with pytest.raises(SourceError) as caught:
+            use(opened)
+        assert caught.value.code == "MYSQL_2027"
+
+
+def test_whoever_answers_nonsense_about_a_silent_link_is_believed_nothing() -> None:
+    class Nonsense(Script):
+        def _query(self, wire: Wire, sql: bytes) -> None:
+            wire.say(*rows(b"7"))
+
+    with rogue(Nonsense("never", MESSAGES["end"])) as server, closing(session(server.port)) as one:
+        asked = liveness.ask(lambda: one._dial(1.0), 7)
+    assert asked is frame.Liveness.UNKNOWN
 
 
 def test_an_answer_has_so_many_columns_and_no_more() -> None:

@@ -33,7 +33,7 @@ from rivet_fleet.execution.sources.postgres.decoder import DECODERS
 from rivet_fleet.execution.sources.postgres.exchange import CopyStream
 from rivet_fleet.execution.sources.postgres.session import Session
 from rivet_fleet.persistence.open import open_store
-from tests.rogue.postgres_server import MESSAGES, PHASES, Script, auth
+from tests.rogue.postgres_server import MESSAGES, PHASES, Script, auth, done, header, ready, row
 from tests.rogue.tcp import Memory, Peer, rogue
 
 PASSWORD = "S3cretPassw0rd"
@@ -159,6 +159,74 @@ def test_what_a_flood_cost_is_told_to_the_budget(most, monkeypatch: pytest.Monke
         with closing(session(server.port)) as opened, pytest.raises(SourceError) as caught:
             use(opened)
         assert caught.value.received_bytes == 0, "an ordinary refusal is a try and nothing more"
+
+
+@pytest.mark.parametrize(
+    ("oid", "value"),
+    [
+        *((23, b"abc"), (23, b"1" * 5000), (26, b"-x"), (1700, b"abc"), (701, b"abc")),
+        *((2950, b"zz"), (869, b"zz"), (1082, b"zz"), (1184, b"zz"), (3904, b"[a")),
+        *((114, b"{"), (114, b"[" * 200_000), (1009, b"{a"), (1009, b"{" * 200_000)),
+        *((1009, b"{" + b"a," * 3_000_000 + b"a}"), (114, b"[" + b"[]," * 2_000_000 + b"[]]")),
+    ],
+)
+def test_a_cell_of_another_type_ends_by_name_and_within_bounds(oid: int, value: bytes) -> None:
+    """The server says of which type a cell is, whatever it was asked for."""
+
+    def answer(peer: Peer) -> None:
+        peer.say(header(oid=oid) + row(value) + done(b"SELECT 1") + ready(b"T"))
+
+    memory = Memory()
+    memory.begin()
+    with rogue(Script("answer", answer)) as server, closing(session(server.port)) as opened:
+        with pytest.raises(SourceError) as caught:
+            use(opened)
+        assert (caught.value.code or "").startswith(("RIVET_", "SQLSTATE_"))
+    assert memory.grown_mb < GROWN_MB_MAX
+
+
+@pytest.mark.parametrize("oid", [1007, 1003, 1016, 2249, 3802])
+def test_what_no_question_asks_for_comes_as_its_text(oid: int) -> None:
+    def answer(peer: Peer) -> None:
+        peer.say(header(oid=oid) + row(b"{a") + done(b"SELECT 1") + ready(b"T"))
+
+    with (
+        rogue(Script("answer", answer)) as server,
+        closing(session(server.port)) as opened,
+        opened.reading((), doing="asking", timeout_s=SILENCE_S) as cursor,
+    ):
+        assert cursor.execute("SELECT anything").fetchall() == [("{a",)]
+
+
+def test_rows_are_made_within_the_bounds_of_their_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of them small, and together more than an answer may take."""
+    monkeypatch.setattr(liveness, "ANSWER_BYTES_MAX", 16 * ANSWER_BYTES_MAX)
+    monkeypatch.setattr(liveness, "HELD_BYTES_MAX", 96 * 1024 * 1024)
+    listed = row(b"{" + b"aa," * 60_000 + b"aa}")
+
+    def answer(peer: Peer) -> None:
+        peer.say(header(oid=1009) + listed * 60 + done(b"SELECT 1") + ready(b"T"))
+
+    memory = Memory()
+    memory.begin()
+    with rogue(Script("answer", answer)) as server, closing(session(server.port)) as opened:
+        opened.connection  # noqa: B018
+        with pytest.raises(SourceError, match="more memory than any"):
+            use(opened)
+    assert memory.grown_mb < GROWN_MB_MAX
+
+
+@pytest.mark.parametrize("oid", [16, 23, 25, 1009, 1700])
+def test_whoever_answers_nonsense_about_a_silent_link_is_believed_nothing(oid: int) -> None:
+    def answer(peer: Peer) -> None:
+        rows = header(oid=oid) + row(b"7") + done(b"SELECT 1")
+        peer.say(done(b"BEGIN") + rows + done(b"COMMIT") + ready())
+        peer.silence()
+
+    with rogue(Script("introduction", answer)) as server:
+        where = {"host": "127.0.0.1", "port": server.port, "user": "reader", "dbname": "shop"}
+        asked = liveness.ask({**where, "sslmode": "disable", "autocommit": True}, 7)
+    assert asked is frame.Liveness.UNKNOWN
 
 
 class Thief:

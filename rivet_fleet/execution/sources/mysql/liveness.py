@@ -40,7 +40,10 @@ COLUMNS_MAX = 4096
 _PACKET_BYTES_MIN = 64
 """What a packet counts at least: an object of Python's is made of it, however small it is."""
 _LATE_LOOKS_MAX = 64
-_MALFORMED = (AssertionError, AttributeError, LookupError, TypeError, ValueError, struct.error)
+_MALFORMED = (
+    *(ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError),
+    *(RecursionError, struct.error),
+)
 """What PyMySQL stumbles into when a packet is not what it should be."""
 
 
@@ -167,10 +170,13 @@ def ask(connect: Callable[[], WatchedConnection], thread_id: int) -> Liveness:
         second.drop()
     if row is None:
         return Liveness.UNKNOWN
-    told_id, found, command, state = row
-    return judge(
-        own_id=own_id, told_id=int(told_id), found=bool(found), command=command, state=state
-    )
+    match row:
+        case (int(told), int(found), str() | None as command, str() | None as state):
+            return judge(
+                own_id=own_id, told_id=told, found=bool(found), command=command, state=state
+            )
+        case _:
+            return Liveness.UNKNOWN
 
 
 class _Packet(MysqlPacket):

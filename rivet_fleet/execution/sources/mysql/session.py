@@ -309,7 +309,8 @@ def _borrowed(
         if settings:
             cursor.execute("SELECT " + ", ".join(f"@@SESSION.{name}" for name, _ in settings))
             found = cursor.fetchone() or ()
-    before = {name: _as_sql(value) for (name, _), value in zip(settings, found, strict=True)}
+    with well_formed():
+        before = {name: _as_sql(value) for (name, _), value in zip(settings, found, strict=True)}
     try:
         _set(connection, dict(settings))
         yield

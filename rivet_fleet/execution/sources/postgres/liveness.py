@@ -14,12 +14,15 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import psycopg
-from psycopg.abc import RV, PQGen
+from psycopg import Cursor
+from psycopg.abc import RV, AdaptContext, Buffer, PQGen
+from psycopg.adapt import AdaptersMap, Loader
+from psycopg.pq import Format
 
 from rivet_fleet.errors import RetryClass
 from rivet_fleet.execution.engines.session import ASK_MAX_S, Liveness, Silence
@@ -44,6 +47,8 @@ _RECEIVED = struct.Struct("=128xQ")
 """``tcpi_bytes_received`` (linux/tcp.h)."""
 _LATE_LOOKS_MAX = 64
 _HELD_EVERY_BYTES = 256 * 1024
+CELL_BYTES_MAX = 4 * 1024 * 1024
+"""Of one list or one JSON document: Python's objects take twenty times its text."""
 
 
 class Bounds:
@@ -73,10 +78,8 @@ class Bounds:
             raise psycopg.DataError("the server's answer is larger than any may be")
         if grown - self._looked_at_bytes > _HELD_EVERY_BYTES:
             self._looked_at_bytes = grown
-            held = held_bytes()
-            self._held_before_bytes = self._held_before_bytes or held
-            if held - self._held_before_bytes > HELD_BYTES_MAX:
-                raise psycopg.DataError("the server's answer takes more memory than any may take")
+            self._held_before_bytes = self._held_before_bytes or held_bytes()
+            self.check_held()
         if self.late:
             # This process may have been stopped: what is there already may still be taken. Not
             # for ever: it may be a flood.
@@ -85,6 +88,13 @@ class Bounds:
                 raise psycopg.OperationalError(
                     "the server did not bring its answer to an end in time"
                 )
+
+    def check_held(self) -> None:
+        """Objects are made of the answer, too: raises DataError as ``check``. A small answer was
+        not looked at, and makes little."""
+        before = self._held_before_bytes
+        if before and held_bytes() - before > HELD_BYTES_MAX:
+            raise psycopg.DataError("the server's answer takes more memory than any may take")
 
     @property
     def late(self) -> bool:
@@ -150,14 +160,125 @@ def ask(parameters: dict[str, Any], backend_pid: int) -> Liveness:
             answer.nextset()
             row = answer.fetchone()
             own_pid = second.info.backend_pid
+    except psycopg.DataError:
+        return Liveness.UNKNOWN  # an answer, and none that can be read
     except psycopg.Error as error:
         known = classify(error.sqlstate) if error.sqlstate else classify_connect(str(error))
         # Refused (no free connection, say) is an answer, too: there is somebody.
         return Liveness.DEAD if known.retry is RetryClass.RECONNECT else Liveness.UNKNOWN
     if row is None:
         return Liveness.UNKNOWN
-    told_pid, found, state, waits_for = row
-    return judge(own_pid=own_pid, told_pid=told_pid, found=found, state=state, waits_for=waits_for)
+    match row:
+        case (int(told), bool(found), str() | None as state, str() | None as waits_for):
+            return judge(
+                own_pid=own_pid, told_pid=told, found=found, state=state, waits_for=waits_for
+            )
+        case _:
+            return Liveness.UNKNOWN
+
+
+# ------------------------------------------------------------------------------------------
+# What psycopg makes of an answer's cells. The server says which type each has, whatever was asked.
+
+_MALFORMED = (
+    ArithmeticError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    UnboundLocalError,
+    ValueError,
+)
+"""What psycopg stumbles into when a cell is not of the type that the server says."""
+_LISTED = (1009,)
+"""Arrays that questions of ours ask for (text[]); every other one comes as its text."""
+_JSON = 114
+_NEVER_ASKED = (3802, 2249)
+"""jsonb and record."""
+
+
+@contextlib.contextmanager
+def well_formed() -> Iterator[None]:
+    """Inside, psycopg makes objects of what a server sent: whatever it stumbles into there is a
+    DataError."""
+    try:
+        yield
+    except UnicodeDecodeError:
+        raise  # of a kind of its own
+    except _MALFORMED as error:
+        raise psycopg.DataError(
+            f"a value that is not of the type the server says ({type(error).__name__})"
+        ) from None
+
+
+class _Bounded(Loader):
+    """Psycopg's loader of ``of`` for a type whose values may be large. Raises DataError."""
+
+    of: type[Any]
+
+    def __init__(self, oid: int, context: AdaptContext | None = None) -> None:
+        super().__init__(oid, context)
+        self._loader = self.of(oid, context)
+
+    def load(self, data: Buffer) -> Any:
+        """The value, where it is small enough."""
+        if len(data) > CELL_BYTES_MAX:
+            raise psycopg.DataError("a value of the server's answer is larger than any may be")
+        answer = getattr(self.connection, "answer", None)
+        if answer is not None and len(data) > _HELD_EVERY_BYTES:
+            answer.check_held()
+        found = self._loader.load(data)
+        if self.oid in _LISTED and any(isinstance(one, list) for one in found):
+            # However deep they lie in one another.
+            raise psycopg.DataError("a list of the server's answer holds lists")
+        return found
+
+
+def _adapters() -> AdaptersMap:
+    known = psycopg.adapters
+    made = AdaptersMap(known)
+    plain = known.get_loader(25, Format.TEXT)
+    assert plain is not None
+    arrays = {info.array_oid for info in known.types if info.array_oid} - set(_LISTED)
+    for oid in (*arrays, *_NEVER_ASKED):
+        made.register_loader(oid, plain)
+    for oid in (*_LISTED, _JSON):
+        made.register_loader(
+            oid, type("Bounded", (_Bounded,), {"of": known.get_loader(oid, Format.TEXT)})
+        )
+    return made
+
+
+_ADAPTERS = _adapters()
+
+
+class WatchedCursor(Cursor[tuple[Any, ...]]):
+    """A cursor whose rows are made within the answer's bounds. Raises DataError for those that
+    cannot be made."""
+
+    def fetchone(self) -> tuple[Any, ...] | None:
+        """The next row."""
+        with well_formed():
+            return super().fetchone()
+
+    def fetchmany(self, size: int = 0) -> list[tuple[Any, ...]]:
+        """The next rows."""
+        with well_formed():
+            return super().fetchmany(size)
+
+    def fetchall(self) -> list[tuple[Any, ...]]:
+        """All rows that are left."""
+        answer = getattr(self.connection, "answer", None)
+        found: list[tuple[Any, ...]] = []
+        blocks = answer.received_bytes // _HELD_EVERY_BYTES if answer is not None else 0
+        at_once = max(1, self.rowcount // (blocks + 1))
+        while rows := self.fetchmany(at_once):
+            found += rows
+            if answer is not None:
+                answer.check_held()
+        return found
+
+    def __iter__(self) -> Iterator[tuple[Any, ...]]:  # type: ignore[override]
+        return iter(self.fetchall())
 
 
 class WatchedConnection(psycopg.Connection[tuple[Any, ...]]):
@@ -174,6 +295,11 @@ class WatchedConnection(psycopg.Connection[tuple[Any, ...]]):
     """Of an answer, where that is less than usual."""
     answer: Bounds | None = None
     """Of what was last asked."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.cursor_factory = WatchedCursor
+        self._adapters = AdaptersMap(_ADAPTERS)
 
     @classmethod
     def _connect_gen(cls, *arguments: Any, **options: Any) -> Generator[Any, Any, Any]:

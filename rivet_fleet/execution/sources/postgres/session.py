@@ -17,7 +17,7 @@ import psycopg
 from psycopg import Cursor
 
 from rivet_fleet.contracts.url import CAREFUL, DatabaseUrl, Login
-from rivet_fleet.errors import ConfigError
+from rivet_fleet.errors import ConfigError, MalformedData
 from rivet_fleet.execution.engines.session import EngineSession, Liveness, Settings
 from rivet_fleet.execution.sources.postgres.border import (
     is_pooled,
@@ -28,6 +28,7 @@ from rivet_fleet.execution.sources.postgres.dialect import DEFAULT_PORT, OWN_PAT
 from rivet_fleet.execution.sources.postgres.liveness import (
     LOGIN_BYTES_MAX,
     WatchedConnection,
+    WatchedCursor,
     ask,
     in_own_level,
 )
@@ -66,7 +67,7 @@ _PREPARED_MAX = 16
 _TLS_MODES = ("disable", "prefer", "require", "verify-ca", "verify-full")
 
 
-class _OneStatement(Cursor[tuple[Any, ...]]):
+class _OneStatement(WatchedCursor):
     """A cursor whose messages hold one statement each, by protocol. For what holds SQL of a user:
     a statement of it may have changed how the next one of its transaction is read."""
 
@@ -138,7 +139,7 @@ class Session(EngineSession[WatchedConnection, Cursor[tuple[Any, ...]]]):
         except BaseException:
             connection.close()
             raise
-        return own is not None and is_pooled(told_pid, own[0])
+        return own is not None and is_pooled(told_pid, _pid(own))
 
     @property
     def pooled(self) -> bool:
@@ -171,7 +172,7 @@ class Session(EngineSession[WatchedConnection, Cursor[tuple[Any, ...]]]):
             with self.reading(settings, doing=doing, timeout_s=CONNECT_TIMEOUT_S) as cursor:
                 found = cursor.execute(question(shared=self._pooled).encode()).fetchall()
             assert connection is self._connection
-            self._own = ordered((name, value) for name, value in found)
+            self._own = ordered(_setting(row, self.url) for row in found)
         return self._own
 
     @property
@@ -271,6 +272,19 @@ class Session(EngineSession[WatchedConnection, Cursor[tuple[Any, ...]]]):
                 connection.rollback()
         except psycopg.Error:
             self.close()
+
+
+def _pid(row: tuple[Any, ...]) -> int:
+    """0, which is nobody's, for what is none: whatever answers so is not the server itself."""
+    return row[0] if row and isinstance(row[0], int) else 0
+
+
+def _setting(row: tuple[Any, ...], url: DatabaseUrl) -> tuple[str, str]:
+    match row:
+        case (str(name), str(value)):
+            return name, value
+        case _:
+            raise MalformedData(f"{url.identity}: asked for its settings, it sent something else")
 
 
 def _careful(parameters: dict[str, Any], url: DatabaseUrl, login: Login) -> dict[str, Any]:
