@@ -7,6 +7,7 @@ import importlib
 import json
 import os
 import sys
+import threading
 import traceback
 from typing import Any, NoReturn
 
@@ -162,6 +163,7 @@ def _leave(code: int) -> NoReturn:
 
 def _main(arguments: list[str]) -> int:
     json_errors = "--json-errors" in arguments
+    threading.excepthook = _tell_thread
     try:
         result: Any = cli.main(args=arguments, prog_name="rivet-fleet", standalone_mode=False)
         return int(result) if isinstance(result, int) else int(ExitCode.OK)
@@ -221,6 +223,15 @@ def _show_defect(json_errors: bool, defect: Exception) -> int:
         error_class=type(defect).__name__,
     )
     return int(ExitCode.GENERIC)
+
+
+def _tell_thread(ended: threading.ExceptHookArgs) -> None:
+    """A thread that ends by what nobody foresaw: as at the last door, no word of what was said."""
+    if ended.exc_type is SystemExit:
+        return
+    steps = "".join(traceback.format_tb(ended.exc_traceback)[-_STEPS_MAX:])
+    name = ended.thread.name if ended.thread is not None else "a thread"
+    say(_redactor()(f"{steps}unexpected {ended.exc_type.__name__} in {name}"), err=True)
 
 
 def _redactor() -> Any:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import threading
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import psutil
+import structlog
 
 from rivet_fleet.contracts.clock import Clock
 from rivet_fleet.contracts.events import Emit, Event, EventName
@@ -136,6 +138,15 @@ class Heartbeat:
                         worker_id=self._worker.worker_id,
                         message=f"heartbeat: {error.message}",
                     )
+                )
+            except Exception as defect:
+                # The outermost loop of a thread that nothing would replace: without it a chunk
+                # that hangs, and an orphan, would not end. What was said may hold a value.
+                wait_s = min(_RETRY_S, interval_s)
+                structlog.get_logger("rivet_fleet").error(
+                    "unexpected error in a heartbeat",
+                    kind=type(defect).__name__,
+                    steps="".join(traceback.format_tb(defect.__traceback__)),
                 )
         if store is not None:
             store.close()

@@ -31,6 +31,7 @@ from rivet_fleet.contracts.facts import (
 from rivet_fleet.contracts.keys import KeyTuple, RelationName
 from rivet_fleet.contracts.window import Newest, NewestRequest
 from rivet_fleet.errors import ConfigError, SourceRefused, StatementTimeout
+from rivet_fleet.execution.engines.session import whole
 from rivet_fleet.execution.paging import KeyDialect, Progress, above, beneath
 
 METADATA_TIMEOUT_S = 30.0
@@ -189,7 +190,7 @@ class KeyProbe:
         )
         some = f"SELECT 1 FROM {self.item} WHERE {where} LIMIT {most}"
         ((found,),) = self.ask(f"SELECT {self.keys.count} FROM ({some}) AS w")
-        return int(found)
+        return whole(found)
 
     def has_nulls(self) -> bool:
         """Whether a row has no value in one of the columns."""
@@ -494,7 +495,7 @@ def newest(ask: Ask, look: NewestLook) -> Newest:
         there = greatest([marks], beneath(keys, request))
     nullable = all(look.by_name[name].nullable for name in names)
     nulls = " AND ".join(f"{keys.column_ref(name)} IS NULL" for name in names)
-    below = there is not None and bool(int(there[-1] or 0))
+    below = there is not None and bool(whole(there[-1] or 0))
     return Newest(
         values=keys.key_of(request.columns, found),
         nulls=nullable and some(nulls),

@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from decimal import Decimal
 from enum import Enum
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -28,6 +29,9 @@ from rivet_fleet.errors import (
     SourceUnavailable,
     StatementTimeout,
 )
+
+_DIGITS_MAX = 20
+"""Of any count, size or number of a server: an unsigned one of 64 bits has so many."""
 
 Settings = tuple[tuple[str, str], ...]
 """Names of a session's settings and what they are set to, as SQL."""
@@ -102,6 +106,29 @@ def _built(told: Told, message: str, hint: str | None, unmasked: str | None = No
 def clean(text: str, url: DatabaseUrl) -> str:
     """What a driver or a server said, without the password of ``url``, on one line."""
     return foreign_line(text, (url.password,) if url.password else ())
+
+
+def whole(value: object) -> int:
+    """A whole number as a server says it: an int, or a decimal, a float or text of at most
+    ``_DIGITS_MAX`` digits. Raises SourceRefused.
+
+    ``int`` would write a decimal's power of ten out: ten bytes of an answer are hours of a process,
+    in which no other thread of it, nor a signal, has its turn."""
+    said = value.decode("ascii", "replace") if isinstance(value, bytes) else value
+    if isinstance(said, Decimal):
+        fits = said.is_finite() and said.adjusted() < _DIGITS_MAX
+    elif isinstance(said, int | float):
+        fits = abs(said) < 10**_DIGITS_MAX
+    else:
+        digits = said.removeprefix("-") if isinstance(said, str) else ""
+        fits = len(digits) <= _DIGITS_MAX and digits.isdecimal()
+    if not fits or not isinstance(said, Decimal | int | float | str):
+        raise SourceRefused(
+            "the server said something else where a whole number is due",
+            hint="what it is asked for is a count, a size or a number of its own; is it the server "
+            "that it should be?",
+        )
+    return int(said)
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ from rivet_fleet.contracts.window import Newest, NewestRequest
 from rivet_fleet.errors import SourceRefused
 from rivet_fleet.execution.chunkreader import PagedReader, ReadingEngine, text_column
 from rivet_fleet.execution.engines.decoding import BatchDecoder, Decoders
-from rivet_fleet.execution.engines.session import EngineSession, Settings
+from rivet_fleet.execution.engines.session import EngineSession, Settings, whole
 from rivet_fleet.execution.paging import KeyDialect
 from rivet_fleet.execution.proof import count_select
 from rivet_fleet.execution.signals import SignalSpec, unknown_signal
@@ -115,7 +115,7 @@ class EngineSource(Generic[S, B]):
         select = count_select(how.keys, how.item, chunk_range, read.window)
         with session.reading(how.settings, doing="counting rows", timeout_s=timeout_s) as at:
             ((counted,),) = session.rows(at, select)
-        return int(counted)
+        return whole(counted)
 
     def open_chunk(
         self, read: ReadPlan, chunk_range: ChunkRange, tuning: TuningPlan

@@ -163,3 +163,25 @@ def test_trust_is_anchored_at_sending_not_at_the_answer():
     beat = heartbeat(store, worker)
     beat.watch(claim, claimed_at_s=time.monotonic() - 0.3)
     assert not beat.trusted
+
+
+def test_what_nobody_foresaw_ends_no_heartbeat():
+    """Nothing would replace its thread: leases, hangs and orphans are its to watch."""
+    store, worker, claim = claimed(0.2)
+    beats = []
+
+    class Breaking:
+        def renew(self, *args):
+            beats.append(args)
+            if len(beats) == 1:
+                raise KeyError("a defect")
+            return store.renew(*args)
+
+        def close(self):
+            pass
+
+    beat = heartbeat(Breaking(), worker)
+    beat.watch(claim, claimed_at_s=time.monotonic())
+    beat.start()
+    until(lambda: len(beats) > 2, "it beats on")
+    beat.close()

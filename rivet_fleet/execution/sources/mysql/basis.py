@@ -25,6 +25,7 @@ from rivet_fleet.contracts.basis import (
 from rivet_fleet.contracts.keys import ChunkRange, RelationName
 from rivet_fleet.contracts.plan import ReadPlan
 from rivet_fleet.errors import SourceBusy
+from rivet_fleet.execution.engines.session import whole
 from rivet_fleet.execution.sources.mysql.catalog import Row, rows
 from rivet_fleet.execution.sources.mysql.dialect import quote_identifier, quote_text
 from rivet_fleet.execution.sources.mysql.liveness import WatchedConnection
@@ -203,7 +204,7 @@ def _facts(found: tuple[Row, ...]) -> tuple[BasisFact, ...]:
         elif kind == "place":
             facts.append(_fact(BasisKind.SOURCE, INSTANCE, subject))
     for name, group in parts.items():
-        ordered = sorted(group, key=lambda row: int(row[2]))
+        ordered = sorted(group, key=lambda row: whole(row[2]))
         # A prefix is unique in the prefix's order only.
         if all(row[3] is not None and row[5] is None for row in ordered):
             terms = (f"{row[3]}{' desc' if row[4] == 'D' else ''}" for row in ordered)

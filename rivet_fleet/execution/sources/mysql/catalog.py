@@ -14,6 +14,7 @@ from rivet_fleet.contracts.facts import ColumnFacts, IndexFacts
 from rivet_fleet.contracts.keys import RelationName
 from rivet_fleet.errors import SourceRefused
 from rivet_fleet.execution.engines.facts import close_relations
+from rivet_fleet.execution.engines.session import whole
 from rivet_fleet.execution.sources.mysql import wire
 from rivet_fleet.execution.sources.mysql.dialect import (
     ALIAS,
@@ -76,9 +77,9 @@ def find_relation(connection: WatchedConnection, wanted: RelationName) -> Relati
         name=RelationName(schema=schema, name=name),
         base_table=kind not in ("VIEW", "SYSTEM VIEW"),
         storage_engine=engine,
-        row_estimate=None if row_estimate is None else int(row_estimate),
-        row_width_bytes=int(width) if width else None,
-        bytes=int(size or 0),
+        row_estimate=None if row_estimate is None else whole(row_estimate),
+        row_width_bytes=whole(width) if width else None,
+        bytes=whole(size or 0),
     )
 
 
@@ -253,7 +254,7 @@ def _texts(
         return {}
     listed = ", ".join(str(number) for number in sorted(numbers))
     return {
-        int(number): (charset, None if mariadb and charset in _RENAMED else collation)
+        whole(number): (charset, None if mariadb and charset in _RENAMED else collation)
         for number, charset, collation in rows(connection, _COLLATIONS.format(listed))
     }
 
@@ -347,7 +348,7 @@ def indexes(connection: WatchedConnection, relation: Relation) -> tuple[IndexFac
         names = [str(column[0]).upper() for column in cursor.description or ()]
         parts = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
     by_index: dict[str, list[dict[str, Any]]] = {}
-    for part in sorted(parts, key=lambda part: int(part["SEQ_IN_INDEX"])):
+    for part in sorted(parts, key=lambda part: whole(part["SEQ_IN_INDEX"])):
         by_index.setdefault(part["INDEX_NAME"], []).append(part)
     found = [_index(name, group) for name, group in by_index.items()]
     return tuple(sorted(found, key=lambda one: (not one.primary, not one.unique, one.name)))
@@ -362,7 +363,7 @@ def _index(name: str, parts: list[dict[str, Any]]) -> IndexFacts:
     return IndexFacts(
         name=name,
         columns=tuple(part["COLUMN_NAME"] for part in parts if part["COLUMN_NAME"]),
-        unique=all(int(part["NON_UNIQUE"]) == 0 for part in parts),
+        unique=all(whole(part["NON_UNIQUE"]) == 0 for part in parts),
         primary=name == "PRIMARY",
         # The optimizer does not use an invisible or ignored index, however it is told to.
         ready=not hidden,

@@ -17,6 +17,7 @@ import pymysql
 
 from rivet_fleet.errors import StatementTimeout
 from rivet_fleet.execution.engines.facts import Size
+from rivet_fleet.execution.engines.session import whole
 from rivet_fleet.execution.sources.mysql.border import classify, refused, told
 from rivet_fleet.execution.sources.mysql.dialect import BYTES, NUMBERS, family
 from rivet_fleet.execution.sources.mysql.keytext import (
@@ -310,5 +311,5 @@ def explained(connection: WatchedConnection, select: str) -> Size:
         return Size(rows=None, provenance="none")
     product = 1
     for count in outer:
-        product *= max(1, int(count))
+        product *= max(1, whole(count))
     return Size(rows=product, provenance="explain")

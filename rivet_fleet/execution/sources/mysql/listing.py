@@ -18,6 +18,7 @@ from rivet_fleet.contracts.facts import (
     SourceNote,
 )
 from rivet_fleet.contracts.keys import RelationName
+from rivet_fleet.execution.engines.session import whole
 from rivet_fleet.execution.sources.mysql import catalog
 from rivet_fleet.execution.sources.mysql.border import CLIENT_ERRNOS, told
 from rivet_fleet.execution.sources.mysql.catalog import Row, rows
@@ -61,8 +62,8 @@ def _listed(row: Row) -> ListedRelation:
         name=relation,
         kind=what,
         from_item=quote_relation(relation),
-        row_estimate=None if estimate is None else int(estimate),
-        size_bytes=None if size is None else int(size),
+        row_estimate=None if estimate is None else whole(estimate),
+        size_bytes=None if size is None else whole(size),
     )
 
 
@@ -82,10 +83,10 @@ def describe_server(session: Session) -> ServerFacts:
     if any(map(_ROLES.match, grants)):
         # Each was taken on to see what it gives: the next use logs in anew.
         session.close()
-    limits = [int(one) for one in (most, own_limit) if int(one) > 0]
+    limits = [n for n in map(whole, (most, own_limit)) if n > 0]
     notes = [
         *_proxy_note(session),
-        *([_READ_ONLY] if int(read_only or 0) else []),
+        *([_READ_ONLY] if whole(read_only or 0) else []),
         *_powerful(said),
     ]
     return ServerFacts(
@@ -96,7 +97,7 @@ def describe_server(session: Session) -> ServerFacts:
         tls=status.get("Ssl_version") or None,
         now_s=float(now_s),
         connections_max=min(limits) if limits else None,
-        connections_used=int(status.get("Threads_connected") or 0) or None,
+        connections_used=whole(status.get("Threads_connected") or 0) or None,
         notes=tuple(notes),
     )
 

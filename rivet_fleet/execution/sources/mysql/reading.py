@@ -11,7 +11,7 @@ from rivet_fleet.contracts.keys import ChunkRange, RangeKind, RelationName
 from rivet_fleet.contracts.plan import ReadPlan, TuningPlan
 from rivet_fleet.contracts.proof import ChangeReading
 from rivet_fleet.errors import ConfigError, SchemaDrift
-from rivet_fleet.execution.engines.session import maybe_swapped
+from rivet_fleet.execution.engines.session import maybe_swapped, whole
 from rivet_fleet.execution.engines.source import EngineReading
 from rivet_fleet.execution.paging import KeyDialect, Pager, Select, Walk
 from rivet_fleet.execution.sources.mysql import introspect, statements
@@ -58,7 +58,7 @@ def read_changes(session: Session, relation: RelationName) -> ChangeReading:
         timeout_s=_LOOK_MAX_S,
     ) as connection:
         found = find_relation(connection, relation)
-        status = {str(name): int(value) for name, value in rows(connection, _STATUS)}
+        status = {str(name): whole(value) for name, value in rows(connection, _STATUS)}
         ((server, now_s),) = rows(connection, "SELECT @@server_id, UNIX_TIMESTAMP(SYSDATE())")
         names: tuple[str, ...] = _BY_STATEMENTS
         if set(_BY_ENGINE) <= status.keys() and (found.storage_engine or "").lower() == _INNODB:

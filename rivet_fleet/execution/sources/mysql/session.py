@@ -20,7 +20,13 @@ import pymysql
 
 from rivet_fleet.contracts.url import CAREFUL, DatabaseUrl, Login
 from rivet_fleet.errors import ConfigError
-from rivet_fleet.execution.engines.session import ASK_MAX_S, EngineSession, Liveness, Settings
+from rivet_fleet.execution.engines.session import (
+    ASK_MAX_S,
+    EngineSession,
+    Liveness,
+    Settings,
+    whole,
+)
 from rivet_fleet.execution.sources.mysql import catalog
 from rivet_fleet.execution.sources.mysql.border import (
     CLIENT_ERRNOS,
@@ -119,7 +125,7 @@ def look(connection: WatchedConnection) -> Server:
         version_text=f"{version_text} {connection.greeting}",
         proxysql=_row(connection, _PROXYSQL_ASKS) is not None,
         proxy_version=_row(connection, _ASK_PROXY_VERSION) is not None,
-        ids=(connection.own_id, *(int(str(one)) for one in (first_id, *(again or (0,))))),
+        ids=(connection.own_id, *(whole(str(one)) for one in (first_id, *(again or (0,))))),
     )
     own = _row(connection, question(shared=proxy is not Proxy.DIRECT))
     return Server(

@@ -12,6 +12,7 @@ from rivet_fleet.contracts.keys import ChunkRange, RangeKind, RelationName
 from rivet_fleet.contracts.plan import ReadPlan, TuningPlan
 from rivet_fleet.contracts.window import Newest, NewestRequest
 from rivet_fleet.execution.engines import facts
+from rivet_fleet.execution.engines.session import whole
 from rivet_fleet.execution.engines.source import Counting, Questions
 from rivet_fleet.execution.sources.mysql import listing, reading
 from rivet_fleet.execution.sources.mysql.basis import Basis
@@ -102,7 +103,7 @@ def read_counters(session: Session) -> CounterReading:
     return CounterReading(
         engine=ENGINE_NAMES[0],
         taken_at_s=float(at_s),
-        counters={str(name): int(value) for name, value in counters},
+        counters={str(name): whole(value) for name, value in counters},
         context={
             "version": session.server.version_text,
             **{str(name): str(value) for name, value in context},

@@ -12,7 +12,7 @@ import pymysql
 from rivet_fleet.contracts.columns import ColumnSpec
 from rivet_fleet.contracts.plan import TuningPlan
 from rivet_fleet.errors import SchemaDrift, SourceError, SourceRefused
-from rivet_fleet.execution.engines.session import Settings, maybe_swapped
+from rivet_fleet.execution.engines.session import Settings, maybe_swapped, whole
 from rivet_fleet.execution.engines.stream import SteppedStream, Steps
 from rivet_fleet.execution.servo import Overdue
 from rivet_fleet.execution.sources.mysql import wire
@@ -120,7 +120,7 @@ class StatementStream(SteppedStream):
             cursor.execute(sql)
             with well_formed():
                 ((answered,),) = cursor.fetchall()
-                return int(answered)
+                return whole(answered)
 
     def _prepare(self, channel: wire.Channel) -> wire.Prepared:
         began_s = time.monotonic()

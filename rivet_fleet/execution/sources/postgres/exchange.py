@@ -25,9 +25,9 @@ from psycopg.pq import DiagnosticField, ExecStatus
 from psycopg.pq.abc import PGconn, PGresult
 
 from rivet_fleet.contracts.plan import TuningPlan
-from rivet_fleet.errors import MalformedData, SourceError
+from rivet_fleet.errors import MalformedData, SourceError, SourceRefused
 from rivet_fleet.execution.engines.decoding import BatchDecoder
-from rivet_fleet.execution.engines.session import Settings, answers_within_s, maybe_swapped
+from rivet_fleet.execution.engines.session import Settings, answers_within_s, maybe_swapped, whole
 from rivet_fleet.execution.engines.stream import SteppedStream, Steps
 from rivet_fleet.execution.servo import Overdue
 from rivet_fleet.execution.sources.postgres.border import SWAPPED
@@ -434,8 +434,8 @@ class CopyStream(SteppedStream):
             pass
         row = cursor.fetchone()
         try:
-            return int(row[0]) if row else 0
-        except (TypeError, ValueError):
+            return whole(row[0]) if row else 0
+        except SourceRefused:
             raise MalformedData("the server counted rows and sent no number") from None
 
     def _answer(self, query: bytes) -> Steps:

@@ -17,6 +17,7 @@ from rivet_fleet.contracts.facts import PhysicalRelation
 from rivet_fleet.contracts.keys import ChunkRange, RelationName
 from rivet_fleet.contracts.plan import ReadPlan, SealedHeap
 from rivet_fleet.errors import SchemaDrift
+from rivet_fleet.execution.engines.session import whole
 from rivet_fleet.execution.sources.postgres.catalog import Relation, Row
 from rivet_fleet.execution.sources.postgres.dialect import quote_literal, quote_relation
 
@@ -123,7 +124,7 @@ def relation_blocks(cursor: Row, relation: RelationName, *, only: bool) -> int |
         f"{tree} SELECT max(pg_catalog.pg_relation_size(tree.oid))"
         " / current_setting('block_size')::bigint FROM tree".encode()
     ).fetchone()
-    return None if row is None or row[0] is None else int(row[0])
+    return None if row is None or row[0] is None else whole(row[0])
 
 
 # ---------------------------------------------------------------- the proof

@@ -19,6 +19,7 @@ from rivet_fleet.contracts.proof import ChangeReading
 from rivet_fleet.contracts.window import Newest, NewestRequest
 from rivet_fleet.execution.engines import facts
 from rivet_fleet.execution.engines.facts import METADATA_TIMEOUT_S
+from rivet_fleet.execution.engines.session import whole
 from rivet_fleet.execution.engines.source import Counting, Questions
 from rivet_fleet.execution.paging import compared_columns
 from rivet_fleet.execution.sources.postgres import listing
@@ -195,7 +196,7 @@ def read_counters(session: Session) -> CounterReading:
     return CounterReading(
         engine=ENGINE_NAMES[0],
         taken_at_s=at_s,
-        counters={name: int(value) for name, value in (counters or {}).items()},
+        counters={name: whole(value) for name, value in (counters or {}).items()},
         context={"version": session.server_version, **(context or {})},
     )
 
