@@ -23,7 +23,7 @@ from rivet_fleet.contracts.state import FinishedRun
 from rivet_fleet.contracts.window import CursorPlan, StoredMark
 from rivet_fleet.errors import StateRefused, StateTampered
 from rivet_fleet.persistence import seals
-from rivet_fleet.persistence.open import open_store
+from rivet_fleet.persistence.open import open_store, state_health
 from rivet_fleet.persistence.schema import metadata
 from rivet_fleet.persistence.seals import SEALED_OF_RUN, reseal, seal_budget, seal_run
 from tests.campaigns import campaign_plan, staged_part
@@ -727,3 +727,14 @@ def test_an_error_of_any_length_is_read_in_part(sealed, tmp_path) -> None:
         2 * SAID_CHARS_MAX
     }
     store.close()
+
+
+@pytest.mark.parametrize(
+    "theirs", ["garbage", "[]", '{"name": 1}', '{"name":"x","named":true,"path":"/x","sources":5}']
+)
+def test_what_another_namespace_cannot_be_read_by_keeps_nobody_from_looking(
+    sealed, tmp_path, theirs
+) -> None:
+    edited(sealed, tmp_path, f"UPDATE campaign SET identity_json = '{theirs}'").close()
+    health = state_health(f"sqlite:///{tmp_path}/state.db", namespace="team-b")
+    assert health.read_by_others == frozenset()
