@@ -167,6 +167,7 @@ MISPLACED = {
     "spool": "spool_dir: './${tok}'\n" + EXPORT,
     "flag": "source_groups: {prod: {monitor: {flag_file: '/tmp/${tok}'}}}\n" + EXPORT,
     "table": EXPORT.replace("public.orders", "'public.${tok}'"),
+    "a refused value": EXPORT.replace("format: parquet", "format: '${tok}'"),
     "unknown key": EXPORT + "    nonsense: ${tok}\n",
     "by its name": EXPORT.replace("path: out", "path: 'out/${my_token}'"),
     **{
@@ -193,7 +194,7 @@ def test_a_secret_parameter_in_plain_places_is_refused(load_text: Loader, place:
         load_text(DECLARED + MISPLACED[place], params=given)
     assert_hidden(f"{told.value.message} {told.value.hint}", SECRET)
     plain = DECLARED.replace("true}", "false}, my_token: {secret: false}")
-    if "http" not in place and place not in ("name", "table", "unknown key"):
+    if "http" not in place and place not in ("name", "table", "a refused value", "unknown key"):
         load_text(plain + MISPLACED[place], params=given)
 
 
