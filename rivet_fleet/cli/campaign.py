@@ -23,7 +23,7 @@ from rivet_fleet.cli.invocation import (
     state_option,
     wanted_campaign,
 )
-from rivet_fleet.cli.say import say
+from rivet_fleet.cli.say import say, say_line
 from rivet_fleet.contracts.codec import dumps
 from rivet_fleet.contracts.events import EventName
 from rivet_fleet.contracts.keys import CampaignId
@@ -83,7 +83,7 @@ def run(
         wanted = wanted_campaign(invocation, campaign_id)
         submitted = submission.submit(fleet, invocation.loaded, wanted, anew=anew)
         if not submitted.created:
-            say(f"continuing campaign {submitted.campaign_id} by its stored plan", err=True)
+            say_line(f"continuing campaign {submitted.campaign_id} by its stored plan", err=True)
         code = coordinate(
             invocation,
             fleet,
@@ -137,7 +137,7 @@ def resume(
     with fleet_of(invocation, "coordinator", migrate=True) as fleet:
         view = find_campaign(fleet, invocation.loaded, wanted_campaign(invocation, campaign_id))
         submission.go_on(fleet, invocation.loaded, view.campaign_id)
-        say(f"continuing campaign {view.campaign_id} by its stored plan", err=True)
+        say_line(f"continuing campaign {view.campaign_id} by its stored plan", err=True)
         return coordinate(
             invocation,
             fleet,
@@ -248,7 +248,7 @@ def submit(
         say(dumps(submitted), as_json=True)
     else:
         verb = "submitted" if submitted.created else "was there already: nothing changed"
-        say(f"campaign {submitted.campaign_id} {verb}")
+        say_line(f"campaign {submitted.campaign_id} {verb}")
     return _tell_left_out(submitted, config)
 
 

@@ -17,7 +17,7 @@ from rivet_fleet import __version__
 from rivet_fleet.cli import nursery
 from rivet_fleet.cli.lean import import_lean
 from rivet_fleet.cli.say import say
-from rivet_fleet.errors import ExitCode, RivetFleetError
+from rivet_fleet.errors import ExitCode, RivetFleetError, StateError
 
 _COMMANDS = {
     "init": "rivet_fleet.cli.init:init",
@@ -191,9 +191,11 @@ def _main(arguments: list[str]) -> int:
         return int(ExitCode.GENERIC)
     except RivetFleetError as error:
         redact = _redactor()
+        said = redact(error.message)
         _show(
             json_errors,
-            redact(error.message),
+            # What the state holds begins no line of ours.
+            " ".join(said.splitlines()) if isinstance(error, StateError) else said,
             hint=redact(error.hint or ""),
             code=error.code,
             exit_code=error.exit_code,

@@ -21,6 +21,7 @@ from rivet_fleet.cli.invocation import (
 from rivet_fleet.cli.say import say
 from rivet_fleet.contracts.codec import dumps, to_plain
 from rivet_fleet.contracts.events import EventName
+from rivet_fleet.contracts.foreign import flat
 from rivet_fleet.contracts.identity import CAMPAIGN_OTHER
 from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.contracts.state import JournalEntry, JournalFilter
@@ -93,7 +94,7 @@ def metrics(
     elif prometheus:
         say(prometheus_text(invocation.namespace, name, report.now, report.ended), nl=False)
     else:
-        head = f"Campaign {name} ({report.campaign_id}): {report.campaign_status}"
+        head = flat(f"Campaign {name} ({report.campaign_id}): {report.campaign_status}")
         counted = counter_lines(report.harm, hide)
         ended = history_lines(report.ended, hide)
         say("\n".join([head, *metrics_lines(report.now, hide), *counted, "", *ended]))

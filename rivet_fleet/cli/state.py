@@ -19,7 +19,7 @@ from rivet_fleet.cli.invocation import (
     state_option,
     wanted_campaign,
 )
-from rivet_fleet.cli.say import say
+from rivet_fleet.cli.say import say, say_line
 from rivet_fleet.contracts.codec import dumps, to_plain
 from rivet_fleet.contracts.identity import NAMESPACE_DEFAULT
 from rivet_fleet.contracts.keys import describe_range
@@ -83,14 +83,14 @@ def show(config: Path, params: tuple[str, ...], state_url: str | None, as_json: 
         where = "" if invocation.namespace == NAMESPACE_DEFAULT else f" in {invocation.namespace}"
         say(f"no campaign yet{where}")
     for campaign, runs in listed:
-        say(f"{campaign.campaign_id}  {campaign.status.value}")
+        say_line(f"{campaign.campaign_id}  {campaign.status.value}")
         for run in runs:
-            say(
+            say_line(
                 f"  {run.export_name:<24} {run.status.value:<12} "
                 f"{run.counts.completed}/{run.expected_tasks} chunks  {run.rows} rows"
             )
     for name, mark in marks.items():
-        say(f"the next run of {name} reads from {describe_mark(mark)}")
+        say_line(f"the next run of {name} reads from {describe_mark(mark)}")
     return 0
 
 
@@ -113,10 +113,10 @@ def progression(config: Path, params: tuple[str, ...], state_url: str | None, as
     if not found:
         say("no run has completed yet")
     for one in found:
-        say(one.export_name)
-        say(f"  observed   {_mark_line(observed.get(one.export_name))}")
-        say(f"  committed  {_boundary_line(one.committed)}")
-        say(f"  verified   {_boundary_line(one.verified)}")
+        say_line(one.export_name)
+        say_line(f"  observed   {_mark_line(observed.get(one.export_name))}")
+        say_line(f"  committed  {_boundary_line(one.committed)}")
+        say_line(f"  verified   {_boundary_line(one.verified)}")
     return 0
 
 
@@ -223,11 +223,11 @@ def chunks(
         say(dumps(redact_plain(to_plain(body), hide)), as_json=True)
         return 0
     for run, tasks in listed:
-        say(f"{run.run_id}  {run.status.value}")
+        say_line(f"{run.run_id}  {run.status.value}")
         for task in tasks:
             error = f"  {task.error_class}: {task.last_error}" if task.last_error else ""
             owner = f"  owner {task.owner_name}" if task.owner_name else ""
-            say(
+            say_line(
                 hide(
                     f"  {task.chunk_index:>6}  {task.status.value:<9} "
                     f"attempts {task.attempts}/{task.attempts_max}  fence {task.fence}  "
@@ -350,7 +350,7 @@ def accept(
     if not done.created:
         say(f"the mark of {export_name} belongs to this already: nothing was changed")
         return 0
-    say(f"{export_name} goes on from {describe_mark(done.mark)}")
+    say_line(f"{export_name} goes on from {describe_mark(done.mark)}")
     for change in done.changes:
         say(f"  {change.sentence}")
     say(f"  bound to {describe_binding(done.binding)}")

@@ -7,6 +7,7 @@ sequence in a message is a command to somebody's terminal. Values of rows are le
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Iterable
 
@@ -14,18 +15,30 @@ from rivet_fleet.contracts.url import MASK, redact
 
 SAID_CHARS_MAX = 16_000
 """More of one message is read by nobody, and costs every reader of the state."""
-_DIRECTION = (*range(0x200E, 0x2010), *range(0x2028, 0x202F), *range(0x2066, 0x206A))
+_DIRECTION = (0x061C, *range(0x200E, 0x2010), *range(0x2028, 0x202F), *range(0x2066, 0x206A))
+_UNSEEN = (0x00AD, 0x180E, *range(0x200B, 0x200E), *range(0x2060, 0x2066), *range(0x206A, 0x2070))
+_UNSEEN += (0xFEFF, *range(0xFFF9, 0xFFFC), *range(0xE0000, 0xE0080))
+"""Nobody sees them: two names that look alike are two, and tags are read by programs alone."""
 _CONTROLS = [code for code in range(0x20) if chr(code) not in "\n\t"]
-_CONTROLS += [*range(0x7F, 0xA0), *_DIRECTION]
+_CONTROLS += [*range(0x7F, 0xA0), *_DIRECTION, *_UNSEEN]
 _HIDDEN: dict[int, str | None] = {**dict.fromkeys(_CONTROLS), 0x0D: " "}
 _HIDDEN |= dict.fromkeys(range(55296, 57344), "�")
-_ESCAPED = {code: f"\\u{code:04x}" for code in _HIDDEN if code >= 0x7F}
+_ESCAPED = {code: json.dumps(chr(code))[1:-1] for code in _HIDDEN if code > 0x7F}
+_ESCAPED[0x7F] = "\\u007f"
 """Below that JSON escapes them itself."""
+
+
+_LINE_ENDS = re.compile(r"[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]+")
 
 
 def printable(text: str) -> str:
     """``text`` in which nothing moves a cursor, turns the writing or hides; line ends stay."""
     return text.translate(_HIDDEN)
+
+
+def flat(text: str) -> str:
+    """``printable`` on one line: a line end of others would begin a line that seems ours."""
+    return printable(_LINE_ENDS.sub(" ", text))
 
 
 def printable_json(text: str) -> str:

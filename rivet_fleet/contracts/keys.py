@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import NewType
 
+from rivet_fleet.contracts.foreign import flat
+
 CampaignId = NewType("CampaignId", str)
 RunId = NewType("RunId", str)
 TaskId = NewType("TaskId", int)
@@ -118,9 +120,19 @@ class ChunkRange:
     block_end: int | None = None
 
 
+SHOWN_CHARS_MAX = 400
+"""Of one value of a key, where people read it."""
+
+
 def shown_key(values: KeyTuple) -> str:
-    """A key for people. A value that could not travel as text begins with NUL, and is bytes."""
-    return ", ".join(value.replace("\0", "\\x") for value in values)
+    """A key for people, on one line; a long value is cut. One that could not travel as text begins
+    with NUL, and is bytes."""
+    return ", ".join(_shown(value) for value in values)
+
+
+def _shown(value: str) -> str:
+    text = flat(value[: SHOWN_CHARS_MAX + 1].replace("\0", "\\x"))
+    return text if len(value) <= SHOWN_CHARS_MAX else f"{text[:SHOWN_CHARS_MAX]}…"
 
 
 def describe_range(chunk_range: ChunkRange) -> str:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import hashlib
 import hmac
 import posixpath
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 
 from rivet_fleet.contracts.codec import canonical_json
 from rivet_fleet.errors import StateRefused, StateTampered
@@ -131,8 +131,9 @@ def digest_of(text: str) -> str:
 class Allowed:
     """Two lists; an empty one allows everything.
 
-    ``sources``: patterns (``*``, ``?``) of a source's identity, ``engine://user@host:port/database``,
-    each behind ``NAME=`` when it holds for one source of the configuration alone.
+    ``sources``: patterns of a source's identity, ``engine://user@host:port/database``, each behind
+    ``NAME=`` when it holds for one source of the configuration alone. ``*`` and ``?`` stand for no
+    comma and no ``@``; a ``*`` alone is every source.
     ``destinations``: folders, as paths or ``file://`` URIs, and prefixes of stores as their URIs;
     what lies in them or below is allowed.
     """
@@ -168,8 +169,19 @@ def _matches(pattern: str, name: str, identity: str) -> bool:
     head, separator, rest = pattern.partition("=")
     named = separator and "://" not in head
     if named:
-        return head == name and fnmatchcase(identity, rest)
-    return fnmatchcase(identity, pattern)
+        return head == name and _is_like(identity, rest)
+    return _is_like(identity, pattern)
+
+
+def _is_like(identity: str, pattern: str) -> bool:
+    """What stands for one host stands neither for several nor for a user in front of it."""
+    if pattern == "*":
+        return True
+    parts = (_WILD.get(one) or re.escape(one) for one in pattern)
+    return re.fullmatch("".join(parts), identity, re.DOTALL) is not None
+
+
+_WILD = {"*": "[^,@]*", "?": "[^,@]"}
 
 
 def _folder(text: str) -> str:

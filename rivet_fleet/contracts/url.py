@@ -9,6 +9,7 @@ percent-encoded, and nothing else is decoded (``+`` and ``#`` are themselves). T
 ``host``, ``port``, ``user``, ``password`` and ``dbname`` say the same as the parts, and win. An
 ``@`` anywhere in hosts or database, and a ``?`` before the user's ``@``, are refused: they are a
 password's or an option's that was not encoded, and what stands behind would be taken for a host.
+So is a host that holds, once decoded, what libpq would divide or what no host has.
 """
 
 from __future__ import annotations
@@ -169,6 +170,8 @@ def parse_database_url(text: str) -> DatabaseUrl:
         hosts = _with_ports(hosts, ports) if ports else hosts
     if "port" in named:
         hosts = _with_ports(hosts, named["port"])
+    for host, _ in hosts:
+        _check_host(host)
     (host, port), *more = hosts
     return DatabaseUrl(
         scheme=scheme.split("+", 1)[0],
@@ -203,6 +206,16 @@ def _hosts(authority: str) -> list[tuple[str, int | None]]:
             raise ValueError(f"the port or host of the URL cannot be read: {_ENCODED}")
         found.append((_decoded(whole[1].strip("[]")), _port(_decoded(whole[2] or ""))))
     return found
+
+
+def _check_host(host: str) -> None:
+    """Raises ValueError for one that libpq would take for several (a comma, encoded), or that names
+    another place than it seems to. A socket's folder may hold blanks, an abstract one begins
+    with @.
+    """
+    held = host[1:] if host[:1] == "@" else host
+    if re.search(r"[,@\x00-\x1f\x7f-\x9f]", held) or (host[:1] != "/" and re.search(r"\s", held)):
+        raise ValueError("a host of the URL holds a comma, an @, a blank or a control character")
 
 
 def _with_ports(hosts: list[tuple[str, int | None]], ports: str) -> list[tuple[str, int | None]]:

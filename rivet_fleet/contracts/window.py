@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from rivet_fleet.contracts.codec import canonical_json, dumps, from_plain
+from rivet_fleet.contracts.foreign import flat
 from rivet_fleet.contracts.keys import KeyTuple, RelationName, shown_key
 
 
@@ -308,9 +309,9 @@ def describe_mark(mark: str) -> str:
         body = json.loads(mark)
         first, *rest = body["by"]
         shown = f"coalesce({first}, {body['or']})" if "or" in body else first
-        return f"{', '.join((shown, *rest))} = {shown_key(tuple(body['at']))}"
+        return flat(f"{', '.join((shown, *rest))} = {shown_key(tuple(body['at']))}")
     except (ValueError, KeyError, TypeError, AttributeError):
-        return mark
+        return flat(mark)
 
 
 def advances(before: str | None, after: str) -> bool:

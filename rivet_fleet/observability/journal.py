@@ -72,13 +72,14 @@ def render_journal(entries: Sequence[JournalEntry], redactor: Redactor = redact)
     if not entries:
         return "The journal has no entries for this selection.\n"
     subjects = [one_line(subject_of(e), redactor, 60) for e in entries]
-    event_width = max(len(e.event) for e in entries)
+    events = [one_line(e.event, redactor, 40) for e in entries]
+    event_width = max(map(len, events))
     subject_width = max(map(len, subjects))
     lines = []
-    for entry, subject in zip(entries, subjects, strict=True):
+    for entry, event, subject in zip(entries, events, subjects, strict=True):
         details = " ".join(filter(None, (entry.message, pairs_text(entry.data, redactor))))
         worker = f"[{entry.worker_id}] " if entry.worker_id else ""
-        head = f"{rfc3339(entry.at_s)}  {entry.event:<{event_width}}  {subject:<{subject_width}}"
+        head = f"{rfc3339(entry.at_s)}  {event:<{event_width}}  {subject:<{subject_width}}"
         lines.append(f"{head}  {one_line(worker + details, redactor)}".rstrip())
     return "\n".join(lines) + "\n"
 

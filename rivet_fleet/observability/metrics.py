@@ -12,6 +12,7 @@ from typing import Any
 
 from rivet_fleet.contracts.codec import to_plain
 from rivet_fleet.contracts.counters import COUNTERS_CAVEAT, CounterReading, RunCounters
+from rivet_fleet.contracts.foreign import flat
 from rivet_fleet.contracts.keys import RunId
 from rivet_fleet.contracts.state import GroupView, RunStatus, RunView, TaskCounts, WorkerView
 from rivet_fleet.observability.units import (
@@ -201,7 +202,7 @@ def history_lines(runs: Sequence[EndedRun], redactor: Redactor) -> list[str]:
     """A table, newest first; one line that says so when there is nothing."""
     if not runs:
         return ["No run of these exports has ended yet."]
-    rows = [_cells(run, redactor) for run in runs]
+    rows = [tuple(flat(cell) for cell in _cells(run, redactor)) for run in runs]
     widths = [max(map(len, column)) for column in zip(_HEAD, *rows, strict=True)]
     return [
         "  ".join(

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from psycopg import conninfo
 
 from rivet_fleet.contracts.url import parse_database_url
+from rivet_fleet.errors import StateRefused
+from rivet_fleet.persistence.open import dialect_of
 
 TARGET = ("host", "port", "dbname", "user", "password")
 TEXTS = st.text(
@@ -115,3 +117,23 @@ def test_what_cannot_be_read_is_refused_without_being_repeated(text: str) -> Non
     with pytest.raises(ValueError) as caught:
         parse_database_url(text)
     assert "ss@h" not in str(caught.value) and "me@corp" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("postgresql://u:pw@%2Fnone%2Cfar.example/db", "mysql://u:pw@%2Fnone%2Cfar.example/db"),
+        *("postgresql://u:pw@127.0.0.1%2Cfar.example/db", "postgresql://u:pw@h%40far.example/db"),
+        *(
+            "postgresql://u:pw@h%20far/db",
+            "postgresql://u:pw@h%0Afar/db",
+            "postgresql://u@%40a%2Cb/d",
+        ),
+    ],
+)
+def test_one_host_is_one_host(url: str) -> None:
+    """libpq would divide it at the comma, and dial what nobody looked at."""
+    with pytest.raises(ValueError, match="a host of the URL holds"):
+        parse_database_url(url)
+    with pytest.raises(StateRefused):
+        dialect_of(url)

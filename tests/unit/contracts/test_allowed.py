@@ -22,10 +22,20 @@ SHOP = "postgresql://reader@db.example:5432/shop"
         ("main=*", True),
         ("main", False),
         ("", False),
+        ("postgresql://reader@db.example:543?/shop", True),
+        ("postgresql://*/shop", False),
+        ("[p]ostgresql://reader@db.example:5432/shop", False),
     ],
 )
 def test_a_source_is_allowed_by_its_identity(pattern: str, allowed: bool) -> None:
     assert Allowed(sources=("mysql://x@y/z", pattern)).reads("main", SHOP) is allowed
+
+
+def test_a_pattern_for_one_host_is_none_for_two() -> None:
+    one = Allowed(sources=("postgresql://reader@db.*/shop",))
+    assert one.reads("main", SHOP)
+    assert not one.reads("main", "postgresql://reader@db.example,far.example:5432/shop")
+    assert not one.reads("main", "postgresql://reader@db.x@far.example:5432/shop")
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 
 import pytest
 
+from rivet_fleet.cli.say import say_line
 from rivet_fleet.contracts.foreign import foreign_line, printable, printable_json
+from rivet_fleet.contracts.keys import CampaignId, ChunkRange, RangeKind, WorkerId, describe_range
+from rivet_fleet.contracts.state import JournalEntry
 from rivet_fleet.contracts.url import redact
+from rivet_fleet.contracts.window import describe_mark
+from rivet_fleet.observability.journal import render_journal
+from rivet_fleet.observability.metrics import EndedRun, history_lines
 
 MIB = 1024 * 1024
 HOSTILE = {
@@ -74,8 +81,11 @@ def test_what_is_cut_holds_no_half_of_a_secret() -> None:
         assert len(shown) <= 101
 
 
+UNSEEN = "\u061c\u200b\u200c\u200d\u2060\ufeff\xad\u180e\U000e0041\U000e007f"
+
+
 def test_no_control_character_is_left() -> None:
-    hostile = "row\x1b]0;OWNED\x07\x1b[2J\x9b31m \u202egnp.exe\u2028end\r\x7f\ud800"
+    hostile = "row\x1b]0;OWNED\x07\x1b[2J\x9b31m \u202egnp.exe\u2028end\r\x7f\ud800" + UNSEEN
     shown = printable(hostile)
     assert all(one.isprintable() for one in shown), ascii(shown)
     assert "s3cret" not in foreign_line("s3c\x1bret", ("s3cret",))
@@ -83,8 +93,42 @@ def test_no_control_character_is_left() -> None:
     assert foreign_line("a\nb\tc\x1b") == "a b c"
 
 
+FORGED = "x\nERROR forged\r\x0b\x85\u2028end"
+
+
+def test_what_others_wrote_begins_no_line(capsys: pytest.CaptureFixture[str]) -> None:
+    key = ChunkRange(kind=RangeKind.KEYSET, columns=("id",), lower=(FORGED, "k" * 200_000))
+    mark = json.dumps({"by": [FORGED], "at": [FORGED]})
+    entry = JournalEntry(
+        journal_id=1,
+        campaign_id=CampaignId("c"),
+        run_id=None,
+        export_name=FORGED,
+        chunk_index=None,
+        worker_id=WorkerId(FORGED),
+        at_s=0.0,
+        event=FORGED,
+        message=FORGED,
+        data={FORGED: FORGED},
+    )
+    whatever = dict.fromkeys((one.name for one in fields(EndedRun)), 1)
+    ended = EndedRun(**(whatever | {"status": FORGED, "export_name": ""}))  # type: ignore[arg-type]
+    say_line(FORGED)
+    shown = {
+        "a key": describe_range(key),
+        "a mark": describe_mark(mark),
+        "no mark": describe_mark(FORGED),
+        "the journal": render_journal([entry]).rstrip(),
+        "ended runs": history_lines([ended], str)[1],
+        "a line": capsys.readouterr().out.rstrip("\n"),
+    }
+    assert {what: len(text.splitlines()) for what, text in shown.items()} == dict.fromkeys(shown, 1)
+    assert all("forged" in text for text in shown.values())
+    assert len(shown["a key"]) < 2000
+
+
 def test_json_keeps_its_meaning() -> None:
-    body = {"a\x1b\u202e": "\x9b\u2028\x7f ñ 😀"}
+    body = {"a\x1b\u202e": "\x9b\u2028\x7f ñ 😀" + UNSEEN}
     text = printable_json(json.dumps(body, ensure_ascii=False))
     assert json.loads(text) == body
     assert all(one.isprintable() for one in text), ascii(text)
