@@ -316,7 +316,7 @@ def unwritable(folder: Path) -> Iterator[Path]:
         folder.chmod(0o755)
         return
     need_mounts()
-    with mounted(folder, "size=1m,ro"):
+    with mounted(folder, "size=1m,ro,mode=0755"):
         yield folder
 
 
