@@ -18,6 +18,8 @@ from rivet_fleet.errors import DestinationRefused
 from rivet_fleet.execution.durable import checked_path
 
 MANIFEST_BYTES_MAX = 64 * 1024 * 1024
+_WHOLE_MAX = 2**63 - 1
+"""More of anything there is not; a number of thousands of digits cannot even be shown."""
 _CHECKSUM = re.compile(r"[0-9a-z]+:[0-9a-f]{16}")
 
 
@@ -174,4 +176,6 @@ class _Fields:
         value = self._plain.get(name)
         if not isinstance(value, kind) or isinstance(value, bool):
             raise ManifestUnreadable(f"{self._what} has no {kind.__name__} field {name!r}")
+        if isinstance(value, int) and not 0 <= value <= _WHOLE_MAX:
+            raise ManifestUnreadable(f"{self._what} has a {name!r} that counts nothing")
         return value

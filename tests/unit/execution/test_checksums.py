@@ -11,6 +11,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from rivet_fleet import execution
@@ -21,6 +22,7 @@ from rivet_fleet.execution import checksums, registry
 from rivet_fleet.execution.checksums import ColumnSums, bytes_hash, is_summed, reference_sum
 from rivet_fleet.execution.columnsums import choose_registers, column_sum
 from rivet_fleet.execution.formats.csv import writer as csv_reading
+from rivet_fleet.execution.formats.parquet import writer as parquet_reading
 from rivet_fleet.execution.types import arrow_type
 from tests.packed import packed
 
@@ -283,3 +285,37 @@ KNOWN = {
     "list of uuids": "value64:eb902e53cb90de33",
     "list of lists": "value64:34a211ca205307cf",
 }
+
+
+@pytest.mark.parametrize("encoding", ["RLE_DICTIONARY", "DELTA_BYTE_ARRAY"])
+def test_a_small_file_of_wide_rows_is_read_in_bounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    """A value that stands once in the file, or as what it has more than the one before."""
+    rows, wide = 1000, "x" * 100_000
+    column: pa.Array = pa.DictionaryArray.from_arrays(pa.array([0, 1] * (rows // 2)), [wide, "y"])
+    options: dict[str, object] = {"store_schema": False}
+    if encoding == "DELTA_BYTE_ARRAY":
+        column = pa.array([wide] * rows)
+        options |= {"use_dictionary": False, "column_encoding": {"v": encoding}}
+    ids = pa.array(range(rows), pa.int32())
+    path = tmp_path / "small.parquet"
+    pq.write_table(pa.table({"id": ids, "v": column}), path, row_group_size=rows, **options)
+    del column
+    seen: list[int] = []
+
+    class Watched(ColumnSums):
+        def add(self, columns: list[pa.Array]) -> None:
+            seen.append(sum(one.nbytes for one in columns))
+            super().add(columns)
+
+    monkeypatch.setattr(parquet_reading, "ColumnSums", Watched)
+    found = parquet_reading.file_checksums(path)
+    assert path.stat().st_size < 1_000_000
+    assert max(seen) < 34 * 1024 * 1024
+    shown = [wide, "y"] if encoding == "RLE_DICTIONARY" else [wide, wide]
+    schema = pa.schema({"id": pa.int32(), "v": pa.string()})
+    sums = ColumnSums(parquet_reading.VALUES, schema, column_sum)
+    for start in range(0, rows, 2):
+        sums.add([ids.slice(start, 2), pa.array(shown)])
+    assert found == sums.texts()

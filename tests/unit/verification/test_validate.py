@@ -41,6 +41,7 @@ from rivet_fleet.verification.findings import (
     verification_lines,
     verification_plain,
 )
+from rivet_fleet.verification.manifests import ManifestUnreadable, parse_manifest
 from rivet_fleet.verification.validate import validate_prefix
 
 SCHEMA = pa.schema([("id", pa.int64())])
@@ -407,3 +408,11 @@ def test_a_footer_whose_names_are_no_text_is_a_damaged_file(tmp_path):
     for look in (part_format.count_rows, part_format.checksums):
         with pytest.raises(DataIntegrityError):
             look(path)
+
+
+@pytest.mark.parametrize("number", [10**4299, 2**63, -1])
+def test_a_number_that_counts_nothing_is_no_manifest(number: int) -> None:
+    """Thousands of digits cannot even be shown."""
+    body = json.dumps({"manifest_version": number, "parts": []}).encode()
+    with pytest.raises(ManifestUnreadable, match="counts nothing"):
+        parse_manifest(body)

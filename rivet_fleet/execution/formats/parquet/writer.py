@@ -9,9 +9,11 @@ Batches may come packed (ADR 0014): that changes what writing costs, never what 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rivet_fleet.contracts.plan import FormatPlan
@@ -43,9 +45,13 @@ def file_checksums(path: Path) -> dict[str, str]:
     and OSError."""
     try:
         with pq.ParquetFile(path) as file:
-            sums = ColumnSums(VALUES, file.schema_arrow, patient_sum())
-            for batch in file.iter_batches(_rows_at_once(file.metadata), use_threads=False):
-                sums.add(batch.columns)
+            footer, schema = file.metadata, file.schema_arrow
+        shared = _shared(footer, schema)
+        sums = ColumnSums(VALUES, schema, patient_sum())
+        with pq.ParquetFile(path, metadata=footer, read_dictionary=shared) as file:
+            for batch in file.iter_batches(_rows_at_once(footer), use_threads=False):
+                for piece in _pieces(batch, shared):
+                    sums.add(piece)
     except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # The system's own; what pyarrow says of the bytes has no number.
@@ -54,10 +60,50 @@ def file_checksums(path: Path) -> dict[str, str]:
 
 
 def _rows_at_once(footer: pq.FileMetaData) -> int:
-    """So many rows that their values take about 32 MB."""
+    """So many rows that their values, as they are encoded, take about 32 MB."""
     groups = [footer.row_group(index) for index in range(footer.num_row_groups)]
     widest = max((g.total_byte_size / max(g.num_rows, 1) for g in groups), default=1.0)
+    for _, column in _columns_of(footer):
+        if _PREFIXED in column.encodings:
+            # Each value may be the one before and a byte: as wide as all of the chunk.
+            widest = max(widest, float(column.total_uncompressed_size))
     return max(1, min(_ROWS_MAX, int(_BYTES_MAX / max(widest, 1.0))))
+
+
+_PREFIXED = "DELTA_BYTE_ARRAY"
+
+
+def _columns_of(footer: pq.FileMetaData) -> Iterator[tuple[str, pq.ColumnChunkMetaData]]:
+    for index in range(footer.num_row_groups):
+        group = footer.row_group(index)
+        for at in range(group.num_columns):
+            yield (column := group.column(at)).path_in_schema, column
+
+
+def _shared(footer: pq.FileMetaData, schema: pa.Schema) -> list[str]:
+    """The columns whose values stand once in the file, however many rows have them: a few bytes
+    of it may be more than all memory."""
+    wide = {one.name for one in schema if one.type in (pa.string(), pa.binary())}
+    found = {name for name, one in _columns_of(footer) if one.has_dictionary_page}
+    return sorted(wide & found)
+
+
+def _pieces(batch: pa.RecordBatch, shared: list[str]) -> Iterator[list[pa.Array]]:
+    """The batch's columns without dictionaries, so many rows at once that they take about 32 MB
+    however wide their values are."""
+    widest = sum(_widest(batch.column(name).dictionary) for name in shared)
+    rows = max(1, _BYTES_MAX // max(widest, 1))
+    for start in range(0, batch.num_rows, rows):
+        columns = batch.slice(start, rows).columns
+        yield [
+            column.dictionary_decode() if name in shared else column
+            for name, column in zip(batch.schema.names, columns, strict=True)
+        ]
+
+
+def _widest(values: pa.Array) -> int:
+    found = pc.max(pc.binary_length(values)).as_py()
+    return int(found or 0)
 
 
 _CODECS = {"zstd": "zstd", "snappy": "snappy", "gzip": "gzip", "lz4": "lz4", "none": "none"}
