@@ -8,7 +8,8 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -75,14 +76,53 @@ class Watchdog:
 
 
 class LimitedConnection(psycopg.Connection[tuple[Any, ...]]):
-    """A connection whose every wait for the network happens within ``limit``."""
+    """A connection whose every wait for the network happens within ``limit``, and for an answer
+    that this process can hold."""
 
     limit: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
 
     def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
         """As psycopg's."""
         with self.limit():
-            return super().wait(gen, interval, timeout)
+            try:
+                found: RV = super().wait(_bounded(gen), interval, timeout)
+                return found
+            except psycopg.DataError as error:
+                if error.sqlstate is None:
+                    self.close()  # what is left of the answer would be the next one's
+                raise
+
+
+_HELD_BYTES_MAX = 512 * 1024 * 1024
+"""What this process may grow by while libpq keeps one answer: it keeps all that comes."""
+_LOOK_EVERY = 16
+"""So many times that something came; a small answer is never looked at."""
+
+
+def _bounded(gen: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
+    """psycopg's generator ``gen``. Raises DataError when its answer takes too much memory."""
+    before, came = 0, 0
+    try:
+        wanted = next(gen)
+        while True:
+            ready = yield wanted
+            came += 1
+            if came % _LOOK_EVERY == 0:
+                held = _held_bytes()
+                before = before or held
+                if held - before > _HELD_BYTES_MAX:
+                    raise psycopg.DataError("the answer takes more memory than any may take")
+            wanted = gen.send(ready)
+    except StopIteration as done:
+        return done.value
+
+
+def _held_bytes() -> int:
+    """The memory that this process holds; 0 where nobody says (not Linux)."""
+    with contextlib.suppress(OSError):
+        pages = Path("/proc/self/statm").read_text().split()[1]
+        return int(pages) * os.sysconf("SC_PAGESIZE")
+    return 0
 
 
 def _shutdown(fileno: int) -> None:

@@ -23,6 +23,7 @@ from rivet_fleet.errors import (
     RivetFleetError,
     SourceError,
     SourceRefused,
+    StateError,
     StateUnavailable,
     ValueTooLarge,
 )
@@ -32,7 +33,8 @@ from rivet_fleet.execution.sources.postgres import session as sessions
 from rivet_fleet.execution.sources.postgres.decoder import DECODERS
 from rivet_fleet.execution.sources.postgres.exchange import CopyStream
 from rivet_fleet.execution.sources.postgres.session import Session
-from rivet_fleet.persistence.open import open_store
+from rivet_fleet.persistence import postgres_dialect
+from rivet_fleet.persistence.open import open_store, state_health
 from tests.rogue.postgres_server import MESSAGES, PHASES, Script, auth, done, header, ready, row
 from tests.rogue.tcp import Memory, Peer, rogue
 
@@ -227,6 +229,18 @@ def test_whoever_answers_nonsense_about_a_silent_link_is_believed_nothing(oid: i
         where = {"host": "127.0.0.1", "port": server.port, "user": "reader", "dbname": "shop"}
         asked = liveness.ask({**where, "sslmode": "disable", "autocommit": True}, 7)
     assert asked is frame.Liveness.UNKNOWN
+
+
+def test_a_state_that_floods_ends_by_name_and_within_bounds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(postgres_dialect, "_HELD_BYTES_MAX", HELD_BYTES_MAX)
+    memory = Memory()
+    memory.begin()
+    flood = Script("answer", MESSAGES["rows without end"])
+    with rogue(flood) as server, pytest.raises(StateError, match="more memory than any"):
+        state_health(f"postgresql://reader:{PASSWORD}@127.0.0.1:{server.port}/state")
+    assert memory.grown_mb < GROWN_MB_MAX and len(server.peers) <= 2
 
 
 class Thief:
