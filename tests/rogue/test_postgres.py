@@ -172,8 +172,12 @@ def test_what_a_flood_cost_is_told_to_the_budget(most, monkeypatch: pytest.Monke
         *((1009, b"{" + b"a," * 3_000_000 + b"a}"), (114, b"[" + b"[]," * 2_000_000 + b"[]]")),
     ],
 )
-def test_a_cell_of_another_type_ends_by_name_and_within_bounds(oid: int, value: bytes) -> None:
+def test_a_cell_of_another_type_ends_by_name_and_within_bounds(
+    monkeypatch: pytest.MonkeyPatch, oid: int, value: bytes
+) -> None:
     """The server says of which type a cell is, whatever it was asked for."""
+    monkeypatch.setattr(liveness, "ANSWER_BYTES_MAX", 16 * ANSWER_BYTES_MAX)
+    monkeypatch.setattr(liveness, "HELD_BYTES_MAX", 1 << 40)
 
     def answer(peer: Peer) -> None:
         peer.say(header(oid=oid) + row(value) + done(b"SELECT 1") + ready(b"T"))
