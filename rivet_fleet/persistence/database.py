@@ -16,7 +16,7 @@ import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any, TypeAlias, TypeVar
 
 from sqlalchemy import Connection, TextClause, exc, text
@@ -27,11 +27,12 @@ from rivet_fleet.contracts.codec import to_plain
 from rivet_fleet.contracts.events import EVENT_VERSION, Event, Told
 from rivet_fleet.contracts.foreign import SAID_CHARS_MAX, foreign_line
 from rivet_fleet.contracts.identity import NAMESPACE_DEFAULT
+from rivet_fleet.contracts.protection import BUDGET_NUMBERS
 from rivet_fleet.contracts.seals import UNKEYED, Sealer, tampered
 from rivet_fleet.contracts.state import JournalEntry, JournalFilter
 from rivet_fleet.errors import StateError, StateRefused, StateUnavailable
 from rivet_fleet.persistence.dialects import Dialect
-from rivet_fleet.persistence.guards import refuse_foreign, typed
+from rivet_fleet.persistence.guards import MOMENTS, NUMBERS, TEXTS, refuse_foreign, typed
 
 # ------------------------------------------------------------------------------------------
 # Where the drivers' exceptions end: one table from SQLSTATE or SQLite code to our errors.
@@ -200,30 +201,6 @@ _MOMENT_MAX_S = 6e10
 """Farther from 1970 (some 1,900 years) than any clock of ours: no calendar shows it."""
 
 
-@cache
-def _columns() -> dict[str, Callable[[object], bool]]:
-    """What a column of each name may hold; names that two tables use differently are left out."""
-    # Imported here: most processes read few rows before anything else has to be there.
-    from rivet_fleet.persistence.schema import metadata
-
-    found: dict[str, Callable[[object], bool]] = {}
-    for table in metadata.tables.values():
-        for column in table.columns:
-            fine: Callable[[object], bool] = _is_anything
-            if issubclass(column.type.python_type, int | float):
-                moment = column.name.endswith(("_at_s", "_until_s", "_before_s"))
-                fine = _is_moment if moment else _is_number
-            elif column.type.python_type is str:
-                fine = _is_text
-            if found.setdefault(column.name, fine) is not fine:
-                found[column.name] = _is_anything
-    return found
-
-
-def _is_anything(_value: object) -> bool:
-    return True
-
-
 def _is_text(value: object) -> bool:
     return isinstance(value, str)
 
@@ -238,8 +215,17 @@ def _is_moment(value: object) -> bool:
 
 @lru_cache(maxsize=512)
 def _looked_at(names: tuple[str, ...]) -> tuple[tuple[int, str, Callable[[object], bool]], ...]:
-    known = _columns()
-    return tuple((at, name, known[name]) for at, name in enumerate(names) if name in known)
+    found = ((at, name, _fine(name)) for at, name in enumerate(names))
+    return tuple((at, name, fine) for at, name, fine in found if fine is not None)
+
+
+def _fine(name: str) -> Callable[[object], bool] | None:
+    """What a column of this name may hold; None for one that two tables use differently."""
+    if name in TEXTS:
+        return _is_text
+    if name in MOMENTS:
+        return _is_moment
+    return _is_number if name in NUMBERS or name in BUDGET_NUMBERS else None
 
 
 def _refuse_other_types(rows: Sequence[Record]) -> None:

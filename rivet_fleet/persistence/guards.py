@@ -94,3 +94,39 @@ def understood(kind: type[T], stored: str, what: str) -> T:
     """A value that is kept as JSON and has no seal. Raises StateTampered."""
     with typed(what):
         return loads_checked(kind, stored)
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+TEXTS = _names("""
+    acceptance_json acceptance_seal after_json before_json campaign_id campaign_name chunk_digests
+    columns_json commit_seal config_digest config_path configured_by data_json destination_kind
+    ended_reason error error_class error_message event export_name finalize_owner findings_json
+    fingerprint format governor_name governor_owner group_name halted_reason host_id identity_json
+    key last_committed_cursor last_committed_run_id last_committed_strategy last_cursor_value
+    last_error last_run_id last_verified_cursor last_verified_run_id last_verified_strategy
+    manifest_fingerprint mark_binding mark_seal md5 message mode monitor_json name namespace owner
+    owner_host owner_name path paused_reason plan_hash plan_json proof_json proof_seal range_json
+    readings_json receipt_json run_id seal source source_engine source_group source_key status
+    strategy value worker_id
+""")
+"""Columns that hold text, by name: of every table that has one. A row is looked at by these."""
+NUMBERS = _names("""
+    at_s attempts attempts_max bytes bytes_written ceiling changed_values chunk_index chunks
+    complete duplicates duration_ms event_version expected_tasks fence file_id files_produced
+    finalize_fence governor_fence journal_id keys last_committed_chunk_index
+    last_verified_chunk_index longest_statement_ms metrics_id owner_pid page page_share pages_read
+    part_number peak_rss_bytes permits pid position priority retries rows rows_written rss_bytes
+    run_position shift task_id total_rows work_ms
+""")
+"""Columns that hold a number, those of a budget beside them (``BUDGET_NUMBERS``)."""
+MOMENTS = _names("""
+    bytes_free_at_s claimed_at_s committed_at_s completed_at_s configured_at_s created_at_s
+    ended_at_s finalize_lease_expires_at_s finished_at_s governor_lease_expires_at_s
+    heartbeat_at_s last_committed_at_s last_run_at_s last_verified_at_s lease_expires_at_s
+    not_before_s paid_until_s pid_started_at_s published_at_s resumes_at_s rows_free_at_s run_at_s
+    sampled_at_s started_at_s updated_at_s valid_until_s
+""")
+"""Columns that hold a moment, in seconds since 1970."""

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rivet_fleet.contracts.plan import FormatPlan
@@ -102,6 +101,9 @@ def _pieces(batch: pa.RecordBatch, shared: list[str]) -> Iterator[list[pa.Array]
 
 
 def _widest(values: pa.Array) -> int:
+    # Only here: the kernels cost a process that writes 9 MB (ADR 0014).
+    import pyarrow.compute as pc
+
     found = pc.max(pc.binary_length(values)).as_py()
     return int(found or 0)
 
