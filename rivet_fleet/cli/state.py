@@ -30,7 +30,7 @@ from rivet_fleet.coordination.fleet import Fleet, find_campaign, refuse_other_ow
 from rivet_fleet.coordination.operate import Word, change_budget
 from rivet_fleet.errors import ExitCode, UsageError
 from rivet_fleet.observability.reasons import budget_line
-from rivet_fleet.observability.units import one_line, redact_plain
+from rivet_fleet.observability.units import redact_plain, safe_line
 from rivet_fleet.planning.config.connections import seal_key
 from rivet_fleet.planning.config.loaded import LoadedConfig
 from rivet_fleet.planning.config.protection import MEGABYTE
@@ -488,8 +488,8 @@ def reseal(
         old_key = seal_key(invocation.loaded, old_key_env) if old_key_env else None
         if old_key is None and invocation.loaded.config.state.key_env and not yes:
             say("what is there has no key's seal: whoever writes to the state can have made it")
-            for line in operate.unkeyed(fleet, invocation.loaded.campaign_name):
-                say("  " + one_line(line, known_redactor()))
+            for line in marks.unkeyed(fleet):
+                say("  " + safe_line(line, known_redactor()))
             say("had it a key before? Then somebody has replaced its seals: restore it, or cancel")
             say("nothing was changed; when all of it is what you planned, say so with --yes")
             return int(ExitCode.GENERIC)

@@ -17,6 +17,9 @@ from rivet_fleet.contracts.state import Claim, WorkerIdentity, heartbeat_interva
 from rivet_fleet.errors import ExitCode, LeaseLost, StateError, StateRefused
 from rivet_fleet.persistence.store import Store
 
+_FOR_GOOD = ("RIVET_STATE_NOT_OURS", "RIVET_STATE_SEVERAL_HOSTS", "RIVET_STATE_MOVED")
+"""Refusals after which this process's next step must not go by the state, either. Others may pass:
+a role's connections are all taken, a schema is being changed."""
 _RETRY_S = 0.5
 
 
@@ -129,7 +132,7 @@ class Heartbeat:
                 store = store or self._open_store()
                 self._beat(store)
             except StateError as error:
-                if isinstance(error, StateRefused):
+                if isinstance(error, StateRefused) and error.code in _FOR_GOOD:
                     self._refused = error
                 wait_s = min(_RETRY_S, interval_s)
                 self._emit(

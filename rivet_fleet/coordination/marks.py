@@ -1,9 +1,12 @@
-"""An operator's word that a high-water mark goes on under another meaning (ADR 0020)."""
+"""An operator's word about what a state keeps: marks that go on under another meaning (ADR 0020), and
+what would get a key's seal (ADR 0024)."""
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 
+from rivet_fleet.contracts.codec import dumps
 from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.window import (
     MARK_OTHER,
@@ -128,3 +131,27 @@ def _other_columns(export_name: str, mark: StoredMark, what: str) -> StateRefuse
         hint=f"`rivet-fleet state reset -e {export_name}` forgets it, and all is read anew",
         code=MARK_OTHER,
     )
+
+
+def unkeyed(fleet: Fleet) -> list[str]:
+    """What of the namespace is sealed without a key, in lines that nobody may cut: where each run
+    delivers and what it reads, what source groups are allowed, and where marks stand. Whatever its
+    status says, which no seal covers. Raises StateTampered."""
+    lines = []
+    with closing(fleet.store.under(None)) as store:
+        names = set()
+        for campaign in store.campaigns():
+            names.add(campaign.campaign_name)
+            for run in store.runs(campaign.campaign_id):
+                read = run.plan.read
+                done = f"{run.counts.completed} of {run.expected_tasks} chunks completed"
+                lines.append(f"{run.run_id} ({done}) delivers to {run.plan.destination.prefix}")
+                said = f"query: {read.query}" if read.relation is None else str(read.relation)
+                window = "" if read.window is None else f" within {dumps(read.window)}"
+                lines.append(f"  reads {read.source}: {said}{window}")
+        lines += [f"group {one.group_name}: {dumps(one)}" for one in store.budgets()]
+        for name in sorted(names):
+            for one in store.progression(name):
+                if one.cursor is not None:
+                    lines.append(f"{name}: {one.export_name} reads on from {one.cursor}")
+    return lines

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -365,19 +364,3 @@ def _validate(fleet: Fleet, run: RunView, depth: Depth) -> Validated:
         manifest_required=True,
     )
     return Validated(export_name=run.export_name, uri=destination.uri, verification=verification)
-
-
-def unkeyed(fleet: Fleet, campaign_name: str) -> list[str]:
-    """What of a state that is sealed without a key commands anybody, a line for each run of an
-    active campaign and for each mark of this campaign's name. Raises StateTampered."""
-    lines = []
-    with closing(fleet.store.under(None)) as store:
-        for campaign in store.campaigns(active_only=True):
-            for run in store.runs(campaign.campaign_id):
-                read, to = run.plan.read, run.plan.destination.prefix
-                said = f"query: {read.query}" if read.relation is None else str(read.relation)
-                lines.append(f"{run.run_id}  {read.source}: {said} -> {to}")
-        for one in store.progression(campaign_name):
-            if one.cursor is not None:
-                lines.append(f"{one.export_name} reads from {one.cursor}")
-    return lines

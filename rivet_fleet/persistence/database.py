@@ -157,6 +157,7 @@ def _connecting(orig: BaseException | None) -> Meaning:
 # During connection start-up libpq keeps the server's SQLSTATE to itself; these are the server's
 # own untranslated texts for the three refusals a user can repair.
 _CONNECT_REFUSALS = (
+    ("too many connections", "53"),
     ("password authentication failed", "28"),
     ("no password supplied", "28"),
     ("no pg_hba.conf entry", "28"),
@@ -320,8 +321,11 @@ class Database:
         pool_size: int = 2,
         namespace: str = NAMESPACE_DEFAULT,
         sealer: Sealer = UNKEYED,
+        borrowed: bool = False,
     ) -> None:
+        """``borrowed``: the dialect is another database's, which closes it."""
         self.sealer = sealer
+        self._borrowed = borrowed
         self.dialect = dialect
         self.namespace = namespace
         self.engine = dialect.engine(pool_size)
@@ -364,7 +368,8 @@ class Database:
     def close(self) -> None:
         """Give every connection back."""
         self.engine.dispose()
-        self.dialect.close()
+        if not self._borrowed:
+            self.dialect.close()
 
     def _again(
         self,

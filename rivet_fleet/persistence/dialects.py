@@ -64,8 +64,11 @@ class FileLock:
             self._threads.release()
 
     def close(self) -> None:
-        """Close the side file; the file itself stays (removing it would race)."""
-        os.close(self._fd)
+        """Close the side file; the file itself stays (removing it would race). Once: its number
+        may be another file's by then."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
 
     def _acquire(self, deadline_s: float) -> None:
         sleep_s = _SLEEP_MIN_S
@@ -346,8 +349,12 @@ def refuse_strangers(path: Path) -> None:
         sharer = sharer_of(path)
         if sharer is not None:
             refused = f"lies where others may put files: {sharer}; who does"
-    except OSError:
-        pass  # opening it says why
+    except OSError as failure:
+        # A folder that is not there now may be somebody else's a moment later.
+        raise StateRefused(
+            f"state database sqlite:///{path}: {failure.strerror}",
+            hint="the state's directory must exist and be writable",
+        ) from None
     for name in (path.name, *(path.name + end for end in _BESIDE)):
         try:
             what = stranger_at(path.with_name(name))

@@ -185,8 +185,9 @@ def _sources(identity_json: str) -> tuple[str, ...]:
 
 def _absent_file(path: Path) -> StateHealth:
     refuse_network_filesystem(path)
-    refuse_strangers(path)
     obstacle = None
+    if path.parent.exists():
+        refuse_strangers(path)
     if not os.access(path.parent, os.W_OK | os.X_OK):
         obstacle = f"{path.parent} does not exist or cannot be written"
     return StateHealth(

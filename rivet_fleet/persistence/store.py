@@ -86,10 +86,11 @@ class Store(
         return runs
 
     def under(self, key: bytes | None) -> Store:
-        """The same state, as whoever has this key (None: none) sees it. To be closed, too."""
-        db = self._db
+        """The same state, as whoever has this key (None: none) sees it. To be closed before this
+        one, of which it borrows the way to the database."""
+        sealer, db = Sealer(key=key), self._db
         return Store(
-            Database(db.dialect, pool_size=1, namespace=db.namespace, sealer=Sealer(key=key))
+            Database(db.dialect, pool_size=1, namespace=db.namespace, sealer=sealer, borrowed=True)
         )
 
     def close(self) -> None:

@@ -173,7 +173,7 @@ def test_a_message_behind_a_users_sql_holds_one_statement(database: str) -> None
     )
     session.undoing = True
     with (
-        pytest.raises(SourceError, match="multiple commands"),
+        pytest.raises(SourceError, match="syntax error"),
         session.reading((), doing="reading", timeout_s=5.0) as cursor,
     ):
         assert cursor.execute("SELECT 1").fetchone() == (1,)
