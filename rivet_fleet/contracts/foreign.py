@@ -108,7 +108,12 @@ def _holes(said: str, fixed: list[str]) -> list[str] | None:
     return [*found, said[at:end]]
 
 
+_HOLE_CHARS_MAX = 400
+
+
 def _hole(found: str, known: Collection[str]) -> str:
+    if len(found) > _HOLE_CHARS_MAX:
+        return MASK  # no name of ours is so long, and what is long is not taken apart
     bare = found.strip(_FRAME)
     pieces = [bare] if bare in known else [one.strip(_FRAME) for one in bare.split(".")]
     told = all(piece in known and not _DIGITS.fullmatch(piece) for piece in pieces)

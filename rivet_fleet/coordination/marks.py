@@ -1,5 +1,5 @@
-"""An operator's word about what a state keeps: marks that go on under another meaning (ADR 0020), and
-what would get a key's seal (ADR 0024)."""
+"""An operator's word about what a state keeps: marks that go on under another meaning (ADR 0020),
+and what would get a key's seal (ADR 0024)."""
 
 from __future__ import annotations
 

@@ -289,7 +289,7 @@ def _explained(
             plan = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
         steps = [row for row in plan if row["select_type"] in ("PRIMARY", "UNION", "SIMPLE")]
         known = len(steps) == len(selects)
-        counts += [int(row["rows"] or 0) for row in steps] if known else [0] * len(selects)
+        counts += [whole(row["rows"] or 0) for row in steps] if known else [0] * len(selects)
     return counts
 
 

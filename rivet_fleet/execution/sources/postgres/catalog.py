@@ -273,14 +273,24 @@ def _natives(cursor: Row, types: list[tuple[int, int]]) -> list[str]:
     return [native for (native,) in rows]
 
 
+def execute_alone(cursor: Any, sql: bytes) -> None:
+    """Execute by the extended protocol, which takes one statement and no second one. ``cursor``:
+    a ``WatchedCursor``."""
+    cursor.alone = True
+    try:
+        cursor.execute(sql)
+    finally:
+        cursor.alone = False
+
+
 def query_columns(cursor: Row, source: str) -> tuple[RawColumn, ...]:
     """The columns a query would return, without running it. ``source`` is a FROM item.
 
-    ``binary`` stands for the extended protocol, in which a message is one statement or refused by
-    the server: every plan and every chunk begins with this, before the text is part of a COPY.
+    By the extended protocol, in which a message is one statement or refused by the server: every
+    plan and every chunk begins with this, before the text is part of a COPY.
     """
     with users_path(cursor):
-        cursor.execute(f"SELECT * FROM {source} LIMIT 0".encode(), binary=True)
+        execute_alone(cursor, f"SELECT * FROM {source} LIMIT 0".encode())
         result, described = cursor.pgresult, cursor.description or []
     if result is None:
         return ()

@@ -19,6 +19,7 @@ from rivet_fleet.contracts.facts import (
 from rivet_fleet.contracts.keys import RelationName
 from rivet_fleet.execution.sources.postgres import catalog
 from rivet_fleet.execution.sources.postgres.border import POOLER
+from rivet_fleet.execution.sources.postgres.catalog import execute_alone
 from rivet_fleet.execution.sources.postgres.dialect import (
     ENGINE_NAMES,
     catalog_settings,
@@ -215,9 +216,8 @@ def check_readable(
             catalog.prove_readable(cursor, found)
         else:
             with catalog.users_path(cursor):
-                # Binary: the extended protocol, which takes one statement and no second one.
                 item = from_item(None, query)
-                cursor.execute(f"SELECT * FROM {item} LIMIT 0".encode(), binary=True)
+                execute_alone(cursor, f"SELECT * FROM {item} LIMIT 0".encode())
     return (_HIDDEN,) if hidden else ()
 
 

@@ -22,7 +22,7 @@ import psycopg
 from psycopg import Cursor
 from psycopg.abc import RV, AdaptContext, Buffer, PQGen
 from psycopg.adapt import AdaptersMap, Loader
-from psycopg.pq import Format
+from psycopg.pq import ExecStatus, Format
 
 from rivet_fleet.errors import RetryClass
 from rivet_fleet.execution.engines.session import ASK_MAX_S, Liveness, Silence
@@ -183,10 +183,12 @@ def ask(parameters: dict[str, Any], backend_pid: int) -> Liveness:
 _MALFORMED = (
     ArithmeticError,
     LookupError,
+    MemoryError,
     RecursionError,
     TypeError,
     UnboundLocalError,
     ValueError,
+    struct.error,
 )
 """What psycopg stumbles into when a cell is not of the type that the server says."""
 _LISTED = (1009,)
@@ -254,6 +256,23 @@ _ADAPTERS = _adapters()
 class WatchedCursor(Cursor[tuple[Any, ...]]):
     """A cursor whose rows are made within the answer's bounds. Raises DataError for those that
     cannot be made."""
+
+    alone = False
+
+    def _execute_send(
+        self, query: Any, *, force_extended: bool = False, binary: bool | None = None
+    ) -> None:
+        super()._execute_send(query, force_extended=force_extended or self.alone, binary=binary)
+
+    def _select_current_result(self, i: int, format: Format | None = None) -> None:
+        # The server says in which form it answers, and psycopg's compiled loaders believe the
+        # lengths of a binary one: we ask for text, and take nothing else.
+        result = self._results[i]
+        if result.status == ExecStatus.TUPLES_OK:
+            if any(result.fformat(column) for column in range(result.nfields)):
+                raise psycopg.DataError("an answer in binary, which nobody asked for")
+            format = Format.TEXT
+        super()._select_current_result(i, format)
 
     def fetchone(self) -> tuple[Any, ...] | None:
         """The next row."""

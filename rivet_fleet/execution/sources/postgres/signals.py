@@ -9,6 +9,7 @@ from __future__ import annotations
 from rivet_fleet.execution.engines.session import Settings
 from rivet_fleet.execution.engines.source import EngineSignals
 from rivet_fleet.execution.signals import ANSWER_MAX_S, SignalSpec, one_number
+from rivet_fleet.execution.sources.postgres.catalog import execute_alone
 from rivet_fleet.execution.sources.postgres.dialect import OWN_PATH, from_item
 from rivet_fleet.execution.sources.postgres.querysession import PLAIN_STRINGS
 from rivet_fleet.execution.sources.postgres.session import Session
@@ -79,7 +80,6 @@ class Signals(EngineSignals[Session]):
         limit = (("statement_timeout", f"'{int(ANSWER_MAX_S * 1000)}ms'"), *settings)
         doing = "reading a signal"
         with self._session.reading(limit, doing=doing, timeout_s=ANSWER_MAX_S) as cursor:
-            # Binary: the extended protocol, which takes one statement and no second one.
-            cursor.execute(sql.encode(), binary=True)
+            execute_alone(cursor, sql.encode())
             rows = cursor.fetchmany(2)
         return one_number(rows, "the signal's query")
