@@ -181,6 +181,21 @@ def test_a_message_behind_a_users_sql_holds_one_statement(database: str) -> None
     session.close()
 
 
+def test_an_answer_in_binary_is_refused_before_it_is_taken_apart(database: str) -> None:
+    """A server says in which form it answers; psycopg's compiled loaders believe the lengths of a
+    binary array, beyond the cell."""
+    session = Session(
+        parse_database_url(database), tls_mode=None, tls_ca_file=None, application_name="t"
+    )
+    with (
+        pytest.raises(SourceError),
+        session.reading((), doing="reading", timeout_s=5.0) as cursor,
+    ):
+        cursor.execute("SELECT ARRAY['a']", binary=True).fetchone()
+        pytest.fail("it was taken apart")
+    session.close()
+
+
 @pytest.mark.parametrize("engine", ["postgres", "mysql"])
 def test_the_protocol_takes_one_statement_whatever_our_reading_lets_through(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, engine: str
