@@ -16,12 +16,12 @@ import signal
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from rivet_fleet.demo.embedded import free_port
+from tests.waiting import until
 
 _PR_SET_PDEATHSIG = 1
 _START_TIMEOUT_S = 30.0
@@ -258,16 +258,12 @@ class EmbeddedMariadb:
         return {} if self._user is None else {"user": self._user, "extra_groups": []}
 
     def _wait_ready(self) -> None:
-        deadline_s = time.monotonic() + _START_TIMEOUT_S
-        while not self._greets():
-            if self._process is None or self._process.poll() is not None:
-                raise RuntimeError(f"MariaDB did not start: see {self.directory / 'server.log'}")
-            if time.monotonic() > deadline_s:
-                raise RuntimeError("MariaDB did not become ready in time")
-            time.sleep(0.05)
+        until(self._greets, limit_s=_START_TIMEOUT_S, what="MariaDB's first greeting")
 
     def _greets(self) -> bool:
-        """True when the server sends its handshake."""
+        """True when the server sends its handshake. Raises RuntimeError when it has ended."""
+        if self._process is None or self._process.poll() is not None:
+            raise RuntimeError(f"MariaDB did not start: see {self.directory / 'server.log'}")
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=2.0) as probe:
                 return len(probe.recv(5)) == 5
