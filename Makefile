@@ -65,9 +65,11 @@ UPGRADE ?=
 COMPILE  = .tools/uv/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header \
     --no-emit-index-url $(UPGRADE)
 
+STORES   = --extra s3 --extra gcs --extra azure
+
 lock: .tools/uv/.ready
 	$(COMPILE) pyproject.toml -o requirements.lock
-	$(COMPILE) --extra demo --extra test pyproject.toml -o requirements-dev.lock
+	$(COMPILE) --extra demo --extra test $(STORES) pyproject.toml -o requirements-dev.lock
 	for group in build uv audit go; do \
 	    $(COMPILE) --group pyproject.toml:$$group -o requirements-$$group.lock || exit 1; done
 	$(COMPILE) bench/requirements.in -o bench/requirements.lock

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pyarrow as pa
@@ -37,16 +37,21 @@ def digest_file(path: Path, rows: int) -> PartDigest:
 def fingerprint_file(path: Path | int) -> str:
     """``xxh3:<16 hex>`` of a file's bytes; an open one is read from where it stands. Raises
     OSError."""
-    fingerprint = xxhash.xxh3_64()
     with open(path, "rb", buffering=0, closefd=not isinstance(path, int)) as file:
-        while block := file.read(_READ_BYTES):
-            fingerprint.update(block)
+        return fingerprint_blocks(iter(lambda: file.read(_READ_BYTES), b""))
+
+
+def fingerprint_blocks(blocks: Iterable[bytes]) -> str:
+    """``xxh3:<16 hex>`` of bytes that come one block after the other."""
+    fingerprint = xxhash.xxh3_64()
+    for block in blocks:
+        fingerprint.update(block)
     return f"xxh3:{fingerprint.hexdigest()}"
 
 
 def fingerprint_bytes(body: bytes) -> str:
     """``xxh3:<16 hex>`` of a small object's bytes."""
-    return f"xxh3:{xxhash.xxh3_64_hexdigest(body)}"
+    return fingerprint_blocks([body])
 
 
 class ColumnCounter:

@@ -15,15 +15,14 @@ from rivet_fleet.contracts.killpoints import Arming, KillAction, KillPoint, Kill
 from rivet_fleet.contracts.manifest import PartDigest, Receipt, receipt_key
 from rivet_fleet.contracts.plan import DestinationPlan
 from rivet_fleet.errors import DataIntegrityError, DestinationRefused
-from rivet_fleet.execution import registry
+from rivet_fleet.execution import objects, registry
 from rivet_fleet.execution.destination import Destination, Presence
 from rivet_fleet.execution.destinations import local as local_destination
 from rivet_fleet.execution.parts import digest_file, fingerprint_bytes
 from rivet_fleet.verification.gc import sweep_staged
 from tests.model import destination as memory_destination
-from tests.model import objects
 from tests.model.destination import DESTINATION_NAME, open_destination
-from tests.model.objects import Bucket, ObjectDestination
+from tests.model.objects import Bucket, destination_of
 
 PATH = "run-1/orders-c000001-p000-f1.parquet"
 OBJECTS = {"objects": True, "objects without conditions": False}
@@ -48,7 +47,7 @@ class Place:
 
     def open(self) -> Destination:
         if self.kind in OBJECTS:
-            return ObjectDestination(self.bucket, self.prefix)
+            return destination_of(self.bucket, f"objects://bucket{self.prefix}")
         return open_destination(DestinationPlan(kind=self.kind, prefix=self.prefix))
 
     def part(self, body: bytes = b"PAR1 one part PAR1") -> tuple[Path, PartDigest]:
@@ -212,7 +211,7 @@ def test_only_a_proof_reads_the_bytes(place, monkeypatch):
     assert destination.prove(PATH, digest) is Presence.MISSING
     destination.publish(receipt, PATH, digest)
     for module in (local_destination, memory_destination, objects):
-        for name in ("fingerprint_file", "fingerprint_bytes"):
+        for name in ("fingerprint_file", "fingerprint_bytes", "fingerprint_blocks"):
             monkeypatch.setattr(module, name, _unread, raising=False)
     assert destination.look(receipt, PATH, digest) is Presence.VISIBLE
     with pytest.raises(AssertionError, match="read"):

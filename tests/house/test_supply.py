@@ -184,7 +184,7 @@ def test_what_is_tested_is_what_is_shipped() -> None:
 
 def test_every_go_module_has_its_sum() -> None:
     folders = [path.parent for path in (ROOT / "scripts" / "go").glob("*/go.mod")]
-    assert {folder.name for folder in folders} == {"toxiproxy", "kustomize"}
+    assert {folder.name for folder in folders} == {"toxiproxy", "kustomize", "versitygw"}
     for folder in folders:
         modules = read(folder / "go.mod")
         assert "replace" not in modules

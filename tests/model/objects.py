@@ -1,18 +1,14 @@
-"""An object store in this process's memory, and a destination over it: what a store needs of the
-seam that no folder needs.
+"""An object store in this process's memory, under the destination that all stores share.
 
-A bucket has keys and no folders. Bytes are uploaded under their final key and stay invisible until
-the upload is completed (a deferred commit). A bucket may know conditional writes or ignore them,
-show other tools' uploads, and answer with something else than what it has done. So a success is
-no proof here: ``publish`` completes and looks, ``discard`` aborts until the upload is unknown.
+A bucket may know conditional writes or ignore them, show other tools' uploads, and answer with
+something else than what it has done. So a success is no proof here.
 """
 
 from __future__ import annotations
 
 import contextlib
-import re
+import hashlib
 import secrets
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -27,15 +23,20 @@ from rivet_fleet.contracts.destination import (
     Settings,
     authority_of,
 )
-from rivet_fleet.contracts.killpoints import KillPoint, reach
-from rivet_fleet.contracts.manifest import PartDigest, Receipt
-from rivet_fleet.errors import DataIntegrityError, DestinationRefused, DestinationUnavailable
-from rivet_fleet.execution.destination import Destination, ObjectInfo, Presence, StagedInfo
-from rivet_fleet.execution.durable import checked_path
-from rivet_fleet.execution.parts import fingerprint_bytes
+from rivet_fleet.contracts.manifest import PartDigest
+from rivet_fleet.errors import DestinationUnavailable
+from rivet_fleet.execution.destination import Destination
+from rivet_fleet.execution.objects import (
+    FINGERPRINT,
+    Gone,
+    Head,
+    ObjectDestination,
+    StagedObject,
+    Taken,
+    Tokens,
+    store_error,
+)
 
-_FINGERPRINT = "rivetfleetfingerprint"
-_PART_NAME = re.compile(r"[^/]+/[^/]+-c\d{6,}-p\d{3,}-f\d+\.[a-z]+")
 _ABORTS_MAX = 5
 
 
@@ -77,18 +78,16 @@ def open_destination(connection: DestinationConnection, *, create: bool = True) 
     callers see that it was given its secrets: they stand in ``opened``."""
     opened.append(connection)
     bucket = _buckets.setdefault(authority_of(connection.prefix), Bucket())
-    return ObjectDestination(bucket, connection.prefix.partition("://")[2].partition("/")[2])
+    return destination_of(bucket, connection.prefix)
+
+
+def destination_of(bucket: Bucket, uri: str) -> ObjectDestination:
+    """Two of one bucket are two processes' views."""
+    below = uri.partition("://")[2].partition("/")[2]
+    return ObjectDestination(MemoryStore(bucket), kind=KIND.name, uri=uri, below=below)
 
 
 opened: list[DestinationConnection] = []
-
-
-class Gone(Exception):
-    """No such upload."""
-
-
-class Taken(Exception):
-    """A condition said that nothing may have the key, and something has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,170 +178,120 @@ class Bucket:
             raise Taken
 
 
-class ObjectDestination:
-    """Destination over one prefix of a bucket. Two of one bucket are two processes' views."""
+class _Sending:
+    """One part on its way into a bucket."""
 
-    def __init__(self, bucket: Bucket, prefix: str) -> None:
+    def __init__(self, bucket: Bucket, upload_id: str) -> None:
         self._bucket = bucket
-        # With its slash: a store compares letters, and ``orders`` begins ``orders_archive``.
-        self._below = prefix.strip("/") + "/"
+        self._upload_id = upload_id
 
     @property
-    def uri(self) -> str:
-        """``objects://bucket/<prefix>``."""
-        return f"{KIND.name}://bucket/{self._below.rstrip('/')}"
+    def tokens(self) -> Tokens:
+        """Its upload."""
+        return {"upload_id": self._upload_id}
 
-    def check(self) -> None:
-        """Begin and abort an upload."""
-        key = self._key("probe")
-        self._bucket.abort(key, self._bucket.begin(key, {}))
+    def send(self, piece: bytes, md5: bytes, *, last: bool) -> None:
+        """Add to it."""
+        assert md5 == hashlib.md5(piece, usedforsecurity=False).digest()
+        self._bucket.send(self._upload_id, piece)
 
-    def free_bytes(self) -> int | None:
-        """There is no limit to ask for."""
-        return None
 
-    def stage(self, local: Path, path: str, digest: PartDigest) -> Receipt:
-        """Upload everything and complete nothing."""
-        body, key = local.read_bytes(), self._key(path)
-        if len(body) != digest.size_bytes:
-            raise DataIntegrityError(f"{local.name} changed between its digest and its staging")
-        upload_id = self._bucket.begin(key, {_FINGERPRINT: digest.fingerprint})
-        self._bucket.send(upload_id, body)
-        reach(KillPoint.STAGE_WRITTEN)
-        return {"kind": KIND.name, "upload_id": upload_id}
+class MemoryStore:
+    """A bucket as the generic destination sees it."""
 
-    def look(self, receipt: Receipt, path: str, digest: PartDigest) -> Presence:
-        """The object, the upload, and the object once more: completing moves in that direction."""
-        key, upload_id = self._key(path), _upload_id(receipt)
-        if found := self._shown(key, digest):
-            return found
-        staged = self._staged(key, upload_id, digest)
-        return self._shown(key, digest) or (Presence.STAGED if staged else Presence.MISSING)
+    def __init__(self, bucket: Bucket) -> None:
+        self._bucket = bucket
+        self.conditional = bucket.conditional
 
-    def prove(self, path: str, digest: PartDigest) -> Presence:
-        """Read it."""
-        stored = self._bucket.objects.get(self._key(path))
-        if stored is None:
-            return Presence.MISSING
-        own = fingerprint_bytes(stored.body) == digest.fingerprint
-        return Presence.VISIBLE if own else Presence.FOREIGN
+    def begin(self, key: str, digest: PartDigest) -> _Sending:
+        """Empty."""
+        return _Sending(self._bucket, self._bucket.begin(key, {FINGERPRINT: digest.fingerprint}))
 
-    def publish(self, receipt: Receipt, path: str, digest: PartDigest) -> Presence:
-        """Complete what was not shown before, then look, whatever the store has answered."""
-        key, upload_id = self._key(path), _upload_id(receipt)
-        found = self.look(receipt, path, digest)
-        if found is not Presence.STAGED:
-            if found is Presence.VISIBLE:
-                self.discard(receipt, path)
-            return found
-        with contextlib.suppress(Taken, Gone, ConnectionError):
-            self._bucket.complete(key, upload_id, if_absent=True)
-        reach(KillPoint.PART_RENAMED)
-        found = self.look(receipt, path, digest)
-        if found is Presence.STAGED:
-            raise DestinationUnavailable(f"{path} could not be made visible, but is staged")
-        return found
-
-    def discard(self, receipt: Receipt, path: str) -> None:
-        """Abort until the store does not know it any more."""
-        key, upload_id = self._key(path), _upload_id(receipt)
-        other = self._bucket.uploads.get(upload_id)
-        if other is not None and other.key != key:
-            raise DestinationRefused(f"the receipt is not one of {path}")
-        for _ in range(_ABORTS_MAX):
-            try:
-                self._bucket.abort(key, upload_id)
-            except Gone:
-                return
-            except ConnectionError:
-                continue
-        raise DestinationUnavailable(f"{path} may still become visible")
-
-    def remove(self, path: str) -> None:
-        """Delete one key."""
-        self._bucket.delete(self._key(path))
-
-    def put_atomic(self, path: str, body: bytes) -> None:
-        """One request."""
-        self._bucket.put(self._key(path), body)
-
-    def put_new(self, path: str, body: bytes) -> bool:
-        """With the condition where the store knows it, and after a look in any case."""
-        key = self._key(path)
-        if key in self._bucket.objects:
-            return False
-        try:
-            self._bucket.put(key, body, if_absent=True)
-        except Taken:
-            return False
+    def commit(self, tokens: Tokens, key: str, digest: PartDigest) -> bool:
+        """As one request."""
+        if not self.staged(tokens, key, digest):
+            raise Gone
+        with _answered():
+            self._bucket.complete(key, tokens["upload_id"], if_absent=True)
         return True
 
-    def read(self, path: str, bytes_max: int) -> bytes | None:
-        """Of one size at most."""
-        stored = self._bucket.objects.get(self._key(path))
-        if stored is not None and len(stored.body) > bytes_max:
-            raise DataIntegrityError(f"{path} is larger than {bytes_max} bytes")
-        return stored.body if stored else None
+    def staged(self, tokens: Tokens, key: str, digest: PartDigest) -> bool:
+        """By its size."""
+        try:
+            upload = self._bucket.find(key, tokens["upload_id"])
+        except Gone:
+            return False
+        return len(upload.body) == digest.size_bytes
 
-    @contextlib.contextmanager
-    def local_copy(self, path: str) -> Iterator[Path]:
-        """A download, which ends with the block."""
-        stored = self._bucket.objects.get(self._key(path))
-        if stored is None:
-            raise DataIntegrityError(f"{path} is not there")
-        with tempfile.TemporaryDirectory() as folder:
-            copy = Path(folder) / "copy"
-            copy.write_bytes(stored.body)
-            yield copy
+    def discard(self, tokens: Tokens, key: str) -> None:
+        """Abort until the store does not know it any more."""
+        for _ in range(_ABORTS_MAX):
+            try:
+                with _answered():
+                    self._bucket.abort(key, tokens["upload_id"])
+            except Gone:
+                return
+            except DestinationUnavailable:
+                continue
+        raise DestinationUnavailable(f"{key} may still become visible")
 
-    def list_visible(self, folder: str = "") -> Iterator[ObjectInfo]:
-        """In the order of the keys."""
-        below = f"{self._key(folder)}/" if folder else self._below
+    def drop(self, tokens: Tokens, key: str) -> None:
+        """The same: what is visible is another thing."""
+        self.discard(tokens, key)
+
+    def head(self, key: str) -> Head | None:
+        """With what its writer said of it."""
+        stored = self._bucket.objects.get(key)
+        return _head(key, stored) if stored else None
+
+    def list(self, prefix: str) -> Iterator[Head]:
+        """As it is now."""
         for key, stored in sorted(self._bucket.objects.items()):
-            if key.startswith(below):
-                path = key.removeprefix(self._below)
-                yield ObjectInfo(path=path, size_bytes=len(stored.body))
+            if key.startswith(prefix):
+                yield _head(key, stored)
 
-    def list_staged(self) -> Iterator[StagedInfo]:
-        """Uploads below the prefix that are named as parts are: others are other tools'."""
+    def list_staged(self, prefix: str) -> Iterator[StagedObject]:
+        """Everybody's."""
         with self._bucket.lock:
             uploads = sorted(self._bucket.uploads.items())
         for upload_id, upload in uploads:
-            path = upload.key.removeprefix(self._below)
-            if upload.key.startswith(self._below) and _PART_NAME.fullmatch(path):
-                yield StagedInfo(
-                    receipt={"kind": KIND.name, "upload_id": upload_id},
-                    path=path,
+            if upload.key.startswith(prefix):
+                yield StagedObject(
+                    key=upload.key,
+                    tokens={"upload_id": upload_id},
                     size_bytes=len(upload.body),
                     age_s=time.monotonic() - upload.at_s,
                 )
 
-    def withdraw(self) -> None:
-        """There are no folders."""
+    def get(self, key: str) -> Iterator[bytes]:
+        """In two blocks."""
+        stored = self._bucket.objects.get(key)
+        if stored is None:
+            raise Gone
+        middle = len(stored.body) // 2
+        yield from (stored.body[:middle], stored.body[middle:])
+
+    def put(self, key: str, body: bytes, *, new: bool) -> None:
+        """As one request."""
+        with _answered():
+            self._bucket.put(key, body, if_absent=new)
+
+    def delete(self, key: str) -> None:
+        """As one request."""
+        self._bucket.delete(key)
 
     def close(self) -> None:
         """Nothing is held open."""
 
-    def _key(self, path: str) -> str:
-        return self._below + checked_path(path)
 
-    def _shown(self, key: str, digest: PartDigest) -> Presence | None:
-        stored = self._bucket.objects.get(key)
-        if stored is None:
-            return None
-        own = stored.metadata.get(_FINGERPRINT) == digest.fingerprint
-        fits = len(stored.body) == digest.size_bytes
-        return Presence.VISIBLE if own and fits else Presence.FOREIGN
-
-    def _staged(self, key: str, upload_id: str, digest: PartDigest) -> bool:
-        try:
-            return len(self._bucket.find(key, upload_id).body) == digest.size_bytes
-        except Gone:
-            return False
+@contextlib.contextmanager
+def _answered() -> Iterator[None]:
+    try:
+        yield
+    except ConnectionError:
+        raise store_error("objects://", "this", status=None, code="ConnectionError") from None
 
 
-def _upload_id(receipt: Receipt) -> str:
-    upload_id = receipt.get("upload_id")
-    if receipt.get("kind") != KIND.name or not isinstance(upload_id, str):
-        raise DestinationRefused("the receipt was not written by an object store")
-    return upload_id
+def _head(key: str, stored: Stored) -> Head:
+    fingerprint = stored.metadata.get(FINGERPRINT)
+    return Head(key=key, size_bytes=len(stored.body), fingerprint=fingerprint)
