@@ -88,15 +88,19 @@ def test_a_secret_is_used_and_nowhere_to_be_read(
 ) -> None:
     engine, url = shop
     port, asked = endpoint
+    at = parse_database_url(url)
+    door = at.password or "d00rW0rd-9"  # a server that trusts us takes any
     desk = Desk(
         folder=tmp_path,
-        environment={"SHOP_URL": url, "PEPPER_SECRET": PEPPER, "METRICS_KEY": KEY, "HIDDEN": "2"},
+        environment={"DOOR": door, "PEPPER_SECRET": PEPPER, "METRICS_KEY": KEY, "HIDDEN": "2"},
     )
+    place = f"{at.scheme}://{at.user}:${{door}}@{at.host}:{at.port}/{at.database}"
     joined = "concat(note, '${PEPPER_SECRET}')"
     desk.write(
-        f"source: {{type: {engine}, url_env: SHOP_URL}}\n"
+        f"source: {{type: {engine}, url: '{place}'}}\n"
         "campaign: {workers: 1, max_chunk_attempts: 1}\n"
-        "params: {least: {secret: true, env: HIDDEN, type: number}}\n"
+        "params: {least: {secret: true, env: HIDDEN, type: number},"
+        " door: {secret: true, env: DOOR}}\n"
         "source_groups:\n"
         "  g: {max_running_chunks: 2, monitor: {interval_s: 0.2, signals: {\n"
         f'    load: {{http: "http://127.0.0.1:{port}/m?api_key=${{METRICS_KEY}}",'
@@ -130,7 +134,7 @@ def test_a_secret_is_used_and_nowhere_to_be_read(
     ]
     assert sorted(rows, key=lambda row: row["id"]) == wanted
     assert asked
-    for secret in (PEPPER, KEY, OTHER):
+    for secret in (PEPPER, KEY, OTHER, door):
         for one in spelled(secret):
             assert one not in said.encode(), f"{secret} is said"
             for path in tmp_path.rglob("*"):

@@ -194,11 +194,8 @@ def secrets_in_url(text: str) -> list[str]:
         url = parse_database_url(text)
     except ValueError:
         return raw
-    hidden = [
-        value
-        for name, value in url.options
-        if any(word in name.lower() for word in _SECRET_OPTIONS)
-    ]
+    shown = dict(shown_options(url))
+    hidden = [value for name, value in url.options if name not in shown]
     return [*raw, url.password or "", *hidden]
 
 
@@ -214,12 +211,16 @@ def public_url(text: str, ports: Mapping[str, int], engine: str) -> dict[str, ob
         url = parse_database_url(text)
     except ValueError:
         return {"identity": "unreadable"}
-    shown = {
-        name: value
+    return {"identity": _identity(engine, url, ports), "options": dict(shown_options(url))}
+
+
+def shown_options(url: DatabaseUrl) -> tuple[tuple[str, str], ...]:
+    """The options of a URL whose names do not say that they are secrets."""
+    return tuple(
+        (name, value)
         for name, value in url.options
         if not any(word in name.lower() for word in _SECRET_OPTIONS)
-    }
-    return {"identity": _identity(engine, url, ports), "options": shown}
+    )
 
 
 def _source_url(loaded: LoadedConfig, source: SourceConfig, at: ConfigKey) -> DatabaseUrl:

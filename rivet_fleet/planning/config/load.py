@@ -60,6 +60,7 @@ from rivet_fleet.planning.config.sql import (
     in_sql,
     misplaced_secrets,
     read_sql,
+    secrecy_of,
     with_signals,
 )
 
@@ -302,7 +303,8 @@ def load_config(
     """
     variables = Variables(params=params, environ=environ)
     document = read_document(_read_text(path, "the configuration"), str(path), variables)
-    declared, misplaced = misplaced_secrets(document, variables)
+    secrecy = secrecy_of(document, variables)
+    declared, misplaced = misplaced_secrets(document, secrecy)
     document = replace(document, problems=(*document.problems, *misplaced))
     secrets = spellings([*_secret_texts(document.plain), *declared])
     rules = partial(
@@ -317,7 +319,7 @@ def load_config(
     sql = read_sql(
         config,
         path,
-        variables,
+        secrecy,
         installed.place_parameters,
         lambda file, key: _read_text(file, f"{document.places.file}: {key}"),
     )

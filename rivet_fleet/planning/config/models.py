@@ -491,7 +491,7 @@ class ParameterConfig(Block):
     secret: bool | None = Field(
         default=None,
         description="Its value is in no plan, state, log or report. true when absent and NAME "
-        "says so: password, secret, token, credential, api_key, …",
+        "or its variable says so: password, secret, token, credential, api_key, …",
     )
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
+from rivet_fleet.contracts.destination import names_variable
 from rivet_fleet.contracts.parameters import (
     DOLLAR,
     VARIABLE,
@@ -16,7 +18,9 @@ from rivet_fleet.contracts.parameters import (
     Placed,
     references,
 )
+from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.errors import ConfigError
+from rivet_fleet.planning.config.connections import STATE_ENV, shown_options
 from rivet_fleet.planning.config.document import Document, Variables, is_sql
 from rivet_fleet.planning.config.loaded import all_sources, source_name
 from rivet_fleet.planning.config.models import FleetConfig
@@ -49,14 +53,14 @@ class Sql:
 def read_sql(
     config: FleetConfig,
     path: Path,
-    variables: Variables,
+    secrecy: Secrecy,
     place: PlaceParameters,
     read_file: ReadFile,
 ) -> Sql:
     """Every query and every signal's SQL. Query files are relative to the configuration, never
     above it; ``read_file(path, key)`` reads one, or raises ConfigError."""
     found = Sql()
-    work = _Work(config, variables, place, found)
+    work = _Work(config, secrecy, place, found)
     sources = all_sources(config)
     for index, export in enumerate(config.exports):
         at: ConfigKey = ("exports", index, "query" if export.query is not None else "query_file")
@@ -66,7 +70,7 @@ def read_sql(
         if text is None:
             continue
         if export.query_file is not None:
-            variables.replace(text, at, found.problems)
+            secrecy.variables.replace(text, at, found.problems)
         engine = sources[source_name(config, export)].type
         placed = work.placed(engine, text, at)
         bare = placed.strip().rstrip(";").rstrip()
@@ -105,64 +109,162 @@ def in_sql(secret: str) -> tuple[str, ...]:
 # one. Looked at before the file is known to be right: what is wrong with it is told, too.
 
 
-def secret_by(name: str, kind: object, word: object) -> bool:
-    """True for a parameter that is secret, by its declaration's own ``word`` or by its name."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Secrecy:
+    """Which ``${NAME}`` of one file are secret, and whose secret each is, in words."""
+
+    variables: Variables
+    params: Mapping[str, Mapping[str, Any]]
+    """What ``params:`` says, by name."""
+    held: Mapping[str, str]
+    """Environment variable → whose secret it holds: one name more makes it no less of one."""
+    urls: frozenset[str]
+    """Those of them that hold whole URLs."""
+
+    def owner(self, name: str) -> str | None:
+        """Whose secret ``${name}`` would show; None where it is none."""
+        said = self.params.get(name, {})
+        if _is_secret(name, said, self.variables):
+            return f"the secret parameter {name}"
+        return self.held.get(self._variable(name))
+
+    def is_url(self, name: str) -> bool:
+        """True for a variable that holds a whole URL, and is declared as nothing else."""
+        return name not in self.params and self._variable(name) in self.urls
+
+    def value(self, name: str) -> str:
+        """What ``${name}`` stands for; nothing where it is not set."""
+        return self.variables.value(name) or ""
+
+    def _variable(self, name: str) -> str:
+        return self.variables.variables.get(name, name)
+
+
+def secrecy_of(document: Document, variables: Variables) -> Secrecy:
+    """What the file says of secrets: by ``params:``, by a parameter's name, and by every setting
+    that names the variable a secret is in."""
+    plain = document.plain if isinstance(document.plain, dict) else {}
+    declared = plain.get("params")
+    params = {
+        str(name): block if isinstance(block, dict) else {}
+        for name, block in (declared.items() if isinstance(declared, dict) else ())
+    }
+    urls = frozenset(STATE_ENV)
+    held = dict.fromkeys(STATE_ENV, "the state's URL")
+    for at, variable in _naming(plain, ()):
+        held[variable] = f"the secret that {dotted(at)} names"
+        urls |= {variable} if at[-1] == "url_env" else set()
+    for name, said in params.items():
+        if _is_secret(name, said, variables):
+            variable = variables.variables.get(name, name)
+            held[variable] = f"the secret parameter {name}, which names that variable"
+            urls -= {variable}
+    return Secrecy(variables=variables, params=params, held=held, urls=urls)
+
+
+def _is_secret(name: str, said: Mapping[str, Any], variables: Variables) -> bool:
+    """True for a parameter that is secret: by its declaration's own word, else by its name or its
+    variable's."""
+    word = said.get("secret")
     if word is not None:
         return str(word).strip().lower() in ("true", "yes", "on", "1", "y", "t")
-    return kind != "identifier" and _TELLING.search(name) is not None
+    names = (name, variables.variables.get(name, name))
+    return said.get("type") != "identifier" and any(map(_TELLING.search, names))
+
+
+def _naming(plain: object, at: ConfigKey) -> Iterator[tuple[ConfigKey, str]]:
+    """(setting, variable) of every setting that names the variable a secret is in."""
+    if isinstance(plain, dict):
+        for name, one in plain.items():
+            step = (*at, str(name))
+            if name == "columns":
+                continue  # They are called as their table calls them.
+            if isinstance(one, str) and names_variable(str(name)):
+                yield step, one
+            yield from _naming(one, step)
+    elif isinstance(plain, list):
+        for index, one in enumerate(plain):
+            yield from _naming(one, (*at, index))
 
 
 def misplaced_secrets(
-    document: Document, variables: Variables
+    document: Document, secrecy: Secrecy
 ) -> tuple[tuple[str, ...], list[Problem]]:
-    """(values to redact, problems): the secret parameters that the file declares, and each that
-    stands where neither SQL nor a source, the state's URL or a signal's query takes it in."""
-    values, problems = [], []
-    declared = document.plain.get("params") if isinstance(document.plain, dict) else None
-    params = declared if isinstance(declared, dict) else {}
-
-    def hidden(name: str) -> bool:
-        block = params.get(name)
-        said = block if isinstance(block, dict) else {}
-        return secret_by(name, said.get("type"), said.get("secret"))
-
-    values += [variables.value(name) for name in params if hidden(name)]
+    """(values to redact, problems): the secret parameters that the file declares or refers to, and
+    each that stands where neither SQL, a password nor a signal's query takes it in."""
+    values = [secrecy.value(name) for name in secrecy.params if secrecy.owner(name) is not None]
+    problems = []
     for at, text in document.templates:
         for found in VARIABLE.finditer(text):
             name = found[1]
-            if name == DOLLAR or not hidden(name) or _takes_secrets(at, text[: found.start()]):
+            owner = None if name == DOLLAR else secrecy.owner(name)
+            if owner is None:
                 continue
-            values.append(variables.value(name))
-            problems.append(
-                Problem(
-                    at=at,
-                    what=dotted(at),
-                    reason=f"holds the secret parameter {name}, which plans, the state and "
-                    "messages would show here",
-                    suggestion="a secret belongs into SQL, a source's settings or behind the ? of "
-                    f"a signal's URL; one that is none says so: params: {{{name}: "
-                    "{secret: false}}",
-                    code="RIVET_CONFIG_SECRET_MISPLACED",
-                )
-            )
+            values.append(secrecy.value(name))
+            problem = _misplaced(at, text, found, owner, secrecy)
+            problems += [] if problem is None else [problem]
     return tuple(value for value in values if value), problems
 
 
-def _takes_secrets(at: ConfigKey, before: str) -> bool:
-    if is_sql(at) or at[:1] in (("source",), ("sources",)) or at == ("state", "url"):
-        return True
+def _misplaced(
+    at: ConfigKey, text: str, found: re.Match[str], owner: str, secrecy: Secrecy
+) -> Problem | None:
+    """What is wrong with a secret that stands there; None where it is hidden."""
+    name, before = found[1], text[: found.start()]
     asked = at[:1] == ("source_groups",) and at[2:4] == ("monitor", "signals")
-    return asked and at[5:] == ("http",) and "?" in before and "#" not in before
+    if is_sql(at) or (asked and at[5:] == ("http",) and "?" in before and "#" not in before):
+        return None
+    source = at[:1] == ("source",) or (at[:1] == ("sources",) and len(at) == 3)
+    if source and at[-1] == "password" and len(at) > 1:
+        return None
+    reason = f"holds {owner}, which plans, the state and messages would show here"
+    if at == ("state", "url") or (source and at[-1] == "url"):
+        parted = secrecy.is_url(name) or _password_alone(text, name, secrecy.variables)
+        if parted is True:
+            return None
+        if parted is None:
+            reason = f"holds {owner}, whose value is read as more of the URL than a password"
+        place = "it is a URL's password, percent-encoded; url_env: takes a variable with the whole"
+    else:
+        place = "a secret belongs into SQL, a source's password or behind the ? of a signal's URL"
+    declared = f"; one that is none says so: params: {{{name}: {{secret: false}}}}"
+    return Problem(
+        at=at,
+        what=dotted(at),
+        reason=reason,
+        suggestion=place + (declared if owner.endswith(f" {name}") else ""),
+        code="RIVET_CONFIG_SECRET_MISPLACED",
+    )
+
+
+def _password_alone(text: str, name: str, variables: Variables) -> bool | None:
+    """True when of a URL nothing but its password (or an option that is one) follows from the
+    variable; None when that depends on its value."""
+
+    def shown(params: Mapping[str, str]) -> object:
+        given = replace(variables, params={**variables.params, **params})
+        try:
+            url = parse_database_url(given.replace(text, (), []).strip())
+        except ValueError:
+            return None
+        return replace(url, password=None, options=shown_options(url))
+
+    # Two that are digits and nothing else are told apart wherever they stand.
+    one, other, as_it_is = shown({name: "1"}), shown({name: "2"}), shown({})
+    if one is None or one != other:
+        return False
+    # What cannot be read connects to nothing, and says why.
+    return True if as_it_is in (None, one) else None
 
 
 class _Work:
     """One file's parameters."""
 
     def __init__(
-        self, config: FleetConfig, variables: Variables, place: PlaceParameters, found: Sql
+        self, config: FleetConfig, secrecy: Secrecy, place: PlaceParameters, found: Sql
     ) -> None:
         self.config = config
-        self.variables = variables
+        self.secrecy = secrecy
         self.place = place
         self.found = found
 
@@ -170,7 +272,7 @@ class _Work:
         if "${" not in text:
             return text
         values = {name: self.value(name) for name in references(text)}
-        hidden = frozenset(name for name in values if self.is_secret(name))
+        hidden = frozenset(name for name in values if self.secrecy.owner(name) is not None)
         try:
             # With every value first: what a place cannot hold is said now, not by a worker.
             placed = self.place(engine, text, values, frozenset())
@@ -192,16 +294,11 @@ class _Work:
         self.found.notes += [(at, f"{dotted(at)}: {note}") for note in placed.notes]
         return placed.sql
 
-    def is_secret(self, name: str) -> bool:
-        declared = self.config.params.get(name)
-        kind, word = (None, None) if declared is None else (declared.type, declared.secret)
-        return secret_by(name, kind, word)
-
     def value(self, name: str) -> Parameter:
         declared = self.config.params.get(name)
         kind = declared.type if declared is not None else None
         return Parameter(
-            value=self.variables.value(name) or "",
+            value=self.secrecy.value(name),
             type=ParameterType(kind) if kind is not None else None,
         )
 

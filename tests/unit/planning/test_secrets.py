@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
+import json
+import typing
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
+from pydantic import BaseModel
 
 from rivet_fleet.contracts.codec import dumps
 from rivet_fleet.errors import ConfigError
+from rivet_fleet.execution import registry
 from rivet_fleet.planning.config import load
 from rivet_fleet.planning.config.connections import source_connection, state_url
 from rivet_fleet.planning.config.loaded import LoadedConfig
+from rivet_fleet.planning.config.models import DestinationConfig, FleetConfig
+from rivet_fleet.planning.config.problems import ConfigKey
 from rivet_fleet.planning.planner import new_campaign_id, plan_campaign
 from tests.unit.planning.conftest import Loader
 from tests.unit.planning.shapes import table
@@ -211,3 +220,130 @@ def test_a_secret_parameter_in_plain_places_is_refused(load_text: Loader, place:
 def test_a_secret_parameter_stays_where_it_is_hidden(load_text: Loader, text: str) -> None:
     loaded = load_text(DECLARED + text, params={"tok": SECRET})
     assert SECRET in loaded.secrets
+
+
+# ------------------------------------------------------------------------------------------
+# Every setting there is, and every way to call a secret.
+
+WAYS = {
+    "a secret parameter": ("tok", {"params": {"tok": {"secret": True}}}),
+    "its variable": ("HELD", {"params": {"tok": {"secret": True, "env": "HELD"}}}),
+    "another name of its variable": (
+        "alias",
+        {"params": {"tok": {"secret": True, "env": "HELD"}, "alias": {"env": "HELD"}}},
+    ),
+    "a variable that is called one": ("alias", {"params": {"alias": {"env": "MY_TOKEN"}}}),
+    "what password_env names": ("HELD", {"source": {"password_env": "HELD"}}),
+    "what key_env names": ("HELD", {"state": {"key_env": "HELD"}}),
+    "the state's own": ("RIVET_FLEET_STATE_URL", {}),
+}
+HIDDEN_AT: set[ConfigKey] = {
+    ("source", "password"),
+    ("sources", "k", "password"),
+    ("exports", 0, "query"),
+    ("source_groups", "k", "monitor", "signals", "k", "sql"),
+}
+
+
+def settings_of(annotation: Any, at: ConfigKey) -> Iterator[ConfigKey]:
+    """Every place of the configuration that holds one value."""
+    models = [annotation, *typing.get_args(annotation)]
+    if typing.get_origin(annotation) in (dict, tuple):
+        step: ConfigKey = ("k",) if typing.get_origin(annotation) is dict else (0,)
+        yield from settings_of(typing.get_args(annotation)[step == ("k",)], (*at, *step))
+        return
+    for model in models:
+        if isinstance(model, type) and issubclass(model, BaseModel):
+            for name, field in model.model_fields.items():
+                yield from settings_of(field.annotation, (*at, name))
+            if model is DestinationConfig:
+                for kind in registry.destination_kinds().values():
+                    yield from ((*at, name) for name in kind.settings)
+            return
+    yield at
+
+
+def written(plain: dict[str, Any], at: ConfigKey, text: str) -> str:
+    """The configuration with ``text`` at one place, as JSON, which is YAML."""
+    plain = json.loads(json.dumps(plain))
+    here: Any = plain
+    for step, following in itertools.pairwise(at):
+        if isinstance(here, list) and not here:
+            here.append({})
+        kind: Any = [] if isinstance(following, int) else {}
+        here = here[step] if isinstance(here, list) else here.setdefault(step, kind)
+    if isinstance(here, list):
+        here[:] = [text]
+    else:
+        here[at[-1]] = text
+    return json.dumps(plain)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_secret_is_refused_wherever_it_would_be_shown(load_text: Loader, way: str) -> None:
+    name, plain = WAYS[way]
+    given = dict.fromkeys((name, "HELD", "MY_TOKEN", "tok"), SECRET)
+    places = sorted({*settings_of(FleetConfig, ())}, key=str)
+    assert len(places) > 100
+    # Of one way every place; of each other, which differs in nothing but the name, some.
+    for at in places if name == "alias" else places[::7]:
+        for text in (f"${{{name}}}", f"a${{{name}}}b"):
+            told = "nothing"
+            try:
+                load_text(written(plain, at, text), environ=given)
+            except ConfigError as error:
+                told = f"{error.message} {error.hint} {error.code}"
+            assert_hidden(told, SECRET)
+            whole = way == "the state's own" and at[-1] == "url"
+            if at not in HIDDEN_AT and not whole:
+                assert "which plans, the state and messages would show here" in told, (at, told)
+
+
+URLS = ("source", "state")
+HOLDING = {
+    "user": "postgresql://${tok}:x@127.0.0.1/d",
+    "host": "postgresql://u@${tok}.invalid/d?sslmode=disable",
+    "port": "postgresql://u@127.0.0.1:${tok}/d",
+    "database": "postgresql://u:${tok}@127.0.0.1/${tok}",
+    "option": "postgresql://u@127.0.0.1/d?application_name=${tok}",
+    "scheme": "${tok}://u@127.0.0.1/d",
+    "whole": "${tok}",
+    "no URL": "/somewhere/${tok} else",
+    "a file": "sqlite:////tmp/a ${tok}/x.db",
+}
+
+
+@pytest.mark.parametrize("block", URLS)
+@pytest.mark.parametrize("place", HOLDING)
+def test_of_a_url_the_password_alone_is_a_place_for_secrets(
+    load_text: Loader, block: str, place: str
+) -> None:
+    plain = DECLARED if block == "state" else "params: {tok: {secret: true}}\n"
+    kind = "" if block == "state" else "type: postgres, "
+    text = f"{block}: {{{kind}url: '{HOLDING[place]}'}}\n"
+    value = {"port": "5433", "whole": "postgresql://u@127.0.0.1:5433/d"}.get(place, "s3cretWord")
+    with pytest.raises(ConfigError, match="secret parameter") as told:
+        load_text(plain + text + EXPORT, params={"tok": value})
+    assert told.value.code == "RIVET_CONFIG_SECRET_MISPLACED"
+    assert "url_env" in (told.value.hint or "")
+    assert_hidden(f"{told.value.message} {told.value.hint}", value)
+
+
+@pytest.mark.parametrize("url", ["postgresql://u:${tok}@127.0.0.1/d", "${URL}"])
+def test_a_url_takes_a_password_and_a_variable_that_holds_it_whole(
+    load_text: Loader, url: str
+) -> None:
+    text = "params: {tok: {secret: true}}\nstate: {url_env: URL}\n"
+    text += f"source: {{type: postgres, url: '{url}'}}\n" + EXPORT
+    values = {"tok": SECRET, "URL": f"postgresql://u:{SECRET}@127.0.0.1/d"}
+    loaded = load_text(text, environ=values)
+    assert source_connection(loaded, "default").url.password == SECRET
+    assert SECRET in loaded.secrets
+
+
+def test_a_password_that_becomes_a_host_is_refused(load_text: Loader) -> None:
+    text = "params: {tok: {secret: true}}\n"
+    text += "source: {type: postgres, url: 'postgresql://u:${tok}@127.0.0.1/d'}\n" + EXPORT
+    with pytest.raises(ConfigError, match="more of the URL than a password") as told:
+        load_text(text, params={"tok": "x@db.example/d?a=b"})
+    assert_hidden(told.value.message, "db.example")
