@@ -56,6 +56,13 @@ class Destination(Protocol):
         """``file://…``: where the prefix is, without secrets."""
         ...
 
+    @property
+    def exclusive(self) -> bool:
+        """Whether it is known to give a free name to one of those who ask at one moment; else it
+        is looked whether the name is free. Ours alone hold run, chunk and fence, so that only a
+        stranger could come in between."""
+        ...
+
     def check(self) -> None:
         """Prove that it can be written: raises DestinationRefused, DestinationFull, …"""
         ...

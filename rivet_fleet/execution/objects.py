@@ -137,17 +137,14 @@ class ObjectStore(Protocol):
     it; ``Taken`` and ``Gone`` only where it says so. Nothing else leaves it.
     """
 
-    conditional: bool
-    """False: the store takes conditions and ignores them, or nobody knows. Then it is looked
-    whether a key is free before anything is asked of it."""
-
     def begin(self, key: str, digest: PartDigest) -> ObjectUpload:
         """A new upload of this part: two of one key do not meet."""
         ...
 
     def commit(self, tokens: Tokens, key: str, digest: PartDigest) -> bool:
-        """Show what was staged under ``key``, unless something has it. One that was lost on the way
-        may be carried out later: the caller looks.
+        """Show what was staged under ``key``, unless something has it: by the store's own
+        condition, which some take and ignore (``check`` finds out). The answer may be lost, or
+        wrong: the caller looks.
 
         True: nothing of it is left staged. Raises Taken, and Gone where not all ``size_bytes`` of
         it are there.
@@ -188,8 +185,8 @@ class ObjectStore(Protocol):
         ...
 
     def put(self, key: str, body: bytes, *, new: bool) -> None:
-        """Create or replace a small object, atomically. ``new``: raises Taken where something has
-        the key and the store honours conditions."""
+        """Create or replace a small object, atomically. ``new``: by the store's own condition;
+        raises Taken where something has the key."""
         ...
 
     def delete(self, key: str) -> None:
@@ -217,35 +214,52 @@ class ObjectDestination:
         self._uri = uri
         # With its slash: a store compares letters, and ``orders`` begins ``orders_archive``.
         self._below = checked_path(below.strip("/")) + "/"
+        self._exclusive = False
 
     @property
     def uri(self) -> str:
         """As the plan's prefix."""
         return self._uri
 
+    @property
+    def exclusive(self) -> bool:
+        """False until ``check`` has seen the store honour a condition. Till then, and where it
+        ignores them, it is looked whether a name is free before anything is written to it."""
+        return self._exclusive
+
     def check(self) -> None:
-        """Begin, send, list, discard, put, read, list and delete: on a name of its own, which is
-        free again afterwards."""
+        """All that a part needs, on a name of its own: two uploads, of which the first is committed
+        and the second must find the name taken; read, list, discard, list again, delete."""
         folder = f"{PROBE}.{secrets.token_hex(8)}"
-        path, body = f"{folder}/probe", b"probe\n"
+        path, bodies = f"{folder}/probe", (b"probe 0\n", b"probe 1\n")
         key = self._key(path)
-        upload = self._store.begin(key, _probe_digest(body))
-        upload.send(body, hashlib.md5(body, usedforsecurity=False).digest(), last=True)
+        first, second = [self._probed(key, body) for body in bodies]
         next(iter(self._store.list_staged(self._below)), None)
-        self._store.discard(upload.tokens, key)
-        self._store.put(key, body, new=True)
         try:
-            kept = self.read(path, len(body)) == body
+            self._store.commit(first, key, _probe_digest(bodies[0]))
+            try:
+                self._store.commit(second, key, _probe_digest(bodies[1]))
+            except (Taken, Gone):
+                # Gone: of two uploads of one name some stores keep the one that is committed.
+                self._exclusive = True
+            kept = self.read(path, len(bodies[0]))
             listed = [info.path for info in self.list_visible(folder)] == [path]
         finally:
+            self._store.discard(second, key)
             self._store.delete(key)
-        if not (kept and listed):
-            does_not = "give it back whole" if not kept else "list it"
+        whole = kept == bodies[0] or (kept == bodies[1] and not self._exclusive)
+        if not (whole and listed):
+            does_not = "list it" if whole else "give it back whole"
             raise DestinationRefused(
                 f"{self._uri} took a probe and does not {does_not}",
                 hint="this service keeps objects otherwise than its protocol says: use another",
                 code="RIVET_STORE_UNFAITHFUL",
             )
+
+    def _probed(self, key: str, body: bytes) -> Tokens:
+        upload = self._store.begin(key, _probe_digest(body))
+        upload.send(body, hashlib.md5(body, usedforsecurity=False).digest(), last=True)
+        return upload.tokens
 
     def free_bytes(self) -> int | None:
         """A bucket has no limit to ask for."""
@@ -297,11 +311,11 @@ class ObjectDestination:
         return Presence.VISIBLE if own else Presence.FOREIGN
 
     def publish(self, receipt: Receipt, path: str, digest: PartDigest) -> Presence:
-        """Commit and look, whatever the store has answered; where it ignores conditions, look
+        """Commit and look, whatever the store has answered; where it may ignore conditions, look
         before that, too."""
         key, tokens = self._key(path), self._tokens(receipt, path)
         left = True
-        if self._store.conditional or self._shown(key, digest) is None:
+        if self._exclusive or self._shown(key, digest) is None:
             with contextlib.suppress(Taken, Gone, DestinationUnavailable):
                 left = not self._store.commit(tokens, key, digest)
                 reach(KillPoint.PART_RENAMED)
@@ -330,9 +344,9 @@ class ObjectDestination:
         self._store.put(self._key(path), body, new=False)
 
     def put_new(self, path: str, body: bytes) -> bool:
-        """One request with its condition; where the store ignores that, behind a look."""
+        """One request with its condition; where the store may ignore that, behind a look."""
         key = self._key(path)
-        if not self._store.conditional and self._store.head(key) is not None:
+        if not self._exclusive and self._store.head(key) is not None:
             return False
         try:
             self._store.put(key, body, new=True)

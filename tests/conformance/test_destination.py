@@ -104,6 +104,23 @@ def test_check_leaves_nothing(place):
     assert (visible(destination), staged(destination)) == ({}, [])
 
 
+def test_a_check_finds_out_whether_names_are_given_once(place):
+    destination = place.open()
+    destination.check()
+    assert destination.exclusive is place.exclusive
+
+
+def test_a_store_that_gives_back_something_else_is_refused(store_place):
+    class Corrupting(dict):
+        def __setitem__(self, key, stored):
+            super().__setitem__(key, replace(stored, body=b"x" * len(stored.body)))
+
+    store_place.bucket.objects = Corrupting()
+    with pytest.raises(DestinationRefused, match="does not give it back whole"):
+        store_place.open().check()
+    assert (store_place.bucket.objects, store_place.bucket.uploads) == ({}, {})
+
+
 def test_staged_bytes_are_not_visible_and_are_listed(place):
     destination = place.open()
     local, digest = place.part()

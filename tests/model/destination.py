@@ -66,6 +66,11 @@ class _MemoryDestination:
         """``memory://<prefix>``."""
         return f"memory://{self._prefix}"
 
+    @property
+    def exclusive(self) -> bool:
+        """By a lock."""
+        return True
+
     def check(self) -> None:
         """Memory can always be written."""
 

@@ -201,7 +201,6 @@ class MemoryStore:
 
     def __init__(self, bucket: Bucket) -> None:
         self._bucket = bucket
-        self.conditional = bucket.conditional
 
     def begin(self, key: str, digest: PartDigest) -> _Sending:
         """Empty."""

@@ -105,6 +105,11 @@ class _LocalDestination:
         """``file:///…``."""
         return self._prefix.as_uri()
 
+    @property
+    def exclusive(self) -> bool:
+        """By ``link``."""
+        return True
+
     def check(self) -> None:
         """Write, fsync and remove a probe in the staging folder."""
         with filesystem_errors(self._prefix, "destination"):
