@@ -278,7 +278,7 @@ class EventName(Enum):
         TRANSITION,
         DEBUG,
         "running → committed, with its part rows: this attempt has won",
-        data="`rows`, `parts`, `bytes`, `fence`",
+        data="`rows`, `parts`, `bytes`, `fence`, `longest_statement_s`",
     )
     PART_PUBLISHED = _Row(
         "part.published",
@@ -443,7 +443,7 @@ class EventName(Enum):
         "finalizer",
         INFO,
         "the source was asked about the whole of a run",
-        data="`outcome`, `delivered`, `counted`",
+        data="`outcome`, `delivered`, `counted`, `longest_statement_s`",
     )
     SHAPE_DRIFTED = _Row(
         "shape.drifted",

@@ -119,7 +119,8 @@ class RunProof:
     """What the server said of the rows of a whole run, once: kept with the run before anything is
     written, so that every finalizer tells the same.
 
-    ``counted`` is None when nothing was counted.
+    ``counted`` is None when nothing was counted. ``longest_statement_s``: how long the source was
+    busy with one statement of the count at most; None when it was not asked.
     """
 
     prove: Prove
@@ -127,6 +128,7 @@ class RunProof:
     delivered: int
     counted: int | None
     sentence: str
+    longest_statement_s: float | None = None
 
 
 def judged(*, delivered: int, counted: int, movement: Movement | None) -> tuple[ProofOutcome, str]:

@@ -83,15 +83,16 @@ def prove_run(
     ask = _Ask(fleet, run, plan, lease, sum(part.digest.rows for part in parts))
     elsewhere = _mark_of_another(run.plan.cursor)
     if elsewhere is not None:
-        outcome, sentence, counted = ProofOutcome.DIFFERS, elsewhere, None
+        outcome, sentence, counted, busy_s = ProofOutcome.DIFFERS, elsewhere, None, None
     else:
-        outcome, sentence, counted = _asked(ask)
+        outcome, sentence, counted, busy_s = _asked(ask)
     proof = RunProof(
         prove=plan.prove,
         outcome=outcome,
         delivered=ask.delivered,
         counted=counted,
         sentence=sentence,
+        longest_statement_s=busy_s,
     )
     ttl_s = fleet.settings.lease_ttl_s
     fleet.patience.call("keep the proof", lambda: fleet.store.note_proof(lease, proof, ttl_s))
@@ -104,7 +105,12 @@ def prove_run(
             export_name=run.export_name,
             worker_id=fleet.identity.worker_id,
             message=sentence,
-            data={"outcome": outcome.value, "delivered": ask.delivered, "counted": counted},
+            data={
+                "outcome": outcome.value,
+                "delivered": ask.delivered,
+                "counted": counted,
+                "longest_statement_s": busy_s,
+            },
         )
     )
     return proof
@@ -121,29 +127,34 @@ def _mark_of_another(cursor: CursorPlan | None) -> str | None:
     return f"the rows were read from a mark of something else on: {describe_changes(changes)}"
 
 
-def _asked(ask: _Ask) -> tuple[ProofOutcome, str, int | None]:
+def _asked(ask: _Ask) -> tuple[ProofOutcome, str, int | None, float | None]:
+    """The outcome, its sentence, what was counted, and how long one statement took at most."""
     timeout_s = _limit_s(ask)
     if isinstance(timeout_s, str):
-        return ProofOutcome.UNPROVEN, timeout_s, None
+        return ProofOutcome.UNPROVEN, timeout_s, None, None
     if timeout_s > ask.fleet.settings.lease_ttl_s / 3:
         ask.hold(timeout_s)
     name = ask.read.source
     opened_here = not ask.fleet.holds_source(name)
+    source: Source | None = None
+    counted: int | None = None
     try:
         source = ask.fleet.source(name, ask.read.source_identity)
         assert ask.plan.counted is not None, "there is a limit only for what is counted"
         counted = source.count_rows(ask.read, ask.plan.counted, timeout_s)
         outcome, sentence = _judged(ask, source, counted)
     except StatementTimeout:
-        return ProofOutcome.UNPROVEN, f"counting took longer than {timeout_s:.3g} s", None
+        outcome, counted = ProofOutcome.UNPROVEN, None
+        sentence = f"counting took longer than {timeout_s:.3g} s"
     except (SourceError, ConfigError, SchemaDrift) as error:
         opened_here = True
-        said = ask.fleet.redact(error.message)
-        return ProofOutcome.UNPROVEN, f"the source could not be asked: {said}", None
+        outcome, counted = ProofOutcome.UNPROVEN, None
+        sentence = f"the source could not be asked: {ask.fleet.redact(error.message)}"
     finally:
+        busy_s = None if source is None else source.longest_statement_s
         if opened_here:
             ask.fleet.drop_source(name)
-    return outcome, sentence, counted
+    return outcome, sentence, counted, busy_s
 
 
 def _limit_s(ask: _Ask) -> float | str:

@@ -123,6 +123,11 @@ class PrivateSource:
         """Connect, and say the server's version."""
         return self._source.ping()
 
+    @property
+    def longest_statement_s(self) -> float:
+        """How long the source was busy with one statement of ours at most."""
+        return self._source.longest_statement_s
+
     def close(self) -> None:
         """Close the connection. Never raises."""
         self._source.close()

@@ -7,7 +7,6 @@ and in ``paging`` for all of them.
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from typing import Protocol
 
@@ -58,6 +57,12 @@ class PageStream(Protocol):
     def seconds(self) -> float:
         """How long the source worked for us: without the caller's own time between two calls
         and without the network's round trip."""
+        ...
+
+    @property
+    def statement_s(self) -> float:
+        """How long the statement has been open at the source: ``seconds``, and the caller's own
+        time between two calls."""
         ...
 
     @property
@@ -129,6 +134,11 @@ class ReadingEngine(Protocol):
 
     def key_text(self, value: object) -> str:
         """A carried key value as the server writes it."""
+        ...
+
+    @property
+    def longest_statement_s(self) -> float:
+        """How long the source was busy with one statement of the chunk at most."""
         ...
 
     def hidden_column(self, name: str) -> ColumnSpec:
@@ -238,10 +248,6 @@ class PagedReader:
         """Rows handed on of a statement that cannot be continued."""
         self._handed_on_rows = 0
         """Rows handed on of a page that goes on."""
-        self._handed_on_s: float | None = None
-        """When the last piece of a page that goes on was handed on (monotonic)."""
-        self._waited_s = 0.0
-        """How long a page that goes on has waited for its pieces to be taken."""
         self._handed_on_bytes = 0
         """Received of what was handed on of an open statement."""
         self._lost_bytes = 0
@@ -291,6 +297,11 @@ class PagedReader:
     def lost_bytes(self) -> int:
         """Bytes received of statements that failed and not handed on, so far."""
         return self._lost_bytes
+
+    @property
+    def longest_statement_s(self) -> float:
+        """How long the source was busy with one statement of this chunk at most, so far."""
+        return self._engine.longest_statement_s
 
     def pack(self) -> None:
         """Columns may come packed from the next statement on."""
@@ -343,9 +354,6 @@ class PagedReader:
             self._asked = select if self._proofs is not None and self._proofs.due() else None
             self._stream = self._open(select, pager, held=self._asked is not None)
         stream, before_bytes = self._stream, self._stream.wire_bytes
-        if self._handed_on_s is not None:
-            # The source may have waited for us, and for it the statement was open.
-            self._waited_s += time.monotonic() - self._handed_on_s
         goes_on = self._receive(stream, pager, limit)
         if not self._handed_on_rows:
             self._receive_a_row(stream, pager, limit)
@@ -356,7 +364,8 @@ class PagedReader:
         self._check_keys(stream)
         page = Page(
             batch=batch,
-            statement_s=stream.seconds + self._waited_s,
+            statement_s=stream.statement_s,
+            pace_s=stream.statement_s,
             wire_bytes=stream.wire_bytes - before_bytes,
             last=False,
             complete=not goes_on,
@@ -370,7 +379,6 @@ class PagedReader:
         if goes_on:
             self._handed_on_rows += batch.num_rows
             self._handed_on_bytes = stream.wire_bytes
-            self._handed_on_s = time.monotonic()
         else:
             self._forget_stream()
         visible = self._visible(batch.slice(0, accepted.rows))
@@ -448,7 +456,8 @@ class PagedReader:
         done = stream.ended and stream.rows_ready == 0
         page = Page(
             batch=self._visible(batch),
-            statement_s=stream.seconds - before_s,
+            statement_s=stream.statement_s,
+            pace_s=stream.seconds - before_s,
             wire_bytes=arrived_bytes,
             last=done and pager is None,
         )
@@ -504,9 +513,8 @@ class PagedReader:
         self._forget_stream()
 
     def _forget_stream(self) -> None:
-        self._stream = self._handed_on_s = None
-        self._handed_on_rows, self._waited_s, self._rowless_bytes = 0, 0.0, 0
-        self._handed_on_bytes = 0
+        self._stream = None
+        self._handed_on_rows = self._rowless_bytes = self._handed_on_bytes = 0
 
     def _visible(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """The planned columns alone, with the reader's schema, as they are packed."""

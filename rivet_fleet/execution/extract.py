@@ -76,7 +76,8 @@ class PageProgress:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExtractResult:
     """The whole chunk. A chunk without rows has no part. ``bytes`` came from the source.
-    ``told``: what the source has changed since the plan, without harm to the rows."""
+    ``longest_statement_s``: see ``ChunkReader``. ``told``: what the source has changed since the
+    plan, without harm to the rows."""
 
     parts: tuple[SpooledPart, ...]
     rows: int
@@ -149,7 +150,7 @@ def extract_chunk(
         rows=pages.progress.rows_total,
         pages=pages.progress.pages_total,
         bytes=pages.progress.bytes_total,
-        longest_statement_s=pages.longest_statement_s,
+        longest_statement_s=reader.longest_statement_s,
         told=told,
     )
 
@@ -265,7 +266,6 @@ class Pages:
         self.ended = False
         self.between = True
         """No statement is open: the loop may rest."""
-        self.longest_statement_s = 0.0
         self.progress = PageProgress(
             rows_total=0, pages_total=0, bytes_total=0, page_rows=0, page_bytes=0, statement_s=0.0
         )
@@ -281,7 +281,7 @@ class Pages:
         self.between = page.complete
         if page.complete:
             sums = self._sums
-            self._servo.observe(sums.rows, sums.bytes, page.statement_s, wire_bytes=sums.wire_bytes)
+            self._servo.observe(sums.rows, sums.bytes, page.pace_s, wire_bytes=sums.wire_bytes)
             self._forget_page()
         self.progress = PageProgress(
             rows_total=before.rows_total + batch.num_rows,
@@ -291,7 +291,6 @@ class Pages:
             page_bytes=page.wire_bytes,
             statement_s=page.statement_s,
         )
-        self.longest_statement_s = max(self.longest_statement_s, page.statement_s)
         self.ended = page.last
         return batch
 

@@ -41,12 +41,15 @@ class Page:
 
     ``batch`` has exactly the reader's schema, or is packed where that was asked for.
     ``statement_s`` is how long the source has been busy with the statement so far, from sending it
-    to the last byte received. ``complete`` is False while the statement goes on: the next call
-    gives more of the same page. ``last`` is True when the chunk has no further page.
+    to the last byte received, whatever was handed on of it before. ``pace_s`` is what of it this
+    page took, by which the next one is sized: the same, unless one statement gives many pages.
+    ``complete`` is False while the statement goes on: the next call gives more of the same page.
+    ``last`` is True when the chunk has no further page.
     """
 
     batch: pa.RecordBatch
     statement_s: float
+    pace_s: float
     wire_bytes: int
     last: bool
     complete: bool = True
@@ -80,6 +83,12 @@ class ChunkReader(Protocol):
     @property
     def lost_bytes(self) -> int:
         """Bytes received of statements that failed and not handed on, so far."""
+        ...
+
+    @property
+    def longest_statement_s(self) -> float:
+        """How long the source was busy with one statement of this chunk at most, so far: its
+        pages, those that failed, and what was asked around them."""
         ...
 
     def pack(self) -> None:
@@ -172,6 +181,12 @@ class Source(Protocol):
 
     def ping(self) -> str:
         """Connect, and say the server's version. Raises SourceUnavailable or SourceRefused."""
+        ...
+
+    @property
+    def longest_statement_s(self) -> float:
+        """How long the source was busy with one statement of ours at most, since the last count or
+        the opening of the last chunk began."""
         ...
 
     def close(self) -> None:

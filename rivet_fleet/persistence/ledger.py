@@ -236,7 +236,10 @@ class Ledger:
             done_so = {**task._mapping, "fence": fence, "rows_written": rows, "parts": len(parts)}
             tx.run(_SEAL_COMMIT, task_id=task_id, commit_seal=seal_commit(tx.sealer, done_so))
             size = sum(p.digest.size_bytes for p in parts)
-            data = {"rows": rows, "parts": len(parts), "bytes": size, "fence": fence}
+            data: dict[str, object] = {"rows": rows, "parts": len(parts), "bytes": size}
+            data["fence"] = fence
+            if longest_ms is not None:
+                data["longest_statement_s"] = longest_ms / 1000
             note_all(tx, [_event(EventName.CHUNK_COMMITTED, task, data=data)], told=told)
 
         self._db.write(work)

@@ -740,6 +740,41 @@ def test_a_statement_ends_at_its_limit(server: Server, source: Source) -> None:
     assert source.ping()
 
 
+def test_the_longest_statement_is_whole_whatever_is_handed_on_of_it(
+    server: Server, source: Source
+) -> None:
+    """Rows take their time, and a few of them fill what is received at once."""
+    query = (
+        f"SELECT i, repeat('x', 100000) AS pad, {server.sleep.format(0.04)} AS s "
+        "FROM numbers WHERE i <= 9"
+    )
+    read = planned(source, None, query=query)
+    reader = source.open_chunk(read, WHOLE, TuningPlan())
+    assert reader.longest_statement_s < 0.2
+    pages = pages_of(reader, PageLimit(rows_max=1, bytes_max=1 << 20))
+    assert len(pages) >= 9
+    # Its clock is not ours: a sleep may be a tick shorter than what it was asked for.
+    assert max(page.statement_s for page in pages) == pages[-1].statement_s >= 0.3
+    assert reader.longest_statement_s >= pages[-1].statement_s
+    assert max(page.pace_s for page in pages) < 0.75 * pages[-1].statement_s
+    by_key = source.open_chunk(read, BY_I, TuningPlan())
+    assert by_key.longest_statement_s < 0.2, "of another chunk"
+    assert len(pages_of(by_key, PageLimit(rows_max=100, bytes_max=1 << 20))) == 1
+    assert by_key.longest_statement_s >= 0.3
+    assert source.count_rows(planned(source, "numbers"), WHOLE, 5.0)
+    assert source.longest_statement_s < 0.2
+
+
+def test_the_longest_statement_is_also_a_count_and_one_that_failed(
+    server: Server, source: Source
+) -> None:
+    timed_out(server, source)
+    assert 0.15 <= source.longest_statement_s < 5
+    slow = f"SELECT i FROM numbers WHERE i = 3 AND {server.sleep.format(0.3)} IS NOT NULL"
+    source.count_rows(planned(source, None, query=slow), WHOLE, 5.0)
+    assert 0.25 <= source.longest_statement_s < 5
+
+
 def test_a_statement_that_ran_into_its_limit_is_not_to_be_repeated(
     server: Server, source: Source
 ) -> None:

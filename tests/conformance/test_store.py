@@ -1006,7 +1006,12 @@ def test_what_the_source_said_of_a_run_is_kept_until_its_data_change(store) -> N
     store.submit(campaign_plan(chunks=(1,)))
     claim = committed_with(store, 0)
     proof = RunProof(
-        prove=Prove.ALL, outcome=ProofOutcome.PROVEN, delivered=10, counted=10, sentence="as many"
+        prove=Prove.ALL,
+        outcome=ProofOutcome.PROVEN,
+        delivered=10,
+        counted=10,
+        sentence="as many",
+        longest_statement_s=0.75,
     )
     run_id = RunId("c1-e0")
     former = store.lease_finalize(run_id, W1, -1.0)
@@ -1019,6 +1024,7 @@ def test_what_the_source_said_of_a_run_is_kept_until_its_data_change(store) -> N
     assert store.run(run_id).proof == proof
     store.fail_run(lease, "not delivered", RunFindings(gates=(GATE,)))
     assert store.run(run_id).proof == proof, "an accepted run is judged as it was"
+    assert store.metrics()[0]["longest_statement_ms"] == 750, "counting was a statement, too"
     assert store.reopen(claim.task_id, claim.fence, "again")
     assert store.run(run_id).proof is None
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.integration.fleet_cli import Desk, ended
+from tests.integration.fleet_cli import Desk, ended, run_sqlite
 
 SQL = """
 CREATE TABLE t (id int PRIMARY KEY, until date DEFAULT 'infinity');
@@ -65,8 +65,18 @@ def test_metrics_of_this_campaign_and_of_former_ones(desk: Desk) -> None:
     desk.cli("metrics", "--json", "--prometheus", code=1)
 
 
+SLOW = """\
+  - name: slow
+    query: SELECT repeat('x', 100000) AS pad, pg_sleep(0.05)::text AS s FROM generate_series(1, 8)
+    format: parquet
+    destination: {type: local, path: slow}
+"""
+
+
 def test_the_exposition_is_read_by_prometheus_own_parser(desk: Desk) -> None:
+    desk.write(CONFIG + SLOW)
     desk.cli("run", "--workers", "1")
+    longest_s = the_longest_statement_is_one_number(desk)
     text = desk.cli("metrics", "--prometheus").out
     families = list(text_string_to_metric_families(text))
     names = [family.name for family in families]
@@ -93,8 +103,21 @@ def test_the_exposition_is_read_by_prometheus_own_parser(desk: Desk) -> None:
         ("last_run_changed_values", None, 400),
     ):
         assert samples[f"rivet_fleet_{name}", "t", about] == value, name
+    assert samples["rivet_fleet_last_run_longest_statement_seconds", "slow", None] == longest_s
     assert samples["rivet_fleet_source_group_slots", None, "shop"] == 3
     assert samples["rivet_fleet_workers_alive", None, None] >= 0
+
+
+def the_longest_statement_is_one_number(desk: Desk) -> float:
+    """Of a read by one statement, whose rows come one by one."""
+    report = desk.cli("metrics", "-e", "slow", "--json").json
+    longest_s = float(report["ended"][0]["longest_statement_s"])
+    assert 0.35 <= longest_s < 10
+    told = desk.cli("journal", "-e", "slow", "--event", "chunk.committed", "--json").json
+    assert [entry["data"]["longest_statement_s"] for entry in told] == [longest_s]
+    chunk = "SELECT longest_statement_ms FROM chunk_task WHERE export_name = 'slow'"
+    assert run_sqlite(desk.state, chunk) == [(round(longest_s * 1000),)]
+    return longest_s
 
 
 def test_the_journal_is_filtered_and_comes_as_lines(desk: Desk) -> None:

@@ -256,6 +256,7 @@ class MemoryFinish(MemoryMarks, MemoryCounters):
 
     def _longest_ms(self, run: Run) -> int | None:
         known = [t.longest_statement_s for t in self._tasks_of(run.run_id)]
+        known.append(run.proof.longest_statement_s if run.proof else None)
         return max((round(s * 1000) for s in known if s is not None), default=None)
 
     def _forget_former(self, run: Run) -> None:

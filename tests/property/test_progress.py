@@ -53,6 +53,7 @@ class Statement:
     wire_bytes: int = 0
     ended: bool = False
     seconds: float = 0.01
+    statement_s: float = 0.01
     changed: dict[str, int] = field(default_factory=dict)
     floods: bool = False
     """Bytes come for ever behind the rows, and never an end."""
@@ -119,6 +120,7 @@ class Engine:
     """A ``ReadingEngine`` over given rows; it reads the SQL that pagers write with ``Keys``."""
 
     identity, keys, decodes_at_once = "rows", Keys(), True
+    longest_statement_s = 0.01
 
     def __init__(
         self,

@@ -8,6 +8,7 @@ table of codes and how settings are made and undone.
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -232,12 +233,53 @@ class Silence:
 # One session.
 
 
+class StatementTimes:
+    """How long the source was busy with one statement of ours: the one home of that number.
+
+    A statement whose rows are streamed says it itself (``PageStream.statement_s``); every other
+    answer is timed by the connection. Of those the shortest one is a bound for the network's round
+    trip, which is not the source's work and is taken off.
+    """
+
+    __slots__ = ("_answer_s", "_streamed_s", "_way_s")
+
+    def __init__(self) -> None:
+        self._streamed_s = self._answer_s = 0.0
+        self._way_s = math.inf
+
+    def begin(self) -> None:
+        """From now on the longest is another one. What is known of the way stays."""
+        self._streamed_s = self._answer_s = 0.0
+
+    def streamed(self, statement_s: float) -> None:
+        """A statement has been open for so long, the way taken off."""
+        self._streamed_s = max(self._streamed_s, statement_s)
+
+    def answered(self, spent_s: float) -> None:
+        """A statement of ours was sent, and its whole answer was there so much later."""
+        self._answer_s = max(self._answer_s, spent_s)
+        self._way_s = min(self._way_s, spent_s)
+
+    def way_s(self, spent_s: float) -> float:
+        """What of ``spent_s``, in which nothing was asked of the server's data, was the way there
+        and back. Whatever made it longer than the shortest answer was a queue, or a lock."""
+        self._way_s = min(self._way_s, spent_s)
+        return self._way_s
+
+    @property
+    def longest_s(self) -> float:
+        """The longest since it began; 0 when nothing was asked."""
+        return max(self._streamed_s, self._answer_s - min(self._way_s, self._answer_s))
+
+
 class Watched(Protocol):
     """A driver's connection that gives up on a silent server."""
 
     silence_s_max: float | None
     liveness: Callable[[], Liveness] | None
     answer_bytes_max: int | None
+    times: StatementTimes | None
+    """Where it says how long its answers took; None: what is asked is no statement."""
 
     @property
     def usable(self) -> bool:
@@ -268,6 +310,8 @@ class EngineSession(ABC, Generic[Connection, At]):
     def __init__(self, url: DatabaseUrl, *, answer_bytes_max: int | None = None) -> None:
         """``answer_bytes_max``: of an answer that is not rows, where less than usual will do."""
         self.url = url
+        self.times = StatementTimes()
+        """Of all that this session asks."""
         self._answer_bytes_max = answer_bytes_max
         self._connection: Connection | None = None
 

@@ -111,6 +111,7 @@ class EngineSource(Generic[S, B]):
         """The rows that this user sees now; see ``Source``."""
         session = self._session
         session.undoing = read.query is not None
+        session.times.begin()
         how = self._ask.counting(session, read, chunk_range, timeout_s)
         select = count_select(how.keys, how.item, chunk_range, read.window)
         with session.reading(how.settings, doing="counting rows", timeout_s=timeout_s) as at:
@@ -122,6 +123,7 @@ class EngineSource(Generic[S, B]):
     ) -> PagedReader:
         """A reader for one chunk. Raises SchemaDrift before the first row."""
         self._session.undoing = read.query is not None
+        self._session.times.begin()
         if self._value_bytes_max is not None:
             lower = min(self._value_bytes_max, tuning.max_value_bytes)
             tuning = replace(tuning, max_value_bytes=lower)
@@ -156,6 +158,11 @@ class EngineSource(Generic[S, B]):
         """Connect, ask, and say the server's version."""
         return self._ask.ping(self._session)
 
+    @property
+    def longest_statement_s(self) -> float:
+        """Since the last count or the opening of the last chunk began; see ``Source``."""
+        return self._session.times.longest_s
+
     def close(self) -> None:
         """Close the connection. Never raises."""
         self._session.close()
@@ -182,6 +189,11 @@ class EngineReading(Generic[S, D]):
     def identity(self) -> str:
         """Host, port, database and user."""
         return self._session.url.identity
+
+    @property
+    def longest_statement_s(self) -> float:
+        """Of the chunk, which began with its opening."""
+        return self._session.times.longest_s
 
     def hidden_column(self, name: str) -> ColumnSpec:
         """A text column."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator
 
@@ -10,6 +11,7 @@ import pyarrow as pa
 
 from rivet_fleet.errors import SourceError
 from rivet_fleet.execution.engines.decoding import BatchDecoder
+from rivet_fleet.execution.engines.session import StatementTimes
 
 Steps = Generator[None, None, None]
 """Receives; between two steps the caller has its say. What is left in the middle ends there."""
@@ -23,9 +25,9 @@ class SteppedStream(ABC):
     at one row a page on a distant source.
     """
 
-    def __init__(self, decoder: BatchDecoder, *, held: bool) -> None:
+    def __init__(self, decoder: BatchDecoder, *, held: bool, times: StatementTimes) -> None:
         """``held``: the statement is one of a snapshot, which goes on behind the last row until
-        ``release``."""
+        ``release``. ``times``: of its session."""
         self.wire_bytes = 0
         self.ended = False
         self._decoder = decoder
@@ -34,7 +36,10 @@ class SteppedStream(ABC):
         """The statement has ended, and its snapshot has not."""
         self._question: tuple[str, float] | None = None
         self._answered = 0
-        self._spent_s = self._way_s = 0.0
+        self._spent_s = self._way_s = self._waited_s = 0.0
+        self._left_at_s: float | None = None
+        """When the caller was last given rows while the statement went on (monotonic)."""
+        self._times = times
         self._steps = self._receive()
 
     @abstractmethod
@@ -43,8 +48,14 @@ class SteppedStream(ABC):
 
     @property
     def seconds(self) -> float:
-        """How long the source worked; see the class."""
+        """How long we received; see the class."""
         return max(0.0, self._spent_s - self._way_s)
+
+    @property
+    def statement_s(self) -> float:
+        """How long the source has been busy with the statement: ``seconds``, and how long it was
+        held open while its rows waited for the caller."""
+        return self.seconds + self._waited_s
 
     @property
     def rows_ready(self) -> int:
@@ -60,13 +71,22 @@ class SteppedStream(ABC):
         """Receive until the statement ended, ``rows_max`` rows are ready, or more than
         ``bytes_max`` bytes arrived in this call. After an error the connection is in step, or it is
         closed."""
+        if self._left_at_s is not None:
+            self._waited_s += time.monotonic() - self._left_at_s
+            self._left_at_s = None
         before_bytes = self.wire_bytes
-        while not self.ended:
-            if rows_max is not None and self.rows_ready >= rows_max:
-                return
-            if bytes_max is not None and self.wire_bytes - before_bytes > bytes_max:
-                return
-            self._step()
+        try:
+            while not self.ended:
+                if rows_max is not None and self.rows_ready >= rows_max:
+                    break
+                if bytes_max is not None and self.wire_bytes - before_bytes > bytes_max:
+                    break
+                self._step()
+        finally:
+            # Also of a statement that failed: the source was busy with it as well.
+            self._times.streamed(self.statement_s)
+        if not self.ended:
+            self._left_at_s = time.monotonic()
 
     def take(self, rows_max: int | None = None) -> pa.RecordBatch:
         """The oldest rows, at most ``rows_max``."""

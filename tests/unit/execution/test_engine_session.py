@@ -11,6 +11,7 @@ from rivet_fleet.execution.engines.session import (
     GONE,
     Liveness,
     Silence,
+    StatementTimes,
     Told,
     answers_within_s,
     cannot_connect,
@@ -115,3 +116,33 @@ def test_what_a_server_says_is_told_without_secrets_and_its_values_on_demand() -
     assert (
         not away.connected and away.message == f"cannot connect to {URL.identity}: no *** for Jane"
     )
+
+
+def test_of_an_answer_the_way_is_no_work_of_the_source() -> None:
+    times = StatementTimes()
+    assert times.longest_s == 0.0
+    for spent_s in (0.2, 0.2, 3.2, 0.25):
+        times.answered(spent_s)
+    assert times.longest_s == 3.0
+    times.streamed(2.5)
+    assert times.longest_s == 3.0
+    times.streamed(31.0)
+    assert times.longest_s == 31.0
+
+
+def test_another_longest_begins_and_the_way_is_still_known() -> None:
+    times = StatementTimes()
+    times.answered(0.2)
+    times.streamed(31.0)
+    times.begin()
+    assert times.longest_s == 0.0
+    times.answered(4.2)
+    assert times.longest_s == 4.0, "one answer is enough to tell"
+
+
+def test_a_queue_before_a_statement_is_no_way_of_it() -> None:
+    times = StatementTimes()
+    assert times.way_s(9.0) == 9.0, "nothing shorter is known"
+    times.answered(0.1)
+    assert times.way_s(9.0) == 0.1
+    assert times.longest_s == 0.0

@@ -36,7 +36,7 @@ class ScriptedReader:
     """Serves ``rows`` rows by the limits it is given; ``errors[n]`` are raised before page n."""
 
     piecewise = False
-    lost_bytes = 0
+    lost_bytes, longest_statement_s = 0, 0.2
 
     def __init__(self, rows, *, errors=None, resumable=True, schema=SCHEMA, empty_pages=()):
         self.rows, self.errors, self.resumable, self.schema = rows, errors or {}, resumable, schema
@@ -62,7 +62,8 @@ class ScriptedReader:
             [pa.array(ids, pa.int64()), pa.array([None if i % 3 == 0 else f"n{i}" for i in ids])],
             schema=self.schema,
         )
-        return Page(batch=batch, statement_s=0.2, wire_bytes=count * 10, last=self.at >= self.rows)
+        last = self.at >= self.rows
+        return Page(batch=batch, statement_s=0.2, pace_s=0.2, wire_bytes=count * 10, last=last)
 
     def pack(self):
         self.packs += 1

@@ -88,7 +88,7 @@ class SignallingReader(ScriptedReader):
     def read_page(self, limit):
         self.begun[self.page + 1].set()
         page = super().read_page(limit)
-        return replace(page, statement_s=0.1)  # what the servo aims at: pages stay at 100
+        return replace(page, pace_s=0.1)  # what the servo aims at: pages stay at 100
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from typing import cast
 
 import pyarrow as pa
 import pytest
@@ -12,8 +13,12 @@ from rivet_fleet.contracts.columns import ColumnSpec, ColumnType, TypeKind
 from rivet_fleet.contracts.keys import ChunkRange, RangeKind, RelationName
 from rivet_fleet.contracts.plan import FormatPlan, ReadPlan, TuningPlan
 from rivet_fleet.errors import RetryClass, SourceUnavailable, StopRequested
-from rivet_fleet.execution import chunkreader, registry
+from rivet_fleet.execution import registry
 from rivet_fleet.execution.chunkreader import PagedReader
+from rivet_fleet.execution.engines import stream
+from rivet_fleet.execution.engines.decoding import BatchDecoder
+from rivet_fleet.execution.engines.session import StatementTimes
+from rivet_fleet.execution.engines.stream import SteppedStream, Steps
 from rivet_fleet.execution.extract import extract_chunk
 from rivet_fleet.execution.servo import Allowance
 from rivet_fleet.execution.source import PageLimit
@@ -37,7 +42,7 @@ class Statement:
     def __init__(self, first: int, last: int, fails_behind: int | None = None) -> None:
         self.at, self.last, self.fails_behind = first, last, fails_behind
         self.ended, self.abandoned = False, False
-        self.wire_bytes, self.seconds = 0, 1.0
+        self.wire_bytes, self.seconds, self.statement_s = 0, 1.0, 1.0
         self.changed: dict[str, int] = {}
         self.ready: list[int] = []
 
@@ -72,7 +77,7 @@ class Statement:
 class Engine:
     """A ``ReadingEngine`` over the numbers 1 to ``rows``; it remembers its statements."""
 
-    identity, keys = "numbers", PlainKeys()
+    identity, keys, longest_statement_s = "numbers", PlainKeys(), 1.0
 
     def __init__(self, rows: int, *, decodes_at_once: bool = True) -> None:
         self.rows, self.decodes_at_once = rows, decodes_at_once
@@ -167,15 +172,38 @@ def test_a_failure_between_pieces_costs_what_was_not_handed_on() -> None:
     assert engine.reconnects == 1
 
 
+class Blocks(SteppedStream):
+    """Four blocks of a row, 0.25 s each, of which 0.05 s are the way."""
+
+    def __init__(self, now_s: list[float], times: StatementTimes) -> None:
+        self.now_s, self.rows = now_s, 0
+        super().__init__(cast(BatchDecoder, None), held=False, times=times)
+
+    @property
+    def rows_ready(self) -> int:
+        return self.rows
+
+    def _receive(self) -> Steps:
+        self._way_s = 0.05
+        for _ in range(4):
+            self.now_s[0] += 0.25
+            self._spent_s += 0.25
+            self.rows += 1
+            yield
+
+
 def test_the_source_was_busy_while_a_piece_was_not_taken(monkeypatch) -> None:
-    now_s = [0.0]
-    monkeypatch.setattr(chunkreader.time, "monotonic", lambda: now_s[0])
-    reader = reader_of(Engine(250))
-    seconds = []
-    for _ in range(5):
-        seconds.append(reader.read_page(IN_PIECES).statement_s)
+    now_s, times = [0.0], StatementTimes()
+    monkeypatch.setattr(stream.time, "monotonic", lambda: now_s[0])
+    blocks, seconds = Blocks(now_s, times), []
+    while not blocks.ended:
+        blocks.receive(rows_max=blocks.rows + 1, bytes_max=None)
+        seconds.append(round(blocks.statement_s, 2))
+        assert times.longest_s == blocks.statement_s
         now_s[0] += 0.5
-    assert seconds == [1.0, 1.5, 2.0, 2.5, 1.0]
+    # Behind its end nobody waits for us any more.
+    assert seconds == [0.2, 0.95, 1.7, 2.45, 2.95]
+    assert blocks.seconds == pytest.approx(0.95)
 
 
 def test_a_page_that_outgrows_its_bytes_is_cut_behind_a_piece() -> None:

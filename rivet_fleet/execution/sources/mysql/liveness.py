@@ -22,7 +22,12 @@ from pymysql.cursors import Cursor
 from pymysql.protocol import FieldDescriptorPacket, MysqlPacket
 
 from rivet_fleet.contracts.url import CAREFUL, Link, Login
-from rivet_fleet.execution.engines.session import ASK_MAX_S, Liveness, Silence
+from rivet_fleet.execution.engines.session import (
+    ASK_MAX_S,
+    Liveness,
+    Silence,
+    StatementTimes,
+)
 from rivet_fleet.execution.sources.mysql.border import Asked
 from rivet_fleet.execution.sources.mysql.login import Handler, first_method
 
@@ -208,6 +213,8 @@ class WatchedConnection(_Connection):
         self.liveness: Callable[[], Liveness] | None = None
         self.answer_bytes_max: int | None = None
         """Of an answer, where that is less than ``ANSWER_BYTES_MAX``."""
+        self.times: StatementTimes | None = None
+        """Where it says how long its answers took."""
         self.asked = Asked()
         """What was asked last, a statement that is executed by its text."""
         self.login = login
@@ -273,6 +280,15 @@ class WatchedConnection(_Connection):
     def answer_as_pymysql(self, method: bytes, packet: Any) -> Any:
         """What PyMySQL answers a switch to ``method``."""
         return super()._process_auth(method, packet, None)  # type: ignore[misc]
+
+    def query(self, sql: Any, unbuffered: bool = False) -> Any:
+        """PyMySQL's, timed."""
+        began_s = time.monotonic()
+        try:
+            return super().query(sql, unbuffered)
+        finally:
+            if self.times is not None:
+                self.times.answered(time.monotonic() - began_s)
 
     def _execute_command(self, command: int, sql: Any) -> None:
         # What is left of the answer before is read in here, too.

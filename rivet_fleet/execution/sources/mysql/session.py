@@ -197,7 +197,7 @@ class Session(EngineSession[WatchedConnection, WatchedConnection]):
         self._made = {}
         try:
             connection = self._dial(CONNECT_TIMEOUT_S)
-            connection.answer_bytes_max = LOGIN_BYTES_MAX
+            connection.answer_bytes_max, connection.times = LOGIN_BYTES_MAX, self.times
             if self._server is None:
                 with well_formed():
                     self._server = look(connection)

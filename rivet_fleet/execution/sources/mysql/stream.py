@@ -64,7 +64,7 @@ class StatementStream(SteppedStream):
         held: bool = False,
     ) -> None:
         """``subject``: what is read, in messages. ``held``: see ``SteppedStream``."""
-        super().__init__(decoder, held=held)
+        super().__init__(decoder, held=held, times=session.times)
         self._session, self._sql, self._settings = session, sql, settings
         self._timeout_s = tuning.statement_timeout_s
         self._columns = columns
@@ -129,7 +129,9 @@ class StatementStream(SteppedStream):
         except wire.StatementFailed as error:
             self._explain(error)
             raise
-        self._way_s = time.monotonic() - began_s
+        prepared_s = time.monotonic() - began_s
+        self._session.times.answered(prepared_s)  # it may have waited for a lock
+        self._way_s = self._session.times.way_s(prepared_s)
         if prepared.parameters:
             raise SourceRefused(
                 f"{self._session.url.identity}: the statement has placeholders (?)",

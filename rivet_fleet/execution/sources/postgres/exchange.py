@@ -351,7 +351,7 @@ class CopyStream(SteppedStream):
         foreign: bool = False,
     ) -> None:
         """``held``: see ``SteppedStream``. ``foreign``: the statement holds SQL of a user."""
-        super().__init__(decoder, held=held)
+        super().__init__(decoder, held=held, times=session.times)
         self._session, self._sql, self._settings = session, sql, settings
         self._timeout_s, self._foreign = tuning.statement_timeout_s, foreign
         self._exchange: Exchange | None = None
@@ -413,9 +413,10 @@ class CopyStream(SteppedStream):
         with session.reading(
             self._settings, doing=doing, timeout_s=self._timeout_s, snapshot=self._held
         ) as cursor:
-            # BEGIN costs the server nothing: it tells the round trip, once for itself and once
-            # for the statement.
-            self._way_s += 2.0 * (time.monotonic() - began_s)
+            # BEGIN costs the server nothing: it tells the round trip, as far as no pooler let it
+            # wait for a connection; its own time is no statement's.
+            begun_s = time.monotonic() - began_s
+            self._way_s += begun_s + session.times.way_s(begun_s)
             yield from self._answer(self._sql.encode())
             if self._held:
                 yield from self._hold(partial(self._ask, cursor))

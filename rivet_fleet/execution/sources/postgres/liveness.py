@@ -25,7 +25,12 @@ from psycopg.adapt import AdaptersMap, Loader
 from psycopg.pq import ExecStatus, Format
 
 from rivet_fleet.errors import RetryClass
-from rivet_fleet.execution.engines.session import ASK_MAX_S, Liveness, Silence
+from rivet_fleet.execution.engines.session import (
+    ASK_MAX_S,
+    Liveness,
+    Silence,
+    StatementTimes,
+)
 from rivet_fleet.execution.sources.postgres.border import classify_connect
 from rivet_fleet.execution.sources.postgres.dialect import classify
 
@@ -314,6 +319,8 @@ class WatchedConnection(psycopg.Connection[tuple[Any, ...]]):
     """Of an answer, where that is less than usual."""
     answer: Bounds | None = None
     """Of what was last asked."""
+    times: StatementTimes | None = None
+    """Where it says how long its answers took."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -356,6 +363,7 @@ class WatchedConnection(psycopg.Connection[tuple[Any, ...]]):
         the answer as a whole."""
         fd = self.pgconn.socket
         bounds = self.expect_answer()
+        began_s = time.monotonic()
         try:
             wanted = next(gen)
             while True:
@@ -363,6 +371,9 @@ class WatchedConnection(psycopg.Connection[tuple[Any, ...]]):
         except StopIteration as done:
             result: RV = done.value
             return result
+        finally:
+            if self.times is not None:
+                self.times.answered(time.monotonic() - began_s)
 
     def expect_answer(self) -> Bounds:
         """The bounds of an answer that begins now."""

@@ -221,7 +221,12 @@ class Session(EngineSession[WatchedConnection, Cursor[tuple[Any, ...]]]):
             if self._pooled and self._name is not None:
                 settings = (*settings, ("application_name", self._name))
             try:
+                began_s = time.monotonic()
+                # Behind a pooler it waits for a connection, which is no work of the source.
+                connection.times = None
                 connection.execute(self.begin(settings, snapshot=snapshot).encode())
+                self.times.way_s(time.monotonic() - began_s)
+                connection.times = self.times
                 cursor = _OneStatement(connection) if self.undoing else connection.cursor()
                 yield cursor
                 connection.execute(self.ending.encode())
