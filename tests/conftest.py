@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, settings
 from rivet_fleet.contracts.url import DatabaseUrl, parse_database_url
 from rivet_fleet.demo.embedded import EmbeddedPostgres, EmbeddedPostgresMissing, embedded_postgres
 from tests.servers.mariadb import EmbeddedMariadb, EmbeddedMariadbMissing, embedded_mariadb
+from tests.servers.versitygw import Versitygw, VersitygwMissing, running_versitygw
 
 MYSQL_URL_VARIABLE = "RIVET_FLEET_TEST_MYSQL_URL"
 
@@ -85,6 +86,16 @@ def mariadb() -> Iterator[EmbeddedMariadb]:
         with _folder() as folder, embedded_mariadb(folder, settings=_MARIADB) as server:
             yield server
     except EmbeddedMariadbMissing as absent:
+        missing(str(absent))
+
+
+@pytest.fixture(scope="session")
+def versitygw() -> Iterator[Versitygw]:
+    """One S3 server for the whole test session. Do not restart it; make a bucket of your own."""
+    try:
+        with running_versitygw() as server:
+            yield server
+    except VersitygwMissing as absent:
         missing(str(absent))
 
 

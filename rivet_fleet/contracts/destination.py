@@ -6,9 +6,12 @@ prefix: nobody else knows what a prefix is made of.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import ipaddress
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from rivet_fleet.contracts.plan import DestinationPlan
 
@@ -68,6 +71,9 @@ class DestinationKind:
     """True where links may lie on the way to a prefix (``DestinationPlan.anchor``)."""
     problems: Callable[[Settings], Iterator[SettingProblem]] = _no_problems
     """What is wrong although each setting is right."""
+    redirects: tuple[str, ...] = ()
+    """Environment variables that would lead the kind's library elsewhere than its settings say.
+    They have no say here; ``doctor`` names those that are set."""
 
     def options(self, settings: Settings) -> dict[str, str]:
         """What a plan holds beside the prefix: names of variables, never what they hold."""
@@ -107,3 +113,114 @@ def authority_of(prefix: str) -> str:
     """``scheme://authority`` of a URI; of a path the path itself."""
     scheme, separator, rest = prefix.partition("://")
     return scheme + separator + rest.partition("/")[0] if separator else prefix
+
+
+# ------------------------------------------------------------------------------------------
+# What the kinds of object stores have in common: a bucket, a prefix in it, perhaps an endpoint.
+
+BUCKET_SETTINGS: Mapping[str, DestinationSetting] = {
+    "bucket": DestinationSetting(
+        meaning="The bucket (of Azure the container); it exists, and is never made.",
+        in_prefix=True,
+        required="add bucket:",
+    ),
+    "prefix": DestinationSetting(
+        meaning="Where in the bucket the dataset lies; {date}, {export}, {table} and {partition} "
+        "are replaced.",
+        in_prefix=True,
+        required="add prefix: exports/{export}",
+    ),
+    "endpoint": DestinationSetting(
+        meaning="URL of another service that speaks the protocol; http on this machine alone."
+    ),
+    "allow_anonymous": DestinationSetting(meaning="true: no credentials are sent."),
+}
+_ENDPOINT = re.compile(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:\d{1,5})?/?", re.IGNORECASE)
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,220}[A-Za-z0-9]|\$root")
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+def unsafe_prefix(prefix: str) -> str | None:
+    """Why a prefix in a bucket is refused, or None."""
+    if not prefix.strip("/ "):
+        return "must not be empty: what is below it is one dataset"
+    if any(ord(letter) < 32 for letter in prefix) or "\\" in prefix:
+        return "must not hold control characters or backslashes"
+    segments = prefix.strip("/").split("/")
+    if not all(segments) or "." in segments or ".." in segments:
+        return "must not hold '.', '..' or nothing between two slashes"
+    return None
+
+
+def bucket_problems(settings: Settings) -> Iterator[SettingProblem]:
+    """What is wrong with bucket and endpoint."""
+    bucket, endpoint = settings.get("bucket"), settings.get("endpoint")
+    if bucket is not None and not _BUCKET.fullmatch(bucket):
+        yield SettingProblem(
+            setting="bucket",
+            reason="must be a bucket's name alone",
+            suggestion="put what is behind it into prefix, the service into endpoint",
+        )
+    if endpoint is None:
+        return
+    if not _ENDPOINT.fullmatch(endpoint):
+        yield SettingProblem(
+            setting="endpoint",
+            reason="must be https://host or https://host:port, with nothing else in it",
+            suggestion="the bucket has a setting of its own, and so have credentials",
+        )
+    elif urlsplit(endpoint).scheme.lower() == "http" and not is_here(endpoint):
+        yield SettingProblem(
+            setting="endpoint",
+            reason="sends rows and credentials in the open: http is for this machine alone",
+            suggestion="use https",
+        )
+
+
+def is_here(endpoint: str) -> bool:
+    """True for an endpoint on this machine."""
+    host = urlsplit(endpoint).hostname or ""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def store_prefix(scheme: str, settings: Settings, at: str | None = None) -> str:
+    """``scheme://bucket/prefix``, with ``@`` and ``at`` behind the bucket: the account, or by
+    default the endpoint's host and port."""
+    if at is None and "endpoint" in settings:
+        url = urlsplit(settings["endpoint"])
+        host = url.hostname or ""
+        at = f"[{host}]" if ":" in host else host
+        if url.port is not None and url.port != _DEFAULT_PORTS.get(url.scheme):
+            at = f"{at}:{url.port}"
+    place = f"{settings['bucket']}@{at}" if at else settings["bucket"]
+    return f"{scheme}://{place}/{settings['prefix'].strip('/')}"
+
+
+def bucket_and_key(prefix: str) -> tuple[str, str]:
+    """Of what ``store_prefix`` made: the bucket, and the keys' beginning without slashes."""
+    authority, _, below = prefix.partition("://")[2].partition("/")
+    return authority.partition("@")[0], below.strip("/")
+
+
+def only_together(settings: Settings, names: tuple[str, ...]) -> Iterator[SettingProblem]:
+    """A problem for each of ``names`` that is missing while another one is there."""
+    given = [name for name in names if name in settings]
+    for name in names:
+        if given and name not in settings:
+            yield SettingProblem(
+                setting=given[0], reason=f"goes with {name}", suggestion=f"add {name}:"
+            )
+
+
+def not_together(settings: Settings, name: str, others: Iterable[str]) -> Iterator[SettingProblem]:
+    """A problem where ``name`` stands beside one of ``others``."""
+    beside = [other for other in others if other in settings]
+    if name in settings and beside:
+        yield SettingProblem(
+            setting=name, reason=f"excludes {', '.join(beside)}", suggestion="keep one of them"
+        )

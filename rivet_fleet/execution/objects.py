@@ -13,17 +13,20 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import importlib
 import re
 import secrets
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Protocol
 
 from rivet_fleet.contracts.killpoints import KillPoint, reach
 from rivet_fleet.contracts.manifest import PartDigest, Receipt
 from rivet_fleet.errors import (
+    ConfigError,
     DataIntegrityError,
     DestinationError,
     DestinationRefused,
@@ -42,6 +45,8 @@ identifier, and some proxies drop what has an underscore."""
 _MEBIBYTE = 1024 * 1024
 _PIECE_BYTES_MIN = 5 * _MEBIBYTE
 _PIECES_MAX = 10_000
+_NO_CODE = re.compile(r"[^A-Za-z0-9_.: -]")
+_CODE_CHARS_MAX = 80
 _LATER = (408, 409, 425, 429)
 _OURS = re.compile(
     rf"[^/]+/[^/]+-c\d{{6,}}-p\d{{3,}}-f\d+\.[a-z0-9.]+|{PROBE}\.[0-9a-f]+(?:/probe)?"
@@ -89,7 +94,7 @@ def store_error(
     """Our error for a store's answer: ``status`` is HTTP's, None where there was none; ``code`` the
     store's own name for it, never its text, in which anything may stand. ``verb``: what was asked,
     with the permission it takes as its cloud names it (``s3:PutObject``)."""
-    said = f"{code} ({status})" if status else code
+    said = _NO_CODE.sub("?", code)[:_CODE_CHARS_MAX] + (f" ({status})" if status else "")
     if status in (401, 403):
         return DestinationRefused(
             f"{uri} refuses {verb}: {said}",
@@ -109,6 +114,24 @@ def store_error(
         hint=hint or "check bucket, region and endpoint",
         code="RIVET_STORE_REFUSED",
     )
+
+
+def import_store(library: str, extra: str) -> ModuleType:
+    """A store's library, to be used by the settings of its destination alone. Raises ConfigError
+    where it is not installed."""
+    try:
+        fsspec_config = importlib.import_module("fsspec.config")
+        module = importlib.import_module(library)
+    except ImportError as error:
+        raise ConfigError(
+            f"a destination of type {extra} needs {library}, which is not installed here "
+            f"({error.name or type(error).__name__})",
+            hint=f"install the extra rivet-fleet[{extra}]",
+            code="RIVET_STORE_NOT_INSTALLED",
+        ) from None
+    # From files of this user and FSSPEC_*: another endpoint or key than the destination's own.
+    fsspec_config.conf.clear()
+    return module
 
 
 class ObjectUpload(Protocol):

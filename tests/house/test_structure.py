@@ -120,9 +120,6 @@ ONE_SUBJECT = {
 """Names that modules on several floors share, and the one subject that they are about."""
 
 UNUSED = {
-    "execution/objects.py FINGERPRINT": "the stores' own modules",
-    "execution/objects.py ObjectDestination": "the stores' own modules",
-    "execution/objects.py store_error": "the stores' own modules",
     "planning/planner.py plan_campaign": "the planner whole, for whoever plans without a state",
 }
 """What the package itself never calls, and for whom it is."""

@@ -92,7 +92,8 @@ def _program(names: tuple[str, ...], folders: list[Path] | None) -> Path | None:
     return None
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """In a process that was just forked: no server outlives the tests."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
@@ -160,7 +161,7 @@ class EmbeddedMariadb:
                 cwd="/",
                 env=self.install.environment,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
+                preexec_fn=die_with_parent,
                 **self._as_user(),  # type: ignore[call-overload]
             )
         self._wait_ready()
