@@ -525,6 +525,15 @@ class EventName(Enum):
         "configuration from now on",
         data="`by`, `reason`, `campaigns`, `before`, `after`",
     )
+    STATE_LEFT_OUT = _Row(
+        "state.left_out",
+        "any process",
+        WARNING,
+        "a row of the state is not like anything that a program of the fleet wrote, and what is"
+        " about many rows went on without it; once for each process and row",
+        data="`code`",
+        journaled=False,
+    )
     STATE_RESEALED = _Row(
         "state.resealed",
         "operator",

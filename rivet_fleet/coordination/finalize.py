@@ -44,6 +44,7 @@ from rivet_fleet.errors import (
     LeaseLost,
     SourceError,
     StateError,
+    StateTampered,
     StopRequested,
 )
 from rivet_fleet.execution.destination import Destination, Presence
@@ -92,7 +93,7 @@ def look_after(fleet: Fleet, run: RunView) -> None:
             return
         reading = fleet.source(read.source, read.source_identity).read_counters()
         fleet.store.note_counters_after(run.run_id, reading)
-    except (SourceError, StateError):
+    except (SourceError, StateError, StateTampered):
         opened_here = True
     finally:
         if opened_here:

@@ -369,10 +369,11 @@ def find_campaign(
     another configuration (N3).
     """
     name = loaded.campaign_name
-    known = fleet.store.campaigns(name=name)
     if wanted is not None:
+        # Alone: another campaign's row that is malformed is no matter of this one.
         view = fleet.store.campaign(wanted)
         if view is None:
+            known = fleet.store.campaigns(name=name)
             listed = ", ".join(c.campaign_id for c in known[:5]) or "none"
             raise StateRefused(
                 f"there is no campaign {wanted} in this state database",
@@ -380,6 +381,7 @@ def find_campaign(
             )
         refuse_other(fleet.store, loaded, view, copied=copied)
         return view
+    known = fleet.store.campaigns(name=name)
     active = [c for c in known if c.status is CampaignStatus.ACTIVE]
     if not known:
         raise StateRefused(

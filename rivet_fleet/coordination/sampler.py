@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -24,6 +25,8 @@ RECONNECT_MAX_S = 15.0
 """How long a source that lost its governor's connection waits for the next, at most."""
 FLAG_MAX_S = 1.0
 """A folder that takes longer to say whether a file is there does not say so."""
+FLAG_WAIT_S = 0.1
+"""How long a look at a flag file may hold up the thread that looks after every group."""
 _SAID_MAX = 500
 
 OpenSignals = Callable[[str, str], SourceSignals]
@@ -113,9 +116,11 @@ class Sampler:
     def begin(self) -> None:
         """Ask every place that does not answer a former sample still. Raises StateError where a
         connection cannot be paid for; call it again then."""
-        held = self._held_s()
+        # Looked at once: a place that answers from here on has not lost its connection for free.
         for place in self._places:
             place.late = place.busy
+        held = self._held_s()
+        for place in self._places:
             if place.late:
                 continue
             # One that takes all the time there is must not keep the others from theirs for ever.
@@ -143,7 +148,13 @@ class Sampler:
         for place in self._places:
             silent = dict.fromkeys((s.name for s in place.signals), _no_answer())
             found |= silent if place.late else silent | dict(place.answers)
-        counters = self._links.counters(self._monitor)
+        counters: frozenset[str] = frozenset()
+        try:
+            counters = self._links.counters(self._monitor)
+        except RivetFleetError as error:
+            # Which of them only grow is not known; the others say what they say.
+            asked = (signal.name for signal in self._monitor.signals if signal.kind == "engine")
+            found |= dict.fromkeys(asked, self._said(error))
         return [self._reading(s.name, found[s.name], counters) for s in self._monitor.signals]
 
     def close(self) -> None:
@@ -159,7 +170,7 @@ class Sampler:
 
     def _held_s(self) -> float:
         """Seconds until the source may be connected to again; paid for when that is first asked."""
-        if not self._lost or (self._source is not None and self._source.busy):
+        if not self._lost or (self._source is not None and self._source.late):
             return 0.0
         now_s = self._clock.monotonic_s()
         if self._next_at_s is None:
@@ -216,11 +227,14 @@ class Sampler:
             question = self._links.question(self._group_name, signal)
             return ask_signal(signal, question, self._connection)
         except RivetFleetError as error:
-            said = f"{error.message} ({error.hint})" if error.hint else error.message
+            return self._said(error)
         except Exception as defect:
             # Whatever an answer makes of a reader it is unreadable, and no more than that. What a
             # library says of a value holds the value.
-            said = f"the answer cannot be read ({type(defect).__name__})"
+            return f"the answer cannot be read ({type(defect).__name__})"
+
+    def _said(self, error: RivetFleetError) -> str:
+        said = f"{error.message} ({error.hint})" if error.hint else error.message
         return self._links.redact(said)[:_SAID_MAX] or "it cannot be read"
 
     def _connection(self) -> SourceSignals:
@@ -249,18 +263,20 @@ class FlagFile:
         self._path = path
         self._look = look
         self._thread: threading.Thread | None = None
-        self._why: str | None = None
+        self._asked_at_s = 0.0
+        self._silent = f"the flag file {path} cannot be looked for: its folder does not answer"
+        self._why: str | None = self._silent
 
     def closes(self) -> str | None:
-        """Why nothing may run, or None. A dead mount, which never answers, takes
-        ``FLAG_MAX_S``."""
+        """Why nothing may run, or None: as it was last seen, where a folder that is asked now
+        takes longer than ``FLAG_WAIT_S``, up to ``FLAG_MAX_S``."""
         if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(target=self._see, name="flag file", daemon=True)
+            self._asked_at_s = time.monotonic()
             self._thread.start()
-            self._thread.join(FLAG_MAX_S)
-        if self._thread.is_alive():
-            return f"the flag file {self._path} cannot be looked for: its folder does not answer"
-        return self._why
+            self._thread.join(FLAG_WAIT_S)
+        late = self._thread.is_alive() and time.monotonic() - self._asked_at_s >= FLAG_MAX_S
+        return self._silent if late else self._why
 
     def _see(self) -> None:
         try:

@@ -133,22 +133,25 @@ def roll_forward(
 
 def finalize_ready(fleet: Fleet, campaign_id: CampaignId, refusals: list[DestinationError]) -> int:
     """Finish every run whose chunks are all completed. A destination that is away is added to
-    ``refusals``."""
+    ``refusals``. Raises StateTampered for a run that is not what was sealed, behind the others."""
     runs = fleet.patience.call(
         "list runs to finish", lambda: fleet.store.finalizable_runs(campaign_id)
     )
     done = 0
+    spoilt: StateTampered | None = None
     for run_id in runs:
         try:
             done += finalize_run(fleet, run_id)
-        except StateTampered:
-            raise
+        except StateTampered as error:
+            spoilt = spoilt or error
         except (DestinationError, DataIntegrityError, LeaseLost) as error:
             if isinstance(error, DestinationError):
                 refusals.append(error)
             fleet.tell(
                 EventName.DESTINATION_RETRIED, f"run {run_id} cannot finish yet: {error.message}"
             )
+    if spoilt is not None:
+        raise spoilt
     return done
 
 

@@ -42,7 +42,13 @@ from rivet_fleet.coordination.heartbeat import Heartbeat, HeartbeatLimits
 from rivet_fleet.coordination.sampler import GovernorLinks
 from rivet_fleet.coordination.secrets import PrivateSource, questions, told_in_full
 from rivet_fleet.coordination.worker import Worker
-from rivet_fleet.errors import ConfigError, DestinationError, ExitCode, StateRefused
+from rivet_fleet.errors import (
+    ConfigError,
+    DestinationError,
+    ExitCode,
+    RivetFleetError,
+    StateRefused,
+)
 from rivet_fleet.execution import registry
 from rivet_fleet.execution.allocator import give_memory_back
 from rivet_fleet.execution.destination import Destination
@@ -180,9 +186,11 @@ def open_fleet(
     def heartbeat_store() -> Store:
         # A beat that hangs must leave time for the next one before the lease runs out.
         limit_s = max(2.0, settings.lease_ttl_s / 4)
-        return open_store(
+        beside = open_store(
             url, namespace=options.namespace, seal_key=key, pool_size=1, answer_max_s=limit_s
         )
+        beside.on_left_out(left_out)
+        return beside
 
     store = open_store(url, namespace=options.namespace, seal_key=key)
     opening = Patience(clock, stop, _thread_emit(), limit_s=wait_s)
@@ -197,6 +205,8 @@ def open_fleet(
         store.close()
         raise
     emit = fan_out(log_emit(), journal_emit(store.write_journal, hide), on_error=_sink_failed)
+    left_out = _each_once(emit)
+    store.on_left_out(left_out)
     return Fleet(
         store=store,
         open_store=heartbeat_store,
@@ -216,6 +226,23 @@ def open_fleet(
         patience=Patience(clock, stop, emit, limit_s=settings.state_patience_s),
         redact=hide,
     )
+
+
+_LEFT_OUT_MAX = 50
+"""So many rows that were left out are told by one process."""
+
+
+def _each_once(emit: Emit) -> Callable[[RivetFleetError], None]:
+    told: set[str] = set()
+
+    def tell(error: RivetFleetError) -> None:
+        # Whoever writes rows must not make us keep, or tell, what they say for ever.
+        if error.message not in told and len(told) < _LEFT_OUT_MAX:
+            told.add(error.message)
+            data = {"code": error.code}
+            emit(Event(name=EventName.STATE_LEFT_OUT, message=error.message, data=data))
+
+    return tell
 
 
 def _await_version(store: Store, clock: Clock, wait_s: float) -> None:

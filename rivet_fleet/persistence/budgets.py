@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from rivet_fleet.contracts.clock import RETRIES_SAVED_MAX, RETRY_EVERY_S, RETRY_WAIT_MAX_S
 from rivet_fleet.contracts.codec import dumps, loads
 from rivet_fleet.contracts.events import Event, EventName
+from rivet_fleet.contracts.identity import namespace_of
 from rivet_fleet.contracts.keys import CampaignId, TaskId
 from rivet_fleet.contracts.protection import (
     BUDGET_NUMBERS,
@@ -22,8 +23,9 @@ from rivet_fleet.contracts.protection import (
 from rivet_fleet.contracts.seals import Sealer, tampered
 from rivet_fleet.contracts.state import GroupView, WorkerIdentity, shown_numbers
 from rivet_fleet.errors import LeaseLost, StateTampered
-from rivet_fleet.persistence.database import Database, Record, Transaction, note_all
+from rivet_fleet.persistence.database import Database, Record, Transaction
 from rivet_fleet.persistence.guards import typed
+from rivet_fleet.persistence.journal import note_all
 from rivet_fleet.persistence.seals import (
     SEALED_OF_BUDGET,
     SEALED_OF_RUN,
@@ -261,17 +263,18 @@ class Budgets(Ranges):
         return _standing(row, self._db.sealer)
 
     def groups(self, campaign_id: CampaignId) -> list[GroupView]:
-        """Every source group of a campaign, by name, with what runs in it now. Raises StateTampered
-        for a budget that is not what was configured, or was taken away."""
+        """Every source group of a campaign, by name, with what runs in it now. One whose budget is
+        not what was configured, or was taken away, is left out; raises StateTampered for it where
+        there is no other."""
 
-        def work(tx: Transaction) -> Sequence[Record]:
-            rows = tx.all(GROUP_VIEWS, campaign_id=campaign_id)
-            for row in rows:
-                if row.group_name is None:
-                    _refuse_taken_away(tx, row.name)
-            return rows
+        def work(tx: Transaction) -> tuple[list[GroupView], list[StateTampered]]:
+            make = lambda row: _group_view(row, tx)  # noqa: E731
+            return tx.each(GROUP_VIEWS, make, campaign_id=campaign_id), tx.left_out
 
-        return [_group_view(row, self._db.sealer) for row in self._db.read(work)]
+        found, spoilt = self._db.read(work)
+        if spoilt and not found:
+            raise spoilt[0]
+        return found
 
 
 def configure(
@@ -359,7 +362,7 @@ def tell(
     by: str | None,
 ) -> None:
     """One journal entry for every campaign that works on the group; one without when none does."""
-    users = [row[0] for row in tx.all(USERS, group_name=group_name)] or [None]
+    users = tx.each(USERS, lambda row: _user(tx, row[0]), group_name=group_name) or [None]
     note_all(
         tx,
         [
@@ -373,6 +376,13 @@ def tell(
             for user in users
         ],
     )
+
+
+def _user(tx: Transaction, campaign_id: str) -> str | None:
+    # To write to the journal of another namespace's campaign is refused, for all of them.
+    if namespace_of(campaign_id) != tx.namespace:
+        raise tampered(f"a run whose campaign is {campaign_id}")
+    return campaign_id
 
 
 def changed_words(
@@ -456,12 +466,18 @@ def _standing(row: Record, sealer: Sealer) -> Standing:
     )
 
 
-def _group_view(row: Record, sealer: Sealer) -> GroupView:
-    budget = None if row.group_name is None else budget_from(row, sealer)
+def _group_view(row: Record, tx: Transaction) -> GroupView:
+    if row.group_name is None:
+        _refuse_taken_away(tx, row.name)
+    budget = None if row.group_name is None else budget_from(row, tx.sealer)
     if budget is None or budget.unlimited:
         return GroupView(
             group_name=row.name, slots_max=None, running=row.running, running_here=row.running_here
         )
+    readings_json = "[]"
+    # Shown, and gone by nowhere: the next sample writes it anew.
+    with tx.leaving_out(f"source group {row.name}: what was read"):
+        readings_json = _readings(row)
     return GroupView(
         group_name=row.name,
         slots_max=budget.ceiling,
@@ -477,7 +493,7 @@ def _group_view(row: Record, sealer: Sealer) -> GroupView:
         sampled_at_s=row.sampled_at_s,
         monitored=budget.monitor is not None,
         governor=row.governor_name if row.governed else None,
-        readings_json=_readings(row),
+        readings_json=readings_json,
     )
 
 
@@ -556,16 +572,18 @@ class Governors:
         patience_s: float,
     ) -> list[GovernorLease]:
         """The right to govern those monitored groups of the campaign that nobody has governed
-        for ``patience_s``; each with a fence of its own."""
+        for ``patience_s``; each with a fence of its own. One whose budget is not what was
+        configured is governed by nobody; it is told, and the others are."""
         values = {"patience_s": patience_s, "campaign_id": campaign_id}
-        names = [r[0] for r in self._db.one(lambda tx: tx.all(GOVERNABLE, **values))]
+        names = self._db.one(lambda tx: tx.each(GOVERNABLE, lambda row: row[0], **values))
         leases = []
         for name in names:
-            lease = self._db.write(
-                lambda tx, n=name: _lease(tx, n, worker, lease_ttl_s, patience_s)  # type: ignore[misc]
-            )
-            if lease is not None:
-                leases.append(lease)
+            with self._db.leaving_out(f"source group {name}, which nobody governs,"):
+                lease = self._db.write(
+                    lambda tx, n=name: _lease(tx, n, worker, lease_ttl_s, patience_s)  # type: ignore[misc]
+                )
+                if lease is not None:
+                    leases.append(lease)
         return leases
 
     def govern(self, lease: GovernorLease, word: GovernorWord, lease_ttl_s: float) -> SourceBudget:

@@ -12,13 +12,13 @@ from rivet_fleet.contracts.plan import CampaignPlan, PlannedRun
 from rivet_fleet.contracts.state import CampaignStatus, CampaignView, SubmitOutcome
 from rivet_fleet.errors import StateRefused
 from rivet_fleet.persistence.budgets import configure
-from rivet_fleet.persistence.database import Database, Record, Transaction, note, note_all
+from rivet_fleet.persistence.database import Database, Record, Transaction
 from rivet_fleet.persistence.finalizers import ONLY_COMPLETED
 from rivet_fleet.persistence.guards import CLAIMABLE, typed, understood
+from rivet_fleet.persistence.journal import note, note_all
 from rivet_fleet.persistence.ledger import LOCK_CAMPAIGN
 from rivet_fleet.persistence.marks import refuse_moved_marks
 from rivet_fleet.persistence.seals import seal_run
-from rivet_fleet.persistence.views import FORGET_COUNTERS
 
 _ADD_CAMPAIGN = """
 INSERT INTO campaign (namespace, campaign_id, campaign_name, config_digest, config_path,
@@ -104,6 +104,11 @@ _OF_EXPORT = """
 WHERE namespace = :namespace AND campaign_name = :campaign_name AND export_name = :export_name
 """
 """Two campaigns of one namespace may have exports of one name."""
+_FORGET_COUNTERS = """
+DELETE FROM export_harm WHERE run_id IN (
+  SELECT run_id FROM chunk_run
+  WHERE namespace = :namespace AND campaign_name = :campaign_name AND export_name = :export_name)
+"""
 _EMPTIED = """
 UPDATE campaign SET status = 'cancelled', finished_at_s = NOW_S
 WHERE namespace = :namespace AND status IN ('active', 'incomplete')
@@ -264,7 +269,7 @@ class Campaigns:
             named = {"campaign_name": campaign_name, "export_name": export_name}
             if tx.scalar(_HELD, **named):
                 raise held(f"export {export_name}")
-            tx.run(FORGET_COUNTERS, **named)
+            tx.run(_FORGET_COUNTERS, **named)
             runs = tx.run(f"DELETE FROM chunk_run {_OF_EXPORT}", **named)
             tx.run(_EMPTIED)
             if not chunks_only:

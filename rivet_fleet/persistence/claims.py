@@ -11,8 +11,9 @@ from rivet_fleet.contracts.keys import CampaignId, ChunkRange, RunId, TaskId
 from rivet_fleet.contracts.state import Claim, Reaped, TaskStatus, Verb, WorkerIdentity, after_reap
 from rivet_fleet.errors import StateRefused, StateTampered
 from rivet_fleet.persistence.budgets import has_room
-from rivet_fleet.persistence.database import Database, Record, Transaction, note_all
+from rivet_fleet.persistence.database import Database, Record, Transaction
 from rivet_fleet.persistence.guards import CLAIMABLE, effect, guard, status_in
+from rivet_fleet.persistence.journal import note_all
 from rivet_fleet.persistence.ledger import Ledger
 from rivet_fleet.persistence.seals import Ranges, refuse_without_budget
 
@@ -227,13 +228,21 @@ class Claims(Ledger, Ranges):
         self, worker: WorkerIdentity, values: dict[str, object]
     ) -> Record | None:
         """Groups in the order of their best task; each in a transaction of its own, so that
-        two claimers never hold one group's row while they wait for another's."""
+        two claimers never hold one group's row while they wait for another's. Raises StateTampered
+        for a group whose budget is not what was configured, once the others have nothing."""
+        spoilt: StateTampered | None = None
         for group_name in self._db.read(lambda tx: _groups_in_order(tx, values)):
-            claim = self._db.write(
-                lambda tx, g=group_name: self._claim_in_group(tx, worker, g, values)  # type: ignore[misc]
-            )
+            try:
+                claim = self._db.write(
+                    lambda tx, g=group_name: self._claim_in_group(tx, worker, g, values)  # type: ignore[misc]
+                )
+            except StateTampered as error:
+                spoilt = spoilt or error
+                continue
             if claim is not None:
                 return claim
+        if spoilt is not None:
+            raise spoilt
         return None
 
     def _claim_in_group(
@@ -278,16 +287,17 @@ class Claims(Ledger, Ranges):
     ) -> list[Reaped]:
         """Take back running tasks whose lease ran out by the database's clock, the longest expired
         first: each is pending again with a new fence, or failed when its attempts are spent. At
-        most ``limit``, and no others than those that are returned."""
+        most ``limit``, and no others than those that are returned; a malformed one stays."""
         only = "" if campaign_id is None else "AND t.campaign_id = :campaign_id"
         sql = REAPABLE.replace("EXPIRED_FILTER", EXPIRED).replace("CAMPAIGN_FILTER", only)
         values: dict[str, object] = {"limit": limit}
         if campaign_id is not None:
             values["campaign_id"] = campaign_id
         # Looking first keeps idle reapers from taking SQLite's only write lock for nothing.
-        if not self._db.one(lambda tx: tx.all(sql.replace("LOCK_TASKS", ""), **values)):
+        look = sql.replace("LOCK_TASKS", "")
+        if not self._db.one(lambda tx: tx.each(look, lambda row: row, **values)):
             return []
-        return self._db.write(lambda tx: _take_back(tx, tx.all(sql, **values), "lease expired"))
+        return self._db.write(lambda tx: _take_back(tx, sql, "lease expired", **values))
 
     def reap_worker(self, worker_id: str, reason: str) -> list[Reaped]:
         """Take back every running task of a process that was seen to end; its worker row is
@@ -298,7 +308,7 @@ class Claims(Ledger, Ranges):
         def work(tx: Transaction) -> list[Reaped]:
             tx.run(_END_WORKER, worker_id=worker_id, reason=reason)
             tx.run(_FREE_FINALIZING, worker_id=worker_id)
-            return _take_back(tx, tx.all(OWNED, worker_id=worker_id), reason)
+            return _take_back(tx, OWNED, reason, worker_id=worker_id)
 
         return self._db.write(work)
 
@@ -318,10 +328,11 @@ def _groups_in_order(tx: Transaction, values: dict[str, object]) -> list[str]:
     return [group_name for _, group_name in sorted(ranked)]
 
 
-def _take_back(tx: Transaction, rows: Sequence[Record], reason: str) -> list[Reaped]:
+def _take_back(tx: Transaction, sql: str, reason: str, **values: object) -> list[Reaped]:
+    """Those that ``sql`` selects, but for malformed ones."""
     taken = []
     events = []
-    for row in rows:
+    for row in tx.each(sql, lambda row: row, **values):
         status = after_reap(row.attempts, row.attempts_max)
         changed = tx.run(
             _REAP.replace("REAP_SET", REAP_SET),

@@ -10,7 +10,6 @@ another one is refused before it reaches any of them (N1).
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
@@ -23,16 +22,19 @@ from sqlalchemy import Connection, TextClause, exc, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.base import Executable
 
-from rivet_fleet.contracts.codec import to_plain
-from rivet_fleet.contracts.events import EVENT_VERSION, Event, Told
 from rivet_fleet.contracts.foreign import SAID_CHARS_MAX, foreign_line
 from rivet_fleet.contracts.identity import NAMESPACE_DEFAULT
 from rivet_fleet.contracts.protection import BUDGET_NUMBERS
-from rivet_fleet.contracts.seals import UNKEYED, Sealer, tampered
-from rivet_fleet.contracts.state import JournalEntry, JournalFilter
-from rivet_fleet.errors import StateError, StateRefused, StateUnavailable
+from rivet_fleet.contracts.seals import KEY_CODES, UNKEYED, Sealer, tampered
+from rivet_fleet.errors import (
+    RivetFleetError,
+    StateError,
+    StateRefused,
+    StateTampered,
+    StateUnavailable,
+)
 from rivet_fleet.persistence.dialects import Dialect
-from rivet_fleet.persistence.guards import MOMENTS, NUMBERS, TEXTS, refuse_foreign, typed
+from rivet_fleet.persistence.guards import MOMENTS, NUMBERS, TEXTS, refuse_foreign
 
 # ------------------------------------------------------------------------------------------
 # Where the drivers' exceptions end: one table from SQLSTATE or SQLite code to our errors.
@@ -254,6 +256,8 @@ class Transaction:
     ) -> None:
         self.sealer = sealer
         """Makes and checks the seals of what is written and read."""
+        self.left_out: list[StateTampered] = []
+        """What was read without: ``leaving_out``."""
         self._connection = connection
         self._dialect = dialect
         self._namespace = namespace
@@ -261,11 +265,44 @@ class Transaction:
 
     def all(self, sql: str, **values: object) -> Sequence[Record]:
         """Every row."""
-        with self._dialect.limit(self._connection):
-            result = self._connection.execute(self._text(sql), self._within(sql, values))
-            rows = result.fetchall()
+        rows = self._fetched(sql, values)
         _refuse_other_types(rows)
         return rows
+
+    def each(
+        self,
+        sql: str,
+        make: Callable[[Record], T],
+        otherwise: Callable[[Record], T] | None = None,
+        /,
+        **values: object,
+    ) -> list[T]:
+        """What ``make`` makes of every row. One that is not like anything of ours is left out, or
+        becomes what ``otherwise`` makes of it: it is told, and keeps nobody from the others."""
+        found = []
+        for row in self._fetched(sql, values):
+            before = len(self.left_out)
+            with self.leaving_out(f"row {foreign_line(str(row[0]), chars_max=80)}"):
+                _refuse_other_types((row,))
+                found.append(make(row))
+            if otherwise is not None and len(self.left_out) > before:
+                found.append(otherwise(row))
+        return found
+
+    @contextlib.contextmanager
+    def leaving_out(self, which: str) -> Iterator[None]:
+        """The block is about one of many, ``which``, and ends where that is not what it should
+        be."""
+        try:
+            yield
+        except StateTampered as error:
+            error.message = f"{which} is left out: {error.message}"
+            self.left_out.append(error)
+
+    def _fetched(self, sql: str, values: dict[str, object]) -> Sequence[Record]:
+        with self._dialect.limit(self._connection):
+            result = self._connection.execute(self._text(sql), self._within(sql, values))
+            return result.fetchall()
 
     def first(self, sql: str, **values: object) -> Record | None:
         """The first row, or None."""
@@ -329,6 +366,8 @@ class Database:
         self.dialect = dialect
         self.namespace = namespace
         self.engine = dialect.engine(pool_size)
+        self.on_left_out: Callable[[RivetFleetError], None] = lambda _error: None
+        """Told of each row that was left out, behind the transaction that met it."""
 
     def __repr__(self) -> str:
         return f"Database({self.dialect.target})"
@@ -365,6 +404,18 @@ class Database:
         with self._border(), self.engine.connect() as connection:
             yield connection
 
+    @contextlib.contextmanager
+    def leaving_out(self, which: str) -> Iterator[None]:
+        """As ``Transaction.leaving_out``, for what needs a transaction for each of many. A seal of
+        another key in one row is that row's, too."""
+        try:
+            yield
+        except (StateTampered, StateRefused) as error:
+            if isinstance(error, StateRefused) and error.code not in KEY_CODES:
+                raise
+            error.message = f"{which} is left out: {error.message}"
+            self.on_left_out(error)
+
     def close(self) -> None:
         """Give every connection back."""
         self.engine.dispose()
@@ -381,7 +432,9 @@ class Database:
             while True:
                 try:
                     with self.engine.connect() as connection, scope(connection):
-                        return work(self._transaction(connection))
+                        tx = self._transaction(connection)
+                        found = work(tx)
+                    break
                 except DBAPIError as failure:
                     if failure.connection_invalidated:
                         lost += 1
@@ -391,89 +444,12 @@ class Database:
                         conflicts += 1
                         if not meaning_of(failure).again or conflicts >= _TRIES_ON_CONFLICT:
                             raise
+        for error in tx.left_out:
+            self.on_left_out(error)
+        return found
 
     def _transaction(self, connection: Connection) -> Transaction:
         return Transaction(connection, self.dialect, self.namespace, self.sealer)
 
     def _border(self) -> contextlib.AbstractContextManager[None]:
         return border(self.dialect.target, self.dialect.secrets)
-
-
-# ------------------------------------------------------------------------------------------
-# The journal: one row per event, in the transaction of the transition it tells about.
-
-_INSERT = f"""
-INSERT INTO run_journal (namespace, at_s, event_version, event, campaign_id, run_id, export_name,
-                         chunk_index, worker_id, message, data_json)
-VALUES (:namespace, NOW_S - :ago_s, {EVENT_VERSION}, :event, :campaign_id, :run_id, :export_name,
-        :chunk_index, :worker_id, :message, :data_json)
-"""
-
-JOURNAL_COLUMNS = (
-    "journal_id, at_s, event, campaign_id, run_id, export_name, chunk_index, worker_id, "
-    "message, data_json"
-)
-
-
-def note(tx: Transaction, event: Event) -> None:
-    """Append one event."""
-    note_all(tx, [event])
-
-
-def note_all(tx: Transaction, events: Sequence[Event], *, told: Sequence[Told] = ()) -> None:
-    """Append what was ``told`` before, then ``events``, each in their order."""
-    rows = [_values(t.event, t.ago_s()) for t in told] + [_values(e) for e in events]
-    if rows:
-        tx.run_many(_INSERT, rows)
-
-
-def _values(event: Event, ago_s: float = 0.0) -> dict[str, object]:
-    return {
-        "ago_s": ago_s,
-        "event": event.name.value,
-        "campaign_id": event.campaign_id,
-        "run_id": event.run_id,
-        "export_name": event.export_name,
-        "chunk_index": event.chunk_index,
-        "worker_id": event.worker_id,
-        "message": event.message,
-        "data_json": json.dumps(to_plain(event.data), ensure_ascii=False),
-    }
-
-
-def filter_sql(only: JournalFilter) -> tuple[str, dict[str, object]]:
-    """Further conditions, each beginning with AND, and their values."""
-    where, values = "", dict[str, object]()
-    if only.export_name is not None:
-        where, values["only_export"] = " AND export_name = :only_export", only.export_name
-    if only.events:
-        names = {f"event_{number}": event for number, event in enumerate(only.events)}
-        where += f" AND event IN ({', '.join(f':{name}' for name in names)})"
-        values.update(names)
-    if only.worker is not None:
-        where += """ AND (worker_id = :only_worker OR worker_id IN
-                     (SELECT w.worker_id FROM worker w
-                      WHERE w.namespace = :namespace AND w.name = :only_worker))"""
-        values["only_worker"] = only.worker
-    if only.since_s is not None:
-        where += " AND at_s >= :since_s"
-        values["since_s"] = only.since_s
-    return where, values
-
-
-@typed("an entry of the journal")
-def entry_from(row: Record) -> JournalEntry:
-    """A journal row as a value; columns in the order of ``JOURNAL_COLUMNS``. Raises
-    StateTampered."""
-    return JournalEntry(
-        journal_id=row[0],
-        at_s=row[1],
-        event=row[2],
-        campaign_id=row[3],
-        run_id=row[4],
-        export_name=row[5],
-        chunk_index=row[6],
-        worker_id=row[7],
-        message=row[8],
-        data=dict(json.loads(row[9])),
-    )

@@ -19,7 +19,8 @@ from rivet_fleet.contracts.state import (
     WorkerIdentity,
 )
 from rivet_fleet.errors import LeaseLost, StateRefused
-from rivet_fleet.persistence.database import Database, Record, Transaction, note
+from rivet_fleet.persistence.database import Database, Record, Transaction
+from rivet_fleet.persistence.journal import note
 from rivet_fleet.persistence.ledger import LOCK_CAMPAIGN, LOCK_RUN, REVIVE_CAMPAIGN, forget_former
 from rivet_fleet.persistence.marks import move_mark, record_committed
 from rivet_fleet.persistence.seals import SEALED_OF_RUN, WORDS, check_run, check_words, seal_word
@@ -122,8 +123,8 @@ class Finalizers:
     def finalizable_runs(self, campaign_id: CampaignId) -> list[RunId]:
         """Runs in progress whose completed tasks equal the expected count (and > 0)."""
         sql = _with_count(FINALIZABLE)
-        rows = self._db.one(lambda tx: tx.all(sql, campaign_id=campaign_id))
-        return [RunId(row[0]) for row in rows]
+        make = lambda row: RunId(row[0])  # noqa: E731
+        return self._db.one(lambda tx: tx.each(sql, make, campaign_id=campaign_id))
 
     def lease_finalize(
         self, run_id: RunId, worker: WorkerIdentity, lease_ttl_s: float

@@ -23,8 +23,9 @@ from rivet_fleet.contracts.quality import UniqueStats
 from rivet_fleet.contracts.seals import Sealer
 from rivet_fleet.contracts.state import CampaignStatus, Failure, TaskStatus, Verb
 from rivet_fleet.errors import LeaseLost, StateRefused
-from rivet_fleet.persistence.database import Database, Record, Transaction, note, note_all
+from rivet_fleet.persistence.database import Database, Record, Transaction
 from rivet_fleet.persistence.guards import effect, guard, typed
+from rivet_fleet.persistence.journal import note, note_all
 from rivet_fleet.persistence.seals import (
     SEALED_OF_PART,
     check_commits,

@@ -23,7 +23,9 @@ from rivet_fleet.contracts.window import (
     stored_binding,
 )
 from rivet_fleet.errors import StateRefused
-from rivet_fleet.persistence.database import Database, Record, Transaction, note
+from rivet_fleet.persistence.database import Database, Record, Transaction
+from rivet_fleet.persistence.guards import typed
+from rivet_fleet.persistence.journal import note
 from rivet_fleet.persistence.seals import (
     SEALED_OF_MARK,
     SEALED_OF_RUN,
@@ -383,13 +385,12 @@ class Histories:
             named = {"campaign_name": campaign_name, "limit": limit}
             found = {}
             for name in export_names:
-                rows = [
-                    *tx.all(_ENDED, **named, export_name=name),
-                    *tx.all(_GIVEN_UP, **named, export_name=name),
+                runs = [
+                    *tx.each(_ENDED, _measured_from, **named, export_name=name),
+                    *tx.each(_GIVEN_UP, _measured_from, **named, export_name=name),
                 ]
-                if rows:
-                    runs = sorted(map(_measured_from, rows), key=lambda run: -run.run_at_s)
-                    found[name] = runs[:limit]
+                if runs:
+                    found[name] = sorted(runs, key=lambda run: -run.run_at_s)[:limit]
             return found
 
         return self._db.read(work)
@@ -412,6 +413,7 @@ class Histories:
         return {name: loads(ExportPlan, plan) for name, plan in self._db.read(work).items()}
 
 
+@typed("a former run of the state")
 def _measured_from(row: Record) -> MeasuredRun:
     return MeasuredRun(
         run_id=RunId(row.run_id),

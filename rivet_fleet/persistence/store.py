@@ -9,8 +9,11 @@ written to the journal inside the same transaction.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.seals import Sealer
+from rivet_fleet.errors import RivetFleetError
 from rivet_fleet.persistence.budgets import Budgets, Governors
 from rivet_fleet.persistence.campaigns import Campaigns
 from rivet_fleet.persistence.claims import Claims
@@ -59,6 +62,11 @@ class Store(
     def shared(self) -> bool:
         """True when other hosts, and so other teams, may use the same database."""
         return not self._db.dialect.one_host
+
+    def on_left_out(self, tell: Callable[[RivetFleetError], None]) -> None:
+        """``tell`` is called with each row that what is about many was read without, because it is
+        not like anything of ours; outside of any transaction."""
+        self._db.on_left_out = tell
 
     def migrate(self, *, for_all: bool = False) -> None:
         """Bring the schema to this program's version; safe when many start at once. ``for_all``:

@@ -26,16 +26,16 @@ from rivet_fleet.contracts.state import (
     TaskView,
     WorkerView,
 )
-from rivet_fleet.persistence.database import (
+from rivet_fleet.errors import StateTampered
+from rivet_fleet.persistence.database import Database, Record, Transaction
+from rivet_fleet.persistence.guards import typed, understood
+from rivet_fleet.persistence.journal import (
     JOURNAL_COLUMNS,
-    Database,
-    Record,
-    Transaction,
     entry_from,
     filter_sql,
     note,
+    unreadable_entry,
 )
-from rivet_fleet.persistence.guards import typed, understood
 from rivet_fleet.persistence.seals import (
     SEALED_OF_RUN,
     SEALED_OF_TASK,
@@ -97,9 +97,23 @@ class Views(Ranges):
         self, campaign_id: CampaignId, *, idle_s: float, limit: int = 100
     ) -> list[TaskView]:
         """Committed tasks nobody has touched for ``idle_s``, the longest first: to be rolled
-        forward. At most ``limit``. Raises StateTampered."""
+        forward. At most ``limit``. Raises StateTampered where one is not what its run sealed, once
+        no other is left."""
         values = {"campaign_id": campaign_id, "idle_s": idle_s, "limit": limit}
-        return [self._task_from(r) for r in self._db.one(lambda tx: tx.all(COMMITTED, **values))]
+
+        def work(tx: Transaction) -> tuple[list[Record], list[StateTampered]]:
+            return tx.each(COMMITTED, lambda row: row, **values), tx.left_out
+
+        rows, spoilt = self._db.one(work)
+        found = []
+        for row in rows:
+            try:
+                found.append(self._task_from(row))
+            except StateTampered as error:
+                spoilt.append(error)
+        if spoilt and not found:
+            raise spoilt[0]
+        return found
 
     def task(self, run_id: RunId, chunk_index: int) -> TaskView | None:
         """One chunk's task, or None. Raises StateTampered when it is not what its run sealed."""
@@ -144,7 +158,7 @@ class Views(Ranges):
         if host_id is not None:
             values["host_id"] = host_id
         sql = _WORKERS.replace("HOST_FILTER", only)
-        return [_worker_from(row) for row in self._db.one(lambda tx: tx.all(sql, **values))]
+        return self._db.one(lambda tx: tx.each(sql, _worker_from, **values))
 
     def journal(
         self,
@@ -172,7 +186,7 @@ class Views(Ranges):
             f"SELECT {JOURNAL_COLUMNS} FROM run_journal WHERE {where} "
             f"ORDER BY journal_id {'DESC' if newest else ''} LIMIT :limit"
         )
-        found = [entry_from(row) for row in self._db.one(lambda tx: tx.all(sql, **values))]
+        found = self._db.one(lambda tx: tx.each(sql, entry_from, unreadable_entry, **values))
         return found[::-1] if newest else found
 
     def write_journal(self, event: Event) -> None:
@@ -196,7 +210,7 @@ class Views(Ranges):
             f"SELECT * FROM export_metrics WHERE namespace = :namespace{only} "
             "ORDER BY metrics_id DESC LIMIT :limit"
         )
-        return [dict(row._mapping) for row in self._db.one(lambda tx: tx.all(sql, **values))]
+        return self._db.one(lambda tx: tx.each(sql, lambda row: dict(row._mapping), **values))
 
 
 @lru_cache(maxsize=1024)
@@ -282,17 +296,18 @@ def _task_from(row: Record) -> TaskView:
     )
 
 
+@typed("a worker of the state")
 def _worker_from(row: Record) -> WorkerView:
     return WorkerView(
         worker_id=row[0],
         name=row[1],
         host_id=row[2],
-        pid=row[3],
-        pid_started_at_s=row[4],
-        started_at_s=row[5],
-        heartbeat_at_s=row[6],
+        pid=int(row[3]),
+        pid_started_at_s=float(row[4]),
+        started_at_s=float(row[5]),
+        heartbeat_at_s=float(row[6]),
         alive=bool(row[7]),
-        rss_bytes=row[8],
+        rss_bytes=int(row[8]),
         running_task=row[9],
     )
 
@@ -345,9 +360,17 @@ class Outages:
             last = tx.scalar(_LAST.replace("RUN_IDS", listed), **since)
             if row is None or not row.tries:
                 return None
-            return Outage(since_s=row.since_s, last_s=row.last_s, tries=row.tries, message=last)
+            with typed("what the journal knows of an outage"):
+                since_s, last_s = float(row.since_s), float(row.last_s)
+            return Outage(since_s=since_s, last_s=last_s, tries=row.tries, message=last)
 
-        return self._db.read(work)
+        def told(tx: Transaction) -> Outage | None:
+            found = None
+            with tx.leaving_out("an outage of a source"):
+                found = work(tx)
+            return found
+
+        return self._db.read(told)
 
 
 # ------------------------------------------------------------------------------------------
@@ -369,11 +392,6 @@ _OF_CAMPAIGN = """
 SELECT h.run_id, h.source, h.before_json, h.after_json
 FROM export_harm h JOIN chunk_run r ON r.run_id = h.run_id
 WHERE r.campaign_id = :campaign_id ORDER BY r.position
-"""
-FORGET_COUNTERS = """
-DELETE FROM export_harm WHERE run_id IN (
-  SELECT run_id FROM chunk_run
-  WHERE namespace = :namespace AND campaign_name = :campaign_name AND export_name = :export_name)
 """
 
 
@@ -402,8 +420,8 @@ class Counters:
 
     def counters(self, campaign_id: CampaignId) -> list[RunCounters]:
         """The looks at the sources of a campaign's runs, in its order. For people."""
-        rows = self._db.one(lambda tx: tx.all(_OF_CAMPAIGN, campaign_id=campaign_id))
-        return [_counters_of(*row) for row in rows]
+        make = lambda row: _counters_of(*row)  # noqa: E731
+        return self._db.one(lambda tx: tx.each(_OF_CAMPAIGN, make, campaign_id=campaign_id))
 
 
 def counters_event(looked: RunCounters, campaign_id: CampaignId, export_name: str) -> Event:

@@ -10,7 +10,8 @@ from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.contracts.state import JournalFilter
 from rivet_fleet.coordination.journal import LATE_MAX_S, Follower
-from rivet_fleet.persistence.database import Transaction, note
+from rivet_fleet.persistence.database import Transaction
+from rivet_fleet.persistence.journal import note
 from tests.stores import SqlBackend
 
 C1 = CampaignId("c1")

@@ -6,7 +6,7 @@ every method one transaction.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from rivet_fleet.contracts.events import Event, EventName, Told
@@ -24,7 +24,7 @@ from rivet_fleet.contracts.state import (
     Verb,
     WorkerIdentity,
 )
-from rivet_fleet.errors import LeaseLost, StateRefused
+from rivet_fleet.errors import LeaseLost, RivetFleetError, StateRefused
 from rivet_fleet.persistence.campaigns import overlap, refuse_changed, refuse_empty
 from rivet_fleet.persistence.guards import refuse_foreign
 from tests.model.budgets import MemoryBudgets
@@ -38,6 +38,9 @@ class MemoryStore(MemoryBudgets, MemoryFinish, MemoryViews):
 
     def migrate(self, *, for_all: bool = False) -> None:
         """Nothing to do."""
+
+    def on_left_out(self, tell: Callable[[RivetFleetError], None]) -> None:
+        """Its rows are always what they should be."""
 
     def check_version(self) -> None:
         """Always this program's version."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.coordination import sampler
 from rivet_fleet.coordination.governor import Governor
 from rivet_fleet.coordination.sampler import FlagFile, GovernorLinks
-from rivet_fleet.errors import WorkerUnfit
+from rivet_fleet.errors import ConfigError, SourceUnavailable, WorkerUnfit
 from rivet_fleet.execution import registry
 from rivet_fleet.execution.signals import SourceSignals
 from tests.campaigns import campaign_plan
@@ -31,6 +32,12 @@ from tests.waiting import until
 
 C1 = CampaignId("c1")
 QUERY = SignalPlan(name="queue", kind="sql", ask="SELECT 1", pause_above=0.5)
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How fast this machine looks for a file is no matter of these tests."""
+    monkeypatch.setattr(sampler, "FLAG_WAIT_S", 60.0)
 
 
 def http(url: str, pointer: str | None = None) -> SignalPlan:
@@ -94,6 +101,10 @@ class Watch:
 
 def asking() -> list[threading.Thread]:
     return [one for one in threading.enumerate() if one.name == "signals"]
+
+
+def _unreachable() -> Any:
+    raise SourceUnavailable("nobody is there")
 
 
 def silent(peer: Peer) -> None:
@@ -222,18 +233,78 @@ def test_a_governor_connects_again_by_the_budget_of_tries() -> None:
 def test_not_knowing_whether_a_flag_is_there_is_as_if_it_were(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sampler, "FLAG_MAX_S", 0.05)
-    until(lambda: FlagFile(str(tmp_path / "pause")).closes() is None, what="an answer in time")
-    long = str(tmp_path / ("x" * 300))
-    until(lambda: "name too long" in (FlagFile(long).closes() or ""), what="an answer in time")
+    assert FlagFile(str(tmp_path / "pause")).closes() is None
+    assert "name too long" in (FlagFile(str(tmp_path / ("x" * 300))).closes() or "")
+    monkeypatch.setattr(sampler, "FLAG_WAIT_S", 0.01)
     mounted = threading.Event()
 
     def dead(path: str) -> None:
         mounted.wait()
         raise FileNotFoundError
 
+    monkeypatch.setattr(sampler, "FLAG_MAX_S", 60.0)
+    began_s = time.monotonic()
     flag = FlagFile("/mnt/dead/pause", look=dead)
-    assert "does not answer" in (flag.closes() or "")
-    assert "does not answer" in (flag.closes() or "")
+    assert "does not answer" in (flag.closes() or ""), "nothing is known yet"
     mounted.set()
     until(lambda: flag.closes() is None, what="the answer")
+    mounted.clear()
+    until(lambda: flag._thread is not None and flag.closes() is None and flag._thread.is_alive())
+    assert flag.closes() is None, "as it was last seen"
+    assert time.monotonic() - began_s < 50.0, "nobody waits for it"
+    monkeypatch.setattr(sampler, "FLAG_MAX_S", 0.0)
+    assert "does not answer" in (flag.closes() or "")
+    mounted.set()
+
+
+def test_a_lease_is_held_while_signals_are_asked_and_nothing_is_closed() -> None:
+    """A sample takes longer than the lease: without a word in between it would run out."""
+    with rogue(silent) as nobody:
+        watch = Watch(MonitorPlan(signals=(http(f"http://127.0.0.1:{nobody.port}/m"),)))
+        for _ in range(24):
+            watch.turn(after_s=0.5)
+            assert not watch.store.lease_governor(C1, identity("w2"), 4.0, patience_s=0.0)
+        assert watch.group().paused is None
+    until(lambda: not asking(), what="their end")
+
+
+def test_a_source_that_is_not_configured_here_ends_no_other_signal() -> None:
+    def unknown(monitor: MonitorPlan) -> Any:
+        raise ConfigError("environment variable SHOP_URL is not set", hint="set it")
+
+    signal = SignalPlan(name="waits", kind="engine", ask="lock_waits", pause_above=0.5)
+    with endpoint(ok(b"0.9")) as health:
+        watch = Watch(MonitorPlan(signals=(signal, http(health.url))))
+        watch.counters = unknown
+        watch.turn()
+        watch.answered()
+        assert watch.group().paused == "load is 0.9, above 0.5"
+        assert "SHOP_URL is not set (set it)" in watch.group().readings_json
+
+
+def test_a_connection_that_is_lost_while_a_sample_begins_is_paid_for(tmp_path: Path) -> None:
+    """Whether its place still answers is asked once: an answer between two looks makes it free."""
+    opened: list[str] = []
+    watch = Watch(MonitorPlan(signals=(QUERY,)))
+    watch.open_signals = lambda name, planned: opened.append(name) or _unreachable()
+    watch.turn()
+    until(lambda: not asking(), what="the answers")
+    sampled = watch.governor._seats["db0"].sampler
+    place = sampled._source
+    assert place is not None
+
+    class Ending:
+        """A thread that loses its connection and ends behind the first look."""
+
+        looks = 0
+
+        def is_alive(self) -> bool:
+            self.looks += 1
+            sampled._lost = "the connection ended"
+            return self.looks == 1
+
+    place.thread = Ending()  # type: ignore[assignment]
+    sampled._lost, before = "", list(opened)
+    sampled.begin()
+    until(lambda: not asking(), what="the answers")
+    assert opened == before

@@ -6,10 +6,13 @@ must fail (point 9 d of the protocol's proofs; the store's own guards are in tes
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
 
+from rivet_fleet.contracts.keys import RunId
 from rivet_fleet.contracts.manifest import MANIFEST_NAME, SUCCESS_NAME
 from rivet_fleet.contracts.state import CampaignStatus, RunStatus, TaskStatus
 from rivet_fleet.coordination import commit, finalize
@@ -17,8 +20,9 @@ from rivet_fleet.coordination.commit import Published, deliver_chunk, publish_ch
 from rivet_fleet.coordination.finalize import finalize_run
 from rivet_fleet.coordination.operate import requeue
 from rivet_fleet.coordination.tend import tend
-from rivet_fleet.errors import DataIntegrityError, LeaseLost
+from rivet_fleet.errors import DataIntegrityError, LeaseLost, StateTampered
 from rivet_fleet.execution.destination import Presence
+from rivet_fleet.persistence.open import open_store as open_sql_store
 from tests.model.store import MemoryStore
 from tests.unit.coordination.fleets import (
     CAMPAIGN,
@@ -28,6 +32,23 @@ from tests.unit.coordination.fleets import (
     open_store,
     spooled,
 )
+
+
+def test_a_run_that_was_edited_keeps_no_other_from_its_end(tmp_path):
+    """Nor does what a finished run cost its source, which is evidence alone."""
+    store = open_sql_store(f"sqlite:///{tmp_path}/state.db")
+    store.migrate()
+    store.submit(memory_plan(chunks=(1, 1)))
+    fleet = make_fleet(store, tmp_path)
+    for _ in range(2):
+        deliver(fleet, tmp_path)
+    with closing(sqlite3.connect(tmp_path / "state.db")) as connection, connection:
+        connection.execute("UPDATE chunk_run SET priority = 7 WHERE export_name = 'e0'")
+        connection.execute("INSERT INTO export_harm VALUES ('c1-e1', 's', 'x', NULL)")
+    with pytest.raises(StateTampered, match="export e0"):
+        tend(fleet, CAMPAIGN)
+    assert store.run(RunId("c1-e1")).status is RunStatus.COMPLETED
+    fleet.close()
 
 
 def claim_of(fleet):

@@ -344,8 +344,10 @@ def looks(store) -> list:
 
 
 def named_tampered(store) -> int:
-    """How many looks refuse by name; anything else that is raised is raised here."""
-    found = 0
+    """How many looks refuse by name, or say by name what they went on without; anything else that
+    is raised is raised here."""
+    found, left_out = 0, []
+    store.on_left_out(left_out.append)
     for look in looks(store):
         try:
             look()
@@ -354,7 +356,7 @@ def named_tampered(store) -> int:
         except StateRefused as error:
             assert error.code == "RIVET_BUDGET_TAKEN_AWAY", error
     store.close()
-    return found
+    return found + len(left_out)
 
 
 MALFORMED = [
