@@ -14,7 +14,6 @@ from rivet_fleet.contracts.keys import RangeKind
 from rivet_fleet.contracts.plan import TuningPlan
 from rivet_fleet.errors import ExitCode, SchemaDrift
 from rivet_fleet.execution.source import ChunkReader, PageLimit, Source
-from rivet_fleet.execution.sources.postgres import exchange
 from tests.integration.fleet_cli import Desk, ended, run_sqlite
 from tests.integration.postgres_source_kit import (
     drain,
@@ -158,11 +157,7 @@ def test_what_keeps_every_row_in_its_place_is_no_rewrite(sql: Sql, source: Sourc
     assert sorted(set(found)) == sorted(found) and set(range(1, 3001)) <= set(found)
 
 
-@pytest.mark.parametrize("behind_tls", [False, True])
-def test_a_rewrite_is_named_over_every_exchange(
-    sql: Sql, source: Source, monkeypatch: pytest.MonkeyPatch, behind_tls: bool
-) -> None:
-    monkeypatch.setattr(exchange, "encrypted", lambda _: behind_tls)
+def test_a_rewrite_is_named_whatever_the_table_is_called(sql: Sql, source: Source) -> None:
     sql.execute(TABLE.replace("TABLE t ", 'TABLE "o\'dd ""\\ %s) t" ').split(";")[0])
     sql.execute('ALTER TABLE "o\'dd ""\\ %s) t" RENAME TO t')
     sql.execute("INSERT INTO t SELECT g, repeat('x', 50) FROM generate_series(1, 3000) g")

@@ -127,18 +127,20 @@ def test_a_silent_link_is_given_up(source, monkeypatch) -> None:
     assert source.ping()
 
 
-@pytest.mark.parametrize("encrypted", [False, True], ids=["socket", "libpq"])
-def test_an_answer_without_rows_to_copy_is_no_empty_page(
-    source, monkeypatch, encrypted: bool
-) -> None:
-    monkeypatch.setattr(exchange, "encrypted", lambda pgconn: encrypted)
+def test_an_answer_without_rows_to_copy_is_no_empty_page(source) -> None:
     decoder = DECODERS.open((), max_value_bytes=1000)
-    answer = exchange.open_exchange(source._session.connection, decoder)
+    answer = exchange.Exchange(source._session.connection, decoder)
     with pytest.raises(psycopg.OperationalError, match="without rows to copy"):
         answer.send(b"BEGIN;COMMIT")
-        while answer.pull()[1] is not exchange.Pulled.END:
-            pass
-        answer.finish()
+
+
+def test_a_statement_larger_than_any_buffer_on_the_way_is_sent_whole(source) -> None:
+    source._session.connection.silence_s_max = 5.0
+    answer = exchange.Exchange(source._session.connection, DECODERS.open((), max_value_bytes=1000))
+    answer.send(b"COPY (SELECT) TO STDOUT (FORMAT binary) /*" + b"x" * 40_000_000 + b"*/")
+    while answer.pull()[1] is not exchange.Pulled.END:
+        pass
+    answer.finish()
 
 
 def test_an_answer_left_early_closes_the_connection(sql, source) -> None:
@@ -154,12 +156,8 @@ def test_an_answer_left_early_closes_the_connection(sql, source) -> None:
     assert read_all(source, other, chunk).column("n").to_pylist() == list(range(1, 11))
 
 
-@pytest.mark.parametrize("encrypted", [False, True], ids=["socket", "libpq"])
-def test_a_server_that_goes_away_behind_an_answer_takes_nothing_from_it(
-    sql, database, monkeypatch, encrypted: bool
-) -> None:
+def test_a_server_that_goes_away_behind_an_answer_takes_nothing_from_it(sql, database) -> None:
     """The page's end and the server's last word arrive as one."""
-    monkeypatch.setattr(exchange, "encrypted", lambda pgconn: encrypted)
     sql.execute("CREATE TABLE t (n int PRIMARY KEY)")
     sql.execute("INSERT INTO t SELECT generate_series(1, 900)")
     ended: list[int] = []
@@ -180,11 +178,11 @@ def test_a_server_that_goes_away_behind_an_answer_takes_nothing_from_it(
         )
         first = reader.read_page(PageLimit(rows_max=500, bytes_max=1 << 20))
         assert (ended, first.batch.num_rows) == ([1], 500)
-        if encrypted:  # libpq keeps the word for the next query, which fails as it would anyway
-            with pytest.raises(SourceUnavailable) as caught:
-                reader.read_page(PageLimit(rows_max=500, bytes_max=1 << 20))
-            assert caught.value.retry is RetryClass.RECONNECT
-            reader.reconnect()
+        # libpq keeps the word for the next query, which fails as it would anyway.
+        with pytest.raises(SourceUnavailable) as caught:
+            reader.read_page(PageLimit(rows_max=500, bytes_max=1 << 20))
+        assert caught.value.retry is RetryClass.RECONNECT
+        reader.reconnect()
         second = reader.read_page(PageLimit(rows_max=500, bytes_max=1 << 20))
         assert (second.batch.num_rows, second.last) == (400, True)
         source.close()

@@ -1,25 +1,12 @@
-"""PostgreSQL over TLS: the socket shows no rows there, so pages come over libpq (ADR 0015).
-
-The embedded server speaks no TLS: a front does, with a certificate of its own, and passes the
-plain bytes on.
-"""
+"""PostgreSQL over TLS. The embedded server speaks none: a front does for it."""
 
 from __future__ import annotations
 
-import contextlib
-import datetime
-import socket
-import ssl
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from rivet_fleet.contracts.facts import FactsRequest
 from rivet_fleet.contracts.keys import ChunkRange, RangeKind
@@ -27,77 +14,12 @@ from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.errors import SourceRefused, StatementTimeout
 from rivet_fleet.execution.source import Source
 from rivet_fleet.execution.sources.postgres import ENGINE as POSTGRES
-from rivet_fleet.execution.sources.postgres import exchange
 from tests.integration.postgres_source_kit import facts_of, read_all, read_plan, sql
+from tests.servers.tls import TlsFront, certificate
 
 __all__ = ["sql"]
 
 KEYSET = ChunkRange(kind=RangeKind.KEYSET, columns=("n",))
-
-
-def certificate(folder: Path) -> Path:
-    """A self-signed certificate for 127.0.0.1 and its key, in one file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .sign(key, hashes.SHA256())
-    )
-    path = folder / "server.pem"
-    path.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-        + made.public_bytes(serialization.Encoding.PEM)
-    )
-    return path
-
-
-class TlsFront:
-    """Answers SSLRequest with S, and speaks TLS for the server behind it."""
-
-    def __init__(self, upstream: tuple[str, int], pem: Path) -> None:
-        self._upstream = upstream
-        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._context.load_cert_chain(pem)
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = int(self._listener.getsockname()[1])
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def close(self) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                near, _ = self._listener.accept()
-                threading.Thread(target=self._serve, args=(near,), daemon=True).start()
-
-    def _serve(self, plain: socket.socket) -> None:
-        with contextlib.suppress(OSError), plain:
-            assert len(plain.recv(8, socket.MSG_WAITALL)) == 8
-            plain.sendall(b"S")
-            near = self._context.wrap_socket(plain, server_side=True)
-            with socket.create_connection(self._upstream) as far:
-                threading.Thread(target=_copy, args=(near, far), daemon=True).start()
-                _copy(far, near)
-
-
-def _copy(source: socket.socket, target: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        while block := source.recv(65536):
-            target.sendall(block)
-        target.shutdown(socket.SHUT_RDWR)
 
 
 @pytest.fixture
@@ -114,8 +36,7 @@ def encrypted(database: str, tmp_path: Path) -> Iterator[Source]:
     front.close()
 
 
-def test_rows_arrive_over_tls_and_never_from_the_socket(sql, encrypted, monkeypatch) -> None:
-    monkeypatch.setattr(exchange, "SocketExchange", None)
+def test_rows_arrive_over_tls(sql, encrypted) -> None:
     sql.execute("CREATE TABLE t (n int PRIMARY KEY, v text)")
     sql.execute("INSERT INTO t SELECT i, repeat('é', i % 300) FROM generate_series(1, 20000) i")
     got = read_all(encrypted, read_plan(facts_of(encrypted, "t")), KEYSET)

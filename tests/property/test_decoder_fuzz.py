@@ -10,9 +10,9 @@ import pytest
 from tests.fuzz.decoders import fuzz
 
 
-@pytest.mark.parametrize("engine", ["postgres", "postgres-socket", "mysql"])
+@pytest.mark.parametrize("engine", ["postgres", "postgres-rows", "mysql"])
 def test_damaged_streams_are_refused_or_give_valid_arrow(engine: str) -> None:
     seed = random.SystemRandom().getrandbits(32)
     print(f"seed {seed}", file=sys.stderr)
-    refused, accepted = fuzz(engine, 5_000 if engine == "postgres-socket" else 20_000, seed)
+    refused, accepted = fuzz(engine, 5_000 if engine == "postgres-rows" else 20_000, seed)
     assert refused and accepted

@@ -22,8 +22,6 @@ cdef class CompiledDecoder:
     cdef readonly int64_t asked
 
     cdef int receive(self, const uint8_t* start, int64_t bytes) noexcept nogil
-    cdef int receive_part(self, const uint8_t* start, int64_t bytes) noexcept nogil
-    cdef bint refuses(self) noexcept nogil
     cdef int rows_of(self, const uint8_t* start, int64_t bytes, int64_t* used) noexcept nogil
     cdef void _drop(self, int64_t bytes) noexcept nogil
     cdef int _row(self, const uint8_t* row, int64_t bytes, int64_t* length) noexcept nogil

@@ -172,16 +172,6 @@ cdef class CompiledDecoder:
         outcome = pending_keep(&self._pending, start + used, bytes - used)
         return ASK if outcome == DONE else outcome
 
-    cdef int receive_part(self, const uint8_t* start, int64_t bytes) noexcept nogil:
-        """Keep a part of a row that is still arriving. DONE or NO_MEMORY."""
-        return pending_keep(&self._pending, start, bytes)
-
-    cdef bint refuses(self) noexcept nogil:
-        """True when the row that is still arriving can be told to be refused."""
-        return self._started and (
-            framed_row(self._pending.start, self._pending.bytes, self._width, self._limit) < 0
-        )
-
     cdef int rows_of(self, const uint8_t* start, int64_t bytes, int64_t* used) noexcept nogil:
         """Decode rows until the bytes are used up; how far it came is in ``used``."""
         cdef int64_t position = 0, length = 0

@@ -1,28 +1,18 @@
-"""One query message that holds one COPY, and its answer: over libpq, or straight on the socket.
-
-ADR 0015. psycopg connects, authenticates and speaks for everything else; between two of its
-statements a connection is idle, and on an unencrypted one a page's query and answer pass by libpq
-without its knowing: from the first byte sent to ReadyForQuery.
-"""
+"""One query message that holds one COPY, and its answer, over psycopg's own libpq (ADR 0015)."""
 
 from __future__ import annotations
 
 import ctypes
 import importlib
-import os
-import struct
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import psycopg
-import psycopg.errors
 from psycopg import Cursor, pq
-from psycopg.pq import DiagnosticField, ExecStatus
-from psycopg.pq.abc import PGconn, PGresult
+from psycopg.pq import ExecStatus
+from psycopg.pq.abc import PGresult
 
 from rivet_fleet.contracts.plan import TuningPlan
 from rivet_fleet.errors import MalformedData, SourceError, SourceRefused
@@ -32,11 +22,11 @@ from rivet_fleet.execution.engines.stream import SteppedStream, Steps
 from rivet_fleet.execution.servo import Overdue
 from rivet_fleet.execution.sources.postgres.border import SWAPPED
 from rivet_fleet.execution.sources.postgres.decoder import compiled_decoder
-from rivet_fleet.execution.sources.postgres.liveness import WatchedConnection
+from rivet_fleet.execution.sources.postgres.liveness import WatchedConnection, taken_bytes
 from rivet_fleet.execution.sources.postgres.session import Session
 
 if TYPE_CHECKING:
-    from rivet_fleet.execution.sources.postgres.copyreceive import LibpqReceiver, SocketReceiver
+    from rivet_fleet.execution.sources.postgres.copyreceive import CopyReceiver
 
 
 # ------------------------------------------------------------------------------------------
@@ -51,43 +41,24 @@ _MODULES = {"binary": "psycopg_binary.pq", "c": "psycopg_c.pq"}
 """psycopg's implementations that are linked with libpq. A pure Python one is read row by row."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LibpqFunctions:
-    """Functions of one loaded libpq."""
-
-    for_rows: tuple[int, int, int]
-    """The addresses of PQgetCopyData, PQconsumeInput and PQfreemem."""
-    gss_encrypted: Callable[[int], int]
-    """PQgssEncInUse of a connection's address."""
-
-
 @cache
-def libpq_functions() -> LibpqFunctions | None:
-    """psycopg's libpq, or None where it cannot be reached."""
+def libpq_functions() -> tuple[int, int, int] | None:
+    """The addresses of PQgetCopyData, PQconsumeInput and PQfreemem in psycopg's libpq, or None
+    where it cannot be reached."""
     name = _MODULES.get(pq.__impl__)
     if name is None:
         return None
     try:
         library = ctypes.CDLL(importlib.import_module(name).__file__)
-        for_rows = (library.PQgetCopyData, library.PQconsumeInput, library.PQfreemem)
-        gss_encrypted = library.PQgssEncInUse
+        functions = (library.PQgetCopyData, library.PQconsumeInput, library.PQfreemem)
     except (ImportError, OSError, AttributeError):
         return None
-    gss_encrypted.argtypes = [ctypes.c_void_p]
-    get, consume, release = map(_address, for_rows)
-    return LibpqFunctions(for_rows=(get, consume, release), gss_encrypted=gss_encrypted)
+    get, consume, release = map(_address, functions)
+    return get, consume, release
 
 
 def _address(function: object) -> int:
     return ctypes.cast(function, ctypes.c_void_p).value or 0  # type: ignore[arg-type]
-
-
-def encrypted(pgconn: PGconn) -> bool:
-    """True unless the socket is known to carry the protocol's own bytes."""
-    functions = libpq_functions()
-    if functions is None or pgconn.ssl_in_use:
-        return True
-    return bool(functions.gss_encrypted(pgconn.pgconn_ptr))  # type: ignore[attr-defined]
 
 
 BLOCK_BYTES = 256 * 1024
@@ -95,7 +66,7 @@ BLOCK_BYTES = 256 * 1024
 
 
 class Pulled(Enum):
-    """Why a pull returned; the values are the compiled receivers'."""
+    """Why a pull returned; the values are the compiled receiver's."""
 
     BLOCK = 0
     """A block's worth arrived; there may be more at once."""
@@ -103,42 +74,15 @@ class Pulled(Enum):
     """Nothing more is there yet."""
     END = 2
     """No more rows come; ``finish`` says whether the statement failed."""
-    LOST = 3
-    """The connection was closed."""
-
-
-class Exchange(Protocol):
-    """One query and its answer. All but ``settle`` raise psycopg's errors."""
-
-    def send(self, query: bytes) -> None:
-        """Send the query, and wait until its rows begin where that can be told."""
-        ...
-
-    def pull(self) -> tuple[int, Pulled]:
-        """Receive up to about ``BLOCK_BYTES``; the bytes, and why it returned. After WAIT the
-        caller waits for the connection to be readable."""
-        ...
-
-    def settle(self) -> None:
-        """Decode what is held back. Raises as ``BatchDecoder.feed``."""
-        ...
-
-    def finish(self) -> None:
-        """After END: check that the whole query succeeded."""
-        ...
-
-    @property
-    def parted(self) -> bool:
-        """After ``finish``: the server took its leave behind the whole answer. What arrived is
-        good; the connection is not."""
-        ...
 
 
 class RowPuller(Protocol):
     """Gets the rows of a running COPY from libpq into a decoder."""
 
     def pull(self) -> tuple[int, Pulled]:
-        """Receive up to about ``BLOCK_BYTES``; the bytes, and why it returned."""
+        """Receive up to about ``BLOCK_BYTES``; the bytes, and why it returned. After WAIT the
+        caller waits for the connection to be readable. What has come of a row that is not whole is
+        counted, and may turn out to be less: then the bytes are a correction."""
         ...
 
     def settle(self) -> None:
@@ -146,112 +90,50 @@ class RowPuller(Protocol):
         ...
 
 
-def open_exchange(connection: WatchedConnection, decoder: BatchDecoder) -> Exchange:
-    """The quickest exchange that this connection and this decoder allow."""
-    compiled = compiled_decoder()
-    if compiled is None or not isinstance(decoder, compiled):
-        return LibpqExchange(connection, HoldingPuller(connection, decoder))
+def open_puller(connection: WatchedConnection, decoder: BatchDecoder) -> RowPuller:
+    """The quickest puller that this decoder allows."""
+    compiled, functions = compiled_decoder(), libpq_functions()
+    if compiled is None or functions is None or not isinstance(decoder, compiled):
+        return HoldingPuller(connection, decoder)
     # Built with the decoder, or neither is.
-    from rivet_fleet.execution.sources.postgres.copyreceive import LibpqReceiver, SocketReceiver
+    from rivet_fleet.execution.sources.postgres.copyreceive import CopyReceiver
 
-    if not encrypted(connection.pgconn):
-        return SocketExchange(connection, SocketReceiver(decoder))
-    functions = libpq_functions()
-    if functions is None:
-        return LibpqExchange(connection, HoldingPuller(connection, decoder))
-    receiver = LibpqReceiver(decoder, functions.for_rows)
-    return LibpqExchange(connection, _DirectPuller(connection, receiver))
+    return _DirectPuller(connection, CopyReceiver(decoder, functions))
 
 
-class SocketExchange:
-    """The query and its answer on the connection's own socket, which libpq does not look at
-    meanwhile. A compiled receiver reads the messages."""
+class Exchange:
+    """One query and its answer. Raises psycopg's errors, and as ``BatchDecoder.feed``.
 
-    def __init__(self, connection: WatchedConnection, receiver: SocketReceiver) -> None:
-        self._connection, self._receiver = connection, receiver
-        self._fd = connection.pgconn.socket
+    What a server says unasked is libpq's to keep: notices, settings and notifications wherever
+    they come, and its farewell behind an answer, with which the next query fails.
+    """
 
-    def send(self, query: bytes) -> None:
-        """One Query message; nothing is read yet."""
-        left = memoryview(b"Q" + struct.pack(">I", len(query) + 5) + query + b"\0")
-        while left:
-            try:
-                left = left[os.write(self._fd, left) :]
-            except BlockingIOError:
-                self._connection.wait_writable()
-            except OSError as error:
-                raise psycopg.OperationalError(f"the connection was lost: {error}") from None
-
-    def pull(self) -> tuple[int, Pulled]:
-        """See ``Exchange``. What the server said before it closed the connection is raised."""
-        received_bytes, why = self._receiver.pull(self._fd, BLOCK_BYTES)
-        if why == Pulled.LOST.value:
-            self._check_error()
-            raise psycopg.OperationalError("the server closed the connection unexpectedly")
-        return received_bytes, Pulled(why)
-
-    def settle(self) -> None:
-        """Nothing is held back."""
-
-    def finish(self) -> None:
-        """Raise what the server reported; nothing when the one COPY came whole."""
-        self._check_error()
-        if self._receiver.copies != 1:
-            raise psycopg.OperationalError("the server ended the statement without rows to copy")
-
-    @property
-    def parted(self) -> bool:
-        """True when the server took its leave behind the answer."""
-        return self._receiver.farewell is not None
-
-    def _check_error(self) -> None:
-        if self._receiver.error is not None:
-            raise reported_error(self._receiver.error)
-
-
-class LibpqExchange:
-    """The query and its answer over libpq, which alone knows what an encrypted socket says."""
-
-    def __init__(self, connection: WatchedConnection, puller: RowPuller) -> None:
-        self._connection, self._puller = connection, puller
-        self._waits = False
+    def __init__(self, connection: WatchedConnection, decoder: BatchDecoder) -> None:
+        self._connection = connection
+        self._puller = open_puller(connection, decoder)
+        self.pull = self._puller.pull
+        self.settle = self._puller.settle
 
     def send(self, query: bytes) -> None:
-        """See ``Exchange``: to the beginning of the rows."""
+        """Send the query, and wait until its rows begin."""
         self._connection.pgconn.send_query(query)
         while (result := self._result()) is not None and result.status != ExecStatus.COPY_OUT:
             _check(result)
         if result is None:
             raise psycopg.OperationalError("the server ended the statement without rows to copy")
 
-    def pull(self) -> tuple[int, Pulled]:
-        """Receive what is there. After WAIT libpq looks at the socket first: there is more now."""
-        if self._waits:
-            self._connection.pgconn.consume_input()
-        received_bytes, why = self._puller.pull()
-        self._waits = why is Pulled.WAIT
-        return received_bytes, why
-
-    def settle(self) -> None:
-        """Decode what the puller holds back."""
-        self._puller.settle()
-
     def finish(self) -> None:
-        """See ``Exchange``: the results of what followed the rows, too."""
+        """After END: check that the whole query succeeded, what followed the rows, too."""
         while (result := self._result()) is not None:
             _check(result)
-
-    @property
-    def parted(self) -> bool:
-        """See ``Exchange``. libpq keeps what lies behind an answer for the next query, which then
-        fails as it would have anyway."""
-        return False
 
     def _result(self) -> PGresult | None:
         connection = self._connection
         pgconn, bounds = connection.pgconn, connection.expect_answer()
         while pgconn.flush():
-            connection.wait_readable(bounds)
+            # A server may speak before it has heard all, and hear no more until it is listened to.
+            if connection.wait_either(bounds):
+                pgconn.consume_input()
         while pgconn.is_busy():
             connection.wait_readable(bounds)
             pgconn.consume_input()
@@ -265,21 +147,36 @@ class HoldingPuller:
     def __init__(self, connection: WatchedConnection, decoder: BatchDecoder) -> None:
         self._pgconn, self._decoder = connection.pgconn, decoder
         self._held: list[bytes] = []
+        self._waits = False
+        self._taken_bytes: int | None = None
+        """What libpq had taken off the socket before it began to look for a row's end."""
+        self._partial_bytes = 0
+        """Told of that row."""
 
     def pull(self) -> tuple[int, Pulled]:
-        """See ``Exchange``. psycopg's own Copy would cost a generator a row."""
+        """See ``RowPuller``. psycopg's own Copy would cost a generator a row."""
         rows: list[bytes] = []
-        held_bytes, why = 0, Pulled.BLOCK
-        while held_bytes < BLOCK_BYTES:
+        received_bytes, why = -self._partial_bytes, Pulled.BLOCK
+        if self._waits:
+            if not self._partial_bytes:
+                self._taken_bytes = taken_bytes(self._pgconn.socket)
+            self._pgconn.consume_input()
+            if self._taken_bytes is not None:
+                taken = taken_bytes(self._pgconn.socket) or 0
+                self._partial_bytes = max(self._partial_bytes, taken - self._taken_bytes)
+        while received_bytes < BLOCK_BYTES:
             count, data = self._pgconn.get_copy_data(1)
             if count <= 0:
                 why = Pulled.WAIT if count == 0 else Pulled.END
                 break
             rows.append(bytes(data))
-            held_bytes += count
+            received_bytes += count
+        self._waits = why is Pulled.WAIT
+        if rows or why is Pulled.END:
+            self._partial_bytes = 0
         if rows:
             self._held.append(b"".join(rows))
-        return held_bytes, why
+        return received_bytes + self._partial_bytes, why
 
     def settle(self) -> None:
         """Feed the decoder; every block is let go as soon as it is decoded."""
@@ -291,7 +188,7 @@ class HoldingPuller:
 class _DirectPuller:
     """Rows go from libpq's buffer into Arrow's; the interpreter sees blocks only."""
 
-    def __init__(self, connection: WatchedConnection, receiver: LibpqReceiver) -> None:
+    def __init__(self, connection: WatchedConnection, receiver: CopyReceiver) -> None:
         self._pgconn, self._receiver = connection.pgconn, receiver
 
     def pull(self) -> tuple[int, Pulled]:
@@ -302,26 +199,6 @@ class _DirectPuller:
 
     def settle(self) -> None:
         """Nothing is held back."""
-
-
-def reported_error(fields: bytes) -> psycopg.Error:
-    """psycopg's exception for the fields of an ErrorResponse (manual, "Error and Notice Message
-    Fields"). Raises MalformedData."""
-    info: dict[int, bytes | None] = {}
-    for field in fields.split(b"\0"):
-        if field:
-            info[field[0]] = field[1:]
-    sqlstate = info.get(DiagnosticField.SQLSTATE)
-    message = info.get(DiagnosticField.MESSAGE_PRIMARY)
-    if sqlstate is None or message is None:
-        raise MalformedData(f"an error message of {len(fields)} bytes without its code")
-    texts = [message, info.get(DiagnosticField.MESSAGE_DETAIL), info.get(DiagnosticField.CONTEXT)]
-    said = "\n".join(text.decode("utf-8", "replace") for text in texts if text)
-    try:
-        kind = psycopg.errors.lookup(sqlstate.decode("ascii", "replace"))
-    except KeyError:
-        kind = psycopg.DatabaseError
-    return kind(said, info=info)
 
 
 def _check(result: PGresult) -> None:
@@ -441,23 +318,21 @@ class CopyStream(SteppedStream):
 
     def _answer(self, query: bytes) -> Steps:
         connection = self._session.connection
-        self._exchange = exchange = open_exchange(connection, self._decoder)
+        self._exchange = exchange = Exchange(connection, self._decoder)
         try:
             exchange.send(query)
             why = Pulled.BLOCK
             while why is not Pulled.END:
                 received_bytes, why = exchange.pull()
-                if why is Pulled.WAIT:
-                    connection.wait_readable()
                 self.wire_bytes += received_bytes
-                yield
+                if why is Pulled.WAIT and not received_bytes:
+                    connection.wait_readable()
+                yield  # with what has come: it may be enough, and nothing more may ever come
             exchange.finish()
         except BaseException:
             # Half an answer may be on its way: nobody could tell it from the next one's.
             self._session.close()
             raise
-        if exchange.parted:
-            self._session.close()
 
 
 def in_one_message(begin: str, sql: str, end: str) -> bytes:

@@ -9,10 +9,12 @@ connection what it does for the first one (``pg_stat_activity``).
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import select
 import socket
 import struct
+import termios
 import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -39,7 +41,7 @@ from rivet_fleet.execution.sources.postgres.dialect import classify
 #
 # libpq keeps what it is sent until an answer is complete. How much that is, the kernel knows
 # (Linux: ``TCP_INFO``); a socket of this machine's file system is not counted. The rows of a page
-# do not pass here: they are bounded where they are decoded.
+# are handed on as they come: they are bounded by their reader (``copyreceive``).
 
 LOGIN_BYTES_MAX = 1024 * 1024
 """Of everything up to the first statement."""
@@ -50,6 +52,7 @@ HELD_BYTES_MAX = 256 * 1024 * 1024
 _TCP_INFO_BYTES = 136
 _RECEIVED = struct.Struct("=128xQ")
 """``tcpi_bytes_received`` (linux/tcp.h)."""
+_INT = struct.Struct("i")
 _LATE_LOOKS_MAX = 64
 _HELD_EVERY_BYTES = 256 * 1024
 CELL_BYTES_MAX = 4 * 1024 * 1024
@@ -116,6 +119,15 @@ def received_bytes(fd: int) -> int | None:
         received: int = _RECEIVED.unpack(info)[0]
         return received
     return None
+
+
+def taken_bytes(fd: int) -> int | None:
+    """Of those, the ones that do not wait on the socket any more."""
+    received = received_bytes(fd)
+    if received is None:
+        return None
+    (waiting,) = _INT.unpack(fcntl.ioctl(fd, termios.FIONREAD, bytes(_INT.size)))
+    return int(received - waiting)
 
 
 def held_bytes() -> int:
@@ -385,9 +397,9 @@ class WatchedConnection(psycopg.Connection[tuple[Any, ...]]):
         keeps them."""
         self._poll(self.pgconn.socket, 1, bounds)
 
-    def wait_writable(self) -> None:
-        """Wait until bytes can be sent."""
-        self._poll(self.pgconn.socket, 2, None)
+    def wait_either(self, bounds: Bounds) -> bool:
+        """Wait until bytes can be sent, or have come; True when the caller must consume some."""
+        return bool(self._poll(self.pgconn.socket, 3, bounds) & 1)
 
     def _poll(self, fd: int, wanted: int, bounds: Bounds | None) -> int:
         """Wait until ``fd`` is ready for what is wanted (1 reading, 2 writing, 3 either)."""

@@ -1,5 +1,5 @@
-# What a receiver calls: the kernel's sockets, and libpq (manual, "Functions Associated with the
-# COPY Command") by the addresses that libpq.py finds.
+# What the receiver calls: the kernel, and libpq (manual, "Functions Associated with the COPY
+# Command") by the addresses that ``exchange.libpq_functions`` finds.
 
 from libc.stdint cimport int64_t
 
@@ -11,9 +11,36 @@ cdef extern from "poll.h" nogil:
     int poll(pollfd* fds, unsigned long count, int timeout_ms)
     short POLLIN
 
-cdef extern from "sys/socket.h" nogil:
-    ssize_t recv(int fd, void* buffer, size_t bytes, int flags)
-    int MSG_DONTWAIT
+cdef extern from * nogil:
+    """
+    #include <stdint.h>
+    #include <string.h>
+    #include <sys/ioctl.h>
+    #include <sys/socket.h>
+    #include <netinet/in.h>
+    #include <netinet/tcp.h>
+
+    /* Bytes that were taken off a TCP socket so far; -1 where nobody counts: linux/tcp.h,
+       tcpi_bytes_received, less what still waits. */
+    static int64_t rivet_taken_bytes(int fd) {
+    #if defined(__linux__) && defined(TCP_INFO)
+        unsigned char info[136];
+        socklen_t bytes = sizeof info;
+        uint64_t received;
+        int waiting = 0;
+        if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, info, &bytes) || bytes < sizeof info)
+            return -1;
+        memcpy(&received, info + 128, sizeof received);
+        if (ioctl(fd, FIONREAD, &waiting))
+            return -1;
+        return (int64_t) received - waiting;
+    #else
+        (void) fd;
+        return -1;
+    #endif
+    }
+    """
+    int64_t rivet_taken_bytes(int fd)
 
 cdef extern from "time.h" nogil:
     struct timespec:
