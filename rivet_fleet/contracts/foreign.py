@@ -15,12 +15,19 @@ from rivet_fleet.contracts.url import MASK, redact
 
 SAID_CHARS_MAX = 16_000
 """More of one message is read by nobody, and costs every reader of the state."""
-_DIRECTION = (0x061C, *range(0x200E, 0x2010), *range(0x2028, 0x202F), *range(0x2066, 0x206A))
-_UNSEEN = (0x00AD, 0x180E, *range(0x200B, 0x200E), *range(0x2060, 0x2066), *range(0x206A, 0x2070))
-_UNSEEN += (0xFEFF, *range(0xFFF9, 0xFFFC), *range(0xE0000, 0xE0080))
-"""Nobody sees them: two names that look alike are two, and tags are read by programs alone."""
+_IGNORABLE = (
+    *((0x00AD, 0x00AD), (0x034F, 0x034F), (0x061C, 0x061C), (0x115F, 0x1160), (0x17B4, 0x17B5)),
+    *((0x180B, 0x180F), (0x200B, 0x200F), (0x202A, 0x202E), (0x2060, 0x206F), (0x3164, 0x3164)),
+    *((0xFE00, 0xFE0F), (0xFEFF, 0xFEFF), (0xFFA0, 0xFFA0), (0xFFF0, 0xFFF8)),
+    *((0x1BCA0, 0x1BCA3), (0x1D173, 0x1D17A), (0xE0000, 0xE0FFF)),
+)
+"""Default_Ignorable_Code_Point (Unicode, DerivedCoreProperties.txt), first and last. Nobody sees
+them: two names that look alike are two, and tags are read by programs alone."""
+_FORMATS = ((0xFFF9, 0xFFFB), (0x13430, 0x1343F))
+"""Nor these, which only arrange what stands around them."""
+_UNSEEN = [code for first, last in (*_IGNORABLE, *_FORMATS) for code in range(first, last + 1)]
 _CONTROLS = [code for code in range(0x20) if chr(code) not in "\n\t"]
-_CONTROLS += [*range(0x7F, 0xA0), *_DIRECTION, *_UNSEEN]
+_CONTROLS += [*range(0x7F, 0xA0), 0x2028, 0x2029, *_UNSEEN]
 _HIDDEN: dict[int, str | None] = {**dict.fromkeys(_CONTROLS), 0x0D: " "}
 _HIDDEN |= dict.fromkeys(range(55296, 57344), "�")
 _ESCAPED = {code: json.dumps(chr(code))[1:-1] for code in _HIDDEN if code > 0x7F}
@@ -80,7 +87,11 @@ def as_foreseen(said: str, sentences: Iterable[str], known: Collection[str] = ()
     """What somebody else said, if it is one of these ``sentences``, with MASK in its holes; None
     for any other: who words a message of their own (RAISE, SIGNAL, a foreign server) can put a row
     into it with no mark around it, under any code. A hole keeps what is a word of ``known``.
+
+    Of a longer message than anybody is shown the rest is not looked at: each sentence would be
+    looked for in all of it.
     """
+    said = said[:SAID_CHARS_MAX]
     for sentence in sentences:
         found = _holes(said, sentence.split(HOLE))
         if found is not None:

@@ -95,12 +95,12 @@ def read_http(url: str, pointer: str | None) -> float:
     The whole answer has ``ANSWER_MAX_S``, however it trickles, and 64 KB. Nothing of the
     environment is used (no proxy), and a redirect leads to the same scheme, host and port or
     nowhere: the endpoint's owner must not choose whom we ask. What follows ``?`` may be a key, and
-    is in no message.
+    is in no message; nor is where a redirect leads, which may repeat it.
     """
     began_s = time.monotonic()
     target, shown = url, url.partition("?")[0]
     for _ in range(_REDIRECTS_MAX + 1):
-        status, moved_to, body = _answer(target, began_s + ANSWER_MAX_S)
+        status, moved_to, body = _answer(target, shown, began_s + ANSWER_MAX_S)
         if status not in (301, 302, 303, 307, 308):
             break
         elsewhere = _within(url, target, moved_to)
@@ -192,11 +192,11 @@ def _connected(host: str, port: int, *, encrypted: bool, ends_s: float) -> socke
     raise why
 
 
-def _answer(url: str, ends_s: float) -> tuple[int, str, bytes]:
-    """(status, where a redirect leads, body), or SourceUnavailable."""
+def _answer(url: str, shown: str, ends_s: float) -> tuple[int, str, bytes]:
+    """(status, where a redirect leads, body), or SourceUnavailable, which calls it ``shown``."""
     import http.client
 
-    parts, shown = urlsplit(url), url.partition("?")[0]
+    parts = urlsplit(url)
     kind = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
     if parts.scheme not in kind or not parts.hostname:
         raise SourceRefused(f"{shown} is no http:// or https:// URL")
@@ -219,6 +219,8 @@ def _answer(url: str, ends_s: float) -> tuple[int, str, bytes]:
     except (http.client.HTTPException, OSError, ValueError) as error:
         late = isinstance(error, TimeoutError)
         why = f"no whole answer within {ANSWER_MAX_S:g} s" if late else str(error)
+        if isinstance(error, http.client.InvalidURL):
+            why = "no URL that can be asked"  # its own words repeat it, spelled as Python does
         if parts.query:
             why = why.replace(parts.query, "***")
         raise SourceUnavailable(f"{shown}: {why}") from None

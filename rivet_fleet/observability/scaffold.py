@@ -11,6 +11,7 @@ from typing import Any
 
 from rivet_fleet.contracts.codec import to_plain
 from rivet_fleet.contracts.discovery import DiscoveredExport, Discovery
+from rivet_fleet.contracts.foreign import printable
 
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./\-]*")
 _WORDS = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y", "n"})
@@ -155,8 +156,8 @@ def _columns(export: DiscoveredExport) -> Iterator[str]:
 
 def _comment(text: str) -> str:
     """One line, whatever a name holds: nothing of it may become YAML."""
-    printable = "".join(one if one.isprintable() else "?" for one in text)
-    return f"# {printable.rstrip()}"
+    shown = "".join(one if _is_seen(one) else "?" for one in text)
+    return f"# {shown.rstrip()}"
 
 
 def _flow(block: Mapping[str, Any]) -> str:
@@ -180,16 +181,22 @@ def _text(value: str) -> str:
     is replaced in them."""
     if _PLAIN.fullmatch(value) and value.lower() not in _WORDS:
         return value
-    if value.isprintable() and ('"' in value or "\\" in value):
+    if _is_seen(value) and ('"' in value or "\\" in value):
         return "'" + value.replace("'", "''") + "'"
     return '"' + "".join(map(_escaped, value)) + '"'
+
+
+def _is_seen(text: str) -> bool:
+    """True where nothing of it is hidden: of two names that look alike each is written so that it
+    can be told from the other."""
+    return text.isprintable() and printable(text) == text
 
 
 def _escaped(letter: str) -> str:
     """One character between double quotes (YAML 1.2, 5.7): JSON's pairs of halves are none."""
     if letter in ('"', "\\"):
         return "\\" + letter
-    if letter.isprintable():
+    if _is_seen(letter):
         return letter
     number = ord(letter)
     if number <= 0xFF:

@@ -37,6 +37,28 @@ BROAD_EXCEPT_ALLOWED = {
 ENGINE = re.compile(r"postgres|mysql|mariadb|mssql|sqlserver|psycopg", re.IGNORECASE)
 ENGINES_ALLOWED = ("execution/sources/", "persistence/", "demo/")
 
+NUMBERS_OF_OURS = {
+    "execution/engines/facts.py": {"int((i + 1) * _GOLDEN % 1.0 * (room - width))"},
+    "execution/engines/session.py": {"int(said)", "float(said)"},  # the converters themselves
+    "execution/sources/mysql/liveness.py": {"int(self.thread_id())"},  # the driver's own number
+    "execution/sources/mysql/statements.py": {"int(seconds)"},
+    "execution/sources/mysql/wire.py": {"int(code)", "int(NUMBERS[column.wire_type][-1])"},
+    "execution/sources/postgres/liveness.py": {"int(pages)", "int(backend_pid)", "int(wanted)"},
+    "execution/sources/postgres/signals.py": {"int(ANSWER_MAX_S * 1000)"},
+    # Taken out of bytes, or out of so many digits as the expression before allows.
+    "execution/sources/mysql/dialect.py": {"int(match[1])", "int(match[2] or 0)"},
+    "execution/sources/mysql/estimates.py": {"int(match[1])"},
+    "execution/sources/mysql/values.py": {
+        "int(match[2] + fraction[:scale] or b'0')",
+        "int(((hours * 60 + minutes) * 60 + seconds) * 1000000 + us)",
+        "int(days)",
+    },
+    "execution/sources/postgres/dialect.py": {"int(match[1])", "int(match[2] or 0)"},
+    "execution/sources/postgres/reference.py": {"int(extension_bytes)"},
+    "execution/sources/postgres/values.py": {"int(first)"},
+}
+"""Numbers made in the engines' folders that no server has worded."""
+
 Rule = Callable[[ast.Module], Iterator[tuple[int, str]]]
 PACKAGE_FILES = python_files("rivet_fleet")
 ALL_PYTHON = python_files("rivet_fleet", "tests", "chaos")
@@ -225,6 +247,24 @@ def imports_of_tests(tree: ast.Module) -> Iterator[tuple[int, str]]:
 _NOT_THE_PRODUCT = {"tests", "chaos", "bench", "pytest", "hypothesis", "unittest"}
 
 
+def bare_numbers(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """``int`` and ``float`` that are called, or handed on to be; of an array's own numbers not."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        name = node.func.id if isinstance(node.func, ast.Name) else ""
+        given = [*node.args, *(one.value for one in node.keywords)]
+        if name in ("int", "float"):
+            of = given[0].func if given and isinstance(given[0], ast.Call) else None
+            reduced = isinstance(of, ast.Attribute) and of.attr in ("min", "max", "sum", "argmax")
+            if not reduced:
+                yield node.lineno, ast.unparse(node)
+        elif name not in ("isinstance", "cast"):
+            handed = {one.id for one in given if isinstance(one, ast.Name)} & {"int", "float"}
+            if handed:
+                yield node.lineno, ast.unparse(node)
+
+
 def numpy_bridges(tree: ast.Module) -> Iterator[tuple[int, str]]:
     """Calls that need pyarrow's optional NumPy, which a worker does without (cli/lean.py)."""
     for node in ast.walk(tree):
@@ -302,6 +342,18 @@ def test_json_goes_to_the_terminal_as_json() -> None:
     assert_kept(unescaped_json, PACKAGE_FILES)
 
 
+def test_what_a_server_calls_a_number_is_converted_in_one_place() -> None:
+    """``int`` of text or a decimal raises what nobody expects, or takes hours (``whole``)."""
+    engines = ("execution/engines/", "execution/sources/")
+    found = {
+        name: numbers
+        for path in PACKAGE_FILES
+        if (name := _below_package(path)).startswith(engines)
+        and (numbers := {what for _line, what in bare_numbers(parsed(path))})
+    }
+    assert found == NUMBERS_OF_OURS, "take `whole` or `real` of engines/session.py"
+
+
 def test_the_package_brings_no_tests() -> None:
     """What stands for a store, a destination or a server in tests lives in ``tests/``."""
     assert_kept(imports_of_tests, PACKAGE_FILES)
@@ -370,6 +422,10 @@ def test_no_committed_file_knows_a_machine() -> None:
         (imports_of_tests, "import unittest.mock"),
         (pointing_docstrings, 'class A:\n    def f(self):\n        """See ``Store.f``."""'),
         (numpy_bridges, "dtype = kind.to_pandas_dtype()"),
+        (bare_numbers, "x = int(row[0])"),
+        (bare_numbers, "x = float(f(now_s))"),
+        (bare_numbers, "x = sorted(map(int, row))"),
+        (bare_numbers, "x = sorted(rows, key=int)"),
         (direct_echoes, "import click\nclick.echo('x')"),
         (waiting_by_sleep, "import time\ndef test_x():\n    time.sleep(0.01)"),
         (unescaped_json, "say(dumps(found), err=True)"),
@@ -391,6 +447,7 @@ def test_each_rule_sees_what_it_forbids(rule: Rule, snippet: str) -> None:
         (pointing_docstrings, 'def f():\n    """See ``Store.f``. Nothing is written."""'),
         (pointing_docstrings, 'def _f():\n    """See ``Store.f``."""'),
         (numpy_bridges, "cells = column.to_pylist()"),
+        (bare_numbers, "x: int = int(days.max())\ny = isinstance(x, int)"),
         (unescaped_json, "say(dumps(found), as_json=True)\nsay('x')"),
         (direct_echoes, "from rivet_fleet.cli.say import say\nsay('x')"),
         (waiting_by_sleep, "import time\nwhile not done():\n    time.sleep(0.05)"),

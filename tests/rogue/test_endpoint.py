@@ -44,8 +44,10 @@ def test_a_redirect_to_another_place_is_refused_unseen(where: str) -> None:
         moved("/m?key=k3y-of-ours"),
         b"HTTP/1.1 403 no k3y-of-ours\r\n\r\n",
         b"k3y-of-ours\r\n\r\n",
+        moved("/k3y-of-ours"),
+        moved("/k3y-of-ours\x7f"),
     ],
-    ids=["no number", "elsewhere", "round and round", "status", "no answer"],
+    ids=["no number", "elsewhere", "again", "status", "no answer", "a path", "no path"],
 )
 def test_no_message_holds_the_key_of_an_endpoint(answer: bytes) -> None:
     """What follows ``?`` may be one, and the endpoint may say it back."""

@@ -28,6 +28,7 @@ from rivet_fleet.contracts.facts import (
     SourceFacts,
     leading_index,
 )
+from rivet_fleet.contracts.foreign import foreign_line
 from rivet_fleet.contracts.keys import KeyTuple, RelationName
 from rivet_fleet.contracts.window import Newest, NewestRequest
 from rivet_fleet.errors import ConfigError, SourceRefused, StatementTimeout
@@ -105,9 +106,14 @@ def with_casts(
     return tuple(sent(column) for column in columns)
 
 
+_CAST_CHARS_MAX = 400
+"""Of what a server says of one cast: a table may have a thousand columns."""
+
+
 def refused_cast(column: ColumnFacts, override: str, said: str, hint: str | None) -> ColumnFacts:
     """The column when the server cannot cast it so. This is its own trouble: the plan names it
     beside the others, and goes on with other exports. ``hint``: another cast to try."""
+    said = foreign_line(said, chars_max=_CAST_CHARS_MAX)
     return replace(
         column,
         type=None,
@@ -357,10 +363,10 @@ class Keyed(ABC, Generic[At]):
     def _probed(self, facts: KeyFacts) -> KeyFacts:
         """How densely a whole-number key is filled, where the statistics leave it in doubt."""
         column = self._by_name[facts.columns[0]]
-        whole = column.type is not None and column.type.kind in INTEGERS
-        if not whole or len(facts.columns) > 1 or not facts.minimum or not facts.maximum:
+        integer = column.type is not None and column.type.kind in INTEGERS
+        if not integer or len(facts.columns) > 1 or not facts.minimum or not facts.maximum:
             return facts
-        first, last = int(facts.minimum[0]), int(facts.maximum[0])
+        first, last = whole(facts.minimum[0]), whole(facts.maximum[0])
         if not worth_probing(self.size.rows, self.size.provenance, last - first + 1):
             return facts
 

@@ -124,12 +124,30 @@ def whole(value: object) -> int:
         digits = said.removeprefix("-") if isinstance(said, str) else ""
         fits = len(digits) <= _DIGITS_MAX and digits.isdecimal()
     if not fits or not isinstance(said, Decimal | int | float | str):
-        raise SourceRefused(
-            "the server said something else where a whole number is due",
-            hint="what it is asked for is a count, a size or a number of its own; is it the server "
-            "that it should be?",
-        )
+        raise _no_number("a whole number")
     return int(said)
+
+
+def real(value: object) -> float:
+    """A number as ``whole`` takes it, or one with a fraction: a moment, in seconds. Raises
+    SourceRefused, also for what is not finite."""
+    said = value.decode("ascii", "replace") if isinstance(value, bytes) else value
+    if isinstance(said, Decimal | int | float) or (
+        isinstance(said, str) and len(said) <= 2 * _DIGITS_MAX
+    ):
+        with contextlib.suppress(ArithmeticError, ValueError):
+            found = float(said)
+            if math.isfinite(found):
+                return found
+    raise _no_number("a number")
+
+
+def _no_number(due: str) -> SourceRefused:
+    return SourceRefused(
+        f"the server said something else where {due} is due",
+        hint="what it is asked for is a count, a size or a number of its own; is it the server "
+        "that it should be?",
+    )
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from dataclasses import fields
 
 import pytest
@@ -82,6 +83,21 @@ def test_what_is_cut_holds_no_half_of_a_secret() -> None:
 
 
 UNSEEN = "\u061c\u200b\u200c\u200d\u2060\ufeff\xad\u180e\U000e0041\U000e007f"
+UNSEEN += "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180d\u180f\u3164\uffa0\ufe00\ufe0f\U000e01ef"
+MARKED = {0x0600, 0x0601, 0x0602, 0x0603, 0x0604, 0x0605, 0x06DD, 0x070F, 0x0890, 0x0891, 0x08E2}
+MARKED |= {0x110BD, 0x110CD}
+"""Of the format characters those that are seen (Prepended_Concatenation_Mark)."""
+
+
+def test_what_unicode_calls_a_control_or_a_format_is_not_left() -> None:
+    hidden = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+    letters = [
+        chr(code) for code in range(0x110000) if code not in MARKED and chr(code) not in "\n\t"
+    ]
+    left = [one for one in letters if unicodedata.category(one) in hidden and one in printable(one)]
+    assert not left, ascii(left)
+    assert not set(UNSEEN) & set(printable(UNSEEN))
+    assert printable("".join(map(chr, sorted(MARKED)))) == "".join(map(chr, sorted(MARKED)))
 
 
 def test_no_control_character_is_left() -> None:

@@ -269,6 +269,13 @@ def test_casts_are_applied_where_they_are_asked_for_or_needed() -> None:
         with_casts(columns, request(casts=(("x", "text"),)), cast)
 
 
+def test_what_a_server_says_of_a_cast_is_cut_and_made_printable() -> None:
+    odd = ColumnFacts(name="a", native_type="odd", type=None, nullable=True)
+    reason = refused_cast(odd, "int", "no\x1b[2J\nway" + "!" * 100_000, "text").unsupported_reason
+    assert "(no[2J way!!" in (reason or "")
+    assert len(reason or "") < 500
+
+
 def newest_of(keyed: SqliteKeys, mark: str | None, moved: str | None = None) -> Newest:
     request = NewestRequest(
         relation=TABLE, query=None, columns=("day",), above=None if mark is None else (mark,)

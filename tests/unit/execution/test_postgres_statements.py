@@ -252,6 +252,14 @@ def test_every_error_psycopg_knows_becomes_one_of_ours() -> None:
             {DiagnosticField.SOURCE_FUNCTION: b"aclcheck_error"},
             "permission denied for table jane",
         ),
+        *(
+            (
+                "permission denied for table jane",
+                {DiagnosticField.SOURCE_FUNCTION: b"aclcheck_error", inner: b"select from jane"},
+                "permission denied for ***",
+            )
+            for inner in (DiagnosticField.CONTEXT, DiagnosticField.INTERNAL_QUERY)
+        ),
         (
             'column "jane" does not exist',
             {DiagnosticField.STATEMENT_POSITION: b"8"},

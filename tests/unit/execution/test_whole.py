@@ -7,7 +7,7 @@ from decimal import Decimal
 import pytest
 
 from rivet_fleet.errors import SourceRefused
-from rivet_fleet.execution.engines.session import whole
+from rivet_fleet.execution.engines.session import real, whole
 
 
 @pytest.mark.parametrize(
@@ -41,3 +41,29 @@ def test_what_a_server_counts_is_taken(said: object, number: int) -> None:
 def test_what_is_no_number_of_a_server_is_refused_before_it_is_written_out(said: object) -> None:
     with pytest.raises(SourceRefused, match="where a whole number is due"):
         whole(said)
+
+
+@pytest.mark.parametrize("said", [1.5, Decimal("1.5"), "1.5", b"1.5"])
+def test_a_moment_of_a_server_is_taken(said: object) -> None:
+    assert real(said) == 1.5
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "soon",
+        "nan",
+        "1e999",
+        "1" * 50,
+        b"\xff",
+        None,
+        [1],
+        10**400,
+        Decimal("NaN"),
+        Decimal("1e999"),
+    ],
+    ids=lambda said: f"{said!s:.6}",
+)
+def test_what_is_no_moment_of_a_server_is_refused(said: object) -> None:
+    with pytest.raises(SourceRefused, match="where a number is due"):
+        real(said)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from rivet_fleet.contracts.columns import TypeKind
 from rivet_fleet.contracts.discovery import DiscoveredSource, Discovery
 from rivet_fleet.contracts.facts import ColumnFacts, ListedRelation, RelationKind
+from rivet_fleet.contracts.foreign import printable
 from rivet_fleet.contracts.keys import RelationName, parse_relation
 from rivet_fleet.observability.scaffold import ScaffoldOptions, render_scaffold
 from rivet_fleet.planning.config.document import Variables, read_document
@@ -48,6 +49,8 @@ HOSTILE = (
     "`a",
     "<<",
     "a\tb",
+    "a\u034fb\u3164",
+    "'\U000e01ef",
 )
 name = st.one_of(
     st.sampled_from(HOSTILE),
@@ -95,6 +98,7 @@ def test_every_name_in_a_scaffold_loads_as_itself(schema, relation, columns) -> 
     text = written(meant, columns)
     read = read_document(text, "fleet.yaml", Variables(params={}, environ={}))
     assert read.problems == ()
+    assert printable(text) == text, "of two names that look alike each can be told"
     (export,) = read.plain["exports"]
     assert parse_relation(export["table"]) == meant
     assert export["chunk_by_key"] == [columns[0]]

@@ -13,6 +13,7 @@ from rivet_fleet.contracts.columns import ColumnType, Fidelity, TypeKind
 from rivet_fleet.contracts.facts import SourceCapabilities
 from rivet_fleet.contracts.keys import RelationName
 from rivet_fleet.errors import ConfigError
+from rivet_fleet.execution.engines.session import whole
 
 ENGINE_NAMES = ("mysql", "mariadb")
 DEFAULT_PORT = 3306
@@ -92,7 +93,7 @@ def column_type(native_type: str, *, json: bool = False) -> ColumnType | Unsuppo
         one = native_type.startswith("tinyint(1)")
         kind = TypeKind.BOOL if one else _INTEGERS[name][unsigned]
     elif name == "bit":
-        width = int(match[1]) if (match := _WIDTH.match(native_type)) else 1
+        width = whole(match[1]) if (match := _WIDTH.match(native_type)) else 1
         kind = {1: TypeKind.BOOL, 64: TypeKind.UINT64}.get(width, TypeKind.INT64)
     elif name == "decimal":
         return _decimal_type(native_type)
@@ -105,11 +106,12 @@ def column_type(native_type: str, *, json: bool = False) -> ColumnType | Unsuppo
 
 def _decimal_type(native_type: str) -> ColumnType | Unsupported:
     match = _DECIMAL.match(native_type)
-    if match is None or not 1 <= int(match[1]) <= PRECISION_MAX:
+    precision, scale = (whole(match[1]), whole(match[2])) if match else (0, 0)
+    if not scale <= precision or not 1 <= precision <= PRECISION_MAX:
         return Unsupported(
             reason="a decimal whose precision is not known", cast_hint="decimal(38,10)"
         )
-    return ColumnType(kind=TypeKind.DECIMAL, precision=int(match[1]), scale=int(match[2]))
+    return ColumnType(kind=TypeKind.DECIMAL, precision=precision, scale=scale)
 
 
 # ---------------------------------------------------------------- overrides
@@ -132,7 +134,7 @@ _OVERRIDES: dict[str, TypeKind] = {
     **dict.fromkeys(("json", "jsonb"), TypeKind.JSON),
     "uuid": TypeKind.UUID,
 }
-_DECIMAL_OVERRIDE = re.compile(r"(?:decimal|numeric)\s*\(\s*(\d+)\s*(?:,\s*(\d+)\s*)?\)")
+_DECIMAL_OVERRIDE = re.compile(r"(?:decimal|numeric)\s*\(\s*(\d{1,9})\s*(?:,\s*(\d{1,9})\s*)?\)")
 
 
 def parse_override(text: str) -> ColumnType:

@@ -34,7 +34,8 @@ from rivet_fleet.execution.sources.mysql.statements import Keys
 #
 # Only for choosing where to ask and where to cut; the order itself is always the server's.
 
-_DECIMAL = re.compile(r"(-?\d+)(?:\.\d+)?")
+_DECIMAL = re.compile(r"(-?\d{1,65})(?:\.\d+)?")
+"""Of a key's text: no decimal has more digits."""
 _EPOCH = datetime.datetime(1, 1, 1)
 _LAST = datetime.datetime(9999, 12, 31, 23, 59, 59)
 _SECOND = datetime.timedelta(seconds=1)

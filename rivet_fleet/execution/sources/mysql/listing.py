@@ -18,7 +18,7 @@ from rivet_fleet.contracts.facts import (
     SourceNote,
 )
 from rivet_fleet.contracts.keys import RelationName
-from rivet_fleet.execution.engines.session import whole
+from rivet_fleet.execution.engines.session import real, whole
 from rivet_fleet.execution.sources.mysql import catalog
 from rivet_fleet.execution.sources.mysql.border import CLIENT_ERRNOS, told
 from rivet_fleet.execution.sources.mysql.catalog import Row, rows
@@ -95,7 +95,7 @@ def describe_server(session: Session) -> ServerFacts:
         user=user,
         database=database,
         tls=status.get("Ssl_version") or None,
-        now_s=float(now_s),
+        now_s=real(now_s),
         connections_max=min(limits) if limits else None,
         connections_used=whole(status.get("Threads_connected") or 0) or None,
         notes=tuple(notes),

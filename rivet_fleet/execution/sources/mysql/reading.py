@@ -11,7 +11,7 @@ from rivet_fleet.contracts.keys import ChunkRange, RangeKind, RelationName
 from rivet_fleet.contracts.plan import ReadPlan, TuningPlan
 from rivet_fleet.contracts.proof import ChangeReading
 from rivet_fleet.errors import ConfigError, SchemaDrift
-from rivet_fleet.execution.engines.session import maybe_swapped, whole
+from rivet_fleet.execution.engines.session import maybe_swapped, real, whole
 from rivet_fleet.execution.engines.source import EngineReading
 from rivet_fleet.execution.paging import KeyDialect, Pager, Select, Walk
 from rivet_fleet.execution.sources.mysql import introspect, statements
@@ -75,7 +75,7 @@ def read_changes(session: Session, relation: RelationName) -> ChangeReading:
         updated=updated,
         deleted=deleted,
         epoch=f"{server} {names[0]}",
-        since_s=float(now_s) - since,
+        since_s=real(now_s) - since,
     )
 
 

@@ -94,7 +94,7 @@ class Server:
 def parse_version(text: str) -> tuple[int, ...]:
     """``10.11.19-MariaDB-…`` → (10, 11, 19); MariaDB's replication prefix ``5.5.5-`` is none."""
     numbers = text.removeprefix("5.5.5-").split("-", 1)[0].split(".")
-    return tuple(int(number) for number in numbers if number.isdecimal())
+    return tuple(whole(number) for number in numbers if number.isdecimal())
 
 
 def judge(

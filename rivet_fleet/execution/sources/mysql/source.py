@@ -12,7 +12,7 @@ from rivet_fleet.contracts.keys import ChunkRange, RangeKind, RelationName
 from rivet_fleet.contracts.plan import ReadPlan, TuningPlan
 from rivet_fleet.contracts.window import Newest, NewestRequest
 from rivet_fleet.execution.engines import facts
-from rivet_fleet.execution.engines.session import whole
+from rivet_fleet.execution.engines.session import real, whole
 from rivet_fleet.execution.engines.source import Counting, Questions
 from rivet_fleet.execution.sources.mysql import listing, reading
 from rivet_fleet.execution.sources.mysql.basis import Basis
@@ -102,7 +102,7 @@ def read_counters(session: Session) -> CounterReading:
         ((at_s,),) = rows(connection, "SELECT UNIX_TIMESTAMP(SYSDATE(6))")
     return CounterReading(
         engine=ENGINE_NAMES[0],
-        taken_at_s=float(at_s),
+        taken_at_s=real(at_s),
         counters={str(name): whole(value) for name, value in counters},
         context={
             "version": session.server.version_text,

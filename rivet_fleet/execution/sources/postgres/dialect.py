@@ -184,7 +184,7 @@ _OVERRIDE_NAMES: dict[str, tuple[TypeKind, int, str]] = {
     **dict.fromkeys(("json", "jsonb"), (TypeKind.JSON, 114, "pg_catalog.json")),
     "uuid": (TypeKind.UUID, 2950, "pg_catalog.uuid"),
 }
-_DECIMAL_OVERRIDE = re.compile(r"(?:decimal|numeric)\s*\(\s*(\d+)\s*(?:,\s*(\d+)\s*)?\)")
+_DECIMAL_OVERRIDE = re.compile(r"(?:decimal|numeric)\s*\(\s*(\d{1,9})\s*(?:,\s*(\d{1,9})\s*)?\)")
 
 
 def parse_override(text: str) -> Override:

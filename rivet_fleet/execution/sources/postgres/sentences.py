@@ -156,10 +156,12 @@ def without_values(
     """(what was said, what may be told of it where that may be about a row; else None). Details and
     context quote rows, and are left out."""
     said, diag = str(error).strip(), error.diag
-    if diag.statement_position and not diag.internal_query and not diag.context:
+    # A statement within ours may be made of a row: so are the names that it speaks of.
+    inner = diag.internal_query or diag.context
+    if diag.statement_position and not inner:
         return said, None
     primary = diag.message_primary or said.partition("\n")[0]
-    if diag.source_function in _OF_THE_CATALOG:
+    if diag.source_function in _OF_THE_CATALOG and not inner:
         return f"{primary}\n{diag.message_hint or ''}", None
     kept = as_foreseen(primary, _SENTENCES, {*_TYPES, *known})
     if kept == primary and not diag.message_detail:
