@@ -64,6 +64,7 @@ suggestion. `rivet-fleet schema config` prints the same as JSON Schema, for edit
 - Paths are relative to the file. `{date}`, `{export}`, `{table}` and `{partition}` are replaced in
   `destination.path`. `{table}` is the table's name without its schema; what is no letter, digit,
   `_`, `.`, `-`, `~` or `$` in it stands as `%XX`, so that two names never share a folder.
+  Exports that name one folder get one each in it, as if `{export}` were written at the path's end.
 - Secrets belong into the environment: `url_env`, `password_env`, or a file: `url_file`.
 - Environment variables: `RIVET_FLEET_NAMESPACE` is `state.namespace` where that is absent;
   `RIVET_FLEET_STATE_URL`, else `RIVET_STATE_URL`, names the state database
@@ -72,7 +73,8 @@ suggestion. `rivet-fleet schema config` prints the same as JSON Schema, for edit
   `NAME=PATTERN`) and `RIVET_FLEET_ALLOW_DESTINATION` (folders), one a line, bound what any command
   reads and writes, whatever configuration and state say (ADR 0024).
 - Settings of Rivet that would change the data and are not supported yet are refused by name;
-  those that only advise are accepted with a warning.
+  those that only advise are accepted with a warning. `notifications` is refused, because nothing is sent yet, until
+  `ignored_settings: [notifications]` says that this is known.
 """
 _CLI_HEAD = """\
 # The command line

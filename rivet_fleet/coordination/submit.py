@@ -34,7 +34,7 @@ from rivet_fleet.errors import (
 )
 from rivet_fleet.planning.change import refuse_drift
 from rivet_fleet.planning.config.connections import source_connection
-from rivet_fleet.planning.config.load import changed_exports
+from rivet_fleet.planning.config.digests import changed_exports
 from rivet_fleet.planning.config.loaded import LoadedConfig
 from rivet_fleet.planning.config.protection import budgets_of
 

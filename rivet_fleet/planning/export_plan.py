@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from hashlib import sha256
-from urllib.parse import quote
 
 from rivet_fleet.contracts.columns import ColumnSpec, ColumnType, Fidelity, TypeKind
 from rivet_fleet.contracts.facts import ColumnFacts, SourceFacts
@@ -21,12 +19,12 @@ from rivet_fleet.contracts.plan import (
 )
 from rivet_fleet.contracts.proof import ProofPlan, Prove
 from rivet_fleet.errors import UnsupportedType
+from rivet_fleet.planning.config.destinations import in_words
 from rivet_fleet.planning.config.fields import MIB
 from rivet_fleet.planning.config.loaded import LoadedConfig, ValuePolicies
 from rivet_fleet.planning.config.models import ExportConfig, SourceConfig, TuningConfig
 from rivet_fleet.planning.config.problems import ConfigKey, Problem, did_you_mean
 from rivet_fleet.planning.config.rules import UNCOMPRESSED_FORMATS
-from rivet_fleet.planning.request import relation_of
 
 # ------------------------------------------------------------------------------------------
 # From one worker's memory ceiling to the sizes of what it holds. Pure arithmetic.
@@ -63,8 +61,6 @@ def memory_budget(worker_memory_mb: int) -> MemoryBudget:
     )
 
 
-FOLDER_BYTES_MAX = 200
-"""A file system takes 255 bytes; parts and marks beside the folder need some."""
 COMPRESSION_PROFILES: dict[str, tuple[str, int | None]] = {
     "none": ("none", None),
     "fast": ("snappy", None),
@@ -117,12 +113,8 @@ def destination_plan(loaded: LoadedConfig, export: ExportConfig, date: str) -> D
     """The prefix by the rules of its kind, every placeholder replaced, and the kind's other
     settings, of secrets the names of their variables alone. ``date`` is ``YYYY-MM-DD``."""
     kind = loaded.destinations[export.destination.type]
-    relation = relation_of(export)
-    table = folder_of(relation.name) if relation is not None else ""
-    words = {"date": date, "export": export.name, "table": table}
     below, path = export.destination.below
-    for name, word in words.items():
-        path = path.replace("{" + name + "}", word)
+    path = in_words(export, path, date)
     folder = loaded.path.absolute().parent
     settings = {**export.destination.settings, below: path}
     written = {**settings, below: export.destination.written_out}
@@ -132,17 +124,6 @@ def destination_plan(loaded: LoadedConfig, export: ExportConfig, date: str) -> D
         options=kind.options(settings),
         anchor=kind.prefix(written, folder) if kind.anchored else None,
     )
-
-
-def folder_of(name: str) -> str:
-    """A name as one folder's: plain words are themselves, any other byte is ``%XX``, so that two
-    names never share a folder, on no file system and in no store."""
-    folder = quote(name, safe="$")
-    if folder.startswith("."):
-        folder = "%2E" + folder[1:]
-    if len(folder) > FOLDER_BYTES_MAX:
-        folder = f"{folder[: FOLDER_BYTES_MAX - 17]}-{sha256(name.encode()).hexdigest()[:16]}"
-    return folder
 
 
 def uses_date(export: ExportConfig) -> bool:

@@ -1,12 +1,16 @@
-"""From configuration to a destination that can be opened: by this process's own secrets alone."""
+"""From configuration to a destination that can be opened: what its placeholders stand for, which
+exports would share one, and whose secrets it is opened with."""
 
 from __future__ import annotations
 
+from hashlib import sha256
 from pathlib import Path
+from urllib.parse import quote
 
 from rivet_fleet.contracts.destination import (
     DestinationConnection,
     DestinationKind,
+    DestinationKinds,
     authority_of,
     names_variable,
     without_secrets,
@@ -15,8 +19,13 @@ from rivet_fleet.contracts.plan import DestinationPlan
 from rivet_fleet.errors import ConfigError
 from rivet_fleet.planning.config.connections import unset_variable
 from rivet_fleet.planning.config.loaded import LoadedConfig
-from rivet_fleet.planning.config.models import ExportConfig
+from rivet_fleet.planning.config.models import DestinationConfig, ExportConfig, FleetConfig
+from rivet_fleet.planning.config.problems import ConfigKey
+from rivet_fleet.planning.request import relation_of
 
+FOLDER_BYTES_MAX = 200
+"""A file system takes 255 bytes; parts and marks beside the folder need some."""
+_EXPORT, _PARTITION = "{export}", "{partition}"
 DESTINATION_MISMATCH = "RIVET_CONFIG_DESTINATION_MISMATCH"
 
 
@@ -64,3 +73,80 @@ def _is_own(kind: DestinationKind | None, export: ExportConfig, plan: Destinatio
     if kind.options(settings) != plan.options:
         return False
     return authority_of(kind.prefix(settings, Path())) == authority_of(plan.prefix)
+
+
+# ------------------------------------------------------------------------------------------
+# What the placeholders of a path stand for, and which exports would share a folder. Pure.
+
+
+def in_words(export: ExportConfig, text: str, date: str) -> str:
+    """``text`` with its placeholders replaced; ``{partition}`` is its partitions' own to replace.
+    ``date`` is what stands for the day."""
+    relation = relation_of(export)
+    table = folder_of(relation.name) if relation is not None else ""
+    for name, word in {"date": date, "export": export.name, "table": table}.items():
+        text = text.replace("{" + name + "}", word)
+    return text
+
+
+def folder_of(name: str) -> str:
+    """A name as one folder's: plain words are themselves, any other byte is ``%XX``, so that two
+    names never share a folder, on no file system and in no store."""
+    folder = quote(name, safe="$")
+    if folder.startswith("."):
+        folder = "%2E" + folder[1:]
+    if len(folder) > FOLDER_BYTES_MAX:
+        folder = f"{folder[: FOLDER_BYTES_MAX - 17]}-{sha256(name.encode()).hexdigest()[:16]}"
+    return folder
+
+
+def apart(
+    config: FleetConfig, kinds: DestinationKinds, folder: Path
+) -> tuple[FleetConfig, list[tuple[ConfigKey, str]]]:
+    """The same configuration, in which exports that share a place have a folder of their own in it,
+    and what is to be said of each such place. ``folder``: of the file.
+
+    A place that one of them names by ``{export}`` is that one's: whoever comes there besides is
+    refused when it is planned. What only one export names stays as it is, and its digest too.
+    """
+    sharing: dict[tuple[str, str], list[int]] = {}
+    for index, export in enumerate(config.exports):
+        kind, (below, text) = kinds[export.destination.type], export.destination.below
+        settings = {**export.destination.settings, below: in_words(export, text, "{date}")}
+        sharing.setdefault((kind.name, kind.prefix(settings, folder)), []).append(index)
+    exports, said = list(config.exports), list[tuple[ConfigKey, str]]()
+    for indexes in sharing.values():
+        shared = [exports[index] for index in indexes]
+        if len(shared) < 2 or any(_EXPORT in one.destination.below[1] for one in shared):
+            continue
+        for index in indexes:
+            exports[index] = _in_own_folder(exports[index], kinds)
+        below, text = shared[0].destination.below
+        names = ", ".join(one.name for one in shared)
+        own = exports[indexes[0]].destination.below[1]
+        said.append(
+            (
+                ("exports", indexes[0], "destination", below),
+                f"exports {names} share {text or 'the whole of it'}: each has a folder of its own "
+                f"there, as if {own} were written",
+            )
+        )
+    return config.model_copy(update={"exports": tuple(exports)}), said
+
+
+def _in_own_folder(export: ExportConfig, kinds: DestinationKinds) -> ExportConfig:
+    destination = export.destination
+    text = _with_export(destination.below[1])
+    if destination.below[0] in destination.settings:
+        placed = destination.placed(text)
+    else:
+        below = kinds[destination.type].below
+        placed = DestinationConfig(type=destination.type, **{**destination.settings, below: text})
+    return export.model_copy(update={"destination": placed})
+
+
+def _with_export(text: str) -> str:
+    """Behind what is shared, and before the partitions, which are parts of one export."""
+    steps = text.rstrip("/").split("/") if text else []
+    at = next((n for n, step in enumerate(steps) if _PARTITION in step), len(steps))
+    return "/".join((*steps[:at], _EXPORT, *steps[at:]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -10,19 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from rivet_fleet import __version__
-from rivet_fleet.contracts.codec import canonical_json, to_plain
 from rivet_fleet.contracts.destination import DestinationKinds
-from rivet_fleet.contracts.proof import Prove
 from rivet_fleet.contracts.url import redact
 from rivet_fleet.errors import ConfigError
 from rivet_fleet.planning.config.connections import (
     known_secrets,
     named_variables,
-    public_url,
     secrets_in_url,
     spellings,
     state_url,
 )
+from rivet_fleet.planning.config.destinations import apart
+from rivet_fleet.planning.config.digests import digests
 from rivet_fleet.planning.config.document import (
     Document,
     Variables,
@@ -31,20 +29,13 @@ from rivet_fleet.planning.config.document import (
     unknown_key,
 )
 from rivet_fleet.planning.config.loaded import (
-    POLICIES,
     LoadedConfig,
     all_sources,
-    change_policies,
-    policies_of,
-    prove_of,
     source_key,
-    source_name,
 )
 from rivet_fleet.planning.config.models import (
     DestinationConfig,
-    ExportConfig,
     FleetConfig,
-    SourceConfig,
 )
 from rivet_fleet.planning.config.problems import (
     MODE_UNSUPPORTED,
@@ -95,6 +86,10 @@ DROPPED = {
     "notifications": "nothing is sent yet",
     "load": "files are written, no warehouse is loaded",
 }
+_ALERTS = "notifications"
+"""Whoever wrote it relies on being woken: that nobody will be is an error, until it is known."""
+_KNOWN = "ignored_settings"
+ALERT_DROPPED = "RIVET_CONFIG_ALERT_DROPPED"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -136,8 +131,24 @@ def _drop(screened: Screened, block: dict[str, Any], at: ConfigKey) -> None:
     for name, why in DROPPED.items():
         if name in block:
             if _asks_for_something(block[name]):
-                screened.warnings.append(((*at, name), f"{dotted((*at, name))} is ignored: {why}"))
+                if name == _ALERTS and _ALERTS not in (block.get(_KNOWN) or ()):
+                    screened.problems.append(_dropped_alert((*at, name)))
+                else:
+                    text = f"{dotted((*at, name))} is ignored: {why}"
+                    screened.warnings.append(((*at, name), text))
             del block[name]
+
+
+def _dropped_alert(at: ConfigKey) -> Problem:
+    return Problem(
+        at=at,
+        what=dotted(at),
+        reason="nothing is sent yet: nobody would be told of a failure",
+        suggestion=f"watch exit codes or `metrics --prometheus` instead, and write `{_KNOWN}: "
+        f"[{_ALERTS}]` to say so",
+        code=ALERT_DROPPED,
+        about_key=True,
+    )
 
 
 def _screen_export(
@@ -199,81 +210,6 @@ def _asks_for_something(value: Any) -> bool:
     return value not in (None, False, [], "")
 
 
-# ------------------------------------------------------------------------------------------
-# What identifies a configuration: everything a plan depends on, nothing that is secret.
-#
-# Runtime settings that change no plan (workers, leases, budgets, state, spool) are left out, so
-# that a campaign may be continued with more workers or another budget.
-
-_UNSEALED = {
-    *("source", "query", "query_file", "on_mark_above", "cursor_is_monotonic", "prove"),
-    *POLICIES,
-}
-"""What an export says apart from its plan, or in another form."""
-
-
-def digests(
-    config: FleetConfig,
-    *,
-    path: Path,
-    queries: Mapping[str, str],
-    default_ports: Mapping[str, int],
-) -> tuple[str, dict[str, str]]:
-    """The whole digest and one per export, ``sha256:<hex>`` each."""
-    shared = {
-        "worker_memory_mb": config.campaign.worker_memory_mb,
-        "max_chunk_attempts": config.campaign.max_chunk_attempts,
-    }
-    sources = {name: _source(source, default_ports) for name, source in all_sources(config).items()}
-    sections = {}
-    for export in config.exports:
-        name = source_name(config, export)
-        body = {
-            "export": _export(export, path, queries.get(export.name)),
-            "source_name": name,
-            "source": sources.get(name),
-            "campaign": shared,
-            "policies": to_plain(policies_of(config, export)),
-            "change": change_policies(config, export),
-        }
-        if prove_of(config, export) is not Prove.SAMPLED:
-            body["prove"] = prove_of(config, export).value
-        sections[export.name] = _sha256(body)
-    whole: dict[str, Any] = {
-        "name": config.campaign.name or path.stem,
-        "order": [export.name for export in config.exports],
-        "sections": sections,
-    }
-    if config.campaign.order != "config" or config.campaign.waves:
-        whole["handed_out"] = [config.campaign.order, config.campaign.waves]
-    return _sha256(whole), sections
-
-
-def changed_exports(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[str, ...]:
-    """Exports that are new, gone or different between two ``sections``, sorted."""
-    names = set(before) | set(after)
-    return tuple(sorted(name for name in names if before.get(name) != after.get(name)))
-
-
-def _source(source: SourceConfig, ports: Mapping[str, int]) -> dict[str, Any]:
-    kept = source.model_dump(mode="json", exclude={"url", "password", "password_env"})
-    if source.url is not None:
-        kept["url"] = public_url(source.url.get_secret_value(), ports, source.type)
-    return kept
-
-
-def _export(export: ExportConfig, path: Path, query: str | None) -> dict[str, Any]:
-    kept = export.model_dump(mode="json", exclude=_UNSEALED)
-    kept["query"] = query
-    if export.destination.path is not None:
-        kept["destination"]["path"] = str(path.absolute().parent / export.destination.path)
-    return kept
-
-
-def _sha256(plain: Any) -> str:
-    return "sha256:" + hashlib.sha256(canonical_json(plain)).hexdigest()
-
-
 __all__ = ["CONFIG_BYTES_MAX", "Installed", "LoadedConfig", "load_config", "state_url"]
 
 CONFIG_BYTES_MAX = 4 * 1024 * 1024
@@ -315,6 +251,8 @@ def load_config(
         engine_signals=installed.engine_signals,
     )
     config, warnings = _checked(document, secrets, installed.destinations, rules)
+    config, shared = apart(config, installed.destinations, path.absolute().parent)
+    warnings += [f"{document.places.where(at)}: {text}" for at, text in shared]
     secrets = spellings([*secrets, *known_secrets(config, environ)])
     sql = read_sql(
         config,
@@ -387,7 +325,7 @@ def _advice(config: FleetConfig) -> list[tuple[ConfigKey, str]]:
         for name, instead in (
             ("parallel", "campaign.workers and source_groups decide"),
             ("parallel_safe", "source_groups decide"),
-            ("reconcile_required", "nothing is reconciled yet"),
+            ("reconcile_required", "`prove: all` counts a run at its source"),
         ):
             if getattr(export, name) is not None:
                 found.append(((*at, name), f"{dotted((*at, name))} is ignored: {instead}"))

@@ -134,7 +134,7 @@ class DestinationConfig(Block):
     path: str | None = Field(
         default=None,
         description="Folder; relative to this file. {date}, {export}, {table} and {partition} are "
-        "replaced.",
+        "replaced. Exports that share one have a folder each in it, by {export}.",
     )
 
     _written: str | None = PrivateAttr(default=None)
@@ -345,7 +345,7 @@ class ExportConfig(Block):
         default=None, description="The budget this export shares; one of source_groups."
     )
     reconcile_required: bool | None = Field(
-        default=None, description="Accepted and ignored: nothing is reconciled yet."
+        default=None, description="Ignored: `prove: all` counts a run at its source."
     )
     columns: dict[str, str] = Field(
         default_factory=dict, description="Column (or table.column) to the type it is read as."
@@ -537,6 +537,11 @@ class FleetConfig(Block):
     spool_dir: str | None = Field(
         default=None,
         description="For unfinished files; the system's temporary folder when absent.",
+    )
+    ignored_settings: tuple[Literal["notifications"], ...] = Field(
+        default=(),
+        description="Settings of a Rivet file that would raise an alert here if anybody acted on "
+        "them. Nobody does: without a word here such a file is refused.",
     )
     parallel_exports: bool = Field(
         default=False, description="Accepted and ignored: the fleet's workers share all chunks."

@@ -241,8 +241,10 @@ def test_a_kind_judges_its_own_settings(load: Load, there: str, written: str, sa
 
 def test_two_exports_of_one_place_are_one_place_whatever_their_keys(load: Load) -> None:
     again = LAKE.replace("name: orders", "name: more").replace("LAKE_SECRET", "OTHER")
-    both = (LAKE + again).replace("{export}", "same")
-    loaded = load(both)
+    shared = load((LAKE + again).replace("{export}", "same"))
+    own = [one.destination.below[1] for one in shared.config.exports]
+    assert own == ["raw/{date}/same/{export}"] * 2
+    loaded = load(LAKE + again.replace("{export}", "orders"))
     with pytest.raises(ConfigError, match="the same destination"):
         plan_campaign(
             loaded,

@@ -9,11 +9,12 @@ import pytest
 
 from rivet_fleet.errors import ConfigError
 from rivet_fleet.execution import registry
+from rivet_fleet.planning.config.digests import changed_exports
 from rivet_fleet.planning.config.fields import parse_size
 from rivet_fleet.planning.config.load import (
+    ALERT_DROPPED,
     CONFIG_BYTES_MAX,
     Installed,
-    changed_exports,
     load_config,
     state_url,
 )
@@ -54,6 +55,19 @@ def test_a_rivet_file_says_what_the_fleet_decides_instead() -> None:
     for name in ("parallel_exports", "notifications", "exports[1].parallel"):
         assert f"{name} is ignored" in warnings
     assert "rivet_postgres.yaml:13:" in warnings
+
+
+def test_an_alert_that_nobody_would_send_is_refused_until_it_is_known(load_text: Loader) -> None:
+    alerts = f"notifications: {{slack: {{webhook_url_env: HOOK, on: [failure]}}}}\n{GOOD}"
+    with pytest.raises(ConfigError, match=r"fleet.yaml:1:.*nobody would be told") as caught:
+        load_text(alerts)
+    assert caught.value.code == ALERT_DROPPED
+    assert "ignored_settings: [notifications]" in said(caught.value)
+    known = load_text(f"ignored_settings: [notifications]\n{alerts}")
+    assert any("notifications is ignored" in one for one in known.warnings)
+    assert load_text(f"notifications: {{slack: }}\n{GOOD}").digest == known.digest
+    with pytest.raises(ConfigError, match="ignored_settings"):
+        load_text(f"ignored_settings: [quality]\n{GOOD}")
 
 
 # (what replaces what in GOOD, line, words that must be said)

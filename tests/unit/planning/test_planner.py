@@ -153,8 +153,8 @@ def test_missing_facts_and_tables_without_columns_are_refused(load_exports: Load
 
 
 def test_two_exports_may_not_share_a_folder(load_text: Loader) -> None:
-    one = "  - {name: %s, table: t, format: parquet, destination: {type: local, path: %s}}\n"
-    loaded = load_text(HEAD + one % ("a", "out/x") + one % ("b", "./out//x/"))
+    one = "  - {name: %s, table: t, format: parquet, destination: {type: local, path: '%s'}}\n"
+    loaded = load_text(HEAD + one % ("a", "out/{export}") + one % ("b", "./out//a/"))
     # Also where the other is not planned this time: it delivers there whenever it is.
     for names in ((), ("b",)):
         with pytest.raises(ConfigError, match=r"fleet.yaml:6:.*same destination as export a"):

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from rivet_fleet.contracts.codec import dumps
 from rivet_fleet.errors import ConfigError
 from rivet_fleet.execution import registry
-from rivet_fleet.planning.config import load
+from rivet_fleet.planning.config import digests
 from rivet_fleet.planning.config.connections import source_connection, state_url
 from rivet_fleet.planning.config.loaded import LoadedConfig
 from rivet_fleet.planning.config.models import DestinationConfig, FleetConfig
@@ -68,13 +68,13 @@ def test_no_secret_in_anything_that_is_shown(
     environ = environment(password, encoded)
     (tmp_path / "url.txt").write_text(environ["URL"] + "\n")
     digested: list[bytes] = []
-    real = load.canonical_json
+    real = digests.canonical_json
 
     def spy(plain: object) -> bytes:
         digested.append(real(plain))
         return digested[-1]
 
-    monkeypatch.setattr(load, "canonical_json", spy)
+    monkeypatch.setattr(digests, "canonical_json", spy)
     loaded = load_text(SHAPES[shape] + EXPORT, environ=environ)
     connection = source_connection(loaded, "default")
     if shape not in ("state", "option"):
