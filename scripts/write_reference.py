@@ -73,8 +73,8 @@ suggestion. `rivet-fleet schema config` prints the same as JSON Schema, for edit
   `NAME=PATTERN`) and `RIVET_FLEET_ALLOW_DESTINATION` (folders), one a line, bound what any command
   reads and writes, whatever configuration and state say (ADR 0024).
 - Settings of Rivet that would change the data and are not supported yet are refused by name;
-  those that only advise are accepted with a warning. `notifications` is refused, because nothing is sent yet, until
-  `ignored_settings: [notifications]` says that this is known.
+  those that only advise are accepted with a warning. `notifications` is refused, because nothing
+  is sent yet, until `ignored_settings: [notifications]` says that this is known.
 """
 _CLI_HEAD = """\
 # The command line
