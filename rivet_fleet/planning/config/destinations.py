@@ -19,7 +19,7 @@ from rivet_fleet.contracts.plan import DestinationPlan
 from rivet_fleet.errors import ConfigError
 from rivet_fleet.planning.config.connections import unset_variable
 from rivet_fleet.planning.config.loaded import LoadedConfig
-from rivet_fleet.planning.config.models import DestinationConfig, ExportConfig, FleetConfig
+from rivet_fleet.planning.config.models import ExportConfig, FleetConfig
 from rivet_fleet.planning.config.problems import ConfigKey
 from rivet_fleet.planning.request import relation_of
 
@@ -120,33 +120,27 @@ def apart(
         if len(shared) < 2 or any(_EXPORT in one.destination.below[1] for one in shared):
             continue
         for index in indexes:
-            exports[index] = _in_own_folder(exports[index], kinds)
+            exports[index] = _in_own_folder(exports[index])
         below, text = shared[0].destination.below
         names = ", ".join(one.name for one in shared)
         own = exports[indexes[0]].destination.below[1]
         said.append(
             (
                 ("exports", indexes[0], "destination", below),
-                f"exports {names} share {text or 'the whole of it'}: each has a folder of its own "
+                f"exports {names} share {text}: each has a folder of its own "
                 f"there, as if {own} were written",
             )
         )
     return config.model_copy(update={"exports": tuple(exports)}), said
 
 
-def _in_own_folder(export: ExportConfig, kinds: DestinationKinds) -> ExportConfig:
-    destination = export.destination
-    text = _with_export(destination.below[1])
-    if destination.below[0] in destination.settings:
-        placed = destination.placed(text)
-    else:
-        below = kinds[destination.type].below
-        placed = DestinationConfig(type=destination.type, **{**destination.settings, below: text})
+def _in_own_folder(export: ExportConfig) -> ExportConfig:
+    placed = export.destination.placed(_with_export(export.destination.below[1]))
     return export.model_copy(update={"destination": placed})
 
 
 def _with_export(text: str) -> str:
     """Behind what is shared, and before the partitions, which are parts of one export."""
-    steps = text.rstrip("/").split("/") if text else []
+    steps = text.rstrip("/").split("/")
     at = next((n for n, step in enumerate(steps) if _PARTITION in step), len(steps))
     return "/".join((*steps[:at], _EXPORT, *steps[at:]))
