@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import NewType
 
@@ -120,8 +121,32 @@ class ChunkRange:
     block_end: int | None = None
 
 
+def joined_ranges(ranges: Sequence[ChunkRange]) -> list[tuple[int, int, ChunkRange]]:
+    """Ranges in the order of their chunks, those that begin where the one before ends told as one:
+    the first and the last index of each, and what they are together. A gap, an overlap or another
+    order begins a new one."""
+    found: list[tuple[int, int, ChunkRange]] = []
+    for index, one in enumerate(ranges):
+        if found and _meet(found[-1][2], one):
+            first, _, before = found[-1]
+            longer = replace(before, upper=one.upper, block_end=one.block_end)
+            found[-1] = (first, index, longer)
+        else:
+            found.append((index, index, one))
+    return found
+
+
+def _meet(one: ChunkRange, other: ChunkRange) -> bool:
+    alike = (one.kind, one.relation, one.columns) == (other.kind, other.relation, other.columns)
+    if one.kind is RangeKind.BLOCKS:
+        return alike and one.block_end is not None and one.block_end == other.block_first
+    return alike and one.upper is not None and one.upper == other.lower
+
+
 SHOWN_CHARS_MAX = 400
 """Of one value of a key, where people read it."""
+CUT = "…"
+"""Behind a value that is longer."""
 
 
 def shown_key(values: KeyTuple) -> str:
@@ -132,7 +157,7 @@ def shown_key(values: KeyTuple) -> str:
 
 def _shown(value: str) -> str:
     text = flat(value[: SHOWN_CHARS_MAX + 1].replace("\0", "\\x"))
-    return text if len(value) <= SHOWN_CHARS_MAX else f"{text[:SHOWN_CHARS_MAX]}…"
+    return text if len(value) <= SHOWN_CHARS_MAX else f"{text[:SHOWN_CHARS_MAX]}{CUT}"
 
 
 def describe_range(chunk_range: ChunkRange) -> str:

@@ -239,7 +239,11 @@ def finalize_run(fleet: Fleet, run_id: RunId) -> bool:
     run = fleet.patience.call("read the run", lambda: fleet.store.run(run_id))
     if run is None:
         return False
-    parts = fleet.patience.call("read the ledger", lambda: fleet.store.parts(run_id))
+    try:
+        # The only reading: what is judged, counted and told is what was found whole.
+        parts = fleet.patience.call("read the ledger", lambda: fleet.store.whole_ledger(lease))
+    except LeaseLost:
+        return False
     destination = fleet.destination(run_id)
     if _reopen_lost(fleet, destination, run, parts):
         return False

@@ -3,11 +3,14 @@ and what would get a key's seal (ADR 0024)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
 from rivet_fleet.contracts.codec import dumps
 from rivet_fleet.contracts.events import Event, EventName
+from rivet_fleet.contracts.keys import CUT, describe_range, joined_ranges
+from rivet_fleet.contracts.state import TaskView
 from rivet_fleet.contracts.window import (
     MARK_OTHER,
     UNCONTINUABLE,
@@ -135,8 +138,9 @@ def _other_columns(export_name: str, mark: StoredMark, what: str) -> StateRefuse
 
 def unkeyed(fleet: Fleet) -> list[str]:
     """What of the namespace is sealed without a key, in lines that nobody may cut: where each run
-    delivers and what it reads, what source groups are allowed, and where marks stand. Whatever its
-    status says, which no seal covers. Raises StateTampered."""
+    delivers, what it reads in which ranges, and what was said of it; what source groups are
+    allowed, and where marks stand. Whatever its status says, which no seal covers. Raises
+    StateTampered."""
     lines = []
     with closing(fleet.store.under(None)) as store:
         names = set()
@@ -145,13 +149,27 @@ def unkeyed(fleet: Fleet) -> list[str]:
             for run in store.runs(campaign.campaign_id):
                 read = run.plan.read
                 done = f"{run.counts.completed} of {run.expected_tasks} chunks completed"
-                lines.append(f"{run.run_id} ({done}) delivers to {run.plan.destination.prefix}")
+                to = run.plan.destination.prefix
+                lines.append(f"{run.run_id} ({done}, {run.rows} rows) delivers to {to}")
                 said = f"query: {read.query}" if read.relation is None else str(read.relation)
                 window = "" if read.window is None else f" within {dumps(read.window)}"
                 lines.append(f"  reads {read.source}: {said}{window}")
+                lines += _ranges(store.tasks(run.run_id))
+                for word in (run.acceptance, run.proof):
+                    if word is not None:
+                        lines.append(f"  {type(word).__name__.lower()}: {dumps(word)}")
         lines += [f"group {one.group_name}: {dumps(one)}" for one in store.budgets()]
         for name in sorted(names):
             for one in store.progression(name):
                 if one.cursor is not None:
                     lines.append(f"{name}: {one.export_name} reads on from {one.cursor}")
+    return lines
+
+
+def _ranges(tasks: Sequence[TaskView]) -> list[str]:
+    """A run's ranges, those that meet as one: of a plan without a gap there are few."""
+    lines = []
+    for first, last, joined in joined_ranges([task.chunk_range for task in tasks]):
+        said = describe_range(joined)
+        lines.append(f"  chunks {first} to {last}: {dumps(joined) if CUT in said else said}")
     return lines

@@ -242,6 +242,12 @@ class SqliteDialect:
                 f"state database {self.target}: {failure.strerror}",
                 hint="the state's directory must exist and be writable",
             ) from None
+        try:
+            # Again, behind what was opened: in between somebody may have changed the place.
+            refuse_strangers(path)
+        except StateRefused:
+            self._lock.close()
+            raise
 
     def engine(self, pool_size: int) -> Engine:
         """An engine whose connections have our pragmas; the file is made when there is none."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 
 from rivet_fleet.contracts.codec import dumps, from_plain
 from rivet_fleet.contracts.events import Event, EventName, Told
@@ -23,16 +24,18 @@ from rivet_fleet.contracts.quality import UniqueStats
 from rivet_fleet.contracts.seals import Sealer
 from rivet_fleet.contracts.state import CampaignStatus, Failure, TaskStatus, Verb
 from rivet_fleet.errors import LeaseLost, StateRefused
-from rivet_fleet.persistence.database import Database, Record, Transaction
-from rivet_fleet.persistence.guards import effect, guard, typed
-from rivet_fleet.persistence.journal import note, note_all
-from rivet_fleet.persistence.seals import (
+from rivet_fleet.persistence.commits import (
+    COMMITS,
     SEALED_OF_PART,
     check_commits,
     check_part,
     seal_commit,
     seal_part,
 )
+from rivet_fleet.persistence.database import Database, Record, Transaction
+from rivet_fleet.persistence.guards import effect, guard, typed
+from rivet_fleet.persistence.journal import note, note_all
+from rivet_fleet.persistence.seals import said_by
 
 # ------------------------------------------------------------------------------------------
 # What parts know about unique keys: written with the commit, read by the finalizer alone.
@@ -115,14 +118,15 @@ def _stats_from(row: Record, columns: tuple[str, ...]) -> UniqueStats:
     )
 
 
-_NAMED = "campaign_id, run_id, export_name, chunk_index, owner, attempts, attempts_max"
+_NAMED = "task_id, campaign_id, run_id, export_name, chunk_index, owner, attempts, attempts_max"
 
 COMMIT = f"""
 UPDATE chunk_task SET {effect(Verb.COMMIT)}, rows_written = :rows, pages_read = :pages,
   longest_statement_ms = :longest_statement_ms,
   lease_expires_at_s = NULL, error_class = NULL, last_error = NULL, page = NULL,
   committed_at_s = NOW_S, updated_at_s = NOW_S
-WHERE {guard(Verb.COMMIT)} RETURNING {_NAMED}
+WHERE {guard(Verb.COMMIT)} RETURNING {_NAMED},
+  (SELECT r.seal FROM chunk_run r WHERE r.run_id = chunk_task.run_id) AS seal
 """
 _SEAL_COMMIT = "UPDATE chunk_task SET commit_seal = :commit_seal WHERE task_id = :task_id"
 COMPLETE = f"""
@@ -177,11 +181,15 @@ _VOID_PARTS = """
 UPDATE file_log SET status = 'voided'
 WHERE run_id = :run_id AND chunk_index = :chunk_index AND status <> 'voided'
 """
-_PARTS = f"""
+PARTS = f"""
 SELECT {SEALED_OF_PART}, status
 FROM file_log WHERE run_id = :run_id CHUNK_FILTER VOIDED_FILTER
 ORDER BY chunk_index, part_number, file_id
 """
+STANDING_PARTS = PARTS.replace("CHUNK_FILTER", "").replace(
+    "VOIDED_FILTER", "AND status <> 'voided'"
+)
+_RUN_SEAL = "SELECT seal FROM chunk_run WHERE run_id = :run_id"
 
 # Reopening locks top down: campaign, run, task. The finalizer and the verdict lock the same rows
 # first, so none of them decides on a count that is just being changed.
@@ -229,13 +237,8 @@ class Ledger:
                 if not _already_committed(tx, task_id, fence, parts):
                     raise _lost(task_id, fence, "commit")
                 return
-            rows_of_parts = [_part_values(task, fence, part) for part in parts]
-            tx.run_many(
-                _ADD_PART, [{**row, "seal": seal_part(tx.sealer, row)} for row in rows_of_parts]
-            )
+            _keep_parts(tx, task, fence, parts, rows)
             add_uniques(tx, task, fence, parts)
-            done_so = {**task._mapping, "fence": fence, "rows_written": rows, "parts": len(parts)}
-            tx.run(_SEAL_COMMIT, task_id=task_id, commit_seal=seal_commit(tx.sealer, done_so))
             size = sum(p.digest.size_bytes for p in parts)
             data: dict[str, object] = {"rows": rows, "parts": len(parts), "bytes": size}
             data["fence"] = fence
@@ -377,19 +380,20 @@ class Ledger:
         """The ledger of a run or of one chunk, in (chunk, part) order; what was voided on demand
         only. Raises StateTampered for a part that is not the one that was committed, and of a run
         for a chunk that counts as read though nobody committed it so."""
-        sql = _PARTS.replace("VOIDED_FILTER", "" if include_voided else "AND status <> 'voided'")
+        sql = PARTS.replace("VOIDED_FILTER", "" if include_voided else "AND status <> 'voided'")
         values: dict[str, object] = {"run_id": run_id}
         if chunk_index is not None:
             values["chunk_index"] = chunk_index
         chunk = "" if chunk_index is None else "AND chunk_index = :chunk_index"
         sql = sql.replace("CHUNK_FILTER", chunk)
 
-        def work(tx: Transaction) -> Sequence[Record]:
-            if chunk_index is None:
-                check_commits(tx, run_id)
-            return tx.all(sql, **values)
+        def work(tx: Transaction) -> tuple[str | None, Sequence[Record], Sequence[Record]]:
+            tasks = tx.all(COMMITS, run_id=run_id) if chunk_index is None else ()
+            return tx.scalar(_RUN_SEAL, run_id=run_id), tasks, tx.all(sql, **values)
 
-        return [_part_from(row, self._db.sealer) for row in self._db.read(work)]
+        seal, tasks, rows = self._db.read(work)
+        check_commits(self._db.sealer, seal, tasks, rows)
+        return parts_from(rows, self._db.sealer, seal)
 
 
 def _stands(tx: Transaction, task_id: TaskId, fence: int, *statuses: TaskStatus) -> bool:
@@ -447,9 +451,34 @@ def _part_values(task: Record, fence: int, part: StagedPart) -> dict[str, object
     }
 
 
+def _keep_parts(
+    tx: Transaction, task: Record, fence: int, parts: Sequence[StagedPart], rows: int
+) -> None:
+    """The rows of a commit's parts, and its seal over them. ``task``: with its run's seal."""
+    with typed(f"the seal of run {task.run_id}"):
+        submission = said_by(task.seal).submission
+    values = [_part_values(task, fence, part) for part in parts]
+    tx.run_many(
+        _ADD_PART,
+        [{**value, "seal": seal_part(tx.sealer, value, submission)} for value in values],
+    )
+    done_so = {**task._mapping, "fence": fence, "rows_written": rows}
+    in_order = sorted(values, key=itemgetter("part_number"))
+    seal = seal_commit(tx.sealer, done_so, in_order, submission)
+    tx.run(_SEAL_COMMIT, task_id=task.task_id, commit_seal=seal)
+
+
+def parts_from(rows: Sequence[Record], sealer: Sealer, seal: str | None) -> list[LedgerPart]:
+    """Rows of ``PARTS`` as values, each compared with its seal. ``seal``: their run's. Raises
+    StateTampered."""
+    with typed("the seal of a run"):
+        submission = said_by(seal).submission
+    return [_part_from(row, sealer, submission) for row in rows]
+
+
 @typed("a part of the ledger")
-def _part_from(row: Record, sealer: Sealer) -> LedgerPart:
-    check_part(sealer, row)
+def _part_from(row: Record, sealer: Sealer, submission: str) -> LedgerPart:
+    check_part(sealer, row, submission)
     return LedgerPart(
         run_id=row.run_id,
         export_name=row.export_name,

@@ -1,19 +1,19 @@
 """What of a state is sealed, and the checks at every reading of it (ADR 0024).
 
-A run's seal covers its plan, its place and the digests of all its chunks' ranges; a part's, a
-commit's, a budget's, a mark's and a proof's their own. What a chunk's row repeats of its run
-(campaign, export, group, place) is compared with the run. What moves by itself (statuses, attempts,
-leases, what a governor decides) is not sealed; ADR 0024 names every such column.
+A run's seal covers its plan, its place and the digests of all its chunks' ranges; a budget's, a
+mark's and a proof's their own, as those of parts and commits do (``commits``). What a chunk's row
+repeats of its run (campaign, export, group, place) is compared with the run. What moves by itself
+(statuses, attempts, leases, what a governor decides) is not sealed; ADR 0024 names every such
+column.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
-
-from sqlalchemy import Connection, text
 
 from rivet_fleet.contracts.identity import checked_id, namespace_of
 from rivet_fleet.contracts.keys import CampaignId
@@ -38,36 +38,72 @@ SEALED_OF_TASK = (
     "source_group"
 )
 """The columns that ``Ranges._check_task`` needs: by them a chunk is picked, counted and read."""
-SEALED_OF_PART = (
-    "run_id, export_name, chunk_index, part_number, fence, path, rows, bytes, fingerprint, md5, "
-    "receipt_json, columns_json, changed_values, seal"
-)
 SEALED_OF_BUDGET = f"namespace, group_name, {', '.join(BUDGET_NUMBERS)}, monitor_json, seal"
 _DIGESTS = f"SELECT {SEALED_OF_RUN}, chunk_digests FROM chunk_run WHERE run_id = :run_id"
 _KEPT_MAX = 4096
-_KINDS = {"": "run", "2.": "run with budget", "3.": "run with commits"}
-"""By what stands in front of a run's seal: what else is sealed of it, so that what is missing there
-was taken away. From 2 on its group's budget and its proof, from 3 on its chunks' commits too. Runs
-of former programs keep their kind."""
-_BATCH_ROWS = 1000
+_KINDS = {"": "run", "2.": "run with budget", "3.": "run with commits", "4.": "run with parts"}
+"""By the mark in a run's seal: what else is sealed of it, so that what is missing there was taken
+away. From 2 on its group's budget and its proof, from 3 on its chunks' commits; from 4 on a commit
+covers its parts, and both the submission that they are of. Runs of former programs keep their
+kind."""
+_SUBMISSION_BYTES = 16
 
 
 # ---------------------------------------------------------------- runs and their chunks
 
 
+@dataclass(frozen=True, slots=True)
+class RunSeal:
+    """What ``chunk_run.seal`` says: ``<digest of the chunks' digests>.<mark><submission>.<seal>``.
+
+    ``submission``: a random name of the storing of the run, so that nothing of a former run of the
+    same id fits this one; empty where the mark (a key of ``_KINDS``) promises none."""
+
+    chunks: str
+    mark: str
+    submission: str
+    seal: str
+
+    @property
+    def whole(self) -> bool:
+        """Its group's budget, and its proof, must be there with their seals."""
+        return self.mark >= "2."
+
+    @property
+    def commits(self) -> bool:
+        """Every chunk that was read has a sealed commit."""
+        return self.mark >= "3."
+
+
+def said_by(seal: str | None) -> RunSeal:
+    """A run's seal taken apart; whether it holds ``check_run`` says."""
+    of_chunks, _, rest = (seal or "").partition(".")
+    # The kind is part of what is sealed: who takes the mark away breaks the seal.
+    mark = rest[:2] if rest[:2] in _KINDS else ""
+    rest = rest.removeprefix(mark)
+    submission, _, rest = rest.partition(".") if mark >= "4." else ("", "", rest)
+    return RunSeal(of_chunks, mark, submission, rest)
+
+
 def seal_run(
-    sealer: Sealer, run: Mapping[str, Any], ranges: Iterable[str], *, mark: str = "3."
+    sealer: Sealer,
+    run: Mapping[str, Any],
+    ranges: Iterable[str],
+    *,
+    mark: str = "4.",
+    submission: str | None = None,
 ) -> dict[str, str]:
     """``seal`` and ``chunk_digests`` of a run's row; ``ranges`` as they are stored, in order.
 
-    ``mark``: its kind, one of ``_KINDS``; a run of a former program keeps the one that it has."""
+    A run that is stored now is of the newest kind (``mark``) and gets a new ``submission``; one
+    that is sealed anew keeps both."""
+    if submission is None:
+        submission = secrets.token_hex(_SUBMISSION_BYTES) if mark >= "4." else ""
     digests = range_digests(ranges)
     of_chunks = digest_of(digests)
-    seal = sealer.seal(_KINDS[mark], _of_run(run, of_chunks))
-    return {
-        "seal": f"{of_chunks}.{mark}{seal}",
-        "chunk_digests": digests,
-    }
+    seal = sealer.seal(_KINDS[mark], _of_run(run, of_chunks, submission))
+    named = f"{submission}." if submission else ""
+    return {"seal": f"{of_chunks}.{mark}{named}{seal}", "chunk_digests": digests}
 
 
 def check_run(sealer: Sealer, row: Record) -> None:
@@ -75,15 +111,14 @@ def check_run(sealer: Sealer, row: Record) -> None:
     what = f"run {row.run_id} of export {row.export_name}"
     with typed(what):
         checked_id(row.run_id)
-        of_chunks, _, seal = (row.seal or "").partition(".")
-        # The kind is part of what is sealed: who takes the mark away breaks the seal.
-        mark = mark_of(row.seal)
-        sealer.check(seal.removeprefix(mark), _KINDS[mark], _of_run(row._mapping, of_chunks), what)
+        said = said_by(row.seal)
+        fields = _of_run(row._mapping, said.chunks, said.submission)
+        sealer.check(said.seal, _KINDS[said.mark], fields, what)
         if row.namespace != namespace_of(row.run_id):
             raise tampered(f"the namespace of {what}")
 
 
-def _number(value: object) -> object:
+def as_number(value: object) -> object:
     """An integer of any kind as one; what is none stays what it is, and differs from what was
     sealed: 1.5 is not 1."""
     return int(value) if isinstance(value, Integral) else value
@@ -91,23 +126,18 @@ def _number(value: object) -> object:
 
 def is_whole(seal: str | None) -> bool:
     """True for a run whose group's budget, and whose proof, must be there with their seals."""
-    return mark_of(seal) >= "2."
+    return said_by(seal).whole
 
 
-def mark_of(seal: str | None) -> str:
-    """What stands in front of a run's seal: a key of ``_KINDS``."""
-    found = (seal or "").partition(".")[2][:2]
-    return found if found in _KINDS else ""
-
-
-def _of_run(run: Mapping[str, Any], of_chunks: str) -> dict[str, object]:
+def _of_run(run: Mapping[str, Any], of_chunks: str, submission: str) -> dict[str, object]:
     names = ("run_id", "campaign_id", "campaign_name", "export_name", "source_group", "plan_hash")
     numbers = ("position", "priority", "expected_tasks")
     return {
         **{name: run[name] for name in names},
-        **{name: _number(run[name]) for name in numbers},
+        **{name: as_number(run[name]) for name in numbers},
         "plan": digest_of(run["plan_json"]),
         "chunks": of_chunks,
+        **({"submission": submission} if submission else {}),
     }
 
 
@@ -210,7 +240,7 @@ def _sealed_run(tx: Transaction, run_id: str) -> SealedRun | None:
         return None
     check_run(tx.sealer, row)
     digests = str(row.chunk_digests or "")
-    if digest_of(digests) != row.seal.partition(".")[0]:
+    if digest_of(digests) != said_by(row.seal).chunks:
         raise tampered(f"the list of chunks of run {run_id}")
     return SealedRun(
         namespace=row.namespace,
@@ -230,64 +260,7 @@ def refuse_without_budget(group_name: str, *, whole: bool) -> None:
         raise tampered(f"the budget of source group {group_name}")
 
 
-# ---------------------------------------------------------------- parts, budgets, marks
-
-
-def seal_part(sealer: Sealer, part: Mapping[str, Any]) -> str:
-    """The seal of one row of the ledger."""
-    return sealer.seal("part", _of_part(part))
-
-
-def check_part(sealer: Sealer, row: Record) -> None:
-    """Raise StateTampered when the part is not the one that was committed."""
-    what = f"part {row.path} of run {row.run_id}"
-    with typed(what):
-        sealer.check(row.seal, "part", _of_part(row._mapping), what)
-
-
-def _of_part(part: Mapping[str, Any]) -> dict[str, object]:
-    texts = ("run_id", "export_name", "path", "fingerprint", "md5", "receipt_json", "columns_json")
-    numbers = ("chunk_index", "part_number", "fence", "rows", "bytes", "changed_values")
-    return {**{n: part[n] for n in texts}, **{n: _number(part[n]) for n in numbers}}
-
-
-def seal_commit(sealer: Sealer, commit: Mapping[str, Any]) -> str:
-    """The seal of a chunk's commit: under which fence, of how many rows in how many parts."""
-    return sealer.seal("commit", _of_commit(commit))
-
-
-def check_commits(tx: Transaction, run_id: str) -> None:
-    """Raise StateTampered for a chunk that counts as read though nobody committed it so: its
-    status was edited, or rows of its parts were taken away (ADR 0024)."""
-    run = tx.first("SELECT seal FROM chunk_run WHERE run_id = :run_id", run_id=run_id)
-    with typed(f"run {run_id}"):
-        sealed = run is not None and mark_of(run.seal) >= "3."
-    for row in tx.all(f"{_COMMITS} WHERE t.run_id = :run_id {_READ}", run_id=run_id):
-        if sealed or row.commit_seal is not None:
-            check_commit(tx.sealer, row)
-
-
-def check_commit(sealer: Sealer, row: Record) -> None:
-    """Raise StateTampered unless the chunk was committed under its fence with what is there."""
-    what = f"the commit of chunk {row.chunk_index} of run {row.run_id}"
-    with typed(what):
-        sealer.check(row.commit_seal, "commit", _of_commit(row._mapping), what)
-
-
-def _of_commit(commit: Mapping[str, Any]) -> dict[str, object]:
-    numbers = ("chunk_index", "fence", "rows_written", "parts")
-    # A chunk of an edited status may have no number of rows at all: that is no sealed one.
-    return {"run_id": commit["run_id"]} | {name: commit[name] for name in numbers}
-
-
-# One statement, so that a chunk and its parts are seen at one moment.
-_COMMITS = """
-SELECT t.run_id, t.chunk_index, t.fence, t.rows_written, t.commit_seal, t.task_id,
-  (SELECT count(*) FROM file_log f WHERE f.run_id = t.run_id AND f.chunk_index = t.chunk_index
-     AND f.fence = t.fence AND f.status <> 'voided') AS parts
-FROM chunk_task t
-"""
-_READ = "AND t.status IN ('committed', 'completed')"
+# ---------------------------------------------------------------- budgets, marks, words
 
 
 def seal_budget(sealer: Sealer, budget: Mapping[str, Any]) -> str:
@@ -345,7 +318,7 @@ def seal_word(sealer: Sealer, kind: str, run_id: str, word_json: str) -> str:
 def check_words(sealer: Sealer, row: Record) -> None:
     """Raise StateTampered when a word on a run is not what was kept. Needs ``run_id``, ``seal``
     and ``WORDS``."""
-    for kind in _WORDS:
+    for kind in KINDS_OF_WORD:
         word, seal = getattr(row, f"{kind}_json"), getattr(row, f"{kind}_seal")
         if word is not None and (seal or is_whole(row.seal)):
             what = f"the {kind} of run {row.run_id}"
@@ -353,127 +326,6 @@ def check_words(sealer: Sealer, row: Record) -> None:
                 sealer.check(seal, kind, {"run_id": row.run_id, "word": word}, what)
 
 
-_WORDS = ("proof", "acceptance")
-WORDS = ", ".join(f"{kind}_json, {kind}_seal" for kind in _WORDS)
+KINDS_OF_WORD = ("proof", "acceptance")
+WORDS = ", ".join(f"{kind}_json, {kind}_seal" for kind in KINDS_OF_WORD)
 SEALED_OF_MARK = "namespace, campaign_name, export_name, last_cursor_value, mark_binding, mark_seal"
-
-
-# ---------------------------------------------------------------- sealing anew
-
-
-def reseal(connection: Connection, old: Sealer | None, new: Sealer, namespace: str | None) -> int:
-    """Seal every row anew, those of one namespace or of all; how many runs there were.
-
-    ``old`` checks each row first; None takes what is there as it is (a state of a program that
-    sealed nothing). Raises StateTampered or StateRefused before anything of the transaction
-    is kept.
-    """
-    within = "" if namespace is None else " AND namespace = :namespace"
-    of_runs = f" AND run_id IN (SELECT run_id FROM chunk_run WHERE 1 = 1{within})"
-    named = {} if namespace is None else {"namespace": namespace}
-    runs = connection.execute(
-        text(f"SELECT {SEALED_OF_RUN} FROM chunk_run WHERE 1 = 1{within}"), named
-    ).fetchall()
-    for run in runs:
-        if old is not None:
-            check_run(old, run)
-        ranges = connection.execute(
-            text("SELECT range_json FROM chunk_task WHERE run_id = :id ORDER BY chunk_index"),
-            {"id": run.run_id},
-        ).scalars()
-        sealed = seal_run(new, dict(run._mapping), ranges, mark=mark_of(run.seal))
-        if old is not None and sealed["seal"].partition(".")[0] != run.seal.partition(".")[0]:
-            raise tampered(f"the list of chunks of run {run.run_id}")
-        connection.execute(
-            text(
-                "UPDATE chunk_run SET seal = :seal, chunk_digests = :chunk_digests "
-                "WHERE run_id = :id"
-            ),
-            {**sealed, "id": run.run_id},
-        )
-    if old is not None:
-        _reseal_words(connection, old, new, within, named)
-    parts = f"SELECT {SEALED_OF_PART}, file_id FROM file_log WHERE 1 = 1{of_runs}"
-    _each(connection, parts, named, _anew(old, check_part, new, seal_part), "file_log", "file_id")
-    if old is not None:
-        of_these = of_runs.replace("run_id", "t.run_id", 1)
-        commits = f"{_COMMITS} WHERE t.commit_seal IS NOT NULL {_READ}{of_these}"
-        anew = _anew(old, check_commit, new, seal_commit)
-        _each(connection, commits, named, anew, "chunk_task", "task_id", "commit_seal")
-    budgets = f"SELECT * FROM source_budget WHERE 1 = 1{within}"
-    for row in connection.execute(text(budgets), named).fetchall():
-        seal = _anew(old, check_budget, new, seal_budget)(row)
-        connection.execute(
-            text(
-                "UPDATE source_budget SET seal = :seal "
-                "WHERE namespace = :namespace AND group_name = :group_name"
-            ),
-            {"seal": seal, "namespace": row.namespace, "group_name": row.group_name},
-        )
-    marks = f"""SELECT {SEALED_OF_MARK} FROM export_state
-                WHERE last_cursor_value IS NOT NULL{within}"""
-    for row in connection.execute(text(marks), named).fetchall():
-        seal = _anew(old, check_mark, new, seal_mark)(row)
-        connection.execute(
-            text(
-                "UPDATE export_state SET mark_seal = :seal WHERE namespace = :namespace "
-                "AND campaign_name = :campaign_name AND export_name = :export_name"
-            ),
-            {
-                "seal": seal,
-                "namespace": row.namespace,
-                "campaign_name": row.campaign_name,
-                "export_name": row.export_name,
-            },
-        )
-    return len(runs)
-
-
-def _reseal_words(
-    connection: Connection, old: Sealer, new: Sealer, within: str, named: Mapping[str, str]
-) -> None:
-    sql = f"SELECT run_id, seal, {WORDS} FROM chunk_run WHERE 1 = 1{within}"
-    for row in connection.execute(text(sql), dict(named)).fetchall():
-        check_words(old, row)
-        for kind in _WORDS:
-            word = getattr(row, f"{kind}_json")
-            if word is not None and getattr(row, f"{kind}_seal") is not None:
-                connection.execute(
-                    text(f"UPDATE chunk_run SET {kind}_seal = :seal WHERE run_id = :id"),
-                    {"seal": seal_word(new, kind, row.run_id, word), "id": row.run_id},
-                )
-
-
-def _anew(
-    old: Sealer | None,
-    check: Callable[[Sealer, Record], None],
-    new: Sealer,
-    seal: Callable[[Sealer, Mapping[str, Any]], str],
-) -> Callable[[Record], str]:
-    def act(row: Record) -> str:
-        if old is not None:
-            check(old, row)
-        return seal(new, row._mapping)
-
-    return act
-
-
-def _each(
-    connection: Connection,
-    sql: str,
-    named: Mapping[str, str],
-    seal: Callable[[Record], str],
-    table: str,
-    key: str,
-    column: str = "seal",
-) -> None:
-    """One UPDATE for each row, sent in batches."""
-    rows = connection.execute(text(sql), dict(named)).fetchall()
-    for start in range(0, len(rows), _BATCH_ROWS):
-        connection.execute(
-            text(f"UPDATE {table} SET {column} = :seal WHERE {key} = :key"),
-            [
-                {"seal": seal(row), "key": getattr(row, key)}
-                for row in rows[start : start + _BATCH_ROWS]
-            ],
-        )

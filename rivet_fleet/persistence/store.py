@@ -22,7 +22,8 @@ from rivet_fleet.persistence.finalizers import Acceptances, Finalizers
 from rivet_fleet.persistence.ledger import Ledger, Uniques
 from rivet_fleet.persistence.marks import Histories, Marks
 from rivet_fleet.persistence.migrate import check_version, migrate, refuse_live
-from rivet_fleet.persistence.seals import SealedRun, reseal
+from rivet_fleet.persistence.reseal import reseal
+from rivet_fleet.persistence.seals import SealedRun
 from rivet_fleet.persistence.views import Counters, Outages, Views
 
 

@@ -211,7 +211,7 @@ def seal_anew(url: str) -> None:
 
     from rivet_fleet.contracts.seals import Sealer
     from rivet_fleet.persistence.open import open_store
-    from rivet_fleet.persistence.seals import reseal
+    from rivet_fleet.persistence.reseal import reseal
 
     with closing(open_store(url)) as store, store._db.migrating() as connection:
         reseal(connection, None, Sealer(), None)

@@ -12,7 +12,7 @@ import pytest
 from rivet_fleet.contracts.seals import Sealer
 from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.persistence.open import open_store
-from rivet_fleet.persistence.seals import reseal
+from rivet_fleet.persistence.reseal import reseal
 from tests.integration.conftest import ROWS
 from tests.integration.fleet_cli import Desk, fleet_yaml, run_sqlite
 from tests.integration.relay import Relay

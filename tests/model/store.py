@@ -11,12 +11,13 @@ from dataclasses import replace
 
 from rivet_fleet.contracts.events import Event, EventName, Told
 from rivet_fleet.contracts.keys import CampaignId, RunId, TaskId
-from rivet_fleet.contracts.manifest import PartStatus, StagedPart
+from rivet_fleet.contracts.manifest import LedgerPart, PartStatus, StagedPart
 from rivet_fleet.contracts.plan import CampaignPlan
 from rivet_fleet.contracts.state import (
     CampaignStatus,
     Claim,
     Failure,
+    FinalizeLease,
     Reaped,
     RunStatus,
     SubmitOutcome,
@@ -355,6 +356,12 @@ class MemoryStore(MemoryBudgets, MemoryFinish, MemoryViews):
             else p
             for p in self._parts
         ]
+
+    @synchronized
+    def whole_ledger(self, lease: FinalizeLease) -> list[LedgerPart]:
+        if self._leased(lease) is None:
+            raise LeaseLost(f"run {lease.run_id} is not ours to finish any more")
+        return self.parts(lease.run_id)
 
 
 def _lost(task_id: TaskId, fence: int) -> LeaseLost:

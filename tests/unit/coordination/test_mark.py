@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
 
 from rivet_fleet.contracts import killpoints
+from rivet_fleet.contracts.codec import dumps
 from rivet_fleet.contracts.keys import RunId
 from rivet_fleet.contracts.killpoints import Arming, KillAction, KillPoint, KillPointReached
+from rivet_fleet.contracts.proof import ProofOutcome, Prove, RunProof
+from rivet_fleet.contracts.quality import Acceptance
+from rivet_fleet.contracts.seals import Sealer
 from rivet_fleet.contracts.window import CursorPlan, mark_text
 from rivet_fleet.coordination.commit import deliver_chunk
 from rivet_fleet.coordination.finalize import finalize_run
+from rivet_fleet.coordination.marks import unkeyed
 from rivet_fleet.coordination.tend import tend
+from rivet_fleet.persistence import open as sqlite_store
+from rivet_fleet.persistence.seals import seal_word
 from tests.model.store import MemoryStore
 from tests.unit.coordination.fleets import (
     CAMPAIGN,
@@ -80,3 +89,38 @@ def test_wherever_the_finalizer_dies_the_mark_moves_with_the_run_alone(tmp_path,
         clock.time_s += 60.0
     assert store.marks("shop", ["e0"])["e0"].value == MARK
     assert [e.event for e in store.journal(campaign_id=CAMPAIGN)].count("mark.moved") == 1
+
+
+def test_what_would_get_a_keys_seal_is_shown(tmp_path):
+    """Whatever is believed of a run once it has the key's seal: what was said of it, and a gap."""
+    url = f"sqlite:///{tmp_path}/state.db"
+    words = {
+        "acceptance": dumps(Acceptance(by="ann", reason="known", at_s=1.0, gates=())),
+        "proof": dumps(
+            RunProof(
+                prove=Prove.ALL,
+                outcome=ProofOutcome.PROVEN,
+                delivered=10,
+                counted=10,
+                sentence="10 rows",
+            )
+        ),
+    }
+    with closing(sqlite_store.open_store(url)) as store:
+        store.migrate()
+        (run,) = memory_plan((3,)).runs
+        # The rows between the first and the third chunk are nobody's.
+        left = [replace(one, chunk_index=n) for n, one in enumerate(run.chunks[::2])]
+        store.submit(replace(memory_plan((3,)), runs=(replace(run, chunks=tuple(left)),)))
+    with closing(sqlite3.connect(tmp_path / "state.db")) as theirs, theirs:
+        theirs.executemany(
+            "UPDATE chunk_run SET acceptance_json = ?, acceptance_seal = ?, proof_json = ?, "
+            "proof_seal = ?",
+            [[v for k, w in words.items() for v in (w, seal_word(Sealer(), k, RUN, w))]],
+        )
+    with closing(sqlite_store.open_store(url, seal_key=b"k" * 16)) as store:
+        shown = "\n".join(unkeyed(make_fleet(store, tmp_path)))
+    for word in words.values():
+        assert word in shown
+    assert "chunks 0 to 0: (id) in [-∞; 1000)" in shown
+    assert "chunks 1 to 1: (id) in [2000; ∞)" in shown

@@ -280,3 +280,22 @@ def test_other_bytes_of_the_same_size_are_found_where_a_proof_is_asked_for(tmp_p
     assert destination.read(SUCCESS_NAME, 100) is None
     assert requeue(fleet, CAMPAIGN, lost=True).lost == 1
     assert visible(fleet, claim.run_id) == []
+
+
+def test_a_chunk_that_nobody_read_ends_nothing_whatever_its_status_says_when(tmp_path):
+    """Marked completed until the run's end is leased, and not when commits are looked at."""
+    store = open_sql_store(f"sqlite:///{tmp_path}/state.db", seal_key=b"k" * 16)
+    store.migrate()
+    store.submit(memory_plan((2,)))
+    fleet = make_fleet(store, tmp_path)
+    claim, _ = deliver(fleet, tmp_path)
+    with closing(sqlite3.connect(tmp_path / "state.db")) as theirs, theirs:
+        theirs.execute("UPDATE chunk_task SET status = 'completed'")
+        theirs.execute(
+            "CREATE TRIGGER t AFTER UPDATE OF finalize_fence ON chunk_run BEGIN "
+            "UPDATE chunk_task SET status = 'pending' WHERE chunk_index = 1; END"
+        )
+    with pytest.raises(StateTampered, match="commit of chunk 1"):
+        finalize_run(fleet, claim.run_id)
+    assert not [p for p in visible(fleet, claim.run_id) if not p.endswith(".parquet")]
+    store.close()

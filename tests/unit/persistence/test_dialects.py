@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.errors import StateRefused
+from rivet_fleet.persistence import dialects
 from rivet_fleet.persistence.database import Database
 from rivet_fleet.persistence.dialects import SqliteDialect, refuse_network_filesystem
 from rivet_fleet.persistence.open import open_store, state_health
@@ -68,6 +70,32 @@ def test_a_folder_where_everybody_may_put_files_beside_the_state_is_refused(
                 ask(f"sqlite:///{tmp_path}/{name}")
             assert caught.value.code == "RIVET_STATE_NOT_OURS"
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("changed", ["everybody may write", "belongs to user"])
+def test_a_place_that_changes_while_the_state_is_opened_is_refused(
+    changed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look and the lock: what is opened then is nobody's whom the look has seen."""
+    opened: list[int] = []
+
+    class Late(dialects.FileLock):
+        def __init__(self, path: Path) -> None:
+            super().__init__(path)
+            opened.append(self._fd)
+            if changed == "belongs to user":
+                give_away(path.parent, monkeypatch)
+            else:
+                path.parent.chmod(0o777)
+
+    monkeypatch.setattr(dialects, "FileLock", Late)
+    with pytest.raises(StateRefused, match=changed) as caught:
+        open_store(f"sqlite:///{tmp_path}/state.db")
+    assert caught.value.code == "RIVET_STATE_NOT_OURS"
+    monkeypatch.undo()
+    assert not (tmp_path / "state.db").exists()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(opened[0])
 
 
 def test_a_link_in_the_place_of_the_lock_is_not_followed(tmp_path: Path) -> None:

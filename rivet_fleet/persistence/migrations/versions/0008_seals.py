@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 from rivet_fleet.contracts.seals import Sealer
-from rivet_fleet.persistence.seals import reseal
+from rivet_fleet.persistence.reseal import reseal
 
 revision = "0008"
 down_revision = "0007"

@@ -1,0 +1,153 @@
+"""What of a delivery is sealed: a chunk's parts, its commit, and that a ledger is whole (ADR 0024).
+
+A part's seal covers its row and the submission of its run. A commit's covers under which fence a
+chunk was read, its rows, and what all its parts are; so no part can vanish, come from another chunk
+or attempt, or be exchanged, whatever a status says.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rivet_fleet.contracts.codec import canonical_json
+from rivet_fleet.contracts.seals import Sealer, digest_of, tampered
+from rivet_fleet.errors import StateTampered
+from rivet_fleet.persistence.database import Record
+from rivet_fleet.persistence.guards import typed
+from rivet_fleet.persistence.seals import as_number, said_by
+
+SEALED_OF_PART = (
+    "run_id, export_name, chunk_index, part_number, fence, path, rows, bytes, fingerprint, md5, "
+    "receipt_json, columns_json, changed_values, seal"
+)
+COMMITS = """
+SELECT task_id, run_id, chunk_index, fence, rows_written, commit_seal, status FROM chunk_task
+WHERE run_id = :run_id ORDER BY chunk_index
+"""
+"""The chunks of a run, with what their commits say."""
+_VOIDED = "voided"
+_READ = ("committed", "completed")
+Parts = Mapping[object, Sequence[Record]]
+
+
+def seal_part(sealer: Sealer, part: Mapping[str, Any], submission: str) -> str:
+    """The seal of one row of the ledger. ``submission``: its run's, as in ``RunSeal``."""
+    return sealer.seal("part", _of_part(part, submission))
+
+
+def check_part(sealer: Sealer, row: Record, submission: str) -> None:
+    """Raise StateTampered when the part is not the one that was committed."""
+    what = f"part {row.path} of run {row.run_id}"
+    with typed(what):
+        sealer.check(row.seal, "part", _of_part(row._mapping, submission), what)
+
+
+def _of_part(part: Mapping[str, Any], submission: str) -> dict[str, object]:
+    texts = ("run_id", "export_name", "path", "fingerprint", "md5", "receipt_json", "columns_json")
+    numbers = ("chunk_index", "part_number", "fence", "rows", "bytes", "changed_values")
+    return {
+        **{n: part[n] for n in texts},
+        **{n: as_number(part[n]) for n in numbers},
+        **({"submission": submission} if submission else {}),
+    }
+
+
+def seal_commit(
+    sealer: Sealer, commit: Mapping[str, Any], parts: Sequence[Mapping[str, Any]], submission: str
+) -> str:
+    """The seal of a chunk's commit: under which fence, of how many rows in which ``parts``, all of
+    the chunk that are not voided, in the order of their numbers."""
+    return sealer.seal("commit", _of_commit(commit, parts, submission))
+
+
+def check_commit(sealer: Sealer, task: Record, parts: Sequence[Record], submission: str) -> None:
+    """Raise StateTampered unless the chunk was committed under its fence with exactly these
+    parts."""
+    what = f"the commit of chunk {task.chunk_index} of run {task.run_id}"
+    with typed(what):
+        fields = _of_commit(task._mapping, [part._mapping for part in parts], submission)
+        sealer.check(task.commit_seal, "commit", fields, what)
+
+
+def _of_commit(
+    commit: Mapping[str, Any], parts: Sequence[Mapping[str, Any]], submission: str
+) -> dict[str, object]:
+    # A chunk of an edited status may have no number of rows at all: that is no sealed one.
+    said = {name: commit[name] for name in ("run_id", "chunk_index", "fence", "rows_written")}
+    if submission:
+        contents = [_of_part(part, submission) for part in parts]
+        said |= {"submission": submission, "contents": digest_of(canonical_json(contents).decode())}
+    return said | {"parts": len(parts)}
+
+
+# ---------------------------------------------------------------- the whole ledger of a run
+
+
+def standing_parts(rows: Sequence[Record]) -> Parts:
+    """By chunk, the parts that are not voided, in the order of ``rows``: by their numbers."""
+    found: dict[object, list[Record]] = defaultdict(list)
+    for row in rows:
+        if row.status != _VOIDED:
+            found[row.chunk_index].append(row)
+    return found
+
+
+def check_commits(
+    sealer: Sealer, seal: str | None, tasks: Sequence[Record], rows: Sequence[Record]
+) -> None:
+    """Raise StateTampered for a chunk that counts as read though nobody committed it so: its
+    status was edited, or rows of its parts were. ``seal``: its run's; ``tasks`` (``COMMITS``) and
+    ``rows``, with their status, of one moment."""
+    with typed("the seal of a run"):
+        said = said_by(seal)
+    parts = standing_parts(rows)
+    for task in tasks:
+        if task.status in _READ and (said.commits or task.commit_seal is not None):
+            check_commit(sealer, task, _of_its_fence(task, parts), said.submission)
+
+
+def check_whole(
+    sealer: Sealer, run: Record, tasks: Sequence[Record], rows: Sequence[Record]
+) -> None:
+    """Raise StateTampered unless each chunk of the run was committed once, with exactly the parts
+    that are there, whatever statuses say. ``run``: as ``check_run`` found it good.
+
+    Of former programs' runs as far as their seals go: before commits were sealed, a chunk without
+    one is believed; before commits covered their parts, numbers and sums are compared."""
+    said, parts = said_by(run.seal), standing_parts(rows)
+    indexes = [task.chunk_index for task in tasks]
+    if said.commits and indexes != list(range(run.expected_tasks)):
+        raise tampered(f"the list of chunks of run {run.run_id}")
+    for task in tasks:
+        mine = _of_its_fence(task, parts)
+        if said.commits or task.commit_seal is not None:
+            check_commit(sealer, task, mine, said.submission)
+        if said.commits and not said.submission:
+            _check_sums(task, mine)
+
+
+def _of_its_fence(task: Record, parts: Parts) -> Sequence[Record]:
+    """All parts of a chunk. Raises StateTampered for one of another attempt than was committed:
+    reopening voids those before it, so that somebody brought it back."""
+    mine = parts.get(task.chunk_index, ())
+    for part in mine:
+        if part.fence != task.fence:
+            raise _of_another_attempt(part, task)
+    return mine
+
+
+def _of_another_attempt(part: Record, task: Record) -> StateTampered:
+    return tampered(
+        f"part {part.path} of run {part.run_id}, of another attempt (fence {part.fence}) than the "
+        f"one that chunk {task.chunk_index} stands at (fence {task.fence}),"
+    )
+
+
+def _check_sums(task: Record, mine: Sequence[Record]) -> None:
+    with typed(f"the parts of chunk {task.chunk_index} of run {task.run_id}"):
+        numbers = [part.part_number for part in mine]
+        rows = sum(part.rows for part in mine)
+        if numbers != list(range(len(mine))) or rows != task.rows_written:
+            raise ValueError
