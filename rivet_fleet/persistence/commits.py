@@ -1,4 +1,4 @@
-"""What of a delivery is sealed: a chunk's parts, its commit, and that a ledger is whole (ADR 0024).
+"""The ledger as it is read, and what of it is sealed: parts, commits, that it is whole (ADR 0024).
 
 A part's seal covers its row and the submission of its run. A commit's covers under which fence a
 chunk was read, its rows, and what all its parts are; so no part can vanish, come from another chunk
@@ -7,16 +7,20 @@ or attempt, or be exchanged, whatever a status says.
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rivet_fleet.contracts.codec import canonical_json
+from rivet_fleet.contracts.codec import canonical_json, from_plain
+from rivet_fleet.contracts.keys import RunId
+from rivet_fleet.contracts.manifest import ColumnStats, LedgerPart, PartDigest, PartStatus
 from rivet_fleet.contracts.seals import Sealer, digest_of, tampered
-from rivet_fleet.errors import StateTampered
-from rivet_fleet.persistence.database import Record
+from rivet_fleet.contracts.state import FinalizeLease
+from rivet_fleet.errors import LeaseLost, StateTampered
+from rivet_fleet.persistence.database import Database, Record, Transaction
 from rivet_fleet.persistence.guards import typed
-from rivet_fleet.persistence.seals import as_number, said_by
+from rivet_fleet.persistence.seals import SEALED_OF_RUN, as_number, check_run, said_by
 
 SEALED_OF_PART = (
     "run_id, export_name, chunk_index, part_number, fence, path, rows, bytes, fingerprint, md5, "
@@ -151,3 +155,93 @@ def _check_sums(task: Record, mine: Sequence[Record]) -> None:
         rows = sum(part.rows for part in mine)
         if numbers != list(range(len(mine))) or rows != task.rows_written:
             raise ValueError
+
+
+# ---------------------------------------------------------------- reading it
+
+
+_PARTS = f"""
+SELECT {SEALED_OF_PART}, status
+FROM file_log WHERE run_id = :run_id CHUNK_FILTER VOIDED_FILTER
+ORDER BY chunk_index, part_number, file_id
+"""
+_STANDING = _PARTS.replace("CHUNK_FILTER", "").replace("VOIDED_FILTER", "AND status <> 'voided'")
+_RUN_SEAL = "SELECT seal FROM chunk_run WHERE run_id = :run_id"
+_LEASED = f"""
+SELECT {SEALED_OF_RUN} FROM chunk_run
+WHERE run_id = :run_id AND status = 'in_progress' AND finalize_fence = :finalize_fence
+"""
+
+
+class Deliveries:
+    """The ledger as it is read, compared with its seals."""
+
+    _db: Database
+
+    def parts(
+        self, run_id: RunId, *, chunk_index: int | None = None, include_voided: bool = False
+    ) -> list[LedgerPart]:
+        """The ledger of a run or of one chunk, in (chunk, part) order; what was voided on demand
+        only. Raises StateTampered for a part that is not the one that was committed, and of a run
+        for a chunk that counts as read though nobody committed it so."""
+        sql = _PARTS.replace("VOIDED_FILTER", "" if include_voided else "AND status <> 'voided'")
+        values: dict[str, object] = {"run_id": run_id}
+        if chunk_index is not None:
+            values["chunk_index"] = chunk_index
+        chunk = "" if chunk_index is None else "AND chunk_index = :chunk_index"
+        sql = sql.replace("CHUNK_FILTER", chunk)
+
+        def work(tx: Transaction) -> tuple[str | None, Sequence[Record], Sequence[Record]]:
+            tasks = tx.all(COMMITS, run_id=run_id) if chunk_index is None else ()
+            return tx.scalar(_RUN_SEAL, run_id=run_id), tasks, tx.all(sql, **values)
+
+        seal, tasks, rows = self._db.read(work)
+        check_commits(self._db.sealer, seal, tasks, rows)
+        return _parts_from(rows, self._db.sealer, seal)
+
+    def whole_ledger(self, lease: FinalizeLease) -> list[LedgerPart]:
+        """All that a run's manifest is made of, in (chunk, part) order, of one moment at which the
+        finalizer's lease held. Raises LeaseLost, and StateTampered unless each chunk of the plan
+        was committed once with exactly these parts, whatever statuses say (ADR 0024)."""
+
+        def work(tx: Transaction) -> tuple[Record | None, Sequence[Record], Sequence[Record]]:
+            run = tx.first(_LEASED, run_id=lease.run_id, finalize_fence=lease.finalize_fence)
+            named = {"run_id": lease.run_id}
+            return run, tx.all(COMMITS, **named), tx.all(_STANDING, **named)
+
+        run, tasks, rows = self._db.read(work)
+        if run is None:
+            raise LeaseLost(f"run {lease.run_id} is not this finalizer's any more")
+        check_run(self._db.sealer, run)
+        check_whole(self._db.sealer, run, tasks, rows)
+        return _parts_from(rows, self._db.sealer, run.seal)
+
+
+def _parts_from(rows: Sequence[Record], sealer: Sealer, seal: str | None) -> list[LedgerPart]:
+    """Rows of the ledger as values, each compared with its seal. ``seal``: their run's. Raises
+    StateTampered."""
+    with typed("the seal of a run"):
+        submission = said_by(seal).submission
+    return [_part_from(row, sealer, submission) for row in rows]
+
+
+@typed("a part of the ledger")
+def _part_from(row: Record, sealer: Sealer, submission: str) -> LedgerPart:
+    check_part(sealer, row, submission)
+    return LedgerPart(
+        run_id=row.run_id,
+        export_name=row.export_name,
+        chunk_index=row.chunk_index,
+        part_number=row.part_number,
+        fence=row.fence,
+        path=row.path,
+        digest=PartDigest(
+            rows=row.rows,
+            size_bytes=row.bytes,
+            fingerprint=row.fingerprint,
+            md5_base64=row.md5,
+        ),
+        receipt=json.loads(row.receipt_json),
+        status=PartStatus(row.status),
+        columns=tuple(from_plain(ColumnStats, c) for c in json.loads(row.columns_json)),
+    )

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from rivet_fleet.contracts.codec import dumps, loads
 from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.keys import CampaignId, RunId
-from rivet_fleet.contracts.manifest import LedgerPart
 from rivet_fleet.contracts.plan import ExportPlan
 from rivet_fleet.contracts.proof import RunProof
 from rivet_fleet.contracts.quality import Acceptance, RunFindings
@@ -20,16 +19,13 @@ from rivet_fleet.contracts.state import (
     WorkerIdentity,
 )
 from rivet_fleet.errors import LeaseLost, StateRefused
-from rivet_fleet.persistence.commits import COMMITS, check_whole
 from rivet_fleet.persistence.database import Database, Record, Transaction
 from rivet_fleet.persistence.journal import note
 from rivet_fleet.persistence.ledger import (
     LOCK_CAMPAIGN,
     LOCK_RUN,
     REVIVE_CAMPAIGN,
-    STANDING_PARTS,
     forget_former,
-    parts_from,
 )
 from rivet_fleet.persistence.marks import move_mark, record_committed
 from rivet_fleet.persistence.seals import SEALED_OF_RUN, WORDS, check_run, check_words, seal_word
@@ -61,10 +57,6 @@ _CONFIRM = """
 UPDATE chunk_run SET finalize_lease_expires_at_s = NOW_S + :lease_ttl_s
 WHERE run_id = :run_id AND status = 'in_progress' AND finalize_fence = :finalize_fence
   AND ALL_COMPLETED
-"""
-_LEASED = f"""
-SELECT {SEALED_OF_RUN} FROM chunk_run
-WHERE run_id = :run_id AND status = 'in_progress' AND finalize_fence = :finalize_fence
 """
 _NOTE_PROOF = """
 UPDATE chunk_run SET proof_json = :proof_json, proof_seal = :proof_seal,
@@ -156,23 +148,6 @@ class Finalizers:
         values = {**_named(lease), "lease_ttl_s": lease_ttl_s}
         if self._db.write(lambda tx: tx.run(sql, **values)) == 0:
             raise _lost(lease)
-
-    def whole_ledger(self, lease: FinalizeLease) -> list[LedgerPart]:
-        """All that a run's manifest is made of, in (chunk, part) order, of one moment at which the
-        finalizer's lease held. Raises LeaseLost, and StateTampered unless each chunk of the plan
-        was committed once with exactly these parts, whatever statuses say (ADR 0024)."""
-
-        def work(tx: Transaction) -> tuple[Record | None, Sequence[Record], Sequence[Record]]:
-            run = tx.first(_LEASED, **_named(lease))
-            named = {"run_id": lease.run_id}
-            return run, tx.all(COMMITS, **named), tx.all(STANDING_PARTS, **named)
-
-        run, tasks, rows = self._db.read(work)
-        if run is None:
-            raise _lost(lease)
-        check_run(self._db.sealer, run)
-        check_whole(self._db.sealer, run, tasks, rows)
-        return parts_from(rows, self._db.sealer, run.seal)
 
     def note_proof(self, lease: FinalizeLease, proof: RunProof, lease_ttl_s: float) -> None:
         """Keep what the source said of the whole run, until a chunk of it is reopened, and extend

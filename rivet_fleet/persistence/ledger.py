@@ -6,32 +6,19 @@ the connection: calling it again with the same fence is then a success, never Le
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
 
-from rivet_fleet.contracts.codec import dumps, from_plain
+from rivet_fleet.contracts.codec import dumps
 from rivet_fleet.contracts.events import Event, EventName, Told
 from rivet_fleet.contracts.keys import CampaignId, RunId, TaskId
 from rivet_fleet.contracts.manifest import (
-    ColumnStats,
-    LedgerPart,
-    PartDigest,
-    PartStatus,
     StagedPart,
 )
 from rivet_fleet.contracts.quality import UniqueStats
-from rivet_fleet.contracts.seals import Sealer
 from rivet_fleet.contracts.state import CampaignStatus, Failure, TaskStatus, Verb
 from rivet_fleet.errors import LeaseLost, StateRefused
-from rivet_fleet.persistence.commits import (
-    COMMITS,
-    SEALED_OF_PART,
-    check_commits,
-    check_part,
-    seal_commit,
-    seal_part,
-)
+from rivet_fleet.persistence.commits import seal_commit, seal_part
 from rivet_fleet.persistence.database import Database, Record, Transaction
 from rivet_fleet.persistence.guards import effect, guard, typed
 from rivet_fleet.persistence.journal import note, note_all
@@ -181,16 +168,6 @@ _VOID_PARTS = """
 UPDATE file_log SET status = 'voided'
 WHERE run_id = :run_id AND chunk_index = :chunk_index AND status <> 'voided'
 """
-PARTS = f"""
-SELECT {SEALED_OF_PART}, status
-FROM file_log WHERE run_id = :run_id CHUNK_FILTER VOIDED_FILTER
-ORDER BY chunk_index, part_number, file_id
-"""
-STANDING_PARTS = PARTS.replace("CHUNK_FILTER", "").replace(
-    "VOIDED_FILTER", "AND status <> 'voided'"
-)
-_RUN_SEAL = "SELECT seal FROM chunk_run WHERE run_id = :run_id"
-
 # Reopening locks top down: campaign, run, task. The finalizer and the verdict lock the same rows
 # first, so none of them decides on a count that is just being changed.
 LOCK_CAMPAIGN = "SELECT status FROM campaign WHERE campaign_id = :campaign_id LOCK_ROW"
@@ -374,27 +351,6 @@ class Ledger:
 
         return self._db.write(work)
 
-    def parts(
-        self, run_id: RunId, *, chunk_index: int | None = None, include_voided: bool = False
-    ) -> list[LedgerPart]:
-        """The ledger of a run or of one chunk, in (chunk, part) order; what was voided on demand
-        only. Raises StateTampered for a part that is not the one that was committed, and of a run
-        for a chunk that counts as read though nobody committed it so."""
-        sql = PARTS.replace("VOIDED_FILTER", "" if include_voided else "AND status <> 'voided'")
-        values: dict[str, object] = {"run_id": run_id}
-        if chunk_index is not None:
-            values["chunk_index"] = chunk_index
-        chunk = "" if chunk_index is None else "AND chunk_index = :chunk_index"
-        sql = sql.replace("CHUNK_FILTER", chunk)
-
-        def work(tx: Transaction) -> tuple[str | None, Sequence[Record], Sequence[Record]]:
-            tasks = tx.all(COMMITS, run_id=run_id) if chunk_index is None else ()
-            return tx.scalar(_RUN_SEAL, run_id=run_id), tasks, tx.all(sql, **values)
-
-        seal, tasks, rows = self._db.read(work)
-        check_commits(self._db.sealer, seal, tasks, rows)
-        return parts_from(rows, self._db.sealer, seal)
-
 
 def _stands(tx: Transaction, task_id: TaskId, fence: int, *statuses: TaskStatus) -> bool:
     row = tx.first(_STANDING, task_id=task_id)
@@ -466,33 +422,3 @@ def _keep_parts(
     in_order = sorted(values, key=itemgetter("part_number"))
     seal = seal_commit(tx.sealer, done_so, in_order, submission)
     tx.run(_SEAL_COMMIT, task_id=task.task_id, commit_seal=seal)
-
-
-def parts_from(rows: Sequence[Record], sealer: Sealer, seal: str | None) -> list[LedgerPart]:
-    """Rows of ``PARTS`` as values, each compared with its seal. ``seal``: their run's. Raises
-    StateTampered."""
-    with typed("the seal of a run"):
-        submission = said_by(seal).submission
-    return [_part_from(row, sealer, submission) for row in rows]
-
-
-@typed("a part of the ledger")
-def _part_from(row: Record, sealer: Sealer, submission: str) -> LedgerPart:
-    check_part(sealer, row, submission)
-    return LedgerPart(
-        run_id=row.run_id,
-        export_name=row.export_name,
-        chunk_index=row.chunk_index,
-        part_number=row.part_number,
-        fence=row.fence,
-        path=row.path,
-        digest=PartDigest(
-            rows=row.rows,
-            size_bytes=row.bytes,
-            fingerprint=row.fingerprint,
-            md5_base64=row.md5,
-        ),
-        receipt=json.loads(row.receipt_json),
-        status=PartStatus(row.status),
-        columns=tuple(from_plain(ColumnStats, c) for c in json.loads(row.columns_json)),
-    )

@@ -17,6 +17,7 @@ from rivet_fleet.errors import RivetFleetError
 from rivet_fleet.persistence.budgets import Budgets, Governors
 from rivet_fleet.persistence.campaigns import Campaigns
 from rivet_fleet.persistence.claims import Claims
+from rivet_fleet.persistence.commits import Deliveries
 from rivet_fleet.persistence.database import Database
 from rivet_fleet.persistence.finalizers import Acceptances, Finalizers
 from rivet_fleet.persistence.ledger import Ledger, Uniques
@@ -33,6 +34,7 @@ class Store(
     Budgets,
     Governors,
     Claims,
+    Deliveries,
     Ledger,
     Finalizers,
     Histories,
