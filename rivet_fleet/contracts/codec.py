@@ -47,27 +47,39 @@ def loads_checked(kind: type[T], text: str) -> T:
     """``loads`` for a text that nobody vouches for: every scalar, too, is of its type. Raises
     ValueError or TypeError."""
     value = loads(kind, text)
-    if not _fits(kind, value):
+    if not fits(kind, value):
         raise TypeError(f"{text[:40]!r} is no {kind.__name__}")
     return value
 
 
-def _fits(kind: Any, value: object) -> bool:
+def fits(kind: Any, value: object) -> bool:
+    """Whether a value is of its annotation, whatever lies in it: every field of a dataclass, every
+    element, every scalar. A float is finite; what is none of the codec's kinds fits."""
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
-        return any(_fits(one, value) for one in inner)
+        return any(fits(one, value) for one in inner)
     if origin is tuple:
-        return isinstance(value, tuple) and all(_fits(inner[0], one) for one in value)
+        return isinstance(value, tuple) and _elements_fit(inner, value)
+    if origin in (dict, Mapping):
+        return isinstance(value, Mapping) and all(
+            fits(inner[0], name) and fits(inner[1], one) for name, one in value.items()
+        )
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         hints = _hints(kind)
         return isinstance(value, kind) and all(
-            _fits(hints[one.name], getattr(value, one.name)) for one in dataclasses.fields(kind)
+            fits(hints[one.name], getattr(value, one.name)) for one in dataclasses.fields(kind)
         )
     if kind is float:
         return type(value) in (int, float) and math.isfinite(cast(float, value))
     if kind in (str, int, bool, types.NoneType):
         return type(value) is kind
-    return True
+    return not (isinstance(kind, type) and issubclass(kind, Enum)) or isinstance(value, kind)
+
+
+def _elements_fit(kinds: tuple[Any, ...], values: tuple[object, ...]) -> bool:
+    if len(kinds) == 2 and kinds[1] is Ellipsis:
+        return all(fits(kinds[0], one) for one in values)
+    return len(kinds) == len(values) and all(map(fits, kinds, values))
 
 
 @cache

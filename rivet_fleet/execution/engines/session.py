@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import math
+import struct
 import time
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -147,6 +149,7 @@ def _no_number(due: str) -> SourceRefused:
         f"the server said something else where {due} is due",
         hint="what it is asked for is a count, a size or a number of its own; is it the server "
         "that it should be?",
+        code=OTHER_ANSWER,
     )
 
 
@@ -170,6 +173,47 @@ def maybe_swapped(codes: frozenset[str]) -> Iterator[None]:
             extra_delay_s=1.0,
             unmasked=refused.unmasked,
         ) from None
+
+
+# ------------------------------------------------------------------------------------------
+# Answers to something else than was asked: rows of another shape, NULL where there is always a
+# value, text where a number is due. Whoever takes them apart asks nothing of them: what is stumbled
+# into there is the server's fault, and one place says so.
+
+OTHER_ANSWER = "RIVET_SOURCE_ANSWER"
+_STUMBLES = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    StopIteration,
+    TypeError,
+    ValueError,
+    struct.error,
+)
+
+
+def other_answer(url: DatabaseUrl, doing: str, what: str) -> SourceRefused:
+    """Our error for an answer to something else. Asked again, the server would say the same."""
+    said = f"the server answered something else than was asked (while {doing}: {what})"
+    return SourceRefused(
+        f"{url.identity}: {said}",
+        hint="is the right server at that address, and does whatever stands between leave answers "
+        "as they are? nothing was made of this one",
+        code=OTHER_ANSWER,
+    )
+
+
+@contextlib.contextmanager
+def as_asked(url: DatabaseUrl, doing: str) -> Iterator[None]:
+    """Inside, an answer is taken for what was asked. Raises SourceRefused where it is not; of what
+    a library says nothing is kept, for it may hold the value."""
+    try:
+        yield
+    except _STUMBLES as error:
+        place = traceback.extract_tb(error.__traceback__)[-1].name
+        raise other_answer(url, doing, f"{type(error).__name__} in {place}") from None
 
 
 # ------------------------------------------------------------------------------------------
@@ -360,10 +404,23 @@ class EngineSession(ABC, Generic[Connection, At]):
         connection = self.connection
         connection.silence_s_max = answers_within_s(timeout_s)
         try:
-            with self._errors(doing, subject):
+            with as_asked(self.url, doing), self._errors(doing, subject):
                 yield connection
         except SourceError as error:
             error.received_bytes = vain_bytes(connection.answered_bytes)
+            raise
+
+    @contextlib.contextmanager
+    def asked(self, verb: str) -> Iterator[None]:
+        """One verb of a seam: questions, and what is made of their answers between and behind them.
+        Raises SourceError."""
+        try:
+            with as_asked(self.url, verb), self._errors(verb, "the query"):
+                yield
+        except SourceError as error:
+            if error.code == OTHER_ANSWER and self._connection is not None:
+                answered_bytes = vain_bytes(self._connection.answered_bytes)
+                error.received_bytes = error.received_bytes or answered_bytes
             raise
 
     @abstractmethod

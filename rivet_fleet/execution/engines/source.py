@@ -6,12 +6,16 @@ answers is here once.
 
 from __future__ import annotations
 
+import functools
+import inspect
+import typing
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from rivet_fleet.contracts.basis import BasisFact
+from rivet_fleet.contracts.codec import fits
 from rivet_fleet.contracts.columns import ColumnSpec
 from rivet_fleet.contracts.counters import CounterReading
 from rivet_fleet.contracts.facts import FactsRequest, Listing, ServerFacts, SourceFacts, SourceNote
@@ -22,7 +26,12 @@ from rivet_fleet.contracts.window import Newest, NewestRequest
 from rivet_fleet.errors import SourceRefused
 from rivet_fleet.execution.chunkreader import PagedReader, ReadingEngine, text_column
 from rivet_fleet.execution.engines.decoding import BatchDecoder, Decoders
-from rivet_fleet.execution.engines.session import EngineSession, Settings, whole
+from rivet_fleet.execution.engines.session import (
+    EngineSession,
+    Settings,
+    other_answer,
+    whole,
+)
 from rivet_fleet.execution.paging import KeyDialect
 from rivet_fleet.execution.proof import count_select
 from rivet_fleet.execution.signals import SignalSpec, unknown_signal
@@ -44,6 +53,37 @@ class Basis(Protocol):
 S = TypeVar("S", bound=EngineSession[Any, Any])
 B = TypeVar("B", bound=Basis)
 D = TypeVar("D", bound=BatchDecoder)
+
+
+K = TypeVar("K", bound=type[Any])
+_NO_VERBS = ("close", "pack", "count_pages")
+"""They ask nothing."""
+
+
+def verbs_are_answered(kind: K) -> K:
+    """Class decorator: every public method asks inside its ``_session``'s ``asked``, one that is
+    added, too; and what it gives is of its annotation, whatever types the server's cells had."""
+    for name, verb in inspect.getmembers(kind, inspect.isfunction):
+        if not name.startswith("_") and name not in _NO_VERBS:
+            setattr(kind, name, _answered(name.replace("_", " "), verb))
+    return kind
+
+
+def _answered(name: str, verb: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(verb)
+    def answered(self: Any, *arguments: Any, **named: Any) -> Any:
+        with self._session.asked(name):
+            answer = verb(self, *arguments, **named)
+            if not fits(_given(verb), answer):
+                raise other_answer(self._session.url, name, "values of other types")
+            return answer
+
+    return answered
+
+
+@functools.cache
+def _given(verb: Callable[..., Any]) -> Any:
+    return typing.get_type_hints(verb)["return"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +119,25 @@ class Questions(Generic[S, B]):
     ping: Callable[[S], str]
 
 
+@verbs_are_answered
+class EngineReader(PagedReader):
+    """A ``ChunkReader`` over one session."""
+
+    def __init__(
+        self,
+        session: EngineSession[Any, Any],
+        engine: ReadingEngine,
+        read: ReadPlan,
+        chunk_range: ChunkRange,
+        footing: Footing,
+        *,
+        row_bytes_max: int,
+    ) -> None:
+        self._session = session
+        super().__init__(engine, read, chunk_range, footing, row_bytes_max=row_bytes_max)
+
+
+@verbs_are_answered
 class EngineSource(Generic[S, B]):
     """A ``Source``. One connection, opened at first use; not shared between threads."""
 
@@ -129,7 +188,10 @@ class EngineSource(Generic[S, B]):
             tuning = replace(tuning, max_value_bytes=lower)
         footing = Footing(read, chunk_range, lambda: self._basis.look(read, chunk_range))
         engine = self._ask.reading(self._session, self._basis, footing, read, chunk_range, tuning)
-        return PagedReader(engine, read, chunk_range, footing, row_bytes_max=tuning.max_row_bytes)
+        row_bytes_max = tuning.max_row_bytes
+        return EngineReader(
+            self._session, engine, read, chunk_range, footing, row_bytes_max=row_bytes_max
+        )
 
     def list_relations(self) -> Listing:
         """Every relation the user may see; see ``Source``."""
@@ -212,6 +274,7 @@ class EngineReading(Generic[S, D]):
         return self._decoder
 
 
+@verbs_are_answered
 class EngineSignals(ABC, Generic[S]):
     """``SourceSignals`` over one session."""
 

@@ -14,6 +14,7 @@ from rivet_fleet.contracts.url import DatabaseUrl
 from rivet_fleet.errors import MalformedData, RetryClass, SourceBusy, SourceError
 from rivet_fleet.execution.engines.session import (
     GONE,
+    OTHER_ANSWER,
     REFUSED,
     RESTARTING,
     ErrorClass,
@@ -312,7 +313,8 @@ def postgres_errors(url: DatabaseUrl, doing: str) -> Iterator[None]:
     except UnicodeDecodeError as error:
         # We asked for UTF-8, and the server answered that it sends it.
         raise MalformedData(
-            f"{url.identity}: text that is no UTF-8 ({error.reason}, while {doing})"
+            f"{url.identity}: text that is no UTF-8 ({error.reason}, while {doing})",
+            code=OTHER_ANSWER,
         ) from None
 
 

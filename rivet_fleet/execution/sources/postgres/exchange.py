@@ -17,7 +17,13 @@ from psycopg.pq.abc import PGresult
 from rivet_fleet.contracts.plan import TuningPlan
 from rivet_fleet.errors import MalformedData, SourceError, SourceRefused
 from rivet_fleet.execution.engines.decoding import BatchDecoder
-from rivet_fleet.execution.engines.session import Settings, answers_within_s, maybe_swapped, whole
+from rivet_fleet.execution.engines.session import (
+    OTHER_ANSWER,
+    Settings,
+    answers_within_s,
+    maybe_swapped,
+    whole,
+)
 from rivet_fleet.execution.engines.stream import SteppedStream, Steps
 from rivet_fleet.execution.servo import Overdue
 from rivet_fleet.execution.sources.postgres.border import SWAPPED
@@ -314,7 +320,8 @@ class CopyStream(SteppedStream):
         try:
             return whole(row[0]) if row else 0
         except SourceRefused:
-            raise MalformedData("the server counted rows and sent no number") from None
+            said = "the server counted rows and sent no number"
+            raise MalformedData(said, code=OTHER_ANSWER) from None
 
     def _answer(self, query: bytes) -> Steps:
         connection = self._session.connection

@@ -18,7 +18,12 @@ from psycopg import Cursor
 
 from rivet_fleet.contracts.url import CAREFUL, DatabaseUrl, Login
 from rivet_fleet.errors import ConfigError, MalformedData
-from rivet_fleet.execution.engines.session import EngineSession, Liveness, Settings
+from rivet_fleet.execution.engines.session import (
+    OTHER_ANSWER,
+    EngineSession,
+    Liveness,
+    Settings,
+)
 from rivet_fleet.execution.sources.postgres.border import (
     is_pooled,
     postgres_errors,
@@ -113,12 +118,18 @@ class Session(EngineSession[WatchedConnection, Cursor[tuple[Any, ...]]]):
             connection = WatchedConnection.connect(**self._parameters)
         except psycopg.Error as error:
             raise translate_connect(error, self.url) from None
-        backend_pid = connection.info.backend_pid
-        self._measured_until_s = 0.0
-        self._own, self._plain_strings = (), connection.info.parameter_status(PLAIN_STRINGS)
-        connection.answer_bytes_max = LOGIN_BYTES_MAX
-        self._pooled = self._introduce(connection, backend_pid)
-        connection.answer_bytes_max = self._answer_bytes_max
+        try:
+            with postgres_errors(self.url, "connecting"):
+                backend_pid = connection.info.backend_pid
+                self._measured_until_s = 0.0
+                self._own = ()
+                self._plain_strings = connection.info.parameter_status(PLAIN_STRINGS)
+                connection.answer_bytes_max = LOGIN_BYTES_MAX
+                self._pooled = self._introduce(connection, backend_pid)
+                connection.answer_bytes_max = self._answer_bytes_max
+        except BaseException:
+            connection.drop()
+            raise
         connection.liveness = lambda: self._ask(backend_pid)
         if not self._pooled:
             # Only what asks for it by name: a page's statement is never the same again.
@@ -131,14 +142,9 @@ class Session(EngineSession[WatchedConnection, Cursor[tuple[Any, ...]]]):
         limits = _UNHURRIED if connection.info.server_version >= _UNHURRIED_SINCE else ""
         introduce = _INTRODUCE.format(name=name, told=told_pid, limits=limits)
         connection.silence_s_max = _FIRST_ANSWER_S_MAX
-        try:
-            with postgres_errors(self.url, "connecting"):
-                begun = connection.execute(in_own_level(introduce))
-                begun.nextset()
-                own = begun.fetchone()
-        except BaseException:
-            connection.close()
-            raise
+        begun = connection.execute(in_own_level(introduce))
+        begun.nextset()
+        own = begun.fetchone()
         return own is not None and is_pooled(told_pid, _pid(own))
 
     @property
@@ -289,7 +295,8 @@ def _setting(row: tuple[Any, ...], url: DatabaseUrl) -> tuple[str, str]:
         case (str(name), str(value)):
             return name, value
         case _:
-            raise MalformedData(f"{url.identity}: asked for its settings, it sent something else")
+            said = f"{url.identity}: asked for its settings, it sent something else"
+            raise MalformedData(said, code=OTHER_ANSWER)
 
 
 def _careful(parameters: dict[str, Any], url: DatabaseUrl, login: Login) -> dict[str, Any]:
