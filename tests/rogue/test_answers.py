@@ -24,7 +24,6 @@ from rivet_fleet.execution import registry
 from rivet_fleet.execution.proof import PageProofs
 from rivet_fleet.execution.signals import SourceSignals
 from rivet_fleet.execution.source import ChunkReader, PageLimit, Source
-from tests.conformance.engines import Mariadb, Postgres, opened
 from tests.integration.postgres_source_kit import read_plan
 from tests.rogue import postgres_server
 from tests.rogue.between import SHAPES, Between, between
@@ -118,13 +117,20 @@ def test_every_verb_that_asks_is_tried() -> None:
         assert tried.keys() == verbs - ASK_NOTHING
 
 
-@pytest.fixture(scope="module", params=[Postgres, Mariadb], ids=lambda kind: kind.name)
+@pytest.fixture(scope="module", params=["postgres", "mariadb"])
 def way(request: pytest.FixtureRequest) -> Iterator[tuple[Between, DatabaseUrl, ReadPlan]]:
-    with opened(request.param, request) as server, between(server.url) as (armed, url):
-        with asking(url) as asked:
-            request_all = FactsRequest(export_name="e", relation=NUMBERS, query=None)
-            read = read_plan(asked.source.introspect(request_all))
-        yield armed, url, read
+    server = request.getfixturevalue(request.param)
+    where = parse_database_url(server.create_database("answers"))
+    ask = server.psql if request.param == "postgres" else server.sql
+    numbers = ", ".join(f"({i})" for i in range(1, 3001))
+    ask(
+        f"CREATE TABLE numbers (i bigint NOT NULL PRIMARY KEY); "
+        f"INSERT INTO numbers VALUES {numbers}",
+        database="answers",
+    )
+    with between(where) as (armed, url), asking(url) as asked:
+        every = FactsRequest(export_name="e", relation=NUMBERS, query=None)
+        yield armed, url, read_plan(asked.source.introspect(every))
 
 
 @contextlib.contextmanager
@@ -195,8 +201,8 @@ def test_whatever_a_server_says_of_itself_ends_by_name(name: str, value: bytes) 
         peer.say(told + postgres_server.STARTED.replace(b"server_version", b"other_version"))
 
     with rogue(postgres_server.Script("start", start)) as server:
-        where = f"postgresql://reader:word@127.0.0.1:{server.port}/shop"
+        url = parse_database_url(f"postgresql://reader:word@127.0.0.1:{server.port}/shop")
         for verb, act in VERBS[Source].items():
-            with asking(parse_database_url(where)) as asked:
+            with asking(url) as asked:
                 said = wrong(act, get_type_hints(getattr(Source, verb))["return"], asked)
                 assert not said, verb
