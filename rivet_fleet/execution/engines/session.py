@@ -8,10 +8,13 @@ table of codes and how settings are made and undone.
 from __future__ import annotations
 
 import contextlib
+import functools
+import inspect
 import math
 import struct
 import time
 import traceback
+import typing
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -21,6 +24,7 @@ from enum import Enum
 from typing import Any, Generic, Protocol, TypeVar
 
 from rivet_fleet.contracts.clock import vain_bytes
+from rivet_fleet.contracts.codec import fits
 from rivet_fleet.contracts.foreign import foreign_line, hinted
 from rivet_fleet.contracts.url import DatabaseUrl
 from rivet_fleet.errors import (
@@ -214,6 +218,37 @@ def as_asked(url: DatabaseUrl, doing: str) -> Iterator[None]:
     except _STUMBLES as error:
         place = traceback.extract_tb(error.__traceback__)[-1].name
         raise other_answer(url, doing, f"{type(error).__name__} in {place}") from None
+
+
+K = TypeVar("K", bound=type[Any])
+_NO_VERBS = ("close", "pack", "count_pages")
+"""They ask nothing."""
+
+
+def verbs_are_answered(kind: K) -> K:
+    """Class decorator: every public method asks inside its ``_session``'s ``asked``, one that is
+    added, too; and what it gives is of its annotation, whatever types the server's cells had."""
+    for name, verb in inspect.getmembers(kind, inspect.isfunction):
+        if not name.startswith("_") and name not in _NO_VERBS:
+            setattr(kind, name, _answered(name.replace("_", " "), verb))
+    return kind
+
+
+def _answered(name: str, verb: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(verb)
+    def answered(self: Any, *arguments: Any, **named: Any) -> Any:
+        with self._session.asked(name):
+            answer = verb(self, *arguments, **named)
+            if not fits(_given(verb), answer):
+                raise other_answer(self._session.url, name, "values of other types")
+            return answer
+
+    return answered
+
+
+@functools.cache
+def _given(verb: Callable[..., Any]) -> Any:
+    return typing.get_type_hints(verb)["return"]
 
 
 # ------------------------------------------------------------------------------------------

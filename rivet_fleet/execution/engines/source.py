@@ -6,16 +6,12 @@ answers is here once.
 
 from __future__ import annotations
 
-import functools
-import inspect
-import typing
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from rivet_fleet.contracts.basis import BasisFact
-from rivet_fleet.contracts.codec import fits
 from rivet_fleet.contracts.columns import ColumnSpec
 from rivet_fleet.contracts.counters import CounterReading
 from rivet_fleet.contracts.facts import FactsRequest, Listing, ServerFacts, SourceFacts, SourceNote
@@ -29,7 +25,7 @@ from rivet_fleet.execution.engines.decoding import BatchDecoder, Decoders
 from rivet_fleet.execution.engines.session import (
     EngineSession,
     Settings,
-    other_answer,
+    verbs_are_answered,
     whole,
 )
 from rivet_fleet.execution.paging import KeyDialect
@@ -53,37 +49,6 @@ class Basis(Protocol):
 S = TypeVar("S", bound=EngineSession[Any, Any])
 B = TypeVar("B", bound=Basis)
 D = TypeVar("D", bound=BatchDecoder)
-
-
-K = TypeVar("K", bound=type[Any])
-_NO_VERBS = ("close", "pack", "count_pages")
-"""They ask nothing."""
-
-
-def verbs_are_answered(kind: K) -> K:
-    """Class decorator: every public method asks inside its ``_session``'s ``asked``, one that is
-    added, too; and what it gives is of its annotation, whatever types the server's cells had."""
-    for name, verb in inspect.getmembers(kind, inspect.isfunction):
-        if not name.startswith("_") and name not in _NO_VERBS:
-            setattr(kind, name, _answered(name.replace("_", " "), verb))
-    return kind
-
-
-def _answered(name: str, verb: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(verb)
-    def answered(self: Any, *arguments: Any, **named: Any) -> Any:
-        with self._session.asked(name):
-            answer = verb(self, *arguments, **named)
-            if not fits(_given(verb), answer):
-                raise other_answer(self._session.url, name, "values of other types")
-            return answer
-
-    return answered
-
-
-@functools.cache
-def _given(verb: Callable[..., Any]) -> Any:
-    return typing.get_type_hints(verb)["return"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
