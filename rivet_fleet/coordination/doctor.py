@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -30,7 +31,7 @@ from rivet_fleet.coordination.wiring import (
 )
 from rivet_fleet.errors import DestinationError, ExitCode, RivetFleetError, SourceError, StateError
 from rivet_fleet.execution import registry
-from rivet_fleet.execution.durable import creates_only, probe_spool, removed_if_made
+from rivet_fleet.execution.durable import creates_only, rehearsed_spool
 from rivet_fleet.execution.signals import SourceSignals
 from rivet_fleet.persistence.open import state_health
 from rivet_fleet.planning.config.connections import present_identity, state_url
@@ -332,24 +333,24 @@ def _state(
 
 def _places(loaded: LoadedConfig, options: ProcessOptions, now_s: float) -> Iterator[DoctorFinding]:
     spool = settings_of(loaded).spool_root
-    with removed_if_made(spool):
-        yield from _places_beside(loaded, options, spool, now_s)
+    with contextlib.ExitStack() as looked:
+        try:
+            folder, free = looked.enter_context(rehearsed_spool(spool))
+        except RivetFleetError as error:
+            code = DoctorCode.SPOOL_REFUSED
+            why = "workers write each part there first; destinations were not looked at"
+            yield from_error(error, "spool", code, code, why)
+            return
+        yield DoctorFinding(
+            code=DoctorCode.SPOOL_WRITABLE, gravity=Gravity.OK, subject="spool", what=str(spool)
+        )
+        yield from of_space(free, "spool", DoctorCode.SPOOL_SPACE_LOW)
+        yield from _destinations(loaded, options, folder, now_s)
 
 
-def _places_beside(
+def _destinations(
     loaded: LoadedConfig, options: ProcessOptions, spool: Path, now_s: float
 ) -> Iterator[DoctorFinding]:
-    try:
-        free = probe_spool(spool)
-    except RivetFleetError as error:
-        code = DoctorCode.SPOOL_REFUSED
-        why = "workers write each part there first; destinations were not looked at"
-        yield from_error(error, "spool", code, code, why)
-        return
-    yield DoctorFinding(
-        code=DoctorCode.SPOOL_WRITABLE, gravity=Gravity.OK, subject="spool", what=str(spool)
-    )
-    yield from of_space(free, "spool", DoctorCode.SPOOL_SPACE_LOW)
     date = date_of(new_campaign_id(now_s), now_s) or ""
     for export in loaded.config.exports:
         plan = destination_plan(loaded, export, date)
@@ -373,12 +374,16 @@ def _destination(
     spool: Path,
 ) -> Iterator[DoctorFinding]:
     subject = f"destination of {export.name}"
-    destination = open_planned_destination(loaded, options, plan, create=True)
-    try:
-        destination.check()
+    with (
+        contextlib.closing(
+            open_planned_destination(loaded, options, plan, create=True)
+        ) as destination,
+        destination.rehearsal() as tried,
+    ):
+        tried.check()
         refuse_others_folder(destination, options.namespace, export.name)
-        free = destination.free_bytes()
-        only = creates_only(destination, spool)
+        free = tried.free_bytes()
+        only = creates_only(tried, spool)
         room = "" if free is None else f", {free // (1024 * 1024):,} MB are free"
         yield DoctorFinding(
             code=DoctorCode.DESTINATION_WRITABLE if only else DoctorCode.DESTINATION_OVERWRITES,
@@ -390,9 +395,6 @@ def _destination(
             hint=None if only else "use a filesystem that refuses to link to an existing name",
         )
         yield from of_space(free, subject, DoctorCode.DESTINATION_SPACE_LOW)
-    finally:
-        destination.withdraw()
-        destination.close()
 
 
 def host_limits() -> HostLimits:

@@ -148,9 +148,10 @@ class Destination(Protocol):
         gave: a receipt holds nothing that this cannot tell."""
         ...
 
-    def withdraw(self) -> None:
-        """Remove the folders that this object made and that hold nothing, for who only looked
-        whether it can be written. Others' stay. Never raises."""
+    def rehearsal(self) -> AbstractContextManager[Destination]:
+        """The same place for who only looks whether it can be written: what is missing of it is
+        made under a name of its own and gone behind the block. A folder that a run makes meanwhile
+        is never one that is removed here. Raises DestinationError."""
         ...
 
     def close(self) -> None:

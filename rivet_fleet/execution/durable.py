@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from rivet_fleet.contracts.places import make_own
+from rivet_fleet.contracts.places import make_own, stranger_at
 from rivet_fleet.errors import (
     DestinationError,
     DestinationFull,
@@ -109,14 +109,13 @@ def sync_handle(folder: int) -> None:
             raise
 
 
-def make_folder(path: Path) -> list[Path]:
+def make_folder(path: Path) -> None:
     """Create a folder with its parents; every level that was missing is durable afterwards.
-    Returns those that this call made, outermost first.
 
     Others may remove an empty folder again at any moment: FileNotFoundError then, never the
     NotADirectoryError that a real file in the way gets.
     """
-    missing, made = [], []
+    missing = []
     level = path
     while not level.exists():
         missing.append(level)
@@ -124,12 +123,10 @@ def make_folder(path: Path) -> list[Path]:
     for folder in reversed(missing):
         with contextlib.suppress(FileExistsError):
             folder.mkdir()
-            made.append(folder)
         sync_folder(folder.parent)
     # Asked once: between two questions the folder may have gone.
     if not stat.S_ISDIR(path.stat().st_mode):
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
-    return made
 
 
 def remove_file(path: Path) -> bool:
@@ -169,6 +166,9 @@ def parse_spool_name(name: str) -> SpoolOwner | None:
     return SpoolOwner(pid=int(match["pid"]), pid_started_at_s=float(match["started"]))
 
 
+_ROOT_TRIES = 20
+
+
 def make_root(root: Path) -> None:
     """The folder that spool folders lie in, made for this user alone when it is missing.
 
@@ -178,6 +178,10 @@ def make_root(root: Path) -> None:
     """
     with filesystem_errors(root, "spool"):
         what = make_own(root)
+    _refuse_others(root, what)
+
+
+def _refuse_others(root: Path, what: str | None) -> None:
     if what is not None:
         refused = DestinationRefused(
             f"the spool folder {root} {what}: whoever made it could read and change rows",
@@ -195,7 +199,12 @@ def create_spool(root: Path, pid: int, started_at_s: float) -> Path:
     """
     owner = SpoolOwner(pid=pid, pid_started_at_s=started_at_s)
     folder = root / spool_name(owner, secrets.token_hex(4))
-    make_root(root)
+    for _ in range(_ROOT_TRIES):
+        make_root(root)
+        # Empty until then, it may be removed by whoever tidies up.
+        with filesystem_errors(folder, "spool"), contextlib.suppress(FileNotFoundError):
+            folder.mkdir(mode=0o700)
+            return folder
     with filesystem_errors(folder, "spool"):
         folder.mkdir(mode=0o700)
     return folder
@@ -243,31 +252,37 @@ PROBE = "_rivet_doctor_probe"
 _BYTES_MAX = 1024
 
 
+REHEARSED = "_rivet_doctor_folder"
+"""Whoever examines makes no folder that a run could take for there: it is gone a moment later."""
+
+
+def nearest_folder(path: Path) -> Path:
+    """``path``, or what it lies in, as far as it is there; what is no folder is found, too."""
+    return next(level for level in (path, *path.parents) if os.path.lexists(level))
+
+
 @contextlib.contextmanager
-def removed_if_made(folder: Path) -> Iterator[None]:
-    """Whatever the block makes of ``folder`` and of what it lies in is removed behind it, as far
-    as it is empty: examining leaves nothing behind."""
-    missing = [level for level in (folder, *folder.parents) if not level.exists()]
-    try:
-        yield
-    finally:
-        for level in missing:
-            with contextlib.suppress(OSError):
-                level.rmdir()
-
-
-def probe_spool(root: Path) -> int:
-    """Write, read and remove a small file below ``root`` (made when missing); the free bytes
-    there. Raises DestinationRefused, DestinationFull or DestinationUnavailable."""
-    probe = root / f"{PROBE}.{secrets.token_hex(8)}"
-    make_root(root)
+def rehearsed_spool(root: Path) -> Iterator[tuple[Path, int]]:
+    """A folder of our own in ``root``, or where ``root`` would be made, and the free bytes there; a
+    small file was written and read. It is removed behind the block. Raises DestinationRefused,
+    DestinationFull or DestinationUnavailable."""
     with filesystem_errors(root, "spool"):
-        try:
-            probe.write_bytes(b"probe\n")
-            probe.read_bytes()
-        finally:
-            probe.unlink(missing_ok=True)
-        return shutil.disk_usage(root).free
+        _refuse_others(root, stranger_at(root))
+        folder = nearest_folder(root) / f"{REHEARSED}.{secrets.token_hex(8)}"
+        folder.mkdir(mode=0o700)
+    try:
+        with filesystem_errors(root, "spool"):
+            probe = folder / PROBE
+            try:
+                probe.write_bytes(b"probe\n")
+                probe.read_bytes()
+            finally:
+                probe.unlink(missing_ok=True)
+            free_bytes = shutil.disk_usage(folder).free
+        yield folder, free_bytes
+    finally:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def creates_only(destination: Destination, spool: Path) -> bool:

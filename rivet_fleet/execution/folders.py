@@ -12,12 +12,19 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import secrets
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from rivet_fleet.errors import DestinationRefused
-from rivet_fleet.execution.durable import make_folder, sync_handle
+from rivet_fleet.execution.durable import (
+    REHEARSED,
+    filesystem_errors,
+    make_folder,
+    nearest_folder,
+    sync_handle,
+)
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _WAY = os.O_DIRECTORY | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
@@ -56,10 +63,9 @@ class Tree:
         finally:
             os.close(handle)
 
-    def make(self, path: Path) -> list[Path]:
-        """Create a folder with its parents; every level that was missing is durable afterwards.
-        Returns those that this call made, outermost first."""
-        made = make_folder(self.root)
+    def make(self, path: Path) -> None:
+        """Create a folder with its parents; every level that was missing is durable afterwards."""
+        make_folder(self.root)
         handle = os.open(self.root, _WAY)
         try:
             at = self.root
@@ -70,14 +76,12 @@ class Tree:
                 except FileNotFoundError:
                     with contextlib.suppress(FileExistsError):
                         os.mkdir(name, dir_fd=handle)
-                        made.append(at)
                     _sync(handle)
                     below = _step(handle, name, at, _WAY)
                 os.close(handle)
                 handle = below
         finally:
             os.close(handle)
-        return made
 
     def has_folder(self, path: Path) -> bool:
         """True when it is there."""
@@ -181,6 +185,29 @@ class Tree:
                 yield from _walk(folder, path, skip)
         except FileNotFoundError:
             return
+
+
+@contextlib.contextmanager
+def rehearsed(tree: Tree, path: Path, below: str) -> Iterator[tuple[Path, Path]]:
+    """A folder in the place of ``path`` for who only looks, and what its tree begins with:
+    ``path`` itself where it is there, else one of our own beside its first level that is missing.
+    Behind the block it is gone, and so is its folder ``below`` that was not there before, as far as
+    nobody has put anything there. Raises DestinationError."""
+    with filesystem_errors(path, "destination"):
+        at, new = nearest_folder(path), []
+        if at != path:
+            at = at / f"{REHEARSED}.{secrets.token_hex(8)}"
+            tree = tree if at.is_relative_to(tree.root) else Tree(at)
+            tree.make(at)
+            new.append(at)
+        if not tree.has_folder(at / below):
+            new.append(at / below)
+    try:
+        yield at, tree.root
+    finally:
+        for folder in reversed(new):
+            with contextlib.suppress(OSError, DestinationRefused):
+                folder.rmdir() if folder == tree.root else tree.remove_folder(folder)
 
 
 def _walk(

@@ -32,7 +32,7 @@ from rivet_fleet.errors import (
     DestinationRefused,
     DestinationUnavailable,
 )
-from rivet_fleet.execution.destination import ObjectInfo, Presence, StagedInfo
+from rivet_fleet.execution.destination import Destination, ObjectInfo, Presence, StagedInfo
 from rivet_fleet.execution.durable import PROBE, checked_path, filesystem_errors
 from rivet_fleet.execution.parts import fingerprint_blocks
 
@@ -423,8 +423,9 @@ class ObjectDestination:
                     age_s=max(0.0, staged.age_s),
                 )
 
-    def withdraw(self) -> None:
+    def rehearsal(self) -> contextlib.AbstractContextManager[Destination]:
         """There are no folders."""
+        return contextlib.nullcontext(self)
 
     def close(self) -> None:
         """Give the store's connections back."""

@@ -21,9 +21,10 @@ from rivet_fleet.errors import (
     DestinationRefused,
     DestinationUnavailable,
 )
-from rivet_fleet.execution import registry
+from rivet_fleet.execution import durable, registry
 from rivet_fleet.execution.destination import Presence
 from rivet_fleet.execution.destinations import local as local_destination
+from rivet_fleet.execution.durable import create_spool, creates_only, rehearsed_spool
 from rivet_fleet.execution.parts import digest_file
 
 PATH = "run-1/orders-c000001-p000-f1.parquet"
@@ -47,16 +48,47 @@ def files(folder: Path) -> list[str]:
 
 
 def test_who_only_looked_leaves_no_folder(tmp_path):
-    destination = opened(tmp_path / "new" / "out")
-    destination.check()
-    destination.withdraw()
-    assert not (tmp_path / "new").exists()
+    with opened(tmp_path / "new" / "out").rehearsal() as tried:
+        tried.check()
+        assert tried.free_bytes()
+        assert not (tmp_path / "new").exists()
+    assert list(tmp_path.iterdir()) == []
     (tmp_path / "out").mkdir()
-    other = opened(tmp_path / "out")
-    other.check()
-    (tmp_path / "out" / ".staging" / "somebody's").write_bytes(b"")
-    other.withdraw()
+    with opened(tmp_path / "out").rehearsal() as tried:
+        tried.check()
+        (tmp_path / "out" / ".staging" / "somebody's").write_bytes(b"")
     assert files(tmp_path) == ["out/.staging/somebody's"]
+
+
+@pytest.mark.parametrize("there", ["", "new", "new/out"])
+def test_a_run_that_starts_beside_who_only_looks_keeps_its_folder(tmp_path, there):
+    """Its destination and its spool are still empty, and its workers make no root."""
+    (tmp_path / there).mkdir(parents=True, exist_ok=True)
+    with (
+        opened(tmp_path / "new" / "out").rehearsal() as tried,
+        rehearsed_spool(tmp_path / "new" / "spool") as (folder, free),
+    ):
+        tried.check()
+        opened(tmp_path / "new" / "out").check()
+        durable.make_root(tmp_path / "new" / "spool")
+        assert creates_only(tried, folder) and free > 0
+    opened(tmp_path / "new" / "out", create=False).check()
+    assert (tmp_path / "new" / "spool").is_dir()
+    found = sorted(path.name for path in tmp_path.rglob("*") if "doctor" in path.name)
+    assert found == []
+
+
+def test_a_spool_is_made_again_where_its_root_vanishes(tmp_path, monkeypatch):
+    real, left = durable.make_root, [3]
+
+    def tidied(root):
+        real(root)
+        if left[0]:
+            left[0] -= 1
+            root.rmdir()
+
+    monkeypatch.setattr(durable, "make_root", tidied)
+    assert create_spool(tmp_path / "spool", 1, 1.0).is_dir()
 
 
 def test_a_full_destination_is_full_and_keeps_no_half(small_filesystem, tmp_path):

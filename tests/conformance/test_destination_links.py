@@ -137,8 +137,8 @@ def test_the_way_to_a_prefix_need_not_be_listed(tmp_path: Path) -> None:
         (tmp_path / "out").chmod(0o755)
     assert (tmp_path / "out" / "orders" / "today" / PATH).read_bytes() == BODY
     unused = opened(tmp_path / "linked" / "customers" / "today", tmp_path / "linked")
-    unused.check()
-    unused.withdraw()
+    with unused.rehearsal() as tried:
+        tried.check()
     assert [one.name for one in (tmp_path / "out").iterdir()] == ["orders"]
 
 

@@ -179,8 +179,9 @@ class _MemoryDestination:
                 age_s=now_s - staged.at_s,
             )
 
-    def withdraw(self) -> None:
+    def rehearsal(self) -> contextlib.AbstractContextManager[Destination]:
         """There are no folders."""
+        return contextlib.nullcontext(self)
 
     def close(self) -> None:
         """Nothing is held open."""

@@ -29,8 +29,12 @@ from rivet_fleet.contracts.killpoints import KillPoint, reach
 from rivet_fleet.contracts.manifest import PartDigest, Receipt
 from rivet_fleet.errors import DataIntegrityError, DestinationRefused, DestinationUnavailable
 from rivet_fleet.execution.destination import Destination, ObjectInfo, Presence, StagedInfo
-from rivet_fleet.execution.durable import checked_path, filesystem_errors, remove_file
-from rivet_fleet.execution.folders import Tree
+from rivet_fleet.execution.durable import (
+    checked_path,
+    filesystem_errors,
+    remove_file,
+)
+from rivet_fleet.execution.folders import Tree, rehearsed
 from rivet_fleet.execution.parts import fingerprint_file
 
 T = TypeVar("T")
@@ -97,8 +101,6 @@ class _LocalDestination:
         """Staging folders that published parts have left."""
         self._reached: set[Path] = set()
         """Visible folders whose way up is durable; no process of ours removes one."""
-        self._made: dict[Path, None] = {}
-        """Folders that were missing before us, each behind the one it lies in."""
 
     @property
     def uri(self) -> str:
@@ -270,15 +272,12 @@ class _LocalDestination:
                         age_s=max(0.0, now_s - told.st_mtime),
                     )
 
-    def withdraw(self) -> None:
-        """Folders that somebody else uses by now are not empty, or are made again by them."""
-        while self._made:
-            folder, _ = self._made.popitem()
-            with contextlib.suppress(OSError, DestinationRefused):
-                if folder.is_relative_to(self._tree.root) and folder != self._tree.root:
-                    self._tree.remove_folder(folder)
-                else:
-                    folder.rmdir()
+    @contextlib.contextmanager
+    def rehearsal(self) -> Iterator[Destination]:
+        """In a prefix that is there, staging is all that may be missing, and whoever uses it makes
+        it again."""
+        with rehearsed(self._tree, self._prefix, STAGING) as (prefix, anchor):
+            yield _LocalDestination(prefix, anchor, create=False)
 
     def close(self) -> None:
         """Nothing is held open; what this object's publishing removed is made durable."""
@@ -320,7 +319,7 @@ class _LocalDestination:
                 f"the destination {self._prefix} does not exist", hint="check the prefix"
             )
         with contextlib.suppress(FileNotFoundError):
-            self._made.update(dict.fromkeys(self._tree.make(folder)))
+            self._tree.make(folder)
 
     def _probe(self) -> Path:
         probe = self._staging / f"{_PROBE}.{secrets.token_hex(8)}"
