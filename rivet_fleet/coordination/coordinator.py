@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rivet_fleet.contracts.events import Event, EventName
@@ -15,6 +15,7 @@ from rivet_fleet.coordination.fleet import COORDINATOR, Fleet, install, process_
 from rivet_fleet.coordination.governor import Governor
 from rivet_fleet.coordination.journal import Follower
 from rivet_fleet.coordination.supervisor import (
+    Silences,
     Supervisor,
     WorkerCommand,
     WorkerEnd,
@@ -67,6 +68,7 @@ class Coordinator:
             on_end=self._on_end,
             nursery=options.nursery,
         )
+        self._silences = Silences(lease_ttl_s=fleet.settings.lease_ttl_s)
         self._snapshot: Snapshot | None = None
         self._follower = Follower(fleet.store, campaign_id)
         self._due_s: dict[Callable[[], None], float] = {}
@@ -158,12 +160,22 @@ class Coordinator:
             now_s = fleet.store.now_s()
         except StateUnavailable as error:
             fleet.tell(EventName.STATE_RETRIED, f"progress: {error.message}")
+            self._silences.blind()
             return
+        self._end_silent(workers)
         for entry in entries:
             self._progress.tell(entry)
         at_work = [w for w in workers if w.alive and not w.name.startswith(COORDINATOR)]
         self._snapshot = snapshot(self._snapshot, runs, at_work, now_s, entries=entries)
         self._progress.update(self._snapshot)
+
+    def _end_silent(self, workers: Sequence[WorkerView]) -> None:
+        """A worker that is stopped or hangs in the kernel ends neither itself nor its place."""
+        beats = {worker.worker_id: worker.heartbeat_at_s for worker in workers}
+        now_s = self._fleet.clock.monotonic_s()
+        silent = self._silences.look(now_s, self._supervisor.worker_ids, beats)
+        for worker_id, silent_s in silent.items():
+            self._supervisor.end_silent(worker_id, silent_s)
 
     def _drain(self) -> None:
         """The campaign is over, or we were told to stop: let the workers leave in good order."""

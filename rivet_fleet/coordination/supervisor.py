@@ -26,6 +26,13 @@ _UNFIT_PAUSE_S = 0.5
 _REFUSALS = (ExitCode.UNFIT, ExitCode.DATA_INTEGRITY)
 """A worker that ends so while its campaign is not over would end so again."""
 _BACKOFF_MAX_S = 5.0
+SILENT_LEASES = 4
+"""A worker that has not been heard of for so many leases is ended: its chunk is somebody else's by
+then, and its place stays empty for as long as it is there."""
+SILENT_MIN_S = 60.0
+"""Nor before that: a machine that is busy starts a process late, and beats late."""
+_SILENT_GRACE_S = 5.0
+_GAP_MAX_S = 5.0
 _LOG_TAIL_BYTES = 2000
 _GRACEFUL = (
     ExitCode.OK,
@@ -79,13 +86,18 @@ class WorkerEnd:
     log_tail: str
     told: bool = False
     """It had been told to leave."""
+    silent_s: float | None = None
+    """It was ended because nobody had heard of it for so long."""
 
     @property
     def reason(self) -> str:
         """One sentence for people and for the chunk it died on."""
+        said = f"worker {self.name} (pid {self.pid}) "
+        if self.silent_s is not None:
+            said += f"had not been heard of for {self.silent_s:.0f} s and "
         if self.status < 0:
-            return f"worker {self.name} (pid {self.pid}) was killed by {_signal_name(-self.status)}"
-        return f"worker {self.name} (pid {self.pid}) ended with exit code {self.status}"
+            return f"{said}was killed by {_signal_name(-self.status)}"
+        return f"{said}ended with exit code {self.status}"
 
     @property
     def unfit(self) -> bool:
@@ -159,6 +171,9 @@ class _Slot:
     start_after_s: float = 0.0
     crashes: list[float] = field(default_factory=list)
     start_failures: int = 0
+    silent_s: float | None = None
+    kill_at_s: float | None = None
+    """It was asked to end because it is silent."""
     unfit: int = 0
     """Ends in a row because the process would not work."""
     refusal: ExitCode = ExitCode.UNFIT
@@ -168,6 +183,41 @@ class _Slot:
     def closed(self) -> bool:
         """True when there is no point in starting another process here."""
         return self.start_failures >= _START_FAILURES_MAX or self.unfit >= _UNFIT_MAX
+
+
+class Silences:
+    """Who has not been heard of, and for how long somebody has listened.
+
+    Only what was listened for counts: neither while the state is away, when nobody could be heard,
+    nor while this process itself was stopped.
+    """
+
+    def __init__(self, *, lease_ttl_s: float) -> None:
+        self._max_s = max(SILENT_LEASES * lease_ttl_s, SILENT_MIN_S)
+        self._heard: dict[WorkerId, tuple[float | None, float]] = {}
+        self._looked_at_s: float | None = None
+
+    def look(
+        self, now_s: float, workers: Sequence[WorkerId], beats: Mapping[str, float]
+    ) -> dict[WorkerId, float]:
+        """Those of ``workers`` that are silent for too long, with their seconds. ``now_s``: of this
+        process's clock; ``beats``: when each was last heard of, by whatever clock; a process that
+        has not begun yet has none."""
+        gap_s = 0.0 if self._looked_at_s is None else min(now_s - self._looked_at_s, _GAP_MAX_S)
+        self._looked_at_s = now_s
+        before, self._heard = self._heard, {}
+        for worker_id in workers:
+            beat = beats.get(worker_id)
+            known = before.get(worker_id)
+            silent_s = known[1] + gap_s if known is not None and known[0] == beat else 0.0
+            self._heard[worker_id] = beat, silent_s
+        return {
+            one: silent_s for one, (_, silent_s) in self._heard.items() if silent_s > self._max_s
+        }
+
+    def blind(self) -> None:
+        """Nobody could be heard."""
+        self._heard.clear()
 
 
 class Supervisor:
@@ -213,6 +263,20 @@ class Supervisor:
         what was sealed; else they could not start."""
         refusals = [s.refusal for s in self._slots if s.unfit >= _UNFIT_MAX]
         return max(refusals, default=ExitCode.GENERIC)
+
+    @property
+    def worker_ids(self) -> list[WorkerId]:
+        """Of the processes that run now."""
+        return [s.worker_id for s in self._slots if s.worker_id is not None]
+
+    def end_silent(self, worker_id: WorkerId, silent_s: float) -> None:
+        """SIGTERM for a worker that nobody has heard of for so long; SIGKILL follows, which also
+        ends one that is stopped (SIGSTOP). Another takes its place."""
+        for slot in self._slots:
+            if slot.worker_id == worker_id and slot.process is not None and slot.kill_at_s is None:
+                slot.silent_s = silent_s
+                slot.kill_at_s = self._clock.monotonic_s() + _SILENT_GRACE_S
+                slot.process.send_signal(signal.SIGTERM)
 
     def tick(self) -> None:
         """Notice ended processes, then fill empty slots. Call it several times a second."""
@@ -272,6 +336,7 @@ class Supervisor:
     def _start(self, slot: _Slot) -> None:
         worker_id = new_worker_id()
         slot.told = False
+        slot.silent_s = slot.kill_at_s = None
         _refuse_others(self._command.log_folder, make_own(self._command.log_folder))
         log_path = self._command.log_folder / f"{slot.name}.log"
         arguments = [*self._command.arguments, "--worker-id", worker_id, "--name", slot.name]
@@ -307,9 +372,11 @@ class Supervisor:
         if slot.process is None or slot.worker_id is None:
             return
         status = slot.process.poll()
-        if status is None:
-            return
         now_s = self._clock.monotonic_s()
+        if status is None:
+            if slot.kill_at_s is not None and now_s >= slot.kill_at_s:
+                slot.process.send_signal(signal.SIGKILL)
+            return
         end = WorkerEnd(
             worker_id=slot.worker_id,
             name=slot.name,
@@ -319,6 +386,7 @@ class Supervisor:
             lived_s=now_s - slot.started_at_s,
             log_tail=self._log_tail(slot),
             told=not self._hiring,
+            silent_s=slot.silent_s,
         )
         slot.process = None
         slot.worker_id = None

@@ -429,7 +429,9 @@ class CampaignConfig(Block):
         default=False, description="Earlier waves go first; no worker waits for one to end."
     )
     lease_ttl_s: Annotated[Number, Field(ge=1, le=86_400)] = Field(
-        default=30.0, description="How long a host may be silent before its chunks go to others."
+        default=30.0,
+        description="How long a host may be silent before its chunks go to others. A worker "
+        "that its coordinator has not heard of for four leases, and at least 60 s, is ended.",
     )
     max_chunk_attempts: Annotated[Count, Field(ge=1, le=1000)] | None = Field(
         default=None, description="Before a chunk is given up; tuning.max_retries + 1 when absent."

@@ -1,16 +1,26 @@
 """The supervisor over real processes: ends are noticed, named, and answered."""
 
+import io
+import os
 import signal
 import sys
 import threading
 import time
+from dataclasses import replace
 
+import psutil
 import pytest
 
 from rivet_fleet.contracts.clock import SystemClock
+from rivet_fleet.contracts.keys import WorkerId
 from rivet_fleet.coordination import supervisor as supervision
-from rivet_fleet.coordination.supervisor import Supervisor, WorkerCommand
+from rivet_fleet.coordination.coordinator import Coordinator, CoordinatorOptions
+from rivet_fleet.coordination.fleet import this_process
+from rivet_fleet.coordination.supervisor import Silences, Supervisor, WorkerCommand
 from rivet_fleet.errors import ExitCode
+from rivet_fleet.observability.progress import PlainProgress
+from tests.unit.coordination.fleets import CAMPAIGN, make_fleet, open_store
+from tests.waiting import until
 
 SLEEPER = "import time; time.sleep(600)"
 
@@ -90,6 +100,73 @@ def test_a_worker_told_to_stop_before_it_listens_did_not_crash(supervise):
     tick_until(supervisor, lambda: supervisor.pids)
     supervisor.drain(grace_s=10.0, tick=lambda: threading.Event().wait(0.02))
     assert ends[-1].graceful
+
+
+def stop_process(pid):
+    os.kill(pid, signal.SIGSTOP)
+    until(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED)
+
+
+def test_a_silent_worker_is_ended_and_another_takes_its_place(supervise, monkeypatch):
+    """One that is stopped hears no SIGTERM, and its chunk is somebody else's for long."""
+    monkeypatch.setattr(supervision, "_SILENT_GRACE_S", 0.05)
+    supervisor, ends = supervise(SLEEPER, workers=2)
+    tick_until(supervisor, lambda: len(supervisor.pids) == 2)
+    first, second = supervisor.pids
+    stopped, _ = supervisor.worker_ids
+    stop_process(first)
+    supervisor.end_silent(stopped, 120.0)
+    supervisor.end_silent(stopped, 121.0)
+    tick_until(supervisor, lambda: ends)
+    (end,) = ends
+    assert (end.pid, end.status, end.graceful) == (first, -signal.SIGKILL, False)
+    assert "had not been heard of for 120 s and was killed by SIGKILL" in end.reason
+    tick_until(supervisor, lambda: len(supervisor.pids) == 2)
+    assert second in supervisor.pids and first not in supervisor.pids
+    tick_until(supervisor, lambda: not supervisor.end_silent(WorkerId("nobody"), 1.0))
+    assert len(ends) == 1
+
+
+def test_silence_is_what_was_listened_for():
+    w1, w2 = WorkerId("w1"), WorkerId("w2")
+    listening = Silences(lease_ttl_s=20.0)
+    beats = {"w2": 0.0}
+    for second in range(0, 81, 2):
+        beats["w2"] += 1.0
+        assert listening.look(float(second), [w1, w2], beats) == {}
+    assert listening.look(82.0, [w1, w2], beats) == {w1: 82.0}, "it has never been heard of"
+    listening.blind()
+    for second in range(84, 164, 2):
+        assert listening.look(float(second), [w1, w2], beats) == {}, "the state was away"
+    assert set(listening.look(170.0, [w1, w2], beats)) == {w1, w2}
+    listening = Silences(lease_ttl_s=1.0)
+    listening.look(0.0, [w1], {"w1": 5.0})
+    assert listening.look(59.0, [w1], {"w1": 5.0}) == {}, "a busy machine beats late"
+    assert listening.look(1000.0, [w1], {"w1": 5.0}) == {}, "we were stopped ourselves"
+
+
+def test_a_coordinator_ends_the_worker_that_it_does_not_hear(supervise, tmp_path, monkeypatch):
+    """By the state's own rows: the one that beats stays, the stopped one goes."""
+    monkeypatch.setattr(supervision, "_SILENT_GRACE_S", 0.05)
+    supervisor, ends = supervise(SLEEPER, workers=2)
+    fleet = make_fleet(open_store(time.time), tmp_path)
+    fleet.settings = replace(fleet.settings, lease_ttl_s=0.05)
+    monkeypatch.setattr(supervision, "SILENT_MIN_S", 0.2)
+    options = CoordinatorOptions(workers=0, command=supervisor._command)
+    progress = PlainProgress(io.StringIO(), redactor=str)
+    coordinator = Coordinator(fleet, CAMPAIGN, options, progress)
+    coordinator._supervisor = supervisor
+    tick_until(supervisor, lambda: len(supervisor.pids) == 2)
+    (stopped, beating), (pid, _) = supervisor.worker_ids, supervisor.pids
+    stop_process(pid)
+
+    def seen():
+        fleet.store.renew(this_process("w", worker_id=beating), [], 30.0, 0)
+        coordinator._show()
+        return ends
+
+    tick_until(supervisor, seen)
+    assert [end.worker_id for end in ends] == [stopped]
 
 
 class Barren:
