@@ -90,7 +90,8 @@ def plan(
     "config",
     type=click.Path(path_type=Path),
     default=None,
-    help="The configuration the plan was made from; default: where it was, else beside the plan.",
+    help="The configuration the plan was made from; needed where it names a key (state.key_env); "
+    "default: where it was, else beside the plan.",
 )
 @param_option
 @state_option
@@ -117,9 +118,8 @@ def apply(
     seal, or belongs to another configuration or source, is refused whatever is forced.
     """
     text = _text(plan_file)
-    named = config_path_said(text)
     if config is None:
-        config, moved = config_of(named, plan_file)
+        config, moved = config_of(config_path_said(text), plan_file)
         # The file says which configuration decides the state and the secrets: nobody else did.
         say(f"warning: {moved}" if moved else f"configuration: {config}", err=True)
     invocation = start(config, params, state_url, shows_progress=not submit_only)

@@ -42,8 +42,9 @@ from rivet_fleet.errors import ConfigError
     "sources",
     multiple=True,
     metavar="PATTERN",
-    help="Read only sources of this identity (engine://user@host:port/database, with * and ?), "
-    "or NAME=PATTERN; repeatable. Default: RIVET_FLEET_ALLOW_SOURCE, one a line.",
+    help="Read only sources of this identity (engine://user@host:port/database; * and ? cross "
+    "neither an @ nor a comma, and a * alone is every source), or NAME=PATTERN; repeatable. "
+    "Default: RIVET_FLEET_ALLOW_SOURCE, one a line.",
 )
 @click.option(
     "--allow-destination",

@@ -119,15 +119,19 @@ def artifact_text(artifact: PlanArtifact, sealer: Sealer = UNKEYED) -> str:
 
 
 def config_path_said(text: str) -> str:
-    """Which configuration the file names. Where the file has a key's seal nobody has proven it:
-    the configuration itself says by which key ``read_artifact`` does.
+    """Which configuration the file names, to whoever names none. Of a file with a key's seal it is
+    not asked: by which key it is proven would then be its own word.
 
-    Raises as that does for anything that can be seen without the key.
+    Raises UsageError for that, and as ``read_artifact`` does for anything else.
     """
-    plain = _parsed(text)
-    if not is_keyed(_sealed(plain)):
-        return read_artifact(text).config_path
-    return _artifact_of({name: value for name, value in plain.items() if name != _SEAL}).config_path
+    if is_keyed(_sealed(_parsed(text))):
+        raise UsageError(
+            "the plan is sealed with a key, and it is not for the plan to say with whose",
+            hint="name the configuration that it was made from: its state.key_env is believed "
+            "(-c fleet.yaml)",
+            code="RIVET_PLAN_CONFIG_UNNAMED",
+        )
+    return read_artifact(text).config_path
 
 
 def read_artifact(text: str, sealer: Sealer = UNKEYED) -> PlanArtifact:

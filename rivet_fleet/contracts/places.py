@@ -7,10 +7,35 @@ one's own may hold whatever its owner put into it.
 
 from __future__ import annotations
 
-import itertools
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
+
+_LINKS_MAX = 40
+"""More on one way are a circle, to every kernel."""
+
+
+def _looked_up(path: Path) -> Iterator[tuple[Path, Path, bool]]:
+    """(folder, name in it, whether nothing comes behind it) of every name on the way to ``path``:
+    each as it is written, and each that a link leads over, also between two links."""
+    at, left, links = Path("/"), list(Path(os.path.abspath(path)).parts[1:]), 0  # noqa: PTH100
+    while left:
+        one = left.pop(0)
+        if one == "..":  # of a link: where it leads there are none of ours
+            at = at.parent
+            continue
+        yield at, at / one, not left
+        try:
+            there = (at / one).readlink()
+        except OSError:  # no link, or nothing: whoever looks at it finds out
+            at /= one
+            continue
+        links += 1
+        if links > _LINKS_MAX:
+            return
+        at = Path("/") if there.is_absolute() else at
+        left = [*(part for part in there.parts if part != "/"), *left]
 
 
 def stranger_at(path: Path) -> str | None:
@@ -19,16 +44,13 @@ def stranger_at(path: Path) -> str | None:
 
     Raises OSError where the way cannot be looked at.
     """
-    ways = (os.path.abspath(path), os.path.realpath(path))  # noqa: PTH100 (nothing raises)
-    for way in map(Path, dict.fromkeys(ways)):
-        steps = (*reversed(way.parents), way)
-        for folder, at in itertools.pairwise(steps):
-            try:
-                told = at.lstat()
-            except (FileNotFoundError, NotADirectoryError):
-                break
-            if folder.stat().st_mode & stat.S_IWOTH and (who := _stranger(told, last=at == way)):
-                return f"is not this user's alone: {at} {who}"
+    for folder, at, last in _looked_up(path):
+        try:
+            told = at.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            break
+        if folder.stat().st_mode & stat.S_IWOTH and (who := _stranger(told, last=last)):
+            return f"is not this user's alone: {at} {who}"
     return None
 
 
@@ -52,15 +74,12 @@ def sharer_of(path: Path) -> str | None:
     its sticky bit. A group that may write was given that by the folder's owner. Looked at as it is
     written and as links lead. Raises OSError where the way cannot be looked at.
     """
-    ways = (os.path.abspath(path), os.path.realpath(path))  # noqa: PTH100 (nothing raises)
-    for way in map(Path, dict.fromkeys(ways)):
-        for folder in way.parents:
-            told = folder.stat()
-            nearest = folder == way.parent
-            if nearest and told.st_uid not in (0, os.geteuid()):
-                return f"{folder} belongs to user {told.st_uid}, and this is user {os.geteuid()}"
-            if told.st_mode & stat.S_IWOTH and (nearest or not told.st_mode & stat.S_ISVTX):
-                return f"everybody may write in {folder}"
+    for folder, _, nearest in _looked_up(path):
+        told = folder.stat()
+        if nearest and told.st_uid not in (0, os.geteuid()):
+            return f"{folder} belongs to user {told.st_uid}, and this is user {os.geteuid()}"
+        if told.st_mode & stat.S_IWOTH and (nearest or not told.st_mode & stat.S_ISVTX):
+            return f"everybody may write in {folder}"
     return None
 
 

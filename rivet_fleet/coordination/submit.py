@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.identity import new_campaign_id
 from rivet_fleet.contracts.keys import CampaignId, RunId
 from rivet_fleet.contracts.killpoints import KillPoint, reach
+from rivet_fleet.contracts.places import stranger_at
 from rivet_fleet.contracts.plan import CampaignPlan
 from rivet_fleet.contracts.state import (
     CampaignStatus,
@@ -285,17 +287,30 @@ def config_of(named: str, plan_path: Path) -> tuple[Path, str | None]:
     """Where the configuration that a plan names is: where it was, else beside the plan, with a
     word (PA7).
 
-    Raises UsageError when it is in neither place.
+    Raises UsageError when it is in neither place, and when it is not this user's (or root's): who
+    writes a plan does not choose by it whose state and whose key are believed.
     """
     recorded = Path(named)
     if recorded.is_file():
-        return recorded, None
+        return _own(recorded), None
     beside = plan_path.absolute().parent / recorded.name
     if beside.is_file():
-        return beside, f"{recorded} is not here: using {beside}, beside the plan"
+        return _own(beside), f"{recorded} is not here: using {beside}, beside the plan"
     raise UsageError(
         f"the configuration {recorded} of this plan is not here",
         hint="name it with -c: it knows the secrets, the state database and the workers",
+    )
+
+
+def _own(config: Path) -> Path:
+    whose = config.stat().st_uid
+    what = f"belongs to user {whose}" if whose not in (0, os.geteuid()) else stranger_at(config)
+    if what is None:
+        return config
+    raise UsageError(
+        f"the configuration {config}, which the plan alone names, {what}",
+        hint="look at it, and name it with -c if it is the one that is meant",
+        code="RIVET_PLAN_CONFIG_UNNAMED",
     )
 
 

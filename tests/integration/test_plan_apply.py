@@ -137,10 +137,11 @@ def test_pa10_with_a_key_only_its_holder_makes_a_plan(own_shop: Shop) -> None:
     path.write_text(artifact_text(forged))
     error = desk.bare("--json-errors", "apply", str(path), "--force", code=3).error
     assert error["code"] == "RIVET_PLAN_NOT_KEYED" and "without a key" in error["error"]
-    assert not desk.out.exists() and not desk.state.exists()
     path.write_text(whole)
-    done = desk.bare("apply", str(path))
-    assert f"configuration: {desk.config}" in done.err, "the file alone has named it"
+    error = desk.bare("--json-errors", "apply", str(path), "--force", code=1).error
+    assert error["code"] == "RIVET_PLAN_CONFIG_UNNAMED"
+    assert not desk.out.exists() and not desk.state.exists()
+    desk.bare("apply", str(path), "-c", str(desk.config))
     assert stored(desk) == ranges(artifact)
 
 

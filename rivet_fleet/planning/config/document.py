@@ -94,6 +94,19 @@ class Variables:
 
         return VARIABLE.sub(one, text)
 
+    def written_out(self, path: str) -> str:
+        """A path down to its first variable, which stays: what it holds is nobody's who wrote the
+        path, and may be known before a run. One that it begins with and that holds a whole path
+        is a place that was chosen, as one that is written."""
+        found, behind = "", 0
+        for one in VARIABLE.finditer(path):
+            value = DOLLAR if one[1] == DOLLAR else self.value(one[1]) or ""
+            found, behind = found + path[behind : one.start()], one.end()
+            if one[1] != DOLLAR and (one.start() or not value.startswith("/")):
+                return found + one[0]
+            found += value
+        return found + path[behind:]
+
     def unused(self) -> list[str]:
         """Parameters that nothing asked for."""
         return sorted(set(self.params) - self.used)
@@ -212,6 +225,16 @@ class _Builder:
             self.problems.append(_half(half, at))
             return _HALF.sub("\ufffd", value)
         return value
+
+
+def keep_written(config: FleetConfig, document: Document, variables: Variables) -> None:
+    """Let each destination know how much of its place is written out: links are followed so far
+    (``DestinationPlan.anchor``)."""
+    for at, text in document.templates:
+        if at[:1] == ("exports",) and isinstance(at[1], int) and at[2:3] == ("destination",):
+            destination = config.exports[at[1]].destination
+            if at[3:] == destination.below[:1]:
+                destination.keep_written(variables.written_out(text))
 
 
 def is_sql(at: ConfigKey) -> bool:

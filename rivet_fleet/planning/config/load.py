@@ -25,6 +25,7 @@ from rivet_fleet.planning.config.document import (
     Document,
     Variables,
     check_shape,
+    keep_written,
     read_document,
     unknown_key,
 )
@@ -251,6 +252,7 @@ def load_config(
         engine_signals=installed.engine_signals,
     )
     config, warnings = _checked(document, secrets, installed.destinations, rules)
+    keep_written(config, document, variables)
     config, shared = apart(config, installed.destinations, path.absolute().parent)
     warnings += [f"{document.places.where(at)}: {text}" for at, text in shared]
     secrets = spellings([*secrets, *known_secrets(config, environ)])

@@ -159,10 +159,15 @@ class DestinationConfig(Block):
 
     @property
     def written_out(self) -> str:
-        """Of ``below`` the folders down to the first placeholder, as their author wrote them."""
+        """Of ``below`` the folders down to the first placeholder or variable, as their author wrote
+        them."""
         text = self._written or self.below[1]
         at = text.find("{")
         return text if at < 0 else text[: text.rfind("/", 0, at) + 1]
+
+    def keep_written(self, text: str) -> None:
+        """``below`` had variables in it, of which ``text`` keeps the first."""
+        self._written = text
 
     def placed(self, text: str) -> DestinationConfig:
         """The same destination with ``text`` for ``below``."""

@@ -80,6 +80,27 @@ def test_a_folder_in_which_others_may_take_a_name_is_found(
         assert "everybody may write in" in (sharer_of(way) or "")
 
 
+@pytest.mark.parametrize("where", ["shared", "deep/shared"])
+def test_a_link_between_two_links_is_looked_at(
+    tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither as it is written nor where it ends: but it is there that it can be led elsewhere."""
+    own, shared = tmp_path / "own", tmp_path / where
+    own.mkdir()
+    shared.mkdir(parents=True)
+    shared.chmod(0o1777)
+    for last in ("file", "folder"):
+        (shared / last).symlink_to(own / last)
+        # A link may be relative, and climb.
+        (tmp_path / last).symlink_to(f"own/../{where}/{last}")
+    (own / "folder").mkdir()
+    assert f"everybody may write in {shared}" in (sharer_of(tmp_path / "file") or "")
+    shared.chmod(0o777)
+    assert f"everybody may write in {shared}" in (sharer_of(tmp_path / "folder" / "x") or "")
+    give_away(shared / "folder", monkeypatch)
+    assert f"{shared / 'folder'} belongs to" in (stranger_at(tmp_path / "folder" / "x") or "")
+
+
 def test_a_folder_of_ones_own_is_nobody_elses(shared: Path, tmp_path: Path) -> None:
     (shared / "mine").mkdir(mode=0o700)
     assert sharer_of(shared / "mine" / "file") is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import string
 from dataclasses import replace
 from pathlib import Path
@@ -231,16 +232,47 @@ def test_pa10_a_plan_is_taken_by_the_key_it_was_sealed_with_alone() -> None:
         assert refused.value.code == "RIVET_PLAN_TAMPERED"
 
 
-def test_a_keyed_plan_says_where_its_configuration_is_before_it_is_believed() -> None:
-    """The key's variable is named there. What can be refused without it is."""
-    assert config_path_said(artifact_text(artifact(), KEYED)) == "/etc/fleet.yaml"
+def test_a_keyed_plan_does_not_say_by_which_key_it_is_proven() -> None:
+    """A configuration of the forger's names a key of the forger's."""
     assert config_path_said(artifact_text(artifact())) == "/etc/fleet.yaml"
+    for keyed in (KEYED, OTHER):
+        with pytest.raises(UsageError) as unnamed:
+            config_path_said(artifact_text(artifact(), keyed))
+        assert unnamed.value.code == "RIVET_PLAN_CONFIG_UNNAMED" and "-c" in (
+            unnamed.value.hint or ""
+        )
     for text in (
         artifact_text(artifact()).replace("/etc/", "/tmp/"),
-        artifact_text(artifact(), KEYED).replace('"c1-e0"', '"../x"'),
+        artifact_text(artifact()).replace('"c1-e0"', '"../x"'),
     ):
         with pytest.raises(DataIntegrityError):
             config_path_said(text)
+
+
+def test_a_plan_names_no_configuration_of_another_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, config = tmp_path / "plan.json", tmp_path / "fleet.yaml"
+    config.write_text("")
+    assert submit.config_of(str(config), plan) == (config, None)
+    beside = submit.config_of("/nowhere/fleet.yaml", plan)
+    assert beside[0] == config and "beside the plan" in (beside[1] or "")
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    theirs = shared / "fleet.yaml"
+    theirs.write_text("")
+    theirs.chmod(0o666)
+    with pytest.raises(UsageError, match="can be written by others"):
+        submit.config_of(str(theirs), plan)
+    if os.geteuid() == 0:
+        os.chown(config, 65534, -1)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: config.stat().st_uid + 1)
+    for named in (str(config), "/nowhere/fleet.yaml"):
+        with pytest.raises(UsageError, match="belongs to user") as refused:
+            submit.config_of(named, plan)
+        assert refused.value.code == "RIVET_PLAN_CONFIG_UNNAMED"
 
 
 def test_pa10_a_plan_without_a_seal_or_with_more_in_it_is_refused() -> None:

@@ -213,3 +213,28 @@ def test_what_a_program_puts_together_is_no_part_of_the_anchor(
     assert plain.anchor == plain.prefix == str(folder / "out" / "plain")
     assert parent.anchor == child.anchor == str((folder / anchor).resolve())
     assert child.prefix != parent.prefix and "at=2026-01" in child.prefix
+
+
+@pytest.mark.parametrize(
+    ("path", "anchor"),
+    [
+        ("out/${day}/{partition}", "out"),
+        ("out/raw/x-${day}/all/{partition}", "out/raw"),
+        ("${day}/{partition}", "."),
+        ("out/{export}/${day}/{partition}", "out"),
+        ("out/${$}/${day}/{partition}", "out/$"),
+        ("${root}/raw/${day}/{partition}", "/data/raw"),
+        ("/mnt${root}/${day}/{partition}", "/"),
+        ("${root}/{partition}", "/data"),
+    ],
+)
+def test_nor_is_what_a_variable_holds_unless_it_is_the_root(
+    load_text: Loader, path: str, anchor: str
+) -> None:
+    text = HEAD.replace("out/{export}/{partition}", path)
+    loaded = load_text(text, params={"day": "2026-01-02"}, environ={"root": "/data"})
+    parent = loaded.config.exports[1]
+    for one in (parent, _child(parent, PERIOD)):
+        planned = destination_plan(loaded, one, "2026-01-02")
+        assert planned.anchor == str((loaded.path.absolute().parent / anchor).resolve())
+        assert "${" not in planned.prefix
