@@ -149,7 +149,8 @@ def _asked(ask: _Ask) -> tuple[ProofOutcome, str, int | None, float | None]:
     except (SourceError, ConfigError, SchemaDrift) as error:
         opened_here = True
         outcome, counted = ProofOutcome.UNPROVEN, None
-        sentence = f"the source could not be asked: {ask.fleet.redact(error.message)}"
+        code = f" [{error.code}]" if error.code else ""
+        sentence = f"the source could not be asked{code}: {ask.fleet.redact(error.message)}"
     finally:
         busy_s = None if source is None else source.longest_statement_s
         if opened_here:

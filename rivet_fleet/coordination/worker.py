@@ -185,6 +185,8 @@ class Worker:
                 log.error("unexpected error in a worker", kind=type(error).__name__, steps=steps)
             if self._claimed is not None:
                 self._fail(self._claimed, unexpected)
+            # As above: what comes unforeseen comes by no other budget than what is foreseen.
+            self._retries.rest()
             return ExitCode.RETRYABLE
 
     def _loop(self) -> ExitCode:

@@ -5,9 +5,12 @@ gives values of their types, or refuses by a name and a code.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from inspect import getmembers, isfunction
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_type_hints
 
 import pytest
@@ -16,18 +19,22 @@ from rivet_fleet.contracts.codec import fits
 from rivet_fleet.contracts.facts import FactsRequest
 from rivet_fleet.contracts.keys import ChunkRange, RangeKind, RelationName
 from rivet_fleet.contracts.plan import ReadPlan, TuningPlan
-from rivet_fleet.contracts.proof import Prove
+from rivet_fleet.contracts.proof import ProofOutcome, ProofPlan, Prove, RunProof
+from rivet_fleet.contracts.state import FinalizeLease
 from rivet_fleet.contracts.url import DatabaseUrl, parse_database_url
 from rivet_fleet.contracts.window import NewestRequest
+from rivet_fleet.coordination.proof import prove_run
 from rivet_fleet.errors import ConfigError, RivetFleetError, SchemaDrift
 from rivet_fleet.execution import registry
 from rivet_fleet.execution.proof import PageProofs
 from rivet_fleet.execution.signals import SourceSignals
 from rivet_fleet.execution.source import ChunkReader, PageLimit, Source
 from tests.integration.postgres_source_kit import read_plan
+from tests.model.store import MemoryStore
 from tests.rogue import postgres_server
 from tests.rogue.between import SHAPES, Between, between
 from tests.rogue.tcp import Memory, Peer, rogue
+from tests.unit.coordination.fleets import make_fleet, memory_plan
 
 BY_I = ChunkRange(kind=RangeKind.KEYSET, columns=("i",))
 LIMIT = PageLimit(rows_max=5000, bytes_max=1 << 20)
@@ -206,3 +213,41 @@ def test_whatever_a_server_says_of_itself_ends_by_name(name: str, value: bytes) 
             with asking(url) as asked:
                 said = wrong(act, get_type_hints(getattr(Source, verb))["return"], asked)
                 assert not said, verb
+
+
+def test_a_run_whose_count_is_none_is_unproven_by_name(
+    way: tuple[Between, DatabaseUrl, ReadPlan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends all the same: the last two answers are the count and how often rows were changed."""
+    armed, url, read = way
+    with asking(url) as asked:
+        before = asked.source.read_changes(NUMBERS)
+    made = memory_plan((1,))
+    proof = ProofPlan(prove=Prove.ALL, counted=BY_I, before=before)
+    (planned,) = made.runs
+    plan = replace(planned.plan, read=replace(read, source="shop"), proof=proof)
+    store = MemoryStore(time.time)
+    store.submit(replace(made, runs=(replace(planned, plan=plan),)))
+    noted: list[RunProof] = []
+    monkeypatch.setattr(store, "note_proof", lambda _lease, told, _ttl_s: noted.append(told))
+    monkeypatch.setattr(store, "confirm_finalize", lambda *_: None)
+    delivered: Any = SimpleNamespace(digest=SimpleNamespace(rows=3000))
+    fleet = make_fleet(store, tmp_path)
+    (run,) = store.runs(made.campaign_id)
+    lease = FinalizeLease(run_id=run.run_id, finalize_fence=1)
+
+    def proven() -> RunProof:
+        with asking(url) as asked:
+            monkeypatch.setattr(fleet, "open_source", lambda *_: asked.source)
+            prove_run(fleet, run, lease, [delivered])
+            fleet.drop_sources()
+        return noted.pop()
+
+    armed.arm(-1, SHAPES["no row"])
+    assert proven().outcome is ProofOutcome.PROVEN
+    told = []
+    for number in range(armed.met):
+        armed.arm(number, SHAPES["text"])
+        told.append(proven())
+    assert {one.outcome for one in told} <= {ProofOutcome.PROVEN, ProofOutcome.UNPROVEN}
+    assert any("[RIVET_SOURCE_ANSWER]" in one.sentence for one in told)

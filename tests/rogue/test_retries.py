@@ -289,7 +289,17 @@ def overtaken_and_failing(fleet: Fleet, broken: Broken) -> None:
     broken.behind = behind
 
 
-@pytest.mark.parametrize("way", [unwritable, losing, paused, overtaken, overtaken_and_failing])
+def unforeseen(fleet: Fleet, broken: Broken) -> None:
+    def behind() -> None:
+        raise RuntimeError("a defect of ours")
+
+    broken.behind = behind
+
+
+WAYS = [unwritable, losing, paused, overtaken, overtaken_and_failing, unforeseen]
+
+
+@pytest.mark.parametrize("way", WAYS)
 def test_what_was_read_of_a_chunk_that_goes_back_is_paid_for(
     way: Callable[[Fleet, Broken], None], tmp_path: Path
 ) -> None:

@@ -19,7 +19,7 @@ from rivet_fleet.contracts.plan import CampaignPlan
 from rivet_fleet.coordination.fleet import Fleet, FleetSettings, Patience, StopFlag
 from rivet_fleet.coordination.heartbeat import Heartbeat, HeartbeatLimits
 from rivet_fleet.coordination.worker import Worker
-from rivet_fleet.errors import WorkerUnfit
+from rivet_fleet.errors import ExitCode, WorkerUnfit
 from rivet_fleet.execution.source import Source
 from tests.model.store import MemoryStore
 from tests.unit.coordination.fleets import make_fleet
@@ -115,7 +115,8 @@ def play_fleet(
     change: Callable[[Fleet], None] | None = None,
 ) -> MemoryStore:
     """So many workers, each as a process would be, until the campaign or the time is over.
-    ``change`` sees each fleet first; then an unfit worker's place is filled again at once."""
+    ``change`` sees each fleet first; then the place of a worker that gave up is filled again at
+    once."""
     turns = Turns(lasts_s)
     store = MemoryStore(turns.now_s)
     store.submit(plan)
@@ -150,8 +151,8 @@ def _work(worker: Worker, again: object) -> None:
     """One place of a fleet."""
     while True:
         try:
-            worker.run()
-            return
+            if worker.run() is not ExitCode.RETRYABLE or again is None:
+                return
         except WorkerUnfit:
             if again is None:
                 raise
