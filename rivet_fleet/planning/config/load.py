@@ -205,6 +205,12 @@ def _screen_destination(
     return kept
 
 
+def _is_dropped(at: ConfigKey) -> bool:
+    """True within what is read by nobody: nothing of it is kept, or shown."""
+    own = at[2:] if at[:1] == ("exports",) else at
+    return bool(own) and own[0] in DROPPED
+
+
 def _asks_for_something(value: Any) -> bool:
     if isinstance(value, dict):
         return any(_asks_for_something(one) for one in value.values())
@@ -242,7 +248,8 @@ def load_config(
     document = read_document(_read_text(path, "the configuration"), str(path), variables)
     secrecy = secrecy_of(document, variables)
     declared, misplaced = misplaced_secrets(document, secrecy)
-    document = replace(document, problems=(*document.problems, *misplaced))
+    kept = [one for one in misplaced if not _is_dropped(one.at)]
+    document = replace(document, problems=(*document.problems, *kept))
     secrets = spellings([*_secret_texts(document.plain), *declared])
     rules = partial(
         check_rules,

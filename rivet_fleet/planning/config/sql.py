@@ -227,7 +227,8 @@ def _misplaced(
         place = "it is a URL's password, percent-encoded; url_env: takes a variable with the whole"
     else:
         place = "a secret belongs into SQL, a source's password or behind the ? of a signal's URL"
-    declared = f"; one that is none says so: params: {{{name}: {{secret: false}}}}"
+    # Not as it is written in the file: whatever stands behind `token:` is masked.
+    declared = f"; if {name} is none, set its `secret` under `params` to false"
     return Problem(
         at=at,
         what=dotted(at),

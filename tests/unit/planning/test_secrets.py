@@ -222,6 +222,21 @@ def test_a_secret_parameter_stays_where_it_is_hidden(load_text: Loader, text: st
     assert SECRET in loaded.secrets
 
 
+def test_a_hint_can_be_read_although_it_speaks_of_secrets(load_text: Loader) -> None:
+    with pytest.raises(ConfigError) as told:
+        load_text(DECLARED + MISPLACED["by its name"], params={"tok": "x", "my_token": SECRET})
+    assert "if my_token is none, set its `secret` under `params` to false" in (
+        told.value.hint or ""
+    )
+
+
+def test_what_nobody_reads_may_hold_a_secret(load_text: Loader) -> None:
+    text = "notifications: {slack: {url: '${tok}'}}\nignored_settings: [notifications]\n" + EXPORT
+    loaded = load_text(DECLARED + text + "    load: {password: '${tok}'}\n", params={"tok": SECRET})
+    assert len(loaded.warnings) == 2
+    assert_hidden(f"{loaded.warnings} {loaded.config!r} {loaded.config.model_dump_json()}", SECRET)
+
+
 # ------------------------------------------------------------------------------------------
 # Every setting there is, and every way to call a secret.
 
