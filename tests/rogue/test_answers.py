@@ -220,6 +220,7 @@ def test_a_run_whose_count_is_none_is_unproven_by_name(
 ) -> None:
     """It ends all the same: the last two answers are the count and how often rows were changed."""
     armed, url, read = way
+    armed.arm(-1, SHAPES["no row"])
     with asking(url) as asked:
         before = asked.source.read_changes(NUMBERS)
     made = memory_plan((1,))
