@@ -169,7 +169,7 @@ def coordinate(
         workers=invocation.loaded.config.campaign.workers if workers is None else workers,
         command=_worker_command(invocation, campaign_id),
         join=join,
-        nursery=nursery.take(),
+        nursery=nursery.take(invocation.loaded.store_libraries),
     )
     governor = wiring.open_governor(
         invocation.loaded, process_options(invocation, "governor"), named, campaign_id

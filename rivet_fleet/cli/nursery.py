@@ -7,11 +7,13 @@ file over a pipe when the supervisor wants it. Should the supervisor die, the pi
 everybody home who has not begun; what has begun is a worker like any other.
 
 Forking is safe there, and would not be in the coordinator: the nursery has one thread for ever, no
-connection and no open file but its socket (fork(2)).
+connection and no open file but its socket (fork(2)). What a destination needs beside that (a
+store's library) it imports when it is told to, before the first of them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import importlib
@@ -22,7 +24,7 @@ import signal
 import socket
 import struct
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -33,7 +35,9 @@ PROGRAM = (sys.executable, "-m", "rivet_fleet")
 PROCESS_NAME = "rivet-worker"
 """What ``ps -o comm`` and ``top`` show of it: its command line is that of the coordinator."""
 NURSERY_NAME = "rivet-nursery"
+_FORK, _IMPORT = b"w", b"i"
 _ANSWER_TIMEOUT_S = 5.0
+_IMPORT_TIMEOUT_S = 60.0
 _DISMISS_TIMEOUT_S = 30.0
 _PR_SET_CHILD_SUBREAPER = 36
 _STARTS = sys.platform == "linux"
@@ -118,6 +122,23 @@ class Nursery:
         """Of the nursery itself."""
         return self._process.pid
 
+    def prepare(self, libraries: Iterable[str]) -> None:
+        """Import these once for all workers that come. What cannot be imported each of them finds
+        out, and tells, by itself."""
+        names = " ".join(sorted(libraries))
+        if not names:
+            return
+        told_fd, tell_fd = os.pipe()
+        try:
+            with os.fdopen(tell_fd, "w") as pipe, os.fdopen(told_fd, "rb"):
+                socket.send_fds(self._socket, [_IMPORT], [told_fd])
+                pipe.write(names)
+            self._socket.settimeout(_IMPORT_TIMEOUT_S)
+            self._answer()
+            self._socket.settimeout(_ANSWER_TIMEOUT_S)
+        except OSError:
+            self.dismiss()
+
     def hand_over(
         self, arguments: Sequence[str], environment: Mapping[str, str], log_path: Path
     ) -> Forked | None:
@@ -156,19 +177,23 @@ class Nursery:
 
     def _child(self, orders_fd: int) -> Forked:
         """A child of ours that reads ``orders_fd``. Raises OSError."""
-        socket.send_fds(self._socket, [b"w"], [orders_fd])
+        socket.send_fds(self._socket, [_FORK], [orders_fd])
+        pid = self._answer()
+        if pid <= 0:
+            raise OSError("the nursery could not fork")
+        process = Forked(pid)
+        process.poll()  # ChildProcessError, an OSError: it was not given to us
+        return process
+
+    def _answer(self) -> int:
         answer = b""
         while len(answer) < _PID.size:
             more = self._socket.recv(_PID.size - len(answer))
             if not more:
                 raise OSError("the nursery has ended")
             answer += more
-        (pid,) = _PID.unpack(answer)
-        if pid <= 0:
-            raise OSError("the nursery could not fork")
-        process = Forked(pid)
-        process.poll()  # ChildProcessError, an OSError: it was not given to us
-        return process
+        (number,) = _PID.unpack(answer)
+        return int(number)
 
 
 _waiting: list[Nursery] = []
@@ -188,9 +213,14 @@ def begin(program: Callable[[], object]) -> None:
         pass  # the supervisor will say why no process can be started
 
 
-def take() -> Nursery | None:
-    """What was begun, once: the caller uses it and dismisses it."""
-    return _waiting.pop() if _waiting else None
+def take(libraries: Iterable[str] = ()) -> Nursery | None:
+    """What was begun, once: the caller uses it and dismisses it. ``libraries``: what its workers
+    need beside the program's own."""
+    if not _waiting:
+        return None
+    nursery = _waiting.pop()
+    nursery.prepare(libraries)
+    return nursery
 
 
 def _become_nursery(
@@ -212,12 +242,25 @@ def _become_nursery(
             said, fds, _, _ = socket.recv_fds(theirs, 1, 1)
             if not said or not fds:
                 break
+            if said == _IMPORT:
+                _import(fds[0])
+                theirs.sendall(_PID.pack(0))
+                continue
             pid = _grandchild(fds[0], supervisor_pid, program)
             os.close(fds[0])
             theirs.sendall(_PID.pack(pid))
         code = 0
     finally:
         os._exit(code)
+
+
+def _import(told_fd: int) -> None:
+    with os.fdopen(told_fd, "r") as pipe:
+        names = pipe.read().split()
+    for name in names:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+    gc.freeze()
 
 
 def _grandchild(orders_fd: int, supervisor_pid: int, program: Callable[[], object]) -> int:

@@ -71,6 +71,10 @@ class DestinationKind:
     """True where links may lie on the way to a prefix (``DestinationPlan.anchor``)."""
     problems: Callable[[Settings], Iterator[SettingProblem]] = _no_problems
     """What is wrong although each setting is right."""
+    library: str | None = None
+    """What opening one imports; a nursery does that once for all its workers."""
+    memory_mb: int = 0
+    """What the library takes of a worker's memory, beside ``worker_memory_mb``."""
     redirects: tuple[str, ...] = ()
     """Environment variables that would lead the kind's library elsewhere than its settings say.
     They have no say here; ``doctor`` names those that are set."""

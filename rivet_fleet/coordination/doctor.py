@@ -130,7 +130,7 @@ def examine(
         *of_host(
             host_limits(),
             workers=loaded.config.campaign.workers,
-            worker_memory_mb=loaded.config.campaign.worker_memory_mb,
+            worker_memory_mb=loaded.worker_memory_mb,
         ),
     )
 

@@ -183,7 +183,7 @@ def advise(
             loaded, exports[name], facts[name], run, runs, now_s
         )
         found.append(recommendation)
-    memory_mb = loaded.config.campaign.worker_memory_mb
+    memory_mb = loaded.worker_memory_mb
     return Advised(campaign=campaign_view(found, rss_mb=memory_mb), preflights=preflights)
 
 

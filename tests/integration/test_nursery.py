@@ -60,6 +60,30 @@ nursery.dismiss()
     assert "missing.yaml" in log.read_text()
 
 
+def test_what_all_of_them_need_is_imported_once(tmp_path: Path) -> None:
+    """Before the first of them; what is not installed costs nothing."""
+    (tmp_path / "librarylike.py").write_text(
+        "import os; open(os.environ['TOLD'], 'a').write(f'{os.getpid()} ')"
+    )
+    said = begin(
+        """
+import os
+nursery.prepare(["librarylike", "no_such_library"])
+children = [waiting() for _ in range(2)]
+print(os.getpid() != nursery.pid, nursery.pid)
+for child, pipe in children:
+    child.kill()
+    child.wait(30)
+print(open(os.environ["TOLD"]).read())
+nursery.dismiss()
+""",
+        before=f"import os, sys; sys.path.insert(0, {str(tmp_path)!r}); "
+        f"os.environ['TOLD'] = {str(tmp_path / 'told')!r}\n",
+    )
+    assert said[0] == "True"
+    assert said[1:] == [said[1]] * 2
+
+
 def test_the_signal_that_ends_a_worker_is_told() -> None:
     said = begin(
         """

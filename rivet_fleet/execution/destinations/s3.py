@@ -14,6 +14,7 @@ import base64
 import contextlib
 import hashlib
 import importlib
+import os
 import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -100,6 +101,8 @@ KIND = DestinationKind(
     unsafe=unsafe_prefix,
     prefix=_prefix,
     problems=_problems,
+    library="s3fs",
+    memory_mb=50,
     redirects=("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"),
 )
 _PERMISSIONS = {
@@ -155,6 +158,19 @@ def open_destination(connection: DestinationConnection, *, create: bool = True) 
 
 
 def _filesystem(s3fs: ModuleType, connection: DestinationConnection) -> Any:
+    """One for all prefixes that are reached by the same settings: its client takes 10 MB. Of this
+    process alone: one that was made before a fork does not work behind it."""
+    settings = (*sorted(connection.options.items()), *sorted(connection.secrets.items()))
+    found = _filesystems.get((os.getpid(), settings))
+    if found is None:
+        found = _filesystems[os.getpid(), settings] = _made(s3fs, connection)
+    return found
+
+
+_filesystems: dict[tuple[int, tuple[tuple[str, str], ...]], Any] = {}
+
+
+def _made(s3fs: ModuleType, connection: DestinationConnection) -> Any:
     options, secret = connection.options, connection.secrets
     endpoint = options.get("endpoint")
     # Without a region a service of one's own is asked by the name that most of them have.
@@ -355,8 +371,7 @@ class S3Store:
         self.ask("delete_object", Key=key)
 
     def close(self) -> None:
-        """s3fs closes its session when its filesystem is gone."""
-        self._fs = None
+        """Its connections are other prefixes', too; they end with the process."""
 
     def ask(self, method: str, expected: tuple[str, ...] = (), /, **words: Any) -> dict[str, Any]:
         """One request about the bucket, repeated by s3fs while it may help. Raises _Said for codes

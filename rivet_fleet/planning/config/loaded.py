@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rivet_fleet.contracts.destination import DestinationKinds
+from rivet_fleet.contracts.destination import DestinationKind, DestinationKinds
 from rivet_fleet.contracts.parameters import Parameter
 from rivet_fleet.contracts.proof import Prove
 from rivet_fleet.errors import ConfigError
@@ -81,6 +81,22 @@ class LoadedConfig:
         if self.config.spool_dir is None:
             return None
         return self.path.absolute().parent / self.config.spool_dir
+
+    @property
+    def store_libraries(self) -> frozenset[str]:
+        """What its destinations need to be imported."""
+        return frozenset(kind.library for kind in self._kinds() if kind.library)
+
+    @property
+    def worker_memory_mb(self) -> int:
+        """The ceiling of one worker process: what the campaign says, and beside it what the
+        largest of its destinations' libraries takes."""
+        beside = max((kind.memory_mb for kind in self._kinds()), default=0)
+        return self.config.campaign.worker_memory_mb + beside
+
+    def _kinds(self) -> list[DestinationKind]:
+        types = {export.destination.type for export in self.config.exports}
+        return [kind for name, kind in self.destinations.items() if name in types]
 
     def source_name(self, export: ExportConfig) -> str:
         """Which source an export reads."""

@@ -447,7 +447,8 @@ class CampaignConfig(Block):
     worker_memory_mb: Annotated[Count, Field(ge=128, le=MIB)] = Field(
         default=150,
         description="Memory ceiling of one worker process: pages, row groups and the largest "
-        "value follow from it.",
+        "value follow from it. Of a store the worker holds its library beside that (50 MB "
+        "of s3).",
     )
     prove: Literal["off", "sampled", "all"] = Field(
         default="sampled",
