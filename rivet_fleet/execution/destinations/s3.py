@@ -34,7 +34,6 @@ from rivet_fleet.contracts.destination import (
     Settings,
     bucket_and_key,
     bucket_problems,
-    is_here,
     not_together,
     only_together,
     store_prefix,
@@ -60,9 +59,13 @@ _OWN = ".amazonaws.com"
 _KEYS = ("access_key_env", "secret_key_env")
 
 
+def _is_own(endpoint: str) -> bool:
+    return (urlsplit(endpoint).hostname or "").endswith(_OWN)
+
+
 def _prefix(settings: Settings, _folder: Path) -> str:
-    host = urlsplit(settings.get("endpoint", "")).hostname or ""
-    return store_prefix("s3", settings, at="" if host.endswith(_OWN) else None)
+    own = _is_own(settings.get("endpoint", ""))
+    return store_prefix("s3", settings, at="" if own else None)
 
 
 def _problems(settings: Settings) -> Iterator[SettingProblem]:
@@ -175,7 +178,7 @@ def _made(s3fs: ModuleType, connection: DestinationConnection) -> Any:
     endpoint = options.get("endpoint")
     # Without a region a service of one's own is asked by the name that most of them have.
     region = options.get("region") or ("us-east-1" if endpoint else None)
-    style = "path" if endpoint and _by_path(endpoint) else "auto"
+    style = "path" if endpoint and not _is_own(endpoint) else "auto"
     return s3fs.S3FileSystem(
         anon="allow_anonymous" in options,
         key=secret.get("access_key_env"),
@@ -184,7 +187,7 @@ def _made(s3fs: ModuleType, connection: DestinationConnection) -> Any:
         endpoint_url=endpoint,
         client_kwargs={"region_name": region} if region else {},
         config_kwargs={
-            # One, because s3fs repeats around it; together about ten tries in five seconds.
+            # s3fs repeats around it: about ten tries in five seconds.
             "retries": {"max_attempts": 1},
             "connect_timeout": _CONNECT_TIMEOUT_S,
             "read_timeout": _READ_TIMEOUT_S,
@@ -198,12 +201,6 @@ def _made(s3fs: ModuleType, connection: DestinationConnection) -> Any:
         use_listings_cache=False,
         **({"profile": options["aws_profile"]} if "aws_profile" in options else {}),
     )
-
-
-def _by_path(endpoint: str) -> bool:
-    """True where a bucket cannot be a part of the host's name."""
-    host = urlsplit(endpoint).hostname or ""
-    return is_here(endpoint) or ":" in host or host.replace(".", "").isdigit()
 
 
 def _words(connection: DestinationConnection, **words: str) -> dict[str, str]:
@@ -495,7 +492,6 @@ def _failures() -> tuple[type[BaseException], ...]:
 
 
 def _response(error: BaseException) -> dict[str, Any] | None:
-    """The service's answer, of the error itself or of what it came of."""
     for one in (error, error.__cause__, error.__context__):
         response = getattr(one, "response", None)
         if isinstance(response, dict):
