@@ -332,10 +332,11 @@ class CopyStream(SteppedStream):
             while why is not Pulled.END:
                 received_bytes, why = exchange.pull()
                 self.wire_bytes += received_bytes
-                if why is Pulled.WAIT and not received_bytes:
+                if why is Pulled.END:
+                    exchange.finish()
+                elif why is Pulled.WAIT and not received_bytes:
                     connection.wait_readable()
                 yield  # with what has come: it may be enough, and nothing more may ever come
-            exchange.finish()
         except BaseException:
             # Half an answer may be on its way: nobody could tell it from the next one's.
             self._session.close()
