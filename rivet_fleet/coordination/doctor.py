@@ -374,6 +374,16 @@ def _destination(
     spool: Path,
 ) -> Iterator[DoctorFinding]:
     subject = f"destination of {export.name}"
+    for name in loaded.destinations[plan.kind].redirects:
+        if name in loaded.environ:
+            yield DoctorFinding(
+                code=DoctorCode.DESTINATION_REDIRECT,
+                gravity=Gravity.WARNING,
+                subject=subject,
+                what=f"{name} is set, and has no say here: {plan.prefix} is where it goes",
+                why="other programs of this environment go where the variable says",
+                hint="to go there, write the destination's own setting (endpoint); else unset it",
+            )
     with (
         contextlib.closing(
             open_planned_destination(loaded, options, plan, create=True)
@@ -395,6 +405,14 @@ def _destination(
             hint=None if only else "use a filesystem that refuses to link to an existing name",
         )
         yield from of_space(free, subject, DoctorCode.DESTINATION_SPACE_LOW)
+        if only and not tried.exclusive:
+            yield DoctorFinding(
+                code=DoctorCode.DESTINATION_UNCONDITIONAL,
+                gravity=Gravity.INFO,
+                subject=subject,
+                what="the service ignores conditions: each name is looked at before it is written",
+                why="only a stranger who writes the same name in that instant could be overwritten",
+            )
 
 
 def host_limits() -> HostLimits:

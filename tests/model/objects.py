@@ -69,6 +69,7 @@ KIND = DestinationKind(
     unsafe=_unsafe,
     prefix=_prefix,
     problems=_problems,
+    redirects=("OBJECTS_ENDPOINT",),
 )
 _buckets: dict[str, Bucket] = {}
 

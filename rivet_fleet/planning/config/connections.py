@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 from pydantic import ValidationError
 
+from rivet_fleet.contracts.destination import DestinationKinds
 from rivet_fleet.contracts.identity import CampaignIdentity
 from rivet_fleet.contracts.seals import KEY_BYTES_MIN
 from rivet_fleet.contracts.url import DatabaseUrl, Login, parse_database_url
@@ -130,13 +131,16 @@ def seal_key(loaded: LoadedConfig, variable: str | None = None) -> bytes | None:
     return key
 
 
-def named_variables(config: FleetConfig) -> set[str]:
-    """Every environment variable the configuration may read after loading."""
+def named_variables(config: FleetConfig, kinds: DestinationKinds) -> set[str]:
+    """Every environment variable the configuration may read after loading, and those that would
+    lead a destination's library elsewhere."""
     names = {*STATE_ENV, config.state.url_env, config.state.key_env}
     for source in all_sources(config).values():
         names |= {source.url_env, source.password_env}
     for export in config.exports:
         names |= set(export.destination.variables.values())
+        kind = kinds.get(export.destination.type)
+        names |= set(kind.redirects if kind is not None else ())
     return {name for name in names if name}
 
 

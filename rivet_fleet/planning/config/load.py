@@ -263,6 +263,7 @@ def load_config(
     config, shared = apart(config, installed.destinations, path.absolute().parent)
     warnings += [f"{document.places.where(at)}: {text}" for at, text in shared]
     secrets = spellings([*secrets, *known_secrets(config, environ)])
+    named = named_variables(config, installed.destinations)
     sql = read_sql(
         config,
         path,
@@ -290,7 +291,7 @@ def load_config(
         queries=sql.queries,
         parameters=sql.secrets,
         templates=frozenset(sql.templates),
-        environ={name: environ[name] for name in named_variables(config) if name in environ},
+        environ={name: environ[name] for name in named if name in environ},
         places=document.places,
         default_ports=dict(installed.default_ports),
         destinations=dict(installed.destinations),

@@ -279,6 +279,25 @@ def test_doctor_names_a_variable_that_is_missing(load: Load) -> None:
     assert [one.code for one in told(ENVIRON)] == [DoctorCode.DESTINATION_WRITABLE]
 
 
+def test_doctor_names_what_would_lead_a_library_elsewhere_and_what_a_store_ignores(
+    load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(objects, "_buckets", {"objects://lake@store.example:9000": BAD})
+    loaded = load(
+        LAKE + "spool_dir: spool\n", environ={**ENVIRON, "OBJECTS_ENDPOINT": "http://evil"}
+    )
+    found = [one for one in _places(loaded, ME, 0.0) if one.subject == "destination of orders"]
+    assert [one.code for one in found] == [
+        DoctorCode.DESTINATION_REDIRECT,
+        DoctorCode.DESTINATION_WRITABLE,
+        DoctorCode.DESTINATION_UNCONDITIONAL,
+    ]
+    assert "OBJECTS_ENDPOINT" in found[0].what
+
+
+BAD = objects.Bucket(conditional=False)
+
+
 def test_what_identifies_a_configuration_is_the_place_and_the_names_never_the_secret(
     load: Load,
 ) -> None:
