@@ -287,6 +287,13 @@ class EventName(Enum):
         "a part is visible (told again when somebody confirms it)",
         data="`path`, `rows`, `bytes`",
     )
+    PART_REMOVED = _Row(
+        "part.removed",
+        "worker",
+        WARNING,
+        "a store showed a part after its attempt was given up; it was removed before the run ended",
+        data="`path`, `fence`",
+    )
     CHUNK_COMPLETED = _Row(
         "chunk.completed",
         TRANSITION,

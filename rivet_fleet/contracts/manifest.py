@@ -6,6 +6,7 @@ It is written from the ledger alone, byte-for-byte reproducible.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -117,6 +118,16 @@ class LedgerPart:
     columns: tuple[ColumnStats, ...] = field(default=())
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunLedger:
+    """All that a manifest is made of, found whole at one moment."""
+
+    parts: list[LedgerPart]
+    """In (chunk, part) order."""
+    fences: Mapping[int, int]
+    """By chunk, also by one without rows: the attempt that was committed."""
+
+
 def part_path(
     *, run_id: str, export_name: str, chunk_index: int, part_number: int, fence: int, extension: str
 ) -> str:
@@ -127,6 +138,27 @@ def part_path(
     """
     name = f"{export_name}-c{chunk_index:06d}-p{part_number:03d}-f{fence}.{extension}"
     return f"{run_id}/{name}"
+
+
+def part_named(
+    path: str, *, run_id: str, export_name: str, extension: str
+) -> tuple[int, int] | None:
+    """The chunk and the fence of a visible object's path, None unless ``part_path`` could have
+    made it for this run."""
+    name = rf"{re.escape(export_name)}-c(\d{{6,18}})-p(\d{{3,18}})-f(\d{{1,18}})"
+    found = re.fullmatch(rf"{re.escape(run_id)}/{name}\.{re.escape(extension)}", path, re.ASCII)
+    if found is None:
+        return None
+    chunk_index, part_number, fence = (int(digits) for digits in found.groups())
+    same = part_path(
+        run_id=run_id,
+        export_name=export_name,
+        chunk_index=chunk_index,
+        part_number=part_number,
+        fence=fence,
+        extension=extension,
+    )
+    return (chunk_index, fence) if same == path else None
 
 
 MANIFEST_VERSION = 1

@@ -5,15 +5,15 @@ Every mode, engine and destination ends a chunk here. Each step is followed by i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
 
 from rivet_fleet.contracts.events import Event, EventName, Told
 from rivet_fleet.contracts.keys import CampaignId, RunId, TaskId
 from rivet_fleet.contracts.killpoints import KillPoint, reach
-from rivet_fleet.contracts.manifest import LedgerPart, StagedPart, part_path
+from rivet_fleet.contracts.manifest import LedgerPart, StagedPart, part_named, part_path
 from rivet_fleet.contracts.plan import ExportPlan
-from rivet_fleet.contracts.state import Claim
+from rivet_fleet.contracts.state import Claim, RunView
 from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.errors import DestinationError, LeaseLost
 from rivet_fleet.execution.destination import Destination, Presence
@@ -130,6 +130,44 @@ def make_impossible(destination: Destination, parts: Sequence[LedgerPart]) -> No
     for part in parts:
         destination.remove(part.path)
     reach(KillPoint.REOPEN_VISIBLE_REMOVED)
+
+
+def remove_late(fleet: Fleet, run: RunView, fences: Mapping[int, int]) -> None:
+    """Remove what is visible of attempts that were given up: a store may carry out a commit that
+    was on its way while its chunk was reopened (F10). ``fences``: under which each chunk of the run
+    was committed.
+
+    A name with a lower fence than its chunk's can never be good again, since fences only grow; so
+    whoever comes here late, with a former reading, removes nothing of a later attempt. Raises
+    DestinationError: then some are still there, and the run is not to end.
+    """
+    if all(fence <= 1 for fence in fences.values()):
+        return  # every chunk was claimed once, and no other attempt has ever been
+    destination = fleet.destination(run.run_id)
+    plan = run.plan
+    for path in [info.path for info in destination.list_visible(run.run_id)]:
+        named = part_named(
+            path,
+            run_id=run.run_id,
+            export_name=plan.export_name,
+            extension=plan.format.extension,
+        )
+        if named is None or named[1] >= fences.get(named[0], 0):
+            continue
+        destination.remove(path)
+        chunk_index, fence = named
+        fleet.emit(
+            Event(
+                name=EventName.PART_REMOVED,
+                campaign_id=run.campaign_id,
+                run_id=run.run_id,
+                export_name=run.export_name,
+                chunk_index=chunk_index,
+                worker_id=fleet.identity.worker_id,
+                message=f"{path} became visible after its attempt was given up",
+                data={"path": path, "fence": fence},
+            )
+        )
 
 
 def deliver_chunk(fleet: Fleet, claim: Claim, plan: ExportPlan, result: ExtractResult) -> Published:

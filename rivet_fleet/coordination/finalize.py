@@ -35,7 +35,7 @@ from rivet_fleet.contracts.quality import (
     refusal,
 )
 from rivet_fleet.contracts.state import FinalizeLease, FinishedRun, RunView
-from rivet_fleet.coordination.commit import reopen_chunk
+from rivet_fleet.coordination.commit import remove_late, reopen_chunk
 from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.coordination.proof import prove_run
 from rivet_fleet.errors import (
@@ -241,9 +241,10 @@ def finalize_run(fleet: Fleet, run_id: RunId) -> bool:
         return False
     try:
         # The only reading: what is judged, counted and told is what was found whole.
-        parts = fleet.patience.call("read the ledger", lambda: fleet.store.whole_ledger(lease))
+        ledger = fleet.patience.call("read the ledger", lambda: fleet.store.whole_ledger(lease))
     except LeaseLost:
         return False
+    parts = ledger.parts
     destination = fleet.destination(run_id)
     if _reopen_lost(fleet, destination, run, parts):
         return False
@@ -255,6 +256,8 @@ def finalize_run(fleet: Fleet, run_id: RunId) -> bool:
     if findings.refused:
         _refuse(fleet, run, lease, findings, parts)
         return False
+    # Behind the count, which takes its time: as late as it can be.
+    remove_late(fleet, run, ledger.fences)
     if run.plan.skip_empty and not parts:
         # No delivery at all: what was delivered before stays what it was (Rivet: Manifest).
         return _finish(fleet, run, lease, parts, "", findings)

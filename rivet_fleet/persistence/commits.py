@@ -14,7 +14,13 @@ from typing import Any
 
 from rivet_fleet.contracts.codec import canonical_json, from_plain
 from rivet_fleet.contracts.keys import RunId
-from rivet_fleet.contracts.manifest import ColumnStats, LedgerPart, PartDigest, PartStatus
+from rivet_fleet.contracts.manifest import (
+    ColumnStats,
+    LedgerPart,
+    PartDigest,
+    PartStatus,
+    RunLedger,
+)
 from rivet_fleet.contracts.seals import Sealer, digest_of, tampered
 from rivet_fleet.contracts.state import FinalizeLease
 from rivet_fleet.errors import LeaseLost, StateTampered
@@ -199,10 +205,10 @@ class Deliveries:
         check_commits(self._db.sealer, seal, tasks, rows)
         return _parts_from(rows, self._db.sealer, seal)
 
-    def whole_ledger(self, lease: FinalizeLease) -> list[LedgerPart]:
-        """All that a run's manifest is made of, in (chunk, part) order, of one moment at which the
-        finalizer's lease held. Raises LeaseLost, and StateTampered unless each chunk of the plan
-        was committed once with exactly these parts, whatever statuses say (ADR 0024)."""
+    def whole_ledger(self, lease: FinalizeLease) -> RunLedger:
+        """All that a run's manifest is made of, of one moment at which the finalizer's lease held.
+        Raises LeaseLost, and StateTampered unless each chunk of the plan was committed once with
+        exactly these parts, whatever statuses say (ADR 0024)."""
 
         def work(tx: Transaction) -> tuple[Record | None, Sequence[Record], Sequence[Record]]:
             run = tx.first(_LEASED, run_id=lease.run_id, finalize_fence=lease.finalize_fence)
@@ -214,7 +220,10 @@ class Deliveries:
             raise LeaseLost(f"run {lease.run_id} is not this finalizer's any more")
         check_run(self._db.sealer, run)
         check_whole(self._db.sealer, run, tasks, rows)
-        return _parts_from(rows, self._db.sealer, run.seal)
+        return RunLedger(
+            parts=_parts_from(rows, self._db.sealer, run.seal),
+            fences={task.chunk_index: task.fence for task in tasks},
+        )
 
 
 def _parts_from(rows: Sequence[Record], sealer: Sealer, seal: str | None) -> list[LedgerPart]:

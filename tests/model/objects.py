@@ -117,6 +117,9 @@ class Bucket:
     """False: the store takes conditions and ignores them."""
     answer: Callable[[str], None] = lambda verb: None
     """Called behind each request that was carried out; raises where its answer is lost."""
+    on_their_way: list[tuple[str, Stored]] | None = None
+    """A list: commits are taken into it, without an answer. What is aborted meanwhile is proven
+    gone, and they are carried out all the same, when the test says so."""
     objects: dict[str, Stored] = field(default_factory=dict)
     uploads: dict[str, Upload] = field(default_factory=dict)
     lock: threading.RLock = field(default_factory=threading.RLock)
@@ -146,6 +149,9 @@ class Bucket:
         with self.lock:
             upload = self.find(key, upload_id)
             self._refuse_taken(key, if_absent=if_absent)
+            if self.on_their_way is not None:
+                self.on_their_way.append((key, Stored(upload.body, upload.metadata)))
+                raise ConnectionError
             self.objects[key] = Stored(upload.body, upload.metadata)
             del self.uploads[upload_id]
         self.answer("complete")

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from rivet_fleet.contracts.events import Event, EventName, Told
 from rivet_fleet.contracts.keys import CampaignId, RunId, TaskId
-from rivet_fleet.contracts.manifest import LedgerPart, PartStatus, StagedPart
+from rivet_fleet.contracts.manifest import PartStatus, RunLedger, StagedPart
 from rivet_fleet.contracts.plan import CampaignPlan
 from rivet_fleet.contracts.state import (
     CampaignStatus,
@@ -358,10 +358,11 @@ class MemoryStore(MemoryBudgets, MemoryFinish, MemoryViews):
         ]
 
     @synchronized
-    def whole_ledger(self, lease: FinalizeLease) -> list[LedgerPart]:
+    def whole_ledger(self, lease: FinalizeLease) -> RunLedger:
         if self._leased(lease) is None:
             raise LeaseLost(f"run {lease.run_id} is not ours to finish any more")
-        return self.parts(lease.run_id)
+        fences = {task.chunk_index: task.fence for task in self._tasks_of(lease.run_id)}
+        return RunLedger(parts=self.parts(lease.run_id), fences=fences)
 
 
 def _lost(task_id: TaskId, fence: int) -> LeaseLost:

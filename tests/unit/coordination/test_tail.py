@@ -14,15 +14,22 @@ import pytest
 
 from rivet_fleet.contracts.keys import RunId
 from rivet_fleet.contracts.manifest import MANIFEST_NAME, SUCCESS_NAME
+from rivet_fleet.contracts.plan import DestinationPlan
 from rivet_fleet.contracts.state import CampaignStatus, RunStatus, TaskStatus
 from rivet_fleet.coordination import commit, finalize
 from rivet_fleet.coordination.commit import Published, deliver_chunk, publish_chunk
 from rivet_fleet.coordination.finalize import finalize_run
 from rivet_fleet.coordination.operate import requeue
 from rivet_fleet.coordination.tend import tend
-from rivet_fleet.errors import DataIntegrityError, LeaseLost, StateTampered
+from rivet_fleet.errors import (
+    DataIntegrityError,
+    DestinationUnavailable,
+    LeaseLost,
+    StateTampered,
+)
 from rivet_fleet.execution.destination import Presence
 from rivet_fleet.persistence.open import open_store as open_sql_store
+from tests.model.objects import Bucket, destination_of
 from tests.model.store import MemoryStore
 from tests.unit.coordination.fleets import (
     CAMPAIGN,
@@ -130,11 +137,66 @@ def proof_a_late_finalizer_leaves_the_newer_manifest_alone(tmp_path):
     assert destination.read(MANIFEST_NAME, 4096) == b"the next run's manifest"
 
 
+def late_fleet(tmp_path, chunks=(1,)):
+    """A fleet into an object store."""
+    (run,) = memory_plan(chunks).runs
+    into = DestinationPlan(kind="objects", prefix="objects://bucket/shop")
+    store = MemoryStore(DatabaseClock())
+    plan = replace(run, plan=replace(run.plan, destination=into))
+    store.submit(replace(memory_plan(chunks), runs=(plan,)))
+    fleet, bucket = make_fleet(store, tmp_path), Bucket()
+    fleet.open_destination = lambda plan: destination_of(bucket, plan.prefix)
+    return fleet, bucket
+
+
+def given_up(fleet, bucket, tmp_path):
+    """A chunk that was committed, and reopened while its part was on its way at the store: its
+    claim, and what carries that out."""
+    bucket.on_their_way = late = []
+    claim = claim_of(fleet)
+    plan = fleet.planned_run(claim.run_id).plan
+    with pytest.raises(DestinationUnavailable):
+        deliver_chunk(fleet, claim, plan, spooled(tmp_path / "spool"))
+    bucket.on_their_way = None
+    reopened = commit.reopen_chunk(
+        fleet,
+        task_id=claim.task_id,
+        run_id=claim.run_id,
+        chunk_index=claim.chunk_index,
+        fence=claim.fence,
+        reason="an operator's word",
+    )
+    assert reopened is Published.REOPENED
+    return claim, lambda: bucket.objects.update(late)
+
+
+def proof_a_late_commit_is_gone_before_the_manifest(tmp_path, parts=1):
+    """F10: the store proved the upload gone, and carries its commit out after all."""
+    fleet, bucket = late_fleet(tmp_path)
+    old, carry_out = given_up(fleet, bucket, tmp_path)
+    new, outcome = deliver(fleet, tmp_path, parts=parts)
+    assert outcome is Published.COMPLETED
+    prove = finalize.prove_run
+
+    def late_and_proven(*arguments):
+        carry_out()
+        assert f"-f{old.fence}." in " ".join(visible(fleet, old.run_id))
+        return prove(*arguments)
+
+    with pytest.MonkeyPatch.context() as slow:
+        slow.setattr(finalize, "prove_run", late_and_proven)
+        assert finalize_run(fleet, new.run_id)
+    shown = [path for path in visible(fleet, new.run_id) if path.endswith(".parquet")]
+    assert len(shown) == parts
+    assert all(f"-f{new.fence}." in path for path in shown)
+
+
 PROOFS = (
     proof_a_loser_shows_nothing,
     proof_reopening_leaves_no_old_part,
     proof_a_lost_part_is_no_success,
     proof_a_late_finalizer_leaves_the_newer_manifest_alone,
+    proof_a_late_commit_is_gone_before_the_manifest,
 )
 
 
@@ -166,11 +228,16 @@ def finalize_without_confirming(monkeypatch):
     monkeypatch.setattr(finalize, "_still_ours", lambda fleet, lease: None)
 
 
+def finalize_without_removing_what_is_late(monkeypatch):
+    monkeypatch.setattr(finalize, "remove_late", lambda *arguments: None)
+
+
 MUTANTS = (
     (publish_before_commit, proof_a_loser_shows_nothing),
     (reopen_leaves_parts, proof_reopening_leaves_no_old_part),
     (finalize_without_looking, proof_a_lost_part_is_no_success),
     (finalize_without_confirming, proof_a_late_finalizer_leaves_the_newer_manifest_alone),
+    (finalize_without_removing_what_is_late, proof_a_late_commit_is_gone_before_the_manifest),
 )
 
 
@@ -299,3 +366,50 @@ def test_a_chunk_that_nobody_read_ends_nothing_whatever_its_status_says_when(tmp
         finalize_run(fleet, claim.run_id)
     assert not [p for p in visible(fleet, claim.run_id) if not p.endswith(".parquet")]
     store.close()
+
+
+def test_a_late_commit_of_a_chunk_that_has_no_rows_any_more_is_gone_too(tmp_path):
+    proof_a_late_commit_is_gone_before_the_manifest(tmp_path, parts=0)
+
+
+def test_a_finalizer_with_a_former_reading_removes_nothing_of_a_later_attempt(tmp_path):
+    """Nor what no part of this run is named like."""
+    fleet, bucket = late_fleet(tmp_path)
+    given_up(fleet, bucket, tmp_path)
+    new, _ = deliver(fleet, tmp_path)
+    run, destination = fleet.store.run(new.run_id), fleet.destination(new.run_id)
+    others = [
+        f"{new.run_id}/{name}"
+        for name in (
+            "e0-c000007-p000-f1.parquet",
+            "e0-c000000-p000-f1.csv",
+            "e1-c000000-p000-f1.parquet",
+            "e0-c0000000-p000-f1.parquet",
+            "e0-c000000-p000-f01.parquet",
+            f"e0-c000000-p000-f{'0' * 99}1.parquet",
+            "e0-c000000-p000-f1.parquet/x",
+        )
+    ]
+    for path in others:
+        destination.put_atomic(path, b"theirs")
+    before = visible(fleet, new.run_id)
+    for fences in ({0: new.fence - 1}, {0: new.fence}, {}):
+        commit.remove_late(fleet, run, fences)
+    assert visible(fleet, new.run_id) == before
+
+
+def test_a_late_commit_that_cannot_be_removed_keeps_the_run_open(tmp_path, monkeypatch):
+    fleet, bucket = late_fleet(tmp_path)
+    _, carry_out = given_up(fleet, bucket, tmp_path)
+    new, _ = deliver(fleet, tmp_path)
+    carry_out()
+
+    def away(path):
+        raise DestinationUnavailable(f"{path} is away")
+
+    with monkeypatch.context() as lost:
+        lost.setattr(fleet.destination(new.run_id), "remove", away)
+        with pytest.raises(DestinationUnavailable):
+            finalize_run(fleet, new.run_id)
+    assert fleet.store.run(new.run_id).status is RunStatus.IN_PROGRESS
+    assert not [path for path in bucket.objects if not path.endswith(".parquet")]

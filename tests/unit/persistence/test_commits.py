@@ -70,7 +70,9 @@ def told(kept: tuple[Path, str], tmp_path: Path, *statements: str) -> tuple[str,
             for statement in statements:
                 connection.execute(statement)
         try:
-            return "", len(store.whole_ledger(lease))
+            ledger = store.whole_ledger(lease)
+            assert ledger.fences.items() <= {0: 3, 1: 1, 2: 1}.items()
+            return "", len(ledger.parts)
         except StateTampered as error:
             assert error.code == "RIVET_STATE_TAMPERED"
             return error.message, 0
