@@ -26,7 +26,6 @@ from rivet_fleet.coordination import wiring
 from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.errors import ConfigError, UsageError
 from rivet_fleet.observability.journal import configure_logging
-from rivet_fleet.planning.config.connections import state_url
 from rivet_fleet.planning.config.loaded import LoadedConfig
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -128,7 +127,7 @@ def start(
     if not quiet:
         for warning in loaded.warnings:
             say(f"warning: {known_redactor()(warning)}", err=True)
-    url = state or (state_url(loaded) if needs_state else "")
+    url = state or (wiring.state_of(loaded) if needs_state else "")
     said = _namespace(loaded, environment)
     missing = said is None and (url or _state_if_known(loaded)).startswith(_SERVERS)
     if missing and needs_namespace:
@@ -149,7 +148,7 @@ _SERVERS = ("postgresql:", "postgres:")
 
 def _state_if_known(loaded: LoadedConfig) -> str:
     try:
-        return state_url(loaded)
+        return wiring.state_of(loaded)
     except ConfigError:
         return ""  # whoever needs it says so
 
@@ -199,7 +198,7 @@ def start_from_urls(
     _known.append(wiring.redactor(loaded))
     _logging(default_level="warning")
     return Invocation(
-        loaded=loaded, environment=environment, params={}, state_url=state_url(loaded)
+        loaded=loaded, environment=environment, params={}, state_url=wiring.state_of(loaded)
     )
 
 

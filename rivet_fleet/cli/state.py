@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from rivet_fleet.cli.amend import accept, budget, import_cursors
 from rivet_fleet.cli.environment import operator
 from rivet_fleet.cli.invocation import (
     Invocation,
@@ -24,16 +25,13 @@ from rivet_fleet.contracts.codec import dumps, to_plain
 from rivet_fleet.contracts.identity import NAMESPACE_DEFAULT
 from rivet_fleet.contracts.keys import describe_range
 from rivet_fleet.contracts.state import Boundary, RunView
-from rivet_fleet.contracts.window import describe_binding, describe_mark
+from rivet_fleet.contracts.window import describe_mark
 from rivet_fleet.coordination import marks, operate
 from rivet_fleet.coordination.fleet import Fleet, find_campaign, refuse_other_owner
-from rivet_fleet.coordination.operate import Word, change_budget
 from rivet_fleet.errors import ExitCode, UsageError
-from rivet_fleet.observability.reasons import budget_line
 from rivet_fleet.observability.units import redact_plain, safe_line
 from rivet_fleet.planning.config.connections import seal_key
 from rivet_fleet.planning.config.loaded import LoadedConfig
-from rivet_fleet.planning.config.protection import MEGABYTE
 
 export_option = click.option("-e", "--export", "export_name", default=None, help="This export.")
 
@@ -41,6 +39,10 @@ export_option = click.option("-e", "--export", "export_name", default=None, help
 @click.group()
 def state() -> None:
     """Inspect, migrate and reset the state database."""
+
+
+for _command in (accept, budget, import_cursors):
+    state.add_command(_command)
 
 
 def _runs(
@@ -237,138 +239,8 @@ def chunks(
     return 0
 
 
-def _limit(value: str | None, word: str, kind: type[int] | type[float]) -> float | int | None:
-    """A number above zero, or ``none``. Raises UsageError."""
-    if value is None or value == "none":
-        return None
-    try:
-        number = kind(value)
-    except ValueError:
-        number = kind(0)
-    if not 0 < number < float("inf"):
-        raise UsageError(f"{word} {value!r} is no limit", hint="a number above 0, or none")
-    return number
-
-
-@state.command("budget")
-@config_option
-@param_option
-@state_option
-@click.argument("group_name", required=False, metavar="[GROUP]")
-@click.option("--chunks", metavar="N|none", default=None, help="Chunks that run at once.")
-@click.option("--connections", metavar="N|none", default=None, help="Connections at once.")
-@click.option("--rows-per-s", metavar="N|none", default=None, help="Rows read per second.")
-@click.option("--mb-per-s", metavar="N|none", default=None, help="Megabytes per second.")
-@json_option
-def budget(
-    config: Path,
-    params: tuple[str, ...],
-    state_url: str | None,
-    group_name: str | None,
-    chunks: str | None,
-    connections: str | None,
-    rows_per_s: str | None,
-    mb_per_s: str | None,
-    as_json: bool,
-) -> int:
-    """Show the budgets of source groups, or change one while campaigns run.
-
-    What is set here holds until a configuration with another budget is submitted or resumed.
-    """
-    changes: dict[str, float | int | None] = {}
-    if chunks is not None:
-        changes["chunks_max"] = _limit(chunks, "--chunks", int)
-    if connections is not None:
-        changes["connections_max"] = _limit(connections, "--connections", int)
-    if rows_per_s is not None:
-        changes["rows_per_s"] = _limit(rows_per_s, "--rows-per-s", float)
-    if mb_per_s is not None:
-        size = _limit(mb_per_s, "--mb-per-s", float)
-        changes["bytes_per_s"] = None if size is None else size * MEGABYTE
-    if changes and group_name is None:
-        raise UsageError("which source group?", hint="rivet-fleet state budget GROUP --chunks 2")
-    invocation = start(config, params, state_url, quiet=True)
-    with fleet_of(invocation, "state") as fleet:
-        if changes and group_name is not None:
-            refuse_other_owner(fleet.store, invocation.loaded)
-            change_budget(fleet, group_name, changes)
-        budgets = [b for b in fleet.store.budgets() if group_name in (None, b.group_name)]
-    if as_json:
-        say(dumps(budgets), as_json=True)
-        return 0
-    for one in budgets:
-        say(budget_line(one))
-    if not budgets:
-        say("no budget: nothing is limited")
-    return 0
-
-
 # ------------------------------------------------------------------------------------------
-# state accept|copy|reseal|reset|reset-chunks|migrate: an operator changes what the fleet knows.
-
-
-@state.command("accept")
-@config_option
-@param_option
-@state_option
-@click.option("-e", "--export", "export_name", default=None, help="Whose mark goes on.")
-@click.option(
-    "--campaign", is_flag=True, help="Whatever campaigns of this name there are are this file's."
-)
-@click.option("--reason", default="", help="Why that is right: kept in the journal.")
-@click.option("--by", default=None, help="Who says so; the user and host of this process.")
-@json_option
-def accept(
-    config: Path,
-    params: tuple[str, ...],
-    state_url: str | None,
-    export_name: str | None,
-    campaign: bool,
-    reason: str,
-    by: str | None,
-    as_json: bool,
-) -> int:
-    """Let an export go on from its mark although the mark belongs to something else now; with
-    --campaign, let campaigns of this name belong to this configuration.
-
-    The source is asked, the present meaning is stored beside the mark, and the journal keeps
-    who said so, why, before and after. Rows at or below the mark are not read again. Campaigns
-    are signed over without asking anybody, and not while a worker holds a chunk of one.
-    """
-    if campaign == (export_name is not None):
-        raise UsageError("accept what?", hint="-e EXPORT for its mark, or --campaign")
-    invocation = start(config, params, state_url, quiet=True)
-    word = Word(by=by or operator(), reason=reason.strip())
-    if export_name is None:
-        return _accept_campaigns(invocation, word, as_json=as_json)
-    with fleet_of(invocation, "accept") as fleet:
-        refuse_other_owner(fleet.store, invocation.loaded)
-        done = marks.accept_mark(fleet, invocation.loaded, export_name, word)
-    if as_json:
-        say(dumps(done), as_json=True)
-        return 0
-    if not done.created:
-        say(f"the mark of {export_name} belongs to this already: nothing was changed")
-        return 0
-    say_line(f"{export_name} goes on from {describe_mark(done.mark)}")
-    for change in done.changes:
-        say(f"  {change.sentence}")
-    say(f"  bound to {describe_binding(done.binding)}")
-    return 0
-
-
-def _accept_campaigns(invocation: Invocation, word: Word, *, as_json: bool) -> int:
-    with fleet_of(invocation, "accept") as fleet:
-        done = operate.accept_campaigns(fleet, invocation.loaded, word)
-    if as_json:
-        say(dumps(done), as_json=True)
-    elif not done.created:
-        say(f"campaigns of {done.campaign_name} belong to this already: nothing was changed")
-    else:
-        say(f"{done.campaigns} campaign(s) of {done.campaign_name} belong to {done.after.shown}")
-        if done.before is not None:
-            say(f"  and belonged to {done.before.shown}")
-    return 0
+# state copy|reseal|reset|reset-chunks|migrate: an operator changes what the fleet knows.
 
 
 def _reset(

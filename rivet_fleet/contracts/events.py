@@ -517,6 +517,13 @@ class EventName(Enum):
     )
 
     # What operators do
+    MARK_IMPORTED = _Row(
+        "mark.imported",
+        TRANSITION,
+        WARNING,
+        "an operator's `state import`: an export goes on where another program stopped",
+        data="`by`, `from`, `value`, `mark`, `binding`",
+    )
     MARK_ACCEPTED = _Row(
         "mark.accepted",
         TRANSITION,

@@ -293,14 +293,16 @@ def mark_text(columns: tuple[str, ...], fallback: str | None, values: KeyTuple) 
 
 
 def mark_values(mark: str, columns: tuple[str, ...], fallback: str | None) -> KeyTuple | None:
-    """The values of a stored mark; None when it is a mark of other columns."""
+    """The values of a stored mark, of the first of its columns at least: a mark of another program
+    (``state import``) knows the cursor alone, and then all its ties are below it. None when it is
+    a mark of other columns."""
     try:
         body = json.loads(mark)
         same = (body["by"], body.get("or")) == (list(columns), fallback)
         values = tuple(str(one) for one in body["at"])
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
-    return values if same and len(values) == len(columns) else None
+    return values if same and 1 <= len(values) <= len(columns) else None
 
 
 def describe_mark(mark: str) -> str:

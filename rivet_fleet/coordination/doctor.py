@@ -28,13 +28,14 @@ from rivet_fleet.coordination.wiring import (
     open_planned_destination,
     settings_of,
     signals_opener,
+    state_of,
 )
 from rivet_fleet.errors import DestinationError, ExitCode, RivetFleetError, SourceError, StateError
 from rivet_fleet.execution import registry
 from rivet_fleet.execution.durable import creates_only, rehearsed_spool
 from rivet_fleet.execution.signals import SourceSignals
 from rivet_fleet.persistence.open import state_health
-from rivet_fleet.planning.config.connections import present_identity, state_url
+from rivet_fleet.planning.config.connections import present_identity
 from rivet_fleet.planning.config.loaded import LoadedConfig
 from rivet_fleet.planning.config.models import ExportConfig
 from rivet_fleet.planning.config.protection import budgets_of, readers_of
@@ -317,7 +318,7 @@ def _state(
     loaded: LoadedConfig, options: ProcessOptions, now_s: float, namespace: str | None
 ) -> Iterator[DoctorFinding]:
     try:
-        url = options.state_url or state_url(loaded)
+        url = options.state_url or state_of(loaded)
         health = state_health(url, namespace=options.namespace)
         yield from of_state(health, now_s=now_s)
         yield from of_namespace(health, namespace, present_identity(loaded).sources)

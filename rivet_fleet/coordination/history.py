@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TypeVar
 
 from rivet_fleet.contracts.plan import ExportPlan
 from rivet_fleet.contracts.state import MeasuredRun
 from rivet_fleet.contracts.window import StoredMark
 from rivet_fleet.coordination.fleet import Patience, refuse_other_owner
-from rivet_fleet.coordination.wiring import ProcessOptions
+from rivet_fleet.coordination.wiring import ProcessOptions, state_of
 from rivet_fleet.errors import RivetFleetError, StateRefused
 from rivet_fleet.persistence.migrate import SCHEMA_NONE
 from rivet_fleet.persistence.open import open_store, store_exists
+from rivet_fleet.persistence.rivet import RivetCursor, cursors_of_file, is_rivets_file
 from rivet_fleet.persistence.store import Store
-from rivet_fleet.planning.config.connections import seal_key, state_url
+from rivet_fleet.planning.config.connections import FORMER_STATE_FILE, beside, seal_key
 from rivet_fleet.planning.config.loaded import LoadedConfig
 
 T = TypeVar("T")
@@ -30,6 +32,17 @@ class Memory:
     store: Store | None = None
     patience: Patience | None = None
     """How to wait for a state that is away; None: not at all."""
+    rivets: Path | None = None
+    """Where Rivet's own state would lie; None is not looked at."""
+
+    def elsewhere(self) -> Mapping[str, RivetCursor]:
+        """How far Rivet has read exports of this folder, by name; nothing where it never ran, or
+        where that cannot be told."""
+        if self.rivets is None or not is_rivets_file(self.rivets):
+            return {}
+        with contextlib.suppress(StateRefused):
+            return {one.export_name: one for one in cursors_of_file(self.rivets)}
+        return {}
 
     def marks(self, names: Sequence[str]) -> Mapping[str, StoredMark]:
         """The stored high-water marks, by export."""
@@ -64,9 +77,10 @@ def remember(loaded: LoadedConfig, options: ProcessOptions) -> Memory:
     """Open the state database without creating or changing it; closing is the caller's. Raises
     StateUnavailable, and StateRefused for one of another version, or where campaigns of this name
     belong to another configuration."""
-    url = options.state_url or state_url(loaded)
+    url = options.state_url or state_of(loaded)
+    nothing = Memory(rivets=rivets_file(loaded))
     if not store_exists(url):
-        return Memory()
+        return nothing
     store = open_store(url, namespace=options.namespace, pool_size=1, seal_key=seal_key(loaded))
     with contextlib.ExitStack() as opened:
         opened.callback(store.close)
@@ -76,10 +90,15 @@ def remember(loaded: LoadedConfig, options: ProcessOptions) -> Memory:
             # An older schema holds marks: a plan without them would read everything anew.
             if refused.code != SCHEMA_NONE:
                 raise
-            return Memory()  # no campaign of this program ever ran there
+            return nothing  # no campaign of this program ever ran there
         refuse_other_owner(store, loaded)
         opened.pop_all()
-    return Memory(campaign_name=loaded.campaign_name, store=store)
+    return replace(nothing, campaign_name=loaded.campaign_name, store=store)
+
+
+def rivets_file(loaded: LoadedConfig) -> Path:
+    """Where Rivet keeps its state of a configuration, when nothing else is said."""
+    return beside(loaded, FORMER_STATE_FILE)
 
 
 def recollect(

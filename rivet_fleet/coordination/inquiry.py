@@ -19,7 +19,7 @@ from rivet_fleet.contracts.state import MeasuredRun
 from rivet_fleet.contracts.window import StoredMark
 from rivet_fleet.coordination.finalize import DESTINATION_SHARED, delivered_by_other
 from rivet_fleet.coordination.fleet import Fleet
-from rivet_fleet.coordination.history import Memory, remember
+from rivet_fleet.coordination.history import Memory, remember, rivets_file
 from rivet_fleet.coordination.wiring import (
     ProcessOptions,
     open_planned_destination,
@@ -150,6 +150,8 @@ class Inquiry:
     _connections: dict[str, SourceConnection] = field(default_factory=dict)
     _sources: dict[str, Source] = field(default_factory=dict)
     _moving: dict[str, Moving] = field(default_factory=dict)
+    _elsewhere: Mapping[str, str] = field(default_factory=dict)
+    """How far another program has read an export that has no mark here."""
 
     def __enter__(self) -> Inquiry:
         return self
@@ -216,6 +218,8 @@ class Inquiry:
         mark later is found when the plan is stored (W6)."""
         names = [export.name for export in exports]
         self.marks = self.memory.marks(names)
+        if any(reads_window(one) and one.name not in self.marks for one in exports):
+            self._elsewhere = {n: one.value for n, one in self.memory.elsewhere().items()}
         # Who shows advice always needs it; a run only where its order follows from it.
         if self.on_refusal is not OnRefusal.LEAVE_OUT or asks_for_order(
             self.loaded.config.campaign
@@ -345,6 +349,7 @@ class Inquiry:
                 mark=value,
                 newest=source.newest(request),
                 binding=None if mark is None else mark.binding,
+                elsewhere=None if mark is not None else self._elsewhere.get(name),
             )
         return facts
 
@@ -400,7 +405,10 @@ def inquiry_of(fleet: Fleet, loaded: LoadedConfig) -> Inquiry:
         namespace=fleet.store.namespace,
         on_refusal=OnRefusal.LEAVE_OUT,
         memory=Memory(
-            campaign_name=loaded.campaign_name, store=fleet.store, patience=fleet.patience
+            campaign_name=loaded.campaign_name,
+            store=fleet.store,
+            patience=fleet.patience,
+            rivets=rivets_file(loaded),
         ),
     )
 

@@ -54,7 +54,7 @@ def accept_mark(fleet: Fleet, loaded: LoadedConfig, export_name: str, word: Word
     progress, or when the mark's columns are others; ConfigError and SourceError as planning does.
     Nothing has changed then.
     """
-    export = _export(loaded, export_name)
+    export = named_export(loaded, export_name)
     known = fleet.patience.call(
         "read the mark", lambda: fleet.store.marks(loaded.campaign_name, [export_name])
     )
@@ -97,7 +97,8 @@ def accept_mark(fleet: Fleet, loaded: LoadedConfig, export_name: str, word: Word
     )
 
 
-def _export(loaded: LoadedConfig, export_name: str) -> ExportConfig:
+def named_export(loaded: LoadedConfig, export_name: str) -> ExportConfig:
+    """The export of that name. Raises UsageError."""
     for export in loaded.config.exports:
         if export.name == export_name:
             return export

@@ -58,9 +58,13 @@ from rivet_fleet.execution.source import Source
 from rivet_fleet.observability.journal import fan_out, journal_emit, log_emit
 from rivet_fleet.persistence.migrate import SCHEMA_NONE, SCHEMA_OLD
 from rivet_fleet.persistence.open import open_store, sqlite_path, store_exists
+from rivet_fleet.persistence.rivet import is_rivets_file
 from rivet_fleet.persistence.store import Store
 from rivet_fleet.planning.config.connections import (
+    FORMER_STATE_FILE,
+    STATE_FILE,
     SourceConnection,
+    beside,
     config_of_urls,
     own_names,
     seal_key,
@@ -179,7 +183,7 @@ def open_fleet(
     """
     clock = SystemClock()
     settings = settings_of(loaded)
-    url = options.state_url or state_url(loaded)
+    url = options.state_url or state_of(loaded)
     stop = StopFlag(clock, grace_s=settings.drain_grace_s)
     hide, key = redactor(loaded, url), seal_key(loaded)
 
@@ -279,6 +283,16 @@ def open_planned_destination(
     return registry.open_destination(destination_connection(loaded, held), create=create)
 
 
+def state_of(loaded: LoadedConfig) -> str:
+    """``state_url``, where an earlier version's file of ours is still found under its former name:
+    Rivet's own state has the same. Raises ConfigError."""
+    url, own = state_url(loaded), beside(loaded, STATE_FILE)
+    former = beside(loaded, FORMER_STATE_FILE)
+    if url != f"sqlite:///{own}" or own.exists() or not former.is_file():
+        return url
+    return url if is_rivets_file(former) else f"sqlite:///{former}"
+
+
 def open_existing_fleet(
     loaded: LoadedConfig,
     options: ProcessOptions,
@@ -292,7 +306,7 @@ def open_existing_fleet(
     ``migrate``: an older schema is brought to this program's version. Raises StateRefused
     ``RIVET_STATE_ABSENT`` where there is none, which creates no file, no folder and no table.
     """
-    url = options.state_url or state_url(loaded)
+    url = options.state_url or state_of(loaded)
     if not store_exists(url):
         raise _no_state(str(sqlite_path(url)))
     try:
@@ -315,7 +329,7 @@ def open_workers_fleet(loaded: LoadedConfig, options: ProcessOptions, *, wait_s:
     clock = SystemClock()
     until_s = clock.monotonic_s() + wait_s
     try:
-        url = options.state_url or state_url(loaded)
+        url = options.state_url or state_of(loaded)
         if wait_s > 0 and not store_exists(url):
             _tell_waiting("there is no state yet")
             while not store_exists(url) and clock.monotonic_s() < until_s:

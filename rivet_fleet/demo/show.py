@@ -21,7 +21,7 @@ from rivet_fleet.errors import ExitCode, RivetFleetError, StateError
 from rivet_fleet.persistence.open import open_store
 from rivet_fleet.persistence.store import Store
 
-_STATE_FILE = ".rivet_state.db"
+_STATE_FILE = ".rivet_fleet_state.db"
 
 
 def run_demo(output: Path, *, rows: int, workers: int) -> int:

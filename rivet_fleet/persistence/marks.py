@@ -46,6 +46,15 @@ UPDATE export_state SET last_cursor_value = :after, mark_binding = :binding, mar
 WHERE namespace = :namespace AND campaign_name = :campaign_name AND export_name = :export_name
   AND coalesce(last_cursor_value, '') = :before AND coalesce(mark_binding, '') = :binding_before
 """
+_IMPORT = """
+INSERT INTO export_state (namespace, campaign_name, export_name, last_cursor_value, mark_binding,
+                          mark_seal)
+VALUES (:namespace, :campaign_name, :export_name, :value, :binding, :seal)
+ON CONFLICT (namespace, campaign_name, export_name) DO UPDATE SET
+  last_cursor_value = excluded.last_cursor_value, mark_binding = excluded.mark_binding,
+  mark_seal = excluded.mark_seal
+WHERE export_state.last_cursor_value IS NULL
+"""
 _IN_PROGRESS = """
 SELECT campaign_id FROM chunk_run
 WHERE namespace = :namespace AND campaign_name = :campaign_name
@@ -118,6 +127,26 @@ class Marks:
                 return False
             if tx.run(MOVE, **named, **_from_to(at, after), seal=_sealed(tx, named, after)) == 0:
                 raise mark_changed(export_name)
+            note(tx, event)
+            return True
+
+        return self._db.write(work)
+
+    def import_mark(
+        self, campaign_name: str, export_name: str, mark: StoredMark, event: Event
+    ) -> bool:
+        """Give an export without a mark the one that another program stopped at; ``event`` tells it
+        in the same transaction. False, and nothing is changed, when it has one. StateRefused when
+        a run of the export is in progress."""
+        named = {"campaign_name": campaign_name, "export_name": export_name}
+
+        def work(tx: Transaction) -> bool:
+            other = tx.scalar(_IN_PROGRESS, **named)
+            if other is not None:
+                raise in_progress(export_name, other)
+            stored = {"value": mark.value, "binding": mark.binding}
+            if tx.run(_IMPORT, **named, **stored, seal=_sealed(tx, named, mark)) == 0:
+                return False
             note(tx, event)
             return True
 

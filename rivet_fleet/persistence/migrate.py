@@ -15,6 +15,7 @@ from rivet_fleet.errors import StateRefused
 from rivet_fleet.persistence.database import Database, Transaction
 from rivet_fleet.persistence.dialects import Dialect
 from rivet_fleet.persistence.guards import SCHEMA_VERSION, VERSION_TABLE
+from rivet_fleet.persistence.rivet import refuse_rivets
 
 SCHEMA_NONE = "RIVET_STATE_SCHEMA_NONE"
 SCHEMA_OLD = "RIVET_STATE_SCHEMA_OLD"
@@ -49,6 +50,7 @@ def migrate(database: Database, *, for_all: bool = False) -> None:
             return
         refuse_newer(stored, database.dialect.target)
         if stored is None:
+            refuse_rivets(connection, database.dialect.target)
             create(connection)
             return
         refuse_live(connection, database.dialect)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from pathlib import Path
@@ -22,6 +23,7 @@ from rivet_fleet.persistence.dialects import (
 )
 from rivet_fleet.persistence.guards import SCHEMA_VERSION
 from rivet_fleet.persistence.migrate import stored_version
+from rivet_fleet.persistence.rivet import RivetCursor, cursors_of
 from rivet_fleet.persistence.store import Store
 
 _SQLITE = "sqlite:///"
@@ -57,6 +59,14 @@ def store_exists(url: str) -> bool:
     if not url.startswith(_SQLITE):
         return True
     return Path(_file_of(url)).is_file()
+
+
+def rivets_cursors_of_server(url: str) -> tuple[str, tuple[RivetCursor, ...]]:
+    """Where a PostgreSQL state of Rivet's is, without a secret, and its cursors. StateError."""
+    with contextlib.closing(Database(dialect_of(url), pool_size=1)) as database:
+        target = database.dialect.target
+        with database.connected() as connection:
+            return target, cursors_of(connection, target)
 
 
 def sqlite_path(url: str) -> Path | None:

@@ -5,7 +5,11 @@ The values are those of the plan; the comparison is ``contracts.window.differenc
 
 from __future__ import annotations
 
+import re
+from datetime import UTC, date, datetime
+
 from rivet_fleet.contracts.basis import SERVER, BasisKind, mark_basis
+from rivet_fleet.contracts.columns import INTEGERS, TypeKind
 from rivet_fleet.contracts.facts import SourceFacts
 from rivet_fleet.contracts.window import (
     MARK_OTHER,
@@ -16,9 +20,11 @@ from rivet_fleet.contracts.window import (
     describe_binding,
     describe_changes,
     differences,
+    mark_text,
     replaced,
     stored_binding,
 )
+from rivet_fleet.planning.candidates import column_of
 from rivet_fleet.planning.config.connections import SourceConnection
 from rivet_fleet.planning.config.loaded import LoadedConfig
 from rivet_fleet.planning.config.models import ExportConfig
@@ -134,3 +140,63 @@ def remarks(stored: str | None, now: tuple[Bound, ...]) -> tuple[str, ...]:
         f"another server than the mark's answers now: {other}. A replica that took over is the "
         "same source; if it is another one, `state reset` reads it anew",
     )
+
+
+# ------------------------------------------------------------------------------------------
+# A cursor of another program, as a mark of ours. Pure.
+
+_WHOLE = re.compile(r"[+-]?\d{1,40}")
+_NUMBER = re.compile(r"[+-]?\d{1,80}(\.\d{1,80})?")
+_OFFSET = "+00"
+"""How a source that says them writes UTC behind a moment."""
+
+
+def begun_elsewhere(export: ExportConfig, value: str) -> str:
+    """What a plan says that reads everything although Rivet has read some of it."""
+    return (
+        f"Rivet's state in this folder has the cursor of {export.name} at {value}, and this state "
+        "has no mark: everything is read anew; `rivet-fleet state import` goes on from there"
+    )
+
+
+def mark_of_value(
+    export: ExportConfig, facts: SourceFacts, cursor: Cursor, value: str, sample: str | None
+) -> str | Refusal:
+    """The mark of an export whose rows up to ``value`` another program has delivered, all those of
+    that very value among them. ``sample``: a value of the cursor as this source writes it."""
+    if export.keyset_incremental and len(cursor.columns) > 1:
+        return Refusal(
+            setting=cursor.setting,
+            reason=f"the cursor is one value, and the key has {len(cursor.columns)} columns",
+        )
+    column = column_of(facts, cursor.columns[0])
+    kind = column.type.kind if column is not None and column.type is not None else None
+    written = _as_written(kind, value.strip(), sample or "")
+    if written is None:
+        native = column.native_type if column is not None else "unknown"
+        return Refusal(
+            setting=cursor.setting,
+            reason=f"{value!r} is no value of {cursor.columns[0]} ({native})",
+        )
+    return mark_text(cursor.columns, cursor.fallback, (written,))
+
+
+def _as_written(kind: TypeKind | None, value: str, sample: str) -> str | None:
+    """The value in the source's own form; None where it is none of its type."""
+    if kind in INTEGERS:
+        return str(int(value)) if _WHOLE.fullmatch(value) else None
+    if kind is TypeKind.DECIMAL:
+        return value if _NUMBER.fullmatch(value) else None
+    if kind in (TypeKind.STRING, TypeKind.UUID):
+        return value or None
+    try:
+        if kind is TypeKind.DATE:
+            return str(date.fromisoformat(value[:10]))
+        moment = datetime.fromisoformat(value)
+    except ValueError:
+        return None
+    if kind not in (TypeKind.TIMESTAMP, TypeKind.TIMESTAMP_UTC):
+        return None
+    if moment.tzinfo is not None:
+        moment = moment.astimezone(UTC).replace(tzinfo=None)
+    return moment.isoformat(" ") + (_OFFSET if sample.endswith(_OFFSET) else "")

@@ -24,7 +24,7 @@ from rivet_fleet.contracts.state import MeasuredRun
 from rivet_fleet.contracts.url import redact
 from rivet_fleet.errors import RivetFleetError, SourceRefused, UnsupportedType
 from rivet_fleet.planning.advice import Advised, advise, in_claim_order, waves_of
-from rivet_fleet.planning.binding import binding_of, refuse_other, remarks
+from rivet_fleet.planning.binding import begun_elsewhere, binding_of, refuse_other, remarks
 from rivet_fleet.planning.config.connections import SourceConnection, identity_of
 from rivet_fleet.planning.config.loaded import LoadedConfig, change_policies, policies_of, prove_of
 from rivet_fleet.planning.config.models import ExportConfig
@@ -242,6 +242,9 @@ def _windowed(
     if not isinstance(windowed, Windowed) or windowed.cursor is None:
         return windowed
     bound = replace(windowed, cursor=replace(windowed.cursor, binding=now))
+    if moving is not None and moving.elsewhere is not None:
+        said = begun_elsewhere(export, moving.elsewhere)
+        bound = replace(bound, warnings=(*bound.warnings, said))
     if windowed.cursor.mark_before is None:
         return bound
     return replace(bound, warnings=(*bound.warnings, *remarks(stored, now)))

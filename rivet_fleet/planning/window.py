@@ -134,6 +134,8 @@ class Moving:
     mark: str | None
     newest: Newest
     binding: str | None = None
+    elsewhere: str | None = None
+    """Without a mark: how far Rivet has read the export, by its own state."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -253,6 +253,29 @@ def accepted(store: Store, at: int, to: str, was: str | None) -> bool:
     return store.accept_mark("shop", "e0", mark_at, text, event)
 
 
+def imported(store: Store, at: int) -> bool:
+    event = Event(name=EventName.MARK_IMPORTED, export_name="e0")
+    return store.import_mark("shop", "e0", StoredMark(value=mark(at), binding="[]"), event)
+
+
+def test_a_mark_of_another_program_is_taken_where_there_is_none(store: Store) -> None:
+    assert imported(store, 5)
+    assert store.marks("shop", ["e0"])["e0"] == StoredMark(value=mark(5), binding="[]")
+    assert not imported(store, 7), "one that is there stays"
+    assert (stored(store), names(store)) == (mark(5), ["mark.imported"])
+    store.reset_export("shop", "e0", chunks_only=False)
+    deliver(store, 1, None, None)
+    assert imported(store, 7), "of a run that found nothing there is none"
+    assert stored(store) == mark(7)
+
+
+def test_no_mark_is_taken_while_a_run_may_move_it(store: Store) -> None:
+    store.submit(incremental(1, None, 5))
+    with pytest.raises(StateRefused, match="is in progress in campaign c1"):
+        imported(store, 3)
+    assert stored(store) is None
+
+
 def names(store: Store) -> list[str]:
     return [e.event for e in store.journal() if e.event.startswith("mark.")]
 

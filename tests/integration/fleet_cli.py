@@ -77,7 +77,7 @@ class Desk:
 
     @property
     def state(self) -> Path:
-        return self.folder / ".rivet_state.db"
+        return self.folder / ".rivet_fleet_state.db"
 
     def write(self, text: str) -> None:
         self.config.write_text(text, encoding="utf-8")

@@ -7,6 +7,7 @@ import random
 import pytest
 
 from rivet_fleet.contracts.keys import RangeKind
+from rivet_fleet.contracts.window import mark_text
 from tests.integration.increment_kit import NOW_S, Follower, export_of
 from tests.integration.mysql_source_kit import source, sql
 
@@ -42,6 +43,21 @@ def test_ties_at_the_mark_are_neither_lost_nor_doubled(sql, source, index) -> No
     wanted = {RangeKind.KEYSET} if index.startswith("at") else planned.kinds
     assert planned.kinds == wanted
     assert follower.deliver(planned) == [15, 16, 17]
+    assert follower.run() == []
+
+
+def test_a_mark_that_knows_the_cursor_alone_is_gone_on_from_behind_all_its_ties(
+    sql, source
+) -> None:
+    table(sql)
+    add(sql, 10, 1, 3, 3)
+    at = moment(3).strip("'")
+    follower = Follower(
+        source=source, export=export_of(), mark=mark_text(("at", "id"), None, (at,))
+    )
+    assert follower.run() == []
+    add(sql, 13, 4, 4)
+    assert follower.run() == [13, 14]
     assert follower.run() == []
 
 

@@ -60,7 +60,16 @@ for at in ("none", "old"):
     os.chdir("..")
     sys.argv.append("resume")  # goes on with what an older program began
 """
-BEGIN = ("run", "coordinator", "submit", "apply", "state migrate", "state copy", "init")
+BEGIN = (
+    "run",
+    "coordinator",
+    "submit",
+    "apply",
+    "state migrate",
+    "state copy",
+    "init",
+    "state import",
+)
 """What makes a state, by its purpose; ``state copy`` refuses a source that is not there."""
 NEED_NO_STATE = {"doctor", "check", "plan"}
 CONFIG = """
@@ -113,6 +122,11 @@ def test_every_command_was_asked(answers) -> None:
     assert set(answers) >= NEED_NO_STATE
 
 
+def test_an_earlier_versions_file_is_found_under_its_former_name(asked) -> None:
+    for name, (_, _, found, version) in asked[1].items():
+        assert version == OLD and not [one for one in found if "rivet_fleet_state" in one], name
+
+
 def test_nothing_is_left_behind(answers) -> None:
     left = {name: found for name, (_, _, found, _) in answers.items() if found != ["./fleet.yaml"]}
     assert left == {}
@@ -123,7 +137,7 @@ def test_where_no_campaign_is_that_is_said(answers) -> None:
         assert code != 0, name
         if name not in NEED_NO_STATE:
             assert "[RIVET_STATE_ABSENT]: no campaign here (looked at /" in said, (name, said)
-            assert ".rivet_state.db)" in said and "state migrate" not in said
+            assert ".rivet_fleet_state.db)" in said and "state migrate" not in said
 
 
 def test_an_older_state_is_migrated_by_what_goes_on_alone(asked) -> None:

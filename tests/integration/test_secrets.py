@@ -293,7 +293,11 @@ def test_what_a_run_leaves_behind_is_its_users_alone(own_shop: tuple[Desk, str])
         desk.cli("run")
     finally:
         os.umask(before)
-    kept = [desk.folder / "plan.json", *desk.folder.glob(".rivet_state*"), *_logs(desk.folder)]
+    kept = [
+        desk.folder / "plan.json",
+        *desk.folder.glob(".rivet_fleet_state*"),
+        *_logs(desk.folder),
+    ]
     assert len(kept) >= 3
     modes = {path.name: oct(path.stat().st_mode & 0o777) for path in kept if path.is_file()}
     assert set(modes.values()) == {"0o600"}, modes

@@ -49,6 +49,21 @@ class MemoryMarks(MemoryRows):
         return True
 
     @synchronized
+    def import_mark(
+        self, campaign_name: str, export_name: str, mark: StoredMark, event: Event
+    ) -> bool:
+        key = (campaign_name, export_name)
+        for run in self._runs.values():
+            same = (run.campaign_name, run.planned.plan.export_name) == key
+            if same and run.status is RunStatus.IN_PROGRESS:
+                raise in_progress(export_name, run.campaign_id)
+        if key in self._marks:
+            return False
+        self._marks[key] = mark
+        self._note(event)
+        return True
+
+    @synchronized
     def progression(self, campaign_name: str) -> list[Progression]:
         names = {n for c, n in (*self._last_run, *self._committed) if c == campaign_name}
         return [

@@ -33,7 +33,9 @@ from rivet_fleet.planning.config.problems import (
 )
 
 STATE_ENV = ("RIVET_FLEET_STATE_URL", "RIVET_STATE_URL")
-STATE_FILE = ".rivet_state.db"
+STATE_FILE = ".rivet_fleet_state.db"
+FORMER_STATE_FILE = ".rivet_state.db"
+"""Where earlier versions made theirs, and where Rivet makes its own."""
 URL_FILE_BYTES_MAX = 65_536
 _SECRET_OPTIONS = ("password", "passwd", "pwd", "secret", "token", "key")
 
@@ -87,7 +89,8 @@ def source_connection(loaded: LoadedConfig, source_name: str) -> SourceConnectio
 
 
 def state_url(loaded: LoadedConfig, environ_override: Mapping[str, str] | None = None) -> str:
-    """The state database: ``state:``, else the environment, else SQLite beside the file.
+    """The state database: ``state:``, else the environment, else SQLite beside the file; what lies
+    there under its former name is not looked for here (``coordination.wiring.state_of``).
 
     The result may hold a password: show it only through ``redact``.
     """
@@ -102,7 +105,12 @@ def state_url(loaded: LoadedConfig, environ_override: Mapping[str, str] | None =
     for name in STATE_ENV:
         if environ.get(name):
             return environ[name]
-    return f"sqlite:///{(loaded.path.absolute().parent / STATE_FILE)}"
+    return f"sqlite:///{beside(loaded, STATE_FILE)}"
+
+
+def beside(loaded: LoadedConfig, name: str) -> Path:
+    """A file in the configuration's folder, absolute."""
+    return loaded.path.absolute().parent / name
 
 
 def seal_key(loaded: LoadedConfig, variable: str | None = None) -> bytes | None:

@@ -540,7 +540,8 @@ class FleetConfig(Block):
     )
     state: StateConfig = Field(
         default=StateConfig(),
-        description="Where the fleet remembers; RIVET_FLEET_STATE_URL or SQLite beside this file.",
+        description="Where the fleet remembers; RIVET_FLEET_STATE_URL, or .rivet_fleet_state.db "
+        "beside this file.",
     )
     spool_dir: str | None = Field(
         default=None,

@@ -418,7 +418,7 @@ def test_the_state_database_falls_back_to_a_file_beside_the_configuration(
     load_text: Loader, tmp_path: Path
 ) -> None:
     loaded = load_text(GOOD)
-    assert state_url(loaded) == f"sqlite:///{tmp_path}/.rivet_state.db"
+    assert state_url(loaded) == f"sqlite:///{tmp_path}/.rivet_fleet_state.db"
     assert state_url(loaded, {"RIVET_STATE_URL": "b"}) == "b"
     both = {"RIVET_FLEET_STATE_URL": "a", "RIVET_STATE_URL": "b"}
     assert state_url(load_text(GOOD, environ=both)) == "a"

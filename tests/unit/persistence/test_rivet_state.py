@@ -1,0 +1,111 @@
+"""Rivet's state beside ours: told apart, read as it is, and never changed."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from rivet_fleet.errors import StateRefused
+from rivet_fleet.persistence.open import open_store
+from rivet_fleet.persistence.rivet import (
+    CURSOR_CHARS_MAX,
+    OF_RIVET,
+    cursors_of_file,
+    is_rivets_file,
+)
+
+RIVETS = """
+PRAGMA journal_mode=WAL;
+CREATE TABLE schema_version (version INTEGER NOT NULL);
+INSERT INTO schema_version VALUES (25);
+CREATE TABLE export_state (export_name TEXT, last_cursor_value TEXT, last_run_at TEXT,
+                           resume_run_id TEXT, destination TEXT);
+CREATE TABLE chunk_run (run_id TEXT PRIMARY KEY, export_name TEXT, status TEXT);
+"""
+
+
+def rivets(path: Path, *rows: tuple[str | None, ...]) -> Path:
+    """Rivet's file: (export, cursor, unfinished run, destination)."""
+    with closing(sqlite3.connect(path)) as file:
+        file.executescript(RIVETS)
+        for name, value, resume, destination in rows:
+            file.execute(
+                "INSERT INTO export_state VALUES (?, ?, '2026-01-01T00:00:00Z', ?, ?)",
+                (name, value, resume, destination),
+            )
+        file.commit()
+    return path
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    (tmp_path / "home").mkdir(mode=0o700)
+    return tmp_path / "home" / ".rivet_state.db"
+
+
+def test_it_is_told_from_ours_and_from_any_other_file(path: Path) -> None:
+    other = path.with_name("other.db")
+    assert not is_rivets_file(other), "nothing is there"
+    other.write_bytes(b"no database at all" * 100)
+    assert not is_rivets_file(other)
+    other.unlink()
+    with closing(open_store(f"sqlite:///{other}")) as store:
+        store.migrate()
+    assert not is_rivets_file(other)
+    assert is_rivets_file(rivets(path))
+
+
+def test_it_is_read_as_it_is_and_nothing_is_made_beside_it(path: Path) -> None:
+    rivets(
+        path,
+        ("orders", "2026-01-01T00:00:00", None, None),
+        ("users", "17", "r1", None),
+        ("two", "1", None, "a"),
+        ("two", "2", None, "b"),
+        ("same", "5", None, "a"),
+        ("same", "5", None, "b"),
+        ("none", None, None, None),
+        ("long", "x" * (CURSOR_CHARS_MAX + 1), None, None),
+    )
+    before = path.read_bytes()
+    found = {one.export_name: one for one in cursors_of_file(path)}
+    assert set(found) == {"orders", "users", "two", "same"}
+    assert found["orders"].value == "2026-01-01T00:00:00" and not found["orders"].unfinished
+    assert found["users"].unfinished and found["two"].several and not found["same"].several
+    assert path.read_bytes() == before
+    assert [one.name for one in path.parent.iterdir()] == [path.name]
+
+
+def test_what_rivet_has_written_and_not_yet_folded_in_is_seen(path: Path) -> None:
+    with closing(sqlite3.connect(rivets(path, ("orders", "1", None, None)))) as running:
+        running.execute("UPDATE export_state SET last_cursor_value = '2'")
+        running.commit()
+        assert path.with_name(path.name + "-wal").stat().st_size
+        (found,) = cursors_of_file(path)
+    assert found.value == "2"
+
+
+def test_what_is_no_state_of_rivets_is_refused_by_name(path: Path) -> None:
+    with pytest.raises(StateRefused, match="there is no state of Rivet at"):
+        cursors_of_file(path)
+    with closing(open_store(f"sqlite:///{path}")) as store:
+        store.migrate()
+    with pytest.raises(StateRefused, match="is no state of Rivet's"):
+        cursors_of_file(path)
+    path.write_bytes(b"no database at all" * 100)
+    with pytest.raises(StateRefused, match="cannot be read"):
+        cursors_of_file(path)
+
+
+def test_no_state_of_ours_is_made_among_its_tables(path: Path) -> None:
+    rivets(path, ("orders", "1", None, None))
+    with (
+        closing(open_store(f"sqlite:///{path}")) as store,
+        pytest.raises(StateRefused, match="holds the state of Rivet") as caught,
+    ):
+        store.migrate()
+    assert caught.value.code == OF_RIVET
+    assert [one.value for one in cursors_of_file(path)] == ["1"]
