@@ -91,7 +91,7 @@ def mariadb() -> Iterator[EmbeddedMariadb]:
 
 @pytest.fixture(scope="session")
 def versitygw() -> Iterator[Versitygw]:
-    """One S3 server for the whole test session. Do not restart it; make a bucket of your own."""
+    """One S3 server for the whole test session; make a bucket of your own."""
     try:
         with running_versitygw() as server:
             yield server

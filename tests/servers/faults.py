@@ -1,0 +1,169 @@
+"""A proxy before an HTTP service that goes wrong on purpose: an answer that is lost although the
+service acted, one that it did not give, a connection that ends.
+
+Requests and their headers pass as they are, so that signatures hold. Faults that Toxiproxy cannot
+make, because it does not know where a request ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
+
+_HOP = {"connection", "keep-alive", "transfer-encoding", "expect", "proxy-connection"}
+_TIMEOUT_S = 30.0
+
+Matches = Callable[[str, str], bool]
+"""(method, path with query) → whether the request is meant."""
+
+
+class Fault(Enum):
+    """What is answered instead."""
+
+    LOST = "the service acts, and its answer is lost"
+    RESET = "the connection is reset before the service sees the request"
+    BUSY = "503"
+    THROTTLED = "429"
+    BROKEN = "500"
+    ERROR_IN_200 = "200 with an error as its body"
+    CONFLICT = "409"
+    TAKEN = "412"
+    UNKNOWN = "501"
+    DENIED = "403"
+
+
+_CODES = {
+    Fault.BUSY: (503, "SlowDown"),
+    Fault.THROTTLED: (429, "SlowDown"),
+    Fault.BROKEN: (500, "InternalError"),
+    Fault.ERROR_IN_200: (200, "InternalError"),
+    Fault.CONFLICT: (409, "ConditionalRequestConflict"),
+    Fault.TAKEN: (412, "PreconditionFailed"),
+    Fault.UNKNOWN: (501, "NotImplemented"),
+    Fault.DENIED: (403, "AccessDenied"),
+}
+
+
+@dataclass(slots=True)
+class _Injected:
+    matches: Matches
+    fault: Fault
+    times: int
+    acts: bool
+
+
+@dataclass(slots=True)
+class FaultProxy:
+    """One loopback port before another one."""
+
+    port: int
+    seen: list[tuple[str, str]] = field(default_factory=list)
+    """Every request: method and path."""
+    _injected: list[_Injected] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def inject(self, matches: Matches, fault: Fault, *, times: int = 1, acts: bool = False) -> None:
+        """The next ``times`` requests that match go wrong. ``acts``: the service has done what was
+        asked all the same."""
+        with self._lock:
+            acted = acts or fault is Fault.LOST
+            self._injected.append(_Injected(matches, fault, times, acted))
+
+    def mend(self) -> None:
+        """Nothing goes wrong from now on."""
+        with self._lock:
+            self._injected.clear()
+            self.seen.clear()
+
+    def next_fault(self, method: str, path: str) -> _Injected | None:
+        """What happens to this request."""
+        with self._lock:
+            self.seen.append((method, path))
+            for one in self._injected:
+                if one.times > 0 and one.matches(method, path):
+                    one.times -= 1
+                    return one
+        return None
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    proxy: ClassVar[FaultProxy]
+    target_port: ClassVar[int]
+
+    def _pass(self) -> None:
+        length = int(self.headers.get("Content-Length", 0))
+        body = self.rfile.read(length) if length else b""
+        injected = self.proxy.next_fault(self.command, self.path)
+        if injected is None or injected.acts:
+            status, headers, answer = self._ask(body)
+        if injected is None:
+            self._answer(status, headers, answer)
+        elif injected.fault in _CODES:
+            status, code = _CODES[injected.fault]
+            xml = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>x</Message></Error>"
+            headers = {"Content-Type": "application/xml", "x-ms-error-code": code}
+            if status in (429, 503):
+                headers["Retry-After"] = "0"
+            self._answer(status, headers, b"" if self.command == "HEAD" else xml.encode())
+        else:
+            self.close_connection = True
+            if injected.fault is Fault.RESET:
+                linger = struct.pack("ii", 1, 0)
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            with contextlib.suppress(OSError):
+                self.connection.shutdown(socket.SHUT_RDWR)
+
+    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _pass
+
+    def _ask(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
+        onward = http.client.HTTPConnection("127.0.0.1", self.target_port, timeout=_TIMEOUT_S)
+        try:
+            kept = {name: text for name, text in self.headers.items() if name.lower() not in _HOP}
+            onward.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+            for name, text in kept.items():
+                onward.putheader(name, text)
+            onward.endheaders(body or None)
+            answer = onward.getresponse()
+            found = {n: t for n, t in answer.getheaders() if n.lower() not in _HOP}
+            return answer.status, found, answer.read()
+        finally:
+            onward.close()
+
+    def _answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        self.send_response_only(status)
+        for name, text in headers.items():
+            if name.lower() != "content-length" or self.command == "HEAD":
+                self.send_header(name, text)
+        if self.command != "HEAD":
+            self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        """Nothing is told."""
+
+
+@contextlib.contextmanager
+def fault_proxy(target_port: int) -> Iterator[FaultProxy]:
+    """A proxy before a loopback port, for the length of a block."""
+    handler = type("Handler", (_Handler,), {"target_port": target_port})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    handler.proxy = FaultProxy(port=server.server_address[1])  # type: ignore[attr-defined]
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        yield handler.proxy  # type: ignore[attr-defined]
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
