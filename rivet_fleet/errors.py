@@ -53,6 +53,9 @@ class ExitCode(IntEnum):
     """A worker ended itself because its chunk made no progress."""
     UNFIT = 9
     """A process cannot do the work of the campaign: its own defect, no chunk's."""
+    HALTED = 10
+    """A governor stopped the campaign: nobody but an operator goes on, so nothing that starts
+    processes again should."""
 
 
 class RetryClass(Enum):

@@ -220,6 +220,8 @@ class Coordinator:
     def _verdict(self) -> ExitCode:
         if self._status.over:
             return verdict(self._fleet, self._campaign_id, self._status)
+        if self.halted is not None:
+            return ExitCode.HALTED
         if self._fleet.stop.requested:
             return ExitCode.STOPPED
         return self._supervisor.verdict

@@ -41,6 +41,7 @@ _GRACEFUL = (
     ExitCode.INCOMPLETE,
     ExitCode.STOPPED,
     ExitCode.RECYCLE,
+    ExitCode.HALTED,
 )
 """3, 4 and 5 are a worker's verdict on a campaign that is over, not an end of its own."""
 

@@ -214,7 +214,7 @@ class Worker:
             if tended.refused is not None:
                 raise tended.refused
             if tended.halted is not None:
-                return ExitCode.STOPPED
+                return ExitCode.HALTED
             fleet.stop.wait(fleet.settings.poll_interval_s)
         return ExitCode.STOPPED
 

@@ -26,8 +26,8 @@ from tests.conftest import missing
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEPLOY = REPOSITORY / "deploy"
 SETTINGS = FleetSettings(spool_root=Path("/spool"))
-NEVER_RESTART = {1, 3, 4, 5}
-"""What no restart mends: configuration, data integrity, schema drift, incomplete."""
+NEVER_RESTART = {1, 3, 4, 5, 10}
+"""What no restart mends: configuration, data integrity, schema drift, incomplete, halted."""
 
 Document = dict[str, Any]
 

@@ -39,6 +39,7 @@ POD_FAILURE_ACTION = {
     ExitCode.RECYCLE: "Ignore",
     ExitCode.HUNG: "Count",
     ExitCode.UNFIT: "Count",
+    ExitCode.HALTED: "FailJob",
 }
 
 Document = dict[str, Any]

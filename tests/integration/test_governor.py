@@ -224,11 +224,11 @@ def test_a_critical_signal_stops_the_campaign_and_resume_finishes_it(
     watched.happened("chunk.claimed")
     with psycopg.connect(shop, autocommit=True) as application:
         application.execute("INSERT INTO load VALUES (101)")
-        done = watched.desk.finish(process, code=6)
+        done = watched.desk.finish(process, code=10)
         assert "the governor stopped the campaign, resumable: queue is 101, above 100" in done.err
         assert watched.ask("SELECT count(*) FROM chunk_task WHERE status = 'running'") == [(0,)]
         assert "campaign_halted" in watched.desk.cli("status").out
-        watched.desk.cli("worker", code=6)  # nobody but an operator goes on
+        watched.desk.cli("worker", code=10)  # nobody but an operator goes on
         application.execute("DELETE FROM load")
     claims = len(watched.events("chunk.claimed"))
     process = watched.resume()  # it sets the budget as configured, so only then

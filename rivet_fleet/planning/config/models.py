@@ -47,7 +47,7 @@ class SignalConfig(Block):
     pause_above: Number | None = Field(default=None, description="Nothing runs until it is calm.")
     abort_above: Number | None = Field(
         default=None,
-        description="Twice in a row: the campaign is stopped, resumable, with exit code 6.",
+        description="Twice in a row: the campaign is stopped, resumable, with exit code 10.",
     )
 
 
