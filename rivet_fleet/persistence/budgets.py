@@ -244,7 +244,7 @@ class Budgets(Ranges):
         until it may be made. One statement, as for a rate."""
         values = {"source_key": source_key, "cost_s": float(cost_s)}
         once = self._db.one if self._db.dialect.one_statement_claim else self._db.write
-        return max(0.0, float(once(lambda tx: tx.scalar(RESERVE_RETRY, **values))))
+        return max(0.0, once(lambda tx: float(tx.scalar(RESERVE_RETRY, **values))))
 
     def standing(self, task_id: TaskId) -> Standing:
         """How the group of a running chunk stands, for this chunk; nothing limits one that is gone.

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import math
 import sqlite3
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -34,7 +35,7 @@ from rivet_fleet.errors import (
     StateUnavailable,
 )
 from rivet_fleet.persistence.dialects import Dialect
-from rivet_fleet.persistence.guards import MOMENTS, NUMBERS, TEXTS, refuse_foreign
+from rivet_fleet.persistence.guards import MOMENTS, NUMBERS, TEXTS, UNLIKE, refuse_foreign
 
 # ------------------------------------------------------------------------------------------
 # Where the drivers' exceptions end: one table from SQLSTATE or SQLite code to our errors.
@@ -111,9 +112,14 @@ SQLITE_CODES: dict[int, Meaning] = {
 _OTHERWISE = Meaning(error=StateRefused)
 
 
+_NONSENSE = (AssertionError, MemoryError, UnboundLocalError, struct.error, *UNLIKE)
+"""What drivers and SQLAlchemy stumble into where a server answers what was not asked."""
+
+
 @contextlib.contextmanager
-def border(target: str, secrets: tuple[str, ...] = ()) -> Iterator[None]:
-    """Turn every driver or SQLAlchemy error of the block into a StateError.
+def border(target: str, secrets: tuple[str, ...] = (), *, foreign: bool = False) -> Iterator[None]:
+    """Turn every driver or SQLAlchemy error of the block into a StateError; of a ``foreign``
+    server whatever its answers make anybody stumble into.
 
     ``target`` names the state database without a secret.
     """
@@ -128,6 +134,16 @@ def border(target: str, secrets: tuple[str, ...] = ()) -> Iterator[None]:
         ) from None
     except exc.SQLAlchemyError as failure:
         raise StateRefused(f"state database {target}: {type(failure).__name__}") from None
+    except _NONSENSE as failure:
+        if not foreign:
+            raise
+        # What they say of an answer holds the answer.
+        raise StateRefused(
+            f"state database {target}: its answer cannot be understood ({type(failure).__name__})",
+            hint="does the URL name a PostgreSQL server, and nothing between here and there that "
+            "changes what it says? Nothing was changed",
+            code="RIVET_STATE_NONSENSE",
+        ) from failure
 
 
 def meaning_of(failure: exc.DBAPIError) -> Meaning:
@@ -452,4 +468,5 @@ class Database:
         return Transaction(connection, self.dialect, self.namespace, self.sealer)
 
     def _border(self) -> contextlib.AbstractContextManager[None]:
-        return border(self.dialect.target, self.dialect.secrets)
+        foreign = not self.dialect.one_host
+        return border(self.dialect.target, self.dialect.secrets, foreign=foreign)

@@ -77,7 +77,8 @@ CLAIMABLE = "status IN ('pending', 'failed') AND attempts < attempts_max"
 # What no seal vouches for is at least of its type: whoever reads it need not ask again.
 
 T = TypeVar("T")
-_UNLIKE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+UNLIKE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What one stumbles into over a value that is not like anything of ours."""
 
 
 @contextlib.contextmanager
@@ -86,7 +87,7 @@ def typed(what: str) -> Iterator[None]:
     anything that a program of the fleet wrote; ``what`` names it."""
     try:
         yield
-    except _UNLIKE:
+    except UNLIKE:
         raise tampered(what) from None
 
 

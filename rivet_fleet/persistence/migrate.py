@@ -144,7 +144,8 @@ def stored_version(connection: Connection) -> str | None:
     """The schema's version, None where there is no schema."""
     if not inspect(connection).has_table(VERSION_TABLE):
         return None
-    return connection.execute(text(f"SELECT max(version_num) FROM {VERSION_TABLE}")).scalar()
+    found = connection.execute(text(f"SELECT max(version_num) FROM {VERSION_TABLE}")).scalar()
+    return None if found is None else str(found)
 
 
 def create(connection: Connection) -> None:

@@ -219,8 +219,10 @@ def _encryption(database: Database) -> str | None:
 
 
 def _makers(database: Database) -> tuple[tuple[str, str], ...]:
-    found = database.one(lambda tx: tx.all(_MAKERS))
-    return tuple((str(schema), str(role)) for schema, role in found)
+    def work(tx: Transaction) -> tuple[tuple[str, str], ...]:
+        return tuple((str(schema), str(role)) for schema, role in tx.all(_MAKERS))
+
+    return database.one(work)
 
 
 def _obstacle(database: Database, version: str | None) -> str | None:

@@ -81,6 +81,16 @@ class LimitedConnection(psycopg.Connection[tuple[Any, ...]]):
 
     limit: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.cursor_factory = _TextCursor
+
+    @classmethod
+    def _connect_gen(cls, *arguments: Any, **options: Any) -> Generator[Any, Any, Any]:
+        """psycopg's, bounded: libpq keeps what comes before the login has ended, too."""
+        gen = super()._connect_gen(*arguments, **options)
+        return (yield from _bounded(gen, _LOGIN_HELD_BYTES_MAX))
+
     def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
         """As psycopg's."""
         with self.limit():
@@ -93,14 +103,31 @@ class LimitedConnection(psycopg.Connection[tuple[Any, ...]]):
                 raise
 
 
+class _TextCursor(psycopg.Cursor[tuple[Any, ...]]):
+    """The server says in which form it answers, and psycopg's compiled loaders believe the lengths
+    of a binary one: we ask for text, and take nothing else."""
+
+    def _select_current_result(self, i: int, format: psycopg.pq.Format | None = None) -> None:
+        result = self._results[i]
+        tuples = result.status == psycopg.pq.ExecStatus.TUPLES_OK
+        if tuples and any(map(result.fformat, range(result.nfields))):
+            raise psycopg.DataError("an answer in binary, which nobody asked for")
+        super()._select_current_result(i, format)
+
+
 _HELD_BYTES_MAX = 512 * 1024 * 1024
 """What this process may grow by while libpq keeps one answer: it keeps all that comes."""
+_LOGIN_HELD_BYTES_MAX = 32 * 1024 * 1024
+"""The same of everything before the first statement."""
 _LOOK_EVERY = 16
 """So many times that something came; a small answer is never looked at."""
 
 
-def _bounded(gen: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
+def _bounded(
+    gen: Generator[Any, Any, Any], held_bytes_max: int | None = None
+) -> Generator[Any, Any, Any]:
     """psycopg's generator ``gen``. Raises DataError when its answer takes too much memory."""
+    most = _HELD_BYTES_MAX if held_bytes_max is None else held_bytes_max
     before, came = 0, 0
     try:
         wanted = next(gen)
@@ -110,7 +137,7 @@ def _bounded(gen: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
             if came % _LOOK_EVERY == 0:
                 held = _held_bytes()
                 before = before or held
-                if held - before > _HELD_BYTES_MAX:
+                if held - before > most:
                     raise psycopg.DataError("the answer takes more memory than any may take")
             wanted = gen.send(ready)
     except StopIteration as done:

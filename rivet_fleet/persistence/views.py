@@ -91,7 +91,7 @@ class Views(Ranges):
 
     def now_s(self) -> float:
         """The database's own clock, epoch seconds: the only one that leases go by (F3)."""
-        return float(self._db.one(lambda tx: tx.scalar("SELECT NOW_S")))
+        return self._db.one(lambda tx: float(tx.scalar("SELECT NOW_S")))
 
     def committed_tasks(
         self, campaign_id: CampaignId, *, idle_s: float, limit: int = 100

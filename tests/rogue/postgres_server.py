@@ -39,8 +39,9 @@ def error(text: bytes, code: bytes = b"XX000") -> bytes:
     return message(b"E", b"SERROR\0VERROR\0C" + code + b"\0M" + text + b"\0\0")
 
 
-def header(name: bytes = b"a", oid: int = 23) -> bytes:
-    column = name + b"\0" + struct.pack(">IhIhih", 0, 0, oid, -1, -1, 0)
+def header(name: bytes = b"a", oid: int = 23, form: int = 0) -> bytes:
+    """``form``: 0 text, 1 binary."""
+    column = name + b"\0" + struct.pack(">IhIhih", 0, 0, oid, -1, -1, form)
     return message(b"T", struct.pack(">H", 1) + column)
 
 

@@ -35,7 +35,17 @@ from rivet_fleet.execution.sources.postgres.exchange import CopyStream
 from rivet_fleet.execution.sources.postgres.session import Session
 from rivet_fleet.persistence import postgres_dialect
 from rivet_fleet.persistence.open import open_store, state_health
-from tests.rogue.postgres_server import MESSAGES, PHASES, Script, auth, done, header, ready, row
+from tests.rogue.postgres_server import (
+    MESSAGES,
+    PHASES,
+    Script,
+    auth,
+    done,
+    header,
+    ready,
+    row,
+    status,
+)
 from tests.rogue.tcp import Memory, Peer, rogue
 
 PASSWORD = "S3cretPassw0rd"
@@ -245,6 +255,87 @@ def test_a_state_that_floods_ends_by_name_and_within_bounds(
     with rogue(flood) as server, pytest.raises(StateError, match="more memory than any"):
         state_health(f"postgresql://reader:{PASSWORD}@127.0.0.1:{server.port}/state")
     assert memory.grown_mb < GROWN_MB_MAX and len(server.peers) <= 2
+
+
+def state_meets(phase: str, message: str) -> str:
+    """As ``meet``, of the state database."""
+    script = Script(phase, MESSAGES[message])
+    with rogue(script) as server:
+        script.server = server
+        url = f"postgresql://reader:{PASSWORD}@127.0.0.1:{server.port}/state?sslmode=disable"
+        began_s, said = time.monotonic(), ""
+        try:
+            open_store(url, answer_max_s=2.0).now_s()
+        except StateError as error:
+            said = f"{error} {error.hint}"
+        except Exception as error:
+            return f"not ours: {error!r}"
+        if time.monotonic() - began_s > ENDS_WITHIN_S:
+            return "too late"
+        if PASSWORD in said or any(PASSWORD.encode() in peer.received for peer in server.peers):
+            return f"the password was told: {said}"
+        if "\x1b" in said or len(said) > 20_000:
+            return "what was said was not cut or cleaned"
+        return "" if said else "accepted"
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postgres_dialect, "_CONNECT_MAX_S", 2)
+    monkeypatch.setattr(postgres_dialect, "_LOGIN_HELD_BYTES_MAX", HELD_BYTES_MAX // 4)
+
+
+def test_a_state_that_logs_nobody_in_ends_by_name(hasty: None) -> None:
+    meetings = [(at, name) for at in ("login", "start") for name in MESSAGES if name not in FLOODS]
+    with ThreadPoolExecutor(24) as pool:
+        outcomes = dict(
+            zip(meetings, pool.map(lambda one: state_meets(*one), meetings), strict=True)
+        )
+    assert not {meeting: said for meeting, said in outcomes.items() if said}
+
+
+def kept_settings(peer: Peer) -> None:
+    """Each of another name: libpq keeps them all."""
+    for number in range(20_000):
+        peer.say(status(b"%d" % number, b"x" * 20_000))
+    peer.silence()
+
+
+def test_a_state_that_floods_who_logs_in_ends_within_bounds(hasty: None) -> None:
+    """libpq keeps what comes before the login has ended, too."""
+    memory = Memory()
+    with rogue(Script("start", kept_settings)) as server:
+        url = f"postgresql://reader:{PASSWORD}@127.0.0.1:{server.port}/state?sslmode=disable"
+        memory.begin()
+        with pytest.raises(StateError, match="more memory than any"):
+            open_store(url).now_s()
+    assert memory.grown_mb < GROWN_MB_MAX
+
+
+CELLS = {
+    "no version": (header(oid=25) + row(b"Oracle"),),
+    "no text": (header(oid=23) + row(b"7"),),
+    "no number": (header(oid=23) + row(b"abc"),),
+    "nothing": (header(oid=25),),
+    "two columns": (header(oid=25) + row(b"PostgreSQL 18.0", 2),),
+    "a list": (header(oid=1009) + row(b"{{}}"),),
+    "a date": (header(oid=1082) + row(b"0000-99-99"),),
+    "binary": (header(oid=25, form=1) + row(b"PostgreSQL 18.0"),),
+}
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_a_state_that_answers_nonsense_is_refused_by_name(name: str) -> None:
+    """Asked by SQLAlchemy for its version, or by us: no word of it ends in an error of ours."""
+
+    def answer(peer: Peer) -> None:
+        peer.say(CELLS[name][0] + done(b"SELECT 1") + ready())
+
+    with rogue(Script("answer", answer)) as server:
+        url = f"postgresql://reader:{PASSWORD}@127.0.0.1:{server.port}/state?sslmode=disable"
+        for ask in (lambda: state_health(url), lambda: open_store(url).now_s()):
+            with pytest.raises(StateError, match=r"state database postgresql://"):
+                ask()
 
 
 class Thief:
