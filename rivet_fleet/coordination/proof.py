@@ -78,9 +78,11 @@ def prove_run(
     Raises LeaseLost when another finishes the run, StopRequested.
     """
     plan = run.plan.proof
-    if plan is None or run.proof is not None:
+    delivered = sum(part.digest.rows for part in parts)
+    # A proof of another number of rows is one that a reopening took back, put there again.
+    if plan is None or (run.proof is not None and run.proof.delivered == delivered):
         return run.proof
-    ask = _Ask(fleet, run, plan, lease, sum(part.digest.rows for part in parts))
+    ask = _Ask(fleet, run, plan, lease, delivered)
     elsewhere = _mark_of_another(run.plan.cursor)
     if elsewhere is not None:
         outcome, sentence, counted, busy_s = ProofOutcome.DIFFERS, elsewhere, None, None

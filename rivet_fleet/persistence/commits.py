@@ -26,7 +26,14 @@ from rivet_fleet.contracts.state import FinalizeLease
 from rivet_fleet.errors import LeaseLost, StateTampered
 from rivet_fleet.persistence.database import Database, Record, Transaction
 from rivet_fleet.persistence.guards import typed
-from rivet_fleet.persistence.seals import SEALED_OF_RUN, as_number, check_run, said_by
+from rivet_fleet.persistence.seals import (
+    RUN_SEAL,
+    SEALED_OF_RUN,
+    as_number,
+    check_run,
+    of_submission,
+    said_by,
+)
 
 SEALED_OF_PART = (
     "run_id, export_name, chunk_index, part_number, fence, path, rows, bytes, fingerprint, md5, "
@@ -60,7 +67,7 @@ def _of_part(part: Mapping[str, Any], submission: str) -> dict[str, object]:
     return {
         **{n: part[n] for n in texts},
         **{n: as_number(part[n]) for n in numbers},
-        **({"submission": submission} if submission else {}),
+        **of_submission(submission),
     }
 
 
@@ -172,7 +179,6 @@ FROM file_log WHERE run_id = :run_id CHUNK_FILTER VOIDED_FILTER
 ORDER BY chunk_index, part_number, file_id
 """
 _STANDING = _PARTS.replace("CHUNK_FILTER", "").replace("VOIDED_FILTER", "AND status <> 'voided'")
-_RUN_SEAL = "SELECT seal FROM chunk_run WHERE run_id = :run_id"
 _LEASED = f"""
 SELECT {SEALED_OF_RUN} FROM chunk_run
 WHERE run_id = :run_id AND status = 'in_progress' AND finalize_fence = :finalize_fence
@@ -199,7 +205,7 @@ class Deliveries:
 
         def work(tx: Transaction) -> tuple[str | None, Sequence[Record], Sequence[Record]]:
             tasks = tx.all(COMMITS, run_id=run_id) if chunk_index is None else ()
-            return tx.scalar(_RUN_SEAL, run_id=run_id), tasks, tx.all(sql, **values)
+            return tx.scalar(RUN_SEAL, run_id=run_id), tasks, tx.all(sql, **values)
 
         seal, tasks, rows = self._db.read(work)
         check_commits(self._db.sealer, seal, tasks, rows)

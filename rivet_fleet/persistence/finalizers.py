@@ -28,7 +28,14 @@ from rivet_fleet.persistence.ledger import (
     forget_former,
 )
 from rivet_fleet.persistence.marks import move_mark, record_committed
-from rivet_fleet.persistence.seals import SEALED_OF_RUN, WORDS, check_run, check_words, seal_word
+from rivet_fleet.persistence.seals import (
+    RUN_SEAL,
+    SEALED_OF_RUN,
+    WORDS,
+    check_run,
+    check_words,
+    seal_word,
+)
 from rivet_fleet.persistence.views import found_by_gates
 
 # Least and greatest status come from the two ends of the index on (run_id, status): that is
@@ -153,9 +160,15 @@ class Finalizers:
         """Keep what the source said of the whole run, until a chunk of it is reopened, and extend
         the finalizer's lease: whoever finishes it tells the same. Raises LeaseLost when its fence
         does not match any more."""
-        values = {**_named(lease), "proof_json": dumps(proof), "lease_ttl_s": lease_ttl_s}
-        values["proof_seal"] = seal_word(self._db.sealer, "proof", lease.run_id, dumps(proof))
-        if self._db.write(lambda tx: tx.run(_NOTE_PROOF, **values)) == 0:
+        word = dumps(proof)
+        values = {**_named(lease), "proof_json": word, "lease_ttl_s": lease_ttl_s}
+
+        def work(tx: Transaction) -> int:
+            run_seal = tx.scalar(RUN_SEAL, run_id=lease.run_id)
+            seal = seal_word(tx.sealer, "proof", lease.run_id, word, run_seal=run_seal)
+            return tx.run(_NOTE_PROOF, **values, proof_seal=seal)
+
+        if self._db.write(work) == 0:
             raise _lost(lease)
 
     def finish_run(self, lease: FinalizeLease, finished: FinishedRun) -> None:
@@ -358,7 +371,7 @@ class Acceptances:
                 by=by, reason=reason, at_s=float(tx.scalar("SELECT NOW_S")), gates=findings.refused
             )
             word = dumps(acceptance)
-            seal = seal_word(tx.sealer, "acceptance", run_id, word)
+            seal = seal_word(tx.sealer, "acceptance", run_id, word, run_seal=run.seal)
             if tx.run(_ACCEPT, run_id=run_id, acceptance_json=word, acceptance_seal=seal) == 0:
                 raise wrong_state(f"run {run_id} has chunks that are not delivered")
             tx.run(REVIVE_CAMPAIGN, campaign_id=run.campaign_id)

@@ -137,7 +137,10 @@ def _reseal_words(
             if word is not None and getattr(row, f"{kind}_seal") is not None:
                 connection.execute(
                     text(f"UPDATE chunk_run SET {kind}_seal = :seal WHERE run_id = :id"),
-                    {"seal": seal_word(new, kind, row.run_id, word), "id": row.run_id},
+                    {
+                        "seal": seal_word(new, kind, row.run_id, word, run_seal=row.seal),
+                        "id": row.run_id,
+                    },
                 )
 
 

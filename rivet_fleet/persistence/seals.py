@@ -33,6 +33,7 @@ SEALED_OF_RUN = (
     "source_group, expected_tasks, plan_json, plan_hash, seal"
 )
 """The columns that ``check_run`` needs."""
+RUN_SEAL = "SELECT seal FROM chunk_run WHERE run_id = :run_id"
 SEALED_OF_TASK = (
     "run_id, chunk_index, range_json, namespace, campaign_id, export_name, run_position, priority, "
     "source_group"
@@ -137,8 +138,13 @@ def _of_run(run: Mapping[str, Any], of_chunks: str, submission: str) -> dict[str
         **{name: as_number(run[name]) for name in numbers},
         "plan": digest_of(run["plan_json"]),
         "chunks": of_chunks,
-        **({"submission": submission} if submission else {}),
+        **of_submission(submission),
     }
+
+
+def of_submission(submission: str) -> dict[str, str]:
+    """What binds something to one submission of its run; nothing in runs of former programs."""
+    return {"submission": submission} if submission else {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -309,10 +315,12 @@ def _of_mark(mark: Mapping[str, Any]) -> dict[str, object]:
     return {name: mark[name] for name in names}
 
 
-def seal_word(sealer: Sealer, kind: str, run_id: str, word_json: str) -> str:
+def seal_word(
+    sealer: Sealer, kind: str, run_id: str, word_json: str, *, run_seal: str | None
+) -> str:
     """The seal of a word on a whole run: ``proof`` what the source said of it, ``acceptance`` that
-    an operator takes responsibility."""
-    return sealer.seal(kind, {"run_id": run_id, "word": word_json})
+    an operator takes responsibility. ``run_seal`` tells which submission it was said of."""
+    return sealer.seal(kind, _of_word(run_id, word_json, run_seal))
 
 
 def check_words(sealer: Sealer, row: Record) -> None:
@@ -323,7 +331,11 @@ def check_words(sealer: Sealer, row: Record) -> None:
         if word is not None and (seal or is_whole(row.seal)):
             what = f"the {kind} of run {row.run_id}"
             with typed(what):
-                sealer.check(seal, kind, {"run_id": row.run_id, "word": word}, what)
+                sealer.check(seal, kind, _of_word(row.run_id, word, row.seal), what)
+
+
+def _of_word(run_id: str, word_json: str, run_seal: str | None) -> dict[str, object]:
+    return {"run_id": run_id, "word": word_json, **of_submission(said_by(run_seal).submission)}
 
 
 KINDS_OF_WORD = ("proof", "acceptance")

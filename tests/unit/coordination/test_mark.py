@@ -113,10 +113,20 @@ def test_what_would_get_a_keys_seal_is_shown(tmp_path):
         left = [replace(one, chunk_index=n) for n, one in enumerate(run.chunks[::2])]
         store.submit(replace(memory_plan((3,)), runs=(replace(run, chunks=tuple(left)),)))
     with closing(sqlite3.connect(tmp_path / "state.db")) as theirs, theirs:
+        ((run_seal,),) = theirs.execute("SELECT seal FROM chunk_run")
         theirs.executemany(
             "UPDATE chunk_run SET acceptance_json = ?, acceptance_seal = ?, proof_json = ?, "
             "proof_seal = ?",
-            [[v for k, w in words.items() for v in (w, seal_word(Sealer(), k, RUN, w))]],
+            [
+                [
+                    value
+                    for kind, word in words.items()
+                    for value in (
+                        word,
+                        seal_word(Sealer(), kind, RUN, word, run_seal=run_seal),
+                    )
+                ]
+            ],
         )
     with closing(sqlite_store.open_store(url, seal_key=b"k" * 16)) as store:
         shown = "\n".join(unkeyed(make_fleet(store, tmp_path)))

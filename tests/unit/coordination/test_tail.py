@@ -15,6 +15,7 @@ import pytest
 from rivet_fleet.contracts.keys import RunId
 from rivet_fleet.contracts.manifest import MANIFEST_NAME, SUCCESS_NAME
 from rivet_fleet.contracts.plan import DestinationPlan
+from rivet_fleet.contracts.proof import ProofOutcome, ProofPlan, Prove, RunProof
 from rivet_fleet.contracts.state import CampaignStatus, RunStatus, TaskStatus
 from rivet_fleet.coordination import commit, finalize
 from rivet_fleet.coordination.commit import Published, deliver_chunk, publish_chunk
@@ -413,3 +414,24 @@ def test_a_late_commit_that_cannot_be_removed_keeps_the_run_open(tmp_path, monke
             finalize_run(fleet, new.run_id)
     assert fleet.store.run(new.run_id).status is RunStatus.IN_PROGRESS
     assert not [path for path in bucket.objects if not path.endswith(".parquet")]
+
+
+@pytest.mark.parametrize("delivered", [10, 99])
+def test_a_proof_of_another_number_of_rows_is_asked_for_anew(tmp_path, delivered):
+    """A reopening takes a run's proof back; put there again, it is sealed and speaks of others."""
+    (run,) = memory_plan((1,)).runs
+    proven = replace(run.plan, proof=ProofPlan(prove=Prove.ALL))
+    store = MemoryStore(DatabaseClock())
+    store.submit(replace(memory_plan((1,)), runs=(replace(run, plan=proven),)))
+    fleet = make_fleet(store, tmp_path)
+    claim, _ = deliver(fleet, tmp_path)
+    lease = store.lease_finalize(claim.run_id, fleet.identity, 30.0)
+    outcome = ProofOutcome.PROVEN
+    former = RunProof(
+        prove=Prove.ALL, outcome=outcome, delivered=delivered, counted=delivered, sentence="all"
+    )
+    store.note_proof(lease, former, 30.0)
+    ledger = store.whole_ledger(lease)
+    found = finalize.prove_run(fleet, store.run(claim.run_id), lease, ledger.parts)
+    assert found.delivered == 10
+    assert (found == former) is (delivered == 10)

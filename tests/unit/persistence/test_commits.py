@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 
 from rivet_fleet.contracts.keys import CampaignId, RunId
+from rivet_fleet.contracts.proof import ProofOutcome, Prove, RunProof
+from rivet_fleet.contracts.quality import GateCode, GateOutcome, GateVerdict, RunFindings
 from rivet_fleet.contracts.seals import Sealer
 from rivet_fleet.errors import LeaseLost, StateTampered
 from rivet_fleet.persistence.commits import seal_part
 from rivet_fleet.persistence.open import open_store
-from rivet_fleet.persistence.seals import said_by
+from rivet_fleet.persistence.seals import KINDS_OF_WORD, WORDS, said_by
 from rivet_fleet.persistence.store import Store
 from tests.campaigns import campaign_plan, staged_part
 from tests.stores import identity
@@ -24,6 +26,13 @@ CAMPAIGN, RUN, W1 = CampaignId("c1"), RunId("c1-e0"), identity()
 KEY = b"k" * 16
 PARTS = (2, 1, 0)
 """Of each chunk; the last one is empty."""
+GATE = GateVerdict(
+    code=GateCode.NULL_RATIO,
+    columns=("id",),
+    outcome=GateOutcome.FAILED,
+    refuses=True,
+    sentence="x",
+)
 KINDS = ("4.", "3.", "")
 
 
@@ -192,6 +201,39 @@ PUT_BACK = (
     + ", ".join(f"{name} = {FORMER.format(name)}" for name in ("commit_seal", "rows_written"))
     + f" WHERE {OF} = "
 )
+
+
+def test_no_word_on_a_former_submission_fits_the_next_one(tmp_path) -> None:
+    """What the source said of it, and that an operator took responsibility."""
+    path = tmp_path / "state.db"
+    proof = RunProof(
+        prove=Prove.ALL, outcome=ProofOutcome.PROVEN, delivered=30, counted=30, sentence="all"
+    )
+    with closing(opened(path)) as store:
+        store.migrate()
+        store.submit(campaign_plan(chunks=(3,)))
+        commit_all(store)
+        lease = store.lease_finalize(RUN, W1, 60.0)
+        assert lease is not None
+        store.note_proof(lease, proof, 60.0)
+        store.fail_run(lease, "x", RunFindings(gates=(GATE,)))
+        store.accept_run(RUN, by="ann", reason="known")
+        with closing(sqlite3.connect(path)) as connection, connection:
+            ((*words,),) = connection.execute(f"SELECT {WORDS} FROM chunk_run")
+            assert None not in words
+        store.reset_export("shop", "e0", chunks_only=True)
+        with closing(sqlite3.connect(path)) as connection, connection:
+            connection.execute("DELETE FROM campaign")
+        store.submit(campaign_plan(chunks=(3,)))
+        for number, kind in enumerate(KINDS_OF_WORD):
+            edit = f"UPDATE chunk_run SET {kind}_json = ?, {kind}_seal = ?"
+            with closing(sqlite3.connect(path)) as connection, connection:
+                connection.execute(edit, words[2 * number : 2 * number + 2])
+            with pytest.raises(StateTampered, match=f"the {kind} of run"):
+                store.run(RUN)
+            with closing(sqlite3.connect(path)) as connection, connection:
+                connection.execute(edit, (None, None))
+        assert store.run(RUN) is not None
 
 
 @pytest.mark.parametrize("chunk", [0, 1], ids=["with parts", "empty"])
