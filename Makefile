@@ -38,12 +38,14 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/mypy
 
-# Until you stop it; `make chaos SOURCE=mariadb STATE=postgres`.
+# Until you stop it; `make chaos SOURCE=mariadb STATE=postgres DESTINATION=s3`.
 SOURCE ?= postgres
 STATE  ?= sqlite
+DESTINATION ?= local
 
 chaos: $(READY) .tools/.ready
-	$(BIN)/python -m chaos.kill_loop --seconds 0 --source $(SOURCE) --state $(STATE)
+	$(BIN)/python -m chaos.kill_loop --seconds 0 --source $(SOURCE) --state $(STATE) \
+	    --destination $(DESTINATION)
 
 # Every scenario over every source and state: an hour or two.
 chaos-all: $(READY) .tools/.ready

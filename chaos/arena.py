@@ -16,6 +16,7 @@ from chaos.judge import OracleProcess
 from chaos.scenario import Campaign, Shape
 from chaos.source_data import ALL, Frozen, SourceServer
 from chaos.sources import ENGINES
+from chaos.stores import ChaosStore
 from rivet_fleet.demo.embedded import EmbeddedPostgres, embedded_postgres
 from rivet_fleet.persistence.open import open_store
 
@@ -39,6 +40,7 @@ class Arena:
     state_server: EmbeddedPostgres | None
     oracle: OracleProcess
     frozen: Frozen
+    store: ChaosStore | None = None
     _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     @contextlib.contextmanager
@@ -68,6 +70,7 @@ class Arena:
             oracle=self.oracle,
             shape=shape or Shape(),
             replay=replay,
+            store=self.store,
         )
         try:
             yield campaign
@@ -112,6 +115,7 @@ def arena(
     rows: int,
     tables: Sequence[str] = ALL,
     state_server: EmbeddedPostgres | None = None,
+    store: ChaosStore | None = None,
 ) -> Iterator[Arena]:
     """Everything set up, and everything but ``state_server`` gone afterwards.
 
@@ -131,6 +135,7 @@ def arena(
             state_server=state_server,
             oracle=oracle,
             frozen=frozen,
+            store=store,
         )
 
 

@@ -18,6 +18,7 @@ class Blow(Enum):
     CRASH_STATE = "crash and restart the state database"
     CRASH_SOURCE = "crash and restart the source"
     PAUSE_SOURCE = "pause the source past a lease"
+    CRASH_STORE = "crash and restart the object store"
 
 
 _WEIGHTS = {
@@ -28,6 +29,7 @@ _WEIGHTS = {
     Blow.CRASH_STATE: 2,
     Blow.CRASH_SOURCE: 1,
     Blow.PAUSE_SOURCE: 1,
+    Blow.CRASH_STORE: 3,
 }
 
 
@@ -40,9 +42,12 @@ class Decision:
     pick: float
 
 
-def decisions(rng: random.Random, *, state_can_crash: bool) -> Iterator[Decision]:
+def decisions(
+    rng: random.Random, *, state_can_crash: bool, into_store: bool = False
+) -> Iterator[Decision]:
     """Endless; the same generator state gives the same decisions."""
-    blows = [blow for blow in Blow if state_can_crash or blow is not Blow.CRASH_STATE]
+    absent = {Blow.CRASH_STATE: not state_can_crash, Blow.CRASH_STORE: not into_store}
+    blows = [blow for blow in Blow if not absent.get(blow)]
     weights = [_WEIGHTS[blow] for blow in blows]
     while True:
         yield Decision(

@@ -1,9 +1,9 @@
 """The kill loop: campaign after campaign under random blows, each judged by the oracle.
 
 ``python -m chaos.kill_loop --seed N --seconds S --source postgres|mariadb --state sqlite|postgres
-[--rows N]``. The seed is printed first and replays the decisions; exact timing is the machine's.
-``--seconds 0`` never ends; ``--campaigns 1 --rows 2000000`` is the headline: two million rows,
-every one once.
+[--destination local|s3] [--rows N]``. The seed is printed first and replays the decisions; exact
+timing is the machine's. ``--seconds 0`` never ends; ``--campaigns 1 --rows 2000000`` is the
+headline: two million rows, every one once.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from chaos.scenario import Campaign, Shape
 from chaos.source_data import ALL, SLIM
 from chaos.source_scenarios import pause
 from chaos.sources import SOURCES
+from chaos.stores import DESTINATIONS, running_store
 from rivet_fleet.errors import ExitCode
 
 LEASE_TTL_S = 2.0
@@ -149,6 +150,9 @@ class Ordeal:
             case Blow.CRASH_SOURCE:
                 self._wake_source()
                 self._place.source_server.restart(mode="immediate")
+            case Blow.CRASH_STORE:
+                assert self._place.store is not None, "only where there is one"
+                self._place.store.restart()
             case Blow.PAUSE_SOURCE:
                 self._wake_source()
                 over_s = time.monotonic() + LEASE_TTL_S * (1.2 + decision.pick)
@@ -217,6 +221,7 @@ class LoopOptions:
     seconds: float
     state: str
     source: str = "postgres"
+    destination: str = "local"
     rows: int = 6000
     campaigns: int = 0
     workers: int = 4
@@ -226,7 +231,8 @@ class LoopOptions:
         """The command that takes the same decisions again."""
         return (
             f"python -m chaos.kill_loop --seed {self.seed} --seconds {self.seconds:g} "
-            f"--source {self.source} --state {self.state} --rows {self.rows} "
+            f"--source {self.source} --state {self.state} "
+            f"--destination {self.destination} --rows {self.rows} "
             f"--campaigns {self.campaigns} --workers {self.workers}"
         )
 
@@ -238,10 +244,21 @@ def run_loop(options: LoopOptions, say: Callable[[str], None] = print) -> Tally:
     end_s = time.monotonic() + options.seconds if options.seconds else float("inf")
     tables = (SLIM,) if options.rows >= _SLIM_FROM_ROWS else ALL
     in_postgres = options.state == "postgres"
-    falling = decisions(random.Random(options.seed), state_can_crash=in_postgres)
+    falling = decisions(
+        random.Random(options.seed),
+        state_can_crash=in_postgres,
+        into_store=options.destination != "local",
+    )
     with (
         merciless_state_server(options.state) as state_server,
-        arena(options.source, rows=options.rows, tables=tables, state_server=state_server) as place,
+        running_store(options.destination) as store,
+        arena(
+            options.source,
+            rows=options.rows,
+            tables=tables,
+            state_server=state_server,
+            store=store,
+        ) as place,
     ):
         while time.monotonic() < end_s and tally.campaigns != (options.campaigns or -1):
             _one_campaign(place, options, tables, falling, tally, say)
@@ -260,7 +277,7 @@ def _one_campaign(
     say(f"campaign {tally.campaigns + 1}")
     big = options.rows >= _SLIM_FROM_ROWS
     shape = Shape(
-        chunk_count=max(20, options.rows // 20_000) if big else 40,
+        chunk_count=max(20, options.rows // 20_000) if big or place.store is not None else 40,
         workers=options.workers,
         lease_ttl_s=LEASE_TTL_S,
         drain_grace_s=_DRAIN_GRACE_S,
@@ -294,6 +311,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=0.0)
     parser.add_argument("--source", choices=SOURCES, default="postgres")
     parser.add_argument("--state", choices=STATES, default="sqlite")
+    parser.add_argument("--destination", choices=DESTINATIONS, default="local")
     parser.add_argument("--rows", type=int, default=6000)
     parser.add_argument("--campaigns", type=int, default=0)
     parser.add_argument("--workers", type=int, default=4)
@@ -303,6 +321,7 @@ def main() -> int:
         seconds=given.seconds,
         state=given.state,
         source=given.source,
+        destination=given.destination,
         rows=given.rows,
         campaigns=given.campaigns,
         workers=given.workers,

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import re
 import shutil
 import signal
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from chaos.processes import (
     workers_of,
 )
 from chaos.source_data import SourceTable
+from chaos.stores import ChaosStore, fetch, own_place
 from rivet_fleet.persistence.dialects import holder_pid
 
 CAMPAIGN_ID = "chaos"
@@ -79,12 +81,15 @@ class Campaign:
     oracle: OracleProcess
     shape: Shape = field(default_factory=Shape)
     replay: str = ""
+    store: ChaosStore | None = None
+    """Where it delivers to; None: to a folder."""
+    _place: str = field(default_factory=own_place)
     coordinators: list[Coordinator] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.config.write_text(self._config_text())
-        for table in self.tables:
+        for table in self.tables if self.store is None else ():
             self.oracle.watch(self.prefix(table.name))
 
     @property
@@ -93,8 +98,11 @@ class Campaign:
         return self.folder / "chaos.yaml"
 
     def prefix(self, table: str) -> Path:
-        """The destination folder of one table."""
+        """The destination folder of one table; of a store what was fetched of it last."""
         return self.folder / "out" / table
+
+    def _below(self, table: str) -> str:
+        return f"{self._place}/{table}"
 
     def start(
         self,
@@ -106,6 +114,7 @@ class Campaign:
     ) -> Coordinator:
         """A coordinator process. ``armed`` as RIVET_FLEET_TEST_KILL understands it."""
         environment = {"RIVET_FLEET_TEST_KILL": armed, "RIVET_FLEET_TESTING": "1"}
+        environment |= self.store.variables if self.store is not None else {}
         if host_id is not None:
             environment["RIVET_FLEET_TEST_HOST_ID"] = host_id
         coordinator = start_coordinator(
@@ -147,6 +156,9 @@ class Campaign:
 
     def expect_exactly_once(self) -> dict[str, dict[str, Any]]:
         """The oracle's verdict over every table; raises AssertionError with its findings."""
+        if self.store is not None:
+            for table in self.tables:
+                fetch(self.store, self._below(table.name), self.prefix(table.name))
         verdicts = {
             table.name: self.oracle.judge(self.prefix(table.name), self.digests[table.name])
             for table in self.tables
@@ -160,6 +172,9 @@ class Campaign:
         self.operate("gc", "--min-age-s", "0")
         left = [p for p in (self.folder / "out").rglob(".staging/**/*") if p.is_file()]
         assert not left, f"staged files nobody swept: {left}"
+        if self.store is not None:
+            uploads = self.store.staged(self._place)
+            assert not uploads, f"uploads nobody swept: {uploads}"
         self.expect_no_workers()
 
     def expect_no_workers(self, deadline_s: float = 30.0) -> None:
@@ -240,7 +255,8 @@ class Campaign:
         from rivet_fleet.cli.main import cli
 
         output = io.StringIO()
-        with _operating, contextlib.redirect_stdout(output):
+        variables = self.store.variables if self.store is not None else {}
+        with _operating, _environment(variables), contextlib.redirect_stdout(output):
             cli.main(
                 args=[
                     *("--log-level", "error", command),
@@ -299,10 +315,29 @@ exports:
         exports = [
             f"  - {{name: {t.name}, table: {t.name}, {t.read}, "
             f"chunk_count: {shape.chunk_count}, format: parquet, verify: {shape.verify}, "
-            f"destination: {{type: local, path: {self.prefix(t.name)}}}}}\n"
+            f"destination: {self._destination(t.name)}}}\n"
             for t in self.tables
         ]
         return head + "".join(exports)
+
+    def _destination(self, table: str) -> str:
+        if self.store is not None:
+            return self.store.block(self._below(table))
+        return f"{{type: local, path: {self.prefix(table)}}}"
+
+
+@contextlib.contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Of this process, for the length of a block."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, text in before.items():
+            os.environ.pop(name)
+            if text is not None:
+                os.environ[name] = text
 
 
 def _lines(log: Path) -> list[str]:
