@@ -270,6 +270,8 @@ class WorkerView:
     alive: bool
     rss_bytes: int
     running_task: int | None
+    gone: bool = False
+    """Its process has ended: the kernel of its host says so, which only a process there asks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

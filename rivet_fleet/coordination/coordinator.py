@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.contracts.state import CampaignStatus, WorkerView
-from rivet_fleet.coordination.fleet import COORDINATOR, Fleet, install, process_alive
+from rivet_fleet.coordination.fleet import COORDINATOR, Fleet, install, process_alive, seen_workers
 from rivet_fleet.coordination.governor import Governor
 from rivet_fleet.coordination.journal import Follower
 from rivet_fleet.coordination.supervisor import (
@@ -156,7 +156,7 @@ class Coordinator:
         try:
             entries = self._follower.look(fleet.clock.monotonic_s(), last=fleet.stop.requested)
             runs = fleet.store.runs(campaign_id)
-            workers = fleet.store.workers(alive_within_s=fleet.settings.lease_ttl_s)
+            workers = seen_workers(fleet)
             now_s = fleet.store.now_s()
         except StateUnavailable as error:
             fleet.tell(EventName.STATE_RETRIED, f"progress: {error.message}")

@@ -10,7 +10,7 @@ import socket
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import TypeVar
@@ -22,7 +22,13 @@ from rivet_fleet.contracts.events import Emit, Event, EventName, Told
 from rivet_fleet.contracts.identity import CAMPAIGN_OTHER, CampaignIdentity
 from rivet_fleet.contracts.keys import CampaignId, RunId, WorkerId
 from rivet_fleet.contracts.plan import Access, DestinationPlan
-from rivet_fleet.contracts.state import CampaignStatus, CampaignView, RunView, WorkerIdentity
+from rivet_fleet.contracts.state import (
+    CampaignStatus,
+    CampaignView,
+    RunView,
+    WorkerIdentity,
+    WorkerView,
+)
 from rivet_fleet.errors import StateRefused, StateUnavailable, StopRequested
 from rivet_fleet.execution.destination import Destination
 from rivet_fleet.execution.source import Source
@@ -325,9 +331,37 @@ def pid_started_at_s(pid: int) -> float | None:
 
 
 def process_alive(pid: int, started_at_s: float) -> bool:
-    """True when this very process lives: a reused pid has another start time."""
+    """True when this very process lives: a reused pid has another start time. One that is hidden
+    from us (proc(5), hidepid) counts as living."""
     now_s = pid_started_at_s(pid)
-    return now_s is not None and abs(now_s - started_at_s) <= _START_TOLERANCE_S
+    if now_s is None:
+        return _hidden(pid)
+    return abs(now_s - started_at_s) <= _START_TOLERANCE_S
+
+
+def _hidden(pid: int) -> bool:
+    if Path(f"/proc/{pid}").exists():
+        return False
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return False
+
+
+def seen_workers(fleet: Fleet) -> list[WorkerView]:
+    """The state's workers as they are now: those of this host by the kernel, the others by when
+    they were last heard of."""
+    found = fleet.store.workers(alive_within_s=fleet.settings.lease_ttl_s)
+    return [
+        replace(one, alive=False, gone=True)
+        if one.host_id == fleet.identity.host_id
+        and not process_alive(one.pid, one.pid_started_at_s)
+        else one
+        for one in found
+    ]
 
 
 def awaits_parent(pid: int) -> bool:

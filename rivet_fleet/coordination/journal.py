@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.contracts.state import CampaignView, JournalEntry, JournalFilter
-from rivet_fleet.coordination.fleet import COORDINATOR, Fleet
+from rivet_fleet.coordination.fleet import COORDINATOR, Fleet, seen_workers
 from rivet_fleet.observability.metrics import (
     CampaignMetrics,
     CountedRun,
@@ -145,7 +145,7 @@ def read_metrics(
     store = fleet.store
     runs = [r for r in store.runs(view.campaign_id) if export_name in (None, r.export_name)]
     names = {run.run_id: run.export_name for run in runs}
-    workers = store.workers(alive_within_s=fleet.settings.lease_ttl_s)
+    workers = seen_workers(fleet)
     ended = [
         ended_run(row)
         for run in runs

@@ -23,7 +23,7 @@ from rivet_fleet.contracts.state import (
 )
 from rivet_fleet.coordination.commit import Published, reopen_chunk
 from rivet_fleet.coordination.finalize import finalize_run, withdraw_success
-from rivet_fleet.coordination.fleet import COORDINATOR, Fleet, process_alive
+from rivet_fleet.coordination.fleet import COORDINATOR, Fleet, process_alive, seen_workers
 from rivet_fleet.errors import StateRefused, UsageError
 from rivet_fleet.execution.destination import Destination, Presence, StagedInfo
 from rivet_fleet.observability.reasons import Scene, runs_by_source
@@ -291,7 +291,7 @@ def campaign_status(fleet: Fleet, view: CampaignView) -> StatusReport:
                 tasks += store.tasks(run.run_id, status=status, limit=_TASKS_SHOWN)
     now_s = store.now_s()
     lately = JournalFilter(events=(EventName.SOURCE_HELD.value,), since_s=now_s - RETRY_WAIT_MAX_S)
-    workers = store.workers(alive_within_s=fleet.settings.lease_ttl_s)
+    workers = seen_workers(fleet)
     scene = Scene(
         campaign=view,
         runs=runs,

@@ -315,6 +315,7 @@ def _retry_reasons(scene: Scene, run: RunView) -> list[Reason]:
 
 def _lease_reasons(scene: Scene, run: RunView) -> list[Reason]:
     alive = {w.worker_id for w in scene.alive()}
+    gone = {w.worker_id for w in scene.workers if w.gone}
     reasons = []
     for task in scene.of(run, TaskStatus.RUNNING):
         left_s = (task.lease_expires_at_s or 0.0) - scene.now_s
@@ -326,7 +327,10 @@ def _lease_reasons(scene: Scene, run: RunView) -> list[Reason]:
         elif task.owner not in alive:
             code = ReasonCode.DEAD_WORKER_LEASE
             says = (
-                f"{about} belongs to {name}, which is not heard from: its lease runs out in "
+                f"{about} belongs to {name}, whose process has ended: whoever works on its host "
+                f"takes it back at once, others when its lease runs out in {duration_text(left_s)}."
+                if task.owner in gone
+                else f"{about} belongs to {name}, which is not heard from: its lease runs out in "
                 f"{duration_text(left_s)}, then anyone takes it back."
             )
         else:

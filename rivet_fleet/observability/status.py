@@ -84,6 +84,8 @@ class WorkerStatus:
     silent_s: float
     rss_bytes: int
     chunk: str | None
+    gone: bool = False
+    """Its process has ended, by the kernel's word: only of the host where this is asked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,6 +188,7 @@ def _worker(worker: WorkerView, tasks: Sequence[TaskView], now_s: float) -> Work
         silent_s=max(now_s - worker.heartbeat_at_s, 0.0),
         rss_bytes=worker.rss_bytes,
         chunk=", ".join(held) or None,
+        gone=worker.gone,
     )
 
 
@@ -240,7 +243,8 @@ def _worker_lines(report: StatusReport) -> list[str]:
     alive = sum(w.alive for w in report.workers)
     lines = [f"{counted(alive, 'worker')} alive"]
     for worker in report.workers:
-        seen = "alive" if worker.alive else f"not heard from for {duration_text(worker.silent_s)}"
+        silent = f"not heard from for {duration_text(worker.silent_s)}"
+        seen = "alive" if worker.alive else "its process has ended" if worker.gone else silent
         doing = worker.chunk or ("idle" if worker.alive else "holds nothing")
         place = f"{worker.host_id} pid {worker.pid}"
         lines.append(f"  {worker.name} ({place}): {seen}, {doing}, {bytes_text(worker.rss_bytes)}")
