@@ -66,17 +66,35 @@ class RetryClass(Enum):
     RECONNECT = "reconnect"
 
 
+class Kind(Enum):
+    """Whose business a stop is: what a scheduler routes by."""
+
+    USAGE = "usage"
+    CONFIGURATION = "configuration"
+    SOURCE = "source"
+    DESTINATION = "destination"
+    STATE = "state"
+    INTEGRITY = "integrity"
+    DRIFT = "drift"
+    INCOMPLETE = "incomplete"
+    STOPPED = "stopped"
+    HOST = "host"
+    """This process or machine lacks something; others may not."""
+    INTERNAL = "internal"
+
+
 class RivetFleetError(Exception):
     """What happened, to what, and what to do next.
 
     ``message`` says what happened and to what; ``hint`` what to do next; ``code`` is a
-    stable machine-readable name (``RIVET_…``). ``extra_delay_s`` is added to the backoff.
-    ``unmasked`` is the message with a row's values, where ``message`` leaves them out.
+    stable machine-readable name (``contracts/codes.py``). ``extra_delay_s`` is added to the
+    backoff. ``unmasked`` is the message with a row's values, where ``message`` leaves them out.
     """
 
     exit_code: ExitCode = ExitCode.GENERIC
     retry: RetryClass = RetryClass.PERMANENT
-    code_default: str | None = None
+    kind: Kind = Kind.INTERNAL
+    code_default: str = "RIVET_UNEXPECTED"
     """The code of errors that were raised without one."""
     received_bytes: int = 0
     """Received in vain of a source's answers that this came of: rows of pages left out, and 0
@@ -110,14 +128,22 @@ class RivetFleetError(Exception):
 class UsageError(RivetFleetError):
     """The command line itself is wrong."""
 
+    kind = Kind.USAGE
+    code_default = "RIVET_USAGE"
+
 
 class ConfigError(RivetFleetError):
     """The configuration is wrong; nothing was started."""
+
+    kind = Kind.CONFIGURATION
+    code_default = "RIVET_CONFIG_INVALID"
 
 
 class SourceError(RivetFleetError):
     """The source database could not be read."""
 
+    kind = Kind.SOURCE
+    code_default = "RIVET_SOURCE_FAILED"
     connected: bool = True
     """False when no connection could be made: nothing was asked of the source, so whatever was
     about to be asked is not to blame."""
@@ -162,6 +188,8 @@ class StatementTimeout(SourceError):
 class UnsupportedType(SourceError):
     """Columns that cannot be carried exactly; every one of them is listed."""
 
+    code_default = "RIVET_TYPE_UNSUPPORTED"
+
 
 class ValueTooLarge(SourceError):
     """One value is larger than the worker may hold."""
@@ -173,11 +201,15 @@ class MalformedData(SourceError):
     """Bytes from the server do not follow its own format."""
 
     exit_code = ExitCode.DATA_INTEGRITY
+    kind = Kind.INTEGRITY
+    code_default = "RIVET_SOURCE_MALFORMED"
 
 
 class DestinationError(RivetFleetError):
     """The destination could not be written or read."""
 
+    kind = Kind.DESTINATION
+    code_default = "RIVET_DESTINATION_FAILED"
     spool: bool = False
     """True for the spool: a folder of this host, and no destination of anybody else."""
 
@@ -187,10 +219,13 @@ class DestinationUnavailable(DestinationError):
 
     exit_code = ExitCode.RETRYABLE
     retry = RetryClass.TRANSIENT
+    code_default = "RIVET_DESTINATION_UNAVAILABLE"
 
 
 class DestinationRefused(DestinationError):
     """The destination said no: path, privilege."""
+
+    code_default = "RIVET_DESTINATION_REFUSED"
 
 
 class DestinationFull(DestinationError):
@@ -198,10 +233,14 @@ class DestinationFull(DestinationError):
 
     exit_code = ExitCode.RETRYABLE
     retry = RetryClass.TRANSIENT
+    code_default = "RIVET_NO_SPACE"
 
 
 class StateError(RivetFleetError):
     """The state database could not do what was asked."""
+
+    kind = Kind.STATE
+    code_default = "RIVET_STATE_FAILED"
 
 
 class StateUnavailable(StateError):
@@ -209,16 +248,21 @@ class StateUnavailable(StateError):
 
     exit_code = ExitCode.RETRYABLE
     retry = RetryClass.RECONNECT
+    code_default = "RIVET_STATE_UNREACHABLE"
 
 
 class StateRefused(StateError):
     """The state database must not be used this way (schema version, sharing, wrong verb)."""
+
+    code_default = "RIVET_STATE_REFUSED"
 
 
 class DataIntegrityError(RivetFleetError):
     """What is stored is not what was written."""
 
     exit_code = ExitCode.DATA_INTEGRITY
+    kind = Kind.INTEGRITY
+    code_default = "RIVET_DATA_INTEGRITY"
 
 
 class StateTampered(DataIntegrityError):
@@ -231,18 +275,24 @@ class SchemaDrift(RivetFleetError):
     """The source's shape is not the planned one."""
 
     exit_code = ExitCode.SCHEMA_DRIFT
+    kind = Kind.DRIFT
+    code_default = "RIVET_SCHEMA_DRIFT"
 
 
 class CampaignIncomplete(RivetFleetError):
     """The campaign is over, but some chunks failed for good."""
 
     exit_code = ExitCode.INCOMPLETE
+    kind = Kind.INCOMPLETE
+    code_default = "RIVET_CAMPAIGN_INCOMPLETE"
 
 
 class StopRequested(RivetFleetError):
     """Stopped gracefully before the end; resumable."""
 
     exit_code = ExitCode.STOPPED
+    kind = Kind.STOPPED
+    code_default = "RIVET_STOPPED"
 
 
 class WorkerUnfit(RivetFleetError):
@@ -250,6 +300,8 @@ class WorkerUnfit(RivetFleetError):
     version. Nothing is wrong with any chunk: none has failed, and no attempt is spent."""
 
     exit_code = ExitCode.UNFIT
+    kind = Kind.HOST
+    code_default = "RIVET_WORKER_UNFIT"
 
 
 class LeaseLost(RivetFleetError):
@@ -257,3 +309,5 @@ class LeaseLost(RivetFleetError):
 
     exit_code = ExitCode.RETRYABLE
     retry = RetryClass.TRANSIENT
+    kind = Kind.STATE
+    code_default = "RIVET_LEASE_LOST"

@@ -1,4 +1,5 @@
-"""Writes docs/reference/configuration.md, cli.md and the catalogue of events.md from the program.
+"""Writes docs/reference/configuration.md, cli.md and the catalogues of events.md and error-codes.md
+from the program.
 
 ``python scripts/write_reference.py`` writes them; a house test fails when they are stale.
 """
@@ -18,6 +19,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from rivet_fleet.cli.main import LazyGroup, cli
+from rivet_fleet.contracts.codes import CODES, Code
 from rivet_fleet.contracts.events import EventName
 from rivet_fleet.execution import registry
 from rivet_fleet.planning.config import models
@@ -90,6 +92,7 @@ def pages() -> dict[str, str]:
         "configuration.md": configuration(),
         "cli.md": command_line(),
         "events.md": events(),
+        "error-codes.md": error_codes(),
     }
 
 
@@ -242,6 +245,28 @@ def _event_row(event: EventName) -> str:
     when = event.when if event.journaled else f"{event.when}; not journaled"
     cells = (f"`{event.value}`", when, event.by, event.level, event.data)
     return f"| {' | '.join(cells)} |\n".replace("|  |", "| |")
+
+
+_CODES_HEAD = "| code | kind | exit | retryable | says | what to do |\n|---|---|---|---|---|---|\n"
+_PAGE = re.compile(r"docs/(reference/)?([\w/.-]+\.md)")
+
+
+def error_codes() -> str:
+    """The page with every code as a row of its last table; what stands above is kept."""
+    above, _, _ = (REFERENCE / "error-codes.md").read_text(encoding="utf-8").partition(_CODES_HEAD)
+    return above + _CODES_HEAD + "".join(map(_code_row, CODES.values()))
+
+
+def _code_row(code: Code) -> str:
+    again = "yes" if code.retryable else "no"
+    cells = (code.kind.value, str(int(code.exit_code)), again, code.says, code.action)
+    linked = (_PAGE.sub(_link, cell) for cell in cells)
+    return f"| `{code.name}` | {' | '.join(linked)} |\n"
+
+
+def _link(found: re.Match[str]) -> str:
+    name = found[2].rpartition("/")[2].removesuffix(".md")
+    return f"[{name}]({found[2] if found[1] else f'../{found[2]}'})"
 
 
 def main() -> None:

@@ -12,11 +12,11 @@ from rivet_fleet.cli.invocation import (
     Invocation,
     config_option,
     fleet_of,
-    json_option,
     param_option,
     start,
     state_option,
 )
+from rivet_fleet.cli.options import json_option
 from rivet_fleet.cli.say import say, say_line
 from rivet_fleet.contracts.codec import dumps
 from rivet_fleet.contracts.window import describe_binding, describe_mark

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import io
+import math
 import shlex
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
 from rivet_fleet.cli import nursery
 from rivet_fleet.cli.environment import worker_environment
+from rivet_fleet.cli.failure import say_ended
 from rivet_fleet.cli.invocation import (
     Invocation,
     campaign_option,
     config_option,
     fleet_of,
-    json_option,
     known_redactor,
     param_option,
     process_options,
@@ -23,7 +26,16 @@ from rivet_fleet.cli.invocation import (
     state_option,
     wanted_campaign,
 )
-from rivet_fleet.cli.say import say, say_line
+from rivet_fleet.cli.options import details_option, exports_option, json_option
+from rivet_fleet.cli.say import is_quiet, log_level, say_line
+from rivet_fleet.cli.verdict import (
+    End,
+    Telling,
+    left_out_failure,
+    left_out_failures,
+    tell_end,
+    tell_left_out,
+)
 from rivet_fleet.contracts.codec import dumps
 from rivet_fleet.contracts.events import EventName
 from rivet_fleet.contracts.keys import CampaignId
@@ -36,10 +48,8 @@ from rivet_fleet.coordination.coordinator import (
 )
 from rivet_fleet.coordination.fleet import Fleet, find_campaign
 from rivet_fleet.coordination.supervisor import WorkerCommand, log_folder_of
-from rivet_fleet.coordination.tend import closing_report
 from rivet_fleet.errors import ExitCode
 from rivet_fleet.observability.progress import PlainProgress, ProgressView
-from rivet_fleet.observability.report import render_report, report_json
 
 workers_option = click.option(
     "-w",
@@ -62,57 +72,42 @@ new_option = click.option(
 @param_option
 @campaign_option
 @state_option
+@exports_option
 @workers_option
 @new_option
+@details_option
 @json_option
 def run(
     config: Path,
     params: tuple[str, ...],
     campaign_id: str | None,
     state_url: str | None,
+    exports: tuple[str, ...],
     workers: int | None,
     anew: bool,
+    details: bool,
     as_json: bool,
 ) -> int:
     """Plan a campaign (or continue the unfinished one), work on it, and say how it ended.
 
-    Safe to kill and to start again at any moment.
+    Safe to kill and to start again at any moment. With -e the named exports alone are planned, or
+    worked on where a campaign has them unfinished.
     """
     invocation = start(config, params, state_url, shows_progress=True)
     with fleet_of(invocation, "coordinator", begins=True) as fleet:
         wanted = wanted_campaign(invocation, campaign_id)
-        submitted = submission.submit(fleet, invocation.loaded, wanted, anew=anew)
+        submitted = submission.submit(fleet, invocation.loaded, wanted, anew=anew, names=exports)
         if not submitted.created:
-            say_line(f"continuing campaign {submitted.campaign_id} by its stored plan", err=True)
-        code = coordinate(
-            invocation,
-            fleet,
-            submitted.campaign_id,
+            _tell_continued(submitted.campaign_id)
+        going = Going(
             workers=workers,
-            join=False,
             resumed=not submitted.created,
             as_json=as_json,
+            details=details,
+            exports=exports,
+            left_out=submitted.left_out,
         )
-        if code not in (ExitCode.OK, ExitCode.INCOMPLETE):
-            return code
-        return _tell_left_out(submitted, config) or code
-
-
-def _tell_left_out(submitted: submission.Submitted, config: Path) -> int:
-    """Name what the campaign does not deliver, and what does: the exit code that this makes."""
-    redact = known_redactor()
-    for one in submitted.left_out:
-        said = f"export {one.export_name} is left out, nothing of it is delivered: {one.reason}"
-        say(redact(said), err=True)
-    if not submitted.left_out:
-        return int(ExitCode.OK)
-    names = " ".join(f"-e {shlex.quote(one.export_name)}" for one in submitted.left_out)
-    say(
-        f"  hint: `rivet-fleet plan -c {shlex.quote(str(config))} {names} -o rest.json` and "
-        "`rivet-fleet apply rest.json` deliver the rest alone; the next `run` exports everything",
-        err=True,
-    )
-    return int(ExitCode.INCOMPLETE)
+        return coordinate(invocation, fleet, submitted.campaign_id, going)
 
 
 @click.command()
@@ -120,90 +115,94 @@ def _tell_left_out(submitted: submission.Submitted, config: Path) -> int:
 @param_option
 @campaign_option
 @state_option
+@exports_option
 @workers_option
 @click.option("--join", is_flag=True, help="Help although another coordinator is at work.")
+@details_option
 @json_option
 def resume(
     config: Path,
     params: tuple[str, ...],
     campaign_id: str | None,
     state_url: str | None,
+    exports: tuple[str, ...],
     workers: int | None,
     join: bool,
+    details: bool,
     as_json: bool,
 ) -> int:
-    """Continue a campaign by its stored plan, even when the configuration has changed since."""
+    """Continue a campaign by its stored plan, even when the configuration has changed since.
+
+    With -e its named exports alone are worked on; the others wait for the next `resume`.
+    """
     invocation = start(config, params, state_url, shows_progress=True)
     with fleet_of(invocation, "coordinator", migrate=True) as fleet:
         view = find_campaign(fleet, invocation.loaded, wanted_campaign(invocation, campaign_id))
+        submission.refuse_unplanned(fleet, view.campaign_id, exports)
         submission.go_on(fleet, invocation.loaded, view.campaign_id)
-        say_line(f"continuing campaign {view.campaign_id} by its stored plan", err=True)
-        return coordinate(
-            invocation,
-            fleet,
-            view.campaign_id,
+        _tell_continued(view.campaign_id)
+        going = Going(
             workers=workers,
             join=join,
             resumed=True,
             as_json=as_json,
+            details=details,
+            exports=exports,
         )
+        return coordinate(invocation, fleet, view.campaign_id, going)
+
+
+def _tell_continued(campaign_id: CampaignId) -> None:
+    if not is_quiet():
+        say_line(f"continuing campaign {campaign_id} by its stored plan", err=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Going(Telling):
+    """How a stored campaign is worked on (see ``CoordinatorOptions``), and how its end is told."""
+
+    workers: int | None
+    join: bool = False
+    resumed: bool = False
 
 
 def coordinate(
     invocation: Invocation,
     fleet: Fleet,
     campaign_id: CampaignId,
-    *,
-    workers: int | None,
-    join: bool,
-    resumed: bool,
-    as_json: bool,
+    going: Going,
 ) -> int:
     """Work on a stored campaign until it is over, show it, and say how it ended: the exit code."""
     named = wiring.for_campaign(fleet, campaign_id, name=coordinator_name(campaign_id))
     named.patience.call("check the seals", lambda: named.store.check_seals(campaign_id))
-    if resumed:
+    if going.resumed:
         named.tell(EventName.CAMPAIGN_RESUMED, "continued by its stored plan")
-    progress = _open_progress()
+    workers = going.workers
     options = CoordinatorOptions(
         workers=invocation.loaded.config.campaign.workers if workers is None else workers,
-        command=_worker_command(invocation, campaign_id),
-        join=join,
+        command=_worker_command(invocation, campaign_id, going.exports),
+        join=going.join,
         nursery=nursery.take(invocation.loaded.store_libraries),
+        exports=going.exports,
     )
     governor = wiring.open_governor(
         invocation.loaded, process_options(invocation, "governor"), named, campaign_id
     )
-    coordinator = Coordinator(named, campaign_id, options, progress, governor)
+    coordinator = Coordinator(named, campaign_id, options, _open_progress(), governor)
     code = coordinator.run()
-    report = closing_report(named, campaign_id, state=invocation.state_url)
-    say(
-        report_json(report, known_redactor())
-        if as_json
-        else render_report(report, known_redactor()),
-        as_json=as_json,
-    )
-    if coordinator.worker_failure and code != 0:
-        say(f"last words of a worker that ended:\n{coordinator.worker_failure}", err=True)
-    if code is ExitCode.UNFIT:
-        say(
-            "no worker of this host can do the work: no chunk has failed for it and no attempt is "
-            f"spent; `rivet-fleet status -c {shlex.quote(str(invocation.loaded.path))}` names what "
-            "they lack, and once that is mended `rivet-fleet resume` goes on",
-            err=True,
-        )
-    if coordinator.halted:
-        said = known_redactor()(coordinator.halted)
-        say(f"the governor stopped the campaign, resumable: {said}", err=True)
-    return int(code)
+    end = End(exit_code=code, worker_failure=coordinator.worker_failure, halted=coordinator.halted)
+    return tell_end(invocation, named, campaign_id, end, going)
 
 
-def _worker_command(invocation: Invocation, campaign_id: CampaignId) -> WorkerCommand:
-    options: dict[str, str | None] = click.get_current_context().find_root().obj or {}
+def _worker_command(
+    invocation: Invocation, campaign_id: CampaignId, exports: tuple[str, ...]
+) -> WorkerCommand:
+    # Quiet is the terminal: a worker's log is a file, for whoever looks later.
+    level = log_level()
     arguments = [
         *nursery.PROGRAM,
         "--log-level",
-        options.get("log_level") or "info",
+        "info" if level is None or is_quiet() else level,
         "worker",
         "--config",
         str(invocation.loaded.path),
@@ -211,6 +210,7 @@ def _worker_command(invocation: Invocation, campaign_id: CampaignId) -> WorkerCo
         campaign_id,
         "--namespace",
         invocation.namespace,
+        *(word for name in exports for word in ("--export", name)),
     ]
     return WorkerCommand(
         arguments=arguments,
@@ -226,6 +226,7 @@ def _worker_command(invocation: Invocation, campaign_id: CampaignId) -> WorkerCo
 @param_option
 @campaign_option
 @state_option
+@exports_option
 @new_option
 @json_option
 def submit(
@@ -233,26 +234,31 @@ def submit(
     params: tuple[str, ...],
     campaign_id: str | None,
     state_url: str | None,
+    exports: tuple[str, ...],
     anew: bool,
     as_json: bool,
 ) -> int:
     """Plan a campaign and store it; workers anywhere will find it.
 
-    Submitting the same id again changes nothing.
+    Submitting the same id again changes nothing. With -e the named exports alone are planned.
     """
     invocation = start(config, params, state_url)
     with fleet_of(invocation, "submit", begins=True) as fleet:
         wanted = wanted_campaign(invocation, campaign_id)
-        submitted = submission.submit(fleet, invocation.loaded, wanted, anew=anew)
+        submitted = submission.submit(fleet, invocation.loaded, wanted, anew=anew, names=exports)
+    failure = left_out_failure(submitted.left_out)
     if as_json:
-        say(dumps(submitted), as_json=True)
-    else:
+        say_ended(dumps(submitted), failure, left_out_failures(submitted.left_out))
+    elif not is_quiet():
         verb = "submitted" if submitted.created else "was there already: nothing changed"
         say_line(f"campaign {submitted.campaign_id} {verb}")
-    return _tell_left_out(submitted, config)
+    tell_left_out(submitted.left_out, shlex.quote(str(config)))
+    return failure.exit_code if failure is not None else int(ExitCode.OK)
 
 
 def _open_progress() -> ProgressView:
+    if is_quiet():
+        return PlainProgress(io.StringIO(), redactor=known_redactor(), every_s=math.inf)
     if not sys.stderr.isatty():
         return PlainProgress(sys.stderr, redactor=known_redactor())
     # The terminal's library costs a tenth of a second: only where it draws.

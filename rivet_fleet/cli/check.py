@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
+from rivet_fleet.cli.failure import ending, failure_of, say_ended
 from rivet_fleet.cli.invocation import (
     config_option,
-    json_option,
     known_redactor,
     param_option,
     process_options,
     start,
     state_option,
 )
+from rivet_fleet.cli.options import exports_option, json_option
 from rivet_fleet.cli.say import say
-from rivet_fleet.contracts.doctor import report_of
+from rivet_fleet.contracts.doctor import Gravity, report_of
 from rivet_fleet.contracts.identity import new_campaign_id
 from rivet_fleet.contracts.typereport import Target
 from rivet_fleet.coordination import wiring
@@ -36,9 +38,7 @@ from rivet_fleet.observability.planreport import (
 @config_option
 @param_option
 @state_option
-@click.option(
-    "-e", "--export", "exports", multiple=True, help="Only this export; may be given several times."
-)
+@exports_option
 @click.option(
     "--type-report",
     is_flag=True,
@@ -93,15 +93,21 @@ def check(
         probe=probe,
     )
     types = type_report or strict or bool(targets)
-    say(
-        check_json(checked.report, known_redactor())
-        if as_json
-        else render_check(checked.report, known_redactor(), types=types),
-        as_json=as_json,
-    )
-    if checked.exit_code is ExitCode.OK and strict and checked.report.findings:
-        return int(ExitCode.GENERIC)
-    return int(checked.exit_code)
+    hide = known_redactor()
+    failures = [failure_of(one.error, about=one.export_name or None) for one in checked.refused]
+    failure = None
+    if failures:
+        first = next(one for one in failures if one.exit_code == checked.exit_code)
+        said = f"a run would not deliver {len(failures)} of {len(checked.report.exports)} exports"
+        failure = replace(first, message=f"{said}: {first.message}")
+    elif strict and checked.report.findings:
+        said = "not every column is carried exactly"
+        failure = ending(ExitCode.GENERIC, said, code="RIVET_CHECK_FINDINGS")
+    if as_json:
+        say_ended(check_json(checked.report, hide), failure, failures)
+    else:
+        say(render_check(checked.report, hide, types=types))
+    return failure.exit_code if failure else int(checked.exit_code)
 
 
 # ------------------------------------------------------------------------------------------
@@ -136,6 +142,23 @@ def doctor(config: Path, params: tuple[str, ...], state_url: str | None, as_json
             namespace_missing=invocation.namespace_missing,
         )
     report = report_of(str(config), findings)
-    shown = doctor_json if as_json else render_doctor
-    say(shown(report, known_redactor()), as_json=as_json)
-    return int(exit_code_of(findings))
+    code, hide = exit_code_of(findings), known_redactor()
+    failures = [
+        replace(
+            ending(
+                ExitCode.RETRYABLE if one.retryable else ExitCode.GENERIC,
+                hide(f"{one.subject}: {one.what}"),
+                code=one.code.value,
+                hint=hide(one.hint or "") or None,
+            ),
+            about=one.subject.removeprefix("export ") if "export " in one.subject else None,
+        )
+        for one in findings
+        if one.gravity is Gravity.ERROR
+    ]
+    if as_json:
+        failure = next((one for one in failures if one.exit_code == code), None)
+        say_ended(doctor_json(report, hide), failure, failures)
+    else:
+        say(render_doctor(report, hide))
+    return int(code)

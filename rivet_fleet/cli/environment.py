@@ -10,6 +10,7 @@ import signal
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from rivet_fleet.cli.say import say
 from rivet_fleet.contracts.killpoints import arm, parse_armings
@@ -26,6 +27,9 @@ ALLOW_DESTINATION = "RIVET_FLEET_ALLOW_DESTINATION"
 """What this process may read and where it may write, one word a line; options of the command line
 take their place."""
 NAMESPACE = "RIVET_FLEET_NAMESPACE"
+CONFIG = "RIVET_FLEET_CONFIG"
+"""The configuration where no ``-c`` names one and no file of the default name lies here."""
+CONFIG_DEFAULT = Path("fleet.yaml")
 TEST_KILL = "RIVET_FLEET_TEST_KILL"
 TEST_HOST_ID = "RIVET_FLEET_TEST_HOST_ID"
 TESTING = "RIVET_FLEET_TESTING"
@@ -66,6 +70,25 @@ def read_environment() -> Environment:
             sources=words(variables.get(ALLOW_SOURCE)),
             destinations=words(variables.get(ALLOW_DESTINATION)),
         ),
+    )
+
+
+def config_path(given: Path | None) -> Path:
+    """The configuration of a command: the one that is given, else ``fleet.yaml`` of this folder,
+    else what RIVET_FLEET_CONFIG names. Raises UsageError."""
+    if given is not None:
+        return given
+    named = os.environ.get(CONFIG)
+    if CONFIG_DEFAULT.is_file():
+        if named and Path(named).absolute() != CONFIG_DEFAULT.absolute():
+            say(f"{CONFIG_DEFAULT} of this folder goes before {CONFIG}={named}", err=True)
+        return CONFIG_DEFAULT
+    if named:
+        return Path(named)
+    raise UsageError(
+        f"which configuration? There is no {CONFIG_DEFAULT} here, and {CONFIG} is not set",
+        hint="-c FILE names one; `rivet-fleet init` writes one",
+        code="RIVET_CONFIG_NOT_NAMED",
     )
 
 

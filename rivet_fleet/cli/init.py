@@ -8,13 +8,13 @@ import click
 
 from rivet_fleet.cli.invocation import (
     Invocation,
-    json_option,
     known_redactor,
     param_option,
     process_options,
     start,
     start_from_urls,
 )
+from rivet_fleet.cli.options import json_option
 from rivet_fleet.cli.say import say
 from rivet_fleet.contracts.discovery import Discovery
 from rivet_fleet.coordination.discover import discover

@@ -11,8 +11,13 @@ from typing import Any, TypeVar
 
 import click
 
-from rivet_fleet.cli.environment import NAMESPACE, Environment, read_environment
-from rivet_fleet.cli.say import say
+from rivet_fleet.cli.environment import (
+    NAMESPACE,
+    Environment,
+    config_path,
+    read_environment,
+)
+from rivet_fleet.cli.say import is_quiet, log_level, loudness_options, say
 from rivet_fleet.contracts.identity import (
     NAMESPACE_DEFAULT,
     NAMESPACE_NEEDED,
@@ -38,13 +43,18 @@ def known_redactor() -> Callable[[str], str]:
     return _known[-1]
 
 
+def _config_path(context: click.Context, _parameter: object, value: Path | None) -> Path | None:
+    return value if context.resilient_parsing else config_path(value)
+
+
 config_option = click.option(
     "-c",
     "--config",
     "config",
-    required=True,
+    default=None,
+    callback=_config_path,
     type=click.Path(path_type=Path),
-    help="The configuration file.",
+    help="The configuration file; default: fleet.yaml, else what RIVET_FLEET_CONFIG names.",
 )
 param_option = click.option(
     "-p",
@@ -82,11 +92,9 @@ _namespace_option = click.option(
 
 
 def state_option(command: Command) -> Command:
-    """Where the fleet remembers, and whose part of it a command is about: ``start`` knows."""
-    return _state_url_option(_namespace_option(command))
-
-
-json_option = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+    """Where the fleet remembers, and whose part of it a command is about: ``start`` knows. And how
+    loud it is."""
+    return _state_url_option(_namespace_option(loudness_options(command)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +132,7 @@ def start(
     loaded = wiring.load(config, params=values, environ=environment.variables)
     _known.append(wiring.redactor(loaded, state or ""))
     _logging(default_level="error" if shows_progress else "warning")
-    if not quiet:
+    if not (quiet or is_quiet()):
         for warning in loaded.warnings:
             say(f"warning: {known_redactor()(warning)}", err=True)
     url = state or (wiring.state_of(loaded) if needs_state else "")
@@ -206,7 +214,7 @@ def _logging(default_level: str) -> None:
     context = click.get_current_context()
     options: dict[str, Any] = context.find_root().obj or {}
     configure_logging(
-        level=options.get("log_level") or default_level,
+        level=log_level() or default_level,
         json_lines=options.get("log_json", False),
         stream=sys.stderr,
         redactor=known_redactor(),

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import gc
 import importlib
-import json
 import os
 import sys
 import threading
 import traceback
+from dataclasses import replace
 from typing import Any, NoReturn
 
 import click
@@ -16,7 +16,7 @@ import click
 from rivet_fleet import __version__
 from rivet_fleet.cli import nursery
 from rivet_fleet.cli.lean import import_lean
-from rivet_fleet.cli.say import say
+from rivet_fleet.cli.say import begin_output, document_said, loudness_options, show_cursor
 from rivet_fleet.errors import ExitCode, RivetFleetError, StateError
 
 _COMMANDS = {
@@ -32,6 +32,7 @@ _COMMANDS = {
     "apply": "rivet_fleet.cli.plan:apply",
     "status": "rivet_fleet.cli.inspect:status",
     "validate": "rivet_fleet.cli.inspect:validate",
+    "files": "rivet_fleet.cli.inspect:files",
     "journal": "rivet_fleet.cli.metrics:journal",
     "metrics": "rivet_fleet.cli.metrics:metrics",
     "requeue": "rivet_fleet.cli.operate:requeue",
@@ -40,6 +41,7 @@ _COMMANDS = {
     "gc": "rivet_fleet.cli.operate:gc",
     "state": "rivet_fleet.cli.state:state",
     "schema": "rivet_fleet.cli.misc:schema",
+    "help": "rivet_fleet.cli.misc:help_of",
     "completions": "rivet_fleet.cli.misc:completions",
     "demo": "rivet_fleet.cli.misc:demo",
 }
@@ -105,6 +107,7 @@ _HELP = {
     "apply": "Execute exactly the ranges of a sealed plan.",
     "status": "Show where a campaign stands, and why something waits.",
     "validate": "Check delivered files against their manifest.",
+    "files": "Print the files of the newest complete run of an export.",
     "journal": "Show what happened, in order.",
     "metrics": "Show numbers of the campaign and of former runs.",
     "requeue": "Give failed (or lost) chunks another chance.",
@@ -112,20 +115,23 @@ _HELP = {
     "cancel": "Give a campaign up.",
     "gc": "Remove staged bytes that nobody will ever publish.",
     "state": "Inspect, migrate and reset the state database.",
-    "schema": "Print the JSON Schema of the configuration.",
+    "schema": "Print the JSON Schema of the configuration, or every code of an error.",
+    "help": "Say what a command does, and its options.",
     "completions": "Print a shell completion script.",
     "demo": "Show the whole thing on a real embedded PostgreSQL.",
 }
 
 
 @click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="rivet-fleet")
+@click.version_option(__version__, "-V", "--version", prog_name="rivet-fleet")
+@loudness_options
 @click.option("--json-errors", is_flag=True, help="Errors as one JSON object on stderr.")
 @click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
     default=None,
-    help="What goes to stderr; default: warning, and error beside the progress of run and resume.",
+    help="What goes to stderr; default: warning, and error beside the progress of run and resume. "
+    "Goes before -q and -v.",
 )
 @click.option("--log-json", is_flag=True, help="Log lines as versioned JSON events.")
 @click.pass_context
@@ -138,9 +144,10 @@ def cli(ctx: click.Context, json_errors: bool, log_level: str | None, log_json: 
     First steps:
       rivet-fleet demo                     see it work, nothing needed
       rivet-fleet init --source-url-env DATABASE_URL -o fleet.yaml
-      rivet-fleet doctor -c fleet.yaml     is everything there that a run needs
-      rivet-fleet run -c fleet.yaml        extract with workers on this host
-      rivet-fleet status -c fleet.yaml     ask what it is waiting for
+      rivet-fleet doctor                   is everything there that a run needs
+      rivet-fleet run                      extract with workers on this host
+      rivet-fleet status                   ask what it is waiting for
+      rivet-fleet files -e orders          print what was delivered
     """
     ctx.obj = {"json_errors": json_errors, "log_level": log_level, "log_json": log_json}
 
@@ -153,6 +160,7 @@ def main() -> None:
 def _leave(code: int) -> NoReturn:
     """End the process now. Whatever must be closed was closed by its owner; taking an
     interpreter and its libraries apart costs a tenth of a second and helps nobody."""
+    show_cursor()
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -162,69 +170,49 @@ def _leave(code: int) -> NoReturn:
 
 
 def _main(arguments: list[str]) -> int:
-    json_errors = "--json-errors" in arguments
     threading.excepthook = _tell_thread
+    begin_output()
     try:
         result: Any = cli.main(args=arguments, prog_name="rivet-fleet", standalone_mode=False)
         return int(result) if isinstance(result, int) else int(ExitCode.OK)
     except click.exceptions.Exit as stop:
         return stop.exit_code
-    except click.Abort:
-        _show(
-            json_errors,
-            "stopped by a signal before anything was started",
-            hint="start it again: what was stored stays stored",
-            code=None,
-            exit_code=ExitCode.STOPPED,
-            error_class="StopRequested",
-        )
-        return int(ExitCode.STOPPED)
-    except click.ClickException as error:
-        _show(
-            json_errors,
-            error.format_message(),
-            hint=_usage_hint(error),
-            code=None,
-            exit_code=ExitCode.GENERIC,
-            error_class="UsageError",
-        )
-        return int(ExitCode.GENERIC)
-    except RivetFleetError as error:
-        redact = _redactor()
-        said = redact(error.message)
-        _show(
-            json_errors,
-            # What the state holds begins no line of ours.
-            " ".join(said.splitlines()) if isinstance(error, StateError) else said,
-            hint=redact(error.hint or ""),
-            code=error.code,
-            exit_code=error.exit_code,
-            error_class=error.error_class,
-        )
-        return int(error.exit_code)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return int(ExitCode.OK)
+    except (click.Abort, click.ClickException, KeyboardInterrupt, RivetFleetError) as error:
+        return _show(arguments, error)
+    except SystemExit:
+        return int(ExitCode.OK)  # click's own, where the reader of its help has gone
     except Exception as defect:
-        return _show_defect(json_errors, defect)
+        return _show_defect(arguments, defect)
 
 
-def _show_defect(json_errors: bool, defect: Exception) -> int:
+_DOCUMENTS = {"--json", "--json-lines", "--discover"}
+"""Options that ask for JSON where people would read words."""
+
+
+def _show(arguments: list[str], error: BaseException) -> int:
+    from rivet_fleet.cli.failure import failure_of, say_failure
+
+    failure = failure_of(error)
+    if isinstance(error, StateError):
+        # What the state holds begins no line of ours.
+        failure = replace(failure, message=" ".join(failure.message.splitlines()))
+    lines = "--json-lines" in arguments
+    said = "\0".join(arguments).split("\0--\0")[0].split("\0")
+    say_failure(
+        failure,
+        on_stdout=bool(_DOCUMENTS & set(said)) and (lines or not document_said()),
+        json_errors="--json-errors" in arguments,
+    )
+    return failure.exit_code
+
+
+def _show_defect(arguments: list[str], defect: Exception) -> int:
     """The last door. What a library says of a value that it could not take holds the value: a
     secret, a row, a command to the terminal. So its kind and our steps to it are told, no word."""
-    if not json_errors:
+    if "--json-errors" not in arguments:
         steps = traceback.format_tb(defect.__traceback__)[-_STEPS_MAX:]
-        say(_redactor()("".join(steps).rstrip()), err=True)
-    _show(
-        json_errors,
-        f"unexpected {type(defect).__name__}: this is a defect of rivet-fleet",
-        hint="nothing was undone: what is stored stays stored. Please report the steps that stand "
-        "here without --json-errors, and what was asked",
-        code="RIVET_UNEXPECTED",
-        exit_code=ExitCode.GENERIC,
-        error_class=type(defect).__name__,
-    )
-    return int(ExitCode.GENERIC)
+        _say_steps("".join(steps).rstrip())
+    return _show(arguments, defect)
 
 
 def _tell_thread(ended: threading.ExceptHookArgs) -> None:
@@ -233,42 +221,10 @@ def _tell_thread(ended: threading.ExceptHookArgs) -> None:
         return
     steps = "".join(traceback.format_tb(ended.exc_traceback)[-_STEPS_MAX:])
     name = ended.thread.name if ended.thread is not None else "a thread"
-    say(_redactor()(f"{steps}unexpected {ended.exc_type.__name__} in {name}"), err=True)
+    _say_steps(f"{steps}unexpected {ended.exc_type.__name__} in {name}")
 
 
-def _redactor() -> Any:
-    from rivet_fleet.cli.invocation import known_redactor
+def _say_steps(steps: str) -> None:
+    from rivet_fleet.cli.failure import say_steps
 
-    return known_redactor()
-
-
-def _usage_hint(error: click.ClickException) -> str:
-    context = getattr(error, "ctx", None)
-    return f"see `{context.command_path} --help`" if context is not None else ""
-
-
-def _show(
-    as_json: bool,
-    message: str,
-    *,
-    hint: str,
-    code: str | None,
-    exit_code: ExitCode,
-    error_class: str,
-) -> None:
-    if as_json:
-        body: dict[str, object] = {
-            "error": message,
-            "hint": hint or None,
-            "error_class": error_class,
-            "exit_code": int(exit_code),
-            "exit_class": exit_code.name.lower(),
-        }
-        if code:
-            body["code"] = code
-        say(json.dumps(body, ensure_ascii=False), err=True, as_json=True)
-        return
-    label = f" [{code}]" if code else ""
-    say(f"error{label}: {message}", err=True)
-    if hint:
-        say(f"  hint: {hint}", err=True)
+    say_steps(steps)

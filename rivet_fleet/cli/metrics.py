@@ -11,14 +11,14 @@ from rivet_fleet.cli.invocation import (
     campaign_option,
     config_option,
     fleet_of,
-    json_option,
     known_redactor,
     param_option,
     start,
     state_option,
     wanted_campaign,
 )
-from rivet_fleet.cli.say import say
+from rivet_fleet.cli.options import json_option
+from rivet_fleet.cli.say import reader_gone, say
 from rivet_fleet.contracts.codec import dumps, to_plain
 from rivet_fleet.contracts.events import EventName
 from rivet_fleet.contracts.foreign import flat
@@ -194,6 +194,8 @@ def _follow(
             wait=fleet.stop.wait,
         ):
             _tell(entries, json_lines=json_lines)
+            if reader_gone():
+                return
     except KeyboardInterrupt:
         return
 

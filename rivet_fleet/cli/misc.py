@@ -1,4 +1,4 @@
-"""schema, completions, demo."""
+"""schema, help, completions, demo."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import click
 from click.shell_completion import get_completion_class
 
 from rivet_fleet.cli.environment import read_environment
+from rivet_fleet.cli.options import json_option
 from rivet_fleet.cli.say import say
 from rivet_fleet.errors import UsageError
 
@@ -25,6 +26,40 @@ def config_schema() -> int:
     from rivet_fleet.planning.config.load import config_json_schema
 
     say(json.dumps(config_json_schema(destination_kinds()), indent=2), as_json=True)
+    return 0
+
+
+@schema.command("errors")
+@json_option
+def errors_schema(as_json: bool) -> int:
+    """Every code that a stop can have: whose business it is, exit code, whether to try again, and
+    what to do next."""
+    from rivet_fleet.contracts.codes import CODES, catalogue
+
+    if as_json:
+        say(json.dumps(catalogue(), indent=2), as_json=True)
+        return 0
+    for one in CODES.values():
+        again = "retryable" if one.retryable else "not retryable"
+        say(f"{one.name}  {one.kind.value}, exit {int(one.exit_code)}, {again}")
+        say(f"    {one.says}\n    next: {one.action}")
+    return 0
+
+
+@click.command("help")
+@click.argument("words", nargs=-1, metavar="[COMMAND]...")
+def help_of(words: tuple[str, ...]) -> int:
+    """What a command does, and its options: `rivet-fleet help state reset`."""
+    context = click.get_current_context().find_root()
+    command: click.Command = context.command
+    for word in words:
+        inner = command.get_command(context, word) if isinstance(command, click.Group) else None
+        if inner is None:
+            raise UsageError(
+                f"there is no command {' '.join(words)!r}", hint="`rivet-fleet help` lists them"
+            )
+        command, context = inner, click.Context(inner, info_name=word, parent=context)
+    say(command.get_help(context))
     return 0
 
 

@@ -7,17 +7,19 @@ from pathlib import Path
 import click
 
 from rivet_fleet.cli.environment import operator
+from rivet_fleet.cli.failure import ending, say_ended
 from rivet_fleet.cli.invocation import (
     campaign_option,
     config_option,
     fleet_of,
-    json_option,
+    known_redactor,
     param_option,
     start,
     state_option,
     wanted_campaign,
 )
-from rivet_fleet.cli.say import say
+from rivet_fleet.cli.options import json_option, yes_option
+from rivet_fleet.cli.say import confirm, say
 from rivet_fleet.contracts.codec import dumps
 from rivet_fleet.coordination import operate
 from rivet_fleet.coordination.fleet import find_campaign
@@ -87,8 +89,12 @@ def accept(
         view = find_campaign(fleet, invocation.loaded, wanted_campaign(invocation, campaign_id))
         word = operate.Word(by=by or operator(), reason=reason.strip())
         done = operate.accept(fleet, view.campaign_id, export_name=export_name, word=word)
+    failure = None
+    if done.status == "failed":
+        said = f"run {done.run_id} is accepted, and failed: {known_redactor()(done.error or '')}"
+        failure = ending(ExitCode.DATA_INTEGRITY, said, hint="`rivet-fleet status` says why")
     if as_json:
-        say(dumps(done), as_json=True)
+        say_ended(dumps(done), failure)
     else:
         before = "" if done.created else "already "
         say(
@@ -96,7 +102,7 @@ def accept(
             + "".join(f"  {gate}\n" for gate in done.gates)
             + f"it is {done.status}{f': {done.error}' if done.error else ''}"
         )
-    return int(ExitCode.OK if done.status != "failed" else ExitCode.DATA_INTEGRITY)
+    return failure.exit_code if failure else int(ExitCode.OK)
 
 
 @click.command()
@@ -104,18 +110,25 @@ def accept(
 @param_option
 @campaign_option
 @state_option
+@yes_option
 @json_option
 def cancel(
     config: Path,
     params: tuple[str, ...],
     campaign_id: str | None,
     state_url: str | None,
+    yes: bool,
     as_json: bool,
 ) -> int:
-    """Give a campaign up: nothing more is claimed, running chunks lose their fence."""
+    """Give a campaign up: nothing more is claimed, running chunks lose their fence.
+
+    Asks on a terminal; elsewhere --yes is needed.
+    """
     invocation = start(config, params, state_url, quiet=True)
     with fleet_of(invocation, "cancel") as fleet:
         view = find_campaign(fleet, invocation.loaded, wanted_campaign(invocation, campaign_id))
+        if not view.status.over:
+            confirm(f"Give campaign {view.campaign_id} up?", yes=yes)
         taken = fleet.store.cancel(view.campaign_id)
     if as_json:
         say(dumps({"campaign_id": view.campaign_id, "taken_back": taken}), as_json=True)

@@ -7,11 +7,10 @@ from pathlib import Path
 import click
 
 from rivet_fleet.cli import nursery
-from rivet_fleet.cli.campaign import coordinate, workers_option
+from rivet_fleet.cli.campaign import Going, coordinate, workers_option
 from rivet_fleet.cli.invocation import (
     config_option,
     fleet_of,
-    json_option,
     known_redactor,
     param_option,
     process_options,
@@ -19,6 +18,7 @@ from rivet_fleet.cli.invocation import (
     state_option,
     wanted_campaign,
 )
+from rivet_fleet.cli.options import details_option, exports_option, json_option
 from rivet_fleet.cli.say import say
 from rivet_fleet.contracts.artifact import artifact_text, config_path_said, read_artifact
 from rivet_fleet.contracts.codec import dumps
@@ -26,7 +26,7 @@ from rivet_fleet.contracts.identity import new_campaign_id
 from rivet_fleet.contracts.seals import Sealer
 from rivet_fleet.coordination import wiring
 from rivet_fleet.coordination.artifact import plan_ahead, write_plan
-from rivet_fleet.coordination.submit import Already, apply_plan, config_of
+from rivet_fleet.coordination.sealed import Already, apply_plan, config_of
 from rivet_fleet.errors import UsageError
 from rivet_fleet.observability.planreport import render_plan
 from rivet_fleet.planning.config.connections import seal_key
@@ -36,9 +36,7 @@ from rivet_fleet.planning.config.connections import seal_key
 @config_option
 @param_option
 @state_option
-@click.option(
-    "-e", "--export", "exports", multiple=True, help="Only this export; may be given several times."
-)
+@exports_option
 @click.option("--campaign-id", default=None, help="The id the applied plan will have.")
 @click.option(
     "-o",
@@ -100,6 +98,7 @@ def plan(
     "--force", is_flag=True, help="Apply a plan of a day or more, or one whose cursor has moved."
 )
 @click.option("--submit-only", is_flag=True, help="Store it for workers elsewhere, and return.")
+@details_option
 @json_option
 def apply(
     plan_file: Path,
@@ -109,6 +108,7 @@ def apply(
     workers: int | None,
     force: bool,
     submit_only: bool,
+    details: bool,
     as_json: bool,
 ) -> int:
     """Execute exactly the ranges of a sealed plan, and say how it ended.
@@ -142,15 +142,10 @@ def apply(
             said = f"campaign {submitted.campaign_id} submitted"
             say(dumps(submitted) if as_json else said, as_json=as_json)
             return 0
-        return coordinate(
-            invocation,
-            fleet,
-            submitted.campaign_id,
-            workers=workers,
-            join=False,
-            resumed=not submitted.created,
-            as_json=as_json,
+        going = Going(
+            workers=workers, resumed=not submitted.created, as_json=as_json, details=details
         )
+        return coordinate(invocation, fleet, submitted.campaign_id, going)
 
 
 def _text(path: Path) -> str:

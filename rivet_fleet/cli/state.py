@@ -13,14 +13,14 @@ from rivet_fleet.cli.invocation import (
     campaign_option,
     config_option,
     fleet_of,
-    json_option,
     known_redactor,
     param_option,
     start,
     state_option,
     wanted_campaign,
 )
-from rivet_fleet.cli.say import say, say_line
+from rivet_fleet.cli.options import json_option, yes_option
+from rivet_fleet.cli.say import confirm, say, say_line
 from rivet_fleet.contracts.codec import dumps, to_plain
 from rivet_fleet.contracts.identity import NAMESPACE_DEFAULT
 from rivet_fleet.contracts.keys import describe_range
@@ -28,10 +28,9 @@ from rivet_fleet.contracts.state import Boundary, RunView
 from rivet_fleet.contracts.window import describe_mark
 from rivet_fleet.coordination import marks, operate
 from rivet_fleet.coordination.fleet import Fleet, find_campaign, refuse_other_owner
-from rivet_fleet.errors import ExitCode, UsageError
+from rivet_fleet.errors import UsageError
 from rivet_fleet.observability.units import redact_plain, safe_line
 from rivet_fleet.planning.config.connections import seal_key
-from rivet_fleet.planning.config.loaded import LoadedConfig
 
 export_option = click.option("-e", "--export", "export_name", default=None, help="This export.")
 
@@ -49,11 +48,7 @@ def _runs(
     fleet: Fleet, invocation: Invocation, campaign_id: str | None, export_name: str | None
 ) -> list[RunView]:
     view = find_campaign(fleet, invocation.loaded, wanted_campaign(invocation, campaign_id))
-    runs = fleet.store.runs(view.campaign_id)
-    known = [run.export_name for run in runs]
-    if export_name is not None and export_name not in known:
-        raise UsageError(f"no export {export_name}", hint=f"known exports: {', '.join(known)}")
-    return [run for run in runs if export_name in (None, run.export_name)]
+    return operate.selected_runs(fleet, view.campaign_id, export_name)
 
 
 @state.command("show")
@@ -107,7 +102,7 @@ def progression(config: Path, params: tuple[str, ...], state_url: str | None, as
     with fleet_of(invocation, "state") as fleet:
         refuse_other_owner(fleet.store, invocation.loaded)
         found = fleet.store.progression(invocation.loaded.campaign_name)
-        observed = _observed(fleet, invocation.loaded)
+        observed = marks.observed(fleet, invocation.loaded)
     if as_json:
         body = [{"progression": p, "observed": observed.get(p.export_name)} for p in found]
         say(dumps(body), as_json=True)
@@ -120,17 +115,6 @@ def progression(config: Path, params: tuple[str, ...], state_url: str | None, as
         say_line(f"  committed  {_boundary_line(one.committed)}")
         say_line(f"  verified   {_boundary_line(one.verified)}")
     return 0
-
-
-def _observed(fleet: Fleet, loaded: LoadedConfig) -> dict[str, str]:
-    """What the newest campaign saw at the source when it was planned, delivered or not."""
-    found: dict[str, str] = {}
-    for campaign in fleet.store.campaigns(name=loaded.campaign_name):
-        for run in fleet.store.runs(campaign.campaign_id):
-            cursor = run.plan.cursor
-            if cursor is not None and cursor.mark_after is not None:
-                found.setdefault(run.export_name, cursor.mark_after)
-    return found
 
 
 def _mark_line(mark: str | None) -> str:
@@ -250,6 +234,7 @@ def _reset(
     export_name: str,
     *,
     chunks_only: bool,
+    yes: bool,
 ) -> int:
     invocation = start(config, params, state_url, quiet=True)
     known = [export.name for export in invocation.loaded.config.exports]
@@ -257,6 +242,8 @@ def _reset(
         raise UsageError(f"no export {export_name}", hint=f"known exports: {', '.join(known)}")
     with fleet_of(invocation, "state") as fleet:
         refuse_other_owner(fleet.store, invocation.loaded)
+        what = "runs and chunks" if chunks_only else "runs, chunks and mark"
+        confirm(f"Forget the {what} of export {export_name}?", yes=yes)
         removed = fleet.store.reset_export(
             invocation.loaded.campaign_name, export_name, chunks_only=chunks_only
         )
@@ -269,9 +256,15 @@ def _reset(
 @param_option
 @state_option
 @click.option("-e", "--export", "export_name", required=True, help="The export to forget.")
-def reset(config: Path, params: tuple[str, ...], state_url: str | None, export_name: str) -> int:
-    """Forget everything about an export: runs, chunks, ledger, cursor, progression."""
-    return _reset(config, params, state_url, export_name, chunks_only=False)
+@yes_option
+def reset(
+    config: Path, params: tuple[str, ...], state_url: str | None, export_name: str, yes: bool
+) -> int:
+    """Forget everything about an export: runs, chunks, ledger, cursor, progression.
+
+    Asks on a terminal; elsewhere --yes is needed.
+    """
+    return _reset(config, params, state_url, export_name, chunks_only=False, yes=yes)
 
 
 @state.command("reset-chunks")
@@ -279,11 +272,15 @@ def reset(config: Path, params: tuple[str, ...], state_url: str | None, export_n
 @param_option
 @state_option
 @click.option("-e", "--export", "export_name", required=True, help="The export to forget.")
+@yes_option
 def reset_chunks(
-    config: Path, params: tuple[str, ...], state_url: str | None, export_name: str
+    config: Path, params: tuple[str, ...], state_url: str | None, export_name: str, yes: bool
 ) -> int:
-    """Forget an export's runs and chunks, but keep its cursor and progression."""
-    return _reset(config, params, state_url, export_name, chunks_only=True)
+    """Forget an export's runs and chunks, but keep its cursor and progression.
+
+    Asks on a terminal; elsewhere --yes is needed.
+    """
+    return _reset(config, params, state_url, export_name, chunks_only=True, yes=yes)
 
 
 @state.command("migrate")
@@ -363,8 +360,11 @@ def reseal(
             for line in marks.unkeyed(fleet):
                 say("  " + safe_line(line, known_redactor()))
             say("had it a key before? Then somebody has replaced its seals: restore it, or cancel")
-            say("nothing was changed; when all of it is what you planned, say so with --yes")
-            return int(ExitCode.GENERIC)
+            raise UsageError(
+                "nothing was changed: nobody has said yet that all of it is what was planned",
+                hint="when it is, say so with --yes",
+                code="RIVET_NOT_CONFIRMED",
+            )
         runs = fleet.store.reseal(old_key, by=operator())
     say(f"sealed anew: {runs} runs with their chunks and parts, budgets and marks")
     return 0

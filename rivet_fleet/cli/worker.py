@@ -18,6 +18,7 @@ from rivet_fleet.cli.invocation import (
     state_option,
     wanted_campaign,
 )
+from rivet_fleet.cli.options import exports_option
 from rivet_fleet.contracts.seals import Allowed
 from rivet_fleet.coordination import wiring
 from rivet_fleet.coordination.fitness import Defect, unfit
@@ -29,6 +30,7 @@ from rivet_fleet.errors import ConfigError
 @param_option
 @campaign_option
 @state_option
+@exports_option
 @click.option("--name", default="worker", show_default=True, help="Shown in status and journal.")
 @click.option(
     "--wait-s",
@@ -60,6 +62,7 @@ def worker(
     params: tuple[str, ...],
     campaign_id: str | None,
     state_url: str | None,
+    exports: tuple[str, ...],
     name: str,
     wait_s: float,
     sources: tuple[str, ...],
@@ -88,4 +91,6 @@ def worker(
         destinations=destinations or options.allowed.destinations,
     )
     options = replace(options, allowed=allowed)
-    return int(wiring.run_worker(invocation.loaded, options, wanted, wait_s=wait_s))
+    return int(
+        wiring.run_worker(invocation.loaded, options, wanted, wait_s=wait_s, exports=exports)
+    )

@@ -231,6 +231,13 @@ class RunView:
 
     proof: RunProof | None = None
     """What the source said of its rows as a whole; None before, and when it was not asked."""
+    first_claim_at_s: float | None = None
+    """When a worker first took one of its chunks; None before."""
+
+    @property
+    def began_at_s(self) -> float:
+        """From when its time counts: a run that waited for others did nothing."""
+        return self.created_at_s if self.first_claim_at_s is None else self.first_claim_at_s
 
     @property
     def skipped(self) -> bool:

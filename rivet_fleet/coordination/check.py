@@ -52,6 +52,8 @@ class Checked:
 
     report: CheckReport
     exit_code: ExitCode
+    refused: tuple[Refused, ...] = ()
+    """Why a run would not deliver something; without a name: why it would deliver nothing."""
 
 
 def check_exports(
@@ -78,14 +80,16 @@ def check_exports(
         answers = inquiry.inquire(names, campaign_id=campaign_id, now_s=now_s)
         look = _Look(inquiry=inquiry, targets=targets, now_s=now_s)
         reports = tuple(_report(look, one, whole) for one in answers.outcomes)
-    codes = {one.exit_code for one in answers.refused} | ({whole.exit_code} if whole else set())
+    of_all = (Refused(export_name="", error=whole),) if whole else ()
+    refused = (*answers.refused, *of_all)
     # Generic wins: what must be repaired first is not helped by trying again.
-    exit_code = min(codes, default=ExitCode.OK)
+    exit_code = min((one.exit_code for one in refused), default=ExitCode.OK)
     return Checked(
         report=CheckReport(
             exports=reports, findings=findings(reports), notes=(*notes, *look.notes)
         ),
         exit_code=exit_code,
+        refused=refused,
     )
 
 

@@ -21,7 +21,7 @@ from rivet_fleet.coordination.supervisor import (
     WorkerEnd,
     WorkerSource,
 )
-from rivet_fleet.coordination.tend import reap_ended, tend, verdict
+from rivet_fleet.coordination.tend import chosen_over, reap_ended, tend, verdict
 from rivet_fleet.errors import ExitCode, StateRefused, StateUnavailable
 from rivet_fleet.observability.progress import ProgressView, Snapshot, snapshot
 
@@ -34,12 +34,14 @@ _DRAIN_MARGIN_S = 5.0
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CoordinatorOptions:
     """``workers``: processes on this host, from the ``nursery`` where there is one.
-    ``join``: another coordinator may be at work."""
+    ``join``: another coordinator may be at work. ``exports``: work on these alone, and leave when
+    nothing more happens to them by itself; all without a name."""
 
     workers: int
     command: WorkerCommand
     join: bool = False
     nursery: WorkerSource | None = None
+    exports: tuple[str, ...] = ()
 
 
 class Coordinator:
@@ -73,6 +75,7 @@ class Coordinator:
         self._follower = Follower(fleet.store, campaign_id)
         self._due_s: dict[Callable[[], None], float] = {}
         self._status = CampaignStatus.ACTIVE
+        self._over = False
         self._ended_roughly = False
         self._last_log_tail = ""
 
@@ -89,6 +92,8 @@ class Coordinator:
             self._loop()
             self._drain()
         finally:
+            # First: whatever else fails here, the terminal has its cursor back.
+            self._progress.close()
             self._supervisor.kill()
             if self._governor is not None:
                 self._governor.close()
@@ -101,7 +106,7 @@ class Coordinator:
             self._every(_TEND_S, self._tend)
             self._every(_SHOW_S, self._show)
             self._every(fleet.settings.lease_ttl_s / 4, self._heartbeat)
-            if self._status.over:
+            if self._over:
                 return
             self._supervisor.tick()
             fleet.stop.wait(_TICK_S)
@@ -117,6 +122,9 @@ class Coordinator:
         self._ended_roughly = False
         tended = tend(self._fleet, self._campaign_id, rolling_idle_s=idle_s)
         self._status, halted = tended.status, tended.halted
+        self._over = tended.status.over or chosen_over(
+            self._fleet, self._campaign_id, self._options.exports
+        )
         if halted is not None and self.halted is None:
             self.halted = halted
             self._fleet.stop.request()
@@ -195,6 +203,7 @@ class Coordinator:
     def _kill_now(self) -> None:
         """The second signal. Called from the handler: signals only, no bookkeeping."""
         self._supervisor.signal(signal.SIGKILL)
+        self._progress.abandon()
 
     def _say_goodbye(self) -> None:
         fleet = self._fleet
@@ -202,7 +211,6 @@ class Coordinator:
             fleet.store.reap_worker(fleet.identity.worker_id, "coordinator left")
         except StateUnavailable:
             pass  # its row goes stale by itself
-        self._progress.close()
 
     def _refuse_second(self) -> None:
         if self._options.join:
@@ -218,8 +226,9 @@ class Coordinator:
             )
 
     def _verdict(self) -> ExitCode:
-        if self._status.over:
-            return verdict(self._fleet, self._campaign_id, self._status)
+        if self._over:
+            chosen = self._options.exports
+            return verdict(self._fleet, self._campaign_id, self._status, chosen)
         if self.halted is not None:
             return ExitCode.HALTED
         if self._fleet.stop.requested:

@@ -467,7 +467,7 @@ def _finish(
         rows=sum(p.digest.rows for p in parts),
         bytes=sum(p.digest.size_bytes for p in parts),
         files=len(parts),
-        duration_s=max(0.0, now_s - run.created_at_s),
+        duration_s=max(0.0, now_s - run.began_at_s),
         findings=findings,
     )
     try:

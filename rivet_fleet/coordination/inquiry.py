@@ -174,13 +174,8 @@ class Inquiry:
             source.close()
 
     def choose(self, names: Sequence[str]) -> tuple[ExportConfig, ...]:
-        """The named exports in the order of the names, all of them by default. Raises UsageError
-        for an unknown name."""
-        known = {export.name: export for export in self.loaded.config.exports}
-        for name in names:
-            if name not in known:
-                raise UsageError(f"there is no export {name!r}", hint=did_you_mean(name, known))
-        return tuple(known[name] for name in names) if names else self.loaded.config.exports
+        """As ``choose`` does, of this configuration."""
+        return choose(self.loaded.config.exports, names)
 
     def connection(self, name: str) -> SourceConnection:
         """Where a source is. Raises ConfigError."""
@@ -352,6 +347,16 @@ class Inquiry:
                 elsewhere=None if mark is not None else self._elsewhere.get(name),
             )
         return facts
+
+
+def choose(exports: Sequence[ExportConfig], names: Sequence[str]) -> tuple[ExportConfig, ...]:
+    """The named exports in the order of the names, all of them by default. Raises UsageError for an
+    unknown name."""
+    known = {export.name: export for export in exports}
+    for name in names:
+        if name not in known:
+            raise UsageError(f"there is no export {name!r}", hint=did_you_mean(name, known))
+    return tuple(known[name] for name in dict.fromkeys(names)) if names else tuple(exports)
 
 
 def _refused_with(one: Outcome, error: RivetFleetError) -> Outcome:

@@ -174,3 +174,14 @@ def _ranges(tasks: Sequence[TaskView]) -> list[str]:
         said = describe_range(joined)
         lines.append(f"  chunks {first} to {last}: {dumps(joined) if CUT in said else said}")
     return lines
+
+
+def observed(fleet: Fleet, loaded: LoadedConfig) -> dict[str, str]:
+    """What the newest campaign saw at the source when it was planned, delivered or not."""
+    found: dict[str, str] = {}
+    for campaign in fleet.store.campaigns(name=loaded.campaign_name):
+        for run in fleet.store.runs(campaign.campaign_id):
+            cursor = run.plan.cursor
+            if cursor is not None and cursor.mark_after is not None:
+                found.setdefault(run.export_name, cursor.mark_after)
+    return found

@@ -30,9 +30,7 @@ from rivet_fleet.observability.reasons import Scene, runs_by_source
 from rivet_fleet.observability.status import StatusReport, explain
 from rivet_fleet.planning.config.connections import present_identity
 from rivet_fleet.planning.config.loaded import LoadedConfig
-from rivet_fleet.verification.findings import Depth, Verification
 from rivet_fleet.verification.gc import sweep_spool, sweep_staged
-from rivet_fleet.verification.validate import validate_prefix
 
 if TYPE_CHECKING:
     from rivet_fleet.persistence.copies import CopiedState
@@ -77,7 +75,7 @@ def requeue(
 ) -> Requeued:
     """Put failed chunks back into the queue with a fresh budget; with ``lost`` also the
     delivered ones whose files are gone or changed. Raises StateRefused for unknown names."""
-    runs = _selected(fleet, campaign_id, export_name)
+    runs = selected_runs(fleet, campaign_id, export_name)
     reopened = sum(_reopen_lost(fleet, run, chunk_index) for run in runs) if lost else 0
     failed = fleet.store.requeue(campaign_id, export_name=export_name, chunk_index=chunk_index)
     return Requeued(failed=failed, lost=reopened)
@@ -87,7 +85,7 @@ def accept(fleet: Fleet, campaign_id: CampaignId, *, export_name: str, word: Wor
     """Deliver a run that its quality gates refused, because an operator says that the data are
     right. Nothing is read again: only the run's end is done, here and now, or by whoever comes
     next (S6). Raises StateRefused for any other run."""
-    (run,) = _selected(fleet, campaign_id, export_name)
+    (run,) = selected_runs(fleet, campaign_id, export_name)
     accepted = fleet.patience.call(
         "accept the run",
         lambda: fleet.store.accept_run(run.run_id, by=word.by, reason=word.reason),
@@ -162,7 +160,8 @@ def copy_state(source_url: str, target_url: str) -> CopiedState:
     return copies.copy_state(source_url, target_url)
 
 
-def _selected(fleet: Fleet, campaign_id: CampaignId, export_name: str | None) -> list[RunView]:
+def selected_runs(fleet: Fleet, campaign_id: CampaignId, export_name: str | None) -> list[RunView]:
+    """The run of an export, all without a name. Raises StateRefused for an unknown one."""
     runs = fleet.store.runs(campaign_id)
     if export_name is None:
         return runs
@@ -273,7 +272,7 @@ def _sweep(
 
 
 # ------------------------------------------------------------------------------------------
-# Reading state and destinations for people: status and validation of a campaign.
+# Reading the state for people.
 
 _TASKS_SHOWN = 500
 _PROCESSES_SHOWN = 500
@@ -319,48 +318,3 @@ def campaign_status(fleet: Fleet, view: CampaignView) -> StatusReport:
 def _count(run: RunView, status: TaskStatus) -> int:
     count: int = getattr(run.counts, status.value)
     return count
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Validated:
-    """One run's verdict and where it was looked for."""
-
-    export_name: str
-    uri: str
-    verification: Verification
-
-
-def validate_campaign(
-    fleet: Fleet, campaign_id: CampaignId, *, depth: Depth, export_name: str | None
-) -> list[Validated]:
-    """Every finished run of a campaign against its own manifest.
-
-    Raises StateRefused when the campaign has no such export or nothing is finished yet.
-    """
-    runs = fleet.store.runs(campaign_id)
-    chosen = [run for run in runs if export_name in (None, run.export_name)]
-    if not chosen:
-        known = ", ".join(run.export_name for run in runs)
-        raise StateRefused(
-            f"campaign {campaign_id} has no export {export_name}", hint=f"its exports: {known}"
-        )
-    finished = [run for run in chosen if run.status is RunStatus.COMPLETED]
-    if not finished:
-        raise StateRefused(
-            f"campaign {campaign_id} has no finished run to validate",
-            hint="`rivet-fleet status` says what it is waiting for",
-        )
-    # A run without rows under skip_empty delivered nothing that could be looked at.
-    return [_validate(fleet, run, depth) for run in finished if not run.skipped]
-
-
-def _validate(fleet: Fleet, run: RunView, depth: Depth) -> Validated:
-    destination = fleet.destination(run.run_id)
-    verification = validate_prefix(
-        destination,
-        depth=depth,
-        run_id=run.run_id,
-        verify=run.plan.verify,
-        manifest_required=True,
-    )
-    return Validated(export_name=run.export_name, uri=destination.uri, verification=verification)

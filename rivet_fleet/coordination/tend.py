@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rivet_fleet.contracts.events import EventName
 from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.contracts.killpoints import KillPoint, reach
-from rivet_fleet.contracts.state import CampaignStatus, Reaped, RunStatus, TaskStatus, TaskView
+from rivet_fleet.contracts.state import (
+    CampaignStatus,
+    Reaped,
+    RunStatus,
+    RunView,
+    TaskStatus,
+    TaskView,
+)
 from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.coordination.commit import publish_chunk
 from rivet_fleet.coordination.finalize import finalize_run
@@ -175,7 +183,7 @@ def closing_report(fleet: Fleet, campaign_id: CampaignId, *, state: str) -> Repo
     return summarise(
         view,
         runs,
-        failed_tasks(fleet, campaign_id),
+        failed_tasks(fleet, runs),
         count_journal(fleet, campaign_id),
         destinations={run.run_id: fleet.destination(run.run_id).uri for run in runs},
         state=state_name(state),
@@ -183,10 +191,10 @@ def closing_report(fleet: Fleet, campaign_id: CampaignId, *, state: str) -> Repo
     )
 
 
-def failed_tasks(fleet: Fleet, campaign_id: CampaignId) -> list[TaskView]:
+def failed_tasks(fleet: Fleet, runs: Sequence[RunView]) -> list[TaskView]:
     """The chunks whose budget is spent, a bounded number of them."""
     failed: list[TaskView] = []
-    for run in fleet.store.runs(campaign_id):
+    for run in runs:
         if run.counts.failed:
             failed += fleet.store.tasks(
                 run.run_id, status=TaskStatus.FAILED, limit=_FAILED_SHOWN - len(failed)
@@ -196,21 +204,48 @@ def failed_tasks(fleet: Fleet, campaign_id: CampaignId) -> list[TaskView]:
     return failed
 
 
-def verdict(fleet: Fleet, campaign_id: CampaignId, status: CampaignStatus) -> ExitCode:
-    """The exit code of a campaign that is over (docs/reference/exit-codes.md).
+def runs_named(runs: Sequence[RunView], names: Sequence[str]) -> list[RunView]:
+    """The runs of the named exports, partitions among them; all without a name."""
+    wanted = set(names)
+    return [r for r in runs if not wanted or r.export_name in wanted or r.plan.family in wanted]
+
+
+def is_over(run: RunView) -> bool:
+    """Whether nothing more happens to a run by itself."""
+    counts = run.counts
+    waits = counts.pending or counts.running or counts.committed or not counts.failed
+    return run.status is not RunStatus.IN_PROGRESS or not waits
+
+
+def chosen_over(fleet: Fleet, campaign_id: CampaignId, names: Sequence[str]) -> bool:
+    """Whether nothing more happens to the named exports by itself; False without a name."""
+    if not names:
+        return False
+    runs = fleet.patience.call("look at the runs", lambda: fleet.store.runs(campaign_id))
+    return all(map(is_over, runs_named(runs, names)))
+
+
+def verdict(
+    fleet: Fleet, campaign_id: CampaignId, status: CampaignStatus, names: Sequence[str] = ()
+) -> ExitCode:
+    """The exit code of a campaign that is over, or of its exports ``names`` that are
+    (docs/reference/exit-codes.md).
 
     The gravest cause gives its name: wrong data (a run that was refused by its quality gates
     among them) before a changed shape before any other failure.
     """
     if status is CampaignStatus.CANCELLED:
         return ExitCode.STOPPED
-    if status is not CampaignStatus.INCOMPLETE:
+    runs = runs_named(fleet.store.runs(campaign_id), names)
+    if names and all(run.status is RunStatus.COMPLETED for run in runs):
         return ExitCode.OK
-    if any(run.status is RunStatus.FAILED for run in fleet.store.runs(campaign_id)):
+    if not names and status is not CampaignStatus.INCOMPLETE:
+        return ExitCode.OK
+    if any(run.status is RunStatus.FAILED for run in runs):
         return ExitCode.DATA_INTEGRITY
-    classes = {task.error_class for task in failed_tasks(fleet, campaign_id)}
-    for code, names in _GRAVE:
-        if classes & names:
+    classes = {task.error_class for task in failed_tasks(fleet, runs)}
+    for code, grave in _GRAVE:
+        if classes & grave:
             return code
     return ExitCode.INCOMPLETE
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rivet_fleet.contracts.clock import Clock, SystemClock
+from rivet_fleet.contracts.destination import without_secrets
 from rivet_fleet.contracts.events import Emit, Event, EventName
 from rivet_fleet.contracts.identity import NAMESPACE_DEFAULT
 from rivet_fleet.contracts.keys import CampaignId, WorkerId
@@ -293,6 +294,12 @@ def state_of(loaded: LoadedConfig) -> str:
     return url if is_rivets_file(former) else f"sqlite:///{former}"
 
 
+def open_place(place: DestinationPlan, allowed: Allowed) -> Destination:
+    """A place that nobody configured, by what this process's environment lets it in with. Raises
+    WorkerUnfit when this process may not touch it."""
+    return registry.open_destination(without_secrets(within_allowed(allowed, place)), create=False)
+
+
 def open_existing_fleet(
     loaded: LoadedConfig,
     options: ProcessOptions,
@@ -451,11 +458,12 @@ def run_worker(
     campaign: CampaignId | None,
     *,
     wait_s: float = 0.0,
+    exports: Sequence[str] = (),
 ) -> ExitCode:
     """One worker process, from the first connection to its exit code.
 
     ``wait_s``: how long the campaign may still be on its way (a pod that starts before the
-    submitting one has finished).
+    submitting one has finished). ``exports``: only chunks of these.
     """
     give_memory_back()
     fleet = open_workers_fleet(loaded, options, wait_s=wait_s)
@@ -494,7 +502,7 @@ def run_worker(
         if governor is not None:
             governor.start()
         try:
-            code = Worker(fleet, heartbeat, view.campaign_id, with_spool).run()
+            code = Worker(fleet, heartbeat, view.campaign_id, with_spool, exports).run()
             fleet.tell(EventName.WORKER_STOPPED, exit_code=int(code))
             return code
         finally:

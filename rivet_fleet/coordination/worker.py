@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.keys import CampaignId, RunId
 from rivet_fleet.contracts.killpoints import KillPoint, reach
 from rivet_fleet.contracts.plan import Access, ExportPlan
-from rivet_fleet.contracts.state import CampaignStatus, Claim, Failure
+from rivet_fleet.contracts.state import CampaignStatus, Claim, Failure, RunView
 from rivet_fleet.coordination.commit import Published, deliver_chunk
 from rivet_fleet.coordination.finalize import look_before
 from rivet_fleet.coordination.fitness import (
@@ -33,7 +34,7 @@ from rivet_fleet.coordination.fitness import (
 from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.coordination.heartbeat import Heartbeat
 from rivet_fleet.coordination.protect import ChunkGuard, Protection, Retries
-from rivet_fleet.coordination.tend import tend, verdict
+from rivet_fleet.coordination.tend import chosen_over, runs_named, tend, verdict
 from rivet_fleet.errors import (
     DestinationError,
     ExitCode,
@@ -124,13 +125,20 @@ class Worker:
     """Works on one campaign until it is over or until it is told to stop."""
 
     def __init__(
-        self, fleet: Fleet, heartbeat: Heartbeat, campaign_id: CampaignId, spool: Path
+        self,
+        fleet: Fleet,
+        heartbeat: Heartbeat,
+        campaign_id: CampaignId,
+        spool: Path,
+        exports: Sequence[str] = (),
     ) -> None:
-        """``spool``: a folder of this process alone."""
+        """``spool``: a folder of this process alone. ``exports``: only chunks of these."""
         self._fleet = fleet
         self._heartbeat = heartbeat
         self._campaign_id = campaign_id
         self._spool = spool
+        self._exports = tuple(exports)
+        self._only: tuple[RunId, ...] = ()
         self._process = psutil.Process()
         self._looked_at_s = 0.0
         self._claimed: Claim | None = None
@@ -192,6 +200,9 @@ class Worker:
     def _loop(self) -> ExitCode:
         """An empty claim is not the end of work (F5)."""
         fleet = self._fleet
+        if self._exports:
+            runs = fleet.patience.call("read the runs", self._runs)
+            self._only = tuple(run.run_id for run in runs_named(runs, self._exports))
         while not fleet.stop.requested:
             refuse_full_spool(self._spool)
             claimed_at_s = fleet.clock.monotonic_s()
@@ -209,7 +220,7 @@ class Worker:
             fleet.drop_sources()
             trim_heap()
             tended = tend(fleet, self._campaign_id)
-            if tended.status.over:
+            if tended.status.over or chosen_over(fleet, self._campaign_id, self._exports):
                 return self._verdict(tended.status)
             if tended.refused is not None:
                 raise tended.refused
@@ -224,12 +235,18 @@ class Worker:
             return ExitCode.OK
         fleet = self._fleet
         return fleet.patience.call(
-            "read why chunks failed", lambda: verdict(fleet, self._campaign_id, status)
+            "read why chunks failed",
+            lambda: verdict(fleet, self._campaign_id, status, self._exports),
         )
+
+    def _runs(self) -> list[RunView]:
+        return self._fleet.store.runs(self._campaign_id)
 
     def _claim(self) -> Claim | None:
         fleet = self._fleet
-        return fleet.store.claim(self._campaign_id, fleet.identity, fleet.settings.lease_ttl_s)
+        return fleet.store.claim(
+            *(self._campaign_id, fleet.identity, fleet.settings.lease_ttl_s), only=self._only
+        )
 
     def _work(self, claim: Claim) -> None:
         """One attempt at one chunk. However it ends, the chunk is somebody's again."""

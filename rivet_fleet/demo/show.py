@@ -17,7 +17,7 @@ import psutil
 from rivet_fleet.contracts.events import EventName
 from rivet_fleet.demo.embedded import EmbeddedPostgres, EmbeddedPostgresMissing, embedded_postgres
 from rivet_fleet.demo.shop import SCHEMA, TABLES, fill_sql, fleet_yaml
-from rivet_fleet.errors import ExitCode, RivetFleetError, StateError
+from rivet_fleet.errors import ExitCode, RivetFleetError, StateError, UsageError
 from rivet_fleet.persistence.open import open_store
 from rivet_fleet.persistence.store import Store
 
@@ -37,7 +37,7 @@ def run_demo(output: Path, *, rows: int, workers: int) -> int:
         with embedded_postgres(settings={"fsync": "off"}, password=password) as server:
             code = _tell(server, output, rows=rows, workers=workers)
     except EmbeddedPostgresMissing as error:
-        raise RivetFleetError(str(error)) from None
+        raise RivetFleetError(str(error), code="RIVET_DEMO_FAILED") from None
     _say(f"\nDone in {time.monotonic() - started_s:.0f} s, the server is stopped and removed.")
     return code
 
@@ -46,7 +46,7 @@ def _fresh(output: Path) -> Path:
     """Only a folder that an earlier demo made is replaced."""
     if output.exists() and any(output.iterdir()):
         if not (output / "fleet.yaml").exists():
-            raise RivetFleetError(
+            raise UsageError(
                 f"{output} is not empty and was not made by the demo",
                 hint="choose another place with --output",
             )

@@ -15,7 +15,7 @@ from typing import Any, TextIO, get_args
 
 import structlog
 
-from rivet_fleet.contracts.events import EVENT_VERSION, Emit, Event, Level
+from rivet_fleet.contracts.events import EVENT_VERSION, Emit, Event, EventName, Level
 from rivet_fleet.contracts.foreign import SAID_CHARS_MAX, printable, printable_json
 from rivet_fleet.contracts.state import JournalEntry
 from rivet_fleet.contracts.url import redact
@@ -61,6 +61,12 @@ def since_s(text: str, now_s: float) -> float:
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
+_SENTENCES = {
+    event.value: re.sub(r" \(.*?\)|`", "", event.when).partition(";")[0] for event in EventName
+}
+"""What an event says by itself, where whoever told it had nothing to add."""
+
+
 def subject_of(entry: JournalEntry) -> str:
     """``orders chunk 12``, ``orders``, or nothing: what an entry is about."""
     name = entry.export_name or ""
@@ -77,7 +83,8 @@ def render_journal(entries: Sequence[JournalEntry], redactor: Redactor = redact)
     subject_width = max(map(len, subjects))
     lines = []
     for entry, event, subject in zip(entries, events, subjects, strict=True):
-        details = " ".join(filter(None, (entry.message, pairs_text(entry.data, redactor))))
+        said = entry.message or _SENTENCES.get(entry.event, "")
+        details = " ".join(filter(None, (said, pairs_text(entry.data, redactor))))
         worker = f"[{entry.worker_id}] " if entry.worker_id else ""
         head = f"{rfc3339(entry.at_s)}  {event:<{event_width}}  {subject:<{subject_width}}"
         lines.append(f"{head}  {one_line(worker + details, redactor)}".rstrip())
@@ -87,7 +94,18 @@ def render_journal(entries: Sequence[JournalEntry], redactor: Redactor = redact)
 def pairs_text(data: Mapping[str, object], redactor: Redactor) -> str:
     """``key=value`` pairs of plain data, in their order, without nulls."""
     plain = redact_plain(data, redactor)
-    return " ".join(f"{key}={value}" for key, value in plain.items() if value is not None)
+    return " ".join(f"{key}={_words(value)}" for key, value in plain.items() if value is not None)
+
+
+def _words(value: object) -> str:
+    """A value as a person writes it, whatever it is made of."""
+    if isinstance(value, Mapping):
+        return f"({', '.join(f'{key} {_words(one)}' for key, one in value.items())})"
+    if isinstance(value, list | tuple):
+        return f"({', '.join(map(_words, value))})"
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "yes", False: "no"}[value]
+    return str(value)
 
 
 # ------------------------------------------------------------------------------------------

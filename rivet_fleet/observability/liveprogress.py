@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import TextIO
@@ -41,6 +42,7 @@ NOTABLE_LIVE = {event.value: event.news for event in EventName if event.news is 
 _BROKEN = (*BROKEN, ConsoleError)
 """What drawing on a closed, full or strangely encoded terminal raises."""
 
+_SHOW_CURSOR = b"\x1b[?25h"
 _NAME_CHARS_MAX = 28
 _LINES_AROUND = 5
 """Header, total, workers, the line about hidden exports, and the prompt below."""
@@ -99,6 +101,11 @@ class LiveProgress:
         """Show the cursor again; the last table stays."""
         with contextlib.suppress(*_BROKEN):
             self._live.stop()
+
+    def abandon(self) -> None:
+        """Show the cursor again, past locks and buffers that whatever was interrupted holds."""
+        with contextlib.suppress(*_BROKEN):
+            os.write(self._console.file.fileno(), _SHOW_CURSOR)
 
     def _drawn(self, snapshot: Snapshot) -> RenderableType:
         return draw(snapshot, self._redactor, self._console.width, self._console.height)
@@ -164,7 +171,12 @@ def _cells(
     cells: dict[str, RenderableType] = {
         "export": Text(one_line(export.export_name, redactor, _NAME_CHARS_MAX)),
         "": ProgressBar(
-            total=max(progress.chunks_total, 1), completed=progress.chunks_done, width=20
+            total=max(progress.chunks_total, 1),
+            completed=progress.chunks_done,
+            width=20,
+            # Red says that something failed, and the library's own bar is nearly red.
+            complete_style="cyan",
+            finished_style="green",
         ),
         "chunks": f"{progress.chunks_done}/{progress.chunks_total}",
         "rows": scaled_text(progress.rows),

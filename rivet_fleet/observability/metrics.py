@@ -81,8 +81,7 @@ def campaign_metrics(
                 chunks=run.counts,
                 rows=run.rows,
                 bytes=run.bytes,
-                age_s=(now_s if run.finished_at_s is None else run.finished_at_s)
-                - run.created_at_s,
+                age_s=(now_s if run.finished_at_s is None else run.finished_at_s) - run.began_at_s,
                 changed_values=run.changed_values,
             )
             for run in runs

@@ -264,6 +264,10 @@ class ProgressView(Protocol):
         """Leave the terminal as it was; the last state stays readable. May be called twice."""
         ...
 
+    def abandon(self) -> None:
+        """Give the terminal its cursor back, and no more: from a signal's handler."""
+        ...
+
 
 def notable_line(
     entry: JournalEntry, redactor: Redactor, notable: Mapping[str, News]
@@ -324,6 +328,9 @@ class PlainProgress:
         last, self._last = self._last, None
         if last and last.at_s != self._printed_at_s:
             self._print_snapshot(last)
+
+    def abandon(self) -> None:
+        """Nothing: lines leave a terminal as it was."""
 
     def _print_snapshot(self, snapshot: Snapshot) -> None:
         self._printed_at_s = snapshot.at_s

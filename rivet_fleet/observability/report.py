@@ -47,7 +47,7 @@ _COUNTED = tuple((event.value, event.count) for event in EventName if event.coun
 class ExportOutcome:
     """One export's end. ``folder`` and ``manifest`` say where its files are.
 
-    ``duration_s`` counts from submission to the end of the run, None while it is not over;
+    ``duration_s`` counts from the run's first claim to its end, None while it is not over;
     ``files`` is None when the caller did not count them.
     """
 
@@ -65,6 +65,8 @@ class ExportOutcome:
     duration_s: float | None
     rows_per_s: float | None
     error: str | None
+    code: str | None = None
+    """The gate that refused it."""
     changed_values: int = 0
     findings: tuple[str, ...] = ()
     """One line each: changed values, schema changes, quality gates, unusual numbers."""
@@ -149,7 +151,7 @@ def summarise(
 def export_outcome(run: RunView, uri: str | None, files: int | None) -> ExportOutcome:
     """One run's line; ``uri`` is its dataset's place, the plan's prefix when unknown."""
     root = (uri or run.plan.destination.prefix).rstrip("/")
-    duration_s = None if run.finished_at_s is None else run.finished_at_s - run.created_at_s
+    duration_s = None if run.finished_at_s is None else run.finished_at_s - run.began_at_s
     done = run.status is RunStatus.COMPLETED
     return ExportOutcome(
         export_name=run.export_name,
@@ -166,9 +168,16 @@ def export_outcome(run: RunView, uri: str | None, files: int | None) -> ExportOu
         duration_s=duration_s,
         rows_per_s=run.rows / duration_s if duration_s else None,
         error=run.error,
+        code=refusing_gate(run),
         changed_values=run.changed_values,
         findings=finding_lines(run),
     )
+
+
+def refusing_gate(run: RunView) -> str | None:
+    """The code of the first gate that keeps a failed run from being delivered."""
+    gates = run.findings.refused if run.findings and run.status is RunStatus.FAILED else ()
+    return next((gate.code.value for gate in gates), None)
 
 
 def failed_chunk(task: TaskView) -> FailedChunk:
@@ -233,13 +242,14 @@ _VERDICTS = {
 }
 
 
-def render_report(report: Report, redactor: Redactor = redact) -> str:
-    """The report as plain text for a terminal, redacted line by line."""
+def render_report(report: Report, redactor: Redactor = redact, *, details: bool = True) -> str:
+    """The report as plain text for a terminal, redacted line by line. Without ``details`` a long
+    one has a line for each export, and says more of those alone where something is to be seen."""
     verdict = _VERDICTS.get(report.status, report.status)
     sections = [
         [f"Campaign {report.campaign_name} ({report.campaign_id}) {verdict}."],
         _totals(report),
-        [line for export in report.exports for line in export_lines(export)],
+        _exports(report, details=details),
         _failures(report),
         ["Next:", *(f"  {step.command}   # {step.why}" for step in report.next_steps)],
     ]
@@ -255,6 +265,21 @@ def _totals(report: Report) -> list[str]:
     told = [f"{number} {c.one if number == 1 else c.many}" for number, c in numbers if number]
     lines += [f"On the way: {', '.join(told)}."] if told else []
     return [*lines, f"State: {report.state}"]
+
+
+LONG_FROM = 6
+"""So many exports are told in a line each, where nobody asks for details."""
+
+
+def _exports(report: Report, *, details: bool) -> list[str]:
+    if details or len(report.exports) < LONG_FROM:
+        return [line for export in report.exports for line in export_lines(export)]
+    lines = []
+    for export in report.exports:
+        head, *more = export_lines(export)
+        plain = export.status == "completed" and not export.findings
+        lines += [head] if plain else [head, *more]
+    return [*lines, "`--details` says where each one's files are"]
 
 
 def export_lines(export: ExportOutcome) -> list[str]:

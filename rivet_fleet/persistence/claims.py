@@ -166,10 +166,16 @@ class Claims(Ledger, Ranges):
     _budgeted: dict[str, bool]
 
     def claim(
-        self, campaign_id: CampaignId, worker: WorkerIdentity, lease_ttl_s: float
+        self,
+        campaign_id: CampaignId,
+        worker: WorkerIdentity,
+        lease_ttl_s: float,
+        *,
+        only: Sequence[RunId] = (),
     ) -> Claim | None:
         """The claimable task of highest priority, lowest chunk index, of an active campaign whose
-        source group has a free slot. None is not the end of work (F5). A claim whose answer was
+        source group has a free slot; of the runs ``only`` where some are named. None is not the
+        end of work (F5). A claim whose answer was
         lost runs out with its lease: one attempt is spent, nothing else happens. Raises
         StateTampered for a chunk that is not what its run sealed; it was given back."""
         values: dict[str, object] = {
@@ -179,6 +185,7 @@ class Claims(Ledger, Ranges):
             "host_id": worker.host_id,
             "pid": worker.pid,
             "lease_ttl_s": lease_ttl_s,
+            **{f"only_{number}": run_id for number, run_id in enumerate(only)},
         }
         if not self._budgeted.get(campaign_id, False):
             row = self._claim_unbudgeted(worker, values)
@@ -200,7 +207,7 @@ class Claims(Ledger, Ranges):
     def _claim_unbudgeted(self, worker: WorkerIdentity, values: dict[str, object]) -> Record | None:
         """None also when any run of the campaign is in a source group."""
         if self._db.dialect.one_statement_claim:
-            sql = _picking(CLAIM_ONE_STATEMENT, PICK_ANY)
+            sql = _picking(CLAIM_ONE_STATEMENT, PICK_ANY, _named(values))
             return self._db.one(lambda tx: tx.first(sql, **values))
         return self._db.write(lambda tx: self._claim_in(tx, worker, PICK_ANY, values))
 
@@ -216,9 +223,9 @@ class Claims(Ledger, Ranges):
         self, tx: Transaction, worker: WorkerIdentity, pick: str, values: dict[str, object]
     ) -> Record | None:
         if self._db.dialect.one_statement_claim:
-            return tx.first(_picking(CLAIM_ONE_STATEMENT, pick), **values)
+            return tx.first(_picking(CLAIM_ONE_STATEMENT, pick, _named(values)), **values)
         require_this_host(tx, worker)
-        row = tx.first(_picking(CLAIM_TWO_STATEMENTS, pick), **values)
+        row = tx.first(_picking(CLAIM_TWO_STATEMENTS, pick, _named(values)), **values)
         if row is not None:
             source = "chunk_task WHERE task_id = :task_id"
             tx.run(CLAIM_NOTE.replace("CLAIMED", source), task_id=row[0])
@@ -314,8 +321,14 @@ class Claims(Ledger, Ranges):
 
 
 @cache
-def _picking(statement: str, pick: str) -> str:
-    return statement.replace("PICK", pick)
+def _picking(statement: str, pick: str, only: tuple[str, ...]) -> str:
+    """``only``: the parameters that name runs, where a claim is for some alone."""
+    runs = f"WHERE t.run_id IN ({', '.join(f':{name}' for name in only)}) AND t.campaign_id"
+    return statement.replace("PICK", pick.replace("WHERE t.campaign_id", runs) if only else pick)
+
+
+def _named(values: dict[str, object]) -> tuple[str, ...]:
+    return tuple(name for name in values if name.startswith("only_"))
 
 
 def _groups_in_order(tx: Transaction, values: dict[str, object]) -> list[str]:

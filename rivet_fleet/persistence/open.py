@@ -92,11 +92,31 @@ def _file_of(url: str) -> str:
     return path
 
 
+_SLASHES = (
+    f"three slashes, then the path: {_SQLITE}state.db is relative to the folder the command is "
+    f"started in, {_SQLITE}/var/lib/state.db is absolute"
+)
+
+
+def _refuse_misspelt(url: str) -> None:
+    """Raise StateRefused for what is meant for a SQLite file and is not written as one. It is not
+    repeated: whatever stands there may hold a secret."""
+    word = url.partition(":")[0].strip().lower()
+    if word.partition("+")[0].removesuffix("3") in ("sqlite", "file"):
+        raise StateRefused(
+            f"the state URL begins with {word}:, and that of a SQLite file with {_SQLITE}",
+            hint=_SLASHES,
+        )
+    if url.strip() and "://" not in url and "=" not in url:
+        raise StateRefused("the state URL has no scheme: it looks like a path", hint=_SLASHES)
+
+
 def dialect_of(url: str, answer_max_s: float = ANSWER_MAX_S) -> Dialect:
     """The backend of a URL. Raises StateRefused as ``open_store`` does."""
     path = sqlite_path(url)
     if path is not None:
         return SqliteDialect(path)
+    _refuse_misspelt(url)
     try:
         parsed = parse_database_url(url)
     except ValueError as problem:

@@ -63,6 +63,9 @@ _RUNS = f"""
 SELECT {SEALED_OF_RUN}, status,
        created_at_s, finished_at_s, finalize_fence,
        substr(error, 1, {_ERROR_CHARS_MAX}) AS error, findings_json,
+       (SELECT j.at_s FROM run_journal j
+        WHERE j.run_id = chunk_run.run_id AND j.event = '{EventName.CHUNK_CLAIMED.value}'
+        ORDER BY j.journal_id LIMIT 1) AS first_claim_at_s,
        {WORDS}
 FROM chunk_run WHERE SCOPE ORDER BY position
 """
@@ -261,6 +264,7 @@ def _run_from(row: Record, counts: TaskCounts, sizes: Record | None) -> RunView:
         bytes=int(sizes[2]) if sizes is not None else 0,
         created_at_s=row.created_at_s,
         finished_at_s=row.finished_at_s,
+        first_claim_at_s=row.first_claim_at_s,
         finalize_fence=row.finalize_fence,
         error=row.error,
         changed_values=int(sizes[3]) if sizes is not None else 0,

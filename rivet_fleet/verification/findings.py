@@ -38,6 +38,8 @@ class VerifyCode(Enum):
     """The manifest itself says that its run did not succeed."""
     CONTENT_UNMET = "RIVET_VERIFY_CONTENT_UNMET"
     """``verify: content`` was asked for, and some parts were compared by size only."""
+    LEDGER_MISMATCH = "RIVET_VERIFY_LEDGER_MISMATCH"
+    """The manifest does not list what the state accepted."""
     MANIFEST_READ_ERROR = "RIVET_VERIFY_MANIFEST_READ_ERROR"
     SUCCESS_READ_ERROR = "RIVET_VERIFY_SUCCESS_READ_ERROR"
     LIST_ERROR = "RIVET_VERIFY_LIST_ERROR"
@@ -89,6 +91,10 @@ class Verification:
     """Parts whose columns were compared by their values."""
     parts_failed: int = 0
     rows: int = 0
+    export_name: str | None = None
+    """As the manifest has it."""
+    ledger: str = "not_asked"
+    """``consistent``, ``differs``, or ``unknown_run``: the state does not know it."""
     findings: list[Finding] = field(default_factory=list)
 
     @property
@@ -144,6 +150,7 @@ def verification_plain(
             "manifest_self_consistent": verification.manifest_self_consistent,
             "success_marker": verification.success_marker,
             "success_marker_consistent": verification.success_marker == "consistent",
+            "ledger": verification.ledger,
             "rows": verification.rows,
             "parts_verified": verification.parts_verified,
             "parts_md5_verified": verification.parts_md5_verified,
@@ -176,6 +183,8 @@ def verification_lines(
             lines.append(
                 f"  column checksums: {verification.parts_checksums_verified} parts compared"
             )
+        if verification.ledger != "not_asked":
+            lines.append(f"  ledger {verification.ledger.replace('_', ' ')}")
         lines.append(f"  _SUCCESS {verification.success_marker.replace('_', ' ')}")
     lines += [f"  [{f.code.value}] {f.message}" for f in verification.findings]
     return lines

@@ -7,13 +7,14 @@ that says it failed never passes because its files happen to exist.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from rivet_fleet.contracts.manifest import (
     MANIFEST_NAME,
     SUCCESS_NAME,
     ChecksumState,
+    LedgerPart,
     added_checksums,
     run_manifest_name,
 )
@@ -32,6 +33,9 @@ from rivet_fleet.verification.manifests import (
     parse_manifest,
     self_contradictions,
 )
+
+Ledger = Callable[[str], Sequence[LedgerPart] | None]
+"""Run → what the state accepted of it; None when it does not know the run."""
 
 # ------------------------------------------------------------------------------------------
 # Checksums of columns: what a manifest says against what its files hold (ADR 0021).
@@ -124,18 +128,22 @@ def validate_prefix(
     run_id: str | None = None,
     verify: str = "size",
     manifest_required: bool = False,
+    ledger: Ledger | None = None,
 ) -> Verification:
     """Verify one prefix: its canonical manifest, or the copy of ``run_id``.
 
     ``verify`` ``content`` demands that every part was compared by its bytes, which only the
-    full depth does here. ``manifest_required`` makes an absent manifest a failure. Problems are
-    findings in the result; nothing is raised for them.
+    full depth does here. ``manifest_required`` makes an absent manifest a failure. ``ledger``:
+    what the state accepted of a run, None of one that it does not know. Problems are findings in
+    the result; nothing is raised for them.
     """
     verdict = Verification(depth=depth, run_id=run_id)
     manifest = _read_manifest(destination, verdict, run_id, manifest_required)
     if manifest is None:
         return verdict
     _check_manifest(manifest, verdict)
+    if ledger is not None:
+        _check_ledger(manifest, ledger(manifest.run_id), verdict)
     _check_success(destination, manifest, verdict, canonical=run_id is None)
     if depth is not Depth.LIGHT:
         _check_parts(destination, manifest, verdict, verify)
@@ -170,11 +178,35 @@ def _check_manifest(manifest: FoundManifest, verdict: Verification) -> None:
     for text in contradictions:
         verdict.find(VerifyCode.MANIFEST_INCONSISTENT, text)
     verdict.run_id = manifest.run_id
+    verdict.export_name = manifest.export_name
     verdict.rows = manifest.row_count
     verdict.manifest_self_consistent = not contradictions
     verdict.manifest_status = manifest.status
     if manifest.status != "success":
         verdict.find(VerifyCode.RUN_NOT_SUCCESSFUL, f"the manifest's status is {manifest.status!r}")
+
+
+def _check_ledger(
+    manifest: FoundManifest, parts: Sequence[LedgerPart] | None, verdict: Verification
+) -> None:
+    """Whoever writes to the destination can write a manifest that fits other files: the state
+    knows what was accepted."""
+    if parts is None:
+        verdict.ledger = "unknown_run"
+        return
+    accepted = {part.path: part.digest for part in parts}
+    listed = {part.path: part.digest for part in manifest.parts}
+    differing = sorted(
+        path for path in {*accepted, *listed} if accepted.get(path) != listed.get(path)
+    )
+    verdict.ledger = "differs" if differing else "consistent"
+    for path in differing[:_NAMED_MAX]:
+        what = "is not in" if path not in accepted else "is otherwise in"
+        what = what if path in listed else "is missing from the manifest, and stands in"
+        verdict.find(VerifyCode.LEDGER_MISMATCH, f"{path} {what} the state's ledger", path)
+    if len(differing) > _NAMED_MAX:
+        more = f"{len(differing) - _NAMED_MAX} more parts differ from the state's ledger"
+        verdict.find(VerifyCode.LEDGER_MISMATCH, more)
 
 
 def _check_success(

@@ -35,6 +35,7 @@ Graph = Mapping[str, set[str]]
 PACKAGE_FILES = python_files("rivet_fleet")
 
 LONGER = {
+    "contracts/codes.py": "one table, a row for each code",
     "contracts/events.py": "one table, a row for each event",
     "coordination/finalize.py": "the one way in which a run ends, told from its first look to "
     "its last transaction",
@@ -54,8 +55,6 @@ LONGER = {
 """Modules over the soft limit, and why they stay whole."""
 
 SMALL = {
-    "cli/inspect.py": "commands are imported by the name in a table, each when it is called",
-    "cli/misc.py": "likewise, and without what a worker needs",
     "demo/reader.py": "a program of its own, which must share nothing with the product",
     "execution/referencepacker.py": "taken whole in the compiled module's place, name by name",
     "execution/sources/mysql/driver.py": "what must happen before the driver is imported",
@@ -71,7 +70,6 @@ FAN_OUT = {
     "coordination/inquiry.py": 28,
     "coordination/operate.py": 21,
     "coordination/secrets.py": 16,
-    "coordination/submit.py": 18,
     "coordination/worker.py": 20,
     "execution/engines/source.py": 16,
     "execution/sources/mysql/reading.py": 21,

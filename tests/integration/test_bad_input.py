@@ -18,6 +18,8 @@ import pytest
 
 from rivet_fleet.demo.embedded import EmbeddedPostgres
 from tests.integration.fleet_cli import (
+    FAILURE_FIELDS,
+    FAILURE_KEYS,
     Desk,
     Done,
     fleet_yaml,
@@ -48,11 +50,14 @@ def check(desk: Desk, case: Case) -> None:
     own = Desk(folder=desk.folder, environment={**desk.environment, **case.environment})
     config = desk.folder / f"{case.name}.yaml"
     config.write_text(fleet_yaml(**case.yaml), encoding="utf-8")
-    done = own.bare("--json-errors", *case.arguments, "-c", str(config), code=None)
+    done = own.bare("--json-errors", *case.arguments, "--json", "-c", str(config), code=None)
     where = f"{case.name}:\n{done.said}"
     assert done.code == case.code, where
     error = done.error
-    assert set(error) <= {"error", "hint", "error_class", "exit_code", "exit_class", "code"}, where
+    assert set(error) == {"error", "error_class", *FAILURE_FIELDS}, where
+    # On the stream that success uses it is the same, and alone.
+    assert done.json == {key: error[key] for key in FAILURE_FIELDS}, where
+    assert set(error["failures"][0]) == {"export_name", *FAILURE_KEYS}, where
     assert error["exit_code"] == case.code, where
     for name in case.named:
         assert name in error["error"], where
@@ -355,7 +360,10 @@ def test_a_state_database_that_cannot_be_used(desk: Desk, postgres: EmbeddedPost
         ),
         state("no-directory", "sqlite:////not/there/x.db", "/not/there", hint="must exist"),
         state("corrupt", f"sqlite:///{desk.folder}/corrupt.db", "corrupt.db", hint="not a SQLite"),
-        state("no-state-url", "hidden", "state URL", hint="write sqlite:///path"),
+        state("no-state-url", "hidden", "state URL", hint="three slashes"),
+        state(
+            "two-slashes", "sqlite://hidden.db", "begins with sqlite:", hint="sqlite:///state.db"
+        ),
         state("other-engine", "mysql://u:hidden@h/x", "'mysql'", hint="postgresql://user@host"),
     ]
     check_all(desk, cases)
@@ -386,7 +394,6 @@ def test_wrong_words_on_the_command_line(desk: Desk) -> None:
         (("rnu",), "Did you mean 'run'?", "--help"),
         (("run", "--worker", "2", "-c", "x"), "Did you mean '--workers'?", "run --help"),
         (("run", "-c", "nowhere.yaml"), "nowhere.yaml", "check the path"),
-        (("run",), "--config", "run --help"),
         (("run", "-w", "many", "-c", "x"), "--workers", "run --help"),
     ):
         done = desk.bare("--json-errors", *arguments, code=1)
@@ -394,7 +401,7 @@ def test_wrong_words_on_the_command_line(desk: Desk) -> None:
         assert hint in done.error["hint"], done.said
         assert done.error["exit_class"] == "generic"
     words = desk.bare("rnu", code=1)
-    assert words.err.startswith("error: ") and "\n  hint: " in words.err
+    assert words.err.startswith("error [RIVET_USAGE]: ") and "\n  hint: " in words.err
     desk.refused("run", "-p", "x", code=1, named="NAME=VALUE", hint="--param day=")
     config = fleet_yaml(extra="mode: chunked, chunk_sise: 50, shedule: daily")
     desk.write(config)

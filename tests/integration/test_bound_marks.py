@@ -195,7 +195,7 @@ def test_the_text_of_a_query_is_bound_too(desk) -> None:
     desk.cli("run")
     desk.write(text.replace("n > 0", "n > 1"))
     desk.refused("submit", code=1, named="query was SELECT id, at, n", hint="state accept")
-    desk.cli("state", "reset", "-e", "asked")
+    desk.cli("state", "reset", "-e", "asked", "--yes")
     desk.cli("submit")
 
 

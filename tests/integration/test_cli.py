@@ -89,9 +89,9 @@ def test_requeue_of_failed_chunks(own_shop: tuple[Desk, str], postgres: Embedded
 
 def test_cancel_then_run_again(desk: Desk) -> None:
     desk.cli("submit", "--campaign-id", "unwanted")
-    cancelled = desk.cli("cancel", "--json").json
+    cancelled = desk.cli("cancel", "--yes", "--json").json
     assert cancelled["campaign_id"] == "unwanted"
-    assert "cancelled" in desk.cli("cancel", "--campaign-id", "unwanted").out
+    assert "cancelled" in desk.cli("cancel", "--yes", "--campaign-id", "unwanted").out
     desk.cli("worker", "--campaign-id", "unwanted")  # ends with 0: a Job replaces no pod of it
     desk.cli("run")
     assert desk.delivered() == ALL
@@ -129,7 +129,7 @@ def test_reset_and_migrate(desk: Desk) -> None:
     assert desk.cli("state", "show").out == "no campaign yet\n"
     desk.cli("run")
     for verb in ("reset-chunks", "reset"):
-        out = desk.cli("state", verb, "-e", "orders").out
+        out = desk.cli("state", verb, "-e", "orders", "--yes").out
         assert "orders" in out and "not touched" in out
     assert run_sqlite(desk.state, "SELECT count(*) FROM chunk_task") == [(0,)]
     assert desk.delivered() == ALL, "delivered files stay"

@@ -68,7 +68,7 @@ def test_runs_follow_each_other_without_loss_or_repetition(desk, postgres) -> No
     assert "committed  at, id = " in said
     assert "verified   nothing" in said
     desk.cli("validate")
-    desk.cli("state", "reset", "-e", "orders")
+    desk.cli("state", "reset", "-e", "orders", "--yes")
     assert mark(desk) is None
 
 
@@ -202,7 +202,7 @@ def test_a_table_that_was_reloaded_below_its_mark_is_said_and_refused_when_asked
     for verb in ("run", "plan"):
         error = desk.refused(verb, code=1, named=words, hint="on_mark_above: warn")
         assert error["code"] == "RIVET_MARK_ABOVE"
-    desk.cli("state", "reset", "-e", "orders")
+    desk.cli("state", "reset", "-e", "orders", "--yes")
     desk.cli("run")
     assert len(delivered(desk)) == 100
 

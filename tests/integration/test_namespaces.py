@@ -57,7 +57,7 @@ def test_two_teams_neither_see_nor_touch_each_other(
     waits = b.cli("status", "--json").json
     assert (waits["campaign_id"], waits["status"]) == ("nightly@team-b", "active")
     a.cli("gc", "--min-age-s", "0")
-    assert "forgot 1 runs" in a.cli("state", "reset", "-e", "orders").out
+    assert "forgot 1 runs" in a.cli("state", "reset", "-e", "orders", "--yes").out
     assert b.cli("status", "--json").json["exports"] == waits["exports"]
     b.cli("worker", *NIGHTLY)
     assert b.delivered() == ALL
@@ -79,7 +79,7 @@ def test_a_stem_is_no_name(tmp_path: Path, shop: str) -> None:
         assert f"belongs to another configuration: to {a.config}" in b.cli(verb, code=1).said
     signed = b.cli("state", "accept", "--campaign", "--reason", "moved", "--by", "ann").out
     assert str(b.config) in signed and str(a.config) in signed
-    b.cli("cancel", *NIGHTLY)
+    b.cli("cancel", "--yes", *NIGHTLY)
     told = a.refused("status", code=1, named=str(b.config), hint="state accept --campaign")
     assert told["code"] == CAMPAIGN_OTHER
 

@@ -102,11 +102,20 @@ class MemoryStore(MemoryBudgets, MemoryFinish, MemoryViews):
 
     @synchronized
     def claim(
-        self, campaign_id: CampaignId, worker: WorkerIdentity, lease_ttl_s: float
+        self,
+        campaign_id: CampaignId,
+        worker: WorkerIdentity,
+        lease_ttl_s: float,
+        *,
+        only: Sequence[RunId] = (),
     ) -> Claim | None:
         refuse_foreign(self.namespace, campaign_id)
         now_s = self._clock()
-        candidates = [t for t in self._tasks.values() if self._claimable(t, campaign_id, now_s)]
+        candidates = [
+            task
+            for task in self._tasks.values()
+            if (not only or task.run_id in only) and self._claimable(task, campaign_id, now_s)
+        ]
         if not candidates:
             return None
         task = min(candidates, key=lambda t: t.claim_order)

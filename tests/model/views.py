@@ -241,7 +241,13 @@ class MemoryViews(MemoryRows):
 
     def _run_view(self, run: Run) -> RunView:
         parts = [p for p in self._parts if p.run_id == run.run_id]
-        return run.view(self._tasks_of(run.run_id), parts)
+        claims = (
+            e.at_s
+            for e in self._journal
+            if e.run_id == run.run_id and e.event == EventName.CHUNK_CLAIMED.value
+        )
+        seen = run.view(self._tasks_of(run.run_id), parts)
+        return replace(seen, first_claim_at_s=next(claims, None))
 
     @synchronized
     def run_finished_at_s(self, run_id: RunId) -> float:

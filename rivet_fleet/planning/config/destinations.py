@@ -3,9 +3,10 @@ exports would share one, and whose secrets it is opened with."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote, urlsplit
 
 from rivet_fleet.contracts.destination import (
     DestinationConnection,
@@ -16,7 +17,7 @@ from rivet_fleet.contracts.destination import (
     without_secrets,
 )
 from rivet_fleet.contracts.plan import DestinationPlan
-from rivet_fleet.errors import ConfigError
+from rivet_fleet.errors import ConfigError, UsageError
 from rivet_fleet.planning.config.connections import unset_variable
 from rivet_fleet.planning.config.loaded import LoadedConfig
 from rivet_fleet.planning.config.models import ExportConfig, FleetConfig
@@ -144,3 +145,41 @@ def _with_export(text: str) -> str:
     steps = text.rstrip("/").split("/")
     at = next((n for n, step in enumerate(steps) if _PARTITION in step), len(steps))
     return "/".join((*steps[:at], _EXPORT, *steps[at:]))
+
+
+# A place by its name alone.
+
+
+def place_named(text: str, kinds: DestinationKinds) -> DestinationPlan:
+    """A folder, or a ``file://`` or a store's URI, as a destination that nobody configured. Raises
+    UsageError for a scheme that no destination of this installation has."""
+    scheme, separator, _ = text.partition("://")
+    if not separator:
+        return DestinationPlan(kind="local", prefix=str(Path(text).absolute()))
+    if scheme == "file":
+        return DestinationPlan(kind="local", prefix=unquote(urlsplit(text).path))
+    kind = _KIND_OF_SCHEME.get(scheme, scheme)
+    if kind not in kinds:
+        raise UsageError(
+            f"no destination of this installation has the scheme {scheme}://",
+            hint=f"a folder, file:///…, or a URI of one of: {', '.join(kinds)}",
+        )
+    return DestinationPlan(kind=kind, prefix=text.rstrip("/"))
+
+
+def own_place(loaded: LoadedConfig, text: str) -> DestinationPlan:
+    """The place by the settings of whichever export of this configuration delivers there, by none
+    else."""
+    place = place_named(text, loaded.destinations)
+    kind = loaded.destinations[place.kind]
+    for export in loaded.config.exports:
+        settings = export.destination.settings
+        if export.destination.type == place.kind:
+            own = kind.prefix(settings, Path())
+            if authority_of(own) == authority_of(place.prefix):
+                return replace(place, options=kind.options(settings))
+    return place
+
+
+_KIND_OF_SCHEME = {"gs": "gcs", "az": "azure", "abfs": "azure"}
+"""Of stores whose URIs do not bear the kind's name."""

@@ -34,8 +34,8 @@ from rivet_fleet.contracts.plan import CampaignPlan
 from rivet_fleet.contracts.priority import Preflight, Verdict
 from rivet_fleet.contracts.seals import UNKEYED, Sealer
 from rivet_fleet.contracts.window import StoredMark
-from rivet_fleet.coordination import submit
-from rivet_fleet.coordination.submit import Applied, apply_plan
+from rivet_fleet.coordination import sealed
+from rivet_fleet.coordination.sealed import Applied, apply_plan
 from rivet_fleet.errors import (
     ConfigError,
     DataIntegrityError,
@@ -141,7 +141,7 @@ def apply(
         config=SimpleNamespace(source_groups={}),
     )
     monkeypatch.setattr(
-        submit, "source_connection", lambda _loaded, _name: SimpleNamespace(identity=identity)
+        sealed, "source_connection", lambda _loaded, _name: SimpleNamespace(identity=identity)
     )
     return apply_plan(fleet, loaded, plan, force=force), store, events
 
@@ -254,8 +254,8 @@ def test_a_plan_names_no_configuration_of_another_user(
 ) -> None:
     plan, config = tmp_path / "plan.json", tmp_path / "fleet.yaml"
     config.write_text("")
-    assert submit.config_of(str(config), plan) == (config, None)
-    beside = submit.config_of("/nowhere/fleet.yaml", plan)
+    assert sealed.config_of(str(config), plan) == (config, None)
+    beside = sealed.config_of("/nowhere/fleet.yaml", plan)
     assert beside[0] == config and "beside the plan" in (beside[1] or "")
     shared = tmp_path / "shared"
     shared.mkdir()
@@ -264,14 +264,14 @@ def test_a_plan_names_no_configuration_of_another_user(
     theirs.write_text("")
     theirs.chmod(0o666)
     with pytest.raises(UsageError, match="can be written by others"):
-        submit.config_of(str(theirs), plan)
+        sealed.config_of(str(theirs), plan)
     if os.geteuid() == 0:
         os.chown(config, 65534, -1)
     else:
         monkeypatch.setattr(os, "geteuid", lambda: config.stat().st_uid + 1)
     for named in (str(config), "/nowhere/fleet.yaml"):
         with pytest.raises(UsageError, match="belongs to user") as refused:
-            submit.config_of(named, plan)
+            sealed.config_of(named, plan)
         assert refused.value.code == "RIVET_PLAN_CONFIG_UNNAMED"
 
 

@@ -93,7 +93,7 @@ def test_render_journal_is_one_redacted_line_per_entry() -> None:
     first, second = text.splitlines()
     assert "chunk.reaped" in first and "orders chunk 12" in first and "fence=3" in first
     assert "[w1]" in first and "x=" not in first and "hunter22" not in text
-    assert second.endswith("campaign.completed")
+    assert second.endswith("the last run of the campaign completed")
 
 
 def test_an_empty_journal_says_so() -> None:

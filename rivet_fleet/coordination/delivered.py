@@ -1,0 +1,168 @@
+"""What was delivered: looked for at its place, against its manifest and the ledger; and the newest
+of it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rivet_fleet.contracts.keys import CampaignId, RunId
+from rivet_fleet.contracts.manifest import LedgerPart, PartStatus
+from rivet_fleet.contracts.state import RunStatus, RunView
+from rivet_fleet.coordination.fleet import Fleet
+from rivet_fleet.coordination.inquiry import choose
+from rivet_fleet.coordination.operate import selected_runs
+from rivet_fleet.coordination.tend import runs_named
+from rivet_fleet.errors import StateRefused
+from rivet_fleet.execution.destination import Destination
+from rivet_fleet.planning.config.loaded import LoadedConfig
+from rivet_fleet.verification.findings import Depth, Verification
+from rivet_fleet.verification.validate import validate_prefix
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Validated:
+    """One run's verdict and where it was looked for."""
+
+    export_name: str
+    uri: str
+    verification: Verification
+
+
+def validate_campaign(
+    fleet: Fleet,
+    campaign_id: CampaignId,
+    *,
+    depth: Depth,
+    export_name: str | None,
+) -> list[Validated]:
+    """Every finished run of a campaign: its files against its own manifest, and that against the
+    ledger. Raises StateRefused when the campaign has no such export or nothing is finished yet."""
+    chosen = selected_runs(fleet, campaign_id, export_name)
+    finished = [run for run in chosen if run.status is RunStatus.COMPLETED]
+    if not finished:
+        raise StateRefused(
+            f"campaign {campaign_id} has no finished run to validate",
+            hint="`rivet-fleet status` says what it is waiting for",
+            code="RIVET_NOTHING_DELIVERED",
+        )
+    # A run without rows under skip_empty delivered nothing that could be looked at.
+    return [_validate(fleet, run, depth) for run in finished if not run.skipped]
+
+
+def validate_run(fleet: Fleet, run_id: str, *, depth: Depth) -> Validated:
+    """One run of whatever campaign. Raises StateRefused when the state has no such finished run."""
+    run = fleet.store.run(RunId(run_id))
+    if run is None or run.status is not RunStatus.COMPLETED:
+        raise StateRefused(
+            f"the state has no completed run {run_id}",
+            hint="`rivet-fleet state show` lists them; --prefix looks without a state",
+            code="RIVET_NOTHING_DELIVERED",
+        )
+    return _validate(fleet, run, depth)
+
+
+def _validate(fleet: Fleet, run: RunView, depth: Depth) -> Validated:
+    destination = fleet.destination(run.run_id)
+    verification = validate_prefix(
+        destination,
+        depth=depth,
+        run_id=run.run_id,
+        verify=run.plan.verify,
+        manifest_required=True,
+        ledger=ledger_of(fleet),
+    )
+    return Validated(export_name=run.export_name, uri=destination.uri, verification=verification)
+
+
+def ledger_of(fleet: Fleet) -> Callable[[str], Sequence[LedgerPart] | None]:
+    """Run → the parts that its state accepted; None for a run that it does not know."""
+
+    def parts(run_id: str) -> Sequence[LedgerPart] | None:
+        known = fleet.store.run(RunId(run_id))
+        return None if known is None else fleet.store.parts(known.run_id)
+
+    return parts
+
+
+# ------------------------------------------------------------------------------------------
+# Looking at files alone.
+
+
+def validate_place(
+    destination: Destination,
+    *,
+    run_id: str | None,
+    depth: Depth,
+    ledger: Callable[[str], Sequence[LedgerPart] | None] | None = None,
+) -> Validated:
+    """The files of a place against its manifest, the newest run's or that of ``run_id``."""
+    with contextlib.closing(destination):
+        verification = validate_prefix(
+            destination, depth=depth, run_id=run_id, manifest_required=True, ledger=ledger
+        )
+        uri = destination.uri
+    name = verification.export_name or "prefix"
+    return Validated(export_name=name, uri=uri, verification=verification)
+
+
+# ------------------------------------------------------------------------------------------
+# The newest complete run of each export.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivered:
+    """One run that is complete. ``files``: paths where the place has paths, else URIs."""
+
+    export_name: str
+    run_id: str
+    prefix: str
+    finished_at_s: float | None
+    rows: int
+    bytes: int
+    files: tuple[str, ...]
+
+
+def newest_delivered(
+    fleet: Fleet, loaded: LoadedConfig, names: Sequence[str]
+) -> tuple[Delivered, ...]:
+    """Of each named export, of all by default, the newest run that is complete: of one that is
+    partitioned those of the newest campaign in which all of them are. Raises UsageError for an
+    unknown name, StateRefused where a named one has none."""
+    exports = [export.name for export in choose(loaded.config.exports, names)]
+    found: dict[str, list[RunView]] = {}
+    for campaign in fleet.store.campaigns(name=loaded.campaign_name):
+        missing = [name for name in exports if name not in found]
+        if not missing:
+            break
+        runs = fleet.store.runs(campaign.campaign_id)
+        for name in missing:
+            family = runs_named(runs, [name])
+            if family and all(run.status is RunStatus.COMPLETED for run in family):
+                found[name] = family
+    for name in names:
+        if name not in found:
+            raise StateRefused(
+                f"no run of export {name} is complete yet",
+                hint="`rivet-fleet status` says what it is waiting for",
+                code="RIVET_NOTHING_DELIVERED",
+            )
+    return tuple(_delivered(fleet, loaded, r) for name in exports for r in found.get(name, ()))
+
+
+def _delivered(fleet: Fleet, loaded: LoadedConfig, run: RunView) -> Delivered:
+    plan = run.plan.destination
+    kind = loaded.destinations.get(plan.kind)
+    root = plan.prefix if kind and kind.anchored else fleet.destination(run.run_id).uri
+    root = root.rstrip("/")
+    parts = fleet.store.parts(run.run_id)
+    return Delivered(
+        export_name=run.export_name,
+        run_id=run.run_id,
+        prefix=root,
+        finished_at_s=run.finished_at_s,
+        rows=run.rows,
+        bytes=run.bytes,
+        files=tuple(f"{root}/{p.path}" for p in parts if p.status is PartStatus.PUBLISHED),
+    )
