@@ -12,7 +12,6 @@ from sqlalchemy import Connection, create_engine, inspect, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from rivet_fleet.errors import StateRefused
-from rivet_fleet.persistence.guards import VERSION_TABLE
 
 OF_RIVET = "RIVET_STATE_OF_RIVET"
 CURSOR_CHARS_MAX = 4_000
@@ -38,9 +37,9 @@ class RivetCursor:
 
 
 def is_rivets(connection: Connection) -> bool:
-    """True where Rivet's tables are and ours are not."""
+    """True where Rivet's tables are; ours have other versions, and cannot be beside them."""
     tables = set(inspect(connection).get_table_names())
-    return _CURSORS in tables and not tables.isdisjoint(_VERSIONS) and VERSION_TABLE not in tables
+    return _CURSORS in tables and not tables.isdisjoint(_VERSIONS)
 
 
 def is_rivets_file(path: Path) -> bool:

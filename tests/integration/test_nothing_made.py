@@ -122,11 +122,6 @@ def test_every_command_was_asked(answers) -> None:
     assert set(answers) >= NEED_NO_STATE
 
 
-def test_an_earlier_versions_file_is_found_under_its_former_name(asked) -> None:
-    for name, (_, _, found, version) in asked[1].items():
-        assert version == OLD and not [one for one in found if "rivet_fleet_state" in one], name
-
-
 def test_nothing_is_left_behind(answers) -> None:
     left = {name: found for name, (_, _, found, _) in answers.items() if found != ["./fleet.yaml"]}
     assert left == {}

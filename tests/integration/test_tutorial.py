@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from rivet_fleet.demo.embedded import EmbeddedPostgres
 from tests.integration.documents import (
     assert_said,
     blocks,
+    exported,
     follow,
     follow_document,
     write_tools,
@@ -47,6 +50,19 @@ def test_the_tutorial(tmp_path: Path, terminal: dict[str, str], postgres: Embedd
     text = text.replace("127.0.0.1:5432", f"127.0.0.1:{postgres.port}")
     follow_document(text, place, terminal)
 
+    # In the terminal of another day: the same steps, and no row more.
+    again = exported(next(body for _, body in blocks(text)), terminal)
+    steps = text[text.index("## 2. The configuration") : text.index("## 4. In pieces")]
+    follow_document(steps, place, again)
+    assert newest_rows(place / "out" / "orders") == 20_000
+    assert len(list(place.glob("out/orders/*/_SUCCESS"))) > 1, "of more than one run"
+
+
+def newest_rows(dataset: Path) -> int:
+    """By pyarrow, of the newest run alone."""
+    newest = json.loads((dataset / "manifest.json").read_text())
+    return sum(pq.read_metadata(dataset / part["path"]).num_rows for part in newest["parts"])
+
 
 def test_first_steps_of_the_readme(
     tmp_path: Path, terminal: dict[str, str], postgres: EmbeddedPostgres, database: str
@@ -63,9 +79,11 @@ def test_first_steps_of_the_readme(
     assert "make install" in script, "the way to install it is shown"
     script = re.sub(r"^make install.*$", "", script, flags=re.MULTILINE)
     script = re.sub(r"'postgresql://[^']*'", f"'{database}'", script)
-    said = follow(place, terminal, script)
-    assert_said("orders: completed, …100 rows", said)
-    assert list(place.glob("out/orders/*/_SUCCESS"))
+    for runs in (1, 2):
+        said = follow(place, terminal, script)
+        assert_said("orders: completed, …100 rows", said)
+        assert len(list(place.glob("out/orders/*/_SUCCESS"))) == runs
+        assert newest_rows(place / "out" / "orders") == 100
 
 
 def test_every_page_the_documents_link_to_is_there() -> None:
