@@ -10,17 +10,15 @@ import pytest
 from rivet_fleet.contracts.clock import RETRIES_SAVED_MAX
 from rivet_fleet.contracts.plan import TARGET_STATEMENT_MS
 from rivet_fleet.contracts.protection import UNREADABLE_MAX
-from rivet_fleet.execution.servo import AIM
 from rivet_fleet.planning.config.models import CampaignConfig
 from rivet_fleet.planning.export_plan import TUNING_PROFILES
 from tests.house.tree import ROOT
 
-_SETTLED_S = f"{AIM * TARGET_STATEMENT_MS / 1000:.1f}"
 _LEASE_S = f"{CampaignConfig.model_fields['lease_ttl_s'].default:g}"
 NUMBERS = {
-    ("README.md", r"statements of about ([\d.]+) s"): _SETTLED_S,
-    ("ARCHITECTURE.md", r"pages of about ([\d.]+) s"): _SETTLED_S,
-    ("docs/howto/mysql.md", r"prepared SELECT of about ([\d.]+) s"): _SETTLED_S,
+    ("README.md", r"sized to end within (\d+) ms"): str(TARGET_STATEMENT_MS),
+    ("ARCHITECTURE.md", r"within `target_statement_ms` \((\d+)\)"): str(TARGET_STATEMENT_MS),
+    ("docs/howto/mysql.md", r"sized to end within (\d+) ms"): str(TARGET_STATEMENT_MS),
     ("docs/adr/0004-reading-in-pages.md", r"`target_statement_ms`, default (\d+)"): str(
         TARGET_STATEMENT_MS
     ),
@@ -56,5 +54,5 @@ def said(place: tuple[str, str], documents: Mapping[str, str] | None = None) -> 
 
 
 def test_another_number_is_noticed() -> None:
-    place = ("README.md", r"statements of about ([\d.]+) s")
-    assert said(place, {"README.md": "in statements of about 0.7\ns"}) == {"0.7"}
+    place = ("README.md", r"sized to end within (\d+) ms")
+    assert said(place, {"README.md": "sized to end within 170\nms"}) == {"170"}
