@@ -161,7 +161,9 @@ def gc(
     min_age_s: float,
     as_json: bool,
 ) -> int:
-    """Remove staged bytes that no ledger row needs. Never touches a visible file."""
+    """Remove staged bytes that no ledger row needs, and parts of given-up attempts that a store
+    showed after their run had ended. Touches no other visible file.
+    """
     invocation = start(config, params, state_url, quiet=True)
     with fleet_of(invocation, "gc") as fleet:
         view = find_campaign(fleet, invocation.loaded, wanted_campaign(invocation, campaign_id))
@@ -169,8 +171,8 @@ def gc(
     say(
         dumps(swept)
         if as_json
-        else f"removed {swept.staged_files} staged files ({swept.staged_bytes} bytes) and "
-        f"{swept.spool_folders} spool folders",
+        else f"removed {swept.staged_files} staged files ({swept.staged_bytes} bytes), "
+        f"{swept.late_parts} late parts and {swept.spool_folders} spool folders",
         as_json=as_json,
     )
     return 0

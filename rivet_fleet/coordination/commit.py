@@ -132,17 +132,18 @@ def make_impossible(destination: Destination, parts: Sequence[LedgerPart]) -> No
     reach(KillPoint.REOPEN_VISIBLE_REMOVED)
 
 
-def remove_late(fleet: Fleet, run: RunView, fences: Mapping[int, int]) -> None:
+def remove_late(fleet: Fleet, run: RunView, fences: Mapping[int, int]) -> int:
     """Remove what is visible of attempts that were given up: a store may carry out a commit that
-    was on its way while its chunk was reopened (F10). ``fences``: under which each chunk of the run
-    was committed.
+    was on its way while its chunk was reopened (F10); how many there were. ``fences``: under which
+    each chunk of the run was committed.
 
     A name with a lower fence than its chunk's can never be good again, since fences only grow; so
     whoever comes here late, with a former reading, removes nothing of a later attempt. Raises
     DestinationError: then some are still there, and the run is not to end.
     """
     if all(fence <= 1 for fence in fences.values()):
-        return  # every chunk was claimed once, and no other attempt has ever been
+        return 0  # every chunk was claimed once, and no other attempt has ever been
+    removed = 0
     destination = fleet.destination(run.run_id)
     plan = run.plan
     for path in [info.path for info in destination.list_visible(run.run_id)]:
@@ -155,6 +156,7 @@ def remove_late(fleet: Fleet, run: RunView, fences: Mapping[int, int]) -> None:
         if named is None or named[1] >= fences.get(named[0], 0):
             continue
         destination.remove(path)
+        removed += 1
         chunk_index, fence = named
         fleet.emit(
             Event(
@@ -168,6 +170,7 @@ def remove_late(fleet: Fleet, run: RunView, fences: Mapping[int, int]) -> None:
                 data={"path": path, "fence": fence},
             )
         )
+    return removed
 
 
 def deliver_chunk(fleet: Fleet, claim: Claim, plan: ExportPlan, result: ExtractResult) -> Published:

@@ -21,7 +21,7 @@ from rivet_fleet.contracts.state import (
     TaskStatus,
     TaskView,
 )
-from rivet_fleet.coordination.commit import Published, reopen_chunk
+from rivet_fleet.coordination.commit import Published, remove_late, reopen_chunk
 from rivet_fleet.coordination.finalize import finalize_run, withdraw_success
 from rivet_fleet.coordination.fleet import COORDINATOR, Fleet, process_alive, seen_workers
 from rivet_fleet.errors import StateRefused, UsageError
@@ -222,18 +222,23 @@ class Swept:
 
     staged_files: int
     staged_bytes: int
+    late_parts: int
     spool_folders: int
 
 
 def collect_garbage(fleet: Fleet, campaign_id: CampaignId, *, min_age_s: float) -> Swept:
-    """Remove staged bytes that no committed row names, and spools of dead processes.
+    """Remove staged bytes that no committed row names, spools of dead processes, and what a store
+    showed of given-up attempts after their runs had ended (F10).
 
-    A published part is durable under its own name. Never touches a visible file. Lists first,
+    A published part is durable under its own name. Touches no other visible file. Lists first,
     reads the ledger second (F9).
     """
-    files = size_bytes = 0
+    files = size_bytes = late = 0
     seen: set[Access] = set()
     for run in fleet.store.runs(campaign_id):
+        if run.status is RunStatus.COMPLETED:
+            ledger = fleet.store.parts(run.run_id)
+            late += remove_late(fleet, run, {part.chunk_index: part.fence for part in ledger})
         if run.plan.destination.access in seen:
             continue
         seen.add(run.plan.destination.access)
@@ -243,7 +248,9 @@ def collect_garbage(fleet: Fleet, campaign_id: CampaignId, *, min_age_s: float) 
     if files:
         fleet.tell(EventName.STAGED_SWEPT, f"{files} staged files removed", bytes=size_bytes)
     folders = sweep_spool(fleet.settings.spool_root, process_alive)
-    return Swept(staged_files=files, staged_bytes=size_bytes, spool_folders=len(folders))
+    return Swept(
+        staged_files=files, staged_bytes=size_bytes, late_parts=late, spool_folders=len(folders)
+    )
 
 
 def _sweep(

@@ -20,7 +20,7 @@ from rivet_fleet.contracts.state import CampaignStatus, RunStatus, TaskStatus
 from rivet_fleet.coordination import commit, finalize
 from rivet_fleet.coordination.commit import Published, deliver_chunk, publish_chunk
 from rivet_fleet.coordination.finalize import finalize_run
-from rivet_fleet.coordination.operate import requeue
+from rivet_fleet.coordination.operate import collect_garbage, requeue
 from rivet_fleet.coordination.tend import tend
 from rivet_fleet.errors import (
     DataIntegrityError,
@@ -397,6 +397,25 @@ def test_a_finalizer_with_a_former_reading_removes_nothing_of_a_later_attempt(tm
     for fences in ({0: new.fence - 1}, {0: new.fence}, {}):
         commit.remove_late(fleet, run, fences)
     assert visible(fleet, new.run_id) == before
+
+
+def test_what_is_shown_after_the_runs_end_is_swept(tmp_path):
+    """And nothing else that is visible, before the end or behind it."""
+    fleet, bucket = late_fleet(tmp_path, chunks=(2,))
+    old, carry_out = given_up(fleet, bucket, tmp_path)
+    deliver(fleet, tmp_path)
+    deliver(fleet, tmp_path)
+    before = dict(bucket.objects)
+    carry_out()
+    assert collect_garbage(fleet, CAMPAIGN, min_age_s=0).late_parts == 0, "the finalizer's to do"
+    bucket.objects = dict(before)
+    assert finalize_run(fleet, old.run_id)
+    ended = dict(bucket.objects)
+    assert collect_garbage(fleet, CAMPAIGN, min_age_s=0).late_parts == 0
+    carry_out()
+    assert bucket.objects != ended
+    assert collect_garbage(fleet, CAMPAIGN, min_age_s=0).late_parts == 1
+    assert bucket.objects == ended
 
 
 def test_a_late_commit_that_cannot_be_removed_keeps_the_run_open(tmp_path, monkeypatch):
