@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rivet_fleet.contracts.state import Verb
-from rivet_fleet.persistence import budgets, claims, finalizers, ledger, marks
+from rivet_fleet.persistence import budgets, claims, commits, finalizers, ledger, marks
 from rivet_fleet.persistence.guards import status_in
 
 
@@ -94,6 +94,10 @@ def _governed_by_anybody() -> None:
 
 
 MUTANTS: dict[str, Mutant] = {
+    "whole_ledger_unfenced": Mutant(
+        apply=_cut(commits, "_LEASED", " AND finalize_fence = :finalize_fence"),
+        red=("test_a_ledger_is_read_whole_by_who_ends_the_run_and_by_nobody_after_a_reopening",),
+    ),
     "accept_keeps_fence": Mutant(
         apply=_cut(finalizers, "_ACCEPT", "finalize_fence = finalize_fence + 1,"),
         red=("test_an_accepted_run_is_finished_and_nothing_else",),

@@ -936,6 +936,18 @@ def committed_with(store, chunk: int, *stats: UniqueStats, longest_statement_s=N
     return claim
 
 
+def test_a_ledger_is_read_whole_by_who_ends_the_run_and_by_nobody_after_a_reopening(store) -> None:
+    store.submit(campaign_plan(chunks=(2,)))
+    first, second = committed_with(store, 0), committed_with(store, 1)
+    lease = store.lease_finalize(first.run_id, W1, 60)
+    ledger = store.whole_ledger(lease)
+    assert ledger.parts == store.parts(first.run_id)
+    assert ledger.fences == {0: first.fence, 1: second.fence}
+    assert store.reopen(second.task_id, second.fence, "lost")
+    with pytest.raises(LeaseLost):
+        store.whole_ledger(lease)
+
+
 def test_statistics_of_unique_keys_live_and_die_with_their_parts(store) -> None:
     """Q1: committed with the chunk, voided with its parts, gone when a later run is finished."""
     store.submit(campaign_plan(chunks=(2,)))
