@@ -361,8 +361,8 @@ class EventName(Enum):
         TRANSITION,
         WARNING,
         "running → failed: one attempt, or the whole budget, is spent",
-        data="`error_class`, `code`, `permanent`, `page`, `attempts`, `attempts_max`; "
-        "after a reap `owner_name`, `status`",
+        data="`error_class`, `code`, `permanent`, `page`, `attempts`, `attempts_max`, "
+        "`longest_statement_s`; after a reap `owner_name`, `status`",
         news=News("failed", "red"),
         count=Count("failed_attempts", "attempt failed", "attempts failed"),
     )

@@ -135,6 +135,8 @@ class Failure:
     not_before_in_s: float = 0.0
     page: int | None = None
     code: str | None = None
+    longest_statement_s: float | None = None
+    """How long the source was busy with one statement of this attempt at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -153,6 +153,8 @@ class Worker:
         self._retries = Retries(fleet, campaign_id)
         self._read_bytes = 0
         """Received of the chunk, and not paid for by a try."""
+        self._busy_s: Callable[[], float | None] = lambda: None
+        """How long the source was busy with one statement of the chunk at most."""
         self._outages = 0
         """Chunks given back in a row because the source could not be connected."""
 
@@ -251,7 +253,7 @@ class Worker:
     def _work(self, claim: Claim) -> None:
         """One attempt at one chunk. However it ends, the chunk is somebody's again."""
         fleet = self._fleet
-        self._read_bytes = 0
+        self._read_bytes, self._busy_s = 0, lambda: None
         self._retries.moved()
         plan: ExportPlan | None = None
         try:
@@ -298,6 +300,7 @@ class Worker:
         refuse_claimed_destination(fleet, claim.run_id, self._probed)
         fleet.drop_sources(but=plan.read.source)
         source = fleet.source(plan.read.source, plan.read.source_identity)
+        self._busy_s = lambda: source.longest_statement_s
         pacer = _Pacer(fleet, self._heartbeat, claim, plan, self._retries)
         self._guard = pacer.guard = guard = self._protection.guard(claim, pacer.wait, pacer.tell)
         reader = open_patiently(
@@ -464,6 +467,7 @@ class Worker:
             permanent=error.retry is RetryClass.PERMANENT,
             not_before_in_s=wait_s,
             code=error.code,
+            longest_statement_s=self._busy_s(),
         )
         try:
             fleet.patience.call(

@@ -107,9 +107,13 @@ def _stats_from(row: Record, columns: tuple[str, ...]) -> UniqueStats:
 
 _NAMED = "task_id, campaign_id, run_id, export_name, chunk_index, owner, attempts, attempts_max"
 
+# Of all attempts: the source was busy with those that failed as well.
+_LONGEST = """longest_statement_ms = CASE
+    WHEN :longest_statement_ms > coalesce(longest_statement_ms, -1) THEN :longest_statement_ms
+    ELSE longest_statement_ms END"""
 COMMIT = f"""
 UPDATE chunk_task SET {effect(Verb.COMMIT)}, rows_written = :rows, pages_read = :pages,
-  longest_statement_ms = :longest_statement_ms,
+  {_LONGEST},
   lease_expires_at_s = NULL, error_class = NULL, last_error = NULL, page = NULL,
   committed_at_s = NOW_S, updated_at_s = NOW_S
 WHERE {guard(Verb.COMMIT)} RETURNING {_NAMED},
@@ -124,7 +128,8 @@ FAIL = f"""
 UPDATE chunk_task SET {effect(Verb.FAIL)},
   attempts = CASE WHEN :spend = 1 THEN attempts_max ELSE attempts END,
   not_before_s = NOW_S + :not_before_in_s, lease_expires_at_s = NULL,
-  error_class = :error_class, last_error = :message, page = :page, updated_at_s = NOW_S
+  error_class = :error_class, last_error = :message, page = :page, {_LONGEST},
+  updated_at_s = NOW_S
 WHERE {guard(Verb.FAIL)} RETURNING {_NAMED}
 """
 RELEASE = f"""
@@ -205,7 +210,7 @@ class Ledger:
         """running → committed with its part rows and what they know about unique keys, in one
         transaction. Raises LeaseLost. Zero parts is allowed (an empty chunk). ``told`` is
         journaled before the transition. Called again with the same fence and parts it succeeds."""
-        longest_ms = None if longest_statement_s is None else round(longest_statement_s * 1000)
+        longest_ms = _ms(longest_statement_s)
         done = {"rows": rows, "pages": pages, "longest_statement_ms": longest_ms}
 
         def work(tx: Transaction) -> None:
@@ -259,6 +264,7 @@ class Ledger:
                 error_class=failure.error_class,
                 message=failure.message,
                 page=failure.page,
+                longest_statement_ms=_ms(failure.longest_statement_s),
             )
             if task is None:
                 if not _stands(tx, task_id, fence, TaskStatus.FAILED):
@@ -271,6 +277,7 @@ class Ledger:
                 "page": failure.page,
                 "attempts": task.attempts,
                 "attempts_max": task.attempts_max,
+                "longest_statement_s": failure.longest_statement_s,
             }
             note(tx, _event(EventName.CHUNK_FAILED, task, message=failure.message, data=data))
             return TaskStatus.FAILED
@@ -368,6 +375,10 @@ def _already_committed(
     stored = tx.all(_STORED_PARTS, run_id=task.run_id, chunk_index=task.chunk_index, fence=fence)
     given = {(p.part_number, p.path, p.digest.fingerprint) for p in parts}
     return {tuple(row) for row in stored} == given
+
+
+def _ms(seconds: float | None) -> int | None:
+    return None if seconds is None else round(seconds * 1000)
 
 
 def _lost(task_id: TaskId, fence: int, verb: str) -> LeaseLost:

@@ -996,6 +996,15 @@ GATE = GateVerdict(
 )
 
 
+def test_of_all_attempts_the_longest_statement_counts(store) -> None:
+    store.submit(campaign_plan(chunks=(1,)))
+    claim = store.claim(C1, W1, 30.0)
+    store.fail(claim.task_id, claim.fence, replace(BROKEN, longest_statement_s=30.0))
+    committed_with(store, 0, longest_statement_s=0.25)
+    finish(store, RunId("c1-e0"), RunFindings())
+    assert store.metrics()[0]["longest_statement_ms"] == 30_000
+
+
 def test_what_was_found_is_kept_with_the_run_until_it_is_reopened(store) -> None:
     store.submit(campaign_plan(chunks=(1,)))
     claim = committed_with(store, 0, longest_statement_s=0.25)

@@ -69,13 +69,14 @@ SLOW = """\
   - name: slow
     query: SELECT repeat('x', 100000) AS pad, pg_sleep(0.05)::text AS s FROM generate_series(1, 8)
     format: parquet
-    destination: {type: local, path: slow}
+    destination: {type: local, path: out}
 """
 
 
 def test_the_exposition_is_read_by_prometheus_own_parser(desk: Desk) -> None:
     desk.write(CONFIG + SLOW)
-    desk.cli("run", "--workers", "1")
+    assert "exports t, slow share out" in desk.cli("run", "--workers", "1").err
+    assert {one.name for one in desk.out.iterdir()} == {"t", "slow"}, "a folder each"
     longest_s = the_longest_statement_is_one_number(desk)
     text = desk.cli("metrics", "--prometheus").out
     families = list(text_string_to_metric_families(text))

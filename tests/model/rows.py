@@ -71,6 +71,11 @@ class Task:
         if rule.target is not TaskStatus.RUNNING:
             self.lease_expires_at_s = None
 
+    def took(self, longest_statement_s: float | None) -> None:
+        """Of all attempts the longest counts."""
+        known = (self.longest_statement_s, longest_statement_s)
+        self.longest_statement_s = max((s for s in known if s is not None), default=None)
+
     def forget_attempt(self) -> None:
         """What a reopened task no longer knows."""
         self.owner = None

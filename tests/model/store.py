@@ -205,7 +205,7 @@ class MemoryStore(MemoryBudgets, MemoryFinish, MemoryViews):
             raise StateRefused(f"task {task_id}: one part number twice")
         task.move(Verb.COMMIT, self._clock())
         task.rows_written, task.pages_read = rows, pages
-        task.longest_statement_s = longest_statement_s
+        task.took(longest_statement_s)
         task.committed_at_s = task.updated_at_s
         task.error_class = task.last_error = None
         self._parts += [
@@ -242,6 +242,7 @@ class MemoryStore(MemoryBudgets, MemoryFinish, MemoryViews):
             task.attempts = task.attempts_max
         task.not_before_s = now_s + failure.not_before_in_s
         task.error_class, task.last_error = failure.error_class, failure.message
+        task.took(failure.longest_statement_s)
         self._note_task(EventName.CHUNK_FAILED, task, failure.message)
         return TaskStatus.FAILED
 

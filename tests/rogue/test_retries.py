@@ -128,6 +128,8 @@ class BrokenReader(PagedReader):
 class BrokenSource:
     """A ``Source`` as far as a chunk needs one: connected at first use, and until it is closed."""
 
+    longest_statement_s = 0.01
+
     def __init__(self, broken: Broken) -> None:
         self.broken, self.connected = broken, False
 
