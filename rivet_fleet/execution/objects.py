@@ -126,7 +126,8 @@ def import_store(library: str, extra: str) -> ModuleType:
         raise ConfigError(
             f"a destination of type {extra} needs {library}, which is not installed here "
             f"({error.name or type(error).__name__})",
-            hint=f"install this program's extra {extra} from its own folder; the index has none",
+            hint=f"install this program with its extra {extra}, from its own folder: no package "
+            "index has it",
             code="RIVET_STORE_NOT_INSTALLED",
         ) from None
     # From files of this user and FSSPEC_*: another endpoint or key than the destination's own.

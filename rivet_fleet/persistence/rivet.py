@@ -31,7 +31,6 @@ class RivetCursor:
 
     export_name: str
     value: str
-    last_run_at: str
     unfinished: bool = False
     several: bool = False
 
@@ -92,20 +91,25 @@ def cursors_of(connection: Connection, target: str) -> tuple[RivetCursor, ...]:
     """Every cursor, by name. Raises StateRefused for what is no state of Rivet's."""
     if not is_rivets(connection):
         raise StateRefused(f"{target} is no state of Rivet's", hint="name its file, or its URL")
-    rows = connection.execute(text(f"SELECT * FROM {_CURSORS} LIMIT {_EXPORTS_MAX}")).mappings()
+    # Its earlier versions know of no runs of pages.
+    columns = {str(one["name"]) for one in inspect(connection).get_columns(_CURSORS)}
+    resumed = "resume_run_id IS NOT NULL" if "resume_run_id" in columns else "1 = 0"
+    rows = connection.execute(
+        text(
+            f"SELECT export_name, last_cursor_value, {resumed} FROM {_CURSORS} "
+            f"WHERE length(last_cursor_value) <= {CURSOR_CHARS_MAX} "
+            f"AND length(export_name) <= {CURSOR_CHARS_MAX} LIMIT {_EXPORTS_MAX}"
+        )
+    )
     found: dict[str, RivetCursor] = {}
-    for row in rows:
-        name, value = row.get("export_name"), row.get("last_cursor_value")
+    for name, value, unfinished in rows:
         if not (isinstance(name, str) and isinstance(value, str)):
-            continue
-        if len(value) > CURSOR_CHARS_MAX:
             continue
         other = found.get(name)
         found[name] = RivetCursor(
             export_name=name,
             value=value,
-            last_run_at=str(row.get("last_run_at") or "")[:64],
-            unfinished=row.get("resume_run_id") is not None,
-            several=other is not None and other.value != value,
+            unfinished=bool(unfinished),
+            several=other is not None and (other.several or other.value != value),
         )
     return tuple(found[name] for name in sorted(found))
