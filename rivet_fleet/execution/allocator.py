@@ -1,8 +1,13 @@
-"""Giving memory back: what a page or a row group needed must not stay with the worker."""
+"""Giving memory back: what a page or a row group needed must not stay with the worker. And taking
+no more than so much of it."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import os
+from collections.abc import Iterator
+from pathlib import Path
 
 import pyarrow as pa
 
@@ -39,3 +44,27 @@ def trim_heap() -> None:
     chunks it would cost a walk over all of it, and every page's faults anew."""
     if _malloc_trim is not None:
         _malloc_trim(0)
+
+
+@contextlib.contextmanager
+def memory_bounded(grows_bytes_max: int) -> Iterator[None]:
+    """Inside, this process grows by so much at most, whatever it reads; more is MemoryError,
+    Arrow's too. By its address space (setrlimit(2), RLIMIT_AS), which all threads share: for a
+    process that does nothing else. Where nobody says how large it is (not Linux) nothing happens.
+    """
+    import resource
+
+    before, pool = resource.getrlimit(resource.RLIMIT_AS), pa.default_memory_pool()
+    # Arrow's own pool has a gigabyte of addresses in hand; large blocks of the C allocator are new.
+    pa.set_memory_pool(pa.system_memory_pool())
+    trim_heap()
+    with contextlib.suppress(OSError, ValueError):
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        most = pages * os.sysconf("SC_PAGESIZE") + grows_bytes_max
+        if before[0] == resource.RLIM_INFINITY or most < before[0]:
+            resource.setrlimit(resource.RLIMIT_AS, (most, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+        pa.set_memory_pool(pool)

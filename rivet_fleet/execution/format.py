@@ -66,10 +66,11 @@ class PartFormat(Protocol):
 
     def count_rows(self, path: Path) -> int:
         """Rows of a finished local file, by its own footer or records. Raises DataIntegrityError,
-        which says of "it" what is wrong: the path may be a handle's."""
+        which says of "it" what is wrong: the path may be a handle's; and MemoryError."""
         ...
 
     def checksums(self, path: Path) -> Mapping[str, str]:
         """The checksum of each column of a finished local file that has one, by reading all of
-        its values. Raises DataIntegrityError where they cannot be read."""
+        its values. Raises DataIntegrityError where they cannot be read, and MemoryError where they
+        take more than this process may (``allocator.memory_bounded``)."""
         ...

@@ -44,6 +44,8 @@ class VerifyCode(Enum):
     SUCCESS_READ_ERROR = "RIVET_VERIFY_SUCCESS_READ_ERROR"
     LIST_ERROR = "RIVET_VERIFY_LIST_ERROR"
     PART_READ_ERROR = "RIVET_VERIFY_PART_READ_ERROR"
+    PART_TOO_LARGE = "RIVET_VERIFY_PART_TOO_LARGE"
+    """Its values take more memory than a verification does."""
     UNTRACKED_OBJECT = "RIVET_VERIFY_UNTRACKED_OBJECT"
 
 
@@ -53,6 +55,7 @@ COULD_NOT_VERIFY = frozenset(
         VerifyCode.SUCCESS_READ_ERROR,
         VerifyCode.LIST_ERROR,
         VerifyCode.PART_READ_ERROR,
+        VerifyCode.PART_TOO_LARGE,
     }
 )
 ADVISORY = frozenset({VerifyCode.UNTRACKED_OBJECT})

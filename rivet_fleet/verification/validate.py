@@ -22,8 +22,8 @@ from rivet_fleet.contracts.plan import FormatPlan
 from rivet_fleet.errors import ConfigError, DataIntegrityError, DestinationError
 from rivet_fleet.execution import registry
 from rivet_fleet.execution.destination import Destination
-from rivet_fleet.execution.format import PartFormat
 from rivet_fleet.execution.parts import digest_file, fingerprint_bytes
+from rivet_fleet.verification.apart import READING_BYTES_MAX, PartReader
 from rivet_fleet.verification.findings import Depth, Verification, VerifyCode
 from rivet_fleet.verification.manifests import (
     MANIFEST_BYTES_MAX,
@@ -46,11 +46,11 @@ _NAMED_MAX = 10
 class ColumnCheck:
     """Compares the parts of one manifest, one by one, then the whole."""
 
-    def __init__(self, manifest: FoundManifest, part_format: PartFormat) -> None:
+    def __init__(self, manifest: FoundManifest, reader: PartReader) -> None:
         self._columns = manifest.columns
         self._count = len(manifest.parts)
         self._only_totals = manifest.checksums == ChecksumState.TOTALS.value
-        self._format = part_format
+        self._reader = reader
         self._seen = 0
         self._totals: dict[str, str | None] = {}
 
@@ -58,9 +58,9 @@ class ColumnCheck:
         """Read the file at ``local`` and compare it. Raises DataIntegrityError when it cannot be
         decoded, OSError when it cannot be read."""
         if self._only_totals:
-            self._add(self._format.checksums(local))
+            self._add(self._reader.checksums(local))
         elif part.checksums is not None:
-            found = self._format.checksums(local)
+            found = self._reader.checksums(local)
             differing, compared = _compared(part.checksums, found)
             if differing:
                 text = f"{part.path} holds other values than were read: {_named(differing)}"
@@ -248,11 +248,11 @@ def _check_parts(
     except DestinationError as error:
         verdict.find(VerifyCode.LIST_ERROR, error.message)
         return
-    part_format = _format_of(manifest, verdict) if verdict.depth is Depth.FULL else None
-    columns = ColumnCheck(manifest, part_format) if part_format else None
+    reader = _reader_of(manifest, verdict) if verdict.depth is Depth.FULL else None
+    columns = ColumnCheck(manifest, reader) if reader else None
     for part in manifest.parts:
         before = len(verdict.findings)
-        _check_part(destination, part, sizes.get(part.path), part_format, columns, verdict)
+        _check_part(destination, part, sizes.get(part.path), reader, columns, verdict)
         if len(verdict.findings) == before:
             verdict.parts_verified += 1
             verdict.parts_md5_verified += verdict.depth is Depth.FULL
@@ -268,9 +268,9 @@ def _check_parts(
     _find_untracked(destination, manifest, set(sizes), verdict)
 
 
-def _format_of(manifest: FoundManifest, verdict: Verification) -> PartFormat | None:
+def _reader_of(manifest: FoundManifest, verdict: Verification) -> PartReader | None:
     try:
-        return registry.open_format(FormatPlan(format=manifest.format))
+        return PartReader(registry.open_format(FormatPlan(format=manifest.format)))
     except ConfigError as error:
         verdict.find(VerifyCode.MANIFEST_INCONSISTENT, error.message)
         return None
@@ -280,7 +280,7 @@ def _check_part(
     destination: Destination,
     part: FoundPart,
     size_bytes: int | None,
-    part_format: PartFormat | None,
+    reader: PartReader | None,
     columns: ColumnCheck | None,
     verdict: Verification,
 ) -> None:
@@ -293,13 +293,13 @@ def _check_part(
             part.path,
         )
     elif verdict.depth is Depth.FULL:
-        _check_content(destination, part, part_format, columns, verdict)
+        _check_content(destination, part, reader, columns, verdict)
 
 
 def _check_content(
     destination: Destination,
     part: FoundPart,
-    part_format: PartFormat | None,
+    reader: PartReader | None,
     columns: ColumnCheck | None,
     verdict: Verification,
 ) -> None:
@@ -310,11 +310,16 @@ def _check_content(
                 text = f"the bytes of {part.path} are not those that were written"
                 verdict.find(VerifyCode.PART_CHECKSUM_MISMATCH, text, part.path)
                 return
-            rows = part_format.count_rows(local) if part_format else part.digest.rows
+            rows = reader.count_rows(local) if reader else part.digest.rows
             if rows == part.digest.rows:
                 if columns:
                     columns.part(local, part, verdict)
                 return
+    except MemoryError:
+        most = f"more than {READING_BYTES_MAX // 2**20} MB of memory"
+        text = f"reading the values of {part.path} takes {most}: they were not compared"
+        verdict.find(VerifyCode.PART_TOO_LARGE, text, part.path)
+        return
     except DataIntegrityError as error:
         verdict.find(VerifyCode.VALUE_CHECKSUM, f"{part.path}: {error.message}", part.path)
         return

@@ -57,6 +57,8 @@ def file_checksums(path: Path) -> dict[str, str]:
     while True:
         try:
             return _sums(path, block_bytes)
+        except MemoryError:
+            raise  # a larger block would take more
         except (pa.ArrowException, UnicodeDecodeError) as error:
             # A record may be larger than a block; only a larger block can tell.
             if block_bytes > size_bytes or block_bytes == _BLOCK_BYTES_MAX:
@@ -65,11 +67,17 @@ def file_checksums(path: Path) -> dict[str, str]:
 
 
 def _sums(path: Path, block_bytes: int) -> dict[str, str]:
+    # A file, not its name: by that pyarrow would take it for a compressed one.
+    with pa.OSFile(str(path)) as first, pa.OSFile(str(path)) as second:
+        return _sums_of(first, second, block_bytes)
+
+
+def _sums_of(file: pa.NativeFile, again: pa.NativeFile, block_bytes: int) -> dict[str, str]:
     read = pa_csv.ReadOptions(
         use_threads=False, block_size=block_bytes, autogenerate_column_names=True
     )
     parse = pa_csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False)
-    with pa_csv.open_csv(path, read, parse, pa_csv.ConvertOptions(check_utf8=False)) as first:
+    with pa_csv.open_csv(file, read, parse, pa_csv.ConvertOptions(check_utf8=False)) as first:
         numbered = first.schema.names
     convert = pa_csv.ConvertOptions(
         check_utf8=False,
@@ -79,7 +87,7 @@ def _sums(path: Path, block_bytes: int) -> dict[str, str]:
         quoted_strings_can_be_null=False,
     )
     sums: ColumnSums | None = None
-    with pa_csv.open_csv(path, read, parse, convert) as reader:
+    with pa_csv.open_csv(again, read, parse, convert) as reader:
         for batch in reader:
             if sums is None and batch.num_rows:
                 names = [_text(column[0].as_py()) for column in batch.columns]

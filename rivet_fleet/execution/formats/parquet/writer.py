@@ -51,6 +51,8 @@ def file_checksums(path: Path) -> dict[str, str]:
             for batch in file.iter_batches(_rows_at_once(footer), use_threads=False):
                 for piece in _pieces(batch, shared):
                     sums.add(piece)
+    except MemoryError:
+        raise  # Arrow's own is one of its exceptions, too: it says nothing of the bytes
     except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # The system's own; what pyarrow says of the bytes has no number.
@@ -163,6 +165,8 @@ class ParquetFormat:
         """Rows by the footer. DataIntegrityError when it is no complete Parquet file."""
         try:
             return int(pq.read_metadata(path).num_rows)
+        except MemoryError:
+            raise
         except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
             raise DataIntegrityError("it is not a complete Parquet file") from error
 
