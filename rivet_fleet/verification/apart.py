@@ -4,8 +4,9 @@ A file is whatever somebody put there. Its few bytes may stand for more than all
 footer that contradicts itself ends the process that reads it (an exception of C++ that nobody
 catches). So it is read by a child that may grow by so much and no more, and whose end is a finding.
 
-The child is forked, by a command that has one thread and holds neither a connection nor a lock: it
-starts in a hundredth of a second and has the file's handle. It says what it found, and is gone.
+The child is forked, by a command that waits for it and holds no lock: it starts in a hundredth of a
+second and has the file's handle. It touches nothing else of what the command has (a store's client
+has a thread of its own, which does not come along), says what it found, and is gone.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import json
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -52,7 +54,10 @@ def _apart(work: Callable[[], Any]) -> Any:
     if not _FORKS:
         return _given(_said(work), 0)
     reads, writes = os.pipe()
-    child = os.fork()
+    with warnings.catch_warnings():
+        # Later Pythons warn of a fork beside threads: the child takes no lock of theirs.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
     if child == 0:
         _answer(work, writes)
     os.close(writes)
