@@ -55,7 +55,9 @@ def memory_bounded(grows_bytes_max: int) -> Iterator[None]:
     import resource
 
     before, pool = resource.getrlimit(resource.RLIMIT_AS), pa.default_memory_pool()
-    # Arrow's own pool has a gigabyte of addresses in hand; large blocks of the C allocator are new.
+    # The first use of Arrow's own pool takes a gigabyte of addresses; large blocks of the C
+    # allocator are new ones.
+    pa.allocate_buffer(1, memory_pool=pool)
     pa.set_memory_pool(pa.system_memory_pool())
     trim_heap()
     with contextlib.suppress(OSError, ValueError):

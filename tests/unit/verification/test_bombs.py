@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import random
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +24,6 @@ from rivet_fleet.execution.parts import digest_file
 from rivet_fleet.verification import apart
 from rivet_fleet.verification.findings import VerifyCode
 from rivet_fleet.verification.validate import validate_prefix
-from tests.rogue.tcp import Memory
 from tests.unit.verification.test_validate import Dataset, codes
 
 MB = 1024 * 1024
@@ -83,26 +84,47 @@ def replaced(dataset: Dataset, write: Callable[[Path], int]) -> Path:
     return path
 
 
-def bounded(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> list[VerifyCode]:
-    """What is found by a process of its own, and by this one, whose memory is looked at."""
-    monkeypatch.setattr(apart, "READING_BYTES_MAX", TAKEN_BYTES_MAX)
-    found = codes(validate_prefix(dataset.open()))
-    monkeypatch.setattr(apart, "_FORKS", False)
-    memory = Memory()
-    memory.begin()
-    assert codes(validate_prefix(dataset.open())) == found
-    assert memory.grown_mb < TAKEN_BYTES_MAX / MB + SLACK_MB
-    return found
+_READ = """
+import json, resource, sys
+from pathlib import Path
+from rivet_fleet.contracts.plan import FormatPlan
+from rivet_fleet.execution import registry
+from rivet_fleet.verification import apart
+
+apart.READING_BYTES_MAX = int(sys.argv[1])
+reader = apart.PartReader(registry.open_format(FormatPlan(format="parquet")))
+said = {}
+for path in map(Path, sys.argv[2:]):
+    try:
+        said[path.name] = reader.checksums(path)
+    except MemoryError:
+        said[path.name] = "too large"
+used = [resource.getrusage(who).ru_maxrss for who in (0, -1)]
+print(json.dumps([said, used]))
+"""
 
 
-@pytest.mark.parametrize("name", PARQUET)
-def test_what_a_parquet_file_blows_up_to_is_not_read(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_parquet_file_blows_up_to_is_not_read(tmp_path: Path) -> None:
+    """Measured by the system, at whoever reads."""
+    paths = [tmp_path / name for name in PARQUET]
+    for path in paths:
+        PARQUET[path.name](path)
+        assert path.stat().st_size < 400_000
+    command = [sys.executable, "-c", _READ, str(TAKEN_BYTES_MAX), *map(str, paths)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    said, (own_kb, children_kb) = json.loads(done.stdout)
+    assert said == dict.fromkeys(PARQUET, "too large")
+    assert (children_kb - own_kb) / 1024 < TAKEN_BYTES_MAX / MB + SLACK_MB
+    assert not done.stderr
+
+
+def test_what_takes_too_much_is_a_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "spool").mkdir()
     dataset = Dataset(tmp_path / "out", tmp_path / "spool", "parquet")
-    assert replaced(dataset, PARQUET[name]).stat().st_size < 400_000
-    assert VerifyCode.PART_TOO_LARGE in bounded(dataset, monkeypatch)
+    replaced(dataset, PARQUET["one list of numbers"])
+    monkeypatch.setattr(apart, "READING_BYTES_MAX", 32 * MB)
+    verdict = validate_prefix(dataset.open())
+    assert VerifyCode.PART_TOO_LARGE in codes(verdict) and not verdict.passed
 
 
 def test_a_csv_file_of_one_line_is_not_read(
