@@ -450,6 +450,8 @@ _ALL = [
         RIVET_VERIFY_SUCCESS_READ_ERROR | `_SUCCESS` could not be read | {_LOOK}
         RIVET_VERIFY_LIST_ERROR | the destination could not be listed | {_LOOK}
         RIVET_VERIFY_PART_READ_ERROR | a part could not be read | {_LOOK}
+        RIVET_VERIFY_PART_TOO_LARGE | reading a part's values takes more than 1 GB of
+            memory (Linux) | find out who wrote that file; it is none of ours
         """,
     ),
     *_codes(
