@@ -79,7 +79,7 @@ def _answer(work: Callable[[], Any], writes: int) -> NoReturn:
     try:
         faulthandler.disable()
         # Before its first use: Arrow's own pool has a gigabyte in hand that no limit would count.
-        os.environ["ARROW_DEFAULT_MEMORY_POOL"] = "system"
+        os.putenv("ARROW_DEFAULT_MEMORY_POOL", "system")
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         with os.fdopen(writes, "wb") as answers:
