@@ -107,6 +107,7 @@ SCENARIOS: dict[KillPoint, Scenario] = {
     KillPoint.MANIFEST_WRITTEN: _ONCE,
     KillPoint.MANIFEST_VERIFIED: _ONCE,
     KillPoint.SUCCESS_WRITTEN: _ONCE,
+    KillPoint.LATEST_WRITTEN: _ONCE,
     KillPoint.RUN_FINISHED: _ONCE,
     KillPoint.REPORT_WRITTEN: _ONCE,
 }

@@ -40,6 +40,7 @@ class KillPoint(Enum):
     MANIFEST_WRITTEN = "manifest.written"
     MANIFEST_VERIFIED = "manifest.verified"
     SUCCESS_WRITTEN = "success.written"
+    LATEST_WRITTEN = "latest.written"
     RUN_FINISHED = "run.finished"
     REPORT_WRITTEN = "report.written"
 

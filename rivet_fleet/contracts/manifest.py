@@ -164,6 +164,9 @@ def part_named(
 MANIFEST_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 SUCCESS_NAME = "_SUCCESS"
+LATEST_NAME = "latest.json"
+"""Which run is the newest complete one, for programs that read the files."""
+LATEST_VERSION = 1
 REPORT_FOLDER = "_reports"
 """One folder per run with a summary; consumers skip names that begin with ``_``."""
 PART_CHECKSUMS_MAX = 400_000
@@ -292,6 +295,31 @@ def build_manifest(
                 for gate in acceptance.gates
             ],
         }
+    return (json.dumps(body, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def latest_bytes(plan: ExportPlan, parts: Sequence[LedgerPart], *, finished_at: str) -> bytes:
+    """The exact bytes of ``latest.json`` for a run that is complete; paths are relative to it."""
+    ordered = sorted(parts, key=lambda p: (p.chunk_index, p.part_number))
+    return _latest(
+        plan,
+        run_id=plan.run_id,
+        finished_at=finished_at,
+        manifest=run_manifest_name(plan.run_id),
+        success=f"{plan.run_id}/{SUCCESS_NAME}",
+        row_count=sum(p.digest.rows for p in ordered),
+        files=[p.path for p in ordered],
+    )
+
+
+def withdrawn_bytes(plan: ExportPlan) -> bytes:
+    """The same while no run is: the newest one was reopened, and nothing older takes its place."""
+    nothing = dict.fromkeys(("run_id", "finished_at", "manifest", "success", "row_count"))
+    return _latest(plan, **nothing, files=[])
+
+
+def _latest(plan: ExportPlan, **fields: object) -> bytes:
+    body = {"latest_version": LATEST_VERSION, "export_name": plan.export_name, **fields}
     return (json.dumps(body, indent=2, ensure_ascii=False) + "\n").encode()
 
 

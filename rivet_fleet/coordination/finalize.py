@@ -12,15 +12,18 @@ from rivet_fleet.contracts.identity import namespace_of
 from rivet_fleet.contracts.keys import RunId
 from rivet_fleet.contracts.killpoints import KillPoint, reach
 from rivet_fleet.contracts.manifest import (
+    LATEST_NAME,
     MANIFEST_NAME,
     REPORT_FOLDER,
     SUCCESS_NAME,
     LedgerPart,
     RunWindow,
     build_manifest,
+    latest_bytes,
     merge_columns,
     run_manifest_name,
     success_line,
+    withdrawn_bytes,
 )
 from rivet_fleet.contracts.plan import ExportPlan
 from rivet_fleet.contracts.proof import RunProof
@@ -336,6 +339,9 @@ def _reopen_lost(
         for index, part in lost.items()
         if destination.look(part.receipt, part.path, part.digest) is not Presence.VISIBLE
     }
+    if lost:
+        # A finalizer may have died behind the marks.
+        withdraw_success(destination, run.plan)
     for index, part in lost.items():
         task = fleet.patience.call("read a chunk", partial(fleet.store.task, run.run_id, index))
         if task is not None and task.fence == part.fence:
@@ -358,19 +364,25 @@ def manifest_bytes(
     proof: RunProof | None = None,
 ) -> bytes:
     """The manifest from what the state keeps alone: equal for every finalizer, whenever it runs."""
-    finished_at_s = fleet.patience.call(
-        "read when the run ended", lambda: fleet.store.run_finished_at_s(run.run_id)
-    )
     return build_manifest(
         run.plan,
         parts,
         window=RunWindow(
-            started_at=_rfc3339(run.created_at_s), finished_at=_rfc3339(finished_at_s)
+            started_at=_rfc3339(run.created_at_s), finished_at=_finished_at(fleet, run)
         ),
         destination_uri=destination.uri,
         schema_fingerprint=schema_fingerprint(run.plan.output_columns),
         acceptance=run.acceptance,
         proof=proof,
+    )
+
+
+def _finished_at(fleet: Fleet, run: RunView) -> str:
+    """Of the last chunk, so that every finalizer says the same."""
+    return _rfc3339(
+        fleet.patience.call(
+            "read when the run ended", lambda: fleet.store.run_finished_at_s(run.run_id)
+        )
     )
 
 
@@ -412,7 +424,26 @@ def _write(
     destination.put_atomic(f"{run.run_id}/{SUCCESS_NAME}", line)
     destination.put_atomic(SUCCESS_NAME, line)
     reach(KillPoint.SUCCESS_WRITTEN)
+    _point_to(fleet, destination, run, lease, parts, body)
     return None
+
+
+def _point_to(
+    fleet: Fleet,
+    destination: Destination,
+    run: RunView,
+    lease: FinalizeLease,
+    parts: list[LedgerPart],
+    body: bytes,
+) -> None:
+    """``latest.json`` names this run, now that all of it is there. It only moves forward: who slept
+    has lost the lease, and where a later run has taken the canonical name, that is the newest."""
+    _still_ours(fleet, lease)
+    if destination.read(MANIFEST_NAME, MANIFEST_BYTES_MAX) != body:
+        return
+    latest = latest_bytes(run.plan, parts, finished_at=_finished_at(fleet, run))
+    destination.put_atomic(LATEST_NAME, latest)
+    reach(KillPoint.LATEST_WRITTEN)
 
 
 def _take_name(
@@ -516,8 +547,12 @@ def _rfc3339(epoch_s: float) -> str:
 def withdraw_success(destination: Destination, plan: ExportPlan) -> None:
     """Before a finished run is reopened: nobody may believe in it any longer.
 
-    The canonical marker goes only when it speaks of this run.
+    The canonical marker goes only when it speaks of this run, and ``latest.json``, which stays,
+    names none then.
     """
+    latest = destination.read(LATEST_NAME, MANIFEST_BYTES_MAX)
+    if latest is not None and f'"run_id": "{plan.run_id}"'.encode() in latest:
+        destination.put_atomic(LATEST_NAME, withdrawn_bytes(plan))
     body = destination.read(run_manifest_name(plan.run_id), MANIFEST_BYTES_MAX)
     canonical = destination.read(SUCCESS_NAME, 4096)
     if body is not None and canonical == success_line(fingerprint_bytes(body)):

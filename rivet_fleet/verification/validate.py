@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from rivet_fleet.contracts.manifest import (
+    LATEST_NAME,
     MANIFEST_NAME,
     SUCCESS_NAME,
     ChecksumState,
@@ -334,7 +335,8 @@ def _find_untracked(
     destination: Destination, manifest: FoundManifest, paths: set[str], verdict: Verification
 ) -> None:
     """Objects that no manifest at this prefix lists. Advisory: a run in progress has some."""
-    untracked = {path for path in paths if path != MANIFEST_NAME and not _is_marker(path)}
+    ours = (MANIFEST_NAME, LATEST_NAME)
+    untracked = {path for path in paths if path not in ours and not _is_marker(path)}
     untracked -= {part.path for part in manifest.parts}
     for name in sorted(path for path in paths if _RUN_MANIFEST.fullmatch(path)):
         untracked.discard(name)

@@ -41,6 +41,7 @@ BEFORE = (
     KillPoint.MANIFEST_COPY_WRITTEN,
     KillPoint.MANIFEST_WRITTEN,
     KillPoint.SUCCESS_WRITTEN,
+    KillPoint.LATEST_WRITTEN,
 )
 AFTER = (KillPoint.RUN_FINISHED, KillPoint.REPORT_WRITTEN)
 

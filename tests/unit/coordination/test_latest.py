@@ -1,0 +1,189 @@
+"""``latest.json`` at every moment of a run's end: whole once it is there, about a run that is
+complete, and forward alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rivet_fleet.contracts import killpoints
+from rivet_fleet.contracts.keys import CampaignId, RunId
+from rivet_fleet.contracts.killpoints import Arming, KillAction, KillPoint, KillPointReached
+from rivet_fleet.contracts.manifest import LATEST_NAME, SUCCESS_NAME, success_line
+from rivet_fleet.contracts.plan import CampaignPlan, DestinationPlan
+from rivet_fleet.contracts.state import RunStatus
+from rivet_fleet.coordination.commit import deliver_chunk
+from rivet_fleet.coordination.finalize import finalize_run
+from rivet_fleet.coordination.fleet import Fleet
+from rivet_fleet.coordination.operate import requeue
+from rivet_fleet.coordination.tend import tend
+from rivet_fleet.errors import LeaseLost
+from rivet_fleet.execution.parts import fingerprint_bytes
+from tests.campaigns import campaign_plan
+from tests.model.destination import open_destination
+from tests.model.store import MemoryStore
+from tests.unit.coordination.fleets import DatabaseClock, make_fleet, spooled
+
+BODY_MAX = 1 << 20
+POINTS = tuple(
+    point
+    for point in KillPoint
+    if point.value.partition(".")[0]
+    in ("finalize", "manifest", "success", "latest", "run", "report", "proof")
+    and point is not KillPoint.PROOF_NOTED  # nothing is proven here
+)
+
+
+@pytest.fixture(autouse=True)
+def disarmed() -> Iterator[None]:
+    yield
+    killpoints.arm(())
+    killpoints.observe(None)
+
+
+class Place:
+    """One dataset to which one campaign after the other delivers."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.clock = folder, DatabaseClock()
+        self.store = MemoryStore(self.clock)
+        self.where = DestinationPlan(kind="memory", prefix=f"latest-{folder}")
+
+    def submit(self, name: str) -> RunId:
+        plan: CampaignPlan = campaign_plan(campaign_id=name, chunks=(1,))
+        (run,) = plan.runs
+        run = replace(run, plan=replace(run.plan, destination=self.where))
+        self.store.submit(replace(plan, runs=(run,)))
+        return run.plan.run_id
+
+    def deliver(self, name: str, fleet: Fleet) -> None:
+        """Whatever is left to be done of a campaign."""
+        claim = fleet.store.claim(CampaignId(name), fleet.identity, 30.0)
+        if claim is not None:
+            plan = fleet.planned_run(claim.run_id).plan
+            deliver_chunk(fleet, claim, plan, spooled(self.folder / "spool"))
+        for run in self.store.runs(CampaignId(name)):
+            finalize_run(fleet, run.run_id)
+
+    def finish(self, name: str) -> None:
+        """By others, once the leases of whoever died are over."""
+        heir = make_fleet(self.store, self.folder, "heir")
+        for _ in range(3):
+            self.clock.time_s += 60.0
+            self.store.reap_expired(CampaignId(name))
+            self.deliver(name, heir)
+            tend(heir, CampaignId(name))
+        assert {run.status for run in self.store.runs(CampaignId(name))} == {RunStatus.COMPLETED}
+
+    def fleet(self, name: str = "worker") -> Fleet:
+        return make_fleet(self.store, self.folder, name)
+
+    def latest(self) -> dict[str, Any] | None:
+        """What a reader finds, who believes it: the run that it names must be all there."""
+        destination = open_destination(self.where)
+        body = destination.read(LATEST_NAME, BODY_MAX)
+        if body is None:
+            return None
+        found: dict[str, Any] = json.loads(body)
+        if found["run_id"] is not None:
+            manifest = destination.read(found["manifest"], BODY_MAX)
+            assert manifest is not None, "it points to a run without a manifest"
+            line = destination.read(found["success"], BODY_MAX)
+            assert line == success_line(fingerprint_bytes(manifest)), "the run is not complete"
+            assert found["success"] == f"{found['run_id']}/{SUCCESS_NAME}"
+            visible = {info.path for info in destination.list_visible(found["run_id"])}
+            assert set(found["files"]) <= visible, "a file is missing"
+            assert found["files"] == [part["path"] for part in json.loads(manifest)["parts"]]
+        return found
+
+    def named(self) -> str | None:
+        found = self.latest()
+        return None if found is None else found["run_id"]
+
+
+def looked_at(place: Place) -> Callable[[KillPoint], None]:
+    """A reader who looks at every moment that has a name."""
+
+    def look(_point: KillPoint) -> None:
+        place.latest()
+
+    return look
+
+
+@pytest.mark.parametrize("point", POINTS, ids=lambda point: point.value)
+def test_wherever_the_finalizer_dies_a_reader_finds_a_complete_run(
+    tmp_path: Path, point: KillPoint
+) -> None:
+    place = Place(tmp_path)
+    killpoints.observe(looked_at(place))
+    first, second = place.submit("c1"), RunId("c2-e0")
+    place.deliver("c1", place.fleet())
+    place.finish("c1")
+    assert place.named() == first
+    assert place.submit("c2") == second
+    killpoints.arm((Arming(point=point, action=KillAction.ERROR),))
+    with pytest.raises(KillPointReached):
+        place.deliver("c2", place.fleet("dying"))
+    written = POINTS.index(point) >= POINTS.index(KillPoint.LATEST_WRITTEN)
+    assert place.named() == (second if written else first), "never missing, never torn"
+    killpoints.arm(())
+    place.finish("c2")
+    assert place.named() == second
+
+
+def test_a_finalizer_that_slept_does_not_bring_an_older_run_back(tmp_path: Path) -> None:
+    """It wakes up behind ``_SUCCESS``, and others have finished its run and the next one."""
+    place = Place(tmp_path)
+    place.submit("c1")
+    slept: list[None] = []
+
+    def sleep(point: KillPoint) -> None:
+        if point is KillPoint.SUCCESS_WRITTEN and not slept:
+            slept.append(None)
+            place.finish("c1")
+            place.submit("c2")
+            place.finish("c2")
+
+    killpoints.observe(sleep)
+    with pytest.raises(LeaseLost):
+        place.deliver("c1", place.fleet("sleeper"))
+    assert slept and place.named() == "c2-e0"
+
+
+def test_where_a_later_run_has_the_canonical_name_nothing_is_named(tmp_path: Path) -> None:
+    """A lease that is still believed does not help: the name says who is the newest."""
+    place = Place(tmp_path)
+    place.submit("c1")
+
+    def taken(point: KillPoint) -> None:
+        if point is KillPoint.SUCCESS_WRITTEN:
+            open_destination(place.where).put_atomic("manifest.json", b"of a later run")
+
+    killpoints.observe(taken)
+    place.deliver("c1", place.fleet())
+    assert place.named() is None
+
+
+def test_a_run_that_is_reopened_is_named_no_longer_and_no_older_one_instead(
+    tmp_path: Path,
+) -> None:
+    place = Place(tmp_path)
+    for name in ("c1", "c2"):
+        place.submit(name)
+        place.deliver(name, place.fleet())
+        place.finish(name)
+    latest = place.latest()
+    assert latest is not None and latest["run_id"] == "c2-e0" and latest["row_count"] == 10
+    open_destination(place.where).remove(latest["files"][0])
+    assert requeue(place.fleet(), CampaignId("c2"), lost=True).lost == 1
+    withdrawn = place.latest()
+    assert withdrawn is not None, "once it is there it stays"
+    assert withdrawn["run_id"] is None and withdrawn["files"] == []
+    assert set(withdrawn) == set(latest)
+    place.finish("c2")
+    assert place.named() == "c2-e0"
