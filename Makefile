@@ -58,20 +58,24 @@ bench: $(READY)
 bench-oltp: $(READY) .tools/.ready
 	$(BIN)/python -m bench.oltp --write-docs
 
-# The program alone, from the locks and this folder: `make install PREFIX=/opt/rivet-fleet`.
+# The program alone, from the locks and this folder: `make install PREFIX=/opt/rivet-fleet`, with what object
+# stores need: `make install PREFIX=… EXTRAS='s3 azure'`.
 install:
-	PYTHON='$(PYTHON)' scripts/install '$(PREFIX)'
+	PYTHON='$(PYTHON)' scripts/install '$(PREFIX)' $(EXTRAS)
 
 # What the locks say they were made of: `make lock` keeps the versions, `make lock UPGRADE=--upgrade` does not.
 UPGRADE ?=
 COMPILE  = .tools/uv/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header \
     --no-emit-index-url $(UPGRADE)
 
-STORES   = --extra s3 --extra gcs --extra azure
+STORES   = s3 gcs azure
 
 lock: .tools/uv/.ready
 	$(COMPILE) pyproject.toml -o requirements.lock
-	$(COMPILE) --extra demo --extra test $(STORES) pyproject.toml -o requirements-dev.lock
+	$(COMPILE) --extra demo --extra test $(STORES:%=--extra %) pyproject.toml -o requirements-dev.lock
+	for store in $(STORES); do \
+	    $(COMPILE) --extra $$store -c requirements-dev.lock pyproject.toml -o requirements-$$store.lock \
+	    || exit 1; done
 	for group in build uv audit go; do \
 	    $(COMPILE) --group pyproject.toml:$$group -o requirements-$$group.lock || exit 1; done
 	$(COMPILE) bench/requirements.in -o bench/requirements.lock

@@ -155,7 +155,7 @@ def test_what_keeps_the_rules_is_let_through(line: str) -> None:
 
 
 def test_every_requirement_of_every_lock_has_a_hash() -> None:
-    assert len(_LOCKS) == 7
+    assert len(_LOCKS) == 10
     for lock in _LOCKS:
         entries = re.split(r"^(?=[A-Za-z0-9])", read(lock), flags=re.MULTILINE)[1:]
         assert entries
@@ -179,6 +179,10 @@ def pins(lock: Path) -> set[str]:
 def test_what_is_tested_is_what_is_shipped() -> None:
     tested = pins(ROOT / "requirements-dev.lock")
     assert pins(ROOT / "requirements.lock") <= tested
+    for store in ("s3", "gcs", "azure"):
+        assert (
+            pins(ROOT / "requirements.lock") < pins(ROOT / f"requirements-{store}.lock") <= tested
+        )
     assert pins(ROOT / "requirements-build.lock") <= tested
 
 
