@@ -128,11 +128,33 @@ class SourceCapabilities:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KeyedQuery:
+    """A query with every column of one of its table's keys among its own: ``sql``. ``added``: name
+    and native type of those that the query itself does not return."""
+
+    columns: tuple[str, ...]
+    sql: str
+    added: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueryTable:
+    """The one table whose rows a query's are (ADR 0026). ``columns``: those of its keys, as the
+    table has them; ``queries``: one for each key; ``basis``: what a plan by such a key rests on
+    besides."""
+
+    relation: RelationName
+    columns: tuple[ColumnFacts, ...]
+    queries: tuple[KeyedQuery, ...]
+    basis: tuple[BasisFact, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SourceFacts:
     """Everything the planner may know about one export's source.
 
-    ``relation`` is None for a ``query:`` export; then indexes, heaps and statistics are
-    empty and ``row_estimate`` comes from the server's plan, if at all.
+    ``relation`` is None for a ``query:`` export; then there are no heaps, and indexes and keys only
+    with ``table``; ``row_estimate`` comes from the server's plan, if at all.
     """
 
     engine: str
@@ -156,6 +178,11 @@ class SourceFacts:
     """The session variables under which a query was described; see ``ReadPlan.session``."""
     changes: ChangeReading | None = None
     """How the relation's counters stood before anything else was asked."""
+    table: QueryTable | None = None
+    """Of a query whose rows are one table's; then ``indexes`` and ``keys`` are those of it that
+    hold for the query's rows."""
+    undivided: str = ""
+    """Why a query's rows are not taken for one table's: the end of a sentence about it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

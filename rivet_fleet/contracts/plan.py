@@ -29,6 +29,15 @@ class SealedHeap:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedTable:
+    """The table whose key cuts a query (ADR 0026). ``added``: name and native type of each column
+    that the plan's query returns for the sake of the key alone."""
+
+    relation: RelationName
+    added: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReadPlan:
     """What is read. Exactly one of ``relation`` and ``query`` is set.
 
@@ -59,6 +68,13 @@ class ReadPlan:
     environment. Empty: ``query`` is SQL, and refers to nothing."""
     basis: tuple[BasisFact, ...] = ()
     """What its ranges and its window rest on (ADR 0018); empty in plans of older programs."""
+    table: PlannedTable | None = None
+    """Of a query that is cut by its table's key."""
+
+    @property
+    def hidden(self) -> frozenset[str]:
+        """Columns that the query returns and that are no part of the export."""
+        return frozenset(name for name, _ in self.table.added) if self.table else frozenset()
 
 
 TARGET_STATEMENT_MS = 150

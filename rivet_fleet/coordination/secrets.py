@@ -68,6 +68,10 @@ class PrivateSource:
                     hint="give every expression of the query a name with AS",
                     code=PARAMETER_NAMED,
                 )
+        if whole != request.query:
+            # What was made of the text has the secret in it.
+            why = "it holds secret parameters, which a plan does not"
+            facts = replace(facts, table=None, indexes=(), undivided=why)
         return facts
 
     def newest(self, request: NewestRequest) -> Newest:

@@ -264,7 +264,7 @@ class PagedReader:
                 source,
                 self._range,
                 self._keys_of_row,
-                index_walk=read.relation is not None,
+                index_walk=read.relation is not None or read.table is not None,
             )
         if kind is RangeKind.SPAN:
             return SpanPager(dialect, columns, source, self._range, self._keys_of_row)

@@ -178,7 +178,7 @@ def parquet_name(column_type: ColumnType) -> str:
 
 def check_columns(read: ReadPlan, now: tuple[ColumnFacts, ...]) -> None:
     """Raises SchemaDrift when the source's columns are not the planned ones."""
-    differences = drift(read.columns, now)
+    differences = drift(read.columns, tuple(one for one in now if one.name not in read.hidden))
     if differences:
         raise SchemaDrift(
             f"{read.relation or 'the query'}: the columns are not the planned ones: "

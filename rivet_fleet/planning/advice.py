@@ -256,8 +256,8 @@ def _uses_index(facts: SourceFacts, run: PlannedRun, kinds: set[RangeKind]) -> b
     if (reads_new := _reads_new_only(facts, run)) is not None:
         return reads_new
     if kinds <= {RangeKind.KEYSET, RangeKind.BLOCKS}:
-        # Of a query nobody knows how the server finds the key's rows.
-        return None if facts.relation is None else True
+        # Of most queries nobody knows how the server finds the key's rows.
+        return None if facts.relation is None and run.plan.read.table is None else True
     if facts.relation is None:
         return None
     columns = _key_columns(run)

@@ -21,8 +21,9 @@ _RANKS = {TypeKind.UUID: 1, TypeKind.STRING: 2}
 
 
 def column_of(facts: SourceFacts, name: str) -> ColumnFacts | None:
-    """One column's facts, or None."""
-    return next((column for column in facts.columns if column.name == name), None)
+    """One column's facts, or None; of a query's key as its table has it."""
+    known = (*(facts.table.columns if facts.table else ()), *facts.columns)
+    return next((column for column in known if column.name == name), None)
 
 
 def key_facts(facts: SourceFacts, columns: tuple[str, ...]) -> KeyFacts | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from rivet_fleet.contracts.basis import BasisFact
 from rivet_fleet.contracts.columns import ColumnSpec, ColumnType, Fidelity, TypeKind
 from rivet_fleet.contracts.facts import ColumnFacts, SourceFacts
 from rivet_fleet.contracts.keys import ChunkRange, RangeKind
@@ -15,6 +16,8 @@ from rivet_fleet.contracts.plan import (
     DestinationPlan,
     FormatPlan,
     MetaPlan,
+    PlannedTable,
+    SealedHeap,
     TuningPlan,
 )
 from rivet_fleet.contracts.proof import ProofPlan, Prove
@@ -371,6 +374,12 @@ def tuning_plan(source: SourceConfig, export: TuningConfig, budget: MemoryBudget
     )
 
 
+def attempts_max(loaded: LoadedConfig, export: ExportConfig, tuning: TuningPlan) -> int:
+    """How often a chunk is tried: the export's word, the campaign's, one more than retries."""
+    campaign = loaded.config.campaign
+    return export.chunk_max_attempts or campaign.max_chunk_attempts or tuning.max_retries + 1
+
+
 def _batch(
     source: TuningConfig, export: TuningConfig, profile: dict[str, float]
 ) -> tuple[int | None, int | None]:
@@ -380,6 +389,34 @@ def _batch(
             return block.batch_size, block.batch_size_memory_mb
     rows, memory_mb = profile.get("batch_size"), profile.get("batch_size_memory_mb")
     return (int(rows) if rows else None), (int(memory_mb) if memory_mb else None)
+
+
+# ------------------------------------------------------------------------------------------
+# The query as it is read, what that rests on (ADR 0026), and the heaps. Pure.
+
+
+def query_plan(
+    query: str | None, facts: SourceFacts, ranges: Sequence[ChunkRange]
+) -> tuple[str | None, PlannedTable | None, tuple[BasisFact, ...]]:
+    """The query, with the columns of the key that cuts it where that is its table's."""
+    table, cut = facts.table, ranges[0]
+    if table is not None and cut.kind is RangeKind.KEYSET:
+        for keyed in table.queries:
+            if keyed.columns == cut.columns:
+                planned = PlannedTable(relation=table.relation, added=keyed.added)
+                return keyed.sql, planned, tuple(dict.fromkeys((*facts.basis, *table.basis)))
+    return query, None, facts.basis
+
+
+def sealed_heaps(facts: SourceFacts, ranges: Sequence[ChunkRange]) -> tuple[SealedHeap, ...]:
+    """What the block numbers of a plan are numbers of; nothing for a plan without any."""
+    if all(one.kind is not RangeKind.BLOCKS for one in ranges):
+        return ()
+    return tuple(
+        SealedHeap(relation=heap.name, identity=heap.identity)
+        for heap in facts.heaps
+        if heap.identity is not None
+    )
 
 
 # ------------------------------------------------------------------------------------------

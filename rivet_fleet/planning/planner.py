@@ -9,7 +9,7 @@ from typing import TypeVar
 from rivet_fleet.contracts.basis import resting
 from rivet_fleet.contracts.facts import SourceFacts
 from rivet_fleet.contracts.identity import check_campaign_id, date_of, new_campaign_id, run_id_of
-from rivet_fleet.contracts.keys import CampaignId, RangeKind
+from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.contracts.parameters import ParameterSeal, references, seal
 from rivet_fleet.contracts.plan import (
     CampaignPlan,
@@ -17,7 +17,6 @@ from rivet_fleet.contracts.plan import (
     ExportPlan,
     PlannedRun,
     ReadPlan,
-    SealedHeap,
 )
 from rivet_fleet.contracts.proof import ProofPlan
 from rivet_fleet.contracts.state import MeasuredRun
@@ -35,6 +34,7 @@ from rivet_fleet.planning.cuts import Refusal
 from rivet_fleet.planning.diagnostics import diagnose
 from rivet_fleet.planning.export_plan import (
     PlannedColumns,
+    attempts_max,
     destination_plan,
     format_plan,
     memory_budget,
@@ -42,6 +42,8 @@ from rivet_fleet.planning.export_plan import (
     meta_problems,
     plan_columns,
     proof_plan,
+    query_plan,
+    sealed_heaps,
     tuning_plan,
     uses_date,
 )
@@ -274,15 +276,14 @@ def _sealed(
     when: _When,
     windowed: Windowed | None,
 ) -> PlannedRun:
-    campaign = loaded.config.campaign
-    budget = memory_budget(campaign.worker_memory_mb)
+    budget = memory_budget(loaded.config.campaign.worker_memory_mb)
     tuning = tuning_plan(loaded.sources[connection.name], export.tuning, budget)
     written, format_warnings = format_plan(export, budget)
-    attempts = export.chunk_max_attempts or campaign.max_chunk_attempts or tuning.max_retries + 1
     on_schema_drift, shape_factor = change_policies(loaded.config, export)
     quality = quality_plan(export.quality, choice.ranges)
     compared = uncompared(quality, facts.row_estimate, len(choice.ranges))
     window = windowed.window if windowed else None
+    query, table, basis = query_plan(loaded.queries.get(export.name), facts, choice.ranges)
     diagnostics = diagnose(
         export, facts=facts, choice=choice, tuning=tuning, uncompared=compared, windowed=windowed
     )
@@ -297,19 +298,20 @@ def _sealed(
             engine=connection.engine,
             source_identity=connection.identity,
             relation=facts.relation,
-            query=loaded.queries.get(export.name),
+            query=query,
+            table=table,
             secrets=_sealed_secrets(loaded, export, connection),
             columns=tuple(columns.specs),
             on_unrepresentable=policies_of(loaded.config, export).on_unrepresentable,
             session=facts.session,
             window=window,
-            heaps=_sealed_heaps(facts, choice),
-            basis=resting(facts.basis, choice.ranges, window),
+            heaps=sealed_heaps(facts, choice.ranges),
+            basis=resting(basis, choice.ranges, window),
         ),
         format=written,
         destination=destination_plan(loaded, export, when.date or ""),
         tuning=tuning,
-        attempts_max=attempts,
+        attempts_max=attempts_max(loaded, export, tuning),
         source_group=export.source_group,
         skip_empty=export.skip_empty,
         verify=export.verify,
@@ -358,17 +360,6 @@ def _sealed_secrets(
     return tuple(
         seal(name, loaded.parameters[name].value, connection.identity, query)
         for name in references(query)
-    )
-
-
-def _sealed_heaps(facts: SourceFacts, choice: Choice) -> tuple[SealedHeap, ...]:
-    """What the block numbers of a plan are numbers of; nothing for a plan without any."""
-    if all(one.kind is not RangeKind.BLOCKS for one in choice.ranges):
-        return ()
-    return tuple(
-        SealedHeap(relation=heap.name, identity=heap.identity)
-        for heap in facts.heaps
-        if heap.identity is not None
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from rivet_fleet.contracts.columns import ColumnType, TypeKind
-from rivet_fleet.contracts.facts import KeyFacts, SourceFacts
+from rivet_fleet.contracts.facts import ColumnFacts, KeyFacts, SourceFacts
 from rivet_fleet.contracts.keys import KeyTuple, RangeKind
 from rivet_fleet.planning.candidates import (
     column_of,
@@ -61,20 +61,24 @@ def choose(export: ExportConfig, facts: SourceFacts) -> Choice | Refusal:
 def _in_server_order(facts: SourceFacts, cast: frozenset[str]) -> SourceFacts:
     """Columns read as another type are ordered by their own: no arithmetic on their values."""
     opaque = ColumnType(kind=TypeKind.STRING)
-    return replace(
-        facts,
-        columns=tuple(
-            replace(column, type=opaque) if column.name in cast else column
-            for column in facts.columns
-        ),
-    )
+
+    def read(columns: tuple[ColumnFacts, ...]) -> tuple[ColumnFacts, ...]:
+        return tuple(
+            replace(column, type=opaque) if column.name in cast else column for column in columns
+        )
+
+    table = facts.table and replace(facts.table, columns=read(facts.table.columns))
+    return replace(facts, columns=read(facts.columns), table=table)
 
 
 def _automatic(facts: SourceFacts, sizing: Sizing, why: str) -> Choice | Refusal:
     """The best key, else blocks, else everything at once."""
-    if facts.relation is None:
-        return whole_choice(f"{why}; a query has no key that is known to be unique")
     keys = usable_keys(facts)
+    if facts.relation is None and not (keys and facts.table):
+        doubt = facts.undivided or "its table has no unique NOT NULL index that its rows can show"
+        return whole_choice(f"{why}; the query is read by one statement: {doubt}")
+    if facts.table is not None:
+        why = f"{why}; the query's rows are those of {facts.table.relation} alone"
     blocks_possible = facts.capabilities.block_ranges and bool(facts.heaps)
     if keys:
         best = keys[0]

@@ -930,7 +930,8 @@ def test_a_query_gives_what_its_table_gives(source: Source) -> None:
         facts = facts_of(source, None, "i", query=text)
         (key,) = facts.keys
         assert (key.minimum, key.maximum) == (("1",), (str(NUMBERS),))
-        assert facts.relation is None and facts.indexes == facts.heaps == ()
+        assert facts.relation is None and facts.heaps == ()
+        assert facts.table is not None and facts.table.queries[0].columns == ("i",)
         read = read_plan(facts, query=text)
         assert numbered(read_all(source, read, WHOLE), "i") == NUMBER_ROWS
         got = partition(source, read, RangeKind.KEYSET, ("i",), [None, ("7",), None])

@@ -25,6 +25,7 @@ from rivet_fleet.contracts.facts import (
     IndexFacts,
     KeyFacts,
     ProbedDensity,
+    QueryTable,
     SourceFacts,
     leading_index,
 )
@@ -64,6 +65,55 @@ def introspect(
     if (request.relation is None) == (request.query is None):
         raise ConfigError(f"export {request.export_name}: either a table or a query")
     return table(request) if request.relation else query(request)
+
+
+# ------------------------------------------------------------------------------------------
+# A query over one table (ADR 0026)
+
+_FEW = 20
+"""Where a query is expected to return fewer than one of so many rows of its table, a walk along the
+key would pass them all, and the query's own plan may lead to these by a shorter way."""
+UNKNOWN_SIZE = Size(rows=None, provenance="none")
+
+
+class Measured(Protocol):
+    """The one table of a query, with how much there is."""
+
+    @property
+    def size(self) -> Size:
+        """Of the table."""
+        ...
+
+
+M = TypeVar("M", bound=Measured)
+
+
+def table_beneath(
+    asking: AbstractContextManager[At],
+    look: Callable[[At], M | str],
+    request: FactsRequest,
+    size: Size,
+) -> M | str:
+    """The one table whose rows a query's are, or why the query is read by itself: the end of a
+    sentence about it. ``look`` may find that its table cannot be asked about. ``size``: of the
+    query."""
+    try:
+        with asking as at:
+            found = look(at)
+    except (SourceRefused, StatementTimeout) as error:
+        return f"its table is not to be looked at ({error.message})"
+    if isinstance(found, str) or request.key_columns:
+        return found
+    rows, of = size.rows, found.size.rows
+    if rows is None or of is None or rows * _FEW >= of:
+        return found
+    return f"the server expects {rows} of its table's {of} rows, and knows its own way to them"
+
+
+def as_keys(columns: tuple[ColumnFacts, ...], table: QueryTable | None) -> tuple[ColumnFacts, ...]:
+    """A query's columns, those of its table's keys as the table has them."""
+    known = {column.name: column for column in table.columns} if table else {}
+    return tuple(known.get(column.name, column) for column in columns)
 
 
 # ------------------------------------------------------------------------------------------

@@ -104,9 +104,11 @@ class Basis:
             return ()
         if read.relation is not None:
             return self._relation(connection, read.relation, kinds, use)
-        names = [fact.subject for fact in planned if fact.kind is BasisKind.COLLATION]
+        shown = {column.name for column in read.columns} | read.hidden
+        names = {fact.subject for fact in planned if fact.kind is BasisKind.COLLATION} & shown
         found = _ask(connection, [*self._own(kinds), *_order_of_query(read.query or "", names)])
-        return (*_facts(found), *of_session(self._session.server.session))
+        under = read.table and self._relation(connection, read.table.relation, kinds, use)
+        return (*(under or ()), *_facts(found), *of_session(self._session.server.session))
 
     def look(self, read: ReadPlan, chunk_range: ChunkRange) -> tuple[BasisFact, ...]:
         """``now``, by itself. Raises SourceError."""

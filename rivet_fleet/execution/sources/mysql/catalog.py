@@ -114,6 +114,8 @@ class Field:
     charset: int
     length: int
     scale: int
+    origin: tuple[str, str, str] = ("", "", "")
+    """Schema, table and column that it is as it stands; empty for an expression."""
 
     @property
     def wire_type(self) -> str:
@@ -130,6 +132,7 @@ def _field(packet: bytes) -> Field:
         charset=parsed.charsetnr,
         length=parsed.length,
         scale=parsed.scale,
+        origin=(parsed.db.decode("utf-8", "replace"), parsed.org_table, parsed.org_name),
     )
 
 

@@ -13,12 +13,10 @@ from functools import partial
 
 import pymysql
 
-from rivet_fleet.contracts.columns import TypeKind
 from rivet_fleet.contracts.facts import (
     ColumnFacts,
     FactsRequest,
     IndexFacts,
-    KeyFacts,
     SourceFacts,
     leading_index,
 )
@@ -30,12 +28,13 @@ from rivet_fleet.execution.engines.facts import (
     KeyProbe,
     Look,
     Size,
+    as_keys,
     refused_cast,
     thinned,
     with_casts,
 )
 from rivet_fleet.execution.paging import Progress
-from rivet_fleet.execution.sources.mysql import catalog, dialect
+from rivet_fleet.execution.sources.mysql import catalog, dialect, querytable
 from rivet_fleet.execution.sources.mysql.basis import Basis
 from rivet_fleet.execution.sources.mysql.border import refused, told
 from rivet_fleet.execution.sources.mysql.dialect import (
@@ -49,7 +48,7 @@ from rivet_fleet.execution.sources.mysql.dialect import (
     quote_text,
 )
 from rivet_fleet.execution.sources.mysql.estimates import explained, range_cuts
-from rivet_fleet.execution.sources.mysql.keytext import UNSOUND
+from rivet_fleet.execution.sources.mysql.keytext import ORDERED_TEXTS, orderable
 from rivet_fleet.execution.sources.mysql.liveness import WatchedConnection
 from rivet_fleet.execution.sources.mysql.querysession import Own, in_utc, notes
 from rivet_fleet.execution.sources.mysql.session import Session
@@ -79,14 +78,6 @@ ROWS_PER_BOUNDARY = 5_000
 BOUNDARIES_ANYWAY = 200
 STEP_ROWS_MAX = 50_000
 """Index entries one statement of the walk skips at most, so that each stays short."""
-_UNORDERABLE = (
-    TypeKind.FLOAT32,
-    TypeKind.FLOAT64,
-    TypeKind.JSON,
-    # The server compares an enum with text as text, but orders it by its number; comparing
-    # numbers reads the whole index.
-    TypeKind.ENUM,
-)
 
 
 def usable_keys(
@@ -94,13 +85,6 @@ def usable_keys(
 ) -> tuple[tuple[str, ...], ...]:
     """The column tuples a keyset can walk."""
     return facts.usable_keys(columns, indexes, orderable)
-
-
-def orderable(column: ColumnFacts) -> bool:
-    """True when the column's text stands exactly for its place in the order."""
-    if column.collation in UNSOUND:
-        return False
-    return column.type is not None and column.type.kind not in _UNORDERABLE
 
 
 class MysqlKeys(Keyed[WatchedConnection]):
@@ -235,9 +219,6 @@ def _estimated(
     return tuple(found)
 
 
-TEXTS = (TypeKind.STRING, TypeKind.ENUM)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
     """What a worker compares with its plan, and what it reads by."""
@@ -323,17 +304,23 @@ def _query(session: Session, basis: Basis, request: FactsRequest) -> SourceFacts
         # Bare: of a derived table the optimizer may run what it takes for constant.
         size = explained(connection, query)
         rests_on = basis.of_query(connection, query, _texts(columns))
+    under = _beneath(session, basis, request, query, size)
     warnings = [*session.server.warnings, *notes(own, native_types, request.key_columns)]
-    keys: tuple[KeyFacts, ...] = ()
-    if request.key_columns:
-        found = MysqlKeys(session, columns, (), size, query=utc, own=own)
-        keys, _ = found.describe(request, warnings)
+    table, undivided = (None, under) if isinstance(under, str) else (under.table, "")
+    if not isinstance(under, str) and not request.key_columns:
+        keys, indexes = _table_keys(session, under).describe(request, warnings)
+    else:
+        every = () if isinstance(under, str) else under.indexes
+        indexes = tuple(one for one in every if one.columns == request.key_columns)
+        found = MysqlKeys(session, as_keys(columns, table), indexes, size, query=utc, own=own)
+        keys, _ = found.describe(request, warnings) if request.key_columns else ((), ())
     return SourceFacts(
         engine=ENGINE_NAMES[0],
         server_version=session.server.version_text,
         capabilities=CAPABILITIES,
         relation=None,
         columns=casted,
+        indexes=indexes,
         keys=keys,
         row_estimate=size.rows,
         row_estimate_provenance=size.provenance,
@@ -341,6 +328,35 @@ def _query(session: Session, basis: Basis, request: FactsRequest) -> SourceFacts
         warnings=tuple(warnings),
         basis=rests_on,
         session=own,
+        table=table,
+        undivided=undivided,
+    )
+
+
+def _beneath(
+    session: Session, basis: Basis, request: FactsRequest, query: str, size: Size
+) -> querytable.Found | str:
+    """The one table of the query, or why the query is read by itself. ``query``: bare."""
+
+    def look(connection: WatchedConnection) -> querytable.Found | str:
+        mariadb, own = session.server.mariadb, session.server.session
+        found = querytable.query_table(connection, query, own, mariadb=mariadb)
+        if isinstance(found, str):
+            return found
+        whole = _table_size(connection, found.relation, from_item(found.relation.name, None))
+        rests_on = basis.of_relation(connection, found.relation.name)
+        table = replace(found.table, basis=rests_on)
+        indexes = _ordered(found.indexes, found.columns)
+        return replace(found, table=table, indexes=indexes, size=whole)
+
+    asking = _asking(session, "looking for the query's table", session.server.session)
+    return facts.table_beneath(asking, look, request, size)
+
+
+def _table_keys(session: Session, under: querytable.Found) -> MysqlKeys:
+    """The keys of a query's table, looked for in the table: they cut the query's rows as well."""
+    return MysqlKeys(
+        session, under.table.columns, under.indexes, under.size, relation=under.relation.name
     )
 
 
@@ -356,7 +372,7 @@ def _asking(
 
 def _texts(columns: tuple[ColumnFacts, ...]) -> list[str]:
     """The columns that a collation orders."""
-    return [one.name for one in columns if one.type is not None and one.type.kind in TEXTS]
+    return [one.name for one in columns if one.type is not None and one.type.kind in ORDERED_TEXTS]
 
 
 def _ordered(

@@ -10,6 +10,8 @@ import contextlib
 import re
 from dataclasses import dataclass
 
+from rivet_fleet.contracts.columns import TypeKind
+from rivet_fleet.contracts.facts import ColumnFacts
 from rivet_fleet.errors import ConfigError
 from rivet_fleet.execution.sources.mysql.dialect import quote_text
 
@@ -148,3 +150,21 @@ def value_expression(reference: str, form: TextForm) -> str:
 def _bytes(text: str) -> str:
     """Not CAST AS BINARY: that is NULL beyond max_allowed_packet."""
     return f"CONVERT(CONVERT({text} USING utf8mb4) USING binary)"
+
+
+ORDERED_TEXTS = (TypeKind.STRING, TypeKind.ENUM)
+_UNORDERABLE = (
+    TypeKind.FLOAT32,
+    TypeKind.FLOAT64,
+    TypeKind.JSON,
+    # The server compares an enum with text as text, but orders it by its number; comparing
+    # numbers reads the whole index.
+    TypeKind.ENUM,
+)
+
+
+def orderable(column: ColumnFacts) -> bool:
+    """True when the column's text stands exactly for its place in the order."""
+    if column.collation in UNSOUND:
+        return False
+    return column.type is not None and column.type.kind not in _UNORDERABLE

@@ -189,6 +189,7 @@ class MysqlReading(EngineReading[Session, BatchDecoder]):
 
     def _in_utc(self, query: str) -> str:
         native_types = {column.name: column.native_type for column in self._read.columns}
+        native_types |= dict(self._read.table.added if self._read.table else ())
         return in_utc(bare_query(query), native_types, self._read.session)
 
     def block_pager(self, columns: str, source: str, chunk_range: ChunkRange) -> Pager:

@@ -136,10 +136,11 @@ def bare_query(query: str, own: Own | None = None) -> str:
     """The user's query as part of a statement; a newline behind it ends a trailing comment.
     ``own``: the session it is read in, whose mode says what its quotes are; None: not known.
     Raises ConfigError unless it is one whole statement."""
-    return one_statement(query, LEXICAL if own is None else (_reading(own),))
+    return one_statement(query, LEXICAL if own is None else (reading_of(own),))
 
 
-def _reading(own: Own) -> LexicalRules:
+def reading_of(own: Own) -> LexicalRules:
+    """How a session with these settings reads a text."""
     modes = dict(own).get("sql_mode", "").split(",")
     if "NO_BACKSLASH_ESCAPES" in modes:
         return LEXICAL[1]

@@ -21,7 +21,7 @@ from rivet_fleet.contracts.basis import (
     relies,
 )
 from rivet_fleet.contracts.keys import ChunkRange, RelationName
-from rivet_fleet.contracts.plan import ReadPlan
+from rivet_fleet.contracts.plan import PlannedTable, ReadPlan
 from rivet_fleet.errors import SourceBusy
 from rivet_fleet.execution.sources.postgres import querysession
 from rivet_fleet.execution.sources.postgres.catalog import RawColumn, users_path
@@ -223,10 +223,13 @@ class Basis:
         if not kinds:
             return ()
         if read.relation is None:
-            names = [fact.subject for fact in planned if fact.kind is BasisKind.COLLATION]
+            shown = {column.name for column in read.columns} | read.hidden
+            ordered = {fact.subject for fact in planned if fact.kind is BasisKind.COLLATION}
             arms = self._arms(cursor, kinds, query=True)
-            arms += self._of_query(cursor, read.query or "", names)
-            return (*_ask(cursor, arms, None), *of_session(querysession.sealed(own)))
+            arms += self._of_query(cursor, read.query or "", ordered & shown)
+            settings = of_session(querysession.sealed(own))
+            found = (*_ask(cursor, arms, None), *settings)
+            return (*self._of_table(cursor, read.table, kinds, use), *found)
         found = _ask(cursor, self._arms(cursor, kinds, use), read.relation)
         if BasisKind.RELATION in kinds and not any(
             fact.kind is BasisKind.RELATION for fact in found
@@ -236,6 +239,14 @@ class Basis:
                 hint="a swap may be on its way; otherwise plan the export again",
             )
         return found
+
+    def _of_table(
+        self, cursor: Row, table: PlannedTable | None, kinds: set[BasisKind], use: Reliance
+    ) -> tuple[BasisFact, ...]:
+        """Of the table whose key cuts a query. That it is gone, the query says itself."""
+        if table is None:
+            return ()
+        return _ask(cursor, self._arms(cursor, kinds, use), table.relation)
 
     def look(self, read: ReadPlan, chunk_range: ChunkRange) -> tuple[BasisFact, ...]:
         """``now``, in a transaction of its own. Raises SourceError."""

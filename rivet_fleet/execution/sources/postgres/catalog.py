@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from psycopg import Cursor
@@ -234,6 +234,8 @@ class RawColumn:
     avg_width_bytes: int | None = None
     set_on_update: bool | None = False
     """See ``ColumnFacts``."""
+    origin: tuple[int, int] = (0, 0)
+    """Of a query's column that is a table's as it stands: the table's OID, the column's number."""
 
 
 def relation_columns(cursor: Row, relation: Relation) -> tuple[RawColumn, ...]:
@@ -295,14 +297,17 @@ def query_columns(cursor: Row, source: str) -> tuple[RawColumn, ...]:
     if result is None:
         return ()
     raw = [
-        (column.name, column.type_code, result.fmod(index))
+        RawColumn(
+            name=column.name,
+            type_oid=column.type_code,
+            typmod=result.fmod(index),
+            native_type="",
+            origin=(result.ftable(index), result.ftablecol(index)),
+        )
         for index, column in enumerate(described)
     ]
-    natives = _natives(cursor, [(oid, typmod) for _, oid, typmod in raw])
-    return tuple(
-        RawColumn(name=name, type_oid=oid, typmod=typmod, native_type=native)
-        for (name, oid, typmod), native in zip(raw, natives, strict=True)
-    )
+    natives = _natives(cursor, [(one.type_oid, one.typmod) for one in raw])
+    return tuple(replace(one, native_type=native) for one, native in zip(raw, natives, strict=True))
 
 
 def catalog_types(cursor: Row, raw: tuple[RawColumn, ...]) -> dict[tuple[int, int], CatalogType]:

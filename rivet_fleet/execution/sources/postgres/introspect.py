@@ -18,7 +18,6 @@ from rivet_fleet.contracts.columns import TypeKind
 from rivet_fleet.contracts.facts import (
     ColumnFacts,
     FactsRequest,
-    KeyFacts,
     SourceFacts,
 )
 from rivet_fleet.contracts.keys import RelationName
@@ -27,10 +26,11 @@ from rivet_fleet.execution.engines import facts
 from rivet_fleet.execution.engines.facts import (
     METADATA_TIMEOUT_S,
     Size,
+    as_keys,
     refused_cast,
     with_casts,
 )
-from rivet_fleet.execution.sources.postgres import catalog, keyfacts
+from rivet_fleet.execution.sources.postgres import catalog, keyfacts, querytable
 from rivet_fleet.execution.sources.postgres.basis import Basis
 from rivet_fleet.execution.sources.postgres.border import POOLED
 from rivet_fleet.execution.sources.postgres.dialect import (
@@ -165,27 +165,36 @@ def _query(session: Session, basis: Basis, request: FactsRequest) -> SourceFacts
         with catalog.users_path(cursor):
             columns = with_casts(columns, request, partial(_cast, cursor, item))
             size = _explained(cursor, item)
+    under = _beneath(session, basis, request, raw, size)
     warnings += notes(found, plain, _texts(columns, request))
-    # A query that is estimated to return more is not run for the sake of a sample.
-    small = size.rows is not None and size.rows <= keyfacts.SAMPLE_ROWS_MAX
-    keys: tuple[KeyFacts, ...] = ()
-    if request.key_columns:
-        keys, _ = keyfacts.PostgresKeys(
+    compared = Keys(orders, encoding=session.encoding, steady=True)
+    table, undivided = (None, under) if isinstance(under, str) else (under.found.table, "")
+    if isinstance(under, _Beneath) and not request.key_columns:
+        keys, indexes = _table_keys(session, under).describe(request, warnings)
+    else:
+        every = under.found.indexes if isinstance(under, _Beneath) else ()
+        indexes = tuple(one for one in every if one.columns == request.key_columns)
+        # A query that is estimated to return more is not run for the sake of a sample.
+        small = size.rows is not None and size.rows <= keyfacts.SAMPLE_ROWS_MAX
+        sampled = keyfacts.query_sample(item) if small else None
+        looked = keyfacts.PostgresKeys(
             session,
-            columns,
-            (),
+            as_keys(columns, table),
+            indexes,
             size,
-            Keys(orders, encoding=session.encoding, steady=True),
+            compared,
             item=item,
-            sampled=keyfacts.query_sample(item) if small else None,
+            sampled=sampled,
             own=own,
-        ).describe(request, warnings)
+        )
+        keys, _ = looked.describe(request, warnings) if request.key_columns else ((), ())
     return SourceFacts(
         engine=ENGINE_NAMES[0],
         server_version=session.server_version,
         capabilities=capabilities(session.server_version_num),
         relation=None,
         columns=columns,
+        indexes=indexes,
         keys=keys,
         row_estimate=size.rows,
         row_estimate_provenance=size.provenance,
@@ -193,6 +202,57 @@ def _query(session: Session, basis: Basis, request: FactsRequest) -> SourceFacts
         warnings=tuple(warnings),
         basis=rests_on,
         session=own,
+        table=table,
+        undivided=undivided,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Beneath:
+    """The one table of a query, and how large it is."""
+
+    found: querytable.Found
+    size: _Size
+
+
+def _beneath(
+    session: Session,
+    basis: Basis,
+    request: FactsRequest,
+    raw: tuple[catalog.RawColumn, ...],
+    size: _Size,
+) -> _Beneath | str:
+    """The one table of the query, or why the query is read by itself."""
+
+    def look(cursor: Cursor[tuple[Any, ...]]) -> _Beneath | str:
+        version = session.server_version_num
+        found = querytable.query_table(cursor, request.query or "", raw, version)
+        if isinstance(found, str):
+            return found
+        columns = catalog.column_facts(cursor, found.raw)
+        heaps, item = find_heaps(cursor, found.relation), from_item(found.relation.name, None)
+        with catalog.users_path(cursor):
+            whole = _table_size(cursor, found.relation, heaps, columns, item, shown="")
+        rests_on = basis.of_relation(cursor, found.relation.name)
+        table = replace(found.table, basis=rests_on)
+        return _Beneath(found=replace(found, table=table), size=whole)
+
+    asking = _transaction(session, "looking for the query's table", sealed(session.own))
+    return facts.table_beneath(asking, look, request, size)
+
+
+def _table_keys(session: Session, under: _Beneath) -> keyfacts.PostgresKeys:
+    """The keys of a query's table, looked for in the table: they cut the query's rows as well."""
+    found = under.found
+    return keyfacts.PostgresKeys(
+        session,
+        found.table.columns,
+        found.indexes,
+        under.size,
+        Keys(found.orders, encoding=session.encoding),
+        item=from_item(found.relation.name, None),
+        sampled=keyfacts.table_sample(found.relation, under.size.blocks),
+        relation=found.relation if under.size.fresh else None,
     )
 
 
@@ -267,9 +327,12 @@ def _table_size(
     heaps: Heaps,
     columns: tuple[ColumnFacts, ...],
     item: str,
+    *,
+    shown: str = "*",
 ) -> _Size:
+    """``shown``: what may be asked for; of a query's table perhaps nothing but its rows."""
     if not heaps.heaps:
-        return _explained(cursor, item)
+        return _explained(cursor, item, shown)
     blocks = sum(heap.blocks for heap in heaps.heaps)
     widths = [column.avg_width_bytes for column in columns]
     width = sum(w for w in widths if w is not None) if any(widths) else None
@@ -284,13 +347,13 @@ def _table_size(
             blocks=blocks,
             fresh=not grown,
         )
-    guess = _explained(cursor, item)
+    guess = _explained(cursor, item, shown)
     return replace(guess, provenance="size", blocks=blocks)
 
 
-def _explained(cursor: Cursor[tuple[Any, ...]], item: str) -> _Size:
+def _explained(cursor: Cursor[tuple[Any, ...]], item: str, shown: str = "*") -> _Size:
     """The server's planner's own guess; for a table never analysed it guesses from its size."""
-    row = cursor.execute(f"EXPLAIN (FORMAT JSON) SELECT * FROM {item}".encode()).fetchone()
+    row = cursor.execute(f"EXPLAIN (FORMAT JSON) SELECT {shown} FROM {item}".encode()).fetchone()
     plan = row[0] if row else None
     plan = json.loads(plan) if isinstance(plan, str) else plan
     if not plan:

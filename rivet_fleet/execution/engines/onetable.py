@@ -1,0 +1,251 @@
+"""Whether a query's rows are one table's: then that table's keys are its own (ADR 0026).
+
+Read by the pieces that the engine's lexer finds, which wrap the query in our statements, too: a
+SELECT of one name, with a condition or without one, and nothing that joins, groups, orders, limits
+or nests. Whatever is not plainly that is a doubt, and a doubt means one statement. Which functions
+it calls, and what its names stand for, is for the server to say. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from rivet_fleet.execution.onestatement import LexicalRules, Token, TokenKind, tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Words:
+    """What an engine's words mean. All but what ``name`` makes are small letters.
+
+    ``name``: of a piece that is an identifier the name that the server looks up, None for every
+    other piece; ``others``: its words that make a query no plain one, besides those of every
+    engine; ``clauses``: words that a parenthesis may follow, which are no calls; ``moments``:
+    words, and texts of literals, that read the clock; ``symbols``: what names something of the
+    session or of a parameter.
+    """
+
+    name: Callable[[str, Token], str | None]
+    others: frozenset[str]
+    clauses: frozenset[str]
+    moments: frozenset[str]
+    symbols: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OneTable:
+    """A query that reads one name and nothing else.
+
+    ``parts``: of that name, as the server looks them up; ``reference``: how its columns are called
+    in the query, as written; ``calls``: the functions, each by the parts of its name;
+    ``operators``: every run of symbols that may be one; ``dotted``: what is asked of the name by a
+    dot; ``star``: every column is asked for; ``head``, ``tail``: behind SELECT, behind the name.
+    """
+
+    sql: str
+    parts: tuple[str, ...]
+    reference: str
+    calls: frozenset[tuple[str, ...]]
+    operators: frozenset[str]
+    dotted: frozenset[str]
+    star: bool
+    head: int
+    tail: int
+
+    def with_columns(self, columns: Collection[str], behind_table: str = "") -> str:
+        """The query with these expressions before its own, and a hint behind its table's name."""
+        listed = "".join(f" {one}," for one in columns)
+        middle = self.sql[self.head : self.tail]
+        return f"{self.sql[: self.head]}{listed}{middle}{behind_table}{self.sql[self.tail :]}"
+
+
+_NEVER = frozenset(
+    (
+        *("select", "with", "union", "intersect", "except", "minus", "values", "table"),
+        *("group", "having", "distinct", "distinctrow", "window", "over", "within", "filter"),
+        *("order", "limit", "offset", "fetch", "for", "into", "lock", "procedure"),
+        *("join", "natural", "cross", "lateral", "tablesample", "only", "using", "rownum"),
+    )
+)
+"""Words that make a query more than a SELECT of one table, wherever they stand."""
+_OPERATORS = frozenset("+-*/<>=~!@#%^&|`?")
+
+
+class _Doubt(Exception):
+    """Why it may not be one table, as the end of a sentence about the query."""
+
+
+def one_table(sql: str, rules: LexicalRules, words: Words) -> OneTable | str:
+    """What the query is, or why it is taken for more than one table's rows: the end of a sentence
+    about it. ``sql``: one whole statement (``one_statement``)."""
+    found = tokens(sql, rules)
+    try:
+        return _Look(sql, found or (), words).found()
+    except _Doubt as doubt:
+        return str(doubt)
+
+
+class _Look:
+    def __init__(self, sql: str, pieces: tuple[Token, ...], words: Words) -> None:
+        self._sql, self._words = sql, words
+        self._all = list(pieces)
+        """Of the statement: comments may stand before it."""
+        while self._all and self._all[0].kind is TokenKind.COMMENT:
+            self._all.pop(0)
+        self._pieces = [one for one in self._all if one.kind is not TokenKind.COMMENT]
+        self._calls: set[tuple[str, ...]] = set()
+        self._chains: list[tuple[str, ...]] = []
+        self._star = False
+
+    def found(self) -> OneTable:
+        """Raises _Doubt."""
+        self._check_words()
+        source = self._from()
+        parts, behind = self._named(source)
+        self._read_names(1, source)
+        self._read_names(behind, len(self._pieces))
+        last = self._pieces[behind - 1]
+        known = self._words.name(self._sql, last)
+        for chain in self._chains:
+            if len(chain) != 2 or chain[0] != known:
+                raise _Doubt(f"it asks for {'.'.join(chain)}, which may be no column of its table")
+        return OneTable(
+            sql=self._sql,
+            parts=parts,
+            reference=self._text(last),
+            calls=frozenset(self._calls),
+            operators=frozenset(self._operators()),
+            dotted=frozenset(chain[1] for chain in self._chains),
+            star=self._star,
+            head=self._head(),
+            tail=last.end,
+        )
+
+    # ------------------------------------------------------------ pieces
+
+    def _text(self, piece: Token) -> str:
+        return self._sql[piece.start : piece.end]
+
+    def _word(self, at: int) -> str:
+        """The piece as a keyword or symbol is written small; empty behind the end, and for quoted
+        text."""
+        if at >= len(self._pieces):
+            return ""
+        piece = self._pieces[at]
+        plain = piece.kind in (TokenKind.WORD, TokenKind.SYMBOL)
+        return self._text(piece).lower() if plain else ""
+
+    def _name(self, at: int) -> str | None:
+        if at >= len(self._pieces):
+            return None
+        return self._words.name(self._sql, self._pieces[at])
+
+    def _check_words(self) -> None:
+        if self._word(0) != "select":
+            raise _Doubt("it does not begin with SELECT")
+        for at, piece in enumerate(self._pieces):
+            word = self._word(at)
+            if piece.kind is TokenKind.OPENING:
+                raise _Doubt("it holds a comment that is SQL to some servers")
+            if at and (word in _NEVER or word in self._words.others):
+                raise _Doubt(f"it holds the word {word.upper()}")
+            if word in self._words.symbols:
+                raise _Doubt(f"it holds {word}, a variable or a parameter")
+            quoted = piece.kind in (TokenKind.QUOTED, TokenKind.TAGGED)
+            text = self._text(piece).strip("eE'\"$ \t\n").lower() if quoted else word
+            behind = self._word(at - 1) == "." if at else False
+            if text in self._words.moments and not behind and self._word(at + 1) != ".":
+                raise _Doubt(f"it reads the clock ({text}), and each page would be of another time")
+
+    def _from(self) -> int:
+        """Where the table's name begins."""
+        depth, found = 0, []
+        for at in range(len(self._pieces)):
+            word = self._word(at)
+            depth += {"(": 1, ")": -1}.get(word, 0)
+            if word == "from" and depth == 0:
+                found.append(at)
+        if len(found) != 1:
+            raise _Doubt("it does not read from one table" if found else "it reads from no table")
+        return found[0] + 1
+
+    def _named(self, at: int) -> tuple[tuple[str, ...], int]:
+        """The parts of the table's name, and the place behind it and its alias."""
+        parts = []
+        while True:
+            name = self._name(at)
+            if name is None:
+                raise _Doubt("it does not read from a plain name")
+            parts.append(name)
+            at += 1
+            if self._word(at) != ".":
+                break
+            at += 1
+        at += self._word(at) == "as"
+        if self._name(at) is not None and self._word(at) != "where":
+            at += 1
+        if at < len(self._pieces) and self._word(at) != "where":
+            raise _Doubt("what follows its table's name is no condition")
+        return tuple(parts), at
+
+    def _read_names(self, at: int, end: int) -> None:
+        """Every name in ``[at, end)``, and what is called."""
+        while at < end:
+            if self._word(at) == ".":
+                self._check_number(at)
+            name = self._name(at)
+            if name is None:
+                self._star = self._star or (self._word(at) == "*" and self._lists(at))
+                at += 1
+                continue
+            chain = [name]
+            first = at
+            while self._word(at + 1) == ".":
+                more = self._name(at + 2)
+                if more is None and self._word(at + 2) == "*":
+                    self._star, more = True, "*"
+                if more is None:
+                    raise _Doubt("it holds a dot behind which no name stands")
+                chain.append(more)
+                at += 2
+            plain = len(chain) == 1 and self._word(first) in self._words.clauses
+            if self._word(at + 1) == "(" and not plain:
+                self._calls.add(tuple(chain))
+            elif len(chain) > 1:
+                self._chains.append(tuple(chain))
+            at += 1
+
+    def _lists(self, at: int) -> bool:
+        """A star that stands for every column, and multiplies nothing."""
+        return self._word(at - 1) in ("select", ",")
+
+    def _check_number(self, at: int) -> None:
+        """A dot behind no name is a number's, or asks for a field of a composite value."""
+        before, dot, behind = self._pieces[at - 1], self._pieces[at], self._pieces[at + 1 :][:1]
+        leads = before.end == dot.start and self._text(before).isdigit()
+        follows = bool(behind) and behind[0].start == dot.end
+        if not leads and not (follows and self._text(behind[0])[:1].isdigit()):
+            raise _Doubt("it holds a dot that is neither a number's nor behind a name")
+
+    def _operators(self) -> set[str]:
+        """Every run of symbols that touch each other, and every part of one."""
+        found: set[str] = set()
+        run = ""
+        ends: Token | None = None
+        for piece in self._pieces:
+            text = self._text(piece)
+            one = piece.kind is TokenKind.SYMBOL and text in _OPERATORS
+            touches = ends is not None and ends.end == piece.start
+            run = (run + text if touches else text) if one else ""
+            ends = piece if one else None
+            found |= {run[at:] for at in range(len(run))}
+        return found
+
+    def _head(self) -> int:
+        """Behind SELECT, and behind the hints that follow it."""
+        head = self._all[0].end
+        for piece in self._all[1:]:
+            if piece.kind is not TokenKind.COMMENT or not self._text(piece).startswith("/*"):
+                break
+            head = piece.end
+        return head

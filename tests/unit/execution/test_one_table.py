@@ -1,0 +1,87 @@
+"""What is plainly a SELECT of one table, by its words alone; and where its keys are put in."""
+
+from __future__ import annotations
+
+import pytest
+
+from rivet_fleet.execution.engines.onetable import OneTable, one_table
+from rivet_fleet.execution.sources.mysql import querytable as mysql
+from rivet_fleet.execution.sources.mysql.statements import LEXICAL as MYSQL_LEXICAL
+from rivet_fleet.execution.sources.postgres import querytable as postgres
+from rivet_fleet.execution.sources.postgres.dialect import LEXICAL
+
+
+def found(sql: str) -> OneTable | str:
+    return one_table(sql, LEXICAL, postgres.WORDS)
+
+
+def found_mysql(sql: str) -> OneTable | str:
+    return one_table(sql, MYSQL_LEXICAL[0], mysql.WORDS)
+
+
+@pytest.mark.parametrize(
+    ("sql", "keyed"),
+    [
+        ("SELECT v FROM t", 'SELECT t."k", v FROM t#'),
+        ("select v from s.t where v = 1", 'select t."k", v from s.t# where v = 1'),
+        ('SELECT v FROM "a ""b" AS x', 'SELECT x."k", v FROM "a ""b" AS x#'),
+        ("/* a */ SELECT/*+ hint */ v FROM t", '/* a */ SELECT/*+ hint */ t."k", v FROM t#'),
+        ("SELECT -- one\n v FROM t x -- two", 'SELECT x."k", -- one\n v FROM t x# -- two'),
+    ],
+)
+def test_keys_are_put_before_the_querys_own_columns(sql: str, keyed: str) -> None:
+    one = found(sql)
+    assert isinstance(one, OneTable), one
+    assert one.with_columns([f'{one.reference}."k"'], "#") == keyed
+
+
+def test_what_it_calls_and_asks_for_is_told() -> None:
+    one = found('SELECT x.*, s.f(a.b), "G"(1.5) FROM t x WHERE x."Y" @> lower (z) AND n IN (1)')
+    assert one == "it asks for a.b, which may be no column of its table"
+    one = found('SELECT x.*, s.f(1.5), "G"(.5) FROM t x WHERE x."Y" @> lower (z) AND n IN (1)')
+    assert isinstance(one, OneTable)
+    assert one.calls == {("s", "f"), ("G",), ("lower",)}
+    assert one.dotted == {"*", "Y"} and one.star and "@>" in one.operators
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT a FROM t FROM u",
+        "SELECT a",
+        "UPDATE t SET a = 1",
+        "SELECT a FROM t x y",
+        "SELECT a FROM t, u",
+        "SELECT a FROM f(1)",
+        "SELECT a FROM (t)",
+        "SELECT a FROM 'x'",
+        "SELECT a FROM t WHERE a = $1",
+        "SELECT (r).f FROM t",
+        "SELECT a[1].f FROM t",
+        "SELECT x.y.z FROM t x",
+        "SELECT a FROM t WHERE b < 'Now'",
+        "SELECT a FROM t WHERE b < $$today$$",
+        "SELECT a FROM t WHERE b < LOCALTIMESTAMP",
+        "SELECT a FROM t WHERE EXISTS (TABLE u)",
+        "SELECT a FROM t CROSS JOIN u",
+    ],
+)
+def test_whatever_is_not_plain_is_a_doubt(sql: str) -> None:
+    assert isinstance(found(sql), str)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT @a FROM t",
+        "SELECT @@version FROM t",
+        "SELECT a /*! , b */ FROM t",
+        "SELECT a FROM t PARTITION (p0)",
+        "SELECT a FROM t FORCE INDEX (i)",
+        "SELECT ALL a FROM t",
+        "SELECT utc_date FROM t",
+        'SELECT a FROM "t"',
+    ],
+)
+def test_whatever_is_not_plain_to_mysql_is_a_doubt(sql: str) -> None:
+    assert isinstance(found_mysql(sql), str)
