@@ -75,6 +75,7 @@ def judge(prefix: Path, digest: Path) -> Verdict:
         return verdict
     verdict.parts = len(paths)
     verdict.failures += _marker_failures(prefix, body, manifest)
+    verdict.failures += _latest_failures(prefix, manifest["run_id"], paths)
     verdict.failures += _listing_failures(prefix, manifest["run_id"], paths)
     verdict.failures += _part_failures(prefix, manifest)
     if not verdict.failures:
@@ -114,6 +115,22 @@ def _marker_failures(prefix: Path, body: bytes, manifest: dict[str, Any]) -> lis
     return failures
 
 
+def _latest_failures(prefix: Path, run_id: str, paths: list[str]) -> list[str]:
+    """``latest.json`` names this run, which is the newest complete one, and its files."""
+    try:
+        latest = json.loads((prefix / "latest.json").read_bytes())
+    except (OSError, ValueError) as error:
+        return [f"no readable latest.json: {error!r}"]
+    wanted = {
+        "run_id": run_id,
+        "manifest": f"manifest-{run_id}.json",
+        "success": f"{run_id}/_SUCCESS",
+        "files": paths,
+    }
+    found = {name: latest.get(name) for name in wanted}
+    return [] if found == wanted else [f"latest.json says otherwise: {found}"]
+
+
 def _listing_failures(prefix: Path, run_id: str, paths: list[str]) -> list[str]:
     """Visible is what the manifest names, its markers, and nothing else."""
     visible = {
@@ -122,6 +139,7 @@ def _listing_failures(prefix: Path, run_id: str, paths: list[str]) -> list[str]:
         if path.is_file() and STAGING not in path.relative_to(prefix).parts
     }
     marks = {"manifest.json", "_SUCCESS", f"manifest-{run_id}.json", f"{run_id}/_SUCCESS"}
+    marks |= {"latest.json"}
     # The report is best effort: it may be there, it need not.
     reports = {f"_reports/{run_id}/summary.json", f"_reports/{run_id}/summary.md"}
     unnamed = sorted(visible - marks - reports - {*paths})

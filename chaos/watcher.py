@@ -20,7 +20,7 @@ import xxhash
 STAGING = ".staging"
 _INTERVAL_S = 0.01
 _PART = re.compile(r"(?P<chunk>.+-c\d{6}-p\d{3})-f(?P<fence>\d+)\.parquet")
-_MARK = re.compile(r"manifest(-[\w-]+)?\.json|_SUCCESS|summary\.(json|md)")
+_MARK = re.compile(r"manifest(-[\w-]+)?\.json|latest\.json|_SUCCESS|summary\.(json|md)")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -47,6 +47,9 @@ class Watched:
         for relative, name in present.items():
             self._look_at(self.prefix / relative, relative, name)
         self._look_for_twins(present)
+        latest = self.prefix / "latest.json"
+        if latest.name in self.marks and not latest.exists():
+            self._blame(f"{latest.name} was there, and is gone")
         for gone in self.seen.keys() - present.keys():
             # Removed by a reopen: a file of the same name would be a new one.
             del self.seen[gone]
