@@ -9,7 +9,6 @@ import pytest
 
 from rivet_fleet.contracts.manifest import receipt_key
 from rivet_fleet.contracts.plan import DestinationPlan
-from rivet_fleet.execution import registry
 from rivet_fleet.execution.destination import Presence
 from rivet_fleet.execution.durable import create_spool
 from rivet_fleet.execution.parts import digest_file
@@ -17,7 +16,7 @@ from rivet_fleet.verification.gc import sweep_spool, sweep_staged
 from tests.model.destination import DESTINATION_NAME, open_destination
 
 
-@pytest.fixture(params=[*registry.destination_kinds(), DESTINATION_NAME])
+@pytest.fixture(params=["local", DESTINATION_NAME])
 def destination(request, tmp_path):
     plan = DestinationPlan(kind=request.param, prefix=str(tmp_path / "out"))
     return open_destination(plan)
