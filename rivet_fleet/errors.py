@@ -234,6 +234,10 @@ class DestinationFull(DestinationError):
     exit_code = ExitCode.RETRYABLE
     retry = RetryClass.TRANSIENT
     code_default = "RIVET_NO_SPACE"
+    needed_bytes: int = 0
+    """Of the chunk's files, where that is known."""
+    passing: bool = True
+    """False for a file that is too large for where it should be: room would not help."""
 
 
 class StateError(RivetFleetError):

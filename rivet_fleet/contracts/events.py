@@ -411,6 +411,16 @@ class EventName(Enum):
         WARNING,
         "publishing, a manifest or a report could not be written and is tried again",
     )
+    DESTINATION_FULL = _Row(
+        "destination.full",
+        "worker",
+        WARNING,
+        "a destination or the spool has no room for a chunk's files: the chunk went back without"
+        " spending an attempt, and its worker waits; how much is needed and free, where that is"
+        " known",
+        data="`needed_bytes`, `free_bytes`, `place`, `wait_s`",
+        news=News("full", "yellow"),
+    )
     LEASE_LOST = _Row(
         "lease.lost",
         "worker",

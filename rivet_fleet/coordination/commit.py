@@ -15,7 +15,7 @@ from rivet_fleet.contracts.manifest import LedgerPart, StagedPart, part_named, p
 from rivet_fleet.contracts.plan import ExportPlan
 from rivet_fleet.contracts.state import Claim, RunView
 from rivet_fleet.coordination.fleet import Fleet
-from rivet_fleet.errors import DestinationError, LeaseLost
+from rivet_fleet.errors import DestinationError, DestinationFull, LeaseLost
 from rivet_fleet.execution.destination import Destination, Presence
 from rivet_fleet.execution.durable import filesystem_errors, sync_file
 from rivet_fleet.execution.encoder import SpooledPart
@@ -180,6 +180,7 @@ def deliver_chunk(fleet: Fleet, claim: Claim, plan: ExportPlan, result: ExtractR
     destination = fleet.destination(claim.run_id)
     staged: list[StagedPart] = []
     told: list[Told] = []
+    needed_bytes = _size_bytes(result)
     try:
         for spooled in result.parts:
             staged.append(_stage(fleet, claim, plan, destination, spooled))
@@ -198,6 +199,11 @@ def deliver_chunk(fleet: Fleet, claim: Claim, plan: ExportPlan, result: ExtractR
         )
     except LeaseLost:
         _discard(destination, staged)
+        raise
+    except DestinationFull as error:
+        # What is staged of it already is room that another chunk could have.
+        _discard(destination, staged)
+        error.needed_bytes = needed_bytes
         raise
     reach(KillPoint.CHUNK_COMMITTED)
     return publish_chunk(
@@ -218,6 +224,10 @@ def deliver_chunk(fleet: Fleet, claim: Claim, plan: ExportPlan, result: ExtractR
             for part in staged
         ],
     )
+
+
+def _size_bytes(result: ExtractResult) -> int:
+    return sum(part.path.stat().st_size for part in result.parts if part.path.exists())
 
 
 def _stage(

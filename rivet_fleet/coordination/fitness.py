@@ -213,15 +213,18 @@ def within_allowed(allowed: Allowed, plan: DestinationPlan) -> DestinationPlan:
     return replace(plan, prefix=str(real), anchor=str(outer))
 
 
-def refuse_full_spool(spool: Path) -> None:
-    """Raise WorkerUnfit where the spool has no room for anything, or is gone."""
+def spool_is_full(spool: Path) -> bool:
+    """True where the spool has no room for anything. Raises WorkerUnfit where it is gone."""
     try:
         room = os.statvfs(spool)
     except OSError as error:
         raise unfit(Defect.SPOOL, f"the spool at {spool}: {error.strerror}") from error
-    free_bytes = room.f_bavail * room.f_frsize
-    if free_bytes < SPOOL_FREE_BYTES_MIN:
-        raise unfit(Defect.SPOOL, f"no space left in the spool at {spool}")
+    return room.f_bavail * room.f_frsize < SPOOL_FREE_BYTES_MIN
+
+
+def full_spool(spool: Path) -> WorkerUnfit:
+    """The end of a process whose spool stays full."""
+    return unfit(Defect.SPOOL, f"no space left in the spool at {spool}")
 
 
 def asks_source(error: Exception) -> bool:

@@ -190,6 +190,7 @@ class FleetSettings:
     drain_grace_s: float = 25.0
     hang_timeout_s: float = 900.0
     state_patience_s: float = 300.0
+    full_patience_s: float = 3600.0
     worker_memory_bytes: int = 512 * 1024 * 1024
     poll_interval_s: float = 0.5
     spool_root: Path

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from rivet_fleet.contracts.clock import RETRY_WAIT_MAX_S
+from rivet_fleet.contracts.clock import BACKOFF_MAX_S, RETRY_WAIT_MAX_S
 from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.identity import CampaignIdentity, namespace_of
 from rivet_fleet.contracts.keys import CampaignId
@@ -15,6 +15,7 @@ from rivet_fleet.contracts.plan import Access
 from rivet_fleet.contracts.protection import SourceBudget
 from rivet_fleet.contracts.state import (
     CampaignView,
+    JournalEntry,
     JournalFilter,
     RunStatus,
     RunView,
@@ -296,7 +297,15 @@ def campaign_status(fleet: Fleet, view: CampaignView) -> StatusReport:
             if _count(run, status):
                 tasks += store.tasks(run.run_id, status=status, limit=_TASKS_SHOWN)
     now_s = store.now_s()
-    lately = JournalFilter(events=(EventName.SOURCE_HELD.value,), since_s=now_s - RETRY_WAIT_MAX_S)
+
+    def told(only: JournalFilter) -> list[JournalEntry]:
+        return store.journal(
+            campaign_id=view.campaign_id, only=only, limit=_PROCESSES_SHOWN, newest=True
+        )
+
+    def lately(name: EventName, within_s: float) -> list[JournalEntry]:
+        return told(JournalFilter(events=(name.value,), since_s=now_s - within_s))
+
     workers = seen_workers(fleet)
     scene = Scene(
         campaign=view,
@@ -313,12 +322,9 @@ def campaign_status(fleet: Fleet, view: CampaignView) -> StatusReport:
             for source, run_ids in runs_by_source(runs).items()
             if (outage := store.outage(view.campaign_id, run_ids)) is not None
         },
-        began=store.journal(
-            campaign_id=view.campaign_id, only=_BEGAN, limit=_PROCESSES_SHOWN, newest=True
-        ),
-        held=store.journal(
-            campaign_id=view.campaign_id, only=lately, limit=_PROCESSES_SHOWN, newest=True
-        ),
+        began=told(_BEGAN),
+        held=lately(EventName.SOURCE_HELD, RETRY_WAIT_MAX_S),
+        full=lately(EventName.DESTINATION_FULL, 2 * BACKOFF_MAX_S),
     )
 
 

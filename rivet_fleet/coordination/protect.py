@@ -1,4 +1,5 @@
-"""One worker under the protection of the source it reads: when a page may be read, and how large.
+"""What one worker waits for: the protection of the source it reads, its next try of it, and room
+for what it has read.
 
 The state database decides (ADR 0013); this follows it at page boundaries. While the state is
 away the last word counts, unless the group fails closed.
@@ -8,17 +9,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
-from rivet_fleet.contracts.clock import retry_cost_s
+from rivet_fleet.contracts.clock import backoff_s, retry_cost_s
 from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.contracts.plan import ExportPlan
 from rivet_fleet.contracts.protection import SourceBudget, Standing
 from rivet_fleet.contracts.state import Claim
+from rivet_fleet.coordination.fitness import full_spool, spool_is_full
 from rivet_fleet.coordination.fleet import Fleet
-from rivet_fleet.errors import RivetFleetError, StateUnavailable, StopRequested
+from rivet_fleet.errors import (
+    DestinationError,
+    DestinationFull,
+    RivetFleetError,
+    StateUnavailable,
+    StopRequested,
+)
 from rivet_fleet.execution.servo import Allowance
+from rivet_fleet.observability.units import bytes_text
 
 LOOK_S = 1.0
 """How often a running chunk asks how its group stands."""
@@ -251,15 +261,8 @@ class Retries:
         fleet, left_s, self._rest_s = self._fleet, self._rest_s, 0.0
         while left_s > 0 and not fleet.stop.wait(min(left_s, _LOOK_S)):
             left_s -= _LOOK_S
-            if left_s > 0 and self._over():
+            if left_s > 0 and _over(fleet, self._campaign_id):
                 return
-
-    def _over(self) -> bool:
-        fleet = self._fleet
-        view = fleet.patience.call(
-            "look whether there is work", lambda: fleet.store.campaign(self._campaign_id)
-        )
-        return view is None or view.status.over or view.halted is not None
 
     def _tell_held(self, plan: ExportPlan, held_s: float) -> None:
         fleet, read = self._fleet, plan.read
@@ -277,6 +280,131 @@ class Retries:
         )
 
 
+def _over(fleet: Fleet, campaign_id: CampaignId) -> bool:
+    view = fleet.patience.call(
+        "look whether there is work", lambda: fleet.store.campaign(campaign_id)
+    )
+    return view is None or view.status.over or view.halted is not None
+
+
 def _key(plan: ExportPlan) -> str:
     """One budget for a source group, whatever its sources are called."""
     return plan.source_group or plan.read.source_identity
+
+
+# ------------------------------------------------------------------------------------------
+# Waiting for room: a full destination or spool is an outage like an absent source.
+
+_ROOM_BASE_S = 1.0
+_ROOM_LOOK_S = 2.0
+
+
+class Room:
+    """One worker where there is no room for a chunk's files: it waits without a chunk, which spends
+    no attempt, for ``full_patience_s`` from the first until one was delivered again."""
+
+    def __init__(self, fleet: Fleet, campaign_id: CampaignId, spool: Path) -> None:
+        self._fleet = fleet
+        self._campaign_id = campaign_id
+        self._spool = spool
+        self._since_s: float | None = None
+        self._tries = 0
+        self._met: tuple[Claim, DestinationFull, int | None] | None = None
+
+    def found(self) -> None:
+        """A chunk was delivered."""
+        self._since_s, self._tries = None, 0
+
+    def lacks(self, claim: Claim, error: DestinationFull) -> bool:
+        """True when the chunk goes back, and this worker ``waits``; False when it has waited for as
+        long as it may, or room would not help."""
+        if not (error.passing and self._patient()):
+            return False
+        self._met = claim, error, self._free_bytes(claim, error)
+        return True
+
+    def wait(self) -> None:
+        """For what ``lacks`` has met, until there is room, a stop, or the campaign's end; where
+        nobody says how much is free, for a while."""
+        met, self._met = self._met, None
+        if met is None:
+            return
+        claim, error, before = met
+        # A filesystem that had room enough by its own word is one with a quota.
+        known = before is not None and before < error.needed_bytes
+        while self._patient():
+            wait_s = self._told(claim, error, before)
+            if self._rest(wait_s, lambda: known and self._enough(claim, error)) or not known:
+                return
+
+    def spool_waited_for(self) -> bool:
+        """True when the spool has no room for anything, and this worker has waited for a while.
+        Raises WorkerUnfit where it is gone, or stays full for too long."""
+        if not spool_is_full(self._spool):
+            return False
+        if not self._patient():
+            raise full_spool(self._spool)
+        said = f"no space left in the spool at {self._spool}: no chunk is claimed"
+        wait_s = self._tell(said, None, place=str(self._spool))
+        self._rest(wait_s, lambda: not spool_is_full(self._spool))
+        return True
+
+    def _patient(self) -> bool:
+        now_s = self._fleet.clock.monotonic_s()
+        self._since_s = now_s if self._since_s is None else self._since_s
+        return now_s - self._since_s < self._fleet.settings.full_patience_s
+
+    def _free_bytes(self, claim: Claim, error: DestinationFull) -> int | None:
+        if error.spool:
+            return None  # what the chunk wrote is gone by now
+        try:
+            return self._fleet.destination(claim.run_id).free_bytes()
+        except DestinationError:
+            return None
+
+    def _enough(self, claim: Claim, error: DestinationFull) -> bool:
+        free = self._free_bytes(claim, error)
+        return free is not None and free >= error.needed_bytes
+
+    def _rest(self, wait_s: float, roomy: Callable[[], bool]) -> bool:
+        """True when there is no reason to wait for longer."""
+        fleet, left_s, looked_s = self._fleet, wait_s, 0.0
+        while left_s > 0:
+            if fleet.stop.wait(min(left_s, _ROOM_LOOK_S)) or roomy():
+                return True
+            left_s -= _ROOM_LOOK_S
+            looked_s += _ROOM_LOOK_S
+            if looked_s >= _LOOK_S:
+                looked_s = 0.0
+                if _over(fleet, self._campaign_id):
+                    return True
+        return False
+
+    def _told(self, claim: Claim, error: DestinationFull, free: int | None) -> float:
+        known = "" if free is None else f", and {bytes_text(free)} are free"
+        needs = f": its files need {bytes_text(error.needed_bytes)}{known}"
+        said = f"chunk {claim.chunk_index} of {claim.export_name} waits for room: {error.message}"
+        return self._tell(
+            self._fleet.redact(f"{said}{needs if error.needed_bytes else ''}"),
+            claim,
+            needed_bytes=error.needed_bytes or None,
+            free_bytes=free,
+        )
+
+    def _tell(self, message: str, claim: Claim | None, **data: object) -> float:
+        """How long is waited before the next word."""
+        self._tries += 1
+        wait_s = backoff_s(attempt=self._tries, base_s=_ROOM_BASE_S)
+        self._fleet.emit(
+            Event(
+                name=EventName.DESTINATION_FULL,
+                campaign_id=self._campaign_id,
+                run_id=None if claim is None else claim.run_id,
+                export_name=None if claim is None else claim.export_name,
+                chunk_index=None if claim is None else claim.chunk_index,
+                worker_id=self._fleet.identity.worker_id,
+                message=message,
+                data={**data, "wait_s": round(wait_s, 3)},
+            )
+        )
+        return wait_s

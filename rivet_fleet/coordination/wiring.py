@@ -158,6 +158,7 @@ def settings_of(loaded: LoadedConfig) -> FleetSettings:
         lease_ttl_s=campaign.lease_ttl_s,
         drain_grace_s=campaign.drain_grace_s,
         hang_timeout_s=campaign.hang_timeout_s,
+        full_patience_s=campaign.full_patience_s,
         worker_memory_bytes=loaded.worker_memory_mb * _MB,
         spool_root=loaded.spool_dir or default_spool,
         row_values_shown=loaded.config.errors.row_values == "shown",

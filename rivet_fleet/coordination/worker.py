@@ -25,7 +25,6 @@ from rivet_fleet.coordination.fitness import (
     asks_source,
     refuse_before_claim,
     refuse_claimed_destination,
-    refuse_full_spool,
     refuse_state,
     tell_unfit,
     unfit_of,
@@ -33,10 +32,11 @@ from rivet_fleet.coordination.fitness import (
 )
 from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.coordination.heartbeat import Heartbeat
-from rivet_fleet.coordination.protect import ChunkGuard, Protection, Retries
+from rivet_fleet.coordination.protect import ChunkGuard, Protection, Retries, Room
 from rivet_fleet.coordination.tend import chosen_over, runs_named, tend, verdict
 from rivet_fleet.errors import (
     DestinationError,
+    DestinationFull,
     ExitCode,
     LeaseLost,
     RetryClass,
@@ -151,6 +151,7 @@ class Worker:
         self._changes_told: set[tuple[RunId, BasisDifference]] = set()
         self._proofs: dict[RunId, PageProofs] = {}
         self._retries = Retries(fleet, campaign_id)
+        self._room = Room(fleet, campaign_id, spool)
         self._read_bytes = 0
         """Received of the chunk, and not paid for by a try."""
         self._busy_s: Callable[[], float | None] = lambda: None
@@ -206,7 +207,8 @@ class Worker:
             runs = fleet.patience.call("read the runs", self._runs)
             self._only = tuple(run.run_id for run in runs_named(runs, self._exports))
         while not fleet.stop.requested:
-            refuse_full_spool(self._spool)
+            if self._room.spool_waited_for():
+                continue
             claimed_at_s = fleet.clock.monotonic_s()
             claim = fleet.patience.call("claim a chunk", self._claim)
             if claim is not None:
@@ -216,6 +218,7 @@ class Worker:
                 self._work(claim)
                 self._claimed = None
                 self._retries.rest()
+                self._room.wait()
                 if self._over_ceiling():
                     return ExitCode.RECYCLE
                 continue
@@ -264,6 +267,7 @@ class Worker:
             self._heartbeat.check()
             published = deliver_chunk(fleet, claim, plan, result)
             self._outages = 0
+            self._room.found()
             self._retries.answered(plan)
             if published is Published.REOPENED:
                 self._pay_for_reading(claim)
@@ -411,7 +415,8 @@ class Worker:
 
     def _fail_or_give_back(self, claim: Claim, error: RivetFleetError | ImportError) -> None:
         """A defect of this process costs the chunk nothing and ends the process: WorkerUnfit. An
-        outage is nobody's poison: it costs the chunk no attempt, however long it lasts."""
+        outage is nobody's poison: it costs the chunk no attempt, however long the source is away,
+        and for as long as there is patience with a destination that is full."""
         fleet = self._fleet
         plan = fleet.planned_run(claim.run_id).plan
         found = unfit_of(error) or asked_of_source(fleet, plan, error)
@@ -424,6 +429,11 @@ class Worker:
             self._pay_for_reading(claim)
             raise told
         assert isinstance(error, RivetFleetError)  # every ImportError is a defect of ours
+        if isinstance(error, DestinationFull) and self._room.lacks(claim, error):
+            self._leave_source(plan)
+            self._release(claim)
+            self._pay_for_reading(claim)
+            return
         if asks_source(error) and error.retry is not RetryClass.PERMANENT:
             self._retries.wait_s(plan, 0.0, 0)  # asking took a connection of its own
         outage = isinstance(error, SourceError) and not error.connected

@@ -28,7 +28,7 @@ from rivet_fleet.execution.destination import Destination, Presence
 from rivet_fleet.execution.parts import digest_file
 
 SPOOL = "spool"
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FULL = {errno.ENOSPC, errno.EDQUOT}
 _REFUSED = {
     errno.EACCES: "permission denied",
     errno.EPERM: "operation not permitted",
@@ -56,6 +56,15 @@ def _meaning(code: int, kind: str, path: Path, purpose: str) -> DestinationError
             hint="free space or raise the quota there; the chunk is tried again",
             code="RIVET_NO_SPACE",
         )
+    if code == errno.EFBIG:
+        large = DestinationFull(
+            f"a file is larger than any may be in the {purpose} at {path}",
+            hint="raise this process's limit (ulimit -f), use another filesystem, or make smaller "
+            "files (max_file_size_mb)",
+            code="RIVET_FILE_TOO_LARGE",
+        )
+        large.passing = False
+        return large
     if code in _REFUSED:
         return DestinationRefused(
             f"the {purpose} at {path} cannot be used: {_REFUSED[code]}",

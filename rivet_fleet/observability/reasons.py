@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from rivet_fleet.contracts.clock import BACKOFF_MAX_S
 from rivet_fleet.contracts.events import EventName
 from rivet_fleet.contracts.keys import RunId
 from rivet_fleet.contracts.plan import ClaimPlace
@@ -49,6 +50,7 @@ class ReasonCode(Enum):
     SOURCE_GROUP_PACED = "source_group_paced"
     SOURCE_AWAY = "source_away"
     RETRIES_HELD = "retries_held"
+    DESTINATION_FULL = "destination_full"
     WORKER_UNFIT = "worker_unfit"
     CAMPAIGN_HALTED = "campaign_halted"
     WAITING_FOR_RETRY = "waiting_for_retry"
@@ -483,6 +485,8 @@ def _overlap(scene: Scene) -> tuple[Reason, ...]:
 # something: this says so.
 
 _UNFIT_SHOWN = 20
+_TOLD_LATE_S = 2.0
+"""Between one word of who waits for room and the next."""
 
 
 def runs_by_source(runs: Sequence[RunView]) -> dict[str, tuple[RunId, ...]]:
@@ -516,6 +520,34 @@ def held_reasons(scene: Scene, entries: Sequence[JournalEntry]) -> list[Reason]:
         if isinstance(wait_s, int | float):
             until_s[source] = max(until_s.get(source, 0.0), entry.at_s + wait_s - scene.now_s)
     return [_held(source, left_s) for source, left_s in until_s.items() if left_s > 0]
+
+
+def full_reasons(scene: Scene, entries: Sequence[JournalEntry]) -> list[Reason]:
+    """One for each worker that waits for room at this moment; nothing once the campaign is over.
+    ``entries``: when that was told lately, oldest first."""
+    if scene.campaign.status.over:
+        return []
+    last = {entry.worker_id: entry for entry in entries}
+    return [
+        _full(entry, scene.now_s) for entry in last.values() if _waits_until(entry) > scene.now_s
+    ]
+
+
+def _waits_until(entry: JournalEntry) -> float:
+    wait_s = entry.data.get("wait_s")
+    known = isinstance(wait_s, int | float) and 0 <= wait_s <= BACKOFF_MAX_S
+    return entry.at_s + float(str(wait_s)) + _TOLD_LATE_S if known else 0.0
+
+
+def _full(entry: JournalEntry, now_s: float) -> Reason:
+    return Reason(
+        code=ReasonCode.DESTINATION_FULL,
+        export_name=entry.export_name,
+        sentence=f"{entry.message.rstrip('.')[:1].upper()}{entry.message.rstrip('.')[1:]}. No "
+        "attempt is spent while campaign.full_patience_s lasts; make room, and it goes on by "
+        "itself.",
+        until_s=max(0.0, _waits_until(entry) - _TOLD_LATE_S - now_s),
+    )
 
 
 def _held(source: str, left_s: float) -> Reason:

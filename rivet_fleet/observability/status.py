@@ -23,6 +23,7 @@ from rivet_fleet.contracts.url import redact
 from rivet_fleet.observability.reasons import (
     Reason,
     Scene,
+    full_reasons,
     group_words,
     held_reasons,
     order_reasons,
@@ -124,11 +125,12 @@ def explain(
     outages: Mapping[str, Outage] = MappingProxyType({}),
     began: Sequence[JournalEntry] = (),
     held: Sequence[JournalEntry] = (),
+    full: Sequence[JournalEntry] = (),
 ) -> StatusReport:
     """The report for one moment.
 
     ``outages`` are by source; ``began`` are the last workers that started or were unfit; ``held``
-    is when retries were told to wait, lately.
+    is when retries were told to wait, lately, and ``full`` when workers were told to.
     """
     campaign, now_s = scene.campaign, scene.now_s
     finished_at_s = campaign.finished_at_s
@@ -147,6 +149,7 @@ def explain(
         reasons=(
             *outage_reasons(scene, outages),
             *held_reasons(scene, held),
+            *full_reasons(scene, full),
             *unfit_reasons(scene, began),
             *reasons_for(scene, protection_reasons(scene)),
             *order_reasons(scene),

@@ -6,13 +6,16 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psycopg
 import pytest
 
+from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.demo.embedded import EmbeddedPostgres, embedded_postgres
+from rivet_fleet.errors import StateUnavailable
+from rivet_fleet.persistence.open import open_store
 from tests.integration.fleet_cli import ORDERS, Desk, fleet_yaml, may_mount, mounted, run_sqlite
 from tests.waiting import until
 
@@ -132,7 +135,14 @@ def bulky(postgres: EmbeddedPostgres, database: str, tmp_path: Path) -> Desk:
 BULK = "mode: chunked, chunk_size: 250, compression: none"
 
 
-def test_a_destination_that_fills_up(bulky: Desk) -> None:
+ATTEMPTS = "SELECT DISTINCT attempts FROM chunk_task"
+
+
+def bigger(folder: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,size=32m", str(folder)], check=True)
+
+
+def test_a_destination_that_fills_up_is_waited_for(bulky: Desk) -> None:
     if not may_mount():
         pytest.skip("needs the right to mount a tmpfs")
     bulky.write(
@@ -140,14 +150,34 @@ def test_a_destination_that_fills_up(bulky: Desk) -> None:
             source=HASTY, extra=BULK, campaign="workers: 1, max_chunk_attempts: 2, lease_ttl_s: 5"
         )
     )
+    with mounted(bulky.out, "size=1m"), running(bulky, "run") as campaign:
+        told = "SELECT data_json FROM run_journal WHERE event = 'destination.full'"
+        until(lambda: statuses(bulky) and run_sqlite(bulky.state, told), what="a full disk")
+        (reason, *_) = [
+            one
+            for one in bulky.cli("status", "--json").json["reasons"]
+            if one["code"] == "destination_full"
+        ]
+        assert "its files need" in reason["sentence"] and "are free" in reason["sentence"]
+        assert bulky.delivered() == [], "no _SUCCESS before everything is there"
+        bigger(bulky.out)
+        bulky.finish(campaign)
+        assert bulky.delivered() == list(range(1, 2001))
+    assert run_sqlite(bulky.state, ATTEMPTS) == [(1,)], "none was spent"
+
+
+def test_who_has_no_patience_with_a_full_destination_spends_attempts(bulky: Desk) -> None:
+    if not may_mount():
+        pytest.skip("needs the right to mount a tmpfs")
+    campaign = "workers: 1, max_chunk_attempts: 2, lease_ttl_s: 5, full_patience_s: 0"
+    bulky.write(fleet_yaml(source=HASTY, extra=BULK, campaign=campaign))
     with mounted(bulky.out, "size=2m"):
         done = bulky.cli("run", code=5)
         assert "DestinationFull" in done.said and "free space" in done.said
         assert "rivet-fleet requeue" in done.said
-        assert bulky.delivered() == [], "no _SUCCESS before everything is there"
         visible = [p for p in bulky.out.rglob("*.parquet") if ".staging" not in p.parts]
         assert visible, "what was delivered before stays"
-        subprocess.run(["mount", "-o", "remount,size=32m", str(bulky.out)], check=True)
+        bigger(bulky.out)
         kept = {p: p.stat().st_mtime_ns for p in visible}
         bulky.cli("requeue")
         bulky.cli("resume")
@@ -155,23 +185,44 @@ def test_a_destination_that_fills_up(bulky: Desk) -> None:
         assert {p: p.stat().st_mtime_ns for p in visible} == kept, "nothing is done twice"
 
 
-def test_a_spool_that_fills_up_and_is_freed(bulky: Desk) -> None:
+def test_a_spool_that_fills_up_is_waited_for(bulky: Desk) -> None:
     if not may_mount():
         pytest.skip("needs the right to mount a tmpfs")
     bulky.write(
         fleet_yaml(
             source=HASTY,
             extra=BULK,
-            campaign="workers: 1, max_chunk_attempts: 50, lease_ttl_s: 5",
+            campaign="workers: 1, max_chunk_attempts: 2, lease_ttl_s: 5",
             tail="spool_dir: ./spool\n",
         )
     )
     with mounted(bulky.folder / "spool", "size=200k") as spool, running(bulky, "run") as campaign:
-        full = "SELECT 1 FROM chunk_task WHERE error_class = 'DestinationFull'"
-        until(lambda: statuses(bulky) and run_sqlite(bulky.state, full), what="a full spool")
-        subprocess.run(["mount", "-o", "remount,size=32m", str(spool)], check=True)
+        told = "SELECT 1 FROM run_journal WHERE event = 'destination.full'"
+        until(lambda: statuses(bulky) and run_sqlite(bulky.state, told), what="a full spool")
+        bigger(spool)
         bulky.finish(campaign)
     assert bulky.delivered() == list(range(1, 2001))
+    assert run_sqlite(bulky.state, ATTEMPTS) == [(1,)], "none was spent"
+
+
+def test_a_state_that_fills_up_is_waited_for_like_one_that_is_away(tmp_path: Path) -> None:
+    if not may_mount():
+        pytest.skip("needs the right to mount a tmpfs")
+    with mounted(tmp_path / "state", "size=1m,mode=0700") as folder:
+        store = open_store(f"sqlite:///{folder / 'state.db'}")
+        store.migrate()
+        filler = folder / "filler"
+        with filler.open("wb", buffering=0) as file, suppress(OSError):
+            while True:
+                file.write(bytes(4096))
+        word = Event(name=EventName.WORKER_STARTED, message="m" * 50_000)
+        with pytest.raises(StateUnavailable) as caught:
+            for _ in range(40):
+                store.write_journal(word)
+        assert "free space" in (caught.value.hint or "")
+        filler.unlink()
+        store.write_journal(word)
+        store.close()
 
 
 # ---------------------------------------------------------------- files deleted under our feet

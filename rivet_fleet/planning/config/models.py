@@ -460,6 +460,11 @@ class CampaignConfig(Block):
         description="A chunk without any progress for this long costs its worker; "
         "one that is only tried again, an attempt.",
     )
+    full_patience_s: Annotated[Number, Field(ge=0, le=2_592_000)] = Field(
+        default=3600.0,
+        description="How long a worker waits for room where a destination or its spool is full, "
+        "before a chunk spends an attempt for it.",
+    )
 
 
 class StateConfig(Block):

@@ -79,7 +79,9 @@ def make_fleet(store, spool: Path, name="worker") -> Fleet:
         stop=stop,
         identity=this_process(name, worker_id=new_worker_id()),
         # How large the tests' own process is ends no worker in it.
-        settings=FleetSettings(lease_ttl_s=30.0, spool_root=spool, worker_memory_bytes=1 << 50),
+        settings=FleetSettings(
+            lease_ttl_s=30.0, spool_root=spool, worker_memory_bytes=1 << 50, full_patience_s=0.0
+        ),
         patience=Patience(clock, stop, events.append, limit_s=5.0),
         redact=lambda text: text,
     )

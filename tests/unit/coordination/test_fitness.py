@@ -318,7 +318,7 @@ def test_a_spool_without_room_or_gone_claims_nothing(tmp_path, monkeypatch) -> N
     refuses(store, fleet, events, tmp_path, Defect.SPOOL)
     monkeypatch.undo()
     with pytest.raises(WorkerUnfit, match="spool"):
-        fitness.refuse_full_spool(tmp_path / "gone")
+        fitness.spool_is_full(tmp_path / "gone")
 
 
 def test_a_state_of_another_schema_is_another_version_and_nothing_else_is() -> None:

@@ -104,6 +104,31 @@ def test_tries_that_wait_for_the_budget_are_said_while_they_wait(ago_s, status, 
         assert found[0].until_s == pytest.approx(25.0) and "Source shop" in found[0].sentence
 
 
+@pytest.mark.parametrize(
+    ("ago_s", "wait_s", "status", "said"),
+    [
+        (20.0, 30.0, CampaignStatus.ACTIVE, 1),
+        (50.0, 30.0, CampaignStatus.ACTIVE, 0),
+        (20.0, 30.0, CampaignStatus.CANCELLED, 0),
+        (20.0, float("inf"), CampaignStatus.ACTIVE, 0),
+        (20.0, "x", CampaignStatus.ACTIVE, 0),
+    ],
+)
+def test_who_waits_for_room_says_how_much_is_needed(ago_s, wait_s, status, said) -> None:
+    message = "chunk 3 of orders waits for room: no space left: its files need 4 MB"
+    told = [
+        entry("destination.full", at_s=NOW_S - ago_s, data={"wait_s": wait_s}, message=message)
+        for _ in range(2)
+    ]
+    report = _explain([run(pending=2)], [], [worker()], status=status, full=told)
+    found = [reason for reason in report.reasons if reason.code is ReasonCode.DESTINATION_FULL]
+    assert len(found) == said, "once for each worker"
+    if said:
+        assert found[0].until_s == pytest.approx(10.0)
+        assert "Chunk 3 of orders waits for room" in found[0].sentence
+        assert "its files need 4 MB. No attempt is spent" in found[0].sentence
+
+
 def test_a_source_is_asked_about_while_one_of_its_runs_has_chunks_to_read() -> None:
     done, open_ = run("a", status=RunStatus.COMPLETED, completed=1), run("b", pending=1)
     assert runs_by_source([done, open_]) == {"shop": (done.run_id, open_.run_id)}
