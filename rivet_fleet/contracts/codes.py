@@ -294,6 +294,9 @@ _ALL = [
         DestinationFull,
         """
         RIVET_NO_SPACE | a disk or a quota is full | make room, then start it again
+        RIVET_FILE_TOO_LARGE | a file is larger than its filesystem or the process's limit
+            allows: room would not help | raise the limit (ulimit -f), use another
+            filesystem, or make smaller files
         """,
     ),
     *_codes(
