@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 
 from rivet_fleet.contracts.columns import ColumnSpec, Fidelity
 from rivet_fleet.contracts.facts import ColumnFacts, ServerFacts, SourceFacts
-from rivet_fleet.contracts.identity import CAMPAIGN_OTHER
 from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.contracts.plan import CampaignPlan, ExportPlan
 from rivet_fleet.contracts.typereport import (
@@ -22,7 +21,7 @@ from rivet_fleet.contracts.typereport import (
     Target,
     findings,
 )
-from rivet_fleet.coordination.history import Memory, recollect
+from rivet_fleet.coordination.history import Memory, recollect, refuses_runs
 from rivet_fleet.coordination.inquiry import (
     Inquiry,
     OnRefusal,
@@ -69,7 +68,7 @@ def check_exports(
     """Ask the sources about the named exports (all of them by default), plan and judge each.
 
     What is wrong with one export is its ``refused`` and hides no other; a state database that
-    cannot be read costs the history alone. Raises UsageError for an unknown name, ConfigError
+    is away or of an older version costs the history alone. Raises UsageError for an unknown name, ConfigError
     for a connection that is not there.
     """
     notes: list[str] = []
@@ -96,10 +95,10 @@ def check_exports(
 def _remembered(
     loaded: LoadedConfig, options: ProcessOptions, notes: list[str]
 ) -> tuple[Memory, RivetFleetError | None]:
-    """What former runs left, and what keeps every export from being run: the campaign's name is
-    another configuration's."""
+    """What former runs left, and what keeps every export from being run: a state that a run would
+    refuse, too. An older one it would bring to this version, and one that is away it waits for."""
     memory, error = recollect(loaded, options)
-    if error is None or error.code == CAMPAIGN_OTHER:
+    if error is None or refuses_runs(error):
         return memory, error
     notes.append(f"no history: {error.message}; judged by the sources' own numbers alone")
     return memory, None

@@ -13,8 +13,8 @@ from rivet_fleet.contracts.state import MeasuredRun
 from rivet_fleet.contracts.window import StoredMark
 from rivet_fleet.coordination.fleet import Patience, refuse_other_owner
 from rivet_fleet.coordination.wiring import ProcessOptions, state_of
-from rivet_fleet.errors import RivetFleetError, StateRefused
-from rivet_fleet.persistence.migrate import SCHEMA_NONE
+from rivet_fleet.errors import RivetFleetError, StateRefused, StateTampered
+from rivet_fleet.persistence.migrate import SCHEMA_NONE, SCHEMA_OLD
 from rivet_fleet.persistence.open import open_store, store_exists
 from rivet_fleet.persistence.rivet import RivetCursor, cursors_of_file, is_rivets_file
 from rivet_fleet.persistence.store import Store
@@ -109,3 +109,9 @@ def recollect(
         return remember(loaded, options), None
     except RivetFleetError as error:
         return Memory(), error
+
+
+def refuses_runs(error: RivetFleetError) -> bool:
+    """True for what of a state keeps every run from beginning. An older state is brought to this
+    version by a run, and one that is away is waited for."""
+    return isinstance(error, StateRefused | StateTampered) and error.code != SCHEMA_OLD

@@ -118,6 +118,8 @@ def check_version(database: Database) -> None:
         if stored == SCHEMA_VERSION:
             refuse_moved_state(connection, database.dialect)
             return
+        if stored is None:
+            refuse_rivets(connection, database.dialect.target)
     refuse_newer(stored, database.dialect.target)
     have = "no schema" if stored is None else f"schema version {stored}"
     raise StateRefused(

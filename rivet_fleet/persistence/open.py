@@ -23,7 +23,7 @@ from rivet_fleet.persistence.dialects import (
 )
 from rivet_fleet.persistence.guards import SCHEMA_VERSION
 from rivet_fleet.persistence.migrate import stored_version
-from rivet_fleet.persistence.rivet import RivetCursor, cursors_of
+from rivet_fleet.persistence.rivet import RivetCursor, cursors_of, refuse_rivets
 from rivet_fleet.persistence.store import Store
 
 _SQLITE = "sqlite:///"
@@ -184,6 +184,8 @@ def state_health(url: str, *, namespace: str = NAMESPACE_DEFAULT) -> StateHealth
     try:
         with database.connected() as connection:
             version = stored_version(connection)
+            if version is None:
+                refuse_rivets(connection, database.dialect.target)
         return StateHealth(
             target=database.dialect.target,
             schema_version=version,

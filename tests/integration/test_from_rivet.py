@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from rivet_fleet.contracts.doctor import StateHealth
 from rivet_fleet.errors import StateRefused
 from rivet_fleet.persistence.open import open_store, rivets_cursors_of_server, state_health
 from rivet_fleet.persistence.rivet import OF_RIVET, is_rivets_file
@@ -66,6 +65,13 @@ def test_what_cannot_be_taken_is_named_and_nothing_is_changed(desk: Desk) -> Non
     assert desk.cli("state", "show").out.count("reads from") == 0
 
 
+def test_what_a_run_would_refuse_of_a_state_check_and_doctor_refuse(desk: Desk) -> None:
+    here = ("--state-url", f"sqlite:///{desk.folder / RIVETS_FILE}")
+    for command in ("run", "plan", "check", "status"):
+        assert "holds the state of Rivet" in desk.cli(command, *here, code=1).said, command
+    assert "holds the state of Rivet" in desk.cli("doctor", *here, code=None).said
+
+
 def test_a_servers_state_of_rivets_is_read_and_none_of_ours_is_made_in_it(
     postgres, database: str
 ) -> None:
@@ -85,5 +91,5 @@ def test_a_servers_state_of_rivets_is_read_and_none_of_ours_is_made_in_it(
         assert (found.export_name, found.value) == ("orders", "17")
     finally:
         store.close()
-    health: StateHealth = state_health(database)
-    assert health.schema_version is None
+    with pytest.raises(StateRefused, match="holds the state of Rivet"):
+        state_health(database)
