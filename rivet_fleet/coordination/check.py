@@ -68,8 +68,8 @@ def check_exports(
     """Ask the sources about the named exports (all of them by default), plan and judge each.
 
     What is wrong with one export is its ``refused`` and hides no other; a state database that
-    is away or of an older version costs the history alone. Raises UsageError for an unknown name, ConfigError
-    for a connection that is not there.
+    is away or of an older version costs the history alone. Raises UsageError for an unknown name,
+    ConfigError for a connection that is not there.
     """
     notes: list[str] = []
     memory, whole = _remembered(loaded, options, notes)

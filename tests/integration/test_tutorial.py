@@ -60,8 +60,8 @@ def test_the_tutorial(tmp_path: Path, terminal: dict[str, str], postgres: Embedd
 
 def newest_rows(dataset: Path) -> int:
     """By pyarrow, of the newest run alone."""
-    newest = json.loads((dataset / "manifest.json").read_text())
-    return sum(pq.read_metadata(dataset / part["path"]).num_rows for part in newest["parts"])
+    newest = json.loads((dataset / "latest.json").read_text())
+    return sum(pq.read_metadata(dataset / file).num_rows for file in newest["files"])
 
 
 def test_first_steps_of_the_readme(
