@@ -17,10 +17,12 @@ from hypothesis import HealthCheck, settings
 
 from rivet_fleet.contracts.url import DatabaseUrl, parse_database_url
 from rivet_fleet.demo.embedded import EmbeddedPostgres, EmbeddedPostgresMissing, embedded_postgres
+from tests.servers.azure_fake import AzureAccount, AzureService, azure_account
 from tests.servers.mariadb import EmbeddedMariadb, EmbeddedMariadbMissing, embedded_mariadb
 from tests.servers.versitygw import Versitygw, VersitygwMissing, running_versitygw
 
 MYSQL_URL_VARIABLE = "RIVET_FLEET_TEST_MYSQL_URL"
+AZURE_URL_VARIABLE = "RIVET_FLEET_TEST_AZURE_URL"
 
 _numbers = itertools.count(1)
 # What they hold never outlives them: nothing waits for a disk.
@@ -97,6 +99,16 @@ def versitygw() -> Iterator[Versitygw]:
             yield server
     except VersitygwMissing as absent:
         missing(str(absent))
+
+
+@pytest.fixture(scope="session")
+def azure() -> Iterator[AzureAccount]:
+    """One storage account for the whole test session. Make a container of your own."""
+    if url := os.environ.get(AZURE_URL_VARIABLE):
+        yield AzureService(url)
+        return
+    with azure_account() as account:
+        yield account
 
 
 @pytest.fixture

@@ -196,13 +196,19 @@ def store_prefix(scheme: str, settings: Settings, at: str | None = None) -> str:
     """``scheme://bucket/prefix``, with ``@`` and ``at`` behind the bucket: the account, or by
     default the endpoint's host and port."""
     if at is None and "endpoint" in settings:
-        url = urlsplit(settings["endpoint"])
-        host = url.hostname or ""
-        at = f"[{host}]" if ":" in host else host
-        if url.port is not None and url.port != _DEFAULT_PORTS.get(url.scheme):
-            at = f"{at}:{url.port}"
+        at = endpoint_place(settings["endpoint"])
     place = f"{settings['bucket']}@{at}" if at else settings["bucket"]
     return f"{scheme}://{place}/{settings['prefix'].strip('/')}"
+
+
+def endpoint_place(endpoint: str) -> str:
+    """Host, and port where it is not the scheme's own, as the authority of a URI."""
+    url = urlsplit(endpoint)
+    host = url.hostname or ""
+    place = f"[{host}]" if ":" in host else host
+    if url.port is None or url.port == _DEFAULT_PORTS.get(url.scheme):
+        return place
+    return f"{place}:{url.port}"
 
 
 def bucket_and_key(prefix: str) -> tuple[str, str]:

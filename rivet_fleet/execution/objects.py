@@ -13,20 +13,17 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
-import importlib
 import re
 import secrets
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Protocol
 
 from rivet_fleet.contracts.killpoints import KillPoint, reach
 from rivet_fleet.contracts.manifest import PartDigest, Receipt
 from rivet_fleet.errors import (
-    ConfigError,
     DataIntegrityError,
     DestinationError,
     DestinationRefused,
@@ -45,9 +42,6 @@ identifier, and some proxies drop what has an underscore."""
 _MEBIBYTE = 1024 * 1024
 _PIECE_BYTES_MIN = 5 * _MEBIBYTE
 _PIECES_MAX = 10_000
-_NO_CODE = re.compile(r"[^A-Za-z0-9_.: -]")
-_CODE_CHARS_MAX = 80
-_LATER = (408, 409, 425, 429)
 _OURS = re.compile(
     rf"[^/]+/[^/]+-c\d{{6,}}-p\d{{3,}}-f\d+\.[a-z0-9.]+|{PROBE}\.[0-9a-f]+(?:/probe)?"
 )
@@ -88,53 +82,6 @@ class StagedObject:
     age_s: float
 
 
-def store_error(
-    uri: str, verb: str, *, status: int | None, code: str, hint: str | None = None
-) -> DestinationError:
-    """Our error for a store's answer: ``status`` is HTTP's, None where there was none; ``code`` the
-    store's own name for it, never its text, in which anything may stand. ``verb``: what was asked,
-    with the permission it takes as its cloud names it (``s3:PutObject``)."""
-    said = _NO_CODE.sub("?", code)[:_CODE_CHARS_MAX] + (f" ({status})" if status else "")
-    if status in (401, 403):
-        return DestinationRefused(
-            f"{uri} refuses {verb}: {said}",
-            hint=hint
-            or f"check the credentials and that they may {verb}; reading a key that is "
-            "not there takes the permission to list",
-            code="RIVET_STORE_DENIED",
-        )
-    if status is None or status in _LATER or (status >= 500 and status != 501):
-        return DestinationUnavailable(
-            f"{uri} did not answer {verb}: {said}",
-            hint=hint or "it is tried again; check the service and the way to it",
-            code="RIVET_STORE_UNAVAILABLE",
-        )
-    return DestinationRefused(
-        f"{uri} cannot do {verb}: {said}",
-        hint=hint or "check bucket, region and endpoint",
-        code="RIVET_STORE_REFUSED",
-    )
-
-
-def import_store(library: str, extra: str) -> ModuleType:
-    """A store's library, to be used by the settings of its destination alone. Raises ConfigError
-    where it is not installed."""
-    try:
-        fsspec_config = importlib.import_module("fsspec.config")
-        module = importlib.import_module(library)
-    except ImportError as error:
-        raise ConfigError(
-            f"a destination of type {extra} needs {library}, which is not installed here "
-            f"({error.name or type(error).__name__})",
-            hint=f"install this program with its extra {extra}, from its own folder: no package "
-            "index has it",
-            code="RIVET_STORE_NOT_INSTALLED",
-        ) from None
-    # From files of this user and FSSPEC_*: another endpoint or key than the destination's own.
-    fsspec_config.conf.clear()
-    return module
-
-
 class ObjectUpload(Protocol):
     """One part on its way, in one process. Its bytes stay invisible."""
 
@@ -157,12 +104,13 @@ class ObjectStore(Protocol):
     verb.
 
     Every verb raises DestinationUnavailable where it may work later and DestinationRefused where it
-    will not, made by ``store_error`` and naming the permission that is missing as its cloud names
-    it; ``Taken`` and ``Gone`` only where it says so. Nothing else leaves it.
+    will not, made by ``storeclient.store_error`` and naming the permission that is missing as its
+    cloud names it; ``Taken`` and ``Gone`` only where it says so. Nothing else leaves it.
     """
 
     def begin(self, key: str, digest: PartDigest) -> ObjectUpload:
-        """A new upload of this part: two of one key do not meet."""
+        """A new upload of this part. Two of one key do not meet; where a store cannot keep them
+        apart, committing or discarding one makes the other one Gone, and never another's bytes."""
         ...
 
     def commit(self, tokens: Tokens, key: str, digest: PartDigest) -> bool:

@@ -34,8 +34,8 @@ from rivet_fleet.execution.objects import (
     StagedObject,
     Taken,
     Tokens,
-    store_error,
 )
+from rivet_fleet.execution.storeclient import store_error
 
 _ABORTS_MAX = 5
 

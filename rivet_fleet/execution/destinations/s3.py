@@ -14,12 +14,12 @@ import base64
 import contextlib
 import hashlib
 import importlib
-import os
 import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from email.utils import parsedate_to_datetime
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -51,9 +51,8 @@ from rivet_fleet.execution.objects import (
     StagedObject,
     Taken,
     Tokens,
-    import_store,
-    store_error,
 )
+from rivet_fleet.execution.storeclient import Said, import_store, shared_client, store_error
 
 _OWN = ".amazonaws.com"
 _KEYS = ("access_key_env", "secret_key_env")
@@ -160,19 +159,6 @@ def open_destination(connection: DestinationConnection, *, create: bool = True) 
     return ObjectDestination(store, kind=KIND.name, uri=connection.prefix, below=below)
 
 
-def _filesystem(s3fs: ModuleType, connection: DestinationConnection) -> Any:
-    """One for all prefixes that are reached by the same settings: its client takes 10 MB. Of this
-    process alone: one that was made before a fork does not work behind it."""
-    settings = (*sorted(connection.options.items()), *sorted(connection.secrets.items()))
-    found = _filesystems.get((os.getpid(), settings))
-    if found is None:
-        found = _filesystems[os.getpid(), settings] = _made(s3fs, connection)
-    return found
-
-
-_filesystems: dict[tuple[int, tuple[tuple[str, str], ...]], Any] = {}
-
-
 def _made(s3fs: ModuleType, connection: DestinationConnection) -> Any:
     options, secret = connection.options, connection.secrets
     endpoint = options.get("endpoint")
@@ -240,7 +226,7 @@ class S3Store:
     def __init__(self, s3fs: ModuleType, bucket: str, connection: DestinationConnection) -> None:
         self._bucket = bucket
         self._uri = connection.prefix
-        self._fs = _filesystem(s3fs, connection)
+        self._fs = shared_client(connection, partial(_made, s3fs))
         self._sync: Callable[..., Any] = importlib.import_module("fsspec.asyn").sync
         self._failures = _failures()
         self._own_service = "endpoint" not in connection.options
@@ -300,7 +286,7 @@ class S3Store:
         """``HeadObject``."""
         try:
             found = self.ask("head_object", _NO_KEY, Key=key)
-        except _Said:
+        except Said:
             return None
         told = {name.lower(): text for name, text in found.get("Metadata", {}).items()}
         return Head(key=key, size_bytes=found["ContentLength"], fingerprint=told.get(FINGERPRINT))
@@ -340,7 +326,7 @@ class S3Store:
             span = f"bytes={at}-{at + _READ_BYTES - 1}"
             try:
                 answer = self.ask("get_object", expected, Key=key, Range=span, **same)
-            except _Said as said:
+            except Said as said:
                 if said.code in _NO_KEY:
                     raise Gone from None
                 if said.code in _FAILED_CONDITION:
@@ -371,7 +357,7 @@ class S3Store:
         """Its connections are other prefixes', too; they end with the process."""
 
     def ask(self, method: str, expected: tuple[str, ...] = (), /, **words: Any) -> dict[str, Any]:
-        """One request about the bucket, repeated by s3fs while it may help. Raises _Said for codes
+        """One request about the bucket, repeated by s3fs while it may help. Raises Said for codes
         (or, where there is none, HTTP's numbers) that are ``expected``."""
         with self._border(method, expected):
             answer: dict[str, Any] = self._fs.call_s3(method, Bucket=self._bucket, **words)
@@ -399,7 +385,7 @@ class S3Store:
             try:
                 self.ask(method, expected, Key=key, **self._condition, **words)
                 return
-            except _Said as said:
+            except Said as said:
                 if said.code in _NOT_WHOLE:
                     raise Gone from None
                 if said.code in _FAILED_CONDITION:
@@ -413,7 +399,7 @@ class S3Store:
         raise store_error(self._uri, _PERMISSIONS[method], status=409, code=_CONFLICT)
 
     def _abort(self, upload_id: str, key: str) -> None:
-        with contextlib.suppress(_Said):
+        with contextlib.suppress(Said):
             self.ask("abort_multipart_upload", _NO_UPLOAD, Key=key, UploadId=upload_id)
 
     def _pieces(self, upload_id: str, key: str) -> Sequence[Piece] | None:
@@ -423,7 +409,7 @@ class S3Store:
         while True:
             try:
                 page = self.ask("list_parts", _NO_UPLOAD, Key=key, UploadId=upload_id, **more)
-            except _Said:
+            except Said:
                 return None
             found += [(p["PartNumber"], p["ETag"], p["Size"]) for p in page.get("Parts", ())]
             if not page.get("IsTruncated"):
@@ -455,7 +441,7 @@ class S3Store:
 
     def _meaning(
         self, method: str, error: BaseException, expected: tuple[str, ...]
-    ) -> DestinationError | _Said:
+    ) -> DestinationError | Said:
         """Ours for the error that s3fs raised: by the service's own code, which stands in the
         cause; s3fs gives different services' answers one errno."""
         response = _response(error)
@@ -466,21 +452,13 @@ class S3Store:
         about = response.get("ResponseMetadata", {})
         code = str(response.get("Error", {}).get("Code", ""))
         if code in expected:
-            return _Said(code)
+            return Said(code)
         hint, status = _HINTS.get(code), about.get("HTTPStatusCode")
         region = about.get("HTTPHeaders", {}).get("x-amz-bucket-region", "")
         if status in (301, 307, 400) and _REGION.fullmatch(region):
             hint = f"the bucket is in {region}: write region: {region}"
         status = 403 if code in _DENIED else 503 if code in _BUSY else status
         return store_error(self._uri, _PERMISSIONS[method], status=status, code=code, hint=hint)
-
-
-class _Said(Exception):
-    """The service's code, where it is an answer and no failure."""
-
-    def __init__(self, code: str) -> None:
-        super().__init__(code)
-        self.code = code
 
 
 def _failures() -> tuple[type[BaseException], ...]:
