@@ -386,7 +386,7 @@ def test_racing_publishers_all_succeed(place):
             return place.open().publish(receipt, path, digest)
 
         assert in_threads(publish, publish, publish) == [Presence.VISIBLE] * 3
-    assert sorted(visible(place.open())) == [f"run-1/part-{n}.parquet" for n in range(place.rounds)]
+    assert len(visible(place.open())) == place.rounds
     assert staged(place.open()) == []
 
 

@@ -82,7 +82,7 @@ EDITS = [
     ("path: out", "path: 'out/{dat}'", 8, "unknown placeholder {dat}", "did you mean 'date'?"),
     ("path: out", "bucket: b", 8, "not supported yet", ""),
     ("type: local", "type: s3", 8, "path: has no meaning for type s3", "use prefix"),
-    ("type: local", "type: lokal", 8, "must be one of local", "did you mean 'local'?"),
+    ("type: local", "type: lokal", 8, "must be one of ", "did you mean 'local'?"),
     ("type: postgres", "type: postgress", 2, "not supported", "did you mean 'postgres'?"),
     ("format: parquet", "format: parquett", 7, "must be one of", "did you mean 'parquet'?"),
     ("    format:", "    mode: chunkd\n    format:", 7, "full, chunked", "'chunked'"),
