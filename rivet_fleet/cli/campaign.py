@@ -6,6 +6,8 @@ import io
 import math
 import shlex
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +29,7 @@ from rivet_fleet.cli.invocation import (
     wanted_campaign,
 )
 from rivet_fleet.cli.options import details_option, exports_option, json_option
-from rivet_fleet.cli.say import is_quiet, log_level, say_line
+from rivet_fleet.cli.say import give, is_quiet, log_level, refuse_stream, say_line
 from rivet_fleet.cli.verdict import (
     End,
     Telling,
@@ -94,20 +96,46 @@ def run(
     worked on where a campaign has them unfinished.
     """
     invocation = start(config, params, state_url, shows_progress=True)
-    with fleet_of(invocation, "coordinator", begins=True) as fleet:
+    with (
+        _streaming(invocation, as_json=as_json) as given_on,
+        fleet_of(invocation, "coordinator", begins=True) as fleet,
+    ):
         wanted = wanted_campaign(invocation, campaign_id)
         submitted = submission.submit(fleet, invocation.loaded, wanted, anew=anew, names=exports)
         if not submitted.created:
             _tell_continued(submitted.campaign_id)
         going = Going(
-            workers=workers,
+            workers=workers if invocation.stream is None else 1,
             resumed=not submitted.created,
             as_json=as_json,
             details=details,
             exports=exports,
             left_out=submitted.left_out,
+            beside_stream=invocation.stream is not None,
         )
-        return coordinate(invocation, fleet, submitted.campaign_id, going)
+        return given_on(coordinate(invocation, fleet, submitted.campaign_id, going))
+
+
+@contextmanager
+def _streaming(invocation: Invocation, *, as_json: bool) -> Iterator[Callable[[int], int]]:
+    """Where standard output is the destination: a place for the length of the command, and what
+    gives its file on when all went well. Raises UsageError, DestinationError."""
+    if invocation.stream is None:
+        yield lambda code: code
+        return
+    refuse_stream(as_json=as_json)
+    with wiring.held_stream(invocation.stream) as found:
+
+        def given_on(code: int) -> int:
+            file = found() if code == ExitCode.OK else None
+            if file is not None:
+                size_bytes = file.stat().st_size
+                give(file)
+                if not is_quiet():
+                    say_line(f"{size_bytes:,} bytes went to standard output, whole", err=True)
+            return code
+
+        yield given_on
 
 
 @click.command()

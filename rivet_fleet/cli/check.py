@@ -130,7 +130,12 @@ def doctor(config: Path, params: tuple[str, ...], state_url: str | None, as_json
     """
     try:
         invocation = start(
-            config, params, state_url, quiet=True, needs_state=False, needs_namespace=False
+            config,
+            params,
+            state_url,
+            quiet=True,
+            needs_state=False,
+            needs_namespace=False,
         )
     except ConfigError as error:
         findings = (invalid(error, config), *examine_engines(engine_names()))

@@ -108,6 +108,9 @@ class Invocation:
     namespace: str = NAMESPACE_DEFAULT
     namespace_missing: bool = False
     """Nobody said one although others may use the state: fine for what needs none."""
+    stream: Path | None = None
+    """Of a configuration for standard output: where its file, and a state of its own, are until it
+    is given on."""
 
 
 def start(
@@ -135,6 +138,13 @@ def start(
     if not (quiet or is_quiet()):
         for warning in loaded.warnings:
             say(f"warning: {known_redactor()(warning)}", err=True)
+    stream = wiring.stream_place(loaded)
+    if stream is not None:
+        if click.get_current_context().command.name not in _OF_STREAMS:
+            raise _streamed(loaded.path.name)
+        loaded = loaded.through(stream / "out")
+        # A worker is told whose it is.
+        state = state if environment.supervisor_pid else f"sqlite:///{stream}/state.db"
     url = state or (wiring.state_of(loaded) if needs_state else "")
     said = _namespace(loaded, environment)
     missing = said is None and (url or _state_if_known(loaded)).startswith(_SERVERS)
@@ -147,6 +157,20 @@ def start(
         state_url=url,
         namespace=said or NAMESPACE_DEFAULT,
         namespace_missing=missing,
+        stream=stream,
+    )
+
+
+_OF_STREAMS = ("run", "check", "doctor", "worker")
+"""Commands for which a configuration for standard output is no error."""
+
+
+def _streamed(name: str) -> UsageError:
+    return UsageError(
+        f"{name} delivers to standard output, which nobody can look at again: there is no campaign "
+        "that could be asked about or gone on with",
+        hint="`run` does it in one go; `check` and `doctor` look before",
+        code="RIVET_STDOUT_NO_PLACE",
     )
 
 

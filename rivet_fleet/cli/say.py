@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn, TextIO, TypeVar
 
 import click
@@ -13,6 +15,7 @@ from rivet_fleet.contracts.foreign import flat, printable, printable_json
 from rivet_fleet.errors import UsageError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+_COPY_BYTES = 1024 * 1024
 _SHOW_CURSOR = "\x1b[?25h"
 _documents: list[None] = []
 _gone: list[None] = []
@@ -29,6 +32,36 @@ def say(text: str, *, err: bool = False, nl: bool = True, as_json: bool = False)
 def say_line(text: str, *, err: bool = False) -> None:
     """One line that holds names or values of others: none of them begins another line."""
     _print(flat(text), err=err)
+
+
+def give(path: Path) -> None:
+    """A file's bytes, as they are, to whoever reads standard output. Raises UsageError when they
+    could not all be written, and when that is a terminal, to which bytes could be commands."""
+    try:
+        with path.open("rb") as file:
+            shutil.copyfileobj(file, sys.stdout.buffer, _COPY_BYTES)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError as failure:
+        # Unlike a report, of which a reader may have seen enough.
+        _refuse_output(failure)
+    except OSError as failure:
+        _refuse_output(failure)
+
+
+def refuse_stream(*, as_json: bool) -> None:
+    """Raise UsageError where standard output cannot be a delivery."""
+    if as_json:
+        raise UsageError(
+            "--json and a delivery would share standard output",
+            hint="leave --json out: the report stands on stderr",
+            code="RIVET_STDOUT_SHARED",
+        )
+    if sys.stdout.isatty():
+        raise UsageError(
+            "standard output is a terminal, to which bytes of a file could be commands",
+            hint="give it a file or a pipe: `rivet-fleet run -c … > orders.csv`",
+            code="RIVET_STDOUT_SHARED",
+        )
 
 
 def begin_output() -> None:

@@ -26,6 +26,8 @@ class Telling:
     exports: tuple[str, ...] = ()
     """Those that were worked on; all without a name."""
     left_out: tuple[LeftOut, ...] = ()
+    beside_stream: bool = False
+    """Standard output is the delivery: what is told goes beside it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,8 +55,10 @@ def tell_end(
     if telling.as_json:
         failures = (*_failures(report), *left_out_failures(telling.left_out))
         say_ended(report_json(report, redact), failure, failures)
-    elif not is_quiet():
-        say(render_report(report, redact, details=telling.details))
+    elif not (is_quiet() or (telling.beside_stream and failure is None)):
+        # Of a stream that goes well the stream itself tells: its file's place is gone by then.
+        told = render_report(report, redact, details=telling.details)
+        say(told, err=telling.beside_stream)
     if end.worker_failure and end.exit_code != 0:
         say(f"last words of a worker that ended:\n{end.worker_failure}", err=True)
     if failure is not None and failure.code in _TOLD:

@@ -112,6 +112,10 @@ _ALL = [
         RIVET_OUTPUT_UNWRITABLE | standard output could not be written: a full disk, a
             closed file | the command's own work is done or not as its other output
             says; give it an output
+        RIVET_STDOUT_NO_PLACE | a command asks about a delivery to standard output, of which
+            nothing is kept | `run` does it in one go
+        RIVET_STDOUT_SHARED | standard output is the delivery, and is a terminal or asked
+            for a JSON report, too | give it a file or a pipe, without `--json`
         RIVET_PLAN_UNREADABLE | the file is no plan, or a damaged one | {_PLAN}
         RIVET_PLAN_CONFIG_UNNAMED | the configuration that a plan alone names is somebody
             else's, or can be written by others | look at it, and name it with `-c`

@@ -71,6 +71,8 @@ class DestinationKind:
     """True where links may lie on the way to a prefix (``DestinationPlan.anchor``)."""
     problems: Callable[[Settings], Iterator[SettingProblem]] = _no_problems
     """What is wrong although each setting is right."""
+    through: str | None = None
+    """Of a stream: the kind that its one file is delivered to before it is given on whole."""
     library: str | None = None
     """What opening one imports; a nursery does that once for all its workers."""
     memory_mb: int = 0

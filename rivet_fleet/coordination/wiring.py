@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import secrets
+import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +18,7 @@ from rivet_fleet.contracts.destination import without_secrets
 from rivet_fleet.contracts.events import Emit, Event, EventName
 from rivet_fleet.contracts.identity import NAMESPACE_DEFAULT
 from rivet_fleet.contracts.keys import CampaignId, WorkerId
+from rivet_fleet.contracts.manifest import MANIFEST_NAME
 from rivet_fleet.contracts.plan import DestinationPlan
 from rivet_fleet.contracts.protection import MonitorPlan
 from rivet_fleet.contracts.seals import EVERYTHING, Allowed
@@ -34,6 +38,7 @@ from rivet_fleet.coordination.fleet import (
     StopFlag,
     await_campaign,
     install,
+    pid_started_at_s,
     process_alive,
     stop_with_parent,
     this_process,
@@ -45,6 +50,7 @@ from rivet_fleet.coordination.secrets import PrivateSource, questions, told_in_f
 from rivet_fleet.coordination.worker import Worker
 from rivet_fleet.errors import (
     ConfigError,
+    DataIntegrityError,
     DestinationError,
     ExitCode,
     RivetFleetError,
@@ -53,7 +59,14 @@ from rivet_fleet.errors import (
 from rivet_fleet.execution import registry
 from rivet_fleet.execution.allocator import give_memory_back
 from rivet_fleet.execution.destination import Destination
-from rivet_fleet.execution.durable import create_spool, make_root
+from rivet_fleet.execution.durable import (
+    SpoolOwner,
+    create_spool,
+    filesystem_errors,
+    make_root,
+    spool_name,
+)
+from rivet_fleet.execution.parts import fingerprint_file
 from rivet_fleet.execution.signals import SourceSignals
 from rivet_fleet.execution.source import Source
 from rivet_fleet.observability.journal import fan_out, journal_emit, log_emit
@@ -79,6 +92,7 @@ from rivet_fleet.planning.config.destinations import destination_connection
 from rivet_fleet.planning.config.load import Installed, load_config
 from rivet_fleet.planning.config.loaded import LoadedConfig
 from rivet_fleet.verification.gc import sweep_spool
+from rivet_fleet.verification.manifests import parse_manifest
 
 _MB = 1024 * 1024
 _LOOKS_EVERY_S = 1.0
@@ -163,6 +177,47 @@ def settings_of(loaded: LoadedConfig) -> FleetSettings:
         spool_root=loaded.spool_dir or default_spool,
         row_values_shown=loaded.config.errors.row_values == "shown",
     )
+
+
+def stream_place(loaded: LoadedConfig) -> Path | None:
+    """Where this process keeps what it streams until that is whole; None where it streams nothing.
+    Nothing is made; a name that a sweep removes when this process is gone."""
+    if not loaded.streams:
+        return None
+    pid = os.getpid()
+    owner = SpoolOwner(pid=pid, pid_started_at_s=pid_started_at_s(pid) or 0.0)
+    return settings_of(loaded).spool_root / spool_name(owner, secrets.token_hex(4))
+
+
+@contextlib.contextmanager
+def held_stream(place: Path) -> Iterator[Callable[[], Path | None]]:
+    """``stream_place`` for the length of a block, for this user alone. Gives what finds the one
+    file that was delivered there, None where there was no row.
+
+    Raises DestinationError where the place cannot be made, DataIntegrityError for several files.
+    """
+    make_root(place.parent)
+    with filesystem_errors(place, "spool"):
+        place.mkdir(mode=0o700)
+    try:
+        yield lambda: _only_file(place / "out")
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _only_file(folder: Path) -> Path | None:
+    manifest = parse_manifest((folder / MANIFEST_NAME).read_bytes())
+    if len(manifest.parts) > 1:
+        raise DataIntegrityError(
+            f"there are {len(manifest.parts)} files, and standard output is one",
+            hint="write to a folder or a store",
+        )
+    for part in manifest.parts:
+        path = folder / part.path
+        if fingerprint_file(path) != part.digest.fingerprint:
+            raise DataIntegrityError(f"{part.path} is not what its manifest says")
+        return path
+    return None
 
 
 def open_fleet(

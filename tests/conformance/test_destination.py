@@ -33,7 +33,11 @@ SERVERS = {"s3": "versitygw", "azure": "azure"}
 """Kinds that need one → its fixture."""
 MEETING = ("azure",)
 """Stores that cannot keep two uploads of one name apart."""
-KINDS = (*registry.destination_kinds(), DESTINATION_NAME, *OBJECTS)
+KINDS = (
+    *(name for name, kind in registry.destination_kinds().items() if kind.through is None),
+    DESTINATION_NAME,
+    *OBJECTS,
+)
 _numbers = itertools.count()
 
 

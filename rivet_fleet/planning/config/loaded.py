@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rivet_fleet.contracts.destination import DestinationKind, DestinationKinds
 from rivet_fleet.contracts.parameters import Parameter
 from rivet_fleet.contracts.proof import Prove
 from rivet_fleet.errors import ConfigError
-from rivet_fleet.planning.config.models import ExportConfig, FleetConfig, SourceConfig
+from rivet_fleet.planning.config.models import (
+    DestinationConfig,
+    ExportConfig,
+    FleetConfig,
+    SourceConfig,
+)
 from rivet_fleet.planning.config.problems import ConfigKey, Places, Problem, config_error
 
 DEFAULT_SOURCE = "default"
@@ -93,6 +98,22 @@ class LoadedConfig:
         largest of its destinations' libraries takes."""
         beside = max((kind.memory_mb for kind in self._kinds()), default=0)
         return self.config.campaign.worker_memory_mb + beside
+
+    @property
+    def streams(self) -> bool:
+        """True when its one export goes to whoever reads the process's output."""
+        return any(kind.through is not None for kind in self._kinds())
+
+    def through(self, folder: Path) -> LoadedConfig:
+        """The same with each stream's file delivered into ``folder``."""
+        exports = []
+        for export in self.config.exports:
+            kind = self.destinations[export.destination.type]
+            if kind.through is not None:
+                block = DestinationConfig(type=kind.through, path=str(folder))
+                export = export.model_copy(update={"destination": block})
+            exports.append(export)
+        return replace(self, config=self.config.model_copy(update={"exports": tuple(exports)}))
 
     def _kinds(self) -> list[DestinationKind]:
         types = {export.destination.type for export in self.config.exports}

@@ -255,7 +255,33 @@ def check_rules(
             *_writing(export, at, formats),
             *_destination(export, at, destinations),
         ]
+    found += _stream(config, destinations)
     return found
+
+
+def _stream(config: FleetConfig, kinds: DestinationKinds) -> Iterator[Problem]:
+    """A stream cannot be looked at or taken back: one file, once, and nothing is remembered."""
+    for index, export in enumerate(config.exports):
+        kind, at = kinds.get(export.destination.type), ("exports", index)
+        if kind is None or kind.through is None:
+            continue
+        if len(config.exports) > 1:
+            yield _problem(
+                (*at, "destination", "type"),
+                f"{kind.name} takes one export, and there are {len(config.exports)}",
+                "give each a file of its own",
+            )
+        refused = {
+            "mode": (export.mode != "full", "reads in several chunks, which are several files"),
+            "max_file_size": (export.max_file_size is not None, "makes several files"),
+            "partition_by": (export.partition_by is not None, "makes several files"),
+        }
+        for name, (wrong, why) in refused.items():
+            if wrong:
+                yield _problem((*at, name), f"{why}: {kind.name} is one", f"remove {name}")
+        if config.state.url is not None or config.state.url_env is not None:
+            reason = f"remembers what was delivered; {kind.name} cannot be looked at again"
+            yield _problem(("state",), reason, "remove state")
 
 
 def unsafe_name(name: str) -> str | None:
