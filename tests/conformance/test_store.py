@@ -1156,3 +1156,36 @@ def test_a_newer_run_of_the_export_stands_in_the_way(store) -> None:
     store.submit(campaign_plan(campaign_id="c2", chunks=(1,)))
     with pytest.raises(StateRefused, match="newer"):
         store.accept_run(run_id, by="ann", reason="why not")
+
+
+def test_a_claim_may_be_for_some_runs_alone(store: Store, backend: Backend) -> None:
+    """With a budget and without one; whoever names none gets what is left."""
+    for name, groups in (("c1", ()), ("c2", ("shop", "shop", "shop"))):
+        campaign = CampaignId(name)
+        store.submit(
+            campaign_plan(
+                campaign_id=name, name=name, chunks=(1, 2, 1), groups=groups, slots={"shop": 9}
+            )
+        )
+        named = (RunId(f"{name}-e1"), RunId(f"{name}-e2"))
+        got = [store.claim(campaign, W1, 60.0, only=named[:1]) for _ in range(3)]
+        assert [claim and claim.run_id for claim in got] == [named[0], named[0], None]
+        last = store.claim(campaign, W1, 60.0, only=named)
+        assert last is not None and last.run_id == named[1]
+        rest = store.claim(campaign, W1, 60.0)
+        assert rest is not None and rest.export_name == "e0"
+
+
+def test_a_runs_time_counts_from_its_first_claim(store: Store, backend: Backend) -> None:
+    store.submit(campaign_plan(chunks=(1,)))
+    before = store.run(R0)
+    assert before is not None and before.first_claim_at_s is None
+    assert before.began_at_s == before.created_at_s
+    first = claimed(store)
+    begun = store.run(R0)
+    assert begun is not None and begun.first_claim_at_s is not None
+    assert begun.began_at_s == begun.first_claim_at_s >= begun.created_at_s
+    store.release(first.task_id, first.fence)
+    claimed(store, W2)
+    again = store.run(R0)
+    assert again is not None and again.first_claim_at_s == begun.first_claim_at_s

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -416,3 +417,28 @@ def test_a_number_that_counts_nothing_is_no_manifest(number: int) -> None:
     body = json.dumps({"manifest_version": number, "parts": []}).encode()
     with pytest.raises(ManifestUnreadable, match="counts nothing"):
         parse_manifest(body)
+
+
+def test_the_ledger_says_what_was_accepted(dataset: Dataset) -> None:
+    """Whoever writes to the destination can make a manifest that fits other files."""
+    dataset.publish("orders_c1")
+    honest = validate_prefix(dataset.open())
+    assert honest.passed and honest.ledger == "not_asked"
+    plan = a_plan("orders_c1", dataset.format_name)
+    accepted = [dataset.part(plan, number + 10, count) for number, count in enumerate((3, 4))]
+    asked: list[str] = []
+
+    def ledger(parts: Sequence[LedgerPart] | None):
+        def of(run_id: str) -> Sequence[LedgerPart] | None:
+            asked.append(run_id)
+            return parts
+
+        return of
+
+    strange = validate_prefix(dataset.open(), ledger=ledger(accepted))
+    assert not strange.passed and strange.ledger == "differs"
+    assert {one.code for one in strange.failures} == {VerifyCode.LEDGER_MISMATCH}
+    assert int(strange.exit_code) == 3 and len(strange.failures) == 4, "both ways"
+    unknown = validate_prefix(dataset.open(), ledger=ledger(None))
+    assert unknown.passed and unknown.ledger == "unknown_run"
+    assert asked == ["orders_c1"] * 2
