@@ -75,8 +75,11 @@ def test_requeue_of_failed_chunks(own_shop: tuple[Desk, str], postgres: Embedded
     desk, database = own_shop
     desk.cli("submit")
     postgres.psql("ALTER TABLE orders RENAME TO away", database=database)
-    done = desk.cli("resume", code=5)
-    assert "rivet-fleet requeue" in done.out
+    done = desk.cli("resume", "--json", code=5).json
+    assert "rivet-fleet requeue" in str(done["next_steps"])
+    assert (done["code"], done["retryable"]) == ("RIVET_CAMPAIGN_INCOMPLETE", False)
+    assert {one["class"] for one in done["failures"]} == {"SourceRefused"}
+    assert {one["kind"] for one in done["failures"]} == {"source"} and len(done["failures"]) == 4
     assert desk.delivered() == []
     assert "failed" in desk.cli("status").out
     postgres.psql("ALTER TABLE away RENAME TO orders", database=database)

@@ -74,18 +74,26 @@ def test_what_is_not_locked_is_exported_and_the_rest_is_named(postgres_desk: Des
         ended(desk.start("check", *looking)) as check,
         ended(desk.start("doctor", *looking)) as doctor,
     ):
-        told = desk.cli("run", code=5)
+        told = desk.cli("run", "--json", code=5)
         error = desk.finish(plan, code=2).error
         worse = desk.finish(refused, code=1).error
         found = desk.finish(init).json
-        looked = desk.finish(check, code=2).json["exports"]
+        refusals = desk.finish(check, code=2).json
         findings = desk.finish(doctor, code=2).json["findings"]
     assert [rows_of(desk, name) for name in TABLES] == [[1, 2], [], [1, 2]]
     assert "export b is left out" in told.err and "looking at b" in told.err
     assert "plan -c" in told.err and "-e b -o rest.json" in told.err
+    ended_json = told.json
+    assert (ended_json["code"], ended_json["retryable"]) == ("RIVET_EXPORT_LEFT_OUT", False)
+    (one,) = ended_json["failures"]
+    assert one["export_name"] == "b" and "looking at b" in one["message"]
+    assert (ended_json["status"], ended_json["rows"]) == ("completed", 4), "and the report"
     left_out = "SELECT export_name FROM run_journal WHERE event = 'export.left_out'"
     assert run_sqlite(desk.state, left_out) == [("b",)]
 
+    looked = refusals["exports"]
+    assert (refusals["code"], refusals["retryable"]) == ("SQLSTATE_55P03", True)
+    assert [one["export_name"] for one in refusals["failures"]] == ["b"]
     assert [one["export_name"] for one in looked if one["refused"]] == ["b"]
     assert "looking at b" in looked[1]["refused"][0]
     assert [one["subject"] for one in findings if one["gravity"] == "error"] == ["export b"]
@@ -125,9 +133,15 @@ def test_a_locked_table_of_mariadb_is_left_out(tmp_path: Path, mysql_database: s
         sql.execute(f"INSERT INTO {name} VALUES (1), (2)")
     desk = desk_of(tmp_path, mysql_database, "mysql")
     sql.execute("LOCK TABLES b WRITE")
+    source = ("--source-url-env", "SHOP_URL", "--discover")
     try:
-        told = desk.cli("run", code=5)
+        with ended(desk.start("init", *source)) as init:
+            told = desk.cli("run", code=5)
+            found = desk.finish(init).json
     finally:
         sql.execute("UNLOCK TABLES")
+    assert {"a", "c"} <= {one["export_name"] for one in found["exports"]}
+    reasons = {one["relation"]["name"]: one["reason"] for one in found["skipped"]}
+    assert "b" not in reasons or "lock" in reasons["b"].lower()
     assert [rows_of(desk, name) for name in TABLES] == [[1, 2], [], [1, 2]]
     assert "export b is left out" in told.err

@@ -175,6 +175,16 @@ def test_a_worker_killed_in_the_middle_counts_nothing_twice(place: Place) -> Non
     assert "1 of 3,000 keys (email) are duplicates" in export["error"]
     assert "ROW_COUNT" not in export["error"]
     assert "NULL_RATIO" not in export["error"]
+    # What a scheduler decides by stands in the same document.
+    ended = done.json
+    assert (ended["code"], ended["kind"], ended["retryable"], ended["exit_code"]) == (
+        *("RIVET_QUALITY_UNIQUE", "integrity"),
+        *(False, 3),
+    )
+    assert "were not delivered" in ended["message"] and "rivet-fleet status" in ended["hint"]
+    (one,) = ended["failures"]
+    assert (one["export_name"], one["code"]) == (export["export_name"], "RIVET_QUALITY_UNIQUE")
+    assert "duplicates" in one["message"]
 
 
 def test_above_the_cap_the_verdict_is_unknown_and_the_policy_decides(place: Place) -> None:
