@@ -297,12 +297,13 @@ class Transaction:
         becomes what ``otherwise`` makes of it: it is told, and keeps nobody from the others."""
         found = []
         for row in self._fetched(sql, values):
-            before = len(self.left_out)
-            with self.leaving_out(f"row {foreign_line(str(row[0]), chars_max=80)}"):
+            try:
                 _refuse_other_types((row,))
                 found.append(make(row))
-            if otherwise is not None and len(self.left_out) > before:
-                found.append(otherwise(row))
+            except StateTampered as error:
+                self._leave_out(error, f"row {foreign_line(str(row[0]), chars_max=80)}")
+                if otherwise is not None:
+                    found.append(otherwise(row))
         return found
 
     @contextlib.contextmanager
@@ -312,8 +313,11 @@ class Transaction:
         try:
             yield
         except StateTampered as error:
-            error.message = f"{which} is left out: {error.message}"
-            self.left_out.append(error)
+            self._leave_out(error, which)
+
+    def _leave_out(self, error: StateTampered, which: str) -> None:
+        error.message = f"{which} is left out: {error.message}"
+        self.left_out.append(error)
 
     def _fetched(self, sql: str, values: dict[str, object]) -> Sequence[Record]:
         with self._dialect.limit(self._connection):
