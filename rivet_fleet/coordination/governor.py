@@ -63,6 +63,8 @@ class _Seat:
     ends_s: float | None = None
     """When the sample ends that goes on, whoever has not answered."""
     renew_s: float = 0.0
+    retry_s: float = 0.0
+    """Before then nothing of it is tried again: something failed."""
     readings_json: str = "[]"
 
     @property
@@ -76,7 +78,13 @@ class _Seat:
     @property
     def next_s(self) -> float:
         """When there is something to do, unless a place answers before."""
-        return self.due_s if self.ends_s is None else min(self.ends_s, self.renew_s)
+        due_s = self.due_s if self.ends_s is None else min(self.ends_s, self.renew_s)
+        return max(due_s, self.retry_s)
+
+    def due(self, now_s: float) -> bool:
+        """True when that is now, or each place has answered."""
+        answered = self.ends_s is not None and self.sampler.done
+        return now_s >= self.retry_s and (now_s >= self.next_s or answered)
 
 
 class Governor:
@@ -129,8 +137,7 @@ class Governor:
 
     def _turn(self) -> None:
         self._store = self._store or self._links.open_store()
-        if not self.round(self._store):
-            self._wake.wait(_RETRY_S)
+        self.round(self._store)
 
     def round(self, store: Store) -> bool:
         """Do what is due for each group, then look for groups without a governor. False when
@@ -138,8 +145,10 @@ class Governor:
         now_s = self._clock.monotonic_s
         whole = True
         for name, seat in list(self._seats.items()):
-            if now_s() >= seat.next_s or (seat.ends_s is not None and seat.sampler.done):
-                whole &= self._try(lambda n=name, s=seat: self._govern(store, n, s))  # type: ignore[misc]
+            if not seat.due(now_s()):
+                continue
+            if not self._try(lambda n=name, s=seat: self._govern(store, n, s)):  # type: ignore[misc]
+                whole, seat.retry_s = False, now_s() + _RETRY_S
         if now_s() >= self._look_s:
             self._look_s = now_s() + LOOK_S
             whole &= self._try(lambda: self._look(store))

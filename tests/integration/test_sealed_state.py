@@ -68,6 +68,12 @@ def test_an_edited_plan_is_refused_before_anything_is_asked(counted, tmp_path: P
     assert run_sqlite(desk.state, "SELECT DISTINCT status FROM chunk_task") == [("pending",)]
     desk.cli("resume")
     assert desk.delivered() == list(range(1, ROWS + 1))
+    # What no seal covers and nobody of ours wrote ends no look at everything else.
+    run_sqlite(desk.state, "UPDATE worker SET pid = 'x', ended_at_s = NULL WHERE name = 'worker-1'")
+    run_sqlite(desk.state, "UPDATE run_journal SET data_json = 'x' WHERE event = 'run.completed'")
+    assert desk.cli("status").err.count("state.left_out") == 1
+    said = desk.cli("journal", "--last", "1000")
+    assert said.err.count("state.left_out") == 1 and "journal.unreadable" in said.out
 
 
 def test_a_key_and_lists_hold_whatever_the_state_says(desk: Desk, tmp_path: Path) -> None:

@@ -204,6 +204,13 @@ def test_a_group_that_cannot_be_governed_keeps_no_other_waiting(tmp_path: Path) 
     assert not watch.turn(), "it is told"
     assert watch.group("db1").paused is not None
     assert watch.group("db0").paused is None
+    assert watch.turn(after_s=0.5), "it is tried again later"
+    flag.unlink()
+    for _ in range(4):
+        watch.turn(after_s=0.5)
+        watch.answered()
+    assert watch.group("db1").paused is None, "nor is the other held to its pace"
+    assert watch.governor._next_s() < 0.6
 
 
 def test_a_governor_connects_again_by_the_budget_of_tries() -> None:
