@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
 
+from rivet_fleet.contracts.facts import FactsRequest
+from rivet_fleet.contracts.keys import ChunkRange, RangeKind
+from rivet_fleet.contracts.plan import TuningPlan
 from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.demo.embedded import EmbeddedPostgres
 from rivet_fleet.errors import RetryClass, SourceBusy
+from rivet_fleet.execution.source import Source
 from rivet_fleet.execution.sources.postgres import ENGINE as POSTGRES
 from tests.integration.fleet_cli import Desk
 from tests.integration.pgbouncer import PgBouncer, pgbouncer
+from tests.integration.postgres_source_kit import drain, read_plan
 from tests.waiting import until
 
 TABLES = """
@@ -141,4 +148,26 @@ def test_a_pool_that_is_taken_is_waited_for_within_its_limit(
         assert refused.value.retry is RetryClass.TRANSIENT
         assert "query_wait_timeout" in (refused.value.hint or "")
         assert source.list_relations().relations, "and once it is free, all is well"
+        statement_s, rest_s = statement_and_wait_s(source, pooler.url(shop))
+        assert statement_s > 0.25 and rest_s > 0.45, (
+            "the wait is no statement's, and takes none off"
+        )
         source.close()
+
+
+def statement_and_wait_s(source: Source, pooled: str) -> tuple[float, float]:
+    """How long a statement of 0.3 s is said to take that waits half a second for the one server
+    connection; and the rest of the time until its rows were there."""
+    query = "SELECT 1 AS n, pg_sleep(0.3)::text AS s"
+    request = FactsRequest(export_name="e", relation=None, query=query)
+    read = read_plan(source.introspect(request), query=query)
+    reader = source.open_chunk(read, ChunkRange(kind=RangeKind.WHOLE), TuningPlan())
+    with psycopg.connect(pooled, prepare_threshold=None) as other:
+        other.execute("SELECT 1")  # in a transaction, which keeps the connection
+        began_s = time.monotonic()
+        leaving = threading.Timer(0.5, other.rollback)
+        leaving.start()
+        drain(reader)
+        spent_s = time.monotonic() - began_s
+        leaving.join()
+    return reader.longest_statement_s, spent_s - reader.longest_statement_s

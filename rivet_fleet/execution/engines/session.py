@@ -393,6 +393,20 @@ class Watched(Protocol):
         ...
 
 
+@contextlib.contextmanager
+def no_statement(connection: Watched) -> Iterator[None]:
+    """Inside, what is asked begins a transaction: whoever stands between may let it wait for a
+    connection, which is no work of the source, and the shortest of such waits is the way there."""
+    times, connection.times = connection.times, None
+    began_s = time.monotonic()
+    try:
+        yield
+    finally:
+        connection.times = times
+        if times is not None:
+            times.way_s(time.monotonic() - began_s)
+
+
 Connection = TypeVar("Connection", bound=Watched)
 At = TypeVar("At")
 """What a use of a session is asked through: its connection, or a cursor of it."""

@@ -25,6 +25,7 @@ from rivet_fleet.execution.engines.session import (
     EngineSession,
     Liveness,
     Settings,
+    no_statement,
     whole,
 )
 from rivet_fleet.execution.sources.mysql import catalog
@@ -309,8 +310,9 @@ def _borrowed(
 ) -> Iterator[None]:
     """A read-only transaction that leaves the server session as it found it."""
     with connection.cursor() as cursor:
-        for sql in _SNAPSHOT if snapshot else ("START TRANSACTION READ ONLY",):
-            cursor.execute(sql)
+        with no_statement(connection):
+            for sql in _SNAPSHOT if snapshot else ("START TRANSACTION READ ONLY",):
+                cursor.execute(sql)
         found: tuple[Any, ...] = ()
         if settings:
             cursor.execute("SELECT " + ", ".join(f"@@SESSION.{name}" for name, _ in settings))

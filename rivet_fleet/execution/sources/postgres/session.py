@@ -23,6 +23,7 @@ from rivet_fleet.execution.engines.session import (
     EngineSession,
     Liveness,
     Settings,
+    no_statement,
 )
 from rivet_fleet.execution.sources.postgres.border import (
     is_pooled,
@@ -131,6 +132,7 @@ class Session(EngineSession[WatchedConnection, Cursor[tuple[Any, ...]]]):
             connection.drop()
             raise
         connection.liveness = lambda: self._ask(backend_pid)
+        connection.times = self.times
         if not self._pooled:
             # Only what asks for it by name: a page's statement is never the same again.
             connection.prepare_threshold, connection.prepared_max = _NEVER, _PREPARED_MAX
@@ -227,12 +229,8 @@ class Session(EngineSession[WatchedConnection, Cursor[tuple[Any, ...]]]):
             if self._pooled and self._name is not None:
                 settings = (*settings, ("application_name", self._name))
             try:
-                began_s = time.monotonic()
-                # Behind a pooler it waits for a connection, which is no work of the source.
-                connection.times = None
-                connection.execute(self.begin(settings, snapshot=snapshot).encode())
-                self.times.way_s(time.monotonic() - began_s)
-                connection.times = self.times
+                with no_statement(connection):
+                    connection.execute(self.begin(settings, snapshot=snapshot).encode())
                 cursor = _OneStatement(connection) if self.undoing else connection.cursor()
                 yield cursor
                 connection.execute(self.ending.encode())
