@@ -317,8 +317,10 @@ class Room:
 
     def lacks(self, claim: Claim, error: DestinationFull) -> bool:
         """True when the chunk goes back, and this worker ``waits``; False when it has waited for as
-        long as it may, or room would not help."""
-        if not (error.passing and self._patient()):
+        long as it may, room would not help, or the chunk was committed: it is published by whoever
+        finds room."""
+        written = error.spool or error.needed_bytes > 0
+        if not (written and error.passing and self._patient()):
             return False
         self._met = claim, error, self._free_bytes(claim, error)
         return True

@@ -18,6 +18,7 @@ from rivet_fleet.coordination.protect import Room
 from rivet_fleet.coordination.worker import Worker
 from rivet_fleet.errors import DestinationFull, WorkerUnfit
 from rivet_fleet.execution.durable import filesystem_error
+from tests.campaigns import staged_part
 from tests.unit.coordination.fleets import CAMPAIGN, DatabaseClock, make_fleet, open_store, spooled
 from tests.unit.coordination.test_stop import MovableClock
 
@@ -95,6 +96,19 @@ def test_a_file_that_is_too_large_is_no_outage(tmp_path: Path) -> None:
     assert large.code == "RIVET_FILE_TOO_LARGE"
     assert isinstance(large, DestinationFull)
     assert here.meets(large) == (TaskStatus.FAILED, 1)
+
+
+def test_a_committed_chunk_goes_back_nowhere(tmp_path: Path) -> None:
+    """It was full when its parts were to be shown: they are staged, and anybody publishes them."""
+    here = Full(tmp_path)
+    claim = here.claim
+    here.store.commit(claim.task_id, claim.fence, [staged_part(0, claim.fence)], rows=10, pages=1)
+    here.worker._fail_or_give_back(claim, full(needed_bytes=0))
+    (lost,) = [one for one in here.events if one.name is EventName.LEASE_LOST]
+    assert "committed, but not published yet" in lost.message
+    assert here.waits() == []
+    task = next(one for one in here.store.tasks(claim.run_id) if one.task_id == claim.task_id)
+    assert (task.status, task.attempts) == (TaskStatus.COMMITTED, 1)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
