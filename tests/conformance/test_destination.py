@@ -544,6 +544,30 @@ def test_free_space_is_a_number_or_unknown(place) -> None:
     assert free is None or free > 0
 
 
+def test_what_a_store_keeps_aside_is_no_object_of_ours(store_place):
+    """Some stores can hide nothing: their staged bytes lie where everybody can list them."""
+    destination = store_place.open()
+    key = f"{store_place.prefix.strip('/')}/.staging/run-1/part"
+    store_place.bucket.put(key, b"staged")
+    assert visible(destination) == {}
+    with pytest.raises(DestinationRefused, match="staging folder"):
+        destination.put_atomic(".staging/run-1/part", b"")
+
+
+def test_bytes_that_changed_behind_their_digest_are_not_staged(store_place):
+    destination = store_place.open()
+    local, digest = store_place.part(b"as digested")
+    local.write_bytes(b"as it is ..")
+    with pytest.raises(DataIntegrityError, match="changed"):
+        destination.stage(local, PATH, digest)
+    assert staged(destination) == []
+
+
+def test_a_bucket_alone_is_no_place(store_place):
+    with pytest.raises(DestinationRefused, match="whole bucket"):
+        destination_of(store_place.bucket, "objects://bucket/")
+
+
 def test_other_tools_uploads_are_no_garbage_of_ours(store_place):
     """A bucket lists everybody's uploads below a prefix."""
     key = f"{store_place.prefix.strip('/')}/backup/archive.tar"

@@ -4,6 +4,7 @@ it. Through a proxy before a real server; the truth is asked of the server itsel
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -151,8 +152,15 @@ def test_dying_between_two_pieces_shows_nothing_and_is_swept(scene: Scene) -> No
     assert scene.visible() == []
     (left,) = scene.truth.list_staged()
     assert (left.path, left.size_bytes) == (scene.path, 5 * 2**20)
+    assert scene.truth.publish(left.receipt, left.path, digest) is Presence.MISSING
     scene.truth.discard(left.receipt, left.path)
-    assert list(scene.truth.list_staged()) == []
+    assert (scene.visible(), list(scene.truth.list_staged())) == ([], [])
+
+
+def test_a_piece_that_changed_on_its_way_is_refused_by_the_service(scene: Scene) -> None:
+    upload = scene.truth._store.begin(f"{scene.below}/x", scene.digest)
+    with pytest.raises(DestinationRefused, match="BadDigest"):
+        upload.send(b"sent", hashlib.md5(b"meant").digest(), last=True)
 
 
 def test_a_large_part_comes_back_whole(scene: Scene) -> None:
@@ -222,6 +230,22 @@ def test_what_is_wrong_with_a_destination_is_named(
         registry.open_destination(connection).check()
     assert refused.value.hint
     assert versitygw.secret_key not in str(refused.value)
+
+
+def test_no_variable_or_file_leads_it_elsewhere(
+    versitygw: Versitygw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fsspec.config
+
+    elsewhere = "http://127.0.0.1:1"
+    monkeypatch.setenv("AWS_ENDPOINT_URL", elsewhere)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", elsewhere)
+    monkeypatch.setitem(fsspec.config.conf, "s3", {"endpoint_url": elsewhere, "anon": True})
+    own = replace(versitygw.connection("b", "p"), options={"region": "eu-west-1"})
+    service = registry.open_destination(own)._store._fs
+    service.connect()
+    assert service.s3.meta.endpoint_url == "https://s3.eu-west-1.amazonaws.com"
+    assert not service.anon
 
 
 def test_a_killed_server_keeps_what_was_staged(scene: Scene, versitygw: Versitygw) -> None:
