@@ -142,6 +142,35 @@ def test_a_lost_abort_is_proven(scene: Scene) -> None:
     assert scene.truth.publish(receipt, scene.path, scene.digest) is Presence.MISSING
 
 
+def test_an_abort_that_was_only_claimed_is_repeated(scene: Scene) -> None:
+    receipt = scene.here.stage(scene.local, scene.path, scene.digest)
+    scene.proxy.inject(CALLS["abort"], Fault.CLAIMED)
+    scene.here.discard(receipt, scene.path)
+    assert scene.truth.publish(receipt, scene.path, scene.digest) is Presence.MISSING
+
+
+@pytest.mark.parametrize("foreign", [False, True])
+def test_a_service_that_takes_no_condition_is_asked_without(scene: Scene, foreign: bool) -> None:
+    """The look is all there is then, and it is enough for whoever came before."""
+    receipt = scene.here.stage(scene.local, scene.path, scene.digest)
+    scene.here._exclusive = True
+    if foreign:
+        scene.truth.put_atomic(scene.path, b"somebody else's")
+    scene.proxy.inject(CALLS["commit"], Fault.UNKNOWN, times=1000)
+    wanted = Presence.FOREIGN if foreign else Presence.VISIBLE
+    assert scene.here.publish(receipt, scene.path, scene.digest) is wanted
+    assert (scene.truth.read(scene.path, 100) == b"somebody else's") is foreign
+
+
+def test_an_object_that_is_replaced_while_it_is_read_is_not_half_of_each(scene: Scene) -> None:
+    scene.truth.put_atomic("m", b"a" * (6 * 2**20))
+    blocks = scene.here._store.get(f"{scene.below}/m")
+    next(blocks)
+    scene.truth.put_atomic("m", b"b" * (6 * 2**20))
+    with pytest.raises(DestinationUnavailable, match="replaced while it was read"):
+        next(blocks)
+
+
 def test_dying_between_two_pieces_shows_nothing_and_is_swept(scene: Scene) -> None:
     scene.local.write_bytes(b"x" * (6 * 2**20))
     digest = digest_file(scene.local, 1)

@@ -38,6 +38,7 @@ class Fault(Enum):
     TAKEN = "412"
     UNKNOWN = "501"
     DENIED = "403"
+    CLAIMED = "204, and nothing was done"
 
 
 _CODES = {
@@ -49,6 +50,7 @@ _CODES = {
     Fault.TAKEN: (412, "PreconditionFailed"),
     Fault.UNKNOWN: (501, "NotImplemented"),
     Fault.DENIED: (403, "AccessDenied"),
+    Fault.CLAIMED: (204, ""),
 }
 
 
@@ -83,12 +85,13 @@ class FaultProxy:
             self._injected.clear()
             self.seen.clear()
 
-    def next_fault(self, method: str, path: str) -> _Injected | None:
-        """What happens to this request."""
+    def next_fault(self, method: str, path: str, *, conditional: bool) -> _Injected | None:
+        """What happens to this request. A condition is unknown where there is one."""
         with self._lock:
             self.seen.append((method, path))
             for one in self._injected:
-                if one.times > 0 and one.matches(method, path):
+                unasked = one.fault is Fault.UNKNOWN and not conditional
+                if one.times > 0 and not unasked and one.matches(method, path):
                     one.times -= 1
                     return one
         return None
@@ -102,7 +105,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _pass(self) -> None:
         length = int(self.headers.get("Content-Length", 0))
         body = self.rfile.read(length) if length else b""
-        injected = self.proxy.next_fault(self.command, self.path)
+        injected = self.proxy.next_fault(
+            self.command, self.path, conditional="If-None-Match" in self.headers
+        )
         if injected is None or injected.acts:
             status, headers, answer = self._ask(body)
         if injected is None:
@@ -113,7 +118,8 @@ class _Handler(BaseHTTPRequestHandler):
             headers = {"Content-Type": "application/xml", "x-ms-error-code": code}
             if status in (429, 503):
                 headers["Retry-After"] = "0"
-            self._answer(status, headers, b"" if self.command == "HEAD" else xml.encode())
+            silent = self.command == "HEAD" or status == 204
+            self._answer(status, headers, b"" if silent else xml.encode())
         else:
             self.close_connection = True
             if injected.fault is Fault.RESET:
