@@ -16,7 +16,7 @@ from rivet_fleet.cli.invocation import (
     start,
     state_option,
 )
-from rivet_fleet.cli.options import exports_option, json_option
+from rivet_fleet.cli.options import details_option, exports_option, json_option
 from rivet_fleet.cli.say import say
 from rivet_fleet.contracts.doctor import Gravity, report_of
 from rivet_fleet.contracts.identity import new_campaign_id
@@ -63,6 +63,7 @@ from rivet_fleet.observability.planreport import (
     help="Where statistics leave it in doubt, count rows in 50 short windows of a whole-number "
     "key, and judge by that.",
 )
+@details_option
 @json_option
 def check(
     config: Path,
@@ -73,6 +74,7 @@ def check(
     strict: bool,
     targets: tuple[str, ...],
     probe: bool,
+    details: bool,
     as_json: bool,
 ) -> int:
     """Ask the sources, plan every export, and say what a run would do and how gently.
@@ -106,7 +108,7 @@ def check(
     if as_json:
         say_ended(check_json(checked.report, hide), failure, failures)
     else:
-        say(render_check(checked.report, hide, types=types))
+        say(render_check(checked.report, hide, types=types, details=details))
     return failure.exit_code if failure else int(checked.exit_code)
 
 

@@ -26,6 +26,7 @@ from rivet_fleet.contracts.typereport import (
 )
 from rivet_fleet.contracts.window import describe_mark, describe_window
 from rivet_fleet.observability.units import (
+    LONG_FROM,
     Redactor,
     counted,
     duration_text,
@@ -172,23 +173,42 @@ def check_json(report: CheckReport, redact: Redactor) -> str:
     return printable_json(redact(json.dumps(to_plain(report), ensure_ascii=False, indent=2)))
 
 
-def render_check(report: CheckReport, redact: Redactor, *, types: bool) -> str:
-    """A paragraph for each export, with ``types`` its table of columns; the findings last."""
+def render_check(
+    report: CheckReport, redact: Redactor, *, types: bool, details: bool = True
+) -> str:
+    """A paragraph for each export, with ``types`` its table of columns; the findings last. Without
+    ``details`` and ``types`` a long report has a line for each, and what is wrong below it."""
     lines: list[str] = []
+    short = len(report.exports) >= LONG_FROM and not (details or types)
     for export in report.exports:
-        lines += _summary(export)
+        lines += _line_of(export) if short else _summary(export)
         if types and export.columns:
             lines += ["", *_columns(export), ""]
             for target in dict.fromkeys(one.target for c in export.columns for one in c.targets):
                 loaded = [(c, one) for c in export.columns for one in c.targets]
                 lines += [f"  loaded by {target.value}:"]
                 lines += [*_target([pair for pair in loaded if pair[1].target is target]), ""]
+    lines += ["`--details` says why, and from which numbers"] if short else []
     lines += [f"note: {note}" for note in report.notes]
     if any(export.judgement is not None for export in report.exports):
         lines += ["", _FOOT]
     if types and report.findings:
         lines += ["not exact:", *(f"  {finding}" for finding in report.findings)]
     return "\n".join(safe_line(line, redact) for line in lines).rstrip()
+
+
+def _line_of(export: ExportReport) -> Iterator[str]:
+    said = [export.relation or "a query"]
+    said += [] if export.row_estimate is None else [f"about {export.row_estimate} rows"]
+    said += [] if export.strategy is None else [f"{export.chunks} chunk(s)"]
+    if export.judgement is not None:
+        preflight = export.judgement.preflight
+        noted = len(preflight.warnings)
+        said += [f"verdict {preflight.verdict.value}"]
+        said += [f"{counted(noted, 'remark')}"] if noted else []
+    yield f"{export.export_name}: {', '.join(said)}"
+    yield from (f"  warning: {warning}" for warning in export.warnings)
+    yield from (f"  refused: {reason}" for reason in export.refused)
 
 
 def _summary(export: ExportReport) -> Iterator[str]:

@@ -24,6 +24,7 @@ from rivet_fleet.contracts.state import CampaignStatus, CampaignView, RunStatus,
 from rivet_fleet.contracts.url import redact
 from rivet_fleet.observability.reasons import NextStep, advice_for, command, needs_new_plan
 from rivet_fleet.observability.units import (
+    LONG_FROM,
     Redactor,
     bytes_text,
     counted,
@@ -265,10 +266,6 @@ def _totals(report: Report) -> list[str]:
     told = [f"{number} {c.one if number == 1 else c.many}" for number, c in numbers if number]
     lines += [f"On the way: {', '.join(told)}."] if told else []
     return [*lines, f"State: {report.state}"]
-
-
-LONG_FROM = 6
-"""So many exports are told in a line each, where nobody asks for details."""
 
 
 def _exports(report: Report, *, details: bool) -> list[str]:

@@ -11,6 +11,8 @@ from rivet_fleet.contracts.codec import to_plain
 from rivet_fleet.contracts.foreign import printable
 from rivet_fleet.contracts.url import MASK
 
+LONG_FROM = 6
+"""So many exports are told in a line each, where nobody asks for details."""
 _SCALES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 

@@ -201,3 +201,64 @@ def test_a_configuration_is_found_where_it_is_said_to_be(
     assert "fleet.yaml:4" in here("status", "--json")["message"]
     Path("third.yaml").write_text(CONFIG.replace("exports:", "exprots:"))
     assert "third.yaml:" in here("status", "--json", "-c", "third.yaml")["message"]
+
+
+def test_the_table_is_printed_for_people_and_for_programs(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main._main(["schema", "errors", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert [one["code"] for one in listed] == list(CODES)
+    keys = {"code", "kind", "class", "exit_code", "retryable", "says", "action"}
+    assert all(set(one) == keys and one["action"] for one in listed)
+    assert main._main(["schema", "errors"]) == 0
+    said = capsys.readouterr().out
+    assert all(f"{code}  " in said for code in CODES)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("help", "state", "reset"), "rivet-fleet state reset"),
+        (("help", "run"), "--export"),
+        (("help",), "Commands:"),
+        (("-V",), "rivet-fleet, version"),
+    ],
+    ids=" ".join,
+)
+def test_help_and_version(
+    words: tuple[str, ...], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main._main([*words]) == 0
+    assert expected in capsys.readouterr().out
+
+
+def test_help_of_what_is_no_command(here: Callable[..., dict[str, Any]]) -> None:
+    assert main._main(["help", "rnu"]) == ExitCode.GENERIC
+
+
+@pytest.mark.parametrize(
+    ("words", "level"),
+    [
+        (("status",), "warning"),
+        (("-q", "status"), "error"),
+        (("status", "-q"), "error"),
+        (("status", "-v"), "info"),
+        (("-v", "status", "-v"), "debug"),
+        (("--log-level", "warning", "status", "-vv"), "warning"),
+    ],
+    ids=" ".join,
+)
+def test_loudness_before_and_behind_the_command(
+    words: tuple[str, ...],
+    level: str,
+    here: Callable[..., dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from rivet_fleet.cli import invocation
+
+    asked: list[str] = []
+    monkeypatch.setattr(invocation, "configure_logging", lambda **o: asked.append(o["level"]))
+    Path("fleet.yaml").write_text(CONFIG)
+    main._main([*words])
+    assert asked[-1] == level

@@ -96,5 +96,13 @@ def test_render_journal_is_one_redacted_line_per_entry() -> None:
     assert second.endswith("the last run of the campaign completed")
 
 
+def test_journal_says_words_where_data_is_nested() -> None:
+    data = {"changes": {"chunks_max": [None, 4]}, "forced": [], "refuses": True}
+    text = render_journal([entry("budget.changed", message="", data=data)])
+    assert "changes=(chunks_max (none, 4)) forced=() refuses=yes" in text
+    assert "the budget of a source group is another one now" in text
+    assert not {"{", "[None", "'", "`"} & {*text, text[text.index("changes") :][:9]}
+
+
 def test_an_empty_journal_says_so() -> None:
     assert "no entries" in render_journal([])

@@ -215,3 +215,13 @@ def test_no_color_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
     view.tell(entry("chunk.failed"))
     view.close()
     assert not re.search(r"\x1b\[[0-9;]*3[0-7]m", stream.getvalue())
+
+
+def test_a_bar_is_red_for_nobody() -> None:
+    """Red says that something failed; the library's own colour of a bar is next to it."""
+    drawn = io.StringIO()
+    console = Console(file=drawn, force_terminal=True, color_system="truecolor", width=130)
+    for done in (4, 10):
+        console.print(draw(_two(rows=10, done=done), HIDE, 130, 40))
+    assert "249;38;114" not in drawn.getvalue() and "\x1b[31m" not in drawn.getvalue()
+    assert "\x1b[36m" in drawn.getvalue() and "\x1b[32m" in drawn.getvalue()

@@ -14,6 +14,7 @@ from rivet_fleet.observability.reasons import ADVICE, ADVICE_OTHERWISE, advice_f
 from rivet_fleet.observability.report import (
     FAILED_SHOWN_MAX,
     Report,
+    export_outcome,
     next_steps,
     render_report,
     report_json,
@@ -187,3 +188,26 @@ def test_a_completed_run_is_not_resumable() -> None:
     summary = summarise_run(campaign(), done, [], uri="file:///x", files=None)
     assert summary.resume_command is None
     assert "file:///x/manifest-items-run.json" in summary_markdown(summary)
+
+
+def test_a_long_report_has_a_line_for_each_export_and_says_more_of_what_is_wrong() -> None:
+    report = _report(CampaignStatus.INCOMPLETE)
+    items, orders = report.exports
+    many = replace(
+        report, exports=(*(replace(items, export_name=f"t{i}") for i in range(6)), orders)
+    )
+    short, whole = render_report(many, HIDE, details=False), render_report(many, HIDE)
+    assert [f"t{i}: completed" in short for i in range(6)] == [True] * 6
+    assert "manifest" not in short and whole.count("manifest") >= 6
+    assert "orders: " in short and "1 chunk failed" in short and "--details" in short
+    few = replace(report, exports=(items, orders))
+    assert render_report(few, HIDE, details=False) == render_report(few, HIDE)
+
+
+def test_the_time_of_a_run_counts_from_its_first_claim() -> None:
+    waited = replace(
+        run("items", completed=4, rows=1000, status=RunStatus.COMPLETED, finished_at_s=NOW_S - 50),
+        first_claim_at_s=NOW_S - 60,
+    )
+    outcome = export_outcome(waited, None, None)
+    assert outcome.duration_s == 10 and outcome.rows_per_s == 100
