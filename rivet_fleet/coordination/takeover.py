@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,8 @@ from rivet_fleet.planning.cuts import Refusal
 from rivet_fleet.planning.request import facts_request
 from rivet_fleet.planning.window import Cursor, cursor_of, newest_request, reads_window
 
-_SQLITE = "sqlite:///"
+_FILE = re.compile(r"^sqlite:(///)?")
+"""How Rivet (``sqlite:path``) and we (``sqlite:///path``) say that it is a file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,9 +42,9 @@ class ImportedMark:
 def rivets_cursors(loaded: LoadedConfig, place: str | None) -> tuple[str, tuple[RivetCursor, ...]]:
     """Where Rivet's state is, without a secret, and its cursors. ``place``: a path or the URL of a
     PostgreSQL state; None: the file beside the configuration. Raises StateError."""
-    if place is not None and "://" in place and not place.startswith(_SQLITE):
+    if place is not None and "://" in place and not place.startswith("sqlite:"):
         return rivets_cursors_of_server(place)
-    path = Path(place.removeprefix(_SQLITE)) if place else rivets_file(loaded)
+    path = rivets_file(loaded) if place is None else Path(_FILE.sub("", place))
     return str(path.absolute()), cursors_of_file(path.absolute())
 
 

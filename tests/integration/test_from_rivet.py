@@ -60,7 +60,7 @@ def test_what_cannot_be_taken_is_named_and_nothing_is_changed(desk: Desk) -> Non
     missing = desk.cli("state", "import", code=1)
     assert "there is no state of Rivet at" in missing.err and not desk.state.exists()
     rivets(desk.folder / "other.db", ("orders", "yesterday", None, None))
-    odd = desk.cli("state", "import", "--from", str(desk.folder / "other.db"), code=1)
+    odd = desk.cli("state", "import", "--from", f"sqlite:{desk.folder / 'other.db'}", code=1)
     assert "'yesterday' is no value of at (timestamp with time zone)" in odd.out
     assert desk.cli("state", "show").out.count("reads from") == 0
 

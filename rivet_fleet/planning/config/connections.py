@@ -103,9 +103,14 @@ def state_url(loaded: LoadedConfig, environ_override: Mapping[str, str] | None =
             raise loaded.error(unset_variable(("state", "url_env"), state.url_env))
         return environ[state.url_env]
     for name in STATE_ENV:
-        if environ.get(name):
+        if environ.get(name) and not _rivets_file(name, environ[name]):
             return environ[name]
     return f"sqlite:///{beside(loaded, STATE_FILE)}"
+
+
+def _rivets_file(name: str, url: str) -> bool:
+    """True for a file that is named as Rivet alone names one: it holds Rivet's state."""
+    return name == STATE_ENV[-1] and url.startswith("sqlite:") and not url.startswith("sqlite:///")
 
 
 def beside(loaded: LoadedConfig, name: str) -> Path:

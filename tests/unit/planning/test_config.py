@@ -420,6 +420,7 @@ def test_the_state_database_falls_back_to_a_file_beside_the_configuration(
     loaded = load_text(GOOD)
     assert state_url(loaded) == f"sqlite:///{tmp_path}/.rivet_fleet_state.db"
     assert state_url(loaded, {"RIVET_STATE_URL": "b"}) == "b"
+    assert state_url(loaded, {"RIVET_STATE_URL": "sqlite:/rivets.db"}) == state_url(loaded)
     both = {"RIVET_FLEET_STATE_URL": "a", "RIVET_STATE_URL": "b"}
     assert state_url(load_text(GOOD, environ=both)) == "a"
     named = load_text("state: {url_env: MINE}\n" + GOOD, environ={**both, "MINE": "c"})
