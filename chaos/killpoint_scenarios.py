@@ -49,9 +49,7 @@ def _stopped_worker(campaign: Campaign, coordinator: Coordinator) -> psutil.Proc
 def _lose_staged(campaign: Campaign, coordinator: Coordinator) -> None:
     """Delete staged bytes under the feet of a worker that has just committed them."""
     worker = _stopped_worker(campaign, coordinator)
-    staging = campaign.prefix(ORDERS) / ".staging"
-    for staged in staging.rglob("*.parquet.*"):
-        staged.unlink(missing_ok=True)
+    campaign.lose_staged()
     kill(worker, signal.SIGCONT)
 
 

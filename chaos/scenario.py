@@ -177,6 +177,13 @@ class Campaign:
             assert not uploads, f"uploads nobody swept: {uploads}"
         self.expect_no_workers()
 
+    def lose_staged(self) -> None:
+        """Delete behind everybody's back what is staged, as a lifecycle rule does."""
+        if self.store is not None:
+            self.store.lose_staged(self._place)
+        for staged in (self.folder / "out").rglob(".staging/**/*.parquet.*"):
+            staged.unlink(missing_ok=True)
+
     def expect_no_workers(self, deadline_s: float = 30.0) -> None:
         """No worker process of this campaign is left."""
         until(lambda: not workers_of(self.config), what="all workers gone", deadline_s=deadline_s)

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from pyarrow import fs
 
@@ -34,6 +34,10 @@ class ChaosStore(Protocol):
 
     def staged(self, below: str) -> list[str]:
         """Names of what is not visible below a prefix."""
+        ...
+
+    def lose_staged(self, below: str) -> None:
+        """Take all of that away."""
         ...
 
     def restart(self) -> None:
@@ -75,6 +79,18 @@ class _S3:
         )
 
     def staged(self, below: str) -> list[str]:
+        return [key for key, _ in self._uploads(below)]
+
+    def lose_staged(self, below: str) -> None:
+        for key, upload_id in self._uploads(below):
+            with contextlib.suppress(FileNotFoundError):
+                self._call("abort_multipart_upload", Key=key, UploadId=upload_id)
+
+    def _uploads(self, below: str) -> list[tuple[str, str]]:
+        told = self._call("list_multipart_uploads", Prefix=f"{below}/")
+        return [(upload["Key"], upload["UploadId"]) for upload in told.get("Uploads", ())]
+
+    def _call(self, method: str, **words: str) -> Any:
         import s3fs
 
         service = s3fs.S3FileSystem(
@@ -83,8 +99,7 @@ class _S3:
             endpoint_url=self._server.endpoint,
             client_kwargs={"region_name": "us-east-1"},
         )
-        told = service.call_s3("list_multipart_uploads", Bucket=self._bucket, Prefix=f"{below}/")
-        return [upload["Key"] for upload in told.get("Uploads", ())]
+        return service.call_s3(method, Bucket=self._bucket, **words)
 
     def restart(self) -> None:
         self._server.restart()

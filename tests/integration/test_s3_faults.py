@@ -186,6 +186,15 @@ def test_dying_between_two_pieces_shows_nothing_and_is_swept(scene: Scene) -> No
     assert (scene.visible(), list(scene.truth.list_staged())) == ([], [])
 
 
+def test_an_upload_that_was_swept_while_it_was_sent_is_tried_again(scene: Scene) -> None:
+    """Not refused: whoever is refused by a destination ends."""
+    key, store = f"{scene.below}/x", scene.truth._store
+    upload = store.begin(key, scene.digest)
+    store.discard(upload.tokens, key)
+    with pytest.raises(DestinationUnavailable, match="NoSuchUpload"):
+        upload.send(b"sent", hashlib.md5(b"sent").digest(), last=True)
+
+
 def test_a_piece_that_changed_on_its_way_is_refused_by_the_service(scene: Scene) -> None:
     upload = scene.truth._store.begin(f"{scene.below}/x", scene.digest)
     with pytest.raises(DestinationRefused, match="BadDigest"):
@@ -269,12 +278,14 @@ def test_no_variable_or_file_leads_it_elsewhere(
     elsewhere = "http://127.0.0.1:1"
     monkeypatch.setenv("AWS_ENDPOINT_URL", elsewhere)
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", elsewhere)
-    monkeypatch.setitem(fsspec.config.conf, "s3", {"endpoint_url": elsewhere, "anon": True})
+    monkeypatch.setitem(
+        fsspec.config.conf, "s3", {"endpoint_url": elsewhere, "requester_pays": True}
+    )
     own = replace(versitygw.connection("b", "p"), options={"region": "eu-west-1"})
     service = registry.open_destination(own)._store._fs
     service.connect()
     assert service.s3.meta.endpoint_url == "https://s3.eu-west-1.amazonaws.com"
-    assert not service.anon
+    assert not service.requester_pays
 
 
 def test_a_killed_server_keeps_what_was_staged(scene: Scene, versitygw: Versitygw) -> None:

@@ -130,6 +130,8 @@ _HINTS = {
 _CREDENTIALS = re.compile("Credential|Token|Profile|SSO")
 """In the names of botocore's errors before anything is asked of the service."""
 _REGION = re.compile(r"[a-z0-9-]{2,40}")
+_SWEPT = "NoSuchUpload"
+"""Of a piece: somebody aborted the upload meanwhile. The next attempt begins another."""
 _DENIED = ("ExpiredToken", "InvalidToken", "TokenRefreshRequired")
 """Answered with 400, and of the same kind as 403."""
 _BUSY = ("SlowDown", "InternalError", "RequestTimeout", "OperationAborted")
@@ -207,14 +209,9 @@ class _Upload:
     def send(self, piece: bytes, md5: bytes, *, last: bool) -> None:
         """One ``UploadPart`` with its ``Content-MD5``."""
         number = len(self._pieces) + 1
-        answer = self._store.ask(
-            "upload_part",
-            Key=self._key,
-            UploadId=self.tokens["upload_id"],
-            PartNumber=number,
-            Body=piece,
-            ContentMD5=base64.b64encode(md5).decode(),
-        )
+        words = {"UploadId": self.tokens["upload_id"], "PartNumber": number, "Body": piece}
+        told = base64.b64encode(md5).decode()
+        answer = self._store.ask("upload_part", Key=self._key, ContentMD5=told, **words)
         self._pieces.append((number, answer["ETag"], len(piece)))
         if last:
             self._store.sent[self.tokens["upload_id"]] = self._pieces
@@ -457,7 +454,7 @@ class S3Store:
         region = about.get("HTTPHeaders", {}).get("x-amz-bucket-region", "")
         if status in (301, 307, 400) and _REGION.fullmatch(region):
             hint = f"the bucket is in {region}: write region: {region}"
-        status = 403 if code in _DENIED else 503 if code in _BUSY else status
+        status = 403 if code in _DENIED else 503 if code in (*_BUSY, _SWEPT) else status
         return store_error(self._uri, _PERMISSIONS[method], status=status, code=code, hint=hint)
 
 
