@@ -366,6 +366,8 @@ def test_tries_that_move_nothing_end_a_chunk_however_many_are_left(tmp_path: Pat
     (task,) = store.tasks(store.runs(plan.campaign_id)[0].run_id)
     assert task.attempts == 2
     assert len(broken.statements) < 20
+    (kept,) = store._tasks_of(task.run_id)
+    assert kept.longest_statement_s == BrokenSource.longest_statement_s, "told of what failed, too"
 
 
 ROGUES = [
