@@ -14,7 +14,7 @@ from rivet_fleet.contracts.identity import CAMPAIGN_OTHER, date_of, new_campaign
 from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.contracts.plan import DestinationPlan
 from rivet_fleet.contracts.protection import MonitorPlan
-from rivet_fleet.coordination.history import recollect
+from rivet_fleet.coordination.history import Memory, recollect, rivets_file
 from rivet_fleet.coordination.inquiry import (
     Inquiry,
     OnRefusal,
@@ -46,6 +46,7 @@ from rivet_fleet.planning.symptoms import (
     of_decoder,
     of_host,
     of_namespace,
+    of_rivets_state,
     of_server,
     of_space,
     of_state,
@@ -322,6 +323,7 @@ def _state(
         health = state_health(url, namespace=options.namespace)
         yield from of_state(health, now_s=now_s)
         yield from of_namespace(health, namespace, present_identity(loaded).sources)
+        yield from of_rivets_state(sorted(Memory(rivets=rivets_file(loaded)).elsewhere()))
     except RivetFleetError as error:
         yield from_error(
             error,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from rivet_fleet.contracts.doctor import (
     DoctorCode,
@@ -119,6 +119,19 @@ def _connections(server: ServerFacts, subject: str, readers: int) -> DoctorFindi
         why="workers would be turned away, and so would the application",
         hint=f"campaign.workers: {wanted}, or source_groups with max_running_chunks: {wanted}",
     )
+
+
+def of_rivets_state(cursors: Collection[str]) -> Iterator[DoctorFinding]:
+    """Where Rivet has run beside the configuration; ``cursors``: exports that it has read."""
+    if cursors:
+        yield DoctorFinding(
+            code=DoctorCode.STATE_OF_RIVET,
+            gravity=Gravity.INFO,
+            subject="state",
+            what=f"Rivet's own state lies in this folder, with cursors of {', '.join(cursors)}",
+            why="it is left alone: an incremental export without a mark here reads everything",
+            hint="`rivet-fleet state import` goes on where Rivet stopped",
+        )
 
 
 def of_state(health: StateHealth, *, now_s: float) -> Iterator[DoctorFinding]:

@@ -39,6 +39,7 @@ def test_an_incremental_export_goes_on_where_rivet_stopped(desk: Desk, postgres)
     assert "Rivet's state in this folder has the cursor of orders at 2025-01-01T00:00:20" in said
     assert "`rivet-fleet state import` goes on from there" in said
     assert not desk.state.exists()
+    assert "with cursors of orders" in desk.cli("doctor").out
     done = desk.cli("state", "import")
     assert "orders goes on from at, id = 2025-01-01 00:00:20+00" in done.out
     assert "it has a mark here, which stays" in desk.cli("state", "import").out
