@@ -68,7 +68,9 @@ suggestion. `rivet-fleet schema config` prints the same as JSON Schema, for edit
   `_`, `.`, `-`, `~` or `$` in it stands as `%XX`, so that two names never share a folder.
   Exports that name one folder get one each in it, as if `{export}` were written at the path's end.
 - Secrets belong into the environment: `url_env`, `password_env`, or a file: `url_file`.
-- Environment variables: `RIVET_FLEET_NAMESPACE` is `state.namespace` where that is absent;
+- Environment variables: `RIVET_FLEET_CONFIG` is the configuration where no `-c` names one and no
+  `fleet.yaml` lies in the folder that a command is started in;
+  `RIVET_FLEET_NAMESPACE` is `state.namespace` where that is absent;
   `RIVET_FLEET_STATE_URL`, else `RIVET_STATE_URL`, names the state database
   when neither `--state-url` nor `state:` does.
 - `RIVET_FLEET_ALLOW_SOURCE` (patterns of `engine://user@host:port/database`, each alone or as

@@ -120,19 +120,25 @@ def validate(
     if run_id is not None and (export_name or campaign_id):
         raise UsageError("a run is of one export and one campaign", hint="--run-id alone names it")
     if prefix is not None and config is None:
-        files_alone = wiring.open_place(
-            place_named(prefix, destination_kinds()), read_environment().allowed
+        kinds, allowed = destination_kinds(), read_environment().allowed
+        found = validate_place(
+            lambda text: wiring.open_place(place_named(text, kinds), allowed),
+            prefix.rstrip("/") or "/",
+            run_id=run_id,
+            depth=deep,
         )
-        found = validate_place(files_alone, run_id=run_id, depth=deep)
-        return _tell_validated([found], as_json=as_json)
+        return _tell_validated(found, as_json=as_json)
     invocation = start(config_path(config), params, state_url, quiet=True)
     with fleet_of(invocation, "validate") as fleet:
         if prefix is not None:
-            place = own_place(invocation.loaded, prefix)
-            found = validate_place(
-                fleet.open_destination(place), run_id=run_id, depth=deep, ledger=ledger_of(fleet)
+            loaded = invocation.loaded
+            verified = validate_place(
+                lambda text: fleet.open_destination(own_place(loaded, text)),
+                prefix.rstrip("/") or "/",
+                run_id=run_id,
+                depth=deep,
+                ledger=ledger_of(fleet),
             )
-            verified = [found]
         elif run_id is not None:
             verified = [validate_run(fleet, run_id, depth=deep)]
         else:

@@ -8,17 +8,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rivet_fleet.contracts.keys import CampaignId, RunId
-from rivet_fleet.contracts.manifest import LedgerPart, PartStatus
+from rivet_fleet.contracts.manifest import (
+    MANIFEST_NAME,
+    LedgerPart,
+    PartStatus,
+    run_manifest_name,
+)
 from rivet_fleet.contracts.state import RunStatus, RunView
 from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.coordination.inquiry import choose
 from rivet_fleet.coordination.operate import selected_runs
 from rivet_fleet.coordination.tend import runs_named
-from rivet_fleet.errors import StateRefused
+from rivet_fleet.errors import DataIntegrityError, DestinationError, StateRefused
 from rivet_fleet.execution.destination import Destination
 from rivet_fleet.planning.config.loaded import LoadedConfig
 from rivet_fleet.verification.findings import Depth, Verification
-from rivet_fleet.verification.validate import validate_prefix
+from rivet_fleet.verification.manifests import MANIFEST_BYTES_MAX
+from rivet_fleet.verification.validate import Ledger, validate_prefix
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +82,7 @@ def _validate(fleet: Fleet, run: RunView, depth: Depth) -> Validated:
     return Validated(export_name=run.export_name, uri=destination.uri, verification=verification)
 
 
-def ledger_of(fleet: Fleet) -> Callable[[str], Sequence[LedgerPart] | None]:
+def ledger_of(fleet: Fleet) -> Ledger:
     """Run → the parts that its state accepted; None for a run that it does not know."""
 
     def parts(run_id: str) -> Sequence[LedgerPart] | None:
@@ -91,20 +97,44 @@ def ledger_of(fleet: Fleet) -> Callable[[str], Sequence[LedgerPart] | None]:
 
 
 def validate_place(
-    destination: Destination,
+    open_at: Callable[[str], Destination],
+    prefix: str,
     *,
     run_id: str | None,
     depth: Depth,
-    ledger: Callable[[str], Sequence[LedgerPart] | None] | None = None,
+    ledger: Ledger | None = None,
+) -> list[Validated]:
+    """The files of a place against its manifest, the newest run's or that of ``run_id``; of a place
+    that has none, and has partitions below it, each of those."""
+    name = MANIFEST_NAME if run_id is None else run_manifest_name(run_id)
+    with contextlib.closing(open_at(prefix)) as destination:
+        below = _places_below(destination, name)
+        if not below:
+            return [_validate_at(destination, run_id, depth, ledger)]
+    found = []
+    for folder in below:
+        with contextlib.closing(open_at(f"{prefix}/{folder}")) as destination:
+            found.append(_validate_at(destination, run_id, depth, ledger))
+    return found
+
+
+def _places_below(destination: Destination, name: str) -> list[str]:
+    """What cannot be listed has none: looking at it says why."""
+    with contextlib.suppress(DestinationError, DataIntegrityError):
+        if destination.read(name, MANIFEST_BYTES_MAX) is None:
+            visible = (info.path.rpartition("/") for info in destination.list_visible())
+            return sorted(folder for folder, _, last in visible if folder and last == name)
+    return []
+
+
+def _validate_at(
+    destination: Destination, run_id: str | None, depth: Depth, ledger: Ledger | None
 ) -> Validated:
-    """The files of a place against its manifest, the newest run's or that of ``run_id``."""
-    with contextlib.closing(destination):
-        verification = validate_prefix(
-            destination, depth=depth, run_id=run_id, manifest_required=True, ledger=ledger
-        )
-        uri = destination.uri
+    verification = validate_prefix(
+        destination, depth=depth, run_id=run_id, manifest_required=True, ledger=ledger
+    )
     name = verification.export_name or "prefix"
-    return Validated(export_name=name, uri=uri, verification=verification)
+    return Validated(export_name=name, uri=destination.uri, verification=verification)
 
 
 # ------------------------------------------------------------------------------------------

@@ -399,10 +399,16 @@ def changed_words(
     if after.unlimited:
         return f"source group {after.group_name} has no budget any more", {"changes": changes}
     said = ", ".join(
-        f"{name} {value[0]} -> {value[1]}" if isinstance(value, list) else f"{name} {value}"
+        f"{name} {_limit(value[0])} -> {_limit(value[1])}"
+        if isinstance(value, list)
+        else f"{name} {value}"
         for name, value in changes.items()
     )
     return f"budget of source group {after.group_name}: {said}", {"changes": changes}
+
+
+def _limit(value: object) -> str:
+    return "none" if value is None else str(value)
 
 
 def _values(budget: SourceBudget) -> dict[str, object]:

@@ -96,6 +96,8 @@ def test_a_killed_campaign_of_partitions_delivers_each_row_once(desk: Desk) -> N
     ids = [i for (i,) in read(desk, "id", where="filename LIKE '%made=2024-02/%'")]
     checksum = reference_sum(pa.array(ids, pa.int32()))
     assert manifest["columns"][0]["checksum"] == f"value64:{checksum:016x}"
+    alone = desk.bare("validate", "--prefix", str(desk.out / "orders"), "--json").json["exports"]
+    assert len(alone) == len(PARTITIONS) and {one["verdict"] for one in alone} == {"PASSED"}
     for one in desk.cli("validate", "--depth", "full", "--json").json["exports"]:
         found = one["verification"]
         assert found["parts_checksums_verified"] == found["parts_verified"] > 0
