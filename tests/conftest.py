@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, settings
 from rivet_fleet.contracts.url import DatabaseUrl, parse_database_url
 from rivet_fleet.demo.embedded import EmbeddedPostgres, EmbeddedPostgresMissing, embedded_postgres
 from tests.servers.azure_fake import AzureAccount, AzureService, azure_account
+from tests.servers.gcs_fake import GcsService, gcs_service
 from tests.servers.mariadb import EmbeddedMariadb, EmbeddedMariadbMissing, embedded_mariadb
 from tests.servers.versitygw import Versitygw, VersitygwMissing, running_versitygw
 
@@ -109,6 +110,13 @@ def azure() -> Iterator[AzureAccount]:
         return
     with azure_account() as account:
         yield account
+
+
+@pytest.fixture(scope="session")
+def gcs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GcsService]:
+    """One service of buckets for the whole test session. Make a bucket of your own."""
+    with gcs_service(tmp_path_factory.mktemp("gcs")) as service:
+        yield service
 
 
 @pytest.fixture

@@ -208,7 +208,8 @@ class ObjectDestination:
         first, second = [self._probed(key, body) for body in bodies]
         next(iter(self._store.list_staged(self._below)), None)
         try:
-            self._store.commit(first, key, _probe_digest(bodies[0]))
+            if not self._store.commit(first, key, _probe_digest(bodies[0])):
+                self._store.drop(first, key)
             try:
                 self._store.commit(second, key, _probe_digest(bodies[1]))
             except (Taken, Gone):
