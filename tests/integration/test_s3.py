@@ -4,6 +4,7 @@ is done to a delivery. The files are read by pyarrow's own S3 client, never by o
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,21 +24,21 @@ FROM generate_series(1, 300) i;
 CREATE TABLE nothing (id bigint PRIMARY KEY);
 ANALYZE;
 """
-FLEET = """\
-source:
-  type: postgres
-  url_env: DATABASE_URL
-campaign: {{workers: 2}}
-exports:
-  - name: orders
-    table: orders
-    mode: chunked
+README = Path(__file__).parents[2] / "README.md"
+FOLDER = "{type: local, path: ./out/orders}"
+MORE = """\
     chunk_count: 3
-    format: parquet
-    destination: {orders}
   - {{name: days, table: orders, partition_by: day, format: csv, destination: {days}}}
   - {{name: nothing, table: nothing, skip_empty: true, format: csv, destination: {nothing}}}
+campaign: {{workers: 2}}
 """
+
+
+def first_example() -> str:
+    """The README's configuration."""
+    found = re.search(r"<<'EOF'\n(.*?)EOF\n", README.read_text(), re.DOTALL)
+    assert found is not None and FOLDER in found[1]
+    return found[1]
 
 
 class Lake:
@@ -95,8 +96,9 @@ def lake(postgres, versitygw, tmp_path_factory: pytest.TempPathFactory) -> Itera
     environment = {"DATABASE_URL": database, **versitygw.variables}
     desk = Desk(folder=tmp_path_factory.mktemp("s3"), environment=environment)
     lake = Lake(versitygw, "lake", desk)
-    names = {"orders": "raw/orders", "days": "raw/{partition}", "nothing": "raw/nothing"}
-    desk.write(FLEET.format(**{name: lake.block(prefix) for name, prefix in names.items()}))
+    text = first_example().replace(FOLDER, lake.block("raw/orders"))
+    names = {"days": "raw/{partition}", "nothing": "raw/nothing"}
+    desk.write(text + MORE.format(**{name: lake.block(prefix) for name, prefix in names.items()}))
     said = desk.cli("run").said
     assert "recycled" not in said, "the library has room of its own beside worker_memory_mb"
     yield lake
