@@ -78,6 +78,7 @@ _CONFIGURE = f"""{_SAY} UPDATE SET configured_at_s = excluded.configured_at_s,
 # A budget that says nothing is a row, too: one that is missing was taken away.
 _SAY_NOTHING = f"{_SAY} NOTHING"
 # A monitor that fails closed opens the group with its first sample, not before.
+# The fence goes up: a governor that was elected under the former words decides nothing any more.
 _WATCH_ANEW = """
 UPDATE source_budget SET permits = NULL, page_share = 1.0, paused_reason = NULL,
   resumes_at_s = NULL, valid_until_s = CASE WHEN :fail_closed = 1 THEN NOW_S END,
@@ -188,6 +189,7 @@ def has_room(tx: Transaction, group_name: str) -> bool | None:
         return None
     if limits.ceiling != budget_from(limits, tx.sealer).ceiling:
         raise tampered(f"the ceiling of source group {group_name}")
+    # So far without a lock (F7): claims of a group that nothing limits must not queue for its row.
     if not _limited(limits):
         return True
     limits = tx.first(LOCK_ROOM, group_name=group_name)
@@ -231,9 +233,13 @@ class Budgets(Ranges):
         """Reserve so much of a group's rates; the seconds until it may be used. One statement:
         askers queue for one row and nothing else."""
         values = {"group_name": group_name, "rows": float(rows), "bytes": float(size_bytes)}
+        # A server takes a single statement without BEGIN and COMMIT around it; on SQLite whatever
+        # writes goes through the file's lock, one statement or not.
         once = self._db.one if self._db.dialect.one_statement_claim else self._db.write
         row = once(lambda tx: tx.first(RESERVE, **values))
         if row is None:
+            # No row is right only where no rate is configured; else somebody took the row away, and
+            # going on would mean going on unpaced.
             if self._db.one(lambda tx: tx.scalar(_PACED, group_name=group_name)):
                 raise tampered(f"the pace of source group {group_name}")
             return 0.0
@@ -532,6 +538,7 @@ WHERE namespace = :namespace AND group_name = :group_name AND monitor_json IS NO
   AND coalesce(governor_lease_expires_at_s, configured_at_s) <= NOW_S - :patience_s
 RETURNING {_COLUMNS}, governor_fence
 """
+# No sample lifts a halt: that is an operator's word (``lift_halt``), or a new configuration's.
 GOVERN = f"""
 UPDATE source_budget SET permits = :permits, page_share = :page_share,
   paused_reason = :paused_reason, resumes_at_s = NOW_S + :resumes_in_s,
@@ -545,6 +552,8 @@ HOLD = """
 UPDATE source_budget SET governor_lease_expires_at_s = NOW_S + :lease_ttl_s
 WHERE namespace = :namespace AND group_name = :group_name AND governor_fence = :fence
 """
+# 0 and not NULL: by NULL a successor would count its patience from the configuration (GOVERNABLE),
+# by 0 it may begin at once.
 _LEAVE = """
 UPDATE source_budget SET governor_lease_expires_at_s = 0
 WHERE namespace = :namespace AND group_name = :group_name AND governor_fence = :fence

@@ -115,6 +115,8 @@ _PEEK = PICK_IN_GROUP.replace(
 
 RENEW = f"UPDATE chunk_task SET lease_expires_at_s = NOW_S + :lease_ttl_s WHERE {guard(Verb.RENEW)}"
 _FENCE = "SELECT fence FROM chunk_task WHERE task_id = :task_id"
+# A worker that is heard of again lives, whoever took it for dead. A lease that is confirmed in
+# passing says 0 bytes, and must not overwrite what the heartbeat measured.
 _BEAT = """
 INSERT INTO worker (namespace, worker_id, name, host_id, pid, pid_started_at_s, started_at_s,
                     heartbeat_at_s, rss_bytes)
@@ -144,6 +146,8 @@ WHERE t.{status_in(Verb.REAP)} AND EXPIRED_FILTER
   AND t.namespace = :namespace CAMPAIGN_FILTER
 ORDER BY t.lease_expires_at_s LIMIT :limit LOCK_TASKS
 """
+# A row that is locked now is left alone here, too: the last transaction of a dead process may
+# still be ending at the server. If it does not commit, the lease's end takes the row back.
 OWNED = f"""
 SELECT {_REAP_COLUMNS} FROM chunk_task t
 WHERE t.{status_in(Verb.REAP)} AND t.owner = :worker_id
@@ -187,6 +191,8 @@ class Claims(Ledger, Ranges):
             "lease_ttl_s": lease_ttl_s,
             **{f"only_{number}": run_id for number, run_id in enumerate(only)},
         }
+        # F7: only campaigns with source groups lock a group's row. A claim that finds a chunk has
+        # proven in its own statement that there is no group; an empty one proves nothing and asks.
         if not self._budgeted.get(campaign_id, False):
             row = self._claim_unbudgeted(worker, values)
             if row is not None or not self._has_budget(campaign_id):
@@ -215,6 +221,7 @@ class Claims(Ledger, Ranges):
         """Whether the campaign's claims go by groups. Kept when True."""
         sql = f"SELECT CASE WHEN {UNBUDGETED} THEN 0 ELSE 1 END"
         found = bool(self._db.one(lambda tx: tx.scalar(sql, campaign_id=campaign_id)))
+        # A "no" is asked anew each time: a group that appears later must not be overlooked.
         if found:
             self._budgeted[campaign_id] = True
         return found
@@ -238,6 +245,8 @@ class Claims(Ledger, Ranges):
         two claimers never hold one group's row while they wait for another's. Raises StateTampered
         for a group whose budget is not what was configured, once the others have nothing."""
         spoilt: StateTampered | None = None
+        # The order is read without locks: one that is old by a moment changes who is asked first,
+        # while what may run is decided behind each group's own lock.
         for group_name in self._db.read(lambda tx: _groups_in_order(tx, values)):
             try:
                 claim = self._db.write(
@@ -259,6 +268,8 @@ class Claims(Ledger, Ranges):
         if room is False:
             return None
         row = self._claim_in(tx, worker, PICK_IN_GROUP, {**values, "group_name": group_name})
+        # Whether a budget may be missing is said by the seal of the run, which is known only with a
+        # chunk. Raising rolls the claim back: no attempt is spent.
         if row is not None and room is None:
             known = self._ask_sealed(tx, row.run_id)
             refuse_without_budget(group_name, whole=known is not None and known.whole)

@@ -173,6 +173,8 @@ def _check_sums(task: Record, mine: Sequence[Record]) -> None:
 # ---------------------------------------------------------------- reading it
 
 
+# Voided parts of former attempts have the same numbers as those that stand: file_id keeps them in
+# the order of their attempts.
 _PARTS = f"""
 SELECT {SEALED_OF_PART}, status
 FROM file_log WHERE run_id = :run_id CHUNK_FILTER VOIDED_FILTER

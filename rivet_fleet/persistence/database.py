@@ -188,6 +188,7 @@ def _sqlite_meaning(orig: sqlite3.Error) -> Meaning:
     code = getattr(orig, "sqlite_errorcode", None)
     if code is None:
         return _OTHERWISE
+    # SQLite has one code, SQLITE_ERROR, for these and for any mistake in SQL: only the text tells.
     if "no such table" in str(orig) or "no such column" in str(orig):
         return Meaning(error=StateRefused, hint=_MIGRATE)
     return SQLITE_CODES.get(code & 0xFF, _OTHERWISE)
@@ -195,6 +196,7 @@ def _sqlite_meaning(orig: sqlite3.Error) -> Meaning:
 
 def _translate(failure: exc.DBAPIError, target: str, secrets: tuple[str, ...]) -> StateError:
     meaning = meaning_of(failure)
+    # The driver's own words, not SQLAlchemy's: those repeat the statement with its parameters.
     first_line = (str(failure.orig)[:SAID_CHARS_MAX].strip().splitlines() or [""])[0]
     told = foreign_line(first_line, secrets, chars_max=500)
     return meaning.error(f"state database {target}: {told}", hint=meaning.hint)
@@ -204,6 +206,9 @@ T = TypeVar("T")
 Record: TypeAlias = Any
 """A result row: its columns by name, or by position."""
 
+# Few, because they follow each other without a pause; whoever must wait longer does so where a
+# stop or a lost lease can end the waiting. One more over a lost connection is for a pool whose
+# connections all died with a server that is back already.
 _TRIES_ON_CONFLICT = 5
 _TRIES_ON_LOST_CONNECTION = 2
 
@@ -464,6 +469,7 @@ class Database:
                         conflicts += 1
                         if not meaning_of(failure).again or conflicts >= _TRIES_ON_CONFLICT:
                             raise
+        # Only now: whoever is told may write to this state, whose lock SQLite has just given back.
         for error in tx.left_out:
             self.on_left_out(error)
         return found

@@ -46,6 +46,8 @@ class FileLock:
         self._wait_max_s = wait_max_s
         # flock belongs to the open file, which this process's threads share.
         self._threads = threading.Lock()
+        # An executed child must not inherit it: the lock of a holder that was killed would live on
+        # in the child (flock(2)).
         self._fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
     @contextlib.contextmanager
@@ -207,6 +209,7 @@ def transaction(
         yield
         with limit(connection):
             connection.exec_driver_sql("COMMIT")
+    # Interrupts, too: the pool must not get a connection back that is within a transaction.
     except BaseException:
         # The driver's own rollback sends nothing when no transaction is open any more.
         if not connection.invalidated:
@@ -257,6 +260,8 @@ class SqliteDialect:
             pool_size=pool_size,
             max_overflow=4,
             pool_timeout=POOL_WAIT_S,
+            # The pool lends a connection to whichever thread asks, to one at a time; sqlite3 would
+            # refuse all but the thread that opened it.
             connect_args={"timeout": 30.0, "check_same_thread": False, "cached_statements": 256},
         )
         event.listen(engine, "do_connect", self._make_private)
@@ -267,6 +272,7 @@ class SqliteDialect:
         # Switching to WAL does not go through SQLite's busy handler, so it needs our lock.
         with self._lock.held():
             for pragma in (
+                # For programs that do not know our lock file: a backup, a shell.
                 "busy_timeout=30000",
                 "journal_mode=WAL",
                 "synchronous=FULL",
@@ -292,7 +298,10 @@ class SqliteDialect:
         reaches the disk with the next durable one. Raises StateUnavailable when another process
         keeps the lock."""
         with self._lock.held():
+            # Before BEGIN: SQLite refuses to change the level within a transaction.
             self._synchronize(connection, "FULL" if durable else "NORMAL")
+            # IMMEDIATE although our lock is held: behind a program that does not know it, a
+            # transaction that has read could not become a writer (SQLITE_BUSY_SNAPSHOT, at once).
             with transaction(connection, "BEGIN IMMEDIATE", driver_error=sqlite3.Error):
                 yield
 
@@ -331,7 +340,10 @@ class SqliteDialect:
                 contextlib.closing(sqlite3.connect(self.path)) as present,
                 contextlib.closing(sqlite3.connect(passing)) as kept,
             ):
+                # Not a copy of the file: what was committed last may still be in the WAL beside it.
                 present.backup(kept)
+            # Under its own name only when it is whole: a copy cut short by a kill must not look
+            # like one to go back to.
             passing.replace(copy)
         except (OSError, sqlite3.Error) as failure:
             with contextlib.suppress(OSError):
@@ -394,6 +406,7 @@ def refuse_network_filesystem(path: Path, mounts: str | None = None) -> None:
     for line in mounts.splitlines():
         fields = line.split(" ")
         point = fields[1].replace("\\040", " ").rstrip("/")
+        # The longest mount point holds the path; of two on one point the later hides the earlier.
         if len(point) >= len(found) and (place + "/").startswith(point + "/"):
             found, kind = point, fields[2]
     if kind in _NETWORK_FILESYSTEMS:

@@ -44,6 +44,7 @@ ONLY_COMPLETED = """
   (SELECT min(t.status) FROM chunk_task t WHERE t.run_id = chunk_run.run_id) = 'completed'
   AND (SELECT max(t.status) FROM chunk_task t WHERE t.run_id = chunk_run.run_id) = 'completed'
 """
+# A run that expects no chunk is a plan that went wrong and is never finished as a success.
 ALL_COMPLETED = f"""CASE WHEN {ONLY_COMPLETED} AND expected_tasks > 0
   THEN expected_tasks = (SELECT count(*) FROM chunk_task t
                          WHERE t.run_id = chunk_run.run_id AND t.status = 'completed')
@@ -79,6 +80,8 @@ WHERE run_id = :run_id AND status = 'in_progress' AND finalize_fence = :finalize
   AND ALL_COMPLETED
 RETURNING {_RETURNED}
 """
+# An acceptance that did not suffice is used up: it named other verdicts, and while it stands
+# nobody could accept what is refused now.
 _FAIL = f"""
 UPDATE chunk_run SET status = 'failed', finished_at_s = NOW_S, error = :error,
   findings_json = :findings_json, acceptance_json = NULL, acceptance_seal = NULL,
@@ -194,6 +197,8 @@ class Finalizers:
             names = {"campaign_name": run.campaign_name, "export_name": run.export_name}
             names["run_id"] = run.run_id
             tx.run(_LAST_RUN, **names)
+            # Here and nowhere else: moved earlier, a run that dies has skipped its rows for good;
+            # moved later, the next run delivers them again.
             move_mark(tx, run, plan)
             record_committed(tx, run, plan)
             forget_former(tx, run)

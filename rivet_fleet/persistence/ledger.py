@@ -178,6 +178,8 @@ WHERE run_id = :run_id AND chunk_index = :chunk_index AND status <> 'voided'
 LOCK_CAMPAIGN = "SELECT status FROM campaign WHERE campaign_id = :campaign_id LOCK_ROW"
 LOCK_RUN = "SELECT status FROM chunk_run WHERE run_id = :run_id LOCK_ROW"
 _PARENTS = "SELECT campaign_id, run_id FROM chunk_task WHERE task_id = :task_id"
+# The fence goes up so that whoever is finishing the run right now finds no row to confirm or to
+# end. What the source said of the whole was said of parts that are void.
 _REVIVE_RUN = """
 UPDATE chunk_run SET finalize_fence = finalize_fence + 1, finalize_lease_expires_at_s = NULL,
   finished_at_s = NULL, error = NULL, manifest_fingerprint = NULL, findings_json = NULL,
@@ -214,6 +216,8 @@ class Ledger:
         done = {"rows": rows, "pages": pages, "longest_statement_ms": longest_ms}
 
         def work(tx: Transaction) -> None:
+            # The task first: its row decides who wins (F1), and a loser inserts nothing that the
+            # unique key on parts would have to refuse.
             task = tx.first(COMMIT, task_id=task_id, fence=fence, **done)
             if task is None:
                 if not _already_committed(tx, task_id, fence, parts):
@@ -432,4 +436,5 @@ def _keep_parts(
     done_so = {**task._mapping, "fence": fence, "rows_written": rows}
     in_order = sorted(values, key=itemgetter("part_number"))
     seal = seal_commit(tx.sealer, done_so, in_order, submission)
+    # In a statement of its own: what it covers is known only from what the first one returned.
     tx.run(_SEAL_COMMIT, task_id=task.task_id, commit_seal=seal)

@@ -154,6 +154,8 @@ def _held_bytes() -> int:
 
 def _shutdown(fileno: int) -> None:
     try:
+        # Shut down and not closed: closing wakes nobody who waits in poll(2), and frees the number
+        # for another file. Of a duplicate, because this object closes its own number when it ends.
         with socket.socket(fileno=os.dup(fileno)) as duplicate:
             duplicate.shutdown(socket.SHUT_RDWR)
     except OSError:
@@ -161,8 +163,10 @@ def _shutdown(fileno: int) -> None:
 
 
 _MIGRATE_MAX_S = 180.0
+# libpq's limit for each address that a name leads to, not for all of them together.
 _CONNECT_MAX_S = 5
 _PORT = 5432
+# "rivet_fl" in ASCII: numbers of advisory locks are shared by all programs of a database.
 _MIGRATION_LOCK = 0x7269_7665_745F_666C
 
 
@@ -187,11 +191,14 @@ class PostgresDialect:
     # skip those tasks for as long as the pause lasts.
     _BEGIN = (
         f"{_LEVEL}; SET LOCAL idle_in_transaction_session_timeout = '10s'; "
+        # Both below ANSWER_MAX_S: the server's word keeps the connection, the watchdog's ends it.
+        # The lock's comes first: it (55P03) is repeated at once, a statement's is not.
         "SET LOCAL statement_timeout = '14s'; SET LOCAL lock_timeout = '10s'"
     )
     # The log is written in order: a later synchronous commit takes this one with it.
     _BEGIN_RELAXED = f"{_BEGIN}; SET LOCAL synchronous_commit = off"
     _BEGIN_READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; " + _BEGIN.split("; ", 1)[1]
+    # A role's own lock_timeout would end the wait for the others' migrations.
     _BEGIN_MIGRATION = (
         f"{_LEVEL}; SET LOCAL lock_timeout = 0; SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})"
     )
@@ -214,6 +221,7 @@ class PostgresDialect:
             max_overflow=4,
             pool_timeout=POOL_WAIT_S,
             pool_recycle=1800,
+            # Else SQLAlchemy looks in the catalogue for an extension that nothing here uses.
             use_native_hstore=False,
             connect_args=self._connect_args(),
         )

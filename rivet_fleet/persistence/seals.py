@@ -227,6 +227,7 @@ class Ranges:
                     raise tampered(f"the number of chunks of run {run.run_id}")
             return found
 
+        # Behind the snapshot: a run that is not known yet is asked for over another connection.
         for task in self._db.read(work):
             self._check_task(task)
 
