@@ -81,6 +81,8 @@ def _committed(fleet: Fleet, run_id: RunId, chunk_index: int, fence: int) -> lis
     parts = fleet.patience.call(
         "read the ledger", lambda: fleet.store.parts(run_id, chunk_index=chunk_index)
     )
+    # The chunk may have been reopened and committed anew since the caller saw it: those parts are
+    # another attempt's, whose owner publishes them.
     return [part for part in parts if part.fence == fence]
 
 
@@ -146,6 +148,8 @@ def remove_late(fleet: Fleet, run: RunView, fences: Mapping[int, int]) -> int:
     removed = 0
     destination = fleet.destination(run.run_id)
     plan = run.plan
+    # Listed to the end before anything is removed: what a listing shows of a folder that changes
+    # meanwhile is not defined (readdir(3)).
     for path in [info.path for info in destination.list_visible(run.run_id)]:
         named = part_named(
             path,
@@ -198,6 +202,9 @@ def deliver_chunk(fleet: Fleet, claim: Claim, plan: ExportPlan, result: ExtractR
             ),
         )
     except LeaseLost:
+        # Nobody will ever have these receipts: no row was stored under this fence. That is not so
+        # of StateUnavailable, behind which the commit may stand: then everything stays staged, and
+        # what no row names is swept later.
         _discard(destination, staged)
         raise
     except DestinationFull as error:
@@ -234,6 +241,8 @@ def _stage(
     fleet: Fleet, claim: Claim, plan: ExportPlan, destination: Destination, spooled: SpooledPart
 ) -> StagedPart:
     with filesystem_errors(spooled.path, "spool"):
+        # First: a write that the kernel could not carry out is told here (fsync(2)), before the
+        # digest vouches for bytes that no disk has.
         sync_file(spooled.path)
         digest = digest_file(spooled.path, spooled.rows)
     reach(KillPoint.PART_DIGESTED)

@@ -83,6 +83,8 @@ class Coordinator:
         """Until the campaign is over, or until told to stop. Raises StateRefused for a second
         coordinator, StateUnavailable when the state database stays away for too long."""
         fleet = self._fleet
+        # Asked before it is said: two that begin in one moment may both pass. It spares operators a
+        # mistake; two coordinators do no harm (F8).
         self._refuse_second()
         self._heartbeat()
         install(fleet.stop, on_first=self._supervisor.ask_to_stop, on_second=self._kill_now)
@@ -197,6 +199,7 @@ class Coordinator:
             why = f"the governor stopped it: {self.halted}; " if self.halted else ""
             self._fleet.tell(EventName.CAMPAIGN_STOPPED, f"{why}stopping in good order; resumable")
         self._supervisor.drain(grace_s=grace_s, tick=pause)
+        # Once more behind the last worker: what it left committed need not wait for the next start.
         self._tend()
         self._show()
 
@@ -208,6 +211,8 @@ class Coordinator:
     def _say_goodbye(self) -> None:
         fleet = self._fleet
         try:
+            # As of any process that ended: a run whose end it held is free for the next one at
+            # once.
             fleet.store.reap_worker(fleet.identity.worker_id, "coordinator left")
         except StateUnavailable:
             pass  # its row goes stale by itself

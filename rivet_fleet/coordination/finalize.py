@@ -334,6 +334,7 @@ def _reopen_lost(
     """A file deleted under our feet is found here, before anybody is told of success."""
     visible = {info.path: info.size_bytes for info in destination.list_visible(run.run_id)}
     lost = {p.chunk_index: p for p in parts if visible.get(p.path) != p.digest.size_bytes}
+    # A listing condemns nothing, it spares a look at each part that is there as it should be.
     lost = {
         index: part
         for index, part in lost.items()
@@ -344,6 +345,7 @@ def _reopen_lost(
         withdraw_success(destination, run.plan)
     for index, part in lost.items():
         task = fleet.patience.call("read a chunk", partial(fleet.store.task, run.run_id, index))
+        # Another one may have reopened it since the ledger was read: its fence is higher then.
         if task is not None and task.fence == part.fence:
             reopen_chunk(
                 fleet,
@@ -402,6 +404,7 @@ def _write(
 ) -> str | None:
     """Immutable copy, canonical name, check, markers. Only a success comes this far. What is
     wrong with the folder, when another namespace delivered there since it was looked at."""
+    # The copy before the name: who follows manifest.json finds the copy of its run.
     destination.put_atomic(run_manifest_name(run.run_id), body)
     reach(KillPoint.MANIFEST_COPY_WRITTEN)
     other = _take_name(fleet, destination, lease, body)
@@ -420,6 +423,8 @@ def _write(
     )
     _verify(destination, run, parts)
     reach(KillPoint.MANIFEST_VERIFIED)
+    # Behind the check, and the run's own first: the canonical marker speaks of a folder that is
+    # marked already.
     line = success_line(fingerprint_bytes(body))
     destination.put_atomic(f"{run.run_id}/{SUCCESS_NAME}", line)
     destination.put_atomic(SUCCESS_NAME, line)

@@ -176,6 +176,8 @@ class Governor:
 
     def _look(self, store: Store) -> None:
         now_s = self._clock.monotonic_s()
+        # Short: the first step of a seat makes it as long as its monitor needs (``_hold``), and who
+        # dies before that is soon replaced.
         found = store.lease_governor(
             self._campaign_id, self._identity, LEASE_MIN_S, patience_s=self._patience_s
         )
@@ -206,6 +208,8 @@ class Governor:
     def _next_s(self) -> float:
         now_s = self._clock.monotonic_s()
         soonest = min([self._look_s, *(seat.next_s for seat in self._seats.values())])
+        # Never 0: a step that is due again at once would take the interpreter from the other
+        # threads.
         return max(0.02, soonest - now_s)
 
     # ---------------------------------------------------------------- one sample
@@ -213,6 +217,8 @@ class Governor:
     def _govern(self, store: Store, name: str, seat: _Seat) -> None:
         try:
             if seat.ends_s is None:
+                # Before anything is asked: flag file and hours close at once, however long signals
+                # take.
                 self._hold(store, seat)
                 self._begin(seat)
             if seat.sampler.done or self._clock.monotonic_s() >= (seat.ends_s or 0.0):

@@ -47,6 +47,7 @@ class Heartbeat:
         clock: Clock,
         emit: Emit,
         on_orphaned: Callable[[], None] = lambda: None,
+        # Nothing but this ends a main thread that hangs; what it held, leases and fences cover.
         end_process: Callable[[int], None] = os._exit,
     ) -> None:
         """``open_store`` is called once, and ``on_orphaned`` may be called several times, from
@@ -126,6 +127,8 @@ class Heartbeat:
         wait_s = 0.0
         while not self._wake.wait(wait_s) and not self._closed:
             wait_s = interval_s
+            # Before the state is asked, which may take its time: it must not keep a process that
+            # hangs, or has no parent, alive.
             self._watch_parent()
             self._watch_progress()
             try:
@@ -162,6 +165,7 @@ class Heartbeat:
         rss_bytes = int(psutil.Process().memory_info().rss)
         lost = store.renew(self._worker, named, self._limits.lease_ttl_s, rss_bytes)
         with self._lock:
+            # Another chunk is being worked on by now: this answer says nothing of it.
             if self._claim is not claim or claim is None:
                 return
             if claim.task_id in lost:

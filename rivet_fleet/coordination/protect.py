@@ -167,6 +167,7 @@ class ChunkGuard:
         group = self._claim.source_group
         wait_s = self._ask(
             lambda: self._fleet.store.reserve(group, rows, size),
+            # The state is away, the source is not: at the distance of the last two appointments.
             otherwise=lambda: max(0.0, account.slot_at_s + account.pace_s - asked_at_s),
         )
         slot_at_s = asked_at_s + wait_s
@@ -183,6 +184,7 @@ class ChunkGuard:
         """The state's answer; while it is away the last one, unless the group fails closed."""
         budget = self._standing.budget
         closed = budget is not None and budget.monitor is not None and budget.monitor.fail_closed
+        # Before the first answer there is no last word to go on by.
         if closed or self._looked_at_s is None:
             return self._fleet.patience.call("look after the source", action)
         try:

@@ -32,6 +32,8 @@ then, and its place stays empty for as long as it is there."""
 SILENT_MIN_S = 60.0
 """Nor before that: a machine that is busy starts a process late, and beats late."""
 _SILENT_GRACE_S = 5.0
+# What one look counts as silence at most: a longer gap is this process's own, which was stopped or
+# suspended with the machine and could hear nobody.
 _GAP_MAX_S = 5.0
 _LOG_TAIL_BYTES = 2000
 _GRACEFUL = (
@@ -391,6 +393,8 @@ class Supervisor:
         )
         slot.process = None
         slot.worker_id = None
+        # The slot is empty already: what follows asks the state and may raise, and an end is told
+        # once.
         self._remember(slot, end, now_s)
         self._on_end(end)
 
@@ -410,6 +414,8 @@ class Supervisor:
             slot.start_after_s = now_s if end.status == ExitCode.RECYCLE else now_s + 0.2
             return
         slot.crashes = [t for t in slot.crashes if now_s - t < _CRASH_WINDOW_S] + [now_s]
+        # Exit code 1 within seconds is a command line or configuration, which another try would not
+        # mend.
         if end.status == ExitCode.GENERIC and end.lived_s < _START_FAILURE_S:
             slot.start_failures += 1
         else:

@@ -56,7 +56,9 @@ def tend(fleet: Fleet, campaign_id: CampaignId, *, rolling_idle_s: float | None 
     ``rolling_idle_s``: how long a committed chunk may rest before somebody else publishes it;
     default half a lease, 0 right after its owner was seen to end.
     """
+    # Its owner publishes right behind its commit: who came at once would do the same work twice.
     idle_s = fleet.settings.lease_ttl_s / 2 if rolling_idle_s is None else rolling_idle_s
+    # In the order of a chunk's life, so that one round may lead from a crash to the campaign's end.
     dead = reap_dead_neighbours(fleet)
     reaped = fleet.patience.call(
         "reap expired leases", lambda: fleet.store.reap_expired(campaign_id)

@@ -209,6 +209,8 @@ class Worker:
         while not fleet.stop.requested:
             if self._room.spool_waited_for():
                 continue
+            # Before asking: the lease runs from when the server gave it, and an answer that was
+            # long on its way must not be believed in for longer (F3).
             claimed_at_s = fleet.clock.monotonic_s()
             claim = fleet.patience.call("claim a chunk", self._claim)
             if claim is not None:
@@ -218,6 +220,7 @@ class Worker:
                 self._work(claim)
                 self._claimed = None
                 self._retries.rest()
+                # Here, where no chunk is in hand: a wait keeps nothing from the others.
                 self._room.wait()
                 if self._over_ceiling():
                     return ExitCode.RECYCLE
@@ -227,6 +230,7 @@ class Worker:
             tended = tend(fleet, self._campaign_id)
             if tended.status.over or chosen_over(fleet, self._campaign_id, self._exports):
                 return self._verdict(tended.status)
+            # Only now: a campaign that is over asks nobody for a destination any more.
             if tended.refused is not None:
                 raise tended.refused
             if tended.halted is not None:
@@ -265,6 +269,8 @@ class Worker:
             self._leave_source(plan)
             self._tell_changes(claim, result.told)
             self._heartbeat.check()
+            # The look above is a courtesy, the commit decides (F2): a lost lease found here spares
+            # an upload that nobody would publish.
             published = deliver_chunk(fleet, claim, plan, result)
             self._outages = 0
             self._room.found()
@@ -280,6 +286,8 @@ class Worker:
                 # A pause of the source: this process goes on, and may meet the next one soon.
                 self._pay_for_reading(claim)
         except StateError:
+            # Without the state nothing can be failed or given back: who sees this process end, or
+            # its lease, takes the chunk back, and that costs an attempt.
             raise
         except StateTampered:
             # Somebody else's edit, and no chunk's: it goes back, and nobody acts by such a state.
@@ -301,6 +309,7 @@ class Worker:
 
     def _extract(self, claim: Claim, plan: ExportPlan) -> ExtractResult:
         fleet = self._fleet
+        # Before the source is opened: for a destination that refuses nothing should be read.
         refuse_claimed_destination(fleet, claim.run_id, self._probed)
         fleet.drop_sources(but=plan.read.source)
         source = fleet.source(plan.read.source, plan.read.source_identity)
@@ -518,6 +527,8 @@ class Worker:
         return over
 
     def _clean_spool(self) -> None:
+        # However it ended: what was delivered has been moved or uploaded, and no later attempt goes
+        # on with another one's bytes.
         for path in self._spool.iterdir():
             path.unlink(missing_ok=True)
 

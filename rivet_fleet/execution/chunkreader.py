@@ -320,6 +320,8 @@ class PagedReader:
                 return self._stream_page(pager, limit)
             return self._read(pager, limit)
         except BaseException:
+            # Interrupts, too: whatever ends the reading ends the statement, or the source would go
+            # on.
             if self._stream is not None:
                 self._lost_bytes += self._stream.wire_bytes - self._handed_on_bytes
             self._abandon_stream()
@@ -334,6 +336,8 @@ class PagedReader:
                 hint="the chunk is read again from its beginning",
             )
         self._engine.reconnect()
+        # The same name may lead to another server by now (a failover), or to another table:
+        # compared before rows of two are mixed in one chunk (ADR 0018).
         self._footing.prove()
 
     def prove(self) -> tuple[BasisDifference, ...]:

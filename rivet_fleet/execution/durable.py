@@ -132,6 +132,7 @@ def make_folder(path: Path) -> None:
     for folder in reversed(missing):
         with contextlib.suppress(FileExistsError):
             folder.mkdir()
+        # Also of one that another process made: it may have died before its own fsync.
         sync_folder(folder.parent)
     # Asked once: between two questions the folder may have gone.
     if not stat.S_ISDIR(path.stat().st_mode):

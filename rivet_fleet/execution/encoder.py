@@ -62,6 +62,8 @@ class Encoder:
         """Encode ``batch`` soon; waits for room first. ``changed`` are the reader's counts as
         they stood after this page. Raises what encoding an earlier page raised."""
         size_bytes = batch.nbytes
+        # Also what is done already, without any need of room: its error is to come out at the next
+        # page, not at the chunk's end.
         while self._ahead and (
             self._ahead[0][0].done() or self._ahead_bytes + size_bytes > self._ahead_bytes_max
         ):
@@ -133,6 +135,7 @@ class Parts:
         page this does nothing: what follows a gap must not be written."""
         if self._broken:
             return
+        # Set before and taken back behind: whatever is raised in between leaves it set.
         self._broken = True
         self._append(batch, changed)
         part = self._open
@@ -146,6 +149,7 @@ class Parts:
             return
         part = self._open
         part.writer.close()
+        # Behind ``close``: a writer whose footer could not be written is still there to be aborted.
         self._open = None
         self.finished.append(
             SpooledPart(

@@ -142,6 +142,8 @@ def extract_chunk(
                 break
             if pages.between:
                 pages.throttle()
+        # Before the last part is finished: meanwhile the encoder works on, and of a relation that
+        # was changed under the chunk nothing is finished at all.
         told = pages.prove()
         finished = encoder.finish()
         undo.pop_all()

@@ -206,6 +206,7 @@ class ObjectDestination:
         path, bodies = f"{folder}/probe", (b"probe 0\n", b"probe 1\n")
         key = self._key(path)
         first, second = [self._probed(key, body) for body in bodies]
+        # For the right to do so alone: what is missing for a sweep is told before the first row.
         next(iter(self._store.list_staged(self._below)), None)
         try:
             if not self._store.commit(first, key, _probe_digest(bodies[0])):
@@ -289,6 +290,8 @@ class ObjectDestination:
         key, tokens = self._key(path), self._tokens(receipt, path)
         left = True
         if self._exclusive or self._shown(key, digest) is None:
+            # None of these answers is believed, nor that there was none: the look decides (ADR
+            # 0027).
             with contextlib.suppress(Taken, Gone, DestinationUnavailable):
                 left = not self._store.commit(tokens, key, digest)
                 reach(KillPoint.PART_RENAMED)
@@ -300,6 +303,7 @@ class ObjectDestination:
                 code="RIVET_STORE_UNAVAILABLE",
             )
         if found is Presence.VISIBLE and left:
+            # The part is delivered whatever comes of this: what stays staged is left to a sweep.
             with contextlib.suppress(DestinationError):
                 self._store.drop(tokens, key)
         return found

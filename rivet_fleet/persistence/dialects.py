@@ -209,8 +209,8 @@ def transaction(
         yield
         with limit(connection):
             connection.exec_driver_sql("COMMIT")
-    # Interrupts, too: the pool must not get a connection back that is within a transaction.
     except BaseException:
+        # Interrupts, too: the pool must not get a connection back that is within a transaction.
         # The driver's own rollback sends nothing when no transaction is open any more.
         if not connection.invalidated:
             with contextlib.suppress(driver_error, SQLAlchemyError), limit(connection):
