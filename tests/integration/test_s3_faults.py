@@ -171,6 +171,34 @@ def test_an_object_that_is_replaced_while_it_is_read_is_not_half_of_each(scene: 
         next(blocks)
 
 
+def test_a_bucket_of_another_region_is_named_with_it(scene: Scene) -> None:
+    scene.proxy.inject(lambda m, p: True, Fault.ELSEWHERE, times=1000)
+    with pytest.raises(DestinationRefused) as refused:
+        scene.here.check()
+    assert "write region: eu-north-1" in str(refused.value.hint)
+
+
+def test_credentials_that_expire_before_a_commit_cost_nothing(scene: Scene) -> None:
+    receipt = scene.here.stage(scene.local, scene.path, scene.digest)
+    scene.proxy.inject(CALLS["commit"], Fault.EXPIRED)
+    with pytest.raises(DestinationRefused, match="ExpiredToken") as refused:
+        scene.here.publish(receipt, scene.path, scene.digest)
+    assert "expired" in str(refused.value.hint)
+    assert scene.visible() == []
+    assert scene.here.publish(receipt, scene.path, scene.digest) is Presence.VISIBLE
+
+
+def test_uploads_that_a_service_hides_from_a_prefix_are_found(scene: Scene) -> None:
+    """Some list them for a whole key or for none: all are asked for, and ours are taken."""
+    scene.here.stage(scene.local, scene.path, scene.digest)
+    scene.proxy.inject(
+        lambda m, p: CALLS["uploads"](m, p) and "prefix=&" not in f"{p}&", Fault.EMPTY, times=1000
+    )
+    assert [info.path for info in scene.here.list_staged()] == [scene.path]
+    scene.proxy.mend()
+    assert [info.path for info in scene.truth.list_staged()] == [scene.path], "no probe is left"
+
+
 def test_dying_between_two_pieces_shows_nothing_and_is_swept(scene: Scene) -> None:
     scene.local.write_bytes(b"x" * (6 * 2**20))
     digest = digest_file(scene.local, 1)

@@ -14,6 +14,7 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from enum import Enum
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import ClassVar
@@ -39,6 +40,9 @@ class Fault(Enum):
     UNKNOWN = "501"
     DENIED = "403"
     CLAIMED = "204, and nothing was done"
+    EXPIRED = "400 for credentials that were good before"
+    EMPTY = "200, and nothing is listed"
+    ELSEWHERE = "301 to another region"
 
 
 _CODES = {
@@ -51,6 +55,9 @@ _CODES = {
     Fault.UNKNOWN: (501, "NotImplemented"),
     Fault.DENIED: (403, "AccessDenied"),
     Fault.CLAIMED: (204, ""),
+    Fault.EXPIRED: (400, "ExpiredToken"),
+    Fault.EMPTY: (200, ""),
+    Fault.ELSEWHERE: (301, "PermanentRedirect"),
 }
 
 
@@ -115,7 +122,12 @@ class _Handler(BaseHTTPRequestHandler):
         elif injected.fault in _CODES:
             status, code = _CODES[injected.fault]
             xml = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>x</Message></Error>"
+            if not code:
+                xml = "<?xml version='1.0'?><Nothing/>"
             headers = {"Content-Type": "application/xml", "x-ms-error-code": code}
+            if status == 301:
+                headers["x-amz-bucket-region"] = "eu-north-1"
+            headers["Date"] = formatdate(usegmt=True)
             if status in (429, 503):
                 headers["Retry-After"] = "0"
             silent = self.command == "HEAD" or status == 204
