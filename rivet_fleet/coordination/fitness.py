@@ -241,6 +241,7 @@ def asked_of_source(fleet: Fleet, plan: ExportPlan, error: Exception) -> WorkerU
         return None
     read = plan.read
     try:
+        # Asked over a new connection: the old one leads to where the name led before.
         fleet.drop_source(read.source)
         source = fleet.source(read.source, read.source_identity)
         found = other_source(read.basis, source.identify())

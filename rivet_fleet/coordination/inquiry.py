@@ -245,6 +245,8 @@ class Inquiry:
         the refusals that ``on_refusal`` says.
         """
         exports = self.choose(names)
+        # All of them before any source is asked: what is missing is told at once, not behind the
+        # questions to the first.
         for name in sorted({self.loaded.source_name(export) for export in exports}):
             self.connection(name)
         self.recall(exports)

@@ -134,6 +134,7 @@ def _asked(ask: _Ask) -> tuple[ProofOutcome, str, int | None, float | None]:
     timeout_s = _limit_s(ask)
     if isinstance(timeout_s, str):
         return ProofOutcome.UNPROVEN, timeout_s, None, None
+    # A lease that runs out meanwhile lets the next finalizer ask the source the same again.
     if timeout_s > ask.fleet.settings.lease_ttl_s / 3:
         ask.hold(timeout_s)
     name = ask.read.source
@@ -189,6 +190,7 @@ def _judged(ask: _Ask, source: Source, counted: int) -> _Judged:
             return found
         if after.moment and after.moment == before.moment:
             return found  # nobody has written: nothing can be missing
+        # So long backends may keep what they changed to themselves (ADR 0019).
         if waited_s >= first.lag_s:
             break
         if waited_s < 0 and first.lag_s:

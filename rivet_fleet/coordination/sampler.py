@@ -184,6 +184,7 @@ class Sampler:
         if name in counters:
             before = self._counters.get(name)
             self._counters[name] = answer
+            # One that fell began anew, with its server: there is no growth to tell.
             if before is None or answer < before:
                 return Reading(name=name, waiting=True)
             answer -= before

@@ -254,6 +254,7 @@ def open_fleet(
         return beside
 
     store = open_store(url, namespace=options.namespace, seal_key=key)
+    # To the log alone: the journal lies in the state that is not open yet.
     opening = Patience(clock, stop, _thread_emit(), limit_s=wait_s)
     try:
         opening.call(
@@ -565,6 +566,8 @@ def run_worker(
             if governor is not None:
                 governor.close()
             heartbeat.close()
+            # Behind the heartbeat's end: one more beat would make the row that is ended here live
+            # again.
             _leave(fleet, with_spool)
     finally:
         fleet.close()

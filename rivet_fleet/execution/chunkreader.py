@@ -378,6 +378,8 @@ class PagedReader:
         if not cut:
             self._check_end(stream, pager, batch, page.statement_s)
         accepted = pager.accept(batch, stream.wire_bytes, cut=cut, changed=changed)
+        # A page with changed values holds all of its rows or none (``Pager.accept``): so they are
+        # counted when they are handed on, and once.
         if accepted.rows == batch.num_rows:
             self._count_changes(stream)
         if goes_on:

@@ -76,6 +76,7 @@ class Tree:
                 except FileNotFoundError:
                     with contextlib.suppress(FileExistsError):
                         os.mkdir(name, dir_fd=handle)
+                    # Also of one that another process made: it may have died before its own fsync.
                     _sync(handle)
                     below = _step(handle, name, at, _WAY)
                 os.close(handle)
@@ -107,6 +108,7 @@ class Tree:
             try:
                 handle = os.open(path.name, _FILE, dir_fd=folder)
             except OSError as error:
+                # A link, or a socket (open(2)); a pipe can be opened and is told by its kind below.
                 if error.errno in (errno.ELOOP, errno.ENXIO):
                     raise _no_file(path) from None
                 raise

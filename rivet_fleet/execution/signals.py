@@ -177,6 +177,7 @@ def _connected(host: str, port: int, *, encrypted: bool, ends_s: float) -> socke
     import ssl
 
     why: OSError = TimeoutError(_LATE)
+    # The resolver knows no limit of ours: a sample ends without this thread (ADR 0013).
     for family, kind, protocol, _, address in socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM):
         link = socket.socket(family, kind, protocol)
         try:

@@ -77,12 +77,14 @@ _CANCEL = """
 UPDATE campaign SET status = 'cancelled', finished_at_s = coalesce(finished_at_s, NOW_S)
 WHERE campaign_id = :campaign_id AND status IN ('active', 'incomplete', 'cancelled')
 """
+# The fence goes up: whoever is finishing such a run right now ends nothing any more.
 _CANCEL_RUNS = """
 UPDATE chunk_run SET status = 'cancelled', finished_at_s = NOW_S,
   finalize_fence = finalize_fence + 1, finalize_lease_expires_at_s = NULL
 WHERE campaign_id = :campaign_id AND status = 'in_progress'
 """
 _CANCELLED = CampaignStatus.CANCELLED.value
+# The attempt is given back: that the campaign was cancelled says nothing of the chunk.
 _TAKE_BACK = """
 UPDATE chunk_task SET status = 'pending', fence = fence + 1, attempts = attempts - 1,
   lease_expires_at_s = NULL, updated_at_s = NOW_S
@@ -157,6 +159,7 @@ class Campaigns:
             if created == 0:
                 _refuse_changed(tx, plan)
                 return SubmitOutcome(campaign_id=plan.campaign_id, created=False)
+            # In one order: two who replace the same campaigns must not wait for each other.
             for former in sorted(replacing):
                 _give_up(tx, former)
             _refuse_overlap(tx, plan)
@@ -166,6 +169,7 @@ class Campaigns:
             return SubmitOutcome(campaign_id=plan.campaign_id, created=True)
 
         outcome = self._db.write(work)
+        # Behind the commit, as in ``cancel``: claims that did not see it yet are found then.
         for former in replacing:
             self._take_back(former)
         if outcome.created:

@@ -11,6 +11,7 @@ from rivet_fleet.contracts.state import JournalEntry, JournalFilter
 from rivet_fleet.persistence.database import Record, Transaction
 from rivet_fleet.persistence.guards import typed
 
+# When it was told is by the database's clock (F3); this process's clock says how long ago alone.
 _INSERT = f"""
 INSERT INTO run_journal (namespace, at_s, event_version, event, campaign_id, run_id, export_name,
                          chunk_index, worker_id, message, data_json)

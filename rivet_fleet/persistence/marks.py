@@ -41,6 +41,7 @@ _MARK = f"""
 SELECT {SEALED_OF_MARK} FROM export_state
 WHERE namespace = :namespace AND campaign_name = :campaign_name AND export_name = :export_name
 """
+# No mark is NULL, which equals nothing in SQL: compared is the empty text instead.
 MOVE = """
 UPDATE export_state SET last_cursor_value = :after, mark_binding = :binding, mark_seal = :seal
 WHERE namespace = :namespace AND campaign_name = :campaign_name AND export_name = :export_name

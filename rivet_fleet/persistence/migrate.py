@@ -56,6 +56,7 @@ def migrate(database: Database, *, for_all: bool = False) -> None:
         refuse_live(connection, database.dialect)
         if not for_all:
             _refuse_others(connection, database, stored)
+        # Behind the lock, so that nothing is written between the copy and the upgrade.
         database.dialect.keep_copy(SCHEMA_VERSION)
         upgrade(connection)
 

@@ -179,6 +179,8 @@ class _LocalDestination:
             if found is Presence.VISIBLE and not self._settle_visible(final, known=known):
                 found = self._look_once(staged, final, digest, self._holds)
             if found is Presence.VISIBLE:
+                # The disk is not waited for: a name that comes back is a second link of a visible
+                # file (ADR 0003).
                 self._tree.remove(staged)
                 self._left.add(staged.parent)
                 return found

@@ -247,6 +247,7 @@ class S3Store:
     def commit(self, tokens: Tokens, key: str, digest: PartDigest) -> bool:
         """``CompleteMultipartUpload`` of the pieces that the service has."""
         upload_id = tokens["upload_id"]
+        # Taken away and not kept: where the answer is lost, the next try asks what the service has.
         pieces = self.sent.pop(upload_id, None) or self._pieces(upload_id, key)
         if pieces is None or sum(size for _, _, size in pieces) != digest.size_bytes:
             raise Gone
@@ -302,6 +303,7 @@ class S3Store:
     def list_staged(self, prefix: str) -> Iterator[StagedObject]:
         """``ListMultipartUploads`` and the sizes of each one's pieces."""
         found = list(self._uploads(prefix))
+        # Of services that list uploads by whole keys alone an empty list says nothing.
         if not self._own_service and not found and not self._lists_by_prefix(prefix):
             found = [one for one in self._uploads("") if one[0].startswith(prefix)]
         for key, upload_id, age_s in found:

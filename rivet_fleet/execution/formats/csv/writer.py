@@ -147,6 +147,7 @@ class CsvFormat:
             while block := file.read(_READ_BYTES):
                 octets = np.frombuffer(block, np.uint8)
                 quotes = octets == _QUOTE
+                # A doubled quote turns it twice, and so needs no case of its own.
                 parity = (np.cumsum(quotes) + inside) & 1
                 records += int(np.count_nonzero((octets == _LINE_FEED) & (parity == 0)))
                 inside, last = int(parity[-1]), int(octets[-1])
@@ -220,6 +221,7 @@ class _CsvWriter:
     def _put(self, body: pa.Buffer) -> None:
         rest = memoryview(body)
         with filesystem_errors(self._path, "spool"):
+            # Without a buffer a write may take less than all, and that is no error (write(2)).
             while rest.nbytes:
                 written = self._file.write(rest)
                 self._bytes += written

@@ -206,6 +206,7 @@ class _ParquetWriter:
         """How this file keeps its columns, once its first row group has told."""
         self._dictionaries: frozenset[str] = frozenset()
         with filesystem_errors(path, "spool"):
+            # Made here, exclusively: Arrow's own file would write over what is there.
             path.open("xb").close()
             try:
                 self._sink = pa.OSFile(str(path), "wb")
@@ -302,6 +303,7 @@ class _ParquetWriter:
             compression=self._codec,
             compression_level=self._level,
             **encodings.options(),
+            # It would be the packed one; readers are told the nominal one below (ADR 0014).
             store_schema=False,
             store_decimal_as_integer=True,
         )

@@ -309,6 +309,7 @@ class CopyStream(SteppedStream):
     def _ask(self, cursor: Cursor[tuple[Any, ...]], sql: str, timeout_s: float) -> int:
         limit = f"SET LOCAL statement_timeout = {max(1, round(timeout_s * 1000))}"
         limit = limit if timeout_s > 0 else "SELECT"
+        # What holds SQL of a user goes one statement a message (``_OneStatement``).
         if self._foreign:
             cursor.execute(limit.encode())
             cursor.execute(sql.encode())

@@ -291,6 +291,7 @@ def _cast(
     if asked:
         sql_type = parse_override(override).sql_type
         cast = f"SELECT {column_ref(column.name)}::{sql_type} FROM {item} LIMIT 0"
+        # A cast that is refused would take the whole transaction with it, and what was found in it.
         cursor.execute(b"SAVEPOINT asked")
         try:
             cursor.execute(cast.encode())

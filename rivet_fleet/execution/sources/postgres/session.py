@@ -341,6 +341,8 @@ def _parameters(url: DatabaseUrl, tls_mode: str | None, tls_ca_file: str | None)
         )
     parameters: dict[str, Any] = {
         "connect_timeout": CONNECT_TIMEOUT_S,
+        # For a path that is gone: of a server that is there and silent another connection asks
+        # (``liveness``).
         "keepalives_idle": 15,
         "keepalives_interval": 5,
         "keepalives_count": 3,

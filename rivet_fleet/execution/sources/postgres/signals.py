@@ -15,6 +15,7 @@ from rivet_fleet.execution.sources.postgres.querysession import PLAIN_STRINGS
 from rivet_fleet.execution.sources.postgres.session import Session
 
 _STATS = "membership in pg_read_all_stats (or pg_monitor)"
+# By the name that ours have: a governor must not see the load of its own fleet (ADR 0013).
 _OTHERS = "coalesce(a.application_name, '') NOT LIKE 'rivet-fleet%' AND a.pid <> pg_backend_pid()"
 _CHECKPOINTER_SINCE = 170000
 
@@ -41,6 +42,7 @@ _SQL = {
     "longest_transaction_s": f"""
         SELECT coalesce(max(extract(epoch FROM clock_timestamp() - a.xact_start)), 0)
         FROM pg_stat_activity a WHERE a.backend_type = 'client backend' AND {_OTHERS}""",
+    # A standby that has replayed all it received is not behind, however old the last change is.
     "replication_lag_s": """
         SELECT CASE
           WHEN NOT pg_is_in_recovery() THEN
