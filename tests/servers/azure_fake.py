@@ -108,6 +108,11 @@ class AzureAccount:
             found = self.containers[bucket].items()
             return {name: blob.body for name, blob in found if blob.body is not None}
 
+    def lose(self, bucket: str, name: str) -> None:
+        """As somebody who deletes by hand."""
+        with self._lock:
+            del self.containers[bucket][name]
+
     def answer(self, asked: Asked) -> Answer:
         """To one request; each is carried out alone."""
         try:

@@ -140,7 +140,8 @@ _HINTS = {
 }
 _NO_BLOB = ("BlobNotFound", "404")
 """A HEAD without a body may have no code but HTTP's."""
-_TAKEN = ("BlobAlreadyExists", "ConditionNotMet")
+_CONDITION = "ConditionNotMet"
+_TAKEN = ("BlobAlreadyExists", _CONDITION)
 _GONE = ("InvalidBlockList", "InvalidBlobOrBlock")
 _BLOCK = re.compile(r"([0-9a-f]{48})-(\d{5})([.!])")
 """Upload, number, and ``!`` for the last one."""
@@ -148,7 +149,7 @@ _DISCARDED = "rivetfleetdiscarded"
 """Metadata of a blob that was shown to be removed, with the upload that it came of."""
 _FOLDER = "hdi_isfolder"
 _EMPTY = b"\n"
-"""What stands for a part of no bytes while it is staged: no block is empty."""
+"""Stands for a part of no bytes while it is staged: no block is empty."""
 _EMPTY_MD5 = "d41d8cd98f00b204e9800998ecf8427e"
 _DISCARDS_MAX = 5
 _READ_BYTES = 4 * 1024 * 1024
@@ -171,8 +172,7 @@ def open_destination(connection: DestinationConnection, *, create: bool = True) 
 class _Clock:
     """The service's, as its answers tell it."""
 
-    ahead_s: float | None = None
-    """Of this process's monotonic clock; None before the first answer."""
+    ahead_s: float | None = None  # of the monotonic clock; None before the first answer
 
     def told(self, response: Any) -> None:
         if date := response.http_response.headers.get("Date"):
@@ -188,8 +188,8 @@ def _made(adlfs: ModuleType, connection: DestinationConnection) -> tuple[Any, _C
     service = storage.BlobServiceClient(
         _account_url(options),
         credential=_credential(options, connection.secrets),
-        # Tries again at once, and then after 2, 4 and 8 seconds.
-        retry_policy=storage.ExponentialRetry(0, 2, 4, random_jitter_range=0.2),
+        # To which it adds 2, 4 and 8 seconds: it tries again at once, after 2 and after 6.
+        retry_policy=storage.ExponentialRetry(-1.9, 2, 3, random_jitter_range=0.1),
         connection_timeout=_CONNECT_TIMEOUT_S,
         read_timeout=_READ_TIMEOUT_S,
         raw_response_hook=clock.told,
@@ -202,13 +202,8 @@ def _made(adlfs: ModuleType, connection: DestinationConnection) -> tuple[Any, _C
         def do_connect(self) -> None:
             self.service_client = service
 
-    made = Filesystem(
-        account_name=options["account_name"],
-        anon=True,
-        skip_instance_cache=True,
-        use_listings_cache=False,
-    )
-    return made, clock
+    no_caches = {"skip_instance_cache": True, "use_listings_cache": False}
+    return Filesystem(account_name=options["account_name"], anon=True, **no_caches), clock
 
 
 def _credential(options: Settings, secret: Settings) -> Any:
@@ -314,7 +309,7 @@ class AzureStore:
     def head(self, key: str) -> Head | None:
         """``Get Blob Properties``."""
         found = self._properties(key)
-        return None if found is None else _head(found)
+        return found and _head(found)
 
     def list(self, prefix: str) -> Iterator[Head]:
         """``List Blobs``, page by page, without the folders of a hierarchical account."""
@@ -445,7 +440,7 @@ class AzureStore:
             return await answer.readall(), answer.properties
 
         try:
-            found: tuple[bytes, Any] = self._ask(_READ, ("ConditionNotMet", *_NO_BLOB), read)
+            found: tuple[bytes, Any] = self._ask(_READ, (_CONDITION, *_NO_BLOB), read)
         except Said as said:
             if said.code in _NO_BLOB:
                 raise Gone from None
@@ -456,9 +451,11 @@ class AzureStore:
         self, verb: str, error: BaseException, expected: tuple[str, ...]
     ) -> DestinationError | Said:
         """Ours for the error that the library raised, by the service's own code."""
-        status = getattr(error, "status_code", None)
+        status = getattr(error, "status_code", None) or 0
+        status = status if status >= 400 else None  # else it is a success that is none
         told = getattr(error, "error_code", None)
         code = str(getattr(told, "value", told) or status or type(error).__name__)
+        code = _CONDITION if status == 412 else code
         if code in expected:
             return Said(code)
         if status is None and isinstance(error, self._failures[0]):
@@ -471,7 +468,8 @@ def _failures() -> tuple[type[BaseException], ...]:
     from aiohttp import ClientError
     from azure.core.exceptions import AzureError, ClientAuthenticationError
 
-    return (ClientAuthenticationError, AzureError, OSError, ClientError, TimeoutError)
+    unread = (LookupError, ValueError, TypeError)
+    return (ClientAuthenticationError, AzureError, OSError, ClientError, TimeoutError, *unread)
 
 
 def _block_id(upload: str, block: Block) -> str:

@@ -104,7 +104,8 @@ _TRIES_MAX = 5
 _TRUSTED_S = 10.0
 _CONNECT_TIMEOUT_S = 10
 _READ_TIMEOUT_S = 60
-_FIELDS = "name,size,md5Hash,generation,timeCreated"
+_REQUIRED = ("name", "size", "generation", "timeCreated")
+_FIELDS = ",".join((*_REQUIRED, "md5Hash"))
 
 
 def open_destination(connection: DestinationConnection, *, create: bool = True) -> Destination:
@@ -363,7 +364,7 @@ class GcsStore:
         except Said:
             self._see_bucket(key)
             return None
-        return self.parsed(_GET, told)
+        return self._known(_GET, self.parsed(_GET, told))
 
     def failed(self, verb: str, code: str) -> DestinationError:
         """An answer that does not say what it should."""
@@ -406,6 +407,11 @@ class GcsStore:
             raise self.failed(verb, "an answer that is none")
         return told
 
+    def _known(self, verb: str, found: dict[str, Any]) -> dict[str, Any]:
+        if not all(isinstance(found.get(name), str) for name in _REQUIRED):
+            raise self.failed(verb, "an object without a size, a name or a generation")
+        return found
+
     def _staged(self, tokens: Tokens, key: str) -> dict[str, Any] | None:
         return self.found(self.staged_name(key, tokens["nonce"]), **_generation(tokens))
 
@@ -423,7 +429,7 @@ class GcsStore:
             now_s = parsedate_to_datetime(answer[0]["Date"]).timestamp()
             page = self.parsed(_LIST, answer)
             for found in page.get("items", ()):
-                yield found, now_s
+                yield self._known(_LIST, found), now_s
             if "nextPageToken" not in page:
                 return
             more = {"pageToken": page["nextPageToken"]}
