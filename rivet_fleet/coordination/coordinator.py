@@ -28,6 +28,8 @@ from rivet_fleet.observability.progress import ProgressView, Snapshot, snapshot
 _TICK_S = 0.1
 _TEND_S = 1.0
 _SHOW_S = 0.5
+# Workers have their grace up to a page's end; this is for what comes behind the last page: its
+# encoding, the commit, the publication.
 _DRAIN_MARGIN_S = 5.0
 
 

@@ -148,6 +148,7 @@ class Governor:
             if not seat.due(now_s()):
                 continue
             if not self._try(lambda n=name, s=seat: self._govern(store, n, s)):  # type: ignore[misc]
+                # This group alone waits; the others keep their pace.
                 whole, seat.retry_s = False, now_s() + _RETRY_S
         if now_s() >= self._look_s:
             self._look_s = now_s() + LOOK_S

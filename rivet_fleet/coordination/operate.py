@@ -183,6 +183,8 @@ def _reopen_lost(fleet: Fleet, run: RunView, chunk_index: int | None) -> int:
         if part.status is PartStatus.PUBLISHED
         and destination.prove(part.path, part.digest) is not Presence.VISIBLE
     }
+    # Before the first of them: nobody may read a folder as complete whose rows are on their way
+    # out.
     if wanted and run.status is RunStatus.COMPLETED:
         withdraw_success(destination, run.plan)
     return sum(_reopen(fleet, run, index) for index in sorted(wanted))
@@ -237,6 +239,7 @@ def collect_garbage(fleet: Fleet, campaign_id: CampaignId, *, min_age_s: float) 
     files = size_bytes = late = 0
     seen: set[Access] = set()
     for run in fleet.store.runs(campaign_id):
+        # What a refused or cancelled run shows is evidence, and one in progress is its finalizer's.
         if run.status is RunStatus.COMPLETED:
             ledger = fleet.store.parts(run.run_id)
             late += remove_late(fleet, run, {part.chunk_index: part.fence for part in ledger})

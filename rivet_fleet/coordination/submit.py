@@ -71,6 +71,7 @@ def submit(
     transaction that stores it: a plan that fails costs nothing (B5). ``names``: of the file's
     exports only these; campaigns that have none of them unfinished are left alone.
     """
+    # A misspelt name ends it before the state or a source is asked for anything.
     choose(loaded.config.exports, names)
     refuse_other_owner(fleet.store, loaded)
     unfinished = _with_any(fleet, _unfinished(fleet, loaded), names)
@@ -87,6 +88,7 @@ def submit(
     replacing = [campaign.campaign_id for campaign in unfinished] if anew else []
     plan, left_out = plan_now(fleet, loaded, campaign_id, names)
     stored = store_plan(fleet, plan, replacing=replacing)
+    # Behind the storing: until then there is no campaign that it could be told of.
     for one in left_out:
         fleet.emit(
             Event(

@@ -284,6 +284,7 @@ class Supervisor:
     def tick(self) -> None:
         """Notice ended processes, then fill empty slots. Call it several times a second."""
         for slot in self._slots:
+            # Ends before starts: what a dead worker held is free when the next one claims.
             self._notice(slot)
         if not self._hiring:
             return

@@ -230,6 +230,7 @@ class PagedReader:
         self._key_positions = tuple(names[name] for name in keys)
         self._key_names = {self._columns[position].name for position in self._key_positions}
         self._select_list = engine.select_list(read.columns, extra)
+        # A chunk of one heap: what inherits from it are other chunks' rows.
         only = chunk_range.relation is not None
         self._source = engine.from_item(
             chunk_range.relation or read.relation, read.query, only=only
@@ -369,6 +370,7 @@ class PagedReader:
         page = Page(
             batch=batch,
             statement_s=stream.statement_s,
+            # What the source feels: the statement is open, too, while a piece of it is handed on.
             pace_s=stream.statement_s,
             wire_bytes=stream.wire_bytes - before_bytes,
             last=False,

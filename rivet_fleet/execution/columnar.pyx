@@ -79,6 +79,7 @@ cdef class _Memory:
 
 cdef object _handed_over(void* start, int64_t bytes):
     """An Arrow buffer that owns ``start`` from now on; what lies behind ``bytes`` is given back."""
+    # One byte for nothing: realloc to 0 frees the block (malloc(3)), which its owner frees again.
     cdef void* shrunk = realloc(start, <size_t> (bytes if bytes > 0 else 1))
     cdef _Memory memory = _Memory.__new__(_Memory)
     memory.start = shrunk if shrunk != NULL else start
@@ -120,6 +121,7 @@ cdef void column_expect(Column* column, const Column* like) noexcept nogil:
 cdef void _remember(Column* column) noexcept nogil:
     """The next batch will be about as large; a sixteenth more spares it the last doubling. The last
     piece of a page may be small, and tells nothing of the first one of the next."""
+    # In whole words of validity: its bits are set and cleared by bytes (`column_grow_rows`).
     column.rows_first = max((column.rows + column.rows // 16 + 64) // 64 * 64, column.rows_first // 128 * 64)
     column.bytes_first = max(column.data_bytes + column.data_bytes // 16, column.bytes_first // 2)
 
@@ -261,6 +263,7 @@ cdef int column_new_value(Column* column, const uint8_t* value, int64_t bytes, u
     cdef int outcome
     if not rivet_is_utf8(value, bytes):
         return ASK
+    # As if it were plain already: it may become so at any value, and must have an offset for each.
     if column.data_bytes + bytes > data_bytes_max:
         return FULL
     if repeats == NULL:
@@ -367,6 +370,7 @@ cdef object _repeated_array(Column* column, object arrow_type):
     column.data = NULL
     column_free(column)
     places = pa.Array.from_buffers(pa.int32(), rows, [validity, indices], nulls)
+    # The indices were made here: pyarrow's check would look at each of them once more.
     return pa.DictionaryArray.from_arrays(places, values, safe=False)
 
 

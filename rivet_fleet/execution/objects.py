@@ -253,6 +253,7 @@ class ObjectDestination:
                 md5 = hashlib.md5(piece, usedforsecurity=False).digest()
                 last = sent >= digest.size_bytes
                 if (not piece and sent < digest.size_bytes) or not _fits(piece, md5, sent, digest):
+                    # Nobody has its receipt yet, so nobody else would give it back before a sweep.
                     self._store.discard(upload.tokens, key)
                     raise _changed(local)
                 upload.send(piece, md5, last=last)

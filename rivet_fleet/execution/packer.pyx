@@ -131,6 +131,7 @@ def narrowed(column not None, kind):
             out[row] = 0
             if _is_there(validity, first + row):
                 out[row] = limbs[2 * row]
+                # Of a number that fits, the upper half is nothing but the sign.
                 fits = fits and limbs[2 * row + 1] == (-1 if out[row] < 0 else 0)
     if not fits:
         raise OverflowError(f"a number that {kind} cannot hold")

@@ -312,6 +312,7 @@ class SpanPager:
             )
             return Select(columns=self._columns, source=self._source, where=where)
         operator, value = self._from
+        # The first span is open below, and rows without a value are a chunk of their own.
         where = (f"{self._dialect.column_ref(self._column)} IS NOT NULL",)
         if value is not None:
             where = (self._dialect.span_comparison(self._column, operator, *value),)

@@ -83,6 +83,7 @@ def place_parameters(
     names = [one[1] for one in VARIABLE.finditer(template) if one[1] != DOLLAR]
     if not names:
         return Placed(sql=VARIABLE.sub(DOLLAR, template))
+    # A letter, so that every reading divides the text around it as around a word.
     mark = _unused_letter([template, *(one.value for one in values.values())])
     text = VARIABLE.sub(lambda one: DOLLAR if one[1] == DOLLAR else mark, template)
     named = iter(names)

@@ -87,6 +87,7 @@ class PageProofs:
             timeout_s = min(timeout_s, patience_s) if timeout_s > 0 else patience_s
         began_s = self._clock()
         try:
+            # Without the page's own limit: a row too many between its bounds is to be counted, too.
             counted = count(replace(select, columns=COUNT, order_by=None, limit=None), timeout_s)
         except SourceError:
             self.unproven += 1
@@ -94,6 +95,7 @@ class PageProofs:
                 raise
             return
         finally:
+            # Also of a count that failed: what questions cost is bounded, not what they answer.
             self._spent_s += self._clock() - began_s
         if counted != rows and not trusted():
             self.unproven += 1

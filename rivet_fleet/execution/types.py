@@ -235,6 +235,7 @@ def drift(planned: tuple[ColumnSpec, ...], now: tuple[ColumnFacts, ...]) -> tupl
         old, new = before[name], after[name]
         if old.native_type != new.native_type:
             found.append(f"{name} was {old.native_type} and is {new.native_type}")
+        # The other way round is none: a column that became NOT NULL has the rows it had.
         elif not old.nullable and new.nullable:
             found.append(f"{name} was NOT NULL and may be NULL")
     if not found and tuple(before) != tuple(after):

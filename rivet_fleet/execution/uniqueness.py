@@ -50,12 +50,14 @@ class UniqueCounter:
             self._follow(columns[0])
         self._pending.append(_hashes(columns))
         self._pending_size += len(columns[0])
+        # In lots that grow with what was seen: each of them sorts all of that once more.
         if self._pending_size >= max(_PENDING_MIN, len(self._seen.entries) // 4):
             self._settle()
 
     def take(self) -> UniqueStats:
         """What the part that ends here found; the next part goes on with the same chunk."""
         self._settle()
+        # The sample may have become coarser since they were fresh.
         fresh = self._seen.kept(_joined(self._fresh))
         stats = UniqueStats(
             columns=self._key.columns,

@@ -72,6 +72,8 @@ def copy_state(source_url: str, target_url: str) -> CopiedState:
             with target.migrating() as writing:
                 created = _fill(reading, writing, target.dialect.target)
                 tables = tuple(_compared(table, reading, writing) for table in _tables())
+            # Behind the target's commit, and before the file's lock is given back: whoever waits
+            # for that lock finds the word where the state is now.
             _retire(reading, source, target.dialect.target)
         return CopiedState(target=target.dialect.target, created=created, tables=tables)
     finally:
@@ -110,6 +112,8 @@ def _continue_sequence(writing: Connection, table: Table) -> None:
     (key, *more) = table.primary_key.columns
     if more or not isinstance(key.type, Integer) or key is not table.autoincrement_column:
         return
+    # The rows came with their numbers, of which the sequence knows nothing: it would draw them
+    # again.
     writing.execute(
         text(
             f"SELECT setval(pg_get_serial_sequence('{table.name}', '{key.name}'), "
@@ -147,6 +151,7 @@ def _batches(connection: Connection, table: Table) -> Iterator[Sequence[Any]]:
         key.collate("C") if server and isinstance(key.type, TextType) else key
         for key in table.primary_key.columns
     ]
+    # In batches on the server's side, too: a journal may be larger than memory.
     wanted = select(table).order_by(*order).execution_options(stream_results=True)
     found = connection.execute(wanted)
     while batch := found.fetchmany(_BATCH_ROWS):

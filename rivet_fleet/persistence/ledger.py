@@ -124,6 +124,7 @@ COMPLETE = f"""
 UPDATE chunk_task SET {effect(Verb.COMPLETE)}, completed_at_s = NOW_S, updated_at_s = NOW_S
 WHERE {guard(Verb.COMPLETE)} RETURNING {_NAMED}
 """
+# A permanent error leaves no attempt: nothing claims the chunk again before an operator's word.
 FAIL = f"""
 UPDATE chunk_task SET {effect(Verb.FAIL)},
   attempts = CASE WHEN :spend = 1 THEN attempts_max ELSE attempts END,

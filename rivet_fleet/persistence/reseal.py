@@ -95,7 +95,10 @@ def _reseal_run(connection: Connection, old: Sealer | None, new: Sealer, run: Re
         {"id": run.run_id},
     ).scalars()
     said = said_by(run.seal)
+    # Of its own kind: a newer one would promise seals that its rows do not have.
     sealed = seal_run(new, dict(run._mapping), ranges, mark=said.mark, submission=said.submission)
+    # The ranges are the chunks' own words: sealed as they are, an edited one would become a good
+    # one.
     if old is not None and said_by(sealed["seal"]).chunks != said.chunks:
         raise tampered(f"the list of chunks of run {run.run_id}")
     connection.execute(

@@ -198,6 +198,7 @@ class Ranges:
         """What is sealed of a run as the state has it now, None when there is no such run.
         Raises StateTampered."""
         if len(self._sealed) >= _KEPT_MAX:
+            # All at once: a process works on few runs at a time, and asks for those again.
             self._sealed.clear()
         found = _sealed_run(tx, run_id)
         if found is not None:

@@ -59,6 +59,7 @@ COMMITTED = f"""{_TASKS}
 WHERE campaign_id = :campaign_id AND status = 'committed' AND updated_at_s <= NOW_S - :idle_s
 ORDER BY updated_at_s, task_id LIMIT :limit
 """
+# From the journal, because a chunk's row forgets its first claim when it is claimed again.
 _RUNS = f"""
 SELECT {SEALED_OF_RUN}, status,
        created_at_s, finished_at_s, finalize_fence,

@@ -232,10 +232,14 @@ class GcsStore:
                 )
             except Said as said:
                 raise (Gone if said.code == _ABSENT else Taken) from None
+            # A rewrite is a copy: what was staged is still there, and the caller drops it behind a
+            # look.
             if answer.get("done"):
                 return False
             if "rewriteToken" not in answer:
                 raise self.failed(_CREATE, "neither done nor to be gone on with")
+            # A large object takes several calls; the token makes them one rewrite of one
+            # generation.
             words["rewriteToken"] = answer["rewriteToken"]
 
     def staged(self, tokens: Tokens, key: str, digest: PartDigest) -> bool:

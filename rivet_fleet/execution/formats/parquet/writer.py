@@ -285,6 +285,7 @@ class _ParquetWriter:
                 self._writer = self._open_writer()
             table = pa.Table.from_batches(self._held, schema=self._stored)
             table = with_shared_dictionaries(table, self._dictionaries)
+            # Said, or the library cuts at a size of its own.
             self._writer.write_table(table, row_group_size=self._held_rows)
         self._encoded_arrow_bytes += self._held_bytes
         self._held = []

@@ -354,6 +354,7 @@ def _ask(cursor: Row, arms: list[str], name: RelationName | None) -> tuple[Basis
         )
     tables += [_VIEWS] if "FROM beneath" in body else []
     head = f"WITH RECURSIVE {', '.join(tables)} " if tables else ""
+    # Each chunk asks it twice in the same words; behind a pooler nothing is prepared all the same.
     rows = cursor.execute(f"{head}{body}".encode(), prepare=True).fetchall()
     return tuple(
         BasisFact(kind=BasisKind(kind), subject=subject, value=value, columns=tuple(columns))

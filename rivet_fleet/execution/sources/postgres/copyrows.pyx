@@ -158,6 +158,8 @@ cdef class CompiledDecoder:
             length = framed_row(self._pending.start, self._pending.bytes, self._width, self._limit)
             if length == 0:
                 return
+            # What cannot even be measured goes whole: the reference finds where it breaks, and says
+            # so.
             self._ask_about(length if length > 0 else self._pending.bytes)
 
     cdef int receive(self, const uint8_t* start, int64_t bytes) noexcept nogil:
@@ -199,6 +201,8 @@ cdef class CompiledDecoder:
         if self._ended:
             return ASK
         if rivet_be16(row) != self._width:
+            # The trailer stands where a row would say how many columns it has (manual, "COPY",
+            # Binary Format).
             if rivet_be16(row) == 0xFFFF:
                 self._ended = True
                 length[0] = 2

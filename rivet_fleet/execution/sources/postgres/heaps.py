@@ -165,6 +165,7 @@ def proof(read: ReadPlan, chunk_range: ChunkRange, *, last: bool) -> str | None:
         cases += _own_heap(heap, named)
     if own is None or last:
         cases += _all_heaps(read.heaps, named, own)
+    # NOT TRUE and not FALSE: of what is gone the answer is NULL.
     whens = " ".join(
         f"WHEN ({holds}) IS NOT TRUE THEN {_marked(code, about)}" for holds, code, about in cases
     )
