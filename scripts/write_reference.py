@@ -69,7 +69,8 @@ suggestion. `rivet-fleet schema config` prints the same as JSON Schema, for edit
   Exports that name one folder get one each in it, as if `{export}` were written at the path's end.
 - Secrets belong into the environment: `url_env`, `password_env`, or a file: `url_file`.
 - Environment variables: `RIVET_FLEET_CONFIG` is the configuration where no `-c` names one and no
-  `fleet.yaml` lies in the folder that a command is started in;
+  `fleet.yaml` lies in the folder that a command is started in (where everybody may write there, it
+  must be this user's alone, or be named);
   `RIVET_FLEET_NAMESPACE` is `state.namespace` where that is absent;
   `RIVET_FLEET_STATE_URL`, else `RIVET_STATE_URL`, names the state database
   when neither `--state-url` nor `state:` does.

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from rivet_fleet.cli.say import say
 from rivet_fleet.contracts.killpoints import arm, parse_armings
+from rivet_fleet.contracts.places import stranger_at
 from rivet_fleet.contracts.seals import EVERYTHING, Allowed, words
 from rivet_fleet.coordination.fleet import PARENT_DEATH_SIGNAL
 from rivet_fleet.errors import UsageError
@@ -82,6 +83,7 @@ def config_path(given: Path | None) -> Path:
     if CONFIG_DEFAULT.is_file():
         if named and Path(named).absolute() != CONFIG_DEFAULT.absolute():
             say(f"{CONFIG_DEFAULT} of this folder goes before {CONFIG}={named}", err=True)
+        _refuse_strangers(CONFIG_DEFAULT)
         return CONFIG_DEFAULT
     if named:
         return Path(named)
@@ -90,6 +92,17 @@ def config_path(given: Path | None) -> Path:
         hint="-c FILE names one; `rivet-fleet init` writes one",
         code="RIVET_CONFIG_NOT_NAMED",
     )
+
+
+def _refuse_strangers(found: Path) -> None:
+    """Who may put a file into a shared folder does not choose by it whose state and key count."""
+    what = stranger_at(found)
+    if what is not None:
+        raise UsageError(
+            f"the configuration {found.absolute()}, which nobody named, {what}",
+            hint="look at it, and name it with -c if it is the one that is meant",
+            code="RIVET_CONFIG_NOT_OURS",
+        )
 
 
 def _hooks(variables: Mapping[str, str]) -> dict[str, str]:

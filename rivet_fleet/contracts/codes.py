@@ -108,6 +108,8 @@ _ALL = [
         RIVET_USAGE | the command line is wrong | `rivet-fleet help COMMAND`
         RIVET_CONFIG_NOT_NAMED | no configuration was named, and none was found |
             `-c FILE`
+        RIVET_CONFIG_NOT_OURS | a `fleet.yaml` that nobody named lies where everybody may
+            write, and is somebody else's | look at it, and name it with `-c`
         RIVET_NOT_CONFIRMED | the answer was no, or nobody could be asked | `--yes`
         RIVET_OUTPUT_UNWRITABLE | standard output could not be written: a full disk, a
             closed file | the command's own work is done or not as its other output

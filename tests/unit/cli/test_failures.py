@@ -122,6 +122,18 @@ def test_what_looks_where_nothing_is_says_so(
     assert (body["code"], body["class"]) == ("RIVET_STATE_ABSENT", "StateRefused")
 
 
+def test_a_configuration_that_anybody_could_have_put_there_must_be_named(
+    here: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    Path("fleet.yaml").write_text(CONFIG)
+    tmp_path.chmod(0o777)
+    assert here("status", "--json")["code"] == "RIVET_STATE_ABSENT", "this user's own"
+    Path("fleet.yaml").chmod(0o666)
+    body = here("status", "--json")
+    assert body["code"] == "RIVET_CONFIG_NOT_OURS" and "can be written by others" in body["message"]
+    assert here("status", "--json", "-c", "fleet.yaml")["code"] != "RIVET_CONFIG_NOT_OURS"
+
+
 @pytest.mark.parametrize(
     ("end", "code", "name"),
     [
