@@ -243,6 +243,9 @@ _ALL = [
         """
         RIVET_SOURCE_STATEMENT_TIMEOUT | a statement ran into its limit | cut the export
             by an indexed key, or raise `tuning.statement_timeout_s`
+        RIVET_WHOLE_READ_TIMEOUT | a read that cannot be cut has kept its transaction open
+            for too long | raise `tuning.whole_read_timeout_s`, or give the query a key
+            that cuts it
         """,
     ),
     *_codes(

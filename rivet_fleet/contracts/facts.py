@@ -139,7 +139,7 @@ class KeyedQuery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueryTable:
-    """The one table whose rows a query's are (ADR 0026). ``columns``: those of its keys, as the
+    """The one table whose rows a query's are (ADR 0028). ``columns``: those of its keys, as the
     table has them; ``queries``: one for each key; ``basis``: what a plan by such a key rests on
     besides."""
 

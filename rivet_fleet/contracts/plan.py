@@ -30,7 +30,7 @@ class SealedHeap:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedTable:
-    """The table whose key cuts a query (ADR 0026). ``added``: name and native type of each column
+    """The table whose key cuts a query (ADR 0028). ``added``: name and native type of each column
     that the plan's query returns for the sake of the key alone."""
 
     relation: RelationName
@@ -92,6 +92,9 @@ class TuningPlan:
     batch_rows_max: int | None = None
     batch_bytes_max: int = 16 * 1024 * 1024
     statement_timeout_s: float = 300.0
+    whole_read_timeout_s: float = 3600.0
+    """Of a read that cannot be cut: of its one statement, or of the transaction that it is read in
+    by several."""
     lock_timeout_s: float = 30.0
     throttle_ms: float = 0.0
     max_retries: int = 3

@@ -74,8 +74,8 @@ def _say(rule: Rule, severity: str, message: str) -> PlanDiagnostic:
 def _shape(choice: Choice, tuning: TuningPlan) -> Iterator[PlanDiagnostic]:
     kinds = {one.kind for one in choice.ranges}
     if RangeKind.WHOLE in kinds:
-        limit = tuning.statement_timeout_s
-        bound = f"limited to {limit:g} s" if limit else "without any time limit"
+        limit = tuning.whole_read_timeout_s
+        bound = f"limited to {limit:g} s in all" if limit else "without any time limit"
         yield _say(
             Rule.UNBOUNDED_STATEMENT,
             WARNING,

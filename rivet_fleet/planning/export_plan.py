@@ -326,6 +326,8 @@ TUNING_PROFILES: dict[str, dict[str, float]] = {
     },
 }
 MAX_VALUE_MB = 256
+WHOLE_READ_TIMEOUT_S = 3_600.0
+"""Where the profile limits statements at all."""
 
 
 def profile_of(source: SourceConfig, export: TuningConfig) -> str:
@@ -358,13 +360,15 @@ def tuning_plan(source: SourceConfig, export: TuningConfig, budget: MemoryBudget
     for limit_mb in (memory_mb, pick("max_batch_memory_mb")):
         if limit_mb is not None:
             bytes_max = min(bytes_max, int(limit_mb) * MIB)
-    value_mb = pick("max_value_mb")
+    value_mb, whole_s = pick("max_value_mb"), pick("whole_read_timeout_s")
+    by_profile_s = WHOLE_READ_TIMEOUT_S if profile["statement_timeout_s"] else 0.0
     value_bytes = int(MAX_VALUE_MB if value_mb is None else value_mb) * MIB
     return TuningPlan(
         target_statement_ms=int(pick("target_statement_ms") or TARGET_STATEMENT_MS),
         batch_rows_max=rows,
         batch_bytes_max=bytes_max,
         statement_timeout_s=number("statement_timeout_s"),
+        whole_read_timeout_s=by_profile_s if whole_s is None else whole_s,
         lock_timeout_s=number("lock_timeout_s"),
         throttle_ms=number("throttle_ms"),
         max_retries=int(number("max_retries")),
@@ -392,7 +396,7 @@ def _batch(
 
 
 # ------------------------------------------------------------------------------------------
-# The query as it is read, what that rests on (ADR 0026), and the heaps. Pure.
+# The query as it is read, what that rests on (ADR 0028), and the heaps. Pure.
 
 
 def query_plan(

@@ -137,6 +137,8 @@ class Server(ABC):
     """The columns of a table in parts, and what follows them."""
     parts: ClassVar[tuple[str, ...]] = ()
     """What makes its parts, where that is no part of it."""
+    whole_in_steps: ClassVar[bool] = False
+    """What cannot be cut is fetched by a cursor: a statement for each page."""
     faults: ClassVar[dict[str, str]] = {}
     """Tests that fail because the engine answers otherwise than the seam says → why."""
 
@@ -198,6 +200,7 @@ class Server(ABC):
 
 
 class Postgres(Server):
+    whole_in_steps = True
     name = "postgres"
     without = frozenset({TypeKind.UINT64})
     sleep = "pg_sleep({})::text"
@@ -375,7 +378,8 @@ class Postgres(Server):
         return '"' + name.replace('"', '""') + '"'
 
     def sessions(self, *, running: str | None = None) -> list[int]:
-        at_work = f" AND state = 'active' AND query LIKE '%{running}%'"
+        # What a cursor fetches from is not shown.
+        at_work = f" AND state = 'active' AND (query LIKE '%{running}%' OR query LIKE 'FETCH %')"
         working = "" if running is None else at_work
         query = f"SELECT pid FROM pg_stat_activity WHERE usename = '{READER}'{working}"
         return [int(pid) for (pid,) in self.sql(query)]

@@ -564,7 +564,8 @@ def test_a_reader_that_stops_leaves_no_statement_and_a_usable_source(
 ) -> None:
     reader = source.open_chunk(planned(source, wide(server)), chunk, TuningPlan())
     assert not reader.read_page(PIECES if chunk is BY_I else SMALL).last
-    assert server.sessions(running="") or not (chunk is WHOLE or reader.piecewise)
+    at_rest = server.whole_in_steps if chunk is WHOLE else not reader.piecewise
+    assert server.sessions(running="") or at_rest
     reader.close()
     reader.close()
     until(lambda: not server.sessions(running=""), what="the statement's end")
@@ -726,7 +727,8 @@ def test_an_option_that_nobody_knows_is_refused(server: Server) -> None:
 def timed_out(server: Server, source: Source) -> StatementTimeout:
     query = f"SELECT i, CASE WHEN i = 3 THEN {server.sleep.format(60)} END AS s FROM numbers"
     read = planned(source, None, query=query)
-    reader = source.open_chunk(read, WHOLE, TuningPlan(statement_timeout_s=0.2))
+    tuning = TuningPlan(statement_timeout_s=0.2, whole_read_timeout_s=0.2)
+    reader = source.open_chunk(read, WHOLE, tuning)
     with pytest.raises(StatementTimeout) as caught:
         drain(reader)
     return caught.value
@@ -753,10 +755,14 @@ def test_the_longest_statement_is_whole_whatever_is_handed_on_of_it(
     assert reader.longest_statement_s < 0.2
     pages = pages_of(reader, PageLimit(rows_max=1, bytes_max=1 << 20))
     assert len(pages) >= 9
+    longest_s = max(page.statement_s for page in pages)
     # Its clock is not ours: a sleep may be a tick shorter than what it was asked for.
-    assert max(page.statement_s for page in pages) == pages[-1].statement_s >= 0.3
-    assert reader.longest_statement_s >= pages[-1].statement_s
-    assert max(page.pace_s for page in pages) < 0.75 * pages[-1].statement_s
+    if server.whole_in_steps:
+        assert 0.03 <= longest_s < 0.3, "each page is a statement"
+    else:
+        assert longest_s == pages[-1].statement_s >= 0.3
+        assert max(page.pace_s for page in pages) < 0.75 * longest_s
+    assert reader.longest_statement_s >= longest_s
     by_key = source.open_chunk(read, BY_I, TuningPlan())
     assert by_key.longest_statement_s < 0.2, "of another chunk"
     assert len(pages_of(by_key, PageLimit(rows_max=100, bytes_max=1 << 20))) == 1

@@ -14,6 +14,7 @@ from rivet_fleet.contracts.columns import ColumnSpec, ColumnType, TypeKind
 from rivet_fleet.contracts.plan import TuningPlan
 from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.errors import RetryClass, SourceError, SourceUnavailable, StatementTimeout
+from rivet_fleet.execution.sources.postgres.cursorstream import CursorStream
 from rivet_fleet.execution.sources.postgres.decoder import DECODERS
 from rivet_fleet.execution.sources.postgres.exchange import CopyStream
 from rivet_fleet.execution.sources.postgres.reference import ReferenceDecoder
@@ -75,7 +76,7 @@ class Pages(Script):
         self.said = list(said)
 
     def _query(self, peer: Peer, sql: bytes) -> None:
-        if b"COPY" not in sql:
+        if b"COPY" not in sql and b"FETCH" not in sql:
             super()._query(peer, sql)
             return
         peer.link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -103,6 +104,12 @@ class Reader:
         )
         tuning = TuningPlan(statement_timeout_s=LIMIT_S)
         return CopyStream(self.session, "COPY (SELECT t) TO STDOUT", (), tuning, decoder)
+
+    def fetch(self) -> CursorStream:
+        """A cursor's pages."""
+        decoder = self.open()._decoder
+        tuning = TuningPlan(statement_timeout_s=LIMIT_S)
+        return CursorStream(self.session, "SELECT t", (), tuning, decoder)
 
     def texts(self) -> list[str]:
         """Of one page, read to its end."""
@@ -234,3 +241,48 @@ def test_what_has_no_place_in_a_page_is_no_page(way: str, pem: Path, said: bytes
         with pytest.raises(SourceError):
             reader.texts()
         assert reader.texts() == ["one"]
+
+
+# ---------------------------------------------------------------- the same of a cursor's FETCH
+
+HEAD = message(b"T", b"\0\1t\0" + struct.pack(">IhIhih", 0, 0, 25, -1, -1, 1))
+
+
+def fetched(*texts: str, between: bytes = b"") -> bytes:
+    """What a server says to a FETCH: these rows."""
+    said = [HEAD, *(message(b"D", row(text)) for text in texts), done(b"FETCH"), ready(b"T")]
+    return between.join(said)
+
+
+def test_what_is_said_between_a_cursors_rows_is_passed_over(way: str, pem: Path) -> None:
+    first, rest = fetched("one", "", between=UNASKED), fetched("drei", between=UNASKED)
+    for reader in reading(way, pem, Pages(UNASKED + first + UNASKED, rest)):
+        stream = reader.fetch()
+        stream.receive(rows_max=2, bytes_max=None)
+        assert (stream.take().column(0).to_pylist(), stream.ended) == (["one", ""], False)
+        stream.receive(rows_max=2, bytes_max=None)
+        assert (stream.take().column(0).to_pylist(), stream.ended) == (["drei"], True)
+        assert stream.wire_bytes == sum(len(row(text)) for text in ("one", "", "drei"))
+
+
+def test_enough_of_a_cursors_row_is_had_before_it_has_arrived(way: str, pem: Path) -> None:
+    huge = message(b"D", row("x" * 50_000_000))[:20_000_000]
+    for reader in reading(way, pem, Pages(HEAD + huge)):
+        stream = reader.fetch()
+        stream.receive(rows_max=1, bytes_max=4_000_000)
+        assert (stream.ended, stream.rows_ready) == (False, 0)
+        assert stream.wire_bytes > 4_000_000
+        stream.abandon()
+
+
+def test_a_cursor_that_ends_early_is_an_error(way: str, pem: Path) -> None:
+    late = error(b"57014", b"canceling statement due to statement timeout", b"ERROR") + ready(b"E")
+    begun = HEAD + message(b"D", row("one"))
+    said = (begun + late, begun + message(b"D", row("cut"))[:-2], None, fetched("one"))
+    for reader in reading(way, pem, Pages(*said)):
+        for kind in (StatementTimeout, SourceUnavailable):
+            with pytest.raises(kind):
+                reader.fetch().receive(rows_max=9, bytes_max=None)
+        stream = reader.fetch()
+        stream.receive(rows_max=9, bytes_max=None)
+        assert stream.take().column(0).to_pylist() == ["one"]

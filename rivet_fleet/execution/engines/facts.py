@@ -68,7 +68,7 @@ def introspect(
 
 
 # ------------------------------------------------------------------------------------------
-# A query over one table (ADR 0026)
+# A query over one table (ADR 0028)
 
 _FEW = 20
 """Where a query is expected to return fewer than one of so many rows of its table, a walk along the

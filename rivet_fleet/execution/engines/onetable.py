@@ -1,4 +1,4 @@
-"""Whether a query's rows are one table's: then that table's keys are its own (ADR 0026).
+"""Whether a query's rows are one table's: then that table's keys are its own (ADR 0028).
 
 Read by the pieces that the engine's lexer finds, which wrap the query in our statements, too: a
 SELECT of one name, with a condition or without one, and nothing that joins, groups, orders, limits

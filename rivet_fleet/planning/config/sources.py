@@ -59,6 +59,10 @@ class TuningConfig(Block):
     statement_timeout_s: Annotated[Number, Field(ge=0)] | None = Field(
         default=None, description="Hard limit of one statement on the server; 0 switches it off."
     )
+    whole_read_timeout_s: Annotated[Number, Field(ge=0)] | None = Field(
+        default=None,
+        description="Hard limit of a read that cannot be cut, as a whole; 0 switches it off.",
+    )
     max_retries: Annotated[Count, Field(ge=0, le=1000)] | None = Field(
         default=None, description="How often a page is read again after a passing failure."
     )

@@ -197,7 +197,7 @@ def test_warnings_travel_with_the_plan(load_exports: Loader) -> None:
     facts = replace(table(heaps=()), warnings=("row security is on",), row_estimate=None)
     warnings = "\n".join(only(load_exports(a="table: t"), facts).plan.warnings)
     assert "row security is on" in warnings
-    assert "one statement, limited to 300 s" in warnings
+    assert "one statement, limited to 3600 s in all" in warnings
     assert "no estimate of rows" in warnings
     blocks = "\n".join(only(load_exports(a="table: t"), table(heaps=(heap(),))).plan.warnings)
     assert "by heap block" in blocks

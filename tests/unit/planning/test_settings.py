@@ -177,3 +177,13 @@ def test_the_schema_refuses_what_the_program_refuses() -> None:
     for change in ({"exprts": []}, {"campaign": {"workers": "many"}}, {"exports": 3}):
         assert not validator.is_valid({**good, **change})
     assert validator.is_valid({**good, "campaign": {"workers": "${WORKERS}"}})
+
+
+@pytest.mark.parametrize(
+    ("written", "limit_s"),
+    [({}, 3600.0), ({"profile": "fast"}, 0.0), ({"whole_read_timeout_s": 5}, 5.0)],
+)
+def test_a_read_that_cannot_be_cut_has_an_hour(written: dict[str, object], limit_s: float) -> None:
+    source = SourceConfig.model_validate({"type": "postgres", "url_env": "X", "tuning": written})
+    plan = tuning_plan(source, TuningConfig(), memory_budget(150))
+    assert plan.whole_read_timeout_s == limit_s

@@ -178,8 +178,9 @@ _HINTS: dict[int, str] = {
     "read it as text with CAST(… AS CHAR)",
     1698: "this user is only let in by the server machine's own login; give it a password",
     1792: "exports read only; the query tries to write",
-    1969: "the statement ran into its limit; raise `statement_timeout_s`, or make chunks "
-    "smaller, or check that the key has an index",
+    1969: "the statement ran into its limit; raise `statement_timeout_s` (of a read by one "
+    "statement: `whole_read_timeout_s`), or make chunks smaller, or check that the key has an "
+    "index",
     1129: "the server refuses this host after failed connections: FLUSH HOSTS lifts that",
     1176: "the table has no index of that name any more: plan the export again",
     1461: "the server's max_prepared_stmt_count is used up: some client leaves statements behind",

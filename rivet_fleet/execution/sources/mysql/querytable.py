@@ -1,5 +1,5 @@
 """Whether a query's rows are one table's, asked of the server: what its name stands for, which
-columns come from where, and how it would read them (ADR 0026).
+columns come from where, and how it would read them (ADR 0028).
 
 Which functions may answer twice the server does not say: those that are known not to are listed.
 """

@@ -206,12 +206,15 @@ class MysqlReading(EngineReading[Session, BatchDecoder]):
         held: bool = False,
     ) -> StatementStream:
         """One prepared statement; nothing is sent before the first receive."""
-        settings = statements.page_settings(self._session.server, self._tuning, self._read.session)
+        tuning = self._tuning
+        if self._range.kind is RangeKind.WHOLE:
+            tuning = replace(tuning, statement_timeout_s=tuning.whole_read_timeout_s)
+        settings = statements.page_settings(self._session.server, tuning, self._read.session)
         columns = tuple(self._as_sent(column) for column in columns)
         decoder = self._open_decoder(columns, packed=packed)
         sql, subject = self._now(select), str(self._read.relation or "the query")
         return StatementStream(
-            self._session, sql, columns, settings, self._tuning, decoder, subject=subject, held=held
+            self._session, sql, columns, settings, tuning, decoder, subject=subject, held=held
         )
 
     def _as_sent(self, column: ColumnSpec) -> ColumnSpec:

@@ -368,6 +368,16 @@ def page_settings(
     )
 
 
+def whole_read(tuning: TuningPlan) -> tuple[tuple[str, str], ...]:
+    """Settings of a cursor that is read to its end: a plan for all of its rows, and a transaction
+    that may rest between two FETCHes while their rows are written."""
+    idle_ms = round(tuning.whole_read_timeout_s * 1000)
+    return (
+        ("cursor_tuple_fraction", "1"),
+        ("idle_in_transaction_session_timeout", str(idle_ms)),
+    )
+
+
 def metadata_settings(timeout_s: float, own: Own = ()) -> tuple[tuple[str, str], ...]:
     """``SET LOCAL`` settings of introspection. ``own``: of a query, what it is planned under."""
     return (

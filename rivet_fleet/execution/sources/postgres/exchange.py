@@ -28,7 +28,7 @@ from rivet_fleet.execution.engines.stream import SteppedStream, Steps
 from rivet_fleet.execution.servo import Overdue
 from rivet_fleet.execution.sources.postgres.border import SWAPPED
 from rivet_fleet.execution.sources.postgres.decoder import compiled_decoder
-from rivet_fleet.execution.sources.postgres.liveness import WatchedConnection, taken_bytes
+from rivet_fleet.execution.sources.postgres.liveness import Partial, WatchedConnection
 from rivet_fleet.execution.sources.postgres.session import Session
 
 if TYPE_CHECKING:
@@ -48,25 +48,23 @@ _MODULES = {"binary": "psycopg_binary.pq", "c": "psycopg_c.pq"}
 
 
 @cache
-def libpq_functions() -> tuple[int, int, int] | None:
-    """The addresses of PQgetCopyData, PQconsumeInput and PQfreemem in psycopg's libpq, or None
-    where it cannot be reached."""
-    name = _MODULES.get(pq.__impl__)
-    if name is None:
+def libpq_addresses(*names: str) -> tuple[int, ...] | None:
+    """The addresses of functions of psycopg's libpq, or None where it cannot be reached."""
+    module = _MODULES.get(pq.__impl__)
+    if module is None:
         return None
     try:
-        library = ctypes.CDLL(importlib.import_module(name).__file__)
-        functions = (library.PQgetCopyData, library.PQconsumeInput, library.PQfreemem)
+        library = ctypes.CDLL(importlib.import_module(module).__file__)
+        return tuple(_address(getattr(library, name)) for name in names)
     except (ImportError, OSError, AttributeError):
         return None
-    get, consume, release = map(_address, functions)
-    return get, consume, release
 
 
 def _address(function: object) -> int:
     return ctypes.cast(function, ctypes.c_void_p).value or 0  # type: ignore[arg-type]
 
 
+_COPIED = ("PQgetCopyData", "PQconsumeInput", "PQfreemem")
 BLOCK_BYTES = 256 * 1024
 """About how much is received before the caller's limits are looked at again."""
 
@@ -98,7 +96,7 @@ class RowPuller(Protocol):
 
 def open_puller(connection: WatchedConnection, decoder: BatchDecoder) -> RowPuller:
     """The quickest puller that this decoder allows."""
-    compiled, functions = compiled_decoder(), libpq_functions()
+    compiled, functions = compiled_decoder(), libpq_addresses(*_COPIED)
     if compiled is None or functions is None or not isinstance(decoder, compiled):
         return HoldingPuller(connection, decoder)
     # Built with the decoder, or neither is.
@@ -124,22 +122,19 @@ class Exchange:
         """Send the query, and wait until its rows begin."""
         self._connection.pgconn.send_query(query)
         while (result := self._result()) is not None and result.status != ExecStatus.COPY_OUT:
-            _check(result)
+            check(result)
         if result is None:
             raise psycopg.OperationalError("the server ended the statement without rows to copy")
 
     def finish(self) -> None:
         """After END: check that the whole query succeeded, what followed the rows, too."""
         while (result := self._result()) is not None:
-            _check(result)
+            check(result)
 
     def _result(self) -> PGresult | None:
         connection = self._connection
+        connection.flush()
         pgconn, bounds = connection.pgconn, connection.expect_answer()
-        while pgconn.flush():
-            # A server may speak before it has heard all, and hear no more until it is listened to.
-            if connection.wait_either(bounds):
-                pgconn.consume_input()
         while pgconn.is_busy():
             connection.wait_readable(bounds)
             pgconn.consume_input()
@@ -154,35 +149,29 @@ class HoldingPuller:
         self._pgconn, self._decoder = connection.pgconn, decoder
         self._held: list[bytes] = []
         self._waits = False
-        self._taken_bytes: int | None = None
-        """What libpq had taken off the socket before it began to look for a row's end."""
-        self._partial_bytes = 0
-        """Told of that row."""
+        self._partial = Partial(self._pgconn.socket)
 
     def pull(self) -> tuple[int, Pulled]:
         """See ``RowPuller``. psycopg's own Copy would cost a generator a row."""
         rows: list[bytes] = []
-        received_bytes, why = -self._partial_bytes, Pulled.BLOCK
+        received_bytes, why = 0, Pulled.BLOCK
         if self._waits:
-            if not self._partial_bytes:
-                self._taken_bytes = taken_bytes(self._pgconn.socket)
+            self._partial.begin()
             self._pgconn.consume_input()
-            if self._taken_bytes is not None:
-                taken = taken_bytes(self._pgconn.socket) or 0
-                self._partial_bytes = max(self._partial_bytes, taken - self._taken_bytes)
-        while received_bytes < BLOCK_BYTES:
+            received_bytes += self._partial.more_bytes()
+        while received_bytes < BLOCK_BYTES or not rows:
             count, data = self._pgconn.get_copy_data(1)
             if count <= 0:
                 why = Pulled.WAIT if count == 0 else Pulled.END
                 break
             rows.append(bytes(data))
-            received_bytes += count
+            received_bytes += count - self._partial.end()
         self._waits = why is Pulled.WAIT
-        if rows or why is Pulled.END:
-            self._partial_bytes = 0
         if rows:
             self._held.append(b"".join(rows))
-        return received_bytes + self._partial_bytes, why
+        if why is Pulled.END:
+            received_bytes -= self._partial.end()
+        return received_bytes, why
 
     def settle(self) -> None:
         """Feed the decoder; every block is let go as soon as it is decoded."""
@@ -207,7 +196,7 @@ class _DirectPuller:
         """Nothing is held back."""
 
 
-def _check(result: PGresult) -> None:
+def check(result: PGresult) -> None:
     """Raise psycopg's own exception for a result that reports an error."""
     if result.status not in (ExecStatus.COMMAND_OK, ExecStatus.EMPTY_QUERY):
         raise psycopg.errors.error_from_result(result)

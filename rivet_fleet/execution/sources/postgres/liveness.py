@@ -130,6 +130,35 @@ def taken_bytes(fd: int) -> int | None:
     return int(received - waiting)
 
 
+class Partial:
+    """What has come of a row that is not whole: libpq keeps it until then, however wide it is.
+    Linux, TCP; elsewhere nobody counts."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._taken_bytes: int | None = None
+        """What libpq had taken off the socket before it began to look for the row's end."""
+        self._told_bytes = 0
+
+    def begin(self) -> None:
+        """Before libpq takes what is there."""
+        if not self._told_bytes:
+            self._taken_bytes = taken_bytes(self._fd)
+
+    def more_bytes(self) -> int:
+        """What has come, and was not told."""
+        if self._taken_bytes is None:
+            return 0
+        more = (taken_bytes(self._fd) or 0) - self._taken_bytes - self._told_bytes
+        self._told_bytes += max(0, more)
+        return max(0, more)
+
+    def end(self) -> int:
+        """The row is whole: what was told of it."""
+        told_bytes, self._told_bytes = self._told_bytes, 0
+        return told_bytes
+
+
 def held_bytes() -> int:
     """The memory that this process holds; 0 where nobody says (not Linux)."""
     with contextlib.suppress(OSError):
@@ -396,6 +425,14 @@ class WatchedConnection(psycopg.Connection[tuple[Any, ...]]):
         """Wait for bytes; the caller then consumes them. ``bounds``: of the answer, where libpq
         keeps them."""
         self._poll(self.pgconn.socket, 1, bounds)
+
+    def flush(self) -> None:
+        """Send what waits to be sent."""
+        bounds = self.expect_answer()
+        while self.pgconn.flush():
+            # A server may speak before it has heard all, and hear no more until it is listened to.
+            if self.wait_either(bounds):
+                self.pgconn.consume_input()
 
     def wait_either(self, bounds: Bounds) -> bool:
         """Wait until bytes can be sent, or have come; True when the caller must consume some."""

@@ -1,5 +1,5 @@
 """Whether a query's rows are one table's, asked of the server: what its names stand for, which
-columns come from where, which functions may answer twice, and how it would read them (ADR 0026).
+columns come from where, which functions may answer twice, and how it would read them (ADR 0028).
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from rivet_fleet.execution.engines.source import EngineReading
 from rivet_fleet.execution.paging import Accepted, KeyDialect, PageEnd, Pager, Select, Walk
 from rivet_fleet.execution.source import PageLimit
 from rivet_fleet.execution.sources.postgres import dialect
+from rivet_fleet.execution.sources.postgres.cursorstream import CursorStream
 from rivet_fleet.execution.sources.postgres.decoder import DECODERS
 from rivet_fleet.execution.sources.postgres.dialect import OID_TEXT, block_range
 from rivet_fleet.execution.sources.postgres.exchange import CopyStream
@@ -128,9 +129,18 @@ class PostgresReading(EngineReading[Session, BatchDecoder]):
     _text_types = ("text", str(OID_TEXT))
     _decoders = DECODERS
 
-    def __init__(self, session: Session, read: ReadPlan, tuning: TuningPlan, keys: Keys) -> None:
+    def __init__(
+        self,
+        session: Session,
+        read: ReadPlan,
+        tuning: TuningPlan,
+        keys: Keys,
+        *,
+        whole: bool = False,
+    ) -> None:
+        """``whole``: the chunk is everything, in no order that could be gone on in."""
         super().__init__(session, read, tuning)
-        self._keys = keys
+        self._keys, self._whole = keys, whole
 
     @property
     def keys(self) -> KeyDialect:
@@ -187,20 +197,19 @@ class PostgresReading(EngineReading[Session, BatchDecoder]):
         """One COPY in its own short transaction; nothing is sent before the first receive."""
         decoder = self._open_decoder(columns, packed=packed)
         nudges, own = dialect.NUDGES[walk], self._read.session
+        if self._whole:
+            nudges = dialect.whole_read(self._tuning)
         settings = dialect.page_settings(self._tuning, nudges, own)
         if self._session.text_unchecked:
             # As UTF8 the server would refuse a bad byte itself, and the policy had no say.
             settings = (*settings, ("client_encoding", "SQL_ASCII"))
+        session, tuning = self._session, self._tuning
+        foreign = self._read.query is not None
+        if self._whole and not held:
+            sql = select.sql()
+            return CursorStream(session, sql, settings, tuning, decoder, foreign=foreign)
         sql = dialect.copy_statement(select)
-        return CopyStream(
-            self._session,
-            sql,
-            settings,
-            self._tuning,
-            decoder,
-            held=held,
-            foreign=self._read.query is not None,
-        )
+        return CopyStream(session, sql, settings, tuning, decoder, held=held, foreign=foreign)
 
     def count_sql(self, select: Select) -> str:
         """As it is."""

@@ -1,5 +1,5 @@
 # What the receiver calls: the kernel, and libpq (manual, "Functions Associated with the COPY
-# Command") by the addresses that ``exchange.libpq_functions`` finds.
+# Command") by the addresses that ``exchange.libpq_addresses`` finds.
 
 from libc.stdint cimport int64_t
 
@@ -51,3 +51,6 @@ cdef extern from "time.h" nogil:
 ctypedef int (*GetCopyData)(void* conn, char** row, int asynchronous) noexcept nogil
 ctypedef int (*ConsumeInput)(void* conn) noexcept nogil
 ctypedef void (*FreeMemory)(void* memory) noexcept nogil
+ctypedef int (*ResultNumber)(const void* result) noexcept nogil
+ctypedef int (*CellNumber)(const void* result, int row, int field) noexcept nogil
+ctypedef char* (*CellValue)(const void* result, int row, int field) noexcept nogil

@@ -13,7 +13,7 @@ from rivet_fleet.contracts.counters import CounterReading
 from rivet_fleet.contracts.facts import (
     ColumnFacts,
 )
-from rivet_fleet.contracts.keys import ChunkRange, RelationName
+from rivet_fleet.contracts.keys import ChunkRange, RangeKind, RelationName
 from rivet_fleet.contracts.plan import ReadPlan, TuningPlan
 from rivet_fleet.contracts.proof import ChangeReading
 from rivet_fleet.contracts.window import Newest, NewestRequest
@@ -255,7 +255,8 @@ def _reading(
         now, keys = _keys_now(session, cursor, read, chunk_range)
         check_columns(read, now)
         footing.judge(basis.now(cursor, read, chunk_range, own))
-    return PostgresReading(session, read, tuning, keys)
+    whole = chunk_range.kind is RangeKind.WHOLE
+    return PostgresReading(session, read, tuning, keys, whole=whole)
 
 
 def _ping(session: Session) -> str:
