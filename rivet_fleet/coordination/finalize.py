@@ -249,6 +249,7 @@ def finalize_run(fleet: Fleet, run_id: RunId) -> bool:
         return False
     parts = ledger.parts
     destination = fleet.destination(run_id)
+    # Before the source is asked: whatever it said would be void with the first chunk reopened.
     if _reopen_lost(fleet, destination, run, parts):
         return False
     try:
@@ -264,6 +265,7 @@ def finalize_run(fleet: Fleet, run_id: RunId) -> bool:
     if run.plan.skip_empty and not parts:
         # No delivery at all: what was delivered before stays what it was (Rivet: Manifest).
         return _finish(fleet, run, lease, parts, "", findings)
+    # Here, and again where the name is taken: a folder that is another's is to get no copy either.
     other = delivered_by_other(destination, fleet.store.namespace)
     if other is not None:
         _leave_to_other(fleet, run, lease, other)

@@ -229,6 +229,7 @@ def full_spool(spool: Path) -> WorkerUnfit:
 
 def asks_source(error: Exception) -> bool:
     """Whether ``asked_of_source`` connects anew: not where no connection could be made just now."""
+    # A lock is the planned server's own word about the planned relation.
     if isinstance(error, RelationLocked) or (isinstance(error, SourceBusy) and not error.connected):
         return False
     return isinstance(error, SourceRefused | SchemaDrift | ConfigError | SourceBusy)

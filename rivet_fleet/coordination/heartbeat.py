@@ -137,6 +137,8 @@ class Heartbeat:
             except StateError as error:
                 if isinstance(error, StateRefused) and error.code in _FOR_GOOD:
                     self._refused = error
+                # What failed is made up for at once, not an interval later: the lease goes on
+                # running.
                 wait_s = min(_RETRY_S, interval_s)
                 self._emit(
                     Event(

@@ -239,6 +239,7 @@ class Retries:
         held_s = fleet.patience.call(
             "ask for a retry", lambda: fleet.store.reserve_retry(key, cost_s)
         )
+        # Once, until a chunk of the source is delivered: waiting fleets would fill the journal.
         if held_s > max(own_s, _TOLD_FROM_S) and key not in self._told:
             self._told.add(key)
             self._tell_held(plan, held_s)

@@ -341,6 +341,7 @@ class Supervisor:
         worker_id = new_worker_id()
         slot.told = False
         slot.silent_s = slot.kill_at_s = None
+        # At each start: where everybody may write it may have been exchanged since the last one.
         _refuse_others(self._command.log_folder, make_own(self._command.log_folder))
         log_path = self._command.log_folder / f"{slot.name}.log"
         arguments = [*self._command.arguments, "--worker-id", worker_id, "--name", slot.name]

@@ -324,6 +324,7 @@ class PagedReader:
             # Interrupts, too: whatever ends the reading ends the statement, or the source would go
             # on.
             if self._stream is not None:
+                # What was handed on is not lost: the next page begins behind it.
                 self._lost_bytes += self._stream.wire_bytes - self._handed_on_bytes
             self._abandon_stream()
             raise
@@ -377,6 +378,7 @@ class PagedReader:
             complete=not goes_on,
         )
         changed = bool(stream.changed)
+        # Before anything moves: a proof that fails leaves the page unread (ADR 0019, N2).
         if not cut:
             self._check_end(stream, pager, batch, page.statement_s)
         accepted = pager.accept(batch, stream.wire_bytes, cut=cut, changed=changed)

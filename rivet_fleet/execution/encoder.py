@@ -56,6 +56,7 @@ class Encoder:
         self._ahead_bytes = 0
         self._ahead: deque[tuple[Future[None], int]] = deque()
         self._finished = False
+        # One: pages are written in their order, and a writer is touched by nobody else (ADR 0006).
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="encoder")
 
     def hand_over(self, batch: pa.RecordBatch, changed: Mapping[str, int]) -> None:

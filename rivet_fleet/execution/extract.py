@@ -318,6 +318,8 @@ class Pages:
                 return self._reader.read_page(self._limit)
             except SourceError as error:
                 attempt += 1
+                # What the protection allows is asked anew before the next try, which may be much
+                # later.
                 self._forget_page()
                 if not self._may_retry(error, attempt):
                     raise

@@ -47,6 +47,7 @@ def store_error(
             "not there takes the permission to list",
             code="RIVET_STORE_DENIED",
         )
+    # 501 is for good: the service does not have what was asked of it.
     if status is None or status in _LATER or (status >= 500 and status != 501):
         return DestinationUnavailable(
             f"{uri} did not answer {verb}: {said}",

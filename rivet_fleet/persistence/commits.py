@@ -219,6 +219,8 @@ class Deliveries:
         exactly these parts, whatever statuses say (ADR 0024)."""
 
         def work(tx: Transaction) -> tuple[Record | None, Sequence[Record], Sequence[Record]]:
+            # Lease, chunks and parts of one moment: of two readings a trigger, or whoever toggles a
+            # status, could show a row to one alone.
             run = tx.first(_LEASED, run_id=lease.run_id, finalize_fence=lease.finalize_fence)
             named = {"run_id": lease.run_id}
             return run, tx.all(COMMITS, **named), tx.all(_STANDING, **named)

@@ -360,6 +360,7 @@ class Acceptances:
 
         def work(tx: Transaction) -> Accepted:
             campaign_id = tx.scalar(_PARENT, run_id=run_id)
+            # Top down, as a reopening locks them.
             campaign = tx.scalar(LOCK_CAMPAIGN, campaign_id=campaign_id)
             tx.first(LOCK_RUN, run_id=run_id)
             run = tx.first(_RUN, run_id=run_id)

@@ -35,6 +35,7 @@ metadata = MetaData(
     }
 )
 
+# SQLite numbers rows by itself only in a column whose type is spelled INTEGER.
 _Int = BigInteger().with_variant(Integer, "sqlite")
 
 
@@ -178,6 +179,7 @@ chunk_run = Table(
     _text("acceptance_seal", nullable=True),
     Index("ix_chunk_run_campaign", "campaign_id", "position"),
     _partial(
+        # Beside the look that a submission takes: of two at one moment both see none in progress.
         "uq_chunk_run_one_in_progress",
         "namespace",
         "campaign_name",
@@ -225,6 +227,7 @@ chunk_task = Table(
     UniqueConstraint("run_id", "chunk_index"),
     Index("ix_chunk_task_status", "run_id", "status"),
     _partial(
+        # In the claim's own order, so that its scan ends at the first row that nobody has locked.
         "ix_chunk_task_claim",
         "campaign_id",
         text("priority DESC"),
@@ -270,6 +273,7 @@ file_log = Table(
     _time("published_at_s"),
     _text("seal", nullable=True),
     _partial(
+        # Of parts that stand: a voided one of a former attempt has the same numbers.
         "uq_file_log_part",
         "run_id",
         "chunk_index",

@@ -136,6 +136,8 @@ def _of_run(run: Mapping[str, Any], of_chunks: str, submission: str) -> dict[str
     return {
         **{name: run[name] for name in names},
         **{name: as_number(run[name]) for name in numbers},
+        # The stored text and not what this program understands of it: a field that only a later
+        # version reads must not be free to be edited.
         "plan": digest_of(run["plan_json"]),
         "chunks": of_chunks,
         **of_submission(submission),

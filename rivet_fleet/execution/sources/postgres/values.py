@@ -40,6 +40,8 @@ _UNIX_DAYS_OF_2000 = 10_957
 _UNIX_US_OF_2000 = 946_684_800_000_000
 _INT64_MAX = 2**63 - 1
 _DAY_US = 86_400_000_000
+# The server's own ends, from 2000-01-01: Julian day 0 (4714-11-24 BC) and 5874897-12-31. Beyond
+# them lies damage, never a value.
 _DATE_DAYS_MIN, _DATE_DAYS_MAX = -2_451_545, 2_145_031_948
 _TIMESTAMP_US_MIN = -211_813_488_000_000_000
 
