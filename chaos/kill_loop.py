@@ -242,7 +242,8 @@ def run_loop(options: LoopOptions, say: Callable[[str], None] = print) -> Tally:
     say(f"seed {options.seed}; replay: {options.replay}")
     tally = Tally()
     end_s = time.monotonic() + options.seconds if options.seconds else float("inf")
-    tables = (SLIM,) if options.rows >= _SLIM_FROM_ROWS else ALL
+    few = ALL if options.destination == "local" else ALL[:2]
+    tables = (SLIM,) if options.rows >= _SLIM_FROM_ROWS else few
     in_postgres = options.state == "postgres"
     falling = decisions(
         random.Random(options.seed),

@@ -1,7 +1,7 @@
 """Kill points of delivering and reopening into object stores: a real campaign dies there, and what
 it had staged may be lost as well, as by a lifecycle rule.
 
-By default each store is killed once on either side of a commit and once in a reopening; the rest
+By default each store's campaign is killed once behind a commit and once in a reopening; the rest
 is ``-m soak``. They overlap in time, because most of one is waiting.
 """
 
@@ -33,7 +33,6 @@ _POINTS = (
     KillPoint.CHUNK_REOPENED,
 )
 _BY_DEFAULT = (
-    KillPoint.STAGE_WRITTEN,
     KillPoint.PART_RENAMED,
     KillPoint.REOPEN_STAGED_DISCARDED,
 )

@@ -42,8 +42,13 @@ identifier, and some proxies drop what has an underscore."""
 _MEBIBYTE = 1024 * 1024
 _PIECE_BYTES_MIN = 5 * _MEBIBYTE
 _PIECES_MAX = 10_000
+_PROBED = re.compile(rf"{re.escape(STAGING)}/{PROBE}\.[0-9a-f]+/probe")
+_LEFT = {"left": "visible"}
+"""The tokens of a probe whose process was killed before it deleted it."""
+_ANY_AGE_S = 1e9
 _OURS = re.compile(
-    rf"[^/]+/[^/]+-c\d{{6,}}-p\d{{3,}}-f\d+\.[a-z0-9.]+|{PROBE}\.[0-9a-f]+(?:/probe)?"
+    rf"[^/]+/[^/]+-c\d{{6,}}-p\d{{3,}}-f\d+\.[a-z0-9.]+"
+    rf"|(?:{re.escape(STAGING)}/)?{PROBE}\.[0-9a-f]+(?:/probe)?"
 )
 """Names that can have been staged by us: others below our prefix are other tools' uploads."""
 
@@ -201,10 +206,16 @@ class ObjectDestination:
 
     def check(self) -> None:
         """All that a part needs, on a name of its own: two uploads, of which the first is committed
-        and the second must find the name taken; read, list, discard, list again, delete."""
-        folder = f"{PROBE}.{secrets.token_hex(8)}"
-        path, bodies = f"{folder}/probe", (b"probe 0\n", b"probe 1\n")
-        key = self._key(path)
+        and the second must find the name taken; read, list, discard, list again, delete. Who dies
+        in between leaves a few bytes where no reader of data looks, for a sweep; one that runs at
+        this moment may take them, which is why a probe that is gone is made once more."""
+        if self._probe() is None and self._probe() is None:
+            raise self._unfaithful("keep it")
+
+    def _probe(self) -> bool | None:
+        """Whether names are given once; None when the probe was gone. Raises DestinationError."""
+        folder = f"{self._below}{STAGING}/{PROBE}.{secrets.token_hex(8)}/"
+        key, bodies = f"{folder}probe", (b"probe 0\n", b"probe 1\n")
         first, second = [self._probed(key, body) for body in bodies]
         # For the right to do so alone: what is missing for a sweep is told before the first row.
         next(iter(self._store.list_staged(self._below)), None)
@@ -212,23 +223,31 @@ class ObjectDestination:
             if not self._store.commit(first, key, _probe_digest(bodies[0])):
                 self._store.drop(first, key)
             try:
+                exclusive = False
                 self._store.commit(second, key, _probe_digest(bodies[1]))
             except (Taken, Gone):
                 # Gone: of two uploads of one name some stores keep the one that is committed.
-                self._exclusive = True
-            kept = self.read(path, len(bodies[0]))
-            listed = [info.path for info in self.list_visible(folder)] == [path]
+                exclusive = True
+            listed = [head.key for head in self._store.list(folder)]
+            kept = b"".join(self._store.get(key))
+        except Gone:
+            return None
         finally:
             self._store.discard(second, key)
             self._store.delete(key)
-        whole = kept == bodies[0] or (kept == bodies[1] and not self._exclusive)
-        if not (whole and listed):
-            does_not = "list it" if whole else "give it back whole"
-            raise DestinationRefused(
-                f"{self._uri} took a probe and does not {does_not}",
-                hint="this service keeps objects otherwise than its protocol says: use another",
-                code="RIVET_STORE_UNFAITHFUL",
-            )
+        if kept != bodies[0] and (exclusive or kept != bodies[1]):
+            raise self._unfaithful("give it back whole")
+        if listed != [key]:
+            raise self._unfaithful("list it")
+        self._exclusive = exclusive
+        return exclusive
+
+    def _unfaithful(self, does_not: str) -> DestinationRefused:
+        return DestinationRefused(
+            f"{self._uri} took a probe and does not {does_not}",
+            hint="this service keeps objects otherwise than its protocol says: use another",
+            code="RIVET_STORE_UNFAITHFUL",
+        )
 
     def _probed(self, key: str, body: bytes) -> Tokens:
         upload = self._store.begin(key, _probe_digest(body))
@@ -311,7 +330,11 @@ class ObjectDestination:
 
     def discard(self, receipt: Receipt, path: str) -> None:
         """Until the store itself says that it is gone."""
-        self._store.discard(self._tokens(receipt, path), self._key(path))
+        tokens, key = self._tokens(receipt, path), self._below + checked_path(path)
+        if tokens == _LEFT and _PROBED.fullmatch(path):
+            self._store.delete(key)
+        else:
+            self._store.discard(tokens, key)
 
     def remove(self, path: str) -> None:
         """One key."""
@@ -367,7 +390,8 @@ class ObjectDestination:
                 yield ObjectInfo(path=path, size_bytes=head.size_bytes)
 
     def list_staged(self) -> Iterator[StagedInfo]:
-        """What is named as parts are: other uploads below the prefix are other tools'."""
+        """What is named as parts are, other uploads below the prefix being other tools'; and what
+        probes have left, of whatever age: one that is alive makes another."""
         for staged in self._store.list_staged(self._below):
             path = staged.key.removeprefix(self._below)
             if staged.key.startswith(self._below) and _OURS.fullmatch(path):
@@ -376,6 +400,15 @@ class ObjectDestination:
                     path=path,
                     size_bytes=staged.size_bytes,
                     age_s=max(0.0, staged.age_s),
+                )
+        for head in self._store.list(f"{self._below}{STAGING}/"):
+            path = head.key.removeprefix(self._below)
+            if _PROBED.fullmatch(path):
+                yield StagedInfo(
+                    receipt={"kind": self._kind, "path": path, **_LEFT},
+                    path=path,
+                    size_bytes=head.size_bytes,
+                    age_s=_ANY_AGE_S,
                 )
 
     def rehearsal(self) -> contextlib.AbstractContextManager[Destination]:

@@ -145,6 +145,33 @@ def test_a_check_finds_out_whether_names_are_given_once(place):
     assert destination.exclusive is place.exclusive
 
 
+def test_a_probe_that_dies_leaves_nothing_among_the_data_and_is_swept(store_place):
+    """Every worker makes one, and any of them may be killed in it: as its bucket was then."""
+    bucket, then = store_place.bucket, []
+    bucket.answer = lambda _: then.append((dict(bucket.objects), dict(bucket.uploads)))
+    store_place.open().check()
+    assert [(len(objects), len(uploads)) for objects, uploads in then[:1]] == [(1, 1)]
+    for bucket.objects, bucket.uploads in then:
+        assert visible(store_place.open()) == {}
+        sweep_staged(store_place.open(), set, min_age_s=0)
+        assert (bucket.objects, bucket.uploads) == ({}, {})
+
+
+def test_a_probe_that_a_sweep_has_taken_is_made_once_more(store_place):
+    bucket, swept = store_place.bucket, []
+
+    def sweep(verb: str) -> None:
+        if verb == "complete" and len(swept) < 2:
+            swept.extend(sweep_staged(store_place.open(), set, min_age_s=0))
+
+    bucket.answer = sweep
+    destination = store_place.open()
+    destination.check()
+    assert swept
+    assert destination.exclusive in (store_place.exclusive, False)
+    assert (bucket.objects, bucket.uploads) == ({}, {})
+
+
 def test_a_store_that_gives_back_something_else_is_refused(store_place):
     class Corrupting(dict):
         def __setitem__(self, key, stored):

@@ -184,6 +184,7 @@ def test_credentials_that_expire_before_a_commit_cost_nothing(scene: Scene) -> N
     with pytest.raises(DestinationRefused, match="ExpiredToken") as refused:
         scene.here.publish(receipt, scene.path, scene.digest)
     assert "expired" in str(refused.value.hint)
+    assert refused.value.code == "RIVET_STORE_DENIED"
     assert scene.visible() == []
     assert scene.here.publish(receipt, scene.path, scene.digest) is Presence.VISIBLE
 
