@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import NewType
@@ -121,13 +121,18 @@ class ChunkRange:
     block_end: int | None = None
 
 
-def joined_ranges(ranges: Sequence[ChunkRange]) -> list[tuple[int, int, ChunkRange]]:
+def joined_ranges(
+    ranges: Sequence[ChunkRange], whole_numbers: Collection[str]
+) -> list[tuple[int, int, ChunkRange]]:
     """Ranges in the order of their chunks, those that begin where the one before ends told as one:
     the first and the last index of each, and what they are together. A gap, an overlap or another
-    order begins a new one."""
+    order begins a new one, and so does a range whose end is not known to be above its beginning:
+    ``whole_numbers`` names the columns that are ordered as such, all else only its server orders.
+    """
     found: list[tuple[int, int, ChunkRange]] = []
     for index, one in enumerate(ranges):
-        if found and _meet(found[-1][2], one):
+        joins = found and _meet(found[-1][2], one) and _rises(one, whole_numbers)
+        if joins and _rises(found[-1][2], whole_numbers):
             first, _, before = found[-1]
             longer = replace(before, upper=one.upper, block_end=one.block_end)
             found[-1] = (first, index, longer)
@@ -141,6 +146,20 @@ def _meet(one: ChunkRange, other: ChunkRange) -> bool:
     if one.kind is RangeKind.BLOCKS:
         return alike and one.block_end is not None and one.block_end == other.block_first
     return alike and one.upper is not None and one.upper == other.lower
+
+
+_WHOLE_NUMBER = re.compile(r"-?[0-9]{1,40}")
+
+
+def _rises(one: ChunkRange, whole_numbers: Collection[str]) -> bool:
+    """Whether its end lies above its beginning, as far as that can be told here."""
+    if one.kind is RangeKind.BLOCKS:
+        return one.block_end is None or one.block_end > (one.block_first or 0)
+    lower, upper = one.lower or (), one.upper or ()
+    known = set(one.columns).issubset(whole_numbers)
+    if not known or not all(map(_WHOLE_NUMBER.fullmatch, (*lower, *upper))):
+        return False
+    return not lower or not upper or tuple(map(int, lower)) < tuple(map(int, upper))
 
 
 SHOWN_CHARS_MAX = 400

@@ -3,13 +3,15 @@ and what would get a key's seal (ADR 0024)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
-from rivet_fleet.contracts.codec import dumps
+from rivet_fleet.contracts.codec import dumps, to_plain
+from rivet_fleet.contracts.columns import INTEGERS
 from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.keys import CUT, describe_range, joined_ranges
+from rivet_fleet.contracts.plan import ExportPlan
 from rivet_fleet.contracts.state import TaskView
 from rivet_fleet.contracts.window import (
     MARK_OTHER,
@@ -138,39 +140,51 @@ def _other_columns(export_name: str, mark: StoredMark, what: str) -> StateRefuse
 
 
 def unkeyed(fleet: Fleet) -> list[str]:
-    """What of the namespace is sealed without a key, in lines that nobody may cut: where each run
-    delivers, what it reads in which ranges, and what was said of it; what source groups are
-    allowed, and where marks stand. Whatever its status says, which no seal covers. Raises
+    """What of the namespace is sealed without a key, in lines that nobody may cut: each run's
+    whole plan with its ranges, and what was said of it; what source groups are allowed, and where
+    marks stand and what they are bound to. Whatever its status says, which no seal covers. Raises
     StateTampered."""
     lines = []
     with closing(fleet.store.under(None)) as store:
-        names = set()
+        names = set(store.marked_campaigns())
         for campaign in store.campaigns():
             names.add(campaign.campaign_name)
             for run in store.runs(campaign.campaign_id):
-                read = run.plan.read
                 done = f"{run.counts.completed} of {run.expected_tasks} chunks completed"
                 to = run.plan.destination.prefix
                 lines.append(f"{run.run_id} ({done}, {run.rows} rows) delivers to {to}")
-                said = f"query: {read.query}" if read.relation is None else str(read.relation)
-                window = "" if read.window is None else f" within {dumps(read.window)}"
-                lines.append(f"  reads {read.source}: {said}{window}")
-                lines += _ranges(store.tasks(run.run_id))
+                lines += (f"  {line}" for line in _in_lines("", to_plain(run.plan)))
+                lines += _ranges(run.plan, store.tasks(run.run_id))
                 for word in (run.acceptance, run.proof):
                     if word is not None:
                         lines.append(f"  {type(word).__name__.lower()}: {dumps(word)}")
         lines += [f"group {one.group_name}: {dumps(one)}" for one in store.budgets()]
         for name in sorted(names):
-            for one in store.progression(name):
-                if one.cursor is not None:
-                    lines.append(f"{name}: {one.export_name} reads on from {one.cursor}")
+            known = [one.export_name for one in store.progression(name)]
+            for export_name, mark in store.marks(name, known).items():
+                bound_to = f", bound to {mark.binding}" if mark.binding else ""
+                lines.append(f"{name}: {export_name} reads on from {mark.value}{bound_to}")
     return lines
 
 
-def _ranges(tasks: Sequence[TaskView]) -> list[str]:
-    """A run's ranges, those that meet as one: of a plan without a gap there are few."""
+def _in_lines(at: str, plain: object) -> Iterator[str]:
+    """All of a value, a line a setting, each in canonical JSON; of several, a line each."""
+    if isinstance(plain, dict) and plain:
+        for name in sorted(plain):
+            yield from _in_lines(f"{at}.{name}" if at else name, plain[name])
+    elif isinstance(plain, list) and plain:
+        for index, one in enumerate(plain):
+            yield f"{at}[{index}]: {dumps(one)}"
+    else:
+        yield f"{at}: {dumps(plain)}"
+
+
+def _ranges(plan: ExportPlan, tasks: Sequence[TaskView]) -> list[str]:
+    """A run's ranges, those that meet as one where their order can be told: of a plan without a
+    gap there are few then."""
     lines = []
-    for first, last, joined in joined_ranges([task.chunk_range for task in tasks]):
+    numbers = {one.name for one in plan.read.columns if one.type.kind in INTEGERS}
+    for first, last, joined in joined_ranges([task.chunk_range for task in tasks], numbers):
         said = describe_range(joined)
         lines.append(f"  chunks {first} to {last}: {dumps(joined) if CUT in said else said}")
     return lines

@@ -41,6 +41,10 @@ _MARK = f"""
 SELECT {SEALED_OF_MARK} FROM export_state
 WHERE namespace = :namespace AND campaign_name = :campaign_name AND export_name = :export_name
 """
+_MARKED = """
+SELECT DISTINCT campaign_name FROM export_state
+WHERE namespace = :namespace AND last_cursor_value IS NOT NULL ORDER BY campaign_name
+"""
 # No mark is NULL, which equals nothing in SQL: compared is the empty text instead.
 MOVE = """
 UPDATE export_state SET last_cursor_value = :after, mark_binding = :binding, mark_seal = :seal
@@ -110,6 +114,10 @@ class Marks:
             return {name: mark for name, mark in found.items() if mark is not None}
 
         return self._db.read(work)
+
+    def marked_campaigns(self) -> list[str]:
+        """Names under which exports have marks, whether or not a campaign is left of them."""
+        return [name for (name,) in self._db.one(lambda tx: tx.all(_MARKED))]
 
     def accept_mark(
         self, campaign_name: str, export_name: str, at: StoredMark, binding: str, event: Event

@@ -9,13 +9,14 @@ from dataclasses import replace
 import pytest
 
 from rivet_fleet.contracts import killpoints
-from rivet_fleet.contracts.codec import dumps
+from rivet_fleet.contracts.codec import dumps, to_plain
+from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.keys import RunId
 from rivet_fleet.contracts.killpoints import Arming, KillAction, KillPoint, KillPointReached
 from rivet_fleet.contracts.proof import ProofOutcome, Prove, RunProof
 from rivet_fleet.contracts.quality import Acceptance
 from rivet_fleet.contracts.seals import Sealer
-from rivet_fleet.contracts.window import CursorPlan, mark_text
+from rivet_fleet.contracts.window import CursorPlan, StoredMark, mark_text
 from rivet_fleet.coordination.commit import deliver_chunk
 from rivet_fleet.coordination.finalize import finalize_run
 from rivet_fleet.coordination.marks import unkeyed
@@ -135,3 +136,45 @@ def test_what_would_get_a_keys_seal_is_shown(tmp_path):
         assert word in shown
     assert "chunks 0 to 0: (id) in [-∞; 1000)" in shown
     assert "chunks 1 to 1: (id) in [2000; ∞)" in shown
+
+
+def test_every_setting_of_a_plan_and_every_mark_is_shown_before_it_gets_a_key(tmp_path):
+    """A mark far ahead, a cast, a session, a gate, an option: each decides what is delivered, now
+    or by the next run."""
+    url = f"sqlite:///{tmp_path}/state.db"
+    ahead = mark_text(("at",), None, ("99990101",))
+    with closing(sqlite_store.open_store(url)) as store:
+        store.migrate()
+        campaign = memory_plan((2,))
+        (run,) = campaign.runs
+        plan = replace(
+            run.plan,
+            mode="incremental",
+            cursor=CursorPlan(mode="single_column", columns=("at",), mark_after=ahead),
+            read=replace(run.plan.read, session=(("search_path", "elsewhere"),)),
+            destination=replace(run.plan.destination, options={"endpoint": "https://other"}),
+        )
+        bounds = [(None, ("900000",)), (("900000",), None)]
+        chunks = tuple(
+            replace(one, chunk_range=replace(one.chunk_range, lower=lower, upper=upper))
+            for one, (lower, upper) in zip(run.chunks, bounds, strict=True)
+        )
+        run = replace(run, plan=plan, chunks=chunks)
+        store.submit(replace(campaign, runs=(run,)))
+        at = StoredMark(value=ahead, binding="[]")
+        event = Event(name=EventName.MARK_IMPORTED)
+        assert store.import_mark("nobodys", "e7", at, event)
+    with closing(sqlite_store.open_store(url, seal_key=b"k" * 16)) as store:
+        shown = "\n".join(unkeyed(make_fleet(store, tmp_path)))
+    settings = to_plain(plan)
+    assert shown.count("\n  ") > len(settings)
+    for name, of_it in settings.items():
+        assert f"  {name}" in shown
+        for inner in of_it if isinstance(of_it, dict) else ():
+            assert f"  {name}.{inner}" in shown
+    assert f"  cursor.mark_after: {dumps(ahead)}" in shown
+    assert '  read.session[0]: ["search_path","elsewhere"]' in shown
+    assert '  destination.options.endpoint: "https://other"' in shown
+    for index, column in enumerate(plan.read.columns):
+        assert f"  read.columns[{index}]: {dumps(column)}" in shown
+    assert f"nobodys: e7 reads on from {ahead}, bound to []" in shown
