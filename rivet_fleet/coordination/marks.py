@@ -11,8 +11,7 @@ from rivet_fleet.contracts.codec import dumps, to_plain
 from rivet_fleet.contracts.columns import INTEGERS
 from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.keys import CUT, describe_range, joined_ranges
-from rivet_fleet.contracts.plan import ExportPlan
-from rivet_fleet.contracts.state import TaskView
+from rivet_fleet.contracts.state import RunView, TaskView
 from rivet_fleet.contracts.window import (
     MARK_OTHER,
     UNCONTINUABLE,
@@ -154,7 +153,7 @@ def unkeyed(fleet: Fleet) -> list[str]:
                 to = run.plan.destination.prefix
                 lines.append(f"{run.run_id} ({done}, {run.rows} rows) delivers to {to}")
                 lines += (f"  {line}" for line in _in_lines("", to_plain(run.plan)))
-                lines += _ranges(run.plan, store.tasks(run.run_id))
+                lines += _ranges(run, store.tasks(run.run_id))
                 for word in (run.acceptance, run.proof):
                     if word is not None:
                         lines.append(f"  {type(word).__name__.lower()}: {dumps(word)}")
@@ -179,11 +178,11 @@ def _in_lines(at: str, plain: object) -> Iterator[str]:
         yield f"{at}: {dumps(plain)}"
 
 
-def _ranges(plan: ExportPlan, tasks: Sequence[TaskView]) -> list[str]:
+def _ranges(run: RunView, tasks: Sequence[TaskView]) -> list[str]:
     """A run's ranges, those that meet as one where their order can be told: of a plan without a
     gap there are few then."""
     lines = []
-    numbers = {one.name for one in plan.read.columns if one.type.kind in INTEGERS}
+    numbers = {one.name for one in run.plan.read.columns if one.type.kind in INTEGERS}
     for first, last, joined in joined_ranges([task.chunk_range for task in tasks], numbers):
         said = describe_range(joined)
         lines.append(f"  chunks {first} to {last}: {dumps(joined) if CUT in said else said}")
