@@ -132,6 +132,9 @@ _NETWORK_FILESYSTEMS = {
     *("ocfs2", "glusterfs", "fuse.sshfs", "fuse.glusterfs", "fuse.s3fs", "fuse.rclone"),
 }
 
+UNTRUSTED = "trusted_schema=OFF"
+"""A trigger, view or column of a file calls no function of this process: ``regexp``, which
+SQLAlchemy gives each connection, takes minutes over a few letters."""
 _BESIDE = ("-wal", "-shm", "-journal", ".lock")
 
 
@@ -277,9 +280,7 @@ class SqliteDialect:
                 "journal_mode=WAL",
                 "synchronous=FULL",
                 "foreign_keys=ON",
-                # A trigger or view in the file calls no function of this process: `regexp`, which
-                # SQLAlchemy gives each connection, takes minutes over a few letters.
-                "trusted_schema=OFF",
+                UNTRUSTED,
             ):
                 raw.execute(f"PRAGMA {pragma}").fetchall()
 
@@ -356,6 +357,35 @@ class SqliteDialect:
     def close(self) -> None:
         """Give the lock's file back."""
         self._lock.close()
+
+
+_STEPS_BETWEEN_LOOKS = 10_000
+_LOOKS_MAX = 5_000
+_VALUE_BYTES_MAX = 1_000_000
+
+
+@contextlib.contextmanager
+def anothers_file(path: Path) -> Iterator[sqlite3.Connection]:
+    """A SQLite file of another program, to read a little of it. It is not changed, and SQLite's
+    others are not made beside it: where there is no log to read, the file is all there is.
+
+    Whatever its schema says calls nothing of ours, works for seconds and holds megabytes at most:
+    sqlite3.Error behind that. Raises StateRefused where the file could be somebody else's.
+    """
+    refuse_strangers(path)
+    log = path.with_name(path.name + "-wal")
+    whole = not (log.is_file() and log.stat().st_size)
+    options = "mode=ro&immutable=1" if whole else "mode=ro"
+    where = f"{path.absolute().as_uri()}?{options}"
+    looks = iter(range(_LOOKS_MAX))
+    with contextlib.closing(sqlite3.connect(where, uri=True)) as raw:
+        for pragma in (UNTRUSTED, "cell_size_check=ON", "mmap_size=0"):
+            raw.execute(f"PRAGMA {pragma}").fetchall()
+        # Within one call of a function of SQLite's nobody looks at the clock.
+        raw.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _VALUE_BYTES_MAX)
+        raw.setlimit(sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH, 0)
+        raw.set_progress_handler(lambda: next(looks, None) is None, _STEPS_BETWEEN_LOOKS)
+        yield raw
 
 
 def refuse_strangers(path: Path) -> None:

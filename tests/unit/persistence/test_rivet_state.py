@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from rivet_fleet.coordination.history import Memory
 from rivet_fleet.errors import StateRefused
+from rivet_fleet.persistence import dialects
 from rivet_fleet.persistence.open import open_store
 from rivet_fleet.persistence.rivet import (
     CURSOR_CHARS_MAX,
@@ -56,6 +59,12 @@ def test_it_is_told_from_ours_and_from_any_other_file(path: Path) -> None:
         store.migrate()
     assert not is_rivets_file(other)
     assert is_rivets_file(rivets(path))
+    with closing(sqlite3.connect(other)) as ours:
+        ours.execute("CREATE TABLE schema_version (version)")
+    assert not is_rivets_file(other), "a table more makes ours no state of Rivet's"
+    other.unlink()
+    os.mkfifo(other)
+    assert not is_rivets_file(other)
 
 
 def test_it_is_read_as_it_is_and_nothing_is_made_beside_it(path: Path) -> None:
@@ -109,3 +118,49 @@ def test_no_state_of_ours_is_made_among_its_tables(path: Path) -> None:
         store.migrate()
     assert caught.value.code == OF_RIVET
     assert [one.value for one in cursors_of_file(path)] == ["1"]
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        "regexp('^(a+)+$', export_name)",
+        "export_name REGEXP '^(a+)+$'",
+        "export_name LIKE '%a%a%a%a%a%a%a%a%a%a%a%a%a%a%b'",
+        "export_name GLOB '*a*a*a*a*a*a*a*a*a*a*a*a*a*b'",
+        "hex(zeroblob(1000000))",
+    ],
+)
+def test_what_a_column_of_it_computes_costs_nothing(path: Path, column: str) -> None:
+    """Of a file that names this process's functions, or those of SQLite that take minutes."""
+    with closing(sqlite3.connect(path)) as file:
+        for name in ("regexp", "like", "glob"):  # as deterministic as whoever makes it says
+            file.create_function(name, 2, lambda _one, _two: 0, deterministic=True)
+        file.execute("CREATE TABLE schema_version (version)")
+        file.execute(
+            "CREATE TABLE export_state (export_name TEXT, last_cursor_value TEXT "
+            f"GENERATED ALWAYS AS ({column}) VIRTUAL)"
+        )
+        file.execute("INSERT INTO export_state (export_name) VALUES (?)", ("a" * 3_000 + "!",))
+        file.commit()
+    with pytest.raises(StateRefused, match="cannot be read"):
+        cursors_of_file(path)
+
+
+def test_a_file_of_many_rows_is_given_up(path: Path, monkeypatch) -> None:
+    rivets(path, *(("x" * 5_000, "1", None, None) for _ in range(200)))
+    assert cursors_of_file(path) == ()
+    monkeypatch.setattr(dialects, "_STEPS_BETWEEN_LOOKS", 10)
+    monkeypatch.setattr(dialects, "_LOOKS_MAX", 50)
+    with pytest.raises(StateRefused, match="cannot be read"):
+        cursors_of_file(path)
+
+
+def test_a_file_that_others_may_have_put_there_is_not_read(path: Path) -> None:
+    """A cursor far ahead would keep rows from ever being read."""
+    rivets(path, ("orders", "9999-01-01", None, None))
+    path.parent.chmod(0o1777)
+    with pytest.raises(StateRefused) as caught:
+        cursors_of_file(path)
+    assert caught.value.code == "RIVET_STATE_NOT_OURS"
+    assert not is_rivets_file(path)
+    assert Memory(rivets=path).elsewhere() == {}
