@@ -31,6 +31,10 @@ class MemoryMarks(MemoryRows):
         return {name: mark for name, mark in found.items() if mark is not None}
 
     @synchronized
+    def marked_campaigns(self) -> list[str]:
+        return sorted({campaign_name for campaign_name, _ in self._marks})
+
+    @synchronized
     def accept_mark(
         self, campaign_name: str, export_name: str, at: StoredMark, binding: str, event: Event
     ) -> bool:
