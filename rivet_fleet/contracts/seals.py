@@ -101,6 +101,15 @@ def tampered(what: str) -> StateTampered:
     )
 
 
+SpoiltRow = StateTampered | StateRefused
+
+
+def of_one_row(error: SpoiltRow) -> bool:
+    """True where one row is not what it should be: its seal is another's, or of another key. The
+    others need not wait for it."""
+    return isinstance(error, StateTampered) or error.code in KEY_CODES
+
+
 def range_digest(chunk_index: int, range_json: str) -> str:
     """What a run's seal knows of one chunk. ``range_json`` as it is stored."""
     body = canonical_json({"chunk": chunk_index, "range": range_json})

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from rivet_fleet.contracts.events import EventName
 from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.contracts.killpoints import KillPoint, reach
+from rivet_fleet.contracts.seals import SpoiltRow, of_one_row
 from rivet_fleet.contracts.state import (
     CampaignStatus,
     Reaped,
@@ -143,16 +144,19 @@ def roll_forward(
 
 def finalize_ready(fleet: Fleet, campaign_id: CampaignId, refusals: list[DestinationError]) -> int:
     """Finish every run whose chunks are all completed. A destination that is away is added to
-    ``refusals``. Raises StateTampered for a run that is not what was sealed, behind the others."""
+    ``refusals``. Raises StateTampered for a run that is not what was sealed, StateRefused for one
+    that is sealed with another key, behind the others."""
     runs = fleet.patience.call(
         "list runs to finish", lambda: fleet.store.finalizable_runs(campaign_id)
     )
     done = 0
-    spoilt: StateTampered | None = None
+    spoilt: SpoiltRow | None = None
     for run_id in runs:
         try:
             done += finalize_run(fleet, run_id)
-        except StateTampered as error:
+        except (StateTampered, StateRefused) as error:
+            if not of_one_row(error):
+                raise
             spoilt = spoilt or error
         except (DestinationError, DataIntegrityError, LeaseLost) as error:
             if isinstance(error, DestinationError):

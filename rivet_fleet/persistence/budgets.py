@@ -20,7 +20,7 @@ from rivet_fleet.contracts.protection import (
     SourceBudget,
     Standing,
 )
-from rivet_fleet.contracts.seals import Sealer, tampered
+from rivet_fleet.contracts.seals import Sealer, SpoiltRow, tampered
 from rivet_fleet.contracts.state import GroupView, WorkerIdentity, shown_numbers
 from rivet_fleet.errors import LeaseLost, StateTampered
 from rivet_fleet.persistence.database import Database, Record, Transaction
@@ -273,7 +273,7 @@ class Budgets(Ranges):
         not what was configured, or was taken away, is left out; raises StateTampered for it where
         there is no other."""
 
-        def work(tx: Transaction) -> tuple[list[GroupView], list[StateTampered]]:
+        def work(tx: Transaction) -> tuple[list[GroupView], list[SpoiltRow]]:
             make = lambda row: _group_view(row, tx)  # noqa: E731
             return tx.each(GROUP_VIEWS, make, campaign_id=campaign_id), tx.left_out
 

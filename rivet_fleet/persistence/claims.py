@@ -8,6 +8,7 @@ from functools import cache
 from rivet_fleet.contracts.codec import loads
 from rivet_fleet.contracts.events import EVENT_VERSION, Event, EventName
 from rivet_fleet.contracts.keys import CampaignId, ChunkRange, RunId, TaskId
+from rivet_fleet.contracts.seals import SpoiltRow, of_one_row
 from rivet_fleet.contracts.state import Claim, Reaped, TaskStatus, Verb, WorkerIdentity, after_reap
 from rivet_fleet.errors import StateRefused, StateTampered
 from rivet_fleet.persistence.budgets import has_room
@@ -26,7 +27,7 @@ that was rebooted, a container that was replaced)."""
 
 _READ = "SELECT value FROM fleet_meta WHERE key = 'host_id'"
 _LAST_SIGN = """
-SELECT NOW_S - max(at_s) FROM (
+SELECT NOW_S - max(at_s) AS silent_s FROM (
   SELECT at_s FROM fleet_meta WHERE key = 'host_id'
   UNION ALL
   SELECT heartbeat_at_s FROM worker WHERE host_id = :host_id AND ended_at_s IS NULL) seen
@@ -110,7 +111,7 @@ SELECT DISTINCT source_group FROM chunk_run
 WHERE campaign_id = :campaign_id AND status = 'in_progress'
 """
 _PEEK = PICK_IN_GROUP.replace(
-    "SELECT t.task_id", "SELECT -t.priority AS urgency, t.run_position, t.chunk_index"
+    "SELECT t.task_id", "SELECT -t.priority AS priority, t.run_position, t.chunk_index"
 )
 
 RENEW = f"UPDATE chunk_task SET lease_expires_at_s = NOW_S + :lease_ttl_s WHERE {guard(Verb.RENEW)}"
@@ -243,8 +244,9 @@ class Claims(Ledger, Ranges):
     ) -> Record | None:
         """Groups in the order of their best task; each in a transaction of its own, so that
         two claimers never hold one group's row while they wait for another's. Raises StateTampered
-        for a group whose budget is not what was configured, once the others have nothing."""
-        spoilt: StateTampered | None = None
+        for a group whose budget is not what was configured, or StateRefused for one that is sealed
+        with another key, once the others have nothing."""
+        spoilt: SpoiltRow | None = None
         # The order is read without locks: one that is old by a moment changes who is asked first,
         # while what may run is decided behind each group's own lock.
         for group_name in self._db.read(lambda tx: _groups_in_order(tx, values)):
@@ -252,7 +254,9 @@ class Claims(Ledger, Ranges):
                 claim = self._db.write(
                     lambda tx, g=group_name: self._claim_in_group(tx, worker, g, values)  # type: ignore[misc]
                 )
-            except StateTampered as error:
+            except (StateTampered, StateRefused) as error:
+                if not of_one_row(error):
+                    raise
                 spoilt = spoilt or error
                 continue
             if claim is not None:

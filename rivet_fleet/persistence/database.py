@@ -10,7 +10,6 @@ another one is refused before it reaches any of them (N1).
 from __future__ import annotations
 
 import contextlib
-import math
 import sqlite3
 import struct
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +25,7 @@ from sqlalchemy.sql.base import Executable
 from rivet_fleet.contracts.foreign import SAID_CHARS_MAX, foreign_line
 from rivet_fleet.contracts.identity import NAMESPACE_DEFAULT
 from rivet_fleet.contracts.protection import BUDGET_NUMBERS
-from rivet_fleet.contracts.seals import KEY_CODES, UNKEYED, Sealer, tampered
+from rivet_fleet.contracts.seals import UNKEYED, Sealer, SpoiltRow, of_one_row, tampered
 from rivet_fleet.errors import (
     RivetFleetError,
     StateError,
@@ -35,7 +34,14 @@ from rivet_fleet.errors import (
     StateUnavailable,
 )
 from rivet_fleet.persistence.dialects import Dialect
-from rivet_fleet.persistence.guards import MOMENTS, NUMBERS, TEXTS, UNLIKE, refuse_foreign
+from rivet_fleet.persistence.guards import (
+    MOMENTS,
+    NUMBERS,
+    SECONDS_MADE,
+    TEXTS,
+    UNLIKE,
+    refuse_foreign,
+)
 
 # ------------------------------------------------------------------------------------------
 # Where the drivers' exceptions end: one table from SQLSTATE or SQLite code to our errors.
@@ -225,12 +231,17 @@ _MOMENT_MAX_S = 6e10
 """Farther from 1970 (some 1,900 years) than any clock of ours: no calendar shows it."""
 
 
+_NUMBER_MAX = 2**63
+"""No column keeps a larger one, nor takes it."""
+
+
 def _is_text(value: object) -> bool:
     return isinstance(value, str)
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float | Decimal) and math.isfinite(value)
+    # A number that is none is not below it either.
+    return isinstance(value, int | float | Decimal) and abs(float(value)) < _NUMBER_MAX
 
 
 def _is_moment(value: object) -> bool:
@@ -247,7 +258,7 @@ def _fine(name: str) -> Callable[[object], bool] | None:
     """What a column of this name may hold; None for one that two tables use differently."""
     if name in TEXTS:
         return _is_text
-    if name in MOMENTS:
+    if name in MOMENTS or name in SECONDS_MADE:
         return _is_moment
     return _is_number if name in NUMBERS or name in BUDGET_NUMBERS else None
 
@@ -259,6 +270,21 @@ def _refuse_other_types(rows: Sequence[Record]) -> None:
         for row in rows:
             if row[at] is not None and not fine(row[at]):
                 raise tampered(f"{name} of the state (a value that the column never holds)")
+
+
+def _left_out(error: SpoiltRow, which: str) -> SpoiltRow:
+    error.message = f"{which} is left out: {error.message}"
+    return error
+
+
+@contextlib.contextmanager
+def _of_one_row(which: str, tell: Callable[[SpoiltRow], None]) -> Iterator[None]:
+    try:
+        yield
+    except (StateTampered, StateRefused) as error:
+        if not of_one_row(error):
+            raise
+        tell(_left_out(error, which))
 
 
 _OWNED = ("campaign_id", "run_id")
@@ -277,7 +303,7 @@ class Transaction:
     ) -> None:
         self.sealer = sealer
         """Makes and checks the seals of what is written and read."""
-        self.left_out: list[StateTampered] = []
+        self.left_out: list[SpoiltRow] = []
         """What was read without: ``leaving_out``."""
         self._connection = connection
         self._dialect = dialect
@@ -306,7 +332,9 @@ class Transaction:
                 _refuse_other_types((row,))
                 found.append(make(row))
             except StateTampered as error:
-                self._leave_out(error, f"row {foreign_line(str(row[0]), chars_max=80)}")
+                self.left_out.append(
+                    _left_out(error, f"row {foreign_line(str(row[0]), chars_max=80)}")
+                )
                 if otherwise is not None:
                     found.append(otherwise(row))
         return found
@@ -315,14 +343,8 @@ class Transaction:
     def leaving_out(self, which: str) -> Iterator[None]:
         """The block is about one of many, ``which``, and ends where that is not what it should
         be."""
-        try:
+        with _of_one_row(which, self.left_out.append):
             yield
-        except StateTampered as error:
-            self._leave_out(error, which)
-
-    def _leave_out(self, error: StateTampered, which: str) -> None:
-        error.message = f"{which} is left out: {error.message}"
-        self.left_out.append(error)
 
     def _fetched(self, sql: str, values: dict[str, object]) -> Sequence[Record]:
         with self._dialect.limit(self._connection):
@@ -431,15 +453,9 @@ class Database:
 
     @contextlib.contextmanager
     def leaving_out(self, which: str) -> Iterator[None]:
-        """As ``Transaction.leaving_out``, for what needs a transaction for each of many. A seal of
-        another key in one row is that row's, too."""
-        try:
+        """As ``Transaction.leaving_out``, for what needs a transaction for each of many."""
+        with _of_one_row(which, self.on_left_out):
             yield
-        except (StateTampered, StateRefused) as error:
-            if isinstance(error, StateRefused) and error.code not in KEY_CODES:
-                raise
-            error.message = f"{which} is left out: {error.message}"
-            self.on_left_out(error)
 
     def close(self) -> None:
         """Give every connection back."""

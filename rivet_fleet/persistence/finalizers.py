@@ -102,13 +102,14 @@ FROM chunk_task WHERE run_id = :run_id
 """
 _PROOF = "SELECT proof_json FROM chunk_run WHERE run_id = :run_id"
 _CHANGED = """
-SELECT coalesce(sum(changed_values), 0) FROM file_log
+SELECT coalesce(sum(changed_values), 0) AS changed_values FROM file_log
 WHERE run_id = :run_id AND status <> 'voided'
 """
 # What the attempts that were committed took. Chunks of a program that did not measure are left
 # out, and a run of nothing else stays unknown.
 _WORK = """
 SELECT sum(CASE WHEN committed_at_s > claimed_at_s THEN committed_at_s - claimed_at_s ELSE 0 END)
+  AS work_s
 FROM chunk_task
 WHERE run_id = :run_id AND claimed_at_s IS NOT NULL AND committed_at_s IS NOT NULL
 """
@@ -230,7 +231,7 @@ class Finalizers:
     def run_finished_at_s(self, run_id: RunId) -> float:
         """When its last chunk was completed: the manifest's reproducible finish time. 0.0 while no
         chunk was completed."""
-        sql = "SELECT max(completed_at_s) FROM chunk_task WHERE run_id = :run_id"
+        sql = "SELECT max(completed_at_s) AS completed_at_s FROM chunk_task WHERE run_id = :run_id"
         found = self._db.one(lambda tx: tx.scalar(sql, run_id=run_id))
         return float(found or 0.0)
 

@@ -131,3 +131,5 @@ MOMENTS = _names("""
     sampled_at_s started_at_s updated_at_s valid_until_s
 """)
 """Columns that hold a moment, in seconds since 1970."""
+SECONDS_MADE = _names("first_claim_at_s last_s silent_s since_s work_s")
+"""What statements make of such columns and name themselves: every one they select has a name."""

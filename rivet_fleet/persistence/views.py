@@ -14,7 +14,7 @@ from rivet_fleet.contracts.keys import CampaignId, ChunkRange, RunId, TaskId
 from rivet_fleet.contracts.plan import ExportPlan
 from rivet_fleet.contracts.proof import RunProof
 from rivet_fleet.contracts.quality import Acceptance, RunFindings
-from rivet_fleet.contracts.seals import tampered
+from rivet_fleet.contracts.seals import SpoiltRow, of_one_row, tampered
 from rivet_fleet.contracts.state import (
     JournalEntry,
     JournalFilter,
@@ -26,7 +26,7 @@ from rivet_fleet.contracts.state import (
     TaskView,
     WorkerView,
 )
-from rivet_fleet.errors import StateTampered
+from rivet_fleet.errors import StateRefused, StateTampered
 from rivet_fleet.persistence.database import Database, Record, Transaction
 from rivet_fleet.persistence.guards import typed, understood
 from rivet_fleet.persistence.journal import (
@@ -75,14 +75,15 @@ SELECT run_id, status, count(*) FROM chunk_task
 WHERE run_id IN (SELECT run_id FROM chunk_run WHERE SCOPE) GROUP BY run_id, status
 """
 _SIZES = """
-SELECT run_id, sum(rows), sum(bytes), sum(changed_values) FROM file_log
+SELECT run_id, sum(rows) AS rows, sum(bytes) AS bytes, sum(changed_values) AS changed_values
+FROM file_log
 WHERE status <> 'voided' AND run_id IN (SELECT run_id FROM chunk_run WHERE SCOPE) GROUP BY run_id
 """
 _WORKERS = """
 SELECT w.worker_id, w.name, w.host_id, w.pid, w.pid_started_at_s, w.started_at_s,
        w.heartbeat_at_s, CASE WHEN w.heartbeat_at_s >= NOW_S - :alive_within_s THEN 1 ELSE 0 END,
        w.rss_bytes, (SELECT min(t.task_id) FROM chunk_task t
-                     WHERE t.status = 'running' AND t.owner = w.worker_id)
+                     WHERE t.status = 'running' AND t.owner = w.worker_id) AS task_id
 FROM worker w WHERE w.namespace = :namespace AND w.ended_at_s IS NULL HOST_FILTER
 ORDER BY w.heartbeat_at_s DESC, w.worker_id
 """
@@ -105,7 +106,7 @@ class Views(Ranges):
         no other is left."""
         values = {"campaign_id": campaign_id, "idle_s": idle_s, "limit": limit}
 
-        def work(tx: Transaction) -> tuple[list[Record], list[StateTampered]]:
+        def work(tx: Transaction) -> tuple[list[Record], list[SpoiltRow]]:
             return tx.each(COMMITTED, lambda row: row, **values), tx.left_out
 
         rows, spoilt = self._db.one(work)
@@ -113,7 +114,9 @@ class Views(Ranges):
         for row in rows:
             try:
                 found.append(self._task_from(row))
-            except StateTampered as error:
+            except (StateTampered, StateRefused) as error:
+                if not of_one_row(error):
+                    raise
                 spoilt.append(error)
         if spoilt and not found:
             raise spoilt[0]

@@ -171,7 +171,9 @@ def mark_of_value(
         )
     column = column_of(facts, cursor.columns[0])
     kind = column.type.kind if column is not None and column.type is not None else None
-    written = _as_written(kind, value.strip(), sample or "")
+    # Of a text blanks are part, and where it stands among the others.
+    plain = value if kind is TypeKind.STRING else value.strip()
+    written = _as_written(kind, plain, sample or "")
     if written is None:
         native = column.native_type if column is not None else "unknown"
         return Refusal(

@@ -12,12 +12,17 @@ import pytest
 from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.keys import CampaignId, RunId
 from rivet_fleet.contracts.protection import GovernorWord, MonitorPlan, SourceBudget
-from rivet_fleet.contracts.state import TaskStatus
-from rivet_fleet.errors import RivetFleetError, StateTampered
+from rivet_fleet.contracts.seals import KEY_CODES, Sealer
+from rivet_fleet.contracts.state import RunStatus, TaskStatus
+from rivet_fleet.coordination.commit import deliver_chunk
+from rivet_fleet.coordination.tend import finalize_ready
+from rivet_fleet.errors import RivetFleetError, StateRefused, StateTampered
+from rivet_fleet.persistence.database import Transaction
 from rivet_fleet.persistence.open import open_store
 from rivet_fleet.persistence.store import Store
 from tests.campaigns import campaign_plan, staged_part
 from tests.stores import identity
+from tests.unit.coordination.fleets import make_fleet, memory_plan, spooled
 
 C1, W1, W2 = CampaignId("c1"), identity("w1"), identity("w2")
 WATCHED = tuple(
@@ -82,15 +87,90 @@ def test_a_run_of_another_namespaces_campaign_keeps_no_governor_from_its_word(st
     assert "c9@them" in state.told()
 
 
-def test_chunks_of_other_groups_are_claimed_before_a_spoilt_budget_ends_the_work(state) -> None:
-    state.edit("UPDATE source_budget SET chunks_max = 8 WHERE group_name = 'a'")
+@pytest.mark.parametrize(
+    ("edit", "refusal"),
+    [
+        ("chunks_max = 8", StateTampered),
+        ("seal = 'hmac-sha256:0123456789abcdef:00'", StateRefused),
+    ],
+)
+def test_chunks_of_other_groups_are_claimed_before_a_spoilt_budget_ends_the_work(
+    state, edit: str, refusal: type[RivetFleetError]
+) -> None:
+    state.edit(f"UPDATE source_budget SET {edit} WHERE group_name = 'a'")
     for _ in range(2):
         claim = state.store.claim(C1, W1, 60.0)
         assert claim is not None
         assert claim.export_name == "e1"
-    with pytest.raises(StateTampered, match="source group a"):
+    with pytest.raises(refusal, match="source group a"):
         state.store.claim(C1, W1, 60.0)
-    assert [group.group_name for group in state.store.groups(C1)] == ["b"]
+    if refusal is StateTampered:
+        assert [group.group_name for group in state.store.groups(C1)] == ["b"]
+
+
+def test_committed_chunks_are_published_before_a_run_of_another_key_ends_the_work(state) -> None:
+    committed(state)
+    other = "'a.4.b.hmac-sha256:0123456789abcdef:00'"
+    state.edit(f"UPDATE chunk_run SET seal = {other} WHERE export_name = 'e0'")
+    found = state.store.committed_tasks(C1, idle_s=0.0)
+    assert [task.export_name for task in found] == ["e1", "e1"]
+    for task in found:
+        state.store.mark_published(task.task_id, task.fence)
+    with pytest.raises(StateRefused) as caught:
+        state.store.committed_tasks(C1, idle_s=0.0)
+    assert caught.value.code in KEY_CODES
+
+
+def test_what_is_sealed_with_another_key_is_left_out_like_what_is_spoilt(state) -> None:
+    def work(tx: Transaction) -> str:
+        with tx.leaving_out("one of many"):
+            Sealer().check("hmac-sha256:0123456789abcdef:00", "mark", {}, "a mark")
+        return "the others"
+
+    assert state.store._db.read(work) == "the others"
+    assert "one of many is left out" in state.told()
+
+    def other(tx: Transaction) -> None:
+        with tx.leaving_out("one of many"):
+            raise StateRefused("this program is too old")
+
+    with pytest.raises(StateRefused, match="too old"):
+        state.store._db.read(other)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        *(f"chunk_task SET completed_at_s = {value}" for value in ("'x'", "9e999", "1e15")),
+        *(f"chunk_task SET claimed_at_s = {value}" for value in ("-9e999", "-1e15")),
+        *(f"file_log SET changed_values = {value}" for value in ("9e999", "1e300")),
+        "chunk_task SET attempts = 1e300",
+        "chunk_run SET seal = 'a.4.b.hmac-sha256:0123456789abcdef:00'",
+    ],
+)
+def test_a_malformed_moment_of_one_run_keeps_no_other_from_its_end(tmp_path, edit: str) -> None:
+    with closing(open_store(f"sqlite:///{tmp_path}/state.db")) as store:
+        store.migrate()
+        store.submit(memory_plan(chunks=(1, 1)))
+        fleet = make_fleet(store, tmp_path)
+        for _ in range(2):
+            claim = store.claim(C1, fleet.identity, 30.0)
+            assert claim is not None
+            plan = fleet.planned_run(claim.run_id).plan
+            deliver_chunk(fleet, claim, plan, spooled(tmp_path / "spool"))
+        with closing(sqlite3.connect(tmp_path / "state.db")) as theirs, theirs:
+            assert theirs.execute(f"UPDATE {edit} WHERE run_id = 'c1-e0'").rowcount > 0
+        with pytest.raises((StateTampered, StateRefused)):
+            finalize_ready(fleet, C1, [])
+        assert store.run(RunId("c1-e1")).status is RunStatus.COMPLETED
+
+
+@pytest.mark.parametrize("value", ["'x'", "-9e999", "9e999", "1e15"])
+def test_when_a_run_began_is_looked_at_like_any_other_moment(state, value: str) -> None:
+    assert state.store.claim(C1, W1, 60.0) is not None
+    state.edit(f"UPDATE run_journal SET at_s = {value} WHERE event = 'chunk.claimed'")
+    with pytest.raises(StateTampered, match="first_claim_at_s"):
+        state.store.runs(C1)
 
 
 def test_what_a_governor_read_is_only_shown(state) -> None:

@@ -42,6 +42,7 @@ def mark_of(kind: TypeKind, value: str, sample: str = "", **more: Any) -> str | 
         ),
         (TypeKind.TIMESTAMP_UTC, "2026-01-02 03:04:05", WITHOUT, "2026-01-02 03:04:05"),
         (TypeKind.STRING, "01J8", "01J9", "01J8"),
+        (TypeKind.STRING, " 01J8\t", "01J9", " 01J8\t"),
     ],
 )
 def test_it_is_written_as_the_source_writes_it(
