@@ -112,12 +112,13 @@ def test_committed_chunks_are_published_before_a_run_of_another_key_ends_the_wor
     committed(state)
     other = "'a.4.b.hmac-sha256:0123456789abcdef:00'"
     state.edit(f"UPDATE chunk_run SET seal = {other} WHERE export_name = 'e0'")
-    found = state.store.committed_tasks(C1, idle_s=0.0)
-    assert [task.export_name for task in found] == ["e1", "e1"]
-    for task in found:
-        state.store.mark_published(task.task_id, task.fence)
-    with pytest.raises(StateRefused) as caught:
-        state.store.committed_tasks(C1, idle_s=0.0)
+    with closing(open_store(f"sqlite:///{state.path}")) as store:  # which has not seen the run
+        found = store.committed_tasks(C1, idle_s=0.0)
+        assert [task.export_name for task in found] == ["e1", "e1"]
+        for task in found:
+            store.mark_published(task.task_id, task.fence)
+        with pytest.raises(StateRefused) as caught:
+            store.committed_tasks(C1, idle_s=0.0)
     assert caught.value.code in KEY_CODES
 
 
