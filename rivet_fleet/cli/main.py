@@ -5,10 +5,12 @@ from __future__ import annotations
 import gc
 import importlib
 import os
+import signal
 import sys
 import threading
 import traceback
 from dataclasses import replace
+from types import FrameType
 from typing import Any, NoReturn
 
 import click
@@ -172,6 +174,8 @@ def _leave(code: int) -> NoReturn:
 def _main(arguments: list[str]) -> int:
     threading.excepthook = _tell_thread
     begin_output()
+    if not _OWN_SIGNALS & set(arguments):
+        signal.signal(signal.SIGTERM, _interrupt)
     try:
         result: Any = cli.main(args=arguments, prog_name="rivet-fleet", standalone_mode=False)
         return int(result) if isinstance(result, int) else int(ExitCode.OK)
@@ -183,6 +187,16 @@ def _main(arguments: list[str]) -> int:
         return int(ExitCode.OK)  # click's own, where the reader of its help has gone
     except Exception as defect:
         return _show_defect(arguments, defect)
+
+
+_OWN_SIGNALS = {*_STARTS_WORKERS, "worker"}
+"""Who works with others stops in an order of its own."""
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    """SIGTERM ends a command as an interrupt does: by a name, and with what was asked for as
+    JSON."""
+    raise KeyboardInterrupt
 
 
 _DOCUMENTS = {"--json", "--json-lines", "--discover"}

@@ -131,6 +131,7 @@ def test_reset_and_migrate(desk: Desk) -> None:
     assert "schema version" in desk.cli("state", "migrate").out
     assert desk.cli("state", "show").out == "no campaign yet\n"
     desk.cli("run")
+    desk.refused("state", "reset", "-e", "orders", code=1, named="Forget the runs", hint="--yes")
     for verb in ("reset-chunks", "reset"):
         out = desk.cli("state", verb, "-e", "orders", "--yes").out
         assert "orders" in out and "not touched" in out

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -157,6 +159,29 @@ def test_nothing_ends_without_a_name(
     body = here("status", "--json")
     assert (body["code"], body["exit_code"]) == (name, code)
     assert body["retryable"] is (code == ExitCode.STOPPED) and "anna" not in str(body)
+
+
+@pytest.mark.parametrize(
+    ("command", "told"), [("validate", True), ("run", False), ("worker", False)]
+)
+def test_a_signal_is_told_by_whoever_has_no_order_of_its_own(
+    command: str,
+    told: bool,
+    here: Callable[..., dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    def killed(**_options: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise ValueError("it went on")
+
+    monkeypatch.setattr(main.cli, "main", killed)
+    try:
+        body = here(command, "--json")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert body["code"] == ("RIVET_STOPPED" if told else "RIVET_UNEXPECTED")
 
 
 def test_a_document_that_was_said_stays_alone(
