@@ -156,9 +156,7 @@ class Campaign:
 
     def expect_exactly_once(self) -> dict[str, dict[str, Any]]:
         """The oracle's verdict over every table; raises AssertionError with its findings."""
-        if self.store is not None:
-            for table in self.tables:
-                fetch(self.store, self._below(table.name), self.prefix(table.name))
+        self._fetch()
         verdicts = {
             table.name: self.oracle.judge(self.prefix(table.name), self.digests[table.name])
             for table in self.tables
@@ -167,9 +165,16 @@ class Campaign:
         assert not bad, f"the oracle refuses: {json.dumps(bad, indent=1)}"
         return verdicts
 
+    def _fetch(self) -> None:
+        """What is visible in a store now."""
+        if self.store is not None:
+            for table in self.tables:
+                fetch(self.store, self._below(table.name), self.prefix(table.name))
+
     def expect_tidy(self) -> None:
         """After a sweep nothing is staged any more, and no worker is left."""
         self.operate("gc", "--min-age-s", "0")
+        self._fetch()
         left = [p for p in (self.folder / "out").rglob(".staging/**/*") if p.is_file()]
         assert not left, f"staged files nobody swept: {left}"
         if self.store is not None:
