@@ -354,6 +354,7 @@ class Supervisor:
         slot.started_at_s = self._clock.monotonic_s()
 
     def _execute(self, arguments: list[str], log_path: Path) -> subprocess.Popen[bytes]:
+        # Appended: the last words of the worker before are what tells why there is a new one.
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         made = os.open(log_path, flags, 0o600)
         with os.fdopen(made, "ab") as log:

@@ -138,6 +138,8 @@ def roll_forward(
                 f"chunk {task.chunk_index} of {task.export_name} waits for its destination: "
                 f"{error.message}",
             )
+            # A store that is away takes seconds for each part: what else rests waits for the next
+            # round.
             break
     return done
 

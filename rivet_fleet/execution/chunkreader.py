@@ -193,6 +193,7 @@ def hidden_keys(
     hidden = []
     for name in keys:
         column = by_name.get(name)
+        # A column that is cast carries another value than the one that keys are compared by.
         if column is not None and column.cast is None:
             if column.type.kind in (TypeKind.FLOAT32, TypeKind.FLOAT64):
                 raise ConfigError(
@@ -396,6 +397,7 @@ class PagedReader:
 
     def _receive(self, stream: PageStream, pager: Pager, limit: PageLimit) -> bool:
         """Receive the page, or its next piece; True when the statement goes on behind that."""
+        # What cannot be continued behind any row is received whole, however large it is.
         bytes_max = limit.bytes_max * _CUT_FACTOR - stream.wire_bytes if pager.cuttable else None
         if limit.piece_bytes_max is None or bytes_max is None or not self.piecewise:
             stream.receive(rows_max=None, bytes_max=bytes_max)
@@ -471,6 +473,7 @@ class PagedReader:
             wire_bytes=arrived_bytes,
             last=done and pager is None,
         )
+        # Only the over-full value was streamed: its pager goes on behind it.
         if done and pager is not None:
             pager.accept(batch, stream.wire_bytes, cut=False)
             self._stream, self._streamed_rows, self._handed_on_bytes = None, 0, 0

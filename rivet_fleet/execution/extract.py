@@ -140,6 +140,7 @@ def extract_chunk(
             on_page(pages.progress)
             if pages.ended:
                 break
+            # Never within a page: an open statement cannot rest (ADR 0016).
             if pages.between:
                 pages.throttle()
         # Before the last part is finished: meanwhile the encoder works on, and of a relation that

@@ -235,6 +235,7 @@ class ObjectDestination:
         finally:
             self._store.discard(second, key)
             self._store.delete(key)
+        # Where conditions are ignored the second one stands there now: found out, and no fault.
         if kept != bodies[0] and (exclusive or kept != bodies[1]):
             raise self._unfaithful("give it back whole")
         if listed != [key]:

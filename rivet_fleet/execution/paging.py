@@ -253,6 +253,7 @@ class KeysetPager:
     ) -> Accepted:
         """Go on behind the last row; fewer rows than are still asked for were the last ones."""
         rows = batch.num_rows
+        # A page that was cut short has fewer rows than were asked for, too, and others follow.
         last = rows < self._asked and not cut
         if rows:
             self._progress.begins(self._keys_of_row(batch, 0))

@@ -82,6 +82,7 @@ CLAIM_SET = f"""{effect(Verb.CLAIM)}, owner = :worker_id, owner_name = :name,
   owner_host = :host_id, owner_pid = :pid, lease_expires_at_s = NOW_S + :lease_ttl_s,
   not_before_s = NULL, claimed_at_s = NOW_S, updated_at_s = NOW_S"""
 
+# SQLite changes no rows in a CTE; its one writer needs no single statement either.
 CLAIM_TWO_STATEMENTS = f"""
 UPDATE chunk_task SET {CLAIM_SET}
 WHERE task_id = (PICK) RETURNING {_CLAIM_COLUMNS}

@@ -121,6 +121,8 @@ def check_commits(
         said = said_by(seal)
     parts = standing_parts(rows)
     for task in tasks:
+        # Of a program that sealed no commits one without a seal is believed; a seal that is there
+        # is compared all the same.
         if task.status in _READ and (said.commits or task.commit_seal is not None):
             check_commit(sealer, task, _of_its_fence(task, parts), said.submission)
 

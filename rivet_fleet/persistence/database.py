@@ -77,6 +77,7 @@ SQLSTATES: dict[str, Meaning] = {
     "55P03": _AGAIN,
     "25P03": _UNAVAILABLE,
     "25P04": _UNAVAILABLE,
+    # Passing: in the middle of a failover the URL leads to a standby.
     "25006": Meaning(
         error=StateUnavailable, hint="the state URL points at a read-only server or standby"
     ),
@@ -478,6 +479,8 @@ class Database:
                     break
                 except DBAPIError as failure:
                     if failure.connection_invalidated:
+                        # It may have been committed all the same: each verb recognises its own
+                        # success (``ledger``).
                         lost += 1
                         if lost >= _TRIES_ON_LOST_CONNECTION:
                             raise

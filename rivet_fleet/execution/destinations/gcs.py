@@ -227,6 +227,7 @@ class GcsStore:
                     "POST",
                     "b/{}/o/{}/rewriteTo/b/{}/o/{}",
                     *names,
+                    # 0: only where nothing has the name.
                     ifGenerationMatch="0",
                     **words,
                 )
@@ -357,6 +358,7 @@ class GcsStore:
             ifGenerationMatch="0",
         )
         session = str(headers.get("Location", ""))
+        # Rows would go wherever an answer says, and the address lets anybody write.
         if urlsplit(session).netloc != urlsplit(self._upload_url).netloc:
             raise self.failed(_CREATE, "an upload elsewhere")
         return session

@@ -286,6 +286,7 @@ class S3Store:
             found = self.ask("head_object", _NO_KEY, Key=key)
         except Said:
             return None
+        # Names of metadata travel as headers, whose case services and proxies change.
         told = {name.lower(): text for name, text in found.get("Metadata", {}).items()}
         return Head(key=key, size_bytes=found["ContentLength"], fingerprint=told.get(FINGERPRINT))
 

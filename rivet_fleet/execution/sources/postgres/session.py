@@ -51,6 +51,8 @@ _TIMED_ONE_BY_ONE = 130_000
 _ROUND_TRIP_KEPT_S = 30.0
 _FIRST_ANSWER_S_MAX = 150.0
 """A pooler may let the first statement wait for a server connection: PgBouncer 120 s."""
+# Not by a parameter of the connection: PgBouncer hands a client's application_name on to the next
+# one that gives none.
 _INTRODUCE = """
 SELECT pg_catalog.pg_backend_pid(), b.pooled,
        pg_catalog.set_config('application_name', {name}, b.pooled),
