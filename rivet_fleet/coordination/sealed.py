@@ -125,6 +125,7 @@ def apply_plan(
         warnings.append(
             f"the plan was made by version {artifact.rivet_fleet_version}, this is {__version__}"
         )
+    # A day may lie between the plan and now: what could be delivered then is looked at again.
     check_deliverable(fleet, artifact.campaign)
     submitted = store_plan(fleet, artifact.campaign, any_mark=force)
     go_on(fleet, loaded, artifact.plan_id)

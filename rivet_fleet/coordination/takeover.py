@@ -139,6 +139,8 @@ def _rivets_mark(
         fleet.drop_sources()
     if newest is None or newest.values is None:
         return "its table has no row with a cursor now: there is nothing to go on from"
+    # Rivet's text of a value is not always the server's: the newest row shows the form to bring it
+    # to.
     mark = mark_of_value(export, facts, cursor, found.value, newest.values[0])
     if isinstance(mark, Refusal):
         return mark.reason

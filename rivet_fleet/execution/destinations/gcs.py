@@ -227,7 +227,6 @@ class GcsStore:
                     "POST",
                     "b/{}/o/{}/rewriteTo/b/{}/o/{}",
                     *names,
-                    # 0: only where nothing has the name.
                     ifGenerationMatch="0",
                     **words,
                 )

@@ -362,7 +362,9 @@ def page_settings(
         ("statement_timeout", str(round(tuning.statement_timeout_s * 1000))),
         ("lock_timeout", str(round(tuning.lock_timeout_s * 1000))),
         ("idle_in_transaction_session_timeout", f"'{IDLE_IN_TRANSACTION_TIMEOUT_S}s'"),
+        # A page is over before compiled code would pay.
         ("jit", "off"),
+        # A chunk is one process of the server, as budgets count it.
         ("max_parallel_workers_per_gather", "0"),
         *nudges,
     )
