@@ -77,7 +77,6 @@ SQLSTATES: dict[str, Meaning] = {
     "55P03": _AGAIN,
     "25P03": _UNAVAILABLE,
     "25P04": _UNAVAILABLE,
-    # Passing: in the middle of a failover the URL leads to a standby.
     "25006": Meaning(
         error=StateUnavailable, hint="the state URL points at a read-only server or standby"
     ),
@@ -213,9 +212,8 @@ T = TypeVar("T")
 Record: TypeAlias = Any
 """A result row: its columns by name, or by position."""
 
-# Few, because they follow each other without a pause; whoever must wait longer does so where a
-# stop or a lost lease can end the waiting. One more over a lost connection is for a pool whose
-# connections all died with a server that is back already.
+# Few, because they follow each other without a pause; longer waits are for those whom a stop or a
+# lost lease can end. One more over a lost connection: a pool's may all have died with the server.
 _TRIES_ON_CONFLICT = 5
 _TRIES_ON_LOST_CONNECTION = 2
 

@@ -238,8 +238,6 @@ class GcsStore:
                 return False
             if "rewriteToken" not in answer:
                 raise self.failed(_CREATE, "neither done nor to be gone on with")
-            # A large object takes several calls; the token makes them one rewrite of one
-            # generation.
             words["rewriteToken"] = answer["rewriteToken"]
 
     def staged(self, tokens: Tokens, key: str, digest: PartDigest) -> bool:
