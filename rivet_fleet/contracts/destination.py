@@ -50,6 +50,10 @@ def _no_problems(_settings: Settings) -> Iterator[SettingProblem]:
     yield from ()
 
 
+def _never(_secrets: Settings) -> float | None:
+    return None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DestinationKind:
     """The rules of one kind. Every function is pure: nothing is opened, nothing is looked at."""
@@ -80,6 +84,10 @@ class DestinationKind:
     redirects: tuple[str, ...] = ()
     """Environment variables that would lead the kind's library elsewhere than its settings say.
     They have no say here; ``doctor`` names those that are set."""
+
+    expires_s: Callable[[Settings], float | None] = _never
+    """Setting (``…_env``) → what its variable holds, to when that ends to be good, in seconds since
+    1970; None where it does not say so."""
 
     def options(self, settings: Settings) -> dict[str, str]:
         """What a plan holds beside the prefix: names of variables, never what they hold."""

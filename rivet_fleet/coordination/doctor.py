@@ -108,6 +108,7 @@ def _monitor(
             one.close()
 
 
+_TOKEN_GOOD_S = 3600.0
 _CGROUP = Path("/sys/fs/cgroup")
 _NO_START = "the campaign would not start"
 
@@ -358,6 +359,7 @@ def _destinations(
     for export in loaded.config.exports:
         plan = destination_plan(loaded, export, date)
         try:
+            yield from _of_token(loaded, export, plan, now_s)
             yield from _destination(loaded, export, plan, options, spool)
         except RivetFleetError as error:
             yield from_error(
@@ -367,6 +369,22 @@ def _destinations(
                 DoctorCode.DESTINATION_UNAVAILABLE,
                 "no file of the export could be delivered",
             )
+
+
+def _of_token(
+    loaded: LoadedConfig, export: ExportConfig, plan: DestinationPlan, now_s: float
+) -> Iterator[DoctorFinding]:
+    held = {name: loaded.environ.get(text, "") for name, text in plan.options.items()}
+    ends_s = loaded.destinations[plan.kind].expires_s(held)
+    if ends_s is not None and 0 < ends_s - now_s < _TOKEN_GOOD_S:
+        yield DoctorFinding(
+            code=DoctorCode.DESTINATION_EXPIRES,
+            gravity=Gravity.WARNING,
+            subject=f"destination of {export.name}",
+            what=f"the token for {plan.prefix} ends in {(ends_s - now_s) / 60:.0f} minutes",
+            why="workers that are still delivering then end as unfit; nothing is lost",
+            hint="make a longer one, or give the workers an identity",
+        )
 
 
 def _destination(

@@ -266,6 +266,7 @@ def test_dying_while_publishing_is_finished_by_another(place):
 
 def test_something_foreign_under_the_name_is_never_overwritten(place):
     destination = place.open()
+    destination.check()  # from now on a condition alone stands before it, where there is one
     destination.put_atomic(PATH, b"somebody else's")
     local, digest = place.part()
     receipt = destination.stage(local, PATH, digest)

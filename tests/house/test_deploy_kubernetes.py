@@ -313,6 +313,22 @@ def test_jobs_mount_a_configuration_that_loads(rendered: list[Document], tmp_pat
         assert_paths_are_mounted(job, yaml.safe_load(file.read_text()))
 
 
+def test_pods_that_deliver_to_a_bucket_share_no_volume(tmp_path: Path) -> None:
+    documents = kustomize(KUBERNETES / "overlays" / "bucket")
+    assert {document["kind"] for document in documents} == {"ConfigMap", "Job", "ServiceAccount"}
+    maps = {d["metadata"]["name"]: d["data"] for d in documents if d["kind"] == "ConfigMap"}
+    for job in jobs(documents):
+        assert not [one for one in pod(job)["volumes"] if "persistentVolumeClaim" in one]
+        assert "/data" not in {mount["mountPath"] for mount in container(job)["volumeMounts"]}
+        assert pod(job)["serviceAccountName"] == "rivet-fleet-delivery"
+        volume = next(v for v in pod(job)["volumes"] if v["name"] == "config")
+        text = maps[volume["configMap"]["name"]]["fleet.yaml"]
+        file = tmp_path / "fleet.yaml"
+        file.write_text(text.replace(PLACEHOLDER, "team-a"))
+        loaded = loaded_with(file, {one["name"] for one in container(job)["env"]})
+        assert {one.destination.type for one in loaded.config.exports} == {"s3"}
+
+
 def loaded_with(file: Path, variables: set[str]) -> LoadedConfig:
     return load_config(
         file,

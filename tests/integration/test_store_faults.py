@@ -7,6 +7,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -283,6 +284,11 @@ def test_a_sas_token_opens_a_container(azure: AzureAccount) -> None:
         secrets={"sas_token_env": azure.sas_token},
     )
     registry.open_destination(here).check()
+    old = azure.sas_token.replace("se=2999", "se=2001")
+    with pytest.raises(DestinationRefused, match="the SAS token has expired"):
+        registry.open_destination(replace(here, secrets={"sas_token_env": old}))
+    ends_s = registry.destination_kinds()["azure"].expires_s({"sas_token_env": old})
+    assert ends_s == datetime(2001, 1, 1, tzinfo=UTC).timestamp()
     wrong = replace(here, secrets={"sas_token_env": azure.sas_token + "0"})
     with pytest.raises(DestinationRefused, match="AuthenticationFailed") as refused:
         registry.open_destination(wrong).check()

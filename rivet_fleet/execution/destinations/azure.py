@@ -21,12 +21,13 @@ import secrets
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from rivet_fleet.contracts.destination import (
     BUCKET_SETTINGS,
@@ -99,6 +100,16 @@ def _problems(settings: Settings) -> Iterator[SettingProblem]:
         )
 
 
+def _expires_s(secret: Settings) -> float | None:
+    """What ``se`` of a SAS token says."""
+    told = dict(parse_qsl(secret.get("sas_token_env", "").lstrip("?"))).get("se", "")
+    try:
+        at = datetime.fromisoformat(told)
+    except ValueError:
+        return None
+    return at.replace(tzinfo=at.tzinfo or UTC).timestamp()
+
+
 KIND = DestinationKind(
     name="azure",
     below="prefix",
@@ -118,12 +129,10 @@ KIND = DestinationKind(
     problems=_problems,
     library="adlfs",
     memory_mb=50,
-    redirects=(
-        "AZURE_STORAGE_CONNECTION_STRING",
-        "AZURE_STORAGE_ACCOUNT_NAME",
-        "AZURE_STORAGE_ACCOUNT_KEY",
-        "AZURE_STORAGE_SAS_TOKEN",
-        "AZURE_STORAGE_ANON",
+    expires_s=_expires_s,
+    redirects=tuple(
+        f"AZURE_STORAGE_{name}"
+        for name in ("CONNECTION_STRING", "ACCOUNT_NAME", "ACCOUNT_KEY", "SAS_TOKEN", "ANON")
     ),
 )
 _ACCOUNT = re.compile(r"[a-z0-9]{3,24}")
@@ -138,26 +147,21 @@ _HINTS = {
     "AuthorizationFailure": "the account's network rules may refuse this host",
     "KeyBasedAuthenticationNotPermitted": "the account takes no keys: use an identity",
 }
-_NO_BLOB = ("BlobNotFound", "404")
-"""A HEAD without a body may have no code but HTTP's."""
+_NO_BLOB = ("BlobNotFound", "404")  # a HEAD may have no code but HTTP's
 _CONDITION = "ConditionNotMet"
 _TAKEN = ("BlobAlreadyExists", _CONDITION)
 _GONE = ("InvalidBlockList", "InvalidBlobOrBlock")
 _BLOCK = re.compile(r"([0-9a-f]{48})-(\d{5})([.!])")
 """Upload, number, and ``!`` for the last one."""
-_DISCARDED = "rivetfleetdiscarded"
-"""Metadata of a blob that was shown to be removed, with the upload that it came of."""
+_DISCARDED = "rivetfleetdiscarded"  # of what is shown to be removed: the upload that it came of
 _FOLDER = "hdi_isfolder"
-_EMPTY = b"\n"
-"""Stands for a part of no bytes while it is staged: no block is empty."""
+_EMPTY = b"\n"  # stands for a part of no bytes while it is staged: no block is empty
 _EMPTY_MD5 = "d41d8cd98f00b204e9800998ecf8427e"
 _DISCARDS_MAX = 5
-_READ_BYTES = 4 * 1024 * 1024
-_CONNECT_TIMEOUT_S = 10
-_READ_TIMEOUT_S = 60
+_READ_BYTES = 4 * 1024**2
+_TIMEOUTS_S = {"connection_timeout": 10, "read_timeout": 60}
 
-Block = tuple[int, bool, int]
-"""Number, whether it is the last one, bytes."""
+Block = tuple[int, bool, int]  # number, whether it is the last one, bytes
 Blocks = Sequence[Block]
 
 
@@ -185,14 +189,15 @@ class _Clock:
 def _made(adlfs: ModuleType, connection: DestinationConnection) -> tuple[Any, _Clock]:
     options, clock = connection.options, _Clock()
     storage = importlib.import_module("azure.storage.blob.aio")
+    if (_expires_s(connection.secrets) or time.time()) < time.time():
+        raise store_error(connection.prefix, _WRITE, status=403, code="the SAS token has expired")
     service = storage.BlobServiceClient(
         _account_url(options),
         credential=_credential(options, connection.secrets),
         # To which it adds 2, 4 and 8 seconds: it tries again at once, after 2 and after 6.
         retry_policy=storage.ExponentialRetry(-1.9, 2, 3, random_jitter_range=0.1),
-        connection_timeout=_CONNECT_TIMEOUT_S,
-        read_timeout=_READ_TIMEOUT_S,
         raw_response_hook=clock.told,
+        **_TIMEOUTS_S,
     )
 
     class Filesystem(adlfs.AzureBlobFileSystem):  # type: ignore[misc,name-defined]
@@ -255,16 +260,15 @@ class AzureStore:
         self._absent = {"match_condition": conditions.IfMissing}
         self._same = {"match_condition": conditions.IfNotModified}
         self._failures = _failures()
-        self.sent: dict[str, Blocks] = {}
-        """Blocks of own uploads that are not committed yet, so that they need not be asked for."""
+        self.sent: dict[str, Blocks] = {}  # own ones, which need not be asked for
 
     def begin(self, key: str, digest: PartDigest) -> _Upload:
         """Nothing is asked, but for the time where no answer has told it yet."""
         if self._clock.ahead_s is None:
             self.head(key)
-        begun = f"{int(self._clock.now_s()):08x}"
         md5 = base64.b64decode(digest.md5_base64).hex()
-        return _Upload(self, key, f"{begun}{secrets.token_hex(4)}{md5}")
+        begun_s = int(self._clock.now_s())
+        return _Upload(self, key, f"{begun_s:08x}{secrets.token_hex(4)}{md5}")
 
     def commit(self, tokens: Tokens, key: str, digest: PartDigest) -> bool:
         """``Put Block List``."""
@@ -299,11 +303,11 @@ class AzureStore:
                 return
             with contextlib.suppress(Taken, Gone):
                 self._show(key, upload, blocks, {_DISCARDED: upload})
-        code, hint = "the blocks are still there", "something else has the name: remove that first"
-        raise store_error(self._uri, _WRITE, status=None, code=code, hint=hint)
+        hint = "something else has the name: remove that first"
+        raise store_error(self._uri, _WRITE, status=None, code="blocks are left", hint=hint)
 
     def drop(self, tokens: Tokens, key: str) -> None:
-        """Nothing is left of them behind a commit of the name, whosever it was."""
+        """Nothing is left behind a commit of the name, whosever it was."""
         self.sent.pop(tokens["upload"], None)
 
     def head(self, key: str) -> Head | None:
@@ -321,9 +325,8 @@ class AzureStore:
         """Names without a committed list, and the blocks of each."""
         for found in self._listed(prefix, ["uncommittedblobs"]):
             # An empty blob looks alike, and has no blocks that are not committed.
-            if found.size:
-                continue
-            for upload, blocks in self._blocks(found.name).items():
+            staged = {} if found.size else self._blocks(found.name)
+            for upload, blocks in staged.items():
                 yield StagedObject(
                     key=found.name,
                     tokens={"upload": upload},
@@ -479,8 +482,7 @@ def _block_id(upload: str, block: Block) -> str:
 
 
 def _is_whole(blocks: Blocks) -> bool:
-    numbers = [number for number, _, _ in blocks]
-    return bool(blocks) and numbers == list(range(len(blocks))) and blocks[-1][1]
+    return bool(blocks) and blocks[-1][1] and [b[0] for b in blocks] == [*range(len(blocks))]
 
 
 def _size(blocks: Blocks) -> int:
