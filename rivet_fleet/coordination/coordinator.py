@@ -98,6 +98,8 @@ class Coordinator:
         finally:
             # First: whatever else fails here, the terminal has its cursor back.
             self._progress.close()
+            # Whatever ended the loop: no worker of ours outlives us (their leases and fences cover
+            # it).
             self._supervisor.kill()
             if self._governor is not None:
                 self._governor.close()

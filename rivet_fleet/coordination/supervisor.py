@@ -212,6 +212,7 @@ class Silences:
         for worker_id in workers:
             beat = beats.get(worker_id)
             known = before.get(worker_id)
+            # Any other beat is a sign of life, also an older one: clocks of states are set back.
             silent_s = known[1] + gap_s if known is not None and known[0] == beat else 0.0
             self._heard[worker_id] = beat, silent_s
         return {

@@ -270,6 +270,8 @@ class ObjectDestination:
             while True:
                 piece = file.read(_piece_bytes(digest.size_bytes))
                 sent += len(piece)
+                # Of what is sent now, not of what was digested then: the store checks the way,
+                # ``_fits`` the file.
                 md5 = hashlib.md5(piece, usedforsecurity=False).digest()
                 last = sent >= digest.size_bytes
                 if (not piece and sent < digest.size_bytes) or not _fits(piece, md5, sent, digest):

@@ -170,6 +170,7 @@ UPDATE file_log SET status = 'published', published_at_s = NOW_S
 WHERE run_id = :run_id AND chunk_index = :chunk_index AND fence = :fence
   AND status = 'committed'
 """
+# Voided and not deleted: what was delivered once, and by whom, stays evidence.
 _VOID_PARTS = """
 UPDATE file_log SET status = 'voided'
 WHERE run_id = :run_id AND chunk_index = :chunk_index AND status <> 'voided'
