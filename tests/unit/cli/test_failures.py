@@ -60,7 +60,7 @@ TELLS_JSON = [
 @pytest.fixture
 def here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., dict[str, Any]]:
+) -> Iterator[Callable[..., dict[str, Any]]]:
     """Run a command in this process, in a folder of its own: its failure as JSON."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(nursery, "begin", lambda _main: None)
@@ -80,7 +80,9 @@ def here(
         assert row is None or (row.exit_code, row.kind.value) == (code, body["kind"])
         return body
 
-    return fails
+    before = signal.getsignal(signal.SIGTERM)
+    yield fails
+    signal.signal(signal.SIGTERM, before)
 
 
 def test_every_command_that_answers_in_json_is_here() -> None:
