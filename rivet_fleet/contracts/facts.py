@@ -56,7 +56,8 @@ class IndexFacts:
     ordered: bool = True
     """True when the access method can return rows in key order (PostgreSQL: btree)."""
     obstacle: str | None = None
-    """Why its values cannot be compared as a key's must be, although it is ordered."""
+    """Why its values cannot be compared as a key's must be, although it is ordered; or why it is
+    not unique, although it is declared so."""
 
 
 def leading_index(indexes: tuple[IndexFacts, ...], columns: tuple[str, ...]) -> str | None:

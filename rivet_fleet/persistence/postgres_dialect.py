@@ -88,7 +88,7 @@ class LimitedConnection(psycopg.Connection[tuple[Any, ...]]):
     @classmethod
     def _connect_gen(cls, *arguments: Any, **options: Any) -> Generator[Any, Any, Any]:
         """psycopg's, bounded: libpq keeps what comes before the login has ended, too."""
-        gen = super()._connect_gen(*arguments, **options)
+        gen = _little_at_once(super()._connect_gen(*arguments, **options))
         return (yield from _bounded(gen, _LOGIN_HELD_BYTES_MAX))
 
     def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
@@ -119,8 +119,10 @@ _HELD_BYTES_MAX = 512 * 1024 * 1024
 """What this process may grow by while libpq keeps one answer: it keeps all that comes."""
 _LOGIN_HELD_BYTES_MAX = 32 * 1024 * 1024
 """The same of everything before the first statement."""
-_LOOK_EVERY = 16
-"""So many times that something came; a small answer is never looked at."""
+_RECEIVE_BUFFER_BYTES = 48 * 1024
+"""What the kernel keeps for us (it doubles that): libpq reads a long message until nothing more is
+there, so a buffer that grows with a fast peer would bring hundreds of megabytes between two looks.
+The state's answers are small."""
 
 
 def _bounded(
@@ -128,20 +130,39 @@ def _bounded(
 ) -> Generator[Any, Any, Any]:
     """psycopg's generator ``gen``. Raises DataError when its answer takes too much memory."""
     most = _HELD_BYTES_MAX if held_bytes_max is None else held_bytes_max
-    before, came = 0, 0
+    before: int | None = None
     try:
         wanted = next(gen)
         while True:
             ready = yield wanted
-            came += 1
-            if came % _LOOK_EVERY == 0:
-                held = _held_bytes()
-                before = before or held
-                if held - before > most:
-                    raise psycopg.DataError("the answer takes more memory than any may take")
+            # Before libpq takes what came: the first look is at a process without any of it.
+            held = _held_bytes()
+            before = held if before is None else before
+            if held - before > most:
+                raise psycopg.DataError("the answer takes more memory than any may take")
             wanted = gen.send(ready)
     except StopIteration as done:
         return done.value
+
+
+def _little_at_once(gen: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
+    """psycopg's generator of a connection, whose every socket keeps little for us."""
+    known = -1
+    try:
+        waits = next(gen)
+        while True:
+            # One for each address that is tried.
+            if waits[0] != known:
+                known = waits[0]
+                _keep_little(known)
+            waits = gen.send((yield waits))
+    except StopIteration as done:
+        return done.value
+
+
+def _keep_little(fileno: int) -> None:
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fileno)) as duplicate:
+        duplicate.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
 
 
 def _held_bytes() -> int:

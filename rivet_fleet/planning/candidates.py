@@ -54,7 +54,7 @@ def has_inheriting_children(facts: SourceFacts) -> bool:
 def why_not_a_key(facts: SourceFacts, index: IndexFacts) -> str | None:
     """The reason an index cannot be a key, or None when it can."""
     for wrong, reason in (
-        (not index.unique, "is not unique"),
+        (not index.unique, ": ".join(filter(None, ("is not unique", index.obstacle)))),
         (index.partial, "is partial: it does not cover every row"),
         (index.expression, "is on an expression"),
         (not index.valid, "is not valid"),

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rivet_fleet.contracts.facts import KeyedQuery
+from rivet_fleet.contracts.facts import FactsRequest, KeyedQuery
+from rivet_fleet.contracts.keys import RelationName
 from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.errors import SchemaDrift, SourceBusy, SourceRefused
 from rivet_fleet.execution.source import Source
@@ -20,6 +21,7 @@ from rivet_fleet.execution.sources.mysql import ENGINE as MYSQL
 from rivet_fleet.execution.sources.mysql import querytable as mysql_querytable
 from rivet_fleet.execution.sources.postgres import ENGINE as POSTGRES
 from rivet_fleet.execution.sources.postgres import catalog, querytable
+from rivet_fleet.planning.candidates import usable_keys, why_not_a_key
 from tests.integration.mysql_source_kit import Sql
 from tests.integration.query_tables_kit import by_itself, divided, planned, rows_of
 
@@ -237,6 +239,123 @@ def test_the_plan_says_why(desk: Desk) -> None:
     assert "the query's rows are those of" in choice.reason and "(id)" in choice.reason
     _, choice, _ = planned(desk.source, "SELECT v FROM shown", mode="full")
     assert "what it reads from is no table" in choice.reason
+
+
+DECLARED: dict[str, dict[str, tuple[bool, tuple[str, ...]]]] = {
+    "postgres": {
+        "parent": (
+            False,
+            (
+                "CREATE TABLE parent (id int PRIMARY KEY, v text)",
+                "CREATE TABLE child () INHERITS (parent)",
+                "INSERT INTO parent SELECT id, v FROM t",
+                "INSERT INTO child SELECT id, v FROM t",
+            ),
+        ),
+        "partly": (
+            False,
+            (
+                "CREATE TABLE partly (id int NOT NULL, v text)",
+                "CREATE UNIQUE INDEX of_partly ON partly (id) WHERE v = 'once'",
+                "INSERT INTO partly SELECT id, v FROM t UNION ALL SELECT id, v FROM t",
+            ),
+        ),
+        "unfinished": (
+            False,
+            (
+                "CREATE TABLE unfinished (id int NOT NULL, v text)",
+                "CREATE UNIQUE INDEX of_unfinished ON unfinished (id)",
+                "UPDATE pg_index SET indisvalid = false, indisready = false "
+                "WHERE indexrelid = 'of_unfinished'::regclass",
+                "INSERT INTO unfinished SELECT id, v FROM t UNION ALL SELECT id, v FROM t",
+            ),
+        ),
+        "parts": (
+            True,
+            (
+                "CREATE TABLE parts (id int PRIMARY KEY, v text) PARTITION BY HASH (id)",
+                *(
+                    f"CREATE TABLE part_{i} PARTITION OF parts "
+                    f"FOR VALUES WITH (MODULUS 2, REMAINDER {i})"
+                    for i in range(2)
+                ),
+                "INSERT INTO parts SELECT id, v FROM t",
+            ),
+        ),
+        "late": (
+            True,
+            (
+                "CREATE TABLE late (id int PRIMARY KEY DEFERRABLE INITIALLY DEFERRED, v text)",
+                "INSERT INTO late SELECT id, v FROM t",
+            ),
+        ),
+    },
+    "mysql": {
+        "merged": (
+            False,
+            (
+                *(
+                    f"CREATE TABLE m{i} (id int PRIMARY KEY, v varchar(40)) ENGINE=MyISAM"
+                    for i in range(2)
+                ),
+                *(f"INSERT INTO m{i} SELECT id, v FROM t" for i in range(2)),
+                "CREATE TABLE merged (id int PRIMARY KEY, v varchar(40)) "
+                "ENGINE=MERGE UNION=(m0, m1)",
+            ),
+        ),
+        "isam": (
+            True,
+            (
+                "CREATE TABLE isam (id int PRIMARY KEY, v varchar(40)) ENGINE=MyISAM",
+                "INSERT INTO isam SELECT id, v FROM t",
+            ),
+        ),
+        "parts": (
+            True,
+            (
+                "CREATE TABLE parts (id int PRIMARY KEY, v varchar(40)) "
+                "PARTITION BY HASH (id) PARTITIONS 2",
+                "INSERT INTO parts SELECT id, v FROM t",
+            ),
+        ),
+    },
+}
+"""Tables whose key is declared: whether the server keeps it unique over every row of theirs."""
+
+
+def test_a_declared_key_is_one_where_the_server_keeps_it(desk: Desk) -> None:
+    for name, (kept, statements) in DECLARED[desk.engine].items():
+        for one in statements:
+            desk.run(one)
+        desk.run(f"ANALYZE {name}" if desk.engine == "postgres" else f"ANALYZE TABLE {name}")
+        query = f"SELECT v FROM {name}"
+        facts, choice, read = planned(desk.source, query)
+        assert divided(choice) is kept, (name, choice.reason)
+        found = sorted(chain(*rows_of(desk.source, read, choice)))
+        assert found == sorted(by_itself(desk.source, facts, query)), name
+        assert len(found) == ROWS if kept else len(found) == 2 * ROWS, name
+        table = desk.source.introspect(
+            FactsRequest(export_name="t", relation=RelationName(schema="", name=name), query=None)
+        )
+        assert bool(usable_keys(table)) is kept, name
+        told = {why_not_a_key(table, index) for index in table.indexes}
+        assert any(told) is not kept, (name, told)
+        if name == "merged":
+            assert told == {"is not unique: storage engine MRG_MyISAM does not keep it so"}
+
+
+def test_a_table_that_keeps_its_key_no_more_ends_the_chunk(desk: Desk) -> None:
+    if desk.engine == "postgres":
+        return  # of its tables, all keep what they declare
+    desk.run("CREATE TABLE altered (id int PRIMARY KEY, v varchar(40)) ENGINE=MyISAM")
+    desk.run("INSERT INTO altered SELECT id, v FROM t")
+    desk.run("ANALYZE TABLE altered")
+    _, choice, read = planned(desk.source, "SELECT v FROM altered")
+    assert divided(choice)
+    desk.run("RENAME TABLE altered TO below")
+    desk.run("CREATE TABLE altered (id int PRIMARY KEY, v varchar(40)) ENGINE=MERGE UNION=(below)")
+    with pytest.raises(SchemaDrift, match="unique by no index"):
+        rows_of(desk.source, read, choice)
 
 
 def test_a_query_is_cut_by_a_key_of_its_table_that_is_asked_for(desk: Desk) -> None:

@@ -6,8 +6,11 @@ looks for a way to encrypt), and tells nobody the password.
 
 from __future__ import annotations
 
+import os
 import socket
+import struct
 import time
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -57,6 +60,8 @@ ANSWER_BYTES_MAX = 4 * 1024 * 1024
 """A sixteenth of what is allowed: every flood is read to the end of its allowance."""
 HELD_BYTES_MAX = 64 * 1024 * 1024
 GROWN_MB_MAX = 200
+ONE_LOOK_MB_MAX = 768
+"""What a peer of this machine may bring while libpq reads, of a message of a gigabyte."""
 ID = ColumnSpec(
     name="id",
     native_type="bigint",
@@ -310,6 +315,55 @@ def test_a_state_that_floods_who_logs_in_ends_within_bounds(hasty: None) -> None
         with pytest.raises(StateError, match="more memory than any"):
             open_store(url).now_s()
     assert memory.grown_mb < GROWN_MB_MAX
+
+
+@pytest.mark.parametrize(("phase", "kind"), [("start", b"N"), ("answer", b"N"), ("answer", b"D")])
+def test_one_message_without_end_from_a_state_ends_within_bounds(
+    hasty: None, monkeypatch: pytest.MonkeyPatch, phase: str, kind: bytes
+) -> None:
+    """libpq makes room for all that a message says it is, and reads while anything is there."""
+    monkeypatch.setattr(postgres_dialect, "_HELD_BYTES_MAX", HELD_BYTES_MAX // 4)
+    memory = Memory()
+    begun = b"" if kind == b"N" else header(oid=25)
+    long = begun + kind + struct.pack(">I", 1 << 30)
+    if kind == b"D":
+        long += struct.pack(">HI", 1, (1 << 30) - 10)
+    with rogue(Script(phase, lambda peer: peer.flood(b"x" * 4096, long))) as server:
+        url = f"postgresql://reader:{PASSWORD}@127.0.0.1:{server.port}/state?sslmode=disable"
+        memory.begin()
+        with pytest.raises(StateError):
+            open_store(url).now_s()
+    assert memory.grown_mb < ONE_LOOK_MB_MAX
+
+
+def test_a_state_that_answers_is_looked_at_from_the_first_byte(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    held = iter((100, 100 + postgres_dialect._HELD_BYTES_MAX + 1))
+    monkeypatch.setattr(postgres_dialect, "_held_bytes", lambda: next(held))
+
+    def answers() -> Generator[int, int, None]:
+        while True:
+            yield 1
+
+    looked_at = postgres_dialect._bounded(answers())
+    next(looked_at)
+    looked_at.send(1)
+    with pytest.raises(DataError, match="more memory than any"):
+        looked_at.send(1)
+
+
+def test_the_kernel_keeps_little_for_a_connection_to_the_state() -> None:
+    with (
+        rogue(Script("answer", lambda peer: peer.silence())) as server,
+        postgres_dialect.LimitedConnection.connect(
+            host="127.0.0.1", port=server.port, user="reader", sslmode="disable", dbname="state"
+        ) as opened,
+    ):
+        with socket.socket(fileno=os.dup(opened.fileno())) as link:
+            kept = link.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+        opened.close()
+    assert kept <= 2 * postgres_dialect._RECEIVE_BUFFER_BYTES
 
 
 CELLS = {

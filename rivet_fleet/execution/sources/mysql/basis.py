@@ -27,7 +27,11 @@ from rivet_fleet.contracts.plan import ReadPlan
 from rivet_fleet.errors import SourceBusy
 from rivet_fleet.execution.engines.session import whole
 from rivet_fleet.execution.sources.mysql.catalog import Row, rows
-from rivet_fleet.execution.sources.mysql.dialect import quote_identifier, quote_text
+from rivet_fleet.execution.sources.mysql.dialect import (
+    keeps_unique,
+    quote_identifier,
+    quote_text,
+)
 from rivet_fleet.execution.sources.mysql.liveness import WatchedConnection
 from rivet_fleet.execution.sources.mysql.session import Proxy, Server, Session
 from rivet_fleet.execution.sources.mysql.statements import from_item, metadata_settings
@@ -51,7 +55,7 @@ _PLACE_OF_SERVER = _arm(
 # containers of different hosts share, and one container changes.
 _PLACE = "WHERE TABLE_SCHEMA = {schema} AND TABLE_NAME = {name}"
 _TABLE = f"""
-{_arm("relation", "TABLE_TYPE", "CREATE_TIME")} FROM information_schema.TABLES {_PLACE}
+{_arm("relation", "TABLE_TYPE", "CREATE_TIME", "ENGINE")} FROM information_schema.TABLES {_PLACE}
 """
 _INDEXES = f"""
 {_arm("index", "INDEX_NAME", "SEQ_IN_INDEX", "COLUMN_NAME", "`COLLATION`", "SUB_PART")}
@@ -149,6 +153,9 @@ class Basis:
                 f"table {name} is not there at this moment",
                 hint="a swap may be on its way; otherwise plan the export again",
             )
+        if not keeps_unique(table[3]):
+            # Altered into one that declares keys alone: it has none that a chunk may rest on.
+            found = tuple(row for row in found if row[0] != "index")
         facts = [one for one in _facts(found) if use is None or relies(use, one)]
         if "VIEW" not in table[1]:
             # Nothing but a view knows who reads it.

@@ -21,6 +21,7 @@ from rivet_fleet.execution.sources.mysql.dialect import (
     Unsupported,
     column_type,
     family,
+    keeps_unique,
     quote_relation,
 )
 from rivet_fleet.execution.sources.mysql.keytext import SHARING
@@ -345,7 +346,7 @@ SELECT * FROM information_schema.STATISTICS WHERE TABLE_SCHEMA = %s AND TABLE_NA
 
 def indexes(connection: WatchedConnection, relation: Relation) -> tuple[IndexFacts, ...]:
     """Every index, the primary key first. Columns of the view differ between versions, so they
-    are taken by name."""
+    are taken by name. Unique is what the table's own storage engine keeps so."""
     with connection.cursor() as cursor:
         cursor.execute(_STATISTICS, (relation.name.schema, relation.name.name))
         names = [str(column[0]).upper() for column in cursor.description or ()]
@@ -353,11 +354,13 @@ def indexes(connection: WatchedConnection, relation: Relation) -> tuple[IndexFac
     by_index: dict[str, list[dict[str, Any]]] = {}
     for part in sorted(parts, key=lambda part: whole(part["SEQ_IN_INDEX"])):
         by_index.setdefault(part["INDEX_NAME"], []).append(part)
-    found = [_index(name, group) for name, group in by_index.items()]
+    found = [_index(name, group, relation.storage_engine) for name, group in by_index.items()]
     return tuple(sorted(found, key=lambda one: (not one.primary, not one.unique, one.name)))
 
 
-def _index(name: str, parts: list[dict[str, Any]]) -> IndexFacts:
+def _index(name: str, parts: list[dict[str, Any]], storage_engine: str | None) -> IndexFacts:
+    unique = all(whole(part["NON_UNIQUE"]) == 0 for part in parts)
+    kept = keeps_unique(storage_engine)
     expression = any(part["COLUMN_NAME"] is None for part in parts)
     hidden = any(
         part.get("IS_VISIBLE", "YES") == "NO" or part.get("IGNORED", "NO") == "YES"
@@ -366,8 +369,8 @@ def _index(name: str, parts: list[dict[str, Any]]) -> IndexFacts:
     return IndexFacts(
         name=name,
         columns=tuple(part["COLUMN_NAME"] for part in parts if part["COLUMN_NAME"]),
-        unique=all(whole(part["NON_UNIQUE"]) == 0 for part in parts),
-        primary=name == "PRIMARY",
+        unique=unique and kept,
+        primary=kept and name == "PRIMARY",
         # The optimizer does not use an invisible or ignored index, however it is told to.
         ready=not hidden,
         # A prefix is unique in the prefix's own order only.
@@ -376,4 +379,7 @@ def _index(name: str, parts: list[dict[str, Any]]) -> IndexFacts:
         ordered=all(part["INDEX_TYPE"] == "BTREE" for part in parts)
         and len({part["COLLATION"] for part in parts}) == 1
         and parts[0]["COLLATION"] is not None,
+        obstacle=f"storage engine {storage_engine} does not keep it so"
+        if unique and not kept
+        else None,
     )

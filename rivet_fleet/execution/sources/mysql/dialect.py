@@ -271,3 +271,16 @@ def quote_text(text: str) -> str:
     if _PLAIN.fullmatch(text):
         return f"'{text}'"
     return f"_utf8mb4 X'{text.encode().hex()}'"
+
+
+UNIQUE_KEPT_BY = frozenset(
+    ("INNODB", "MYISAM", "ARIA", "MEMORY", "ROCKSDB", "TOKUDB", "NDB", "NDBCLUSTER")
+)
+"""Storage engines that hold the rows themselves and refuse a second one of a unique key. MRG_MyISAM
+declares the keys of its tables and looks at each for itself; FEDERATED, SPIDER and CONNECT repeat
+what was declared of rows that are elsewhere."""
+
+
+def keeps_unique(storage_engine: str | None) -> bool:
+    """Whether a key that is declared unique is so. What is not known is not believed."""
+    return (storage_engine or "").upper() in UNIQUE_KEPT_BY
