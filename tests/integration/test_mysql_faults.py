@@ -95,9 +95,9 @@ def test_a_slow_statement_runs_into_its_limit_if_there_is_one(sql, source, timeo
     facts = source.introspect(FactsRequest(export_name="q", relation=None, query=query))
     read = read_plan(facts, query=query)
     if timeout_s == 0.0:
-        assert read_all(source, read, WHOLE, statement_timeout_s=0.0).num_rows == 10
+        assert read_all(source, read, WHOLE, whole_read_timeout_s=0.0).num_rows == 10
         return
-    reader = source.open_chunk(read, WHOLE, TuningPlan(statement_timeout_s=timeout_s))
+    reader = source.open_chunk(read, WHOLE, TuningPlan(whole_read_timeout_s=timeout_s))
     # MySQL lets a SLEEP that its limit interrupts return 1 and goes on to the limit's error.
     with pytest.raises(StatementTimeout) as caught:
         drain(reader)
@@ -231,10 +231,10 @@ def test_a_borrowed_session_that_breaks_is_never_given_back(sql, source) -> None
     assert source._session.connection is connection
     settings = page_settings(source._session.server, TuningPlan())
     with (
-        pytest.raises(RuntimeError),
+        pytest.raises(OSError, match="on fire"),
         source._session.reading(settings, doing="encoding", timeout_s=5.0),
     ):
-        raise RuntimeError("the disk is on fire")
+        raise OSError("the disk is on fire")
     assert not connection.open
 
 
