@@ -142,6 +142,27 @@ def test_a_service_that_keeps_failing_is_told_and_nothing_is_shown(
     assert scene.here.publish(receipt, scene.path, scene.digest) is Presence.VISIBLE
 
 
+def test_a_piece_whose_answer_is_lost_is_staged(
+    service: Service, scenes: Callable[[], Scene]
+) -> None:
+    scene = scenes()
+    service.proxy.inject(service.calls["piece"], Fault.LOST)
+    receipt = scene.here.stage(scene.local, scene.path, scene.digest)
+    assert scene.here.look(receipt, scene.path, scene.digest) is Presence.STAGED
+
+
+def test_an_object_that_is_replaced_while_it_is_read_is_no_mixture(
+    scenes: Callable[[], Scene],
+) -> None:
+    scene = scenes()
+    scene.here.put_atomic("m", b"a" * (5 * MIB))
+    blocks = scene.here._store.get(f"{scene.below}/m")  # type: ignore[attr-defined]
+    assert set(next(blocks)) == {ord("a")}
+    scene.here.put_atomic("m", b"b" * (5 * MIB))
+    with pytest.raises(DestinationUnavailable):
+        next(blocks)
+
+
 def test_a_lost_discard_is_proven(service: Service, scenes: Callable[[], Scene]) -> None:
     for call in ("commit", "delete"):
         scene = scenes()
@@ -160,7 +181,8 @@ def test_a_large_part_comes_back_whole(service: Service, scenes: Callable[[], Sc
     service.proxy.inject(service.calls["piece"], Fault.LOST)
     if service.kind == "gcs":
         service.store.forgets = 2
-    assert delivered(scene) is Presence.VISIBLE
+    receipt = scene.here.stage(scene.local, scene.path, scene.digest)
+    assert scene.here.publish(receipt, scene.path, scene.digest) is Presence.VISIBLE
     with scene.truth.local_copy(scene.path) as copy:
         assert copy.read_bytes() == scene.local.read_bytes()
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import importlib
+import math
 import re
 import secrets
 import time
@@ -142,8 +143,7 @@ _HINTS = {
     "ContainerNotFound": "make it, or correct bucket and account_name: none is ever made",
     "AuthenticationFailed": "the key or the SAS token is not this account's or has expired, or the "
     "clock of this host is wrong by more than 15 minutes",
-    "AuthorizationPermissionMismatch": "give the identity the role Storage Blob Data Contributor "
-    "on the container, or the SAS token the permissions rcwdl",
+    "AuthorizationPermissionMismatch": "give it Storage Blob Data Contributor, or a token rcwdl",
     "AuthorizationFailure": "the account's network rules may refuse this host",
     "KeyBasedAuthenticationNotPermitted": "the account takes no keys: use an identity",
 }
@@ -189,7 +189,7 @@ class _Clock:
 def _made(adlfs: ModuleType, connection: DestinationConnection) -> tuple[Any, _Clock]:
     options, clock = connection.options, _Clock()
     storage = importlib.import_module("azure.storage.blob.aio")
-    if (_expires_s(connection.secrets) or time.time()) < time.time():
+    if (_expires_s(connection.secrets) or math.inf) < time.time():
         raise store_error(connection.prefix, _WRITE, status=403, code="the SAS token has expired")
     service = storage.BlobServiceClient(
         _account_url(options),
