@@ -105,11 +105,15 @@ def versitygw() -> Iterator[Versitygw]:
 @pytest.fixture(scope="session")
 def azure() -> Iterator[AzureAccount]:
     """One storage account for the whole test session. Make a container of your own."""
-    if url := os.environ.get(AZURE_URL_VARIABLE):
-        yield AzureService(url)
-        return
     with azure_account() as account:
         yield account
+
+
+@pytest.fixture(scope="session")
+def blob_storage(azure: AzureAccount) -> AzureAccount:
+    """The one that RIVET_FLEET_TEST_AZURE_URL names; else the tests' own."""
+    url = os.environ.get(AZURE_URL_VARIABLE)
+    return AzureService(url) if url else azure
 
 
 @pytest.fixture(scope="session")

@@ -28,7 +28,7 @@ from tests.model.objects import Bucket, destination_of
 PATH = "run-1/orders-c000001-p000-f1.parquet"
 OBJECTS = {"objects": True, "objects without conditions": False}
 """Models of stores → whether they know conditional writes."""
-SERVERS = {"s3": "versitygw", "azure": "azure", "gcs": "gcs"}
+SERVERS = {"s3": "versitygw", "azure": "blob_storage", "gcs": "gcs"}
 """Kinds that need one → its fixture."""
 SEEN_NOWHERE = {"s3": (Presence.MISSING,)}
 """versitygw gives an upload another name while it completes it: for an instant it has neither. A
