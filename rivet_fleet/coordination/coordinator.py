@@ -163,6 +163,8 @@ class Coordinator:
             fleet.store.renew(fleet.identity, [], fleet.settings.lease_ttl_s, 0)
         except StateUnavailable as error:
             fleet.tell(EventName.STATE_RETRIED, f"heartbeat: {error.message}")
+            # Where nobody can write but everybody read, a worker's silence says nothing.
+            self._silences.blind()
 
     def _show(self) -> None:
         """Everything shown comes from the state database: it is true for the whole fleet."""

@@ -8,6 +8,7 @@ it calls, and what its names stand for, is for the server to say. Pure.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
@@ -68,6 +69,7 @@ _NEVER = frozenset(
     )
 )
 """Words that make a query more than a SELECT of one table, wherever they stand."""
+_LETTERS = re.compile("[a-z_]+")
 _OPERATORS = frozenset("+-*/<>=~!@#%^&|`?")
 
 
@@ -151,11 +153,37 @@ class _Look:
                 raise _Doubt(f"it holds the word {word.upper()}")
             if word in self._words.symbols:
                 raise _Doubt(f"it holds {word}, a variable or a parameter")
+            self._check_literal(at, piece)
+            self._check_folded(piece)
             quoted = piece.kind in (TokenKind.QUOTED, TokenKind.TAGGED)
-            text = self._text(piece).strip("eE'\"$ \t\n").lower() if quoted else word
+            text = self._text(piece).strip('"`').lower() if quoted else word
             behind = self._word(at - 1) == "." if at else False
             if text in self._words.moments and not behind and self._word(at + 1) != ".":
                 raise _Doubt(f"it reads the clock ({text}), and each page would be of another time")
+
+    def _check_folded(self, piece: Token) -> None:
+        """Which letters beyond ASCII a server makes small is its encoding's and its locale's: the
+        name that we would look up may be another function's or table's."""
+        text, name = self._text(piece), self._words.name(self._sql, piece)
+        if piece.kind is TokenKind.WORD and name not in (None, text) and not text.isascii():
+            raise _Doubt(f"what {text} stands for is for the server to say: write it in quotes")
+
+    def _check_literal(self, at: int, piece: Token) -> None:
+        """A text that becomes a moment may say more than the clock's word: ``'tomorrow 12:00'``;
+        may spell it by escapes; and may be written in pieces."""
+        quoted = (TokenKind.QUOTED, TokenKind.TAGGED)
+        if piece.kind not in quoted or self._name(at) is not None:
+            return
+        text = self._text(piece)
+        before = self._pieces[at - 1] if at else None
+        if before is not None and before.kind in quoted and self._name(at - 1) is None:
+            raise _Doubt("it holds a text in pieces")
+        if "\\" in text and (text[0] in "eE" or self._word(at - 1) == "&"):
+            raise _Doubt("it holds a text with escapes")
+        held = self._words.moments.intersection(_LETTERS.findall(text.lower()))
+        if held:
+            word = min(held)
+            raise _Doubt(f"a text of it may be of the clock ({word}), for each page another one")
 
     def _from(self) -> int:
         """Where the table's name begins."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import logging
 import math
 import struct
 import time
@@ -185,6 +186,7 @@ def maybe_swapped(codes: frozenset[str]) -> Iterator[None]:
 # into there is the server's fault, and one place says so.
 
 OTHER_ANSWER = "RIVET_SOURCE_ANSWER"
+_LOG = logging.getLogger("rivet_fleet.source")
 _STUMBLES = (
     ArithmeticError,
     AssertionError,
@@ -212,10 +214,13 @@ def other_answer(url: DatabaseUrl, doing: str, what: str) -> SourceRefused:
 @contextlib.contextmanager
 def as_asked(url: DatabaseUrl, doing: str) -> Iterator[None]:
     """Inside, an answer is taken for what was asked. Raises SourceRefused where it is not; of what
-    a library says nothing is kept, for it may hold the value."""
+    a library says nothing is kept, for it may hold the value: the log has the steps alone."""
     try:
         yield
     except _STUMBLES as error:
+        # It may as well be a defect of ours: then its way here is all there is to find it by.
+        steps = "".join(traceback.format_tb(error.__traceback__))
+        _LOG.info("an answer of another kind (%s):\n%s", type(error).__name__, steps)
         place = traceback.extract_tb(error.__traceback__)[-1].name
         raise other_answer(url, doing, f"{type(error).__name__} in {place}") from None
 

@@ -17,7 +17,7 @@ from rivet_fleet.coordination import supervisor as supervision
 from rivet_fleet.coordination.coordinator import Coordinator, CoordinatorOptions
 from rivet_fleet.coordination.fleet import this_process
 from rivet_fleet.coordination.supervisor import Silences, Supervisor, WorkerCommand
-from rivet_fleet.errors import ExitCode
+from rivet_fleet.errors import ExitCode, StateUnavailable
 from rivet_fleet.observability.progress import PlainProgress
 from tests.unit.coordination.fleets import CAMPAIGN, make_fleet, open_store
 from tests.waiting import until
@@ -167,6 +167,25 @@ def test_a_coordinator_ends_the_worker_that_it_does_not_hear(supervise, tmp_path
 
     tick_until(supervisor, seen)
     assert [end.worker_id for end in ends] == [stopped]
+
+
+def test_a_coordinator_that_cannot_be_heard_itself_blames_nobody(supervise, tmp_path):
+    """A state that is read and not written: no worker's heartbeat reaches it either."""
+    supervisor, _ = supervise(SLEEPER)
+    fleet = make_fleet(open_store(time.time), tmp_path)
+
+    class ReadOnly:
+        def renew(self, *arguments):
+            raise StateUnavailable("read-only")
+
+    fleet.store = ReadOnly()
+    options = CoordinatorOptions(workers=0, command=supervisor._command)
+    coordinator = Coordinator(fleet, CAMPAIGN, options, PlainProgress(io.StringIO(), redactor=str))
+    worker = WorkerId("w")
+    for second in range(0, 1000, 2):
+        if second % 5 == 0:
+            coordinator._heartbeat()
+        assert coordinator._silences.look(float(second), [worker], {}) == {}
 
 
 class Barren:

@@ -14,6 +14,7 @@ from rivet_fleet.execution.engines.session import (
     StatementTimes,
     Told,
     answers_within_s,
+    as_asked,
     cannot_connect,
     maybe_swapped,
     translated,
@@ -146,3 +147,14 @@ def test_a_queue_before_a_statement_is_no_way_of_it() -> None:
     times.answered(0.1)
     assert times.way_s(9.0) == 0.1
     assert times.longest_s == 0.0
+
+
+def test_the_steps_of_a_stumble_are_logged_and_nothing_of_its_value(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", logger="rivet_fleet")
+    with pytest.raises(SourceRefused), as_asked(URL, "looking"):
+        int("V4lue")
+    (line,) = caplog.records
+    assert "test_engine_session.py" in line.getMessage() and "ValueError" in line.getMessage()
+    assert "invalid literal" not in caplog.text

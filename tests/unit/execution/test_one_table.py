@@ -61,6 +61,15 @@ def test_what_it_calls_and_asks_for_is_told() -> None:
         "SELECT x.y.z FROM t x",
         "SELECT a FROM t WHERE b < 'Now'",
         "SELECT a FROM t WHERE b < $$today$$",
+        "SELECT a FROM t WHERE b < 'tomorrow 12:00'",
+        "SELECT a FROM t WHERE b < '04:05 YESTERDAY'",
+        "SELECT a FROM t WHERE b < $of$today allballs$of$",
+        "SELECT a FROM t WHERE b < E'\\156ow'",
+        "SELECT a FROM t WHERE b < U&'\\006eow'",
+        "SELECT a FROM t WHERE b < $$x$$ $$y$$",
+        "SELECT a FROM TÄFEL",
+        "SELECT ÄNDERN(a) FROM t",
+        "SELECT li\u212ae(a) FROM t",
         "SELECT a FROM t WHERE b < LOCALTIMESTAMP",
         "SELECT a FROM t WHERE EXISTS (TABLE u)",
         "SELECT a FROM t CROSS JOIN u",
@@ -85,3 +94,9 @@ def test_whatever_is_not_plain_is_a_doubt(sql: str) -> None:
 )
 def test_whatever_is_not_plain_to_mysql_is_a_doubt(sql: str) -> None:
     assert isinstance(found_mysql(sql), str)
+
+
+def test_a_name_beyond_ascii_that_nobody_folds_is_one() -> None:
+    for sql in ('SELECT "Ä" FROM "TÄFEL"', "SELECT a FROM täfel WHERE änd(a) = 1"):
+        assert isinstance(found(sql), OneTable), found(sql)
+    assert isinstance(found_mysql("SELECT Ä FROM TÄFEL"), OneTable)
