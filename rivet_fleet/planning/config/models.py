@@ -448,7 +448,7 @@ class CampaignConfig(Block):
         default=150,
         description="Memory ceiling of one worker process: pages, row groups and the largest "
         "value follow from it. Of a store the worker holds its library beside that (50 MB "
-        "of s3).",
+        "of s3 and azure, 90 of gcs).",
     )
     prove: Literal["off", "sampled", "all"] = Field(
         default="sampled",
