@@ -174,13 +174,13 @@ def test_a_lost_discard_is_proven(service: Service, scenes: Callable[[], Scene])
 
 
 def test_a_large_part_comes_back_whole(service: Service, scenes: Callable[[], Scene]) -> None:
-    """In pieces, of which one is half lost or sent again; shown in steps."""
+    """In pieces, of which one is half lost, lost as a whole or sent again; shown in steps."""
     scene = scenes()
     scene.local.write_bytes(bytes(range(256)) * (11 * 4 * 1024))
     scene.digest = digest_file(scene.local, 1)
     service.proxy.inject(service.calls["piece"], Fault.LOST)
     if service.kind == "gcs":
-        service.store.forgets = 2
+        service.store.forgets = 3
     receipt = scene.here.stage(scene.local, scene.path, scene.digest)
     assert scene.here.publish(receipt, scene.path, scene.digest) is Presence.VISIBLE
     with scene.truth.local_copy(scene.path) as copy:

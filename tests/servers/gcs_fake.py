@@ -83,7 +83,7 @@ class GcsService:
     denied: str = ""
     """A method and a part of the path that no credentials may ask for: ``POST rewriteTo``."""
     forgets: int = 0
-    """Of how many pieces of resumable uploads from now on a half is not kept."""
+    """Of how many pieces of resumable uploads from now on nothing is kept; of the last one a half."""
     _sessions: dict[str, _Session] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _generations: Iterator[int] = field(default_factory=lambda: itertools.count(1_700_000))
@@ -207,7 +207,8 @@ class GcsService:
         body = session.body + asked.body[len(session.body) - first :]
         if self.forgets and last + 1 != total:
             self.forgets -= 1
-            body = body[: first + (last - first) // 2]
+            # The last time a half, before all of it: the answer has no range then.
+            body = body[: first + (last - first) // 2 if self.forgets == 0 else first]
         if len(body) == total:
             bucket = self.buckets[session.bucket]
             live = bucket.live.get(session.about["name"])

@@ -185,7 +185,9 @@ class _Upload:
             answer = self._store.ask(_CREATE, (_TAKEN,), "PUT", session, headers=span, data=rest)
             if answer[1]:
                 return self._store.parsed(_CREATE, answer)
-            at = int(answer[0].get("Range", f"-{self._sent - 1}").rpartition("-")[2]) + 1
+            # Without the header, nothing of the upload has been kept.
+            kept = answer[0].get("Range")
+            at = self._sent if kept is None else int(kept.rpartition("-")[2]) + 1
             if at >= end != total:
                 return None
         raise self._store.failed(_CREATE, "the upload does not go on")
