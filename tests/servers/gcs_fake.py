@@ -83,7 +83,7 @@ class GcsService:
     denied: str = ""
     """A method and a part of the path that no credentials may ask for: ``POST rewriteTo``."""
     forgets: int = 0
-    """Of how many pieces of resumable uploads from now on nothing is kept; of the last one a half."""
+    """Of how many pieces of resumable uploads nothing is kept from now on; a half of the last."""
     _sessions: dict[str, _Session] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _generations: Iterator[int] = field(default_factory=lambda: itertools.count(1_700_000))

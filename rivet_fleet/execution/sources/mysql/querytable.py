@@ -45,6 +45,8 @@ def _name(sql: str, piece: Token) -> str | None:
 _CLOCK = (
     *("now", "curdate", "curtime", "sysdate", "current_date", "current_time", "current_timestamp"),
     *("localtime", "localtimestamp", "utc_date", "utc_time", "utc_timestamp"),
+    # Beside a DATETIME a TIME takes the date of today.
+    "time",
 )
 WORDS = Words(
     name=_name,
@@ -59,7 +61,7 @@ WORDS = Words(
         (
             *("in", "and", "or", "not", "where", "when", "then", "else", "case", "between", "like"),
             *("xor", "div", "mod", "is", "rlike", "regexp", "escape", "select", "binary", "as"),
-            *("char", "decimal", "numeric", "varchar", "datetime", "time", "signed", "unsigned"),
+            *("char", "decimal", "numeric", "varchar", "datetime", "signed", "unsigned"),
         )
     ),
     moments=frozenset(_CLOCK),
@@ -77,11 +79,11 @@ _KNOWN = frozenset(
         *("position", "repeat", "replace", "reverse", "right", "rpad", "rtrim", "space", "strcmp"),
         *("substr", "substring", "substring_index", "trim", "ucase", "upper", "quote", "md5"),
         *("sha", "sha1", "sha2", "to_base64", "from_base64", "soundex", "inet_aton", "inet_ntoa"),
-        *("date", "time", "timestamp", "year", "month", "day", "dayofmonth", "dayofweek", "week"),
+        *("date", "timestamp", "year", "month", "day", "dayofmonth", "dayofweek", "week"),
         *("dayofyear", "hour", "minute", "second", "microsecond", "quarter", "weekday", "extract"),
-        *("yearweek", "date_add", "date_sub", "adddate", "subdate", "datediff", "timediff"),
-        *("date_format", "str_to_date", "last_day", "makedate", "maketime", "period_add"),
-        *("period_diff", "sec_to_time", "time_to_sec", "timestampadd", "timestampdiff", "to_days"),
+        *("yearweek", "date_add", "date_sub", "adddate", "subdate", "datediff"),
+        *("date_format", "str_to_date", "last_day", "makedate", "period_add"),
+        *("period_diff", "time_to_sec", "timestampadd", "timestampdiff", "to_days"),
         *("to_seconds", "from_days", "monthname", "dayname", "time_format"),
         *("json_extract", "json_unquote", "json_value", "json_length", "json_type", "json_valid"),
         *("json_object", "json_array", "json_contains", "json_keys", "json_quote", "json_query"),
