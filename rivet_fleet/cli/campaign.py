@@ -50,6 +50,7 @@ from rivet_fleet.coordination.coordinator import (
 )
 from rivet_fleet.coordination.fleet import Fleet, find_campaign
 from rivet_fleet.coordination.supervisor import WorkerCommand, log_folder_of
+from rivet_fleet.coordination.tend import refuse_unplanned
 from rivet_fleet.errors import ExitCode
 from rivet_fleet.observability.progress import PlainProgress, ProgressView
 
@@ -166,7 +167,7 @@ def resume(
     invocation = start(config, params, state_url, shows_progress=True)
     with fleet_of(invocation, "coordinator", migrate=True) as fleet:
         view = find_campaign(fleet, invocation.loaded, wanted_campaign(invocation, campaign_id))
-        submission.refuse_unplanned(fleet, view.campaign_id, exports)
+        refuse_unplanned(fleet, view.campaign_id, exports)
         submission.go_on(fleet, invocation.loaded, view.campaign_id)
         _tell_continued(view.campaign_id)
         going = Going(

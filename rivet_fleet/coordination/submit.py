@@ -26,7 +26,6 @@ from rivet_fleet.errors import (
     ConfigError,
     DestinationError,
     StateRefused,
-    UsageError,
 )
 from rivet_fleet.planning.change import refuse_drift
 from rivet_fleet.planning.config.digests import changed_exports
@@ -124,18 +123,6 @@ def _has_not(existing: CampaignView, missing: Sequence[LeftOut]) -> StateRefused
         "`--new` gives it up and plans the named ones",
         code="RIVET_EXPORT_IN_PROGRESS",
     )
-
-
-def refuse_unplanned(fleet: Fleet, campaign_id: CampaignId, names: Sequence[str]) -> None:
-    """Raise UsageError for a name that is no export of the stored campaign."""
-    runs = fleet.store.runs(campaign_id)
-    known = {name: None for run in runs for name in (run.plan.family, run.export_name) if name}
-    for name in names:
-        if name not in known:
-            raise UsageError(
-                f"campaign {campaign_id} has no export {name!r}",
-                hint=f"its exports: {', '.join(known)}",
-            )
 
 
 def _not_planned(

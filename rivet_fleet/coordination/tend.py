@@ -32,6 +32,7 @@ from rivet_fleet.errors import (
     SchemaDrift,
     StateRefused,
     StateTampered,
+    UsageError,
     WorkerUnfit,
 )
 from rivet_fleet.observability.report import Report, summarise
@@ -216,6 +217,18 @@ def runs_named(runs: Sequence[RunView], names: Sequence[str]) -> list[RunView]:
     """The runs of the named exports, partitions among them; all without a name."""
     wanted = set(names)
     return [r for r in runs if not wanted or r.export_name in wanted or r.plan.family in wanted]
+
+
+def refuse_unplanned(fleet: Fleet, campaign_id: CampaignId, names: Sequence[str]) -> None:
+    """Raise UsageError for a name that is no export of the stored campaign."""
+    runs = fleet.store.runs(campaign_id)
+    known = {name: None for run in runs for name in (run.plan.family, run.export_name) if name}
+    for name in names:
+        if name not in known:
+            raise UsageError(
+                f"campaign {campaign_id} has no export {name!r}",
+                hint=f"its exports: {', '.join(known)}",
+            )
 
 
 def is_over(run: RunView) -> bool:

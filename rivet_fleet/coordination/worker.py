@@ -33,7 +33,7 @@ from rivet_fleet.coordination.fitness import (
 from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.coordination.heartbeat import Heartbeat
 from rivet_fleet.coordination.protect import ChunkGuard, Protection, Retries, Room
-from rivet_fleet.coordination.tend import chosen_over, runs_named, tend, verdict
+from rivet_fleet.coordination.tend import chosen_over, refuse_unplanned, runs_named, tend, verdict
 from rivet_fleet.errors import (
     DestinationError,
     DestinationFull,
@@ -206,6 +206,8 @@ class Worker:
         if self._exports:
             runs = fleet.patience.call("read the runs", self._runs)
             self._only = tuple(run.run_id for run in runs_named(runs, self._exports))
+            if not self._only:  # which would be a claim of whatever there is
+                refuse_unplanned(fleet, self._campaign_id, self._exports)
         while not fleet.stop.requested:
             if self._room.spool_waited_for():
                 continue

@@ -32,6 +32,7 @@ from rivet_fleet.errors import (
 from rivet_fleet.execution.destination import Destination, ObjectInfo, Presence, StagedInfo
 from rivet_fleet.execution.durable import PROBE, checked_path, filesystem_errors
 from rivet_fleet.execution.parts import fingerprint_blocks
+from rivet_fleet.execution.storeclient import understood
 
 STAGING = ".staging"
 """Where a store without deferred commits keeps what nobody is to see yet, below the prefix. It can
@@ -110,7 +111,8 @@ class ObjectStore(Protocol):
 
     Every verb raises DestinationUnavailable where it may work later and DestinationRefused where it
     will not, made by ``storeclient.store_error`` and naming the permission that is missing as its
-    cloud names it; ``Taken`` and ``Gone`` only where it says so. Nothing else leaves it.
+    cloud names it; ``Taken`` and ``Gone`` only where it says so. What it stumbles into over an
+    answer, ``storeclient.understood`` makes an error of; nothing else leaves it.
     """
 
     def begin(self, key: str, digest: PartDigest) -> ObjectUpload:
@@ -186,7 +188,7 @@ class ObjectDestination:
                 hint="give the destination a prefix: what is below it is one dataset",
                 code="RIVET_UNSAFE_PATH",
             )
-        self._store = store
+        self._store = understood(store, uri)
         self._kind = kind
         self._uri = uri
         # With its slash: a store compares letters, and ``orders`` begins ``orders_archive``.

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import inspect
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar, cast
 
-from rivet_fleet.contracts.destination import DestinationConnection
+from rivet_fleet.contracts.destination import (
+    DestinationConnection,
+    authority_of,
+    bucket_and_key,
+)
 from rivet_fleet.errors import (
     ConfigError,
     DestinationError,
@@ -17,6 +24,8 @@ from rivet_fleet.errors import (
     DestinationUnavailable,
 )
 
+S = TypeVar("S")
+T = TypeVar("T")
 _NO_CODE = re.compile(r"[^A-Za-z0-9_.: -]")
 _CODE_CHARS_MAX = 80
 _LATER = (408, 409, 425, 429)
@@ -77,6 +86,82 @@ def import_store(library: str, extra: str) -> ModuleType:
     # From files of this user and FSSPEC_*: another endpoint or key than the destination's own.
     fsspec_config.conf.clear()
     return module
+
+
+def bucket_of(connection: DestinationConnection, needed: str = "endpoint") -> tuple[str, str]:
+    """The bucket, and the keys' beginning without slashes. Raises ConfigError for a prefix with a
+    place behind its ``@`` that no setting leads to: the cloud's own service has another bucket of
+    that name, and it may be anybody's."""
+    place = authority_of(connection.prefix)
+    if "@" in place and needed not in connection.options:
+        raise ConfigError(
+            f"{connection.prefix} names the service {place.partition('@')[2]}, and no setting says "
+            "how it is reached",
+            hint="give the configuration of an export that delivers there (-c): nothing was asked",
+        )
+    return bucket_and_key(connection.prefix)
+
+
+_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19})")
+
+
+def end_of_range(told: str | None, at: int, size_bytes: int) -> int:
+    """How large an object is, by the ``Content-Range`` of an answer of ``size_bytes`` that begins
+    at ``at``; without one the answer is all of it. Raises ValueError for any other answer: whoever
+    reads on by it would read without end, or something else."""
+    if told is None and not at:
+        return size_bytes
+    found = _RANGE.fullmatch(told or "")
+    if found is None or not size_bytes:
+        raise ValueError("no range")
+    first, last, end = map(int, found.groups())
+    if (first, last + 1) != (at, at + size_bytes) or end < last + 1:
+        raise ValueError("another range than was asked for")
+    return end
+
+
+def gone_on(before: Mapping[str, T], more: Mapping[str, T]) -> Mapping[str, T]:
+    """``more``, by which a listing goes on. Raises ValueError where it has come no farther."""
+    if before == more:
+        raise ValueError("a listing that stays where it is")
+    return more
+
+
+def understood(store: S, uri: str) -> S:
+    """The same store, of which an answer that is not what its service promises (a field that is
+    missing, a number that is none) is an error of ours and no program error."""
+    return cast(S, _Understood(store, uri))
+
+
+class _Understood:
+    def __init__(self, store: object, uri: str) -> None:
+        self._inner = store
+        self._of = uri
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._inner, name)
+        if name.startswith("_") or not callable(found):
+            return found
+        if inspect.isgeneratorfunction(found):
+            return partial(self._each, name, found)
+        return partial(self._told, name, found)
+
+    def _told(self, name: str, verb: Callable[..., Any], *words: Any, **named: Any) -> Any:
+        with self._border(name):
+            told = verb(*words, **named)
+        return understood(told, self._of) if name == "begin" else told
+
+    def _each(self, name: str, verb: Callable[..., Any], *words: Any, **named: Any) -> Any:
+        with self._border(name):
+            yield from verb(*words, **named)
+
+    @contextlib.contextmanager
+    def _border(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            said = f"an answer that is none ({type(error).__name__})"
+            raise store_error(self._of, name, status=None, code=said) from error
 
 
 def shared_client(

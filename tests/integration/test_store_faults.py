@@ -260,7 +260,7 @@ def test_an_absent_bucket_makes_no_part_lost(
     gone = getattr(service.store, "containers", None) or service.store.buckets
     gone.clear()
     if service.kind == "gcs":
-        monkeypatch.setattr(scene.here._store, "_answered_s", float("-inf"))  # type: ignore[attr-defined]
+        monkeypatch.setattr(scene.here._store._inner, "_answered_s", float("-inf"))  # type: ignore[attr-defined]
     for ask in (
         lambda: scene.here.prove(scene.path, scene.digest),
         lambda: scene.here.look(receipt, scene.path, scene.digest),

@@ -37,7 +37,6 @@ from rivet_fleet.contracts.destination import (
     DestinationSetting,
     SettingProblem,
     Settings,
-    bucket_and_key,
     bucket_problems,
     endpoint_place,
     not_together,
@@ -56,7 +55,14 @@ from rivet_fleet.execution.objects import (
     Taken,
     Tokens,
 )
-from rivet_fleet.execution.storeclient import Said, import_store, shared_client, store_error
+from rivet_fleet.execution.storeclient import (
+    Said,
+    bucket_of,
+    gone_on,
+    import_store,
+    shared_client,
+    store_error,
+)
 
 _HOST = ".blob.core.windows.net"
 
@@ -168,7 +174,7 @@ Blocks = Sequence[Block]
 def open_destination(connection: DestinationConnection, *, create: bool = True) -> Destination:
     """The prefix of a container. Connects to nothing yet; a container is never made. Raises
     ConfigError where adlfs is not installed."""
-    container, below = bucket_and_key(connection.prefix)
+    container, below = bucket_of(connection, "account_name")
     store = AzureStore(import_store("adlfs", KIND.name), container, connection)
     return ObjectDestination(store, kind=KIND.name, uri=connection.prefix, below=below)
 
@@ -433,8 +439,11 @@ class AzureStore:
                 return [found async for found in one]
             return None
 
+        more: Mapping[str, Any] = {}
         while (found := self._ask(_READ, (), page)) is not None:
             yield from found
+            if pages.continuation_token:
+                more = gone_on(more, {"marker": pages.continuation_token})
 
     def _range(self, key: str, at: int, **same: Any) -> tuple[bytes, Any]:
         async def read() -> tuple[bytes, Any]:

@@ -38,7 +38,6 @@ from rivet_fleet.contracts.destination import (
     DestinationSetting,
     SettingProblem,
     Settings,
-    bucket_and_key,
     bucket_problems,
     not_together,
     store_prefix,
@@ -56,7 +55,15 @@ from rivet_fleet.execution.objects import (
     Taken,
     Tokens,
 )
-from rivet_fleet.execution.storeclient import Said, import_store, shared_client, store_error
+from rivet_fleet.execution.storeclient import (
+    Said,
+    bucket_of,
+    end_of_range,
+    gone_on,
+    import_store,
+    shared_client,
+    store_error,
+)
 
 _HOST = "https://storage.googleapis.com"
 
@@ -111,7 +118,7 @@ _FIELDS = ",".join((*_REQUIRED, "md5Hash"))
 def open_destination(connection: DestinationConnection, *, create: bool = True) -> Destination:
     """The prefix of a bucket. Connects to nothing yet; a bucket is never made. Raises ConfigError
     where gcsfs is not installed."""
-    bucket, below = bucket_and_key(connection.prefix)
+    bucket, below = bucket_of(connection)
     store = GcsStore(import_store("gcsfs", KIND.name), bucket, below, connection)
     return ObjectDestination(store, kind=KIND.name, uri=connection.prefix, below=below)
 
@@ -302,9 +309,9 @@ class GcsStore:
                 self._see_bucket(key)
                 raise Gone from None
             headers, block = told
+            end = end_of_range(headers.get("Content-Range"), at, len(block))
             yield block
             at += len(block)
-            end = int(headers.get("Content-Range", f"/{at}").rpartition("/")[2])
             same = {"generation": headers["X-Goog-Generation"]}
             if at < end and len(block) != _READ_BYTES:
                 raise self.failed(_GET, "a short answer")
@@ -426,7 +433,7 @@ class GcsStore:
 
     def _listed(self, prefix: str) -> Iterator[tuple[dict[str, Any], float]]:
         """Objects, and the time by the store's own clock."""
-        more: dict[str, str] = {}
+        more: Mapping[str, str] = {}
         fields = f"nextPageToken,items({_FIELDS})"
         while True:
             words = {"prefix": prefix, "fields": fields, **more}
@@ -437,7 +444,7 @@ class GcsStore:
                 yield self._known(_LIST, found), now_s
             if "nextPageToken" not in page:
                 return
-            more = {"pageToken": page["nextPageToken"]}
+            more = gone_on(more, {"pageToken": page["nextPageToken"]})
 
     def _see_bucket(self, key: str) -> None:
         """An absent object and an absent bucket are answered alike: nothing may be taken for lost

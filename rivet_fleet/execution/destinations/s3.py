@@ -32,7 +32,6 @@ from rivet_fleet.contracts.destination import (
     DestinationSetting,
     SettingProblem,
     Settings,
-    bucket_and_key,
     bucket_problems,
     not_together,
     only_together,
@@ -52,7 +51,15 @@ from rivet_fleet.execution.objects import (
     Taken,
     Tokens,
 )
-from rivet_fleet.execution.storeclient import Said, import_store, shared_client, store_error
+from rivet_fleet.execution.storeclient import (
+    Said,
+    bucket_of,
+    end_of_range,
+    gone_on,
+    import_store,
+    shared_client,
+    store_error,
+)
 
 _OWN = ".amazonaws.com"
 _KEYS = ("access_key_env", "secret_key_env")
@@ -155,7 +162,7 @@ Piece = tuple[int, str, int]
 def open_destination(connection: DestinationConnection, *, create: bool = True) -> Destination:
     """The prefix of a bucket. Connects to nothing yet; a bucket is never made. Raises ConfigError
     where s3fs is not installed."""
-    bucket, below = bucket_and_key(connection.prefix)
+    bucket, below = bucket_of(connection)
     s3fs = import_store("s3fs", KIND.name)
     store = S3Store(s3fs, bucket, connection)
     return ObjectDestination(store, kind=KIND.name, uri=connection.prefix, below=below)
@@ -292,14 +299,14 @@ class S3Store:
 
     def list(self, prefix: str) -> Iterator[Head]:
         """``ListObjectsV2``, page by page."""
-        more: dict[str, str] = {}
+        more: Mapping[str, str] = {}
         while True:
             page = self.ask("list_objects_v2", Prefix=prefix, **more)
             for one in page.get("Contents", ()):
                 yield Head(key=one["Key"], size_bytes=one["Size"])
             if not page.get("IsTruncated"):
                 return
-            more = {"ContinuationToken": page["NextContinuationToken"]}
+            more = gone_on(more, {"ContinuationToken": page["NextContinuationToken"]})
 
     def list_staged(self, prefix: str) -> Iterator[StagedObject]:
         """``ListMultipartUploads`` and the sizes of each one's pieces."""
@@ -332,13 +339,16 @@ class S3Store:
                 if said.code in _FAILED_CONDITION:
                     raise self._interrupted("replaced while it was read") from None
                 return  # an empty object has no byte to begin with
+            if answer["ContentLength"] > _READ_BYTES:
+                # All of it, whatever was asked for: it need not fit into memory.
+                raise self._interrupted("more than was asked for")
             block = self._body(answer)
             if len(block) != answer["ContentLength"]:
                 raise self._interrupted("a short answer")
+            end = end_of_range(answer.get("ContentRange"), at, len(block))
             yield block
             at += len(block)
             same = {"IfMatch": answer["ETag"]}
-            end = int(answer.get("ContentRange", f"/{at}").rpartition("/")[2])
 
     def put(self, key: str, body: bytes, *, new: bool) -> None:
         """``PutObject``."""
@@ -405,7 +415,7 @@ class S3Store:
     def _pieces(self, upload_id: str, key: str) -> Sequence[Piece] | None:
         """What the service has of an upload; None when it does not know it."""
         found: list[Piece] = []
-        more: dict[str, int] = {}
+        more: Mapping[str, int] = {}
         while True:
             try:
                 page = self.ask("list_parts", _NO_UPLOAD, Key=key, UploadId=upload_id, **more)
@@ -414,11 +424,11 @@ class S3Store:
             found += [(p["PartNumber"], p["ETag"], p["Size"]) for p in page.get("Parts", ())]
             if not page.get("IsTruncated"):
                 return found
-            more = {"PartNumberMarker": page["NextPartNumberMarker"]}
+            more = gone_on(more, {"PartNumberMarker": page["NextPartNumberMarker"]})
 
     def _uploads(self, prefix: str) -> Iterator[tuple[str, str, float]]:
         """Key, upload and age in seconds by the service's own clock."""
-        more: dict[str, str] = {}
+        more: Mapping[str, str] = {}
         while True:
             page = self.ask("list_multipart_uploads", Prefix=prefix, **more)
             now = parsedate_to_datetime(page["ResponseMetadata"]["HTTPHeaders"]["date"])
@@ -427,7 +437,8 @@ class S3Store:
                 yield one["Key"], one["UploadId"], (now - begun).total_seconds()
             if not page.get("IsTruncated"):
                 return
-            more = {name: page[f"Next{name}"] for name in ("KeyMarker", "UploadIdMarker")}
+            names = ("KeyMarker", "UploadIdMarker")
+            more = gone_on(more, {name: page[f"Next{name}"] for name in names})
 
     def _lists_by_prefix(self, prefix: str) -> bool:
         """False where uploads are listed for a whole key or for none at all: seen by beginning

@@ -177,7 +177,7 @@ def _naming(plain: object, at: ConfigKey) -> Iterator[tuple[ConfigKey, str]]:
     if isinstance(plain, dict):
         for name, one in plain.items():
             step = (*at, str(name))
-            if name == "columns":
+            if name == "columns" and at[:1] == ("exports",) and len(at) == 2:
                 continue  # They are called as their table calls them.
             if isinstance(one, str) and names_variable(str(name)):
                 yield step, one

@@ -50,6 +50,7 @@ from rivet_fleet.errors import (
     StateRefused,
     StateTampered,
     StopRequested,
+    UsageError,
     ValueTooLarge,
     WorkerUnfit,
 )
@@ -166,12 +167,12 @@ def fleet_with(tmp_path, open_source, chunks=(3,)):
     return store, fleet, events
 
 
-def work(store, fleet, tmp_path) -> ExitCode:
+def work(store, fleet, tmp_path, exports=()) -> ExitCode:
     spool = tmp_path / "spool"
     spool.mkdir(exist_ok=True)
     limits = HeartbeatLimits(lease_ttl_s=30.0, hang_timeout_s=60.0)
     heartbeat = Heartbeat(lambda: store, fleet.identity, limits, clock=fleet.clock, emit=fleet.emit)
-    return Worker(fleet, heartbeat, CAMPAIGN, spool).run()
+    return Worker(fleet, heartbeat, CAMPAIGN, spool, exports).run()
 
 
 def refuses(store, fleet, events, tmp_path, code: Defect) -> WorkerUnfit:
@@ -185,6 +186,15 @@ def refuses(store, fleet, events, tmp_path, code: Defect) -> WorkerUnfit:
     assert run.counts.pending == run.counts.total == len(tasks)
     assert {task.attempts for task in tasks} == {0}
     return found.value
+
+
+def test_a_worker_for_exports_that_nobody_planned_claims_nothing_else(tmp_path):
+    store, fleet, _ = fleet_with(tmp_path, lambda *_: Asked(SourceRefused("asked")))
+    with pytest.raises(UsageError, match="has no export 'typo'"):
+        work(store, fleet, tmp_path, ("typo",))
+    (run,) = store.runs(CAMPAIGN)
+    assert run.counts.pending == run.counts.total
+    assert {task.fence for task in store.tasks(run.run_id)} == {0}
 
 
 @pytest.mark.parametrize(

@@ -364,3 +364,15 @@ def test_a_password_that_becomes_a_host_is_refused(load_text: Loader) -> None:
     with pytest.raises(ConfigError, match="more of the URL than a password") as told:
         load_text(text, params={"tok": "x@db.example/d?a=b"})
     assert_hidden(told.value.message, "db.example")
+
+
+def test_what_is_called_columns_elsewhere_names_secrets_like_any_other(load_text: Loader) -> None:
+    """Below an export they are called as their table calls them; a source may have the name."""
+    login = "{type: postgres, host: h, user: u, database: d, password_env: PW}"
+    export = EXPORT.replace("table:", "source: columns\n    table:")
+    export = export.replace("path: out", "path: '${PW}/out'")
+    text = f"sources:\n  columns: {login}\n{export}"
+    with pytest.raises(ConfigError) as told:
+        load_text(text, environ={"PW": SECRET})
+    assert told.value.code == "RIVET_CONFIG_SECRET_MISPLACED"
+    assert_hidden(f"{told.value.message} {told.value.hint}", SECRET)
