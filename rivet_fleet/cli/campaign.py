@@ -50,7 +50,6 @@ from rivet_fleet.coordination.coordinator import (
 )
 from rivet_fleet.coordination.fleet import Fleet, find_campaign
 from rivet_fleet.coordination.supervisor import WorkerCommand, log_folder_of
-from rivet_fleet.coordination.tend import refuse_unplanned
 from rivet_fleet.errors import ExitCode
 from rivet_fleet.observability.progress import PlainProgress, ProgressView
 
@@ -167,8 +166,7 @@ def resume(
     invocation = start(config, params, state_url, shows_progress=True)
     with fleet_of(invocation, "coordinator", migrate=True) as fleet:
         view = find_campaign(fleet, invocation.loaded, wanted_campaign(invocation, campaign_id))
-        refuse_unplanned(fleet, view.campaign_id, exports)
-        submission.go_on(fleet, invocation.loaded, view.campaign_id)
+        submission.go_on(fleet, invocation.loaded, view.campaign_id, exports)
         _tell_continued(view.campaign_id)
         going = Going(
             workers=workers,

@@ -20,7 +20,7 @@ from rivet_fleet.contracts.state import (
 from rivet_fleet.coordination.finalize import tell_schema_changes
 from rivet_fleet.coordination.fleet import Fleet, refuse_other, refuse_other_owner
 from rivet_fleet.coordination.inquiry import choose, inquiry_of, undeliverable
-from rivet_fleet.coordination.tend import runs_named
+from rivet_fleet.coordination.tend import refuse_unplanned, runs_named
 from rivet_fleet.errors import (
     CampaignIncomplete,
     ConfigError,
@@ -164,10 +164,14 @@ def store_plan(
     return Submitted(campaign_id=outcome.campaign_id, created=outcome.created)
 
 
-def go_on(fleet: Fleet, loaded: LoadedConfig, campaign_id: CampaignId) -> None:
+def go_on(
+    fleet: Fleet, loaded: LoadedConfig, campaign_id: CampaignId, names: Sequence[str] = ()
+) -> None:
     """An operator's word for a stored campaign: the budgets of this configuration count from now
     on, for every campaign on the state database, and what a governor stopped may run again. A
-    folder of its destinations that is gone is made anew, because a worker makes none."""
+    folder of its destinations that is gone is made anew, because a worker makes none. Raises
+    UsageError for one of ``names`` that is no export of it: nothing has changed then."""
+    refuse_unplanned(fleet, campaign_id, names)
     budgets, by = budgets_of(loaded), fleet.identity.worker_id
     if budgets:
         fleet.patience.call("store the budgets", lambda: fleet.store.set_budgets(budgets, by=by))

@@ -7,7 +7,7 @@ import importlib
 import inspect
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
 from types import ModuleType
 from typing import Any, TypeVar, cast
@@ -120,7 +120,7 @@ def end_of_range(told: str | None, at: int, size_bytes: int) -> int:
     return end
 
 
-def gone_on(before: Mapping[str, T], more: Mapping[str, T]) -> Mapping[str, T]:
+def gone_on(before: T, more: T) -> T:
     """``more``, by which a listing goes on. Raises ValueError where it has come no farther."""
     if before == more:
         raise ValueError("a listing that stays where it is")

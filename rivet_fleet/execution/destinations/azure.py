@@ -45,6 +45,7 @@ from rivet_fleet.contracts.destination import (
 )
 from rivet_fleet.contracts.manifest import PartDigest
 from rivet_fleet.errors import DestinationError
+from rivet_fleet.execution import storeclient
 from rivet_fleet.execution.destination import Destination
 from rivet_fleet.execution.objects import (
     FINGERPRINT,
@@ -55,14 +56,7 @@ from rivet_fleet.execution.objects import (
     Taken,
     Tokens,
 )
-from rivet_fleet.execution.storeclient import (
-    Said,
-    bucket_of,
-    gone_on,
-    import_store,
-    shared_client,
-    store_error,
-)
+from rivet_fleet.execution.storeclient import Said, import_store, shared_client, store_error
 
 _HOST = ".blob.core.windows.net"
 
@@ -174,7 +168,7 @@ Blocks = Sequence[Block]
 def open_destination(connection: DestinationConnection, *, create: bool = True) -> Destination:
     """The prefix of a container. Connects to nothing yet; a container is never made. Raises
     ConfigError where adlfs is not installed."""
-    container, below = bucket_of(connection, "account_name")
+    container, below = storeclient.bucket_of(connection, "account_name")
     store = AzureStore(import_store("adlfs", KIND.name), container, connection)
     return ObjectDestination(store, kind=KIND.name, uri=connection.prefix, below=below)
 
@@ -219,14 +213,12 @@ def _made(adlfs: ModuleType, connection: DestinationConnection) -> tuple[Any, _C
 
 def _credential(options: Settings, secret: Settings) -> Any:
     if "account_key_env" in secret:
-        name = options["account_name"]
-        return {"account_name": name, "account_key": secret["account_key_env"]}
+        return {"account_name": options["account_name"], "account_key": secret["account_key_env"]}
     if "sas_token_env" in secret:
         core = importlib.import_module("azure.core.credentials")
         return core.AzureSasCredential(secret["sas_token_env"].lstrip("?"))
-    if "allow_anonymous" in options:
-        return None
-    return importlib.import_module("azure.identity.aio").DefaultAzureCredential()
+    identity = importlib.import_module("azure.identity.aio")
+    return None if "allow_anonymous" in options else identity.DefaultAzureCredential()
 
 
 class _Upload:
@@ -439,11 +431,10 @@ class AzureStore:
                 return [found async for found in one]
             return None
 
-        more: Mapping[str, Any] = {}
+        at: Any = None
         while (found := self._ask(_READ, (), page)) is not None:
             yield from found
-            if pages.continuation_token:
-                more = gone_on(more, {"marker": pages.continuation_token})
+            at = pages.continuation_token and storeclient.gone_on(at, pages.continuation_token)
 
     def _range(self, key: str, at: int, **same: Any) -> tuple[bytes, Any]:
         async def read() -> tuple[bytes, Any]:

@@ -45,6 +45,7 @@ from rivet_fleet.contracts.destination import (
 )
 from rivet_fleet.contracts.manifest import PartDigest
 from rivet_fleet.errors import DestinationError
+from rivet_fleet.execution import storeclient
 from rivet_fleet.execution.destination import Destination
 from rivet_fleet.execution.objects import (
     STAGING,
@@ -55,15 +56,7 @@ from rivet_fleet.execution.objects import (
     Taken,
     Tokens,
 )
-from rivet_fleet.execution.storeclient import (
-    Said,
-    bucket_of,
-    end_of_range,
-    gone_on,
-    import_store,
-    shared_client,
-    store_error,
-)
+from rivet_fleet.execution.storeclient import Said, import_store, shared_client, store_error
 
 _HOST = "https://storage.googleapis.com"
 
@@ -118,7 +111,7 @@ _FIELDS = ",".join((*_REQUIRED, "md5Hash"))
 def open_destination(connection: DestinationConnection, *, create: bool = True) -> Destination:
     """The prefix of a bucket. Connects to nothing yet; a bucket is never made. Raises ConfigError
     where gcsfs is not installed."""
-    bucket, below = bucket_of(connection)
+    bucket, below = storeclient.bucket_of(connection)
     store = GcsStore(import_store("gcsfs", KIND.name), bucket, below, connection)
     return ObjectDestination(store, kind=KIND.name, uri=connection.prefix, below=below)
 
@@ -309,7 +302,7 @@ class GcsStore:
                 self._see_bucket(key)
                 raise Gone from None
             headers, block = told
-            end = end_of_range(headers.get("Content-Range"), at, len(block))
+            end = storeclient.end_of_range(headers.get("Content-Range"), at, len(block))
             yield block
             at += len(block)
             same = {"generation": headers["X-Goog-Generation"]}
@@ -444,7 +437,7 @@ class GcsStore:
                 yield self._known(_LIST, found), now_s
             if "nextPageToken" not in page:
                 return
-            more = gone_on(more, {"pageToken": page["nextPageToken"]})
+            more = storeclient.gone_on(more, {"pageToken": page["nextPageToken"]})
 
     def _see_bucket(self, key: str) -> None:
         """An absent object and an absent bucket are answered alike: nothing may be taken for lost

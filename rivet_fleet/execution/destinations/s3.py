@@ -40,6 +40,7 @@ from rivet_fleet.contracts.destination import (
 )
 from rivet_fleet.contracts.manifest import PartDigest
 from rivet_fleet.errors import DestinationError
+from rivet_fleet.execution import storeclient
 from rivet_fleet.execution.destination import Destination
 from rivet_fleet.execution.durable import PROBE
 from rivet_fleet.execution.objects import (
@@ -51,15 +52,7 @@ from rivet_fleet.execution.objects import (
     Taken,
     Tokens,
 )
-from rivet_fleet.execution.storeclient import (
-    Said,
-    bucket_of,
-    end_of_range,
-    gone_on,
-    import_store,
-    shared_client,
-    store_error,
-)
+from rivet_fleet.execution.storeclient import Said, import_store, shared_client, store_error
 
 _OWN = ".amazonaws.com"
 _KEYS = ("access_key_env", "secret_key_env")
@@ -162,7 +155,7 @@ Piece = tuple[int, str, int]
 def open_destination(connection: DestinationConnection, *, create: bool = True) -> Destination:
     """The prefix of a bucket. Connects to nothing yet; a bucket is never made. Raises ConfigError
     where s3fs is not installed."""
-    bucket, below = bucket_of(connection)
+    bucket, below = storeclient.bucket_of(connection)
     s3fs = import_store("s3fs", KIND.name)
     store = S3Store(s3fs, bucket, connection)
     return ObjectDestination(store, kind=KIND.name, uri=connection.prefix, below=below)
@@ -306,7 +299,7 @@ class S3Store:
                 yield Head(key=one["Key"], size_bytes=one["Size"])
             if not page.get("IsTruncated"):
                 return
-            more = gone_on(more, {"ContinuationToken": page["NextContinuationToken"]})
+            more = storeclient.gone_on(more, {"ContinuationToken": page["NextContinuationToken"]})
 
     def list_staged(self, prefix: str) -> Iterator[StagedObject]:
         """``ListMultipartUploads`` and the sizes of each one's pieces."""
@@ -345,7 +338,7 @@ class S3Store:
             block = self._body(answer)
             if len(block) != answer["ContentLength"]:
                 raise self._interrupted("a short answer")
-            end = end_of_range(answer.get("ContentRange"), at, len(block))
+            end = storeclient.end_of_range(answer.get("ContentRange"), at, len(block))
             yield block
             at += len(block)
             same = {"IfMatch": answer["ETag"]}
@@ -424,7 +417,7 @@ class S3Store:
             found += [(p["PartNumber"], p["ETag"], p["Size"]) for p in page.get("Parts", ())]
             if not page.get("IsTruncated"):
                 return found
-            more = gone_on(more, {"PartNumberMarker": page["NextPartNumberMarker"]})
+            more = storeclient.gone_on(more, {"PartNumberMarker": page["NextPartNumberMarker"]})
 
     def _uploads(self, prefix: str) -> Iterator[tuple[str, str, float]]:
         """Key, upload and age in seconds by the service's own clock."""
@@ -438,7 +431,7 @@ class S3Store:
             if not page.get("IsTruncated"):
                 return
             names = ("KeyMarker", "UploadIdMarker")
-            more = gone_on(more, {name: page[f"Next{name}"] for name in names})
+            more = storeclient.gone_on(more, {name: page[f"Next{name}"] for name in names})
 
     def _lists_by_prefix(self, prefix: str) -> bool:
         """False where uploads are listed for a whole key or for none at all: seen by beginning
