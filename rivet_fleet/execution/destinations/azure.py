@@ -213,12 +213,14 @@ def _made(adlfs: ModuleType, connection: DestinationConnection) -> tuple[Any, _C
 
 def _credential(options: Settings, secret: Settings) -> Any:
     if "account_key_env" in secret:
-        return {"account_name": options["account_name"], "account_key": secret["account_key_env"]}
+        name = options["account_name"]
+        return {"account_name": name, "account_key": secret["account_key_env"]}
     if "sas_token_env" in secret:
         core = importlib.import_module("azure.core.credentials")
         return core.AzureSasCredential(secret["sas_token_env"].lstrip("?"))
-    identity = importlib.import_module("azure.identity.aio")
-    return None if "allow_anonymous" in options else identity.DefaultAzureCredential()
+    if "allow_anonymous" in options:
+        return None
+    return importlib.import_module("azure.identity.aio").DefaultAzureCredential()
 
 
 class _Upload:
@@ -431,10 +433,8 @@ class AzureStore:
                 return [found async for found in one]
             return None
 
-        at: Any = None
         while (found := self._ask(_READ, (), page)) is not None:
             yield from found
-            at = pages.continuation_token and storeclient.gone_on(at, pages.continuation_token)
 
     def _range(self, key: str, at: int, **same: Any) -> tuple[bytes, Any]:
         async def read() -> tuple[bytes, Any]:
