@@ -153,6 +153,12 @@ class DestinationPlan:
         return self.kind, self.prefix
 
     @property
+    def service(self) -> str:
+        """What is away as one: a store's bucket, or a folder."""
+        scheme, found, rest = self.prefix.partition("://")
+        return f"{scheme}://{rest.partition('/')[0]}" if found else self.prefix
+
+    @property
     def access(self) -> Access:
         """Where it is and how it is opened: what an opened destination is kept by."""
         return (*self.place, *(text for pair in sorted(self.options.items()) for text in pair))

@@ -121,7 +121,11 @@ def roll_forward(
         "list committed chunks", lambda: fleet.store.committed_tasks(campaign_id, idle_s=idle_s)
     )
     done = 0
+    away: set[str] = set()
     for task in tasks:
+        service = fleet.planned_run(task.run_id).plan.destination.service
+        if service in away:
+            continue
         try:
             publish_chunk(
                 fleet,
@@ -139,9 +143,9 @@ def roll_forward(
                 f"chunk {task.chunk_index} of {task.export_name} waits for its destination: "
                 f"{error.message}",
             )
-            # A store that is away takes seconds for each part: what else rests waits for the next
-            # round.
-            break
+            # A store that is away takes seconds for each part: what else of it rests waits for the
+            # next round, and nothing of another one does.
+            away.add(service)
     return done
 
 

@@ -264,6 +264,30 @@ def test_whoever_comes_next_rolls_a_committed_chunk_forward(tmp_path):
     assert len([p for p in visible(heir, claim.run_id) if p.endswith(".parquet")]) == 1
 
 
+def test_a_destination_that_is_away_keeps_no_other_waiting(tmp_path, monkeypatch):
+    """Asked once a round, and the chunks of another one are published."""
+    store = open_store(DatabaseClock(), chunks=(2, 1))
+    dead, heir = make_fleet(store, tmp_path, "dead"), make_fleet(store, tmp_path, "heir")
+    asked = []
+    for _ in range(3):
+        claim = claim_of(dead)
+        plan = dead.planned_run(claim.run_id).plan
+        destination = dead.destination(claim.run_id)
+        part = commit._stage(dead, claim, plan, destination, spooled(tmp_path / "spool").parts[0])
+        store.commit(claim.task_id, claim.fence, [part], rows=10, pages=1)
+
+    def away(*_):
+        asked.append(1)
+        raise DestinationUnavailable("nobody answers")
+
+    monkeypatch.setattr(heir.destination(RunId("c1-e0")), "publish", away)
+    assert tend(heir, CAMPAIGN, rolling_idle_s=0.0).rolled_forward == 1
+    assert len(asked) == 1
+    bucket = DestinationPlan(kind="s3", prefix="s3://lake@127.0.0.1:9/raw/orders")
+    assert bucket.service == "s3://lake@127.0.0.1:9"
+    assert store.run(RunId("c1-e1")).status is RunStatus.COMPLETED
+
+
 def test_a_reopening_right_after_the_commit_leaves_nothing_of_it(tmp_path, monkeypatch):
     """The committer publishes what it committed without asking the ledger again (ADR 0001)."""
     store = open_store(DatabaseClock(), chunks=(1,))
