@@ -124,6 +124,9 @@ def begun(source: Source, read: ReadPlan, chunk: ChunkRange, change: Callable[[]
     reader = source.open_chunk(read, chunk, TuningPlan())
     assert reader.prove() == ()
     first = reader.read_page(PAGE).batch.num_rows
+    if not reader.resumable:
+        # Of a cursor nobody can change what it reads before its last row: the server's locks.
+        drain(reader, PAGE)
     change()
     return first, reader
 
