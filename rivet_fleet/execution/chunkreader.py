@@ -368,6 +368,8 @@ class PagedReader:
         if cut and not goes_on:
             stream.abandon()
         batch = stream.take()
+        if not self._handed_on_rows:
+            self._check_width(stream, batch, pager, limit)
         self._check_keys(stream)
         page = Page(
             batch=batch,
@@ -419,6 +421,17 @@ class PagedReader:
                 self._abandon_stream()
                 raise self._too_wide(seen_bytes, self._key_of_next_row(pager, limit))
             stream.receive(rows_max=1, bytes_max=left_bytes)
+
+    def _check_width(
+        self, stream: PageStream, batch: pa.RecordBatch, pager: Pager, limit: PageLimit
+    ) -> None:
+        """A row that came faster than it was looked at is refused like one that was seen to grow:
+        else it were for the link's speed to say which rows are read. Raises ValueTooLarge."""
+        if stream.wire_bytes > self._row_bytes_max:
+            row_bytes = batch.slice(0, 1).nbytes
+            if row_bytes > self._row_bytes_max:
+                self._abandon_stream()
+                raise self._too_wide(row_bytes, self._key_of_next_row(pager, limit))
 
     def _key_of_next_row(self, pager: Pager, limit: PageLimit) -> str:
         """Which row a page would begin with, for a message; its place where nobody can say."""

@@ -310,7 +310,9 @@ def test_no_variable_or_file_leads_it_elsewhere(
     monkeypatch.setitem(
         fsspec.config.conf, "s3", {"endpoint_url": elsewhere, "requester_pays": True}
     )
-    own = replace(versitygw.connection("b", "p"), options={"region": "eu-west-1"})
+    own = replace(
+        versitygw.connection("b", "p"), prefix="s3://b/p", options={"region": "eu-west-1"}
+    )
     service = registry.open_destination(own)._store._fs
     service.connect()
     assert service.s3.meta.endpoint_url == "https://s3.eu-west-1.amazonaws.com"
