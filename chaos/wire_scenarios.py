@@ -28,7 +28,7 @@ NOTICE_STATE_S = 20.0
 """How long a process may believe in a connection that is silent for good, on a busy machine."""
 RECOVER_S = 30.0
 """From the mended wire to the end of the campaign, its remaining work included."""
-_PROGRESS_S = 60.0
+_PROGRESS_S = 150.0
 _LEASE_TTL_S = 2.0
 _SLOW = (Toxic.LATENCY, Toxic.NARROW)
 
