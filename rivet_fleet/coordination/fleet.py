@@ -39,7 +39,6 @@ from rivet_fleet.planning.config.loaded import LoadedConfig
 COORDINATOR = "coordinator"
 """How a coordinator's name among a campaign's workers begins."""
 
-
 # ------------------------------------------------------------------------------------------
 # Two-stage stopping: the first signal drains, the second ends at once.
 
@@ -83,7 +82,9 @@ class StopFlag:
     def wait(self, seconds: float) -> bool:
         """Sleep, but not past a request. True when stopping was requested."""
         if not self.requested and seconds > 0:
-            select.select([self._read_fd], [], [], seconds)
+            waiter = select.poll()  # `select` knows no descriptor above 1023
+            waiter.register(self._read_fd, select.POLLIN)
+            waiter.poll(seconds * 1000.0)
         return self.requested
 
     def check(self) -> None:

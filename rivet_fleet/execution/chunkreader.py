@@ -364,12 +364,19 @@ class PagedReader:
         goes_on = self._receive(stream, pager, limit)
         if not self._handed_on_rows:
             self._receive_a_row(stream, pager, limit)
-        cut = not stream.ended
+        batch = stream.take()
+        arrived_rows = batch.num_rows
+        fits = self._rows_that_fit(stream, batch) if pager.cuttable else arrived_rows
+        if fits < arrived_rows:
+            if not fits:
+                self._abandon_stream()
+                seen_bytes = batch.slice(0, 1).nbytes
+                raise self._too_wide(seen_bytes, self._key_of_next_row(pager, limit))
+            # The next page begins with it.
+            batch, goes_on = batch.slice(0, fits), False
+        cut = not stream.ended or fits < arrived_rows
         if cut and not goes_on:
             stream.abandon()
-        batch = stream.take()
-        if not self._handed_on_rows:
-            self._check_width(stream, batch, pager, limit)
         self._check_keys(stream)
         page = Page(
             batch=batch,
@@ -422,16 +429,23 @@ class PagedReader:
                 raise self._too_wide(seen_bytes, self._key_of_next_row(pager, limit))
             stream.receive(rows_max=1, bytes_max=left_bytes)
 
-    def _check_width(
-        self, stream: PageStream, batch: pa.RecordBatch, pager: Pager, limit: PageLimit
-    ) -> None:
-        """A row that came faster than it was looked at is refused like one that was seen to grow:
-        else it were for the link's speed to say which rows are read. Raises ValueTooLarge."""
-        if stream.wire_bytes > self._row_bytes_max:
-            row_bytes = batch.slice(0, 1).nbytes
-            if row_bytes > self._row_bytes_max:
-                self._abandon_stream()
-                raise self._too_wide(row_bytes, self._key_of_next_row(pager, limit))
+    def _rows_that_fit(self, stream: PageStream, batch: pa.RecordBatch) -> int:
+        """How many rows come before the first that is too wide. One that came faster than it was
+        looked at is refused like one that was seen to grow: else it were for the speed of a link
+        to say which rows are read."""
+        at = 0
+        rows: int = batch.num_rows
+        if stream.wire_bytes <= self._row_bytes_max:
+            return rows
+        while at < rows:
+            # What is less than a row may have, in all its rows, has none that is too wide.
+            step = rows - at
+            while step > 1 and batch.slice(at, step).nbytes > self._row_bytes_max:
+                step //= 2
+            if step == 1 and batch.slice(at, 1).nbytes > self._row_bytes_max:
+                return at
+            at += step
+        return rows
 
     def _key_of_next_row(self, pager: Pager, limit: PageLimit) -> str:
         """Which row a page would begin with, for a message; its place where nobody can say."""

@@ -312,7 +312,8 @@ def test_a_state_that_floods_who_logs_in_ends_within_bounds(hasty: None) -> None
     with rogue(Script("start", kept_settings)) as server:
         url = f"postgresql://reader:{PASSWORD}@127.0.0.1:{server.port}/state?sslmode=disable"
         memory.begin()
-        with pytest.raises(StateError, match="more memory than any"):
+        # A busy machine may see the login's time end before it has read so much.
+        with pytest.raises(StateError, match=r"more memory than any|timeout expired"):
             open_store(url).now_s()
     assert memory.grown_mb < GROWN_MB_MAX
 
