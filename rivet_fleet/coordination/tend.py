@@ -235,11 +235,18 @@ def refuse_unplanned(fleet: Fleet, campaign_id: CampaignId, names: Sequence[str]
             )
 
 
-def is_over(run: RunView) -> bool:
+def is_over(fleet: Fleet, run: RunView) -> bool:
     """Whether nothing more happens to a run by itself."""
+    if run.status is not RunStatus.IN_PROGRESS:
+        return True
     counts = run.counts
-    waits = counts.pending or counts.running or counts.committed or not counts.failed
-    return run.status is not RunStatus.IN_PROGRESS or not waits
+    if counts.pending or counts.running or counts.committed or not counts.failed:
+        return False
+    failed = fleet.patience.call(
+        "look at failed chunks", lambda: fleet.store.tasks(run.run_id, status=TaskStatus.FAILED)
+    )
+    # One that has attempts left rests, and is claimed again.
+    return all(task.attempts >= task.attempts_max for task in failed)
 
 
 def chosen_over(fleet: Fleet, campaign_id: CampaignId, names: Sequence[str]) -> bool:
@@ -247,7 +254,7 @@ def chosen_over(fleet: Fleet, campaign_id: CampaignId, names: Sequence[str]) -> 
     if not names:
         return False
     runs = fleet.patience.call("look at the runs", lambda: fleet.store.runs(campaign_id))
-    return all(map(is_over, runs_named(runs, names)))
+    return all(is_over(fleet, run) for run in runs_named(runs, names))
 
 
 def verdict(

@@ -16,12 +16,12 @@ from rivet_fleet.contracts.keys import RunId
 from rivet_fleet.contracts.manifest import MANIFEST_NAME, SUCCESS_NAME
 from rivet_fleet.contracts.plan import DestinationPlan
 from rivet_fleet.contracts.proof import ProofOutcome, ProofPlan, Prove, RunProof
-from rivet_fleet.contracts.state import CampaignStatus, RunStatus, TaskStatus
+from rivet_fleet.contracts.state import CampaignStatus, Failure, RunStatus, TaskStatus
 from rivet_fleet.coordination import commit, finalize
 from rivet_fleet.coordination.commit import Published, deliver_chunk, publish_chunk
 from rivet_fleet.coordination.finalize import finalize_run
 from rivet_fleet.coordination.operate import collect_garbage, requeue
-from rivet_fleet.coordination.tend import tend
+from rivet_fleet.coordination.tend import chosen_over, tend
 from rivet_fleet.errors import (
     DataIntegrityError,
     DestinationUnavailable,
@@ -262,6 +262,19 @@ def test_whoever_comes_next_rolls_a_committed_chunk_forward(tmp_path):
     assert (tended.rolled_forward, tended.finalized) == (1, 1)
     assert tended.status is CampaignStatus.COMPLETED
     assert len([p for p in visible(heir, claim.run_id) if p.endswith(".parquet")]) == 1
+
+
+@pytest.mark.parametrize("permanent", [False, True])
+def test_a_chosen_export_is_not_over_while_a_chunk_is_tried_again(tmp_path, permanent):
+    store = open_store(DatabaseClock(), chunks=(1, 1))
+    fleet = make_fleet(store, tmp_path)
+    claim = claim_of(fleet)
+    failure = Failure(
+        error_class="SourceUnavailable", message="reset", permanent=permanent, not_before_in_s=2.0
+    )
+    store.fail(claim.task_id, claim.fence, failure)
+    name = fleet.planned_run(claim.run_id).export_name
+    assert chosen_over(fleet, CAMPAIGN, (name,)) is permanent
 
 
 def test_a_destination_that_is_away_keeps_no_other_waiting(tmp_path, monkeypatch):
