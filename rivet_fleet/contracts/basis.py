@@ -33,6 +33,9 @@ class BasisKind(Enum):
     """Which table or view the name stands for, and which file holds its rows."""
     INDEX = "index"
     """A unique index that makes the key a key: its columns, and how it orders them."""
+    KEY = "key"
+    """The type of a column whose order cuts a query, in its table, and that it is never NULL: the
+    query's own columns do not say it (ADR 0028)."""
     COLLATION = "collation"
     """What orders a text column: character set, collation, provider, version."""
     DEFINITION = "definition"
@@ -122,7 +125,7 @@ def relies(use: Reliance, fact: BasisFact) -> bool:
             return not use.blocks
         case BasisKind.INDEX:
             return bool(use.key) and set(fact.columns) <= set(use.key)
-        case BasisKind.COLLATION:
+        case BasisKind.COLLATION | BasisKind.KEY:
             return bool(use.compared & set(fact.columns))
         case _:
             return True
@@ -213,6 +216,8 @@ def _sentence(fact: BasisFact, after: str) -> str:
                 f"the {fact.subject} behind the name was {fact.value} and {now} "
                 "(swapped, created again, truncated or rewritten)"
             )
+        case BasisKind.KEY:
+            return f"key column {fact.subject} was {fact.value} and {now}"
         case BasisKind.COLLATION:
             return f"key column {fact.subject} was ordered by {fact.value} and {now}"
         case BasisKind.SESSION:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from rivet_fleet.contracts.facts import FactsRequest, KeyedQuery
 from rivet_fleet.contracts.keys import RelationName
+from rivet_fleet.contracts.plan import TuningPlan
 from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.errors import SchemaDrift, SourceBusy, SourceRefused
 from rivet_fleet.execution.source import Source
@@ -386,6 +387,35 @@ def test_a_key_that_is_one_no_more_ends_the_chunk(desk: Desk) -> None:
     desk.run("DROP INDEX keyed_id" + (" ON keyed" if desk.engine == "mysql" else ""))
     with pytest.raises((SchemaDrift, SourceBusy), match=r"unique|keyed_id"):
         rows_of(desk.source, read, choice)
+
+
+RETYPED = {
+    "postgres": "ALTER TABLE changing ALTER id TYPE text",
+    "mysql": "ALTER TABLE changing MODIFY id varchar(20) NOT NULL",
+}
+EMPTIED = {
+    "postgres": "ALTER TABLE changing ALTER id DROP NOT NULL",
+    "mysql": "ALTER TABLE changing MODIFY id int NULL",
+}
+
+
+@pytest.mark.parametrize("shown", ["v", "id, v"])
+@pytest.mark.parametrize(
+    ("change", "now"), [(RETYPED, "text|varchar"), (EMPTIED, "is now int|may be NULL")]
+)
+def test_a_key_that_is_another_column_now_ends_the_chunk(desk: Desk, change, now, shown) -> None:
+    """In text order 1000 comes before 500, and NULL is in no range; the index is the same."""
+    desk.run("DROP TABLE IF EXISTS changing")
+    desk.run("CREATE TABLE changing (id int NOT NULL, v varchar(40))")
+    desk.run("CREATE UNIQUE INDEX changing_id ON changing (id)")
+    desk.run("INSERT INTO changing SELECT id, v FROM t")
+    desk.run("ANALYZE changing" if desk.engine == "postgres" else "ANALYZE TABLE changing")
+    _, choice, read = planned(desk.source, f"SELECT {shown} FROM changing")
+    assert divided(choice)
+    desk.run(change[desk.engine])
+    first, *_ = choice.ranges
+    with pytest.raises(SchemaDrift, match=now):
+        desk.source.open_chunk(read, first, TuningPlan())
 
 
 def test_a_column_that_may_not_be_read_is_no_key_of_a_query(desk: Desk) -> None:

@@ -69,6 +69,8 @@ _NEVER = frozenset(
     )
 )
 """Words that make a query more than a SELECT of one table, wherever they stand."""
+_NUMBER = re.compile(r"[0-9]+(e[0-9]*)?")
+_EXPONENT = re.compile(r"e[0-9]*")
 _LETTERS = re.compile("[a-z_]+")
 _OPERATORS = frozenset("+-*/<>=~!@#%^&|`?")
 
@@ -155,11 +157,20 @@ class _Look:
                 raise _Doubt(f"it holds {word}, a variable or a parameter")
             self._check_literal(at, piece)
             self._check_folded(piece)
+            self._check_digits(at, word)
             quoted = piece.kind in (TokenKind.QUOTED, TokenKind.TAGGED)
             text = self._text(piece).strip('"`').lower() if quoted else word
             behind = self._word(at - 1) == "." if at else False
             if text in self._words.moments and not behind and self._word(at + 1) != ".":
                 raise _Doubt(f"it reads the clock ({text}), and each page would be of another time")
+
+    def _check_digits(self, at: int, word: str) -> None:
+        """Some servers end a number where it is none any more: ``1e5limit 3`` has a LIMIT."""
+        touched = at and self._pieces[at - 1].end == self._pieces[at].start
+        behind = touched and self._word(at - 1)[:1].isdigit() and word[:1].isalpha()
+        number = _EXPONENT if behind else _NUMBER if word[:1].isdigit() else None
+        if number is not None and number.fullmatch(word) is None:
+            raise _Doubt(f"a number and a word touch in it ({word})")
 
     def _check_folded(self, piece: Token) -> None:
         """Which letters beyond ASCII a server makes small is its encoding's and its locale's: the

@@ -73,6 +73,9 @@ def test_what_it_calls_and_asks_for_is_told() -> None:
         "SELECT a FROM t WHERE b < LOCALTIMESTAMP",
         "SELECT a FROM t WHERE EXISTS (TABLE u)",
         "SELECT a FROM t CROSS JOIN u",
+        "SELECT a FROM t WHERE b < 1e5limit 10",
+        "SELECT a FROM t WHERE b < 1.5e3offset 4",
+        "SELECT a FROM t WHERE b < 10limit 3",
     ],
 )
 def test_whatever_is_not_plain_is_a_doubt(sql: str) -> None:
@@ -90,10 +93,18 @@ def test_whatever_is_not_plain_is_a_doubt(sql: str) -> None:
         "SELECT ALL a FROM t",
         "SELECT utc_date FROM t",
         'SELECT a FROM "t"',
+        "SELECT a FROM t WHERE b < 1e5limit 10",
+        "SELECT a FROM t WHERE b < 1.5limit 10",
     ],
 )
 def test_whatever_is_not_plain_to_mysql_is_a_doubt(sql: str) -> None:
     assert isinstance(found_mysql(sql), str)
+
+
+def test_a_number_alone_is_no_doubt() -> None:
+    for number in ("1e5", "1.5e-3", "1.", ".5", "12", "1.5E3"):
+        sql = f"SELECT a FROM t WHERE b < {number} AND c"
+        assert isinstance(found(sql), OneTable) and isinstance(found_mysql(sql), OneTable), sql
 
 
 def test_a_name_beyond_ascii_that_nobody_folds_is_one() -> None:

@@ -61,6 +61,9 @@ _INDEXES = f"""
 {_arm("index", "INDEX_NAME", "SEQ_IN_INDEX", "COLUMN_NAME", "`COLLATION`", "SUB_PART")}
 FROM information_schema.STATISTICS {_PLACE} AND NON_UNIQUE = 0
 """
+_KEYS = f"""
+{_arm("key", "COLUMN_NAME", "COLUMN_TYPE", "IS_NULLABLE")} FROM information_schema.COLUMNS {_PLACE}
+"""
 _ORDER = f"""
 {_arm("collation", "COLUMN_NAME", "COLLATION_NAME", "CHARACTER_SET_NAME")}
 FROM information_schema.COLUMNS {_PLACE} AND COLLATION_NAME IS NOT NULL
@@ -87,6 +90,12 @@ class Basis:
         self, connection: WatchedConnection, name: RelationName
     ) -> tuple[BasisFact, ...]:
         """Everything that a plan of this table or view may rest on."""
+        return self._relation(connection, name, {*BasisKind} - {BasisKind.KEY}, None)
+
+    def of_query_table(
+        self, connection: WatchedConnection, name: RelationName
+    ) -> tuple[BasisFact, ...]:
+        """The same of the table whose key cuts a query, and what its columns are."""
         return self._relation(connection, name, {*BasisKind}, None)
 
     def of_query(
@@ -144,6 +153,7 @@ class Basis:
         server = self._session.server
         arms = [_TABLE.format(**place)]
         arms += [_INDEXES.format(**place)] if BasisKind.INDEX in kinds else []
+        arms += [_KEYS.format(**place)] if BasisKind.KEY in kinds else []
         arms += [_ORDER.format(**place)] if BasisKind.COLLATION in kinds else []
         arms += [_VIEW.format(**place)] if BasisKind.DEFINITION in kinds else []
         found = _ask(connection, [*arms, *self._own(kinds)])
@@ -201,6 +211,9 @@ def _facts(found: tuple[Row, ...]) -> tuple[BasisFact, ...]:
             parts.setdefault(subject, []).append(row)
         elif kind == "collation":
             facts.append(_fact(BasisKind.COLLATION, subject, _order(row[3], value), subject))
+        elif kind == "key":
+            never_null = " not null" if row[3] == "NO" else ""
+            facts.append(_fact(BasisKind.KEY, subject, value + never_null, subject))
         elif kind == "definition":
             facts.append(_definition(row))
         elif kind == "rights":

@@ -344,7 +344,7 @@ def _beneath(
         if isinstance(found, str):
             return found
         whole = _table_size(connection, found.relation, from_item(found.relation.name, None))
-        rests_on = basis.of_relation(connection, found.relation.name)
+        rests_on = basis.of_query_table(connection, found.relation.name)
         table = replace(found.table, basis=rests_on)
         indexes = _ordered(found.indexes, found.columns)
         return replace(found, table=table, indexes=indexes, size=whole)

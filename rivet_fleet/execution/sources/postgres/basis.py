@@ -24,7 +24,7 @@ from rivet_fleet.contracts.keys import ChunkRange, RelationName
 from rivet_fleet.contracts.plan import PlannedTable, ReadPlan
 from rivet_fleet.errors import SourceBusy
 from rivet_fleet.execution.sources.postgres import querysession
-from rivet_fleet.execution.sources.postgres.catalog import RawColumn, users_path
+from rivet_fleet.execution.sources.postgres.catalog import NEVER_NULL, RawColumn, users_path
 from rivet_fleet.execution.sources.postgres.dialect import (
     catalog_settings,
     from_item,
@@ -94,6 +94,12 @@ WHERE i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NUL
     SELECT FROM pg_catalog.pg_inherits h WHERE h.inhparent = rel.oid)){only}
 """
 # A table that other tables inherit from: no index of its own speaks for their rows.
+_KEYS = f"""
+SELECT 'key', a.attname::text, pg_catalog.format_type(a.atttypid, a.atttypmod)
+  || CASE WHEN {NEVER_NULL} THEN ' NOT NULL' ELSE '' END, ARRAY[a.attname::text]
+FROM rel JOIN pg_catalog.pg_attribute a ON a.attrelid = rel.oid
+WHERE a.attnum > 0 AND NOT a.attisdropped{{only}}
+"""
 _ORDER = """
 SELECT 'collation', x.subject, CASE WHEN c.oid IS NULL THEN 'no collation'
   WHEN c.collprovider = 'd' THEN (
@@ -196,6 +202,10 @@ class Basis:
 
     def of_relation(self, cursor: Row, name: RelationName) -> tuple[BasisFact, ...]:
         """Everything that a plan of this relation may rest on."""
+        return _ask(cursor, self._arms(cursor, {*BasisKind} - {BasisKind.KEY}), name)
+
+    def of_query_table(self, cursor: Row, name: RelationName) -> tuple[BasisFact, ...]:
+        """The same of the table whose key cuts a query, and what its columns are."""
         return _ask(cursor, self._arms(cursor, {*BasisKind}), name)
 
     def of_query(
@@ -288,8 +298,10 @@ class Basis:
         if BasisKind.INDEX in kinds:
             only = "" if use is None else f" AND k.columns <@ {_array(use.key)}"
             arms.append(_INDEXES.format(only=only))
+        only = "" if use is None else f" AND a.attname = ANY ({_array(use.compared)})"
+        if BasisKind.KEY in kinds:
+            arms.append(_KEYS.format(only=only))
         if BasisKind.COLLATION in kinds:
-            only = "" if use is None else f" AND a.attname = ANY ({_array(use.compared)})"
             arms.append(self._ordered(_OF_COLUMNS.format(only=only)))
         if BasisKind.DEFINITION in kinds:
             arms.append(_DEFINITIONS)

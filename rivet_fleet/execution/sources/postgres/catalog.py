@@ -179,12 +179,15 @@ def _close_matches(cursor: Row, wanted: RelationName) -> str:
 
 # ---------------------------------------------------------------- columns
 
-_COLUMNS = r"""
-SELECT a.attname, a.atttypid, a.atttypmod, pg_catalog.format_type(a.atttypid, a.atttypmod),
-       a.attnotnull AND NOT EXISTS (
+NEVER_NULL = """a.attnotnull AND NOT EXISTS (
          SELECT FROM pg_catalog.pg_constraint k
          WHERE k.conrelid = a.attrelid AND k.contype = 'n' AND k.conkey = ARRAY[a.attnum]
-           AND (NOT k.convalidated OR k.connoinherit)),
+           AND (NOT k.convalidated OR k.connoinherit))"""
+"""Of a column ``a`` of pg_attribute. A NOT NULL that is NOT VALID (PostgreSQL 18) or NO INHERIT
+does not speak for every row."""
+_COLUMNS = rf"""
+SELECT a.attname, a.atttypid, a.atttypmod, pg_catalog.format_type(a.atttypid, a.atttypmod),
+       {NEVER_NULL},
        pg_catalog.col_description(a.attrelid, a.attnum),
        (SELECT s.avg_width FROM pg_catalog.pg_stats s
         WHERE s.schemaname = n.nspname AND s.tablename = c.relname AND s.attname = a.attname
@@ -203,7 +206,6 @@ WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY a.attnum
 """
 # 19: for each row, before, update. A trigger of moddatetime's kind has the column as argument.
-# A NOT NULL that is NOT VALID (PostgreSQL 18) or NO INHERIT does not speak for every row.
 
 _TYPES = """
 WITH RECURSIVE t AS (
