@@ -122,8 +122,8 @@ def validate(
     if prefix is not None and config is None:
         kinds, allowed = destination_kinds(), read_environment().allowed
         found = validate_place(
-            lambda text: wiring.open_place(place_named(text, kinds), allowed),
-            prefix.rstrip("/") or "/",
+            lambda place: wiring.open_place(place, allowed),
+            place_named(prefix.rstrip("/") or "/", kinds),
             run_id=run_id,
             depth=deep,
         )
@@ -131,10 +131,9 @@ def validate(
     invocation = start(config_path(config), params, state_url, quiet=True)
     with fleet_of(invocation, "validate") as fleet:
         if prefix is not None:
-            loaded = invocation.loaded
             verified = validate_place(
-                lambda text: fleet.open_destination(own_place(loaded, text)),
-                prefix.rstrip("/") or "/",
+                fleet.open_destination,
+                own_place(invocation.loaded, prefix.rstrip("/") or "/"),
                 run_id=run_id,
                 depth=deep,
                 ledger=ledger_of(fleet),

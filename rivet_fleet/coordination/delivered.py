@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rivet_fleet.contracts.keys import CampaignId, RunId
 from rivet_fleet.contracts.manifest import (
@@ -14,6 +14,7 @@ from rivet_fleet.contracts.manifest import (
     PartStatus,
     run_manifest_name,
 )
+from rivet_fleet.contracts.plan import DestinationPlan
 from rivet_fleet.contracts.state import RunStatus, RunView
 from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.coordination.inquiry import choose
@@ -97,8 +98,8 @@ def ledger_of(fleet: Fleet) -> Ledger:
 
 
 def validate_place(
-    open_at: Callable[[str], Destination],
-    prefix: str,
+    open_at: Callable[[DestinationPlan], Destination],
+    place: DestinationPlan,
     *,
     run_id: str | None,
     depth: Depth,
@@ -107,13 +108,16 @@ def validate_place(
     """The files of a place against its manifest, the newest run's or that of ``run_id``; of a place
     that has none, and has partitions below it, each of those."""
     name = MANIFEST_NAME if run_id is None else run_manifest_name(run_id)
-    with contextlib.closing(open_at(prefix)) as destination:
+    with contextlib.closing(open_at(place)) as destination:
         below = _places_below(destination, name)
         if not below:
             return [_validate_at(destination, run_id, depth, ledger)]
     found = []
+    # Links lead to the place that was asked for, and nowhere from below it.
+    anchor = None if "://" in place.prefix else place.prefix
     for folder in below:
-        with contextlib.closing(open_at(f"{prefix}/{folder}")) as destination:
+        part = replace(place, prefix=f"{place.prefix.rstrip('/')}/{folder}", anchor=anchor)
+        with contextlib.closing(open_at(part)) as destination:
             found.append(_validate_at(destination, run_id, depth, ledger))
     return found
 

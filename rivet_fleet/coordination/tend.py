@@ -269,7 +269,8 @@ def verdict(
     if status is CampaignStatus.CANCELLED:
         return ExitCode.STOPPED
     runs = runs_named(fleet.store.runs(campaign_id), names)
-    if names and all(run.status is RunStatus.COMPLETED for run in runs):
+    # Names that nothing answers to were delivered by nobody.
+    if names and runs and all(run.status is RunStatus.COMPLETED for run in runs):
         return ExitCode.OK
     if not names and status is not CampaignStatus.INCOMPLETE:
         return ExitCode.OK

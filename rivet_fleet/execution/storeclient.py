@@ -89,9 +89,9 @@ def import_store(library: str, extra: str) -> ModuleType:
 
 
 def bucket_of(connection: DestinationConnection, needed: str = "endpoint") -> tuple[str, str]:
-    """The bucket, and the keys' beginning without slashes. Raises ConfigError for a prefix with a
-    place behind its ``@`` that no setting leads to: the cloud's own service has another bucket of
-    that name, and it may be anybody's."""
+    """The bucket, and the keys' beginning without slashes. Raises ConfigError for a prefix without
+    a bucket, and for one with a place behind its ``@`` that no setting leads to: the cloud's own
+    service has another bucket of that name, and it may be anybody's."""
     place = authority_of(connection.prefix)
     if "@" in place and needed not in connection.options:
         raise ConfigError(
@@ -99,7 +99,13 @@ def bucket_of(connection: DestinationConnection, needed: str = "endpoint") -> tu
             "how it is reached",
             hint="give the configuration of an export that delivers there (-c): nothing was asked",
         )
-    return bucket_and_key(connection.prefix)
+    bucket, below = bucket_and_key(connection.prefix)
+    if not bucket:
+        raise ConfigError(
+            f"{connection.prefix} names no bucket",
+            hint="write it behind the two slashes: scheme://bucket/prefix; nothing was asked",
+        )
+    return bucket, below
 
 
 _RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19})")

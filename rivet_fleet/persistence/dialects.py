@@ -373,8 +373,9 @@ def anothers_file(path: Path) -> Iterator[sqlite3.Connection]:
     sqlite3.Error behind that. Raises StateRefused where the file could be somebody else's.
     """
     refuse_strangers(path)
-    log = path.with_name(path.name + "-wal")
-    whole = not (log.is_file() and log.stat().st_size)
+    # A journal says that the file may hold half of a transaction: SQLite is to look at it.
+    logs = (path.with_name(path.name + end) for end in ("-wal", "-journal"))
+    whole = not any(log.is_file() and log.stat().st_size for log in logs)
     options = "mode=ro&immutable=1" if whole else "mode=ro"
     where = f"{path.absolute().as_uri()}?{options}"
     looks = iter(range(_LOOKS_MAX))

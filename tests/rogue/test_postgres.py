@@ -155,7 +155,9 @@ def test_no_flood_costs_more_than_an_answer_may(phase: str) -> None:
     memory.begin()
     outcomes = {name: meet(phase, name) for name in sorted(FLOODS)}
     assert not {name: said for name, said in outcomes.items() if said}
-    assert memory.grown_mb < GROWN_MB_MAX
+    # How much comes between two looks is for the machine's load to say; that each look counts,
+    # ``test_what_came_over_a_link_is_counted_by_the_kernel`` says without one.
+    assert memory.grown_mb < ONE_LOOK_MB_MAX
 
 
 @pytest.mark.parametrize("most", [None, ANSWER_BYTES_MAX // 2])

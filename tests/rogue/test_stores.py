@@ -4,15 +4,18 @@ and read no farther than was asked for."""
 from __future__ import annotations
 
 import http.server
+import importlib
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from rivet_fleet.contracts.destination import DestinationConnection
 from rivet_fleet.contracts.manifest import PartDigest
 from rivet_fleet.errors import ConfigError, DestinationUnavailable
+from rivet_fleet.execution.destinations.gcs import GcsStore
 from rivet_fleet.execution.registry import open_destination
 from rivet_fleet.execution.storeclient import end_of_range, understood
 
@@ -160,3 +163,26 @@ def test_a_service_that_no_setting_leads_to_is_not_looked_for_elsewhere(
     """A cloud's own service may have a bucket of that name, and anybody's."""
     with pytest.raises(ConfigError, match="no setting says how it is reached"):
         open_destination(DestinationConnection(kind=kind, prefix=prefix, options={}))
+
+
+@pytest.mark.parametrize(("kind", "scheme"), [("s3", "s3"), ("gcs", "gs"), ("azure", "az")])
+def test_a_place_without_a_bucket_is_refused_by_name(kind: str, scheme: str) -> None:
+    connection = DestinationConnection(kind=kind, prefix=f"{scheme}:///raw", options={})
+    with pytest.raises(ConfigError, match="names no bucket"):
+        open_destination(connection)
+
+
+def test_an_upload_to_google_goes_nowhere_in_clear(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever reads the address on the wire may write, and reads the rows besides."""
+    pytest.importorskip("gcsfs")
+    connection = DestinationConnection(kind="gcs", prefix="gs://lake/raw", options={})
+    store = GcsStore(importlib.import_module("gcsfs"), "lake", "raw", connection)
+    there = urlsplit(store._upload_url)
+    for scheme, taken in (("https", True), ("http", False)):
+        told = {"Location": f"{scheme}://{there.netloc}/session"}
+        monkeypatch.setattr(store, "ask", lambda *_, told=told, **__: (told, b""))
+        if taken:
+            assert store.resumable("{}") == told["Location"]
+        else:
+            with pytest.raises(DestinationUnavailable, match="an upload elsewhere"):
+                store.resumable("{}")

@@ -12,25 +12,30 @@ import pytest
 
 from rivet_fleet.contracts.codec import dumps
 from rivet_fleet.contracts.doctor import DoctorCode, DoctorFinding, Gravity
+from rivet_fleet.contracts.manifest import MANIFEST_NAME
 from rivet_fleet.contracts.plan import CampaignPlan, DestinationPlan
-from rivet_fleet.contracts.seals import Allowed
+from rivet_fleet.contracts.seals import EVERYTHING, Allowed
 from rivet_fleet.contracts.state import RunStatus
 from rivet_fleet.contracts.url import MASK
 from rivet_fleet.contracts.window import Subject
 from rivet_fleet.coordination import commit, wiring
+from rivet_fleet.coordination.delivered import validate_place
 from rivet_fleet.coordination.doctor import _places
 from rivet_fleet.coordination.fitness import Defect, refuse_before_claim, within_allowed
 from rivet_fleet.coordination.operate import collect_garbage
 from rivet_fleet.coordination.wiring import ProcessOptions, open_planned_destination
 from rivet_fleet.errors import ConfigError, DestinationRefused, WorkerUnfit
 from rivet_fleet.execution import registry
+from rivet_fleet.execution.destination import Destination
 from rivet_fleet.execution.parts import digest_file
 from rivet_fleet.persistence.open import open_store
 from rivet_fleet.planning.binding import binding_of
 from rivet_fleet.planning.config.connections import source_connection
+from rivet_fleet.planning.config.destinations import place_named
 from rivet_fleet.planning.config.load import config_json_schema
 from rivet_fleet.planning.config.loaded import LoadedConfig
 from rivet_fleet.planning.planner import new_campaign_id, plan_campaign
+from rivet_fleet.verification.findings import Depth
 from tests.campaigns import campaign_plan
 from tests.model import objects
 from tests.model.store import MemoryStore
@@ -207,6 +212,29 @@ def test_a_link_that_is_put_behind_the_look_leads_nowhere(load: Load, tmp_path: 
     with pytest.raises(DestinationRefused, match="is a symbolic link"):
         opened.put_atomic("manifest.json", b"{}")
     assert not list(payroll.iterdir())
+
+
+def test_partitions_are_looked_for_below_the_place_that_was_asked_for(tmp_path: Path) -> None:
+    """Of a folder nothing below it may lead out; the folder itself may be a link."""
+    out = tmp_path / "out"
+    (out / "%2E5").mkdir(parents=True)
+    (out / "%2E5" / MANIFEST_NAME).write_text("{}")
+    (tmp_path / "link").symlink_to(out)
+    asked: list[DestinationPlan] = []
+
+    def open_at(place: DestinationPlan) -> Destination:
+        asked.append(place)
+        return wiring.open_place(place, EVERYTHING)
+
+    for text in (str(tmp_path / "link"), (tmp_path / "link").as_uri()):
+        asked.clear()
+        place = place_named(text, registry.destination_kinds())
+        (found,) = validate_place(open_at, place, run_id=None, depth=Depth.LIGHT)
+        assert found.uri.endswith("%2E5") or found.uri.endswith("%252E5")
+        assert [(one.prefix, one.anchor) for one in asked] == [
+            (str(tmp_path / "link"), None),
+            (str(tmp_path / "link" / "%2E5"), str(tmp_path / "link")),
+        ]
 
 
 def test_what_is_allowed_is_asked_before_anything_else(load: Load) -> None:

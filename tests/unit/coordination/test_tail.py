@@ -21,10 +21,11 @@ from rivet_fleet.coordination import commit, finalize
 from rivet_fleet.coordination.commit import Published, deliver_chunk, publish_chunk
 from rivet_fleet.coordination.finalize import finalize_run
 from rivet_fleet.coordination.operate import collect_garbage, requeue
-from rivet_fleet.coordination.tend import chosen_over, tend
+from rivet_fleet.coordination.tend import chosen_over, tend, verdict
 from rivet_fleet.errors import (
     DataIntegrityError,
     DestinationUnavailable,
+    ExitCode,
     LeaseLost,
     StateTampered,
 )
@@ -275,6 +276,12 @@ def test_a_chosen_export_is_not_over_while_a_chunk_is_tried_again(tmp_path, perm
     store.fail(claim.task_id, claim.fence, failure)
     name = fleet.planned_run(claim.run_id).export_name
     assert chosen_over(fleet, CAMPAIGN, (name,)) is permanent
+
+
+def test_names_that_no_export_bears_are_no_success(tmp_path):
+    fleet = make_fleet(open_store(DatabaseClock(), chunks=(1,)), tmp_path)
+    for status in (CampaignStatus.ACTIVE, CampaignStatus.COMPLETED):
+        assert verdict(fleet, CAMPAIGN, status, ("typo",)) is ExitCode.INCOMPLETE
 
 
 def test_a_destination_that_is_away_keeps_no_other_waiting(tmp_path, monkeypatch):

@@ -97,6 +97,25 @@ def test_what_rivet_has_written_and_not_yet_folded_in_is_seen(path: Path) -> Non
     assert found.value == "2"
 
 
+def test_half_of_a_transaction_is_not_taken_for_the_state(path: Path) -> None:
+    """A program that ended in the middle leaves a journal, which only a writer may play back."""
+    rivets(path, *((f"e{n}", "before" * 40, None, None) for n in range(200)))
+    torn = path.with_name("torn.db")
+    with closing(sqlite3.connect(path)) as writer:
+        writer.execute("PRAGMA journal_mode=DELETE").fetchall()
+        writer.execute("PRAGMA cache_size=1").fetchall()
+        writer.execute(
+            "UPDATE export_state SET last_cursor_value = replace(last_cursor_value, "
+            "'before', 'middle')"
+        )
+        for end in ("", "-journal"):
+            copy = path.with_name(path.name + end).read_bytes()
+            torn.with_name(torn.name + end).write_bytes(copy)
+    assert b"middle" in torn.read_bytes()
+    with pytest.raises(StateRefused, match="cannot be read"):
+        cursors_of_file(torn)
+
+
 def test_what_is_no_state_of_rivets_is_refused_by_name(path: Path) -> None:
     with pytest.raises(StateRefused, match="there is no state of Rivet at"):
         cursors_of_file(path)
