@@ -80,15 +80,15 @@ def reader_gone() -> bool:
     return bool(_gone)
 
 
-def confirm(question: str, *, yes: bool) -> None:
+def confirm(question: str, *, yes: bool, hint: str = "--yes says it") -> None:
     """Ask on a terminal before something is forgotten or given up. ``yes``: the answer was given on
     the command line. Raises UsageError when the answer is no, or nobody can be asked."""
     if yes:
         return
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise _unconfirmed(f"{question} nobody can be asked here")
+        raise _unconfirmed(f"{question} nobody can be asked here", hint)
     if not click.confirm(flat(question), err=True):
-        raise _unconfirmed(f"{question} The answer was no")
+        raise _unconfirmed(f"{question} The answer was no", hint)
 
 
 def show_cursor() -> None:
@@ -101,10 +101,8 @@ def show_cursor() -> None:
         pass  # the terminal has gone
 
 
-def _unconfirmed(message: str) -> UsageError:
-    return UsageError(
-        f"{message}: nothing was changed", hint="--yes says it", code="RIVET_NOT_CONFIRMED"
-    )
+def _unconfirmed(message: str, hint: str) -> UsageError:
+    return UsageError(f"{message}: nothing was changed", hint=hint, code="RIVET_NOT_CONFIRMED")
 
 
 def _print(text: str, *, err: bool, nl: bool = True) -> None:

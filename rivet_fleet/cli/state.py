@@ -25,11 +25,13 @@ from rivet_fleet.contracts.codec import dumps, to_plain
 from rivet_fleet.contracts.identity import NAMESPACE_DEFAULT
 from rivet_fleet.contracts.keys import describe_range
 from rivet_fleet.contracts.state import Boundary, RunView
+from rivet_fleet.contracts.url import hide_secrets
 from rivet_fleet.contracts.window import describe_mark
 from rivet_fleet.coordination import marks, operate
 from rivet_fleet.coordination.fleet import Fleet, find_campaign, refuse_other_owner
+from rivet_fleet.coordination.wiring import redactor
 from rivet_fleet.errors import UsageError
-from rivet_fleet.observability.units import redact_plain, safe_line
+from rivet_fleet.observability.units import redact_plain
 from rivet_fleet.planning.config.connections import seal_key
 
 export_option = click.option("-e", "--export", "export_name", default=None, help="This export.")
@@ -341,30 +343,61 @@ def copy(
     metavar="NAME",
     help="The variable with the key that the state is sealed with now; without it: with none.",
 )
-@click.option("--yes", is_flag=True, help="What is sealed without a key was looked at: seal it.")
+@click.option(
+    "--yes",
+    "shown",
+    default=None,
+    metavar="FINGERPRINT",
+    help="What was shown under this fingerprint was looked at: seal exactly that.",
+)
 def reseal(
-    config: Path, params: tuple[str, ...], state_url: str | None, old_key_env: str | None, yes: bool
+    config: Path,
+    params: tuple[str, ...],
+    state_url: str | None,
+    old_key_env: str | None,
+    shown: str | None,
 ) -> int:
     """Seal everything in the state anew with the key of state.key_env, or without one.
 
     Every row is checked by its present seal first; one that is not what was sealed refuses the
     whole, and nothing is changed. Refused while anybody works in the namespace. What had no key
-    before can have been made by anybody who writes to the state: it is shown, and needs --yes.
+    before can have been made by anybody who writes to the state: it is shown, with a fingerprint
+    of all of it. A terminal asks; elsewhere --yes FINGERPRINT is needed.
     """
     invocation = start(config, params, state_url, quiet=True)
     with fleet_of(invocation, "state") as fleet:
         refuse_other_owner(fleet.store, invocation.loaded)
         old_key = seal_key(invocation.loaded, old_key_env) if old_key_env else None
-        if old_key is None and invocation.loaded.config.state.key_env and not yes:
-            say("what is there has no key's seal: whoever writes to the state can have made it")
-            for line in marks.unkeyed(fleet):
-                say("  " + safe_line(line, known_redactor()))
-            say("had it a key before? Then somebody has replaced its seals: restore it, or cancel")
-            raise UsageError(
-                "nothing was changed: nobody has said yet that all of it is what was planned",
-                hint="when it is, say so with --yes",
-                code="RIVET_NOT_CONFIRMED",
-            )
-        runs = fleet.store.reseal(old_key, by=operator())
+        if old_key is None and invocation.loaded.config.state.key_env and shown is None:
+            shown = _look(fleet, invocation)
+        runs = fleet.store.reseal(old_key, by=operator(), shown=None if old_key else shown)
     say(f"sealed anew: {runs} runs with their chunks and parts, budgets and marks")
     return 0
+
+
+def _look(fleet: Fleet, invocation: Invocation) -> str:
+    """Show what would get the key's seal, and ask; its fingerprint. Raises UsageError."""
+    say("what is there has no key's seal: whoever writes to the state can have made it")
+    hide = redactor(invocation.loaded, invocation.state_url, hide=hide_secrets)
+    lines, fingerprint = marks.unkeyed(fleet)
+    for line in lines:
+        # A pattern of what looks like a secret could be made to hide what a plan says.
+        masked = hide(line)
+        told = "" if masked == line else "  (*** is a secret of this configuration)"
+        say(f"  {_escaped(masked)}{told}")
+    say("had it a key before? Then somebody has replaced its seals: restore it, or cancel")
+    say(f"fingerprint of all of it: {fingerprint}")
+    confirm(
+        "Is all of it what was planned?",
+        yes=False,
+        hint=f"when it is, say so with --yes {fingerprint}",
+    )
+    return fingerprint
+
+
+def _escaped(line: str) -> str:
+    """With each character that is not plain ASCII as an escape: none is unseen or looks like
+    another."""
+    return "".join(
+        one if " " <= one <= "~" else one.encode("unicode_escape").decode() for one in line
+    )

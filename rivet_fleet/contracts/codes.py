@@ -396,6 +396,8 @@ _ALL = [
         RIVET_STATE_KEY_OTHER | the state is sealed with another key | {_KEY}
         RIVET_STATE_NOT_KEYED | the state is sealed without a key, and this process asks
             for one | {_KEY}
+        RIVET_STATE_NOT_SHOWN | what `state reseal` would seal is not what was shown under
+            the fingerprint that was said | `state reseal` shows what is there now
         RIVET_STATE_IN_USE | processes still work with a state that is to be migrated or
             copied | let them finish, or stop them
         RIVET_STATE_MOVED | `state copy` has moved this state elsewhere | point `state:`

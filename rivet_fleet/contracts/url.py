@@ -269,6 +269,14 @@ def redact(text: str, secrets: tuple[str, ...] = (), *, foreign: bool = False) -
     Ordinary words are hidden by their place alone, unless the text is ``foreign``: there they go
     as whole words, as short secrets always do. What has fewer than three characters is hidden by
     its place."""
+    text = hide_secrets(text, secrets, foreign=foreign)
+    if "://" in text and "@" in text:
+        text = _WORD.sub(_without_password, text)
+    return _KEYWORD.sub(lambda m: m[1] + MASK, text)
+
+
+def hide_secrets(text: str, secrets: tuple[str, ...], *, foreign: bool = False) -> str:
+    """``text`` without the given secrets, as ``redact`` hides them, and with all else as it is."""
     for secret in sorted(set(secrets), key=len, reverse=True):
         ordinary = _ORDINARY.fullmatch(secret) is not None
         if len(secret) < 3 or (ordinary and not foreign):
@@ -277,9 +285,7 @@ def redact(text: str, secrets: tuple[str, ...] = (), *, foreign: bool = False) -
             text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", MASK, text)
         else:
             text = text.replace(secret, MASK)
-    if "://" in text and "@" in text:
-        text = _WORD.sub(_without_password, text)
-    return _KEYWORD.sub(lambda m: m[1] + MASK, text)
+    return text
 
 
 def _without_password(word: re.Match[str]) -> str:

@@ -3,15 +3,15 @@ and what would get a key's seal (ADR 0024)."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 
 from rivet_fleet.contracts.codec import dumps, to_plain
 from rivet_fleet.contracts.columns import INTEGERS
 from rivet_fleet.contracts.events import Event, EventName
-from rivet_fleet.contracts.keys import CUT, describe_range, joined_ranges
-from rivet_fleet.contracts.state import RunView, TaskView
+from rivet_fleet.contracts.keys import CUT, ChunkRange, describe_range, joined_ranges
+from rivet_fleet.contracts.plan import ExportPlan
 from rivet_fleet.contracts.window import (
     MARK_OTHER,
     UNCONTINUABLE,
@@ -28,6 +28,7 @@ from rivet_fleet.contracts.window import (
 from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.coordination.operate import Word
 from rivet_fleet.errors import ConfigError, StateRefused, UsageError
+from rivet_fleet.persistence.seals import of_budget
 from rivet_fleet.planning.binding import binding_of
 from rivet_fleet.planning.config.connections import source_connection
 from rivet_fleet.planning.config.loaded import LoadedConfig
@@ -138,32 +139,32 @@ def _other_columns(export_name: str, mark: StoredMark, what: str) -> StateRefuse
     )
 
 
-def unkeyed(fleet: Fleet) -> list[str]:
-    """What of the namespace is sealed without a key, in lines that nobody may cut: each run's
-    whole plan with its ranges, and what was said of it; what source groups are allowed, and where
-    marks stand and what they are bound to. Whatever its status says, which no seal covers. Raises
+def unkeyed(fleet: Fleet) -> tuple[list[str], str]:
+    """What of the namespace is sealed without a key, in lines that nobody may cut, and the
+    fingerprint of all of it: each run's whole plan with its ranges, what was said and committed of
+    it; what source groups are allowed, and where marks stand and what they are bound to. Whatever a
+    status says, and whether a campaign is there: it is what ``reseal`` reads. Raises
     StateTampered."""
     lines = []
-    with closing(fleet.store.under(None)) as store:
-        names = set(store.marked_campaigns())
-        for campaign in store.campaigns():
-            names.add(campaign.campaign_name)
-            for run in store.runs(campaign.campaign_id):
-                done = f"{run.counts.completed} of {run.expected_tasks} chunks completed"
-                to = run.plan.destination.prefix
-                lines.append(f"{run.run_id} ({done}, {run.rows} rows) delivers to {to}")
-                lines += (f"  {line}" for line in _in_lines("", to_plain(run.plan)))
-                lines += _ranges(run, store.tasks(run.run_id))
-                for word in (run.acceptance, run.proof):
-                    if word is not None:
-                        lines.append(f"  {type(word).__name__.lower()}: {dumps(word)}")
-        lines += [f"group {one.group_name}: {dumps(one)}" for one in store.budgets()]
-        for name in sorted(names):
-            known = [one.export_name for one in store.progression(name)]
-            for export_name, mark in store.marks(name, known).items():
-                bound_to = f", bound to {mark.binding}" if mark.binding else ""
-                lines.append(f"{name}: {export_name} reads on from {mark.value}{bound_to}")
-    return lines
+    found = fleet.store.to_seal()
+    for run in found.runs:
+        plan = run.plan()
+        lines.append(f"{run.run_id} delivers to {plan.destination.prefix}")
+        settings = list(_in_lines("", to_plain(plan)))
+        # What this program does not understand of it is sealed, too.
+        known = set(settings)
+        stored = _in_lines("", json.loads(run.plan_json))
+        settings += [one for one in stored if one not in known]
+        lines += [f"  {one}" for one in settings]
+        lines += _ranges(plan, run.chunk_ranges())
+        lines += [f"  {one}" for one in run.kept]
+    for row in found.budgets:
+        lines.append(f"group {row.group_name}: {dumps(of_budget(row._mapping))}")
+    for row in found.marks:
+        bound_to = f", bound to {row.mark_binding}" if row.mark_binding else ""
+        at = f"{row.last_cursor_value}{bound_to}"
+        lines.append(f"{row.campaign_name}: {row.export_name} reads on from {at}")
+    return lines, found.fingerprint
 
 
 def _in_lines(at: str, plain: object) -> Iterator[str]:
@@ -178,12 +179,12 @@ def _in_lines(at: str, plain: object) -> Iterator[str]:
         yield f"{at}: {dumps(plain)}"
 
 
-def _ranges(run: RunView, tasks: Sequence[TaskView]) -> list[str]:
+def _ranges(plan: ExportPlan, ranges: Sequence[ChunkRange]) -> list[str]:
     """A run's ranges, those that meet as one where their order can be told: of a plan without a
     gap there are few then."""
     lines = []
-    numbers = {one.name for one in run.plan.read.columns if one.type.kind in INTEGERS}
-    for first, last, joined in joined_ranges([task.chunk_range for task in tasks], numbers):
+    numbers = {one.name for one in plan.read.columns if one.type.kind in INTEGERS}
+    for first, last, joined in joined_ranges(ranges, numbers):
         said = describe_range(joined)
         lines.append(f"  chunks {first} to {last}: {dumps(joined) if CUT in said else said}")
     return lines

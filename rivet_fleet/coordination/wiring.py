@@ -151,9 +151,12 @@ def load_urls(
     )
 
 
-def redactor(loaded: LoadedConfig, *urls: str) -> Callable[[str], str]:
+def redactor(
+    loaded: LoadedConfig, *urls: str, hide: Callable[[str, tuple[str, ...]], str] = redact
+) -> Callable[[str], str]:
     """Removes every known secret and everything that looks like one.
 
+    ``hide``: how; ``hide_secrets`` leaves what only looks like one.
     ``urls``: what is in use although the configuration does not hold it. A secret that is part
     of a name of the configuration is hidden by its place alone: whoever reads the name there has
     read it, and a report without its names helps nobody."""
@@ -161,7 +164,7 @@ def redactor(loaded: LoadedConfig, *urls: str) -> Callable[[str], str]:
     secrets = spellings([*loaded.secrets, *further, *secrets_in_files(loaded)])
     names = own_names(loaded)
     telling = tuple(one for one in secrets if not any(one in name for name in names))
-    return lambda text: redact(text, telling)
+    return lambda text: hide(text, telling)
 
 
 def settings_of(loaded: LoadedConfig) -> FleetSettings:

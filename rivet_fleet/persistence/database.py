@@ -404,11 +404,8 @@ class Database:
         pool_size: int = 2,
         namespace: str = NAMESPACE_DEFAULT,
         sealer: Sealer = UNKEYED,
-        borrowed: bool = False,
     ) -> None:
-        """``borrowed``: the dialect is another database's, which closes it."""
         self.sealer = sealer
-        self._borrowed = borrowed
         self.dialect = dialect
         self.namespace = namespace
         self.engine = dialect.engine(pool_size)
@@ -459,8 +456,7 @@ class Database:
     def close(self) -> None:
         """Give every connection back."""
         self.engine.dispose()
-        if not self._borrowed:
-            self.dialect.close()
+        self.dialect.close()
 
     def _again(
         self,

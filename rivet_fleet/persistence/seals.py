@@ -275,14 +275,14 @@ def refuse_without_budget(group_name: str, *, whole: bool) -> None:
 
 def seal_budget(sealer: Sealer, budget: Mapping[str, Any]) -> str:
     """The seal of what a source group may do; ``budget`` with its namespace."""
-    return sealer.seal("budget", _of_budget(budget))
+    return sealer.seal("budget", of_budget(budget))
 
 
 def check_budget(sealer: Sealer, row: Record) -> None:
     """Raise StateTampered when the budget is not the configured one."""
     what = f"the budget of source group {row.group_name}"
     with typed(what):
-        sealer.check(row.seal, "budget", _of_budget(row._mapping), what)
+        sealer.check(row.seal, "budget", of_budget(row._mapping), what)
 
 
 _SEALED_BY_FIRST = ("chunks_max", "connections_max", "rows_per_s", "bytes_per_s", "chunks_min")
@@ -290,7 +290,8 @@ _SEALED_BY_FIRST = ("chunks_max", "connections_max", "rows_per_s", "bytes_per_s"
 it says something: what was sealed before it came still holds, also where nobody has the key."""
 
 
-def _of_budget(budget: Mapping[str, Any]) -> dict[str, object]:
+def of_budget(budget: Mapping[str, Any]) -> dict[str, object]:
+    """What the seal of a budget covers."""
     fields = {name: budget[name] for name in ("namespace", "group_name", "monitor_json")}
     for name, number in BUDGET_NUMBERS.items():
         # A state on its way through former versions has no column yet of one that came later.

@@ -23,7 +23,7 @@ from rivet_fleet.persistence.finalizers import Acceptances, Finalizers
 from rivet_fleet.persistence.ledger import Ledger, Uniques
 from rivet_fleet.persistence.marks import Histories, Marks
 from rivet_fleet.persistence.migrate import check_version, migrate, refuse_live
-from rivet_fleet.persistence.reseal import reseal
+from rivet_fleet.persistence.reseal import ToSeal, reseal, to_seal
 from rivet_fleet.persistence.seals import SealedRun
 from rivet_fleet.persistence.views import Counters, Outages, Views
 
@@ -81,14 +81,17 @@ class Store(
         """Raise StateRefused unless the schema is exactly this program's version."""
         check_version(self._db)
 
-    def reseal(self, old_key: bytes | None, *, by: str) -> int:
+    def reseal(self, old_key: bytes | None, *, by: str, shown: str | None = None) -> int:
         """Seal everything of the namespace anew, with the key of this store, where it is sealed
-        with the old one now (None: without a key); the number of runs. Raises StateTampered, and
+        with the old one now (None: without a key); the number of runs. ``shown``: the fingerprint
+        of ``to_seal``, which must be of what is there. Raises StateTampered, and
         StateRefused also while anybody works; then nothing was changed. One transaction, and a
         word in the journal behind it."""
         with self._db.migrating() as connection:
             refuse_live(connection, self._db.dialect, self._db.namespace)
-            runs = reseal(connection, Sealer(key=old_key), self._db.sealer, self._db.namespace)
+            runs = reseal(
+                connection, Sealer(key=old_key), self._db.sealer, self._db.namespace, shown
+            )
         self._sealed.clear()
         keyed = f"key {self._db.sealer.key_id}" if self._db.sealer.key else "no key"
         self.write_journal(
@@ -96,13 +99,11 @@ class Store(
         )
         return runs
 
-    def under(self, key: bytes | None) -> Store:
-        """The same state, as whoever has this key (None: none) sees it. To be closed before this
-        one, of which it borrows the way to the database."""
-        sealer, db = Sealer(key=key), self._db
-        return Store(
-            Database(db.dialect, pool_size=1, namespace=db.namespace, sealer=sealer, borrowed=True)
-        )
+    def to_seal(self) -> ToSeal:
+        """What ``reseal`` would seal that has no key's seal yet, by the same reading. Raises
+        StateTampered, StateRefused."""
+        with self._db.migrating() as connection:
+            return to_seal(connection, Sealer(), self._db.sealer, self._db.namespace)
 
     def close(self) -> None:
         """Give every connection back. Never raises."""

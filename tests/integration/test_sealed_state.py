@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -17,6 +18,9 @@ from tests.integration.conftest import ROWS
 from tests.integration.fleet_cli import Desk, fleet_yaml, run_sqlite
 from tests.integration.relay import Relay
 
+HIDING = "'token=' || (SELECT string_agg(iban, ',') FROM payroll)"
+"""A pattern of what looks like a secret would hide the rest of it."""
+UNSEEN = " /* cyrillic \u0430, unseen \u200b */"
 KEY = "correct-horse-battery-staple"
 
 
@@ -24,7 +28,10 @@ def tamper(desk: Desk, stolen: Path) -> None:
     """Another query and another folder in the plan, as somebody with SQL would put them."""
     ((text,),) = run_sqlite(desk.state, "SELECT plan_json FROM chunk_run")
     plan = json.loads(text)
-    plan["read"] |= {"relation": None, "query": "SELECT 1::bigint AS id, 'x' AS note, 1.0 AS total"}
+    plan["read"] |= {
+        "relation": None,
+        "query": f"SELECT 1::bigint AS id, {HIDING} AS note, 1.0 AS total{UNSEEN}",
+    }
     plan["destination"]["prefix"] = str(stolen)
     run_sqlite(desk.state, "UPDATE chunk_run SET plan_json = ?", (json.dumps(plan),))
 
@@ -96,7 +103,12 @@ def test_a_key_and_lists_hold_whatever_the_state_says(desk: Desk, tmp_path: Path
         # Who follows the hint sees what would get the key's seal, and it is not what was planned.
         looked = desk.cli("state", "reseal", code=1)
         shown = looked.out
-        assert looked.err.startswith("error [RIVET_NOT_CONFIRMED]: nothing was changed")
+        assert "[RIVET_NOT_CONFIRMED]" in looked.err and "nothing was changed" in looked.err
+        (fingerprint,) = re.findall(r"--yes ([0-9a-f]{64})", looked.err)
+        assert f"fingerprint of all of it: {fingerprint}" in shown
+        assert HIDING in shown and "cyrillic \\u0430, unseen \\u200b" in shown
+        other = desk.cli("--json-errors", "state", "reseal", "--yes", "0" * 64, code=1).error
+        assert other["code"] == "RIVET_STATE_NOT_SHOWN"
         assert str(tmp_path / "stolen") in shown
         assert "replaced its seals" in shown
         assert "sealed without a key" in str(refused("CONFIGURATION"))

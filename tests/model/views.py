@@ -36,7 +36,7 @@ from rivet_fleet.persistence.views import ANSWERED, counters_event
 from tests.model.rows import Budget, Campaign, Run, Task, Worker
 
 if TYPE_CHECKING:
-    from rivet_fleet.persistence.store import Store
+    from rivet_fleet.persistence.reseal import ToSeal
 
 S = TypeVar("S", bound="MemoryRows")
 P = ParamSpec("P")
@@ -145,13 +145,13 @@ class MemoryViews(MemoryRows):
     def check_seals(self, campaign_id: CampaignId) -> None:
         """Nobody else can write here."""
 
-    def reseal(self, old_key: bytes | None, *, by: str) -> int:
+    def reseal(self, old_key: bytes | None, *, by: str, shown: str | None = None) -> int:
         """Nothing is sealed here."""
         return 0
 
-    def under(self, key: bytes | None) -> Store:
-        """Nothing is sealed here: everybody sees the same."""
-        return cast("Store", self)
+    def to_seal(self) -> ToSeal:
+        """Nothing is sealed here."""
+        return ToSeal()
 
     def now_s(self) -> float:
         return self._clock()

@@ -21,8 +21,9 @@ from rivet_fleet.coordination.commit import deliver_chunk
 from rivet_fleet.coordination.finalize import finalize_run
 from rivet_fleet.coordination.marks import unkeyed
 from rivet_fleet.coordination.tend import tend
+from rivet_fleet.errors import StateRefused, StateTampered
 from rivet_fleet.persistence import open as sqlite_store
-from rivet_fleet.persistence.seals import seal_word
+from rivet_fleet.persistence.seals import seal_mark, seal_word
 from tests.model.store import MemoryStore
 from tests.unit.coordination.fleets import (
     CAMPAIGN,
@@ -131,7 +132,7 @@ def test_what_would_get_a_keys_seal_is_shown(tmp_path):
             ],
         )
     with closing(sqlite_store.open_store(url, seal_key=b"k" * 16)) as store:
-        shown = "\n".join(unkeyed(make_fleet(store, tmp_path)))
+        shown = "\n".join(unkeyed(make_fleet(store, tmp_path))[0])
     for word in words.values():
         assert word in shown
     assert "chunks 0 to 0: (id) in [-∞; 1000)" in shown
@@ -165,7 +166,7 @@ def test_every_setting_of_a_plan_and_every_mark_is_shown_before_it_gets_a_key(tm
         event = Event(name=EventName.MARK_IMPORTED)
         assert store.import_mark("nobodys", "e7", at, event)
     with closing(sqlite_store.open_store(url, seal_key=b"k" * 16)) as store:
-        shown = "\n".join(unkeyed(make_fleet(store, tmp_path)))
+        shown = "\n".join(unkeyed(make_fleet(store, tmp_path))[0])
     settings = to_plain(plan)
     assert shown.count("\n  ") > len(settings)
     for name, of_it in settings.items():
@@ -178,3 +179,45 @@ def test_every_setting_of_a_plan_and_every_mark_is_shown_before_it_gets_a_key(tm
     for index, column in enumerate(plan.read.columns):
         assert f"  read.columns[{index}]: {dumps(column)}" in shown
     assert f"nobodys: e7 reads on from {ahead}, bound to []" in shown
+
+
+def test_a_run_whose_campaign_is_aside_is_shown_before_it_gets_a_key(tmp_path):
+    url = f"sqlite:///{tmp_path}/state.db"
+    with closing(sqlite_store.open_store(url)) as store:
+        store.migrate()
+        store.submit(memory_plan((3,)))
+    for aside in ("UPDATE campaign SET namespace = 'elsewhere'", "DELETE FROM campaign"):
+        with closing(sqlite3.connect(tmp_path / "state.db")) as theirs, theirs:
+            assert theirs.execute(aside).rowcount == 1
+        with closing(sqlite_store.open_store(url, seal_key=b"k" * 16)) as store:
+            shown, _ = unkeyed(make_fleet(store, tmp_path))
+        assert any(line.startswith(f"{RUN} delivers to ") for line in shown)
+
+
+def test_only_what_was_shown_gets_a_key(tmp_path):
+    """Neither what came before the yes, nor what a trigger brings while it is done."""
+    url, path = f"sqlite:///{tmp_path}/state.db", tmp_path / "state.db"
+    ahead = mark_text(("at",), None, ("99990101",))
+    names = ("namespace", "campaign_name", "export_name", "last_cursor_value", "mark_binding")
+    mark = dict(zip(names, ("default", "shop", "e0", ahead, None), strict=True))
+    insert = f"""INSERT INTO export_state ({", ".join(names[:4])}, mark_seal)
+        VALUES ('default', 'shop', 'e0', '{ahead}', '{seal_mark(Sealer(), mark)}')"""
+    with closing(sqlite_store.open_store(url)) as store:
+        store.migrate()
+        store.submit(memory_plan((1,)))
+    with closing(sqlite_store.open_store(url, seal_key=b"k" * 16)) as store:
+        fleet = make_fleet(store, tmp_path)
+        _, before = unkeyed(fleet)
+        assert unkeyed(fleet)[1] == before
+        with closing(sqlite3.connect(path)) as theirs, theirs:
+            theirs.execute(insert)
+        with pytest.raises(StateRefused) as refused:
+            store.reseal(None, by="ann", shown=before)
+        assert refused.value.code == "RIVET_STATE_NOT_SHOWN"
+        with closing(sqlite3.connect(path)) as theirs, theirs:
+            theirs.execute("DELETE FROM export_state")
+            theirs.execute(f"""CREATE TRIGGER x AFTER UPDATE OF seal ON chunk_run
+                WHEN NEW.seal LIKE '%hmac%' BEGIN {insert}; END""")
+        assert store.reseal(None, by="ann", shown=before) == 1
+        with pytest.raises((StateRefused, StateTampered)):
+            store.marks("shop", ["e0"])
