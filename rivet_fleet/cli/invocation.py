@@ -26,7 +26,7 @@ from rivet_fleet.contracts.identity import (
     check_namespace,
 )
 from rivet_fleet.contracts.keys import CampaignId
-from rivet_fleet.contracts.url import redact
+from rivet_fleet.contracts.url import hide_secrets, redact
 from rivet_fleet.coordination import wiring
 from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.errors import ConfigError, UsageError
@@ -41,6 +41,11 @@ _known: list[Callable[[str], str]] = [redact]
 def known_redactor() -> Callable[[str], str]:
     """The best redactor known so far: the configuration's, once it was loaded."""
     return _known[-1]
+
+
+def exact_redactor(invocation: Invocation) -> Callable[[str], str]:
+    """Hides the configuration's own secrets, and nothing that only looks like one."""
+    return wiring.redactor(invocation.loaded, invocation.state_url, hide=hide_secrets)
 
 
 def _config_path(context: click.Context, _parameter: object, value: Path | None) -> Path | None:

@@ -12,6 +12,7 @@ from rivet_fleet.cli.invocation import (
     Invocation,
     campaign_option,
     config_option,
+    exact_redactor,
     fleet_of,
     known_redactor,
     param_option,
@@ -25,11 +26,9 @@ from rivet_fleet.contracts.codec import dumps, to_plain
 from rivet_fleet.contracts.identity import NAMESPACE_DEFAULT
 from rivet_fleet.contracts.keys import describe_range
 from rivet_fleet.contracts.state import Boundary, RunView
-from rivet_fleet.contracts.url import hide_secrets
 from rivet_fleet.contracts.window import describe_mark
 from rivet_fleet.coordination import marks, operate
 from rivet_fleet.coordination.fleet import Fleet, find_campaign, refuse_other_owner
-from rivet_fleet.coordination.wiring import redactor
 from rivet_fleet.errors import UsageError
 from rivet_fleet.observability.units import redact_plain
 from rivet_fleet.planning.config.connections import seal_key
@@ -378,7 +377,7 @@ def reseal(
 def _look(fleet: Fleet, invocation: Invocation) -> str:
     """Show what would get the key's seal, and ask; its fingerprint. Raises UsageError."""
     say("what is there has no key's seal: whoever writes to the state can have made it")
-    hide = redactor(invocation.loaded, invocation.state_url, hide=hide_secrets)
+    hide = exact_redactor(invocation)
     lines, fingerprint = marks.unkeyed(fleet)
     for line in lines:
         # A pattern of what looks like a secret could be made to hide what a plan says.

@@ -28,7 +28,6 @@ from rivet_fleet.contracts.window import (
 from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.coordination.operate import Word
 from rivet_fleet.errors import ConfigError, StateRefused, UsageError
-from rivet_fleet.persistence.seals import of_budget
 from rivet_fleet.planning.binding import binding_of
 from rivet_fleet.planning.config.connections import source_connection
 from rivet_fleet.planning.config.loaded import LoadedConfig
@@ -158,8 +157,7 @@ def unkeyed(fleet: Fleet) -> tuple[list[str], str]:
         lines += [f"  {one}" for one in settings]
         lines += _ranges(plan, run.chunk_ranges())
         lines += [f"  {one}" for one in run.kept]
-    for row in found.budgets:
-        lines.append(f"group {row.group_name}: {dumps(of_budget(row._mapping))}")
+    lines += [f"group {one['group_name']}: {dumps(one)}" for one in found.budgets]
     for row in found.marks:
         bound_to = f", bound to {row.mark_binding}" if row.mark_binding else ""
         at = f"{row.last_cursor_value}{bound_to}"

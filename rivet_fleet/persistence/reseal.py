@@ -93,7 +93,7 @@ class ToSeal:
     """Everything that would be sealed, as it was read in one transaction."""
 
     runs: list[RunToSeal] = field(default_factory=list)
-    budgets: list[Record] = field(default_factory=list)
+    budgets: list[dict[str, object]] = field(default_factory=list)
     marks: list[Record] = field(default_factory=list)
     seals: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     """By statement, the new seal of each row that was read."""
@@ -167,7 +167,7 @@ def to_seal(
         seal = _anew(old, check_budget, new, seal_budget)(row)
         # Not its other columns: what a governor decides moves by itself, and no seal covers it.
         found.note("budget", [(sorted(of_budget(dict(row._mapping)).items()), row.seal)])
-        found.budgets.append(row)
+        found.budgets.append(of_budget(dict(row._mapping)))
         found.give(_SEAL_BUDGET, seal=seal, namespace=row.namespace, group_name=row.group_name)
     marks = f"""SELECT {SEALED_OF_MARK} FROM export_state
                 WHERE last_cursor_value IS NOT NULL{within}
