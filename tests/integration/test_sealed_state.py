@@ -112,6 +112,7 @@ def test_a_key_and_lists_hold_whatever_the_state_says(desk: Desk, tmp_path: Path
         assert str(tmp_path / "stolen") in shown
         assert "replaced its seals" in shown
         assert "sealed without a key" in str(refused("CONFIGURATION"))
+        assert "sealed anew: 1 runs" in desk.cli("state", "reseal", "--yes", fingerprint).out
     assert "another key" in str(refused("CONFIGURATION", STATE_KEY="another-key-of-16-bytes"))
     assert "STATE_KEY" in str(refused("CONFIGURATION", STATE_KEY=""))
     assert "16" in str(refused("CONFIGURATION", STATE_KEY="short"))
