@@ -22,7 +22,7 @@ from rivet_fleet.contracts.codec import dumps
 from rivet_fleet.contracts.window import describe_binding, describe_mark
 from rivet_fleet.coordination import marks, operate, takeover
 from rivet_fleet.coordination.fleet import refuse_other_owner
-from rivet_fleet.coordination.operate import Word, change_budget
+from rivet_fleet.coordination.operate import Word
 from rivet_fleet.errors import ExitCode, UsageError
 from rivet_fleet.observability.reasons import budget_line
 from rivet_fleet.planning.config.protection import MEGABYTE
@@ -193,8 +193,8 @@ def budget(
     with fleet_of(invocation, "state") as fleet:
         if changes and group_name is not None:
             refuse_other_owner(fleet.store, invocation.loaded)
-            change_budget(fleet, group_name, changes)
-        budgets = [b for b in fleet.store.budgets() if group_name in (None, b.group_name)]
+            operate.change_budget(fleet, invocation.loaded, group_name, changes)
+        budgets = list(operate.budgets_named(fleet, invocation.loaded, group_name).values())
     if as_json:
         say(dumps(budgets), as_json=True)
         return 0

@@ -235,6 +235,8 @@ class RunView:
     """What the source said of its rows as a whole; None before, and when it was not asked."""
     first_claim_at_s: float | None = None
     """When a worker first took one of its chunks; None before."""
+    spent: int = 0
+    """How many of its failed chunks have no attempt left: the others are claimed again."""
 
     @property
     def began_at_s(self) -> float:

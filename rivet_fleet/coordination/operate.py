@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ from rivet_fleet.contracts.clock import BACKOFF_MAX_S, RETRY_WAIT_MAX_S
 from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.identity import CampaignIdentity, namespace_of
 from rivet_fleet.contracts.keys import CampaignId
-from rivet_fleet.contracts.manifest import PartStatus, receipt_key
+from rivet_fleet.contracts.manifest import PartStatus, part_named, receipt_key
 from rivet_fleet.contracts.plan import Access
 from rivet_fleet.contracts.protection import SourceBudget
 from rivet_fleet.contracts.state import (
@@ -205,10 +205,30 @@ def _reopen(fleet: Fleet, run: RunView, chunk_index: int) -> bool:
     return outcome is Published.REOPENED
 
 
-def change_budget(fleet: Fleet, group_name: str, changes: Mapping[str, float | int | None]) -> None:
-    """Change some limits of a group; the others stay. Raises UsageError for a budget that leaves
-    no connection for a chunk."""
+def budgets_named(
+    fleet: Fleet, loaded: LoadedConfig, group_name: str | None
+) -> dict[str, SourceBudget]:
+    """The stored budgets by group, of one group alone where it is named. Raises UsageError for a
+    group that neither the state nor the configuration has."""
     stored = {budget.group_name: budget for budget in fleet.store.budgets()}
+    if group_name is None:
+        return stored
+    exports = (export.source_group for export in loaded.config.exports)
+    known = sorted({*stored, *loaded.config.source_groups, *filter(None, exports)})
+    if group_name not in known:
+        raise UsageError(
+            f"there is no source group {group_name!r}",
+            hint=f"the groups: {', '.join(known) or 'none'}",
+        )
+    return {name: budget for name, budget in stored.items() if name == group_name}
+
+
+def change_budget(
+    fleet: Fleet, loaded: LoadedConfig, group_name: str, changes: Mapping[str, float | int | None]
+) -> None:
+    """Change some limits of a group; the others stay. Raises UsageError for a budget that leaves
+    no connection for a chunk, and for a group that is none."""
+    stored = budgets_named(fleet, loaded, group_name)
     before = stored.get(group_name, SourceBudget(group_name=group_name))
     budget = replace(before, **changes)  # type: ignore[arg-type]
     if budget.ceiling == 0:
@@ -241,8 +261,8 @@ def collect_garbage(fleet: Fleet, campaign_id: CampaignId, *, min_age_s: float) 
     for run in fleet.store.runs(campaign_id):
         # What a refused or cancelled run shows is evidence, and one in progress is its finalizer's.
         if run.status is RunStatus.COMPLETED:
-            ledger = fleet.store.parts(run.run_id)
-            late += remove_late(fleet, run, {part.chunk_index: part.fence for part in ledger})
+            ledger = fleet.store.completed_ledger(run.run_id)
+            late += remove_late(fleet, run, ledger.fences) if ledger is not None else 0
         if run.plan.destination.access in seen:
             continue
         seen.add(run.plan.destination.access)
@@ -265,21 +285,44 @@ def _sweep(
     view = fleet.store.campaign(run.campaign_id)
     name = view.campaign_name if view else None
 
+    held: dict[str, Callable[[str], bool]] = {}
+
     def ledger() -> set[str]:
-        return {
-            receipt_key(part.receipt)
+        sharing = [
+            other
             for campaign in fleet.store.campaigns(name=name)
             for other in fleet.store.runs(campaign.campaign_id)
             if other.plan.destination.place == run.plan.destination.place
+        ]
+        # Who holds a chunk first: what is committed meanwhile is in the second reading.
+        held.update((other.run_id, _held_paths(fleet, other)) for other in sharing)
+        return {
+            receipt_key(part.receipt)
+            for other in sharing
             for part in fleet.store.parts(other.run_id)
             if part.status is PartStatus.COMMITTED
         }
 
     def ours(staged: StagedInfo) -> bool:
-        return namespace_of(staged.path.partition("/")[0]) == fleet.store.namespace
+        run_id = staged.path.partition("/")[0]
+        is_held = held.get(run_id)
+        known = namespace_of(run_id) == fleet.store.namespace
+        return known and not (is_held is not None and is_held(staged.path))
 
     swept = sweep_staged(destination, ledger, ours=ours, min_age_s=min_age_s)
     return len(swept), sum(info.size_bytes for info in swept)
+
+
+def _held_paths(fleet: Fleet, run: RunView) -> Callable[[str], bool]:
+    """Whether a part of this path is of an attempt that holds its chunk: its worker may have waited
+    with it for the state for longer than anybody's ``min_age_s``, and commits it yet."""
+    running = TaskStatus.RUNNING
+    tasks = fleet.store.tasks(run.run_id, status=running) if run.counts.running else ()
+    attempts = {(task.chunk_index, task.fence) for task in tasks}
+    name, extension = run.plan.export_name, run.plan.format.extension
+    return lambda path: (
+        part_named(path, run_id=run.run_id, export_name=name, extension=extension) in attempts
+    )
 
 
 # ------------------------------------------------------------------------------------------

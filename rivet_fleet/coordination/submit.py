@@ -171,7 +171,7 @@ def go_on(
     on, for every campaign on the state database, and what a governor stopped may run again. A
     folder of its destinations that is gone is made anew, because a worker makes none. Raises
     UsageError for one of ``names`` that is no export of it: nothing has changed then."""
-    refuse_unplanned(fleet, campaign_id, names)
+    refuse_unplanned(campaign_id, fleet.store.runs(campaign_id) if names else (), names)
     budgets, by = budgets_of(loaded), fleet.identity.worker_id
     if budgets:
         fleet.patience.call("store the budgets", lambda: fleet.store.set_budgets(budgets, by=by))

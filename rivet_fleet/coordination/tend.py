@@ -223,9 +223,10 @@ def runs_named(runs: Sequence[RunView], names: Sequence[str]) -> list[RunView]:
     return [r for r in runs if not wanted or r.export_name in wanted or r.plan.family in wanted]
 
 
-def refuse_unplanned(fleet: Fleet, campaign_id: CampaignId, names: Sequence[str]) -> None:
-    """Raise UsageError for a name that is no export of the stored campaign."""
-    runs = fleet.store.runs(campaign_id)
+def refuse_unplanned(
+    campaign_id: CampaignId, runs: Sequence[RunView], names: Sequence[str]
+) -> None:
+    """Raise UsageError for a name that is no export of the stored campaign. ``runs``: all of it."""
     known = {name: None for run in runs for name in (run.plan.family, run.export_name) if name}
     for name in names:
         if name not in known:
@@ -235,18 +236,15 @@ def refuse_unplanned(fleet: Fleet, campaign_id: CampaignId, names: Sequence[str]
             )
 
 
-def is_over(fleet: Fleet, run: RunView) -> bool:
+def is_over(run: RunView) -> bool:
     """Whether nothing more happens to a run by itself."""
     if run.status is not RunStatus.IN_PROGRESS:
         return True
     counts = run.counts
     if counts.pending or counts.running or counts.committed or not counts.failed:
         return False
-    failed = fleet.patience.call(
-        "look at failed chunks", lambda: fleet.store.tasks(run.run_id, status=TaskStatus.FAILED)
-    )
     # One that has attempts left rests, and is claimed again.
-    return all(task.attempts >= task.attempts_max for task in failed)
+    return run.spent == counts.failed
 
 
 def chosen_over(fleet: Fleet, campaign_id: CampaignId, names: Sequence[str]) -> bool:
@@ -254,7 +252,7 @@ def chosen_over(fleet: Fleet, campaign_id: CampaignId, names: Sequence[str]) -> 
     if not names:
         return False
     runs = fleet.patience.call("look at the runs", lambda: fleet.store.runs(campaign_id))
-    return all(is_over(fleet, run) for run in runs_named(runs, names))
+    return all(is_over(run) for run in runs_named(runs, names))
 
 
 def verdict(

@@ -196,6 +196,8 @@ class Worker:
                 log.error("unexpected error in a worker", kind=type(error).__name__, steps=steps)
             if self._claimed is not None:
                 self._fail(self._claimed, unexpected)
+            else:
+                self._retries.rest_unforeseen(self._runs)
             # As above: what comes unforeseen comes by no other budget than what is foreseen.
             self._retries.rest()
             return ExitCode.RETRYABLE
@@ -205,9 +207,8 @@ class Worker:
         fleet = self._fleet
         if self._exports:
             runs = fleet.patience.call("read the runs", self._runs)
+            refuse_unplanned(self._campaign_id, runs, self._exports)
             self._only = tuple(run.run_id for run in runs_named(runs, self._exports))
-            if not self._only:  # which would be a claim of whatever there is
-                refuse_unplanned(fleet, self._campaign_id, self._exports)
         while not fleet.stop.requested:
             if self._room.spool_waited_for():
                 continue

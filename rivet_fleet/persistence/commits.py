@@ -187,6 +187,9 @@ _LEASED = f"""
 SELECT {SEALED_OF_RUN} FROM chunk_run
 WHERE run_id = :run_id AND status = 'in_progress' AND finalize_fence = :finalize_fence
 """
+_COMPLETED = f"""
+SELECT {SEALED_OF_RUN} FROM chunk_run WHERE run_id = :run_id AND status = 'completed'
+"""
 
 
 class Deliveries:
@@ -219,17 +222,26 @@ class Deliveries:
         """All that a run's manifest is made of, of one moment at which the finalizer's lease held.
         Raises LeaseLost, and StateTampered unless each chunk of the plan was committed once with
         exactly these parts, whatever statuses say (ADR 0024)."""
+        found = self._whole(_LEASED, run_id=lease.run_id, finalize_fence=lease.finalize_fence)
+        if found is None:
+            raise LeaseLost(f"run {lease.run_id} is not this finalizer's any more")
+        return found
 
+    def completed_ledger(self, run_id: RunId) -> RunLedger | None:
+        """The same of a run that is completed at that moment; None of any other, which is its
+        finalizer's. Raises StateTampered."""
+        return self._whole(_COMPLETED, run_id=run_id)
+
+    def _whole(self, which: str, **named: object) -> RunLedger | None:
         def work(tx: Transaction) -> tuple[Record | None, Sequence[Record], Sequence[Record]]:
-            # Lease, chunks and parts of one moment: of two readings a trigger, or whoever toggles a
+            # Run, chunks and parts of one moment: of two readings a trigger, or whoever toggles a
             # status, could show a row to one alone.
-            run = tx.first(_LEASED, run_id=lease.run_id, finalize_fence=lease.finalize_fence)
-            named = {"run_id": lease.run_id}
-            return run, tx.all(COMMITS, **named), tx.all(_STANDING, **named)
+            mine = {"run_id": named["run_id"]}
+            return tx.first(which, **named), tx.all(COMMITS, **mine), tx.all(_STANDING, **mine)
 
         run, tasks, rows = self._db.read(work)
         if run is None:
-            raise LeaseLost(f"run {lease.run_id} is not this finalizer's any more")
+            return None
         check_run(self._db.sealer, run)
         check_whole(self._db.sealer, run, tasks, rows)
         return RunLedger(

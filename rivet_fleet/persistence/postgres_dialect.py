@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from psycopg.abc import RV, PQGen
+from psycopg.abc import RV, AdaptContext, Buffer, PQGen
+from psycopg.adapt import AdaptersMap, Loader, Transformer
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -75,6 +76,27 @@ class Watchdog:
                     _shutdown(fileno)
 
 
+_TEXT = psycopg.pq.Format.TEXT
+
+
+def _plain() -> AdaptersMap:
+    """Psycopg's adapters, with arrays and documents as their text: the state has none, the server
+    says which type each cell has, and their objects take twenty-five times their text."""
+    known = psycopg.adapters
+    made = AdaptersMap(known)
+    text = known.get_loader(known.types["text"].oid, _TEXT)
+    assert text is not None
+    for info in known.types:
+        if info.array_oid:
+            made.register_loader(info.array_oid, text)
+    for name in ("json", "jsonb", "record"):
+        made.register_loader(known.types[name].oid, text)
+    return made
+
+
+_PLAIN = _plain()
+
+
 class LimitedConnection(psycopg.Connection[tuple[Any, ...]]):
     """A connection whose every wait for the network happens within ``limit``, and for an answer
     that this process can hold."""
@@ -84,18 +106,22 @@ class LimitedConnection(psycopg.Connection[tuple[Any, ...]]):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.cursor_factory = _TextCursor
+        self._adapters = AdaptersMap(_PLAIN)
+        self.held = _Held(_HELD_BYTES_MAX)
+        """Of what was last asked."""
 
     @classmethod
     def _connect_gen(cls, *arguments: Any, **options: Any) -> Generator[Any, Any, Any]:
         """psycopg's, bounded: libpq keeps what comes before the login has ended, too."""
         gen = _little_at_once(super()._connect_gen(*arguments, **options))
-        return (yield from _bounded(gen, _LOGIN_HELD_BYTES_MAX))
+        return (yield from _bounded(gen, _Held(_LOGIN_HELD_BYTES_MAX)))
 
     def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
         """As psycopg's."""
+        self.held = _Held(_HELD_BYTES_MAX)
         with self.limit():
             try:
-                found: RV = super().wait(_bounded(gen), interval, timeout)
+                found: RV = super().wait(_bounded(gen, self.held), interval, timeout)
                 return found
             except psycopg.DataError as error:
                 if error.sqlstate is None:
@@ -105,41 +131,102 @@ class LimitedConnection(psycopg.Connection[tuple[Any, ...]]):
 
 class _TextCursor(psycopg.Cursor[tuple[Any, ...]]):
     """The server says in which form it answers, and psycopg's compiled loaders believe the lengths
-    of a binary one: we ask for text, and take nothing else."""
+    of a binary one: we ask for text, and take nothing else. Of an answer that was kept objects are
+    made, which are larger: a block at a time, and of no cell that is too large."""
 
     def _select_current_result(self, i: int, format: psycopg.pq.Format | None = None) -> None:
         result = self._results[i]
-        tuples = result.status == psycopg.pq.ExecStatus.TUPLES_OK
-        if tuples and any(map(result.fformat, range(result.nfields))):
-            raise psycopg.DataError("an answer in binary, which nobody asked for")
+        columns = range(result.nfields)
+        if result.status == psycopg.pq.ExecStatus.TUPLES_OK:
+            if any(map(result.fformat, columns)):
+                raise psycopg.DataError("an answer in binary, which nobody asked for")
+            if self._held.look() > _CELL_BYTES_MAX:
+                # Else no cell can be so large, and none is worth a look.
+                self._adapters = _measured(self.adapters, set(map(result.ftype, columns)))
+                self._tx = Transformer(self)
         super()._select_current_result(i, format)
+
+    def fetchall(self) -> list[tuple[Any, ...]]:
+        """All rows that are left. Raises DataError when they take more memory than any may."""
+        found: list[tuple[Any, ...]] = []
+        while rows := self.fetchmany(_BLOCK_ROWS):
+            found += rows
+            self._held.look()
+        return found
+
+    @property
+    def _held(self) -> _Held:
+        connection = self.connection
+        assert isinstance(connection, LimitedConnection)
+        return connection.held
+
+
+class _Measured(Loader):
+    """Psycopg's loader of ``of``, for cells that are small enough. Raises DataError."""
+
+    of: type[Any]
+
+    def __init__(self, oid: int, context: AdaptContext | None = None) -> None:
+        super().__init__(oid, context)
+        self._loader = self.of(oid, context)
+
+    def load(self, data: Buffer) -> Any:
+        """The value."""
+        if len(data) > _CELL_BYTES_MAX:
+            raise psycopg.DataError("a value of the answer is larger than any may be")
+        return self._loader.load(data)
+
+
+def _measured(known: AdaptersMap, oids: set[int]) -> AdaptersMap:
+    """The same adapters, that measure what is of these types."""
+    made = AdaptersMap(known)
+    for oid in oids:
+        # What nobody knows is the server's text.
+        of = known.get_loader(oid, _TEXT) or known.get_loader(0, _TEXT)
+        made.register_loader(oid, type("Measured", (_Measured,), {"of": of}))
+    return made
 
 
 _HELD_BYTES_MAX = 512 * 1024 * 1024
-"""What this process may grow by while libpq keeps one answer: it keeps all that comes."""
+"""What this process may grow by while libpq keeps one answer (it keeps all that comes), and while
+objects are made of it."""
 _LOGIN_HELD_BYTES_MAX = 32 * 1024 * 1024
 """The same of everything before the first statement."""
+_CELL_BYTES_MAX = 64 * 1024 * 1024
+"""Of one cell: its text may take four times its bytes."""
+_BLOCK_ROWS = 1000
 _RECEIVE_BUFFER_BYTES = 48 * 1024
 """What the kernel keeps for us (it doubles that): libpq reads a long message until nothing more is
 there, so a buffer that grows with a fast peer would bring hundreds of megabytes between two looks.
 The state's answers are small."""
 
 
-def _bounded(
-    gen: Generator[Any, Any, Any], held_bytes_max: int | None = None
-) -> Generator[Any, Any, Any]:
+class _Held:
+    """What this process grew by since an answer was first looked at."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self._before_bytes: int | None = None
+
+    def look(self) -> int:
+        """By how many bytes. Raises DataError when they are more than any answer may take."""
+        held_bytes = _held_bytes()
+        if self._before_bytes is None:
+            self._before_bytes = held_bytes
+        grown_bytes = held_bytes - self._before_bytes
+        if grown_bytes > self._bytes_max:
+            raise psycopg.DataError("the answer takes more memory than any may take")
+        return grown_bytes
+
+
+def _bounded(gen: Generator[Any, Any, Any], held: _Held) -> Generator[Any, Any, Any]:
     """psycopg's generator ``gen``. Raises DataError when its answer takes too much memory."""
-    most = _HELD_BYTES_MAX if held_bytes_max is None else held_bytes_max
-    before: int | None = None
     try:
         wanted = next(gen)
         while True:
             ready = yield wanted
             # Before libpq takes what came: the first look is at a process without any of it.
-            held = _held_bytes()
-            before = held if before is None else before
-            if held - before > most:
-                raise psycopg.DataError("the answer takes more memory than any may take")
+            held.look()
             wanted = gen.send(ready)
     except StopIteration as done:
         return done.value

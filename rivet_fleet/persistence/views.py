@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 from rivet_fleet.contracts.codec import dumps, loads
@@ -70,9 +70,14 @@ SELECT {SEALED_OF_RUN}, status,
        {WORDS}
 FROM chunk_run WHERE SCOPE ORDER BY position
 """
+# The failed ones again that are tried no more: of the others the index alone is read.
 _COUNTS = """
-SELECT run_id, status, count(*) FROM chunk_task
+SELECT run_id, status, count(*), 0 FROM chunk_task
 WHERE run_id IN (SELECT run_id FROM chunk_run WHERE SCOPE) GROUP BY run_id, status
+UNION ALL
+SELECT run_id, status, 0, count(*) FROM chunk_task
+WHERE run_id IN (SELECT run_id FROM chunk_run WHERE SCOPE)
+  AND status = 'failed' AND attempts >= attempts_max GROUP BY run_id, status
 """
 _SIZES = """
 SELECT run_id, sum(rows) AS rows, sum(bytes) AS bytes, sum(changed_values) AS changed_values
@@ -233,9 +238,11 @@ def found_by_gates(findings_json: str | None) -> RunFindings | None:
 
 
 def _runs(tx: Transaction, scope: str, **values: object) -> list[RunView]:
-    counts: dict[str, dict[str, int]] = defaultdict(dict)
-    for run_id, status, number in tx.all(_COUNTS.replace("SCOPE", scope), **values):
-        counts[run_id][status] = number
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    spent: Counter[str] = Counter()
+    for run_id, status, number, tried in tx.all(_COUNTS.replace("SCOPE", scope), **values):
+        counts[run_id][status] += number
+        spent[run_id] += tried
     sizes = {row[0]: row for row in tx.all(_SIZES.replace("SCOPE", scope), **values)}
     sql = _RUNS.replace("SCOPE", scope)
     rows: Sequence[Record] = tx.all(sql, **values)
@@ -245,16 +252,18 @@ def _runs(tx: Transaction, scope: str, **values: object) -> list[RunView]:
         # Paths are made of what the plan says, and the row is what was found.
         if _plan(row.plan_json).run_id != row.run_id:
             raise tampered(f"the plan of run {row.run_id}")
-    return [_run_from(row, _counted(counts[row[0]]), sizes.get(row[0])) for row in rows]
+    return [
+        _run_from(row, _counted(counts[row[0]]), spent[row[0]], sizes.get(row[0])) for row in rows
+    ]
 
 
 @typed("the status of a chunk")
-def _counted(counts: dict[str, int]) -> TaskCounts:
+def _counted(counts: Mapping[str, int]) -> TaskCounts:
     return TaskCounts(**counts)
 
 
 @typed("a run of the state")
-def _run_from(row: Record, counts: TaskCounts, sizes: Record | None) -> RunView:
+def _run_from(row: Record, counts: TaskCounts, spent: int, sizes: Record | None) -> RunView:
     return RunView(
         run_id=RunId(row.run_id),
         campaign_id=CampaignId(row.campaign_id),
@@ -264,6 +273,7 @@ def _run_from(row: Record, counts: TaskCounts, sizes: Record | None) -> RunView:
         plan_hash=row.plan_hash,
         expected_tasks=row.expected_tasks,
         counts=counts,
+        spent=spent,
         rows=int(sizes[1]) if sizes is not None else 0,
         bytes=int(sizes[2]) if sizes is not None else 0,
         created_at_s=row.created_at_s,

@@ -104,11 +104,12 @@ def _said(work: Callable[[], Any]) -> bytes:
 
 
 def _given(said: bytes, status: int) -> Any:
-    if not said:
+    try:
+        answer = json.loads(said)
+    except ValueError:  # nothing, or the half that it had written when it was ended
         number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
         ended = f" by {signal.Signals(number).name}" if number else ""
-        raise DataIntegrityError(f"it cannot be decoded: its reader was ended{ended}")
-    answer = json.loads(said)
+        raise DataIntegrityError(f"it cannot be decoded: its reader was ended{ended}") from None
     if "memory" in answer:
         raise MemoryError
     if "wrong" in answer:

@@ -2,8 +2,8 @@
 
 The order carries the safety (F9): list first, read the ledger second. Bytes staged after the
 listing are not in it; bytes committed after the listing are in the ledger. What is left is an
-attempt that staged before the listing and commits after the ledger was read; ``min_age_s``
-leaves it the time, and should it ever be swept, its part is proven lost and extracted again.
+attempt that staged before the listing and commits after the ledger was read: it holds its chunk,
+which the ledger says, too. Should it ever be swept, its part is proven lost and extracted again.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def sweep_staged(
     """Discard staged bytes at least ``min_age_s`` old that no ledger row needs.
 
     ``ledger_receipts`` reads the ``receipt_key`` of every committed row (a published one's part
-    is durable under its name); it is called exactly once, after the listing is complete. ``ours``:
-    what the ledger could know of.
+    is durable under its name); it is called exactly once, after the listing is complete. ``ours``,
+    asked behind that: what the ledger could know of, and no attempt that holds its chunk has made.
     Returns what was (or would be) discarded.
     Raises DestinationError; what was discarded before stays discarded.
     """

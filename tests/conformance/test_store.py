@@ -676,6 +676,15 @@ def test_a_failed_run_leaves_the_campaign_incomplete(store: Store) -> None:
     assert store.metrics()[0]["status"] == "failed"
 
 
+def test_failed_chunks_that_are_tried_no_more_are_counted(store: Store) -> None:
+    store.submit(campaign_plan(chunks=(3,), attempts_max=2))
+    for permanent in (True, False):
+        claim = claimed(store)
+        store.fail(claim.task_id, claim.fence, replace(BROKEN, permanent=permanent))
+    (run,) = store.runs(C1)
+    assert (run.counts.failed, run.counts.pending, run.spent) == (2, 1, 1)
+
+
 def test_a_campaign_is_settled_only_when_nothing_can_happen_any_more(store: Store) -> None:
     store.submit(campaign_plan(chunks=(2,), attempts_max=1))
     assert store.finish_campaign(C1) is CampaignStatus.ACTIVE
@@ -943,7 +952,12 @@ def test_a_ledger_is_read_whole_by_who_ends_the_run_and_by_nobody_after_a_reopen
     ledger = store.whole_ledger(lease)
     assert ledger.parts == store.parts(first.run_id)
     assert ledger.fences == {0: first.fence, 1: second.fence}
+    assert store.completed_ledger(first.run_id) is None
+    store.finish_run(lease, finished())
+    assert store.completed_ledger(first.run_id) == ledger
+    assert store.completed_ledger(RunId("c1-none")) is None
     assert store.reopen(second.task_id, second.fence, "lost")
+    assert store.completed_ledger(first.run_id) is None
     with pytest.raises(LeaseLost):
         store.whole_ledger(lease)
 

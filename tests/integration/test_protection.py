@@ -126,3 +126,6 @@ def test_a_budget_is_changed_while_the_campaign_runs(
     assert changed["data"]["changes"] == {"chunks_max": [None, 2], "rows_per_s": [500.0, None]}
     refused = desk.cli("state", "budget", "shop", "--connections", "1", code=1)
     assert "leave none for a chunk" in refused.err
+    typo = desk.cli("state", "budget", "shpo", "--chunks", "1", code=1)
+    assert "no source group 'shpo'" in typo.err
+    assert [one["group_name"] for one in desk.cli("state", "budget", "--json").json] == ["shop"]

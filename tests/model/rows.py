@@ -172,6 +172,9 @@ class Run:
             plan_hash=self.planned.plan_hash,
             expected_tasks=len(self.planned.chunks),
             counts=TaskCounts(**counts),
+            spent=sum(
+                t.status is TaskStatus.FAILED and t.attempts >= t.attempts_max for t in tasks
+            ),
             rows=sum(p.digest.rows for p in kept),
             bytes=sum(p.digest.size_bytes for p in kept),
             created_at_s=self.created_at_s,

@@ -371,8 +371,17 @@ class MemoryStore(MemoryBudgets, MemoryFinish, MemoryViews):
     def whole_ledger(self, lease: FinalizeLease) -> RunLedger:
         if self._leased(lease) is None:
             raise LeaseLost(f"run {lease.run_id} is not ours to finish any more")
-        fences = {task.chunk_index: task.fence for task in self._tasks_of(lease.run_id)}
-        return RunLedger(parts=self.parts(lease.run_id), fences=fences)
+        return self._whole(lease.run_id)
+
+    @synchronized
+    def completed_ledger(self, run_id: RunId) -> RunLedger | None:
+        run = self._runs.get(run_id)
+        done = run is not None and run.status is RunStatus.COMPLETED
+        return self._whole(run_id) if done else None
+
+    def _whole(self, run_id: RunId) -> RunLedger:
+        fences = {task.chunk_index: task.fence for task in self._tasks_of(run_id)}
+        return RunLedger(parts=self.parts(run_id), fences=fences)
 
 
 def _lost(task_id: TaskId, fence: int) -> LeaseLost:

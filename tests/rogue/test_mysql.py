@@ -189,3 +189,42 @@ def test_what_comes_late_is_taken_for_a_while() -> None:
     left.begin(1 << 30, 0.0)
     taken = itertools.takewhile(lambda _: left.may_be_late(), itertools.count())
     assert 10 < len(list(taken)) < 1000
+
+
+def test_a_row_counts_for_each_of_its_cells() -> None:
+    """Each a byte, and an object many times as large."""
+    columns = [definition(b"c")] * 200
+    told = lenenc(b"7") * len(columns)
+
+    class Many(Script):
+        count = 20
+
+        def _query(self, wire: Wire, sql: bytes) -> None:
+            if sql == b"SELECT anything":
+                wire.say(bytes((len(columns),)), *columns, EOF, *[told] * self.count, EOF)
+            else:
+                super()._query(wire, sql)
+
+    script = Many("never", MESSAGES["end"])
+    with rogue(script) as server, closing(session(server.port)) as opened:
+        use(opened)
+        script.count = 250
+        with pytest.raises(SourceError, match="larger than any may be") as caught:
+            use(opened)
+    assert caught.value.code == "MYSQL_2020"
+
+
+@pytest.mark.parametrize(("count", "columns", "row_bytes"), [(40_000, 16, 1000), (300_000, 6, 100)])
+def test_the_largest_answers_that_we_ask_for_are_within_the_bounds(
+    monkeypatch: pytest.MonkeyPatch, count: int, columns: int, row_bytes: int
+) -> None:
+    """All keys of a table that is read whole for them; the relations of a whole server."""
+    monkeypatch.undo()
+    left = Bounds()
+    left.begin(liveness.ANSWER_BYTES_MAX, None)
+    for _ in range(columns):
+        left.column()
+    for _ in range(count):
+        left.charge(4)
+        left.charge(row_bytes)
+        left.row()

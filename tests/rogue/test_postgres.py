@@ -6,17 +6,21 @@ looks for a way to encrypt), and tells nobody the password.
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import struct
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from psycopg import DataError
+from psycopg.pq import Format
 
 from rivet_fleet.contracts.columns import ColumnSpec, ColumnType, TypeKind
 from rivet_fleet.contracts.plan import TuningPlan
@@ -349,7 +353,8 @@ def test_a_state_that_answers_is_looked_at_from_the_first_byte(
         while True:
             yield 1
 
-    looked_at = postgres_dialect._bounded(answers())
+    held_by_it = postgres_dialect._Held(postgres_dialect._HELD_BYTES_MAX)
+    looked_at = postgres_dialect._bounded(answers(), held_by_it)
     next(looked_at)
     looked_at.send(1)
     with pytest.raises(DataError, match="more memory than any"):
@@ -507,3 +512,79 @@ def test_what_came_over_a_link_is_counted_by_the_kernel() -> None:
                 near.recv(40_000, socket.MSG_WAITALL)
             with pytest.raises(DataError, match="larger than any may be"):
                 left.check()
+
+
+def test_many_cells_of_one_row_are_looked_at_by_their_sum(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[int] = []
+    monkeypatch.setattr(liveness.Bounds, "check_held", lambda _bounds: looks.append(1))
+    made = liveness._ADAPTERS.get_loader(114, Format.TEXT)
+    assert made is not None
+    loader: Any = made(114, None)
+    loader.connection = SimpleNamespace(answer=liveness.Bounds(-1, None))
+    document = b'"' + b"x" * (255 * 1024 - 2) + b'"'
+    for _cell in range(250):
+        loader.load(document)
+    assert len(looks) == 125
+
+
+@pytest.mark.parametrize("name", ["json", "jsonb", "record", "text[]", "int4[]"])
+def test_the_state_makes_no_lists_and_no_documents(name: str) -> None:
+    plain = postgres_dialect._PLAIN
+    known = plain.types[name.removesuffix("[]")]
+    oid = known.array_oid if name.endswith("[]") else known.oid
+    made = plain.get_loader(oid, Format.TEXT)
+    assert made is not None and made is plain.get_loader(plain.types["text"].oid, Format.TEXT)
+
+
+@contextmanager
+def state_that_answers(*cells: tuple[int, bytes]) -> Iterator[postgres_dialect.LimitedConnection]:
+    """Each cell a row, of the first one's type."""
+    told = header(oid=cells[0][0]) + b"".join(row(cell) for _, cell in cells)
+    answer = told + done(b"SELECT 1") + ready()
+    with (
+        rogue(Script("answer", lambda peer: peer.say(answer))) as server,
+        closing(
+            postgres_dialect.LimitedConnection.connect(
+                host="127.0.0.1",
+                port=server.port,
+                user="reader",
+                sslmode="disable",
+                dbname="state",
+                autocommit=True,
+            )
+        ) as opened,
+    ):
+        yield opened
+
+
+def test_a_list_of_the_states_answer_comes_as_its_text() -> None:
+    with state_that_answers((1007, b"{1,2}")) as opened:
+        assert opened.execute("SELECT a").fetchall() == [("{1,2}",)]
+
+
+def test_a_large_cell_of_the_states_answer_is_refused_unread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(postgres_dialect, "_CELL_BYTES_MAX", 1000)
+    held = itertools.count(0, 1001)  # it grows with what comes
+    monkeypatch.setattr(postgres_dialect, "_held_bytes", lambda: next(held))
+    with state_that_answers((25, b"x" * 1000)) as opened:
+        assert opened.execute("SELECT a").fetchone() == ("x" * 1000,)
+    with state_that_answers((25, b"7"), (25, b"x" * 1001)) as opened:
+        answered = opened.execute("SELECT a")
+        with pytest.raises(DataError, match="a value of the answer is larger than any may be"):
+            answered.fetchall()
+
+
+def test_rows_of_the_states_answer_are_made_a_block_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(postgres_dialect, "_BLOCK_ROWS", 2)
+    with state_that_answers(*[(25, b"7")] * 5) as opened:
+        assert opened.execute("SELECT a").fetchall() == [("7",)] * 5
+    with state_that_answers(*[(25, b"7")] * 5) as opened:
+        answered = opened.execute("SELECT a")
+        monkeypatch.setattr(postgres_dialect, "_held_bytes", lambda: 1 << 40)
+        with pytest.raises(DataError, match="more memory than any"):
+            answered.fetchall()
+        assert answered.rownumber == 2

@@ -188,10 +188,11 @@ def refuses(store, fleet, events, tmp_path, code: Defect) -> WorkerUnfit:
     return found.value
 
 
-def test_a_worker_for_exports_that_nobody_planned_claims_nothing_else(tmp_path):
+@pytest.mark.parametrize("names", [("typo",), ("e0", "typo")])
+def test_a_worker_for_exports_that_nobody_planned_claims_nothing_else(tmp_path, names):
     store, fleet, _ = fleet_with(tmp_path, lambda *_: Asked(SourceRefused("asked")))
     with pytest.raises(UsageError, match="has no export 'typo'"):
-        work(store, fleet, tmp_path, ("typo",))
+        work(store, fleet, tmp_path, names)
     (run,) = store.runs(CAMPAIGN)
     assert run.counts.pending == run.counts.total
     assert {task.fence for task in store.tasks(run.run_id)} == {0}

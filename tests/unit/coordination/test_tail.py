@@ -275,6 +275,7 @@ def test_a_chosen_export_is_not_over_while_a_chunk_is_tried_again(tmp_path, perm
     )
     store.fail(claim.task_id, claim.fence, failure)
     name = fleet.planned_run(claim.run_id).export_name
+    fleet.store.tasks = lambda *_, **__: pytest.fail("every failed chunk, at each look")
     assert chosen_over(fleet, CAMPAIGN, (name,)) is permanent
 
 
@@ -460,6 +461,37 @@ def test_what_is_shown_after_the_runs_end_is_swept(tmp_path):
     assert bucket.objects != ended
     assert collect_garbage(fleet, CAMPAIGN, min_age_s=0).late_parts == 1
     assert bucket.objects == ended
+
+
+def test_what_an_attempt_has_staged_that_holds_its_chunk_is_not_swept(tmp_path):
+    """It may have waited for the state for longer than any age that gc is told."""
+    store = open_store(DatabaseClock(), chunks=(1,))
+    fleet = make_fleet(store, tmp_path)
+    claim = claim_of(fleet)
+    plan = fleet.planned_run(claim.run_id).plan
+    destination = fleet.destination(claim.run_id)
+    part = commit._stage(fleet, claim, plan, destination, spooled(tmp_path / "spool").parts[0])
+    assert collect_garbage(fleet, CAMPAIGN, min_age_s=0).staged_files == 0
+    store.release(claim.task_id, claim.fence)
+    again = claim_of(fleet)
+    assert again.fence > claim.fence
+    assert collect_garbage(fleet, CAMPAIGN, min_age_s=0).staged_files == 1, "of a lost attempt"
+    assert destination.look(part.receipt, part.path, part.digest) is not Presence.STAGED
+
+
+def test_a_completed_run_whose_ledger_is_not_whole_is_not_swept(tmp_path):
+    """The fence that a chunk stands at comes from its commit, and of a chunk without rows, too."""
+    fleet, bucket = late_fleet(tmp_path, chunks=(2,))
+    old, carry_out = given_up(fleet, bucket, tmp_path)
+    again = claim_of(fleet)
+    assert (again.chunk_index, again.fence > old.fence) == (old.chunk_index, True)
+    fleet.store.commit(again.task_id, again.fence, [], rows=0, pages=1)
+    fleet.store.mark_published(again.task_id, again.fence)
+    deliver(fleet, tmp_path)
+    assert fleet.store.completed_ledger(old.run_id) is None
+    assert finalize_run(fleet, old.run_id)
+    carry_out()
+    assert collect_garbage(fleet, CAMPAIGN, min_age_s=0).late_parts == 1
 
 
 def test_a_late_commit_that_cannot_be_removed_keeps_the_run_open(tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ from rivet_fleet.contracts.keys import CampaignId, RunId
 from rivet_fleet.contracts.proof import ProofOutcome, Prove, RunProof
 from rivet_fleet.contracts.quality import GateCode, GateOutcome, GateVerdict, RunFindings
 from rivet_fleet.contracts.seals import Sealer
+from rivet_fleet.contracts.state import FinishedRun
 from rivet_fleet.errors import LeaseLost, StateTampered
 from rivet_fleet.persistence.commits import seal_part
 from rivet_fleet.persistence.open import open_store
@@ -139,6 +140,25 @@ def test_no_chunk_and_no_part_is_left_out_whatever_a_status_says(kept, tmp_path,
     refusal, _ = told(kept, tmp_path, *OUT[edit])
     if kept[1] or edit == "a part of another chunk":
         assert "is not what was sealed" in refusal
+
+
+def test_what_is_known_of_a_completed_run_is_whole_or_refused(kept, tmp_path) -> None:
+    """Who sweeps by it holds no lease."""
+    copy = tmp_path / "state.db"
+    shutil.copy(kept[0], copy)
+    with closing(opened(copy)) as store:
+        lease = store.lease_finalize(RUN, W1, 60.0)
+        assert lease is not None
+        done = FinishedRun(manifest_fingerprint="x", rows=30, bytes=1, files=3, duration_s=1.0)
+        store.finish_run(lease, done)
+        found = store.completed_ledger(RUN)
+        assert found is not None and found.fences.keys() == {0, 1, 2}
+        with closing(sqlite3.connect(copy)) as connection, connection:
+            connection.execute(f"DELETE FROM file_log WHERE {OF} = 1")
+            connection.execute(f"UPDATE chunk_task SET status = 'pending' WHERE {OF} = 1")
+        if kept[1]:
+            with pytest.raises(StateTampered, match="commit of chunk 1"):
+                store.completed_ledger(RUN)
 
 
 def test_a_part_that_was_committed_under_the_same_fence_before_takes_no_place(

@@ -172,3 +172,9 @@ def test_a_damaged_parquet_file_ends_nobody_but_its_reader(tmp_path: Path) -> No
             ended += "its reader was ended" in str(error)
     assert refused > DAMAGED // 4
     assert ended, "a footer that contradicts itself ends its reader, and nobody else"
+
+
+@pytest.mark.parametrize("said", [b"", b'{"found": {"a": "12', b'{"found": "\xc3'])
+def test_a_reader_that_ends_while_it_speaks_is_a_finding(said: bytes) -> None:
+    with pytest.raises(DataIntegrityError, match="ended by SIGKILL"):
+        apart._given(said, 9)

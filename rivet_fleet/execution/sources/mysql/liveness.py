@@ -44,6 +44,10 @@ ANSWER_BYTES_MAX = 64 * 1024 * 1024
 COLUMNS_MAX = 4096
 _PACKET_BYTES_MIN = 64
 """What a packet counts at least: an object of Python's is made of it, however small it is."""
+MADE_TIMES_MAX = 4
+"""So many times the bytes of an answer may be what is made of it."""
+_CELL_BYTES = 112
+"""What each cell of a row counts as made: a number of one digit becomes an object of so many."""
 _LATE_LOOKS_MAX = 64
 _MALFORMED = (
     *(ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError),
@@ -59,13 +63,20 @@ class Bounds:
         self.ends_s: float | None = None
         """When (monotonic) the answer must be complete; None: whenever."""
         self._bytes_max = self._bytes_left = self._columns_left = self._late_left = 0
+        self._made_left = 0
 
     def begin(self, bytes_max: int, within_s: float | None) -> None:
         """A new answer is expected."""
         self._bytes_max = self._bytes_left = bytes_max
+        self._made_left = MADE_TIMES_MAX * bytes_max
         self._columns_left = COLUMNS_MAX
         self._late_left = _LATE_LOOKS_MAX
         self.ends_s = None if within_s is None else time.monotonic() + within_s
+
+    @property
+    def described(self) -> bool:
+        """True once the answer has a column."""
+        return self._columns_left < COLUMNS_MAX
 
     @property
     def charged_bytes(self) -> int:
@@ -76,9 +87,14 @@ class Bounds:
         """``count`` bytes are about to be read. Raises OperationalError 2020 before they are."""
         self._bytes_left -= max(count, _PACKET_BYTES_MIN)
         if self._bytes_left < 0:
-            raise pymysql.OperationalError(
-                CR.CR_NET_PACKET_TOO_LARGE, "the server's answer is larger than any may be"
-            )
+            raise _too_large()
+
+    def row(self) -> None:
+        """A row is about to be made of as many cells as columns were described. Raises
+        OperationalError 2020 before it is."""
+        self._made_left -= (COLUMNS_MAX - self._columns_left) * _CELL_BYTES
+        if self._made_left < 0:
+            raise _too_large()
 
     def may_be_late(self) -> bool:
         """Behind the answer's end: what is there already may still be taken, for this process may
@@ -93,6 +109,12 @@ class Bounds:
             raise pymysql.OperationalError(
                 CR.CR_NET_PACKET_TOO_LARGE, f"an answer of more than {COLUMNS_MAX} columns"
             )
+
+
+def _too_large() -> pymysql.OperationalError:
+    return pymysql.OperationalError(
+        CR.CR_NET_PACKET_TOO_LARGE, "the server's answer is larger than any may be"
+    )
 
 
 @contextlib.contextmanager
@@ -307,11 +329,14 @@ class WatchedConnection(_Connection):
         read_as = _Packet if packet_type is MysqlPacket else packet_type
         try:
             with well_formed():
-                return super()._read_packet(read_as)  # type: ignore[no-untyped-call]
+                packet = super()._read_packet(read_as)  # type: ignore[no-untyped-call]
         except pymysql.MySQLError as error:
             if hasattr(error, "asked"):
                 error.asked = self.asked
             raise
+        if read_as is _Packet and self.bounds.described:
+            self.bounds.row()
+        return packet
 
     def _read_query_result(self, unbuffered: bool = False) -> Any:
         with well_formed():

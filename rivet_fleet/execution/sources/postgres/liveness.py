@@ -73,6 +73,7 @@ class Bounds:
         """Of the answer, when it was last looked at; the first block left out."""
         self._held_before_bytes = 0
         self._looked_at_bytes = 0
+        self._loaded_bytes = 0
 
     def check(self) -> None:
         """Bytes have come. Raises psycopg's DataError when they are more than an answer has, and
@@ -96,6 +97,14 @@ class Bounds:
                 raise psycopg.OperationalError(
                     "the server did not bring its answer to an end in time"
                 )
+
+    def loaded(self, count: int) -> None:
+        """Objects are about to be made of ``count`` bytes. Looks every so many of their sum, for
+        one row may have a thousand cells. Raises DataError as ``check``."""
+        self._loaded_bytes += count
+        if self._loaded_bytes > _HELD_EVERY_BYTES:
+            self._loaded_bytes = 0
+            self.check_held()
 
     def check_held(self) -> None:
         """Objects are made of the answer, too: raises DataError as ``check``. A small answer was
@@ -272,8 +281,8 @@ class _Bounded(Loader):
         if len(data) > CELL_BYTES_MAX:
             raise psycopg.DataError("a value of the server's answer is larger than any may be")
         answer = getattr(self.connection, "answer", None)
-        if answer is not None and len(data) > _HELD_EVERY_BYTES:
-            answer.check_held()
+        if answer is not None:
+            answer.loaded(len(data))
         found = self._loader.load(data)
         if self.oid in _LISTED and any(isinstance(one, list) for one in found):
             # However deep they lie in one another.
