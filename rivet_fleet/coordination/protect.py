@@ -7,7 +7,8 @@ away the last word counts, unless the group fails closed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -17,7 +18,7 @@ from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.contracts.plan import ExportPlan
 from rivet_fleet.contracts.protection import SourceBudget, Standing
-from rivet_fleet.contracts.state import Claim
+from rivet_fleet.contracts.state import Claim, RunStatus, RunView
 from rivet_fleet.coordination.fitness import full_spool, spool_is_full
 from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.errors import (
@@ -36,6 +37,8 @@ REST_S = 0.5
 BLOCK_S = 0.5
 """How much of a rate is taken at once: small enough to be fair, large enough to be rare."""
 _HOLD_S = 60.0
+_UNFORESEEN_S = 1.0
+"""How long a process rests at least that ends by a defect."""
 
 _T = TypeVar("_T")
 
@@ -257,6 +260,16 @@ class Retries:
     def rest_later(self, plan: ExportPlan, own_s: float, lost_bytes: int) -> None:
         """A chunk went back, failed or not: the next claim waits for its retry."""
         self._rest_s = self.wait_s(plan, own_s, lost_bytes)
+
+    def rest_unforeseen(self, runs: Callable[[], Sequence[RunView]]) -> None:
+        """This process ends by a defect and held no chunk: it was tending, which may have asked any
+        source of what is unfinished, and whoever takes its place does the same again. ``runs``:
+        those of the campaign, as far as they can be read."""
+        self._rest_s = _UNFORESEEN_S
+        with contextlib.suppress(RivetFleetError):
+            known = [run.plan for run in runs() if run.status is RunStatus.IN_PROGRESS]
+            for plan in {_key(plan): plan for plan in known}.values():
+                self._rest_s = max(self._rest_s, self.wait_s(plan, 0.0, 0))
 
     def rest(self) -> None:
         """Wait for what ``rest_later`` reserved, without a chunk; until a stop, or the campaign's

@@ -304,7 +304,7 @@ class Transaction:
         """Makes and checks the seals of what is written and read."""
         self.left_out: list[SpoiltRow] = []
         """What was read without: ``leaving_out``."""
-        self._connection = connection
+        self.connection = connection
         self._dialect = dialect
         self._namespace = namespace
         self._fragments = tuple(dialect.fragments.items())
@@ -346,14 +346,14 @@ class Transaction:
             yield
 
     def _fetched(self, sql: str, values: dict[str, object]) -> Sequence[Record]:
-        with self._dialect.limit(self._connection):
-            result = self._connection.execute(self._text(sql), self._within(sql, values))
+        with self._dialect.limit(self.connection):
+            result = self.connection.execute(self._text(sql), self._within(sql, values))
             return result.fetchall()
 
     def first(self, sql: str, **values: object) -> Record | None:
         """The first row, or None."""
-        with self._dialect.limit(self._connection):
-            row = self._connection.execute(self._text(sql), self._within(sql, values)).first()
+        with self._dialect.limit(self.connection):
+            row = self.connection.execute(self._text(sql), self._within(sql, values)).first()
         _refuse_other_types(() if row is None else (row,))
         return row
 
@@ -364,8 +364,8 @@ class Transaction:
 
     def run(self, sql: str, **values: object) -> int:
         """How many rows the statement changed."""
-        with self._dialect.limit(self._connection):
-            return self._connection.execute(self._text(sql), self._within(sql, values)).rowcount
+        with self._dialect.limit(self.connection):
+            return self.connection.execute(self._text(sql), self._within(sql, values)).rowcount
 
     def run_many(
         self, statement: Executable | str, rows: Sequence[dict[str, object]], *, batch: int = 1000
@@ -378,8 +378,8 @@ class Transaction:
         else:
             clause = statement
         for start in range(0, len(rows), batch):
-            with self._dialect.limit(self._connection):
-                self._connection.execute(clause, rows[start : start + batch])
+            with self._dialect.limit(self.connection):
+                self.connection.execute(clause, rows[start : start + batch])
 
     @property
     def namespace(self) -> str:

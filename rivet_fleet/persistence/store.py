@@ -100,10 +100,11 @@ class Store(
         return runs
 
     def to_seal(self) -> ToSeal:
-        """What ``reseal`` would seal that has no key's seal yet, by the same reading. Raises
-        StateTampered, StateRefused."""
-        with self._db.migrating() as connection:
-            return to_seal(connection, Sealer(), self._db.sealer, self._db.namespace)
+        """What ``reseal`` would seal that has no key's seal yet, by the same reading; nobody waits
+        for it. Raises StateTampered, StateRefused."""
+        return self._db.read(
+            lambda tx: to_seal(tx.connection, Sealer(), self._db.sealer, self._db.namespace)
+        )
 
     def close(self) -> None:
         """Give every connection back. Never raises."""

@@ -24,6 +24,7 @@ from rivet_fleet.contracts.events import EventName
 from rivet_fleet.contracts.plan import CampaignPlan
 from rivet_fleet.contracts.state import JournalFilter
 from rivet_fleet.contracts.url import parse_database_url
+from rivet_fleet.coordination import worker
 from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.errors import (
     DestinationRefused,
@@ -317,6 +318,31 @@ def test_what_was_read_of_a_chunk_that_goes_back_is_paid_for(
     )
     once = ROWS * ROW_BYTES
     assert 2 * once <= broken.received_bytes <= 2 * once + TRIES_MAX * REREAD_BYTES
+
+
+def test_who_ends_by_a_defect_and_holds_no_chunk_rests_by_the_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it tended may have asked the source, and whoever takes its place does the same."""
+    ends = 0
+
+    def tends(*_: Any) -> None:
+        nonlocal ends
+        ends += 1
+        if ends > WORKERS + TRIES_MAX:
+            pytest.fail(f"{ends} defects in {LASTS_S} s")
+        raise RuntimeError("a defect of ours")
+
+    monkeypatch.setattr(worker, "tend", tends)
+    play_fleet(
+        small_plan(1, 3),
+        lambda: BrokenSource(Broken(random.Random(1), 0.0, 0.0)),  # type: ignore[arg-type, return-value]
+        tmp_path,
+        workers=WORKERS,
+        lasts_s=LASTS_S,
+        change=lambda fleet: None,
+    )
+    assert ends > WORKERS
 
 
 @pytest.mark.parametrize("known", [False, True])

@@ -7,6 +7,7 @@ import http.server
 import importlib
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -27,6 +28,10 @@ ENDLESS = (
     "<NextContinuationToken>a</NextContinuationToken><NextUploadIdMarker>a</NextUploadIdMarker>"
     "<NextPartNumberMarker>1</NextPartNumberMarker></Answer>"
 )
+AGAIN = (
+    '<?xml version="1.0"?><EnumerationResults ContainerName="lake"><Blobs/>'
+    "<NextMarker>a</NextMarker></EnumerationResults>"
+)
 Answer = tuple[int, dict[str, str], str]
 
 
@@ -36,6 +41,7 @@ class Service:
     def __init__(self) -> None:
         self.answer: Answer = (200, {}, "")
         self.asked = 0
+        self.answers_max = 1000
 
     def handler(self) -> type[http.server.BaseHTTPRequestHandler]:
         service = self
@@ -49,7 +55,8 @@ class Service:
             def answer(self) -> None:
                 self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 service.asked += 1
-                status, headers, body = service.answer
+                ended = service.asked > service.answers_max
+                status, headers, body = (404, {}, "") if ended else service.answer
                 self.send_response(status)
                 for name, text in {"Content-Length": str(len(body)), **headers}.items():
                     self.send_header(name, text)
@@ -61,14 +68,20 @@ class Service:
         return Handler
 
 
+@contextmanager
+def serving(service: Service) -> Iterator[str]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), service.handler()) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
 @pytest.fixture(scope="module")
 def service() -> Iterator[tuple[Service, Any]]:
     pytest.importorskip("s3fs")
     made = Service()
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), made.handler()) as server:
-        server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        place = f"127.0.0.1:{server.server_port}"
+    with serving(made) as place:
         options = {"endpoint": f"http://{place}", "access_key_env": "A", "secret_key_env": "B"}
         connection = DestinationConnection(
             kind="s3",
@@ -77,7 +90,6 @@ def service() -> Iterator[tuple[Service, Any]]:
             secrets={"access_key_env": "AKIA", "secret_key_env": "x" * 20},
         )
         yield made, open_destination(connection)
-        server.shutdown()
 
 
 ASKS: dict[str, Callable[[Any], object]] = {
@@ -114,6 +126,29 @@ def test_an_answer_that_is_none_is_refused_by_name(
             ASKS[ask](there)
         assert caught.value.code == "RIVET_STORE_UNAVAILABLE"
         assert rogue.asked - asked <= 3
+
+
+def test_a_listing_of_azure_that_stays_where_it_is_is_refused_by_name() -> None:
+    pytest.importorskip("adlfs")
+    rogue = Service()
+    rogue.answer, rogue.answers_max = (200, {"Content-Type": "application/xml"}, AGAIN), 9
+    with serving(rogue) as place:
+        connection = DestinationConnection(
+            kind="azure",
+            prefix=f"az://lake@rogue.{place}/raw",
+            options={
+                "endpoint": f"http://{place}",
+                "account_name": "rogue",
+                "account_key_env": "A",
+            },
+            secrets={"account_key_env": "AAAA"},
+        )
+        with (
+            closing(open_destination(connection)) as there,
+            pytest.raises(DestinationUnavailable) as caught,
+        ):
+            list(there.list_visible())
+    assert caught.value.code == "RIVET_STORE_UNAVAILABLE" and rogue.asked == 2
 
 
 def test_a_body_that_is_larger_than_was_asked_for_is_not_read(

@@ -2,9 +2,8 @@
 
 A part is staged as blocks under its final name: invisible until a block list is committed, which is
 asked for with ``If-None-Match: *``. Blocks know no abort, and committing any list drops all other
-blocks of the name. So what is discarded is committed and removed again, which needs no promise of
-the service beyond that.
-Loop, sessions and the extra are adlfs's, the requests are made over its ``service_client``.
+blocks of the name. So what is discarded is committed and removed again.
+Loop and sessions are adlfs's, the requests are made over its ``service_client``.
 
 Tokens: ``{"upload": …}``, which every block's id begins with: when it began by the service's clock
 (a listing does not tell), a random number, and the MD5 of the part (so that discarding can show a
@@ -286,9 +285,8 @@ class AzureStore:
 
     def discard(self, tokens: Tokens, key: str) -> None:
         """Show it and remove it: behind that its blocks are gone for everybody. For an instant the
-        whole part of this very attempt may be seen, and a crash in it leaves what the ledger says
-        is committed. Of an upload that was never finished nobody has a receipt: its blocks are
-        given back where nothing else stands under the name, and expire after a week otherwise."""
+        part may be seen, and a crash in it leaves what the ledger says is committed. Of an upload
+        that was never finished blocks are left for a week, unless nothing else has the name."""
         upload = tokens["upload"]
         self.sent.pop(upload, None)
         for _ in range(_DISCARDS_MAX):
@@ -433,8 +431,10 @@ class AzureStore:
                 return [found async for found in one]
             return None
 
+        more: object = ""
         while (found := self._ask(_READ, (), page)) is not None:
             yield from found
+            more = storeclient.gone_on(more, pages.continuation_token)
 
     def _range(self, key: str, at: int, **same: Any) -> tuple[bytes, Any]:
         async def read() -> tuple[bytes, Any]:

@@ -194,8 +194,9 @@ def test_a_run_whose_campaign_is_aside_is_shown_before_it_gets_a_key(tmp_path):
         assert any(line.startswith(f"{RUN} delivers to ") for line in shown)
 
 
-def test_only_what_was_shown_gets_a_key(tmp_path):
-    """Neither what came before the yes, nor what a trigger brings while it is done."""
+def test_only_what_was_shown_gets_a_key(tmp_path, monkeypatch):
+    """Neither what came before the yes, nor what a trigger brings while it is done; and who is
+    shown it keeps nobody from writing."""
     url, path = f"sqlite:///{tmp_path}/state.db", tmp_path / "state.db"
     ahead = mark_text(("at",), None, ("99990101",))
     names = ("namespace", "campaign_name", "export_name", "last_cursor_value", "mark_binding")
@@ -207,7 +208,11 @@ def test_only_what_was_shown_gets_a_key(tmp_path):
         store.submit(memory_plan((1,)))
     with closing(sqlite_store.open_store(url, seal_key=b"k" * 16)) as store:
         fleet = make_fleet(store, tmp_path)
-        _, before = unkeyed(fleet)
+        with monkeypatch.context() as looking:
+            looking.setattr(
+                type(store._db.dialect), "writing", lambda *_, **__: pytest.fail("lock")
+            )
+            _, before = unkeyed(fleet)
         assert unkeyed(fleet)[1] == before
         with closing(sqlite3.connect(path)) as theirs, theirs:
             theirs.execute(insert)
