@@ -1,9 +1,9 @@
 """The kill loop: campaign after campaign under random blows, each judged by the oracle.
 
 ``python -m chaos.kill_loop --seed N --seconds S --source postgres|mariadb --state sqlite|postgres
-[--destination local|s3] [--rows N]``. The seed is printed first and replays the decisions; exact
-timing is the machine's. ``--seconds 0`` never ends; ``--campaigns 1 --rows 2000000`` is the
-headline: two million rows, every one once.
+[--destination local|s3|azure|gcs] [--rows N]``. The seed is printed first and replays the
+decisions; exact timing is the machine's. ``--seconds 0`` never ends; ``--campaigns 1 --rows
+2000000`` is the headline: two million rows, every one once.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ class Ordeal:
                 self._place.source_server.restart(mode="immediate")
             case Blow.CRASH_STORE:
                 assert self._place.store is not None, "only where there is one"
-                self._place.store.restart()
+                self._place.store.server.restart()
             case Blow.PAUSE_SOURCE:
                 self._wake_source()
                 over_s = time.monotonic() + LEASE_TTL_S * (1.2 + decision.pick)

@@ -31,7 +31,7 @@ from chaos.processes import (
     workers_of,
 )
 from chaos.source_data import SourceTable
-from chaos.stores import ChaosStore, fetch, own_place
+from chaos.stores import ChaosStore, own_place
 from rivet_fleet.persistence.dialects import holder_pid
 
 CAMPAIGN_ID = "chaos"
@@ -114,7 +114,7 @@ class Campaign:
     ) -> Coordinator:
         """A coordinator process. ``armed`` as RIVET_FLEET_TEST_KILL understands it."""
         environment = {"RIVET_FLEET_TEST_KILL": armed, "RIVET_FLEET_TESTING": "1"}
-        environment |= self.store.variables if self.store is not None else {}
+        environment |= dict(self.store.variables) if self.store is not None else {}
         if host_id is not None:
             environment["RIVET_FLEET_TEST_HOST_ID"] = host_id
         coordinator = start_coordinator(
@@ -169,7 +169,7 @@ class Campaign:
         """What is visible in a store now."""
         if self.store is not None:
             for table in self.tables:
-                fetch(self.store, self._below(table.name), self.prefix(table.name))
+                self.store.fetch(self._below(table.name), self.prefix(table.name))
 
     def expect_tidy(self) -> None:
         """After a sweep nothing is staged any more, and no worker is left."""

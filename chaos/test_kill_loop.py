@@ -12,7 +12,7 @@ from chaos.conftest import SEED, USUAL_SEED, product_of_sources
 from chaos.decisions import Blow, decisions
 from chaos.kill_loop import LoopOptions, run_loop
 from chaos.sources import MISSING
-from chaos.stores import MISSING_STORES
+from chaos.stores import MISSING_STORES, STORES
 from tests.conftest import missing
 
 
@@ -32,10 +32,11 @@ def test_a_campaign_under_blows(source: str, state: str) -> None:
     assert tally.blows.total() >= 1
 
 
-def test_a_campaign_into_a_bucket_under_blows() -> None:
+@pytest.mark.parametrize("store", STORES)
+def test_a_campaign_into_a_bucket_under_blows(store: str) -> None:
     """The server that holds it among those who fall."""
     options = LoopOptions(
-        seed=_seed(), seconds=0.0, state="sqlite", destination="s3", campaigns=1, rows=2000
+        seed=_seed(), seconds=0.0, state="sqlite", destination=store, campaigns=1, rows=2000
     )
     try:
         tally = run_loop(options)
@@ -52,6 +53,21 @@ def test_the_usual_seed_holds_every_blow(state_can_crash: bool) -> None:
     kinds = set(Blow) - {Blow.CRASH_STORE}
     kinds -= set() if state_can_crash else {Blow.CRASH_STATE}
     assert {decision.blow for decision in islice(usual, 7)} == kinds
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("store", STORES)
+@product_of_sources()
+def test_campaign_after_campaign_into_a_bucket(source: str, state: str, store: str) -> None:
+    options = LoopOptions(
+        seed=_seed(), seconds=0.0, source=source, state=state, destination=store, campaigns=5
+    )
+    try:
+        tally = run_loop(options)
+    except (*MISSING, *MISSING_STORES) as absent:
+        missing(str(absent))
+    assert tally.campaigns == 5
 
 
 @pytest.mark.soak

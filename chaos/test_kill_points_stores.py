@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
@@ -16,7 +17,7 @@ from chaos.arena import Arena, arena
 from chaos.killpoint_scenarios import NeverReached, play
 from chaos.source_data import ORDERS
 from chaos.sources import MISSING
-from chaos.stores import DESTINATIONS, MISSING_STORES, running_store
+from chaos.stores import MISSING_STORES, STORES, running_store
 from rivet_fleet.contracts.killpoints import KillAction, KillPoint
 from tests.conftest import missing
 
@@ -37,19 +38,25 @@ _BY_DEFAULT = (
     KillPoint.PART_RENAMED,
     KillPoint.REOPEN_STAGED_DISCARDED,
 )
-STORES = [name for name in DESTINATIONS if name != "local"]
+
+
+@pytest.fixture(scope="module")
+def ground() -> Iterator[Arena]:
+    """One source for all stores."""
+    try:
+        with arena("postgres", rows=_ROWS, tables=(ORDERS,)) as ground:
+            yield ground
+    except MISSING as absent:
+        missing(str(absent))
 
 
 @pytest.fixture(scope="module", params=STORES)
-def place(request: pytest.FixtureRequest) -> Iterator[Arena]:
+def place(request: pytest.FixtureRequest, ground: Arena) -> Iterator[Arena]:
     """An arena that delivers into one store."""
     try:
-        with (
-            running_store(request.param) as store,
-            arena("postgres", rows=_ROWS, tables=(ORDERS,), store=store) as place,
-        ):
-            yield place
-    except (*MISSING, *MISSING_STORES) as absent:
+        with running_store(request.param) as store:
+            yield replace(ground, store=store)
+    except MISSING_STORES as absent:
         missing(str(absent))
 
 

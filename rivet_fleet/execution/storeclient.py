@@ -28,6 +28,9 @@ S = TypeVar("S")
 T = TypeVar("T")
 _NO_CODE = re.compile(r"[^A-Za-z0-9_.: -]")
 _CODE_CHARS_MAX = 80
+TRUSTED_S = 10.0
+"""For how long a bucket that has answered is taken to be there still, where a store tells an absent
+object and an absent bucket alike."""
 _LATER = (408, 409, 425, 429)
 
 _clients: dict[tuple[int, str, tuple[tuple[str, str], ...]], Any] = {}

@@ -17,10 +17,12 @@ import itertools
 import re
 import secrets
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from email.utils import formatdate
+from email.utils import formatdate, parsedate_to_datetime
 from importlib import import_module
+from typing import Any, ClassVar
 from urllib.parse import unquote, urlsplit
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
@@ -30,6 +32,7 @@ from tests.servers.web import Answer, Asked, serving
 
 _PAGE = 3
 """Names of one page of a listing: few, so that pages are turned."""
+_SKEW_MAX_S = 15 * 60
 
 
 class _Refused(Exception):
@@ -59,13 +62,16 @@ class Blob:
 class AzureAccount:
     """The account's side."""
 
+    kind: ClassVar[str] = "azure"
     name: str = "lake"
     key: bytes = field(default_factory=lambda: secrets.token_bytes(32))
     sas_signature: str = field(default_factory=lambda: secrets.token_hex(16))
+    ahead_s: float = 0.0
+    """Its clock, of this machine's."""
     port: int = 0
     containers: dict[str, dict[str, Blob]] = field(default_factory=dict)
-    denied: str = ""
-    """A method and ``comp`` (``PUT block``) that no credentials may ask for."""
+    restart: Callable[[], None] = lambda: None
+    """Kill the server and start it again; what it has, it keeps."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _etags: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
@@ -102,6 +108,39 @@ class AzureAccount:
         self.containers[name] = {}
         return name
 
+    def remove_bucket(self, name: str) -> None:
+        """As an account's owner may, whatever is in it."""
+        with self._lock:
+            del self.containers[name]
+
+    def staged(self, bucket: str, below: str = "") -> list[str]:
+        """Names with blocks that are not committed."""
+        with self._lock:
+            found = self.containers[bucket].items()
+            return [name for name, blob in found if blob.blocks and name.startswith(below)]
+
+    def sweep(self, bucket: str, below: str = "") -> None:
+        """As the service does with blocks of a week."""
+        with self._lock:
+            for name, blob in list(self.containers[bucket].items()):
+                if name.startswith(below):
+                    blob.blocks.clear()
+                    if blob.body is None:
+                        del self.containers[bucket][name]
+
+    def reader(self) -> Any:
+        """Somebody else's client."""
+        fs = import_module("pyarrow.fs")
+        place = f"127.0.0.1:{self.port}"
+        return fs.AzureFileSystem(
+            account_name=self.name,
+            account_key=self.variables["LAKE_KEY"],
+            blob_storage_authority=place,
+            dfs_storage_authority=place,
+            blob_storage_scheme="http",
+            dfs_storage_scheme="http",
+        )
+
     def bodies(self, bucket: str) -> dict[str, bytes]:
         """What can be seen."""
         with self._lock:
@@ -119,19 +158,22 @@ class AzureAccount:
             with self._lock:
                 return self._answer(asked)
         except _Refused as refused:
+            if asked.method == "HEAD":
+                code = {"x-ms-error-code": str(refused)}
+                return Answer(refused.answer.status, headers=code)
             return refused.answer
 
     def _answer(self, asked: Asked) -> Answer:
         comp = asked.query.get("comp", "")
         _, _, place = asked.path.removeprefix("/").partition("/")
         container, _, name = place.partition("/")
-        if not self._may(asked) or self.denied == f"{asked.method} {comp}".strip():
-            raise _Refused(
-                403, "AuthorizationPermissionMismatch" if self.denied else "AuthenticationFailed"
-            )
+        if not (self._now(asked) and self._may(asked)):
+            raise _Refused(403, "AuthenticationFailed")
         blobs = self.containers.get(unquote(container))
         if blobs is None:
             raise _Refused(404, "ContainerNotFound")
+        if "action" in asked.query:
+            raise _Refused(400, "HierarchicalNamespaceNotEnabled")
         if not name:
             return self._list(blobs, asked.query)
         name = unquote(name)
@@ -211,6 +253,13 @@ class AzureAccount:
         )
         return Answer(200, body.encode(), {"Content-Type": "application/xml"})
 
+    def _now(self, asked: Asked) -> bool:
+        """Who signs a request signs when it was."""
+        if "x-ms-date" not in asked.headers or "sig" in asked.query:
+            return True
+        at_s = parsedate_to_datetime(asked.headers["x-ms-date"]).timestamp()
+        return abs(time.time() + self.ahead_s - at_s) < _SKEW_MAX_S
+
     def _may(self, asked: Asked) -> bool:
         if "sig" in asked.query:
             return asked.query["sig"] == self.sas_signature
@@ -265,6 +314,8 @@ def _read(blob: Blob, headers: Mapping[str, str]) -> Answer:
         "ETag": blob.etag,
         "Last-Modified": formatdate(usegmt=True),
         "x-ms-blob-type": "BlockBlob",
+        "x-ms-creation-time": formatdate(usegmt=True),
+        "x-ms-server-encrypted": "true",
         "Content-Type": "application/octet-stream",
         "Content-Length": str(len(body)),
     }
@@ -322,7 +373,8 @@ class AzureService(AzureAccount):
 @contextlib.contextmanager
 def azure_account(*, ahead_s: float = 0.0) -> Iterator[AzureAccount]:
     """An account for the length of a block. ``ahead_s``: of this machine's clock."""
-    account = AzureAccount()
-    with serving(account.answer, ahead_s=ahead_s) as port:
-        account.port = port
+    account = AzureAccount(ahead_s=ahead_s)
+    with serving(account.answer, ahead_s=ahead_s) as listener:
+        account.port = listener.port
+        account.restart = listener.restart
         yield account

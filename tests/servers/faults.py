@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import select
 import socket
 import struct
 import threading
@@ -16,8 +17,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from enum import Enum
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import ClassVar
+
+from tests.servers.web import listening
 
 _HOP = {"connection", "keep-alive", "transfer-encoding", "expect", "proxy-connection"}
 _TIMEOUT_S = 30.0
@@ -31,6 +34,8 @@ class Fault(Enum):
 
     LOST = "the service acts, and its answer is lost"
     RESET = "the connection is reset before the service sees the request"
+    CUT = "half of the request passes, or of its answer, and the connection is reset"
+    SILENT = "nothing is answered, and the connection stays open"
     BUSY = "503"
     THROTTLED = "429"
     BROKEN = "500"
@@ -76,6 +81,9 @@ class FaultProxy:
     port: int
     seen: list[tuple[str, str]] = field(default_factory=list)
     """Every request: method and path."""
+    outwaited: bool = False
+    """Whether somebody waited for the answer that was not given until the proxy had enough of
+    it."""
     _injected: list[_Injected] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -111,38 +119,62 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _pass(self) -> None:
         length = int(self.headers.get("Content-Length", 0))
-        body = self.rfile.read(length) if length else b""
         injected = self.proxy.next_fault(
             self.command, self.path, conditional="If-None-Match" in self.headers
         )
-        if injected is None or injected.acts:
+        fault = None if injected is None else injected.fault
+        if fault is Fault.CUT and length:
+            self._ask(self.rfile.read(length // 2), whole=False)
+            self._reset()
+            return
+        body = self.rfile.read(length) if length else b""
+        if injected is None or injected.acts or fault is Fault.CUT:
             status, headers, answer = self._ask(body)
-        if injected is None:
-            self._answer(status, headers, answer)
-        elif injected.fault in _CODES:
-            status, code = _CODES[injected.fault]
-            xml = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>x</Message></Error>"
-            if not code:
-                xml = "<?xml version='1.0'?><Nothing/>"
-            headers = {"Content-Type": "application/xml", "x-ms-error-code": code}
-            if status == 301:
-                headers["x-amz-bucket-region"] = "eu-north-1"
-            headers["Date"] = formatdate(usegmt=True)
-            if status in (429, 503):
-                headers["Retry-After"] = "0"
-            silent = self.command == "HEAD" or status == 204
-            self._answer(status, headers, b"" if silent else xml.encode())
-        else:
-            self.close_connection = True
-            if injected.fault is Fault.RESET:
-                linger = struct.pack("ii", 1, 0)
-                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-            with contextlib.suppress(OSError):
-                self.connection.shutdown(socket.SHUT_RDWR)
+        match fault:
+            case None:
+                self._answer(status, headers, answer)
+            case Fault.CUT:
+                self._answer(status, headers, answer, cut=True)
+                self._reset()
+            case Fault.SILENT:
+                if not select.select([self.connection], [], [], _TIMEOUT_S)[0]:
+                    self.proxy.outwaited = True
+                self.close_connection = True
+            case Fault.RESET:
+                self._reset()
+            case Fault.LOST:
+                self._end()
+            case _:
+                self._say(fault)
+
+    def _say(self, fault: Fault) -> None:
+        status, code = _CODES[fault]
+        xml = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>x</Message></Error>"
+        if not code:
+            xml = "<?xml version='1.0'?><Nothing/>"
+        headers = {"Content-Type": "application/xml", "x-ms-error-code": code}
+        if status == 301:
+            headers["x-amz-bucket-region"] = "eu-north-1"
+        headers["Date"] = formatdate(usegmt=True)
+        if status in (429, 503):
+            headers["Retry-After"] = "0"
+        silent = self.command == "HEAD" or status == 204
+        self._answer(status, headers, b"" if silent else xml.encode())
+
+    def _reset(self) -> None:
+        linger = struct.pack("ii", 1, 0)
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        self._end()
+
+    def _end(self) -> None:
+        self.close_connection = True
+        with contextlib.suppress(OSError):
+            self.connection.shutdown(socket.SHUT_RDWR)
 
     do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _pass
 
-    def _ask(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
+    def _ask(self, body: bytes, *, whole: bool = True) -> tuple[int, dict[str, str], bytes]:
+        """What the service answers; to half a request nothing."""
         onward = http.client.HTTPConnection("127.0.0.1", self.target_port, timeout=_TIMEOUT_S)
         try:
             kept = {name: text for name, text in self.headers.items() if name.lower() not in _HOP}
@@ -150,13 +182,17 @@ class _Handler(BaseHTTPRequestHandler):
             for name, text in kept.items():
                 onward.putheader(name, text)
             onward.endheaders(body or None)
+            if not whole:
+                return 0, {}, b""
             answer = onward.getresponse()
             found = {n: t for n, t in answer.getheaders() if n.lower() not in _HOP}
             return answer.status, found, answer.read()
         finally:
             onward.close()
 
-    def _answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
+    def _answer(
+        self, status: int, headers: dict[str, str], body: bytes, *, cut: bool = False
+    ) -> None:
         self.send_response_only(status)
         for name, text in headers.items():
             if name.lower() != "content-length" or self.command == "HEAD":
@@ -164,7 +200,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        self.wfile.write(body[: len(body) // 2] if cut else body)
 
     def log_message(self, format: str, *arguments: object) -> None:
         """Nothing is told."""
@@ -174,14 +210,10 @@ class _Handler(BaseHTTPRequestHandler):
 def fault_proxy(target_port: int) -> Iterator[FaultProxy]:
     """A proxy before a loopback port, for the length of a block."""
     handler = type("Handler", (_Handler,), {"target_port": target_port})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
-    handler.proxy = FaultProxy(port=server.server_address[1])  # type: ignore[attr-defined]
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
-        yield handler.proxy  # type: ignore[attr-defined]
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with listening(handler) as listener:
+        proxy = FaultProxy(port=listener.port)
+        handler.proxy = proxy  # type: ignore[attr-defined]
+        try:
+            yield proxy
+        finally:
+            proxy.mend()

@@ -15,12 +15,13 @@ import json
 import re
 import secrets
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from importlib import import_module
 from pathlib import Path
-from typing import Any
-from urllib.parse import unquote
+from typing import Any, ClassVar
+from urllib.parse import parse_qs, unquote
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -30,6 +31,8 @@ from tests.servers.web import Answer, Asked, serving
 
 _PAGE = 3
 """Names of one page of a listing: few, so that pages are turned."""
+_SKEW_MAX_S = 15 * 60
+_EXPIRES_SOON_S = 300
 _GRANULE = 256 * 1024
 _REWRITE_BYTES = 4 * 1024 * 1024
 """A larger object takes a rewrite of several steps."""
@@ -58,6 +61,7 @@ class Version:
 class Bucket:
     """One bucket."""
 
+    name: str
     versioned: bool = False
     live: dict[str, Version] = field(default_factory=dict)
     older: dict[str, list[Version]] = field(default_factory=dict)
@@ -75,18 +79,28 @@ class _Session:
 class GcsService:
     """The service's side."""
 
+    kind: ClassVar[str] = "gcs"
     folder: Path
     """Where its credentials are."""
+    ahead_s: float = 0.0
+    """Its clock, of this machine's."""
     port: int = 0
     buckets: dict[str, Bucket] = field(default_factory=dict)
     token: str = field(default_factory=lambda: secrets.token_hex(16))
-    denied: str = ""
-    """A method and a part of the path that no credentials may ask for: ``POST rewriteTo``."""
     forgets: int = 0
     """Of how many pieces of resumable uploads nothing is kept from now on; a half of the last."""
+    restart: Callable[[], None] = lambda: None
+    """Kill the server and start it again; what it has, it keeps."""
+    expires_s: float = 3600.0
+    """Tokens; a new one makes the older ones void."""
     _sessions: dict[str, _Session] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _generations: Iterator[int] = field(default_factory=lambda: itertools.count(1_700_000))
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """None: its credentials are a file."""
+        return {}
 
     @property
     def settings(self) -> dict[str, str]:
@@ -105,8 +119,38 @@ class GcsService:
 
     def make_bucket(self, name: str) -> str:
         """A new empty bucket; its name."""
-        self.buckets[name] = Bucket()
+        self.buckets[name] = Bucket(name)
         return name
+
+    def remove_bucket(self, name: str) -> None:
+        """As a project's owner may, whatever is in it."""
+        with self._lock:
+            del self.buckets[name]
+
+    def staged(self, bucket: str, below: str = "") -> list[str]:
+        """Names of what waits in staging folders."""
+        return [
+            name for name in self.bodies(bucket) if name.startswith(below) and "/.staging/" in name
+        ]
+
+    def sweep(self, bucket: str, below: str = "") -> None:
+        """As a lifecycle rule does with what is old in a staging folder, and the service with
+        uploads of a week."""
+        with self._lock:
+            live = self.buckets[bucket].live
+            for name in [one for one in live if one.startswith(below) and "/.staging/" in one]:
+                del live[name]
+            self._sessions.clear()
+
+    def reader(self) -> Any:
+        """Somebody else's client."""
+        fs = import_module("pyarrow.fs")
+        return fs.GcsFileSystem(
+            access_token=self.token,
+            credential_token_expiration=datetime.now(UTC) + timedelta(days=1),
+            endpoint_override=f"127.0.0.1:{self.port}",
+            scheme="http",
+        )
 
     def bodies(self, bucket: str) -> dict[str, bytes]:
         """What can be seen."""
@@ -147,15 +191,11 @@ class GcsService:
 
     def _answer(self, asked: Asked) -> Answer:
         if asked.path == "/token":
-            told = {"access_token": self.token, "expires_in": 3600, "token_type": "Bearer"}
-            return Answer(200, json.dumps(told).encode(), _JSON)
+            return self._give_token(asked)
         if asked.path.startswith("/session/"):
             return self._piece(asked)
         if asked.headers.get("authorization") != f"Bearer {self.token}":
             raise _Refused(401, "Invalid Credentials")
-        method, _, part = self.denied.partition(" ")
-        if self.denied and method == asked.method and part in asked.path:
-            raise _Refused(403, "no access")
         found = re.fullmatch(
             r"(?P<upload>/upload)?/storage/v1/b/(?P<bucket>[^/]+)/o(?:/(?P<name>[^/]+))?"
             r"(?:/rewriteTo/b/[^/]+/o/(?P<to>[^/]+))?",
@@ -179,6 +219,20 @@ class GcsService:
         if asked.query.get("alt") == "media":
             return _media(version, asked.headers.get("range", ""))
         return _told(name, version)
+
+    def _give_token(self, asked: Asked) -> Answer:
+        """To whoever signs that it is now."""
+        claims = parse_qs(asked.body.decode())["assertion"][0].split(".")[1]
+        begun_s = json.loads(base64.urlsafe_b64decode(claims + "=="))["iat"]
+        if abs(self._now().timestamp() - begun_s) > _SKEW_MAX_S:
+            raise _Refused(400, "invalid_grant")
+        if self.expires_s < _EXPIRES_SOON_S:
+            self.token = secrets.token_hex(16)
+        told = {"access_token": self.token, "expires_in": self.expires_s, "token_type": "Bearer"}
+        return Answer(200, json.dumps(told).encode(), _JSON)
+
+    def _now(self) -> datetime:
+        return datetime.now(UTC) + timedelta(seconds=self.ahead_s)
 
     def _upload(self, bucket: Bucket, bucket_name: str, asked: Asked) -> Answer:
         condition = asked.query.get("ifGenerationMatch")
@@ -228,7 +282,7 @@ class GcsService:
         return self._show(bucket, about["name"], body)
 
     def _show(self, bucket: Bucket, name: str, body: bytes) -> Answer:
-        created = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        created = self._now().isoformat(timespec="milliseconds").replace("+00:00", "Z")
         _retire(bucket, name)
         bucket.live[name] = Version(next(self._generations), body, created)
         return _told(name, bucket.live[name])
@@ -299,7 +353,9 @@ def _list(bucket: Bucket, query: Mapping[str, str]) -> Answer:
     )
     told: dict[str, Any] = {"kind": "storage#objects"}
     if names:
-        told["items"] = [_about(name, bucket.live[name]) for name in names[:_PAGE]]
+        told["items"] = [
+            {**_about(name, bucket.live[name]), "bucket": bucket.name} for name in names[:_PAGE]
+        ]
     if len(names) > _PAGE:
         told["nextPageToken"] = names[_PAGE]
     return Answer(200, json.dumps(told).encode(), _JSON)
@@ -326,8 +382,9 @@ def _md5(body: bytes) -> str:
 @contextlib.contextmanager
 def gcs_service(folder: Path, *, ahead_s: float = 0.0) -> Iterator[GcsService]:
     """A service for the length of a block. ``ahead_s``: of this machine's clock."""
-    service = GcsService(folder)
-    with serving(service.answer, ahead_s=ahead_s) as port:
-        service.port = port
+    service = GcsService(folder, ahead_s=ahead_s)
+    with serving(service.answer, ahead_s=ahead_s) as listener:
+        service.port = listener.port
+        service.restart = listener.restart
         service.write_credentials()
         yield service

@@ -15,7 +15,10 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from functools import cached_property
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from rivet_fleet.contracts.destination import DestinationConnection
 from rivet_fleet.demo.embedded import free_port
@@ -23,6 +26,7 @@ from tests.servers.mariadb import die_with_parent
 from tests.waiting import until
 
 _SERVER = Path(__file__).resolve().parents[2] / ".tools" / "bin" / "versitygw"
+_UPLOADS = ".sgwtmp"
 _START_TIMEOUT_S = 20.0
 _STOP_TIMEOUT_S = 10.0
 
@@ -33,6 +37,8 @@ class VersitygwMissing(RuntimeError):
 
 class Versitygw:
     """One server: start, kill, restart, on the same port and folder."""
+
+    kind = "s3"
 
     def __init__(self, directory: Path) -> None:
         """``directory`` is created, on a file system with extended attributes."""
@@ -48,6 +54,15 @@ class Versitygw:
         return f"http://127.0.0.1:{self.port}"
 
     @property
+    def settings(self) -> dict[str, str]:
+        """A configuration's words beside bucket and prefix."""
+        return {
+            "endpoint": self.endpoint,
+            "access_key_env": "LAKE_KEY",
+            "secret_key_env": "LAKE_SECRET",
+        }
+
+    @property
     def variables(self) -> dict[str, str]:
         """Its credentials as a configuration's ``LAKE_KEY`` and ``LAKE_SECRET``."""
         return {"LAKE_KEY": self.access_key, "LAKE_SECRET": self.secret_key}
@@ -57,18 +72,77 @@ class Versitygw:
         return DestinationConnection(
             kind="s3",
             prefix=f"s3://{bucket}@127.0.0.1:{self.port}/{prefix}",
-            options={
-                "endpoint": self.endpoint,
-                "access_key_env": "LAKE_KEY",
-                "secret_key_env": "LAKE_SECRET",
-            },
+            options=self.settings,
             secrets={"access_key_env": self.access_key, "secret_key_env": self.secret_key},
         )
 
     def make_bucket(self, name: str) -> str:
         """A new empty bucket; its name."""
-        (self.directory / "data" / name).mkdir()
+        self._bucket(name).mkdir()
         return name
+
+    def remove_bucket(self, name: str) -> None:
+        """As an account's owner may, whatever is in it."""
+        shutil.rmtree(self._bucket(name))
+
+    def bodies(self, bucket: str) -> dict[str, bytes]:
+        """What can be seen: each object is a file, beside a folder of uploads."""
+        folder = self._bucket(bucket)
+        found = (path for path in folder.rglob("*") if path.is_file())
+        named = {path.relative_to(folder).as_posix(): path for path in found}
+        return {
+            name: path.read_bytes()
+            for name, path in named.items()
+            if not name.startswith(f"{_UPLOADS}/")
+        }
+
+    def lose(self, bucket: str, name: str) -> None:
+        """As somebody who deletes by hand."""
+        (self._bucket(bucket) / name).unlink()
+
+    def staged(self, bucket: str, below: str = "") -> list[str]:
+        """Keys of the uploads that are not completed."""
+        told = self._client.list_multipart_uploads(Bucket=bucket, Prefix=below)
+        return [upload["Key"] for upload in told.get("Uploads", ())]
+
+    def sweep(self, bucket: str, below: str = "") -> None:
+        """As a lifecycle rule does with uploads that are too old."""
+        client = self._client
+        told = client.list_multipart_uploads(Bucket=bucket, Prefix=below)
+        for one in told.get("Uploads", ()):
+            # Else it has been completed meanwhile.
+            with contextlib.suppress(client.exceptions.NoSuchUpload):
+                client.abort_multipart_upload(
+                    Bucket=bucket, Key=one["Key"], UploadId=one["UploadId"]
+                )
+
+    def reader(self) -> Any:
+        """Somebody else's client."""
+        fs = import_module("pyarrow.fs")
+        return fs.S3FileSystem(
+            access_key=self.access_key,
+            secret_key=self.secret_key,
+            endpoint_override=f"127.0.0.1:{self.port}",
+            scheme="http",
+            region="us-east-1",
+        )
+
+    @cached_property
+    def _client(self) -> Any:
+        return (
+            import_module("botocore.session")
+            .Session()
+            .create_client(
+                "s3",
+                endpoint_url=self.endpoint,
+                region_name="us-east-1",
+                aws_access_key_id=self.access_key,
+                aws_secret_access_key=self.secret_key,
+            )
+        )
+
+    def _bucket(self, name: str) -> Path:
+        return self.directory / "data" / name
 
     def start(self) -> None:
         """Start it and wait until it listens."""

@@ -1,14 +1,21 @@
-"""A small HTTP server for stores that the tests play themselves: one function answers."""
+"""A small HTTP server for stores that the tests play themselves: one function answers.
+
+It owns its connections: clients of a whole session keep theirs open, and a server that is closed
+or killed ends them.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 
@@ -34,9 +41,76 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, port: int, handler: type[BaseHTTPRequestHandler]) -> None:
+        self._open: set[socket.socket] = set()
+        super().__init__(("127.0.0.1", port), handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._open.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self._open.discard(request)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Whoever has gone, or was killed, is told nothing."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)
+
+    def end_connections(self) -> None:
+        """Whatever they are in the middle of."""
+        for request in list(self._open):
+            with contextlib.suppress(OSError):
+                request.shutdown(socket.SHUT_RDWR)
+
+
+class Listener:
+    """One loopback port; each connection has a thread."""
+
+    def __init__(self, handler: type[BaseHTTPRequestHandler]) -> None:
+        self._handler = handler
+        self.port = 0
+        self._start()
+
+    def restart(self) -> None:
+        """As a kill does it: nobody listens, every connection ends, and then there is another
+        server on the port. Some of what was asked is done, and nobody was told."""
+        self.close()
+        self._start()
+
+    def close(self) -> None:
+        """And every connection with it."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._server.end_connections()
+        self._thread.join()
+
+    def _start(self) -> None:
+        self._server = _Server(self.port, self._handler)
+        self.port = int(self._server.server_address[1])
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.05}
+        )
+        self._thread.start()
+
+
 @contextlib.contextmanager
-def serving(answer: Callable[[Asked], Answer], *, ahead_s: float = 0.0) -> Iterator[int]:
-    """The loopback port of a server for the length of a block; each request has a thread.
+def listening(handler: type[BaseHTTPRequestHandler]) -> Iterator[Listener]:
+    """A port for the length of a block."""
+    listener = Listener(handler)
+    try:
+        yield listener
+    finally:
+        listener.close()
+
+
+@contextlib.contextmanager
+def serving(answer: Callable[[Asked], Answer], *, ahead_s: float = 0.0) -> Iterator[Listener]:
+    """A server for the length of a block.
 
     ``ahead_s``: of this machine's clock, in every answer's ``Date``.
     """
@@ -51,7 +125,12 @@ def serving(answer: Callable[[Asked], Answer], *, ahead_s: float = 0.0) -> Itera
             url = urlsplit(self.path)
             query = dict(parse_qsl(url.query, keep_blank_values=True))
             headers = {name.lower(): text for name, text in self.headers.items()}
-            body = self.rfile.read(int(headers.get("content-length", 0)))
+            length = int(headers.get("content-length", 0))
+            body = self.rfile.read(length)
+            if len(body) != length:
+                # Half a request is none.
+                self.close_connection = True
+                return
             said = answer(Asked(self.command, url.path, query, headers, body))
             self.send_response_only(said.status)
             told = {"Date": formatdate(time.time() + ahead_s, usegmt=True), **said.headers}
@@ -68,13 +147,5 @@ def serving(answer: Callable[[Asked], Answer], *, ahead_s: float = 0.0) -> Itera
         def log_message(self, format: str, *arguments: object) -> None:
             """Nothing is told."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
-        yield int(server.server_address[1])
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with listening(Handler) as listener:
+        yield listener

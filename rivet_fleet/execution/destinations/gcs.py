@@ -93,15 +93,16 @@ _GET, _LIST = "storage.objects.get", "storage.objects.list"
 _CREATE, _DELETE = "storage.objects.create", "storage.objects.delete"
 _HINTS = {
     "NotFound": "make the bucket, or correct bucket and endpoint: none is ever made",
-    "RefreshError": "the credentials are refused, have expired, or this host's clock is wrong",
+    # gcsfs tells alike that a token was refused and that none was given.
+    "Unauthenticated": "the credentials are refused, have expired, or this host's clock is wrong",
     "DefaultCredentialsError": "no application default credentials are here: write "
     "credentials_file, or give this process an identity",
 }
 _ABSENT, _TAKEN, _EMPTY = "404", "412", "416"
+_SWEPT = (_ABSENT, "410")  # of an upload that was begun
 _BOUNDARY = "rivet-fleet-7c1d"
 _READ_BYTES = 4 * 1024 * 1024
 _TRIES_MAX = 5
-_TRUSTED_S = 10.0
 _CONNECT_TIMEOUT_S = 10
 _READ_TIMEOUT_S = 60
 _REQUIRED = ("name", "size", "generation", "timeCreated")
@@ -161,7 +162,7 @@ class _Upload:
         """Whole where it is one piece; else what the resumable upload has not got yet."""
         store, about = self._store, _about(self._name, self._digest.md5_base64)
         found: Mapping[str, Any] | None = None
-        # Said: an answer was lost, and the store has it.
+        # Said: an answer was lost, and the store has it; or the upload was swept, and it has not.
         with contextlib.suppress(Said):
             if self._session is None and last:
                 found = store.create(about, piece)
@@ -177,12 +178,12 @@ class _Upload:
             self.tokens = {**self.tokens, "generation": found["generation"]}
 
     def _send_rest(self, session: str, piece: bytes) -> Mapping[str, Any] | None:
-        end, total = self._sent + len(piece), self._digest.size_bytes
-        at = self._sent
+        at, end, total = self._sent, self._sent + len(piece), self._digest.size_bytes
         for _ in range(_TRIES_MAX):
             span = {"Content-Range": f"bytes {at}-{end - 1}/{total}"}
             rest = piece[at - self._sent :]
-            answer = self._store.ask(_CREATE, (_TAKEN,), "PUT", session, headers=span, data=rest)
+            words = {"headers": span, "data": rest}
+            answer = self._store.ask(_CREATE, (_TAKEN, *_SWEPT), "PUT", session, **words)
             if answer[1]:
                 return self._store.parsed(_CREATE, answer)
             # Without the header, nothing of the upload has been kept.
@@ -442,7 +443,7 @@ class GcsStore:
     def _see_bucket(self, key: str) -> None:
         """An absent object and an absent bucket are answered alike: nothing may be taken for lost
         because somebody renamed a bucket."""
-        if time.monotonic() - self._answered_s > _TRUSTED_S:
+        if time.monotonic() - self._answered_s > storeclient.TRUSTED_S:
             words = {"prefix": key, "maxResults": "1", "fields": "kind"}
             self.ask(_LIST, (), "GET", "b/{}/o", self._bucket, **words)
 
@@ -452,15 +453,14 @@ class GcsStore:
         """Ours for the error that gcsfs raised, which has different ones for HTTP's numbers."""
         name = type(error).__name__
         status = getattr(error, "code", None) or _STATUS.get(name)
-        if name == "OSError" and str(error).startswith("Forbidden"):
+        refused = isinstance(error, self._failures[:1]) and name != "TransportError"
+        if (name == "OSError" and str(error).startswith("Forbidden")) or (not status and refused):
             status = 403
-        if status is None and isinstance(error, self._failures[:1]):
-            status = None if name == "TransportError" else 403
         if str(status) in expected:
             return Said(str(status))
-        code = "NotFound" if status == 404 else name
-        number = int(status) if status is not None else None
-        return store_error(self._uri, verb, status=number, code=code, hint=_HINTS.get(code))
+        status = int(status) if status else None
+        code = {404: "NotFound", 401: "Unauthenticated"}.get(status or 0, name)
+        return store_error(self._uri, verb, status=status, code=code, hint=_HINTS.get(code))
 
 
 _STATUS = {

@@ -16,6 +16,7 @@ import hashlib
 import importlib
 import re
 import secrets
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -232,6 +233,8 @@ class S3Store:
         self._condition = {"IfNoneMatch": "*"}
         self.sent: dict[str, Sequence[Piece]] = {}
         """Pieces of own uploads that are not committed yet, so that they need not be asked for."""
+        self._answered_s = float("-inf")
+        """When the bucket was last seen, by the monotonic clock."""
 
     def begin(self, key: str, digest: PartDigest) -> _Upload:
         """``CreateMultipartUpload`` with the fingerprint as metadata of the object to be."""
@@ -285,6 +288,9 @@ class S3Store:
         try:
             found = self.ask("head_object", _NO_KEY, Key=key)
         except Said:
+            if time.monotonic() - self._answered_s > storeclient.TRUSTED_S:
+                # The answer has no code: of an absent bucket it is the same.
+                self.ask("list_objects_v2", Prefix=key, MaxKeys=1)
             return None
         # Names of metadata travel as headers, whose case services and proxies change.
         told = {name.lower(): text for name, text in found.get("Metadata", {}).items()}
@@ -364,6 +370,7 @@ class S3Store:
         (or, where there is none, HTTP's numbers) that are ``expected``."""
         with self._border(method, expected):
             answer: dict[str, Any] = self._fs.call_s3(method, Bucket=self._bucket, **words)
+        self._answered_s = time.monotonic()
         return answer
 
     def _body(self, answer: Mapping[str, Any]) -> bytes:
