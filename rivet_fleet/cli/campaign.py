@@ -49,16 +49,19 @@ from rivet_fleet.coordination.coordinator import (
     coordinator_name,
 )
 from rivet_fleet.coordination.fleet import Fleet, find_campaign
-from rivet_fleet.coordination.supervisor import WorkerCommand, log_folder_of
+from rivet_fleet.coordination.supervisor import WorkerCommand, host_limits, log_folder_of
 from rivet_fleet.errors import ExitCode
 from rivet_fleet.observability.progress import PlainProgress, ProgressView
+from rivet_fleet.planning.config.loaded import LoadedConfig
+from rivet_fleet.planning.config.protection import workers_of
 
 workers_option = click.option(
     "-w",
     "--workers",
     type=click.IntRange(0, 256),
     default=None,
-    help="Worker processes on this host; default: campaign.workers.",
+    help="Worker processes on this host; default: campaign.workers, else the largest `parallel` of "
+    "the exports, else what this host and the budgets allow, four at most.",
 )
 
 new_option = click.option(
@@ -204,9 +207,8 @@ def coordinate(
     named.patience.call("check the seals", lambda: named.store.check_seals(campaign_id))
     if going.resumed:
         named.tell(EventName.CAMPAIGN_RESUMED, "continued by its stored plan")
-    workers = going.workers
     options = CoordinatorOptions(
-        workers=invocation.loaded.config.campaign.workers if workers is None else workers,
+        workers=_workers(invocation.loaded, named, campaign_id, going.workers),
         command=_worker_command(invocation, campaign_id, going.exports),
         join=going.join,
         nursery=nursery.take(invocation.loaded.store_libraries),
@@ -219,6 +221,20 @@ def coordinate(
     code = coordinator.run()
     end = End(exit_code=code, worker_failure=coordinator.worker_failure, halted=coordinator.halted)
     return tell_end(invocation, named, campaign_id, end, going)
+
+
+def _workers(loaded: LoadedConfig, fleet: Fleet, campaign_id: CampaignId, given: int | None) -> int:
+    """As many as were asked for; else so many as suit, which is said."""
+    if given is not None:
+        return given
+    if loaded.config.campaign.workers is not None:
+        return loaded.config.campaign.workers
+    runs = fleet.patience.call("read the runs", lambda: fleet.store.runs(campaign_id))
+    left = sum(run.expected_tasks - run.counts.completed for run in runs)
+    chosen = workers_of(loaded, host_limits(), chunks=left)
+    if not is_quiet():
+        say_line(chosen.sentence, err=True)
+    return chosen.count
 
 
 def _worker_command(

@@ -145,3 +145,5 @@ class HostLimits:
 
     open_files: int
     memory_bytes: int
+    cores: int = 1
+    """That this process may use."""

@@ -160,7 +160,7 @@ def _judged(look: _Look, export: ExportConfig, facts: SourceFacts, plan: Campaig
     advised = advise(loaded, {export.name: facts}, plan, history, now_s=look.now_s)
     (recommendation,) = advised.campaign.ordered_exports
     source = loaded.source_name(export)
-    bounds = [loaded.config.campaign.workers, len(run.chunks)]
+    bounds = [loaded.workers_expected, len(run.chunks)]
     allowed = readers_of(loaded, export.source_group)
     if allowed is not None:
         bounds.append(allowed)

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import resource
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import psutil
-
-from rivet_fleet.contracts.doctor import DoctorCode, DoctorFinding, Gravity, HostLimits
+from rivet_fleet.contracts.doctor import DoctorCode, DoctorFinding, Gravity
 from rivet_fleet.contracts.identity import CAMPAIGN_OTHER, date_of, new_campaign_id
 from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.contracts.plan import DestinationPlan
@@ -23,6 +20,7 @@ from rivet_fleet.coordination.inquiry import (
 )
 from rivet_fleet.coordination.sampler import ask_signal
 from rivet_fleet.coordination.secrets import questions
+from rivet_fleet.coordination.supervisor import host_limits
 from rivet_fleet.coordination.wiring import (
     ProcessOptions,
     open_planned_destination,
@@ -38,7 +36,7 @@ from rivet_fleet.persistence.open import state_health
 from rivet_fleet.planning.config.connections import present_identity
 from rivet_fleet.planning.config.loaded import LoadedConfig
 from rivet_fleet.planning.config.models import ExportConfig
-from rivet_fleet.planning.config.protection import budgets_of, readers_of
+from rivet_fleet.planning.config.protection import budgets_of, readers_at_once, workers_of
 from rivet_fleet.planning.export_plan import destination_plan
 from rivet_fleet.planning.symptoms import (
     from_error,
@@ -109,7 +107,6 @@ def _monitor(
 
 
 _TOKEN_GOOD_S = 3600.0
-_CGROUP = Path("/sys/fs/cgroup")
 _NO_START = "the campaign would not start"
 
 
@@ -123,6 +120,7 @@ def examine(
     """Every finding about one configuration. Writes a few bytes at each destination and in the
     spool folder and removes them; raises nothing but what is no error of ours.
     ``namespace_missing``: nobody said whose part of a shared state this is."""
+    limits = host_limits()
     return (
         *_configuration(loaded),
         *_exports(loaded, options, now_s),
@@ -131,8 +129,8 @@ def examine(
         *_state(loaded, options, now_s, None if namespace_missing else options.namespace),
         *_places(loaded, options, now_s),
         *of_host(
-            host_limits(),
-            workers=loaded.config.campaign.workers,
+            limits,
+            workers=loaded.workers_asked or workers_of(loaded, limits).count,
             worker_memory_mb=loaded.worker_memory_mb,
         ),
     )
@@ -262,10 +260,9 @@ def _source(inquiry: Inquiry, name: str, readable: list[ExportConfig]) -> Iterat
 def _readers(loaded: LoadedConfig, exports: Sequence[ExportConfig]) -> int:
     """How many connections this campaign may hold on the source: a worker reads one chunk, and a
     budget of a group bounds the workers of its exports."""
-    allowed = [readers_of(loaded, name) for name in {one.source_group for one in exports}]
-    bounds = [most for most in allowed if most is not None]
-    bounded = sum(bounds) if len(bounds) == len(allowed) else loaded.config.campaign.workers
-    return min(loaded.config.campaign.workers, bounded)
+    at_once = readers_at_once(loaded, [one.source_group for one in exports])
+    expected = loaded.workers_expected
+    return expected if at_once is None else min(expected, at_once)
 
 
 def _unknown(subject: str, exports: Sequence[ExportConfig]) -> DoctorFinding:
@@ -434,22 +431,3 @@ def _destination(
                 what="the service ignores conditions: each name is looked at before it is written",
                 why="only a stranger who writes the same name in that instant could be overwritten",
             )
-
-
-def host_limits() -> HostLimits:
-    """Open files of a process, and free memory: the machine's, or the container's if less."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    free = psutil.virtual_memory().available
-    most, used = _cgroup("memory.max"), _cgroup("memory.current")
-    if most is not None:
-        free = min(free, max(most - (used or 0), 0))
-    files = soft if soft != resource.RLIM_INFINITY else 1_000_000
-    return HostLimits(open_files=files, memory_bytes=free)
-
-
-def _cgroup(name: str) -> int | None:
-    try:
-        text = (_CGROUP / name).read_text().strip()
-    except OSError:
-        return None
-    return int(text) if text.isdecimal() else None

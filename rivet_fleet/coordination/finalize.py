@@ -86,21 +86,15 @@ def look_before(fleet: Fleet, run_id: RunId, source_name: str, source: Source) -
 
 
 def look_after(fleet: Fleet, run: RunView) -> None:
-    """After the run ended, over a connection that is closed again unless it was open; not at all
-    without a look before."""
+    """After the run ended; not at all without a look before."""
     read = run.plan.read
-    opened_here = not fleet.holds_source(read.source)
     try:
-        looked = fleet.store.counters(run.campaign_id)
-        if all(one.run_id != run.run_id for one in looked):
+        if fleet.store.counters_of(run.run_id) is None:
             return
         reading = fleet.source(read.source, read.source_identity).read_counters()
         fleet.store.note_counters_after(run.run_id, reading)
     except (SourceError, StateError, StateTampered):
-        opened_here = True
-    finally:
-        if opened_here:
-            fleet.drop_source(read.source)
+        fleet.drop_source(read.source)
 
 
 # ------------------------------------------------------------------------------------------

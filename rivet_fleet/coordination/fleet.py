@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import select
@@ -9,7 +10,7 @@ import signal
 import socket
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
@@ -239,10 +240,6 @@ class Fleet:
             self._sources[name] = self.open_source(name, identity)
         return self._sources[name]
 
-    def holds_source(self, name: str) -> bool:
-        """True while this process has a connection to it."""
-        return name in self._sources
-
     def destination(self, run_id: RunId) -> Destination:
         """Where a run's parts go; opened once for each place and way in."""
         plan = self.planned_run(run_id).plan.destination
@@ -255,6 +252,16 @@ class Fleet:
         source = self._sources.pop(name, None)
         if source is not None:
             source.close()
+
+    @contextlib.contextmanager
+    def returning_sources(self) -> Iterator[None]:
+        """Sources that are opened within the block are closed at its end, each opened once."""
+        held = frozenset(self._sources)
+        try:
+            yield
+        finally:
+            for name in self._sources.keys() - held:
+                self.drop_source(name)
 
     def drop_sources(self, *, but: str | None = None) -> None:
         """Close connections that nobody needs now: an idle one is a burden, too."""

@@ -138,7 +138,6 @@ def _asked(ask: _Ask) -> tuple[ProofOutcome, str, int | None, float | None]:
     if timeout_s > ask.fleet.settings.lease_ttl_s / 3:
         ask.hold(timeout_s)
     name = ask.read.source
-    opened_here = not ask.fleet.holds_source(name)
     source: Source | None = None
     counted: int | None = None
     try:
@@ -150,14 +149,12 @@ def _asked(ask: _Ask) -> tuple[ProofOutcome, str, int | None, float | None]:
         outcome, counted = ProofOutcome.UNPROVEN, None
         sentence = f"counting took longer than {timeout_s:.3g} s"
     except (SourceError, ConfigError, SchemaDrift) as error:
-        opened_here = True
+        ask.fleet.drop_source(name)
         outcome, counted = ProofOutcome.UNPROVEN, None
         code = f" [{error.code}]" if error.code else ""
         sentence = f"the source could not be asked{code}: {ask.fleet.redact(error.message)}"
     finally:
         busy_s = None if source is None else source.longest_statement_s
-        if opened_here:
-            ask.fleet.drop_source(name)
     return outcome, sentence, counted, busy_s
 
 

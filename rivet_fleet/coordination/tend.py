@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rivet_fleet.contracts.events import EventName
-from rivet_fleet.contracts.keys import CampaignId
+from rivet_fleet.contracts.keys import CampaignId, RunId
 from rivet_fleet.contracts.killpoints import KillPoint, reach
 from rivet_fleet.contracts.seals import SpoiltRow, of_one_row
 from rivet_fleet.contracts.state import (
@@ -158,22 +159,31 @@ def finalize_ready(fleet: Fleet, campaign_id: CampaignId, refusals: list[Destina
     )
     done = 0
     spoilt: SpoiltRow | None = None
-    for run_id in runs:
-        try:
-            done += finalize_run(fleet, run_id)
-        except (StateTampered, StateRefused) as error:
-            if not of_one_row(error):
-                raise
-            spoilt = spoilt or error
-        except (DestinationError, DataIntegrityError, LeaseLost) as error:
-            if isinstance(error, DestinationError):
-                refusals.append(error)
-            fleet.tell(
-                EventName.DESTINATION_RETRIED, f"run {run_id} cannot finish yet: {error.message}"
-            )
+    with fleet.returning_sources():
+        for run_id in _from_own_place(runs, fleet.identity.worker_id):
+            try:
+                done += finalize_run(fleet, run_id)
+            except (StateTampered, StateRefused) as error:
+                if not of_one_row(error):
+                    raise
+                spoilt = spoilt or error
+            except (DestinationError, DataIntegrityError, LeaseLost) as error:
+                if isinstance(error, DestinationError):
+                    refusals.append(error)
+                fleet.tell(
+                    EventName.DESTINATION_RETRIED,
+                    f"run {run_id} cannot finish yet: {error.message}",
+                )
     if spoilt is not None:
         raise spoilt
     return done
+
+
+def _from_own_place(runs: Sequence[RunId], worker_id: str) -> list[RunId]:
+    """All of them, from another one on for each process: who began where everybody does would ask
+    for one lease after the other that somebody has."""
+    first = zlib.crc32(worker_id.encode()) % max(len(runs), 1)
+    return [*runs[first:], *runs[:first]]
 
 
 # ------------------------------------------------------------------------------------------

@@ -63,8 +63,9 @@ class Tree:
         finally:
             os.close(handle)
 
-    def make(self, path: Path) -> None:
-        """Create a folder with its parents; every level that was missing is durable afterwards."""
+    def make(self, path: Path, *, passing: Path | None = None) -> None:
+        """Create a folder with its parents; every level that was missing is durable afterwards,
+        but those below ``passing``, where nothing need outlive a power cut."""
         make_folder(self.root)
         handle = os.open(self.root, _WAY)
         try:
@@ -77,7 +78,8 @@ class Tree:
                     with contextlib.suppress(FileExistsError):
                         os.mkdir(name, dir_fd=handle)
                     # Also of one that another process made: it may have died before its own fsync.
-                    _sync(handle)
+                    if passing is None or passing not in at.parents:
+                        _sync(handle)
                     below = _step(handle, name, at, _WAY)
                 os.close(handle)
                 handle = below
@@ -120,10 +122,14 @@ class Tree:
         finally:
             os.close(handle)
 
-    def write_new(self, path: Path, body: bytes) -> None:
-        """A file that was not there before. FileExistsError when something has the name."""
-        with self.creating(path) as handle, open(handle, "wb", closefd=False) as file:
-            file.write(body)
+    def write_new(self, path: Path, body: bytes, *, durable: bool = False) -> None:
+        """A file that was not there before; ``durable``: its bytes are on the device. Raises
+        FileExistsError when something has the name."""
+        with self.creating(path) as handle:
+            with open(handle, "wb", closefd=False) as file:
+                file.write(body)
+            if durable:
+                os.fsync(handle)
 
     @contextlib.contextmanager
     def creating(self, path: Path) -> Iterator[int]:

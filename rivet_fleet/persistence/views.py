@@ -202,8 +202,8 @@ class Views(Ranges):
         return found[::-1] if newest else found
 
     def write_journal(self, event: Event) -> None:
-        """Append an event that belongs to no transition of the store."""
-        self._db.write(lambda tx: note(tx, event))
+        """Append an event that belongs to no transition of the store, and waits for no disk."""
+        self._db.write(lambda tx: note(tx, event), durable=False)
 
     def metrics(
         self,
@@ -406,6 +406,7 @@ _OF_RUN = """
 SELECT h.run_id, h.source, h.before_json, h.after_json, r.campaign_id, r.export_name
 FROM export_harm h JOIN chunk_run r ON r.run_id = h.run_id WHERE h.run_id = :run_id
 """
+_BY_RUN = "SELECT run_id, source, before_json, after_json FROM export_harm WHERE run_id = :run_id"
 _OF_CAMPAIGN = """
 SELECT h.run_id, h.source, h.before_json, h.after_json
 FROM export_harm h JOIN chunk_run r ON r.run_id = h.run_id
@@ -414,7 +415,8 @@ WHERE r.campaign_id = :campaign_id ORDER BY r.position
 
 
 class Counters:
-    """Written once before and as often as a run ends after; read for people."""
+    """Written once before and as often as a run ends after; read for people. No word of it waits
+    for the disk: it is evidence of the best effort, and nothing is decided by it."""
 
     _db: Database
 
@@ -422,7 +424,12 @@ class Counters:
         """The source's counters before the run; only the first word counts, and none after the
         run has ended."""
         named = {"run_id": run_id, "source": source, "before_json": dumps(reading)}
-        self._db.one(lambda tx: tx.run(_BEFORE, **named))
+        self._db.write(lambda tx: tx.run(_BEFORE, **named), durable=False)
+
+    def counters_of(self, run_id: RunId) -> RunCounters | None:
+        """The looks at the source of one run; None where nobody looked before it."""
+        make = lambda row: _counters_of(*row)  # noqa: E731
+        return next(iter(self._db.one(lambda tx: tx.each(_BY_RUN, make, run_id=run_id))), None)
 
     def note_counters_after(self, run_id: RunId, reading: CounterReading) -> None:
         """The counters after the run's end, with the event; nothing without a look before."""
@@ -434,7 +441,7 @@ class Counters:
                 looked = _counters_of(*row[:4])
                 note(tx, counters_event(looked, CampaignId(row.campaign_id), row.export_name))
 
-        self._db.write(work)
+        self._db.write(work, durable=False)
 
     def counters(self, campaign_id: CampaignId) -> list[RunCounters]:
         """The looks at the sources of a campaign's runs, in its order. For people."""

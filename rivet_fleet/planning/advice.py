@@ -233,7 +233,7 @@ def _access(
     rows: BelievedRows,
 ) -> Access:
     kinds = {chunk.chunk_range.kind for chunk in run.chunks}
-    readers = [loaded.config.campaign.workers, len(run.chunks)]
+    readers = [loaded.workers_expected, len(run.chunks)]
     allowed = readers_of(loaded, export.source_group)
     if allowed is not None:
         readers.append(allowed)

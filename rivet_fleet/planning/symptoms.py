@@ -14,12 +14,12 @@ from rivet_fleet.contracts.doctor import (
 from rivet_fleet.contracts.facts import NoteKind, ServerFacts, SourceNote
 from rivet_fleet.errors import RetryClass, RivetFleetError
 from rivet_fleet.planning.config.fields import MIB
+from rivet_fleet.planning.config.protection import COORDINATOR_BYTES
 
 CLOCK_SKEW_MAX_S = 5.0
 CONNECTIONS_SPARE = 3
 OPEN_FILES_LEAST = 256
 SPACE_BYTES_LEAST = 1024 * MIB
-COORDINATOR_BYTES = 150 * MIB
 
 _NOTES: dict[NoteKind, tuple[DoctorCode, Gravity]] = {
     NoteKind.POOLER: (DoctorCode.SOURCE_POOLER, Gravity.WARNING),

@@ -320,6 +320,24 @@ def test_publishing_ones_own_bytes_waits_for_the_disk_once(tmp_path, synced):
     assert synced == [str(out / "run-1")]
 
 
+def test_a_small_object_waits_for_its_bytes_and_for_its_name(tmp_path, synced):
+    """The way to it once, and nothing of the name that it has meanwhile."""
+    out = tmp_path / "out"
+    destination = opened(out)
+    for path in ("m", "run-1/m"):
+        destination.put_atomic(path, b"1")
+    assert {str(tmp_path), str(out), str(out / "run-1")} <= set(synced), "the way there"
+    for path, folder in (("m", out), ("n", out), ("run-1/m", out / "run-1")):
+        synced.clear()
+        destination.put_atomic(path, b"2")
+        written, named = synced
+        assert written.startswith(str(out / ".staging" / path)) and named == str(folder)
+    synced.clear()
+    assert destination.put_new("run-1/n", b"1") and synced[1:] == [str(out / "run-1")]
+    destination.close()
+    assert list((out / ".staging").iterdir()) == []
+
+
 def test_a_discard_is_durable_whoever_removed_the_staged_name(tmp_path, synced):
     """F9: a power cut after a reopening must not bring back what could be published."""
     out = tmp_path / "out"

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import event as sql_event
 
+from rivet_fleet.contracts.counters import CounterReading
 from rivet_fleet.contracts.events import Event, EventName, Told
 from rivet_fleet.contracts.keys import CampaignId, RunId
 from rivet_fleet.contracts.manifest import ColumnStats, PartStatus
@@ -834,7 +835,7 @@ def test_what_led_to_a_transition_is_journaled_with_it_at_its_own_time(store: St
     assert entries[3].at_s - entries[2].at_s == pytest.approx(30.0, abs=5.0)
 
 
-def test_only_completing_may_be_undone_by_a_power_cut(backend: Backend) -> None:
+def test_only_what_decides_nothing_may_be_undone_by_a_power_cut(backend: Backend) -> None:
     """Every other transition has reached the disk when it returns (ADR 0005)."""
     if not isinstance(backend.store, Store):
         pytest.skip("keeps nothing")
@@ -856,11 +857,19 @@ def test_only_completing_may_be_undone_by_a_power_cut(backend: Backend) -> None:
         store.release(second.task_id, second.fence)
         claimed(store)
         store.reopen(first.task_id, first.fence, "lost")
+        decided = len(levels)
+        reading = CounterReading(engine="e", taken_at_s=1.0, counters={}, context={})
+        store.note_counters_before(R0, "s", reading)
+        store.note_counters_after(R0, reading)
+        store.write_journal(Event(name=EventName.WORKER_DIED))
+        with pytest.raises(LeaseLost):
+            store.confirm_finalize(FinalizeLease(run_id=R0, finalize_fence=9), 1.0)
     finally:
         sql_event.remove(store._db.engine, "before_cursor_execute", at_commit)
     relaxed, waits = ("1", "2") if levels[0] == "2" else ("off", "on")
     assert levels[1] == relaxed
-    assert set(levels[:1] + levels[2:]) == {waits}
+    assert set(levels[:1] + levels[2:decided]) == {waits}
+    assert levels[decided:] == [relaxed] * 4
 
 
 def test_events_of_others_are_kept_as_they_are(store: Store) -> None:

@@ -29,6 +29,7 @@ def test_the_first_look_before_counts_and_the_last_after(store: Store) -> None:
     store.note_counters_before(RUN, "shop", look(1.0, blks_read=10, deadlocks=1))
     store.note_counters_before(RUN, "shop", look(2.0, blks_read=500, deadlocks=2))
     (running,) = store.counters(C1)
+    assert store.counters_of(RUN) == running and store.counters_of(RunId("other")) is None
     assert (running.before.taken_at_s, running.after, running.risen) == (1.0, None, None)
     store.note_counters_after(RUN, look(3.0, blks_read=40, deadlocks=1))
     store.note_counters_after(RUN, look(4.0, blks_read=50, deadlocks=1))

@@ -368,6 +368,10 @@ class MemoryCounters(MemoryRows):
             self._note(counters_event(looked, run.campaign_id, run.planned.plan.export_name))
 
     @synchronized
+    def counters_of(self, run_id: RunId) -> RunCounters | None:
+        return self._counters.get(run_id)
+
+    @synchronized
     def counters(self, campaign_id: CampaignId) -> list[RunCounters]:
         runs = self._runs_of(campaign_id)
         return [self._counters[run.run_id] for run in runs if run.run_id in self._counters]

@@ -99,6 +99,8 @@ class _LocalDestination:
         self._own: set[str] = set()
         self._left: set[Path] = set()
         """Staging folders that published parts have left."""
+        self._emptied: set[Path] = set()
+        """Staging folders of small objects, which have their names."""
         self._reached: set[Path] = set()
         """Visible folders whose way up is durable; no process of ours removes one."""
 
@@ -286,6 +288,9 @@ class _LocalDestination:
         while self._left:
             with contextlib.suppress(OSError, DestinationRefused):
                 self._forget(self._left.pop())
+        while self._emptied:
+            with contextlib.suppress(OSError, DestinationRefused):
+                self._tidy(self._emptied.pop())
 
     def _final_path(self, path: str) -> Path:
         if checked_path(path).split("/", 1)[0] == STAGING:
@@ -302,26 +307,27 @@ class _LocalDestination:
         self._final_path(path)
         return checked_path(f"{path}.{secrets.token_hex(8)}")
 
-    def _in_folder(self, folder: Path, action: Callable[[], T]) -> T:
+    def _in_folder(self, folder: Path, action: Callable[[], T], *, passing: bool = False) -> T:
         """Run ``action`` with ``folder`` there. Others remove empty staging folders at any
         moment (``_tidy``) and others make them again, so a missing one is no proof of anything:
-        it is tried again a bounded number of times."""
+        it is tried again a bounded number of times. ``passing``: nothing in it need outlive a
+        power cut."""
         for _ in range(_FOLDER_TRIES):
-            self._make(folder)
+            self._make(folder, passing=passing)
             with contextlib.suppress(FileNotFoundError):
                 return action()
-        self._make(folder)
+        self._make(folder, passing=passing)
         if self._tree.has_folder(folder):
             return action()
         raise DestinationUnavailable(f"{folder} disappears as fast as it is created")
 
-    def _make(self, folder: Path) -> None:
+    def _make(self, folder: Path, *, passing: bool) -> None:
         if not self._create and not self._tree.has_folder(self._prefix):
             raise DestinationRefused(
                 f"the destination {self._prefix} does not exist", hint="check the prefix"
             )
         with contextlib.suppress(FileNotFoundError):
-            self._tree.make(folder)
+            self._tree.make(folder, passing=self._staging if passing else None)
 
     def _probe(self) -> Path:
         probe = self._staging / f"{_PROBE}.{secrets.token_hex(8)}"
@@ -343,10 +349,14 @@ class _LocalDestination:
                 self._tree.sync_file(final)
             except FileNotFoundError:
                 return False
-        reached = final.parent in self._reached
-        self._sync_up(final.parent, top=final.parent if reached else self._prefix)
-        self._reached.add(final.parent)
+        self._settle_name(final.parent)
         return True
+
+    def _settle_name(self, folder: Path) -> None:
+        """What ``folder`` lists now, and the way to it, survive a power cut."""
+        reached = folder in self._reached
+        self._sync_up(folder, top=folder if reached else self._prefix)
+        self._reached.add(folder)
 
     def _sync_up(self, folder: Path, *, top: Path) -> None:
         """fsync ``folder`` and its parents up to ``top``: another process may have created one
@@ -378,15 +388,19 @@ class _LocalDestination:
         final, target = self._final_path(path), self._staging / self._new_staged_name(path)
         with filesystem_errors(self._prefix, "destination"):
             try:
-                self._in_folder(target.parent, lambda: self._tree.write_new(target, body))
-                self._tree.sync_file(target)
+                # Nothing but the bytes need outlive anything until they have their name.
+                self._in_folder(
+                    target.parent,
+                    lambda: self._tree.write_new(target, body, durable=True),
+                    passing=True,
+                )
                 named = self._in_folder(final.parent, lambda: name(target, final))
                 if named is not False:
-                    self._sync_up(final.parent, top=self._prefix)
+                    self._settle_name(final.parent)
             finally:
                 with contextlib.suppress(OSError, DestinationRefused):
                     self._tree.remove(target)
-            self._tidy(target.parent)
+                self._emptied.add(target.parent)
         return named is not False
 
     def _forget(self, folder: Path) -> None:

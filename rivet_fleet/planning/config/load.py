@@ -333,12 +333,14 @@ def _advice(config: FleetConfig) -> list[tuple[ConfigKey, str]]:
     for index, export in enumerate(config.exports):
         at: ConfigKey = ("exports", index)
         for name, instead in (
-            ("parallel", "campaign.workers and source_groups decide"),
             ("parallel_safe", "source_groups decide"),
             ("reconcile_required", "`prove: all` counts a run at its source"),
         ):
             if getattr(export, name) is not None:
                 found.append(((*at, name), f"{dotted((*at, name))} is ignored: {instead}"))
+        if export.parallel is not None and config.campaign.workers is not None:
+            where = (*at, "parallel")
+            found.append((where, f"{dotted(where)} is ignored: campaign.workers decides"))
         if export.wave is not None and not config.campaign.waves:
             where = (*at, "wave")
             found.append((where, f"{dotted(where)} is ignored: campaign.waves is off"))

@@ -19,6 +19,8 @@ from rivet_fleet.planning.config.models import (
 from rivet_fleet.planning.config.problems import ConfigKey, Places, Problem, config_error
 
 DEFAULT_SOURCE = "default"
+WORKERS_UNASKED_MAX = 4
+"""Whoever asks for no number of workers gets no more readers of a database than this."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +100,17 @@ class LoadedConfig:
         largest of its destinations' libraries takes."""
         beside = max((kind.memory_mb for kind in self._kinds()), default=0)
         return self.config.campaign.worker_memory_mb + beside
+
+    @property
+    def workers_asked(self) -> int | None:
+        """How many workers of a host the file asks for; None where it leaves that to the host."""
+        said = self.config.campaign.workers
+        return said or max((one.parallel or 0 for one in self.config.exports), default=0) or None
+
+    @property
+    def workers_expected(self) -> int:
+        """The same, and at most so many where it leaves that to the host."""
+        return self.workers_asked or WORKERS_UNASKED_MAX
 
     @property
     def streams(self) -> bool:

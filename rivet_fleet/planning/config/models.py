@@ -335,7 +335,9 @@ class ExportConfig(Block):
         default=None, description="Before a chunk is given up; else campaign.max_chunk_attempts."
     )
     parallel: Annotated[Count, Field(ge=1)] | None = Field(
-        default=None, description="Accepted and ignored: campaign.workers and source_groups decide."
+        default=None,
+        description="Where campaign.workers is absent, the largest of all exports is how many "
+        "workers run and resume start on this host.",
     )
     wave: Annotated[Count, Field(ge=1)] | None = Field(
         default=None, description="With campaign.waves; the recommended wave when absent."
@@ -422,8 +424,11 @@ class CampaignConfig(Block):
     """How the fleet works on one submission."""
 
     name: str | None = Field(default=None, description="The file's name when absent.")
-    workers: Annotated[Count, Field(ge=1, le=1024)] = Field(
-        default=2, description="Worker processes that run and resume start on this host."
+    workers: Annotated[Count, Field(ge=1, le=1024)] | None = Field(
+        default=None,
+        description="Worker processes that run and resume start on this host; when absent the "
+        "largest `parallel` of the exports, else one for each core, as far as its memory, the "
+        "budgets and the chunks go, and four at most.",
     )
     order: Literal["config", "priority", "longest_first"] = Field(
         default="config",

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
+from rivet_fleet.contracts.doctor import HostLimits
 from rivet_fleet.contracts.protection import (
     DAYS,
     HoursPlan,
@@ -18,7 +19,8 @@ from rivet_fleet.contracts.protection import (
 from rivet_fleet.contracts.url import MASK
 from rivet_fleet.errors import ConfigError
 from rivet_fleet.planning.config.connections import source_connection
-from rivet_fleet.planning.config.loaded import LoadedConfig, all_sources
+from rivet_fleet.planning.config.fields import MIB
+from rivet_fleet.planning.config.loaded import WORKERS_UNASKED_MAX, LoadedConfig, all_sources
 from rivet_fleet.planning.config.models import (
     FleetConfig,
     HoursConfig,
@@ -31,6 +33,8 @@ from rivet_fleet.planning.config.problems import ConfigKey, Problem, did_you_mea
 EngineSignals = Callable[[str], frozenset[str]]
 """Engine name → the names of the signals its servers can tell."""
 
+COORDINATOR_BYTES = 150 * MIB
+"""What the process that starts workers takes beside them."""
 MEGABYTE = 1_000_000
 """Of a rate: networks count in decimal megabytes."""
 
@@ -136,6 +140,48 @@ def readers_of(loaded: LoadedConfig, group_name: str | None) -> int | None:
     """How many chunks of a group may run at once; None where nothing says so."""
     group = loaded.config.source_groups.get(group_name or "")
     return None if group is None else budget_of(group_name or "", group).ceiling
+
+
+def readers_at_once(loaded: LoadedConfig, groups: Collection[str | None]) -> int | None:
+    """How many chunks of exports in these groups may run at once; None where some may without a
+    limit."""
+    allowed = [readers_of(loaded, name) for name in set(groups)]
+    bounds = [most for most in allowed if most is not None]
+    return sum(bounds) if bounds and len(bounds) == len(allowed) else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workers:
+    """How many processes work on this host, and the line that says why."""
+
+    count: int
+    why: str
+
+    @property
+    def sentence(self) -> str:
+        """For people."""
+        return f"{self.count} worker{'' if self.count == 1 else 's'}: {self.why}"
+
+
+def workers_of(loaded: LoadedConfig, limits: HostLimits, chunks: int | None = None) -> Workers:
+    """Where nobody named a number: what the file's exports ask for, else what this host and the
+    budgets allow. ``chunks``: how many are left, where that is known."""
+    if loaded.workers_asked is not None:
+        return Workers(count=loaded.workers_asked, why="the largest `parallel` of the exports")
+    cores, free = limits.cores, limits.memory_bytes
+    fit = (free - COORDINATOR_BYTES) // (loaded.worker_memory_mb * MIB)
+    bounds = [
+        (cores, f"this process may use {cores} core{'' if cores == 1 else 's'}"),
+        (fit, f"{free // MIB:,} MB are free, {loaded.worker_memory_mb} for each"),
+        (WORKERS_UNASKED_MAX, "more when -w or campaign.workers asks for them"),
+    ]
+    if chunks is not None:
+        bounds.append((chunks, f"{chunks} chunk{'' if chunks == 1 else 's'} to do"))
+    at_once = readers_at_once(loaded, [one.source_group for one in loaded.config.exports])
+    if at_once is not None:
+        bounds.append((at_once, f"the budgets let {at_once} of them read at once"))
+    count, why = min(bounds, key=lambda bound: bound[0])
+    return Workers(count=max(count, 1), why=why)
 
 
 def check_group(
