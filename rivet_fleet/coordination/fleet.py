@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import select
@@ -10,7 +9,7 @@ import signal
 import socket
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
@@ -240,6 +239,10 @@ class Fleet:
             self._sources[name] = self.open_source(name, identity)
         return self._sources[name]
 
+    def held_sources(self) -> frozenset[str]:
+        """Those it has a connection to."""
+        return frozenset(self._sources)
+
     def destination(self, run_id: RunId) -> Destination:
         """Where a run's parts go; opened once for each place and way in."""
         plan = self.planned_run(run_id).plan.destination
@@ -253,19 +256,9 @@ class Fleet:
         if source is not None:
             source.close()
 
-    @contextlib.contextmanager
-    def returning_sources(self) -> Iterator[None]:
-        """Sources that are opened within the block are closed at its end, each opened once."""
-        held = frozenset(self._sources)
-        try:
-            yield
-        finally:
-            for name in self._sources.keys() - held:
-                self.drop_source(name)
-
-    def drop_sources(self, *, but: str | None = None) -> None:
+    def drop_sources(self, *, but: Collection[str] = ()) -> None:
         """Close connections that nobody needs now: an idle one is a burden, too."""
-        for name in [name for name in self._sources if name != but]:
+        for name in [name for name in self._sources if name not in but]:
             self.drop_source(name)
 
     def close(self) -> None:

@@ -159,21 +159,23 @@ def finalize_ready(fleet: Fleet, campaign_id: CampaignId, refusals: list[Destina
     )
     done = 0
     spoilt: SpoiltRow | None = None
-    with fleet.returning_sources():
-        for run_id in _from_own_place(runs, fleet.identity.worker_id):
-            try:
-                done += finalize_run(fleet, run_id)
-            except (StateTampered, StateRefused) as error:
-                if not of_one_row(error):
-                    raise
-                spoilt = spoilt or error
-            except (DestinationError, DataIntegrityError, LeaseLost) as error:
-                if isinstance(error, DestinationError):
-                    refusals.append(error)
-                fleet.tell(
-                    EventName.DESTINATION_RETRIED,
-                    f"run {run_id} cannot finish yet: {error.message}",
-                )
+    held = fleet.held_sources()
+    for run_id in _from_own_place(runs, fleet.identity.worker_id):
+        try:
+            done += finalize_run(fleet, run_id)
+        except (StateTampered, StateRefused) as error:
+            if not of_one_row(error):
+                raise
+            spoilt = spoilt or error
+        except (DestinationError, DataIntegrityError, LeaseLost) as error:
+            if isinstance(error, DestinationError):
+                refusals.append(error)
+            fleet.tell(
+                EventName.DESTINATION_RETRIED, f"run {run_id} cannot finish yet: {error.message}"
+            )
+    # Opened once for all of them, and closed again: an idle connection is a burden. Whoever ends by
+    # an error ends, or drops them before the next chunk.
+    fleet.drop_sources(but=held)
     if spoilt is not None:
         raise spoilt
     return done

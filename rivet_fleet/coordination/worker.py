@@ -314,7 +314,7 @@ class Worker:
         fleet = self._fleet
         # Before the source is opened: for a destination that refuses nothing should be read.
         refuse_claimed_destination(fleet, claim.run_id, self._probed)
-        fleet.drop_sources(but=plan.read.source)
+        fleet.drop_sources(but=(plan.read.source,))
         source = fleet.source(plan.read.source, plan.read.source_identity)
         self._busy_s = lambda: source.longest_statement_s
         pacer = _Pacer(fleet, self._heartbeat, claim, plan, self._retries)

@@ -170,10 +170,11 @@ class Tree:
         with self.folder(path.parent) as folder:
             os.rmdir(path.name, dir_fd=folder)
 
-    def touch(self, path: Path) -> None:
-        """The file's times are now."""
+    def settle(self, path: Path) -> None:
+        """The file's times are now, and its bytes are on the device."""
         with self.reading(path) as (handle, _):
             os.utime(handle)
+            os.fsync(handle)
 
     def sync_file(self, path: Path) -> None:
         """Flush a file's bytes to the device."""

@@ -17,6 +17,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -139,7 +140,9 @@ class _LocalDestination:
             try:
                 self._in_folder(target.parent, lambda: self._move(local, target))
                 reach(KillPoint.STAGE_WRITTEN)
-                self._settle_staged(target)
+                # A moved file keeps the time of its last write; its age here starts now.
+                self._tree.settle(target)
+                self._sync_up(target.parent, top=self._prefix)
             except OSError:
                 with contextlib.suppress(OSError):
                     self._tree.remove(target)
@@ -285,12 +288,10 @@ class _LocalDestination:
 
     def close(self) -> None:
         """Nothing is held open; what this object's publishing removed is made durable."""
-        while self._left:
-            with contextlib.suppress(OSError, DestinationRefused):
-                self._forget(self._left.pop())
-        while self._emptied:
-            with contextlib.suppress(OSError, DestinationRefused):
-                self._tidy(self._emptied.pop())
+        for folders, leave in ((self._left, self._forget), (self._emptied, self._tidy)):
+            while folders:
+                with contextlib.suppress(OSError, DestinationRefused):
+                    leave(folders.pop())
 
     def _final_path(self, path: str) -> Path:
         if checked_path(path).split("/", 1)[0] == STAGING:
@@ -310,8 +311,7 @@ class _LocalDestination:
     def _in_folder(self, folder: Path, action: Callable[[], T], *, passing: bool = False) -> T:
         """Run ``action`` with ``folder`` there. Others remove empty staging folders at any
         moment (``_tidy``) and others make them again, so a missing one is no proof of anything:
-        it is tried again a bounded number of times. ``passing``: nothing in it need outlive a
-        power cut."""
+        it is tried again a few times. ``passing``: nothing in it need outlive a power cut."""
         for _ in range(_FOLDER_TRIES):
             self._make(folder, passing=passing)
             with contextlib.suppress(FileNotFoundError):
@@ -333,12 +333,6 @@ class _LocalDestination:
         probe = self._staging / f"{_PROBE}.{secrets.token_hex(8)}"
         self._in_folder(self._staging, lambda: self._tree.write_new(probe, b"probe\n"))
         return probe
-
-    def _settle_staged(self, target: Path) -> None:
-        # A moved file keeps the time of its last write; its age as a staged file starts now.
-        self._tree.touch(target)
-        self._tree.sync_file(target)
-        self._sync_up(target.parent, top=self._prefix)
 
     def _settle_visible(self, final: Path, *, known: bool) -> bool:
         # Whoever linked it may have died before its fsync: each witness makes it durable.
@@ -389,11 +383,8 @@ class _LocalDestination:
         with filesystem_errors(self._prefix, "destination"):
             try:
                 # Nothing but the bytes need outlive anything until they have their name.
-                self._in_folder(
-                    target.parent,
-                    lambda: self._tree.write_new(target, body, durable=True),
-                    passing=True,
-                )
+                write = partial(self._tree.write_new, target, body, durable=True)
+                self._in_folder(target.parent, write, passing=True)
                 named = self._in_folder(final.parent, lambda: name(target, final))
                 if named is not False:
                     self._settle_name(final.parent)
