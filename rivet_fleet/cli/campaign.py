@@ -49,11 +49,9 @@ from rivet_fleet.coordination.coordinator import (
     coordinator_name,
 )
 from rivet_fleet.coordination.fleet import Fleet, find_campaign
-from rivet_fleet.coordination.supervisor import WorkerCommand, host_limits, log_folder_of
+from rivet_fleet.coordination.supervisor import WorkerCommand, log_folder_of
 from rivet_fleet.errors import ExitCode
 from rivet_fleet.observability.progress import PlainProgress, ProgressView
-from rivet_fleet.planning.config.loaded import LoadedConfig
-from rivet_fleet.planning.config.protection import workers_of
 
 workers_option = click.option(
     "-w",
@@ -208,7 +206,7 @@ def coordinate(
     if going.resumed:
         named.tell(EventName.CAMPAIGN_RESUMED, "continued by its stored plan")
     options = CoordinatorOptions(
-        workers=_workers(invocation.loaded, named, campaign_id, going.workers),
+        workers=_workers(invocation, named, campaign_id, going.workers),
         command=_worker_command(invocation, campaign_id, going.exports),
         join=going.join,
         nursery=nursery.take(invocation.loaded.store_libraries),
@@ -223,15 +221,14 @@ def coordinate(
     return tell_end(invocation, named, campaign_id, end, going)
 
 
-def _workers(loaded: LoadedConfig, fleet: Fleet, campaign_id: CampaignId, given: int | None) -> int:
+def _workers(
+    invocation: Invocation, fleet: Fleet, campaign_id: CampaignId, given: int | None
+) -> int:
     """As many as were asked for; else so many as suit, which is said."""
-    if given is not None:
-        return given
-    if loaded.config.campaign.workers is not None:
-        return loaded.config.campaign.workers
-    runs = fleet.patience.call("read the runs", lambda: fleet.store.runs(campaign_id))
-    left = sum(run.expected_tasks - run.counts.completed for run in runs)
-    chosen = workers_of(loaded, host_limits(), chunks=left)
+    asked = invocation.loaded.config.campaign.workers if given is None else given
+    if asked is not None:
+        return asked
+    chosen = wiring.workers_here(invocation.loaded, fleet, campaign_id)
     if not is_quiet():
         say_line(chosen.sentence, err=True)
     return chosen.count

@@ -20,9 +20,9 @@ from rivet_fleet.coordination.inquiry import (
 )
 from rivet_fleet.coordination.sampler import ask_signal
 from rivet_fleet.coordination.secrets import questions
-from rivet_fleet.coordination.supervisor import host_limits
 from rivet_fleet.coordination.wiring import (
     ProcessOptions,
+    host_limits,
     open_planned_destination,
     settings_of,
     signals_opener,

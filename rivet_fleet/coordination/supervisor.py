@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
@@ -11,10 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-import psutil
-
 from rivet_fleet.contracts.clock import Clock
-from rivet_fleet.contracts.doctor import HostLimits
 from rivet_fleet.contracts.identity import checked_id
 from rivet_fleet.contracts.keys import CampaignId, WorkerId
 from rivet_fleet.contracts.places import make_own, stranger_at
@@ -445,30 +441,3 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
-
-
-# ------------------------------------------------------------------------------------------
-# What this host lets its processes have.
-
-_CGROUP = Path("/sys/fs/cgroup")
-
-
-def host_limits() -> HostLimits:
-    """Open files and cores of a process, and free memory: the machine's, or the container's if
-    less."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    free = psutil.virtual_memory().available
-    most, used = _cgroup("memory.max"), _cgroup("memory.current")
-    if most is not None:
-        free = min(free, max(most - (used or 0), 0))
-    files = soft if soft != resource.RLIM_INFINITY else 1_000_000
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return HostLimits(open_files=files, memory_bytes=free, cores=cores or 1)
-
-
-def _cgroup(name: str) -> int | None:
-    try:
-        text = (_CGROUP / name).read_text().strip()
-    except OSError:
-        return None
-    return int(text) if text.isdecimal() else None

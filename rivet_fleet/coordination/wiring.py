@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import resource
 import secrets
 import shutil
 import tempfile
@@ -13,8 +14,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import psutil
+
 from rivet_fleet.contracts.clock import Clock, SystemClock
 from rivet_fleet.contracts.destination import without_secrets
+from rivet_fleet.contracts.doctor import HostLimits
 from rivet_fleet.contracts.events import Emit, Event, EventName
 from rivet_fleet.contracts.identity import NAMESPACE_DEFAULT
 from rivet_fleet.contracts.keys import CampaignId, WorkerId
@@ -91,6 +95,7 @@ from rivet_fleet.planning.config.connections import (
 from rivet_fleet.planning.config.destinations import destination_connection
 from rivet_fleet.planning.config.load import Installed, load_config
 from rivet_fleet.planning.config.loaded import LoadedConfig
+from rivet_fleet.planning.config.protection import Workers, workers_of
 from rivet_fleet.verification.gc import sweep_spool
 from rivet_fleet.verification.manifests import parse_manifest
 
@@ -628,3 +633,37 @@ def for_campaign(fleet: Fleet, campaign_id: CampaignId, *, name: str | None = No
         identity=replace(fleet.identity, name=name or fleet.identity.name),
         patience=Patience(fleet.clock, fleet.stop, emit, limit_s=fleet.settings.state_patience_s),
     )
+
+
+# ------------------------------------------------------------------------------------------
+# What this host lets its processes have.
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def host_limits() -> HostLimits:
+    """Open files and cores of a process, and free memory: the machine's, or the container's if
+    less."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = psutil.virtual_memory().available
+    most, used = _cgroup("memory.max"), _cgroup("memory.current")
+    if most is not None:
+        free = min(free, max(most - (used or 0), 0))
+    files = soft if soft != resource.RLIM_INFINITY else 1_000_000
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return HostLimits(open_files=files, memory_bytes=free, cores=cores or 1)
+
+
+def _cgroup(name: str) -> int | None:
+    try:
+        text = (_CGROUP / name).read_text().strip()
+    except OSError:
+        return None
+    return int(text) if text.isdecimal() else None
+
+
+def workers_here(loaded: LoadedConfig, fleet: Fleet, campaign_id: CampaignId) -> Workers:
+    """How many of them work on what is left of a campaign where nobody named a number."""
+    runs = fleet.patience.call("read the runs", lambda: fleet.store.runs(campaign_id))
+    left = sum(run.expected_tasks - run.counts.completed for run in runs)
+    return workers_of(loaded, host_limits(), chunks=left)
