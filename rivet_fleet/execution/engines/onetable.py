@@ -29,6 +29,7 @@ class Words:
     name: Callable[[str, Token], str | None]
     others: frozenset[str]
     clauses: frozenset[str]
+    either: frozenset[str]
     moments: frozenset[str]
     symbols: frozenset[str]
 
@@ -38,15 +39,20 @@ class OneTable:
     """A query that reads one name and nothing else.
 
     ``parts``: of that name, as the server looks them up; ``reference``: how its columns are called
-    in the query, as written; ``calls``: the functions, each by the parts of its name;
-    ``operators``: every run of symbols that may be one; ``dotted``: what is asked of the name by a
-    dot; ``star``: every column is asked for; ``head``, ``tail``: behind SELECT, behind the name.
+    in the query, as written; ``calls``: the functions, each by the parts of its name; ``perhaps``:
+    words that are called, or clauses; ``shown``, ``compared``: every name that is not called,
+    before and behind the table's; ``operators``: every run of symbols that may be one; ``dotted``:
+    what is asked of the name by a dot; ``star``: every column is asked for; ``head``, ``tail``:
+    behind SELECT, behind the name.
     """
 
     sql: str
     parts: tuple[str, ...]
     reference: str
     calls: frozenset[tuple[str, ...]]
+    perhaps: frozenset[str]
+    shown: frozenset[str]
+    compared: frozenset[str]
     operators: frozenset[str]
     dotted: frozenset[str]
     star: bool
@@ -98,6 +104,7 @@ class _Look:
             self._all.pop(0)
         self._pieces = [one for one in self._all if one.kind is not TokenKind.COMMENT]
         self._calls: set[tuple[str, ...]] = set()
+        self._perhaps: set[str] = set()
         self._chains: list[tuple[str, ...]] = []
         self._star = False
 
@@ -106,8 +113,8 @@ class _Look:
         self._check_words()
         source = self._from()
         parts, behind = self._named(source)
-        self._read_names(1, source)
-        self._read_names(behind, len(self._pieces))
+        shown = self._read_names(1, source)
+        compared = self._read_names(behind, len(self._pieces))
         last = self._pieces[behind - 1]
         known = self._words.name(self._sql, last)
         for chain in self._chains:
@@ -118,6 +125,9 @@ class _Look:
             parts=parts,
             reference=self._text(last),
             calls=frozenset(self._calls),
+            perhaps=frozenset(self._perhaps),
+            shown=frozenset(shown),
+            compared=frozenset(compared),
             operators=frozenset(self._operators()),
             dotted=frozenset(chain[1] for chain in self._chains),
             star=self._star,
@@ -154,7 +164,7 @@ class _Look:
             if at and (word in _NEVER or word in self._words.others):
                 raise _Doubt(f"it holds the word {word.upper()}")
             if word in self._words.symbols:
-                raise _Doubt(f"it holds {word}, a variable or a parameter")
+                raise _Doubt(f"it holds {word}, which may be of the session or of the moment")
             self._check_literal(at, piece)
             self._check_folded(piece)
             self._check_digits(at, word)
@@ -227,32 +237,40 @@ class _Look:
             raise _Doubt("what follows its table's name is no condition")
         return tuple(parts), at
 
-    def _read_names(self, at: int, end: int) -> None:
-        """Every name in ``[at, end)``, and what is called."""
+    def _read_names(self, at: int, end: int) -> set[str]:
+        """Every name in ``[at, end)`` that is not called; and what is called is noted."""
+        names: set[str] = set()
         while at < end:
             if self._word(at) == ".":
                 self._check_number(at)
-            name = self._name(at)
-            if name is None:
+            if self._name(at) is None:
                 self._star = self._star or (self._word(at) == "*" and self._lists(at))
                 at += 1
                 continue
-            chain = [name]
             first = at
-            while self._word(at + 1) == ".":
-                more = self._name(at + 2)
-                if more is None and self._word(at + 2) == "*":
-                    self._star, more = True, "*"
-                if more is None:
-                    raise _Doubt("it holds a dot behind which no name stands")
-                chain.append(more)
-                at += 2
-            plain = len(chain) == 1 and self._word(first) in self._words.clauses
-            if self._word(at + 1) == "(" and not plain:
-                self._calls.add(tuple(chain))
-            elif len(chain) > 1:
-                self._chains.append(tuple(chain))
-            at += 1
+            chain, at = self._chain(at)
+            word = self._word(first) if len(chain) == 1 else ""
+            if self._word(at) == "(" and word in self._words.either:
+                self._perhaps.add(word)
+            elif self._word(at) == "(" and word not in self._words.clauses:
+                self._calls.add(chain)
+            else:
+                names.add(chain[-1])
+                self._chains += [chain] if len(chain) > 1 else []
+        return names
+
+    def _chain(self, at: int) -> tuple[tuple[str, ...], int]:
+        """The names that dots join, and the place behind them."""
+        chain = [self._name(at) or ""]
+        while self._word(at + 1) == ".":
+            more = self._name(at + 2)
+            if more is None and self._word(at + 2) == "*":
+                self._star, more = True, "*"
+            if more is None:
+                raise _Doubt("it holds a dot behind which no name stands")
+            chain.append(more)
+            at += 2
+        return tuple(chain), at + 1
 
     def _lists(self, at: int) -> bool:
         """A star that stands for every column, and multiplies nothing."""

@@ -42,6 +42,12 @@ def test_what_it_calls_and_asks_for_is_told() -> None:
     assert isinstance(one, OneTable)
     assert one.calls == {("s", "f"), ("G",), ("lower",)}
     assert one.dotted == {"*", "Y"} and one.star and "@>" in one.operators
+    assert {"Y", "z", "n"} <= one.compared and "Y" not in one.shown
+    one = found(
+        "SELECT substring (a, 1), overlay(b), like (c) FROM t WHERE a like 'x' AND b ILIKE (c)"
+    )
+    assert isinstance(one, OneTable)
+    assert one.perhaps == {"substring", "overlay", "like", "ilike"} and not one.calls
 
 
 @pytest.mark.parametrize(
@@ -95,6 +101,7 @@ def test_whatever_is_not_plain_is_a_doubt(sql: str) -> None:
         'SELECT a FROM "t"',
         "SELECT a FROM t WHERE b < 1e5limit 10",
         "SELECT a FROM t WHERE b < 1.5limit 10",
+        "SELECT a FROM t WHERE b < {t '10:00'}",
     ],
 )
 def test_whatever_is_not_plain_to_mysql_is_a_doubt(sql: str) -> None:

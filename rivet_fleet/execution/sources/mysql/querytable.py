@@ -24,7 +24,7 @@ from rivet_fleet.execution.engines.onetable import OneTable, Words, one_table
 from rivet_fleet.execution.onestatement import Token, TokenKind
 from rivet_fleet.execution.sources.mysql import catalog
 from rivet_fleet.execution.sources.mysql.border import refused
-from rivet_fleet.execution.sources.mysql.dialect import quote_identifier
+from rivet_fleet.execution.sources.mysql.dialect import family, quote_identifier
 from rivet_fleet.execution.sources.mysql.liveness import WatchedConnection
 from rivet_fleet.execution.sources.mysql.querysession import Own, in_utc
 from rivet_fleet.execution.sources.mysql.statements import column_ref, from_item, reading_of
@@ -60,12 +60,14 @@ WORDS = Words(
     clauses=frozenset(
         (
             *("in", "and", "or", "not", "where", "when", "then", "else", "case", "between", "like"),
-            *("xor", "div", "mod", "is", "rlike", "regexp", "escape", "select", "binary", "as"),
+            *("xor", "div", "mod", "is", "rlike", "regexp", "select", "binary", "as"),
             *("char", "decimal", "numeric", "varchar", "datetime", "signed", "unsigned"),
         )
     ),
+    either=frozenset(),
     moments=frozenset(_CLOCK),
-    symbols=frozenset("@?"),
+    # In braces a text may be a TIME: {t '10:00'}.
+    symbols=frozenset("@?{"),
 )
 _KNOWN = frozenset(
     (
@@ -82,7 +84,7 @@ _KNOWN = frozenset(
         *("date", "timestamp", "year", "month", "day", "dayofmonth", "dayofweek", "week"),
         *("dayofyear", "hour", "minute", "second", "microsecond", "quarter", "weekday", "extract"),
         *("yearweek", "date_add", "date_sub", "adddate", "subdate", "datediff"),
-        *("date_format", "str_to_date", "last_day", "makedate", "period_add"),
+        *("date_format", "last_day", "makedate", "period_add"),
         *("period_diff", "time_to_sec", "timestampadd", "timestampdiff", "to_days"),
         *("to_seconds", "from_days", "monthname", "dayname", "time_format"),
         *("json_extract", "json_unquote", "json_value", "json_length", "json_type", "json_valid"),
@@ -91,7 +93,7 @@ _KNOWN = frozenset(
     )
 )
 """Functions of the server whose answer follows from what they are given and from the settings that
-are sealed with a query."""
+are sealed with a query; none makes a TIME of what is none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +134,11 @@ def query_table(
     strange = {one.lower() for one in one.dotted} - {column.name.lower() for column in columns}
     if strange - {"*"}:
         return f"it asks its table for {min(strange)}, which is no column of it"
+    daily = _of_today(one, fields, columns)
+    if daily:
+        return (
+            f"beside a moment {min(daily)}, a TIME, is one of today, for each page of its own day"
+        )
     indexes = catalog.indexes(connection, relation)
     queries = tuple(_keyed(connection, one, fields, columns, indexes, own))
     keys = {index.columns for index in indexes} & {keyed.columns for keyed in queries}
@@ -143,6 +150,16 @@ def query_table(
     )
     kept = tuple(index for index in indexes if index.unique and index.columns in keys)
     return Found(relation=relation, table=table, columns=columns, indexes=kept)
+
+
+def _of_today(
+    one: OneTable, fields: tuple[catalog.Field, ...], columns: tuple[ColumnFacts, ...]
+) -> set[str]:
+    """The TIME columns that the query does not only return: what they are compared with or made
+    of may be a moment."""
+    plain = all(field.origin[2] for field in fields)
+    used = {name.lower() for name in (one.compared if plain else one.compared | one.shown)}
+    return {c.name for c in columns if family(c.native_type) == "time" and c.name.lower() in used}
 
 
 def _known(one: OneTable) -> set[str]:

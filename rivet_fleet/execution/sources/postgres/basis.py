@@ -23,6 +23,7 @@ from rivet_fleet.contracts.basis import (
 from rivet_fleet.contracts.keys import ChunkRange, RelationName
 from rivet_fleet.contracts.plan import PlannedTable, ReadPlan
 from rivet_fleet.errors import SourceBusy
+from rivet_fleet.execution.engines.session import whole
 from rivet_fleet.execution.sources.postgres import querysession
 from rivet_fleet.execution.sources.postgres.catalog import NEVER_NULL, RawColumn, users_path
 from rivet_fleet.execution.sources.postgres.dialect import (
@@ -32,6 +33,7 @@ from rivet_fleet.execution.sources.postgres.dialect import (
     quote_literal,
 )
 from rivet_fleet.execution.sources.postgres.querysession import Own
+from rivet_fleet.execution.sources.postgres.querytable import table_name
 from rivet_fleet.execution.sources.postgres.session import Session
 
 Row = Cursor[tuple[Any, ...]]
@@ -153,6 +155,13 @@ JOIN pg_catalog.pg_rewrite w ON w.ev_class = c.oid AND w.ev_type = '1'
 GROUP BY c.oid, c.relowner, c.reloptions::text, n.nspname, c.relname
 """
 _SEARCH_PATH = "SELECT 'definition', 'the search path of the query', {path}, '{{}}'::text[]"
+_STANDS_FOR = """
+SELECT 'definition', {subject}, coalesce((
+  SELECT n.nspname || '.' || c.relname FROM pg_catalog.pg_class c
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = {oid}), 'nothing'),
+  '{{}}'::text[]
+"""
+# On the same path another table comes first as soon as it is made.
 _CUSTOM = """
 SELECT 'definition', 'what the reading role and the database set of names with a dot',
   coalesce(string_agg(DISTINCT s.name, ', ' ORDER BY s.name) || ' ' || pg_catalog.md5(string_agg(
@@ -204,9 +213,11 @@ class Basis:
         """Everything that a plan of this relation may rest on."""
         return _ask(cursor, self._arms(cursor, {*BasisKind} - {BasisKind.KEY}), name)
 
-    def of_query_table(self, cursor: Row, name: RelationName) -> tuple[BasisFact, ...]:
-        """The same of the table whose key cuts a query, and what its columns are."""
-        return _ask(cursor, self._arms(cursor, {*BasisKind}), name)
+    def of_query_table(self, cursor: Row, query: str, name: RelationName) -> tuple[BasisFact, ...]:
+        """The same of the table whose key cuts a query, what its columns are, and that the query's
+        own name for it stands for it."""
+        named = _of_names(cursor, table_name(query))[1:]
+        return _ask(cursor, [*self._arms(cursor, {*BasisKind}), *named], name)
 
     def of_query(
         self, cursor: Row, query: str, columns: tuple[RawColumn, ...]
@@ -235,7 +246,8 @@ class Basis:
         if read.relation is None:
             shown = {column.name for column in read.columns} | read.hidden
             ordered = {fact.subject for fact in planned if fact.kind is BasisKind.COLLATION}
-            arms = self._arms(cursor, kinds, query=True)
+            named = table_name(read.query or "") if read.table is not None else None
+            arms = self._arms(cursor, kinds, query=True, named=named)
             arms += self._of_query(cursor, read.query or "", ordered & shown)
             settings = of_session(querysession.sealed(own))
             found = (*_ask(cursor, arms, None), *settings)
@@ -282,9 +294,10 @@ class Basis:
         use: Reliance | None = None,
         *,
         query: bool = False,
+        named: str | None = None,
     ) -> list[str]:
         """The questions, each a SELECT of (kind, subject, value, columns). ``use`` None: nothing is
-        planned yet, and everything is asked."""
+        planned yet, and everything is asked. ``named``: as a query writes its one table."""
         arms = []
         if BasisKind.SOURCE in kinds:
             arms += [_DATABASE, *([_SYSTEM] if self._system_known(cursor) else [])]
@@ -292,7 +305,7 @@ class Basis:
             arms.append(_ROLE)
         if query:
             defined = BasisKind.DEFINITION in kinds
-            return [*arms, *([_path_of_query(cursor), _CUSTOM] if defined else [])]
+            return [*arms, *([*_of_names(cursor, named), _CUSTOM] if defined else [])]
         if BasisKind.RELATION in kinds:
             arms.append(_NAMED)
         if BasisKind.INDEX in kinds:
@@ -344,12 +357,20 @@ class Basis:
         return self._may_ask_system
 
 
-def _path_of_query(cursor: Row) -> str:
+def _of_names(cursor: Row, named: str | None) -> list[str]:
+    """What decides which table a query's names stand for: the path, and what ``named`` is on it."""
+    shown = "NULL" if named is None else quote_literal(named)
     with users_path(cursor):
         row = cursor.execute(
-            "SELECT pg_catalog.array_to_string(pg_catalog.current_schemas(false), ', ')"
+            "SELECT pg_catalog.array_to_string(pg_catalog.current_schemas(false), ', '),"
+            f" pg_catalog.to_regclass({shown})::pg_catalog.oid".encode()
         ).fetchone()
-    return _SEARCH_PATH.format(path=quote_literal((row[0] if row else None) or ""))
+    path, oid = row or (None, None)
+    arms = [_SEARCH_PATH.format(path=quote_literal(path or ""))]
+    if named is not None:
+        subject = quote_literal(f"the name {named} in the query")
+        arms.append(_STANDS_FOR.format(subject=subject, oid=whole(oid or 0)))
+    return arms
 
 
 def _array(names: Iterable[str]) -> str:

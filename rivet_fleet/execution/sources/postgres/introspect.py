@@ -233,7 +233,7 @@ def _beneath(
         heaps, item = find_heaps(cursor, found.relation), from_item(found.relation.name, None)
         with catalog.users_path(cursor):
             whole = _table_size(cursor, found.relation, heaps, columns, item, shown="")
-        rests_on = basis.of_query_table(cursor, found.relation.name)
+        rests_on = basis.of_query_table(cursor, request.query or "", found.relation.name)
         table = replace(found.table, basis=rests_on)
         return _Beneath(found=replace(found, table=table), size=whole)
 

@@ -47,33 +47,16 @@ WORDS = Words(
     others=frozenset(("xmltable", "json_table")),
     clauses=frozenset(
         (
-            *("in", "and", "or", "not", "where", "when", "then", "else", "case", "between", "like"),
-            *(
-                "ilike",
-                "similar",
-                "to",
-                "any",
-                "all",
-                "some",
-                "row",
-                "coalesce",
-                "nullif",
-                "select",
-            ),
-            *("greatest", "least", "cast", "extract", "substring", "position", "overlay", "trim"),
-            *(
-                "numeric",
-                "decimal",
-                "dec",
-                "varchar",
-                "character",
-                "char",
-                "varying",
-                "bit",
-                "time",
-            ),
-            *("timestamp", "interval", "float", "is", "escape"),
+            *("in", "and", "or", "not", "where", "when", "then", "else", "case", "between", "to"),
+            *("any", "all", "some", "row", "coalesce", "nullif", "select", "greatest", "least"),
+            *("cast", "extract", "position", "trim", "numeric", "decimal", "dec", "varchar"),
+            *("character", "char", "bit", "time", "timestamp", "interval", "float"),
         )
+    ),
+    # Manual, "SQL Key Words": no function's name but "can be function or type", or written like
+    # a call of one.
+    either=frozenset(
+        ("like", "ilike", "similar", "is", "escape", "varying", "substring", "overlay"),
     ),
     moments=frozenset(_CLOCK),
     symbols=frozenset("$"),
@@ -87,12 +70,14 @@ _STEADY = (
 """Of the server's own functions that a setting decides, those that it alone decides: not the clock,
 not a table, not the session. What decides is sealed with the query (``querysession``)."""
 _CALLED = """
-SELECT f.name FROM pg_catalog.unnest(%s::pg_catalog.text[]) AS f(name)
+SELECT f.name FROM ROWS FROM (
+  pg_catalog.unnest(%s::pg_catalog.text[]), pg_catalog.unnest(%s::pg_catalog.bool[])
+) AS f(name, perhaps)
 LEFT JOIN pg_catalog.pg_proc p ON p.proname = f.name
-GROUP BY f.name HAVING NOT pg_catalog.bool_and(coalesce(
+GROUP BY f.name, f.perhaps HAVING NOT pg_catalog.bool_and(coalesce(
   p.prokind = 'f' AND NOT p.proretset AND (p.provolatile = 'i' OR (
     p.pronamespace = 'pg_catalog'::pg_catalog.regnamespace
-    AND p.proname = ANY (%s::pg_catalog.text[]))), false))
+    AND p.proname = ANY (%s::pg_catalog.text[]))), f.perhaps))
 """
 # Every function of that name, in whatever schema: which of them is called is the server's to know.
 _DEFINED = """
@@ -155,10 +140,9 @@ def query_table(
     called = _doubtful_calls(cursor, one)
     if called is not None:
         return called
-    named = ".".join(map(quote_identifier, one.parts))
     with catalog.users_path(cursor):
         row = cursor.execute(
-            "SELECT pg_catalog.to_regclass(%s)::pg_catalog.oid", [named]
+            "SELECT pg_catalog.to_regclass(%s)::pg_catalog.oid", [_written(one)]
         ).fetchone()
     row = cursor.execute(_TABLE, row or (None,)).fetchone()
     if row is None:
@@ -175,10 +159,22 @@ def query_table(
     return _keyed(cursor, one, relation, raw, result)
 
 
+def table_name(query: str) -> str | None:
+    """The name that a query over one table reads, as the server is asked for it; None where it is
+    not plainly one."""
+    one = one_table(bare_query(query), LEXICAL, WORDS)
+    return None if isinstance(one, str) else _written(one)
+
+
+def _written(one: OneTable) -> str:
+    return ".".join(map(quote_identifier, one.parts))
+
+
 def _doubtful_calls(cursor: Row, one: OneTable) -> str | None:
     """A function, operator or cast that may answer twice."""
-    names = sorted({parts[-1] for parts in one.calls})
-    doubtful = cursor.execute(_CALLED, (names, list(_STEADY))).fetchall() if names else []
+    names = {**dict.fromkeys(one.perhaps, True), **{parts[-1]: False for parts in one.calls}}
+    asked = (list(names), list(names.values()), list(_STEADY))
+    doubtful = cursor.execute(_CALLED, asked).fetchall() if names else []
     if doubtful:
         (name,) = min(doubtful)
         return f"it calls {name}, which may not answer row by row, and alike for each page"
