@@ -31,7 +31,7 @@ from rivet_fleet.coordination import marks, operate
 from rivet_fleet.coordination.fleet import Fleet, find_campaign, refuse_other_owner
 from rivet_fleet.errors import UsageError
 from rivet_fleet.observability.units import redact_plain
-from rivet_fleet.planning.config.connections import seal_key
+from rivet_fleet.planning.config.connections import key_in
 
 export_option = click.option("-e", "--export", "export_name", default=None, help="This export.")
 
@@ -366,7 +366,9 @@ def reseal(
     invocation = start(config, params, state_url, quiet=True)
     with fleet_of(invocation, "state") as fleet:
         refuse_other_owner(fleet.store, invocation.loaded)
-        old_key = seal_key(invocation.loaded, old_key_env) if old_key_env else None
+        # The configuration names the new one alone, and keeps no other variable.
+        value = invocation.environment.variables.get(old_key_env or "")
+        old_key = key_in(invocation.loaded, old_key_env, value) if old_key_env else None
         if old_key is None and invocation.loaded.config.state.key_env and shown is None:
             shown = _look(fleet, invocation)
         runs = fleet.store.reseal(old_key, by=operator(), shown=None if old_key else shown)

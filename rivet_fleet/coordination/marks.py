@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from rivet_fleet.contracts.codec import dumps, to_plain
 from rivet_fleet.contracts.columns import INTEGERS
 from rivet_fleet.contracts.events import Event, EventName
-from rivet_fleet.contracts.keys import CUT, ChunkRange, describe_range, joined_ranges
+from rivet_fleet.contracts.keys import ChunkRange, joined_ranges
 from rivet_fleet.contracts.plan import ExportPlan
 from rivet_fleet.contracts.window import (
     MARK_OTHER,
@@ -155,13 +155,15 @@ def unkeyed(fleet: Fleet) -> tuple[list[str], str]:
         stored = _in_lines("", json.loads(run.plan_json))
         settings += [one for one in stored if one not in known]
         lines += [f"  {one}" for one in settings]
-        lines += _ranges(plan, run.chunk_ranges())
+        lines += _ranges(plan, run.chunk_ranges(), run.ranges)
         lines += [f"  {one}" for one in run.kept]
     lines += [f"group {one['group_name']}: {dumps(one)}" for one in found.budgets]
     for row in found.marks:
         bound_to = f", bound to {row.mark_binding}" if row.mark_binding else ""
         at = f"{row.last_cursor_value}{bound_to}"
         lines.append(f"{row.campaign_name}: {row.export_name} reads on from {at}")
+        # Where a name or a value could be taken for the words between them.
+        lines.append(f"  {tuple(row)[:-1]!r}")
     return lines, found.fingerprint
 
 
@@ -169,7 +171,9 @@ def _in_lines(at: str, plain: object) -> Iterator[str]:
     """All of a value, a line a setting, each in canonical JSON; of several, a line each."""
     if isinstance(plain, dict) and plain:
         for name in sorted(plain):
-            yield from _in_lines(f"{at}.{name}" if at else name, plain[name])
+            # A name with a point or a colon could be taken for two, or for a value.
+            shown = name if name.replace("_", "").isalnum() else dumps(name)
+            yield from _in_lines(f"{at}.{shown}" if at else shown, plain[name])
     elif isinstance(plain, list) and plain:
         for index, one in enumerate(plain):
             yield f"{at}[{index}]: {dumps(one)}"
@@ -177,14 +181,19 @@ def _in_lines(at: str, plain: object) -> Iterator[str]:
         yield f"{at}: {dumps(plain)}"
 
 
-def _ranges(plan: ExportPlan, ranges: Sequence[ChunkRange]) -> list[str]:
+def _ranges(plan: ExportPlan, ranges: Sequence[ChunkRange], as_stored: Sequence[str]) -> list[str]:
     """A run's ranges, those that meet as one where their order can be told: of a plan without a
-    gap there are few then."""
-    lines = []
+    gap there are few then. As they are stored: a shown key has no invisible characters, and none
+    tells an open end from a value that looks like one."""
     numbers = {one.name for one in plan.read.columns if one.type.kind in INTEGERS}
-    for first, last, joined in joined_ranges(ranges, numbers):
-        said = describe_range(joined)
-        lines.append(f"  chunks {first} to {last}: {dumps(joined) if CUT in said else said}")
+    lines = [
+        f"  chunks {first} to {last}: {dumps(joined)}"
+        for first, last, joined in joined_ranges(ranges, numbers)
+    ]
+    # What this program does not understand of them is sealed, too.
+    for stored, known in zip(as_stored, ranges, strict=True):
+        if set(json.loads(stored)) - set(to_plain(known)):
+            lines.append(f"  as stored: {stored}")
     return lines
 
 

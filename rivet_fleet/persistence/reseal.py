@@ -16,7 +16,7 @@ from sqlalchemy import Connection, text
 from rivet_fleet.contracts.codec import loads
 from rivet_fleet.contracts.keys import ChunkRange
 from rivet_fleet.contracts.plan import ExportPlan
-from rivet_fleet.contracts.seals import Sealer, tampered
+from rivet_fleet.contracts.seals import Sealer, digest_of, tampered
 from rivet_fleet.errors import StateRefused
 from rivet_fleet.persistence.commits import (
     COMMITS,
@@ -31,6 +31,7 @@ from rivet_fleet.persistence.database import Record
 from rivet_fleet.persistence.guards import typed
 from rivet_fleet.persistence.seals import (
     KINDS_OF_WORD,
+    PROMISES,
     SEALED_OF_MARK,
     SEALED_OF_RUN,
     WORDS,
@@ -70,7 +71,8 @@ NOT_SHOWN = "RIVET_STATE_NOT_SHOWN"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunToSeal:
-    """A run as it would be sealed. ``kept``: its row, words, commits and parts, a line each."""
+    """A run as it would be sealed. ``kept``: all else that would be: its row, what its seal
+    promises, its words, commits and parts, a line each. Whatever of them is another, a line is."""
 
     run_id: str
     plan_json: str
@@ -157,7 +159,8 @@ def to_seal(
     runs = f"SELECT {SEALED_OF_RUN} FROM chunk_run WHERE 1 = 1{within} ORDER BY run_id"
     for run in rows("run", runs):
         ranges = _run(connection, found, old, new, run)
-        kept = _words(connection, found, old, new, run) if old is not None else []
+        kept = _row(run)
+        kept += _words(connection, found, old, new, run) if old is not None else []
         kept += _ledger(connection, found, old, new, run)
         found.runs.append(
             RunToSeal(run_id=run.run_id, plan_json=run.plan_json, ranges=ranges, kept=kept)
@@ -206,6 +209,25 @@ def _run(
     return ranges
 
 
+def _row(run: Record) -> list[str]:
+    """Its columns beside its plan, which says some of them, too, and which kind of seal it has: one
+    of a former program would be sealed anew as such, and promises less."""
+    said = said_by(run.seal)
+    names = [name for name in SEALED_OF_RUN.split(", ") if name not in ("plan_json", "seal")]
+    promised = f"its seal promises: {PROMISES[said.mark]} {said.submission}".rstrip()
+    return [*(f"its {name}: {getattr(run, name)!r}" for name in names), promised]
+
+
+def _part(row: Record) -> str:
+    """All that is sealed of a part; of its long columns the digest."""
+    names = [name for name in SEALED_OF_PART.split(", ") if name not in ("run_id", "seal")]
+    said = {
+        name: digest_of(str(value)) if name.endswith("_json") else value
+        for name, value in ((name, getattr(row, name)) for name in names)
+    }
+    return f"part of chunk {row.chunk_index}, {row.status}: {said!r}"
+
+
 def _ledger(
     connection: Connection, found: ToSeal, old: Sealer | None, new: Sealer, run: Record
 ) -> list[str]:
@@ -219,7 +241,7 @@ def _ledger(
         found.give(_SEAL_PART, seal=seal, id=row.file_id)
     if old is None:
         return []
-    parts, kept = standing_parts(rows), []
+    parts, kept = standing_parts(rows), [_part(row) for row in rows]
     for task in found.note("commit", connection.execute(text(COMMITS), named).fetchall()):
         if task.commit_seal is not None:
             mine = parts.get(task.chunk_index, ())

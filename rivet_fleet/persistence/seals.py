@@ -47,6 +47,13 @@ _KINDS = {"": "run", "2.": "run with budget", "3.": "run with commits", "4.": "r
 away. From 2 on its group's budget and its proof, from 3 on its chunks' commits; from 4 on a commit
 covers its parts, and both the submission that they are of. Runs of former programs keep their
 kind."""
+PROMISES = {
+    "": "ranges",
+    "2.": "ranges, budget, proof",
+    "3.": "ranges, budget, proof, commits",
+    "4.": "ranges, budget, proof, commits, parts",
+}
+"""By the same mark, what an operator reads of it."""
 _SUBMISSION_BYTES = 16
 
 

@@ -124,3 +124,22 @@ def test_a_key_and_lists_hold_whatever_the_state_says(desk: Desk, tmp_path: Path
     desk.cli("worker", *allowed)
     assert desk.delivered() == list(range(1, ROWS + 1))
     assert KEY.encode() not in desk.state.read_bytes()
+
+
+def test_a_key_is_exchanged_and_taken_away(desk: Desk) -> None:
+    """Who has a key that leaked must be able to have another one, and to have none."""
+    desk.write(fleet_yaml(tail="state: {key_env: STATE_KEY}\n"))
+    former, desk.environment["STATE_KEY"] = KEY, KEY
+    desk.cli("submit")
+    desk.environment |= {"STATE_KEY": "another-key-of-16-bytes", "FORMER_KEY": "not-the-former-key"}
+    reseal = ("--json-errors", "state", "reseal", "--old-key-env", "FORMER_KEY")
+    assert "another key" in desk.cli(*reseal, code=1).error["error"]
+    desk.environment["FORMER_KEY"] = former
+    assert "sealed anew: 1 runs" in desk.cli(*reseal).out
+    desk.environment["FORMER_KEY"] = desk.environment["STATE_KEY"]
+    desk.write(fleet_yaml())
+    assert "sealed anew: 1 runs" in desk.cli(*reseal).out
+    del desk.environment["FORMER_KEY"]
+    assert "FORMER_KEY is not set" in desk.cli(*reseal, code=1).error["error"]
+    desk.cli("resume")
+    assert desk.delivered() == list(range(1, ROWS + 1))

@@ -118,17 +118,19 @@ def beside(loaded: LoadedConfig, name: str) -> Path:
     return loaded.path.absolute().parent / name
 
 
-def seal_key(loaded: LoadedConfig, variable: str | None = None) -> bytes | None:
+def seal_key(loaded: LoadedConfig) -> bytes | None:
     """The key that the state is sealed with; None where the configuration names none. Raises
-    ConfigError for a variable that is not set or too short. ``variable``: another one.
+    ConfigError for a variable that is not set or too short.
 
     Never shown: see ``known_secrets``.
     """
-    name = variable or loaded.config.state.key_env
-    if name is None:
-        return None
+    name = loaded.config.state.key_env
+    return None if name is None else key_in(loaded, name, loaded.environ.get(name))
+
+
+def key_in(loaded: LoadedConfig, name: str, value: str | None) -> bytes:
+    """The key that the variable ``name`` holds. Raises ConfigError as ``seal_key``."""
     at = ("state", "key_env")
-    value = loaded.environ.get(name)
     if not value:
         raise loaded.error(unset_variable(at, name))
     key = value.encode()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from contextlib import closing
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,6 +16,7 @@ from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.keys import RunId
 from rivet_fleet.contracts.killpoints import Arming, KillAction, KillPoint, KillPointReached
 from rivet_fleet.contracts.proof import ProofOutcome, Prove, RunProof
+from rivet_fleet.contracts.protection import BUDGET_NUMBERS, SourceBudget
 from rivet_fleet.contracts.quality import Acceptance
 from rivet_fleet.contracts.seals import Sealer
 from rivet_fleet.contracts.window import CursorPlan, StoredMark, mark_text
@@ -23,7 +26,13 @@ from rivet_fleet.coordination.marks import unkeyed
 from rivet_fleet.coordination.tend import tend
 from rivet_fleet.errors import StateRefused, StateTampered
 from rivet_fleet.persistence import open as sqlite_store
-from rivet_fleet.persistence.seals import seal_mark, seal_word
+from rivet_fleet.persistence.commits import (
+    SEALED_OF_PART,
+    seal_commit,
+    seal_part,
+    standing_parts,
+)
+from rivet_fleet.persistence.seals import said_by, seal_budget, seal_mark, seal_run, seal_word
 from tests.model.store import MemoryStore
 from tests.unit.coordination.fleets import (
     CAMPAIGN,
@@ -135,8 +144,9 @@ def test_what_would_get_a_keys_seal_is_shown(tmp_path):
         shown = "\n".join(unkeyed(make_fleet(store, tmp_path))[0])
     for word in words.values():
         assert word in shown
-    assert "chunks 0 to 0: (id) in [-∞; 1000)" in shown
-    assert "chunks 1 to 1: (id) in [2000; ∞)" in shown
+    for index, (lower, upper) in enumerate((("null", '["1000"]'), ('["2000"]', "null"))):
+        said = f'"lower":{lower},"relation":null,"upper":{upper}'
+        assert re.search(f"chunks {index} to {index}: .*{re.escape(said)}", shown)
 
 
 def test_every_setting_of_a_plan_and_every_mark_is_shown_before_it_gets_a_key(tmp_path):
@@ -192,6 +202,112 @@ def test_a_run_whose_campaign_is_aside_is_shown_before_it_gets_a_key(tmp_path):
         with closing(sqlite_store.open_store(url, seal_key=b"k" * 16)) as store:
             shown, _ = unkeyed(make_fleet(store, tmp_path))
         assert any(line.startswith(f"{RUN} delivers to ") for line in shown)
+
+
+def test_whatever_a_seal_would_cover_is_a_line_of_its_own(tmp_path):
+    """Two states that differ in anything that gets the key's seal are shown differently: in what an
+    operator reads, not in the fingerprint alone, of which nobody has the honest one."""
+    url, path = f"sqlite:///{tmp_path}/state.db", tmp_path / "state.db"
+    budget = SourceBudget(group_name="db", chunks_max=1)
+    with closing(sqlite_store.open_store(url)) as store:
+        store.migrate()
+        (run,) = memory_plan((2,)).runs
+        run = replace(run, plan=replace(run.plan, source_group="db"))
+        store.submit(replace(memory_plan((2,)), runs=(run,), budgets=(budget,)))
+        at = StoredMark(value=mark_text(("at",), None, ("1",)), binding="[]")
+        assert store.import_mark("shop", "x: e7", at, Event(name=EventName.MARK_IMPORTED))
+        fleet = make_fleet(store, tmp_path)
+        claim = store.claim(CAMPAIGN, fleet.identity, 30.0)
+        assert claim is not None
+        deliver_chunk(fleet, claim, run.plan, spooled(tmp_path / "spool"))
+    honest = path.read_bytes()
+
+    def looked() -> tuple[list[str], str]:
+        with closing(sqlite_store.open_store(url, seal_key=b"k" * 16)) as store:
+            return unkeyed(make_fleet(store, tmp_path))
+
+    def edited(*statements: str, kind: str = "4.") -> tuple[list[str], str]:
+        path.write_bytes(honest)
+        with closing(sqlite3.connect(path)) as theirs, theirs:
+            theirs.row_factory = sqlite3.Row
+            for statement in statements:
+                assert theirs.execute(statement).rowcount, statement
+            as_sealed(theirs, kind)
+        return looked()
+
+    texts = {"campaign_id", "campaign_name", "export_name", "source_group", "plan_hash"}
+    edits = {f"run {one}": [f"UPDATE chunk_run SET {one} = {one} || 'x'"] for one in texts}
+    edits |= {
+        f"run {one}": [f"UPDATE chunk_run SET {one} = {one} + 1"]
+        for one in ("position", "priority", "expected_tasks")
+    }
+    first = "UPDATE chunk_task SET range_json = replace(range_json, '{}', '{}') WHERE {}"
+    edits |= {
+        f"bound {bound!r}": [first.format(*bound, f"chunk_index = {index}")]
+        for index, bound in (
+            (1, ('"lower":["1000"]', '"lower":["1000\u200b"]')),
+            (1, ('"upper":null', '"upper":["\u221e"]')),
+            (0, ('"lower":null', '"lower":["-\u221e"]')),
+            (0, ('"kind":', '"unheard":1,"kind":')),
+        )
+    }
+    parts = set(SEALED_OF_PART.split(", ")) - {"run_id", "seal"}
+    edits |= {f"part {one}": [f"UPDATE file_log SET {one} = {one} || '1'"] for one in parts}
+    edits |= {
+        f"commit {one}": [f"UPDATE chunk_task SET {one} = {one} + 1 WHERE commit_seal IS NOT NULL"]
+        for one in ("fence", "rows_written")
+    }
+    edits |= {
+        f"mark {one}": [f"UPDATE export_state SET {one} = {one} || ' '"]
+        for one in ("campaign_name", "export_name", "last_cursor_value", "mark_binding")
+    }
+    edits["names that run together"] = [
+        "UPDATE export_state SET campaign_name = 'shop: x', export_name = 'e7'"
+    ]
+    edits |= {f"budget {one}": [f"UPDATE source_budget SET {one} = 7"] for one in BUDGET_NUMBERS}
+    shown, fingerprint = edited()
+    assert looked() == (shown, fingerprint)
+    alike = []
+    for name, statements in edits.items():
+        lines, other = edited(*statements)
+        assert other != fingerprint, name
+        if lines == shown:
+            alike.append(name)
+    kinds = [edited(kind=kind)[0] for kind in ("", "2.", "3.", "4.")]
+    assert len({tuple(lines) for lines in kinds}) == len(kinds)
+    assert alike == []
+
+
+def as_sealed(theirs: sqlite3.Connection, kind: str) -> None:
+    """Everything there gets the seal that whoever writes to a state without a key can make."""
+    sealer = Sealer()
+
+    def rows(table: str, order: str = "1") -> list[SimpleNamespace]:
+        found = theirs.execute(f"SELECT * FROM {table} ORDER BY {order}").fetchall()
+        return [SimpleNamespace(**dict(one)) for one in found]
+
+    def put(table: str, row: SimpleNamespace, key: str, **values: object) -> None:
+        names = ", ".join(f"{name} = ?" for name in values)
+        given = (*values.values(), getattr(row, key))
+        theirs.execute(f"UPDATE {table} SET {names} WHERE {key} = ?", given)
+
+    (run,) = rows("chunk_run")
+    tasks, parts = rows("chunk_task", "chunk_index"), rows("file_log", "part_number")
+    submission = said_by(run.seal).submission if kind == "4." else ""
+    ranges = [task.range_json for task in tasks]
+    sealed = seal_run(sealer, vars(run), ranges, mark=kind, submission=submission)
+    put("chunk_run", run, "run_id", **sealed)
+    for part in parts:
+        put("file_log", part, "file_id", seal=seal_part(sealer, vars(part), submission))
+    for task in tasks:
+        if task.commit_seal is not None:
+            mine = [vars(one) for one in standing_parts(parts).get(task.chunk_index, ())]
+            seal = seal_commit(sealer, vars(task), mine, submission)
+            put("chunk_task", task, "task_id", commit_seal=seal)
+    for mark in rows("export_state"):
+        put("export_state", mark, "export_name", mark_seal=seal_mark(sealer, vars(mark)))
+    for one in rows("source_budget"):
+        put("source_budget", one, "group_name", seal=seal_budget(sealer, vars(one)))
 
 
 def test_only_what_was_shown_gets_a_key(tmp_path, monkeypatch):
