@@ -201,6 +201,14 @@ def coordinate(
     going: Going,
 ) -> int:
     """Work on a stored campaign until it is over, show it, and say how it ended: the exit code."""
+    named, end = work_on(invocation, fleet, campaign_id, going)
+    return tell_end(invocation, named, campaign_id, end, going)
+
+
+def work_on(
+    invocation: Invocation, fleet: Fleet, campaign_id: CampaignId, going: Going
+) -> tuple[Fleet, End]:
+    """Work on a stored campaign until it is over, and show it. The fleet as its coordinator."""
     named = wiring.for_campaign(fleet, campaign_id, name=coordinator_name(campaign_id))
     named.patience.call("check the seals", lambda: named.store.check_seals(campaign_id))
     if going.resumed:
@@ -218,7 +226,7 @@ def coordinate(
     coordinator = Coordinator(named, campaign_id, options, _open_progress(), governor)
     code = coordinator.run()
     end = End(exit_code=code, worker_failure=coordinator.worker_failure, halted=coordinator.halted)
-    return tell_end(invocation, named, campaign_id, end, going)
+    return named, end
 
 
 def _workers(

@@ -17,7 +17,6 @@ import click
 
 from rivet_fleet import __version__
 from rivet_fleet.cli import nursery
-from rivet_fleet.cli.lean import import_lean
 from rivet_fleet.cli.say import begin_output, document_said, loudness_options, show_cursor
 from rivet_fleet.errors import ExitCode, RivetFleetError, StateError
 
@@ -34,6 +33,7 @@ _COMMANDS = {
     "apply": "rivet_fleet.cli.plan:apply",
     "status": "rivet_fleet.cli.inspect:status",
     "validate": "rivet_fleet.cli.inspect:validate",
+    "reconcile": "rivet_fleet.cli.reconcile:reconcile",
     "files": "rivet_fleet.cli.inspect:files",
     "journal": "rivet_fleet.cli.metrics:journal",
     "metrics": "rivet_fleet.cli.metrics:metrics",
@@ -50,7 +50,7 @@ _COMMANDS = {
 
 
 _STEPS_MAX = 20
-_STARTS_WORKERS = ("run", "coordinator", "resume", "apply")
+_STARTS_WORKERS = ("run", "coordinator", "resume", "apply", "reconcile")
 
 
 class LazyGroup(click.Group):
@@ -70,7 +70,7 @@ class LazyGroup(click.Group):
         # look at again.
         gc.disable()
         if module != "rivet_fleet.cli.misc":
-            import_lean()
+            nursery.import_lean()
         command: click.Command = getattr(importlib.import_module(module), attribute)
         gc.freeze()
         gc.enable()
@@ -109,6 +109,7 @@ _HELP = {
     "apply": "Execute exactly the ranges of a sealed plan.",
     "status": "Show where a campaign stands, and why something waits.",
     "validate": "Check delivered files against their manifest.",
+    "reconcile": "Compare delivered files with their source, down to the row.",
     "files": "Print the files of the newest complete run of an export.",
     "journal": "Show what happened, in order.",
     "metrics": "Show numbers of the campaign and of former runs.",

@@ -92,6 +92,7 @@ _ANEW = "plan anew: `rivet-fleet run --new`, or `rivet-fleet plan`"
 _AGAIN = "start it again; what is done stays done"
 _LATER = "start it again later; what is done stays done"
 _VALIDATE = "use none of its files; `rivet-fleet requeue --lost` and `resume` deliver them anew"
+_UNKNOWN = "`rivet-fleet validate` says what is wrong with the files"
 _LOOK = "make the destination readable, then validate again"
 _GATE = "correct the source or the gate and `run --new`, or `rivet-fleet accept` the data"
 _WORD = "if it is meant, `rivet-fleet state accept` says so; else name the right configuration"
@@ -118,6 +119,8 @@ _ALL = [
             nothing is kept | `run` does it in one go
         RIVET_STDOUT_SHARED | standard output is the delivery, and is a terminal or asked
             for a JSON report, too | give it a file or a pipe, without `--json`
+        RIVET_RECONCILE_SETTLED_BY | `--settled-by` names no date or time of the export |
+            name one of the columns that the hint lists
         RIVET_PLAN_UNREADABLE | the file is no plan, or a damaged one | {_PLAN}
         RIVET_PLAN_CONFIG_UNNAMED | the configuration that a plan alone names is somebody
             else's, or can be written by others | look at it, and name it with `-c`
@@ -211,6 +214,9 @@ _ALL = [
         SourceBusy,
         f"""
         RIVET_SOURCE_BUSY | the source asks for patience | {_LATER}
+        RIVET_RECONCILE_UNSETTLED | what differs between files and source may have been
+            written since the run began (ADR 0030) | compare again when less is written,
+            or with `--settled-by`
         """,
     ),
     *_codes(
@@ -413,6 +419,8 @@ _ALL = [
             status`; then `resume` or `cancel` that campaign
         RIVET_MARK_OTHER | the stored mark belongs to another source, table, query,
             cursor, mode, destination or format: docs/reference/incremental.md | {_WORD}
+        RIVET_RECONCILE_FILES_GONE | the manifest of the run that is to be compared is
+            gone, or lists other files than the state; nothing was compared | {_UNKNOWN}
         RIVET_NOTHING_DELIVERED | no run that was asked for is complete | `rivet-fleet status`
         RIVET_ACCEPT_WRONG_STATE | the run cannot be accepted | `rivet-fleet status`
         RIVET_PLAN_CONFLICT | another plan has this id | {_PLAN}
@@ -423,6 +431,9 @@ _ALL = [
         DataIntegrityError,
         f"""
         RIVET_DATA_INTEGRITY | what is stored is not what was written | {_VALIDATE}
+        RIVET_RECONCILE_MISMATCH | delivered files are not what their source holds,
+            confirmed by a second look (ADR 0030) | the report names ranges and rows; a
+            source that was changed since is a reason, too
         RIVET_PROOF_PAGE | a page's rows are not what the source counts between its
             bounds (ADR 0019) | use nothing of the run; `rivet-fleet status` names the
             chunk
@@ -460,6 +471,8 @@ _ALL = [
     *_codes(
         DestinationRefused,
         f"""
+        RIVET_RECONCILE_UNKNOWN | a range could not be compared: its files could not be
+            read, or do not say what was asked (ADR 0030) | {_UNKNOWN}
         RIVET_VERIFY_MANIFEST_READ_ERROR | the manifest could not be read | {_LOOK}
         RIVET_VERIFY_SUCCESS_READ_ERROR | `_SUCCESS` could not be read | {_LOOK}
         RIVET_VERIFY_LIST_ERROR | the destination could not be listed | {_LOOK}

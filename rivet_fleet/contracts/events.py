@@ -280,6 +280,13 @@ class EventName(Enum):
         "running → committed, with its part rows: this attempt has won",
         data="`rows`, `parts`, `bytes`, `fence`, `longest_statement_s`",
     )
+    CHUNK_COMPARED = _Row(
+        "chunk.compared",
+        TRANSITION,
+        DEBUG,
+        "the files of a range were compared with their source",
+        data="`verdict`, `source_rows`, `files_rows`, `looks`",
+    )
     PART_PUBLISHED = _Row(
         "part.published",
         TRANSITION,
@@ -483,6 +490,15 @@ class EventName(Enum):
         "the run's last transaction: progression and metrics are recorded",
         data="`rows`, `bytes`, `files`",
         news=News("run completed", "green"),
+    )
+    RUN_RECONCILED = _Row(
+        "run.reconciled",
+        TRANSITION,
+        INFO,
+        "all ranges of a run were compared with their source; what is verified moves with it where "
+        "all of them match",
+        data="`verdict`, `match`, `mismatch`, `unsettled`, `unknown`",
+        news=News("compared with its source", "green"),
     )
     RUN_FAILED = _Row(
         "run.failed",

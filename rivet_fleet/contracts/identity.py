@@ -54,6 +54,16 @@ class CampaignIdentity:
         return f"{self.path} ({'campaign.name ' + self.name if self.named else 'no name'}){read}"
 
 
+RECONCILE_SUFFIX = "/reconcile"
+"""Behind the name of a campaign whose runs are compared with their source (ADR 0030): it delivers
+nothing, and nothing that looks for a campaign by its name is to find it."""
+
+
+def owner_of(campaign_name: str) -> str:
+    """The name that a configuration knows a campaign by: one that compares is its deliverer's."""
+    return campaign_name.removesuffix(RECONCILE_SUFFIX)
+
+
 # ------------------------------------------------------------------------------------------
 # A namespace: what one team sees of a state database that several may share (ADR 0022).
 #

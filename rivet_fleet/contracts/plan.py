@@ -15,6 +15,7 @@ from rivet_fleet.contracts.parameters import ParameterSeal
 from rivet_fleet.contracts.proof import ProofPlan
 from rivet_fleet.contracts.protection import SourceBudget
 from rivet_fleet.contracts.quality import QualityPlan, SchemaChange
+from rivet_fleet.contracts.reconcile import ReconcilePlan
 from rivet_fleet.contracts.window import CursorPlan, RowWindow
 
 PLAN_VERSION = 1
@@ -70,6 +71,15 @@ class ReadPlan:
     """What its ranges and its window rest on (ADR 0018); empty in plans of older programs."""
     table: PlannedTable | None = None
     """Of a query that is cut by its table's key."""
+    only: tuple[str, ...] = ()
+    """Of ``columns``, which are compared with the source's all the same, those that are read: who
+    counts needs a few. Empty: all. No stored plan says any."""
+
+    @property
+    def carried(self) -> tuple[ColumnSpec, ...]:
+        """The columns of every page."""
+        wanted = self.only
+        return tuple(one for one in self.columns if one.name in wanted) if wanted else self.columns
 
     @property
     def hidden(self) -> frozenset[str]:
@@ -274,6 +284,9 @@ class ExportPlan:
     """None appends nothing."""
     proof: ProofPlan | None = None
     """What the run asks the server about its own completeness; None asks nothing."""
+    reconcile: ReconcilePlan | None = None
+    """Set: this run delivers nothing. It compares another run's files with their source (ADR 0030),
+    over the ranges of that run's plan, which this one repeats."""
     plan_version: int = PLAN_VERSION
 
     @property

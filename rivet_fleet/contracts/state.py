@@ -441,7 +441,7 @@ class Boundary:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progression:
     """One export's boundaries (PG1 to PG8). ``cursor`` is the mark the next run begins at;
-    ``verified`` is written by a reconciliation, which does not exist yet."""
+    ``verified`` is how far a comparison with the source found no difference (ADR 0030)."""
 
     export_name: str
     cursor: str | None

@@ -145,8 +145,9 @@ def _rfc3339(at_s: float) -> str:
     return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-def write_plan(path: Path, text: str) -> None:
-    """The file at once or not at all: nobody ever reads half a plan. Raises UsageError."""
+def write_plan(path: Path, text: str, *, what: str = "plan") -> None:
+    """The file at once or not at all, its user's alone: nobody ever reads half of it. Raises
+    UsageError, which calls it ``what``."""
     passing = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         # A plan names tables, filters and parameters: it is its user's alone.
@@ -157,6 +158,6 @@ def write_plan(path: Path, text: str) -> None:
     except OSError as failure:
         passing.unlink(missing_ok=True)
         raise UsageError(
-            f"the plan cannot be written to {path}: {failure.strerror}",
-            hint="-o names a file in a folder that exists",
+            f"the {what} cannot be written to {path}: {failure.strerror}",
+            hint="name a file in a folder that exists",
         ) from None

@@ -13,6 +13,7 @@ from rivet_fleet.contracts.keys import CampaignId, RunId, TaskId
 from rivet_fleet.contracts.killpoints import KillPoint, reach
 from rivet_fleet.contracts.manifest import LedgerPart, StagedPart, part_named, part_path
 from rivet_fleet.contracts.plan import ExportPlan
+from rivet_fleet.contracts.reconcile import RangeResult
 from rivet_fleet.contracts.state import Claim, RunView
 from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.errors import DestinationError, DestinationFull, LeaseLost
@@ -212,6 +213,45 @@ def deliver_chunk(fleet: Fleet, claim: Claim, plan: ExportPlan, result: ExtractR
         _discard(destination, staged)
         error.needed_bytes = needed_bytes
         raise
+    return _publish(fleet, claim, staged)
+
+
+def deliver_result(
+    fleet: Fleet, claim: Claim, result: RangeResult, longest_statement_s: float | None
+) -> Published:
+    """The same tail for a chunk that was compared: it has no part. Raises LeaseLost, StateError."""
+    sides = {"source_rows": result.source, "files_rows": result.files}
+    told = fleet.mention(
+        Event(
+            name=EventName.CHUNK_COMPARED,
+            campaign_id=claim.campaign_id,
+            run_id=claim.run_id,
+            export_name=claim.export_name,
+            chunk_index=claim.chunk_index,
+            worker_id=fleet.identity.worker_id,
+            message=result.sentence,
+            data={
+                "verdict": result.verdict.value,
+                "looks": result.looks,
+                **{name: side.rows if side else None for name, side in sides.items()},
+            },
+        )
+    )
+    fleet.patience.call(
+        "commit the comparison",
+        lambda: fleet.store.commit_result(
+            claim.task_id,
+            claim.fence,
+            result,
+            longest_statement_s=longest_statement_s,
+            told=[told],
+        ),
+    )
+    return _publish(fleet, claim, [])
+
+
+def _publish(fleet: Fleet, claim: Claim, staged: Sequence[StagedPart]) -> Published:
+    """Behind the commit that has just succeeded."""
     reach(KillPoint.CHUNK_COMMITTED)
     return publish_chunk(
         fleet,

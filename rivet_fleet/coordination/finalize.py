@@ -242,6 +242,9 @@ def finalize_run(fleet: Fleet, run_id: RunId) -> bool:
     except LeaseLost:
         return False
     parts = ledger.parts
+    if run.plan.reconcile is not None:
+        # It delivers nothing, and is judged by what stands with its chunks.
+        return _finish(fleet, run, lease, parts, "", RunFindings())
     destination = fleet.destination(run_id)
     # Before the source is asked: whatever it said would be void with the first chunk reopened.
     if _reopen_lost(fleet, destination, run, parts):

@@ -151,8 +151,10 @@ def _refuse_plan(fleet: Fleet, plan: ExportPlan) -> None:
 def refuse_claimed_destination(fleet: Fleet, run_id: RunId, probed: set[Access]) -> None:
     """Before the first page of a chunk: raises WorkerUnfit for a destination that this process
     cannot write to. ``probed``: what it has looked at, each once; a probe costs."""
-    access = fleet.planned_run(run_id).plan.destination.access
-    if access not in probed:
+    plan = fleet.planned_run(run_id).plan
+    access = plan.destination.access
+    # What compares writes nothing there, and may have no right to.
+    if plan.reconcile is None and access not in probed:
         _refuse_destination(fleet, run_id)
         probed.add(access)
 

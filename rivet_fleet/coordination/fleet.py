@@ -19,7 +19,7 @@ import psutil
 
 from rivet_fleet.contracts.clock import Clock, backoff_s
 from rivet_fleet.contracts.events import Emit, Event, EventName, Told
-from rivet_fleet.contracts.identity import CAMPAIGN_OTHER, CampaignIdentity
+from rivet_fleet.contracts.identity import CAMPAIGN_OTHER, CampaignIdentity, owner_of
 from rivet_fleet.contracts.keys import CampaignId, RunId, WorkerId
 from rivet_fleet.contracts.plan import Access, DestinationPlan
 from rivet_fleet.contracts.state import (
@@ -440,7 +440,7 @@ def refuse_other(
 ) -> None:
     """Raise StateRefused for a campaign of another name, or of another configuration of this
     name."""
-    if view.campaign_name != loaded.campaign_name:
+    if loaded.campaign_name not in (view.campaign_name, owner_of(view.campaign_name)):
         raise StateRefused(
             f"campaign {view.campaign_id} is one of {view.campaign_name}, and "
             f"{loaded.path.name} is the configuration of {loaded.campaign_name}",

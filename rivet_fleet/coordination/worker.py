@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import os
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 import structlog
 
-from rivet_fleet.contracts.basis import BasisDifference
 from rivet_fleet.contracts.clock import backoff_s
 from rivet_fleet.contracts.events import Event, EventName
-from rivet_fleet.contracts.keys import CampaignId, RunId
+from rivet_fleet.contracts.keys import CampaignId, ChunkRange, RunId
 from rivet_fleet.contracts.killpoints import KillPoint, reach
-from rivet_fleet.contracts.plan import Access, ExportPlan
+from rivet_fleet.contracts.plan import Access, ExportPlan, ReadPlan
 from rivet_fleet.contracts.state import CampaignStatus, Claim, Failure, RunView
-from rivet_fleet.coordination.commit import Published, deliver_chunk
+from rivet_fleet.coordination.commit import Published, deliver_chunk, deliver_result
+from rivet_fleet.coordination.compare import Approach, compare_chunk
 from rivet_fleet.coordination.finalize import look_before
 from rivet_fleet.coordination.fitness import (
     asked_of_source,
@@ -59,6 +61,11 @@ from rivet_fleet.execution.extract import (
 from rivet_fleet.execution.proof import PageProofs
 from rivet_fleet.execution.registry import open_format
 from rivet_fleet.execution.servo import Allowance, PageServo
+
+if TYPE_CHECKING:
+    from rivet_fleet.contracts.basis import BasisDifference
+    from rivet_fleet.contracts.reconcile import RangeResult
+    from rivet_fleet.execution.source import ChunkReader, Source
 
 _MESSAGE_MAX = 2000
 _OUTAGE_BACKOFF_S = 1.0
@@ -268,13 +275,7 @@ class Worker:
         plan: ExportPlan | None = None
         try:
             plan = fleet.planned_run(claim.run_id).plan
-            result = self._extract(claim, plan)
-            self._leave_source(plan)
-            self._tell_changes(claim, result.told)
-            self._heartbeat.check()
-            # The look above is a courtesy, the commit decides (F2): a lost lease found here spares
-            # an upload that nobody would publish.
-            published = deliver_chunk(fleet, claim, plan, result)
+            published = self._attempt(claim, plan)
             self._outages = 0
             self._room.found()
             self._retries.answered(plan)
@@ -310,33 +311,87 @@ class Worker:
             self._leave_source(plan)
         self._release(claim)
 
-    def _extract(self, claim: Claim, plan: ExportPlan) -> ExtractResult:
+    def _attempt(self, claim: Claim, plan: ExportPlan) -> Published:
+        """Read the chunk and deliver what came of it."""
         fleet = self._fleet
-        # Before the source is opened: for a destination that refuses nothing should be read.
-        refuse_claimed_destination(fleet, claim.run_id, self._probed)
+        if plan.reconcile is not None:
+            found = self._compare(claim, plan)
+            self._leave_source(plan)
+            self._heartbeat.check()
+            return deliver_result(fleet, claim, found, self._busy_s())
+        result = self._extract(claim, plan)
+        self._leave_source(plan)
+        self._tell_changes(claim, result.told)
+        self._heartbeat.check()
+        # The look above is a courtesy, the commit decides (F2): a lost lease found here spares
+        # an upload that nobody would publish.
+        return deliver_chunk(fleet, claim, plan, result)
+
+    def _approach(self, claim: Claim, plan: ExportPlan) -> tuple[Source, _Pacer, ChunkGuard]:
+        """The planned source, alone, and what keeps it from harm by this chunk."""
+        fleet = self._fleet
         fleet.drop_sources(but=(plan.read.source,))
         source = fleet.source(plan.read.source, plan.read.source_identity)
         self._busy_s = lambda: source.longest_statement_s
         pacer = _Pacer(fleet, self._heartbeat, claim, plan, self._retries)
         self._guard = pacer.guard = guard = self._protection.guard(claim, pacer.wait, pacer.tell)
-        reader = open_patiently(
-            lambda: source.open_chunk(plan.read, claim.chunk_range, plan.tuning),
-            tuning=plan.tuning,
-            pacer=pacer,
+        return source, pacer, guard
+
+    def _compare(self, claim: Claim, plan: ExportPlan) -> RangeResult:
+        source, pacer, guard = self._approach(claim, plan)
+
+        @contextmanager
+        def opened(read: ReadPlan, chunk_range: ChunkRange) -> Iterator[ChunkReader]:
+            with self._reader(source, pacer, read, chunk_range) as reader:
+                guard.pausable = reader.resumable
+                yield reader
+
+        return compare_chunk(
+            self._fleet,
+            claim,
+            plan,
+            Approach(
+                source=source,
+                opened=opened,
+                pacer=pacer,
+                on_page=lambda progress: self._on_page(claim, progress, guard),
+                breathe=lambda: self._breathe(claim),
+            ),
         )
-        if claim.run_id not in self._looked_at:
-            self._looked_at.add(claim.run_id)
-            if vain := look_before(fleet, claim.run_id, plan.read.source, source):
-                pacer.wait(pacer.retry_in_s(0.0, 0, vain))
-        guard.pausable = reader.resumable
-        if plan.proof is not None:
-            proofs = self._proofs.setdefault(claim.run_id, PageProofs(plan.proof.prove))
-            reader.count_pages(proofs, plan.tuning.statement_timeout_s)
-        # Chunks of an export may be read in different ways: those of NULLs are one statement.
-        servo = self._servos.setdefault(
-            (claim.run_id, reader.piecewise), page_servo(reader, plan.tuning)
+
+    @contextmanager
+    def _reader(
+        self, source: Source, pacer: _Pacer, read: ReadPlan, chunk_range: ChunkRange
+    ) -> Iterator[ChunkReader]:
+        """A reader of the chunk, for as long as it is needed."""
+        tuning = pacer.plan.tuning
+        reader = open_patiently(
+            lambda: source.open_chunk(read, chunk_range, tuning), tuning=tuning, pacer=pacer
         )
         try:
+            yield reader
+        finally:
+            self._read_bytes += reader.lost_bytes - pacer.paid_bytes
+            reader.close()
+
+    def _extract(self, claim: Claim, plan: ExportPlan) -> ExtractResult:
+        fleet = self._fleet
+        # Before the source is opened: for a destination that refuses nothing should be read.
+        refuse_claimed_destination(fleet, claim.run_id, self._probed)
+        source, pacer, guard = self._approach(claim, plan)
+        with self._reader(source, pacer, plan.read, claim.chunk_range) as reader:
+            if claim.run_id not in self._looked_at:
+                self._looked_at.add(claim.run_id)
+                if vain := look_before(fleet, claim.run_id, plan.read.source, source):
+                    pacer.wait(pacer.retry_in_s(0.0, 0, vain))
+            guard.pausable = reader.resumable
+            if plan.proof is not None:
+                proofs = self._proofs.setdefault(claim.run_id, PageProofs(plan.proof.prove))
+                reader.count_pages(proofs, plan.tuning.statement_timeout_s)
+            # Chunks of an export may be read in different ways: those of NULLs are one statement.
+            servo = self._servos.setdefault(
+                (claim.run_id, reader.piecewise), page_servo(reader, plan.tuning)
+            )
             return extract_chunk(
                 reader=reader,
                 part_format=open_format(plan.format),
@@ -349,9 +404,6 @@ class Worker:
                 meta=plan.meta,
                 servo=servo,
             )
-        finally:
-            self._read_bytes += reader.lost_bytes - pacer.paid_bytes
-            reader.close()
 
     def _tell_changes(self, claim: Claim, told: tuple[BasisDifference, ...]) -> None:
         """What the source has changed since the plan, without harm: each once."""
@@ -370,7 +422,6 @@ class Worker:
     def _on_page(self, claim: Claim, progress: PageProgress, guard: ChunkGuard) -> None:
         """The page boundary: the only place where a chunk can stop before its end."""
         fleet = self._fleet
-        self._heartbeat.progressed()
         self._retries.moved()
         self._read_bytes = progress.bytes_total
         guard.after_page(progress.page_rows, progress.page_bytes)
@@ -387,7 +438,12 @@ class Worker:
                 statement_s=round(progress.statement_s, 4),
             )
         )
-        fleet.stop.check()
+        self._breathe(claim)
+
+    def _breathe(self, claim: Claim) -> None:
+        """Where a chunk may end: told to stop, or not ours any more."""
+        self._heartbeat.progressed()
+        self._fleet.stop.check()
         self._heartbeat.check()
         if not self._heartbeat.trusted:
             self._confirm(claim)

@@ -220,17 +220,18 @@ class PagedReader:
     ) -> None:
         """``row_bytes_max``: on the wire; a wider row is refused (``TuningPlan.max_row_bytes``)."""
         self._row_bytes_max = row_bytes_max
+        columns = read.carried
         keys = chunk_range.columns if chunk_range.kind in (RangeKind.KEYSET, RangeKind.SPAN) else ()
-        extra = hidden_keys(engine, read.columns, keys)
+        extra = hidden_keys(engine, columns, keys)
         self._engine, self._range, self._footing = engine, chunk_range, footing
-        self._schema = arrow_schema(read.columns)
+        self._schema = arrow_schema(columns)
         hidden = (engine.hidden_column(f"_rivet_key_{index}") for index in range(len(extra)))
-        self._columns = (*read.columns, *hidden)
-        names = {column.name: index for index, column in enumerate(read.columns)}
-        names |= {name: len(read.columns) + index for index, name in enumerate(extra)}
+        self._columns = (*columns, *hidden)
+        names = {column.name: index for index, column in enumerate(columns)}
+        names |= {name: len(columns) + index for index, name in enumerate(extra)}
         self._key_positions = tuple(names[name] for name in keys)
         self._key_names = {self._columns[position].name for position in self._key_positions}
-        self._select_list = engine.select_list(read.columns, extra)
+        self._select_list = engine.select_list(columns, extra)
         # A chunk of one heap: what inherits from it are other chunks' rows.
         only = chunk_range.relation is not None
         self._source = engine.from_item(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -67,6 +67,18 @@ class PartFormat(Protocol):
     def count_rows(self, path: Path) -> int:
         """Rows of a finished local file, by its own footer or records. Raises DataIntegrityError,
         which says of "it" what is wrong: the path may be a handle's; and MemoryError."""
+        ...
+
+    def rows(
+        self, path: Path, columns: Sequence[str] | None = None
+    ) -> Iterator[Mapping[str, pa.Array]]:
+        """The named columns of a finished local file, all by default, some rows at a time; one
+        that the file has not is left out. Raises as ``checksums`` does."""
+        ...
+
+    def as_read(self, batch: pa.RecordBatch) -> list[pa.Array]:
+        """The columns of a nominal page as ``rows`` would give them back, had it been written: by
+        their values where the file says what they mean, else by their text."""
         ...
 
     def checksums(self, path: Path) -> Mapping[str, str]:

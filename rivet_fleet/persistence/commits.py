@@ -12,8 +12,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rivet_fleet.contracts.codec import canonical_json, from_plain
-from rivet_fleet.contracts.keys import RunId
+from rivet_fleet.contracts.codec import canonical_json, from_plain, loads
+from rivet_fleet.contracts.keys import ChunkRange, RunId
 from rivet_fleet.contracts.manifest import (
     ColumnStats,
     LedgerPart,
@@ -21,6 +21,7 @@ from rivet_fleet.contracts.manifest import (
     PartStatus,
     RunLedger,
 )
+from rivet_fleet.contracts.reconcile import ComparedRange, RangeResult
 from rivet_fleet.contracts.seals import Sealer, digest_of, tampered
 from rivet_fleet.contracts.state import FinalizeLease
 from rivet_fleet.errors import LeaseLost, StateTampered
@@ -40,10 +41,11 @@ SEALED_OF_PART = (
     "receipt_json, columns_json, changed_values, seal"
 )
 COMMITS = """
-SELECT task_id, run_id, chunk_index, fence, rows_written, commit_seal, status FROM chunk_task
-WHERE run_id = :run_id ORDER BY chunk_index
+SELECT task_id, run_id, chunk_index, fence, rows_written, commit_seal, status, result_json
+FROM chunk_task WHERE run_id = :run_id ORDER BY chunk_index
 """
 """The chunks of a run, with what their commits say."""
+_RESULTS = COMMITS.replace("result_json", "result_json, range_json")
 _VOIDED = "voided"
 _READ = ("committed", "completed")
 Parts = Mapping[object, Sequence[Record]]
@@ -96,6 +98,8 @@ def _of_commit(
     if submission:
         contents = [_of_part(part, submission) for part in parts]
         said |= {"submission": submission, "contents": digest_of(canonical_json(contents).decode())}
+    if commit["result_json"] is not None:
+        said["result"] = digest_of(str(commit["result_json"]))
     return said | {"parts": len(parts)}
 
 
@@ -218,6 +222,11 @@ class Deliveries:
         check_commits(self._db.sealer, seal, tasks, rows)
         return _parts_from(rows, self._db.sealer, seal)
 
+    def comparison(self, run_id: RunId) -> list[ComparedRange]:
+        """The ranges of a run that compares another one, by chunk, with what was found of each; no
+        result of one that is not done. Raises StateTampered for one that nobody committed so."""
+        return self._db.read(lambda tx: read_comparison(tx, run_id))
+
     def whole_ledger(self, lease: FinalizeLease) -> RunLedger:
         """All that a run's manifest is made of, of one moment at which the finalizer's lease held.
         Raises LeaseLost, and StateTampered unless each chunk of the plan was committed once with
@@ -248,6 +257,23 @@ class Deliveries:
             parts=_parts_from(rows, self._db.sealer, run.seal),
             fences={task.chunk_index: task.fence for task in tasks},
         )
+
+
+def read_comparison(tx: Transaction, run_id: str) -> list[ComparedRange]:
+    """See ``Deliveries.comparison``; inside the transaction of others."""
+    tasks = tx.all(_RESULTS, run_id=run_id)
+    check_commits(tx.sealer, tx.scalar(RUN_SEAL, run_id=run_id), tasks, ())
+    return [_compared_from(task) for task in tasks]
+
+
+@typed("the result of a chunk")
+def _compared_from(task: Record) -> ComparedRange:
+    done = task.status in _READ and task.result_json is not None
+    return ComparedRange(
+        chunk_index=task.chunk_index,
+        chunk_range=loads(ChunkRange, task.range_json),
+        result=loads(RangeResult, task.result_json) if done else None,
+    )
 
 
 def _parts_from(rows: Sequence[Record], sealer: Sealer, seal: str | None) -> list[LedgerPart]:

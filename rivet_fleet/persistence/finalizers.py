@@ -27,7 +27,7 @@ from rivet_fleet.persistence.ledger import (
     REVIVE_CAMPAIGN,
     forget_former,
 )
-from rivet_fleet.persistence.marks import move_mark, record_committed
+from rivet_fleet.persistence.marks import end_comparison, move_mark, record_committed
 from rivet_fleet.persistence.seals import (
     RUN_SEAL,
     SEALED_OF_RUN,
@@ -194,8 +194,14 @@ class Finalizers:
                 if not _stands(tx, lease, RunStatus.COMPLETED):
                     raise _lost(lease)
                 return
-            tx.run(_PUBLISH_REST, run_id=lease.run_id)
             plan = _plan(tx, run)
+            if plan.reconcile is not None:
+                # It delivers nothing: no mark moves, no history is made.
+                found = end_comparison(tx, run, plan)
+                data = {"verdict": found.verdict.value, **found.counts}
+                note(tx, _event(EventName.RUN_RECONCILED, run, message=found.sentence, data=data))
+                return
+            tx.run(_PUBLISH_REST, run_id=lease.run_id)
             tx.run(_METRICS, **_metrics(tx, run, plan, finished=finished))
             names = {"campaign_name": run.campaign_name, "export_name": run.export_name}
             names["run_id"] = run.run_id

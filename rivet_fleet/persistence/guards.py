@@ -64,7 +64,7 @@ def refuse_foreign(namespace: str, *stored_ids: object) -> None:
 # What statements need to know of the schema. Apart from ``schema``, which imports the toolkit's
 # table definitions: every process opens the state, few make or migrate it.
 
-SCHEMA_VERSION = "0012"
+SCHEMA_VERSION = "0013"
 """The newest migration this program knows."""
 
 VERSION_TABLE = "rivet_fleet_version"
@@ -110,8 +110,8 @@ TEXTS = _names("""
     last_error last_run_id last_verified_cursor last_verified_run_id last_verified_strategy
     manifest_fingerprint mark_binding mark_seal md5 message mode monitor_json name namespace owner
     owner_host owner_name path paused_reason plan_hash plan_json proof_json proof_seal range_json
-    readings_json receipt_json run_id seal source source_engine source_group source_key status
-    strategy value worker_id
+    readings_json receipt_json result_json run_id seal source source_engine source_group
+    source_key status strategy value worker_id
 """)
 """Columns that hold text, by name: of every table that has one. A row is looked at by these."""
 NUMBERS = _names("""

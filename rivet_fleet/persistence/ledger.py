@@ -16,6 +16,7 @@ from rivet_fleet.contracts.manifest import (
     StagedPart,
 )
 from rivet_fleet.contracts.quality import UniqueStats
+from rivet_fleet.contracts.reconcile import RangeResult
 from rivet_fleet.contracts.state import CampaignStatus, Failure, TaskStatus, Verb
 from rivet_fleet.errors import LeaseLost, StateRefused
 from rivet_fleet.persistence.commits import seal_commit, seal_part
@@ -113,6 +114,7 @@ _LONGEST = """longest_statement_ms = CASE
     ELSE longest_statement_ms END"""
 COMMIT = f"""
 UPDATE chunk_task SET {effect(Verb.COMMIT)}, rows_written = :rows, pages_read = :pages,
+  result_json = :result_json,
   {_LONGEST},
   lease_expires_at_s = NULL, error_class = NULL, last_error = NULL, page = NULL,
   committed_at_s = NOW_S, updated_at_s = NOW_S
@@ -139,7 +141,8 @@ WHERE {guard(Verb.RELEASE)} RETURNING {_NAMED}
 """
 _RESET = """owner = NULL, lease_expires_at_s = NULL, not_before_s = NULL, rows_written = NULL,
   pages_read = NULL, longest_statement_ms = NULL, committed_at_s = NULL,
-  completed_at_s = NULL, commit_seal = NULL, page = NULL, updated_at_s = NOW_S"""
+  completed_at_s = NULL, commit_seal = NULL, result_json = NULL, page = NULL,
+  updated_at_s = NOW_S"""
 REOPEN = f"""
 UPDATE chunk_task SET {effect(Verb.REOPEN)}, error_class = NULL, last_error = :reason, {_RESET}
 WHERE {guard(Verb.REOPEN)} RETURNING {_NAMED}
@@ -214,27 +217,24 @@ class Ledger:
         """running → committed with its part rows and what they know about unique keys, in one
         transaction. Raises LeaseLost. Zero parts is allowed (an empty chunk). ``told`` is
         journaled before the transition. Called again with the same fence and parts it succeeds."""
-        longest_ms = _ms(longest_statement_s)
-        done = {"rows": rows, "pages": pages, "longest_statement_ms": longest_ms}
+        done = {"rows": rows, "pages": pages, "result_json": None}
+        done["longest_statement_ms"] = _ms(longest_statement_s)
+        self._db.write(lambda tx: _commit(tx, task_id, fence, parts, done, told))
 
-        def work(tx: Transaction) -> None:
-            # The task first: its row decides who wins (F1), and a loser inserts nothing that the
-            # unique key on parts would have to refuse.
-            task = tx.first(COMMIT, task_id=task_id, fence=fence, **done)
-            if task is None:
-                if not _already_committed(tx, task_id, fence, parts):
-                    raise _lost(task_id, fence, "commit")
-                return
-            _keep_parts(tx, task, fence, parts, rows)
-            add_uniques(tx, task, fence, parts)
-            size = sum(p.digest.size_bytes for p in parts)
-            data: dict[str, object] = {"rows": rows, "parts": len(parts), "bytes": size}
-            data["fence"] = fence
-            if longest_ms is not None:
-                data["longest_statement_s"] = longest_ms / 1000
-            note_all(tx, [_event(EventName.CHUNK_COMMITTED, task, data=data)], told=told)
-
-        self._db.write(work)
+    def commit_result(
+        self,
+        task_id: TaskId,
+        fence: int,
+        result: RangeResult,
+        *,
+        longest_statement_s: float | None = None,
+        told: Sequence[Told] = (),
+    ) -> None:
+        """As ``commit``, of a chunk that was compared and has no part."""
+        rows = 0 if result.source is None else result.source.rows
+        done = {"rows": rows, "pages": 0, "result_json": dumps(result)}
+        done["longest_statement_ms"] = _ms(longest_statement_s)
+        self._db.write(lambda tx: _commit(tx, task_id, fence, (), done, told))
 
     def mark_published(self, task_id: TaskId, fence: int, told: Sequence[Told] = ()) -> None:
         """committed → completed; its part rows become published. Raises LeaseLost. ``told`` is
@@ -370,6 +370,33 @@ def _stands(tx: Transaction, task_id: TaskId, fence: int, *statuses: TaskStatus)
     return row is not None and row.fence == fence and TaskStatus(row.status) in statuses
 
 
+def _commit(
+    tx: Transaction,
+    task_id: TaskId,
+    fence: int,
+    parts: Sequence[StagedPart],
+    done: Mapping[str, object],
+    told: Sequence[Told],
+) -> None:
+    # The task first: its row decides who wins (F1), and a loser inserts nothing that the
+    # unique key on parts would have to refuse.
+    task = tx.first(COMMIT, task_id=task_id, fence=fence, **done)
+    if task is None:
+        if not _already_committed(tx, task_id, fence, parts):
+            raise _lost(task_id, fence, "commit")
+        return
+    commit = {"fence": fence, "rows_written": done["rows"], "result_json": done["result_json"]}
+    _keep_parts(tx, task, commit, parts)
+    add_uniques(tx, task, fence, parts)
+    size = sum(p.digest.size_bytes for p in parts)
+    data: dict[str, object] = {"rows": done["rows"], "parts": len(parts), "bytes": size}
+    data["fence"] = fence
+    longest_ms = done["longest_statement_ms"]
+    if longest_ms is not None:
+        data["longest_statement_s"] = int(str(longest_ms)) / 1000
+    note_all(tx, [_event(EventName.CHUNK_COMMITTED, task, data=data)], told=told)
+
+
 def _already_committed(
     tx: Transaction, task_id: TaskId, fence: int, parts: Sequence[StagedPart]
 ) -> bool:
@@ -425,9 +452,10 @@ def _part_values(task: Record, fence: int, part: StagedPart) -> dict[str, object
 
 
 def _keep_parts(
-    tx: Transaction, task: Record, fence: int, parts: Sequence[StagedPart], rows: int
+    tx: Transaction, task: Record, commit: Mapping[str, object], parts: Sequence[StagedPart]
 ) -> None:
     """The rows of a commit's parts, and its seal over them. ``task``: with its run's seal."""
+    fence = int(str(commit["fence"]))
     with typed(f"the seal of run {task.run_id}"):
         submission = said_by(task.seal).submission
     values = [_part_values(task, fence, part) for part in parts]
@@ -435,7 +463,7 @@ def _keep_parts(
         _ADD_PART,
         [{**value, "seal": seal_part(tx.sealer, value, submission)} for value in values],
     )
-    done_so = {**task._mapping, "fence": fence, "rows_written": rows}
+    done_so = {**task._mapping, **commit}
     in_order = sorted(values, key=itemgetter("part_number"))
     seal = seal_commit(tx.sealer, done_so, in_order, submission)
     # In a statement of its own: what it covers is known only from what the first one returned.

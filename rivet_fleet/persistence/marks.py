@@ -9,6 +9,7 @@ from rivet_fleet.contracts.codec import loads
 from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.keys import CampaignId, RunId
 from rivet_fleet.contracts.plan import CampaignPlan, ExportPlan
+from rivet_fleet.contracts.reconcile import RangeVerdict, RunComparison, compared_run
 from rivet_fleet.contracts.state import Boundary, MeasuredRun, Progression
 from rivet_fleet.contracts.window import (
     MARK_OTHER,
@@ -23,6 +24,7 @@ from rivet_fleet.contracts.window import (
     stored_binding,
 )
 from rivet_fleet.errors import StateRefused
+from rivet_fleet.persistence.commits import read_comparison
 from rivet_fleet.persistence.database import Database, Record, Transaction
 from rivet_fleet.persistence.guards import typed
 from rivet_fleet.persistence.journal import note
@@ -65,21 +67,21 @@ SELECT campaign_id FROM chunk_run
 WHERE namespace = :namespace AND campaign_name = :campaign_name
   AND export_name = :export_name AND status = 'in_progress'
 """
-_COMMITTED = """
-SELECT last_committed_strategy, last_committed_cursor, last_committed_chunk_index
+_BOUNDARY = """
+SELECT last_KIND_strategy, last_KIND_cursor, last_KIND_chunk_index
 FROM export_progression
 WHERE namespace = :namespace AND campaign_name = :campaign_name AND export_name = :export_name
 """
 _RECORD = """
-INSERT INTO export_progression (namespace, campaign_name, export_name, last_committed_strategy,
-  last_committed_cursor, last_committed_chunk_index, last_committed_run_id, last_committed_at_s)
+INSERT INTO export_progression (namespace, campaign_name, export_name, last_KIND_strategy,
+  last_KIND_cursor, last_KIND_chunk_index, last_KIND_run_id, last_KIND_at_s)
 VALUES (:namespace, :campaign_name, :export_name, :strategy, :cursor, :chunk_index, :run_id, NOW_S)
 ON CONFLICT (namespace, campaign_name, export_name) DO UPDATE SET
-  last_committed_strategy = excluded.last_committed_strategy,
-  last_committed_cursor = excluded.last_committed_cursor,
-  last_committed_chunk_index = excluded.last_committed_chunk_index,
-  last_committed_run_id = excluded.last_committed_run_id,
-  last_committed_at_s = excluded.last_committed_at_s
+  last_KIND_strategy = excluded.last_KIND_strategy,
+  last_KIND_cursor = excluded.last_KIND_cursor,
+  last_KIND_chunk_index = excluded.last_KIND_chunk_index,
+  last_KIND_run_id = excluded.last_KIND_run_id,
+  last_KIND_at_s = excluded.last_KIND_at_s
 """
 _PROGRESSION = """
 SELECT n.export_name, s.last_cursor_value,
@@ -363,14 +365,30 @@ def moves_on(
 
 def record_committed(tx: Transaction, run: Record, plan: ExportPlan) -> None:
     """PG2: behind the mark, in the same transaction."""
-    boundary = boundary_of(plan, run.expected_tasks)
+    _record(tx, "committed", run.campaign_name, run.run_id, plan, run.expected_tasks)
+
+
+def end_comparison(tx: Transaction, run: Record, plan: ExportPlan) -> RunComparison:
+    """PG5, PG6: what is verified moves with a run that has compared all of another one without a
+    difference, and with nothing less."""
+    assert plan.reconcile is not None
+    found, of = compared_run(read_comparison(tx, run.run_id)), plan.reconcile
+    if found.verdict is RangeVerdict.MATCH:
+        _record(tx, "verified", of.campaign_name, of.of_run, plan, run.expected_tasks)
+    return found
+
+
+def _record(
+    tx: Transaction, kind: str, campaign_name: str, run_id: str, plan: ExportPlan, chunks: int
+) -> None:
+    boundary = boundary_of(plan, chunks)
     if boundary is None:
         return
-    named = {"campaign_name": run.campaign_name, "export_name": run.export_name}
-    before = tx.first(_COMMITTED, **named)
+    named = {"campaign_name": campaign_name, "export_name": plan.export_name}
+    before = tx.first(_BOUNDARY.replace("KIND", kind), **named)
     strategy, cursor, chunk_index = before or (None, None, None)
     if moves_on(strategy, cursor, chunk_index, boundary):
-        tx.run(_RECORD, **named, run_id=run.run_id, **boundary)
+        tx.run(_RECORD.replace("KIND", kind), **named, run_id=run_id, **boundary)
 
 
 # ------------------------------------------------------------------------------------------

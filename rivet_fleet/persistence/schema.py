@@ -223,6 +223,7 @@ chunk_task = Table(
     _time("committed_at_s"),
     _time("completed_at_s"),
     _text("commit_seal", nullable=True),
+    _text("result_json", nullable=True),
     _time("updated_at_s", nullable=False),
     UniqueConstraint("run_id", "chunk_index"),
     Index("ix_chunk_task_status", "run_id", "status"),

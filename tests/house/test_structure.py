@@ -106,6 +106,7 @@ ONE_SUBJECT = {
     "proof": "that what was delivered is what was there: as a value, by page, and by run",
     "protection": "budgets of a source: as a value, and as configured",
     "quality": "quality gates: as a value, and as configured",
+    "reconcile": "files compared with their source: the command, its campaign, one range, values",
     "seals": "seals of what a state holds: how they are made, and what is sealed",
     "session": "a session with a database: what engines share, and each engine's",
     "signals": "how a source says that it is pressed: the seam, and each engine's",

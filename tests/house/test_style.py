@@ -268,7 +268,7 @@ def bare_numbers(tree: ast.Module) -> Iterator[tuple[int, str]]:
 
 
 def numpy_bridges(tree: ast.Module) -> Iterator[tuple[int, str]]:
-    """Calls that need pyarrow's optional NumPy, which a worker does without (cli/lean.py)."""
+    """Calls that need pyarrow's optional NumPy, which a worker does without (cli/nursery.py)."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and node.attr in _NUMPY_BRIDGES:
             yield node.lineno, f"{node.attr} needs pyarrow's NumPy; a worker's has none"

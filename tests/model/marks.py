@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from rivet_fleet.contracts.events import Event
+from rivet_fleet.contracts.keys import RunId
 from rivet_fleet.contracts.plan import CampaignPlan
 from rivet_fleet.contracts.state import Boundary, Progression, RunStatus
 from rivet_fleet.contracts.window import StoredMark
@@ -69,12 +70,14 @@ class MemoryMarks(MemoryRows):
 
     @synchronized
     def progression(self, campaign_name: str) -> list[Progression]:
-        names = {n for c, n in (*self._last_run, *self._committed) if c == campaign_name}
+        known = (*self._last_run, *self._committed, *self._verified)
+        names = {n for c, n in known if c == campaign_name}
         return [
             Progression(
                 export_name=name,
                 cursor=_value(self._marks.get((campaign_name, name))),
                 committed=self._committed.get((campaign_name, name)),
+                verified=self._verified.get((campaign_name, name)),
             )
             for name in sorted(names)
         ]
@@ -97,17 +100,27 @@ class MemoryMarks(MemoryRows):
             self._note(event)
 
     def _record_committed(self, run: Run) -> None:
-        plan, key = run.planned.plan, (run.campaign_name, run.planned.plan.export_name)
+        self._record(self._committed, run, run.campaign_name, run.run_id)
+
+    def _record_verified(self, run: Run) -> None:
+        of = run.planned.plan.reconcile
+        assert of is not None
+        self._record(self._verified, run, of.campaign_name, of.of_run)
+
+    def _record(
+        self, kept: dict[tuple[str, str], Boundary], run: Run, campaign_name: str, run_id: RunId
+    ) -> None:
+        plan, key = run.planned.plan, (campaign_name, run.planned.plan.export_name)
         found = boundary_of(plan, len(run.planned.chunks))
-        before = self._committed.get(key)
+        before = kept.get(key)
         if found is None:
             return
         if before is None or moves_on(before.strategy, before.cursor, before.chunk_index, found):
-            self._committed[key] = Boundary(
+            kept[key] = Boundary(
                 strategy=str(found["strategy"]),
                 cursor=plan.cursor.mark_after if plan.cursor is not None else None,
                 chunk_index=None if plan.cursor is not None else len(run.planned.chunks) - 1,
-                run_id=run.run_id,
+                run_id=run_id,
                 at_s=self._clock(),
             )
 
@@ -115,6 +128,7 @@ class MemoryMarks(MemoryRows):
         gone = (campaign_name, export_name)
         self._marks = {k: v for k, v in self._marks.items() if k != gone}
         self._committed = {k: v for k, v in self._committed.items() if k != gone}
+        self._verified = {k: v for k, v in self._verified.items() if k != gone}
         self._last_run = {k: v for k, v in self._last_run.items() if k != gone}
 
 

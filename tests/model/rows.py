@@ -10,6 +10,7 @@ from rivet_fleet.contracts.plan import CampaignPlan, PlannedRun
 from rivet_fleet.contracts.proof import RunProof
 from rivet_fleet.contracts.protection import SourceBudget
 from rivet_fleet.contracts.quality import Acceptance, RunFindings
+from rivet_fleet.contracts.reconcile import RangeResult
 from rivet_fleet.contracts.state import (
     TRANSITIONS,
     CampaignStatus,
@@ -55,6 +56,7 @@ class Task:
     claimed_at_s: float | None = None
     committed_at_s: float | None = None
     completed_at_s: float | None = None
+    result: RangeResult | None = None
 
     def may(self, verb: Verb, fence: int | None = None) -> bool:
         """The guard of the task machine."""
@@ -85,6 +87,7 @@ class Task:
         self.longest_statement_s = None
         self.committed_at_s = None
         self.completed_at_s = None
+        self.result = None
 
     def reap(self, reason: str, now_s: float) -> Reaped:
         """Take it back from an owner that is gone."""

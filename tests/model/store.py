@@ -13,6 +13,7 @@ from rivet_fleet.contracts.events import Event, EventName, Told
 from rivet_fleet.contracts.keys import CampaignId, RunId, TaskId
 from rivet_fleet.contracts.manifest import PartStatus, RunLedger, StagedPart
 from rivet_fleet.contracts.plan import CampaignPlan
+from rivet_fleet.contracts.reconcile import RangeResult
 from rivet_fleet.contracts.state import (
     CampaignStatus,
     Claim,
@@ -193,10 +194,34 @@ class MemoryStore(MemoryBudgets, MemoryFinish, MemoryViews):
         longest_statement_s: float | None = None,
         told: Sequence[Told] = (),
     ) -> None:
+        self._commit(task_id, fence, parts, (rows, pages, None), longest_statement_s, told)
+
+    @synchronized
+    def commit_result(
+        self,
+        task_id: TaskId,
+        fence: int,
+        result: RangeResult,
+        *,
+        longest_statement_s: float | None = None,
+        told: Sequence[Told] = (),
+    ) -> None:
+        rows = 0 if result.source is None else result.source.rows
+        self._commit(task_id, fence, (), (rows, 0, result), longest_statement_s, told)
+
+    def _commit(
+        self,
+        task_id: TaskId,
+        fence: int,
+        parts: Sequence[StagedPart],
+        done: tuple[int, int, RangeResult | None],
+        longest_statement_s: float | None,
+        told: Sequence[Told],
+    ) -> None:
         task = self._tasks.get(task_id)
         if task is None or not task.may(Verb.COMMIT, fence):
-            done = (TaskStatus.COMMITTED, TaskStatus.COMPLETED)
-            if task is None or not self._stands(task, fence, *done):
+            over = (TaskStatus.COMMITTED, TaskStatus.COMPLETED)
+            if task is None or not self._stands(task, fence, *over):
                 raise _lost(task_id, fence)
             if self._stored(task) != {(p.part_number, p.path, p.digest.fingerprint) for p in parts}:
                 raise _lost(task_id, fence)
@@ -204,7 +229,7 @@ class MemoryStore(MemoryBudgets, MemoryFinish, MemoryViews):
         if len({p.part_number for p in parts}) != len(parts):
             raise StateRefused(f"task {task_id}: one part number twice")
         task.move(Verb.COMMIT, self._clock())
-        task.rows_written, task.pages_read = rows, pages
+        task.rows_written, task.pages_read, task.result = done
         task.took(longest_statement_s)
         task.committed_at_s = task.updated_at_s
         task.error_class = task.last_error = None

@@ -12,6 +12,7 @@ from rivet_fleet.contracts.keys import CampaignId, RunId
 from rivet_fleet.contracts.manifest import PartStatus
 from rivet_fleet.contracts.proof import RunProof
 from rivet_fleet.contracts.quality import Acceptance, RunFindings
+from rivet_fleet.contracts.reconcile import ComparedRange, RangeVerdict, compared_run
 from rivet_fleet.contracts.state import (
     Accepted,
     CampaignStatus,
@@ -38,6 +39,18 @@ class MemoryFinish(MemoryMarks, MemoryCounters):
         tasks = self._tasks_of(run.run_id)
         done = sum(t.status is TaskStatus.COMPLETED for t in tasks)
         return done == len(tasks) == len(run.planned.chunks) > 0
+
+    @synchronized
+    def comparison(self, run_id: RunId) -> list[ComparedRange]:
+        done = (TaskStatus.COMMITTED, TaskStatus.COMPLETED)
+        return [
+            ComparedRange(
+                chunk_index=task.chunk_index,
+                chunk_range=task.chunk_range,
+                result=task.result if task.status in done else None,
+            )
+            for task in self._tasks_of(run_id)
+        ]
 
     @synchronized
     def finalizable_runs(self, campaign_id: CampaignId) -> list[RunId]:
@@ -86,6 +99,12 @@ class MemoryFinish(MemoryMarks, MemoryCounters):
             raise _lost(lease)
         self._end(run, RunStatus.COMPLETED, None)
         run.findings = finished.findings
+        if run.planned.plan.reconcile is not None:
+            found = compared_run(self.comparison(run.run_id))
+            if found.verdict is RangeVerdict.MATCH:
+                self._record_verified(run)
+            self._note(_event(EventName.RUN_RECONCILED, run, found.sentence))
+            return
         self._last_run[run.campaign_name, run.planned.plan.export_name] = run.run_id
         self._move_mark(run)
         self._record_committed(run)

@@ -69,6 +69,7 @@ class MemoryRows:
         self._last_run: dict[tuple[str, str], RunId] = {}
         self._marks: dict[tuple[str, str], StoredMark] = {}
         self._committed: dict[tuple[str, str], Boundary] = {}
+        self._verified: dict[tuple[str, str], Boundary] = {}
         self._workers: dict[str, Worker] = {}
         self._journal: list[JournalEntry] = []
         self._metrics: list[dict[str, object]] = []

@@ -251,7 +251,7 @@ COLUMNS = {
     **dict(_columns("chunk_task", "chunk_index", OF_TASK - {"task"}, _PENDING)),
     **dict(_columns("chunk_task", "campaign_id source_group", _STRAYED, _PENDING)),
     **dict(_columns("chunk_task", "run_id", {"check_seals"}, _PENDING)),
-    **dict(_columns("chunk_task", "rows_written commit_seal", {"parts"}, _COMMITTED)),
+    **dict(_columns("chunk_task", "rows_written commit_seal result_json", {"parts"}, _COMMITTED)),
     **dict(
         _columns(
             "file_log",

@@ -19,7 +19,7 @@ The format has no compression: ``FormatPlan.compression`` is not looked at.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -53,10 +53,27 @@ def cell_schema(names: Sequence[str]) -> pa.Schema:
 def file_checksums(path: Path) -> dict[str, str]:
     """The checksum of each column, by the header's names. Raises DataIntegrityError when it
     cannot be read, and OSError."""
-    block_bytes, size_bytes = _BLOCK_BYTES, path.stat().st_size
+    sums: ColumnSums | None = None
+    for names, cells in _records(path):
+        sums = sums or ColumnSums(CELLS, cell_schema(names), patient_sum())
+        sums.add(cells)
+    if sums is None:
+        raise DataIntegrityError("it has no header")
+    return sums.texts()
+
+
+def _records(path: Path) -> Iterator[tuple[list[str], list[pa.Array]]]:
+    """The header's names, and under them the bytes of cells, many records at a time: first maybe
+    none. Raises as ``file_checksums`` does."""
+    block_bytes, size_bytes, given = _BLOCK_BYTES, path.stat().st_size, 0
     while True:
         try:
-            return _sums(path, block_bytes)
+            # A file, not its name: by that pyarrow would take it for a compressed one.
+            with pa.OSFile(str(path)) as first, pa.OSFile(str(path)) as second:
+                for names, batch in _records_of(first, second, block_bytes, given):
+                    given += batch.num_rows
+                    yield names, batch.columns
+            return
         except MemoryError:
             raise  # a larger block would take more
         except (pa.ArrowException, UnicodeDecodeError) as error:
@@ -66,13 +83,10 @@ def file_checksums(path: Path) -> dict[str, str]:
             block_bytes = min(8 * block_bytes, _BLOCK_BYTES_MAX)
 
 
-def _sums(path: Path, block_bytes: int) -> dict[str, str]:
-    # A file, not its name: by that pyarrow would take it for a compressed one.
-    with pa.OSFile(str(path)) as first, pa.OSFile(str(path)) as second:
-        return _sums_of(first, second, block_bytes)
-
-
-def _sums_of(file: pa.NativeFile, again: pa.NativeFile, block_bytes: int) -> dict[str, str]:
+def _records_of(
+    file: pa.NativeFile, again: pa.NativeFile, block_bytes: int, given: int
+) -> Iterator[tuple[list[str], pa.RecordBatch]]:
+    """Those behind the first ``given`` records."""
     read = pa_csv.ReadOptions(
         use_threads=False, block_size=block_bytes, autogenerate_column_names=True
     )
@@ -86,18 +100,16 @@ def _sums_of(file: pa.NativeFile, again: pa.NativeFile, block_bytes: int) -> dic
         strings_can_be_null=True,
         quoted_strings_can_be_null=False,
     )
-    sums: ColumnSums | None = None
+    names: list[str] | None = None
     with pa_csv.open_csv(again, read, parse, convert) as reader:
         for batch in reader:
-            if sums is None and batch.num_rows:
+            if names is None and batch.num_rows:
                 names = [_text(column[0].as_py()) for column in batch.columns]
-                sums = ColumnSums(CELLS, cell_schema(names), patient_sum())
                 batch = batch.slice(1)
-            if sums is not None:
-                sums.add(batch.columns)
-    if sums is None:
-        raise DataIntegrityError("it has no header")
-    return sums.texts()
+            if names is not None:
+                passed = min(given, batch.num_rows)
+                given -= passed
+                yield names, batch.slice(passed)
 
 
 def _text(cell: bytes | None) -> str:
@@ -154,6 +166,20 @@ class CsvFormat:
         if inside or last != _LINE_FEED or records == 0:
             raise DataIntegrityError("it is not a complete CSV file")
         return records - 1
+
+    def rows(
+        self, path: Path, columns: Sequence[str] | None = None
+    ) -> Iterator[dict[str, pa.Array]]:
+        """The bytes of cells, without quotes."""
+        for names, cells in _records(path):
+            found = zip(names, cells, strict=True)
+            yield {name: one for name, one in found if columns is None or name in columns}
+
+    def as_read(self, batch: pa.RecordBatch) -> list[pa.Array]:
+        """The bytes of the cells that would be written: a CSV file says no more."""
+        renderers = [_required(field) for field in batch.schema]
+        cells = [render(one) for render, one in zip(renderers, batch.columns, strict=True)]
+        return [one.cast(pa.large_binary()).cast(pa.binary()) for one in cells]
 
     def checksums(self, path: Path) -> dict[str, str]:
         """Of the cells' text, without quotes."""

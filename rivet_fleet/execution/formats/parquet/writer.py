@@ -9,7 +9,7 @@ Batches may come packed (ADR 0014): that changes what writing costs, never what 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -42,22 +42,36 @@ _BYTES_MAX = 32 * 1024 * 1024
 def file_checksums(path: Path) -> dict[str, str]:
     """The checksum of each column, by name. Raises DataIntegrityError when it cannot be decoded,
     and OSError."""
+    sums: ColumnSums | None = None
+    for schema, piece in _decoded(path, None):
+        sums = sums or ColumnSums(VALUES, schema, patient_sum())
+        sums.add(piece)
+    return sums.texts() if sums is not None else {}
+
+
+def _decoded(
+    path: Path, columns: Sequence[str] | None
+) -> Iterator[tuple[pa.Schema, list[pa.Array]]]:
+    """The named columns that the file has, some rows at a time, with what they are; no rows at
+    first. Raises as ``file_checksums`` does."""
     try:
         with pq.ParquetFile(path) as file:
             footer, schema = file.metadata, file.schema_arrow
-        shared = _shared(footer, schema)
-        sums = ColumnSums(VALUES, schema, patient_sum())
+        if columns is not None:
+            schema = pa.schema([one for one in schema if one.name in columns])
+        yield schema, [pa.nulls(0, one.type) for one in schema]
+        shared = [name for name in _shared(footer, schema) if name in schema.names]
         with pq.ParquetFile(path, metadata=footer, read_dictionary=shared) as file:
-            for batch in file.iter_batches(_rows_at_once(footer), use_threads=False):
+            rows, names = _rows_at_once(footer), schema.names
+            for batch in file.iter_batches(rows, columns=names, use_threads=False):
                 for piece in _pieces(batch, shared):
-                    sums.add(piece)
+                    yield schema, piece
     except MemoryError:
         raise  # Arrow's own is one of its exceptions, too: it says nothing of the bytes
     except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # The system's own; what pyarrow says of the bytes has no number.
         raise DataIntegrityError(f"it cannot be decoded: {error}") from error
-    return sums.texts()
 
 
 def _rows_at_once(footer: pq.FileMetaData) -> int:
@@ -169,6 +183,17 @@ class ParquetFormat:
             raise
         except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
             raise DataIntegrityError("it is not a complete Parquet file") from error
+
+    def rows(
+        self, path: Path, columns: Sequence[str] | None = None
+    ) -> Iterator[dict[str, pa.Array]]:
+        """Nominal values, a few thousand rows at a time; first none, for the types."""
+        for schema, piece in _decoded(path, columns):
+            yield dict(zip(schema.names, piece, strict=True))
+
+    def as_read(self, batch: pa.RecordBatch) -> list[pa.Array]:
+        """The page itself: the file says what its values mean."""
+        return list(batch.columns)
 
     def checksums(self, path: Path) -> dict[str, str]:
         """Of the values that pyarrow reads, a few thousand rows at a time."""

@@ -1,0 +1,324 @@
+"""A run compared with its source: what is asked, what was found, and how it is judged (ADR 0030).
+
+Pure. A row of a side is *settled* when nobody may have written it since the run began; only such
+rows are compared, and the others may excuse what is missing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from rivet_fleet.contracts.columns import MOMENTS, ColumnSpec, TypeKind
+from rivet_fleet.contracts.keys import ChunkRange, RangeKind, RunId, describe_range
+
+RECONCILE_MISMATCH = "RIVET_RECONCILE_MISMATCH"
+"""Source and files differ, confirmed by a second look."""
+RECONCILE_UNKNOWN = "RIVET_RECONCILE_UNKNOWN"
+"""A side of some range could not be seen."""
+RECONCILE_UNSETTLED = "RIVET_RECONCILE_UNSETTLED"
+"""What differs may have been written since the run began."""
+REPORT_VERSION = 1
+LIMIT_DEFAULT = 100
+CONFIRM_AFTER_S = 5.0
+
+
+class ReconcileDepth(Enum):
+    """How much is compared. Values are the configuration's words."""
+
+    COUNT = "count"
+    HASH = "hash"
+
+
+class RangeVerdict(Enum):
+    """How a range was judged. Values stand in reports."""
+
+    MATCH = "match"
+    MISMATCH = "mismatch"
+    UNSETTLED = "unsettled"
+    UNKNOWN = "unknown"
+
+
+_GRAVEST = (RangeVerdict.MISMATCH, RangeVerdict.UNKNOWN, RangeVerdict.UNSETTLED, RangeVerdict.MATCH)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReconcilePlan:
+    """What a run asks that compares another one with its source. ``campaign_name``: the other's.
+
+    ``settled_by``: a column of moments; rows below ``settled_before_us`` (microseconds since 1970,
+    when the run that is compared began) are settled. None: all rows are. ``limit``: so many
+    differing rows of a range are kept. ``confirm_after_s``: how long to wait for the second look.
+    """
+
+    of_run: RunId
+    campaign_name: str
+    depth: ReconcileDepth
+    settled_by: str | None = None
+    settled_before_us: int | None = None
+    limit: int = LIMIT_DEFAULT
+    confirm_after_s: float = CONFIRM_AFTER_S
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Side:
+    """One look at one side of a range. ``rows``: those that are settled. ``at_s``: when the look
+    began, by the source's own clock, or by the fleet's for files; None when it would not say.
+    ``digest``: the sum of the settled rows' hashes, 16 hex digits, where rows were hashed."""
+
+    rows: int
+    unsettled: int = 0
+    at_s: float | None = None
+    digest: str = ""
+
+
+class Difference(Enum):
+    """How a row differs. Values stand in reports."""
+
+    MISSING = "missing"
+    """The source has it, the files do not."""
+    EXTRA = "extra"
+    """The files have it, the source does not."""
+    CHANGED = "changed"
+    """Both have its key, with other values."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DifferingRow:
+    """One row, named by its key; empty where the export has none. ``columns``: whose values
+    differ."""
+
+    difference: Difference
+    key: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RangeResult:
+    """What was found of one range. ``looks``: how often each side was looked at. ``complete``
+    False: there are more differing rows than were looked for."""
+
+    verdict: RangeVerdict
+    sentence: str
+    source: Side | None = None
+    files: Side | None = None
+    looks: int = 1
+    missing: int = 0
+    extra: int = 0
+    changed: int = 0
+    complete: bool = True
+    key_columns: tuple[str, ...] = ()
+    rows: tuple[DifferingRow, ...] = ()
+
+
+def judged_count(source: Side, files: Side) -> tuple[RangeVerdict, str]:
+    """Two numbers of rows. Only rows that left the settled ones may be lacking at the source."""
+    gone = files.rows - source.rows
+    if gone == 0:
+        return RangeVerdict.MATCH, f"{files.rows:,} rows on both sides"
+    numbers = f"the source has {source.rows:,} rows, the files {files.rows:,}"
+    if 0 < gone <= source.unsettled:
+        return (
+            RangeVerdict.UNSETTLED,
+            f"{numbers}; {source.unsettled:,} of the source were written since, some of them may "
+            "be those",
+        )
+    return RangeVerdict.MISMATCH, numbers
+
+
+def confirmed_count(first: Side, source: Side, files: Side) -> tuple[RangeVerdict, str]:
+    """The same of a second look: a source that moved between the two says nothing."""
+    verdict, sentence = judged_count(source, files)
+    if verdict is RangeVerdict.MISMATCH and first.rows != source.rows:
+        moves = f"it had {first.rows:,} at the first look: it is being written to"
+        return RangeVerdict.UNSETTLED, f"{sentence}; {moves}"
+    return verdict, sentence
+
+
+_NARROW = (
+    *(TypeKind.BOOL, TypeKind.INT16, TypeKind.INT32, TypeKind.DATE, TypeKind.FLOAT32),
+    *(TypeKind.INT64, TypeKind.UINT64, TypeKind.FLOAT64, TypeKind.TIME, TypeKind.TIMESTAMP),
+    *(TypeKind.TIMESTAMP_UTC, TypeKind.UUID, TypeKind.DECIMAL, TypeKind.ENUM, TypeKind.INTERVAL),
+)
+
+
+def counted_columns(
+    columns: Sequence[ColumnSpec], chunk_range: ChunkRange, settled_by: str | None
+) -> tuple[str, ...]:
+    """The few columns that counting a range by reading it needs: those that it is paged by, which
+    travel anyway, or else the narrowest; and the one that tells which rows are settled."""
+    names = [one.name for one in columns]
+    paged = chunk_range.kind in (RangeKind.KEYSET, RangeKind.SPAN)
+    wanted = {name for name in chunk_range.columns if paged and name in names}
+    if settled_by is not None:
+        wanted.add(settled_by)
+    if not wanted:
+        wanted = {min(columns, key=_width).name}
+    return tuple(name for name in names if name in wanted)
+
+
+def _width(column: ColumnSpec) -> int:
+    kind = column.type.kind
+    return _NARROW.index(kind) if kind in _NARROW else len(_NARROW)
+
+
+def settling_columns(columns: Sequence[ColumnSpec]) -> tuple[str, ...]:
+    """Those that can tell which rows are settled."""
+    return tuple(one.name for one in columns if one.type.kind in MOMENTS)
+
+
+def key_columns(columns: Sequence[ColumnSpec], chunk_range: ChunkRange) -> tuple[str, ...]:
+    """What tells the rows of a range apart, of the columns that are exported: the key that they are
+    paged by, else the table's own. Empty where neither is all there."""
+    names = {one.name for one in columns}
+    if chunk_range.kind is RangeKind.KEYSET and names.issuperset(chunk_range.columns):
+        return chunk_range.columns
+    return tuple(one.name for one in columns if one.key)
+
+
+# ------------------------------------------------------------------------------------------
+# A whole run.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparedRange:
+    """One range with its result; None where the comparison has not come to an end."""
+
+    chunk_index: int
+    chunk_range: ChunkRange
+    result: RangeResult | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunComparison:
+    """All ranges of a run, judged together."""
+
+    verdict: RangeVerdict
+    sentence: str
+    ranges: tuple[ComparedRange, ...]
+    counts: dict[str, int] = field(default_factory=dict)
+    """Ranges by verdict."""
+
+    def total(self, name: str) -> int:
+        """``missing``, ``extra`` or ``changed`` rows of all ranges."""
+        return sum(getattr(one.result, name) for one in self.ranges if one.result)
+
+    def rows(self, side: str) -> int | None:
+        """Settled rows of ``source`` or ``files``; None when some range could not be seen."""
+        sides = [getattr(one.result, side) if one.result else None for one in self.ranges]
+        found = [one.rows for one in sides if one is not None]
+        return sum(found) if len(found) == len(sides) else None
+
+
+def compared_run(ranges: Sequence[ComparedRange]) -> RunComparison:
+    """The run's own verdict: its gravest range's, but where rows move between ranges all of them
+    are one."""
+    verdicts = [one.result.verdict if one.result else RangeVerdict.UNKNOWN for one in ranges]
+    counts = {one.value: 0 for one in RangeVerdict} | Counter(one.value for one in verdicts)
+    verdict = next((one for one in _GRAVEST if one in verdicts), RangeVerdict.UNKNOWN)
+    sentence = _said(counts)
+    if verdict is RangeVerdict.MISMATCH and _rows_move(ranges):
+        verdict, sentence = _together(ranges)
+    return RunComparison(verdict=verdict, sentence=sentence, ranges=tuple(ranges), counts=counts)
+
+
+def _said(counts: dict[str, int]) -> str:
+    told = [f"{number} {name}" for name, number in counts.items() if number]
+    return f"ranges: {', '.join(told)}"
+
+
+def _rows_move(ranges: Sequence[ComparedRange]) -> bool:
+    """A row of a heap that is updated lies in another block afterwards."""
+    blocks = all(one.chunk_range.kind is RangeKind.BLOCKS for one in ranges)
+    seen = all(one.result and one.result.source and one.result.files for one in ranges)
+    return blocks and seen and len(ranges) > 1
+
+
+def _together(ranges: Sequence[ComparedRange]) -> tuple[RangeVerdict, str]:
+    results = [one.result for one in ranges if one.result]
+    source, files = _summed([r.source for r in results]), _summed([r.files for r in results])
+    verdict, sentence = judged_count(source, files)
+    if verdict is RangeVerdict.MATCH and source.digest != files.digest:
+        return RangeVerdict.MISMATCH, f"{sentence}, but of other values"
+    if verdict is RangeVerdict.MATCH:
+        sentence += ": they lie in other blocks than before, and are the same"
+    return verdict, sentence
+
+
+def _summed(sides: Sequence[Side | None]) -> Side:
+    found = [one for one in sides if one is not None]
+    digests = [int(one.digest, 16) for one in found if one.digest]
+    return Side(
+        rows=sum(one.rows for one in found),
+        unsettled=sum(one.unsettled for one in found),
+        digest=f"{sum(digests) % 2**64:016x}" if digests else "",
+    )
+
+
+def report_plain(
+    comparison: RunComparison, asked: ReconcilePlan, *, export_name: str, run_id: str, strategy: str
+) -> dict[str, Any]:
+    """The report of one run as plain JSON (docs/reference/reconcile.md). ``run_id``: of the run
+    that compared. Fields are added and never taken away (RC5)."""
+    return {
+        "report_version": REPORT_VERSION,
+        "export_name": export_name,
+        "run_id": asked.of_run,
+        "reconcile_run_id": run_id,
+        "strategy": strategy,
+        "depth": asked.depth.value,
+        "settled_by": asked.settled_by,
+        "settled_before_us": asked.settled_before_us,
+        "verdict": comparison.verdict.value,
+        "found": comparison.sentence,
+        "summary": {
+            "total_partitions": len(comparison.ranges),
+            "matches": comparison.counts["match"],
+            "mismatches": comparison.counts["mismatch"],
+            "unsettled": comparison.counts["unsettled"],
+            "unknown": comparison.counts["unknown"],
+            "total_source_rows": comparison.rows("source"),
+            "total_exported_rows": comparison.rows("files"),
+            "missing": comparison.total("missing"),
+            "extra": comparison.total("extra"),
+            "changed": comparison.total("changed"),
+        },
+        "partitions": [_range_plain(one) for one in comparison.ranges],
+    }
+
+
+def _range_plain(one: ComparedRange) -> dict[str, Any]:
+    result = one.result
+    body: dict[str, Any] = {
+        "kind": "chunk",
+        "chunk_index": one.chunk_index,
+        "identifier": describe_range(one.chunk_range),
+        "status": result.verdict.value if result else RangeVerdict.UNKNOWN.value,
+        "note": result.sentence if result else "not compared: its chunk failed, or is not done yet",
+        "source_count": result.source.rows if result and result.source else None,
+        "exported_count": result.files.rows if result and result.files else None,
+    }
+    if result is None:
+        return body
+    return body | {
+        "source_unsettled": result.source.unsettled if result.source else None,
+        "source_read_at_s": result.source.at_s if result.source else None,
+        "files_read_at_s": result.files.at_s if result.files else None,
+        "looks": result.looks,
+        "missing": result.missing,
+        "extra": result.extra,
+        "changed": result.changed,
+        "complete": result.complete,
+        "key_columns": list(result.key_columns),
+        "rows": [
+            {
+                "difference": row.difference.value,
+                "key": list(row.key),
+                "columns": list(row.columns),
+            }
+            for row in result.rows
+        ],
+    }

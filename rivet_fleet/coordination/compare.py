@@ -1,0 +1,116 @@
+"""A claimed range, compared: both of its sides as a worker sees them (ADR 0030)."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from rivet_fleet.contracts.keys import ChunkRange, RunId
+from rivet_fleet.contracts.manifest import LedgerPart
+from rivet_fleet.contracts.plan import ExportPlan, ReadPlan
+from rivet_fleet.contracts.reconcile import RangeResult
+from rivet_fleet.contracts.state import Claim, RunStatus, TaskStatus
+from rivet_fleet.coordination.fleet import Fleet
+from rivet_fleet.errors import DataIntegrityError, SourceError
+from rivet_fleet.execution.extract import Pacer, PageProgress, Pages
+from rivet_fleet.execution.format import PartFormat
+from rivet_fleet.execution.registry import open_format
+from rivet_fleet.execution.source import ChunkReader, Source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Approach:
+    """How a worker comes to the source for one chunk. ``opened`` gives a reader and takes it back;
+    ``on_page`` and ``breathe`` (between rows of files) may raise StopRequested and LeaseLost."""
+
+    source: Source
+    opened: Callable[[ReadPlan, ChunkRange], AbstractContextManager[ChunkReader]]
+    pacer: Pacer
+    on_page: Callable[[PageProgress], None]
+    breathe: Callable[[], None]
+
+
+def compare_chunk(fleet: Fleet, claim: Claim, plan: ExportPlan, approach: Approach) -> RangeResult:
+    """What comparing the claimed range came to. Raises SourceError, SchemaDrift, DestinationError
+    as reading and looking do, and what ``approach`` raises."""
+    # Here and not above: NumPy's memory is for workers that compare.
+    from rivet_fleet.verification.reconcile import compare_range
+
+    return compare_range(plan, claim.chunk_range, _Looks(fleet, claim, plan, approach))
+
+
+class _Looks:
+    """``verification.reconcile.Looks`` of one claim."""
+
+    def __init__(self, fleet: Fleet, claim: Claim, plan: ExportPlan, approach: Approach) -> None:
+        assert plan.reconcile is not None
+        self._fleet, self._claim, self._plan, self._approach = fleet, claim, plan, approach
+        self._of_run = plan.reconcile.of_run
+        self._format: PartFormat = open_format(plan.format)
+
+    def source(self, read: ReadPlan, chunk_range: ChunkRange) -> Iterator[pa.RecordBatch]:
+        """By the run's own pages, with their limits, retries and rests."""
+        approach = self._approach
+        with approach.opened(read, chunk_range) as reader:
+            pages = Pages(reader, self._plan.tuning, approach.pacer, random.random)
+            while not pages.ended:
+                batch = pages.next()
+                approach.on_page(pages.progress)
+                yield batch
+                if pages.between and not pages.ended:
+                    pages.throttle()
+            pages.prove()
+
+    def count_files(self) -> int:
+        """By the footers of what lies at the destination."""
+        rows = 0
+        for part in self._parts():
+            with self._fleet.destination(self._of_run).local_copy(part.path) as local:
+                rows += self._format.count_rows(local)
+            self._approach.breathe()
+        return rows
+
+    def files(self, columns: tuple[str, ...]) -> Iterator[Mapping[str, pa.Array]]:
+        """Of what lies at the destination."""
+        for part in self._parts():
+            with self._fleet.destination(self._of_run).local_copy(part.path) as local:
+                for rows in self._format.rows(local, columns):
+                    self._approach.breathe()
+                    yield rows
+
+    def as_read(self, batch: pa.RecordBatch) -> list[pa.Array]:
+        """As the run's format would give a page back; see ``PartFormat``."""
+        return self._format.as_read(batch)
+
+    def clocks(self) -> tuple[float | None, float | None]:
+        """The source's, where it says, and the state's."""
+        source_s = None
+        with contextlib.suppress(SourceError):
+            source_s = self._approach.source.read_counters().taken_at_s
+        return source_s, self._fleet.patience.call("read the clock", self._fleet.store.now_s)
+
+    def pause(self, seconds: float) -> None:
+        """As between two tries of a page."""
+        self._approach.pacer.wait(seconds)
+
+    def _parts(self) -> list[LedgerPart]:
+        """The range's parts. Raises DataIntegrityError while it has none that are delivered."""
+        store, index, of_run = self._fleet.store, self._claim.chunk_index, self._of_run
+        run = self._fleet.patience.call("read the run", lambda: store.run(of_run))
+        task = self._fleet.patience.call("read the chunk", lambda: store.task(of_run, index))
+        if run is None or run.status is not RunStatus.COMPLETED:
+            raise _not_there(of_run, "is not delivered any more")
+        if task is None or task.status is not TaskStatus.COMPLETED:
+            raise _not_there(of_run, f"is having chunk {index} read again")
+        return self._fleet.patience.call(
+            "read the ledger", lambda: store.parts(of_run, chunk_index=index)
+        )
+
+
+def _not_there(run_id: RunId, how: str) -> DataIntegrityError:
+    return DataIntegrityError(f"run {run_id} {how}")

@@ -1,0 +1,254 @@
+"""Comparing delivered runs with their source: which, as which campaign, and what came of it.
+
+A comparison is a run whose plan repeats another one's (ADR 0030). So its ranges are claimed,
+leased, budgeted and resumed as those of every run; this module begins it and reads its end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rivet_fleet.contracts.identity import (
+    NAMESPACE_DEFAULT,
+    RECONCILE_SUFFIX,
+    new_campaign_id,
+    run_id_of,
+    within,
+)
+from rivet_fleet.contracts.keys import CampaignId, RunId
+from rivet_fleet.contracts.manifest import run_manifest_name
+from rivet_fleet.contracts.plan import CampaignPlan, ChunkSpec, ExportPlan, PlannedRun
+from rivet_fleet.contracts.reconcile import (
+    ReconcileDepth,
+    ReconcilePlan,
+    RunComparison,
+    compared_run,
+    report_plain,
+    settling_columns,
+)
+from rivet_fleet.contracts.state import CampaignStatus, RunStatus, RunView
+from rivet_fleet.coordination.fleet import Fleet, refuse_other, refuse_other_owner
+from rivet_fleet.coordination.inquiry import choose
+from rivet_fleet.coordination.submit import Submitted, store_plan
+from rivet_fleet.coordination.tend import runs_named
+from rivet_fleet.errors import DataIntegrityError, StateRefused, UsageError
+from rivet_fleet.planning.config.connections import present_identity
+from rivet_fleet.planning.config.loaded import LoadedConfig
+from rivet_fleet.planning.config.protection import budgets_of
+from rivet_fleet.verification.manifests import (
+    MANIFEST_BYTES_MAX,
+    ManifestUnreadable,
+    parse_manifest,
+)
+
+FILES_GONE = "RIVET_RECONCILE_FILES_GONE"
+SETTLED_BY = "RIVET_RECONCILE_SETTLED_BY"
+_STEM = "-reconcile"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What an operator asks; see ``ReconcilePlan``."""
+
+    depth: ReconcileDepth
+    settled_by: str | None
+    limit: int
+    confirm_after_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """One run's comparison as it stands."""
+
+    export_name: str
+    run_id: RunId
+    comparison: RunComparison
+    report: dict[str, Any]
+
+
+def begin(
+    fleet: Fleet, loaded: LoadedConfig, asked: Asked, names: Sequence[str], run_id: str | None
+) -> Submitted:
+    """Store a campaign that compares the newest delivered run of each named export (all by
+    default), or ``run_id``; one that is asked the same and is not over is gone on with.
+
+    Nothing is written but that campaign. Raises StateRefused where there is no such run, or its
+    manifest is gone or lists other files than the state; UsageError for a column that cannot tell
+    which rows are settled.
+    """
+    choose(loaded.config.exports, names)
+    refuse_other_owner(fleet.store, loaded)
+    runs = [_one(fleet, loaded, run_id)] if run_id else _newest(fleet, loaded, names)
+    plans = [_asked_of(run, loaded, asked) for run in runs]
+    for run in runs:
+        _refuse_other_files(fleet, run)
+    name = f"{loaded.campaign_name}{RECONCILE_SUFFIX}"
+    going = [c for c in fleet.store.campaigns(name=name) if c.status is CampaignStatus.ACTIVE]
+    same = next((one.campaign_id for one in going if _asks(fleet, one.campaign_id, plans)), None)
+    if same is not None:
+        fleet.patience.call("lift a halt", lambda: fleet.store.lift_halt(same))
+        return Submitted(campaign_id=same, created=False)
+    campaign_id = _new_id(fleet)
+    return store_plan(
+        fleet,
+        CampaignPlan(
+            campaign_id=campaign_id,
+            campaign_name=name,
+            config_digest=loaded.digest,
+            config_path=str(loaded.path),
+            runs=tuple(
+                _planned(fleet, run, plan, campaign_id)
+                for run, plan in zip(runs, plans, strict=True)
+            ),
+            budgets=budgets_of(loaded),
+            identity=present_identity(loaded),
+        ),
+        # The marks of the runs that are compared stand where those runs left them.
+        any_mark=True,
+        # Of what is asked otherwise, or was given up: one comparison of an export at a time.
+        replacing=[campaign.campaign_id for campaign in going],
+    )
+
+
+def _asks(fleet: Fleet, campaign_id: CampaignId, plans: Sequence[ReconcilePlan]) -> bool:
+    stored = [run.plan.reconcile for run in fleet.store.runs(campaign_id)]
+    return stored == list(plans)
+
+
+def _new_id(fleet: Fleet) -> CampaignId:
+    bare = new_campaign_id(fleet.clock.now_s(), NAMESPACE_DEFAULT)
+    return CampaignId(within(f"{bare}{_STEM}", fleet.store.namespace))
+
+
+def _one(fleet: Fleet, loaded: LoadedConfig, run_id: str) -> RunView:
+    run = fleet.store.run(RunId(run_id))
+    campaign = None if run is None else fleet.store.campaign(run.campaign_id)
+    if run is None or campaign is None or not _delivered(run):
+        raise _nothing(f"the state has no delivered run {run_id}")
+    refuse_other(fleet.store, loaded, campaign)
+    return run
+
+
+def _newest(fleet: Fleet, loaded: LoadedConfig, names: Sequence[str]) -> list[RunView]:
+    """Of each export, partitions among them, in the order of their campaigns' plans."""
+    found: dict[str, RunView] = {}
+    for campaign in fleet.store.campaigns(name=loaded.campaign_name):
+        for run in runs_named(fleet.store.runs(campaign.campaign_id), names):
+            if _delivered(run):
+                found.setdefault(run.export_name, run)
+    if not found:
+        raise _nothing("no run that was asked for is delivered")
+    return list(found.values())
+
+
+def _delivered(run: RunView) -> bool:
+    of_rows = run.plan.reconcile is None and not run.skipped
+    return run.status is RunStatus.COMPLETED and of_rows
+
+
+def _nothing(message: str) -> StateRefused:
+    return StateRefused(
+        message,
+        hint="`rivet-fleet state show` lists what is; `rivet-fleet run` delivers",
+        code="RIVET_NOTHING_DELIVERED",
+    )
+
+
+def _asked_of(run: RunView, loaded: LoadedConfig, asked: Asked) -> ReconcilePlan:
+    settled_by = asked.settled_by
+    if settled_by is not None:
+        _refuse_settled_by(run.plan, settled_by)
+    return ReconcilePlan(
+        of_run=run.run_id,
+        campaign_name=loaded.campaign_name,
+        depth=asked.depth,
+        settled_by=settled_by,
+        settled_before_us=None if settled_by is None else int(run.created_at_s * 1_000_000),
+        limit=asked.limit,
+        confirm_after_s=asked.confirm_after_s,
+    )
+
+
+def _refuse_settled_by(plan: ExportPlan, name: str) -> None:
+    moments = settling_columns(plan.read.columns)
+    if name not in moments:
+        known = any(one.name == name for one in plan.read.columns)
+        wrong = "is no date or time" if known else "is no column of it"
+        raise UsageError(
+            f"export {plan.export_name}: {name} {wrong}, and so cannot tell which rows are settled",
+            hint=f"its columns of dates and times: {', '.join(moments) or 'none'}; without one all "
+            "rows are compared",
+            code=SETTLED_BY,
+        )
+
+
+def _refuse_other_files(fleet: Fleet, run: RunView) -> None:
+    """What readers go by must be what is compared."""
+    name, destination = run_manifest_name(run.run_id), fleet.destination(run.run_id)
+    try:
+        body = destination.read(name, MANIFEST_BYTES_MAX)
+        listed = None if body is None else {part.path for part in parse_manifest(body).parts}
+    except (DataIntegrityError, ManifestUnreadable) as wrong:
+        raise _files_gone(run, f"{name} cannot be read: {wrong}") from None
+    if listed is None:
+        raise _files_gone(run, f"{name} is not there")
+    if listed != {part.path for part in fleet.store.parts(run.run_id)}:
+        raise _files_gone(run, f"{name} lists other files than the state does")
+
+
+def _files_gone(run: RunView, how: str) -> StateRefused:
+    return StateRefused(
+        f"export {run.export_name}, run {run.run_id}: {how}",
+        hint="nothing was compared and nothing changed; `rivet-fleet validate` says what is there",
+        code=FILES_GONE,
+    )
+
+
+def _planned(
+    fleet: Fleet, run: RunView, asked: ReconcilePlan, campaign_id: CampaignId
+) -> PlannedRun:
+    """The run's own plan over its own ranges, which asks instead of delivering."""
+    plan = replace(
+        run.plan,
+        run_id=run_id_of(run.export_name, campaign_id),
+        reason=f"compares run {run.run_id} with its source, {asked.depth.value}",
+        reconcile=asked,
+        # Of a run that delivers: nothing of it is judged or asked again here.
+        quality=None,
+        proof=None,
+        schema_changes=(),
+        warnings=(),
+        diagnostics=(),
+    )
+    chunks = [
+        ChunkSpec(chunk_index=task.chunk_index, chunk_range=task.chunk_range)
+        for task in fleet.store.tasks(run.run_id)
+    ]
+    return PlannedRun(plan=plan, chunks=tuple(chunks))
+
+
+def found(fleet: Fleet, campaign_id: CampaignId) -> list[Compared]:
+    """What a campaign of comparisons has found so far, by export."""
+    told = []
+    for run in fleet.store.runs(campaign_id):
+        asked = run.plan.reconcile
+        assert asked is not None, "a campaign of its name holds nothing else"
+        comparison = compared_run(fleet.store.comparison(run.run_id))
+        report = report_plain(
+            comparison,
+            asked,
+            export_name=run.export_name,
+            run_id=run.run_id,
+            strategy=run.plan.strategy,
+        )
+        told.append(
+            Compared(
+                export_name=run.export_name,
+                run_id=asked.of_run,
+                comparison=comparison,
+                report=report,
+            )
+        )
+    return told

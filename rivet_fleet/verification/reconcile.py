@@ -1,0 +1,287 @@
+"""One range compared with its source (ADR 0030): what is looked at, how often, and what it says.
+
+A driver over two sides, which it is given as ``Looks``; it knows nothing of leases or connections.
+The source is read as the run read it, page by page; the files as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Protocol
+
+import pyarrow as pa
+
+from rivet_fleet.contracts.keys import ChunkRange
+from rivet_fleet.contracts.plan import ExportPlan, ReadPlan
+from rivet_fleet.contracts.reconcile import (
+    RangeResult,
+    RangeVerdict,
+    ReconcileDepth,
+    ReconcilePlan,
+    Side,
+    confirmed_count,
+    counted_columns,
+    judged_count,
+    key_columns,
+)
+from rivet_fleet.contracts.window import RowWindow, WindowBound
+from rivet_fleet.errors import DataIntegrityError
+from rivet_fleet.execution.rowtally import (
+    RowCount,
+    RowsKept,
+    RowTally,
+    Settled,
+    Told,
+    chosen,
+    hashes_of,
+    told_apart,
+)
+from rivet_fleet.execution.types import arrow_schema, empty_batch, storage_of
+
+
+class Looks(Protocol):
+    """The two sides of one range. Whatever is raised for the source, a stop or a lost lease ends
+    the comparison."""
+
+    def source(self, read: ReadPlan, chunk_range: ChunkRange) -> Iterator[pa.RecordBatch]:
+        """The rows of a range as they are now, by pages of the run's own reader."""
+        ...
+
+    def count_files(self) -> int:
+        """Rows of the range's files, by their footers. Raises DataIntegrityError."""
+        ...
+
+    def files(self, columns: tuple[str, ...]) -> Iterator[Mapping[str, pa.Array]]:
+        """These columns of the range's files (``PartFormat.rows``). Raises DataIntegrityError."""
+        ...
+
+    def as_read(self, batch: pa.RecordBatch) -> list[pa.Array]:
+        """``PartFormat.as_read``."""
+        ...
+
+    def clocks(self) -> tuple[float | None, float | None]:
+        """Now, by the source's own clock and by the fleet's, where they say."""
+        ...
+
+    def pause(self, seconds: float) -> None:
+        """Wait before the second look."""
+        ...
+
+
+class _Otherwise(Exception):
+    """The files are not of the run's columns; the message says how."""
+
+
+def compare_range(plan: ExportPlan, chunk_range: ChunkRange, looks: Looks) -> RangeResult:
+    """What the range came to. A side that cannot be seen is ``unknown``, never a match."""
+    assert plan.reconcile is not None
+    comparison = _Comparison(plan, plan.reconcile, chunk_range, looks)
+    if comparison.blind:
+        return RangeResult(
+            verdict=RangeVerdict.UNKNOWN,
+            sentence=f"a {plan.format.format} file does not say which of its rows are settled",
+        )
+    try:
+        if plan.reconcile.depth is ReconcileDepth.COUNT:
+            return comparison.by_count()
+        return comparison.by_rows()
+    except _Otherwise as wrong:
+        return RangeResult(verdict=RangeVerdict.MISMATCH, sentence=str(wrong))
+    except DataIntegrityError as wrong:
+        return RangeResult(verdict=RangeVerdict.UNKNOWN, sentence=f"the files: {wrong.message}")
+
+
+class _Comparison:
+    def __init__(
+        self, plan: ExportPlan, asked: ReconcilePlan, chunk_range: ChunkRange, looks: Looks
+    ) -> None:
+        self._asked, self._range, self._looks = asked, chunk_range, looks
+        self._read = plan.read
+        self._csv = plan.format.format
+        self._settled = (
+            Settled(column=asked.settled_by, before_us=asked.settled_before_us)
+            if asked.settled_by is not None and asked.settled_before_us is not None
+            else None
+        )
+
+    @property
+    def blind(self) -> bool:
+        """True where the files hold no moments, but their texts, and moments decide."""
+        if self._settled is None:
+            return False
+        column = [one for one in self._read.columns if one.name == self._settled.column]
+        nothing = empty_batch(arrow_schema(tuple(column)))
+        (found,) = self._looks.as_read(nothing)
+        return bool(found.type != nothing.column(0).type)
+
+    # ---------------------------------------------------------------- count
+
+    def by_count(self) -> RangeResult:
+        """Two numbers; looked at again before they are called different."""
+        source, files = self._counted()
+        verdict, sentence = judged_count(source, files)
+        if verdict is RangeVerdict.MATCH:
+            return RangeResult(verdict=verdict, sentence=sentence, source=source, files=files)
+        self._looks.pause(self._asked.confirm_after_s)
+        first, (source, files) = source, self._counted()
+        verdict, sentence = confirmed_count(first, source, files)
+        return RangeResult(verdict=verdict, sentence=sentence, source=source, files=files, looks=2)
+
+    def _counted(self) -> tuple[Side, Side]:
+        at_s = self._looks.clocks()
+        source = self._count_source(self._read, self._range)
+        if self._settled is None:
+            files = Side(rows=self._looks.count_files(), at_s=at_s[1])
+        else:
+            count = RowCount(self._settled)
+            for columns in self._file_rows((self._settled.column,)):
+                count.add(columns, len(columns[self._settled.column]))
+            files = Side(rows=count.rows, unsettled=count.unsettled, at_s=at_s[1])
+        beyond = self._beyond()
+        moved = 0
+        if beyond is not None and files.rows > source.rows:
+            moved = self._count_source(*beyond, all_rows=True).rows
+        return replace(source, unsettled=source.unsettled + moved, at_s=at_s[0]), files
+
+    def _count_source(
+        self, read: ReadPlan, chunk_range: ChunkRange, *, all_rows: bool = False
+    ) -> Side:
+        count = RowCount(None if all_rows else self._settled)
+        only = counted_columns(read.columns, chunk_range, self._asked.settled_by)
+        for batch in self._looks.source(replace(read, only=only), chunk_range):
+            columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+            count.add(columns, batch.num_rows)
+        return Side(rows=count.rows, unsettled=count.unsettled)
+
+    def _beyond(self) -> tuple[ReadPlan, ChunkRange] | None:
+        """Where rows are that have left the run's window through its upper end: a cursor rises
+        when a row is written again. None when nothing can have."""
+        window = self._read.window
+        if window is None or window.upper is None or window.empty:
+            return None
+        above = RowWindow(
+            columns=window.columns,
+            fallback=window.fallback,
+            lower=WindowBound(values=window.upper.values, inclusive=not window.upper.inclusive),
+        )
+        chunk_range = self._range
+        if set(chunk_range.columns) & set(window.columns):
+            # Its own ends are of the cursor: what rose lies behind them.
+            chunk_range = replace(chunk_range, lower=None, upper=None)
+        return replace(self._read, window=above), chunk_range
+
+    # ---------------------------------------------------------------- hash
+
+    def by_rows(self) -> RangeResult:
+        """Every row, by its hash; where buckets differ, once more and row by row."""
+        names = tuple(one.name for one in self._read.columns)
+        keys = key_columns(self._read.columns, self._range)
+        looked_at_s = self._looks.clocks()
+        first, first_files = (RowTally(names, keys, self._settled) for _ in range(2))
+        self._read_source(names, first.add)
+        self._read_files(names, first_files.add)
+        differing = first.differing(first_files)
+        if not differing.any():
+            return RangeResult(
+                verdict=RangeVerdict.MATCH,
+                sentence=f"{first.rows:,} rows are the same on both sides",
+                source=_side(first, looked_at_s[0]),
+                files=_side(first_files, looked_at_s[1]),
+                key_columns=keys,
+            )
+        self._looks.pause(self._asked.confirm_after_s)
+        wanted = chosen(differing, first, first_files)
+        looked_at_s = self._looks.clocks()
+        source, files = (RowsKept(RowTally(names, keys, self._settled), wanted) for _ in range(2))
+        self._read_source(names, source.add)
+        self._read_files(names, files.add)
+        told = told_apart(
+            source,
+            files,
+            stable=~first.differing(source.tally),
+            limit=self._asked.limit,
+            moved_away=self._moved_away,
+        )
+        still = bool(source.tally.differing(files.tally)[differing].any())
+        verdict, sentence = _judged(told, still=still)
+        return RangeResult(
+            verdict=verdict,
+            sentence=sentence,
+            source=_side(source.tally, looked_at_s[0]),
+            files=_side(files.tally, looked_at_s[1]),
+            looks=2,
+            missing=told.missing,
+            extra=told.extra,
+            changed=told.changed,
+            complete=bool((wanted == differing).all()) and source.whole and files.whole,
+            key_columns=keys,
+            rows=tuple(told.rows or ()),
+        )
+
+    def _read_source(self, names: tuple[str, ...], take: _Take) -> None:
+        for batch in self._looks.source(self._read, self._range):
+            columns = self._looks.as_read(batch)
+            self._give(dict(zip(names, columns, strict=True)), take, batch.num_rows)
+
+    def _read_files(self, names: tuple[str, ...], take: _Take) -> None:
+        for columns in self._file_rows(names):
+            self._give(columns, take, len(columns[names[0]]))
+
+    def _give(self, columns: Mapping[str, pa.Array], take: _Take, rows: int) -> None:
+        if rows:
+            take(columns)
+
+    def _file_rows(self, names: tuple[str, ...]) -> Iterator[Mapping[str, pa.Array]]:
+        """Of the planned columns and types. Raises _Otherwise."""
+        schema = arrow_schema(self._read.columns)
+        nothing = self._looks.as_read(empty_batch(schema))
+        planned = dict(zip(schema.names, nothing, strict=True))
+        for columns in self._looks.files(names):
+            for name in names:
+                if name not in columns:
+                    raise _Otherwise(f"the files have no column {name}")
+                found, kind = storage_of(columns[name]).type, storage_of(planned[name]).type
+                if found != kind:
+                    raise _Otherwise(f"column {name} of the files is {found}, not {kind}")
+            yield columns
+
+    def _moved_away(self) -> set[int]:
+        beyond = self._beyond()
+        keys = key_columns(self._read.columns, self._range)
+        if beyond is None or not keys:
+            return set()
+        read, chunk_range = beyond
+        wanted = {*keys, *(n for n in chunk_range.columns if n in {c.name for c in read.columns})}
+        only = tuple(one.name for one in read.columns if one.name in wanted)
+        found: set[int] = set()
+        for batch in self._looks.source(replace(read, only=only), chunk_range):
+            # As they were hashed: by what the file says of them.
+            columns = dict(zip(only, self._looks.as_read(batch), strict=True))
+            found.update(hashes_of([columns[name] for name in keys]).tolist())
+        return found
+
+
+class _Take(Protocol):
+    def __call__(self, columns: Mapping[str, pa.Array], /) -> object: ...
+
+
+def _side(tally: RowTally, at_s: float | None) -> Side:
+    return Side(rows=tally.rows, unsettled=tally.unsettled, at_s=at_s, digest=tally.digest)
+
+
+def _judged(told: Told, *, still: bool) -> tuple[RangeVerdict, str]:
+    """``still``: the sides differ at the second look, too."""
+    if told.differing:
+        rows = (
+            f"{told.missing:,} rows are missing in the files, {told.extra:,} are in the files "
+            f"alone, {told.changed:,} have other values"
+        )
+        later = f"; {told.excused:,} more may have been written since" if told.excused else ""
+        return RangeVerdict.MISMATCH, rows + later
+    if still or told.excused:
+        return (
+            RangeVerdict.UNSETTLED,
+            f"{told.excused:,} rows differ that may have been written since the run began",
+        )
+    return RangeVerdict.MATCH, "the sides differed at the first look and are the same now"
