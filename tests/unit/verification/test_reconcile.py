@@ -1,0 +1,369 @@
+"""Two sides of a range compared, in memory: what each depth finds, excuses and cannot see."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from rivet_fleet.contracts.columns import ColumnSpec, ColumnType, TypeKind
+from rivet_fleet.contracts.keys import ChunkRange, RangeKind, RunId
+from rivet_fleet.contracts.plan import ExportPlan, FormatPlan
+from rivet_fleet.contracts.reconcile import (
+    ComparedRange,
+    Difference,
+    RangeResult,
+    RangeVerdict,
+    ReconcileDepth,
+    ReconcilePlan,
+    Side,
+    compared_run,
+    confirmed_count,
+    counted_columns,
+    judged_count,
+)
+from rivet_fleet.contracts.window import RowWindow, WindowBound
+from rivet_fleet.errors import DataIntegrityError
+from rivet_fleet.execution import rowtally
+from rivet_fleet.execution.registry import open_format
+from rivet_fleet.execution.types import arrow_schema
+from rivet_fleet.verification.reconcile import compare_range
+from tests.campaigns import planned_run
+
+BEGAN = datetime(2024, 5, 1, tzinfo=UTC)
+BEFORE, AFTER = BEGAN - timedelta(hours=1), BEGAN + timedelta(hours=1)
+COLUMNS = (
+    ColumnSpec(name="id", native_type="bigint", type=ColumnType(kind=TypeKind.INT64), key=True),
+    ColumnSpec(name="note", native_type="text", type=ColumnType(kind=TypeKind.STRING)),
+    ColumnSpec(name="share", native_type="float8", type=ColumnType(kind=TypeKind.FLOAT64)),
+    ColumnSpec(
+        name="total",
+        native_type="numeric(10,2)",
+        type=ColumnType(kind=TypeKind.DECIMAL, precision=10, scale=2),
+    ),
+    ColumnSpec(name="at", native_type="timestamptz", type=ColumnType(kind=TypeKind.TIMESTAMP_UTC)),
+)
+RANGE = ChunkRange(kind=RangeKind.KEYSET, columns=("id",))
+Row = tuple[Any, ...]
+ROWS: list[Row] = [(i, f"n{i}", i / 7, Decimal(i) / 4, BEFORE) for i in range(1, 41)]
+
+
+def changed(rows: Sequence[Row], **cells: Any) -> list[Row]:
+    """``note3="x"``: the note of the row whose id is 3."""
+    names = [one.name for one in COLUMNS]
+    made = [list(row) for row in rows]
+    for cell, value in cells.items():
+        name = cell.rstrip("0123456789")
+        key = int(cell.removeprefix(name))
+        for row in made:
+            if row[0] == key:
+                row[names.index(name)] = value
+    return [tuple(row) for row in made]
+
+
+def without(rows: Sequence[Row], *keys: int) -> list[Row]:
+    return [row for row in rows if row[0] not in keys]
+
+
+def batch_of(rows: Sequence[Row], columns: Sequence[ColumnSpec] = COLUMNS) -> pa.RecordBatch:
+    schema = arrow_schema(tuple(columns))
+    places = [[one.name for one in COLUMNS].index(one.name) for one in columns]
+    arrays = [
+        pa.array([row[place] for row in rows], field.type)
+        for place, field in zip(places, schema, strict=True)
+    ]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+class Sides:
+    """``Looks`` at rows in memory and real files. ``looks``: the source's rows at each look, the
+    last for all that follow. ``beyond``: what lies above the window."""
+
+    def __init__(
+        self, path: Path, files: Sequence[Row] | None, *looks: Sequence[Row], **more: Any
+    ) -> None:
+        self._format = open_format(FormatPlan(format=more.get("format", "parquet")))
+        path.mkdir(exist_ok=True)
+        self._path, self._looks = path / "part", list(looks)
+        self._beyond = more.get("beyond", ())
+        self._there = files is not None
+        if files is not None:
+            writer = self._format.open(self._path, arrow_schema(more.get("columns", COLUMNS)))
+            writer.write(batch_of(files, more.get("columns", COLUMNS)))
+            writer.close()
+        self.pauses: list[float] = []
+        self.asked: list[tuple[str, ...]] = []
+
+    def source(self, read: Any, chunk_range: ChunkRange) -> Iterator[pa.RecordBatch]:
+        self.asked.append(read.only)
+        above = read.window is not None and read.window.lower is not None
+        rows = self._beyond if above else self._looks[0]
+        if not above and len(self._looks) > 1:
+            self._looks.pop(0)
+        for start in range(0, len(rows), 7):
+            yield batch_of(rows[start : start + 7], read.carried)
+
+    def count_files(self) -> int:
+        return self._format.count_rows(self._file())
+
+    def files(self, columns: tuple[str, ...]) -> Iterator[Mapping[str, pa.Array]]:
+        yield from self._format.rows(self._file(), columns)
+
+    def as_read(self, batch: pa.RecordBatch) -> list[pa.Array]:
+        return self._format.as_read(batch)
+
+    def clocks(self) -> tuple[float | None, float | None]:
+        return 1.0 + len(self.pauses), 2.0
+
+    def pause(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+
+    def _file(self) -> Path:
+        if not self._there:
+            raise DataIntegrityError("it is not there")
+        return self._path
+
+
+def plan_of(depth: ReconcileDepth, *, settled: bool = False, **more: Any) -> ExportPlan:
+    plan = planned_run(run_id="r", export_name="orders", chunks=1).plan
+    columns = more.get("columns", COLUMNS)
+    read = replace(plan.read, columns=columns, window=more.get("window"))
+    asked = ReconcilePlan(
+        of_run=RunId("o"),
+        campaign_name="shop",
+        depth=depth,
+        settled_by="at" if settled else None,
+        settled_before_us=int(BEGAN.timestamp()) * 1_000_000 if settled else None,
+        limit=more.get("limit", 100),
+        confirm_after_s=3.0,
+    )
+    fmt = FormatPlan(format=more.get("format", "parquet"))
+    return replace(plan, read=read, reconcile=asked, format=fmt)
+
+
+def by_row(sides: Sides, **more: Any) -> RangeResult:
+    return compare_range(plan_of(ReconcileDepth.HASH, **more), RANGE, sides)
+
+
+def by_number(sides: Sides, **more: Any) -> RangeResult:
+    return compare_range(plan_of(ReconcileDepth.COUNT, **more), RANGE, sides)
+
+
+def told(result: RangeResult) -> set[tuple[str, str, str]]:
+    return {(r.difference.value, ",".join(r.key), ",".join(r.columns)) for r in result.rows}
+
+
+@pytest.mark.parametrize("form", ["parquet", "csv"])
+def test_equal_sides_match_at_one_look_whatever_the_order(tmp_path, form) -> None:
+    sides = Sides(tmp_path, ROWS[::-1], ROWS, format=form)
+    for compared in (by_number, by_row):
+        result = compared(sides, format=form)
+        assert (result.verdict, result.looks, sides.pauses) == (RangeVerdict.MATCH, 1, [])
+        assert result.source is not None and result.files is not None
+        assert result.source.rows == result.files.rows == 40
+        assert result.source.at_s == 1.0 and result.files.at_s == 2.0
+
+
+CELLS = {
+    "a case": ({"note3": "N3"}, "note"),
+    "a trailing blank": ({"note3": "n3 "}, "note"),
+    "NULL for the empty text": ({"note3": None}, "note"),
+    "an hour": ({"at3": AFTER}, "at"),
+    "a cent": ({"total3": Decimal("0.76")}, "total"),
+    "NaN": ({"share3": math.nan}, "share"),
+    "the sign of zero": ({"share3": -0.0}, "share"),
+}
+
+
+@pytest.mark.parametrize("form", ["parquet", "csv"])
+@pytest.mark.parametrize("name", CELLS)
+def test_a_changed_cell_is_named_by_key_and_column(tmp_path, name, form) -> None:
+    cells, column = CELLS[name]
+    was = changed(ROWS, note3="" if cells.get("note3", 1) is None else "n3", share3=0.0)
+    is_now = changed(was, **cells)
+    sides = Sides(tmp_path, was, is_now, format=form)
+    result = by_row(sides, format=form)
+    assert told(result) == {("changed", "3", column)}
+    assert (result.verdict, result.looks, sides.pauses) == (RangeVerdict.MISMATCH, 2, [3.0])
+    # And the number says nothing of it, in its own words.
+    assert by_number(sides, format=form).verdict is RangeVerdict.MATCH
+
+
+def test_rows_of_either_side_and_swapped_values_are_named(tmp_path) -> None:
+    now = [*changed(without(ROWS, 9), note5="n6", note6="n5"), (99, "new", 1.0, None, BEFORE)]
+    result = by_row(Sides(tmp_path, ROWS, now))
+    assert told(result) == {
+        ("extra", "9", ""),
+        ("missing", "99", ""),
+        ("changed", "5", "note"),
+        ("changed", "6", "note"),
+    }
+    assert (result.missing, result.extra, result.changed, result.complete) == (1, 1, 2, True)
+    few = by_row(Sides(tmp_path / "b", ROWS, now), limit=2)
+    assert len(few.rows) == 2 and few.changed == 2
+
+
+def test_a_difference_of_one_look_alone_is_none(tmp_path) -> None:
+    """A row that was on its way at the first look, by row and by number."""
+    assert by_row(Sides(tmp_path, ROWS, without(ROWS, 3), ROWS)).verdict is RangeVerdict.MATCH
+    sides = Sides(tmp_path / "b", ROWS, without(ROWS, 3), ROWS)
+    assert by_number(sides).verdict is RangeVerdict.MATCH
+
+
+def test_a_source_that_moves_between_two_looks_is_unsettled(tmp_path) -> None:
+    looks = changed(ROWS, note3="x"), changed(ROWS, note3="y")
+    result = by_row(Sides(tmp_path, ROWS, *looks))
+    assert (result.verdict, result.rows) == (RangeVerdict.UNSETTLED, ())
+    sides = Sides(tmp_path / "b", ROWS, without(ROWS, 1, 2), without(ROWS, 1))
+    assert by_number(sides).verdict is RangeVerdict.UNSETTLED
+
+
+def test_what_was_written_since_the_run_began_is_no_fault(tmp_path) -> None:
+    late = [(99, "new", 1.0, None, AFTER)]
+    now = changed(ROWS, note3="later", at3=AFTER, at4=None) + late
+    result = by_row(Sides(tmp_path, ROWS, now), settled=True)
+    assert (result.verdict, result.rows) == (RangeVerdict.UNSETTLED, ())
+    assert result.source is not None and result.source.unsettled == 3
+    # Only new rows: all that was delivered is there.
+    fresh = by_row(Sides(tmp_path / "b", ROWS, ROWS + late), settled=True)
+    assert fresh.verdict is RangeVerdict.MATCH
+    # A settled row is gone, or another: nothing excuses that.
+    wrong = changed(without(now, 9), note5="x")
+    found = by_row(Sides(tmp_path / "c", ROWS, wrong), settled=True)
+    assert told(found) == {("extra", "9", ""), ("changed", "5", "note")}
+
+
+def test_numbers_of_settled_rows_are_excused_by_as_many(tmp_path) -> None:
+    now = changed(ROWS, at3=AFTER)
+    sides = Sides(tmp_path, ROWS, now)
+    result = by_number(sides, settled=True)
+    assert result.verdict is RangeVerdict.UNSETTLED
+    assert sides.asked == [("id", "at")] * 2
+    gone = Sides(tmp_path / "b", ROWS, without(now, 5, 6))
+    assert by_number(gone, settled=True).verdict is RangeVerdict.MISMATCH
+
+
+def test_a_row_whose_cursor_has_left_the_window_is_no_fault(tmp_path) -> None:
+    bound = WindowBound(values=("2024-05-01",), inclusive=False)
+    window = RowWindow(columns=("at",), upper=bound)
+    left = [changed(ROWS, at3=AFTER)[2]]
+    sides = Sides(tmp_path, ROWS, without(ROWS, 3), beyond=left)
+    assert by_row(sides, window=window).verdict is RangeVerdict.UNSETTLED
+    assert by_number(sides, window=window).verdict is RangeVerdict.UNSETTLED
+    gone = Sides(tmp_path / "b", ROWS, without(ROWS, 3, 5), beyond=left)
+    assert told(by_row(gone, window=window)) == {("extra", "5", "")}
+
+
+def test_what_cannot_be_seen_is_unknown(tmp_path) -> None:
+    for compared in (by_number, by_row):
+        result = compared(Sides(tmp_path, None, ROWS))
+        assert result.verdict is RangeVerdict.UNKNOWN and "not there" in result.sentence
+    cells = by_row(Sides(tmp_path, ROWS, ROWS, format="csv"), settled=True, format="csv")
+    assert cells.verdict is RangeVerdict.UNKNOWN and "settled" in cells.sentence
+
+
+def test_files_of_other_columns_are_named(tmp_path) -> None:
+    fewer = by_row(Sides(tmp_path, ROWS, ROWS, columns=COLUMNS[:4]))
+    assert (fewer.verdict, fewer.sentence) == (
+        RangeVerdict.MISMATCH,
+        "the files have no column at",
+    )
+    kind = replace(COLUMNS[0], type=ColumnType(kind=TypeKind.INT32))
+    other = by_row(Sides(tmp_path / "b", ROWS, ROWS, columns=(kind, *COLUMNS[1:])))
+    assert other.sentence == "column id of the files is int32, not int64"
+
+
+def test_rows_without_a_key_are_told_by_number_alone(tmp_path) -> None:
+    columns = (replace(COLUMNS[0], key=False), *COLUMNS[1:])
+    twice = [*ROWS, ROWS[0]]
+    plan = plan_of(ReconcileDepth.HASH, columns=columns)
+    whole = ChunkRange(kind=RangeKind.WHOLE)
+    result = compare_range(plan, whole, Sides(tmp_path, twice, [*without(ROWS, 9), ROWS[3]]))
+    assert (result.missing, result.extra, result.changed) == (1, 2, 0)
+    assert told(result) == {("missing", "", ""), ("extra", "", "")}
+
+
+def test_more_than_can_be_kept_is_said(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(rowtally, "KEPT_ROWS_MAX", 5)
+    result = by_row(Sides(tmp_path, ROWS, changed(ROWS, **{f"note{i}": "x" for i in range(1, 30)})))
+    assert result.verdict is RangeVerdict.MISMATCH
+    assert 0 < result.changed < 29 and not result.complete
+
+
+# ---------------------------------------------------------------- judging numbers and runs
+
+
+@pytest.mark.parametrize(
+    ("source", "unsettled", "files", "verdict"),
+    [
+        (10, 0, 10, "match"),
+        (10, 5, 10, "match"),
+        (9, 0, 10, "mismatch"),
+        (9, 1, 10, "unsettled"),
+        (8, 1, 10, "mismatch"),
+        (11, 5, 10, "mismatch"),
+    ],
+)
+def test_a_number_is_excused_by_what_left_and_by_no_more(source, unsettled, files, verdict) -> None:
+    side = Side(rows=source, unsettled=unsettled)
+    assert judged_count(side, Side(rows=files))[0].value == verdict
+    assert confirmed_count(side, side, Side(rows=files))[0].value == verdict
+    if verdict == "mismatch":
+        first = Side(rows=source + 3)
+        assert confirmed_count(first, side, Side(rows=files))[0] is RangeVerdict.UNSETTLED
+
+
+def ranges(*results: RangeResult | None, kind: RangeKind = RangeKind.SPAN) -> list[ComparedRange]:
+    return [
+        ComparedRange(chunk_index=i, chunk_range=ChunkRange(kind=kind), result=one)
+        for i, one in enumerate(results)
+    ]
+
+
+def result_of(verdict: str, source: Side | None = None, files: Side | None = None) -> RangeResult:
+    return RangeResult(verdict=RangeVerdict(verdict), sentence="", source=source, files=files)
+
+
+def test_the_gravest_range_is_the_run(tmp_path) -> None:
+    for verdicts, whole in {
+        ("match", "match"): "match",
+        ("match", "unsettled"): "unsettled",
+        ("unsettled", "unknown"): "unknown",
+        ("unknown", "mismatch", "match"): "mismatch",
+    }.items():
+        assert compared_run(ranges(*map(result_of, verdicts))).verdict.value == whole
+    # One that was not compared, and none at all, is no match.
+    assert compared_run(ranges(result_of("match"), None)).verdict is RangeVerdict.UNKNOWN
+    assert compared_run([]).verdict is RangeVerdict.UNKNOWN
+
+
+def test_rows_that_moved_between_blocks_are_the_same_rows() -> None:
+    def moved(digest: str, files_rows: int = 5) -> RangeVerdict:
+        one = result_of("mismatch", Side(rows=4, digest="03"), Side(rows=5, digest="05"))
+        other = result_of(
+            "mismatch", Side(rows=6, digest="04"), Side(rows=files_rows, digest=digest)
+        )
+        return compared_run(ranges(one, other, kind=RangeKind.BLOCKS)).verdict
+
+    assert moved("02") is RangeVerdict.MATCH
+    assert moved("03") is RangeVerdict.MISMATCH
+    assert moved("02", 6) is RangeVerdict.MISMATCH
+
+
+def test_counting_reads_the_key_or_the_narrowest_column() -> None:
+    assert counted_columns(COLUMNS, RANGE, None) == ("id",)
+    assert counted_columns(COLUMNS, RANGE, "at") == ("id", "at")
+    whole = ChunkRange(kind=RangeKind.WHOLE)
+    assert counted_columns(COLUMNS[1:], whole, None) == ("share",)
+    assert counted_columns(COLUMNS[1:2], whole, None) == ("note",)
+
+
+def test_every_difference_has_a_word() -> None:
+    assert {one.value for one in Difference} == {"missing", "extra", "changed"}
