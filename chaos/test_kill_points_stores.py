@@ -1,27 +1,35 @@
 """Kill points of delivering and reopening into object stores: a real campaign dies there, and what
 it had staged may be lost as well, as by a lifecycle rule.
 
-By default each store's campaign is killed once behind a commit and once in a reopening; the rest
-is ``-m soak``. They overlap in time, because most of one is waiting.
+By default each store's campaign is killed once behind a commit and once in a reopening, and a
+receipt is published twice; the rest is ``-m soak``. They overlap in time, because most of one is
+waiting.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+import signal
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import product
 
 import pytest
 
 from chaos.arena import Arena, arena
 from chaos.killpoint_scenarios import NeverReached, play
+from chaos.processes import kill, until
+from chaos.scenario import Shape
 from chaos.source_data import ORDERS
 from chaos.sources import MISSING
+from chaos.standstill import standing_still, stopping_at
 from chaos.stores import MISSING_STORES, STORES, running_store
 from rivet_fleet.contracts.killpoints import KillAction, KillPoint
 from tests.conftest import missing
 
 _AT_ONCE = 3
+_RECOVER_S = 30.0
+_SLEEPING = Shape(chunk_count=6, lease_ttl_s=2.0)
 _ROWS = 2000
 _TRIES = 3
 _POINTS = (
@@ -70,27 +78,41 @@ def _reached(place: Arena, point: KillPoint, action: KillAction) -> list[int]:
     return play(place, point, "sqlite", action)
 
 
-def _played(place: Arena, cases: list[tuple[KillPoint, KillAction]]) -> None:
+def _slept(place: Arena, point: KillPoint) -> None:
+    """One receipt in two processes: who committed it sleeps at ``point``, somebody else publishes,
+    and then the sleeper does."""
+    with place.campaign("sqlite", tables=[ORDERS], shape=_SLEEPING) as campaign:
+        coordinator = campaign.start(armed=stopping_at(campaign, point, 2))
+        sleeper = standing_still(campaign, point)
+        until(
+            lambda: {task.status for task in campaign.tasks()} == {"completed"},
+            what="the others publish everything",
+        )
+        kill(sleeper, signal.SIGCONT)
+        assert coordinator.wait(_RECOVER_S) == 0
+        campaign.expect_exactly_once()
+        assert {task.fence for task in campaign.expect_completed()} == {1}
+        campaign.expect_tidy()
+
+
+def _played(
+    place: Arena, killed: Iterable[tuple[KillPoint, KillAction]], slept: Iterable[KillPoint]
+) -> None:
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        played: list[Future[list[int]]] = [
-            pool.submit(_reached, place, point, action) for point, action in cases
-        ]
-        assert all(one.result()[-1] == 0 for one in played)
+        dead = [pool.submit(_reached, place, point, action) for point, action in killed]
+        asleep = [pool.submit(_slept, place, point) for point in slept]
+        assert all(one.result()[-1] == 0 for one in dead)
+        for one in asleep:
+            one.result()
 
 
 def test_every_row_once_in_a_store_whatever_dies(place: Arena) -> None:
-    _played(place, [(point, KillAction.KILL) for point in _BY_DEFAULT])
+    killed = [(point, KillAction.KILL) for point in _BY_DEFAULT]
+    _played(place, killed, [KillPoint.CHUNK_COMMITTED])
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(900)
 def test_every_row_once_in_a_store_at_every_point(place: Arena) -> None:
-    _played(
-        place,
-        [
-            (point, action)
-            for point in _POINTS
-            for action in KillAction
-            if action is not KillAction.STOP
-        ],
-    )
+    actions = set(KillAction) - {KillAction.STOP}
+    _played(place, product(_POINTS, actions), [KillPoint.PART_RENAMED, KillPoint.PART_PUBLISHED])

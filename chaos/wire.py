@@ -1,4 +1,4 @@
-"""Faults on the wire: a real Toxiproxy server between the fleet and its two databases.
+"""Faults on the wire: a real Toxiproxy server between the fleet and its databases, and its stores.
 
 Started and stopped here, by its own process handle, on loopback only. ``scripts/install-tools``
 builds the program. The client is plain HTTP: the API is six requests (Toxiproxy's README, "HTTP
@@ -47,6 +47,8 @@ class Toxic(Enum):
     """Nobody listens, and every connection is closed."""
     NARROW = "narrow"
     """Few bytes a second, in crumbs."""
+    STEEP = "steep"
+    """Few bytes a second of what is sent to the server."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +77,7 @@ _RECIPES: dict[Toxic, tuple[_Ingredient, ...]] = {
             attributes={"average_size": 300, "size_variation": 200, "delay": 2000},
         ),
     ),
+    Toxic.STEEP: (_Ingredient(type="bandwidth", stream="upstream", attributes={"rate": 24}),),
     Toxic.DOWN: (),
 }
 """``rate`` is KB/s, ``delay`` microseconds between slices, every other time milliseconds."""
