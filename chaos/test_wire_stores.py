@@ -14,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import product
+from typing import cast
 
 import pytest
 
@@ -32,7 +33,7 @@ _AT_ONCE = 3
 _ROWS = 1500
 _SHAPE = Shape(chunk_count=6, lease_ttl_s=2.0)
 _RECOVER_S = 150.0
-"""From the broken wire to the end of the campaign: a silent connection is given up after a minute."""
+"""From the broken way to the campaign's end: a silent connection is given up after a minute."""
 _SLOW = (Toxic.LATENCY, Toxic.NARROW, Toxic.STEEP)
 Case = tuple[str, Toxic]
 _BY_DEFAULT: tuple[Case, ...] = (
@@ -56,16 +57,15 @@ def played(
 ) -> Iterator[dict[Case, Future[None]]]:
     """Every selected case, a few at a time: one source for all, one server for each kind."""
     selected = [
-        item.callspec.params["case"]
+        cast(Case, item.callspec.params["case"])
         for item in request.session.items
         if isinstance(item, pytest.Function)
         and item.originalname == test_a_broken_way_to_a_store_costs_time_and_nothing_else.__name__
     ]
     try:
         with ExitStack() as held:
-            proxy = held.enter_context(
-                toxiproxy(tmp_path_factory.mktemp("wires") / "toxiproxy.log")
-            )
+            log = tmp_path_factory.mktemp("wires") / "toxiproxy.log"
+            proxy = held.enter_context(toxiproxy(log))
             ground = held.enter_context(arena("postgres", rows=_ROWS, tables=(ORDERS,)))
             places = {
                 kind: replace(ground, store=held.enter_context(running_store(kind)))
