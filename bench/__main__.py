@@ -28,6 +28,7 @@ from bench.schema import TABLES, Engine
 from bench.sources.mariadb import mariadb_server
 from bench.sources.postgres import postgres_server
 from bench.sources.server import LoadedTable, SourceServer
+from bench.stores import into_store
 from bench.tables import Sizes, load
 from bench.values import Section, TableFacts
 from rivet_fleet.demo.embedded import EmbeddedPostgresMissing
@@ -41,7 +42,7 @@ _SERVERS: dict[Engine, Callable[[Path], AbstractContextManager[SourceServer]]] =
     Engine.POSTGRES: postgres_server,
     Engine.MARIADB: mariadb_server,
 }
-_WITH_TABLES = ("contest", "chunks", "servo", "memory")
+_WITH_TABLES = ("contest", "chunks", "servo", "stores", "memory")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,6 +153,9 @@ def _of_server(invocation: Invocation, server: SourceServer) -> Iterator[Section
             yield section("chunks", runs=contest.runs, lifecycles=times)
         if "servo" in options.parts:
             yield section("servo", runs=servo(bench, table, limits).runs)
+        if "stores" in options.parts and name == "lineitem":
+            runs = into_store(bench, invocation.peers, table, limits).runs
+            yield section("stores", runs=runs)
         if "memory" in options.parts and name in MEMORY_ROWS:
             yield section("memory", memory=memory(bench, table))
 

@@ -24,7 +24,7 @@ FLOOR_NAMES = {
 }
 _PEERS = Path(__file__).parent / "peers"
 _SLOW_ROUNDS = 1
-_CHUNKS_PER_WORKER = 4
+CHUNKS_PER_WORKER = 4
 """Enough that nobody waits for the last one; a further chunk only costs its beginning and end."""
 
 
@@ -33,6 +33,7 @@ class Contender:
     """A name for the table and the way to its command.
 
     ``rounds_max``: the slow ones do not run in every round. ``unavailable``: why it cannot run.
+    ``fetch``: brings what a measured run has written elsewhere to the job's output.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Contender:
     environ: Mapping[str, str] = field(default_factory=dict)
     rounds_max: int | None = None
     unavailable: str | None = None
+    fetch: Callable[[Job], None] | None = None
 
 
 def contenders(
@@ -87,7 +89,7 @@ def _decode(engine: Engine) -> Contender:
 
 
 def _fleet(engine: Engine, workers: int, *, more: str = "") -> Contender:
-    how = chunks(_CHUNKS_PER_WORKER * workers) + (f"\n    {more}" if more else "")
+    how = chunks(CHUNKS_PER_WORKER * workers) + (f"\n    {more}" if more else "")
     name = f"rivet-fleet, {workers} worker{'s' if workers > 1 else ''}"
     return Contender(
         name=f"{name}, {more}" if more else name,
@@ -97,22 +99,27 @@ def _fleet(engine: Engine, workers: int, *, more: str = "") -> Contender:
     )
 
 
-def _peer(
-    script: str, peers: PeersEnvironment, options: Callable[[Job], Sequence[str]]
+def peer(
+    script: str,
+    peers: PeersEnvironment,
+    options: Callable[[Job], Sequence[str]],
+    output: Callable[[Job], str] = lambda job: str(job.output),
 ) -> Callable[[Job], list[str]]:
+    """A peer's script with its arguments: engine, table, where to, ``options``."""
+
     def command(job: Job) -> list[str]:
-        fixed = (job.engine.value, job.spec.name, str(job.output))
+        fixed = (job.engine.value, job.spec.name, output(job))
         return [str(peers.python), str(_PEERS / script), *fixed, *options(job)]
 
     return command
 
 
-def _words(*words: str) -> Callable[[Job], Sequence[str]]:
+def words(*texts: str) -> Callable[[Job], Sequence[str]]:
     """The same options for every job."""
-    return lambda _job: words
+    return lambda _job: texts
 
 
-def _by_key(words: Sequence[str]) -> Callable[[Job], Sequence[str]]:
+def by_key(*words: str) -> Callable[[Job], Sequence[str]]:
     """Options that end with the column by which a table may be split."""
     return lambda job: (*words, job.spec.key[0])
 
@@ -127,21 +134,26 @@ def _connectorx(engine: Engine, peers: PeersEnvironment) -> list[Contender]:
         Contender(
             name=f"ConnectorX, {name}",
             group=CONNECTORX,
-            command=_peer("connectorx_read.py", peers, _by_key(way)),
+            command=peer("connectorx_read.py", peers, by_key(*way)),
             unavailable=peers.missing("connectorx", "pyarrow"),
         )
         for name, way in ways.items()
     ]
 
 
+def scanner_of(engine: Engine) -> str:
+    """DuckDB's name for it."""
+    return "postgres" if engine is Engine.POSTGRES else "mysql"
+
+
 def _duckdb(engine: Engine, peers: PeersEnvironment) -> list[Contender]:
-    scanner = "postgres" if engine is Engine.POSTGRES else "mysql"
+    scanner = scanner_of(engine)
     needed = ("duckdb", f"duckdb-extension-{scanner}-scanner")
     return [
         Contender(
             name=f"DuckDB {scanner} scanner, {label}",
             group="duckdb",
-            command=_peer("duckdb_scanner.py", peers, _words(count)),
+            command=peer("duckdb_scanner.py", peers, words(count)),
             unavailable=peers.missing(*needed),
         )
         for label, count in (("2 threads", "2"), ("1 thread", "1"))
@@ -153,7 +165,7 @@ def _adbc(engine: Engine, peers: PeersEnvironment) -> Contender:
     return Contender(
         name="ADBC, numerics cast",
         group="adbc",
-        command=_peer("adbc_read.py", peers, _numerics),
+        command=peer("adbc_read.py", peers, _numerics),
         unavailable=no_driver or peers.missing("adbc-driver-postgresql"),
     )
 
@@ -171,7 +183,7 @@ def _arrow_odbc(engine: Engine, peers: PeersEnvironment, odbc: OdbcDrivers) -> C
     return Contender(
         name=f"arrow-odbc, {odbc.driver(engine).name}",
         group="arrow-odbc",
-        command=_peer("arrow_odbc_read.py", peers, lambda job: (str(odbc.driver(job.engine)),)),
+        command=peer("arrow_odbc_read.py", peers, lambda job: (str(odbc.driver(job.engine)),)),
         environ={"LD_LIBRARY_PATH": str(odbc.libraries)},
         unavailable=odbc.missing or peers.missing("arrow-odbc"),
     )
@@ -181,7 +193,7 @@ def _sling(peers: PeersEnvironment) -> Contender:
     return Contender(
         name="sling",
         group="sling",
-        command=_peer("sling_load.py", peers, _words()),
+        command=peer("sling_load.py", peers, words()),
         rounds_max=_SLOW_ROUNDS,
         unavailable=peers.missing("sling-linux-amd64"),
     )
@@ -193,7 +205,7 @@ def _dlt(engine: Engine, peers: PeersEnvironment) -> list[Contender]:
         Contender(
             name=f"dlt, {backend} backend",
             group="dlt",
-            command=_peer("dlt_load.py", peers, _words(backend)),
+            command=peer("dlt_load.py", peers, words(backend)),
             rounds_max=_SLOW_ROUNDS,
             unavailable=peers.missing("dlt", "sqlalchemy", driver),
         )

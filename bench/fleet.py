@@ -41,6 +41,8 @@ ONE_CHUNK = "mode: full"
 """Nothing is tuned, and the whole table is one chunk: the hard case for memory."""
 ONE_CHUNK_FAST = "mode: full\n    tuning: {profile: fast}"
 
+FOLDER = "{type: local, path: output}"
+
 _CONFIG = """\
 source: {{type: {engine}, url_env: {variable}}}
 campaign: {{workers: {workers}}}
@@ -51,7 +53,7 @@ exports:
     format: parquet
     compression: zstd
     compression_level: 3
-    destination: {{type: local, path: output}}
+    destination: {destination}
     {how}
 """
 
@@ -67,7 +69,9 @@ def chunks(count: int) -> str:
     return f"mode: chunked\n    chunk_count: {count}\n    tuning: {{profile: fast}}"
 
 
-def configure(job: Job, *, workers: int, how: str, query: bool = False) -> Path:
+def configure(
+    job: Job, *, workers: int, how: str, query: bool = False, destination: str = FOLDER
+) -> Path:
     """Write the configuration; ``query``: the table as a SELECT, which is one statement."""
     name = job.spec.name
     table = f"table: {_SCHEMAS[job.engine]}.{name}"
@@ -79,14 +83,17 @@ def configure(job: Job, *, workers: int, how: str, query: bool = False) -> Path:
         name=name,
         what=f"query: SELECT * FROM {name}" if query else table,
         how=how,
+        destination=destination,
     )
     job.config.write_text(text)
     return job.config
 
 
-def run_command(job: Job, *, workers: int, how: str, query: bool = False) -> list[str]:
+def run_command(
+    job: Job, *, workers: int, how: str, query: bool = False, destination: str = FOLDER
+) -> list[str]:
     """``rivet-fleet run`` with SQLite state beside a fresh configuration."""
-    config = configure(job, workers=workers, how=how, query=query)
+    config = configure(job, workers=workers, how=how, query=query, destination=destination)
     return [sys.executable, "-m", "rivet_fleet", "run", "-c", str(config), "--json"]
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from bench.contenders import CONNECTORX, FLOOR_NAMES, PEERS, RIVET
 from bench.parts import MANY, ONE, PAGES, STATEMENT
 from bench.schema import Engine
+from bench.stores import LOCAL, MANY_PARTS, STORE
 from bench.summary import median, ratios, summarise
 from bench.values import Goal, MemoryPoint, Results, RunResult, Section, Summary
 
@@ -20,6 +21,8 @@ CONNECTORX_WALL_MIN = 1.4
 CONNECTORX_CPU_MIN = 1.8
 OVERHEAD_MAX = 0.03
 SERVO_MAX = 0.08
+STORE_WALL_MAX = 1.15
+STORE_WORKER_RSS_MB_MAX = 200.0
 HELP_S_MAX = 0.2
 STATEMENT_S_MAX = 0.2
 WORKER_RSS_MB_MAX = 150.0
@@ -42,6 +45,7 @@ def _goals(results: Results) -> Iterator[Goal]:
     for engine in Engine:
         yield _overhead(results, engine)
         yield _servo(results, engine)
+        yield from _stores(results, engine)
     yield _statements(results)
     yield from _memory(results)
     yield _help(results)
@@ -228,6 +232,20 @@ def _servo(results: Results, engine: Engine) -> Goal:
     costs = [cost for cost in map(servo_cost, sections) if cost is not None]
     name = f"{engine.value}: pages of the default target against one statement, worst table"
     return at_most(name, SERVO_MAX, max(costs, default=None), _percent)
+
+
+def _stores(results: Results, engine: Engine) -> Iterator[Goal]:
+    sections = results.of_kind("stores")
+    runs = [r for s in sections for r in s.runs if r.engine == engine.value]
+    found = {each.contender: each for each in summarise(runs, LOCAL)}
+    where = f"{engine.value} {_MAIN_TABLE} into a local S3 server, 1 worker"
+    store = found.get(STORE)
+    ratio = store.wall_ratio if store else None
+    yield at_most(f"{where}: wall over a folder's", STORE_WALL_MAX, ratio, _times)
+    peaks = [found[n].peak_rss_bytes for n in (STORE, MANY_PARTS) if n in found]
+    highest = max((peak / _MB for peak in peaks if peak is not None), default=None)
+    name = f"{where}: its peak RSS, few parts or many"
+    yield at_most(name, STORE_WORKER_RSS_MB_MAX, highest, _megabytes)
 
 
 def _statements(results: Results) -> Goal:

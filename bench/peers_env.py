@@ -19,6 +19,7 @@ _COMPARED = (
     "duckdb",
     "duckdb-extension-postgres-scanner",
     "duckdb-extension-mysql-scanner",
+    "duckdb-extension-httpfs",
     "connectorx",
     "adbc-driver-postgresql",
     "arrow-odbc",
@@ -28,6 +29,7 @@ _COMPARED = (
     "psycopg2-binary",
     "pymysql",
     "pyarrow",
+    "s3fs",
     "tpchgen-cli",
 )
 _VERSIONS = """

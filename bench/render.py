@@ -9,6 +9,7 @@ from bench.contenders import FLOOR, FLOOR_NAMES
 from bench.goals import chunk_cost, judge, servo_cost
 from bench.parts import ONE, STATEMENT
 from bench.schema import Engine
+from bench.stores import LOCAL
 from bench.summary import growth_bytes_per_row, median, summarise
 from bench.values import ClaimRate, Fidelity, Results, Section, Summary
 
@@ -25,6 +26,7 @@ def render(results: Results) -> str:
         "contest": _contest,
         "chunks": _chunks,
         "servo": _servo,
+        "stores": _stores,
         "memory": _memory,
         "startup": _startup,
         "claims": _claims,
@@ -170,12 +172,12 @@ def _few(names: Sequence[str]) -> str:
 
 
 _VARIANT_HEAD = (
-    *("rivet-fleet, 1 worker", "wall s", "×", "client CPU s", "worker MB"),
+    *("wall s", "×", "client CPU s", "worker MB"),
     *("longest statement s", "statements", "runs"),
 )
 
 
-def _variants(section: Section, reference: str) -> str:
+def _variants(section: Section, reference: str, who: str = "rivet-fleet, 1 worker") -> str:
     found = summarise(section.runs, reference)
     rows = [
         (
@@ -190,7 +192,7 @@ def _variants(section: Section, reference: str) -> str:
         )
         for s in found
     ]
-    return markdown_table(_VARIANT_HEAD, rows) + _failures(found)
+    return markdown_table((who, *_VARIANT_HEAD), rows) + _failures(found)
 
 
 def _chunks(section: Section) -> str:
@@ -218,6 +220,11 @@ def _servo(section: Section) -> str:
         f"### Short statements and one: {_title(section)}\n\n{_variants(section, STATEMENT)}\n\n"
         f"What short statements cost: {number(cost and cost * 100, 1)} %."
     )
+
+
+def _stores(section: Section) -> str:
+    table = _variants(section, LOCAL, "rivet-fleet, and peers by their names")
+    return f"### Into a local S3 server: {_title(section)}\n\n{table}"
 
 
 def _memory(section: Section) -> str:

@@ -139,6 +139,8 @@ def run_once(
             command, folder=job.folder, env=bench.environ_of(contender), timeout_s=RUN_TIMEOUT_S
         )
         cost = cost_since(bench.server, began)
+        if contender.fetch is not None:
+            contender.fetch(job)
         files = parquet_files(job.output)
         error = _failure(measured, secret=bench.server.address.password)
         if contender.writes_parquet and error is None:

@@ -1,6 +1,7 @@
 """DuckDB's scanners, from a table to one zstd-3 Parquet file.
 
-Arguments: engine, table, output folder, threads (0: DuckDB's default).
+Arguments: engine, table, output folder (or ``s3://bucket/prefix``, by its own httpfs), threads (0:
+DuckDB's default).
 """
 
 import importlib
@@ -27,6 +28,14 @@ def main() -> None:
     connection.execute(f"LOAD '{_extension(package)}'")
     if int(threads):
         connection.execute(f"SET threads = {int(threads)}")
+    if folder.startswith("s3://"):
+        connection.execute(f"LOAD '{_extension('duckdb_extension_httpfs')}'")
+        connection.execute(
+            "CREATE SECRET store (TYPE s3, URL_STYLE path, USE_SSL false, REGION 'us-east-1', "
+            f"ENDPOINT '{urlsplit(os.environ['BENCH_STORE_URL']).netloc}', "
+            f"KEY_ID '{os.environ['BENCH_STORE_KEY']}', "
+            f"SECRET '{os.environ['BENCH_STORE_SECRET']}')"
+        )
     name = "dbname" if kind == "postgres" else "database"
     words = f"host={url.hostname} port={url.port} user={url.username} {name}={database}"
     words += f" password={url.password}" if url.password else ""

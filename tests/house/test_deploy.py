@@ -198,13 +198,15 @@ def compose() -> Document:
 
 def test_compose_services(compose: Document) -> None:
     services = compose["services"]
-    assert set(services) == {"state", "source", "mysql", "toxiproxy", "worker"}
+    stores = {"s3", "azure", "gcs"}
+    assert set(services) == {"state", "source", "mysql", *stores, "toxiproxy", "worker"}
     images = {name: service["image"] for name, service in services.items()}
     assert images["toxiproxy"].startswith("ghcr.io/shopify/toxiproxy:2.12.0@")
     assert images["worker"] == f"rivet-fleet:{__version__}"
     assert all(re.search(r":\d", image) for image in images.values())
     assert services["worker"]["profiles"] == ["worker"]
-    for name in ("state", "source", "mysql", "toxiproxy"):
+    assert all(services[name]["profiles"] == ["stores"] for name in stores)
+    for name in ("state", "source", "mysql", *stores, "toxiproxy"):
         assert "healthcheck" in services[name]
         assert all(port.startswith("127.0.0.1:") for port in services[name]["ports"])
     grace_s = float(services["worker"]["stop_grace_period"].removesuffix("s"))

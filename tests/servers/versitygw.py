@@ -78,16 +78,16 @@ class Versitygw:
 
     def make_bucket(self, name: str) -> str:
         """A new empty bucket; its name."""
-        self._bucket(name).mkdir()
+        self.folder(name).mkdir()
         return name
 
     def remove_bucket(self, name: str) -> None:
         """As an account's owner may, whatever is in it."""
-        shutil.rmtree(self._bucket(name))
+        shutil.rmtree(self.folder(name))
 
     def bodies(self, bucket: str) -> dict[str, bytes]:
         """What can be seen: each object is a file, beside a folder of uploads."""
-        folder = self._bucket(bucket)
+        folder = self.folder(bucket)
         found = (path for path in folder.rglob("*") if path.is_file())
         named = {path.relative_to(folder).as_posix(): path for path in found}
         return {
@@ -98,7 +98,7 @@ class Versitygw:
 
     def lose(self, bucket: str, name: str) -> None:
         """As somebody who deletes by hand."""
-        (self._bucket(bucket) / name).unlink()
+        (self.folder(bucket) / name).unlink()
 
     def staged(self, bucket: str, below: str = "") -> list[str]:
         """Keys of the uploads that are not completed."""
@@ -141,7 +141,8 @@ class Versitygw:
             )
         )
 
-    def _bucket(self, name: str) -> Path:
+    def folder(self, name: str) -> Path:
+        """Where a bucket's objects are files."""
         return self.directory / "data" / name
 
     def start(self) -> None:

@@ -4,6 +4,7 @@ from bench.contenders import FLOOR_NAMES
 from bench.goals import ONE_WORKER, chunk_cost, judge, memory_growth
 from bench.parts import MANY, ONE, PAGES, STATEMENT
 from bench.schema import Engine
+from bench.stores import LOCAL, MANY_PARTS, STORE
 from bench.values import Goal, Section
 from tests.unit.bench.samples import (
     help_times,
@@ -38,6 +39,22 @@ def test_rows_per_cpu_second_are_those_of_one_worker():
     found = contest(run(PSQL, group="floor"), run(ONE_WORKER, client_cpu_s=1.2), two)
     (mine,) = [g for g in judge(results(found)) if g.name.endswith("rows per client CPU-second")]
     assert (mine.measured, mine.passed) == ("833,333", False)
+
+
+@pytest.mark.parametrize(("wall_s", "rss_mb", "met"), [(1.1, 200, True), (1.2, 201, False)])
+def test_a_store_is_judged_against_a_folder(wall_s, rss_mb, met):
+    found = section(
+        "stores/postgres/lineitem",
+        runs=(
+            run(LOCAL, wall_s=1.0),
+            run(STORE, wall_s=wall_s),
+            run(MANY_PARTS, peak_rss_bytes=rss_mb * 2**20),
+            run("a peer", group="duckdb", wall_s=9.0),
+        ),
+    )
+    assert goal("postgres lineitem into a local S3 server, 1 worker: wall", found).passed is met
+    assert goal("postgres lineitem into a local S3 server, 1 worker: its", found).passed is met
+    assert goal("mariadb lineitem into a local S3 server, 1 worker: wall", found).passed is None
 
 
 def test_the_best_peer_is_the_one_with_the_most_rows_per_cpu_second():
