@@ -148,10 +148,10 @@ class _TextCursor(psycopg.Cursor[tuple[Any, ...]]):
 
     def fetchall(self) -> list[tuple[Any, ...]]:
         """All rows that are left. Raises DataError when they take more memory than any may."""
-        found: list[tuple[Any, ...]] = []
-        while rows := self.fetchmany(_BLOCK_ROWS):
-            found += rows
-            self._held.look()
+        found = self.fetchmany(_BLOCK_ROWS)
+        while (self.rownumber or 0) < self.rowcount:
+            self._held.look()  # most answers have less than a block, which makes little
+            found += self.fetchmany(_BLOCK_ROWS)
         return found
 
     @property
