@@ -115,10 +115,12 @@ def unfit_of(error: Exception) -> WorkerUnfit | None:
     return None if defect is None else unfit(defect, error)
 
 
-def refuse_before_claim(fleet: Fleet, campaign_id: CampaignId, probed: set[Access]) -> None:
+def refuse_before_claim(
+    fleet: Fleet, campaign_id: CampaignId, probed: set[Access]
+) -> tuple[ExportPlan, ...]:
     """What can be seen without a chunk: raises WorkerUnfit for a plan of a newer version, a source
     that this process does not have or has otherwise, and a destination that is not there.
-    ``probed``: see ``refuse_claimed_destination``.
+    ``probed``: see ``refuse_claimed_destination``. The plans of what is unfinished.
 
     Connects to no source and creates no folder.
     """
@@ -131,6 +133,7 @@ def refuse_before_claim(fleet: Fleet, campaign_id: CampaignId, probed: set[Acces
     # Of one run alone: a probe costs, and a claim tells whose destination is needed next.
     for run in open_runs[:1]:
         refuse_claimed_destination(fleet, run.run_id, probed)
+    return tuple(run.plan for run in open_runs)
 
 
 def _refuse_plan(fleet: Fleet, plan: ExportPlan) -> None:

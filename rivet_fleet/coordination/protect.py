@@ -18,7 +18,7 @@ from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.contracts.plan import ExportPlan
 from rivet_fleet.contracts.protection import SourceBudget, Standing
-from rivet_fleet.contracts.state import Claim, RunStatus, RunView
+from rivet_fleet.contracts.state import Claim
 from rivet_fleet.coordination.fitness import full_spool, spool_is_full
 from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.errors import (
@@ -261,14 +261,12 @@ class Retries:
         """A chunk went back, failed or not: the next claim waits for its retry."""
         self._rest_s = self.wait_s(plan, own_s, lost_bytes)
 
-    def rest_unforeseen(self, runs: Callable[[], Sequence[RunView]]) -> None:
+    def rest_unforeseen(self, plans: Sequence[ExportPlan]) -> None:
         """This process ends by a defect and held no chunk: it was tending, which may have asked any
-        source of what is unfinished, and whoever takes its place does the same again. ``runs``:
-        those of the campaign, as far as they can be read."""
+        source of what is unfinished (``plans``), and whoever takes its place does the same."""
         self._rest_s = _UNFORESEEN_S
         with contextlib.suppress(RivetFleetError):
-            known = [run.plan for run in runs() if run.status is RunStatus.IN_PROGRESS]
-            for plan in {_key(plan): plan for plan in known}.values():
+            for plan in {_key(plan): plan for plan in plans}.values():
                 self._rest_s = max(self._rest_s, self.wait_s(plan, 0.0, 0))
 
     def rest(self) -> None:

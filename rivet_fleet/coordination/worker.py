@@ -149,6 +149,7 @@ class Worker:
         self._process = psutil.Process()
         self._looked_at_s = 0.0
         self._claimed: Claim | None = None
+        self._plans: tuple[ExportPlan, ...] = ()
         self._protection = Protection(fleet)
         self._guard: ChunkGuard | None = None
         self._looked_at: set[RunId] = set()
@@ -171,7 +172,7 @@ class Worker:
         for what this process lacks: told, and no chunk's fault (ADR 0023)."""
         fleet = self._fleet
         try:
-            refuse_before_claim(fleet, self._campaign_id, self._probed)
+            self._plans = refuse_before_claim(fleet, self._campaign_id, self._probed)
             fleet.tell(
                 EventName.WORKER_STARTED,
                 pid=os.getpid(),
@@ -204,7 +205,7 @@ class Worker:
             if self._claimed is not None:
                 self._fail(self._claimed, unexpected)
             else:
-                self._retries.rest_unforeseen(self._runs)
+                self._retries.rest_unforeseen(self._plans)
             # As above: what comes unforeseen comes by no other budget than what is foreseen.
             self._retries.rest()
             return ExitCode.RETRYABLE
