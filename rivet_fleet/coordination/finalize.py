@@ -402,11 +402,16 @@ def _write(
     body: bytes,
 ) -> str | None:
     """Immutable copy, canonical name, check, markers. Only a success comes this far. What is
-    wrong with the folder, when another namespace delivered there since it was looked at."""
+    wrong with the folder, when another namespace delivered there since it was looked at.
+
+    An older run that is finished anew (a part of it was lost) is whole again by its own copy and
+    marker: what the prefix is known by stays the newest's.
+    """
+    later = fleet.patience.call("look for a later run", lambda: fleet.store.later_run(run.run_id))
     # The copy before the name: who follows manifest.json finds the copy of its run.
     destination.put_atomic(run_manifest_name(run.run_id), body)
     reach(KillPoint.MANIFEST_COPY_WRITTEN)
-    other = _take_name(fleet, destination, lease, body)
+    other = None if later else _take_name(fleet, destination, lease, body)
     if other is not None:
         return other
     reach(KillPoint.MANIFEST_WRITTEN)
@@ -426,28 +431,22 @@ def _write(
     # marked already.
     line = success_line(fingerprint_bytes(body))
     destination.put_atomic(f"{run.run_id}/{SUCCESS_NAME}", line)
+    # Who slept has lost the lease, and a later run has taken the name: both markers are its then.
+    _still_ours(fleet, lease)
+    if later or not _bears_name(destination, body):
+        return None
     destination.put_atomic(SUCCESS_NAME, line)
     reach(KillPoint.SUCCESS_WRITTEN)
-    _point_to(fleet, destination, run, lease, parts, body)
+    if _bears_name(destination, body):
+        latest = latest_bytes(run.plan, parts, finished_at=_finished_at(fleet, run))
+        destination.put_atomic(LATEST_NAME, latest)
+        reach(KillPoint.LATEST_WRITTEN)
     return None
 
 
-def _point_to(
-    fleet: Fleet,
-    destination: Destination,
-    run: RunView,
-    lease: FinalizeLease,
-    parts: list[LedgerPart],
-    body: bytes,
-) -> None:
-    """``latest.json`` names this run, now that all of it is there. It only moves forward: who slept
-    has lost the lease, and where a later run has taken the canonical name, that is the newest."""
-    _still_ours(fleet, lease)
-    if destination.read(MANIFEST_NAME, MANIFEST_BYTES_MAX) != body:
-        return
-    latest = latest_bytes(run.plan, parts, finished_at=_finished_at(fleet, run))
-    destination.put_atomic(LATEST_NAME, latest)
-    reach(KillPoint.LATEST_WRITTEN)
+def _bears_name(destination: Destination, body: bytes) -> bool:
+    """Whether the prefix is known by this run. Markers only move forward."""
+    return destination.read(MANIFEST_NAME, MANIFEST_BYTES_MAX) == body
 
 
 def _take_name(

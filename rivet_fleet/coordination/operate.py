@@ -183,9 +183,17 @@ def _reopen_lost(fleet: Fleet, run: RunView, chunk_index: int | None) -> int:
         if part.status is PartStatus.PUBLISHED
         and destination.prove(part.path, part.digest) is not Presence.VISIBLE
     }
-    # Before the first of them: nobody may read a folder as complete whose rows are on their way
-    # out.
     if wanted and run.status is RunStatus.COMPLETED:
+        later = fleet.store.later_run(run.run_id)
+        found = fleet.store.run(later) if later else None
+        if found is not None and found.status is RunStatus.IN_PROGRESS:
+            raise StateRefused(
+                f"run {later} of the same export is in progress: run {run.run_id} cannot be "
+                "continued beside it; nothing was changed",
+                hint=f"`rivet-fleet resume --campaign-id {found.campaign_id}` ends it; then again",
+            )
+        # Before the first of them: nobody may read a folder as complete whose rows are on their
+        # way out.
         withdraw_success(destination, run.plan)
     return sum(_reopen(fleet, run, index) for index in sorted(wanted))
 

@@ -162,6 +162,12 @@ class Finalizers:
         if self._db.write(lambda tx: tx.run(sql, **values), durable=False) == 0:
             raise _lost(lease)
 
+    def later_run(self, run_id: RunId) -> RunId | None:
+        """The newest run of the same export that was planned behind this one and is complete or in
+        progress: the prefix is known by that one."""
+        found: str | None = self._db.one(lambda tx: tx.scalar(_LATER, run_id=run_id))
+        return None if found is None else RunId(found)
+
     def note_proof(self, lease: FinalizeLease, proof: RunProof, lease_ttl_s: float) -> None:
         """Keep what the source said of the whole run, until a chunk of it is reopened, and extend
         the finalizer's lease: whoever finishes it tells the same. Raises LeaseLost when its fence
@@ -334,13 +340,16 @@ def _event(
 WRONG_STATE = "RIVET_ACCEPT_WRONG_STATE"
 _WORDS = ", ".join(f"r.{name}" for name in WORDS.split(", "))
 
+_OF_LATER = """FROM chunk_run o
+   WHERE o.namespace = r.namespace AND o.campaign_name = r.campaign_name
+     AND o.export_name = r.export_name AND o.status IN ('completed', 'in_progress')
+     AND (o.created_at_s > r.created_at_s
+       OR (o.created_at_s = r.created_at_s AND o.run_id > r.run_id))
+   ORDER BY o.created_at_s DESC, o.run_id DESC LIMIT 1"""
+_LATER = f"SELECT (SELECT o.run_id {_OF_LATER}) FROM chunk_run r WHERE r.run_id = :run_id"
 _RUN = f"""
 SELECT r.campaign_id, r.run_id, r.export_name, r.status, r.findings_json, r.seal, {_WORDS},
-  (SELECT max(o.run_id) FROM chunk_run o
-   WHERE o.namespace = r.namespace AND o.campaign_name = r.campaign_name
-     AND o.export_name = r.export_name
-     AND o.run_id <> r.run_id AND o.created_at_s >= r.created_at_s
-     AND o.status IN ('completed', 'in_progress')) AS later
+  (SELECT o.run_id {_OF_LATER}) AS later
 FROM chunk_run r WHERE r.run_id = :run_id
 """
 _PARENT = "SELECT campaign_id FROM chunk_run WHERE run_id = :run_id"

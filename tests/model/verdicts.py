@@ -132,6 +132,19 @@ class MemoryFinish(MemoryMarks, MemoryCounters):
             campaign.status, campaign.finished_at_s = CampaignStatus.ACTIVE, None
 
     @synchronized
+    def later_run(self, run_id: RunId) -> RunId | None:
+        run = self._runs[run_id]
+        name = run.planned.plan.export_name
+        later = [
+            (other.created_at_s, other.run_id)
+            for other in self._runs.values()
+            if (other.campaign_name, other.planned.plan.export_name) == (run.campaign_name, name)
+            and (other.created_at_s, other.run_id) > (run.created_at_s, run.run_id)
+            and other.status in (RunStatus.COMPLETED, RunStatus.IN_PROGRESS)
+        ]
+        return max(later)[1] if later else None
+
+    @synchronized
     def accept_run(self, run_id: RunId, *, by: str, reason: str) -> Accepted:
         run = self._runs.get(run_id)
         if run is None:
@@ -139,17 +152,9 @@ class MemoryFinish(MemoryMarks, MemoryCounters):
         if run.acceptance is not None:
             return Accepted(acceptance=run.acceptance, created=False)
         name = run.planned.plan.export_name
-        later = [
-            other.run_id
-            for other in self._runs.values()
-            if (other.campaign_name, other.planned.plan.export_name) == (run.campaign_name, name)
-            and other is not run
-            and other.created_at_s >= run.created_at_s
-            and other.status in (RunStatus.COMPLETED, RunStatus.IN_PROGRESS)
-        ]
         findings = run.findings or RunFindings()
         campaign = self._known(run.campaign_id)
-        refuse_acceptance(run.status, campaign.status, findings, max(later, default=None), run_id)
+        refuse_acceptance(run.status, campaign.status, findings, self.later_run(run_id), run_id)
         if not self._all_completed(run):
             raise wrong_state(f"run {run_id} has chunks that are not delivered")
         run.acceptance = Acceptance(

@@ -3,6 +3,7 @@ complete, and forward alone."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -14,7 +15,7 @@ import pytest
 from rivet_fleet.contracts import killpoints
 from rivet_fleet.contracts.keys import CampaignId, RunId
 from rivet_fleet.contracts.killpoints import Arming, KillAction, KillPoint, KillPointReached
-from rivet_fleet.contracts.manifest import LATEST_NAME, SUCCESS_NAME, success_line
+from rivet_fleet.contracts.manifest import LATEST_NAME, MANIFEST_NAME, SUCCESS_NAME, success_line
 from rivet_fleet.contracts.plan import CampaignPlan, DestinationPlan
 from rivet_fleet.contracts.state import RunStatus
 from rivet_fleet.coordination.commit import deliver_chunk
@@ -22,7 +23,8 @@ from rivet_fleet.coordination.finalize import finalize_run
 from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.coordination.operate import requeue
 from rivet_fleet.coordination.tend import tend
-from rivet_fleet.errors import LeaseLost
+from rivet_fleet.errors import LeaseLost, StateRefused
+from rivet_fleet.execution.destination import Destination
 from rivet_fleet.execution.parts import fingerprint_bytes
 from tests.campaigns import campaign_plan
 from tests.model.destination import open_destination
@@ -101,6 +103,13 @@ class Place:
             assert found["files"] == [part["path"] for part in json.loads(manifest)["parts"]]
         return found
 
+    def marked(self) -> str | None:
+        """Whose run ``manifest.json`` is, when ``_SUCCESS`` fits it."""
+        destination = open_destination(self.where)
+        body = destination.read(MANIFEST_NAME, BODY_MAX) or b""
+        fits = destination.read(SUCCESS_NAME, BODY_MAX) == success_line(fingerprint_bytes(body))
+        return json.loads(body)["run_id"] if fits else None
+
     def named(self) -> str | None:
         found = self.latest()
         return None if found is None else found["run_id"]
@@ -136,23 +145,26 @@ def test_wherever_the_finalizer_dies_a_reader_finds_a_complete_run(
     assert place.named() == second
 
 
-def test_a_finalizer_that_slept_does_not_bring_an_older_run_back(tmp_path: Path) -> None:
-    """It wakes up behind ``_SUCCESS``, and others have finished its run and the next one."""
+@pytest.mark.parametrize("at", [KillPoint.MANIFEST_VERIFIED, KillPoint.SUCCESS_WRITTEN])
+def test_a_finalizer_that_slept_does_not_bring_an_older_run_back(
+    tmp_path: Path, at: KillPoint
+) -> None:
+    """It wakes up before or behind ``_SUCCESS``, and others have finished its run and the next."""
     place = Place(tmp_path)
     place.submit("c1")
     slept: list[None] = []
 
     def sleep(point: KillPoint) -> None:
-        if point is KillPoint.SUCCESS_WRITTEN and not slept:
+        if point is at and not slept:
             slept.append(None)
             place.finish("c1")
             place.submit("c2")
             place.finish("c2")
 
     killpoints.observe(sleep)
-    with pytest.raises(LeaseLost):
+    with contextlib.suppress(LeaseLost):
         place.deliver("c1", place.fleet("sleeper"))
-    assert slept and place.named() == "c2-e0"
+    assert slept and place.named() == place.marked() == "c2-e0"
 
 
 def test_where_a_later_run_has_the_canonical_name_nothing_is_named(tmp_path: Path) -> None:
@@ -187,3 +199,42 @@ def test_a_run_that_is_reopened_is_named_no_longer_and_no_older_one_instead(
     assert set(withdrawn) == set(latest)
     place.finish("c2")
     assert place.named() == "c2-e0"
+
+
+def part_of(destination: Destination, run_id: str) -> str:
+    visible = destination.list_visible(RunId(run_id))
+    return next(one.path for one in visible if not one.path.endswith(SUCCESS_NAME))
+
+
+def test_an_older_run_that_is_made_whole_again_does_not_come_back(tmp_path: Path) -> None:
+    """A file of it was lost and is read again: it is complete in its own folder, and the prefix
+    goes on to be known by the newest."""
+    place = Place(tmp_path)
+    for name in ("c1", "c2"):
+        place.submit(name)
+        place.finish(name)
+    destination, own = open_destination(place.where), f"c1-e0/{SUCCESS_NAME}"
+    line = destination.read(own, BODY_MAX)
+    destination.remove(part_of(destination, "c1-e0"))
+    assert requeue(place.fleet(), CampaignId("c1"), lost=True).lost == 1
+    assert destination.read(own, BODY_MAX) is None
+    assert place.named() == place.marked() == "c2-e0"
+    place.finish("c1")
+    assert place.named() == place.marked() == "c2-e0"
+    assert destination.read(own, BODY_MAX) not in (None, line), "another part under a new fence"
+
+
+def test_beside_a_run_in_progress_no_older_one_is_reopened(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    place.submit("c1")
+    place.finish("c1")
+    before = place.latest()
+    place.submit("c2")
+    destination = open_destination(place.where)
+    destination.remove(part_of(destination, "c1-e0"))
+    with pytest.raises(StateRefused, match="run c2-e0 of the same export is in progress"):
+        requeue(place.fleet(), CampaignId("c1"), lost=True)
+    assert before is not None and place.marked() == "c1-e0"
+    assert destination.read(LATEST_NAME, BODY_MAX) is not None
+    place.finish("c2")
+    assert requeue(place.fleet(), CampaignId("c1"), lost=True).lost == 1
