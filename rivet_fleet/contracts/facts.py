@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from rivet_fleet.contracts.basis import BasisFact
-from rivet_fleet.contracts.columns import ColumnType
+from rivet_fleet.contracts.columns import ColumnType, TypeKind
 from rivet_fleet.contracts.keys import KeyTuple, RelationName
 from rivet_fleet.contracts.proof import ChangeReading
 
@@ -39,6 +39,18 @@ class ColumnFacts:
     """The character set its text is stored in, where each column may have one of its own."""
     collation: str | None = None
     """What orders and compares its text; None where it has none or the source does not say."""
+    order: TypeKind | None = None
+    """Of a column without a type: what its values are ordered as all the same."""
+    uncast: ColumnFacts | None = None
+    """The column without its override: an override changes what is sent, not how the source
+    compares it."""
+
+    @property
+    def compared(self) -> TypeKind | None:
+        """What the source compares, orders and marks it as, whatever is sent of it; None where its
+        text does not stand for its place in that order."""
+        own = self.uncast or self
+        return own.order if own.type is None else own.type.kind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -170,7 +170,7 @@ def mark_of_value(
             reason=f"the cursor is one value, and the key has {len(cursor.columns)} columns",
         )
     column = column_of(facts, cursor.columns[0])
-    kind = column.type.kind if column is not None and column.type is not None else None
+    kind = column.compared if column is not None else None
     # Of a text blanks are part, and where it stands among the others.
     plain = value if kind is TypeKind.STRING else value.strip()
     written = _as_written(kind, plain, sample or "")

@@ -67,13 +67,13 @@ def not_rising(export: ExportConfig, setting: str, facts: SourceFacts, name: str
     """Why a column is no cursor although it has an order; None when it is one, or
     ``cursor_is_monotonic`` says so."""
     column = column_of(facts, name)
-    kind = column.type.kind if column is not None and column.type is not None else None
-    if column is None or kind in RISING_KINDS or export.cursor_is_monotonic:
+    if column is None or column.compared in RISING_KINDS or export.cursor_is_monotonic:
         return None
     return Refusal(
         setting=setting,
         reason=f"column {name} ({column.native_type}) does not rise by itself: rows that come "
-        "later with a value below the mark would never be read, and nothing would fail",
+        "later with a value below the mark would never be read, and nothing would fail"
+        + _whatever_is_sent(column),
         suggestion="cursor_is_monotonic: true says that each new value is greater than all before "
         "it, as with ULIDs and UUIDs of version 7; else use a moment or a number, or mode: full",
     )
@@ -110,8 +110,10 @@ def _late(name: str, export: ExportConfig) -> str:
     return f"rows that are committed below the mark, after a run that read above them{help_}"
 
 
-CURSOR_KINDS = INTEGERS | MOMENTS | frozenset({TypeKind.DECIMAL, TypeKind.UUID, TypeKind.STRING})
-"""Types whose text the server turns back into the same value, in an order of its own."""
+CURSOR_KINDS = RISING_KINDS | frozenset({TypeKind.UUID, TypeKind.STRING, TypeKind.BINARY})
+"""Types whose text the server turns back into the same value, in an order of its own. What counts
+is the column's own type: ``columns:`` changes what is sent, and neither how rows are compared nor
+what a mark holds."""
 UNIX_KINDS = INTEGERS | frozenset({TypeKind.DECIMAL})
 DAY_S = 86_400
 
@@ -317,20 +319,27 @@ def _first_refused(
                 reason=f"there is no column {name!r}",
                 suggestion=did_you_mean(name, names) or f"columns: {', '.join(names[:20])}",
             )
-        if column.type is None or column.type.kind not in kinds:
+        if column.type is None or column.compared not in kinds:
+            order = "moments or numbers of seconds" if setting == "time_column" else "text"
             return Refusal(
                 setting=setting,
                 reason=f"column {name} ({column.native_type}) cannot tell what is new: its values "
-                "have no exact order as "
-                + ("moments or numbers of seconds" if setting == "time_column" else "text"),
+                f"have no exact order as {order}{_whatever_is_sent(column)}",
                 suggestion=_use_instead(facts, kinds),
             )
     return None
 
 
+def _whatever_is_sent(column: ColumnFacts) -> str:
+    if column.uncast is None or (column.uncast.type and column.type == column.uncast.type):
+        return ""
+    return "; the source compares it as it is, whatever `columns:` makes of what is delivered"
+
+
 def _use_instead(facts: SourceFacts, kinds: frozenset[TypeKind]) -> str | None:
-    fit = [c.name for c in facts.columns if c.type is not None and c.type.kind in kinds & MOMENTS]
-    fit = fit or [c.name for c in facts.columns if c.type is not None and c.type.kind in kinds]
+    known = [column for column in facts.columns if column.type is not None]
+    fit = [column.name for column in known if column.compared in kinds & MOMENTS]
+    fit = fit or [column.name for column in known if column.compared in kinds]
     return f"columns that could: {', '.join(fit[:10])}" if fit else None
 
 
@@ -349,7 +358,7 @@ def _unlike(facts: SourceFacts, name: str, fallback: str) -> Refusal | None:
 
 def _kind_of(facts: SourceFacts, name: str) -> TypeKind | None:
     column = column_of(facts, name)
-    return column.type.kind if column is not None and column.type is not None else None
+    return column.compared if column is not None else None
 
 
 def _is_key(facts: SourceFacts, columns: tuple[str, ...]) -> bool:
@@ -524,10 +533,8 @@ def _along(facts: SourceFacts, window: RowWindow) -> Choice | None:
     if _walks(facts, window.columns):
         by = f"new rows in the order of {named(window.columns)}"
         return _one(RangeKind.KEYSET, window.columns, "keyset", f"{by}: {within}")
-    column = column_of(facts, first)
-    kind = column.type.kind if column is not None and column.type is not None else None
     # Equal values must be equal as text, or a page could end among them.
-    if len(window.columns) == 1 and kind in INTEGERS | MOMENTS:
+    if len(window.columns) == 1 and _kind_of(facts, first) in INTEGERS | MOMENTS:
         return _one(RangeKind.SPAN, (first,), "span", f"new rows in the order of {first}: {within}")
     return None
 

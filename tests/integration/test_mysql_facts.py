@@ -148,6 +148,7 @@ def test_overrides_carry_the_value(sql, source, type_name, value, override, carr
     sql.execute(f"INSERT INTO t VALUES ({value})")
     casts = (("c", override),)
     facts = facts_of(source, "t", casts=casts)
+    assert facts.columns[0].compared == facts_of(source, "t").columns[0].compared
     got = read_all(source, read_plan(facts, casts), WHOLE).column("c")[0].as_py()
     assert str(got) == carried
 

@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 
+from rivet_fleet.contracts.columns import TypeKind
 from rivet_fleet.contracts.facts import FactsRequest, KeyFacts
 from rivet_fleet.contracts.keys import ChunkRange, RangeKind
 from rivet_fleet.errors import UnsupportedType
@@ -100,6 +101,8 @@ def test_columns_of_every_kind_and_their_overrides(sql, source) -> None:
         "'ab', 1234567, 0.00123, 4000000000, '{1.5,NULL}')"
     )
     facts = facts_of(source, "t", casts=casts)
+    order = {one.name: one.compared for one in facts.columns if one.uncast}
+    assert order == {"u": TypeKind.DECIMAL, **dict.fromkeys("mic", TypeKind.STRING)}
     (row,) = read_all(source, read_plan(facts, casts), WHOLE).to_pylist()
     assert {name: str(value) for name, value in row.items()} == {
         "e": "ok",

@@ -144,11 +144,11 @@ def with_casts(
 
     def sent(column: ColumnFacts) -> ColumnFacts:
         if column.name in asked:
-            return cast(column, asked[column.name], asked=True)
+            return replace(cast(column, asked[column.name], asked=True), uncast=column)
         way = request.unsupported_cast
         if column.type is not None or way is None:
             return column
-        found = cast(column, way, asked=False)
+        found = replace(cast(column, way, asked=False), uncast=column)
         if found.type is None:
             return found
         return replace(found, cast=way, unsupported_reason=column.unsupported_reason)
@@ -391,7 +391,7 @@ class Keyed(ABC, Generic[At]):
     ) -> KeyFacts:
         """Extremes and quantiles. Those of a moment are within the calendar."""
         probe, first = self._probe(at, names), self._by_name[names[0]]
-        moment = len(names) == 1 and first.type is not None and first.type.kind in MOMENTS
+        moment = len(names) == 1 and first.compared in MOMENTS
         where = self.finite(names[0]) if moment else probe.not_null
         lowest = probe.first(where)
         highest = probe.first(where, ">") if lowest else None
@@ -413,7 +413,7 @@ class Keyed(ABC, Generic[At]):
     def _probed(self, facts: KeyFacts) -> KeyFacts:
         """How densely a whole-number key is filled, where the statistics leave it in doubt."""
         column = self._by_name[facts.columns[0]]
-        integer = column.type is not None and column.type.kind in INTEGERS
+        integer = column.compared in INTEGERS
         if not integer or len(facts.columns) > 1 or not facts.minimum or not facts.maximum:
             return facts
         first, last = whole(facts.minimum[0]), whole(facts.maximum[0])

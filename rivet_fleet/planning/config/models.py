@@ -312,8 +312,8 @@ class ExportConfig(Block):
     )
     cursor_is_monotonic: bool = Field(
         default=False,
-        description="incremental, keyset_incremental: takes text or uuid for a cursor: each new "
-        "value is greater than all before it (ULID, UUID version 7).",
+        description="incremental, keyset_incremental: takes text, uuid or bytes for a cursor: each "
+        "new value is greater than all before it (ULID, UUID version 7).",
     )
     keyset_incremental: bool = Field(
         default=False,

@@ -261,6 +261,7 @@ def test_casts_are_applied_where_they_are_asked_for_or_needed() -> None:
         columns, request(casts=(("n", "text"),), unsupported_cast="text"), cast
     )
     assert (n.type, n.cast) == (text, None)
+    assert (n.uncast, odd.uncast, odder.uncast) == columns
     assert (odd.type, odd.cast) == (text, "text")
     assert odd.unsupported_reason == "strange types are not read"
     assert odder.cast_refused and odder.type is None and odder.cast_hint is None

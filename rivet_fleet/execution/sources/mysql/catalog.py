@@ -287,6 +287,7 @@ def _facts(
         comment=comment,
         unsupported_reason=unsupported.reason if unsupported else None,
         cast_hint=unsupported.cast_hint if unsupported else None,
+        order=unsupported.order if unsupported else None,
         charset=text[0],
         collation=text[1],
         set_on_update=set_on_update,

@@ -73,6 +73,8 @@ class Unsupported:
 
     reason: str
     cast_hint: str = "binary"
+    order: TypeKind | None = None
+    """See ``ColumnFacts``."""
 
 
 def family(native_type: str) -> str:
@@ -109,7 +111,9 @@ def _decimal_type(native_type: str) -> ColumnType | Unsupported:
     precision, scale = (whole(match[1]), whole(match[2])) if match else (0, 0)
     if not scale <= precision or not 1 <= precision <= PRECISION_MAX:
         return Unsupported(
-            reason="a decimal whose precision is not known", cast_hint="decimal(38,10)"
+            reason="a decimal whose precision is not known",
+            cast_hint="decimal(38,10)",
+            order=TypeKind.DECIMAL,
         )
     return ColumnType(kind=TypeKind.DECIMAL, precision=precision, scale=scale)
 

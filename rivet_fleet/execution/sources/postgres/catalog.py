@@ -356,6 +356,7 @@ def _facts(column: RawColumn, catalog: CatalogType) -> ColumnFacts:
         comment=column.comment,
         unsupported_reason=unsupported.reason if unsupported else None,
         cast_hint=unsupported.cast_hint if unsupported else None,
+        order=unsupported.order if unsupported else None,
         avg_width_bytes=column.avg_width_bytes,
         set_on_update=column.set_on_update,
     )

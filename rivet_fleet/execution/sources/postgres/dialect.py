@@ -101,6 +101,8 @@ class Unsupported:
 
     reason: str
     cast_hint: str = "text"
+    order: TypeKind = TypeKind.STRING
+    """See ``ColumnFacts``: every value proves that its text comes back as the same one."""
 
 
 def column_type(catalog: CatalogType) -> ColumnType | Unsupported:
@@ -132,6 +134,7 @@ def numeric_type(typmod: int) -> ColumnType | Unsupported:
         return Unsupported(
             reason="numeric without a precision can hold any number of digits",
             cast_hint="decimal(38,10)",
+            order=TypeKind.DECIMAL,
         )
     precision = ((typmod - 4) >> 16) & 0xFFFF
     scale = (((typmod - 4) & 0x7FF) ^ 1024) - 1024
@@ -139,7 +142,8 @@ def numeric_type(typmod: int) -> ColumnType | Unsupported:
     # are carried exactly by a wider decimal.
     precision, scale = (precision - scale, 0) if scale < 0 else (max(precision, scale), scale)
     if precision > PRECISION_MAX:
-        return Unsupported(reason=f"numeric with {precision} digits (the limit is 76)")
+        reason = f"numeric with {precision} digits (the limit is 76)"
+        return Unsupported(reason=reason, order=TypeKind.DECIMAL)
     return ColumnType(kind=TypeKind.DECIMAL, precision=precision, scale=scale)
 
 
