@@ -33,6 +33,7 @@ BLOCKS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("tuning", models.TuningConfig),
     ("export", models.ExportConfig),
     ("quality", models.QualityConfig),
+    ("reconcile", models.ReconcileConfig),
     ("destination", models.DestinationConfig),
     ("parquet", models.ParquetConfig),
     ("meta columns", models.MetaColumnsConfig),

@@ -2,65 +2,40 @@
 
 from __future__ import annotations
 
-import io
-import math
 import shlex
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
-from rivet_fleet.cli import nursery
-from rivet_fleet.cli.environment import worker_environment
 from rivet_fleet.cli.failure import say_ended
 from rivet_fleet.cli.invocation import (
     Invocation,
     campaign_option,
     config_option,
     fleet_of,
-    known_redactor,
     param_option,
-    process_options,
     start,
     state_option,
     wanted_campaign,
 )
 from rivet_fleet.cli.options import details_option, exports_option, json_option
-from rivet_fleet.cli.say import give, is_quiet, log_level, refuse_stream, say_line
+from rivet_fleet.cli.reconcile import Settings, compare_delivered
+from rivet_fleet.cli.say import give, is_quiet, refuse_stream, say_line
 from rivet_fleet.cli.verdict import (
-    End,
-    Telling,
     left_out_failure,
     left_out_failures,
-    tell_end,
     tell_left_out,
 )
+from rivet_fleet.cli.work import Going, coordinate, workers_option
 from rivet_fleet.contracts.codec import dumps
-from rivet_fleet.contracts.events import EventName
 from rivet_fleet.contracts.keys import CampaignId
+from rivet_fleet.contracts.reconcile import ReconcileDepth
 from rivet_fleet.coordination import submit as submission
 from rivet_fleet.coordination import wiring
-from rivet_fleet.coordination.coordinator import (
-    Coordinator,
-    CoordinatorOptions,
-    coordinator_name,
-)
-from rivet_fleet.coordination.fleet import Fleet, find_campaign
-from rivet_fleet.coordination.supervisor import WorkerCommand, log_folder_of
+from rivet_fleet.coordination.fleet import find_campaign
 from rivet_fleet.errors import ExitCode
-from rivet_fleet.observability.progress import PlainProgress, ProgressView
-
-workers_option = click.option(
-    "-w",
-    "--workers",
-    type=click.IntRange(0, 256),
-    default=None,
-    help="Worker processes on this host; default: campaign.workers, else the largest `parallel` of "
-    "the exports, else what this host and the budgets allow, four at most.",
-)
 
 new_option = click.option(
     "--new",
@@ -78,6 +53,15 @@ new_option = click.option(
 @exports_option
 @workers_option
 @new_option
+@click.option(
+    "--reconcile",
+    "reconcile_depth",
+    type=click.Choice([one.value for one in ReconcileDepth]),
+    is_flag=False,
+    flag_value=ReconcileDepth.HASH.value,
+    default=None,
+    help="Compare what was delivered with its source: --reconcile (hash) or --reconcile=count.",
+)
 @details_option
 @json_option
 def run(
@@ -88,6 +72,7 @@ def run(
     exports: tuple[str, ...],
     workers: int | None,
     anew: bool,
+    reconcile_depth: str | None,
     details: bool,
     as_json: bool,
 ) -> int:
@@ -114,7 +99,12 @@ def run(
             left_out=submitted.left_out,
             beside_stream=invocation.stream is not None,
         )
-        return given_on(coordinate(invocation, fleet, submitted.campaign_id, going))
+        code = coordinate(invocation, fleet, submitted.campaign_id, going)
+        if code == ExitCode.OK and invocation.stream is None:
+            settings = Settings(depth=reconcile_depth, workers=workers)
+            asked = settings if reconcile_depth else None
+            code = compare_delivered(invocation, fleet, submitted.campaign_id, exports, asked)
+        return given_on(code)
 
 
 @contextmanager
@@ -177,96 +167,15 @@ def resume(
             details=details,
             exports=exports,
         )
-        return coordinate(invocation, fleet, view.campaign_id, going)
+        code = coordinate(invocation, fleet, view.campaign_id, going)
+        if code == ExitCode.OK:
+            code = compare_delivered(invocation, fleet, view.campaign_id, exports, None)
+        return code
 
 
 def _tell_continued(campaign_id: CampaignId) -> None:
     if not is_quiet():
         say_line(f"continuing campaign {campaign_id} by its stored plan", err=True)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Going(Telling):
-    """How a stored campaign is worked on (see ``CoordinatorOptions``), and how its end is told."""
-
-    workers: int | None
-    join: bool = False
-    resumed: bool = False
-
-
-def coordinate(
-    invocation: Invocation,
-    fleet: Fleet,
-    campaign_id: CampaignId,
-    going: Going,
-) -> int:
-    """Work on a stored campaign until it is over, show it, and say how it ended: the exit code."""
-    named, end = work_on(invocation, fleet, campaign_id, going)
-    return tell_end(invocation, named, campaign_id, end, going)
-
-
-def work_on(
-    invocation: Invocation, fleet: Fleet, campaign_id: CampaignId, going: Going
-) -> tuple[Fleet, End]:
-    """Work on a stored campaign until it is over, and show it. The fleet as its coordinator."""
-    named = wiring.for_campaign(fleet, campaign_id, name=coordinator_name(campaign_id))
-    named.patience.call("check the seals", lambda: named.store.check_seals(campaign_id))
-    if going.resumed:
-        named.tell(EventName.CAMPAIGN_RESUMED, "continued by its stored plan")
-    options = CoordinatorOptions(
-        workers=_workers(invocation, named, campaign_id, going.workers),
-        command=_worker_command(invocation, campaign_id, going.exports),
-        join=going.join,
-        nursery=nursery.take(invocation.loaded.store_libraries),
-        exports=going.exports,
-    )
-    governor = wiring.open_governor(
-        invocation.loaded, process_options(invocation, "governor"), named, campaign_id
-    )
-    coordinator = Coordinator(named, campaign_id, options, _open_progress(), governor)
-    code = coordinator.run()
-    end = End(exit_code=code, worker_failure=coordinator.worker_failure, halted=coordinator.halted)
-    return named, end
-
-
-def _workers(
-    invocation: Invocation, fleet: Fleet, campaign_id: CampaignId, given: int | None
-) -> int:
-    """As many as were asked for; else so many as suit, which is said."""
-    asked = invocation.loaded.config.campaign.workers if given is None else given
-    if asked is not None:
-        return asked
-    chosen = wiring.workers_here(invocation.loaded, fleet, campaign_id)
-    if not is_quiet():
-        say_line(chosen.sentence, err=True)
-    return chosen.count
-
-
-def _worker_command(
-    invocation: Invocation, campaign_id: CampaignId, exports: tuple[str, ...]
-) -> WorkerCommand:
-    # Quiet is the terminal: a worker's log is a file, for whoever looks later.
-    level = log_level()
-    arguments = [
-        *nursery.PROGRAM,
-        "--log-level",
-        "info" if level is None or is_quiet() else level,
-        "worker",
-        "--config",
-        str(invocation.loaded.path),
-        "--campaign-id",
-        campaign_id,
-        "--namespace",
-        invocation.namespace,
-        *(word for name in exports for word in ("--export", name)),
-    ]
-    return WorkerCommand(
-        arguments=arguments,
-        environment=worker_environment(
-            invocation.environment, params=invocation.params, state_url=invocation.state_url
-        ),
-        log_folder=log_folder_of(invocation.loaded.path.parent, campaign_id),
-    )
 
 
 @click.command()
@@ -302,14 +211,3 @@ def submit(
         say_line(f"campaign {submitted.campaign_id} {verb}")
     tell_left_out(submitted.left_out, shlex.quote(str(config)))
     return failure.exit_code if failure is not None else int(ExitCode.OK)
-
-
-def _open_progress() -> ProgressView:
-    if is_quiet():
-        return PlainProgress(io.StringIO(), redactor=known_redactor(), every_s=math.inf)
-    if not sys.stderr.isatty():
-        return PlainProgress(sys.stderr, redactor=known_redactor())
-    # The terminal's library costs a tenth of a second: only where it draws.
-    from rivet_fleet.observability.liveprogress import open_progress
-
-    return open_progress(True, sys.stderr, redactor=known_redactor())

@@ -7,7 +7,6 @@ from pathlib import Path
 import click
 
 from rivet_fleet.cli import nursery
-from rivet_fleet.cli.campaign import Going, coordinate, workers_option
 from rivet_fleet.cli.invocation import (
     config_option,
     fleet_of,
@@ -20,6 +19,7 @@ from rivet_fleet.cli.invocation import (
 )
 from rivet_fleet.cli.options import details_option, exports_option, json_option
 from rivet_fleet.cli.say import say
+from rivet_fleet.cli.work import Going, coordinate, workers_option
 from rivet_fleet.contracts.artifact import artifact_text, config_path_said, read_artifact
 from rivet_fleet.contracts.codec import dumps
 from rivet_fleet.contracts.identity import new_campaign_id

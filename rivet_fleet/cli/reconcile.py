@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
-from rivet_fleet.cli.campaign import Going, work_on, workers_option
 from rivet_fleet.cli.failure import Failure, ending, say_ended
 from rivet_fleet.cli.invocation import (
+    Invocation,
     config_option,
     fleet_of,
     known_redactor,
@@ -22,6 +24,8 @@ from rivet_fleet.cli.invocation import (
 )
 from rivet_fleet.cli.options import exports_option, json_option
 from rivet_fleet.cli.say import is_quiet, say, say_line
+from rivet_fleet.cli.work import Going, work_on, workers_option
+from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.contracts.reconcile import (
     CONFIRM_AFTER_S,
     LIMIT_DEFAULT,
@@ -31,9 +35,13 @@ from rivet_fleet.contracts.reconcile import (
     RangeVerdict,
     ReconcileDepth,
 )
+from rivet_fleet.contracts.state import RunView
 from rivet_fleet.coordination import reconcile as comparisons
 from rivet_fleet.coordination.artifact import write_plan
+from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.errors import ExitCode
+from rivet_fleet.planning.config.loaded import LoadedConfig, reconcile_of
+from rivet_fleet.planning.config.models import ReconcileConfig
 
 _SHOWN_ROWS = 20
 _ENDS = (
@@ -42,6 +50,19 @@ _ENDS = (
     (RangeVerdict.UNSETTLED, ExitCode.RETRYABLE, RECONCILE_UNSETTLED),
 )
 """The gravest first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the command line says; None leaves it to each export's ``reconcile``."""
+
+    depth: str | None = None
+    settled_by: str | None = None
+    limit: int = LIMIT_DEFAULT
+    confirm_after_s: float = CONFIRM_AFTER_S
+    report: Path | None = None
+    workers: int | None = None
+    as_json: bool = False
 
 
 @click.command()
@@ -53,9 +74,9 @@ _ENDS = (
 @click.option(
     "--depth",
     type=click.Choice([one.value for one in ReconcileDepth]),
-    default=ReconcileDepth.HASH.value,
-    show_default=True,
-    help="count: rows of each range; hash: every row, down to its columns.",
+    default=None,
+    help="count: rows of each range; hash: every row, down to its columns. Default: the export's "
+    "`reconcile`, else hash.",
 )
 @click.option(
     "--settled-by",
@@ -92,50 +113,89 @@ def reconcile(
     state_url: str | None,
     exports: tuple[str, ...],
     run_id: str | None,
-    workers: int | None,
-    report: Path | None,
-    as_json: bool,
-    **asked: Any,
+    **said: Any,
 ) -> int:
     """Compare delivered files with their source, range by range; nothing is changed in either.
 
     Safe to kill and to start again. What differs is looked at twice; the report names each range,
     and each row by its key.
     """
+    settings = Settings(**said)
     invocation = start(config, params, state_url, shows_progress=True)
     with fleet_of(invocation, "coordinator", migrate=True) as fleet:
-        wanted = _wanted(**asked)
-        begun = comparisons.begin(fleet, invocation.loaded, wanted, exports, run_id)
-        if not (begun.created or is_quiet()):
-            say_line(f"continuing comparison {begun.campaign_id}", err=True)
-        going = Going(workers=workers, resumed=not begun.created, as_json=as_json)
-        named, end = work_on(invocation, fleet, begun.campaign_id, going)
-        found = comparisons.found(named, begun.campaign_id)
-    path = report or Path(f"reconcile-{begun.campaign_id}.json")
-    body = {"campaign_id": begun.campaign_id, "exports": [one.report for one in found]}
-    write_plan(path, json.dumps(body, indent=2, ensure_ascii=False) + "\n", what="report")
-    failure = _failure(found, end.exit_code, path)
-    if as_json:
-        say_ended(json.dumps({**body, "report": str(path)}, ensure_ascii=False), failure)
-    else:
-        for one in found:
-            _tell(one)
-        say(f"report: {path}", err=True)
-        if end.worker_failure and end.exit_code is not ExitCode.OK:
-            say(f"last words of a worker that ended:\n{end.worker_failure}", err=True)
-        if failure is not None:
-            say(f"{failure.message}\n  hint: {failure.hint}", err=True)
+        if run_id is None:
+            runs = comparisons.newest_runs(fleet, invocation.loaded, exports)
+        else:
+            runs = comparisons.one_run(fleet, invocation.loaded, run_id)
+        failure = compare(invocation, fleet, runs, settings)
     return int(ExitCode.OK) if failure is None else failure.exit_code
 
 
-def _wanted(
-    depth: str, settled_by: str | None, limit: int, confirm_after_s: float
-) -> comparisons.Asked:
+def compare(
+    invocation: Invocation, fleet: Fleet, runs: Sequence[RunView], settings: Settings
+) -> Failure | None:
+    """Compare delivered runs with their source, write the report and tell it. How it failed, told
+    already; None for a match."""
+    ask = partial(_asked, invocation.loaded, settings)
+    begun = comparisons.begin(fleet, invocation.loaded, runs, ask)
+    if not (begun.created or is_quiet()):
+        say_line(f"continuing comparison {begun.campaign_id}", err=True)
+    going = Going(workers=settings.workers, resumed=not begun.created, as_json=settings.as_json)
+    named, end = work_on(invocation, fleet, begun.campaign_id, going)
+    found = comparisons.found(named, begun.campaign_id)
+    path = settings.report or Path(f"reconcile-{begun.campaign_id}.json")
+    body = {"campaign_id": begun.campaign_id, "exports": [one.report for one in found]}
+    write_plan(path, json.dumps(body, indent=2, ensure_ascii=False) + "\n", what="report")
+    failure = _failure(found, end.exit_code, path)
+    if settings.as_json:
+        say_ended(json.dumps({**body, "report": str(path)}, ensure_ascii=False), failure)
+        return failure
+    for one in found:
+        _tell(one)
+    say(f"report: {path}", err=True)
+    if end.worker_failure and end.exit_code is not ExitCode.OK:
+        say(f"last words of a worker that ended:\n{end.worker_failure}", err=True)
+    if failure is not None:
+        say(f"{failure.message}\n  hint: {failure.hint}", err=True)
+    return failure
+
+
+def compare_delivered(
+    invocation: Invocation,
+    fleet: Fleet,
+    campaign_id: CampaignId,
+    exports: Sequence[str],
+    settings: Settings | None,
+) -> ExitCode:
+    """Behind a campaign that has delivered: compare what asks for it, all where the command line
+    does (``settings``); how the command ends. What may have been written since is told alone."""
+    loaded = invocation.loaded
+    words = {one.name: reconcile_of(one) for one in loaded.config.exports}
+    delivered = comparisons.runs_of(fleet, campaign_id, exports)
+    runs = [run for run in delivered if settings or words.get(_name(run)) is not None]
+    if not runs:
+        return ExitCode.OK
+    failure = compare(invocation, fleet, runs, settings or Settings())
+    if failure is None or failure.code == RECONCILE_UNSETTLED:
+        return ExitCode.OK
+    warned = [words.get(_name(run)) for run in runs]
+    if all(one is not None and one.on_mismatch == "warn" for one in warned):
+        return ExitCode.OK
+    return ExitCode(failure.exit_code)
+
+
+def _name(run: RunView) -> str:
+    return run.plan.family or run.export_name
+
+
+def _asked(loaded: LoadedConfig, settings: Settings, run: RunView) -> comparisons.Asked:
+    known = {one.name: reconcile_of(one) for one in loaded.config.exports}
+    word = known.get(_name(run)) or ReconcileConfig()
     return comparisons.Asked(
-        depth=ReconcileDepth(depth),
-        settled_by=settled_by,
-        limit=limit,
-        confirm_after_s=confirm_after_s,
+        depth=ReconcileDepth(settings.depth or word.depth),
+        settled_by=settings.settled_by or word.settled_by,
+        limit=settings.limit,
+        confirm_after_s=settings.confirm_after_s,
     )
 
 

@@ -6,7 +6,7 @@ leased, budgeted and resumed as those of every run; this module begins it and re
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -58,6 +58,9 @@ class Asked:
     confirm_after_s: float
 
 
+Ask = Callable[[RunView], Asked]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compared:
     """One run's comparison as it stands."""
@@ -68,20 +71,16 @@ class Compared:
     report: dict[str, Any]
 
 
-def begin(
-    fleet: Fleet, loaded: LoadedConfig, asked: Asked, names: Sequence[str], run_id: str | None
-) -> Submitted:
-    """Store a campaign that compares the newest delivered run of each named export (all by
-    default), or ``run_id``; one that is asked the same and is not over is gone on with.
+def begin(fleet: Fleet, loaded: LoadedConfig, runs: Sequence[RunView], ask: Ask) -> Submitted:
+    """Store a campaign that compares ``runs`` with their source; one that is asked the same and is
+    not over is gone on with.
 
-    Nothing is written but that campaign. Raises StateRefused where there is no such run, or its
-    manifest is gone or lists other files than the state; UsageError for a column that cannot tell
-    which rows are settled.
+    Nothing is written but that campaign. Raises StateRefused where a run's manifest is gone or
+    lists other files than the state; UsageError for a column that cannot tell which rows are
+    settled.
     """
-    choose(loaded.config.exports, names)
     refuse_other_owner(fleet.store, loaded)
-    runs = [_one(fleet, loaded, run_id)] if run_id else _newest(fleet, loaded, names)
-    plans = [_asked_of(run, loaded, asked) for run in runs]
+    plans = [_asked_of(run, loaded, ask(run)) for run in runs]
     for run in runs:
         _refuse_other_files(fleet, run)
     name = f"{loaded.campaign_name}{RECONCILE_SUFFIX}"
@@ -122,17 +121,20 @@ def _new_id(fleet: Fleet) -> CampaignId:
     return CampaignId(within(f"{bare}{_STEM}", fleet.store.namespace))
 
 
-def _one(fleet: Fleet, loaded: LoadedConfig, run_id: str) -> RunView:
+def one_run(fleet: Fleet, loaded: LoadedConfig, run_id: str) -> list[RunView]:
+    """The run of this id. Raises StateRefused where it is not delivered, or another's."""
     run = fleet.store.run(RunId(run_id))
     campaign = None if run is None else fleet.store.campaign(run.campaign_id)
     if run is None or campaign is None or not _delivered(run):
         raise _nothing(f"the state has no delivered run {run_id}")
     refuse_other(fleet.store, loaded, campaign)
-    return run
+    return [run]
 
 
-def _newest(fleet: Fleet, loaded: LoadedConfig, names: Sequence[str]) -> list[RunView]:
-    """Of each export, partitions among them, in the order of their campaigns' plans."""
+def newest_runs(fleet: Fleet, loaded: LoadedConfig, names: Sequence[str]) -> list[RunView]:
+    """The newest delivered run of each named export, all by default, partitions among them. Raises
+    UsageError for a name that is none, StateRefused where nothing is delivered."""
+    choose(loaded.config.exports, names)
     found: dict[str, RunView] = {}
     for campaign in fleet.store.campaigns(name=loaded.campaign_name):
         for run in runs_named(fleet.store.runs(campaign.campaign_id), names):
@@ -141,6 +143,11 @@ def _newest(fleet: Fleet, loaded: LoadedConfig, names: Sequence[str]) -> list[Ru
     if not found:
         raise _nothing("no run that was asked for is delivered")
     return list(found.values())
+
+
+def runs_of(fleet: Fleet, campaign_id: CampaignId, names: Sequence[str]) -> list[RunView]:
+    """What a campaign has delivered of the named exports, all by default."""
+    return list(filter(_delivered, runs_named(fleet.store.runs(campaign_id), names)))
 
 
 def _delivered(run: RunView) -> bool:

@@ -28,7 +28,7 @@ from rivet_fleet.contracts.priority import (
 )
 from rivet_fleet.contracts.state import MeasuredRun
 from rivet_fleet.planning.candidates import key_facts, led_by
-from rivet_fleet.planning.config.loaded import LoadedConfig
+from rivet_fleet.planning.config.loaded import LoadedConfig, reconcile_of
 from rivet_fleet.planning.config.models import CHUNK_SIZE_DEFAULT, CampaignConfig, ExportConfig
 from rivet_fleet.planning.config.protection import readers_of
 from rivet_fleet.planning.judging import Access, preflight, sparse_range
@@ -214,7 +214,7 @@ def _one(
         verdict=checked.verdict,
         cursor_quality=_cursor(export, facts, run, strategy),
         sparse_range_risk=sparse_range(access),
-        reconcile_required=bool(export.reconcile_required),
+        reconcile_required=reconcile_of(export) is not None,
         days_window=export.days_window,
         warnings=len(checked.warnings),
         history=history_of(runs),

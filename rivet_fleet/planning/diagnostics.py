@@ -32,8 +32,6 @@ class Rule(Enum):
     NULL_CHUNK = "null-chunk"
     ONE_CHUNK = "one-chunk"
     DENSE_SURROGATE = "dense-surrogate"
-    INCREMENTAL_RECONCILE_MISMATCH = "incremental-reconcile-mismatch"
-    TIME_WINDOW_RECONCILE_MISMATCH = "time-window-reconcile-mismatch"
     QUALITY_UNIQUE_NO_CAP = "quality-unique-no-cap"
     MARK_ABOVE_EVERYTHING = MARK_ABOVE_EVERYTHING
     CURSOR_CANNOT_SEE = CURSOR_CANNOT_SEE
@@ -41,10 +39,6 @@ class Rule(Enum):
 
 NOTE, WARNING, DEGRADED = "note", "warning", "degraded"
 LARGE_ROWS = 1_000_000
-_RECONCILED_IN_PART = {
-    "incremental": Rule.INCREMENTAL_RECONCILE_MISMATCH,
-    "time_window": Rule.TIME_WINDOW_RECONCILE_MISMATCH,
-}
 
 
 def diagnose(
@@ -127,12 +121,4 @@ def _settings(export: ExportConfig) -> Iterator[PlanDiagnostic]:
             WARNING,
             "chunk_dense reads the key's index from its beginning to its end when planning; "
             "without it chunks are cut by the source's statistics for nothing",
-        )
-    rule = _RECONCILED_IN_PART.get(export.mode)
-    if rule is not None and export.reconcile_required:
-        yield _say(
-            rule,
-            WARNING,
-            f"reconcile_required compares whole tables, and mode {export.mode} reads a part: "
-            "the counts differ by what was read before",
         )

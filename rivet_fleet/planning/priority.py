@@ -284,7 +284,7 @@ def _risks(ledger: _Ledger, inputs: ScoreInputs) -> None:
         said = "most of the key's range holds no rows: many statements may find nothing"
         ledger.add("sparse range", -18, ReasonKind.SPARSE_RANGE_RISK, said)
     if inputs.reconcile_required:
-        said = "it asks to be reconciled, and counting again costs the source (`prove: all`)"
+        said = "it is compared with its source afterwards, which reads it once more"
         ledger.add("reconcile required", -12, ReasonKind.RECONCILE_REQUIRED, said)
     days = inputs.days_window
     window = inputs.strategy is ScoredStrategy.TIME_WINDOW

@@ -62,7 +62,6 @@ SMALL = {
 """Small modules that only a sibling imports, and why they stand alone."""
 
 FAN_OUT = {
-    "cli/campaign.py": 18,
     "cli/state.py": 17,
     "coordination/check.py": 19,
     "coordination/doctor.py": 21,

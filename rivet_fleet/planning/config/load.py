@@ -332,10 +332,7 @@ def _advice(config: FleetConfig) -> list[tuple[ConfigKey, str]]:
             found.append(((name,), f"{name} is ignored: the fleet's workers share all chunks"))
     for index, export in enumerate(config.exports):
         at: ConfigKey = ("exports", index)
-        for name, instead in (
-            ("parallel_safe", "source_groups decide"),
-            ("reconcile_required", "`prove: all` counts a run at its source"),
-        ):
+        for name, instead in (("parallel_safe", "source_groups decide"),):
             if getattr(export, name) is not None:
                 found.append(((*at, name), f"{dotted((*at, name))} is ignored: {instead}"))
         if export.parallel is not None and config.campaign.workers is not None:

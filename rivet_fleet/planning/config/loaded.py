@@ -14,6 +14,7 @@ from rivet_fleet.planning.config.models import (
     DestinationConfig,
     ExportConfig,
     FleetConfig,
+    ReconcileConfig,
     SourceConfig,
 )
 from rivet_fleet.planning.config.problems import ConfigKey, Places, Problem, config_error
@@ -218,6 +219,13 @@ def change_policies(config: FleetConfig, export: ExportConfig) -> tuple[str, flo
 def prove_of(config: FleetConfig, export: ExportConfig) -> Prove:
     """How much the export's run proves: its own word, else the campaign's."""
     return Prove(export.prove or config.campaign.prove)
+
+
+def reconcile_of(export: ExportConfig) -> ReconcileConfig | None:
+    """How the export's deliveries are compared with their source; None when nothing asks for it."""
+    if export.reconcile is None and export.reconcile_required:
+        return ReconcileConfig(depth="count")
+    return export.reconcile
 
 
 def policies_of(config: FleetConfig, export: ExportConfig) -> ValuePolicies:

@@ -225,6 +225,23 @@ DAYS_MAX = 3_660_000
 """Ten thousand years: longer windows are one chunk."""
 
 
+class ReconcileConfig(Block):
+    """What is delivered is compared with its source when the run is over."""
+
+    depth: Literal["count", "hash"] = Field(
+        default="hash", description="count: rows of each range; hash: every row and column."
+    )
+    settled_by: str | None = Field(
+        default=None,
+        description="A date or time that rises when a row is written: only rows from before the "
+        "run count.",
+    )
+    on_mismatch: Literal["fail", "warn"] = Field(
+        default="fail",
+        description="fail: the command ends with 3; warn: it tells, and goes on.",
+    )
+
+
 class ExportConfig(Block):
     """One table or query, and where it goes."""
 
@@ -351,8 +368,11 @@ class ExportConfig(Block):
     source_group: str | None = Field(
         default=None, description="The budget this export shares; one of source_groups."
     )
+    reconcile: ReconcileConfig | None = Field(
+        default=None, description="How `run` compares what it delivered; see reconcile."
+    )
     reconcile_required: bool | None = Field(
-        default=None, description="Ignored: `prove: all` counts a run at its source."
+        default=None, description="The same as `reconcile: {depth: count}` where that is not said."
     )
     columns: dict[str, str] = Field(
         default_factory=dict, description="Column (or table.column) to the type it is read as."

@@ -55,23 +55,6 @@ def test_what_a_plan_says_about_itself(
     assert rules(facts, export(**knobs)) == expected
 
 
-@pytest.mark.parametrize(
-    ("mode", "rule"),
-    [
-        ("incremental", "incremental-reconcile-mismatch"),
-        ("time_window", "time-window-reconcile-mismatch"),
-    ],
-)
-def test_reconciling_a_part_against_the_whole_is_told(mode: str, rule: str) -> None:
-    facts = table(indexes=(PRIMARY,))
-    choice = choose(export(), facts)
-    assert isinstance(choice, Choice)
-    for asked in (True, False):
-        one = export(reconcile_required=asked).model_copy(update={"mode": mode})
-        found = diagnose(one, facts=facts, choice=choice, tuning=TuningPlan())
-        assert (rule in {each.rule for each in found}) is asked
-
-
 def test_gates_that_may_stay_unknown_are_told() -> None:
     facts = table(indexes=(PRIMARY,))
     assert "quality-unique-no-cap" in rules(facts, export(), uncompared=("too many",))

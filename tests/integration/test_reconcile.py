@@ -1,0 +1,231 @@
+"""`reconcile` over real servers: delivered files of every strategy against their source."""
+
+from __future__ import annotations
+
+import signal
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from rivet_fleet.demo.embedded import EmbeddedPostgres
+from tests.integration.fleet_cli import Desk, ended, fleet_yaml, run_sqlite
+from tests.servers.mariadb import EmbeddedMariadb
+from tests.waiting import until
+
+POSTGRES = """
+CREATE TABLE orders (id bigint PRIMARY KEY, note text, total numeric(10,2), share float8,
+                     paid_at timestamptz, ref uuid, marks int[]);
+INSERT INTO orders SELECT i, CASE i WHEN 11 THEN '' ELSE 'note ' || i END, i / 100.0,
+    CASE WHEN i = 8 THEN 0 ELSE i / 7.0 END, '2024-05-01Z'::timestamptz + i * interval '1 hour',
+    md5(i::text)::uuid, ARRAY[i, NULL] FROM generate_series(1, 200) i;
+CREATE TABLE spans (bucket int, note text);
+INSERT INTO spans SELECT i % 50, 'n' || i FROM generate_series(1, 200) i;
+CREATE INDEX ON spans (bucket);
+CREATE TABLE heap (note text);
+INSERT INTO heap SELECT repeat('x', 200) || i FROM generate_series(1, 400) i;
+CREATE TABLE events (id bigint PRIMARY KEY, at timestamptz NOT NULL, note text);
+INSERT INTO events SELECT i, '2024-05-01Z'::timestamptz + i * interval '1 hour', 'e' || i
+    FROM generate_series(1, 100) i;
+CREATE INDEX ON events (at, id);
+ANALYZE;
+"""
+MARIADB = """
+CREATE TABLE orders (id bigint NOT NULL PRIMARY KEY, note text, total numeric(10,2), share double,
+                     paid_at timestamp NULL);
+INSERT INTO orders SELECT seq, if(seq = 11, '', concat('note ', seq)), seq / 100,
+    if(seq = 8, 0, seq / 7), '2024-05-01' + interval seq hour FROM seq_1_to_200;
+CREATE TABLE spans (bucket int, note text, KEY (bucket));
+INSERT INTO spans SELECT seq % 50, concat('n', seq) FROM seq_1_to_200;
+CREATE TABLE heap (note text);
+INSERT INTO heap SELECT concat(repeat('x', 200), seq) FROM seq_1_to_400;
+CREATE TABLE events (id bigint NOT NULL PRIMARY KEY, at datetime NOT NULL, note text, KEY (at, id));
+INSERT INTO events SELECT seq, '2024-05-01' + interval seq hour, concat('e', seq) FROM seq_1_to_100;
+ANALYZE TABLE orders, spans, heap, events;
+"""
+EXPORTS = {
+    "orders": "table: orders, mode: chunked, chunk_size: 60",
+    "spans": "table: spans, mode: chunked, chunk_column: bucket, chunk_size: 80",
+    "heap": "table: heap, mode: chunked, chunk_size: 100",
+    "whole": "table: events, mode: full",
+    "joined": 'query: "SELECT o.id, e.note FROM orders o JOIN events e ON e.id = o.id"',
+    "selected": 'query: "SELECT id, note FROM orders WHERE id > 20"',
+    "fresh": "table: events, mode: incremental, cursor_column: at",
+    "lately": "table: events, mode: time_window, time_column: at, days_window: 9000",
+    "cells": "table: orders, format: csv",
+}
+CHANGES = """
+UPDATE orders SET note = 'note 5 ' WHERE id = 5;
+UPDATE orders SET note = 'Note 6' WHERE id = 6;
+UPDATE orders SET share = -1 WHERE id = 8;
+UPDATE orders SET share = share * 0 WHERE id = 8;
+UPDATE orders SET paid_at = paid_at + interval '1' hour WHERE id = 10;
+UPDATE orders SET note = NULL WHERE id = 11;
+UPDATE orders SET total = CASE id WHEN 20 THEN 0.21 ELSE 0.20 END WHERE id IN (20, 21);
+DELETE FROM orders WHERE id = 130;
+INSERT INTO orders (id, note) VALUES (0, 'late');
+DELETE FROM spans WHERE note = 'n77';
+UPDATE heap SET note = 'another' WHERE note LIKE '%xx123';
+UPDATE events SET note = 'E50' WHERE id = 50;
+DELETE FROM events WHERE id = 60;
+UPDATE events SET at = '2024-06-01' WHERE id = 70;
+"""
+CHANGED = {
+    ("changed", "5", "note"),
+    ("changed", "6", "note"),
+    ("changed", "8", "share"),
+    ("changed", "10", "paid_at"),
+    ("changed", "11", "note"),
+    ("changed", "20", "total"),
+    ("changed", "21", "total"),
+    ("extra", "130", ""),
+    ("missing", "0", ""),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Shop:
+    """A desk whose exports are delivered, and how its source is changed."""
+
+    engine: str
+    desk: Desk
+    execute: Callable[[str], str]
+
+    def compared(self, *arguments: str, code: int = 0) -> dict[str, Any]:
+        """The reports by export."""
+        return compared(self.desk, *arguments, code=code)
+
+
+def compared(desk: Desk, *arguments: str, code: int = 0) -> dict[str, Any]:
+    """The reports of a comparison by export."""
+    done = desk.cli("reconcile", "--confirm-after", "0", "--json", *arguments, code=code)
+    return {one["export_name"]: one for one in done.json["exports"]}
+
+
+def config(engine: str) -> str:
+    exports = "\n".join(
+        f"  - {{name: {name}, {'' if 'format' in shape else 'format: parquet, '}{shape},\n"
+        f"     destination: {{type: local, path: ./out/{name}}}}}"
+        for name, shape in EXPORTS.items()
+    )
+    if engine == "postgres":  # whose arrays no cell can hold
+        exports = exports.replace("{name: cells,", "{name: cells, columns: {marks: text},")
+    return f"""\
+source: {{type: {engine}, url_env: SHOP_URL}}
+campaign: {{name: shop, workers: 1, lease_ttl_s: 5, prove: all}}
+exports:
+{exports}
+"""
+
+
+def shop_of(engine: str, url: str, folder: Any, execute: Callable[[str], str]) -> Shop:
+    execute(POSTGRES if engine == "postgres" else MARIADB)
+    desk = Desk(folder=folder, environment={"SHOP_URL": url})
+    desk.write(config(engine))
+    desk.cli("run")
+    return Shop(engine, desk, execute)
+
+
+@pytest.fixture(scope="module", params=["postgres", "mariadb"])
+def shop(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    """Delivered once for an engine; what a test changes it leaves to those behind it."""
+    folder = tmp_path_factory.mktemp("reconcile")
+    server: EmbeddedPostgres | EmbeddedMariadb = request.getfixturevalue(request.param)
+    url = server.create_database("reconcile_shop")
+    ask = server.psql if isinstance(server, EmbeddedPostgres) else server.sql
+    return shop_of(request.param, url, folder, lambda sql: ask(sql, database="reconcile_shop"))
+
+
+def found(report: dict[str, Any]) -> set[tuple[str, str, str]]:
+    return {
+        (row["difference"], ",".join(row["key"]), ",".join(row["columns"]))
+        for each in report["partitions"]
+        for row in each.get("rows", ())
+    }
+
+
+def test_every_strategy_matches_by_number_and_by_row(shop: Shop) -> None:
+    """And nothing but a comparison was begun: no file, no mark, no history is another."""
+    before = {path: path.stat().st_mtime_ns for path in shop.desk.out.rglob("*")}
+    for depth in ("count", "hash"):
+        reports = shop.compared("--depth", depth)
+        assert {n: one["verdict"] for n, one in reports.items()} == dict.fromkeys(EXPORTS, "match")
+        rows = {name: one["summary"]["total_source_rows"] for name, one in reports.items()}
+        assert rows == {
+            name: one["summary"]["total_exported_rows"] for name, one in reports.items()
+        }
+        assert rows["orders"] == 200 and rows["selected"] == 180 and rows["fresh"] == 100
+        assert len(reports["orders"]["partitions"]) == 4
+        assert all(each["source_read_at_s"] > 1e9 for each in reports["orders"]["partitions"])
+    assert {path: path.stat().st_mtime_ns for path in shop.desk.out.rglob("*")} == before
+    (report,) = [p for p in shop.desk.folder.glob("reconcile-*.json") if "hash" in p.read_text()]
+    assert stat.S_IMODE(report.stat().st_mode) == 0o600
+    known = {
+        one["progression"]["export_name"]: one["progression"]
+        for one in shop.desk.cli("state", "progression", "--json").json
+    }
+    for name in ("orders", "spans", "fresh"):
+        committed, verified = known[name]["committed"], known[name]["verified"]
+        assert {**verified, "at_s": 0} == {**committed, "at_s": 0}
+    assert run_sqlite(shop.desk.state, "SELECT count(*) FROM export_metrics") == [(len(EXPORTS),)]
+
+
+def test_what_was_changed_at_the_source_is_named(shop: Shop) -> None:
+    shop.execute(CHANGES)
+    reports = shop.compared(code=3)
+    assert found(reports["orders"]) == CHANGED
+    assert found(reports["selected"]) == {("extra", "130", "")}
+    assert found(reports["cells"]) == CHANGED
+    assert reports["spans"]["verdict"] == reports["heap"]["verdict"] == "mismatch"
+    assert reports["spans"]["summary"]["extra"] == 1
+    # Its cursor has left what the run was to read: that is no fault.
+    assert found(reports["fresh"]) == {("changed", "50", "note"), ("extra", "60", "")}
+    assert ("changed", "70", "at") in found(reports["whole"])
+    counts = shop.compared("--depth", "count", code=3)
+    assert counts["orders"]["summary"]["mismatches"] == 2
+    assert counts["joined"]["verdict"] == "mismatch"
+    # As many rows as before: what a number cannot tell.
+    assert counts["heap"]["verdict"] == "match"
+
+
+def test_a_comparison_is_killed_and_goes_on_and_finds_what_files_lack(
+    own_shop: tuple[Desk, str], postgres: EmbeddedPostgres
+) -> None:
+    desk, name = own_shop
+    more = "mode: chunked, chunk_size: 50, reconcile: {depth: count}"
+    desk.write(fleet_yaml(extra=more))
+    # The run itself compares what it delivered, because its export asks for it.
+    assert "orders: match" in desk.cli("run").out
+    comparing = desk.start("reconcile", "--workers", "0", "-c", str(desk.config))
+    with ended(comparing):
+        known = "SELECT count(*) FROM campaign WHERE campaign_name LIKE '%/reconcile'"
+        until(lambda: run_sqlite(desk.state, known) == [(2,)])
+        comparing.send_signal(signal.SIGKILL)
+        comparing.communicate()
+    # A worker dies behind a chunk's commit; another one takes its place.
+    marker = desk.folder / "killed"
+    desk.environment["RIVET_FLEET_TEST_KILL"] = f"chunk.committed:kill:2:{marker}"
+    done = desk.cli("reconcile")
+    assert marker.exists()
+    assert "continuing comparison" in done.err and "orders: match (ranges: 4 match)" in done.out
+    assert run_sqlite(desk.state, known) == [(2,)]
+    desk.environment.pop("RIVET_FLEET_TEST_KILL")
+
+    (part,) = desk.out.glob("orders/*/*-c000001-*.parquet")
+    table = pq.read_table(part)
+    whole = part.read_bytes()
+    pq.write_table(table.slice(1), part)
+    for depth in ("count", "hash"):
+        report = compared(desk, "--depth", depth, code=3)["orders"]
+        assert report["summary"]["mismatches"] == 1
+        assert report["partitions"][1]["status"] == "mismatch"
+    assert found(report) == {("missing", str(table["id"][0].as_py()), "")}
+    part.unlink()
+    report = compared(desk, code=1)["orders"]
+    assert (report["verdict"], report["summary"]["unknown"]) == ("unknown", 1)
+    part.write_bytes(whole)
+    postgres.psql("ALTER TABLE orders ADD COLUMN more int", database=name)
+    assert compared(desk, code=4)["orders"]["verdict"] == "unknown"

@@ -1,0 +1,67 @@
+"""What becomes of a comparison behind a run: by the command line, by each export's own word."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from rivet_fleet.cli import reconcile
+from rivet_fleet.cli.failure import Failure, ending
+from rivet_fleet.contracts.reconcile import (
+    RECONCILE_MISMATCH,
+    RECONCILE_UNKNOWN,
+    RECONCILE_UNSETTLED,
+)
+from rivet_fleet.errors import ExitCode
+from rivet_fleet.planning.config.models import ExportConfig
+
+FAILURES = {
+    "mismatch": ending(ExitCode.DATA_INTEGRITY, "m", code=RECONCILE_MISMATCH),
+    "unknown": ending(ExitCode.GENERIC, "u", code=RECONCILE_UNKNOWN),
+    "unsettled": ending(ExitCode.RETRYABLE, "s", code=RECONCILE_UNSETTLED),
+    "match": None,
+}
+
+
+def export(**more: Any) -> ExportConfig:
+    place = {"type": "local", "path": "out"}
+    return ExportConfig.model_validate(
+        {"name": "orders", "table": "orders", "format": "parquet", "destination": place, **more}
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "option", "ends", "code"),
+    [
+        ({}, None, "mismatch", 0),
+        ({}, "hash", "mismatch", 3),
+        ({"reconcile": {}}, None, "mismatch", 3),
+        ({"reconcile": {}}, None, "unknown", 1),
+        ({"reconcile": {}}, None, "unsettled", 0),
+        ({"reconcile": {}}, None, "match", 0),
+        ({"reconcile": {"on_mismatch": "warn"}}, None, "mismatch", 0),
+        ({"reconcile_required": True}, None, "mismatch", 3),
+        ({"reconcile_required": False}, None, "mismatch", 0),
+    ],
+)
+def test_a_run_ends_as_its_exports_ask(words, option, ends, code, monkeypatch) -> None:
+    asked: list[Any] = []
+    run = SimpleNamespace(export_name="orders", plan=SimpleNamespace(family=""))
+
+    def compare(invocation: Any, fleet: Any, runs: Any, settings: Any) -> Failure | None:
+        asked.append(reconcile._asked(invocation.loaded, settings, runs[0]).depth.value)
+        return FAILURES[ends]
+
+    monkeypatch.setattr(reconcile, "compare", compare)
+    monkeypatch.setattr(reconcile.comparisons, "runs_of", lambda *_: [run])
+    loaded = SimpleNamespace(config=SimpleNamespace(exports=[export(**words)]))
+    settings = reconcile.Settings(depth=option) if option else None
+    found = reconcile.compare_delivered(
+        SimpleNamespace(loaded=loaded), SimpleNamespace(), "c1", (), settings
+    )
+    assert found == code
+    asks = option or next(iter(words.values()), None) not in (None, False)
+    depth = "count" if "reconcile_required" in words else "hash"
+    assert asked == ([depth] if asks else [])
