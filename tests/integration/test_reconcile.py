@@ -73,10 +73,11 @@ UPDATE events SET note = 'E50' WHERE id = 50;
 DELETE FROM events WHERE id = 60;
 UPDATE events SET at = '2024-06-01' WHERE id = 70;
 """
+SIGN = ("changed", "8", "share")
 CHANGED = {
     ("changed", "5", "note"),
     ("changed", "6", "note"),
-    ("changed", "8", "share"),
+    SIGN,
     ("changed", "10", "paid_at"),
     ("changed", "11", "note"),
     ("changed", "20", "total"),
@@ -176,9 +177,11 @@ def test_every_strategy_matches_by_number_and_by_row(shop: Shop) -> None:
 def test_what_was_changed_at_the_source_is_named(shop: Shop) -> None:
     shop.execute(CHANGES)
     reports = shop.compared(code=3)
-    assert found(reports["orders"]) == CHANGED
+    # MariaDB keeps no sign of a zero.
+    changed = CHANGED - ({SIGN} if shop.engine == "mariadb" else set())
+    assert found(reports["orders"]) == changed
     assert found(reports["selected"]) == {("extra", "130", "")}
-    assert found(reports["cells"]) == CHANGED
+    assert found(reports["cells"]) == changed
     assert reports["spans"]["verdict"] == reports["heap"]["verdict"] == "mismatch"
     assert reports["spans"]["summary"]["extra"] == 1
     # Its cursor has left what the run was to read: that is no fault.
