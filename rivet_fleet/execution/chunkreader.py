@@ -7,6 +7,8 @@ and in ``paging`` for all of them.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Generator
 from dataclasses import replace
 from typing import Protocol
 
@@ -29,10 +31,10 @@ from rivet_fleet.errors import (
     SourceUnavailable,
     ValueTooLarge,
 )
+from rivet_fleet.execution.keyset import KeysetPager
 from rivet_fleet.execution.packing import dressed
 from rivet_fleet.execution.paging import (
     KeyDialect,
-    KeysetPager,
     Pager,
     Select,
     SpanPager,
@@ -47,6 +49,11 @@ from rivet_fleet.execution.types import Footing, arrow_schema
 _CUT_FACTOR = 2
 """A page that grew to this many times its byte limit is cut behind its last whole row, and
 continued by its key; it is never cut before its first."""
+_WANTED = 1 / 4
+"""Pages that are under way are left when a page may by now have less than this part of their rows,
+and when ..."""
+_AHEAD_S_MAX = 2.0
+"""... they were asked for so long ago: it takes another connection, and spares the source more."""
 
 
 class PageStream(Protocol):
@@ -171,6 +178,24 @@ class ReadingEngine(Protocol):
         row, so that it can be asked more; until it is released, or abandoned."""
         ...
 
+    def pages_at_once(self, page_s: float) -> int:
+        """How many pages of this length are worth asking for at once, on this connection, as it
+        is now; 1 where none may be. Asked between two statements. Raises SourceError."""
+        ...
+
+    def open_train(
+        self,
+        selects: tuple[Select, ...],
+        columns: tuple[ColumnSpec, ...],
+        walk: Walk,
+        *,
+        packed: bool,
+    ) -> Generator[PageStream, None, None]:
+        """Several statements, each as ``open_stream`` would start it, asked for at once: their
+        streams, the next one when the last one has ended (ADR 0030). One that is abandoned ends all
+        of them, and so does ``close`` before the last one was given."""
+        ...
+
     def count_sql(self, select: Select) -> str:
         """The statement of a count over what a page's statement reads."""
         ...
@@ -244,6 +269,14 @@ class PagedReader:
         self._timeout_s = 0.0
         self._asked: Select | None = None
         """The statement of the page, when it is to be proven."""
+        self._train: Generator[PageStream, None, None] | None = None
+        """Of the pages that are under way."""
+        self._train_rows = self._train_left = 0
+        """How many rows each of them may have, and how many have not begun to come."""
+        self._train_at_s = 0.0
+        """When they were asked for (monotonic)."""
+        self._alone = False
+        """True when something went wrong with pages that were asked for at once."""
         self._changed: dict[str, int] = {}
         self._pager = self._make_pager(read)
         self._stream: PageStream | None = None
@@ -328,6 +361,7 @@ class PagedReader:
             if self._stream is not None:
                 # What was handed on is not lost: the next page begins behind it.
                 self._lost_bytes += self._stream.wire_bytes - self._handed_on_bytes
+            self._alone = self._alone or self._train is not None
             self._abandon_stream()
             raise
 
@@ -358,13 +392,12 @@ class PagedReader:
         """One statement of a resumable chunk, received to its end unless it outgrew its page; or
         the next piece of it."""
         if self._stream is None:
-            select = self._in_window(pager.select(limit))
-            self._asked = select if self._proofs is not None and self._proofs.due() else None
-            self._stream = self._open(select, pager, held=self._asked is not None)
+            self._stream = self._next_stream(pager, limit)
         stream, before_bytes = self._stream, self._stream.wire_bytes
         goes_on = self._receive(stream, pager, limit)
         if not self._handed_on_rows:
             self._receive_a_row(stream, pager, limit)
+            goes_on = goes_on and not stream.ended
         batch = stream.take()
         arrived_rows = batch.num_rows
         fits = self._rows_that_fit(stream, batch) if pager.cuttable else arrived_rows
@@ -378,6 +411,7 @@ class PagedReader:
         cut = not stream.ended or fits < arrived_rows
         if cut and not goes_on:
             stream.abandon()
+            self._leave_train()
         self._check_keys(stream)
         page = Page(
             batch=batch,
@@ -387,6 +421,8 @@ class PagedReader:
             wire_bytes=stream.wire_bytes - before_bytes,
             last=False,
             complete=not goes_on,
+            asked_rows=None if self._train is None else self._train_rows,
+            followed=self._train_left > 0,
         )
         changed = bool(stream.changed)
         # Before anything moves: a proof that fails leaves the page unread (ADR 0019, N2).
@@ -404,6 +440,36 @@ class PagedReader:
             self._forget_stream()
         visible = self._visible(batch.slice(0, accepted.rows))
         return replace(page, batch=visible, last=accepted.last)
+
+    def _next_stream(self, pager: Pager, limit: PageLimit) -> PageStream:
+        """Of the next page: on its way, or asked for now, alone or with those behind it."""
+        age_s = time.monotonic() - self._train_at_s
+        wanted = age_s < _AHEAD_S_MAX and limit.rows_max >= _WANTED * self._train_rows
+        if self._train is not None and self._train_left and wanted:
+            self._train_left -= 1
+            return next(self._train)
+        self._leave_train()
+        proven = self._proofs is not None and self._proofs.due()
+        pages = 1 if proven or self._alone else limit.pages_max
+        if pages > 1:
+            pages = min(pages, self._engine.pages_at_once(limit.page_s))
+        selects = tuple(map(self._in_window, pager.train(limit, pages)))
+        self._asked = selects[0] if proven else None
+        if len(selects) == 1:
+            return self._open(selects[0], pager, held=proven)
+        self._train = self._engine.open_train(
+            selects, self._columns, pager.walk, packed=self._packed
+        )
+        self._train_rows, self._train_left = limit.rows_max, len(selects) - 1
+        self._train_at_s = time.monotonic()
+        return next(self._train)
+
+    def _leave_train(self) -> None:
+        """What is under way is not wanted any more. Never raises."""
+        train, left = self._train, self._train_left
+        self._train, self._train_left = None, 0
+        if train is not None and left:
+            train.close()
 
     def _receive(self, stream: PageStream, pager: Pager, limit: PageLimit) -> bool:
         """Receive the page, or its next piece; True when the statement goes on behind that."""
@@ -551,6 +617,7 @@ class PagedReader:
     def _abandon_stream(self) -> None:
         if self._stream is not None:
             self._stream.abandon()
+        self._leave_train()
         self._forget_stream()
 
     def _forget_stream(self) -> None:

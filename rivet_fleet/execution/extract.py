@@ -165,6 +165,8 @@ def page_servo(reader: ChunkReader, tuning: TuningPlan) -> PageServo:
         tuning.batch_bytes_max,
         tuning.batch_rows_max,
         piecewise=reader.piecewise,
+        # Where pages rest, the source may idle between them.
+        ahead=tuning.throttle_ms <= 0,
     )
 
 
@@ -262,6 +264,8 @@ class Pages:
         self._servo.begin_chunk()
         self._limit: PageLimit | None = None
         """Of the page whose statement goes on."""
+        self._allowance: Allowance | None = None
+        """Of the pages that are under way."""
         self._sums = _PageSums()
         self._rows_since_rest = 0
         self._lost_bytes = 0
@@ -281,11 +285,19 @@ class Pages:
         batch, before = page.batch, self.progress
         self._sums.add(batch, page.wire_bytes)
         self._rows_since_rest += batch.num_rows
-        self.between = page.complete
+        self.between = page.complete and not page.followed
         if page.complete:
             sums = self._sums
-            self._servo.observe(sums.rows, sums.bytes, page.pace_s, wire_bytes=sums.wire_bytes)
+            self._servo.observe(
+                sums.rows,
+                sums.bytes,
+                page.pace_s,
+                wire_bytes=sums.wire_bytes,
+                asked_rows=page.asked_rows,
+            )
             self._forget_page()
+        if self.between:
+            self._allowance = None
         self.progress = PageProgress(
             rows_total=before.rows_total + batch.num_rows,
             pages_total=before.pages_total + int(page.complete),
@@ -315,10 +327,13 @@ class Pages:
                 if attempt:
                     self._reader.reconnect()
                 if self._limit is None:
-                    self._limit = self._servo.limit(self._pacer.allowance())
+                    # Whoever is asked may wait: never while the source is at work for us.
+                    self._allowance = self._allowance or self._pacer.allowance()
+                    self._limit = self._servo.limit(self._allowance)
                 return self._reader.read_page(self._limit)
             except SourceError as error:
                 attempt += 1
+                self._allowance = None
                 # What the protection allows is asked anew before the next try, which may be much
                 # later.
                 self._forget_page()

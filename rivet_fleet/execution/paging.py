@@ -56,6 +56,11 @@ class KeyDialect(Protocol):
         """``COALESCE(column, fallback) > value``; both columns are of one type."""
         ...
 
+    def reckons(self, column: str) -> bool:
+        """True for whole numbers that are compared and ordered as such, and whose text is their
+        digits: a bound between two of them can be reckoned."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Select:
@@ -130,6 +135,12 @@ class Pager(Protocol):
         """The next page's statement."""
         ...
 
+    def train(self, limit: PageLimit, pages: int) -> tuple[Select, ...]:
+        """The statements of the next pages, at most so many: those whose rows are known to be none
+        of each other's before any has come (ADR 0030). ``accept`` and ``end`` are told of one
+        after the other; whoever leaves before the last one asks anew."""
+        ...
+
     def end(self, batch: pa.RecordBatch, *, changed: bool) -> PageEnd:
         """Where the page ends whose last rows these are, when nothing is cut off: what ``accept``
         will say, and nothing is moved. Changes nothing."""
@@ -183,84 +194,6 @@ class Progress:
             "(`chunk_column`, `chunk_by_key`), or read it in one chunk (`mode: full`)",
             code="RIVET_KEY_NO_PROGRESS",
         )
-
-
-class KeysetPager:
-    """Pages of a unique key: ``(k…) > last ORDER BY k… LIMIT n``."""
-
-    cuttable = True
-    piecewise = True
-    streamed = False
-
-    def __init__(
-        self,
-        dialect: KeyDialect,
-        columns: str,
-        source: str,
-        chunk_range: ChunkRange,
-        keys_of_row: KeysOfRow,
-        *,
-        index_walk: bool,
-    ) -> None:
-        self.walk = Walk.KEY if index_walk else Walk.ANY
-        self._dialect = dialect
-        self._columns, self._source, self._range = columns, source, chunk_range
-        self._keys_of_row = keys_of_row
-        self._from: tuple[str, KeyTuple] | None = (
-            None if chunk_range.lower is None else (">=", chunk_range.lower)
-        )
-        self._progress = Progress(chunk_range.columns)
-        self._asked = 0
-        self._resumed = False
-
-    def _where(self) -> tuple[str, ...]:
-        keys, upper = self._range.columns, self._range.upper
-        where = () if self._from is None else (self._dialect.row_comparison(keys, *self._from),)
-        return where if upper is None else (*where, self._dialect.row_comparison(keys, "<", upper))
-
-    def select(self, limit: PageLimit) -> Select:
-        """The next ``rows_max`` rows of the key's order."""
-        self._asked = max(1, limit.rows_max)
-        return Select(
-            columns=self._columns,
-            source=self._source,
-            where=self._where(),
-            order_by=self._dialect.key_list(self._range.columns),
-            limit=self._asked,
-            resumed=self._resumed,
-        )
-
-    def end(self, batch: pa.RecordBatch, *, changed: bool) -> PageEnd:
-        """Behind the last row that arrived, or at the chunk's end. One comparison is denied
-        outright, as the server does with the operator's own negator; of a row comparison only the
-        other operator of its family is a range of the index."""
-        rows, keys = batch.num_rows, self._range.columns
-        if rows < self._asked:
-            return PageEnd(rows=rows, within=(), last=True)
-        if rows:
-            mark = self._keys_of_row(batch, rows - 1)
-        else:  # all of them were handed on
-            assert self._from is not None, "rows that were accepted left a mark"
-            _, mark = self._from
-        if len(keys) == 1:
-            within = f"NOT ({self._dialect.row_comparison(keys, '>', mark)})"
-        else:
-            within = self._dialect.row_comparison(keys, "<=", mark)
-        return PageEnd(rows=rows, within=(within,))
-
-    def accept(
-        self, batch: pa.RecordBatch, wire_bytes: int, *, cut: bool, changed: bool = False
-    ) -> Accepted:
-        """Go on behind the last row; fewer rows than are still asked for were the last ones."""
-        rows = batch.num_rows
-        # A page that was cut short has fewer rows than were asked for, too, and others follow.
-        last = rows < self._asked and not cut
-        if rows:
-            self._progress.begins(self._keys_of_row(batch, 0))
-            self._from = self._progress.to(">", self._keys_of_row(batch, rows - 1))
-            self._resumed = True
-            self._asked -= rows
-        return Accepted(rows=rows, last=last)
 
 
 class SpanPager:
@@ -330,6 +263,10 @@ class SpanPager:
             order_by=self._dialect.column_ref(self._column),
             limit=self._asked,
         )
+
+    def train(self, limit: PageLimit, pages: int) -> tuple[Select, ...]:
+        """One: where the next begins is known when its last value has come."""
+        return (self.select(limit),)
 
     def end(self, batch: pa.RecordBatch, *, changed: bool) -> PageEnd:
         """Before the last value that arrived, or at the end of the chunk or of the whole values."""

@@ -45,6 +45,9 @@ LOOK = 5.0
 """The first page of a worker's next chunk has this part of the rows of its last page: the rows are
 of the same table, but from elsewhere in it, and the source may have changed meanwhile."""
 _WIDTH_MEMORY = 0.7
+AHEAD_S = 1.0
+"""Pages that are asked for at once take about as long as this together, at most: whoever wants the
+source to rest, or pages to be smaller, waits so long (ADR 0030)."""
 HELD_BY_WIRE = 0.625
 """A page counts at least this part of what it took on the wire, however little is held of it
 (packed text, booleans): a page is cut at twice its bytes on the wire (``chunkreader``), and a cut
@@ -66,6 +69,7 @@ class PageServo:
 
     Zero disables the time target or the byte limit; ``rows_max`` None or 0 means no fixed limit.
     ``piecewise``: ``batch_bytes_max`` bounds a piece, and a page is at most ``PIECES`` of them.
+    ``ahead``: several pages may be asked for at once.
     One is for all chunks of an export that a worker reads: ``begin_chunk`` before each.
     """
 
@@ -77,11 +81,12 @@ class PageServo:
         probe_rows: int = PROBE_ROWS,
         *,
         piecewise: bool = False,
+        ahead: bool = True,
     ) -> None:
         self._target_s = target_statement_ms / 1000.0
         self._piece_bytes = min(batch_bytes_max or BYTES_CEILING, BYTES_CEILING)
         self._bytes_max = min(self._piece_bytes * (PIECES if piecewise else 1), BYTES_CEILING)
-        self._piecewise = piecewise
+        self._piecewise, self._ahead = piecewise, ahead
         self._wire_share = 1.0
         """Bytes on the wire for each byte that a page counts, of the last page."""
         self._rows_ceiling = min(rows_max or ROWS_CEILING, ROWS_CEILING)
@@ -115,8 +120,17 @@ class PageServo:
                 rows = min(rows, max(1, int(size / self._row_width_bytes)))
         self._held_back = rows < int(self._rows)
         piece_rows, piece_bytes = self._piece(rows)
+        page_s = self._row_s * rows
+        # What is reserved of a rate is for one page.
+        rated = allowance.rows_max is not None or allowance.bytes_max is not None
+        alone = not self._ahead or rated or page_s <= 0
         return PageLimit(
-            rows_max=rows, bytes_max=size, piece_rows_max=piece_rows, piece_bytes_max=piece_bytes
+            rows_max=rows,
+            bytes_max=size,
+            piece_rows_max=piece_rows,
+            piece_bytes_max=piece_bytes,
+            pages_max=1 if alone else max(1, int(AHEAD_S / page_s)),
+            page_s=page_s,
         )
 
     def _piece(self, page_rows: int) -> tuple[int | None, int | None]:
@@ -134,10 +148,18 @@ class PageServo:
         self._share = share
 
     def observe(
-        self, rows: int, bytes: int, statement_s: float, *, wire_bytes: int | None = None
+        self,
+        rows: int,
+        bytes: int,
+        statement_s: float,
+        *,
+        wire_bytes: int | None = None,
+        asked_rows: int | None = None,
     ) -> None:
         """Learn from a page of ``rows`` rows and ``bytes`` bytes, ``wire_bytes`` of them on the
         wire (None: as many), that the source was busy with for ``statement_s``.
+        ``asked_rows``: it was asked for at once with others, so many rows each at most, and its end
+        was reckoned; None: as ``limit`` said last.
 
         The step applies to the limit, not to the rows that came back: a sparse range may
         return few rows for the same work.
@@ -148,7 +170,11 @@ class PageServo:
         self._learn_pace(rows, statement_s)
         step = self._step(statement_s)
         # A page that was kept small by others proves nothing about a larger one.
-        self._rows = self._clamped(self._rows * (min(step, 1.0) if self._held_back else step))
+        held_back = self._held_back or (asked_rows is not None and rows < _ALIKE * asked_rows)
+        # Of pages that were asked for at once each tells of the same size: their steps do not add
+        # up.
+        base = self._rows if asked_rows is None else float(asked_rows)
+        self._rows = self._clamped(base * (min(step, 1.0) if held_back else step))
 
     def shrink(self) -> None:
         """The statement failed before it ended: ask for much less."""

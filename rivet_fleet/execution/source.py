@@ -32,6 +32,11 @@ class PageLimit:
     bytes_max: int
     piece_rows_max: int | None = None
     piece_bytes_max: int | None = None
+    pages_max: int = 1
+    """So many pages may be asked for at once, by a reader that knows where they begin: nothing but
+    a stop acts before the last of them has come (ADR 0030)."""
+    page_s: float = 0.0
+    """How long one of them is expected to take at the source; 0: nobody knows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +49,9 @@ class Page:
     to the last byte received, whatever was handed on of it before. ``pace_s`` is what of it this
     page took, by which the next one is sized: the same, unless one statement gives many pages.
     ``complete`` is False while the statement goes on: the next call gives more of the same page.
-    ``last`` is True when the chunk has no further page.
+    ``last`` is True when the chunk has no further page. ``asked_rows``: how many rows
+    it might have had, where it was asked for at once with others. ``followed``: the next one was,
+    too, and is under way.
     """
 
     batch: pa.RecordBatch
@@ -53,6 +60,8 @@ class Page:
     wire_bytes: int
     last: bool
     complete: bool = True
+    asked_rows: int | None = None
+    followed: bool = False
 
 
 class ChunkReader(Protocol):

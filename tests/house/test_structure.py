@@ -43,7 +43,6 @@ LONGER = {
     "coordination/worker.py": "one loop with all its ends",
     "execution/chunkreader.py": "reading a chunk page by page, and what a failed page means",
     "execution/engines/facts.py": "what every engine is asked before a plan",
-    "execution/paging.py": "where a page ends and the next begins, for every kind of range",
     "execution/sources/postgres/dialect.py": "tables that a DBA reviews, and their SQL",
     "observability/reasons.py": "one catalogue of why something waits, with its advice",
     "persistence/budgets.py": "one row of the state and every transition of it",

@@ -10,9 +10,10 @@ import pytest
 
 from rivet_fleet.contracts.facts import FactsRequest
 from rivet_fleet.contracts.keys import ChunkRange, RangeKind
+from rivet_fleet.contracts.plan import TuningPlan
 from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.errors import SourceRefused, StatementTimeout
-from rivet_fleet.execution.source import Source
+from rivet_fleet.execution.source import PageLimit, Source
 from rivet_fleet.execution.sources.postgres import ENGINE as POSTGRES
 from tests.integration.postgres_source_kit import facts_of, read_all, read_plan, sql
 from tests.servers.tls import TlsFront, certificate
@@ -43,6 +44,14 @@ def test_rows_arrive_over_tls(sql, encrypted) -> None:
     assert got.column("n").to_pylist() == list(range(1, 20001))
     assert got.column("v").to_pylist() == ["é" * (i % 300) for i in range(1, 20001)]
     assert encrypted._session.connection.pgconn.ssl_in_use  # type: ignore[attr-defined]
+    # And pages that are asked for at once.
+    at_once = PageLimit(rows_max=3_000, bytes_max=1 << 22, pages_max=4, page_s=1e-9)
+    reader = encrypted.open_chunk(read_plan(facts_of(encrypted, "t")), KEYSET, TuningPlan())
+    pages = [reader.read_page(at_once)]
+    while not pages[-1].last:
+        pages.append(reader.read_page(at_once))
+    assert any(page.followed for page in pages)
+    assert [n for page in pages for n in page.batch.column(0).to_pylist()] == list(range(1, 20001))
 
 
 def test_a_failed_page_over_tls_is_an_error_and_the_source_stays_usable(sql, encrypted) -> None:

@@ -115,6 +115,9 @@ class Keys:
     def coalesced_comparison(self, column: str, fallback: str, operator: str, value: str) -> str:
         raise AssertionError("no cursor here")
 
+    def reckons(self, column: str) -> bool:
+        return True
+
 
 class Engine:
     """A ``ReadingEngine`` over given rows; it reads the SQL that pagers write with ``Keys``."""
@@ -170,6 +173,9 @@ class Engine:
         if flood is not None:
             return Statement(rows[:flood], None, as_text, floods=True)
         return Statement(rows, fails, as_text)
+
+    def pages_at_once(self, page_s: float) -> int:
+        return 1
 
     def reconnect(self) -> None:
         """Nothing to do: a statement knows of no other."""

@@ -14,6 +14,7 @@ from rivet_fleet.execution.servo import (
     STEP_DOWN,
     STEP_UP,
     STEP_UP_FAR,
+    Allowance,
     PageServo,
 )
 
@@ -217,3 +218,40 @@ def test_a_chunk_never_begins_below_what_the_first_one_tried():
     small = PageServo(150, 0, 20)
     small.begin_chunk()
     assert small.limit().rows_max == 20
+
+
+def settled(**named):
+    """A servo whose pages of 10,000 rows take the 0.105 s that they are to take."""
+    servo = PageServo(150, 0, 10_000, **named)
+    for _ in range(20):
+        rows = servo.limit().rows_max
+        servo.observe(rows, rows * 100, rows * 0.105 / 10_000)
+    assert servo.limit().rows_max == 10_000
+    return servo
+
+
+def test_pages_that_are_asked_for_at_once_take_a_second_together():
+    servo = settled()
+    assert servo.limit().page_s == pytest.approx(0.105)
+    assert servo.limit().pages_max == 9
+    assert settled(ahead=False).limit().pages_max == 1
+
+
+def test_a_page_of_which_nothing_is_known_is_asked_for_alone():
+    assert PageServo(150, 0).limit().pages_max == 1
+
+
+@pytest.mark.parametrize("rate", [Allowance(rows_max=5_000), Allowance(bytes_max=1 << 20)])
+def test_what_is_reserved_of_a_rate_is_for_one_page(rate):
+    assert settled().limit(rate).pages_max == 1
+
+
+def test_pages_asked_for_at_once_do_not_add_up_what_they_tell():
+    """Eight that took twice as long as they should tell of one size, and halve it once."""
+    servo = PageServo(150, 0, 100_000)
+    for _ in range(8):
+        servo.observe(20_000, 2_000_000, 0.21, asked_rows=20_000)
+    assert servo.limit().rows_max >= 20_000 * AIM_MIN * 150 / 210 - 1
+    # One that its reckoned end kept small proves nothing about a larger one.
+    servo.observe(2_000, 200_000, 0.01, asked_rows=20_000)
+    assert servo.limit().rows_max <= 20_000

@@ -109,6 +109,9 @@ class Engine:
         self.statements.append(statement)
         return statement
 
+    def pages_at_once(self, page_s: float) -> int:
+        return 1
+
     def reconnect(self) -> None:
         self.reconnects += 1
 

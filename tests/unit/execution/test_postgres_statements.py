@@ -25,7 +25,8 @@ from rivet_fleet.errors import (
     StatementTimeout,
 )
 from rivet_fleet.execution.chunkreader import hidden_keys
-from rivet_fleet.execution.paging import KeysetPager, Select
+from rivet_fleet.execution.keyset import KeysetPager
+from rivet_fleet.execution.paging import Select
 from rivet_fleet.execution.source import PageLimit
 from rivet_fleet.execution.sources.postgres.border import translate, translate_connect
 from rivet_fleet.execution.sources.postgres.dialect import (

@@ -10,9 +10,9 @@ import pytest
 from rivet_fleet.contracts.codec import from_plain, to_plain
 from rivet_fleet.contracts.keys import ChunkRange, KeyTuple, RangeKind
 from rivet_fleet.contracts.window import RowWindow, WindowBound, WindowNulls, describe_window
+from rivet_fleet.execution.keyset import KeysetPager
 from rivet_fleet.execution.paging import (
     KeyDialect,
-    KeysetPager,
     Select,
     SpanPager,
     conditions,

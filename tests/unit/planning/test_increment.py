@@ -24,7 +24,8 @@ from rivet_fleet.contracts.window import (
     mark_values,
 )
 from rivet_fleet.errors import ConfigError
-from rivet_fleet.execution.paging import KeysetPager, Select, above, conditions, windowed
+from rivet_fleet.execution.keyset import KeysetPager
+from rivet_fleet.execution.paging import Select, above, conditions, windowed
 from rivet_fleet.execution.source import PageLimit
 from rivet_fleet.execution.sources.mysql.statements import Keys
 from rivet_fleet.planning.advice import advise

@@ -161,7 +161,8 @@ def parse_override(text: str) -> ColumnType:
     return ColumnType(kind=kind, fidelity=FIDELITY.get(kind, Fidelity.EXACT))
 
 
-NUMBERS = ("tinyint", "smallint", "mediumint", "int", "bigint", "year", "bit")
+INTEGERS = ("tinyint", "smallint", "mediumint", "int", "bigint")
+NUMBERS = (*INTEGERS, "year", "bit")
 TEXTS = ("char", "varchar", "tinytext", "text", "mediumtext", "longtext", "json")
 BYTES = ("binary", "varbinary", "tinyblob", "blob", "mediumblob", "longblob")
 _WHOLE_KINDS = (TypeKind.BOOL, TypeKind.INT16, TypeKind.INT32, TypeKind.INT64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import decimal
+from collections.abc import Generator
 from dataclasses import replace
 
 from rivet_fleet.contracts.columns import ColumnSpec, TypeKind
@@ -216,6 +217,22 @@ class MysqlReading(EngineReading[Session, BatchDecoder]):
         return StatementStream(
             self._session, sql, columns, settings, tuning, decoder, subject=subject, held=held
         )
+
+    def pages_at_once(self, page_s: float) -> int:
+        """One."""
+        return 1
+
+    def open_train(
+        self,
+        selects: tuple[Select, ...],
+        columns: tuple[ColumnSpec, ...],
+        walk: Walk,
+        *,
+        packed: bool,
+    ) -> Generator[StatementStream, None, None]:
+        """Never asked for."""
+        for select in selects:
+            yield self.open_stream(select, columns, walk, packed=packed)
 
     def _as_sent(self, column: ColumnSpec) -> ColumnSpec:
         if statements.checked_value(column, self._keys.texts.get(column.name)) is None:

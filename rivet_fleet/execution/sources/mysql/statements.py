@@ -18,6 +18,7 @@ from rivet_fleet.execution.parameters import Writing
 from rivet_fleet.execution.sources.mysql.dialect import (
     ALIAS,
     BYTES,
+    INTEGERS,
     NUMBERS,
     TEXTS,
     cast_expression,
@@ -300,6 +301,10 @@ class Keys:
     def span_comparison(self, column: str, operator: str, value: str) -> str:
         """One bound; a number may lie outside the column's type."""
         return f"{column_ref(column)} {operator} {self.literal(column, value)}"
+
+    def reckons(self, column: str) -> bool:
+        """Integers; of a year, two digits would mean another number."""
+        return family(self.native_types[column]) in INTEGERS
 
     def coalesced_comparison(self, column: str, fallback: str, operator: str, value: str) -> str:
         """One bound of the first of two columns that is not NULL. A moment is cast: next to an

@@ -1,10 +1,12 @@
-"""One query message that holds one COPY, and its answer, over psycopg's own libpq (ADR 0015)."""
+"""One query message that holds one COPY, or several (ADR 0030), and its answer, over psycopg's own
+libpq (ADR 0015)."""
 
 from __future__ import annotations
 
 import ctypes
 import importlib
 import time
+from collections.abc import Callable, Generator, Sequence
 from enum import Enum
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,7 +17,7 @@ from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGresult
 
 from rivet_fleet.contracts.plan import TuningPlan
-from rivet_fleet.errors import MalformedData, SourceError, SourceRefused
+from rivet_fleet.errors import MalformedData, SourceError, SourceRefused, SourceUnavailable
 from rivet_fleet.execution.engines.decoding import BatchDecoder
 from rivet_fleet.execution.engines.session import (
     OTHER_ANSWER,
@@ -106,7 +108,8 @@ def open_puller(connection: WatchedConnection, decoder: BatchDecoder) -> RowPull
 
 
 class Exchange:
-    """One query and its answer. Raises psycopg's errors, and as ``BatchDecoder.feed``.
+    """One query and its answer, or one page's part of it. Raises psycopg's errors, and as
+    ``BatchDecoder.feed``.
 
     What a server says unasked is libpq's to keep: notices, settings and notifications wherever
     they come, and its farewell behind an answer, with which the next query fails.
@@ -121,6 +124,10 @@ class Exchange:
     def send(self, query: bytes) -> None:
         """Send the query, and wait until its rows begin."""
         self._connection.pgconn.send_query(query)
+        self.begin()
+
+    def begin(self) -> None:
+        """Wait until rows begin, of a query that was sent."""
         while (result := self._result()) is not None and result.status != ExecStatus.COPY_OUT:
             check(result)
         if result is None:
@@ -129,6 +136,15 @@ class Exchange:
     def finish(self) -> None:
         """After END: check that the whole query succeeded, what followed the rows, too."""
         while (result := self._result()) is not None:
+            check(result)
+
+    def finish_page(self) -> None:
+        """After END, of a query that goes on with another page: check that this one's statement
+        and transaction succeeded."""
+        for _ in ("COPY", "COMMIT"):
+            result = self._result()
+            if result is None:
+                raise psycopg.OperationalError("the server ended the query before its last page")
             check(result)
 
     def _result(self) -> PGresult | None:
@@ -317,13 +333,13 @@ class CopyStream(SteppedStream):
         connection = self._session.connection
         self._exchange = exchange = Exchange(connection, self._decoder)
         try:
-            exchange.send(query)
+            self._begin(exchange, query)
             why = Pulled.BLOCK
             while why is not Pulled.END:
                 received_bytes, why = exchange.pull()
                 self.wire_bytes += received_bytes
                 if why is Pulled.END:
-                    exchange.finish()
+                    self._finish(exchange)
                 elif why is Pulled.WAIT and not received_bytes:
                     connection.wait_readable()
                 yield  # with what has come: it may be enough, and nothing more may ever come
@@ -332,7 +348,91 @@ class CopyStream(SteppedStream):
             self._session.close()
             raise
 
+    def _begin(self, exchange: Exchange, query: bytes) -> None:
+        exchange.send(query)
+
+    def _finish(self, exchange: Exchange) -> None:
+        exchange.finish()
+
 
 def in_one_message(begin: str, sql: str, end: str) -> bytes:
     """The whole transaction in one query: its answer comes in one round trip."""
     return f"{begin};{sql};{end}".encode()
+
+
+# ------------------------------------------------------------------------------------------
+# Several COPYs in one message, each in a short transaction of its own (ADR 0030).
+
+
+class CopyTrain:
+    """Pages that are asked for at once: what the server does between two of them needs no word of
+    ours. Each statement has its own limit, and each page its own snapshot and locks."""
+
+    def __init__(
+        self,
+        session: Session,
+        statements: Sequence[str],
+        settings: Settings,
+        tuning: TuningPlan,
+        *,
+        foreign: bool,
+    ) -> None:
+        """``foreign``: as of ``CopyStream``."""
+        self.session, self.settings, self.tuning = session, settings, tuning
+        self.statements, self.foreign = tuple(statements), foreign
+        self.left_at_s: float | None = None
+        """When the last page ended (monotonic): since then the server is at work for the next."""
+
+    def streams(self, decoder: Callable[[], BatchDecoder]) -> Generator[CopyStream, None, None]:
+        """One for each page; ``decoder`` opens the next one's. Raises SourceUnavailable."""
+        last = len(self.statements) - 1
+        for number, sql in enumerate(self.statements):
+            if number and not self.session.usable:
+                raise SourceUnavailable(
+                    f"{self.session.url.identity}: the connection on which pages were asked for "
+                    "is gone",
+                    hint="the page is read again",
+                )
+            try:
+                yield _PageOfTrain(self, sql, decoder(), first=not number, last=number == last)
+            except GeneratorExit:
+                if number < last:
+                    # As of any statement that is left: its connection ends it.
+                    self.session.close()
+                raise
+
+
+class _PageOfTrain(CopyStream):
+    """A ``PageStream``; the first one sends the message."""
+
+    def __init__(
+        self, train: CopyTrain, sql: str, decoder: BatchDecoder, *, first: bool, last: bool
+    ) -> None:
+        super().__init__(
+            train.session, sql, train.settings, train.tuning, decoder, foreign=train.foreign
+        )
+        self._train, self._first, self._last = train, first, last
+        self._left_at_s = train.left_at_s
+
+    def _receive(self) -> Steps:
+        if self._first:
+            yield from super()._receive()
+            return
+        with self._session.alone(doing="reading a page", timeout_s=self._timeout_s):
+            yield from self._answer(b"")
+
+    def _begin(self, exchange: Exchange, query: bytes) -> None:
+        if self._first:
+            session, settings = self._session, self._settings
+            begin, end = session.begin(settings), session.ending
+            statements = self._train.statements
+            exchange.send(b";".join(in_one_message(begin, sql, end) for sql in statements))
+        else:
+            exchange.begin()
+
+    def _finish(self, exchange: Exchange) -> None:
+        if self._last:
+            exchange.finish()
+        else:
+            exchange.finish_page()
+            self._train.left_at_s = time.monotonic()

@@ -315,6 +315,10 @@ class Keys:
         literal = f"({value})" if bare else self.literal(column, value)
         return f"{self.value(column)} {self.sign(column, operator)} {literal}"
 
+    def reckons(self, column: str) -> bool:
+        """Integers: their default class is the server's own, and compares all of their types."""
+        return self.order(column).integer
+
     def coalesced_comparison(self, column: str, fallback: str, operator: str, value: str) -> str:
         """One bound of the first of two columns that is not NULL."""
         expression = self.first_of((column, fallback))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import uuid
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Generator
 
 import pyarrow as pa
 
@@ -19,7 +21,7 @@ from rivet_fleet.execution.sources.postgres import dialect
 from rivet_fleet.execution.sources.postgres.cursorstream import CursorStream
 from rivet_fleet.execution.sources.postgres.decoder import DECODERS
 from rivet_fleet.execution.sources.postgres.dialect import OID_TEXT, block_range
-from rivet_fleet.execution.sources.postgres.exchange import CopyStream
+from rivet_fleet.execution.sources.postgres.exchange import CopyStream, CopyTrain
 from rivet_fleet.execution.sources.postgres.heaps import proof, relation_blocks
 from rivet_fleet.execution.sources.postgres.keyorder import Keys
 from rivet_fleet.execution.sources.postgres.session import Session
@@ -54,31 +56,47 @@ class BlockPager:
         self._relation_blocks, self._proof = relation_blocks, proof
         self._known_blocks = -1
         self._width = 0
-        self._page_end: int | None = None
+        self._asked: deque[int | None] = deque()
+        """Where the pages end that were asked for; None is an open end."""
         self._blocks_seen = self._rows_seen = self._bytes_seen = 0
 
     def select(self, limit: PageLimit) -> Select:
         """The next blocks. Behind the relation's present end nothing bounds the statement, so
         rows that were appended to new blocks while the chunk was read are read too."""
-        self._width = width = self._width_for(limit)
-        end = self._next + width
-        if self._end is not None:
-            self._page_end = min(end, self._end)
-        else:
-            if end >= self._known_blocks:
-                self._known_blocks = self._relation_blocks()
-            self._page_end = None if end >= self._known_blocks else end
-        return Select(
-            columns=self._columns,
-            source=self._source,
-            where=block_range(self._next, self._page_end),
-            proof=self._proof(self._at_end),
-        )
+        return self.train(limit, 1)[0]
 
-    @property
-    def _at_end(self) -> bool:
-        """True when the page that was last selected is the chunk's last."""
-        return self._page_end is None or (self._end is not None and self._page_end >= self._end)
+    def train(self, limit: PageLimit, pages: int) -> tuple[Select, ...]:
+        """So many times as many blocks, once it is known what they hold."""
+        self._width = self._width_for(limit)
+        self._asked.clear()
+        selects, first = [], self._next
+        for _ in range(pages if self._blocks_seen else 1):
+            end = self._end_of(first + self._width)
+            last = self._is_last(end)
+            selects.append(
+                Select(
+                    columns=self._columns,
+                    source=self._source,
+                    where=block_range(first, end),
+                    proof=self._proof(last),
+                )
+            )
+            self._asked.append(end)
+            if last or end is None:
+                break
+            first = end
+        return tuple(selects)
+
+    def _end_of(self, end: int) -> int | None:
+        if self._end is not None:
+            return min(end, self._end)
+        if end >= self._known_blocks:
+            self._known_blocks = self._relation_blocks()
+        return None if end >= self._known_blocks else end
+
+    def _is_last(self, end: int | None) -> bool:
+        """True when the page that ends there is the chunk's last."""
+        return end is None or (self._end is not None and end >= self._end)
 
     def _width_for(self, limit: PageLimit) -> int:
         if not self._blocks_seen:
@@ -95,18 +113,21 @@ class BlockPager:
         self, batch: pa.RecordBatch, wire_bytes: int, *, cut: bool, changed: bool = False
     ) -> Accepted:
         """Count what the blocks held and go on behind them."""
-        if self._page_end is None:
+        end = self._asked.popleft()
+        if end is None:
             return Accepted(rows=batch.num_rows, last=True)
-        last = self._at_end
         # The newest pages tell more about the next one than those long ago.
-        self._blocks_seen = self._blocks_seen // 2 + (self._page_end - self._next)
+        self._blocks_seen = self._blocks_seen // 2 + (end - self._next)
         self._rows_seen = self._rows_seen // 2 + batch.num_rows
         self._bytes_seen = self._bytes_seen // 2 + wire_bytes
-        self._next = self._page_end
-        return Accepted(rows=batch.num_rows, last=last)
+        self._next = end
+        return Accepted(rows=batch.num_rows, last=self._is_last(end))
 
 
 _METADATA_TIMEOUT_S = 30.0
+_WAY_SHARE = 0.05
+"""Of the time that pages take, the way there and back may be this part before more of them travel
+together."""
 
 _EXACT_KEY_TEXT = (
     TypeKind.INT16,
@@ -196,13 +217,7 @@ class PostgresReading(EngineReading[Session, BatchDecoder]):
     ) -> CopyStream:
         """One COPY in its own short transaction; nothing is sent before the first receive."""
         decoder = self._open_decoder(columns, packed=packed)
-        nudges, own = dialect.NUDGES[walk], self._read.session
-        if self._whole:
-            nudges = dialect.whole_read(self._tuning)
-        settings = dialect.page_settings(self._tuning, nudges, own)
-        if self._session.text_unchecked:
-            # As UTF8 the server would refuse a bad byte itself, and the policy had no say.
-            settings = (*settings, ("client_encoding", "SQL_ASCII"))
+        settings = self._settings(walk)
         session, tuning = self._session, self._tuning
         foreign = self._read.query is not None
         if self._whole and not held:
@@ -210,6 +225,40 @@ class PostgresReading(EngineReading[Session, BatchDecoder]):
             return CursorStream(session, sql, settings, tuning, decoder, foreign=foreign)
         sql = dialect.copy_statement(select)
         return CopyStream(session, sql, settings, tuning, decoder, held=held, foreign=foreign)
+
+    def pages_at_once(self, page_s: float) -> int:
+        """So many that the way there and back is a small part of the time that they take: the
+        server's log and its list of activities show a message as one query, which is to be no
+        longer than that needs."""
+        if self._session.stepwise or not self.decodes_at_once:
+            return 1
+        return max(1, math.ceil(self._session.round_trip_s() / (_WAY_SHARE * page_s)))
+
+    def open_train(
+        self,
+        selects: tuple[Select, ...],
+        columns: tuple[ColumnSpec, ...],
+        walk: Walk,
+        *,
+        packed: bool,
+    ) -> Generator[CopyStream, None, None]:
+        """One message; nothing is sent before the first receive."""
+        train = CopyTrain(
+            self._session,
+            [dialect.copy_statement(select) for select in selects],
+            self._settings(walk),
+            self._tuning,
+            foreign=self._read.query is not None,
+        )
+        return train.streams(lambda: self._open_decoder(columns, packed=packed))
+
+    def _settings(self, walk: Walk) -> tuple[tuple[str, str], ...]:
+        nudges = dialect.whole_read(self._tuning) if self._whole else dialect.NUDGES[walk]
+        settings = dialect.page_settings(self._tuning, nudges, self._read.session)
+        if self._session.text_unchecked:
+            # As UTF8 the server would refuse a bad byte itself, and the policy had no say.
+            settings = (*settings, ("client_encoding", "SQL_ASCII"))
+        return settings
 
     def count_sql(self, select: Select) -> str:
         """As it is."""
