@@ -37,7 +37,8 @@ def encrypted(database: str, tmp_path: Path) -> Iterator[Source]:
     front.close()
 
 
-def test_rows_arrive_over_tls(sql, encrypted) -> None:
+def test_rows_arrive_over_tls(sql, encrypted, monkeypatch) -> None:
+    monkeypatch.setattr("rivet_fleet.execution.sources.postgres.reading._NEAR_S", 0.0)
     sql.execute("CREATE TABLE t (n int PRIMARY KEY, v text)")
     sql.execute("INSERT INTO t SELECT i, repeat('é', i % 300) FROM generate_series(1, 20000) i")
     got = read_all(encrypted, read_plan(facts_of(encrypted, "t")), KEYSET)

@@ -35,6 +35,12 @@ NUMBER = ColumnSpec(
 )
 
 
+@pytest.fixture(autouse=True)
+def afar(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every server is a distance away."""
+    monkeypatch.setattr("rivet_fleet.execution.sources.postgres.reading._NEAR_S", 0.0)
+
+
 @pytest.fixture
 def session(database: str) -> Iterator[Session]:
     opened = Session(
@@ -222,8 +228,10 @@ def test_no_train_leaves_where_a_pooler_may_stand(session, source, keyed, monkey
     assert not any(page.followed for page in pages)
 
 
-def test_a_near_server_is_asked_page_by_page(source, keyed) -> None:
+@pytest.mark.parametrize(("near_s", "page_s"), [(1.0, 1e-9), (0.0, 100.0)])
+def test_a_near_server_is_asked_page_by_page(source, keyed, monkeypatch, near_s, page_s) -> None:
+    monkeypatch.setattr("rivet_fleet.execution.sources.postgres.reading._NEAR_S", near_s)
     reader = source.open_chunk(read_plan(facts_of(source, "t")), BY_KEY, TuningPlan())
-    pages = list(pages_of(reader, replace(AT_ONCE, page_s=100.0)))
+    pages = list(pages_of(reader, replace(AT_ONCE, page_s=page_s)))
     assert ids(pages) == keyed
     assert not any(page.followed for page in pages)

@@ -125,6 +125,9 @@ class BlockPager:
 
 
 _METADATA_TIMEOUT_S = 30.0
+_NEAR_S = 0.002
+"""A way that is shorter is no distance: a page is much longer, and where it is not it costs little.
+"""
 _WAY_SHARE = 0.05
 """Of the time that pages take, the way there and back may be this part before more of them travel
 together."""
@@ -232,7 +235,9 @@ class PostgresReading(EngineReading[Session, BatchDecoder]):
         longer than that needs."""
         if self._session.stepwise or not self.decodes_at_once:
             return 1
-        return max(1, math.ceil(self._session.round_trip_s() / (_WAY_SHARE * page_s)))
+        # The shortest: what made it longer was a busy moment.
+        way_s = self._session.times.way_s(self._session.round_trip_s())
+        return 1 if way_s < _NEAR_S else max(1, math.ceil(way_s / (_WAY_SHARE * page_s)))
 
     def open_train(
         self,
