@@ -28,7 +28,7 @@ from rivet_fleet.cli.verdict import (
     left_out_failures,
     tell_left_out,
 )
-from rivet_fleet.cli.work import Going, coordinate, workers_option
+from rivet_fleet.cli.work import Going, coordinate, prepare_workers, workers_option
 from rivet_fleet.contracts.codec import dumps
 from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.contracts.reconcile import ReconcileDepth
@@ -82,6 +82,7 @@ def run(
     worked on where a campaign has them unfinished.
     """
     invocation = start(config, params, state_url, shows_progress=True)
+    prepare_workers(invocation)
     with (
         _streaming(invocation, as_json=as_json) as given_on,
         fleet_of(invocation, "coordinator", begins=True) as fleet,
@@ -155,6 +156,7 @@ def resume(
     With -e its named exports alone are worked on; the others wait for the next `resume`.
     """
     invocation = start(config, params, state_url, shows_progress=True)
+    prepare_workers(invocation)
     with fleet_of(invocation, "coordinator", migrate=True) as fleet:
         view = find_campaign(fleet, invocation.loaded, wanted_campaign(invocation, campaign_id))
         submission.go_on(fleet, invocation.loaded, view.campaign_id, exports)

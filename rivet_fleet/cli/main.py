@@ -17,6 +17,7 @@ import click
 
 from rivet_fleet import __version__
 from rivet_fleet.cli import nursery
+from rivet_fleet.cli.lean import import_declared, import_lean
 from rivet_fleet.cli.say import begin_output, document_said, loudness_options, show_cursor
 from rivet_fleet.errors import ExitCode, RivetFleetError, StateError
 
@@ -49,12 +50,25 @@ _COMMANDS = {
 }
 
 
+_NEEDS_NOTHING = "rivet_fleet.cli.misc"
+"""The module whose commands import what they need themselves."""
 _STEPS_MAX = 20
 _STARTS_WORKERS = ("run", "coordinator", "resume", "apply", "reconcile")
 
 
+def _leaves(command: click.Command) -> list[click.Command]:
+    if not isinstance(command, click.Group):
+        return [command]
+    return [leaf for one in command.commands.values() for leaf in _leaves(one)]
+
+
 class LazyGroup(click.Group):
     """Imports a command's module only when it is used: ``--help`` answers at once."""
+
+    _explains: bool | None = None
+    """Whether a command is asked what it does, and not to do it; None as long as nobody knows."""
+    _passing: frozenset[str] = frozenset()
+    """Modules that were imported for what they declare alone."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """In the order a newcomer meets them."""
@@ -66,15 +80,41 @@ class LazyGroup(click.Group):
         if target is None:
             return None
         module, _, attribute = target.partition(":")
+        light = module == _NEEDS_NOTHING
+        if self._explains and not light and sys.modules.keys() & {module} <= self._passing:
+            return self._declared(module, attribute)
         # Importing makes much that lives as long as the process: nothing to collect, nor to
         # look at again.
         gc.disable()
-        if module != "rivet_fleet.cli.misc":
-            nursery.import_lean()
+        if not light:
+            import_lean()
         command: click.Command = getattr(importlib.import_module(module), attribute)
         gc.freeze()
         gc.enable()
         return command
+
+    def _declared(self, module: str, attribute: str) -> click.Command:
+        """The command with its options and words. Should it be called all the same (``--help`` was
+        the value of another option), everything begins anew with all of it imported."""
+        declared, passing = import_declared(module)
+        self._passing |= passing
+        command: click.Command = getattr(declared, attribute)
+
+        def begin_anew(context: click.Context) -> Any:
+            for name in self._passing:
+                del sys.modules[name]
+            self._explains = False
+            program = context.find_root().info_name
+            return self.main(self._arguments, program, standalone_mode=False)
+
+        for leaf in _leaves(command):
+            leaf.invoke = begin_anew  # type: ignore[assignment, method-assign]
+        return command
+
+    def make_context(self, info_name: str | None, args: list[str], *more: Any, **how: Any) -> Any:
+        """As click's; the words are kept."""
+        self._arguments = list(args)
+        return super().make_context(info_name, args, *more, **how)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -87,6 +127,8 @@ class LazyGroup(click.Group):
             hint = f" Did you mean '{near[0]}'?" if near else ""
             ctx.fail(f"No such command '{args[0]}'.{hint}")
         asked = {"-h", "--help"} & set(args)
+        if self._explains is None:
+            self._explains = bool(asked) or args[:1] == ["help"] or ctx.resilient_parsing
         if args and args[0] in _STARTS_WORKERS and not asked and not ctx.resilient_parsing:
             nursery.begin(main)
         return super().resolve_command(ctx, args)

@@ -8,7 +8,6 @@ from pathlib import Path
 import click
 from click.shell_completion import get_completion_class
 
-from rivet_fleet.cli.environment import read_environment
 from rivet_fleet.cli.options import json_option
 from rivet_fleet.cli.say import say
 from rivet_fleet.errors import UsageError
@@ -100,7 +99,8 @@ def completions(shell: str) -> int:
 )
 def demo(output: Path, rows: int, workers: int) -> int:
     """A shop on a real PostgreSQL, a fleet, a kill -9, a rescue, and an independent check."""
-    read_environment()
+    from rivet_fleet.cli.environment import read_environment
     from rivet_fleet.demo.show import run_demo
 
+    read_environment()
     return run_demo(output, rows=rows, workers=workers)

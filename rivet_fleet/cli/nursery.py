@@ -7,8 +7,9 @@ file over a pipe when the supervisor wants it. Should the supervisor die, the pi
 everybody home who has not begun; what has begun is a worker like any other.
 
 Forking is safe there, and would not be in the coordinator: the nursery has one thread for ever, no
-connection and no open file but its socket (fork(2)). What a destination needs beside that (a
-store's library) it imports when it is told to, before the first of them.
+connection and no open file but its socket (fork(2)). What a source, a format or a destination
+needs beside that it imports when it is told to, before the first of them, while the campaign is
+planned.
 """
 
 from __future__ import annotations
@@ -24,46 +25,13 @@ import signal
 import socket
 import struct
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NoReturn
 
-# ------------------------------------------------------------------------------------------
-# What a worker's process does without: optional parts of its libraries that it never uses.
-#
-# Some libraries import whatever they find installed. A fleet has many workers, and their memory is
-# a promise: NumPy behind pyarrow alone costs each of them 13 MB and a tenth of a second.
-
-_LEFT_OUT = {
-    # Arrays of Arrow are never turned into NumPy's; Arrow supports its absence.
-    "pyarrow": ("numpy",),
-    # Remote filesystems with their SDKs: destinations bring their own clients.
-    "pyarrow.fs": ("pyarrow._s3fs", "pyarrow._gcsfs", "pyarrow._azurefs", "pyarrow._hdfs"),
-    # Tracebacks in colour; a worker's log is a file.
-    "structlog": ("rich", "colorama"),
-}
-"""Library → what it looks for and copes without."""
-
-
-def import_lean() -> None:
-    """Import the libraries of the table as if what they look for were not installed.
-
-    A library that is there already stays as it is. Afterwards everything can be imported by
-    whoever needs it.
-    """
-    for library, left_out in _LEFT_OUT.items():
-        if library in sys.modules:
-            continue
-        hidden = [name for name in left_out if name not in sys.modules]
-        for name in hidden:
-            # None makes an import fail like that of a missing module (importlib's manual).
-            sys.modules[name] = None  # type: ignore[assignment]
-        try:
-            importlib.import_module(library)
-        finally:
-            for name in hidden:
-                del sys.modules[name]
-
+from rivet_fleet.cli.lean import import_lean
+from rivet_fleet.errors import RivetFleetError
 
 PROGRAM = (sys.executable, "-m", "rivet_fleet")
 """How a supervisor starts a worker without a nursery."""
@@ -123,6 +91,15 @@ class Forked:
         return self.returncode
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needed:
+    """What workers import beside the program's own: by name, and by what they read and write."""
+
+    libraries: Sequence[str] = ()
+    engines: Sequence[str] = ()
+    formats: Sequence[str] = ()
+
+
 class Nursery:
     """The process that forks workers, seen from the supervisor's. A ``WorkerSource`` of it."""
 
@@ -151,26 +128,22 @@ class Nursery:
         theirs.close()
         self._socket.settimeout(_ANSWER_TIMEOUT_S)
         self._process = Forked(pid)
+        self._importing = False
 
     @property
     def pid(self) -> int:
         """Of the nursery itself."""
         return self._process.pid
 
-    def prepare(self, libraries: Iterable[str]) -> None:
-        """Import these once for all workers that come. What cannot be imported each of them finds
-        out, and tells, by itself."""
-        names = " ".join(sorted(libraries))
-        if not names:
-            return
+    def prepare(self, needed: Needed) -> None:
+        """Import this once for all workers that come, while the caller goes on. What cannot be
+        imported each of them finds out, and tells, by itself."""
         told_fd, tell_fd = os.pipe()
         try:
             with os.fdopen(tell_fd, "w") as pipe, os.fdopen(told_fd, "rb"):
                 socket.send_fds(self._socket, [_IMPORT], [told_fd])
-                pipe.write(names)
-            self._socket.settimeout(_IMPORT_TIMEOUT_S)
-            self._answer()
-            self._socket.settimeout(_ANSWER_TIMEOUT_S)
+                pipe.write(json.dumps(asdict(needed)))
+            self._importing = True
         except OSError:
             self.dismiss()
 
@@ -203,15 +176,20 @@ class Nursery:
             return None
         return process
 
-    def dismiss(self) -> None:
-        """Send it home; workers stay. Never raises."""
+    def release(self) -> None:
+        """It may go home: nobody asks it for anything any more."""
         self._socket.close()
+
+    def dismiss(self) -> None:
+        """Send it home, and wait until it is; workers stay. Never raises."""
+        self.release()
         if self._process.wait(_DISMISS_TIMEOUT_S) is None:
             self._process.kill()
             self._process.wait()
 
     def _child(self, orders_fd: int) -> Forked:
         """A child of ours that reads ``orders_fd``. Raises OSError."""
+        self._await_imports()
         socket.send_fds(self._socket, [_FORK], [orders_fd])
         pid = self._answer()
         if pid <= 0:
@@ -219,6 +197,13 @@ class Nursery:
         process = Forked(pid)
         process.poll()  # ChildProcessError, an OSError: it was not given to us
         return process
+
+    def _await_imports(self) -> None:
+        if self._importing:
+            self._socket.settimeout(_IMPORT_TIMEOUT_S)
+            self._answer()
+            self._importing = False
+            self._socket.settimeout(_ANSWER_TIMEOUT_S)
 
     def _answer(self) -> int:
         answer = b""
@@ -248,14 +233,15 @@ def begin(program: Callable[[], object]) -> None:
         pass  # the supervisor will say why no process can be started
 
 
-def take(libraries: Iterable[str] = ()) -> Nursery | None:
-    """What was begun, once: the caller uses it and dismisses it. ``libraries``: what its workers
-    need beside the program's own."""
-    if not _waiting:
-        return None
-    nursery = _waiting.pop()
-    nursery.prepare(libraries)
-    return nursery
+def prepare(needed: Needed) -> None:
+    """Let what was begun import what its workers will need."""
+    for nursery in _waiting:
+        nursery.prepare(needed)
+
+
+def take() -> Nursery | None:
+    """What was begun, once: the caller uses it and dismisses it."""
+    return _waiting.pop() if _waiting else None
 
 
 def _become_nursery(
@@ -291,10 +277,15 @@ def _become_nursery(
 
 def _import(told_fd: int) -> None:
     with os.fdopen(told_fd, "r") as pipe:
-        names = pipe.read().split()
-    for name in names:
+        needed = Needed(**json.loads(pipe.read()))
+    for name in needed.libraries:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
+    # Here, because `--help` imports this module, too.
+    from rivet_fleet.execution.registry import import_working
+
+    with contextlib.suppress(RivetFleetError):
+        import_working(needed.engines, needed.formats)
     gc.freeze()
 
 

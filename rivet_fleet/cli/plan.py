@@ -19,7 +19,7 @@ from rivet_fleet.cli.invocation import (
 )
 from rivet_fleet.cli.options import details_option, exports_option, json_option
 from rivet_fleet.cli.say import say
-from rivet_fleet.cli.work import Going, coordinate, workers_option
+from rivet_fleet.cli.work import Going, coordinate, prepare_workers, workers_option
 from rivet_fleet.contracts.artifact import artifact_text, config_path_said, read_artifact
 from rivet_fleet.contracts.codec import dumps
 from rivet_fleet.contracts.identity import new_campaign_id
@@ -123,6 +123,7 @@ def apply(
         # The file says which configuration decides the state and the secrets: nobody else did.
         say(f"warning: {moved}" if moved else f"configuration: {config}", err=True)
     invocation = start(config, params, state_url, shows_progress=not submit_only)
+    prepare_workers(invocation)
     artifact = read_artifact(text, Sealer(key=seal_key(invocation.loaded)))
     name = "submit" if submit_only else "coordinator"
     with fleet_of(invocation, name, begins=True) as fleet:

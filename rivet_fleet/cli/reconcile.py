@@ -24,7 +24,7 @@ from rivet_fleet.cli.invocation import (
 )
 from rivet_fleet.cli.options import exports_option, json_option
 from rivet_fleet.cli.say import is_quiet, say, say_line
-from rivet_fleet.cli.work import Going, work_on, workers_option
+from rivet_fleet.cli.work import Going, prepare_workers, work_on, workers_option
 from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.contracts.reconcile import (
     CONFIRM_AFTER_S,
@@ -122,6 +122,7 @@ def reconcile(
     """
     settings = Settings(**said)
     invocation = start(config, params, state_url, shows_progress=True)
+    prepare_workers(invocation)
     with fleet_of(invocation, "coordinator", migrate=True) as fleet:
         if run_id is None:
             runs = comparisons.newest_runs(fleet, invocation.loaded, exports)

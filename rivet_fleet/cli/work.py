@@ -45,6 +45,23 @@ class Going(Telling):
     resumed: bool = False
 
 
+def prepare_workers(invocation: Invocation) -> None:
+    """Let a nursery import what this configuration's workers will need, while they are not."""
+    loaded = invocation.loaded
+    sqlite = invocation.state_url.startswith("sqlite:")
+    nursery.prepare(
+        nursery.Needed(
+            libraries=[*sorted(loaded.store_libraries), *(_SQLITE_LIBRARY if sqlite else ())],
+            engines=sorted({loaded.sources[name].type for name in loaded.used_sources()}),
+            formats=sorted({export.format for export in loaded.config.exports}),
+        )
+    )
+
+
+_SQLITE_LIBRARY = ("sqlalchemy.dialects.sqlite",)
+"""What a state in a file is opened with; that of a server comes with its driver."""
+
+
 def coordinate(
     invocation: Invocation,
     fleet: Fleet,
@@ -68,7 +85,7 @@ def work_on(
         workers=_workers(invocation, named, campaign_id, going.workers),
         command=_worker_command(invocation, campaign_id, going.exports),
         join=going.join,
-        nursery=nursery.take(invocation.loaded.store_libraries),
+        nursery=nursery.take(),
         exports=going.exports,
     )
     governor = wiring.open_governor(

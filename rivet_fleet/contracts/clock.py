@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import select
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -30,6 +32,14 @@ class SystemClock:
     def monotonic_s(self) -> float:
         """Seconds on a clock that never goes back."""
         return time.monotonic()
+
+
+def wait_readable(fds: Iterable[int], seconds: float) -> None:
+    """Sleep until one of these descriptors can be read, at most so long."""
+    waiter = select.poll()  # `select` knows no descriptor above 1023
+    for fd in fds:
+        waiter.register(fd, select.POLLIN)
+    waiter.poll(seconds * 1000.0)
 
 
 # ------------------------------------------------------------------------------------------

@@ -237,6 +237,8 @@ class RunView:
     """When a worker first took one of its chunks; None before."""
     spent: int = 0
     """How many of its failed chunks have no attempt left: the others are claimed again."""
+    files: int = 0
+    """Committed parts, visible or about to be."""
 
     @property
     def began_at_s(self) -> float:

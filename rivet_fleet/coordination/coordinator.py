@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from rivet_fleet.contracts.clock import wait_readable
 from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.contracts.state import CampaignStatus, WorkerView
-from rivet_fleet.coordination.fleet import COORDINATOR, Fleet, install, process_alive, seen_workers
+from rivet_fleet.coordination.fleet import (
+    COORDINATOR,
+    Fleet,
+    install,
+    process_alive,
+    seen_workers,
+)
 from rivet_fleet.coordination.governor import Governor
 from rivet_fleet.coordination.journal import Follower
 from rivet_fleet.coordination.supervisor import (
@@ -110,12 +116,15 @@ class Coordinator:
         fleet = self._fleet
         while not fleet.stop.requested and not self._supervisor.exhausted:
             self._every(_TEND_S, self._tend)
-            self._every(_SHOW_S, self._show)
-            self._every(fleet.settings.lease_ttl_s / 4, self._heartbeat)
             if self._over:
                 return
+            # Workers first: what is only shown must keep none from its work.
             self._supervisor.tick()
-            fleet.stop.wait(_TICK_S)
+            self._every(_SHOW_S, self._show)
+            self._every(fleet.settings.lease_ttl_s / 4, self._heartbeat)
+            # Who has ended may have ended the campaign: then it is looked at without a pause.
+            if self._tend in self._due_s:
+                fleet.stop.wait(_TICK_S, also=self._supervisor.end_fds)
 
     def _every(self, interval_s: float, action: Callable[[], None]) -> None:
         now_s = self._fleet.clock.monotonic_s()
@@ -198,7 +207,7 @@ class Coordinator:
         grace_s = self._fleet.settings.drain_grace_s + _DRAIN_MARGIN_S
 
         def pause() -> None:
-            time.sleep(_TICK_S)
+            wait_readable(self._supervisor.end_fds, _TICK_S)
 
         self._supervisor.ask_to_stop()
         if self._fleet.stop.requested:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-import select
 import signal
 import socket
 import time
 import uuid
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
@@ -17,7 +16,7 @@ from typing import TypeVar
 
 import psutil
 
-from rivet_fleet.contracts.clock import Clock, backoff_s
+from rivet_fleet.contracts.clock import Clock, backoff_s, wait_readable
 from rivet_fleet.contracts.events import Emit, Event, EventName, Told
 from rivet_fleet.contracts.identity import CAMPAIGN_OTHER, CampaignIdentity, owner_of
 from rivet_fleet.contracts.keys import CampaignId, RunId, WorkerId
@@ -79,12 +78,11 @@ class StopFlag:
             return False
         return self._clock.monotonic_s() - self._requested_at_s >= self._grace_s
 
-    def wait(self, seconds: float) -> bool:
-        """Sleep, but not past a request. True when stopping was requested."""
+    def wait(self, seconds: float, also: Iterable[int] = ()) -> bool:
+        """Sleep, but not past a request, nor past the moment in which one of the descriptors
+        ``also`` can be read. True when stopping was requested."""
         if not self.requested and seconds > 0:
-            waiter = select.poll()  # `select` knows no descriptor above 1023
-            waiter.register(self._read_fd, select.POLLIN)
-            waiter.poll(seconds * 1000.0)
+            wait_readable((self._read_fd, *also), seconds)
         return self.requested
 
     def check(self) -> None:

@@ -149,6 +149,10 @@ class WorkerSource(Protocol):
         """A new worker of this command; None when there is none to be had."""
         ...
 
+    def release(self) -> None:
+        """Nothing more is asked of it: it may go while others are waited for."""
+        ...
+
     def dismiss(self) -> None:
         """It is not needed any more; the workers stay. More than once is nothing new."""
         ...
@@ -170,6 +174,8 @@ class _Slot:
     process: WorkerProcess | None = None
     worker_id: WorkerId | None = None
     told: bool = False
+    end_fd: int | None = None
+    """Can be read when the process has ended; None where the system has no such thing."""
     started_at_s: float = 0.0
     start_after_s: float = 0.0
     crashes: list[float] = field(default_factory=list)
@@ -273,6 +279,11 @@ class Supervisor:
         """Of the processes that run now."""
         return [s.worker_id for s in self._slots if s.worker_id is not None]
 
+    @property
+    def end_fds(self) -> list[int]:
+        """Descriptors that can be read as soon as a process has ended that nobody has noticed."""
+        return [s.end_fd for s in self._slots if s.end_fd is not None]
+
     def end_silent(self, worker_id: WorkerId, silent_s: float) -> None:
         """SIGTERM for a worker that nobody has heard of for so long; SIGKILL follows, which also
         ends one that is stopped (SIGSTOP). Another takes its place."""
@@ -317,6 +328,8 @@ class Supervisor:
     def drain(self, *, grace_s: float, tick: Callable[[], None]) -> None:
         """Ask to stop, then wait until all have ended; SIGKILL for those who take too long."""
         self.ask_to_stop()
+        if self._nursery is not None:
+            self._nursery.release()
         deadline_s = self._clock.monotonic_s() + grace_s
         while self.pids and self._clock.monotonic_s() < deadline_s:
             tick()
@@ -352,6 +365,7 @@ class Supervisor:
             self._dismiss_nursery()
             slot.process = self._execute(arguments, log_path)
         slot.worker_id = worker_id
+        slot.end_fd = _end_fd(slot.process.pid)
         slot.started_at_s = self._clock.monotonic_s()
 
     def _execute(self, arguments: list[str], log_path: Path) -> subprocess.Popen[bytes]:
@@ -397,6 +411,9 @@ class Supervisor:
         )
         slot.process = None
         slot.worker_id = None
+        if slot.end_fd is not None:
+            os.close(slot.end_fd)
+            slot.end_fd = None
         # The slot is empty already: what follows asks the state and may raise, and an end is told
         # once.
         self._remember(slot, end, now_s)
@@ -434,6 +451,15 @@ class Supervisor:
                 return log.read().decode(errors="replace").strip()
         except OSError:
             return ""
+
+
+def _end_fd(pid: int) -> int | None:
+    if not hasattr(os, "pidfd_open"):
+        return None
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return None  # a kernel before 5.3, or it has ended: the next look finds it
 
 
 def _signal_name(number: int) -> str:

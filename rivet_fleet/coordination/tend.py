@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zlib
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -191,7 +190,6 @@ def _from_own_place(runs: Sequence[RunId], worker_id: str) -> list[RunId]:
 # ------------------------------------------------------------------------------------------
 # How it ended, gathered from the state database: for the terminal, and beside the data.
 
-_JOURNAL_PAGE = 5000
 _FAILED_SHOWN = 50
 _GRAVE = (
     (ExitCode.DATA_INTEGRITY, {DataIntegrityError.__name__, MalformedData.__name__}),
@@ -209,10 +207,10 @@ def closing_report(fleet: Fleet, campaign_id: CampaignId, *, state: str) -> Repo
         view,
         runs,
         failed_tasks(fleet, runs),
-        count_journal(fleet, campaign_id),
+        fleet.store.journal_counts(campaign_id),
         destinations={run.run_id: fleet.destination(run.run_id).uri for run in runs},
         state=state_name(state),
-        files={run.run_id: len(fleet.store.parts(run.run_id)) for run in runs},
+        files={run.run_id: run.files for run in runs},
     )
 
 
@@ -291,20 +289,6 @@ def verdict(
         if classes & grave:
             return code
     return ExitCode.INCOMPLETE
-
-
-def count_journal(fleet: Fleet, campaign_id: CampaignId) -> dict[str, int]:
-    """Journal entries by event name."""
-    counts: Counter[str] = Counter()
-    after_id = 0
-    while True:
-        entries = fleet.store.journal(
-            campaign_id=campaign_id, after_id=after_id, limit=_JOURNAL_PAGE
-        )
-        counts.update(entry.event for entry in entries)
-        if len(entries) < _JOURNAL_PAGE:
-            return dict(counts)
-        after_id = entries[-1].journal_id
 
 
 def state_name(url: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from types import ModuleType
 from typing import Any, TypeVar, cast
@@ -95,6 +95,18 @@ def open_destination(connection: DestinationConnection, *, create: bool = True) 
     """
     module = _named(_destinations(), connection.kind, "destination")
     return cast(Destination, module.open_destination(connection, create=create))
+
+
+def import_working(engines: Iterable[str], file_formats: Iterable[str]) -> None:
+    """Everything that a worker imports who reads these engines and writes these formats, as far as
+    it is installed: a nursery does it once for all of them."""
+    destination_kinds()
+    for name in engines:
+        _named(_engines(), name, "engine").import_reading()
+    for name in file_formats:
+        module = _named(_formats(), name, "format")
+        if hasattr(module, "__path__"):
+            _plugins(module)
 
 
 @cache

@@ -36,7 +36,7 @@ from rivet_fleet.persistence.seals import (
     check_words,
     seal_word,
 )
-from rivet_fleet.persistence.views import found_by_gates
+from rivet_fleet.persistence.views import found_by_gates, plan_of
 
 # Least and greatest status come from the two ends of the index on (run_id, status): that is
 # cheap, and usually ends the question before anything is counted.
@@ -253,7 +253,7 @@ class Finalizers:
 def _plan(tx: Transaction, run: Record) -> ExportPlan:
     """Raises StateTampered, and the transaction changes nothing."""
     check_run(tx.sealer, run)
-    return loads(ExportPlan, run.plan_json)
+    return plan_of(run.plan_json)
 
 
 def _plain(findings: RunFindings | None) -> str | None:

@@ -80,9 +80,14 @@ WHERE run_id IN (SELECT run_id FROM chunk_run WHERE SCOPE)
   AND status = 'failed' AND attempts >= attempts_max GROUP BY run_id, status
 """
 _SIZES = """
-SELECT run_id, sum(rows) AS rows, sum(bytes) AS bytes, sum(changed_values) AS changed_values
+SELECT run_id, sum(rows) AS rows, sum(bytes) AS bytes, sum(changed_values) AS changed_values,
+       count(*) AS files
 FROM file_log
 WHERE status <> 'voided' AND run_id IN (SELECT run_id FROM chunk_run WHERE SCOPE) GROUP BY run_id
+"""
+_JOURNAL_COUNTS = """
+SELECT event, count(*) AS entries FROM run_journal
+WHERE namespace = :namespace AND campaign_id = :campaign_id GROUP BY event
 """
 _WORKERS = """
 SELECT w.worker_id, w.name, w.host_id, w.pid, w.pid_started_at_s, w.started_at_s,
@@ -201,6 +206,12 @@ class Views(Ranges):
         found = self._db.one(lambda tx: tx.each(sql, entry_from, unreadable_entry, **values))
         return found[::-1] if newest else found
 
+    def journal_counts(self, campaign_id: CampaignId) -> dict[str, int]:
+        """How many entries of a campaign there are of each event."""
+        sql = _JOURNAL_COUNTS
+        make = lambda row: (row.event, int(row.entries))  # noqa: E731
+        return dict(self._db.one(lambda tx: tx.each(sql, make, campaign_id=campaign_id)))
+
     def write_journal(self, event: Event) -> None:
         """Append an event that belongs to no transition of the store, and waits for no disk."""
         self._db.write(lambda tx: note(tx, event), durable=False)
@@ -226,10 +237,17 @@ class Views(Ranges):
 
 
 @lru_cache(maxsize=1024)
-def _plan(plan_json: str) -> ExportPlan:
+def plan_of(plan_json: str) -> ExportPlan:
+    """A stored plan; each text is understood once."""
     return loads(ExportPlan, plan_json)
 
 
+@lru_cache(maxsize=1024)
+def _proof(proof_json: str) -> RunProof:
+    return loads(RunProof, proof_json)
+
+
+@lru_cache(maxsize=1024)
 def found_by_gates(findings_json: str | None) -> RunFindings | None:
     """What gates said of a run, as it is stored without a seal. Raises StateTampered."""
     if findings_json is None:
@@ -250,7 +268,7 @@ def _runs(tx: Transaction, scope: str, **values: object) -> list[RunView]:
         check_run(tx.sealer, row)
         check_words(tx.sealer, row)
         # Paths are made of what the plan says, and the row is what was found.
-        if _plan(row.plan_json).run_id != row.run_id:
+        if plan_of(row.plan_json).run_id != row.run_id:
             raise tampered(f"the plan of run {row.run_id}")
     return [
         _run_from(row, _counted(counts[row[0]]), spent[row[0]], sizes.get(row[0])) for row in rows
@@ -269,7 +287,7 @@ def _run_from(row: Record, counts: TaskCounts, spent: int, sizes: Record | None)
         campaign_id=CampaignId(row.campaign_id),
         export_name=row.export_name,
         status=RunStatus(row.status),
-        plan=_plan(row.plan_json),
+        plan=plan_of(row.plan_json),
         plan_hash=row.plan_hash,
         expected_tasks=row.expected_tasks,
         counts=counts,
@@ -282,9 +300,10 @@ def _run_from(row: Record, counts: TaskCounts, spent: int, sizes: Record | None)
         finalize_fence=row.finalize_fence,
         error=row.error,
         changed_values=int(sizes[3]) if sizes is not None else 0,
+        files=int(sizes[4]) if sizes is not None else 0,
         findings=found_by_gates(row.findings_json),
         acceptance=None if row.acceptance_json is None else loads(Acceptance, row.acceptance_json),
-        proof=None if row.proof_json is None else loads(RunProof, row.proof_json),
+        proof=None if row.proof_json is None else _proof(row.proof_json),
     )
 
 

@@ -814,6 +814,9 @@ def test_every_transition_is_in_the_journal(backend: Backend) -> None:
     assert entries[0].worker_id == "w1" and entries[0].chunk_index == 0
     assert store.journal(after_id=entries[-1].journal_id) == []
     assert store.journal(campaign_id=C1, limit=2) == store.journal(campaign_id=C1)[:2]
+    told = [entry.event for entry in store.journal(campaign_id=C1)]
+    assert store.journal_counts(C1) == {event: told.count(event) for event in told}
+    assert store.journal_counts(CampaignId("nobody")) == {}
 
 
 def test_what_led_to_a_transition_is_journaled_with_it_at_its_own_time(store: Store) -> None:

@@ -68,7 +68,7 @@ def test_what_all_of_them_need_is_imported_once(tmp_path: Path) -> None:
     said = begin(
         """
 import os
-nursery.prepare(["librarylike", "no_such_library"])
+nursery.prepare(nurseries.Needed(libraries=["librarylike", "no_such_library"], engines=["no"]))
 children = [waiting() for _ in range(2)]
 print(os.getpid() != nursery.pid, nursery.pid)
 for child, pipe in children:

@@ -185,6 +185,7 @@ class Run:
             finalize_fence=self.finalize_fence,
             error=self.error,
             changed_values=changed_values(kept),
+            files=len(kept),
             findings=self.findings,
             acceptance=self.acceptance,
             proof=self.proof,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar, cast
@@ -328,6 +329,10 @@ class MemoryViews(MemoryRows):
             tries=len(given_back),
             message=given_back[-1].message,
         )
+
+    @synchronized
+    def journal_counts(self, campaign_id: CampaignId) -> dict[str, int]:
+        return dict(Counter(e.event for e in self._journal if e.campaign_id == campaign_id))
 
     @synchronized
     def write_journal(self, event: Event) -> None:

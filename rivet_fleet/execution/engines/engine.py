@@ -7,6 +7,7 @@ memory and time in every process that only asks which engines there are.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -104,6 +105,12 @@ class Engine:
         """How this engine's SQL is read, and how a value is written in it."""
         writing: Writing = self._module(self.statements).WRITING
         return writing
+
+    def import_reading(self) -> None:
+        """What whoever reads a chunk imports, as far as it is installed."""
+        for name in ("session", "source", self.decoder):
+            with contextlib.suppress(ImportError):
+                self._module(name)
 
     def _module(self, name: str) -> Any:
         if self.import_driver is not None:

@@ -2,6 +2,7 @@
 
 import io
 import os
+import select
 import signal
 import sys
 import threading
@@ -188,6 +189,24 @@ def test_a_coordinator_that_cannot_be_heard_itself_blames_nobody(supervise, tmp_
         assert coordinator._silences.look(float(second), [worker], {}) == {}
 
 
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="the kernel tells of no end by a file")
+def test_an_end_is_told_by_a_file_that_is_closed_behind_it(supervise):
+    """Whoever waits for it waits for no tick."""
+    before = len(os.listdir("/proc/self/fd"))
+    supervisor, ends = supervise(SLEEPER, workers=2)
+    tick_until(supervisor, lambda: len(supervisor.pids) == 2)
+    assert len(supervisor.end_fds) == 2
+    waiter = select.poll()
+    for fd in supervisor.end_fds:
+        waiter.register(fd, select.POLLIN)
+    assert waiter.poll(0) == []
+    os.kill(supervisor.pids[0], signal.SIGKILL)
+    assert [fd for fd, _ in waiter.poll(30_000)] == supervisor.end_fds[:1]
+    supervisor.kill()
+    assert len(ends) == 2 and supervisor.end_fds == []
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 class Barren:
     """A nursery that has nothing to give."""
 
@@ -196,6 +215,9 @@ class Barren:
 
     def hand_over(self, arguments, environment, log_path):
         self.said.append("asked")
+
+    def release(self):
+        self.said.append("released")
 
     def dismiss(self):
         self.said.append("dismissed")
