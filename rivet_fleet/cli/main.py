@@ -17,7 +17,6 @@ import click
 
 from rivet_fleet import __version__
 from rivet_fleet.cli import nursery
-from rivet_fleet.cli.lean import import_declared, import_lean
 from rivet_fleet.cli.say import begin_output, document_said, loudness_options, show_cursor
 from rivet_fleet.errors import ExitCode, RivetFleetError, StateError
 
@@ -87,7 +86,7 @@ class LazyGroup(click.Group):
         # look at again.
         gc.disable()
         if not light:
-            import_lean()
+            nursery.import_lean()
         command: click.Command = getattr(importlib.import_module(module), attribute)
         gc.freeze()
         gc.enable()
@@ -96,7 +95,7 @@ class LazyGroup(click.Group):
     def _declared(self, module: str, attribute: str) -> click.Command:
         """The command with its options and words. Should it be called all the same (``--help`` was
         the value of another option), everything begins anew with all of it imported."""
-        declared, passing = import_declared(module)
+        declared, passing = nursery.import_declared(module)
         self._passing |= passing
         command: click.Command = getattr(declared, attribute)
 
