@@ -39,7 +39,7 @@ from rivet_fleet.contracts.state import RunView
 from rivet_fleet.coordination import reconcile as comparisons
 from rivet_fleet.coordination.artifact import write_plan
 from rivet_fleet.coordination.fleet import Fleet
-from rivet_fleet.errors import ExitCode
+from rivet_fleet.errors import ExitCode, UsageError
 from rivet_fleet.planning.config.loaded import LoadedConfig, reconcile_of
 from rivet_fleet.planning.config.models import ReconcileConfig
 
@@ -121,6 +121,9 @@ def reconcile(
     and each row by its key.
     """
     settings = Settings(**said)
+    if settings.report is not None and not settings.report.parent.is_dir():
+        # Before anything is read: a report that cannot be written tells nobody.
+        raise UsageError(f"{settings.report.parent} is no folder", hint="name another --report")
     invocation = start(config, params, state_url, shows_progress=True)
     prepare_workers(invocation)
     with fleet_of(invocation, "coordinator", migrate=True) as fleet:
@@ -146,7 +149,12 @@ def compare(
     found = comparisons.found(named, begun.campaign_id)
     path = settings.report or Path(f"reconcile-{begun.campaign_id}.json")
     body = {"campaign_id": begun.campaign_id, "exports": [one.report for one in found]}
-    write_plan(path, json.dumps(body, indent=2, ensure_ascii=False) + "\n", what="report")
+    try:
+        write_plan(path, json.dumps(body, indent=2, ensure_ascii=False) + "\n", what="report")
+    except UsageError as error:
+        if settings.report is not None:
+            raise
+        say(f"warning: {known_redactor()(error.message)}", err=True)
     failure = _failure(found, end.exit_code, path)
     if settings.as_json:
         say_ended(json.dumps({**body, "report": str(path)}, ensure_ascii=False), failure)

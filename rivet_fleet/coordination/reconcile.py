@@ -6,8 +6,9 @@ leased, budgeted and resumed as those of every run; this module begins it and re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from rivet_fleet.contracts.identity import (
@@ -28,7 +29,7 @@ from rivet_fleet.contracts.reconcile import (
     report_plain,
     settling_columns,
 )
-from rivet_fleet.contracts.state import CampaignStatus, RunStatus, RunView
+from rivet_fleet.contracts.state import CampaignStatus, CampaignView, RunStatus, RunView
 from rivet_fleet.coordination.fleet import Fleet, refuse_other, refuse_other_owner
 from rivet_fleet.coordination.inquiry import choose
 from rivet_fleet.coordination.submit import Submitted, store_plan
@@ -84,11 +85,11 @@ def begin(fleet: Fleet, loaded: LoadedConfig, runs: Sequence[RunView], ask: Ask)
     for run in runs:
         _refuse_other_files(fleet, run)
     name = f"{loaded.campaign_name}{RECONCILE_SUFFIX}"
-    going = [c for c in fleet.store.campaigns(name=name) if c.status is CampaignStatus.ACTIVE]
-    same = next((one.campaign_id for one in going if _asks(fleet, one.campaign_id, plans)), None)
-    if same is not None:
-        fleet.patience.call("lift a halt", lambda: fleet.store.lift_halt(same))
-        return Submitted(campaign_id=same, created=False)
+    open_ends = _open_ends(fleet, name, {run.export_name for run in runs})
+    for campaign, asked in open_ends:
+        if campaign.status is CampaignStatus.ACTIVE and asked == plans:
+            fleet.patience.call("lift a halt", partial(fleet.store.lift_halt, campaign.campaign_id))
+            return Submitted(campaign_id=campaign.campaign_id, created=False)
     campaign_id = _new_id(fleet)
     return store_plan(
         fleet,
@@ -106,14 +107,22 @@ def begin(fleet: Fleet, loaded: LoadedConfig, runs: Sequence[RunView], ask: Ask)
         ),
         # The marks of the runs that are compared stand where those runs left them.
         any_mark=True,
-        # Of what is asked otherwise, or was given up: one comparison of an export at a time.
-        replacing=[campaign.campaign_id for campaign in going],
+        # What asks otherwise, or stopped at a failure: an export has one comparison at a time.
+        replacing=[campaign.campaign_id for campaign, _ in open_ends],
     )
 
 
-def _asks(fleet: Fleet, campaign_id: CampaignId, plans: Sequence[ReconcilePlan]) -> bool:
-    stored = [run.plan.reconcile for run in fleet.store.runs(campaign_id)]
-    return stored == list(plans)
+def _open_ends(
+    fleet: Fleet, name: str, export_names: Set[str]
+) -> list[tuple[CampaignView, list[ReconcilePlan | None]]]:
+    """Comparisons of these exports that are not over, and what they ask."""
+    found = []
+    for campaign in fleet.store.campaigns(name=name):
+        if campaign.status in (CampaignStatus.ACTIVE, CampaignStatus.INCOMPLETE):
+            runs = fleet.store.runs(campaign.campaign_id)
+            if any(run.export_name in export_names for run in runs):
+                found.append((campaign, [run.plan.reconcile for run in runs]))
+    return found
 
 
 def _new_id(fleet: Fleet) -> CampaignId:

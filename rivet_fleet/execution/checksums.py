@@ -136,6 +136,36 @@ def patient_sum() -> ColumnSum:
     return compiled
 
 
+RowChains = Callable[[Sequence[pa.Array]], bytearray]
+"""Columns of equal length and of types that ``is_summed`` → for each row 64 bits, in the machine's
+order: the hashes of its values, chained in the order of the columns. So equal values in other
+columns, and values exchanged between rows, give other rows."""
+
+_ROW = 0x8A91A6D40BF42040
+
+
+@cache
+def row_chains() -> RowChains:
+    """For comparing what others read: compiled, else the reference, with one warning."""
+    try:
+        from rivet_fleet.execution import columnsums
+    except ModuleNotFoundError:
+        warn_of_slow_decoder("hashes of rows")
+        return reference_chains
+    return lambda columns: columnsums.row_chains(list(columns), _ROW)
+
+
+def reference_chains(columns: Sequence[pa.Array]) -> bytearray:
+    """One object per value: short, and slow."""
+    out = bytearray()
+    for values in zip(*map(_hashes, columns), strict=True):
+        chained = _ROW
+        for value in values:
+            chained = mixed(chained ^ value)
+        out += struct.pack("=Q", chained)
+    return out
+
+
 def is_summed(kind: pa.DataType) -> bool:
     """True for every type that a source delivers (``types``), packed ones included."""
     if isinstance(kind, pa.BaseExtensionType):

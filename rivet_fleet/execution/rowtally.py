@@ -17,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from rivet_fleet.contracts.keys import shown_key
 from rivet_fleet.contracts.reconcile import Difference, DifferingRow
-from rivet_fleet.execution.checksums import open_row_hash
+from rivet_fleet.execution.checksums import row_chains
 from rivet_fleet.execution.types import storage_of
 
 Columns = Mapping[str, pa.Array]
@@ -29,15 +30,14 @@ BUCKETS = 1 << 14
 _SHIFT = np.uint64(64 - 14)
 KEPT_ROWS_MAX = 20_000
 """Rows of one side that are told apart at most: whole buckets, and one at least."""
-KEPT_BYTES_MAX = 64 * 1024 * 1024
+KEPT_BYTES_MAX = 16 * 1024 * 1024
 _DAY_US = 86_400_000_000
 _NEVER = 2**62
 
 
 def hashes_of(columns: Sequence[pa.Array]) -> Bits:
     """One number a row, over these columns."""
-    found = open_row_hash()([storage_of(one) for one in columns])
-    return np.asarray(_numbers(found, np.uint64))
+    return np.frombuffer(row_chains()(columns), np.uint64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,16 +52,16 @@ class Settled:
         values = storage_of(columns[self.column])
         day = pa.types.is_date32(values.type)
         numbers = values.cast(pa.int32()).cast(pa.int64()) if day else values.cast(pa.int64())
-        moments = _numbers(numbers.fill_null(_NEVER), np.int64)
+        moments = _numbers(numbers.fill_null(_NEVER))
         return np.asarray(moments < (self.before_us // _DAY_US if day else self.before_us))
 
 
-def _numbers(column: pa.Array, kind: Any) -> Any:
+def _numbers(column: pa.Array) -> npt.NDArray[np.int64]:
     """The values of a column of 64-bit numbers without NULL, where they are."""
     data = column.buffers()[1]
     if data is None or not len(column):
-        return np.zeros(0, kind)
-    return np.frombuffer(data, kind, count=len(column), offset=8 * column.offset)
+        return np.zeros(0, np.int64)
+    return np.frombuffer(data, np.int64, count=len(column), offset=8 * column.offset)
 
 
 class RowCount:
@@ -203,7 +203,8 @@ class RowsKept:
     def key_of(self, row: _Row) -> tuple[str, ...]:
         """A kept row's key, for people."""
         block, at = row.place
-        return tuple(key_text(self._blocks[block][name][at].as_py()) for name in self.tally.keys)
+        values = (self._blocks[block][name][at].as_py() for name in self.tally.keys)
+        return tuple(shown_key((key_text(value),)) for value in values)
 
 
 def key_text(value: Any) -> str:

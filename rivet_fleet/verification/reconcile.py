@@ -196,15 +196,21 @@ class _Comparison:
         source, files = (RowsKept(RowTally(names, keys, self._settled), wanted) for _ in range(2))
         self._read_source(names, source.add)
         self._read_files(names, files.add)
-        told = told_apart(
-            source,
-            files,
-            stable=~first.differing(source.tally),
-            limit=self._asked.limit,
-            moved_away=self._moved_away,
-        )
-        still = bool(source.tally.differing(files.tally)[differing].any())
-        verdict, sentence = _judged(told, still=still)
+        stable = ~first.differing(source.tally)
+        still = source.tally.differing(files.tally) & differing
+        whole = source.whole and files.whole
+        if whole:
+            told = told_apart(
+                source,
+                files,
+                stable=stable,
+                limit=self._asked.limit,
+                moved_away=self._moved_away,
+            )
+            verdict, sentence = _judged(told, still=bool(still.any()))
+        else:
+            told = Told(rows=[])
+            verdict, sentence = self._too_wide(source.tally, proven=bool((still & stable).any()))
         return RangeResult(
             verdict=verdict,
             sentence=sentence,
@@ -214,10 +220,18 @@ class _Comparison:
             missing=told.missing,
             extra=told.extra,
             changed=told.changed,
-            complete=bool((wanted == differing).all()) and source.whole and files.whole,
+            complete=whole and bool((wanted == differing).all()),
             key_columns=keys,
             rows=tuple(told.rows or ()),
         )
+
+    def _too_wide(self, source: RowTally, *, proven: bool) -> tuple[RangeVerdict, str]:
+        """Rows that take more than may be kept are not told apart. ``proven``: the sides differ at
+        both looks where the source has not moved."""
+        said = "rows differ that are too wide to be told apart here"
+        if proven and not source.unsettled and self._beyond() is None:
+            return RangeVerdict.MISMATCH, said
+        return RangeVerdict.UNKNOWN, f"{said}; they may have been written since the run began"
 
     def _read_source(self, names: tuple[str, ...], take: _Take) -> None:
         for batch in self._looks.source(self._read, self._range):

@@ -9,6 +9,13 @@ import pytest
 from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.keys import CampaignId, RunId
 from rivet_fleet.contracts.plan import CampaignPlan
+from rivet_fleet.contracts.reconcile import (
+    RangeResult,
+    RangeVerdict,
+    ReconcileDepth,
+    ReconcilePlan,
+    Side,
+)
 from rivet_fleet.contracts.state import FinishedRun, Progression
 from rivet_fleet.contracts.window import (
     MARK_OTHER,
@@ -21,7 +28,7 @@ from rivet_fleet.contracts.window import (
     mark_text,
     stored_binding,
 )
-from rivet_fleet.errors import StateRefused
+from rivet_fleet.errors import LeaseLost, StateRefused
 from rivet_fleet.persistence.store import Store
 from tests.campaigns import campaign_plan, staged_part
 from tests.stores import Backend, identity
@@ -173,9 +180,75 @@ def test_pg4_a_boundary_is_a_cursor_or_a_chunk_as_its_strategy_says(store: Store
     assert (committed.strategy, committed.cursor, committed.chunk_index) == ("chunked", None, 3)
 
 
-def test_pg5_pg6_nothing_is_verified_before_there_is_a_reconciliation(store: Store) -> None:
-    deliver(store, 1, None, 5)
-    assert told(store).verified is None
+def comparing(number: int, of: int, *, chunks: int) -> CampaignPlan:
+    """Campaign ``c<number>``, which compares what ``c<of>`` has delivered."""
+    plan = incremental(number, None, of, chunks=chunks)
+    (run,) = plan.runs
+    asked = ReconcilePlan(
+        of_run=RunId(f"c{of}-e0"), campaign_name="shop", depth=ReconcileDepth.COUNT
+    )
+    run = replace(run, plan=replace(run.plan, reconcile=asked))
+    return replace(plan, campaign_name="shop/reconcile", runs=(run,))
+
+
+def compare(store: Store, number: int, *verdicts: RangeVerdict) -> None:
+    campaign_id = CampaignId(f"c{number}")
+    for verdict in verdicts:
+        claim = store.claim(campaign_id, W1, 60.0)
+        assert claim is not None
+        result = RangeResult(verdict=verdict, sentence="said", source=Side(rows=3))
+        for _ in range(2):  # its answer was lost
+            store.commit_result(claim.task_id, claim.fence, result)
+        store.mark_published(claim.task_id, claim.fence)
+    lease = store.lease_finalize(RunId(f"c{number}-e0"), W1, 60.0)
+    assert lease is not None
+    ended = FinishedRun(manifest_fingerprint="", rows=0, bytes=0, files=0, duration_s=1.0)
+    store.finish_run(lease, ended)
+    store.finish_campaign(campaign_id)
+
+
+MATCH = RangeVerdict.MATCH
+
+
+def test_pg5_pg6_what_is_verified_moves_with_a_clean_comparison_of_the_whole(store: Store) -> None:
+    deliver(store, 3, None, 3)
+    before = told(store)
+    for number, other in enumerate(one for one in RangeVerdict if one is not MATCH):
+        store.submit(comparing(10 + number, 3, chunks=2), any_mark=True)
+        compare(store, 10 + number, MATCH, other)
+        assert told(store) == before and before.verified is None
+    store.submit(comparing(20, 3, chunks=2), any_mark=True)
+    assert [one.result for one in store.comparison(RunId("c20-e0"))] == [None, None]
+    compare(store, 20, MATCH, MATCH)
+    found = store.comparison(RunId("c20-e0"))
+    assert [one.result and one.result.source for one in found] == [Side(rows=3)] * 2
+    verified = told(store).verified
+    assert verified is not None and before.committed is not None
+    assert (verified.cursor, verified.run_id) == (mark(3), RunId("c3-e0"))
+    assert told(store) == replace(before, verified=verified)
+    # It delivers nothing: no mark, no history, no last run of its own name.
+    assert store.progression("shop/reconcile") == []
+    assert not store.history("shop/reconcile", ["e0"])
+    # A later run is not verified by a comparison of an earlier one, nor does that take it back.
+    deliver(store, 5, 3, 5)
+    store.submit(comparing(21, 5, chunks=1), any_mark=True)
+    compare(store, 21, MATCH)
+    store.submit(comparing(22, 3, chunks=1), any_mark=True)
+    compare(store, 22, MATCH)
+    newest = told(store).verified
+    assert newest is not None and newest.cursor == mark(5)
+
+
+def test_a_late_result_of_a_chunk_that_has_another_owner_is_refused(backend: Backend) -> None:
+    store = backend.store
+    store.submit(comparing(1, 1, chunks=1), any_mark=True)
+    claim = store.claim(CampaignId("c1"), W1, 60.0)
+    assert claim is not None
+    backend.expire(claim.task_id)
+    store.reap_expired(CampaignId("c1"))
+    with pytest.raises(LeaseLost):
+        store.commit_result(claim.task_id, claim.fence, RangeResult(verdict=MATCH, sentence=""))
+    assert store.comparison(RunId("c1-e0"))[0].result is None
 
 
 def test_pg7_boundaries_are_read_by_nobody(backend: Backend) -> None:

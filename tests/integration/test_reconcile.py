@@ -232,3 +232,5 @@ def test_a_comparison_is_killed_and_goes_on_and_finds_what_files_lack(
     part.write_bytes(whole)
     postgres.psql("ALTER TABLE orders ADD COLUMN more int", database=name)
     assert compared(desk, code=4)["orders"]["verdict"] == "unknown"
+    postgres.psql("ALTER TABLE orders DROP COLUMN more", database=name)
+    assert compared(desk, "--depth", "hash")["orders"]["verdict"] == "match"

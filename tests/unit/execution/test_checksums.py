@@ -19,7 +19,14 @@ from rivet_fleet.contracts.columns import ColumnType, TypeKind
 from rivet_fleet.contracts.plan import FormatPlan
 from rivet_fleet.errors import DataIntegrityError
 from rivet_fleet.execution import checksums, registry
-from rivet_fleet.execution.checksums import ColumnSums, bytes_hash, is_summed, reference_sum
+from rivet_fleet.execution.checksums import (
+    ColumnSums,
+    bytes_hash,
+    is_summed,
+    reference_chains,
+    reference_sum,
+    row_chains,
+)
 from rivet_fleet.execution.columnsums import choose_registers, column_sum
 from rivet_fleet.execution.formats.csv import writer as csv_reading
 from rivet_fleet.execution.formats.parquet import writer as parquet_reading
@@ -319,3 +326,24 @@ def test_a_small_file_of_wide_rows_is_read_in_bounds(
     for start in range(0, rows, 2):
         sums.add([ids.slice(start, 2), pa.array(shown)])
     assert found == sums.texts()
+
+
+def test_rows_chain_alike_compiled_and_not() -> None:
+    """Of every type, sliced, and over more rows than are taken at once."""
+    columns = [values.slice(1) for values in COLUMNS_OF_ROWS]
+    assert row_chains()(columns) == reference_chains(columns)
+    long = [pa.array(range(2500)), pa.array([None, "x"] * 1250)]
+    assert row_chains()(long) == reference_chains(long)
+    assert row_chains()(long[::-1]) != row_chains()(long)
+    assert row_chains()([long[0].slice(0, 0)]) == bytearray()
+
+
+COLUMNS_OF_ROWS = [
+    pa.array([0, 1, None, -5], pa.int16()),
+    pa.array([True, None, False, True]),
+    pa.array([0.0, -0.0, float("nan"), None]),
+    pa.array(["", "a", None, "b" * 60]),
+    pa.array([[1, None], [], None, [3]], pa.list_(pa.int32())),
+    pa.array(["x", "y", None, "x"]).dictionary_encode(),
+    pa.array([Decimal("1.5"), None, Decimal("-2.25"), Decimal("0")], pa.decimal128(30, 2)),
+]

@@ -10,6 +10,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -248,6 +249,7 @@ def test_numbers_of_settled_rows_are_excused_by_as_many(tmp_path) -> None:
     assert sides.asked == [("id", "at")] * 2
     gone = Sides(tmp_path / "b", ROWS, without(now, 5, 6))
     assert by_number(gone, settled=True).verdict is RangeVerdict.MISMATCH
+    assert gone.pauses == [3.0]
 
 
 def test_a_row_whose_cursor_has_left_the_window_is_no_fault(tmp_path) -> None:
@@ -295,6 +297,23 @@ def test_more_than_can_be_kept_is_said(tmp_path, monkeypatch) -> None:
     result = by_row(Sides(tmp_path, ROWS, changed(ROWS, **{f"note{i}": "x" for i in range(1, 30)})))
     assert result.verdict is RangeVerdict.MISMATCH
     assert 0 < result.changed < 29 and not result.complete
+    # One bucket at least, however many rows it has.
+    monkeypatch.setattr(rowtally, "KEPT_ROWS_MAX", 0)
+    assert by_row(Sides(tmp_path / "b", ROWS, changed(ROWS, note3="x"))).changed == 1
+    monkeypatch.setattr(rowtally, "KEPT_BYTES_MAX", 1)
+    blind = by_row(Sides(tmp_path / "c", ROWS, changed(ROWS, note3="x")))
+    assert (blind.verdict, blind.complete) == (RangeVerdict.MISMATCH, False)
+    late = changed(ROWS, note3="x", at4=AFTER)
+    excused = by_row(Sides(tmp_path / "d", ROWS, late), settled=True)
+    assert (excused.verdict, excused.rows) == (RangeVerdict.UNKNOWN, ())
+
+
+def test_a_row_of_the_files_that_was_written_late_may_be_gone(tmp_path, monkeypatch) -> None:
+    """It was never settled, whatever else differs beside it."""
+    monkeypatch.setattr(rowtally, "_SHIFT", np.uint64(63))
+    files = [*ROWS, (50, "late", 0.0, None, AFTER)]
+    result = by_row(Sides(tmp_path, files, changed(ROWS, note3="x")), settled=True)
+    assert told(result) == {("changed", "3", "note")}
 
 
 # ---------------------------------------------------------------- judging numbers and runs
