@@ -59,6 +59,11 @@ class OneTable:
     head: int
     tail: int
 
+    def used(self, *, returned_only: bool) -> frozenset[str]:
+        """The names that are compared, or that something may be made of. ``returned_only``: every
+        column of the result is one of the table, as it stands."""
+        return self.compared if returned_only else self.compared | self.shown
+
     def with_columns(self, columns: Collection[str], behind_table: str = "") -> str:
         """The query with these expressions before its own, and a hint behind its table's name."""
         listed = "".join(f" {one}," for one in columns)

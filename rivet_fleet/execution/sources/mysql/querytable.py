@@ -157,8 +157,7 @@ def _of_today(
 ) -> set[str]:
     """The TIME columns that the query does not only return: what they are compared with or made
     of may be a moment."""
-    plain = all(field.origin[2] for field in fields)
-    used = {name.lower() for name in (one.compared if plain else one.compared | one.shown)}
+    used = {n.lower() for n in one.used(returned_only=all(field.origin[2] for field in fields))}
     return {c.name for c in columns if family(c.native_type) == "time" and c.name.lower() in used}
 
 

@@ -102,6 +102,8 @@ WHERE attrelid = %s AND attnum > 0 AND NOT attisdropped
   AND pg_catalog.has_column_privilege(attrelid, attnum, 'SELECT')
 """
 _SYSTEM = frozenset(("ctid", "xmin", "xmax", "cmin", "cmax", "tableoid", "*"))
+_TIMES = (1083, 1266)
+"""time and timetz: one becomes the other, or is shifted, by the zone's offset of this very day."""
 _KIND_SINCE = 110_000
 """The version since which the catalogue tells aggregates and windows from functions."""
 _PLAIN_NODES = frozenset(
@@ -156,6 +158,10 @@ def query_table(
     if strange:
         # Written so, a function of the whole row is called like a column.
         return f"it asks its table for {min(strange)}, which is no column of it"
+    used = one.used(returned_only=all(column.origin[0] for column in result))
+    daily = {column.name for column in raw if column.type_oid in _TIMES} & used
+    if daily:
+        return f"with a zone {min(daily)}, a time of day, is one of today, for each page of its own"
     return _keyed(cursor, one, relation, raw, result)
 
 
