@@ -534,9 +534,9 @@ def _report(fleet: Fleet, run_id: RunId, parts: list[LedgerPart]) -> None:
         )
         folder = f"{REPORT_FOLDER}/{run_id}"
         body = summary_json(summary, fleet.redact).encode()
-        destination.put_atomic(f"{folder}/{SUMMARY_JSON_NAME}", body)
+        destination.put_atomic(f"{folder}/{SUMMARY_JSON_NAME}", body, durable=False)
         text = summary_markdown(summary, fleet.redact).encode()
-        destination.put_atomic(f"{folder}/{SUMMARY_MD_NAME}", text)
+        destination.put_atomic(f"{folder}/{SUMMARY_MD_NAME}", text, durable=False)
         reach(KillPoint.REPORT_WRITTEN)
     except (DestinationError, StateError) as error:
         fleet.tell(EventName.DESTINATION_RETRIED, f"no report for {run_id}: {error.message}")

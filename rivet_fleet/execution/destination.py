@@ -115,9 +115,10 @@ class Destination(Protocol):
         of this seam takes a folder away."""
         ...
 
-    def put_atomic(self, path: str, body: bytes) -> None:
+    def put_atomic(self, path: str, body: bytes, *, durable: bool = True) -> None:
         """Create or replace a small object so that readers see the old or the new bytes,
-        never anything between, durably."""
+        never anything between, durably. Not ``durable``: a power cut may take the new ones back,
+        where that is cheaper."""
         ...
 
     def put_new(self, path: str, body: bytes) -> bool:

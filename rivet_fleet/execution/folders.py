@@ -63,10 +63,11 @@ class Tree:
         finally:
             os.close(handle)
 
-    def make(self, path: Path, *, passing: Path | None = None) -> None:
+    def make(self, path: Path, *, passing: Path | None = None) -> bool:
         """Create a folder with its parents; every level that was missing is durable afterwards,
-        but those below ``passing``, where nothing need outlive a power cut."""
+        but those below ``passing``. True when one below the root was missing."""
         make_folder(self.root)
+        made = False
         handle = os.open(self.root, _WAY)
         try:
             at = self.root
@@ -75,6 +76,7 @@ class Tree:
                 try:
                     below = _step(handle, name, at, _WAY)
                 except FileNotFoundError:
+                    made = True
                     with contextlib.suppress(FileExistsError):
                         os.mkdir(name, dir_fd=handle)
                     # Also of one that another process made: it may have died before its own fsync.
@@ -85,6 +87,7 @@ class Tree:
                 handle = below
         finally:
             os.close(handle)
+        return made
 
     def has_folder(self, path: Path) -> bool:
         """True when it is there."""

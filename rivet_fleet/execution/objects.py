@@ -345,7 +345,7 @@ class ObjectDestination:
         """One key."""
         self._store.delete(self._key(path))
 
-    def put_atomic(self, path: str, body: bytes) -> None:
+    def put_atomic(self, path: str, body: bytes, *, durable: bool = True) -> None:
         """One request."""
         self._store.put(self._key(path), body, new=False)
 

@@ -180,7 +180,8 @@ class Finalizers:
             seal = seal_word(tx.sealer, "proof", lease.run_id, word, run_seal=run_seal)
             return tx.run(_NOTE_PROOF, **values, proof_seal=seal)
 
-        if self._db.write(work) == 0:
+        # As above; undone, the source is asked again.
+        if self._db.write(work, durable=False) == 0:
             raise _lost(lease)
 
     def finish_run(self, lease: FinalizeLease, finished: FinishedRun) -> None:

@@ -334,6 +334,10 @@ def test_a_small_object_waits_for_its_bytes_and_for_its_name(tmp_path, synced):
         assert written.startswith(str(out / ".staging" / path)) and named == str(folder)
     synced.clear()
     assert destination.put_new("run-1/n", b"1") and synced[1:] == [str(out / "run-1")]
+    synced.clear()
+    destination.put_atomic("run-2/summary.md", b"1", durable=False)
+    (written,) = synced
+    assert written.startswith(str(out / ".staging")), "its bytes are there before its name is"
     destination.close()
     assert list((out / ".staging").iterdir()) == []
 

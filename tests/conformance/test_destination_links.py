@@ -176,10 +176,11 @@ def test_a_link_that_takes_a_folders_place_in_between_is_not_followed(
     part, digest = a_part(tmp_path)
     receipt = destination.stage(part, PATH, digest) if verb == "publish" else RECEIPT
 
-    def swapped(tree: Tree, path: Path, **how: Path | None) -> None:
-        real(tree, path, **how)
+    def swapped(tree: Tree, path: Path, **how: Path | None) -> bool:
+        made = real(tree, path, **how)
         path.rename(path.with_name("moved"))
         path.symlink_to(theirs)
+        return made
 
     monkeypatch.setattr(Tree, "make", swapped)
     verbs: dict[str, Callable[[], object]] = {

@@ -130,7 +130,7 @@ class _MemoryDestination:
         with self._objects.lock:
             self._objects.visible.pop(checked_path(path), None)
 
-    def put_atomic(self, path: str, body: bytes) -> None:
+    def put_atomic(self, path: str, body: bytes, *, durable: bool = True) -> None:
         """Create or replace."""
         with self._objects.lock:
             self._objects.visible[checked_path(path)] = bytes(body)

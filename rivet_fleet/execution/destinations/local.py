@@ -39,6 +39,7 @@ from rivet_fleet.execution.folders import Tree, rehearsed
 from rivet_fleet.execution.parts import fingerprint_file
 
 T = TypeVar("T")
+Naming = Callable[[Path, Path], bool | None]
 
 
 def _unsafe(path: str) -> str | None:
@@ -100,10 +101,8 @@ class _LocalDestination:
         self._own: set[str] = set()
         self._left: set[Path] = set()
         """Staging folders that published parts have left."""
-        self._emptied: set[Path] = set()
-        """Staging folders of small objects, which have their names."""
         self._reached: set[Path] = set()
-        """Visible folders whose way up is durable; no process of ours removes one."""
+        """Visible folders whose way up is durable, until one is made: none of ours is removed."""
 
     @property
     def uri(self) -> str:
@@ -116,14 +115,13 @@ class _LocalDestination:
         return True
 
     def check(self) -> None:
-        """Write, fsync and remove a probe in the staging folder."""
+        """Write, fsync and remove a probe in the staging folder: it may come back."""
         with filesystem_errors(self._prefix, "destination"):
             probe = self._probe()
             try:
                 self._tree.sync_file(probe)
             finally:
                 self._tree.remove(probe)
-            self._tree.sync_folder(self._staging)
 
     def free_bytes(self) -> int | None:
         """Of the filesystem, for this user."""
@@ -214,9 +212,9 @@ class _LocalDestination:
             if self._tree.remove(final) or self._tree.has_folder(final.parent):
                 self._tree.sync_folder(final.parent)
 
-    def put_atomic(self, path: str, body: bytes) -> None:
-        """Write beside, fsync, rename over, fsync the folder."""
-        self._put(path, body, self._tree.rename)
+    def put_atomic(self, path: str, body: bytes, *, durable: bool = True) -> None:
+        """Write beside, fsync, rename over, and where it is to be ``durable`` fsync the folder."""
+        self._put(path, body, self._tree.rename, durable=durable)
 
     def put_new(self, path: str, body: bytes) -> bool:
         """Write beside, fsync, link, fsync the folder, unlink. Without hard links it is looked
@@ -288,10 +286,9 @@ class _LocalDestination:
 
     def close(self) -> None:
         """Nothing is held open; what this object's publishing removed is made durable."""
-        for folders, leave in ((self._left, self._forget), (self._emptied, self._tidy)):
-            while folders:
-                with contextlib.suppress(OSError, DestinationRefused):
-                    leave(folders.pop())
+        while self._left:
+            with contextlib.suppress(OSError, DestinationRefused):
+                self._forget(self._left.pop())
 
     def _final_path(self, path: str) -> Path:
         if checked_path(path).split("/", 1)[0] == STAGING:
@@ -308,26 +305,29 @@ class _LocalDestination:
         self._final_path(path)
         return checked_path(f"{path}.{secrets.token_hex(8)}")
 
-    def _in_folder(self, folder: Path, action: Callable[[], T], *, passing: bool = False) -> T:
+    def _in_folder(self, folder: Path, action: Callable[[], T]) -> T:
         """Run ``action`` with ``folder`` there. Others remove empty staging folders at any
         moment (``_tidy``) and others make them again, so a missing one is no proof of anything:
-        it is tried again a few times. ``passing``: nothing in it need outlive a power cut."""
+        it is tried again a few times. Whoever needs the way to it durable makes it so behind the
+        action (``_sync_up``)."""
         for _ in range(_FOLDER_TRIES):
-            self._make(folder, passing=passing)
+            self._make(folder)
             with contextlib.suppress(FileNotFoundError):
                 return action()
-        self._make(folder, passing=passing)
+        self._make(folder)
         if self._tree.has_folder(folder):
             return action()
         raise DestinationUnavailable(f"{folder} disappears as fast as it is created")
 
-    def _make(self, folder: Path, *, passing: bool) -> None:
+    def _make(self, folder: Path) -> None:
         if not self._create and not self._tree.has_folder(self._prefix):
             raise DestinationRefused(
                 f"the destination {self._prefix} does not exist", hint="check the prefix"
             )
         with contextlib.suppress(FileNotFoundError):
-            self._tree.make(folder, passing=self._staging if passing else None)
+            made = self._tree.make(folder, passing=self._prefix)
+            if made and not folder.is_relative_to(self._staging):
+                self._reached.clear()
 
     def _probe(self) -> Path:
         probe = self._staging / f"{_PROBE}.{secrets.token_hex(8)}"
@@ -353,12 +353,12 @@ class _LocalDestination:
         self._reached.add(folder)
 
     def _sync_up(self, folder: Path, *, top: Path) -> None:
-        """fsync ``folder`` and its parents up to ``top``: another process may have created one
-        of them and died before its own fsync."""
-        self._tree.sync_folder(folder)
-        while folder != top:
-            folder = folder.parent
-            self._tree.sync_folder(folder)
+        """fsync ``folder`` and its parents up to ``top``: another process may have made one of them
+        and died before its own fsync."""
+        for level in (folder, *folder.parents):
+            self._tree.sync_folder(level)
+            if level == top:
+                break
 
     def _may_link(self, receipt: Receipt, staged: Path, digest: PartDigest) -> bool:
         # Bytes this very object staged and fsynced need no second reading; anybody else's
@@ -377,21 +377,21 @@ class _LocalDestination:
             return Presence.VISIBLE if own(final, digest) else Presence.FOREIGN
         return Presence.STAGED if is_staged else None
 
-    def _put(self, path: str, body: bytes, name: Callable[[Path, Path], bool | None]) -> bool:
+    def _put(self, path: str, body: bytes, name: Naming, *, durable: bool = True) -> bool:
         """``name`` gives the written bytes their visible name, or returns False."""
         final, target = self._final_path(path), self._staging / self._new_staged_name(path)
         with filesystem_errors(self._prefix, "destination"):
             try:
                 # Nothing but the bytes need outlive anything until they have their name.
                 write = partial(self._tree.write_new, target, body, durable=True)
-                self._in_folder(target.parent, write, passing=True)
+                self._in_folder(target.parent, write)
                 named = self._in_folder(final.parent, lambda: name(target, final))
-                if named is not False:
+                if named is not False and durable:
                     self._settle_name(final.parent)
             finally:
                 with contextlib.suppress(OSError, DestinationRefused):
                     self._tree.remove(target)
-                self._emptied.add(target.parent)
+            self._tidy(target.parent)
         return named is not False
 
     def _forget(self, folder: Path) -> None:

@@ -355,7 +355,7 @@ def test_a_destination_that_refuses_the_end_of_a_run_ends_the_process(tmp_path) 
         def __getattr__(self, name):
             return getattr(real, name)
 
-        def put_atomic(self, path, body):
+        def put_atomic(self, path, body, *, durable=True):
             raise DestinationRefused("read-only")
 
     fleet._destinations = dict.fromkeys(fleet._destinations, Refuses())
