@@ -34,6 +34,8 @@ from rivet_fleet.observability.progress import ProgressView, Snapshot, snapshot
 _TICK_S = 0.1
 _TEND_S = 1.0
 _SHOW_S = 0.5
+_SHOWN_SHARE = 0.05
+_SHOWN_WITHIN_S = 3.0
 # Workers have their grace up to a page's end; this is for what comes behind the last page: its
 # encoding, the commit, the publication.
 _DRAIN_MARGIN_S = 5.0
@@ -127,10 +129,16 @@ class Coordinator:
                 fleet.stop.wait(_TICK_S, also=self._supervisor.end_fds)
 
     def _every(self, interval_s: float, action: Callable[[], None]) -> None:
-        now_s = self._fleet.clock.monotonic_s()
-        if now_s >= self._due_s.get(action, 0.0):
-            self._due_s[action] = now_s + interval_s
-            action()
+        clock = self._fleet.clock
+        now_s = clock.monotonic_s()
+        if now_s < self._due_s.get(action, 0.0):
+            return
+        self._due_s[action] = now_s + interval_s
+        action()
+        if action == self._show:
+            # Looking at thousands of runs is worth no core; for seconds nobody waits for a number.
+            rest_s = min((clock.monotonic_s() - now_s) / _SHOWN_SHARE, _SHOWN_WITHIN_S)
+            self._due_s[action] = now_s + max(interval_s, rest_s)
 
     def _tend(self) -> None:
         idle_s = 0.0 if self._ended_roughly else None

@@ -189,6 +189,29 @@ def test_a_coordinator_that_cannot_be_heard_itself_blames_nobody(supervise, tmp_
         assert coordinator._silences.look(float(second), [worker], {}) == {}
 
 
+@pytest.mark.parametrize(("took_s", "looks"), [(0.0, 20), (0.125, 4), (9.0, 2)])
+def test_showing_takes_a_small_share_and_is_never_seconds_late(
+    supervise, tmp_path, monkeypatch, took_s, looks
+):
+    """Within ten seconds of a coordinator that shows thousands of runs."""
+    supervisor, _ = supervise(SLEEPER)
+    fleet = make_fleet(open_store(time.time), tmp_path)
+    now_s, seen = [0.0], []
+
+    def show(_coordinator):
+        seen.append(now_s[0])
+        now_s[0] += took_s
+
+    monkeypatch.setattr(Coordinator, "_show", show)
+    monkeypatch.setattr(SystemClock, "monotonic_s", lambda _clock: now_s[0])
+    options = CoordinatorOptions(workers=0, command=supervisor._command)
+    coordinator = Coordinator(fleet, CAMPAIGN, options, PlainProgress(io.StringIO(), redactor=str))
+    while now_s[0] < 9.95:
+        coordinator._every(0.5, coordinator._show)
+        now_s[0] += 0.125
+    assert len(seen) == looks
+
+
 @pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="the kernel tells of no end by a file")
 def test_an_end_is_told_by_a_file_that_is_closed_behind_it(supervise):
     """Whoever waits for it waits for no tick."""
