@@ -110,8 +110,8 @@ class Scene:
     def delivered(self) -> Presence:
         """As a chunk is: what was not staged is staged anew, what cannot be told now is asked
         again."""
-        receipt = _again(self.stage)
-        return _again(lambda: self.publish(receipt))
+        receipt = again(self.stage)
+        return again(lambda: self.publish(receipt))
 
     def visible(self) -> list[str]:
         return [info.path for info in self.truth.list_visible()]
@@ -121,7 +121,8 @@ class Scene:
         return list(self.truth.list_staged())
 
 
-def _again(action: Callable[[], Any]) -> Any:
+def again(action: Callable[[], Any]) -> Any:
+    """As whoever cannot be told now asks again."""
     for _ in range(3):
         try:
             return action()

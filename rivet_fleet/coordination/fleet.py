@@ -8,6 +8,7 @@ import signal
 import socket
 import time
 import uuid
+import weakref
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -59,6 +60,8 @@ class StopFlag:
         self._requested_at_s: float | None = None
         self._read_fd, self._write_fd = os.pipe()
         os.set_blocking(self._write_fd, False)
+        for end in (self._read_fd, self._write_fd):
+            weakref.finalize(self, os.close, end)
 
     def request(self) -> None:
         """Stop claiming now; stop reading when the grace period is over."""
@@ -290,23 +293,18 @@ def host_id() -> str:
     The boot and the pid namespace decide: host names repeat across containers, and pids
     repeat across boots.
     """
-    seen = [_read("/proc/sys/kernel/random/boot_id"), _link("/proc/self/ns/pid")]
+    boot, namespace = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
+    seen = [_told(boot.read_text), _told(namespace.readlink)]
     if not all(seen):
         seen = [socket.gethostname(), str(psutil.boot_time())]
     digest = hashlib.sha256("|".join(seen).encode()).hexdigest()[:12]
     return f"{socket.gethostname()}-{digest}"
 
 
-def _read(path: str) -> str:
+def _told(ask: Callable[[], object]) -> str:
+    """What a file says; nothing where it is not there."""
     try:
-        return Path(path).read_text().strip()
-    except OSError:
-        return ""
-
-
-def _link(path: str) -> str:
-    try:
-        return str(Path(path).readlink())
+        return str(ask()).strip()
     except OSError:
         return ""
 
@@ -316,7 +314,7 @@ def pid_started_at_s(pid: int) -> float | None:
 
     The boot's clock does not move when somebody sets the time of day.
     """
-    stat = _read(f"/proc/{pid}/stat")
+    stat = _told(Path(f"/proc/{pid}/stat").read_text)
     if stat:
         fields = stat.rpartition(")")[2].split()
         if fields[0] in ("Z", "X"):
@@ -366,7 +364,7 @@ def seen_workers(fleet: Fleet) -> list[WorkerView]:
 
 def awaits_parent(pid: int) -> bool:
     """True for an ended process whose living parent has not asked yet how it ended."""
-    fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    fields = _told(Path(f"/proc/{pid}/stat").read_text).rpartition(")")[2].split()
     return len(fields) > 1 and fields[0] == "Z" and fields[1] != "1"
 
 

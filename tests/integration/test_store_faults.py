@@ -27,11 +27,12 @@ from rivet_fleet.execution.destinations import azure as azure_store
 from rivet_fleet.execution.destinations import gcs as gcs_store
 from rivet_fleet.execution.destinations import s3 as s3_store
 from rivet_fleet.execution.parts import digest_file
+from rivet_fleet.verification.gc import sweep_staged
 from tests.servers.azure_fake import AzureAccount, azure_account
 from tests.servers.faults import Fault, FaultProxy, fault_proxy
 from tests.servers.gcs_fake import gcs_service
 from tests.servers.versitygw import Versitygw
-from tests.store_kit import PATH, Scene, Service
+from tests.store_kit import PATH, Scene, Service, again
 
 MIB = 2**20
 SERVERS = {"s3": "versitygw", "azure": "azure", "gcs": "gcs"}
@@ -136,6 +137,34 @@ def test_a_part_is_visible_once_whatever_is_answered(service: Service, scenes: S
         return None
 
     wanted = cases(service.kind)
+    with ThreadPoolExecutor(len(wanted)) as pool:
+        assert [one for one in pool.map(told, wanted) if one] == []
+    assert not service.proxy.outwaited
+
+
+def test_a_probe_holds_whatever_is_not_answered(service: Service, scenes: Scenes) -> None:
+    """Of a probe each request is asked again, although the service may have done it."""
+
+    def told(case: tuple[str, Fault]) -> str | None:
+        call, fault = case
+        scene = scenes()
+        service.proxy.inject(scene.meant(call), fault, acts=True)
+        try:
+            again(scene.here.check)
+            assert scene.here.exclusive
+            assert scene.truth.prove(scene.path, scene.digest) is Presence.MISSING
+            sweep_staged(scene.truth, set, min_age_s=0)
+            assert service.store.bodies(scene.bucket) == {}
+            assert service.store.staged(scene.bucket) == []
+        except Exception as error:
+            return f"{call} {fault.name}: {error!r}"
+        return None
+
+    wanted = [
+        case
+        for case in itertools.product(service.calls, (Fault.LOST, Fault.SILENT))
+        if case[0] not in ("put", "look")
+    ]
     with ThreadPoolExecutor(len(wanted)) as pool:
         assert [one for one in pool.map(told, wanted) if one] == []
     assert not service.proxy.outwaited

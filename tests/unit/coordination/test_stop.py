@@ -1,5 +1,6 @@
 """Two-stage stopping, judged by a clock the test moves."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -48,6 +49,23 @@ def test_a_second_request_does_not_extend_the_grace_period():
     flag.request()
     clock.time_s += 2.5
     assert flag.grace_over
+
+
+def open_descriptors() -> set[str]:
+    """What this process has open."""
+    found = set()
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            found.add(os.readlink(f"/proc/self/fd/{name}"))
+    return found
+
+
+def test_a_flag_that_nobody_holds_gives_its_pipe_back():
+    flag = StopFlag(MovableClock(), grace_s=1.0)
+    pipe = os.readlink(f"/proc/self/fd/{flag._read_fd}")
+    assert pipe in open_descriptors()
+    del flag
+    assert pipe not in open_descriptors()
 
 
 def test_a_request_from_another_thread_wakes_the_waiter():
