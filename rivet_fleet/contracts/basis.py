@@ -1,8 +1,8 @@
 """What a plan rests on beside its columns: facts that are sealed, and what follows when one is
 another (ADR 0018). Pure.
 
-Column names, types and nullability are compared by ``execution.types``; here is what decides which
-rows those columns hold, in which order they come, and who sees them.
+Column names, types and nullability are compared with a plan by ``execution.types``; here is what
+decides which rows those columns hold, in which order they come, and who sees them.
 """
 
 from __future__ import annotations
@@ -36,6 +36,10 @@ class BasisKind(Enum):
     KEY = "key"
     """The type of a column whose order cuts a query, in its table, and that it is never NULL: the
     query's own columns do not say it (ADR 0028)."""
+    COLUMN = "column"
+    """The type of a column that is read, where pages do not say it themselves: never sealed here,
+    for ``ReadPlan.columns`` holds it and a chunk's opening compares it; behind its pages it is
+    compared with the opening's."""
     COLLATION = "collation"
     """What orders a text column: character set, collation, provider, version."""
     DEFINITION = "definition"
@@ -216,6 +220,8 @@ def _sentence(fact: BasisFact, after: str) -> str:
                 f"the {fact.subject} behind the name was {fact.value} and {now} "
                 "(swapped, created again, truncated or rewritten)"
             )
+        case BasisKind.COLUMN:
+            return f"column {fact.subject} was {fact.value} when the chunk was opened and {now}"
         case BasisKind.KEY:
             return f"key column {fact.subject} was {fact.value} and {now}"
         case BasisKind.COLLATION:

@@ -497,8 +497,8 @@ _ALL = [
             `on_schema_drift` is fail | look at what changed, then start a new campaign
         RIVET_HEAP_REWRITTEN | what a plan's block numbers are numbers of was rewritten,
             swapped or moved, or other rights or policies count now (ADR 0004) | {_ANEW}
-        RIVET_BASIS_CHANGED | what the plan rests on (order of the key, heap, view,
-            rights, database) is not what was planned (ADR 0018) | {_ANEW}
+        RIVET_BASIS_CHANGED | what the plan rests on (order of the key, types of columns, heap,
+            view, rights, database) is not what was planned (ADR 0018) | {_ANEW}
         """,
     ),
     *_codes(

@@ -12,7 +12,7 @@ from functools import lru_cache
 import pyarrow as pa
 
 from rivet_fleet.contracts import basis
-from rivet_fleet.contracts.basis import BasisDifference, BasisFact, Consequence
+from rivet_fleet.contracts.basis import BasisDifference, BasisFact, BasisKind, Consequence
 from rivet_fleet.contracts.columns import ColumnSpec, ColumnType, TypeKind
 from rivet_fleet.contracts.facts import ColumnFacts
 from rivet_fleet.contracts.keys import ChunkRange
@@ -188,11 +188,15 @@ def check_columns(read: ReadPlan, now: tuple[ColumnFacts, ...]) -> None:
 
 
 def judge(
-    read: ReadPlan, chunk_range: ChunkRange, now: tuple[BasisFact, ...]
+    read: ReadPlan,
+    chunk_range: ChunkRange,
+    now: tuple[BasisFact, ...],
+    opened: tuple[BasisFact, ...] = (),
 ) -> tuple[BasisDifference, ...]:
-    """What is another than planned and only to be told. Raises SchemaDrift when a difference would
-    make this chunk's rows others than the plan's (ADR 0018). Nothing else judges."""
-    planned = (*read.basis, *basis.of_session(read.session))
+    """What is another than planned and only to be told. ``opened``: what is compared with the
+    chunk's opening. Raises SchemaDrift when a difference would make this chunk's rows others than
+    the plan's (ADR 0018). Nothing else judges."""
+    planned = (*read.basis, *basis.of_session(read.session), *opened)
     found = basis.differences(planned, now, chunk_range, read.window)
     fatal = [one for one in found if one.consequence is Consequence.FATAL]
     if fatal:
@@ -214,15 +218,19 @@ class Footing:
     ) -> None:
         self._read, self._range, self._look = read, chunk_range, look
         self._told: dict[BasisDifference, None] = {}
+        self._columns: tuple[BasisFact, ...] = ()
 
     def judge(self, now: tuple[BasisFact, ...]) -> tuple[BasisDifference, ...]:
-        """Everything that was found changed so far, without harm. Raises SchemaDrift."""
-        self._told |= dict.fromkeys(judge(self._read, self._range, now))
+        """Everything that was found changed so far, without harm. The first ``now`` that says what
+        the columns are is the opening's, which ``check_columns`` passed. Raises SchemaDrift."""
+        if not self._columns:
+            self._columns = tuple(fact for fact in now if fact.kind is BasisKind.COLUMN)
+        self._told |= dict.fromkeys(judge(self._read, self._range, now, self._columns))
         return tuple(self._told)
 
     def prove(self) -> tuple[BasisDifference, ...]:
-        """Look again, and judge; nothing is asked for a plan that sealed nothing."""
-        return self.judge(self._look()) if self._read.basis else ()
+        """Look again, and judge; nothing is asked where there is nothing to compare with."""
+        return self.judge(self._look()) if self._read.basis or self._columns else ()
 
 
 def drift(planned: tuple[ColumnSpec, ...], now: tuple[ColumnFacts, ...]) -> tuple[str, ...]:
@@ -235,9 +243,17 @@ def drift(planned: tuple[ColumnSpec, ...], now: tuple[ColumnFacts, ...]) -> tupl
         old, new = before[name], after[name]
         if old.native_type != new.native_type:
             found.append(f"{name} was {old.native_type} and is {new.native_type}")
+        elif old.cast is None and _other_form(old, new):
+            found.append(f"{name} is of another type that is called {new.native_type} now, too")
         # The other way round is none: a column that became NOT NULL has the rows it had.
         elif not old.nullable and new.nullable:
             found.append(f"{name} was NOT NULL and may be NULL")
     if not found and tuple(before) != tuple(after):
         found.append(f"the order was {', '.join(before)} and is {', '.join(after)}")
     return tuple(sorted(found))
+
+
+def _other_form(old: ColumnSpec, new: ColumnFacts) -> bool:
+    """True when values come as those of another type. A domain may be made again under its name;
+    labels come as text whatever enum they are of."""
+    return old.type.kind is not TypeKind.ENUM and old.wire_type != new.wire_type

@@ -22,7 +22,14 @@ from rivet_fleet.contracts.window import RowWindow, WindowBound
 from rivet_fleet.errors import SchemaDrift
 from rivet_fleet.execution.source import PageLimit, Source
 from rivet_fleet.execution.sources.postgres import ENGINE as POSTGRES
-from tests.integration.postgres_source_kit import drain, facts_of, read_plan, source, sql
+from tests.integration.postgres_source_kit import (
+    drain,
+    facts_of,
+    read_plan,
+    relation,
+    source,
+    sql,
+)
 
 __all__ = ["source", "sql"]
 
@@ -100,6 +107,29 @@ HARMLESS = {
     "a collation that is not compared": (ALL, "ALTER COLLATION own RENAME TO another"),
     "a role": (BY_ID, "COMMENT ON TABLE t IS 'x'; GRANT SELECT ON t TO PUBLIC"),
 }
+OTHER_N = "DROP VIEW v, below; ALTER TABLE t ALTER n TYPE real"
+MOODY = """CREATE DOMAIN mood AS {}; CREATE TABLE moody (id int PRIMARY KEY, n mood);
+INSERT INTO moody SELECT id, n FROM t;"""
+OTHER_MOOD = f"DROP TABLE moody; DROP DOMAIN mood; {MOODY.format('real')}"
+QUERY = "SELECT id, n FROM t WHERE id > 0"
+RETYPED = {
+    "by key": ("t", BY_ID, OTHER_N, "n was integer when the chunk was opened and is now real"),
+    "by place": ("t", ChunkRange(kind=RangeKind.BLOCKS), OTHER_N, "is now real"),
+    "by one statement": ("t", ALL, OTHER_N, "is now real"),
+    "swapped": (
+        "t",
+        SPAN_ID,
+        SWAP.replace(
+            " ALTER TABLE t RENAME",
+            " ALTER TABLE u ALTER n TYPE date USING date '2026-01-01' + n; ALTER TABLE t RENAME",
+        ),
+        "is now date",
+    ),
+    "a view": ("v", ALL, f"{OTHER_N}; CREATE VIEW v AS TABLE t", "is now real"),
+    "a domain of the same name": ("moody", SPAN_ID, OTHER_MOOD, "mood, oid"),
+    "a query": (QUERY, BY_ID, OTHER_N, "n was integer when the chunk was opened and is now real"),
+    "a query by one statement": (QUERY, ALL, OTHER_N, "is now real"),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -140,6 +170,31 @@ def test_another_order_view_or_right_is_refused(sql, source, name) -> None:
     if reader.resumable:
         assert words in refused(reader.reconnect)
     assert words in refused(lambda: source.open_chunk(read, chunk, TuningPlan()))
+
+
+@pytest.mark.parametrize("name", RETYPED)
+def test_a_column_that_is_of_another_type_behind_the_pages_is_refused(sql, source, name) -> None:
+    item, chunk, change, words = RETYPED[name]
+    sql.execute(MOODY.format("int"))
+    query, table = (item, None) if item == QUERY else (None, relation(item))
+    facts = source.introspect(FactsRequest(export_name="t", relation=table, query=query))
+    # What an older program planned has no basis.
+    sealed = planned(facts, chunk).basis if name != "by place" else ()
+    read = replace(read_plan(facts, query=query), basis=sealed)
+    reader = source.open_chunk(read, chunk, TuningPlan())
+    assert reader.prove() == ()
+    assert reader.read_page(PAGE).batch.num_rows
+    if not reader.resumable:
+        # Its locks keep the table as it is before its last row.
+        drain(reader, PAGE)
+    sql.execute("ALTER TABLE t ADD later real; ALTER TABLE moody ADD later real")
+    assert reader.prove() == (), "what the plan does not read is nothing to it"
+    sql.execute(change)
+    assert words in refused(reader.prove)
+    if reader.resumable:
+        assert words in refused(reader.reconnect)
+    with pytest.raises(SchemaDrift):
+        source.open_chunk(read, chunk, TuningPlan())
 
 
 @pytest.mark.parametrize("name", TOLD)

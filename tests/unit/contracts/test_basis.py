@@ -51,6 +51,7 @@ def index(name: str, value: str, *columns: str) -> BasisFact:
         (fact(BasisKind.RELATION, "table", "a"), set(), EVERY - {RangeKind.BLOCKS}),
         (fact(BasisKind.COLLATION, "k", "a", "k"), BY_KEY, set()),
         (fact(BasisKind.COLLATION, "other", "a", "other"), set(), set()),
+        (fact(BasisKind.COLUMN, "v", "a", "v"), EVERY, set()),
         (fact(BasisKind.DEFINITION, "view s.v", "a"), EVERY, set()),
         (fact(BasisKind.RIGHTS, "the reading role", "a"), EVERY, set()),
         (index("i", "(k)", "k"), {RangeKind.KEYSET}, set()),

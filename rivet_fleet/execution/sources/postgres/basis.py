@@ -25,7 +25,12 @@ from rivet_fleet.contracts.plan import PlannedTable, ReadPlan
 from rivet_fleet.errors import SourceBusy
 from rivet_fleet.execution.engines.session import whole
 from rivet_fleet.execution.sources.postgres import querysession
-from rivet_fleet.execution.sources.postgres.catalog import NEVER_NULL, RawColumn, users_path
+from rivet_fleet.execution.sources.postgres.catalog import (
+    NEVER_NULL,
+    RawColumn,
+    described,
+    users_path,
+)
 from rivet_fleet.execution.sources.postgres.dialect import (
     catalog_settings,
     from_item,
@@ -140,10 +145,25 @@ CROSS JOIN LATERAL generate_series(0, i.indnkeyatts - 1) AS p(n)
 JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[p.n]
 WHERE i.indcollation[p.n] NOT IN (0, a.attcollation){only}
 """
-_COLLATIONS = (
-    "SELECT {collations} FROM (SELECT 1) AS o LEFT JOIN (SELECT * FROM {item} LIMIT 0) q ON true"
+_TYPE = """pg_catalog.format_type({oid}, {typmod})
+  || CASE WHEN {oid} >= 16384 THEN ', oid ' || {oid} ELSE '' END"""
+# What somebody made may be made again, as another type of the same name (manual, "System Catalog
+# Initial Data": OIDs of the server's own types are smaller).
+_COLUMNS = f"""
+SELECT 'column', a.attname::text, {_TYPE.format(oid="a.atttypid", typmod="a.atttypmod")},
+  ARRAY[a.attname::text]
+FROM rel JOIN pg_catalog.pg_attribute a ON a.attrelid = rel.oid
+WHERE a.attnum > 0 AND NOT a.attisdropped
+"""
+_DESCRIBED = f"""
+SELECT 'column', x.name, {_TYPE.format(oid="x.oid", typmod="x.typmod")}, ARRAY[x.name]
+FROM (VALUES {{rows}}) x(name, oid, typmod)
+"""
+_OF_QUERY = (
+    "SELECT q.*, pg_catalog.array_to_string(pg_catalog.current_schemas(false), ', '),"
+    " {found}{collations} FROM (SELECT 1) AS o LEFT JOIN (SELECT * FROM {item} LIMIT 0) q ON true"
 )
-# The collation of an expression is known without a row of it: LIMIT 0 runs nothing.
+# Columns and the collation of an expression are known without a row of it: LIMIT 0 runs nothing.
 _DEFINITIONS = f"""
 SELECT 'definition', 'view ' || n.nspname || '.' || c.relname, pg_catalog.md5(
     c.relowner || coalesce(c.reloptions::text, '') || string_agg(
@@ -216,46 +236,51 @@ class Basis:
     def of_query_table(self, cursor: Row, query: str, name: RelationName) -> tuple[BasisFact, ...]:
         """The same of the table whose key cuts a query, what its columns are, and that the query's
         own name for it stands for it."""
-        named = _of_names(cursor, table_name(query))[1:]
-        return _ask(cursor, [*self._arms(cursor, {*BasisKind}), *named], name)
+        named = table_name(query)
+        with users_path(cursor):
+            row = cursor.execute(f"SELECT {_found(named)}".encode()).fetchone()
+        stands_for = _of_name(named, row and row[0])
+        return _ask(cursor, [*self._arms(cursor, {*BasisKind}), *stands_for], name)
 
     def of_query(
         self, cursor: Row, query: str, columns: tuple[RawColumn, ...]
     ) -> tuple[BasisFact, ...]:
         """Everything that a plan of this query may rest on."""
         kinds = {BasisKind.SOURCE, BasisKind.DEFINITION, BasisKind.RIGHTS}
-        ordered = cursor.execute(
+        collated = cursor.execute(
             "SELECT oid FROM pg_catalog.pg_type WHERE typcollation <> 0 AND oid = ANY (%s)",
             ([column.type_oid for column in columns],),
         ).fetchall()
-        oids = {oid for (oid,) in ordered}
+        oids = {oid for (oid,) in collated}
         names = [column.name for column in columns if column.type_oid in oids]
-        arms = [*self._arms(cursor, kinds, query=True), *self._of_query(cursor, query, names)]
+        arms, _ = self._of_query(cursor, kinds, query, names)
         return _ask(cursor, arms, None)
 
     def now(
-        self, cursor: Row, read: ReadPlan, chunk_range: ChunkRange, own: Own
+        self,
+        cursor: Row,
+        read: ReadPlan,
+        chunk_range: ChunkRange,
+        own: Own,
+        raw: tuple[RawColumn, ...] = (),
     ) -> tuple[BasisFact, ...]:
         """What the plan rests on in this chunk, as it is now. ``own``: of a query, what its session
-        has before anything is set in it. Raises SourceBusy while the name stands for nothing."""
+        has before anything is set in it. ``raw``: the columns, where they were asked for; a COPY
+        does not say what they are. Raises SourceBusy while the name stands for nothing."""
         use = reliance(chunk_range, read.window)
         planned = [fact for fact in read.basis if relies(use, fact)]
         kinds = {fact.kind for fact in planned}
-        if not kinds:
-            return ()
         if read.relation is None:
             shown = {column.name for column in read.columns} | read.hidden
             ordered = {fact.subject for fact in planned if fact.kind is BasisKind.COLLATION}
             named = table_name(read.query or "") if read.table is not None else None
-            arms = self._arms(cursor, kinds, query=True, named=named)
-            arms += self._of_query(cursor, read.query or "", ordered & shown)
+            arms, sent = self._of_query(cursor, kinds, read.query or "", ordered & shown, named)
             settings = of_session(querysession.sealed(own))
-            found = (*_ask(cursor, arms, None), *settings)
+            found = (*_ask(cursor, [*arms, *_described(raw or sent)], None), *settings)
             return (*self._of_table(cursor, read.table, kinds, use), *found)
-        found = _ask(cursor, self._arms(cursor, kinds, use), read.relation)
-        if BasisKind.RELATION in kinds and not any(
-            fact.kind is BasisKind.RELATION for fact in found
-        ):
+        columns = _described(raw) or [_COLUMNS]
+        found = _ask(cursor, [*self._arms(cursor, kinds, use), *columns], read.relation)
+        if not {BasisKind.COLUMN, *({BasisKind.RELATION} & kinds)} <= {one.kind for one in found}:
             raise SourceBusy(
                 f"table {read.relation} is not there at this moment",
                 hint="a swap may be on its way; otherwise plan the export again",
@@ -285,27 +310,21 @@ class Basis:
         with self._session.reading(
             catalog_settings(_TIMEOUT_S), doing="asking who the source is", timeout_s=_TIMEOUT_S
         ) as cursor:
-            return _ask(cursor, self._arms(cursor, {BasisKind.SOURCE}, query=True), None)
+            return _ask(cursor, self._of_reader(cursor, {BasisKind.SOURCE}), None)
 
-    def _arms(
-        self,
-        cursor: Row,
-        kinds: set[BasisKind],
-        use: Reliance | None = None,
-        *,
-        query: bool = False,
-        named: str | None = None,
-    ) -> list[str]:
-        """The questions, each a SELECT of (kind, subject, value, columns). ``use`` None: nothing is
-        planned yet, and everything is asked. ``named``: as a query writes its one table."""
+    def _of_reader(self, cursor: Row, kinds: set[BasisKind]) -> list[str]:
+        """The questions about the source and who reads it, as ``_arms``."""
         arms = []
         if BasisKind.SOURCE in kinds:
             arms += [_DATABASE, *([_SYSTEM] if self._system_known(cursor) else [])]
         if BasisKind.RIGHTS in kinds:
             arms.append(_ROLE)
-        if query:
-            defined = BasisKind.DEFINITION in kinds
-            return [*arms, *([*_of_names(cursor, named), _CUSTOM] if defined else [])]
+        return arms
+
+    def _arms(self, cursor: Row, kinds: set[BasisKind], use: Reliance | None = None) -> list[str]:
+        """The questions, each a SELECT of (kind, subject, value, columns). ``use`` None: nothing is
+        planned yet, and everything is asked."""
+        arms = self._of_reader(cursor, kinds)
         if BasisKind.RELATION in kinds:
             arms.append(_NAMED)
         if BasisKind.INDEX in kinds:
@@ -323,23 +342,38 @@ class Basis:
             arms += [_POLICIES, *([_BENEATH] if BasisKind.DEFINITION in kinds else [])]
         return arms
 
-    def _of_query(self, cursor: Row, query: str, names: Iterable[str]) -> list[str]:
+    def _of_query(
+        self,
+        cursor: Row,
+        kinds: set[BasisKind],
+        query: str,
+        names: Iterable[str],
+        named: str | None = None,
+    ) -> tuple[list[str], tuple[RawColumn, ...]]:
+        """The questions about a query, as ``_arms``; and the columns that it would return.
+        ``named``: as it writes its one table."""
         listed = sorted(names)
-        if not listed:
-            return []
         collations = (
-            f"pg_catalog.to_regcollation(pg_catalog.pg_collation_for(q.{quote_identifier(one)}))"
+            f", pg_catalog.to_regcollation(pg_catalog.pg_collation_for(q.{quote_identifier(one)}))"
             "::pg_catalog.oid"
             for one in listed
         )
-        asked = _COLLATIONS.format(item=from_item(None, query), collations=", ".join(collations))
-        with users_path(cursor):
-            oids = cursor.execute(asked.encode()).fetchone() or ()
-        rows = (
-            f"({quote_literal(name)}, {quote_literal(name)}, {oid or 'NULL'}::oid)"
-            for name, oid in zip(listed, oids, strict=True)
+        asked = _OF_QUERY.format(
+            item=from_item(None, query), found=_found(named), collations="".join(collations)
         )
-        return [self._ordered(f"VALUES {', '.join(rows)}")]
+        with users_path(cursor):
+            row = cursor.execute(asked.encode()).fetchone() or ()
+            columns = described(cursor)[: -2 - len(listed)]
+        path, oid, *oids = row[len(columns) :]
+        arms = self._of_reader(cursor, kinds)
+        if BasisKind.DEFINITION in kinds:
+            on_path = _SEARCH_PATH.format(path=quote_literal(path or ""))
+            arms += [on_path, *_of_name(named, oid), _CUSTOM]
+        rows = (
+            f"({quote_literal(name)}, {quote_literal(name)}, {coll or 'NULL'}::oid)"
+            for name, coll in zip(listed, oids, strict=True)
+        )
+        return [*arms, *([self._ordered(f"VALUES {', '.join(rows)}")] if listed else [])], columns
 
     def _ordered(self, columns: str) -> str:
         own = self._session.server_version_num >= _ICU_DEFAULTS
@@ -357,20 +391,22 @@ class Basis:
         return self._may_ask_system
 
 
-def _of_names(cursor: Row, named: str | None) -> list[str]:
-    """What decides which table a query's names stand for: the path, and what ``named`` is on it."""
+def _found(named: str | None) -> str:
     shown = "NULL" if named is None else quote_literal(named)
-    with users_path(cursor):
-        row = cursor.execute(
-            "SELECT pg_catalog.array_to_string(pg_catalog.current_schemas(false), ', '),"
-            f" pg_catalog.to_regclass({shown})::pg_catalog.oid".encode()
-        ).fetchone()
-    path, oid = row or (None, None)
-    arms = [_SEARCH_PATH.format(path=quote_literal(path or ""))]
-    if named is not None:
-        subject = quote_literal(f"the name {named} in the query")
-        arms.append(_STANDS_FOR.format(subject=subject, oid=whole(oid or 0)))
-    return arms
+    return f"pg_catalog.to_regclass({shown})::pg_catalog.oid"
+
+
+def _of_name(named: str | None, oid: object) -> list[str]:
+    """What the one table that a query names as ``named`` is on its path."""
+    if named is None:
+        return []
+    subject = quote_literal(f"the name {named} in the query")
+    return [_STANDS_FOR.format(subject=subject, oid=whole(oid or 0))]
+
+
+def _described(raw: Iterable[RawColumn]) -> list[str]:
+    rows = [f"({quote_literal(one.name)}, {one.type_oid}::oid, {one.typmod})" for one in raw]
+    return [_DESCRIBED.format(rows=", ".join(rows))] if rows else []
 
 
 def _array(names: Iterable[str]) -> str:

@@ -295,10 +295,19 @@ def query_columns(cursor: Row, source: str) -> tuple[RawColumn, ...]:
     """
     with users_path(cursor):
         execute_alone(cursor, f"SELECT * FROM {source} LIMIT 0".encode())
-        result, described = cursor.pgresult, cursor.description or []
+        raw = described(cursor)
+    if not raw:
+        return ()
+    natives = _natives(cursor, [(one.type_oid, one.typmod) for one in raw])
+    return tuple(replace(one, native_type=native) for one, native in zip(raw, natives, strict=True))
+
+
+def described(cursor: Row) -> tuple[RawColumn, ...]:
+    """The columns of the last statement as the server describes them, without their spelling."""
+    result = cursor.pgresult
     if result is None:
         return ()
-    raw = [
+    return tuple(
         RawColumn(
             name=column.name,
             type_oid=column.type_code,
@@ -306,10 +315,8 @@ def query_columns(cursor: Row, source: str) -> tuple[RawColumn, ...]:
             native_type="",
             origin=(result.ftable(index), result.ftablecol(index)),
         )
-        for index, column in enumerate(described)
-    ]
-    natives = _natives(cursor, [(one.type_oid, one.typmod) for one in raw])
-    return tuple(replace(one, native_type=native) for one, native in zip(raw, natives, strict=True))
+        for index, column in enumerate(cursor.description or [])
+    )
 
 
 def catalog_types(cursor: Row, raw: tuple[RawColumn, ...]) -> dict[tuple[int, int], CatalogType]:

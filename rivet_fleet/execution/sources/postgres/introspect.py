@@ -75,28 +75,33 @@ def read_columns(
     """The columns as they are now, without casts, and how ``compared`` ones are compared. ``own``:
     what a query is read under."""
     with _transaction(session, "asking for the source's columns", own) as cursor:
-        return columns_now(cursor, relation, query, compared, session.encoding, steady=bool(own))
+        raw = columns_now(cursor, relation, query)
+        keys = keys_now(cursor, raw, compared, session.encoding, steady=bool(own))
+        return catalog.column_facts(cursor, raw), keys
 
 
 def columns_now(
+    cursor: Cursor[tuple[Any, ...]], relation: RelationName | None, query: str | None
+) -> tuple[catalog.RawColumn, ...]:
+    """The same within a transaction on our own path: what drift is compared with."""
+    if relation is None:
+        return catalog.query_columns(cursor, from_item(None, query))
+    return catalog.relation_columns(cursor, catalog.find_relation(cursor, relation))
+
+
+def keys_now(
     cursor: Cursor[tuple[Any, ...]],
-    relation: RelationName | None,
-    query: str | None,
+    raw: tuple[catalog.RawColumn, ...],
     compared: tuple[str, ...],
     encoding: str,
     *,
     steady: bool,
-) -> tuple[tuple[ColumnFacts, ...], Keys]:
-    """The same within a transaction on our own path: what drift is compared with. How columns are
-    compared is asked only when there are any. ``steady``: see ``Keys``."""
-    if relation is not None:
-        found = catalog.find_relation(cursor, relation)
-        raw = catalog.relation_columns(cursor, found)
-    else:
-        raw = catalog.query_columns(cursor, from_item(None, query))
+) -> Keys:
+    """How the ``compared`` of these columns are compared, asked only when there are any.
+    ``steady``: see ``Keys``."""
     asked = [(one.name, one.type_oid) for one in raw if one.name in compared]
     orders = key_orders(cursor, asked) if asked else {}
-    return catalog.column_facts(cursor, raw), Keys(orders, encoding=encoding, steady=steady)
+    return Keys(orders, encoding=encoding, steady=steady)
 
 
 def _table(session: Session, basis: Basis, request: FactsRequest) -> SourceFacts:

@@ -24,7 +24,11 @@ from rivet_fleet.execution.engines.source import Counting, Questions
 from rivet_fleet.execution.paging import compared_columns
 from rivet_fleet.execution.sources.postgres import listing
 from rivet_fleet.execution.sources.postgres.basis import Basis
-from rivet_fleet.execution.sources.postgres.catalog import find_relation
+from rivet_fleet.execution.sources.postgres.catalog import (
+    RawColumn,
+    column_facts,
+    find_relation,
+)
 from rivet_fleet.execution.sources.postgres.dialect import (
     ENGINE_NAMES,
     KEY_WALK,
@@ -34,7 +38,12 @@ from rivet_fleet.execution.sources.postgres.dialect import (
     page_settings,
     steady_text,
 )
-from rivet_fleet.execution.sources.postgres.introspect import columns_now, introspect, read_columns
+from rivet_fleet.execution.sources.postgres.introspect import (
+    columns_now,
+    introspect,
+    keys_now,
+    read_columns,
+)
 from rivet_fleet.execution.sources.postgres.keyorder import Keys
 from rivet_fleet.execution.sources.postgres.querysession import sealed
 from rivet_fleet.execution.sources.postgres.reading import PostgresReading
@@ -220,12 +229,13 @@ def _planned(session: Session, read: ReadPlan) -> AbstractContextManager[Cursor[
     )
 
 
-def _keys_now(
+def _columns_now(
     session: Session, cursor: Cursor[tuple[Any, ...]], read: ReadPlan, chunk_range: ChunkRange
-) -> tuple[tuple[ColumnFacts, ...], Keys]:
+) -> tuple[tuple[RawColumn, ...], Keys]:
     compared = compared_columns(read.window, chunk_range)
+    raw = columns_now(cursor, read.relation, read.query)
     steady = bool(read.session)
-    return columns_now(cursor, read.relation, read.query, compared, session.encoding, steady=steady)
+    return raw, keys_now(cursor, raw, compared, session.encoding, steady=steady)
 
 
 def _counting(
@@ -233,7 +243,7 @@ def _counting(
 ) -> Counting:
     """In the session of the pages: a query's is what it was planned under."""
     with _planned(session, read) as cursor:
-        _, keys = _keys_now(session, cursor, read, chunk_range)
+        _, keys = _columns_now(session, cursor, read, chunk_range)
     limited = TuningPlan(statement_timeout_s=timeout_s)
     return Counting(
         keys=keys,
@@ -252,9 +262,9 @@ def _reading(
 ) -> PostgresReading:
     own = session.own if read.relation is None else ()
     with _planned(session, read) as cursor:
-        now, keys = _keys_now(session, cursor, read, chunk_range)
-        check_columns(read, now)
-        footing.judge(basis.now(cursor, read, chunk_range, own))
+        raw, keys = _columns_now(session, cursor, read, chunk_range)
+        check_columns(read, column_facts(cursor, raw))
+        footing.judge(basis.now(cursor, read, chunk_range, own, raw))
     whole = chunk_range.kind is RangeKind.WHOLE
     return PostgresReading(session, read, tuning, keys, whole=whole)
 
