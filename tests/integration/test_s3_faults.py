@@ -5,6 +5,7 @@ before a real server; the truth is asked of the server itself."""
 from __future__ import annotations
 
 import hashlib
+import importlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,8 @@ import pytest
 from rivet_fleet.errors import DestinationRefused
 from rivet_fleet.execution import registry
 from rivet_fleet.execution.destination import Presence
+from rivet_fleet.execution.destinations import s3 as s3_store
+from rivet_fleet.planning.config.models import CampaignConfig
 from tests.servers.faults import Fault, FaultProxy, fault_proxy
 from tests.servers.versitygw import Versitygw
 from tests.store_kit import S3, Scene, Service
@@ -82,6 +85,13 @@ def test_a_part_costs_two_requests_beside_its_own(scene: Scene) -> None:
     scene.delivered()
     asked = [next(name for name, call in S3.items() if call(*one)) for one in scene.proxy.seen]
     assert asked == ["begin", "piece", "commit", "look"]
+
+
+def test_a_silent_service_is_given_up_before_its_worker_is() -> None:
+    """s3fs asks five times, what it stands on twice each, and a chunk makes no progress then."""
+    tries = 2 * importlib.import_module("s3fs").S3FileSystem.retries
+    hang_timeout_s = CampaignConfig.model_fields["hang_timeout_s"].default
+    assert tries * s3_store._READ_TIMEOUT_S <= hang_timeout_s / 2
 
 
 def test_no_variable_or_file_leads_it_elsewhere(

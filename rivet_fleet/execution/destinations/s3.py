@@ -147,7 +147,7 @@ _FAILED_CONDITION = ("412", "PreconditionFailed")
 _NO_CONDITIONS = ("501", "NotImplemented")
 _CONFLICT = "ConditionalRequestConflict"
 _CONNECT_TIMEOUT_S = 10
-_READ_TIMEOUT_S = 60
+_READ_TIMEOUT_S = 30  # ten times in a row, while nobody else may have the chunk
 
 Piece = tuple[int, str, int]
 """Number, ETag, bytes."""
