@@ -516,6 +516,13 @@ class EventName(Enum):
         "nothing is read again",
         data="`by`, `reason`, `gates`",
     )
+    RUN_WITHDRAWN = _Row(
+        "run.withdrawn",
+        "finalizer",
+        WARNING,
+        "a partition has no rows any more, and its folder names no run: what was delivered there "
+        "before stays in its run's own folder",
+    )
 
     # Marks
     MARK_MOVED = _Row(

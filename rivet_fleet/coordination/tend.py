@@ -20,7 +20,7 @@ from rivet_fleet.contracts.state import (
 )
 from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.coordination.commit import publish_chunk
-from rivet_fleet.coordination.finalize import finalize_run
+from rivet_fleet.coordination.finalize import finalize_run, withdraw_delivery
 from rivet_fleet.coordination.fitness import unfit_of
 from rivet_fleet.coordination.fleet import Fleet, awaits_parent, process_alive
 from rivet_fleet.errors import (
@@ -70,6 +70,11 @@ def tend(fleet: Fleet, campaign_id: CampaignId, *, rolling_idle_s: float | None 
     refusals: list[DestinationError] = []
     rolled = roll_forward(fleet, campaign_id, refusals, idle_s=0.0 if dead else idle_s)
     finalized = finalize_ready(fleet, campaign_id, refusals)
+    if not fleet.patience.call(
+        "look for open work", lambda: fleet.store.has_open_work(campaign_id)
+    ):
+        # Before it is settled: whoever comes behind a crash here does it again.
+        withdraw_vanished(fleet, campaign_id)
     status = fleet.patience.call(
         "settle the campaign", lambda: fleet.store.finish_campaign(campaign_id)
     )
@@ -82,6 +87,32 @@ def tend(fleet: Fleet, campaign_id: CampaignId, *, rolling_idle_s: float | None 
         halted=None if view is None or status.over else view.halted,
         refused=next(filter(None, map(unfit_of, refusals)), None),
     )
+
+
+def withdraw_vanished(fleet: Fleet, campaign_id: CampaignId) -> None:
+    """Of each partitioned export that is delivered, what former campaigns delivered of partitions
+    that there are no more: their rows lie in others now, or nowhere. A reader who takes the newest
+    of each folder would have them twice (ADR 0012). Idempotent; their files stay."""
+    runs = fleet.patience.call("look at the runs", lambda: fleet.store.runs(campaign_id))
+    whole = {run.plan.family for run in runs if run.plan.family}
+    whole -= {run.plan.family for run in runs if run.status is not RunStatus.COMPLETED}
+    present = {run.plan.destination.prefix for run in runs}
+    if not whole:
+        return
+    this = fleet.store.campaign(campaign_id)
+    for former in fleet.store.campaigns(name=this.campaign_name) if this is not None else ():
+        if this is None or former.created_at_s >= this.created_at_s:
+            continue
+        theirs = [run for run in fleet.store.runs(former.campaign_id) if run.plan.family in whole]
+        for run in theirs:
+            if run.status is RunStatus.COMPLETED and run.plan.destination.prefix not in present:
+                withdraw_delivery(fleet, run, campaign_id)
+        # Whatever was there before it, it has withdrawn itself when it was delivered whole.
+        whole -= {run.plan.family for run in theirs}.difference(
+            run.plan.family for run in theirs if run.status is not RunStatus.COMPLETED
+        )
+        if not whole:
+            return
 
 
 def reap_dead_neighbours(fleet: Fleet) -> list[Reaped]:

@@ -168,6 +168,10 @@ class MemoryFinish(MemoryMarks, MemoryCounters):
         return Accepted(acceptance=run.acceptance, created=True)
 
     @synchronized
+    def has_open_work(self, campaign_id: CampaignId) -> bool:
+        return any(self._open_work(run) for run in self._runs_of(campaign_id))
+
+    @synchronized
     def finish_campaign(self, campaign_id: CampaignId) -> CampaignStatus:
         campaign = self._known(campaign_id)
         runs = self._runs_of(campaign_id)

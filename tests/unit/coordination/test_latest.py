@@ -56,10 +56,12 @@ class Place:
         self.store = MemoryStore(self.clock)
         self.where = DestinationPlan(kind="memory", prefix=f"latest-{folder}")
 
-    def submit(self, name: str) -> RunId:
+    def submit(self, name: str, partition: str = "") -> RunId:
         plan: CampaignPlan = campaign_plan(campaign_id=name, chunks=(1,))
         (run,) = plan.runs
-        run = replace(run, plan=replace(run.plan, destination=self.where))
+        where = replace(self.where, prefix=self.where.prefix + partition)
+        family = "e" if partition else ""
+        run = replace(run, plan=replace(run.plan, destination=where, family=family))
         self.store.submit(replace(plan, runs=(run,)))
         return run.plan.run_id
 
@@ -238,3 +240,25 @@ def test_beside_a_run_in_progress_no_older_one_is_reopened(tmp_path: Path) -> No
     assert destination.read(LATEST_NAME, BODY_MAX) is not None
     place.finish("c2")
     assert requeue(place.fleet(), CampaignId("c1"), lost=True).lost == 1
+
+
+def test_a_partition_that_vanished_is_named_no_longer_whoever_dies(tmp_path: Path) -> None:
+    """Its rows are in another one now: withdrawn before the campaign counts as complete, and by
+    whoever comes behind a crash. A family that is not delivered whole withdraws nothing."""
+    place = Place(tmp_path)
+    place.submit("c1", "-january")
+    place.finish("c1")
+    place.submit("c2", "-february")
+    killpoints.arm((Arming(point=KillPoint.RUN_FINISHED, action=KillAction.ERROR),))
+    with pytest.raises(KillPointReached):
+        place.deliver("c2", place.fleet("dying"))
+    killpoints.arm(())
+    january = replace(place.where, prefix=f"{place.where.prefix}-january")
+    place.where, february = january, replace(place.where, prefix=f"{place.where.prefix}-february")
+    assert place.named() == place.marked() == "c1-e0"
+    tend(place.fleet("heir"), CampaignId("c2"))
+    assert place.named() is None and place.marked() is None
+    own = open_destination(january).read(f"c1-e0/{SUCCESS_NAME}", BODY_MAX)
+    assert own is not None, "what was delivered stays where it is"
+    place.where = february
+    assert place.named() == place.marked() == "c2-e0"
