@@ -417,8 +417,8 @@ _ALL = [
             wait for it, or help: `rivet-fleet worker`, `rivet-fleet resume --join`
         RIVET_EXPORT_IN_PROGRESS | a run of this export is not finished | `rivet-fleet
             status`; then `resume` or `cancel` that campaign
-        RIVET_MARK_OTHER | the stored mark belongs to another source, table, query,
-            cursor, mode, destination or format: docs/reference/incremental.md | {_WORD}
+        RIVET_MARK_OTHER | the stored mark belongs to another source, table, query, session,
+            cursor, type, mode, destination or format: docs/reference/incremental.md | {_WORD}
         RIVET_RECONCILE_FILES_GONE | the manifest of the run that is to be compared is
             gone, or lists other files than the state; nothing was compared | {_UNKNOWN}
         RIVET_NOTHING_DELIVERED | no run that was asked for is complete | `rivet-fleet status`

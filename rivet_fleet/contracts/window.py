@@ -127,6 +127,8 @@ MARK_OTHER = "RIVET_MARK_OTHER"
 MARK_ABOVE = "RIVET_MARK_ABOVE"
 """The code of the refusal to deliver nothing because the whole table lies below its mark."""
 SHOWN_MAX = 120
+SETTINGS_MAX = 1_000
+"""Of a session's settings all are kept, to show those that differ."""
 
 
 class Subject(Enum):
@@ -138,6 +140,11 @@ class Subject(Enum):
     CURSOR = "cursor"
     KEY = "key"
     COLLATION = "collation"
+    TYPE = "type"
+    """What the values of the mark's columns are: the same text is another moment, or stands
+    elsewhere in the order, where its column has become another type."""
+    SESSION = "session"
+    """The settings under which a query is read: they decide what its values are."""
     MODE = "mode"
     DESTINATION = "destination"
     FORMAT = "format"
@@ -145,8 +152,8 @@ class Subject(Enum):
 
 UNCONTINUABLE = frozenset({Subject.CURSOR, Subject.KEY})
 """A mark holds no value of other columns: nobody can accept these."""
-UNTOLD = frozenset({Subject.COLLATION})
-"""What a source may not tell today: then it is not compared."""
+UNTOLD = frozenset({Subject.COLLATION, Subject.TYPE, Subject.SESSION})
+"""What a source may not tell today, or an earlier program did not bind: then it is not compared."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,10 +197,22 @@ def bound(
 ) -> Bound:
     """``value``: plain JSON, compared by its digest alone."""
     digest = "sha256:" + hashlib.sha256(canonical_json(value)).hexdigest()
-    line = " ".join(shown.split())
-    if len(line) > SHOWN_MAX:
-        line = line[: SHOWN_MAX - 1] + "…"
+    most = SETTINGS_MAX if subject is Subject.SESSION else SHOWN_MAX
+    line = _cut(" ".join(shown.split()), most)
     return Bound(subject=subject, shown=line, digest=digest, told=told, replaceable=replaceable)
+
+
+def bound_session(settings: Sequence[tuple[str, str]]) -> Bound:
+    """The settings under which a query is read."""
+    shown = _SEPARATOR.join(f"{name} {value}" for name, value in settings)
+    return bound(Subject.SESSION, sorted(settings), shown)
+
+
+_SEPARATOR = "; "
+
+
+def _cut(line: str, most: int) -> str:
+    return line if len(line) <= most else line[: most - 1] + "…"
 
 
 def binding_text(binding: Sequence[Bound]) -> str | None:
@@ -212,22 +231,27 @@ def differences(before: Sequence[Bound], now: Sequence[Bound]) -> tuple[BoundCha
     if not before or not now:
         return ()
     was, is_now = ({one.subject: one for one in side} for side in (before, now))
-    found = []
+    found: list[BoundChange] = []
     for subject in Subject:
         old, new = was.get(subject), is_now.get(subject)
         if old is not None and new is not None and same(old, new):
             continue
         if subject in UNTOLD and (old is None or new is None):
             continue
+        if subject is Subject.TYPE and any(one.subject in UNCONTINUABLE for one in found):
+            continue  # of other columns, and that is said
         if old is not None or new is not None:
-            found.append(
-                BoundChange(
-                    subject=subject,
-                    before=old.shown if old else "",
-                    after=new.shown if new else "",
-                )
-            )
+            shown = (old.shown if old else "", new.shown if new else "")
+            if subject is Subject.SESSION:
+                shown = (_apart(*shown), _apart(*reversed(shown)))
+            found.append(BoundChange(subject=subject, before=shown[0], after=shown[1]))
     return tuple(found)
+
+
+def _apart(shown: str, other: str) -> str:
+    """The settings of one session that the other has not, or has otherwise."""
+    there = other.split(_SEPARATOR)
+    return _SEPARATOR.join(one for one in shown.split(_SEPARATOR) if one not in there)
 
 
 def same(before: Bound, now: Bound) -> bool:
@@ -254,7 +278,7 @@ def describe_changes(changes: Sequence[BoundChange]) -> str:
 
 def describe_binding(binding: Sequence[Bound]) -> str:
     """One line for people: ``source …, relation …``."""
-    return ", ".join(f"{one.subject.value} {one.shown}" for one in binding)
+    return ", ".join(f"{one.subject.value} {_cut(one.shown, SHOWN_MAX)}" for one in binding)
 
 
 # ------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from rivet_fleet.contracts.window import (
     Bound,
     Subject,
     bound,
+    bound_session,
     describe_binding,
     describe_changes,
     differences,
@@ -53,6 +54,8 @@ def binding_of(
         bound(Subject.CURSOR, [own, cursor.fallback], _cursor_words(own, cursor.fallback)),
         bound(Subject.KEY, keys, ", ".join(keys) or "none"),
         *_collations(facts, cursor),
+        *_types(facts, cursor),
+        *([bound_session(facts.session)] if facts.session else []),
         bound(Subject.MODE, mode, mode),
         bound(
             Subject.DESTINATION,
@@ -83,9 +86,33 @@ def _source(connection: SourceConnection, facts: SourceFacts) -> Bound:
     return bound(Subject.SOURCE, place, f"{place} ({whole})" if whole else place, told=whole)
 
 
+def _compared(cursor: Cursor) -> tuple[str, ...]:
+    return (*cursor.columns, *((cursor.fallback,) if cursor.fallback else ()))
+
+
+_WORDS = {
+    **dict.fromkeys((*INTEGERS, TypeKind.DECIMAL), "number"),
+    TypeKind.STRING: "text",
+    TypeKind.BINARY: "bytes",
+    TypeKind.TIMESTAMP: "moment without a zone",
+    TypeKind.TIMESTAMP_UTC: "moment in UTC",
+}
+"""What the text of a value stands for. Numbers are ordered alike, however wide they are."""
+
+
+def _types(facts: SourceFacts, cursor: Cursor) -> list[Bound]:
+    """What the values of the mark's own columns are."""
+    # As the query itself tells them: whether its table is looked at may change from day to day.
+    own = {column.name: column.compared for column in facts.columns}
+    known = [(name, own.get(name)) for name in _compared(cursor)]
+    kinds = {name: _WORDS.get(kind, kind.value) for name, kind in known if kind is not None}
+    words = ", ".join(f"{name} a {word}" for name, word in kinds.items())
+    return [bound(Subject.TYPE, kinds, words)] if kinds else []
+
+
 def _collations(facts: SourceFacts, cursor: Cursor) -> list[Bound]:
     """How the server orders the mark's own columns, where it tells."""
-    columns = (*cursor.columns, *((cursor.fallback,) if cursor.fallback else ()))
+    columns = _compared(cursor)
     known = {
         one.subject: one.value
         for one in mark_basis(facts.basis, columns)
@@ -133,13 +160,34 @@ def remarks(stored: str | None, now: tuple[Bound, ...]) -> tuple[str, ...]:
             "the stored mark does not say what it belongs to; this run binds it to "
             f"{describe_binding(now)}",
         )
-    other = replaced(stored_binding(stored), now)
+    before = stored_binding(stored)
+    untold = _untold(before, now)
+    other = replaced(before, now)
     if other is None:
-        return ()
+        return untold
     return (
+        *untold,
         f"another server than the mark's answers now: {other}. A replica that took over is the "
         "same source; if it is another one, `state reset` reads it anew",
     )
+
+
+def _untold(before: tuple[Bound, ...], now: tuple[Bound, ...]) -> tuple[str, ...]:
+    known = {one.subject for one in before}
+    new = [one for one in now if one.subject in _SINCE and one.subject not in known]
+    if not new:
+        return ()
+    return (
+        f"the stored mark does not say {' and '.join(_SINCE[one.subject] for one in new)}; "
+        f"this run binds it to {describe_binding(new)}",
+    )
+
+
+_SINCE = {
+    Subject.TYPE: "what type its columns had",
+    Subject.SESSION: "under which settings its query was read",
+}
+"""What a mark that an earlier program has bound does not say."""
 
 
 # ------------------------------------------------------------------------------------------

@@ -117,6 +117,44 @@ def test_another_order_of_the_cursor_is_another_mark(tmp_path, postgres, databas
     assert error["code"] == OTHER
 
 
+def test_a_value_that_means_another_moment_now_is_another_mark(
+    tmp_path, postgres, database
+) -> None:
+    """Its text is the same, of a column with another type or a query with another session."""
+    name = name_of(database)
+    postgres.psql(
+        "CREATE TABLE orders (id int PRIMARY KEY, at timestamp NOT NULL, local timestamptz);"
+        "INSERT INTO orders VALUES (1, '2025-01-10 10:00', '2025-01-10 10:00+00')",
+        database=name,
+    )
+    asked = fleet_yaml(export="asked", extra="mode: incremental, cursor_column: local")
+    asked = asked.replace("table: orders", 'query: "SELECT id, local::timestamp FROM orders"')
+    desk = Desk(folder=tmp_path, environment={"SHOP_URL": database})
+    desk.write(
+        fleet_yaml(extra="mode: incremental, cursor_column: at") + asked.partition("exports:\n")[2]
+    )
+    desk.cli("run")
+    postgres.psql(
+        f"ALTER DATABASE {name} SET timezone = 'America/New_York';"
+        "ALTER TABLE orders ALTER at TYPE timestamptz",
+        database=name,
+    )
+    checked = desk.cli("check", code=1).said
+    assert "type was at a moment without a zone, id a number and is at a moment in UTC" in checked
+    assert "session was TimeZone UTC and is TimeZone America/New_York" in checked
+    assert checked.count("goes on from it all the same") == 2
+    # As an earlier version has bound them: gone on from, and told.
+    old = "UPDATE export_state SET mark_binding = ? WHERE export_name = ?"
+    for export, text in run_sqlite(
+        desk.state, "SELECT export_name, mark_binding FROM export_state"
+    ):
+        told = [one for one in json.loads(text) if one["subject"] not in ("type", "session")]
+        run_sqlite(desk.state, old, (json.dumps(told), export))
+    seal_anew(f"sqlite:///{desk.state}")
+    told = desk.cli("plan", "-e", "orders").out
+    assert "does not say what type its columns had; this run binds it to type at a moment" in told
+
+
 def test_without_the_guard_rows_of_the_other_source_would_be_lost(desk, shop_b) -> None:
     """What the guard is worth: the case as it was reported."""
     program = (
