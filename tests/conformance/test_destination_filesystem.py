@@ -31,9 +31,10 @@ PATH = "run-1/orders-c000001-p000-f1.parquet"
 NOBODY = 65534
 
 
-def opened(prefix: Path, **options):
+def opened(prefix: Path, *, anchor: Path | None = None, **options):
+    begun = None if anchor is None else str(anchor)
     return registry.open_destination(
-        DestinationConnection(kind="local", prefix=str(prefix)), **options
+        DestinationConnection(kind="local", prefix=str(prefix), anchor=begun), **options
     )
 
 
@@ -289,11 +290,13 @@ def synced(monkeypatch):
     return found
 
 
-def test_every_new_name_is_made_durable(tmp_path, synced):
-    """Each folder that got an entry on the way is fsynced after it got it."""
+@pytest.mark.parametrize("levels", [0, 2])
+def test_every_new_name_is_made_durable(tmp_path, synced, levels):
+    """Each folder that got an entry on the way is fsynced after it got it, whether it stands in the
+    prefix or a placeholder made it."""
     out = tmp_path / "a" / "out"
     path, digest = a_part(tmp_path)
-    destination = opened(out)
+    destination = opened(out, anchor=[out, *out.parents][levels])
     receipt = destination.stage(path, PATH, digest)
     staging = str(out / ".staging" / "run-1")
     file = str(out / ".staging" / receipt["staged"])
@@ -338,6 +341,10 @@ def test_a_small_object_waits_for_its_bytes_and_for_its_name(tmp_path, synced):
     destination.put_atomic("run-2/summary.md", b"1", durable=False)
     (written,) = synced
     assert written.startswith(str(out / ".staging")), "its bytes are there before its name is"
+    shutil.rmtree(out / "run-1")
+    synced.clear()
+    destination.put_atomic("run-1/m", b"3")
+    assert synced[1:] == [str(out / "run-1"), str(out)], "somebody else had taken the folder away"
     destination.close()
     assert list((out / ".staging").iterdir()) == []
 
