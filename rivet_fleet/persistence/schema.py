@@ -10,6 +10,7 @@ from __future__ import annotations
 from sqlalchemy import (
     BigInteger,
     Column,
+    Connection,
     Double,
     ForeignKey,
     Index,
@@ -18,7 +19,9 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    TextClause,
     UniqueConstraint,
+    event,
     text,
 )
 
@@ -61,14 +64,20 @@ def _number(name: str, number: BudgetNumber) -> Column[int] | Column[float]:
 
 
 def _partial(name: str, *columns: object, where: str, unique: bool = False) -> Index:
-    condition = text(where)
-    return Index(
-        name,
-        *columns,  # type: ignore[arg-type]
-        unique=unique,
-        sqlite_where=condition,
-        postgresql_where=condition,
-    )
+    index = Index(name, *columns, unique=unique)  # type: ignore[arg-type]
+    _CONDITIONS.append((index, text(where)))
+    return index
+
+
+_CONDITIONS: list[tuple[Index, TextClause]] = []
+"""Of partial indexes. A backend's word for them imports that backend: it is said when its tables
+are made, so that no other one is imported."""
+
+
+@event.listens_for(metadata, "before_create")
+def _say_conditions(_metadata: MetaData, connection: Connection, **_: object) -> None:
+    for index, condition in _CONDITIONS:
+        index.dialect_options[connection.dialect.name]["where"] = condition
 
 
 fleet_meta = Table(

@@ -4,6 +4,7 @@ and never timed."""
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import click
 import pytest
 
 from rivet_fleet.cli.main import _COMMANDS, cli
+from tests.integration.fleet_cli import COMPILED
 
 _HEAVY = (
     *("sqlalchemy", "pydantic", "psycopg", "pymysql", "pyarrow", "structlog", "yaml", "psutil"),
@@ -22,6 +24,11 @@ _NO_SOURCE = (
     *("rivet_fleet.persistence.schema", "rivet_fleet.execution.engines.source"),
 )
 """Of a command that asks the state alone, which is a file."""
+_OTHERS = (
+    *("sqlalchemy.dialects.postgresql", "pymysql", "rich", "numpy", "alembic", "cryptography"),
+    "rivet_fleet.execution.sources.mysql.source",
+)
+"""Of a first run from PostgreSQL, which is not there, that makes its state, a file."""
 _TELL = """
 import json, os, sys
 def leave(code, leave=os._exit):
@@ -42,6 +49,7 @@ def imported(folder: Path, *words: str) -> tuple[int, set[str]]:
         text=True,
         check=False,
         cwd=folder,
+        env={**os.environ, **COMPILED},
         timeout=60,
     )
     code, modules = json.loads(done.stderr.splitlines()[-1])
@@ -55,6 +63,7 @@ def imported(folder: Path, *words: str) -> tuple[int, set[str]]:
         (("run", "--help"), 0, _HEAVY),
         (("help", "state", "reset"), 0, _HEAVY),
         (("status", "-c", "fleet.yaml"), 1, _NO_SOURCE),
+        (("run", "-c", "fleet.yaml"), 2, _OTHERS),
     ],
     ids=lambda words: " ".join(words[:2]) if isinstance(words, tuple) else str(words),
 )
@@ -62,7 +71,7 @@ def test_a_command_imports_no_more_than_it_needs(
     tmp_path: Path, words: tuple[str, ...], code: int, without: tuple[str, ...]
 ) -> None:
     (tmp_path / "fleet.yaml").write_text(
-        "source: {type: postgres, url: postgresql://reader@localhost/shop}\n"
+        "source: {type: postgres, url: postgresql://reader@127.0.0.1:1/shop}\n"
         "exports: [{name: t, table: t, format: csv, destination: {type: local, path: out}}]\n"
     )
     ended, modules = imported(tmp_path, *words)
@@ -76,6 +85,7 @@ _HELP_OF_ALL = """
 import json, sys
 import click
 from rivet_fleet.cli.main import _COMMANDS, cli
+from tests.integration.fleet_cli import COMPILED
 cli._explains = True
 root = click.Context(cli, info_name="rivet-fleet")
 def told(command, context, words):
@@ -94,7 +104,10 @@ print(json.dumps([found, heavy]))
 
 def test_what_is_explained_without_its_program_is_explained_as_with_it() -> None:
     command = [sys.executable, "-c", _HELP_OF_ALL]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    environment = {**os.environ, **COMPILED}
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, timeout=60, env=environment
+    )
     found, heavy = json.loads(done.stdout)
     assert heavy == []
     root = click.Context(cli, info_name="rivet-fleet")
