@@ -137,8 +137,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self._answer(status, headers, answer, cut=True)
                 self._reset()
             case Fault.SILENT:
-                if not select.select([self.connection], [], [], _TIMEOUT_S)[0]:
-                    self.proxy.outwaited = True
+                self._wait()
                 self.close_connection = True
             case Fault.RESET:
                 self._reset()
@@ -160,6 +159,13 @@ class _Handler(BaseHTTPRequestHandler):
             headers["Retry-After"] = "0"
         silent = self.command == "HEAD" or status == 204
         self._answer(status, headers, b"" if silent else xml.encode())
+
+    def _wait(self) -> None:
+        """Until whoever asked has had enough of it."""
+        leaving = select.poll()  # `select` knows no descriptor above 1023
+        leaving.register(self.connection, select.POLLIN)
+        if not leaving.poll(_TIMEOUT_S * 1000):
+            self.proxy.outwaited = True
 
     def _reset(self) -> None:
         linger = struct.pack("ii", 1, 0)

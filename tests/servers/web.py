@@ -7,6 +7,7 @@ or killed ends them.
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 import sys
 import threading
@@ -17,6 +18,10 @@ from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
+
+from tests.waiting import until
+
+_BIND_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +94,17 @@ class Listener:
         self._server.end_connections()
         self._thread.join()
 
+    def _bound(self) -> _Server | None:
+        try:
+            return _Server(self.port, self._handler)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            return None
+
     def _start(self) -> None:
-        self._server = _Server(self.port, self._handler)
+        # Of a restart: somebody's connection may have been given the port meanwhile.
+        self._server = until(self._bound, limit_s=_BIND_TIMEOUT_S, what="the port is free")
         self.port = int(self._server.server_address[1])
         self._thread = threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.05}
