@@ -85,7 +85,6 @@ _HELP_OF_ALL = """
 import json, sys
 import click
 from rivet_fleet.cli.main import _COMMANDS, cli
-from tests.integration.fleet_cli import COMPILED
 cli._explains = True
 root = click.Context(cli, info_name="rivet-fleet")
 def told(command, context, words):
