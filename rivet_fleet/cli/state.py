@@ -239,14 +239,17 @@ def _reset(
 ) -> int:
     invocation = start(config, params, state_url, quiet=True)
     known = [export.name for export in invocation.loaded.config.exports]
-    if export_name not in known:
-        raise UsageError(f"no export {export_name}", hint=f"known exports: {', '.join(known)}")
     with fleet_of(invocation, "state") as fleet:
         refuse_other_owner(fleet.store, invocation.loaded)
+        names = operate.planned_as(fleet, invocation.loaded, export_name)
+        if export_name not in known and not names:
+            raise UsageError(f"no export {export_name}", hint=f"known exports: {', '.join(known)}")
         what = "runs and chunks" if chunks_only else "runs, chunks and mark"
         confirm(f"Forget the {what} of export {export_name}?", yes=yes)
-        removed = fleet.store.reset_export(
-            invocation.loaded.campaign_name, export_name, chunks_only=chunks_only
+        campaign = invocation.loaded.campaign_name
+        removed = sum(
+            fleet.store.reset_export(campaign, name, chunks_only=chunks_only)
+            for name in sorted({export_name, *names})
         )
     say(f"forgot {removed} runs of {export_name}; delivered files were not touched")
     return 0

@@ -43,7 +43,6 @@ from rivet_fleet.coordination.commit import remove_late, reopen_chunk
 from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.coordination.proof import prove_run
 from rivet_fleet.errors import (
-    DataIntegrityError,
     DestinationError,
     LeaseLost,
     SourceError,
@@ -266,6 +265,12 @@ def finalize_run(fleet: Fleet, run_id: RunId) -> bool:
         if run.plan.family:
             _withdraw_former(fleet, destination, run.campaign_id)
         return _finish(fleet, run, lease, parts, "", findings)
+    # Not reopened by itself: what a store spoils once it may spoil again, and each time its source
+    # would be read anew.
+    damaged = _damaged(destination, run, parts)
+    if damaged is not None:
+        _give_up(fleet, run, lease, damaged)
+        return False
     # Here, and again where the name is taken: a folder that is another's is to get no copy either.
     other = delivered_by_other(destination, fleet.store.namespace)
     if other is not None:
@@ -314,9 +319,13 @@ def _leave_to_other(fleet: Fleet, run: RunView, lease: FinalizeLease, why: str) 
     """Another namespace was first. What is visible of this run stays in its own folder, without a
     manifest that speaks of success."""
     fleet.destination(run.run_id).remove(run_manifest_name(run.run_id))
-    error = f"{why} [{DESTINATION_SHARED}]"
+    _give_up(fleet, run, lease, f"{why} [{DESTINATION_SHARED}]")
+
+
+def _give_up(fleet: Fleet, run: RunView, lease: FinalizeLease, error: str) -> None:
+    """The run fails, and an operator has to see to it."""
     try:
-        fleet.patience.call("give the folder up", lambda: fleet.store.fail_run(lease, error))
+        fleet.patience.call("give the run up", lambda: fleet.store.fail_run(lease, error))
     except LeaseLost:
         return
     fleet.emit(
@@ -429,7 +438,6 @@ def _write(
             data={"manifest": run_manifest_name(run.run_id)},
         )
     )
-    _verify(destination, run, parts)
     reach(KillPoint.MANIFEST_VERIFIED)
     # Behind the check, and the run's own first: the canonical marker speaks of a folder that is
     # marked already.
@@ -470,17 +478,18 @@ def _take_name(
     return other
 
 
-def _verify(destination: Destination, run: RunView, parts: list[LedgerPart]) -> None:
-    """``verify: content`` reads every part once more before anybody is told of success."""
+def _damaged(destination: Destination, run: RunView, parts: list[LedgerPart]) -> str | None:
+    """``verify: content`` reads every part once more before anybody is told of success. What is
+    wrong, None when nothing is."""
     if run.plan.verify != "content":
-        return
+        return None
     for part in parts:
         if destination.prove(part.path, part.digest) is not Presence.VISIBLE:
-            raise DataIntegrityError(
-                f"part {part.path} of run {run.run_id} does not hold what was written",
-                hint="the run stays in progress; `rivet-fleet resume` extracts the part again",
-                code="RIVET_VERIFY_PART_CHECKSUM_MISMATCH",
+            return (
+                f"part {part.path} does not hold what was written; `rivet-fleet requeue --lost` "
+                "and `resume` read its chunk again [RIVET_VERIFY_PART_CHECKSUM_MISMATCH]"
             )
+    return None
 
 
 def _still_ours(fleet: Fleet, lease: FinalizeLease) -> None:

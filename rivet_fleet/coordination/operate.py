@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -25,7 +26,7 @@ from rivet_fleet.contracts.state import (
 from rivet_fleet.coordination.commit import Published, remove_late, reopen_chunk
 from rivet_fleet.coordination.finalize import finalize_run, withdraw_success
 from rivet_fleet.coordination.fleet import COORDINATOR, Fleet, process_alive, seen_workers
-from rivet_fleet.errors import StateRefused, UsageError
+from rivet_fleet.errors import StateRefused, StateTampered, UsageError
 from rivet_fleet.execution.destination import Destination, Presence, StagedInfo
 from rivet_fleet.observability.reasons import Scene, runs_by_source
 from rivet_fleet.observability.status import StatusReport, explain
@@ -173,6 +174,18 @@ def selected_runs(fleet: Fleet, campaign_id: CampaignId, export_name: str | None
             f"campaign {campaign_id} has no export {export_name}", hint=f"its exports: {known}"
         )
     return chosen
+
+
+def planned_as(fleet: Fleet, loaded: LoadedConfig, name: str) -> set[str]:
+    """The names that runs of an export have in the state: its own, and those of its partitions."""
+    found = set()
+    for campaign in fleet.store.campaigns(name=loaded.campaign_name):
+        # A plan that was edited names nothing, and can be forgotten all the same.
+        with contextlib.suppress(StateTampered):
+            for run in fleet.store.runs(campaign.campaign_id):
+                if name in (run.export_name, run.plan.family):
+                    found.add(run.export_name)
+    return found
 
 
 def _reopen_lost(fleet: Fleet, run: RunView, chunk_index: int | None) -> int:

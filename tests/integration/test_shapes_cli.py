@@ -186,3 +186,8 @@ def test_a_row_that_moves_to_another_partition_is_not_delivered_twice(
     desk.write(FEW.format(granularity="month", skip="false"))
     desk.cli("run")
     assert newest(desk) == [1, 2, 3, 4], "and months again"
+    error = desk.cli("state", "reset", "-e", "orders__2024-99", "--yes", code=1).err
+    assert "no export orders__2024-99" in error
+    assert "forgot 4 runs" in desk.cli("state", "reset", "-e", "orders__2024-02", "--yes").out
+    assert "forgot 0 runs" not in desk.cli("state", "reset", "-e", "orders", "--yes").out
+    assert "forgot 0 runs" in desk.cli("state", "reset", "-e", "orders", "--yes").out

@@ -23,7 +23,6 @@ from rivet_fleet.coordination.finalize import finalize_run
 from rivet_fleet.coordination.operate import collect_garbage, requeue
 from rivet_fleet.coordination.tend import chosen_over, tend, verdict
 from rivet_fleet.errors import (
-    DataIntegrityError,
     DestinationUnavailable,
     ExitCode,
     LeaseLost,
@@ -388,11 +387,18 @@ def test_other_bytes_of_the_same_size_are_found_where_a_proof_is_asked_for(tmp_p
     assert requeue(fleet, CAMPAIGN, lost=True).lost == 0
     (part,) = destination.list_visible(claim.run_id)
     destination.put_atomic(part.path, b"x" * part.size_bytes)
-    with pytest.raises(DataIntegrityError, match="does not hold what was written"):
-        finalize_run(fleet, claim.run_id)
+    tended = tend(fleet, CAMPAIGN)
+    assert tended.status is CampaignStatus.INCOMPLETE, "nobody looks again and again"
+    run = store.run(claim.run_id)
+    assert run is not None and run.status is RunStatus.FAILED
+    assert "does not hold what was written" in (run.error or "")
+    assert verdict(fleet, CAMPAIGN, tended.status) is ExitCode.DATA_INTEGRITY
     assert destination.read(SUCCESS_NAME, 100) is None
+    assert destination.read("manifest.json", 100) is None
     assert requeue(fleet, CAMPAIGN, lost=True).lost == 1
     assert visible(fleet, claim.run_id) == []
+    deliver(fleet, tmp_path)
+    assert tend(fleet, CAMPAIGN).status is CampaignStatus.COMPLETED
 
 
 def test_a_chunk_that_nobody_read_ends_nothing_whatever_its_status_says_when(tmp_path):
