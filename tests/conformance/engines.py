@@ -139,6 +139,10 @@ class Server(ABC):
     """What makes its parts, where that is no part of it."""
     whole_in_steps: ClassVar[bool] = False
     """What cannot be cut is fetched by a cursor: a statement for each page."""
+    trains: ClassVar[bool] = True
+    """Several pages are asked for at once where that is worth it."""
+    near: ClassVar[str]
+    """How far a server is (seconds) from which on it is."""
     faults: ClassVar[dict[str, str]] = {}
     """Tests that fail because the engine answers otherwise than the seam says → why."""
 
@@ -201,6 +205,7 @@ class Server(ABC):
 
 class Postgres(Server):
     whole_in_steps = True
+    near = "rivet_fleet.execution.sources.postgres.reading._NEAR_S"
     name = "postgres"
     without = frozenset({TypeKind.UINT64})
     sleep = "pg_sleep({})::text"
@@ -409,6 +414,8 @@ class Mysql(Server):
     """What MySQL and MariaDB have in common."""
 
     name = "mysql"
+    trains = False
+    near = "rivet_fleet.execution.sources.mysql.reading._NEAR_S"
     without = frozenset({TypeKind.INTERVAL, TypeKind.LIST, TypeKind.UUID})
     sleep = "sleep({})"
     raised: ClassVar = {
@@ -590,6 +597,7 @@ class Mysql(Server):
 
 class Mariadb(Mysql):
     name = "mariadb"
+    trains = True
     without = Mysql.without - {TypeKind.UUID}
     keys = (
         *Mysql.keys,

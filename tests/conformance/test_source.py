@@ -1139,3 +1139,76 @@ def test_a_hostile_name_is_a_name(server: Server, source: Source) -> None:
     server.sql(f"DROP TABLE {quoted[table]}")
     with pytest.raises(RivetFleetError):
         facts_of(source, table)
+
+
+# ---------------------------------------------------------------- pages asked for at once
+
+AT_ONCE = PageLimit(rows_max=100, bytes_max=1 << 20, pages_max=5, page_s=1e-9)
+"""A page so short that the way to any server is worth five of them."""
+
+
+@pytest.fixture
+def afar(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any server is a distance away."""
+    monkeypatch.setattr(server.near, 0.0)
+
+
+def gapped(server: Server) -> str:
+    """A key of two whole numbers with holes, few of a first one, and a gap of two billion."""
+    if "gapped" not in server.kept:
+        first = "3 * (i - i % 3) + CASE WHEN i > 1200 THEN 2000000000 ELSE 0 END"
+        server.kept["gapped"] = server.table(
+            "a bigint NOT NULL, b int NOT NULL, n bigint NOT NULL, PRIMARY KEY (a, b)",
+            f"SELECT {first}, i % 3, i FROM numbers",
+        )
+    return str(server.kept["gapped"])
+
+
+def ids(pages: list[Page]) -> list[int]:
+    return [n for page in pages for n in page.batch.column(2).to_pylist()]
+
+
+@pytest.mark.usefixtures("afar")
+def test_pages_asked_for_at_once_hold_every_row(server: Server, source: Source) -> None:
+    read = planned(source, gapped(server), "a", "b")
+    chunk = ChunkRange(kind=RangeKind.KEYSET, columns=("a", "b"))
+    pages = pages_of(source.open_chunk(read, chunk, TuningPlan()), AT_ONCE)
+    assert ids(pages) == NUMBER_ROWS
+    assert any(page.followed for page in pages) is server.trains
+    in_pieces = replace(AT_ONCE, piece_rows_max=40, piece_bytes_max=1 << 20)
+    pages = pages_of(source.open_chunk(read, chunk, TuningPlan()), in_pieces)
+    assert ids(pages) == NUMBER_ROWS
+    # And the rows of a query over that table, by its key.
+    query = f"SELECT a, b, n FROM {server.kept['gapped']} WHERE n <> 7"
+    read = planned(source, None, query=query)
+    pages = pages_of(source.open_chunk(read, chunk, TuningPlan()), AT_ONCE)
+    assert ids(pages) == [n for n in NUMBER_ROWS if n != 7]
+
+
+@pytest.mark.usefixtures("afar")
+def test_a_session_that_ends_while_pages_are_under_way_costs_no_row(
+    server: Server, source: Source
+) -> None:
+    read = planned(source, gapped(server), "a", "b")
+    chunk = ChunkRange(kind=RangeKind.KEYSET, columns=("a", "b"))
+    reader = source.open_chunk(read, chunk, TuningPlan())
+    pages = [reader.read_page(AT_ONCE), reader.read_page(AT_ONCE)]
+    for session in server.sessions():
+        server.kill(session)
+    while not pages[-1].last:
+        try:
+            pages.append(reader.read_page(AT_ONCE))
+        except SourceUnavailable:
+            reader.reconnect()
+    assert ids(pages) == NUMBER_ROWS
+
+
+@pytest.mark.usefixtures("afar")
+def test_a_reader_that_is_closed_leaves_nothing_under_way(server: Server, source: Source) -> None:
+    read = planned(source, gapped(server), "a", "b")
+    chunk = ChunkRange(kind=RangeKind.KEYSET, columns=("a", "b"))
+    reader = source.open_chunk(read, chunk, TuningPlan())
+    for _ in range(2):
+        reader.read_page(AT_ONCE)
+    reader.close()
+    assert ids(pages_of(source.open_chunk(read, chunk, TuningPlan()), AT_ONCE)) == NUMBER_ROWS

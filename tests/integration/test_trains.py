@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,7 +19,7 @@ from rivet_fleet.execution.proof import PageProofs
 from rivet_fleet.execution.source import ChunkReader, Page, PageLimit
 from rivet_fleet.execution.sources.postgres.decoder import DECODERS
 from rivet_fleet.execution.sources.postgres.dialect import page_settings
-from rivet_fleet.execution.sources.postgres.exchange import CopyTrain
+from rivet_fleet.execution.sources.postgres.exchange import copy_train
 from rivet_fleet.execution.sources.postgres.session import Session
 from tests.integration.postgres_source_kit import facts_of, read_plan, source, sql
 from tests.waiting import until
@@ -52,9 +51,14 @@ def session(database: str) -> Iterator[Session]:
 
 def train(session: Session, *selects: str, timeout_s: float = 30.0) -> Iterator[PageStream]:
     tuning = TuningPlan(statement_timeout_s=timeout_s)
-    statements = [f"COPY ({select}) TO STDOUT (FORMAT BINARY)" for select in selects]
-    made = CopyTrain(session, statements, page_settings(tuning), tuning, foreign=False)
-    return made.streams(lambda: DECODERS.open((NUMBER,), max_value_bytes=1 << 20))
+    return copy_train(
+        session,
+        tuple(f"COPY ({select}) TO STDOUT (FORMAT BINARY)" for select in selects),
+        page_settings(tuning),
+        tuning,
+        lambda: DECODERS.open((NUMBER,), max_value_bytes=1 << 20),
+        foreign=False,
+    )
 
 
 MANY = list(range(1, 2001))
@@ -165,22 +169,6 @@ def test_a_statement_that_follows_is_timed_from_the_last_ones_end(session) -> No
     assert one.statement_s < two.statement_s
     assert two.statement_s > 0.39
     assert two.statement_s - two.seconds > 0.19
-
-
-def test_a_backend_terminated_between_two_pages_costs_no_row(source, sql, keyed) -> None:
-    reader = source.open_chunk(read_plan(facts_of(source, "t")), BY_KEY, TuningPlan())
-    pages = [reader.read_page(AT_ONCE), reader.read_page(AT_ONCE)]
-    assert pages[-1].followed
-    sql.execute(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-        "WHERE application_name = 'rivet-test' AND datname = current_database()"
-    )
-    while not pages[-1].last:
-        with contextlib.suppress(SourceUnavailable):
-            pages.append(reader.read_page(AT_ONCE))
-            continue
-        reader.reconnect()
-    assert ids(pages) == keyed
 
 
 def test_pages_that_are_not_wanted_are_ended_and_not_read(session, sql) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import sys
 from typing import NoReturn
@@ -88,3 +89,29 @@ def test_a_time_of_more_days_than_64_bits_of_microseconds_hold_is_refused(days: 
     data = packets((b"\0\0" + cell, end_of_rows()), len(columns) + 3)
     got, expected = both(columns, data, [], coerce=True)
     assert got[2] is not None and got[2] == expected[2]
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_what_follows_a_result_is_handed_out_as_it_came(compiled: bool) -> None:
+    """Wherever it is cut, and whatever it is: an answer, its beginning, or nothing."""
+    for number in range(200):
+        rng = random.Random(f"behind/{number}")
+        case, other = random_case(rng, unfit=False), random_case(rng, unfit=False)
+        tail = other.stream[: rng.randrange(len(other.stream) + 1)]
+        data = case.stream + tail
+        made = compiled_decoder() if compiled else ReferenceDecoder
+        assert made is not None
+        decoder = made(case.columns, max_value_bytes=1 << 20)
+        decoder.expect_more()
+        cuts = sorted(rng.randrange(len(data) + 1) for _ in range(rng.choice((0, 1, 3, 30))))
+        rest = b""
+        for start, stop in itertools.pairwise((0, *cuts, len(data))):
+            if decoder.ended:
+                rest += data[start:stop]
+            elif stop > start:
+                decoder.feed(memoryview(data)[start:stop])
+        decoder.finish()
+        assert decoder.take().num_rows == len(case.payloads)
+        assert not decoder.parted
+        assert decoder.rest() + rest == tail
+        assert decoder.rest() == b""

@@ -6,12 +6,13 @@ import contextlib
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from rivet_fleet.errors import SourceError
+from rivet_fleet.errors import SourceError, SourceUnavailable
 from rivet_fleet.execution.engines.decoding import BatchDecoder
-from rivet_fleet.execution.engines.session import StatementTimes
+from rivet_fleet.execution.engines.session import EngineSession, StatementTimes
 
 Steps = Generator[None, None, None]
 """Receives; between two steps the caller has its say. What is left in the middle ends there."""
@@ -136,3 +137,43 @@ class SteppedStream(ABC):
         while self._question is not None:
             self._answered = ask(*self._question)
             yield
+
+
+P = TypeVar("P", bound=SteppedStream)
+
+
+class Train:
+    """Statements of one session that were asked for at once (ADR 0030). Nothing else may be asked
+    of it before the last one has ended."""
+
+    def __init__(self, session: EngineSession[Any, Any], statements: tuple[str, ...]) -> None:
+        self.statements = statements
+        self.left_at_s: float | None = None
+        """When the last page ended (monotonic): since then the server is at work for the next."""
+        self._session = session
+
+    def is_last(self, number: int) -> bool:
+        """True of the statement that nothing follows; they count from 0."""
+        return number + 1 == len(self.statements)
+
+    def ended(self, number: int) -> None:
+        """That statement's rows have come."""
+        self.left_at_s = time.monotonic()
+
+    def streams(self, page: Callable[[int], P]) -> Generator[P, None, None]:
+        """What ``page`` opens for each of them, when the last one has ended. Raises
+        SourceUnavailable."""
+        for number in range(len(self.statements)):
+            if number and not self._session.usable:
+                raise SourceUnavailable(
+                    f"{self._session.url.identity}: the connection on which pages were asked for "
+                    "is gone",
+                    hint="the page is read again",
+                )
+            try:
+                yield page(number)
+            except GeneratorExit:
+                if not self.is_last(number):
+                    # As of any statement that is left: its connection ends it.
+                    self._session.close()
+                raise

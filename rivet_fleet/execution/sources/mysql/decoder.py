@@ -27,6 +27,14 @@ class BatchDecoder(decoding.BatchDecoder, Protocol):
         """True when the server took its leave behind the whole result (``wire.is_farewell``)."""
         ...
 
+    def expect_more(self) -> None:
+        """Behind the end other answers follow: ``rest`` gives what came of them."""
+        ...
+
+    def rest(self) -> bytes:
+        """What came behind the end. Not twice."""
+        ...
+
     @property
     def error(self) -> ServerError | None:
         """What the server ended the result with instead of its regular end."""

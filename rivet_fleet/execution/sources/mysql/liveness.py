@@ -312,11 +312,15 @@ class WatchedConnection(_Connection):
             if self.times is not None:
                 self.times.answered(time.monotonic() - began_s)
 
+    def expect_answer(self) -> None:
+        """A new answer is expected, of what was asked now or before."""
+        most = ANSWER_BYTES_MAX if self.answer_bytes_max is None else self.answer_bytes_max
+        self.bounds.begin(most, self.silence_s_max)
+
     def _execute_command(self, command: int, sql: Any) -> None:
         # What is left of the answer before is read in here, too.
         if not self._logging_in:
-            most = ANSWER_BYTES_MAX if self.answer_bytes_max is None else self.answer_bytes_max
-            self.bounds.begin(most, self.silence_s_max)
+            self.expect_answer()
         text = self.asked.text
         if command in (COMMAND.COM_QUERY, COMMAND.COM_STMT_PREPARE):
             text = sql if isinstance(sql, str) else bytes(sql).decode(errors="replace")
@@ -414,6 +418,10 @@ class PatientFile:
         count = min(len(buffer), len(self._held))
         buffer[:count] = self._taken(count)
         return count
+
+    def give_back(self, data: bytes) -> None:
+        """What was read last and belongs to the answer behind: it is read again."""
+        self._held = memoryview(data + bytes(self._held))
 
     def close(self) -> None:
         """Read no more; the socket itself belongs to the connection."""

@@ -61,6 +61,8 @@ cdef class CompiledDecoder:
     cdef uint8_t _sequence_id
     # The reference has the stream: it is in the middle of a row of several packets.
     cdef bint _handed_over
+    # Behind the end other answers follow.
+    cdef bint _followed
     cdef object _batches
     # How often the reference was asked: valid rows of one packet never need it.
     cdef readonly int64_t asked
@@ -148,6 +150,19 @@ cdef class CompiledDecoder:
             raise MemoryError
         self._settle()
 
+    def expect_more(self):
+        """Behind the end other answers follow: see ``rest``."""
+        self._followed = True
+        self._reference.expect_more()
+
+    def rest(self):
+        """What came behind the end, and is no part of the stream. Not twice."""
+        behind = self._reference.rest()
+        if self._pending.bytes:
+            behind += bytes(self._pending.start[:self._pending.bytes])
+            pending_drop(&self._pending, self._pending.bytes)
+        return behind
+
     def finish(self):
         """The stream is over. Raises MalformedData when its end has not been seen."""
         if not self._reference.ended and not self._handed_over:
@@ -167,6 +182,8 @@ cdef class CompiledDecoder:
         cdef int64_t payload
         cdef int outcome
         while self._pending.bytes:
+            if self._followed and self._reference.ended:
+                return
             if self._handed_over:
                 self._hand_over(self._pending.bytes)
                 return

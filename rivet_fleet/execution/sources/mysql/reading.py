@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import decimal
+import math
 from collections.abc import Generator
 from dataclasses import replace
 
@@ -24,9 +25,9 @@ from rivet_fleet.execution.sources.mysql.introspect import Shape, read_shape
 from rivet_fleet.execution.sources.mysql.keytext import carried_exactly
 from rivet_fleet.execution.sources.mysql.liveness import WatchedConnection
 from rivet_fleet.execution.sources.mysql.querysession import in_utc
-from rivet_fleet.execution.sources.mysql.session import Proxy, Session
+from rivet_fleet.execution.sources.mysql.session import Proxy, Server, Session
 from rivet_fleet.execution.sources.mysql.statements import bare_query, metadata_settings
-from rivet_fleet.execution.sources.mysql.stream import StatementStream
+from rivet_fleet.execution.sources.mysql.stream import StatementStream, statement_train
 from rivet_fleet.execution.types import check_columns
 
 # ------------------------------------------------------------------------------------------
@@ -132,6 +133,21 @@ _EXACT_KEY_TEXT = (
 """Kinds whose text we can write from the carried value. For all others (moments: a zero date is
 no date; tinyint(1): true stands for more than 1) the page carries the key once more, as text."""
 _BYTES_WIRE_TYPE = "253:binary"
+_TRAINS_SINCE = (10, 3)
+_NEAR_S = 0.002
+"""A way that is shorter is no distance."""
+_WAYS = 2
+"""A statement is prepared, and executed."""
+_WAY_SHARE = 0.05
+"""Of the time that pages take, the ways there and back may be this part."""
+_PAGES_MAX = 16
+"""What they are asked by fits into the server's receive buffer: it reads nothing while it sends."""
+
+
+def takes_several(server: Server) -> bool:
+    """True of MariaDB that is met directly: it executes what was prepared last without being told
+    its number, so that both can be asked at once."""
+    return server.mariadb and server.version >= _TRAINS_SINCE and server.proxy is Proxy.DIRECT
 
 
 class MysqlReading(EngineReading[Session, BatchDecoder]):
@@ -219,8 +235,12 @@ class MysqlReading(EngineReading[Session, BatchDecoder]):
         )
 
     def pages_at_once(self, page_s: float) -> int:
-        """One."""
-        return 1
+        """So many that the way there and back is a small part of the time that they take."""
+        if not (takes_several(self._session.server) and self.decodes_at_once):
+            return 1
+        way_s = self._session.times.way_s(math.inf)
+        worth = 1 if way_s < _NEAR_S else math.ceil(_WAYS * way_s / (_WAY_SHARE * page_s))
+        return max(1, min(worth, _PAGES_MAX))
 
     def open_train(
         self,
@@ -230,9 +250,17 @@ class MysqlReading(EngineReading[Session, BatchDecoder]):
         *,
         packed: bool,
     ) -> Generator[StatementStream, None, None]:
-        """Never asked for."""
-        for select in selects:
-            yield self.open_stream(select, columns, walk, packed=packed)
+        """Prepared and executed one behind the other; nothing is sent before the first receive."""
+        columns = tuple(self._as_sent(column) for column in columns)
+        return statement_train(
+            self._session,
+            tuple(self._now(select) for select in selects),
+            columns,
+            statements.page_settings(self._session.server, self._tuning, self._read.session),
+            self._tuning,
+            lambda: self._open_decoder(columns, packed=packed),
+            subject=str(self._read.relation or "the query"),
+        )
 
     def _as_sent(self, column: ColumnSpec) -> ColumnSpec:
         if statements.checked_value(column, self._keys.texts.get(column.name)) is None:

@@ -53,7 +53,7 @@ class ReferenceDecoder:
     ) -> None:
         self._built = _Builder(columns, _build_column, coerce=coerce)
         self.schema, self.changed = self._built.schema, self._built.changed
-        self.ended = self.parted = False
+        self.ended = self.parted = self._followed = False
         self.error: ServerError | None = None
         self._columns = columns
         self._framings = tuple(framing(column) for column in columns)
@@ -103,6 +103,15 @@ class ReferenceDecoder:
         self._pending, self._pending_bytes, self._needed_bytes = [], 0, _HEADER_BYTES
         return tail
 
+    def expect_more(self) -> None:
+        """Behind the end other answers follow: see ``rest``."""
+        self._followed = True
+
+    def rest(self) -> bytes:
+        """What came behind the end, and is no part of the stream. Not twice."""
+        rest, self._pending, self._pending_bytes = b"".join(self._pending), [], 0
+        return rest
+
     def finish(self) -> None:
         """Check that the stream ended where its format says it ends."""
         if not self.ended:
@@ -128,7 +137,7 @@ class ReferenceDecoder:
         self._pending = [tail] if tail else []
         self._pending_bytes = len(tail)
         self._offset += position
-        if self.ended and tail:
+        if self.ended and tail and not self._followed:
             if not is_farewell(tail):
                 raise MalformedData(f"{len(tail)} bytes follow the end at offset {self._offset}")
             self.parted = True

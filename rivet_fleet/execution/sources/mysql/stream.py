@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from functools import partial
 
 import pymysql
@@ -13,10 +13,10 @@ from rivet_fleet.contracts.columns import ColumnSpec
 from rivet_fleet.contracts.plan import TuningPlan
 from rivet_fleet.errors import SchemaDrift, SourceError, SourceRefused
 from rivet_fleet.execution.engines.session import Settings, maybe_swapped, whole
-from rivet_fleet.execution.engines.stream import SteppedStream, Steps
+from rivet_fleet.execution.engines.stream import SteppedStream, Steps, Train
 from rivet_fleet.execution.servo import Overdue
 from rivet_fleet.execution.sources.mysql import wire
-from rivet_fleet.execution.sources.mysql.border import SWAPPED_CODES
+from rivet_fleet.execution.sources.mysql.border import SWAPPED_CODES, Asked
 from rivet_fleet.execution.sources.mysql.decoder import BatchDecoder
 from rivet_fleet.execution.sources.mysql.liveness import WatchedConnection, well_formed
 from rivet_fleet.execution.sources.mysql.session import Session
@@ -96,7 +96,8 @@ class StatementStream(SteppedStream):
             overdue = Overdue(self._session.url.identity, connection.silence_s_max or 0.0)
             prepared = self._prepare(channel)
             try:
-                yield from self._timed(self._execute(channel, prepared), channel, overdue)
+                rows = self._rows(channel, partial(wire.execute, channel, prepared))
+                yield from self._timed(rows, channel, overdue)
             except wire.StatementFailed as error:
                 with contextlib.suppress(pymysql.MySQLError):
                     wire.close(channel, prepared)
@@ -132,12 +133,15 @@ class StatementStream(SteppedStream):
         prepared_s = time.monotonic() - began_s
         self._session.times.answered(prepared_s)  # it may have waited for a lock
         self._way_s = self._session.times.way_s(prepared_s)
+        self._check_prepared(prepared)
+        return prepared
+
+    def _check_prepared(self, prepared: wire.Prepared) -> None:
         if prepared.parameters:
             raise SourceRefused(
                 f"{self._session.url.identity}: the statement has placeholders (?)",
                 hint="write the values into the `query:`",
             )
-        return prepared
 
     def _timed(
         self, blocks: Iterator[None], channel: wire.Channel, overdue: Overdue
@@ -155,9 +159,12 @@ class StatementStream(SteppedStream):
             overdue.check(self._spent_s)
             yield
 
-    def _execute(self, channel: wire.Channel, prepared: wire.Prepared) -> Iterator[None]:
-        """Execute, and feed the decoder until the server's end or error."""
-        check_definitions(wire.execute(channel, prepared), self._columns)
+    def _rows(
+        self, channel: wire.Channel, begin: Callable[[], tuple[wire.ColumnDefinition, ...]]
+    ) -> Iterator[None]:
+        """Feed the decoder until the server's end or error. ``begin``: takes what stands before
+        the rows."""
+        check_definitions(begin(), self._columns)
         buffer = memoryview(bytearray(BLOCK_BYTES))
         while not self._decoder.ended:
             count = channel.receive_into(buffer[: self._block_bytes])
@@ -180,6 +187,86 @@ class StatementStream(SteppedStream):
                 f"({said.errno})"
             )
             raise found(message, hint=hint, code=f"MYSQL_{said.errno}") from None
+
+
+class _PageOfTrain(StatementStream):
+    """A ``PageStream``: one of several statements that were sent at once. The server finds the next
+    one on its socket when it has sent a page's last byte. The first one sends them all."""
+
+    def __init__(
+        self,
+        train: Train,
+        number: int,
+        session: Session,
+        columns: tuple[ColumnSpec, ...],
+        settings: Settings,
+        tuning: TuningPlan,
+        decoder: BatchDecoder,
+        *,
+        subject: str,
+    ) -> None:
+        sql = train.statements[number]
+        super().__init__(session, sql, columns, settings, tuning, decoder, subject=subject)
+        self._train, self._number = train, number
+        self._left_at_s = train.left_at_s
+        if not train.is_last(number):
+            decoder.expect_more()
+
+    def _receive(self) -> Steps:
+        session, subject = self._session, self._subject
+        reading = session.reading(
+            self._settings,
+            doing=f"reading a page of {subject}",
+            timeout_s=self._timeout_s,
+            subject=subject,
+        )
+        with maybe_swapped(SWAPPED_CODES), reading as connection:
+            try:
+                yield from self._answer(connection)
+            except BaseException:
+                # The others' answers are on their way: nobody could tell them from the next one's.
+                session.close()
+                raise
+
+    def _answer(self, connection: WatchedConnection) -> Steps:
+        channel = wire.Channel(connection)
+        if self._number:
+            connection.expect_answer()
+        else:
+            wire.send_all(channel, self._train.statements)
+        connection.asked = Asked(text=self._sql)
+        overdue = Overdue(self._session.url.identity, connection.silence_s_max or 0.0)
+        channel.sequence_id = 1
+        prepared = wire.take_prepared(channel)
+        self._check_prepared(prepared)
+        channel.sequence_id = 1
+        rows = self._rows(channel, partial(wire.take_definitions, channel))
+        yield from self._timed(rows, channel, overdue)
+        if not self._train.is_last(self._number):
+            channel.give_back(self._decoder.rest())
+            self._train.ended(self._number)
+        self.wire_bytes = channel.wire_bytes
+        self._part(channel, prepared)
+
+
+def statement_train(
+    session: Session,
+    statements: tuple[str, ...],
+    columns: tuple[ColumnSpec, ...],
+    settings: Settings,
+    tuning: TuningPlan,
+    open_decoder: Callable[[], BatchDecoder],
+    *,
+    subject: str,
+) -> Generator[StatementStream, None, None]:
+    """The streams of several statements that are asked for at once, each with a decoder of its own;
+    ``subject`` as of ``StatementStream``. Nothing is sent before the first receive."""
+    train = Train(session, statements)
+    return train.streams(
+        lambda number: _PageOfTrain(
+            train, number, session, columns, settings, tuning, open_decoder(), subject=subject
+        )
+    )
 
 
 def check_definitions(

@@ -50,6 +50,8 @@ _PREPARED = struct.Struct("<xIHHxH")
 _DEFINITION = struct.Struct("<HIBHB")
 _EXECUTE = struct.Struct("<IBI")
 _STATEMENT = struct.Struct("<I")
+_LAST_PREPARED = 0xFFFFFFFF
+"""Instead of a statement's number: the one that was prepared last (MariaDB, "COM_STMT_EXECUTE")."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,6 +242,11 @@ class Channel:
         self.wire_bytes += count
         return count
 
+    def give_back(self, data: bytes) -> None:
+        """What came behind the end of an answer, and is the beginning of another one."""
+        self._connection._rfile.give_back(data)
+        self.wire_bytes -= len(data)
+
     def let_collect(self) -> None:
         """Let bytes collect before the next look: else the server wakes us for every 16 KB, which
         on a small machine costs both sides more than the rows (ADR 0015). Above TLS a read
@@ -287,6 +294,11 @@ def _lost(what: str) -> NoReturn:
 def prepare(channel: Channel, sql: str) -> Prepared:
     """Prepare one statement and take its whole answer. Raises as ``Channel``."""
     channel.send(COM_STMT_PREPARE, sql.encode())
+    return take_prepared(channel)
+
+
+def take_prepared(channel: Channel) -> Prepared:
+    """The whole answer to a statement that was sent to be prepared. Raises as ``Channel``."""
     prepared = parse_prepared(channel.packet())
     for described in (prepared.parameters, prepared.columns):
         for _ in range(described):
@@ -300,11 +312,25 @@ def execute(channel: Channel, prepared: Prepared) -> tuple[ColumnDefinition, ...
     """Execute without parameters and without a cursor: all rows follow behind the definitions
     this returns (none: the statement has no result set). Raises as ``Channel``."""
     channel.send(COM_STMT_EXECUTE, _EXECUTE.pack(prepared.statement_id, 0, 1))
+    return take_definitions(channel)
+
+
+def take_definitions(channel: Channel) -> tuple[ColumnDefinition, ...]:
+    """The beginning of the answer to a statement that was sent to be executed, as ``execute``."""
     count = parse_column_count(channel.packet())
     definitions = tuple(parse_definition(channel.packet()) for _ in range(count))
     if count:
         check_end(channel.packet())
     return definitions
+
+
+def send_all(channel: Channel, statements: tuple[str, ...]) -> None:
+    """Send every statement to be prepared and executed, one behind the other. No answer is read;
+    each is that of ``take_prepared`` and that of ``take_definitions``, whose packets count from 1.
+    """
+    for sql in statements:
+        channel.send(COM_STMT_PREPARE, sql.encode())
+        channel.send(COM_STMT_EXECUTE, _EXECUTE.pack(_LAST_PREPARED, 0, 1))
 
 
 def close(channel: Channel, prepared: Prepared) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from enum import Enum
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -17,7 +17,7 @@ from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGresult
 
 from rivet_fleet.contracts.plan import TuningPlan
-from rivet_fleet.errors import MalformedData, SourceError, SourceRefused, SourceUnavailable
+from rivet_fleet.errors import MalformedData, SourceError, SourceRefused
 from rivet_fleet.execution.engines.decoding import BatchDecoder
 from rivet_fleet.execution.engines.session import (
     OTHER_ANSWER,
@@ -26,7 +26,7 @@ from rivet_fleet.execution.engines.session import (
     maybe_swapped,
     whole,
 )
-from rivet_fleet.execution.engines.stream import SteppedStream, Steps
+from rivet_fleet.execution.engines.stream import SteppedStream, Steps, Train
 from rivet_fleet.execution.servo import Overdue
 from rivet_fleet.execution.sources.postgres.border import SWAPPED
 from rivet_fleet.execution.sources.postgres.decoder import compiled_decoder
@@ -360,79 +360,65 @@ def in_one_message(begin: str, sql: str, end: str) -> bytes:
     return f"{begin};{sql};{end}".encode()
 
 
-# ------------------------------------------------------------------------------------------
-# Several COPYs in one message, each in a short transaction of its own (ADR 0030).
-
-
-class CopyTrain:
-    """Pages that are asked for at once: what the server does between two of them needs no word of
-    ours. Each statement has its own limit, and each page its own snapshot and locks."""
+class _PageOfTrain(CopyStream):
+    """A ``PageStream``: one of several COPYs in one message, each in a short transaction of its
+    own. What the server does between two of them needs no word of ours; each has its own limit,
+    snapshot and locks. The first one sends the message."""
 
     def __init__(
         self,
+        train: Train,
+        number: int,
         session: Session,
-        statements: Sequence[str],
         settings: Settings,
         tuning: TuningPlan,
+        decoder: BatchDecoder,
         *,
         foreign: bool,
     ) -> None:
         """``foreign``: as of ``CopyStream``."""
-        self.session, self.settings, self.tuning = session, settings, tuning
-        self.statements, self.foreign = tuple(statements), foreign
-        self.left_at_s: float | None = None
-        """When the last page ended (monotonic): since then the server is at work for the next."""
-
-    def streams(self, decoder: Callable[[], BatchDecoder]) -> Generator[CopyStream, None, None]:
-        """One for each page; ``decoder`` opens the next one's. Raises SourceUnavailable."""
-        last = len(self.statements) - 1
-        for number, sql in enumerate(self.statements):
-            if number and not self.session.usable:
-                raise SourceUnavailable(
-                    f"{self.session.url.identity}: the connection on which pages were asked for "
-                    "is gone",
-                    hint="the page is read again",
-                )
-            try:
-                yield _PageOfTrain(self, sql, decoder(), first=not number, last=number == last)
-            except GeneratorExit:
-                if number < last:
-                    # As of any statement that is left: its connection ends it.
-                    self.session.close()
-                raise
-
-
-class _PageOfTrain(CopyStream):
-    """A ``PageStream``; the first one sends the message."""
-
-    def __init__(
-        self, train: CopyTrain, sql: str, decoder: BatchDecoder, *, first: bool, last: bool
-    ) -> None:
-        super().__init__(
-            train.session, sql, train.settings, train.tuning, decoder, foreign=train.foreign
-        )
-        self._train, self._first, self._last = train, first, last
+        sql = train.statements[number]
+        super().__init__(session, sql, settings, tuning, decoder, foreign=foreign)
+        self._train, self._number = train, number
         self._left_at_s = train.left_at_s
 
     def _receive(self) -> Steps:
-        if self._first:
+        if not self._number:
             yield from super()._receive()
             return
         with self._session.alone(doing="reading a page", timeout_s=self._timeout_s):
             yield from self._answer(b"")
 
     def _begin(self, exchange: Exchange, query: bytes) -> None:
-        if self._first:
-            session, settings = self._session, self._settings
-            begin, end = session.begin(settings), session.ending
-            statements = self._train.statements
-            exchange.send(b";".join(in_one_message(begin, sql, end) for sql in statements))
-        else:
+        if self._number:
             exchange.begin()
+            return
+        begin, end = self._session.begin(self._settings), self._session.ending
+        pages = (in_one_message(begin, sql, end) for sql in self._train.statements)
+        exchange.send(b";".join(pages))
 
     def _finish(self, exchange: Exchange) -> None:
-        if self._last:
+        if self._train.is_last(self._number):
             exchange.finish()
         else:
             exchange.finish_page()
-            self._train.left_at_s = time.monotonic()
+            self._train.ended(self._number)
+
+
+def copy_train(
+    session: Session,
+    statements: tuple[str, ...],
+    settings: Settings,
+    tuning: TuningPlan,
+    open_decoder: Callable[[], BatchDecoder],
+    *,
+    foreign: bool,
+) -> Generator[CopyStream, None, None]:
+    """The streams of several COPYs that are asked for at once, each with a decoder of its own;
+    ``foreign`` as of ``CopyStream``. Nothing is sent before the first receive."""
+    train = Train(session, statements)
+    return train.streams(
+        lambda number: _PageOfTrain(
+            train, number, session, settings, tuning, open_decoder(), foreign=foreign
+        )
+    )

@@ -21,7 +21,7 @@ from rivet_fleet.execution.sources.postgres import dialect
 from rivet_fleet.execution.sources.postgres.cursorstream import CursorStream
 from rivet_fleet.execution.sources.postgres.decoder import DECODERS
 from rivet_fleet.execution.sources.postgres.dialect import OID_TEXT, block_range
-from rivet_fleet.execution.sources.postgres.exchange import CopyStream, CopyTrain
+from rivet_fleet.execution.sources.postgres.exchange import CopyStream, copy_train
 from rivet_fleet.execution.sources.postgres.heaps import proof, relation_blocks
 from rivet_fleet.execution.sources.postgres.keyorder import Keys
 from rivet_fleet.execution.sources.postgres.session import Session
@@ -248,14 +248,14 @@ class PostgresReading(EngineReading[Session, BatchDecoder]):
         packed: bool,
     ) -> Generator[CopyStream, None, None]:
         """One message; nothing is sent before the first receive."""
-        train = CopyTrain(
+        return copy_train(
             self._session,
-            [dialect.copy_statement(select) for select in selects],
+            tuple(map(dialect.copy_statement, selects)),
             self._settings(walk),
             self._tuning,
+            lambda: self._open_decoder(columns, packed=packed),
             foreign=self._read.query is not None,
         )
-        return train.streams(lambda: self._open_decoder(columns, packed=packed))
 
     def _settings(self, walk: Walk) -> tuple[tuple[str, str], ...]:
         nudges = dialect.whole_read(self._tuning) if self._whole else dialect.NUDGES[walk]
