@@ -6,7 +6,7 @@ import contextlib
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import pyarrow as pa
 
@@ -140,17 +140,17 @@ class SteppedStream(ABC):
 
 
 P = TypeVar("P", bound=SteppedStream)
+S = TypeVar("S", bound=EngineSession[Any, Any])
 
 
-class Train:
+class Train(Generic[S]):
     """Statements of one session that were asked for at once (ADR 0030). Nothing else may be asked
     of it before the last one has ended."""
 
-    def __init__(self, session: EngineSession[Any, Any], statements: tuple[str, ...]) -> None:
-        self.statements = statements
+    def __init__(self, session: S, statements: tuple[str, ...]) -> None:
+        self.session, self.statements = session, statements
         self.left_at_s: float | None = None
         """When the last page ended (monotonic): since then the server is at work for the next."""
-        self._session = session
 
     def is_last(self, number: int) -> bool:
         """True of the statement that nothing follows; they count from 0."""
@@ -164,9 +164,9 @@ class Train:
         """What ``page`` opens for each of them, when the last one has ended. Raises
         SourceUnavailable."""
         for number in range(len(self.statements)):
-            if number and not self._session.usable:
+            if number and not self.session.usable:
                 raise SourceUnavailable(
-                    f"{self._session.url.identity}: the connection on which pages were asked for "
+                    f"{self.session.url.identity}: the connection on which pages were asked for "
                     "is gone",
                     hint="the page is read again",
                 )
@@ -175,5 +175,5 @@ class Train:
             except GeneratorExit:
                 if not self.is_last(number):
                     # As of any statement that is left: its connection ends it.
-                    self._session.close()
+                    self.session.close()
                 raise

@@ -195,9 +195,8 @@ class _PageOfTrain(StatementStream):
 
     def __init__(
         self,
-        train: Train,
+        train: Train[Session],
         number: int,
-        session: Session,
         columns: tuple[ColumnSpec, ...],
         settings: Settings,
         tuning: TuningPlan,
@@ -206,7 +205,7 @@ class _PageOfTrain(StatementStream):
         subject: str,
     ) -> None:
         sql = train.statements[number]
-        super().__init__(session, sql, columns, settings, tuning, decoder, subject=subject)
+        super().__init__(train.session, sql, columns, settings, tuning, decoder, subject=subject)
         self._train, self._number = train, number
         self._left_at_s = train.left_at_s
         if not train.is_last(number):
@@ -264,7 +263,7 @@ def statement_train(
     train = Train(session, statements)
     return train.streams(
         lambda number: _PageOfTrain(
-            train, number, session, columns, settings, tuning, open_decoder(), subject=subject
+            train, number, columns, settings, tuning, open_decoder(), subject=subject
         )
     )
 

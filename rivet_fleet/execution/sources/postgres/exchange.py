@@ -367,9 +367,8 @@ class _PageOfTrain(CopyStream):
 
     def __init__(
         self,
-        train: Train,
+        train: Train[Session],
         number: int,
-        session: Session,
         settings: Settings,
         tuning: TuningPlan,
         decoder: BatchDecoder,
@@ -378,7 +377,7 @@ class _PageOfTrain(CopyStream):
     ) -> None:
         """``foreign``: as of ``CopyStream``."""
         sql = train.statements[number]
-        super().__init__(session, sql, settings, tuning, decoder, foreign=foreign)
+        super().__init__(train.session, sql, settings, tuning, decoder, foreign=foreign)
         self._train, self._number = train, number
         self._left_at_s = train.left_at_s
 
@@ -419,6 +418,6 @@ def copy_train(
     train = Train(session, statements)
     return train.streams(
         lambda number: _PageOfTrain(
-            train, number, session, settings, tuning, open_decoder(), foreign=foreign
+            train, number, settings, tuning, open_decoder(), foreign=foreign
         )
     )
