@@ -341,7 +341,8 @@ class PostgresDialect:
     def _connect(
         self, _dialect: object, _record: ConnectionPoolEntry, _args: object, options: dict[str, Any]
     ) -> LimitedConnection:
-        connection = LimitedConnection.connect(**options)
+        # SQLAlchemy would have the connection make its own objects again.
+        connection = LimitedConnection.connect(**{**options, "context": None})
         connection.limit = lambda: self._watchdog.limit(connection.fileno(), self._answer_max_s)
         return connection
 

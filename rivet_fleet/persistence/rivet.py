@@ -37,6 +37,13 @@ class RivetCursor:
     several: bool = False
 
 
+# SQLAlchemy's own question asks for every domain and enumeration besides, as lists.
+_COLUMNS = """
+SELECT a.attname::text FROM pg_catalog.pg_attribute a
+WHERE a.attrelid = pg_catalog.to_regclass(:name) AND a.attnum > 0 AND NOT a.attisdropped
+"""
+
+
 def is_rivets(tables: Collection[str]) -> bool:
     """True for Rivet's tables: ours have a version of another name, whatever else is beside it."""
     rivets = _CURSORS in tables and any(version in tables for version in _VERSIONS)
@@ -80,7 +87,7 @@ def cursors_of_file(path: Path) -> tuple[RivetCursor, ...]:
 def cursors_of(connection: Connection, target: str) -> tuple[RivetCursor, ...]:
     """Every cursor on a server, by name. Raises StateRefused for what is no state of Rivet's."""
     _refuse_others(inspect(connection).get_table_names(), target)
-    columns = {str(one["name"]) for one in inspect(connection).get_columns(_CURSORS)}
+    columns = {str(name) for (name,) in connection.execute(text(_COLUMNS), {"name": _CURSORS})}
     return _cursors(connection.execute(text(_asked(columns))))
 
 

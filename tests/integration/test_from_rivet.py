@@ -89,7 +89,13 @@ def test_a_servers_state_of_rivets_is_read_and_none_of_ours_is_made_in_it(
         assert caught.value.code == OF_RIVET
         target, (found,) = rivets_cursors_of_server(database)
         assert database.rpartition("/")[2] in target
-        assert (found.export_name, found.value) == ("orders", "17")
+        assert (found.export_name, found.value, found.unfinished) == ("orders", "17", False)
+        postgres.psql(
+            "CREATE DOMAIN run AS text CHECK (VALUE <> '');"
+            "ALTER TABLE export_state ADD resume_run_id run DEFAULT 'r'",
+            database=database.rpartition("/")[2],
+        )
+        assert rivets_cursors_of_server(database)[1][0].unfinished
     finally:
         store.close()
     with pytest.raises(StateRefused, match="holds the state of Rivet"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import subprocess
@@ -18,11 +19,12 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, event, text
+from sqlalchemy.exc import DataError
 
 from rivet_fleet.contracts.keys import CampaignId, RunId
 from rivet_fleet.demo.embedded import EmbeddedPostgres, free_port
 from rivet_fleet.errors import LeaseLost, StateRefused, StateUnavailable
-from rivet_fleet.persistence import claims
+from rivet_fleet.persistence import claims, postgres_dialect
 from rivet_fleet.persistence.guards import SCHEMA_VERSION, VERSION_TABLE
 from rivet_fleet.persistence.migrate import create, upgrade
 from rivet_fleet.persistence.open import open_store, state_health
@@ -84,7 +86,9 @@ def test_migrations_and_metadata_make_the_same_database(
         fresh = create_engine(other.replace("postgresql://", "postgresql+psycopg://"))
     with fresh.begin() as declaring:
         create(declaring)
-    with opened._db.connected() as migrated, fresh.connect() as declared:
+    # A store's own connection makes no lists, which a comparison asks for.
+    plain = create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
+    with plain.connect() as migrated, fresh.connect() as declared:
         options = {
             "compare_type": True,
             "version_table": VERSION_TABLE,
@@ -100,6 +104,7 @@ def test_migrations_and_metadata_make_the_same_database(
         version = text(f"SELECT version_num FROM {VERSION_TABLE}")
         assert migrated.execute(version).all() == declared.execute(version).all()
     fresh.dispose()
+    plain.dispose()
 
 
 def test_budgets_of_former_campaigns_become_those_of_their_groups(opened: Store) -> None:
@@ -301,6 +306,26 @@ def test_nothing_we_set_outlives_a_transaction(remote: SqlBackend) -> None:
     with remote.sql._db.connected() as connection:
         for name in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"):
             assert connection.exec_driver_sql(f"SHOW {name}").scalar() == "0"
+
+
+def test_what_the_state_answers_is_made_within_bounds(
+    remote: SqlBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the connection that every statement of a store uses."""
+    asked = "SELECT '{1,2}'::int[], '{a}'::text[], '[1]'::json, '[1]'::jsonb, ROW(1)"
+    with remote.sql._db.connected() as connection:
+        (row,) = connection.exec_driver_sql(asked).fetchall()
+        assert tuple(row) == ("{1,2}", "{a}", "[1]", "[1]", "(1)")
+        monkeypatch.setattr(postgres_dialect, "_CELL_BYTES_MAX", 1000)
+        monkeypatch.setattr(postgres_dialect, "_held_bytes", itertools.count(0, 1001).__next__)
+        connection.exec_driver_sql("SELECT repeat('x', 1000)").fetchall()
+        with pytest.raises(DataError, match="a value of the answer is larger"):
+            connection.exec_driver_sql("SELECT repeat('x', 1001)").fetchall()
+        monkeypatch.setattr(postgres_dialect, "_BLOCK_ROWS", 2)
+        answered = connection.exec_driver_sql("SELECT 1 FROM generate_series(1, 5)")
+        monkeypatch.setattr(postgres_dialect, "_held_bytes", lambda: 1 << 40)
+        with pytest.raises(DataError, match="more memory than any"):
+            answered.fetchall()
 
 
 def test_concurrent_claims_never_share_a_task(url: str) -> None:
