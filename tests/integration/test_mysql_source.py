@@ -237,3 +237,14 @@ def test_a_default_of_the_server_never_sets_the_level_of_our_reading(sql, source
     finally:
         sql.execute(f"SET GLOBAL {level} = %s", before)
     assert found == ("READ-COMMITTED",)
+
+
+def test_cuts_between_no_year_and_the_first_part_the_rows(sql, source) -> None:
+    years = [0, 1901, 1969, 1970, 1999, 2000, 2049, 2050, 2069, 2070, 2155]
+    sql.execute("CREATE TABLE t (y year NOT NULL PRIMARY KEY)")
+    sql.execute(f"INSERT INTO t VALUES {', '.join(f'({year})' for year in years)}")
+    read = read_plan(facts_of(source, "t"))
+    cuts = [None, *((str(cut),) for cut in (1, 2, 50, 69, 70, 99, 100, 500, 1999, 2050)), None]
+    for kind in (RangeKind.SPAN, RangeKind.KEYSET):
+        got = partition_by_key(source, read, kind, ("y",), cuts)
+        assert sorted(got.column("y").to_pylist()) == years

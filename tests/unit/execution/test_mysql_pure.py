@@ -67,6 +67,13 @@ def test_a_key_value_that_is_none_never_becomes_sql(text, native_type) -> None:
         literal(text, native_type)
 
 
+def test_a_cut_between_no_year_and_the_first_is_not_read_as_a_short_form() -> None:
+    written = {text: literal(text, "year(4)") for text in ("0", "0000", "1", "69", "70", "99")}
+    assert written == {"0": "0", "0000": "0000", **dict.fromkeys(("1", "69", "70", "99"), "100")}
+    assert [literal(text, "year(4)") for text in ("100", "1901", "2155")] == ["100", "1901", "2155"]
+    assert literal("50", "smallint(6)") == "50"
+
+
 def test_text_is_the_same_under_every_sql_mode() -> None:
     assert quote_text("plain text (1)") == "'plain text (1)'"
     for hostile in ("it's", "back\\slash", 'quo"te', "nul\0", "ü", "😀", "new\nline"):

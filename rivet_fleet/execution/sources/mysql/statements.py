@@ -184,6 +184,9 @@ def select_expression(
 
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 _HEX = re.compile(r"(?:[0-9A-Fa-f]{2})*")
+_SHORT_YEAR = re.compile(r"0*[1-9][0-9]?")
+"""1 to 99: next to a year 50 is 2050 to the server, and 99 is 1999 (manual, "2-Digit Years in
+Dates")."""
 
 
 def literal(text: str, native_type: str, form: TextForm | None = None) -> str:
@@ -192,7 +195,8 @@ def literal(text: str, native_type: str, form: TextForm | None = None) -> str:
     if name in (*NUMBERS, "decimal"):
         if _NUMBER.fullmatch(text) is None:
             raise ConfigError(f"{text!r} is no value of a {native_type} key")
-        return text
+        # A cut between 0 and 1901, where no year of the type lies: 100 is itself.
+        return "100" if name == "year" and _SHORT_YEAR.fullmatch(text) else text
     if name in BYTES:
         if _HEX.fullmatch(text) is None:
             raise ConfigError(f"{text!r} is no value of a {native_type} key")
