@@ -170,6 +170,22 @@ def test_a_probe_holds_whatever_is_not_answered(service: Service, scenes: Scenes
     assert not service.proxy.outwaited
 
 
+def test_a_small_object_is_whole_whatever_is_not_answered(service: Service, scenes: Scenes) -> None:
+    def told(case: tuple[Fault, bool]) -> bool:
+        fault, new = case
+        scene = scenes()
+        call = "put" if "put" in service.calls else "piece"
+        service.proxy.inject(scene.meant(call), fault, acts=True)
+        put = scene.here.put_new if new else scene.here.put_atomic
+        # Of a new one nobody can tell then whose it is: whoever asked looks at it.
+        again(lambda: put("m", b"body"))
+        return bool(scene.truth.read("m", 10) == b"body")
+
+    wanted = list(itertools.product((Fault.LOST, Fault.SILENT), (True, False)))
+    with ThreadPoolExecutor(len(wanted)) as pool:
+        assert all(pool.map(told, wanted))
+
+
 def test_a_service_that_keeps_failing_is_told_and_nothing_is_shown(
     service: Service, scenes: Scenes
 ) -> None:
