@@ -19,6 +19,8 @@ from pyarrow.fs import FileSelector
 from rivet_fleet.execution import registry
 from rivet_fleet.execution.parts import digest_file
 from tests.integration.fleet_cli import Desk
+from tests.servers.azure_fake import AzureAccount, Blob, azure_account
+from tests.servers.web import Answer, Asked
 
 ROWS = """
 CREATE TABLE orders (id bigint PRIMARY KEY, day date NOT NULL, note text);
@@ -61,7 +63,6 @@ class Lake:
         self.store = store
         self.desk = desk
         self.bucket = store.make_bucket("campaign")
-        self._files = store.reader()
 
     def block(self, prefix: str) -> str:
         """A destination of it."""
@@ -71,7 +72,7 @@ class Lake:
 
     def names(self, prefix: str) -> list[str]:
         """Keys below a prefix, without it."""
-        found = self._files.get_file_info(
+        found = self.store.reader().get_file_info(
             FileSelector(f"{self.bucket}/{prefix}", recursive=True, allow_not_found=True)
         )
         start = len(f"{self.bucket}/{prefix}/")
@@ -85,10 +86,11 @@ class Lake:
         """Every row of every file beside a ``_SUCCESS``."""
         ids: Counter[int] = Counter()
         done = {n.rpartition("/")[0] for n in self.names(prefix) if n.endswith("/_SUCCESS")}
+        files = self.store.reader()
         for name in self.parts(prefix):
             if name.rpartition("/")[0] in done:
                 # All at once: who parses holds the lock that a service within this process needs.
-                with self._files.open_input_stream(f"{self.bucket}/{prefix}/{name}") as stream:
+                with files.open_input_stream(f"{self.bucket}/{prefix}/{name}") as stream:
                     body = io.BytesIO(stream.read())
                 whole = pq.read_table(body) if name.endswith("t") else csv.read_csv(body)
                 ids.update(whole["id"].to_pylist())
@@ -181,3 +183,29 @@ def test_what_was_forgotten_is_delivered_anew_beside_it(lake: Lake) -> None:
     assert fresh and all(name in told for name in fresh)
     assert not any(name in told for name in before)
     assert lake.ids("raw/orders") == EVERY + EVERY
+
+
+def test_credentials_that_expire_in_the_middle_cost_a_restart(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The key is changed right behind the first part. Workers end as unfit and say why; with the
+    new key the rest is delivered."""
+    put = AzureAccount._put
+
+    def put_once(account: AzureAccount, blob: Blob, asked: Asked, comp: str) -> Answer:
+        answer = put(account, blob, asked, comp)
+        if asked.path.endswith(".parquet"):
+            account.key = b"another"
+        return answer
+
+    monkeypatch.setattr(AzureAccount, "_put", put_once)
+    with azure_account() as account:
+        environment = {"DATABASE_URL": database, **account.variables}
+        lake = Lake(account, Desk(folder=tmp_path, environment=environment))
+        text = first_example().replace(FOLDER, lake.block("raw/orders"))
+        lake.desk.write(f"{text}    chunk_count: 6\ncampaign: {{workers: 2}}\n")
+        assert "AuthenticationFailed (403)" in lake.desk.cli("run", code=9).said
+        assert len(lake.parts("raw/orders")) == 1
+        lake.desk.environment |= account.variables
+        lake.desk.cli("resume")
+        assert lake.ids("raw/orders") == EVERY
