@@ -33,6 +33,9 @@ AIM_MIN = 0.25
 pages would cost more than they spare."""
 _LATE_ROOM = 0.85
 """The next statement that is held up may be a little later than the latest one was."""
+_LATE_FIRST = 1.7
+"""How late the latest is taken to be as long as nobody has seen: with more workers than cores the
+first one came after 2.7 times what was expected, and was a third too long."""
 _LATE_MEMORY = 0.98
 """Of a late statement half is forgotten after 34 others."""
 _PACE_MEMORY = 0.8
@@ -96,7 +99,7 @@ class PageServo:
         """What a row of a usual page takes; 0 before there was one."""
         self._pace_rows = 0
         """How many rows the page had that told it last."""
-        self._late = 1.0
+        self._late = _LATE_FIRST
         """How many times what was expected the latest statements took."""
         self._share = 1.0
         self._held_back = False

@@ -273,9 +273,9 @@ def test_a_statement_over_its_limit_is_tried_with_a_smaller_page(run):
 
 def test_statements_over_their_limit_are_bounded(run, tmp_path):
     errors = {1: [StatementTimeout(str(n), hint="an index") for n in range(9)]}
-    reader = ScriptedReader(250, errors=errors)
+    reader = ScriptedReader(2500, errors=errors)
     with pytest.raises(StatementTimeout) as caught:
-        run(reader)
+        run(reader, tuning=TuningPlan(batch_rows_max=1000))
     assert (reader.reconnects, caught.value.hint) == (3, "an index")
     assert spooled(tmp_path) == []
 

@@ -87,8 +87,22 @@ def test_it_leaves_the_probe_in_a_few_pages_and_overshoots_little():
         rows = servo.limit().rows_max
         longest = max(longest, rows / 700_000)
         servo.observe(rows, rows * 8, rows / 700_000)
-    assert servo.limit().rows_max == pytest.approx(AIM * 105_000, rel=0.05)
+    assert servo.limit().rows_max >= 0.45 * 105_000
     assert longest <= 0.150 * 1.6
+
+
+def test_the_first_statement_that_is_held_up_is_little_longer_than_the_target():
+    """What was not seen yet is allowed for: 2.5 times what all before it took."""
+    servo = PageServo(150, 0)
+    for _ in range(8):
+        rows = servo.limit().rows_max
+        servo.observe(rows, rows * 8, rows / 700_000)
+    assert servo.limit().rows_max / 700_000 * 2.5 <= 0.200
+    # And it is forgotten when nothing comes of it.
+    for _ in range(100):
+        rows = servo.limit().rows_max
+        servo.observe(rows, rows * 8, rows / 700_000)
+    assert servo.limit().rows_max == pytest.approx(AIM * 105_000, rel=0.05)
 
 
 def test_a_source_that_becomes_slow_is_spared_at_once():
@@ -141,13 +155,13 @@ def test_the_minimum_is_one_row():
 
 def test_two_pages_are_enough_for_a_source_ten_times_slower():
     servo, us_a_row = PageServo(150, 0), 10
-    for page in range(250):
-        us_a_row = 10 if page < 20 else 100
+    for page in range(330):
+        us_a_row = 10 if page < 100 else 100
         rows = servo.limit().rows_max
         statement_s = rows * us_a_row / 1e6
-        if page in (19, 249):
+        if page in (99, 329):
             assert statement_s == pytest.approx(AIM * 0.150, rel=0.1)
-        if page == 22:  # and more is not risked until that has been so for a while
+        if page == 102:  # and more is not risked until that has been so for a while
             assert AIM_MIN * 0.150 <= statement_s <= AIM * 0.150
         servo.observe(rows, rows * 8, statement_s)
 
@@ -221,19 +235,19 @@ def test_a_chunk_never_begins_below_what_the_first_one_tried():
 
 
 def settled(**named):
-    """A servo whose pages of 10,000 rows take the 0.105 s that they are to take."""
+    """A servo whose pages of 10,000 rows take 0.099 s, and may take a little more."""
     servo = PageServo(150, 0, 10_000, **named)
-    for _ in range(20):
+    for _ in range(60):
         rows = servo.limit().rows_max
-        servo.observe(rows, rows * 100, rows * 0.105 / 10_000)
+        servo.observe(rows, rows * 100, rows * 0.099 / 10_000)
     assert servo.limit().rows_max == 10_000
     return servo
 
 
 def test_pages_that_are_asked_for_at_once_take_a_second_together():
     servo = settled()
-    assert servo.limit().page_s == pytest.approx(0.105)
-    assert servo.limit().pages_max == 9
+    assert servo.limit().page_s == pytest.approx(0.099)
+    assert servo.limit().pages_max == 10
     assert settled(ahead=False).limit().pages_max == 1
 
 
