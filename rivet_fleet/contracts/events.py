@@ -464,7 +464,7 @@ class EventName(Enum):
     )
     RUN_PROVEN = _Row(
         "run.proven",
-        "finalizer",
+        TRANSITION,
         INFO,
         "the source was asked about the whole of a run",
         data="`outcome`, `delivered`, `counted`, `longest_statement_s`",

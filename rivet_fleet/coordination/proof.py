@@ -96,17 +96,14 @@ def prove_run(
         sentence=sentence,
         longest_statement_s=busy_s,
     )
-    ttl_s = fleet.settings.lease_ttl_s
-    fleet.patience.call("keep the proof", lambda: fleet.store.note_proof(lease, proof, ttl_s))
-    reach(KillPoint.PROOF_NOTED)
-    fleet.emit(
+    told = fleet.mention(
         Event(
             name=EventName.RUN_PROVEN,
             campaign_id=run.campaign_id,
             run_id=run.run_id,
             export_name=run.export_name,
             worker_id=fleet.identity.worker_id,
-            message=sentence,
+            message=fleet.redact(sentence),
             data={
                 "outcome": outcome.value,
                 "delivered": ask.delivered,
@@ -115,6 +112,11 @@ def prove_run(
             },
         )
     )
+    ttl_s = fleet.settings.lease_ttl_s
+    fleet.patience.call(
+        "keep the proof", lambda: fleet.store.note_proof(lease, proof, ttl_s, told=[told])
+    )
+    reach(KillPoint.PROOF_NOTED)
     return proof
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from rivet_fleet.contracts.codec import dumps, loads
-from rivet_fleet.contracts.events import Event, EventName
+from rivet_fleet.contracts.events import Event, EventName, Told
 from rivet_fleet.contracts.keys import CampaignId, RunId
 from rivet_fleet.contracts.plan import ExportPlan
 from rivet_fleet.contracts.proof import RunProof
@@ -20,7 +20,7 @@ from rivet_fleet.contracts.state import (
 )
 from rivet_fleet.errors import LeaseLost, StateRefused
 from rivet_fleet.persistence.database import Database, Record, Transaction
-from rivet_fleet.persistence.journal import note
+from rivet_fleet.persistence.journal import note, note_all
 from rivet_fleet.persistence.ledger import (
     LOCK_CAMPAIGN,
     LOCK_RUN,
@@ -168,17 +168,26 @@ class Finalizers:
         found: str | None = self._db.one(lambda tx: tx.scalar(_LATER, run_id=run_id))
         return None if found is None else RunId(found)
 
-    def note_proof(self, lease: FinalizeLease, proof: RunProof, lease_ttl_s: float) -> None:
+    def note_proof(
+        self,
+        lease: FinalizeLease,
+        proof: RunProof,
+        lease_ttl_s: float,
+        *,
+        told: Sequence[Told] = (),
+    ) -> None:
         """Keep what the source said of the whole run, until a chunk of it is reopened, and extend
-        the finalizer's lease: whoever finishes it tells the same. Raises LeaseLost when its fence
-        does not match any more."""
+        the finalizer's lease: whoever finishes it tells the same. ``told`` is journaled with it.
+        Raises LeaseLost when its fence does not match any more."""
         word = dumps(proof)
         values = {**_named(lease), "proof_json": word, "lease_ttl_s": lease_ttl_s}
 
         def work(tx: Transaction) -> int:
             run_seal = tx.scalar(RUN_SEAL, run_id=lease.run_id)
             seal = seal_word(tx.sealer, "proof", lease.run_id, word, run_seal=run_seal)
-            return tx.run(_NOTE_PROOF, **values, proof_seal=seal)
+            noted = tx.run(_NOTE_PROOF, **values, proof_seal=seal)
+            note_all(tx, (), told=told if noted else ())
+            return noted
 
         # As above; undone, the source is asked again.
         if self._db.write(work, durable=False) == 0:

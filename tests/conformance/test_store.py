@@ -1061,13 +1061,16 @@ def test_what_the_source_said_of_a_run_is_kept_until_its_data_change(store) -> N
         longest_statement_s=0.75,
     )
     run_id = RunId("c1-e0")
+    told = Told(event=Event(name=EventName.RUN_PROVEN, campaign_id=C1), ago_s=lambda: 0.0)
     former = store.lease_finalize(run_id, W1, -1.0)
     lease = store.lease_finalize(run_id, W2, 30.0)
     with pytest.raises(LeaseLost):
-        store.note_proof(former, proof, 30.0)
+        store.note_proof(former, proof, 30.0, told=[told])
     assert store.run(run_id).proof is None
+    assert "run.proven" not in events(store)
     store.note_proof(lease, proof, 30.0)
-    store.note_proof(lease, proof, 30.0)
+    store.note_proof(lease, proof, 30.0, told=[told])
+    assert events(store)[-1] == "run.proven"
     assert store.run(run_id).proof == proof
     store.fail_run(lease, "not delivered", RunFindings(gates=(GATE,)))
     assert store.run(run_id).proof == proof, "an accepted run is judged as it was"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from rivet_fleet.contracts.events import Event, EventName
+from rivet_fleet.contracts.events import Event, EventName, Told
 from rivet_fleet.contracts.identity import CampaignIdentity
 from rivet_fleet.contracts.keys import CampaignId, RunId
 from rivet_fleet.contracts.manifest import PartStatus
@@ -83,12 +83,21 @@ class MemoryFinish(MemoryMarks, MemoryCounters):
         run.finalize_lease_expires_at_s = self._clock() + lease_ttl_s
 
     @synchronized
-    def note_proof(self, lease: FinalizeLease, proof: RunProof, lease_ttl_s: float) -> None:
+    def note_proof(
+        self,
+        lease: FinalizeLease,
+        proof: RunProof,
+        lease_ttl_s: float,
+        *,
+        told: Sequence[Told] = (),
+    ) -> None:
         run = self._leased(lease)
         if run is None:
             raise _lost(lease)
         run.proof = proof
         run.finalize_lease_expires_at_s = self._clock() + lease_ttl_s
+        for one in told:
+            self._note(one.event)
 
     @synchronized
     def finish_run(self, lease: FinalizeLease, finished: FinishedRun) -> None:
