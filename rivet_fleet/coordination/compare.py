@@ -20,6 +20,7 @@ from rivet_fleet.errors import DataIntegrityError, SourceError
 from rivet_fleet.execution.extract import Pacer, PageProgress, Pages
 from rivet_fleet.execution.format import PartFormat
 from rivet_fleet.execution.registry import open_format
+from rivet_fleet.execution.servo import PageServo
 from rivet_fleet.execution.source import ChunkReader, Source
 
 
@@ -31,6 +32,7 @@ class Approach:
     source: Source
     opened: Callable[[ReadPlan, ChunkRange], AbstractContextManager[ChunkReader]]
     pacer: Pacer
+    servo: Callable[[ChunkReader], PageServo]
     on_page: Callable[[PageProgress], None]
     breathe: Callable[[], None]
 
@@ -57,11 +59,16 @@ class _Looks:
         """By the run's own pages, with their limits, retries and rests."""
         approach = self._approach
         with approach.opened(read, chunk_range) as reader:
-            pages = Pages(reader, self._plan.tuning, approach.pacer, random.random)
+            if self._format.takes_packed:
+                # Hashes are of values, however a page holds them, and it holds less so.
+                reader.pack()
+            servo = approach.servo(reader)
+            pages = Pages(reader, self._plan.tuning, approach.pacer, random.random, servo)
             while not pages.ended:
                 batch = pages.next()
                 approach.on_page(pages.progress)
                 yield batch
+                del batch  # with the next page it would be two
                 if pages.between and not pages.ended:
                     pages.throttle()
             pages.prove()

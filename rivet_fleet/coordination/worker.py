@@ -355,9 +355,16 @@ class Worker:
                 source=source,
                 opened=opened,
                 pacer=pacer,
+                servo=lambda reader: self._servo(claim, plan, reader),
                 on_page=lambda progress: self._on_page(claim, progress, guard),
                 breathe=lambda: self._breathe(claim),
             ),
+        )
+
+    def _servo(self, claim: Claim, plan: ExportPlan, reader: ChunkReader) -> PageServo:
+        """Chunks of an export may be read in different ways: those of NULLs are one statement."""
+        return self._servos.setdefault(
+            (claim.run_id, reader.piecewise), page_servo(reader, plan.tuning)
         )
 
     @contextmanager
@@ -389,10 +396,6 @@ class Worker:
             if plan.proof is not None:
                 proofs = self._proofs.setdefault(claim.run_id, PageProofs(plan.proof.prove))
                 reader.count_pages(proofs, plan.tuning.statement_timeout_s)
-            # Chunks of an export may be read in different ways: those of NULLs are one statement.
-            servo = self._servos.setdefault(
-                (claim.run_id, reader.piecewise), page_servo(reader, plan.tuning)
-            )
             return extract_chunk(
                 reader=reader,
                 part_format=open_format(plan.format),
@@ -403,7 +406,7 @@ class Worker:
                 on_page=lambda progress: self._on_page(claim, progress, guard),
                 unique=plan.quality.unique if plan.quality else (),
                 meta=plan.meta,
-                servo=servo,
+                servo=self._servo(claim, plan, reader),
             )
 
     def _tell_changes(self, claim: Claim, told: tuple[BasisDifference, ...]) -> None:

@@ -45,7 +45,8 @@ class Looks(Protocol):
     the comparison."""
 
     def source(self, read: ReadPlan, chunk_range: ChunkRange) -> Iterator[pa.RecordBatch]:
-        """The rows of a range as they are now, by pages of the run's own reader."""
+        """The rows of a range as they are now, by pages of the run's own reader; packed (ADR 0014)
+        where the format takes that."""
         ...
 
     def count_files(self) -> int:
@@ -235,16 +236,15 @@ class _Comparison:
 
     def _read_source(self, names: tuple[str, ...], take: _Take) -> None:
         for batch in self._looks.source(self._read, self._range):
-            columns = self._looks.as_read(batch)
-            self._give(dict(zip(names, columns, strict=True)), take, batch.num_rows)
+            columns = dict(zip(names, self._looks.as_read(batch), strict=True))
+            if batch.num_rows:
+                take(columns)
+            del batch, columns  # held on, they would be there beside the next page
 
     def _read_files(self, names: tuple[str, ...], take: _Take) -> None:
         for columns in self._file_rows(names):
-            self._give(columns, take, len(columns[names[0]]))
-
-    def _give(self, columns: Mapping[str, pa.Array], take: _Take, rows: int) -> None:
-        if rows:
-            take(columns)
+            if len(columns[names[0]]):
+                take(columns)
 
     def _file_rows(self, names: tuple[str, ...]) -> Iterator[Mapping[str, pa.Array]]:
         """Of the planned columns and types. Raises _Otherwise."""

@@ -217,6 +217,15 @@ def test_a_comparison_is_killed_and_goes_on_and_finds_what_files_lack(
     assert run_sqlite(desk.state, known) == [(2,)]
     desk.environment.pop("RIVET_FLEET_TEST_KILL")
 
+    asked = ("reconcile", "--settled-by", "note")
+    desk.refused(*asked, code=1, named="note is no date or time", hint="all rows are compared")
+    desk.refused("reconcile", "--run", "other", code=1, named="no delivered run", hint="state show")
+    (manifest,) = desk.out.glob("orders/manifest-*.json")
+    body = manifest.read_text()
+    manifest.write_text(body.replace("-c000001-", "-c000009-"))
+    desk.refused("reconcile", code=1, named="lists other files", hint="validate")
+    manifest.write_text(body)
+
     (part,) = desk.out.glob("orders/*/*-c000001-*.parquet")
     table = pq.read_table(part)
     whole = part.read_bytes()

@@ -37,6 +37,7 @@ from rivet_fleet.execution.registry import open_format
 from rivet_fleet.execution.types import arrow_schema
 from rivet_fleet.verification.reconcile import compare_range
 from tests.campaigns import planned_run
+from tests.packed import packed
 
 BEGAN = datetime(2024, 5, 1, tzinfo=UTC)
 BEFORE, AFTER = BEGAN - timedelta(hours=1), BEGAN + timedelta(hours=1)
@@ -94,7 +95,7 @@ class Sides:
         path.mkdir(exist_ok=True)
         self._path, self._looks = path / "part", list(looks)
         self._beyond = more.get("beyond", ())
-        self._there = files is not None
+        self._there, self._packed = files is not None, more.get("packed", False)
         if files is not None:
             writer = self._format.open(self._path, arrow_schema(more.get("columns", COLUMNS)))
             writer.write(batch_of(files, more.get("columns", COLUMNS)))
@@ -109,7 +110,8 @@ class Sides:
         if not above and len(self._looks) > 1:
             self._looks.pop(0)
         for start in range(0, len(rows), 7):
-            yield batch_of(rows[start : start + 7], read.carried)
+            page = batch_of(rows[start : start + 7], read.carried)
+            yield packed(page) if self._packed else page
 
     def count_files(self) -> int:
         return self._format.count_rows(self._file())
@@ -209,6 +211,18 @@ def test_rows_of_either_side_and_swapped_values_are_named(tmp_path) -> None:
     assert (result.missing, result.extra, result.changed, result.complete) == (1, 1, 2, True)
     few = by_row(Sides(tmp_path / "b", ROWS, now), limit=2)
     assert len(few.rows) == 2 and few.changed == 2
+
+
+def test_packed_pages_are_the_same_rows(tmp_path) -> None:
+    sides = Sides(tmp_path, ROWS, ROWS, packed=True)
+    assert by_row(sides).verdict is by_number(sides).verdict is RangeVerdict.MATCH
+    now = changed(ROWS, note3="x", total4=Decimal("9.99"), note5=None)
+    result = by_row(Sides(tmp_path / "b", ROWS, now, packed=True))
+    assert told(result) == {
+        ("changed", "3", "note"),
+        ("changed", "4", "total"),
+        ("changed", "5", "note"),
+    }
 
 
 def test_a_difference_of_one_look_alone_is_none(tmp_path) -> None:

@@ -36,6 +36,8 @@ from rivet_fleet.execution.parts import Extremes
 VALUES = "value64"
 """Checksums of decoded values."""
 _ROWS_MAX = 65_536
+_ROWS_OF_WORKER = 8_192
+"""In a process that reads a source meanwhile, and has promised how much memory it takes."""
 _BYTES_MAX = 32 * 1024 * 1024
 
 
@@ -43,14 +45,14 @@ def file_checksums(path: Path) -> dict[str, str]:
     """The checksum of each column, by name. Raises DataIntegrityError when it cannot be decoded,
     and OSError."""
     sums: ColumnSums | None = None
-    for schema, piece in _decoded(path, None):
+    for schema, piece in _decoded(path, None, _ROWS_MAX):
         sums = sums or ColumnSums(VALUES, schema, patient_sum())
         sums.add(piece)
     return sums.texts() if sums is not None else {}
 
 
 def _decoded(
-    path: Path, columns: Sequence[str] | None
+    path: Path, columns: Sequence[str] | None, rows_max: int
 ) -> Iterator[tuple[pa.Schema, list[pa.Array]]]:
     """The named columns that the file has, some rows at a time, with what they are; no rows at
     first. Raises as ``file_checksums`` does."""
@@ -62,7 +64,7 @@ def _decoded(
         yield schema, [pa.nulls(0, one.type) for one in schema]
         shared = [name for name in _shared(footer, schema) if name in schema.names]
         with pq.ParquetFile(path, metadata=footer, read_dictionary=shared) as file:
-            rows, names = _rows_at_once(footer), schema.names
+            rows, names = min(rows_max, _rows_at_once(footer)), schema.names
             for batch in file.iter_batches(rows, columns=names, use_threads=False):
                 for piece in _pieces(batch, shared):
                     yield schema, piece
@@ -187,12 +189,12 @@ class ParquetFormat:
     def rows(
         self, path: Path, columns: Sequence[str] | None = None
     ) -> Iterator[dict[str, pa.Array]]:
-        """Nominal values, a few thousand rows at a time; first none, for the types."""
-        for schema, piece in _decoded(path, columns):
+        """Nominal values; first of no rows, for the types."""
+        for schema, piece in _decoded(path, columns, _ROWS_OF_WORKER):
             yield dict(zip(schema.names, piece, strict=True))
 
     def as_read(self, batch: pa.RecordBatch) -> list[pa.Array]:
-        """The page itself: the file says what its values mean."""
+        """The page itself, packed or not: the file says what its values mean."""
         return list(batch.columns)
 
     def checksums(self, path: Path) -> dict[str, str]:
