@@ -255,7 +255,7 @@ class _Comparison:
             for name in names:
                 if name not in columns:
                     raise _Otherwise(f"the files have no column {name}")
-                found, kind = storage_of(columns[name]).type, storage_of(planned[name]).type
+                found, kind = _kind(columns[name]), _kind(planned[name])
                 if found != kind:
                     raise _Otherwise(f"column {name} of the files is {found}, not {kind}")
             yield columns
@@ -274,6 +274,12 @@ class _Comparison:
             columns = dict(zip(only, self._looks.as_read(batch), strict=True))
             found.update(hashes_of([columns[name] for name in keys]).tolist())
         return found
+
+
+def _kind(column: pa.Array) -> pa.DataType:
+    """The type of a column's values, however they are held."""
+    kind = storage_of(column).type
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 class _Take(Protocol):

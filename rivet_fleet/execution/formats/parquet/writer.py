@@ -29,6 +29,7 @@ from rivet_fleet.execution.formats.parquet.encodings import (
 )
 from rivet_fleet.execution.packing import packed_schema
 from rivet_fleet.execution.parts import Extremes
+from rivet_fleet.execution.types import empty_batch
 
 # ------------------------------------------------------------------------------------------
 # Reading a finished Parquet file back, for the checksums of its columns.
@@ -37,7 +38,8 @@ VALUES = "value64"
 """Checksums of decoded values."""
 _ROWS_MAX = 65_536
 _ROWS_OF_WORKER = 8_192
-"""In a process that reads a source meanwhile, and has promised how much memory it takes."""
+"""In a process that has promised how much memory it takes. There dictionaries are of no use: who
+reads text of many values as one has both."""
 _BYTES_MAX = 32 * 1024 * 1024
 
 
@@ -45,29 +47,32 @@ def file_checksums(path: Path) -> dict[str, str]:
     """The checksum of each column, by name. Raises DataIntegrityError when it cannot be decoded,
     and OSError."""
     sums: ColumnSums | None = None
-    for schema, piece in _decoded(path, None, _ROWS_MAX):
+    for batch, shared, schema in _decoded(path, None, shares=True):
         sums = sums or ColumnSums(VALUES, schema, patient_sum())
-        sums.add(piece)
+        for piece in _pieces(batch, shared):
+            sums.add(piece)
     return sums.texts() if sums is not None else {}
 
 
 def _decoded(
-    path: Path, columns: Sequence[str] | None, rows_max: int
-) -> Iterator[tuple[pa.Schema, list[pa.Array]]]:
-    """The named columns that the file has, some rows at a time, with what they are; no rows at
-    first. Raises as ``file_checksums`` does."""
+    path: Path, columns: Sequence[str] | None, *, shares: bool
+) -> Iterator[tuple[pa.RecordBatch, list[str], pa.Schema]]:
+    """The named columns that the file has, some rows at a time; which of them come as dictionaries
+    (``shares``), and what all are nominally. First no rows. Raises as ``file_checksums`` does."""
     try:
         with pq.ParquetFile(path) as file:
             footer, schema = file.metadata, file.schema_arrow
         if columns is not None:
             schema = pa.schema([one for one in schema if one.name in columns])
-        yield schema, [pa.nulls(0, one.type) for one in schema]
-        shared = [name for name in _shared(footer, schema) if name in schema.names]
+        yield empty_batch(schema), [], schema
+        shared = _shared(footer, schema) if shares else []
         with pq.ParquetFile(path, metadata=footer, read_dictionary=shared) as file:
-            rows, names = min(rows_max, _rows_at_once(footer)), schema.names
+            rows, names = (
+                _rows_at_once(footer, _ROWS_MAX if shares else _ROWS_OF_WORKER),
+                schema.names,
+            )
             for batch in file.iter_batches(rows, columns=names, use_threads=False):
-                for piece in _pieces(batch, shared):
-                    yield schema, piece
+                yield batch, shared, schema
     except MemoryError:
         raise  # Arrow's own is one of its exceptions, too: it says nothing of the bytes
     except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
@@ -76,7 +81,7 @@ def _decoded(
         raise DataIntegrityError(f"it cannot be decoded: {error}") from error
 
 
-def _rows_at_once(footer: pq.FileMetaData) -> int:
+def _rows_at_once(footer: pq.FileMetaData, rows_max: int) -> int:
     """So many rows that their values, as they are encoded, take about 32 MB."""
     groups = [footer.row_group(index) for index in range(footer.num_row_groups)]
     widest = max((g.total_byte_size / max(g.num_rows, 1) for g in groups), default=1.0)
@@ -84,7 +89,7 @@ def _rows_at_once(footer: pq.FileMetaData) -> int:
         if _PREFIXED in column.encodings:
             # Each value may be the one before and a byte: as wide as all of the chunk.
             widest = max(widest, float(column.total_uncompressed_size))
-    return max(1, min(_ROWS_MAX, int(_BYTES_MAX / max(widest, 1.0))))
+    return max(1, min(rows_max, int(_BYTES_MAX / max(widest, 1.0))))
 
 
 _PREFIXED = "DELTA_BYTE_ARRAY"
@@ -190,8 +195,8 @@ class ParquetFormat:
         self, path: Path, columns: Sequence[str] | None = None
     ) -> Iterator[dict[str, pa.Array]]:
         """Nominal values; first of no rows, for the types."""
-        for schema, piece in _decoded(path, columns, _ROWS_OF_WORKER):
-            yield dict(zip(schema.names, piece, strict=True))
+        for batch, _, schema in _decoded(path, columns, shares=False):
+            yield dict(zip(schema.names, batch.columns, strict=True))
 
     def as_read(self, batch: pa.RecordBatch) -> list[pa.Array]:
         """The page itself, packed or not: the file says what its values mean."""
