@@ -1,0 +1,133 @@
+"""A range compared by a worker: over the in-memory store and destination, without a server."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pyarrow as pa
+import pytest
+
+from rivet_fleet.contracts.columns import ColumnSpec, ColumnType, TypeKind
+from rivet_fleet.contracts.keys import CampaignId, RunId
+from rivet_fleet.contracts.reconcile import RangeVerdict, ReconcileDepth, ReconcilePlan
+from rivet_fleet.contracts.state import CampaignStatus, RunStatus
+from rivet_fleet.coordination.commit import Published, deliver_chunk, deliver_result
+from rivet_fleet.coordination.compare import Approach, compare_chunk
+from rivet_fleet.coordination.finalize import finalize_run
+from rivet_fleet.coordination.tend import tend
+from rivet_fleet.errors import SourceUnavailable
+from rivet_fleet.execution.servo import Allowance, PageServo
+from rivet_fleet.execution.source import Page
+from rivet_fleet.execution.types import arrow_schema
+from tests.model.store import MemoryStore
+from tests.unit.coordination.fleets import (
+    CAMPAIGN,
+    DatabaseClock,
+    make_fleet,
+    memory_plan,
+    spooled,
+)
+
+COMPARING = CampaignId("c2")
+ID = ColumnSpec(name="id", native_type="bigint", type=ColumnType(kind=TypeKind.INT64), key=True)
+
+
+class Reader:
+    """All rows in one page."""
+
+    resumable, piecewise, lost_bytes, changed = False, False, 0, {}
+    packed = False
+
+    def __init__(self, rows):
+        self.batch = pa.RecordBatch.from_arrays(
+            [pa.array(range(rows), pa.int64())], schema=arrow_schema((ID,))
+        )
+
+    def pack(self):
+        self.packed = True
+
+    def read_page(self, limit):
+        return Page(batch=self.batch, statement_s=0.1, pace_s=0.1, wire_bytes=80, last=True)
+
+    def prove(self):
+        return ()
+
+
+class Silent:
+    """A source that does not say what time it is."""
+
+    def read_counters(self):
+        raise SourceUnavailable("away")
+
+
+def approach_of(rows, waits):
+    pacer = SimpleNamespace(allowance=Allowance, wait=waits.append)
+    return Approach(
+        source=Silent(),
+        opened=lambda read, chunk_range: nullcontext(Reader(rows)),
+        pacer=pacer,
+        servo=lambda reader: PageServo(150, 1 << 20, None, piecewise=False),
+        on_page=lambda progress: None,
+        breathe=lambda: None,
+    )
+
+
+@pytest.fixture
+def fleet(tmp_path):
+    """One export of two chunks of ten rows is delivered, and a comparison of it is stored."""
+    store = MemoryStore(DatabaseClock())
+    plan = memory_plan()
+    store.submit(plan)
+    fleet = make_fleet(store, tmp_path)
+    for _ in range(2):
+        claim = store.claim(CAMPAIGN, fleet.identity, 30.0)
+        run = fleet.planned_run(claim.run_id).plan
+        deliver_chunk(fleet, claim, run, spooled(tmp_path / "spool"))
+    tend(fleet, CAMPAIGN)
+    assert store.run(RunId("c1-e0")).status is RunStatus.COMPLETED
+    (run,) = plan.runs
+    asked = ReconcilePlan(of_run=run.plan.run_id, campaign_name="shop", depth=ReconcileDepth.HASH)
+    read = replace(run.plan.read, columns=(ID,))
+    again = replace(run.plan, run_id=RunId("c2-e0"), reconcile=asked, read=read)
+    store.submit(
+        replace(
+            plan,
+            campaign_id=COMPARING,
+            campaign_name="shop/reconcile",
+            runs=(replace(run, plan=again),),
+        )
+    )
+    yield fleet
+    fleet.close()
+
+
+def compared(fleet, rows, waits=None):
+    claim = fleet.store.claim(COMPARING, fleet.identity, 30.0)
+    plan = fleet.planned_run(claim.run_id).plan
+    approach = approach_of(rows, [] if waits is None else waits)
+    return claim, compare_chunk(fleet, claim, plan, approach)
+
+
+def test_a_comparison_ends_as_a_run_that_delivers_nothing(fleet) -> None:
+    before = sorted(info.path for info in fleet.destination(RunId("c1-e0")).list_visible())
+    for rows, verdict in ((10, RangeVerdict.MATCH), (9, RangeVerdict.MISMATCH)):
+        waits: list[float] = []
+        claim, result = compared(fleet, rows, waits)
+        assert result.verdict is verdict and waits == [5.0] * (result.looks - 1)
+        assert result.source.at_s is None and result.files.at_s > 0
+        assert deliver_result(fleet, claim, result, 0.1) is Published.COMPLETED
+    assert finalize_run(fleet, RunId("c2-e0"))
+    assert tend(fleet, COMPARING).status is CampaignStatus.COMPLETED
+    found = [one.result.verdict for one in fleet.store.comparison(RunId("c2-e0"))]
+    assert found == [RangeVerdict.MATCH, RangeVerdict.MISMATCH]
+    assert sorted(info.path for info in fleet.destination(RunId("c1-e0")).list_visible()) == before
+
+
+def test_what_is_being_delivered_anew_is_unknown(fleet) -> None:
+    """Its rows are in no file at this moment: that is no difference."""
+    task = fleet.store.task(RunId("c1-e0"), 0)
+    fleet.store.reopen(task.task_id, task.fence, "repaired")
+    _, result = compared(fleet, 10)
+    assert result.verdict is RangeVerdict.UNKNOWN and "not delivered" in result.sentence
