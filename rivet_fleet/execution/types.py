@@ -176,9 +176,15 @@ def parquet_name(column_type: ColumnType) -> str:
 # How a source differs from what was planned: its columns, and what the plan rests on.
 
 
-def check_columns(read: ReadPlan, now: tuple[ColumnFacts, ...]) -> None:
-    """Raises SchemaDrift when the source's columns are not the planned ones."""
-    differences = drift(read.columns, tuple(one for one in now if one.name not in read.hidden))
+def check_columns(
+    read: ReadPlan, now: tuple[ColumnFacts, ...], *, forms_are_sent: bool = True
+) -> None:
+    """Raises SchemaDrift when the source's columns are not the planned ones. ``forms_are_sent``:
+    every answer says of which types its cells are; otherwise these are compared here, too."""
+    shown = tuple(one for one in now if one.name not in read.hidden)
+    differences = drift(read.columns, shown)
+    if not differences and not forms_are_sent:
+        differences = _other_forms(read.columns, shown)
     if differences:
         raise SchemaDrift(
             f"{read.relation or 'the query'}: the columns are not the planned ones: "
@@ -243,8 +249,6 @@ def drift(planned: tuple[ColumnSpec, ...], now: tuple[ColumnFacts, ...]) -> tupl
         old, new = before[name], after[name]
         if old.native_type != new.native_type:
             found.append(f"{name} was {old.native_type} and is {new.native_type}")
-        elif old.cast is None and _other_form(old, new):
-            found.append(f"{name} is of another type that is called {new.native_type} now, too")
         # The other way round is none: a column that became NOT NULL has the rows it had.
         elif not old.nullable and new.nullable:
             found.append(f"{name} was NOT NULL and may be NULL")
@@ -253,7 +257,13 @@ def drift(planned: tuple[ColumnSpec, ...], now: tuple[ColumnFacts, ...]) -> tupl
     return tuple(sorted(found))
 
 
-def _other_form(old: ColumnSpec, new: ColumnFacts) -> bool:
-    """True when values come as those of another type. A domain may be made again under its name;
-    labels come as text whatever enum they are of."""
-    return old.type.kind is not TypeKind.ENUM and old.wire_type != new.wire_type
+def _other_forms(planned: tuple[ColumnSpec, ...], now: tuple[ColumnFacts, ...]) -> tuple[str, ...]:
+    """Columns whose values come as those of another type: a domain may be made again under its
+    name. Labels come as text, whatever enum they are of."""
+    return tuple(
+        f"{new.name} is of another type that is called {new.native_type} now, too"
+        for old, new in zip(planned, now, strict=True)
+        if old.cast is None
+        and old.type.kind is not TypeKind.ENUM
+        and old.wire_type != new.wire_type
+    )

@@ -25,7 +25,7 @@ from rivet_fleet.execution.source import PageLimit, Source
 from rivet_fleet.execution.sources.mysql import ENGINE as MYSQL
 from tests.conftest import missing
 from tests.integration.fleet_cli import Desk
-from tests.integration.mysql_source_kit import Sql, drain, read_plan
+from tests.integration.mysql_source_kit import Sql, drain, facts_of, read_plan
 from tests.servers.mariadb import (
     EmbeddedMariadb,
     EmbeddedMariadbMissing,
@@ -282,3 +282,18 @@ def test_a_table_is_read_in_utc_whatever_the_server_has(timed, url, tmp_path) ->
         assert "time zone" not in desk.cli("check").said
         desk.cli("run")
     assert [row["ts"] for row in rows_of(desk)][: len(MOMENTS)] == [utc(ts) for ts in MOMENTS]
+
+
+def test_a_view_or_a_virtual_column_that_is_computed_in_another_zone_is_named(timed, url) -> None:
+    timed.execute("CREATE VIEW seen AS SELECT id, date(ts) AS day FROM t")
+    timed.execute("CREATE TABLE made (id int PRIMARY KEY, ts timestamp, day date AS (date(ts)))")
+    timed.execute("CREATE TABLE kept (id int PRIMARY KEY, n int AS (id + 1) STORED)")
+    names = {"seen": "the view of", "made": "virtual column day of", "t": "", "kept": ""}
+    with server_has(timed, time_zone="+02:00"), opened(url) as source:
+        for name, what in names.items():
+            warned = " ".join(facts_of(source, name).warnings)
+            assert ("computed in our session" in warned) is bool(what), name
+            assert not what or f"{what} shop.{name} is" in warned
+            assert not what or "time_zone +02:00" in warned
+    with server_has(timed, time_zone="+00:00"), opened(url) as source:
+        assert not any("computed" in one for one in facts_of(source, "seen").warnings)

@@ -430,3 +430,23 @@ def test_a_campaign_goes_on_in_the_planned_session_and_says_so(
     parts = sorted(desk.out.glob("q/*/*.parquet"))
     rows = [tuple(row.values()) for part in parts for row in pq.read_table(part).to_pylist()]
     assert sorted(rows, key=repr) == expected
+
+
+def test_a_view_or_a_policy_that_is_computed_in_another_zone_is_named(sql, url) -> None:
+    """What a table's rows are no setting decides; what a view makes of them is computed anew."""
+    sql.execute("CREATE VIEW seen AS SELECT id, ts::date AS day FROM t")
+    sql.execute(f"GRANT SELECT ON seen TO {READER}".encode())
+    computed = {"seen": "the view of", "guarded": "row-level security of", "t": None}
+
+    def said(name: str) -> str:
+        with opened(url) as source:
+            relation = RelationName(schema="public", name=name)
+            request = FactsRequest(export_name=name, relation=relation, query=None)
+            return " ".join(source.introspect(request).warnings)
+
+    assert not any("in our session" in said(name) for name in computed)
+    sql.execute(f"ALTER ROLE {READER} SET TimeZone = 'Asia/Kolkata'".encode())
+    for name, what in computed.items():
+        words = f"{what} public.{name} is computed in our session (TimeZone UTC"
+        named = words in said(name) and "TimeZone Asia/Kolkata: " in said(name)
+        assert named is (what is not None), name

@@ -191,6 +191,7 @@ HOSTILE: tuple[tuple[str, str | None], ...] = (
     ("SELECT id FROM t WHERE d < 'tomorrow'::date + 9999", "postgres"),
     ("SELECT id FROM t WHERE d <> timestamp 'now'", "postgres"),
     ("SELECT id FROM t WHERE d <> timestamp 'tomorrow 12:00'", "postgres"),
+    ("SELECT id FROM t WHERE d <> U&'!006eow' UESCAPE '!'", "postgres"),
     ("SELECT id FROM ONLY t", "postgres"),
     ("SELECT id FROM t TABLESAMPLE SYSTEM (100)", "postgres"),
     ("TABLE t", "postgres"),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -158,6 +158,17 @@ def with_casts(
 
 _CAST_CHARS_MAX = 400
 """Of what a server says of one cast: a table may have a thousand columns."""
+
+
+def apart(what: str, relation: RelationName, ours: str, theirs: Mapping[str, str]) -> str:
+    """What a plan says of ``what`` of a relation that the server computes when it is read: in our
+    session, where its user's own (``theirs``) is another."""
+    settings = "; ".join(f"{name} {value}" for name, value in theirs.items())
+    return (
+        f"{what} of {relation} is computed in our session ({ours}), and its user's own has "
+        f"{settings}: where that decides a day, a text or a row, write `query: SELECT * FROM "
+        f"{relation}`, which is read in its user's session"
+    )
 
 
 def refused_cast(column: ColumnFacts, override: str, said: str, hint: str | None) -> ColumnFacts:

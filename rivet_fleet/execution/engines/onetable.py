@@ -204,7 +204,9 @@ class _Look:
         before = self._pieces[at - 1] if at else None
         if before is not None and before.kind in quoted and self._name(at - 1) is None:
             raise _Doubt("it holds a text in pieces")
-        if "\\" in text and (text[0] in "eE" or self._word(at - 1) == "&"):
+        # U&'…' names its own sign for them (UESCAPE).
+        escaped = self._word(at - 1) == "&" and self._word(at - 2) == "u"
+        if ("\\" in text and text[0] in "eE") or escaped:
             raise _Doubt("it holds a text with escapes")
         held = self._words.moments.intersection(_LETTERS.findall(text.lower()))
         if held:

@@ -204,10 +204,11 @@ def relation_columns(
     return tuple(facts)
 
 
-def invisible_columns(connection: WatchedConnection, relation: Relation) -> tuple[str, ...]:
-    """The columns that ``SELECT *`` leaves out."""
+def marked_columns(connection: WatchedConnection, relation: Relation) -> dict[str, str]:
+    """What the dictionary says of each column beside its type, in capitals: INVISIBLE is one that
+    ``SELECT *`` leaves out, VIRTUAL GENERATED one that is computed when it is read."""
     found = rows(connection, _COLUMNS, (relation.name.schema, relation.name.name))
-    return tuple(row[0] for row in found if "INVISIBLE" in (row[4] or "").upper())
+    return {row[0]: (row[4] or "").upper() for row in found}
 
 
 def query_columns(

@@ -50,7 +50,7 @@ from rivet_fleet.execution.sources.mysql.dialect import (
 from rivet_fleet.execution.sources.mysql.estimates import explained, range_cuts
 from rivet_fleet.execution.sources.mysql.keytext import ORDERED_TEXTS, orderable
 from rivet_fleet.execution.sources.mysql.liveness import WatchedConnection
-from rivet_fleet.execution.sources.mysql.querysession import Own, in_utc, notes
+from rivet_fleet.execution.sources.mysql.querysession import Own, apart, in_utc, notes
 from rivet_fleet.execution.sources.mysql.session import Session
 from rivet_fleet.execution.sources.mysql.statements import (
     Keys,
@@ -260,14 +260,21 @@ def _table(session: Session, basis: Basis, request: FactsRequest) -> SourceFacts
         relation = catalog.find_relation(connection, request.relation)
         mariadb = session.server.mariadb
         columns = catalog.relation_columns(connection, relation, mariadb=mariadb)
-        invisible = catalog.invisible_columns(connection, relation)
+        marked = catalog.marked_columns(connection, relation)
         indexes = _ordered(catalog.indexes(connection, relation), columns)
         item = from_item(relation.name, None)
         casted = with_casts(columns, request, partial(_cast, connection, item, mariadb))
         size = _table_size(connection, relation, item)
         rests_on = basis.of_relation(connection, relation.name)
+    invisible = [name for name, mark in marked.items() if "INVISIBLE" in mark]
     if invisible:
         warnings.append(f"invisible columns are not exported: {', '.join(invisible)}")
+    virtual = [name for name, mark in marked.items() if "VIRTUAL GENERATED" in mark]
+    computed = f"virtual column {', '.join(virtual)}" if relation.base_table else "the view"
+    theirs = apart(session.server.session)
+    if theirs and (virtual or not relation.base_table):
+        ours = "time_zone +00:00, no sql_mode"
+        warnings.append(facts.apart(computed, relation.name, ours, theirs))
     found = MysqlKeys(session, columns, indexes, size, relation=relation.name)
     keys, indexes = found.describe(request, warnings)
     return SourceFacts(

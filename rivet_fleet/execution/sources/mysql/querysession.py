@@ -38,6 +38,14 @@ _MEANING = frozenset(
     )
 )
 """Modes that few servers have, under which the same SQL means something else."""
+_COMPUTED = frozenset(
+    (
+        *("NO_UNSIGNED_SUBTRACTION", "PAD_CHAR_TO_FULL_LENGTH", "TIME_ROUND_FRACTIONAL"),
+        *("TIME_TRUNCATE_FRACTIONAL", "EMPTY_STRING_IS_NULL"),
+    )
+)
+"""Those of them that count when an expression is computed; what it means was read when it was
+stored."""
 _NO_ZEROS = frozenset(("NO_ZERO_DATE", "NO_ZERO_IN_DATE", "TRADITIONAL"))
 _UTC = "+00:00"
 _UTC_NAMES = frozenset((_UTC, "-00:00", "UTC", "ETC/UTC", "GMT", "ETC/GMT"))
@@ -69,6 +77,17 @@ def sealed(answer: Iterable[object]) -> Own:
 def as_settings(own: Own) -> dict[str, str]:
     """The variables and what they are set to, as SQL."""
     return {name: value if value.isdecimal() else quote_text(value) for name, value in own}
+
+
+def apart(own: Own) -> dict[str, str]:
+    """What makes values of a view or of a virtual column others than in our session."""
+    values = dict(own)
+    modes = ",".join(one for one in values.get("sql_mode", "").split(",") if one in _COMPUTED)
+    zone = values.get("time_zone", _UTC)
+    return {
+        **({"time_zone": zone} if zone != _UTC else {}),
+        **({"sql_mode": modes} if modes else {}),
+    }
 
 
 def notes(own: Own, columns: Mapping[str, str], keys: Iterable[str]) -> tuple[str, ...]:

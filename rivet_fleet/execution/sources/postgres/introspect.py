@@ -7,6 +7,7 @@ it is left out with a warning, because weak metadata may weaken a plan, never fa
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -46,7 +47,13 @@ from rivet_fleet.execution.sources.postgres.heaps import Heaps
 from rivet_fleet.execution.sources.postgres.heaps import heaps as find_heaps
 from rivet_fleet.execution.sources.postgres.keyfacts import indexes as find_indexes
 from rivet_fleet.execution.sources.postgres.keyorder import Keys, key_orders
-from rivet_fleet.execution.sources.postgres.querysession import Own, check_strings, notes, sealed
+from rivet_fleet.execution.sources.postgres.querysession import (
+    Own,
+    apart,
+    check_strings,
+    notes,
+    sealed,
+)
 from rivet_fleet.execution.sources.postgres.session import Session
 
 
@@ -124,6 +131,7 @@ def _table(session: Session, basis: Basis, request: FactsRequest) -> SourceFacts
         warnings.append(f"no block ranges: {heaps.obstacle}")
     if relation.row_security:
         warnings.append("row-level security is active: the user sees only the rows it may see")
+    warnings += _apart(session, relation)
     if relation.inheritance_parent:
         warnings.append("inheritance children: unique indexes of the parent do not cover them")
     keys, indexes = keyfacts.PostgresKeys(
@@ -152,6 +160,15 @@ def _table(session: Session, basis: Basis, request: FactsRequest) -> SourceFacts
         warnings=tuple(warnings),
         basis=rests_on,
     )
+
+
+def _apart(session: Session, relation: catalog.Relation) -> Iterator[str]:
+    """Where what is computed while it is read may be other values than its user would see."""
+    computed = "the view" if relation.kind == "v" else "row-level security"
+    if relation.kind == "v" or relation.row_security:
+        theirs = apart(session.own)
+        if theirs:
+            yield facts.apart(computed, relation.name, "TimeZone UTC, DateStyle ISO, MDY", theirs)
 
 
 def _query(session: Session, basis: Basis, request: FactsRequest) -> SourceFacts:

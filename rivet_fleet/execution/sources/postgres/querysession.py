@@ -72,6 +72,7 @@ WATCHING = (
 """Extensions that look on or plan: what is set of them changes no row."""
 FUZZY = "gin_fuzzy_search_limit"
 PLAIN_STRINGS = "standard_conforming_strings"
+_OF_MOMENTS = ("TimeZone", "DateStyle")
 _UTC_NAMES = frozenset(("UTC", "ETC/UTC", "GMT", "ETC/GMT", "UCT", "ETC/UCT", "ZULU"))
 
 
@@ -121,14 +122,24 @@ _STEADY = re.compile(
 _UNSTEADY_KINDS = (TypeKind.FLOAT32, TypeKind.FLOAT64, TypeKind.INTERVAL, TypeKind.LIST)
 
 
-def notes(own: Own, columns: Iterable[ColumnFacts], casts: Collection[str]) -> tuple[str, ...]:
-    """What a plan says of the session its query is read in. ``columns`` before, ``casts``: names
-    of what is cast to text."""
-    others = {
+def _others(own: Own) -> dict[str, str]:
+    """What is not as the server's program has it."""
+    return {
         name: value
         for name, value in sealed(own)
         if SEALED[name].plain is not None and value != SEALED[name].plain
     }
+
+
+def apart(own: Own) -> dict[str, str]:
+    """What makes dates and moments of a view or a policy others than in our session."""
+    return {name: value for name, value in _others(own).items() if name in _OF_MOMENTS}
+
+
+def notes(own: Own, columns: Iterable[ColumnFacts], casts: Collection[str]) -> tuple[str, ...]:
+    """What a plan says of the session its query is read in. ``columns`` before, ``casts``: names
+    of what is cast to text."""
+    others = _others(own)
     said = []
     if others:
         shown = "; ".join(f"{name} {value}" for name, value in others.items())

@@ -263,7 +263,7 @@ def _reading(
     own = session.own if read.relation is None else ()
     with _planned(session, read) as cursor:
         raw, keys = _columns_now(session, cursor, read, chunk_range)
-        check_columns(read, column_facts(cursor, raw))
+        check_columns(read, column_facts(cursor, raw), forms_are_sent=False)
         footing.judge(basis.now(cursor, read, chunk_range, own, raw))
     whole = chunk_range.kind is RangeKind.WHOLE
     return PostgresReading(session, read, tuning, keys, whole=whole)
