@@ -150,7 +150,11 @@ class _TextCursor(psycopg.Cursor[tuple[Any, ...]]):
         """All rows that are left. Raises DataError when they take more memory than any may."""
         found = self.fetchmany(_BLOCK_ROWS)
         while (self.rownumber or 0) < self.rowcount:
-            self._held.look()  # most answers have less than a block, which makes little
+            try:
+                self._held.look()  # most answers have less than a block, which makes little
+            except psycopg.DataError:
+                self.connection.close()  # libpq keeps the room that a large answer took
+                raise
             found += self.fetchmany(_BLOCK_ROWS)
         return found
 
@@ -173,6 +177,8 @@ class _Measured(Loader):
     def load(self, data: Buffer) -> Any:
         """The value."""
         if len(data) > _CELL_BYTES_MAX:
+            if isinstance(self.connection, LimitedConnection):
+                self.connection.close()
             raise psycopg.DataError("a value of the answer is larger than any may be")
         return self._loader.load(data)
 

@@ -574,6 +574,7 @@ def test_a_large_cell_of_the_states_answer_is_refused_unread(
         answered = opened.execute("SELECT a")
         with pytest.raises(DataError, match="a value of the answer is larger than any may be"):
             answered.fetchall()
+        assert opened.closed
 
 
 def test_rows_of_the_states_answer_are_made_a_block_at_a_time(
@@ -588,3 +589,4 @@ def test_rows_of_the_states_answer_are_made_a_block_at_a_time(
         with pytest.raises(DataError, match="more memory than any"):
             answered.fetchall()
         assert answered.rownumber == 2
+        assert opened.closed
