@@ -47,7 +47,8 @@ def validate_campaign(
     """Every finished run of a campaign: its files against its own manifest, and that against the
     ledger. Raises StateRefused when the campaign has no such export or nothing is finished yet."""
     chosen = selected_runs(fleet, campaign_id, export_name)
-    finished = [run for run in chosen if run.status is RunStatus.COMPLETED]
+    delivering = [run for run in chosen if run.plan.reconcile is None]
+    finished = [run for run in delivering if run.status is RunStatus.COMPLETED]
     if not finished:
         raise StateRefused(
             f"campaign {campaign_id} has no finished run to validate",

@@ -279,7 +279,9 @@ def collect_garbage(fleet: Fleet, campaign_id: CampaignId, *, min_age_s: float) 
     """
     files = size_bytes = late = 0
     seen: set[Access] = set()
-    for run in fleet.store.runs(campaign_id):
+    # One that compares stages nothing, and knows of nobody's parts: others' lie at its place.
+    delivering = (r for r in fleet.store.runs(campaign_id) if r.plan.reconcile is None)
+    for run in delivering:
         # What a refused or cancelled run shows is evidence, and one in progress is its finalizer's.
         if run.status is RunStatus.COMPLETED:
             ledger = fleet.store.completed_ledger(run.run_id)

@@ -15,12 +15,16 @@ from rivet_fleet.contracts.reconcile import RangeVerdict, ReconcileDepth, Reconc
 from rivet_fleet.contracts.state import CampaignStatus, RunStatus
 from rivet_fleet.coordination.commit import Published, deliver_chunk, deliver_result
 from rivet_fleet.coordination.compare import Approach, compare_chunk
+from rivet_fleet.coordination.delivered import validate_campaign
 from rivet_fleet.coordination.finalize import finalize_run
+from rivet_fleet.coordination.operate import collect_garbage
 from rivet_fleet.coordination.tend import tend
-from rivet_fleet.errors import SourceUnavailable
+from rivet_fleet.errors import SourceUnavailable, StateRefused
+from rivet_fleet.execution.parts import digest_file
 from rivet_fleet.execution.servo import Allowance, PageServo
 from rivet_fleet.execution.source import Page
 from rivet_fleet.execution.types import arrow_schema
+from rivet_fleet.verification.findings import Depth
 from tests.model.store import MemoryStore
 from tests.unit.coordination.fleets import (
     CAMPAIGN,
@@ -131,3 +135,14 @@ def test_what_is_being_delivered_anew_is_unknown(fleet) -> None:
     fleet.store.reopen(task.task_id, task.fence, "repaired")
     _, result = compared(fleet, 10)
     assert result.verdict is RangeVerdict.UNKNOWN and "not delivered" in result.sentence
+
+
+def test_no_garbage_is_looked_for_by_a_comparison(fleet, tmp_path) -> None:
+    """At its place lies what others have staged, and its own campaigns know nothing of that."""
+    destination = fleet.destination(RunId("c1-e0"))
+    (part,) = spooled(tmp_path / "spool").parts
+    destination.stage(part.path, "c1-e0/late.parquet", digest_file(part.path, 10))
+    assert collect_garbage(fleet, COMPARING, min_age_s=0.0).staged_files == 0
+    assert len(list(destination.list_staged())) == 1
+    with pytest.raises(StateRefused, match="no finished run"):
+        validate_campaign(fleet, COMPARING, depth=Depth.LIGHT, export_name=None)
