@@ -478,7 +478,7 @@ class EventName(Enum):
     )
     MANIFEST_WRITTEN = _Row(
         "manifest.written",
-        "finalizer",
+        TRANSITION,
         INFO,
         "a run's manifest is complete under its own and its canonical name",
         data="`manifest`",

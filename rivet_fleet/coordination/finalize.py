@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from functools import partial
 
 from rivet_fleet.contracts.columns import ColumnSpec
-from rivet_fleet.contracts.events import Event, EventName
+from rivet_fleet.contracts.events import Event, EventName, Told
 from rivet_fleet.contracts.identity import namespace_of
 from rivet_fleet.contracts.keys import CampaignId, RunId
 from rivet_fleet.contracts.killpoints import KillPoint, reach
@@ -245,7 +245,7 @@ def finalize_run(fleet: Fleet, run_id: RunId) -> bool:
     if run.plan.reconcile is not None:
         # It delivers nothing, and is judged by what stands with its chunks.
         return _finish(fleet, run, lease, parts, "", RunFindings())
-    destination = fleet.destination(run_id)
+    destination = fleet.destination(run_id, run)
     # Before the source is asked: whatever it said would be void with the first chunk reopened.
     if _reopen_lost(fleet, destination, run, parts):
         return False
@@ -428,7 +428,7 @@ def _write(
     if other is not None:
         return other
     reach(KillPoint.MANIFEST_WRITTEN)
-    fleet.emit(
+    told = fleet.mention(
         Event(
             name=EventName.MANIFEST_WRITTEN,
             campaign_id=run.campaign_id,
@@ -444,7 +444,7 @@ def _write(
     line = success_line(fingerprint_bytes(body))
     destination.put_atomic(f"{run.run_id}/{SUCCESS_NAME}", line)
     # Who slept has lost the lease, and a later run has taken the name: both markers are its then.
-    _still_ours(fleet, lease)
+    _still_ours(fleet, lease, told)
     if later or not _bears_name(destination, body):
         return None
     destination.put_atomic(SUCCESS_NAME, line)
@@ -492,11 +492,12 @@ def _damaged(destination: Destination, run: RunView, parts: list[LedgerPart]) ->
     return None
 
 
-def _still_ours(fleet: Fleet, lease: FinalizeLease) -> None:
-    """The canonical name is shared by all runs: a finalizer that slept must not come late."""
+def _still_ours(fleet: Fleet, lease: FinalizeLease, *told: Told) -> None:
+    """The canonical name is shared by all runs: a finalizer that slept must not come late. ``told``
+    is journaled with it."""
     fleet.patience.call(
         "confirm the run's end",
-        lambda: fleet.store.confirm_finalize(lease, fleet.settings.lease_ttl_s),
+        lambda: fleet.store.confirm_finalize(lease, fleet.settings.lease_ttl_s, told=told),
     )
 
 

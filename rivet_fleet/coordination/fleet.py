@@ -244,8 +244,11 @@ class Fleet:
         """Those it has a connection to."""
         return frozenset(self._sources)
 
-    def destination(self, run_id: RunId) -> Destination:
-        """Where a run's parts go; opened once for each place and way in."""
+    def destination(self, run_id: RunId, known: RunView | None = None) -> Destination:
+        """Where a run's parts go; opened once for each place and way in. ``known``: the run, where
+        it was read already."""
+        if known is not None:
+            self._runs.setdefault(run_id, known)
         plan = self.planned_run(run_id).plan.destination
         if plan.access not in self._destinations:
             self._destinations[plan.access] = self.open_destination(plan)

@@ -152,14 +152,23 @@ class Finalizers:
         fence = self._db.write(lambda tx: tx.scalar(sql, **values))
         return None if fence is None else FinalizeLease(run_id=run_id, finalize_fence=fence)
 
-    def confirm_finalize(self, lease: FinalizeLease, lease_ttl_s: float) -> None:
+    def confirm_finalize(
+        self, lease: FinalizeLease, lease_ttl_s: float, *, told: Sequence[Told] = ()
+    ) -> None:
         """Extend the finalizer's lease if its fence still matches and the run is still in
-        progress; asked right before shared names are written. Raises LeaseLost."""
+        progress; asked right before shared names are written. ``told`` is journaled with it.
+        Raises LeaseLost."""
         sql = _with_count(_CONFIRM)
         values = {**_named(lease), "lease_ttl_s": lease_ttl_s}
+
+        def work(tx: Transaction) -> int:
+            confirmed = tx.run(sql, **values)
+            note_all(tx, (), told=told if confirmed else ())
+            return confirmed
+
         # The fence is on the disk since the lease was given, and decides; undone by a power cut,
         # the lease ends earlier than its finalizer believes (ADR 0005).
-        if self._db.write(lambda tx: tx.run(sql, **values), durable=False) == 0:
+        if self._db.write(work, durable=False) == 0:
             raise _lost(lease)
 
     def later_run(self, run_id: RunId) -> RunId | None:

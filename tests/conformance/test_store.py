@@ -1071,6 +1071,11 @@ def test_what_the_source_said_of_a_run_is_kept_until_its_data_change(store) -> N
     store.note_proof(lease, proof, 30.0)
     store.note_proof(lease, proof, 30.0, told=[told])
     assert events(store)[-1] == "run.proven"
+    store.confirm_finalize(lease, 30.0, told=[told])
+    with pytest.raises(LeaseLost):
+        store.confirm_finalize(former, 30.0, told=[told])
+    assert events(store)[-2:] == ["run.proven"] * 2
+    assert events(store).count("run.proven") == 2
     assert store.run(run_id).proof == proof
     store.fail_run(lease, "not delivered", RunFindings(gates=(GATE,)))
     assert store.run(run_id).proof == proof, "an accepted run is judged as it was"

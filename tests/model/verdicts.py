@@ -76,11 +76,15 @@ class MemoryFinish(MemoryMarks, MemoryCounters):
         return FinalizeLease(run_id=run_id, finalize_fence=run.finalize_fence)
 
     @synchronized
-    def confirm_finalize(self, lease: FinalizeLease, lease_ttl_s: float) -> None:
+    def confirm_finalize(
+        self, lease: FinalizeLease, lease_ttl_s: float, *, told: Sequence[Told] = ()
+    ) -> None:
         run = self._leased(lease)
         if run is None or not self._all_completed(run):
             raise _lost(lease)
         run.finalize_lease_expires_at_s = self._clock() + lease_ttl_s
+        for one in told:
+            self._note(one.event)
 
     @synchronized
     def note_proof(

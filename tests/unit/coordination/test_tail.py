@@ -226,7 +226,7 @@ def finalize_without_looking(monkeypatch):
 
 
 def finalize_without_confirming(monkeypatch):
-    monkeypatch.setattr(finalize, "_still_ours", lambda fleet, lease: None)
+    monkeypatch.setattr(finalize, "_still_ours", lambda *_: None)
 
 
 def finalize_without_removing_what_is_late(monkeypatch):
