@@ -89,6 +89,11 @@ class SteppedStream(ABC):
         if not self.ended:
             self._left_at_s = time.monotonic()
 
+    def at_work_since(self, moment_s: float | None) -> None:
+        """The server did not wait for the caller, but for the end of another statement (monotonic);
+        None: it does."""
+        self._left_at_s = moment_s
+
     def take(self, rows_max: int | None = None) -> pa.RecordBatch:
         """The oldest rows, at most ``rows_max``."""
         return self._decoder.take(rows_max)
@@ -170,8 +175,10 @@ class Train(Generic[S]):
                     "is gone",
                     hint="the page is read again",
                 )
+            stream = page(number)
+            stream.at_work_since(self.left_at_s)
             try:
-                yield page(number)
+                yield stream
             except GeneratorExit:
                 if not self.is_last(number):
                     # As of any statement that is left: its connection ends it.

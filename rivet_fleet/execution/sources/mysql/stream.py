@@ -207,7 +207,6 @@ class _PageOfTrain(StatementStream):
         sql = train.statements[number]
         super().__init__(train.session, sql, columns, settings, tuning, decoder, subject=subject)
         self._train, self._number = train, number
-        self._left_at_s = train.left_at_s
         if not train.is_last(number):
             decoder.expect_more()
 

@@ -379,7 +379,6 @@ class _PageOfTrain(CopyStream):
         sql = train.statements[number]
         super().__init__(train.session, sql, settings, tuning, decoder, foreign=foreign)
         self._train, self._number = train, number
-        self._left_at_s = train.left_at_s
 
     def _receive(self) -> Steps:
         if not self._number:
