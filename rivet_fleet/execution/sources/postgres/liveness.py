@@ -18,7 +18,7 @@ import termios
 import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psycopg
 from psycopg import Cursor
@@ -314,6 +314,22 @@ class WatchedCursor(Cursor[tuple[Any, ...]]):
 
     alone = False
 
+    def execute(
+        self,
+        query: Any,
+        params: Any = None,
+        *,
+        prepare: bool | None = None,
+        binary: bool | None = None,
+    ) -> Self:
+        """As psycopg's. What is to be prepared is so when it is asked again: it takes a way there
+        and back of its own, and the server plans the first time all the same."""
+        asked = getattr(self.connection, "asked", None)
+        if prepare and asked is not None and query not in asked:
+            asked.add(query)
+            prepare = None
+        return super().execute(query, params, prepare=prepare, binary=binary)
+
     def _execute_send(
         self, query: Any, *, force_extended: bool = False, binary: bool | None = None
     ) -> None:
@@ -375,6 +391,8 @@ class WatchedConnection(psycopg.Connection[tuple[Any, ...]]):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.cursor_factory = WatchedCursor
+        self.asked: set[bytes | str] = set()
+        """What was asked and is to be prepared; so many as there are questions."""
         self._adapters = AdaptersMap(_ADAPTERS)
 
     @classmethod
