@@ -141,6 +141,8 @@ PLAIN: tuple[tuple[str, str | None], ...] = (
     ("SELECT substring(v, 1, 2)::varchar(2) AS s, v FROM t WHERE v ILIKE ('v%')", "postgres"),
     ("SELECT tod AS t, d FROM days WHERE d > '2026-01-02'", "mysql"),
     ("SELECT tod AS t FROM days WHERE id > 0", "postgres"),
+    ("SELECT v || 'x' AS x, d::date AS d, (n + 1)::text AS n FROM t", "postgres"),
+    ("SELECT v, date_trunc('month', d)::date AS m FROM t", "postgres"),
     ("SELECT date_format(d, '%Y-%m') AS m, concat(v, '-', n) AS c FROM querytables.t x", "mysql"),
 )
 """A SELECT of one table: read like it. With the engine that understands it; None: both."""
@@ -192,6 +194,9 @@ HOSTILE: tuple[tuple[str, str | None], ...] = (
     ("SELECT id FROM t WHERE d <> timestamp 'now'", "postgres"),
     ("SELECT id FROM t WHERE d <> timestamp 'tomorrow 12:00'", "postgres"),
     ("SELECT id FROM t WHERE d <> U&'!006eow' UESCAPE '!'", "postgres"),
+    ("SELECT id FROM t WHERE d <> ('no'||'w')::timestamptz", "postgres"),
+    ("SELECT id FROM t WHERE d <> concat('n', 'ow')::pg_catalog.date", "postgres"),
+    ("SELECT id FROM t WHERE d <> cast('no' || 'w' AS timestamp)", "postgres"),
     ("SELECT id FROM ONLY t", "postgres"),
     ("SELECT id FROM t TABLESAMPLE SYSTEM (100)", "postgres"),
     ("TABLE t", "postgres"),

@@ -41,9 +41,10 @@ class OneTable:
     ``parts``: of that name, as the server looks them up; ``reference``: how its columns are called
     in the query, as written; ``calls``: the functions, each by the parts of its name; ``perhaps``:
     words that are called, or clauses; ``shown``, ``compared``: every name that is not called,
-    before and behind the table's; ``operators``: every run of symbols that may be one; ``dotted``:
-    what is asked of the name by a dot; ``star``: every column is asked for; ``head``, ``tail``:
-    behind SELECT, behind the name.
+    before and behind the table's; ``made``: the types that what is made of something is cast to
+    (``(…)::date``, ``CAST(… AS date)``); ``operators``: every run of symbols that may be one;
+    ``dotted``: what is asked of the name by a dot; ``star``: every column is asked for; ``head``,
+    ``tail``: behind SELECT, behind the name.
     """
 
     sql: str
@@ -53,6 +54,7 @@ class OneTable:
     perhaps: frozenset[str]
     shown: frozenset[str]
     compared: frozenset[str]
+    made: frozenset[str]
     operators: frozenset[str]
     dotted: frozenset[str]
     star: bool
@@ -133,6 +135,7 @@ class _Look:
             perhaps=frozenset(self._perhaps),
             shown=frozenset(shown),
             compared=frozenset(compared),
+            made=frozenset(self._made()),
             operators=frozenset(self._operators()),
             dotted=frozenset(chain[1] for chain in self._chains),
             star=self._star,
@@ -290,6 +293,17 @@ class _Look:
         follows = bool(behind) and behind[0].start == dot.end
         if not leads and not (follows and self._text(behind[0])[:1].isdigit()):
             raise _Doubt("it holds a dot that is neither a number's nor behind a name")
+
+    def _made(self) -> set[str]:
+        """An alias that has a type's name counts for one."""
+        found: set[str] = set()
+        for at in range(len(self._pieces)):
+            behind = 3 if [self._word(at + n) for n in range(3)] == [")", ":", ":"] else 0
+            behind = 1 if self._word(at) == "as" else behind
+            if behind and self._name(at + behind) is not None:
+                chain, _ = self._chain(at + behind)
+                found.add(chain[-1].lower())
+        return found
 
     def _operators(self) -> set[str]:
         """Every run of symbols that touch each other, and every part of one."""

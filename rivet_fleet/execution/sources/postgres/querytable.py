@@ -104,6 +104,9 @@ WHERE attrelid = %s AND attnum > 0 AND NOT attisdropped
 _SYSTEM = frozenset(("ctid", "xmin", "xmax", "cmin", "cmax", "tableoid", "*"))
 _TIMES = (1083, 1266)
 """time and timetz: one becomes the other, or is shifted, by the zone's offset of this very day."""
+_MOMENTS = frozenset(("date", "time", "timetz", "timestamp", "timestamptz"))
+_JOINING = frozenset(("concat", "concat_ws", "format"))
+"""What makes one text of several: ``('no' || 'w')::timestamptz`` is the clock's."""
 _KIND_SINCE = 110_000
 """The version since which the catalogue tells aggregates and windows from functions."""
 _PLAIN_NODES = frozenset(
@@ -158,6 +161,9 @@ def query_table(
     if strange:
         # Written so, a function of the whole row is called like a column.
         return f"it asks its table for {min(strange)}, which is no column of it"
+    joined = "||" in one.operators or {parts[-1] for parts in one.calls} & _JOINING
+    if joined and one.made & _MOMENTS:
+        return "a moment in it may be of a text that is put together: of the clock, even"
     used = one.used(returned_only=all(column.origin[0] for column in result))
     daily = {column.name for column in raw if column.type_oid in _TIMES} & used
     if daily:
