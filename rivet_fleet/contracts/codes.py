@@ -214,6 +214,9 @@ _ALL = [
         SourceBusy,
         f"""
         RIVET_SOURCE_BUSY | the source asks for patience | {_LATER}
+        RIVET_SOURCE_BEHIND | a replica has not come as far as the server that the window
+            was drawn on: rows below the new mark may be missing there | {_LATER}; or let
+            the source's URL name one server
         RIVET_RECONCILE_UNSETTLED | what differs between files and source may have been
             written since the run began (ADR 0030) | compare again when less is written,
             or with `--settled-by`

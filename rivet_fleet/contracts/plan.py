@@ -71,6 +71,9 @@ class ReadPlan:
     """What its ranges and its window rest on (ADR 0018); empty in plans of older programs."""
     table: PlannedTable | None = None
     """Of a query that is cut by its table's key."""
+    position: str = ""
+    """Of a window that moves a mark: how far the server had come that showed its end
+    (``Newest.position``). One that has not may lack rows that nobody will read again."""
     only: tuple[str, ...] = ()
     """Of ``columns``, which are compared with the source's all the same, those that are read: who
     counts needs a few. Empty: all. No stored plan says any."""

@@ -116,6 +116,9 @@ class Newest:
     overlap: str | None = None
     below: KeyTuple | None = None
     vacant: bool = False
+    position: str = ""
+    """How far the server had come in what it repeats of others, in its own words, at this look at
+    the latest; empty where it does not say."""
 
 
 # ------------------------------------------------------------------------------------------

@@ -236,7 +236,8 @@ class Footing:
 
     def prove(self) -> tuple[BasisDifference, ...]:
         """Look again, and judge; nothing is asked where there is nothing to compare with."""
-        return self.judge(self._look()) if self._read.basis or self._columns else ()
+        compared = self._read.basis or self._columns or self._read.position
+        return self.judge(self._look()) if compared else ()
 
 
 def drift(planned: tuple[ColumnSpec, ...], now: tuple[ColumnFacts, ...]) -> tuple[str, ...]:

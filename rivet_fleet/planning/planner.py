@@ -283,6 +283,8 @@ def _sealed(
     quality = quality_plan(export.quality, choice.ranges)
     compared = uncompared(quality, facts.row_estimate, len(choice.ranges))
     window = windowed.window if windowed else None
+    moving = when.moving.get(export.name)
+    moves = windowed is not None and windowed.cursor is not None and not windowed.window.empty
     query, table, basis = query_plan(loaded.queries.get(export.name), facts, choice.ranges)
     diagnostics = diagnose(
         export, facts=facts, choice=choice, tuning=tuning, uncompared=compared, windowed=windowed
@@ -307,6 +309,7 @@ def _sealed(
             window=window,
             heaps=sealed_heaps(facts, choice.ranges),
             basis=resting(basis, choice.ranges, window),
+            position=moving.newest.position if moving is not None and moves else "",
         ),
         format=written,
         destination=destination_plan(loaded, export, when.date or ""),

@@ -12,7 +12,7 @@ import os
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -193,6 +193,10 @@ class Server(ABC):
     @abstractmethod
     def locked(self, table: str) -> contextlib.AbstractContextManager[None]:
         """Nobody else reads the table meanwhile."""
+
+    @abstractmethod
+    def ahead(self) -> AbstractContextManager[str]:
+        """Meanwhile the server says how far it has come; this is further."""
 
     @abstractmethod
     def drop_key(self, table: str) -> None:
@@ -401,6 +405,9 @@ class Postgres(Server):
             self.sql(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
             yield
 
+    def ahead(self) -> AbstractContextManager[str]:
+        return contextlib.nullcontext("FFFFFFFF/0")
+
     def drop_key(self, table: str) -> None:
         query = f"SELECT conname FROM pg_constraint WHERE conrelid = '{table}'::regclass"
         for (name,) in self.sql(f"{query} AND contype = 'p'"):
@@ -587,6 +594,19 @@ class Mysql(Server):
             yield
         finally:
             self.sql("UNLOCK TABLES")
+
+    @contextlib.contextmanager
+    def ahead(self) -> Iterator[str]:
+        ((version,),) = self.sql("SELECT VERSION()")
+        if "MariaDB" not in version:
+            ((uuid,),) = self.sql("SELECT @@server_uuid")
+            yield f"{uuid}:1-999999999999"
+            return
+        self.sql("SET GLOBAL gtid_slave_pos = '0-1-5'")
+        try:
+            yield "0-1-6"
+        finally:
+            self.sql("SET GLOBAL gtid_slave_pos = ''")
 
     def drop_key(self, table: str) -> None:
         self.sql(f"ALTER TABLE {table} DROP PRIMARY KEY")

@@ -43,6 +43,7 @@ from rivet_fleet.errors import (
     ValueTooLarge,
 )
 from rivet_fleet.execution import registry
+from rivet_fleet.execution.engines import source as engine_source
 from rivet_fleet.execution.proof import PageProofs
 from rivet_fleet.execution.signals import SourceSignals
 from rivet_fleet.execution.source import ChunkReader, Page, PageLimit, Source
@@ -865,6 +866,36 @@ def test_what_a_plan_rests_on_is_proven_when_opened_when_reconnected_and_behind_
     ):
         with pytest.raises(SchemaDrift, match="unique"):
             act()
+
+
+def test_a_server_that_is_behind_the_plan_is_neither_read_nor_counted(
+    server: Server, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The window's end was seen on one replica; another one, which lacks rows below it, answers."""
+    monkeypatch.setattr(engine_source, "BEHIND_S_MAX", 0.0)
+    relation = facts_of(source, "numbers").relation
+    with server.ahead() as ahead:
+        seen = source.newest(NewestRequest(relation=relation, query=None, columns=("i",))).position
+        if not seen:
+            pytest.skip("this server does not say how far it has come")
+        read = replace(planned(source, "numbers"), position=seen)
+        assert source.count_rows(read, WHOLE, 5.0) == NUMBERS
+        assert numbered(read_all(source, read, BY_I), "i") == NUMBER_ROWS
+        reader = source.open_chunk(read, BY_I, TuningPlan())
+        # As if the plan had been made on a server that is far ahead of this one.
+        object.__setattr__(read, "position", ahead)
+        for verb in (
+            reader.prove,
+            reader.reconnect,
+            lambda: source.open_chunk(read, BY_I, TuningPlan()),
+            lambda: source.count_rows(read, WHOLE, 5.0),
+        ):
+            with pytest.raises(SourceBusy, match="has not come as far") as refused:
+                verb()
+            assert refused.value.code == engine_source.BEHIND
+            assert refused.value.retry is RetryClass.TRANSIENT
+        object.__setattr__(read, "position", seen)
+        assert source.count_rows(read, WHOLE, 5.0) == NUMBERS, "of whoever answers next"
 
 
 def test_a_source_says_who_it_is_and_keeps_to_it(server: Server, source: Source) -> None:

@@ -6,6 +6,7 @@ answers is here once.
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from rivet_fleet.contracts.keys import ChunkRange, RelationName
 from rivet_fleet.contracts.plan import ReadPlan, TuningPlan
 from rivet_fleet.contracts.proof import ChangeReading
 from rivet_fleet.contracts.window import Newest, NewestRequest
-from rivet_fleet.errors import SourceRefused
+from rivet_fleet.errors import SourceBusy, SourceRefused, StatementTimeout
 from rivet_fleet.execution.chunkreader import PagedReader, ReadingEngine, text_column
 from rivet_fleet.execution.engines.decoding import BatchDecoder, Decoders
 from rivet_fleet.execution.engines.session import (
@@ -71,6 +72,11 @@ class Questions(Generic[S, B]):
     """A name without a schema, as the session finds it. Raises SourceRefused."""
     newest: Callable[[S, NewestRequest], Newest]
     """Of a name that is resolved."""
+    position: Callable[[S, bool], str]
+    """How far the server has come in what it repeats of others; empty where it does not say. The
+    flag: to compare others with, without what it has of itself alone. Raises SourceError."""
+    reached: Callable[[str, str], bool]
+    """Whether a server at the second position has all that one at the first had. Pure."""
     read_changes: Callable[[S, RelationName], ChangeReading]
     counting: Callable[[S, ReadPlan, ChunkRange, float], Counting]
     """The last is the count's limit in seconds."""
@@ -102,6 +108,58 @@ class EngineReader(PagedReader):
         super().__init__(engine, read, chunk_range, footing, row_bytes_max=row_bytes_max)
 
 
+BEHIND = "RIVET_SOURCE_BEHIND"
+BEHIND_S_MAX = 5.0
+"""So long a replica is waited for before another one is asked."""
+_BEHIND_LOOK_S = 0.2
+_BEHIND_DELAY_S = 2.0
+_POSITION_CHARS_MAX = 65_536
+"""Of a server's answer; a longer one is not compared."""
+_SHOWN_CHARS = 80
+
+
+class Abreast(Generic[S]):
+    """Whether a session's server has come as far as the one that a plan's window was drawn on. A
+    host name may stand for several replicas, and each connection may lead to another one."""
+
+    def __init__(self, session: S, questions: Questions[S, Any]) -> None:
+        self._session, self._ask = session, questions
+        self._proven: tuple[object, str] | None = None
+
+    def position(self, *, planning: bool) -> str:
+        """See ``Questions.position``; a server that refuses to say does not say. Raises
+        SourceError."""
+        try:
+            found = self._ask.position(self._session, planning)
+        except (SourceRefused, StatementTimeout):
+            return ""
+        return found if len(found) <= _POSITION_CHARS_MAX else ""
+
+    def prove(self, read: ReadPlan) -> None:
+        """Raises SourceBusy while it has not, and leaves the server: the next connection may lead
+        to another one. A server never goes back: one connection is asked once."""
+        if not read.position:
+            return
+        proven = (self._session.connection, read.position)
+        if self._proven == proven and not self._session.mixed:
+            return
+        until_s = time.monotonic() + BEHIND_S_MAX
+        while (now := self.position(planning=False)) and not self._ask.reached(read.position, now):
+            if time.monotonic() > until_s:
+                self._session.close()
+                raise SourceBusy(
+                    f"{self._session.url.identity}: this server has not come as far as the one "
+                    f"that the export was planned on: it is at {now[:_SHOWN_CHARS]}, and the plan "
+                    f"has seen {read.position[:_SHOWN_CHARS]}",
+                    hint="a replica is behind, and rows below the new mark may be missing there: "
+                    "they are asked for again; or let the source's URL name one server",
+                    code=BEHIND,
+                    extra_delay_s=_BEHIND_DELAY_S,
+                )
+            time.sleep(_BEHIND_LOOK_S)
+        self._proven = proven
+
+
 @verbs_are_answered
 class EngineSource(Generic[S, B]):
     """A ``Source``. One connection, opened at first use; not shared between threads."""
@@ -113,6 +171,7 @@ class EngineSource(Generic[S, B]):
         self._session, self._ask = session, questions
         self._value_bytes_max = max_value_bytes
         self._basis = questions.basis(session)
+        self._abreast = Abreast(session, questions)
 
     def introspect(self, request: FactsRequest) -> SourceFacts:
         """Facts about one table or query; see ``Source``."""
@@ -125,7 +184,9 @@ class EngineSource(Generic[S, B]):
         relation = request.relation
         if relation is not None and not relation.schema:
             request = replace(request, relation=self._ask.resolve(self._session, relation))
-        return self._ask.newest(self._session, request)
+        found = self._ask.newest(self._session, request)
+        # Behind the look, so that it holds all that was seen.
+        return replace(found, position=self._abreast.position(planning=True))
 
     def read_changes(self, relation: RelationName) -> ChangeReading:
         """The server's counters of a relation; see ``Source``."""
@@ -136,6 +197,7 @@ class EngineSource(Generic[S, B]):
         session = self._session
         session.undoing = read.query is not None
         session.times.begin()
+        self._abreast.prove(read)
         how = self._ask.counting(session, read, chunk_range, timeout_s)
         select = count_select(how.keys, how.item, chunk_range, read.window)
         with session.reading(how.settings, doing="counting rows", timeout_s=timeout_s) as at:
@@ -151,7 +213,13 @@ class EngineSource(Generic[S, B]):
         if self._value_bytes_max is not None:
             lower = min(self._value_bytes_max, tuning.max_value_bytes)
             tuning = replace(tuning, max_value_bytes=lower)
-        footing = Footing(read, chunk_range, lambda: self._basis.look(read, chunk_range))
+
+        def look() -> tuple[BasisFact, ...]:
+            self._abreast.prove(read)
+            return self._basis.look(read, chunk_range)
+
+        self._abreast.prove(read)
+        footing = Footing(read, chunk_range, look)
         engine = self._ask.reading(self._session, self._basis, footing, read, chunk_range, tuning)
         row_bytes_max = tuning.max_row_bytes
         return EngineReader(

@@ -214,6 +214,17 @@ def test_a_first_run_is_cut_as_the_whole_table_would_be(load_exports: Loader) ->
     assert [c.chunk_range.columns for c in run.chunks] == [("id",)] * 3
 
 
+def test_how_far_the_server_had_come_is_sealed_with_a_window_that_moves_a_mark(
+    load_exports: Loader,
+) -> None:
+    loaded = load_exports(orders=INCREMENTAL)
+    assert planned(loaded, mark=MARK, position="0/5").read.position == "0/5"
+    assert planned(loaded, position="0/5").read.position == "0/5"
+    assert planned(loaded, mark=MARK, newest=None, position="0/5").read.position == ""
+    days = "table: orders\nmode: time_window\ntime_column: at\ndays_window: 3\n"
+    assert planned(load_exports(orders=days), position="0/5").read.position == ""
+
+
 def test_an_overlap_begins_below_the_mark(load_exports: Loader) -> None:
     loaded = load_exports(orders=INCREMENTAL + "cursor_overlap_s: 60")
     found = window(loaded, mark=MARK, newest=None, overlap="2022-12-31 23:59:00+00")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 
 from rivet_fleet.contracts.counters import CounterReading
@@ -21,7 +22,7 @@ from rivet_fleet.execution.sources.mysql.dialect import ENGINE_NAMES, family, qu
 from rivet_fleet.execution.sources.mysql.introspect import introspect, read_shape
 from rivet_fleet.execution.sources.mysql.querysession import in_utc
 from rivet_fleet.execution.sources.mysql.reading import MysqlReading
-from rivet_fleet.execution.sources.mysql.session import Session
+from rivet_fleet.execution.sources.mysql.session import Proxy, Session
 from rivet_fleet.execution.sources.mysql.statements import (
     Keys,
     bare_query,
@@ -68,6 +69,75 @@ def _moved(native: str, request: NewestRequest) -> str | None:
     mark = f"CAST({quote_text(request.above[0])} AS DATETIME(6))"
     back = f"TIMESTAMPADD(MICROSECOND, -{round(request.overlap_s * 1e6)}, {mark})"
     return f"SELECT CAST(CAST({back} AS {kind}) AS CHAR)"
+
+
+# ------------------------------------------------------------------------------------------
+# How far a server has come: the transactions it has executed, by their global ids. What only one
+# replica has written (an ANALYZE there) reaches no other: it is left out of what others must have.
+#
+# MySQL's are sets of numbers for each server (``uuid:1-5:7``), MariaDB's the last number of each
+# domain (``0-1-42``).
+
+_EXECUTED = "SELECT @@GLOBAL.gtid_executed"
+_WITHOUT_OWN = """SELECT IF(@@GLOBAL.read_only, GTID_SUBTRACT(@@GLOBAL.gtid_executed,
+  CONCAT(@@GLOBAL.server_uuid, ':1-9223372036854775806')), @@GLOBAL.gtid_executed)"""
+_OF_DOMAINS = "SELECT IF(@@GLOBAL.read_only, @@GLOBAL.gtid_slave_pos, @@GLOBAL.gtid_current_pos)"
+_LAST = re.compile(r"(\d+)-\d+-(\d+)")
+_RUN = re.compile(r"(\d+)(?:-(\d+))?")
+
+
+def position(session: Session, planning: bool) -> str:
+    """See ``Questions.position``."""
+    if session.server.proxy is not Proxy.DIRECT:
+        return ""  # the next statement may reach another server
+    asked = _WITHOUT_OWN if planning else _EXECUTED
+    with session.reading(
+        metadata_settings(session.server, _LOOK_MAX_S),
+        doing="asking how far it has come",
+        timeout_s=_LOOK_MAX_S,
+    ) as connection:
+        ((found,),) = rows(connection, _OF_DOMAINS if session.server.mariadb else asked)
+    return "".join(str(found or "").split())
+
+
+def reached(planned: str, now: str) -> bool:
+    """See ``Questions.reached``. What a server was filled with at its beginning it may not list:
+    domains that it does not know, and numbers below its first, are not compared."""
+    if ":" not in planned:
+        after = _domains(now)
+        return all(after.get(domain, last) >= last for domain, last in _domains(planned).items())
+    executed = _sets(now)
+    return all(_holds(executed.get(server, []), runs) for server, runs in _sets(planned).items())
+
+
+def _holds(executed: list[tuple[int, int]], runs: list[tuple[int, int]]) -> bool:
+    begin = min(executed)[0] if executed else 0
+    return all(
+        any(low <= max(first, begin) and last <= high for low, high in executed)
+        for first, last in runs
+        if last >= begin
+    )
+
+
+def _domains(text: str) -> dict[int, int]:
+    found = (_LAST.fullmatch(one) for one in text.split(","))
+    return {whole(one[1]): whole(one[2]) for one in found if one}
+
+
+def _sets(text: str) -> dict[str, list[tuple[int, int]]]:
+    """Runs of numbers by server, and by server and tag (MySQL 8.3)."""
+    found: dict[str, list[tuple[int, int]]] = {}
+    for one in filter(None, text.split(",")):
+        server, *parts = one.split(":")
+        name = server
+        for part in parts:
+            run = _RUN.fullmatch(part)
+            if run is None:
+                name = f"{server}:{part}"
+            else:
+                runs = found.setdefault(name, [])
+                runs.append((whole(run[1]), whole(run[2] or run[1])))
+    return found
 
 
 # ------------------------------------------------------------------------------------------
@@ -162,6 +232,8 @@ QUESTIONS = Questions(
     introspect=introspect,
     resolve=_resolve,
     newest=newest,
+    position=position,
+    reached=reached,
     read_changes=reading.read_changes,
     counting=_counting,
     reading=_reading,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
@@ -174,6 +175,36 @@ def _moved(column: ColumnFacts, keys: Keys, request: NewestRequest) -> str | Non
 
 
 # ------------------------------------------------------------------------------------------
+# How far a server has come: a primary in what it has written, a standby in what it has replayed of
+# it (manual, "System Administration Functions"). Servers that speak PostgreSQL's protocol and keep
+# no such log refuse the question.
+
+_POSITION = """
+SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()
+       ELSE pg_catalog.pg_current_wal_lsn() END::pg_catalog.text
+"""
+_LSN = re.compile(r"([0-9A-F]{1,8})/([0-9A-F]{1,8})")
+
+
+def position(session: Session, _planning: bool) -> str:
+    """See ``Questions.position``."""
+    with session.reading(
+        catalog_settings(_LOOK_MAX_S), doing="asking how far it has come", timeout_s=_LOOK_MAX_S
+    ) as cursor:
+        row = cursor.execute(_POSITION.encode()).fetchone()
+    found = str(row[0]) if row else ""
+    return found if _LSN.fullmatch(found) else ""
+
+
+def reached(planned: str, now: str) -> bool:
+    """See ``Questions.reached``."""
+    before, after = _LSN.fullmatch(planned), _LSN.fullmatch(now)
+    if before is None or after is None:
+        return True
+    return [int(one, 16) for one in after.groups()] >= [int(one, 16) for one in before.groups()]
+
+
+# ------------------------------------------------------------------------------------------
 # The database's counters (``pg_stat_database``) and what the server is like.
 
 _LOOK_MAX_S = 5.0
@@ -280,6 +311,8 @@ QUESTIONS = Questions(
     introspect=introspect,
     resolve=_resolve,
     newest=newest,
+    position=position,
+    reached=reached,
     read_changes=read_changes,
     counting=_counting,
     reading=_reading,
