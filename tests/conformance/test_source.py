@@ -894,6 +894,7 @@ def test_a_server_that_is_behind_the_plan_is_neither_read_nor_counted(
                 verb()
             assert refused.value.code == engine_source.BEHIND
             assert refused.value.retry is RetryClass.TRANSIENT
+            assert not source._session.usable, "the next connection may lead to another one"
         object.__setattr__(read, "position", seen)
         assert source.count_rows(read, WHOLE, 5.0) == NUMBERS, "of whoever answers next"
 
