@@ -443,11 +443,6 @@ class EngineSession(ABC, Generic[Connection, At]):
         """True when there is a connection, and nothing is known to have ended it."""
         return self._connection is not None and self._connection.usable
 
-    @property
-    def mixed(self) -> bool:
-        """True where one connection may lead to several servers in turn."""
-        return False
-
     def close(self) -> None:
         """Close the connection, in whatever state it is. Never raises."""
         if self._connection is not None:

@@ -83,6 +83,9 @@ class Questions(Generic[S, B]):
     reading: Callable[[S, B, Footing, ReadPlan, ChunkRange, TuningPlan], ReadingEngine]
     """Behind a look at the columns and at the footing. Raises SchemaDrift; while the plan's name
     stands for nothing SourceBusy, or SourceRefused where a swap leaves no such moment."""
+    mixed: Callable[[S], bool]
+    """Whether one connection may lead to several servers in turn that say how far they have come.
+    Raises SourceError."""
     list_relations: Callable[[S], Listing]
     describe_server: Callable[[S], ServerFacts]
     check_readable: Callable[[S, RelationName | None, str | None], tuple[SourceNote, ...]]
@@ -141,7 +144,7 @@ class Abreast(Generic[S]):
         if not read.position:
             return
         proven = (self._session.connection, read.position)
-        if self._proven == proven and not self._session.mixed:
+        if self._proven == proven and not self._ask.mixed(self._session):
             return
         until_s = time.monotonic() + BEHIND_S_MAX
         while (now := self.position(planning=False)) and not self._ask.reached(read.position, now):

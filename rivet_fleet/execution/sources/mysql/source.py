@@ -234,6 +234,7 @@ QUESTIONS = Questions(
     newest=newest,
     position=position,
     reached=reached,
+    mixed=lambda _session: False,
     read_changes=reading.read_changes,
     counting=_counting,
     reading=_reading,

@@ -156,11 +156,6 @@ class Session(EngineSession[WatchedConnection, Cursor[tuple[Any, ...]]]):
         """True when a pooler stands between us and the server. Connects when needed."""
         return self.connection is not None and self._pooled
 
-    @property
-    def mixed(self) -> bool:
-        """Behind a pooler. Connects when needed."""
-        return self.pooled
-
     def _ask(self, backend_pid: int) -> Liveness:
         return ask(self._parameters, backend_pid)
 

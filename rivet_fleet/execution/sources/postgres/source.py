@@ -313,6 +313,7 @@ QUESTIONS = Questions(
     newest=newest,
     position=position,
     reached=reached,
+    mixed=lambda session: session.pooled,
     read_changes=read_changes,
     counting=_counting,
     reading=_reading,
