@@ -283,8 +283,6 @@ def _sealed(
     quality = quality_plan(export.quality, choice.ranges)
     compared = uncompared(quality, facts.row_estimate, len(choice.ranges))
     window = windowed.window if windowed else None
-    moving = when.moving.get(export.name)
-    moves = windowed is not None and windowed.cursor is not None and not windowed.window.empty
     query, table, basis = query_plan(loaded.queries.get(export.name), facts, choice.ranges)
     diagnostics = diagnose(
         export, facts=facts, choice=choice, tuning=tuning, uncompared=compared, windowed=windowed
@@ -309,7 +307,7 @@ def _sealed(
             window=window,
             heaps=sealed_heaps(facts, choice.ranges),
             basis=resting(basis, choice.ranges, window),
-            position=moving.newest.position if moving is not None and moves else "",
+            position=_seen_at(windowed, when.moving.get(export.name)),
         ),
         format=written,
         destination=destination_plan(loaded, export, when.date or ""),
@@ -338,6 +336,12 @@ def _sealed(
         proof=_proof(loaded, export, facts, choice),
     )
     return PlannedRun(plan=plan, chunks=_chunks(choice))
+
+
+def _seen_at(windowed: Windowed | None, moving: Moving | None) -> str:
+    """How far the server had come that showed the end of a window that moves a mark."""
+    moves = windowed is not None and windowed.cursor is not None and not windowed.window.empty
+    return moving.newest.position if moving is not None and moves else ""
 
 
 def _proof(
