@@ -87,7 +87,7 @@ _RUN = re.compile(r"(\d+)(?:-(\d+))?")
 
 
 def position(session: Session, planning: bool) -> str:
-    """See ``Questions.position``."""
+    """The transactions it has executed; for a plan, without those that are a replica's own."""
     if session.server.proxy is not Proxy.DIRECT:
         return ""  # the next statement may reach another server
     asked = _WITHOUT_OWN if planning else _EXECUTED
@@ -101,8 +101,9 @@ def position(session: Session, planning: bool) -> str:
 
 
 def reached(planned: str, now: str) -> bool:
-    """See ``Questions.reached``. What a server was filled with at its beginning it may not list:
-    domains that it does not know, and numbers below its first, are not compared."""
+    """Whether all of the first are among the second. What a server was filled with at its beginning
+    it may not list: domains that it does not know, and numbers below its first, are not compared.
+    """
     if ":" not in planned:
         after = _domains(now)
         return all(after.get(domain, last) >= last for domain, last in _domains(planned).items())

@@ -187,7 +187,7 @@ _LSN = re.compile(r"([0-9A-F]{1,8})/([0-9A-F]{1,8})")
 
 
 def position(session: Session, _planning: bool) -> str:
-    """See ``Questions.position``."""
+    """Its place in the log: what is there is its primary's, whoever has repeated it."""
     with session.reading(
         catalog_settings(_LOOK_MAX_S), doing="asking how far it has come", timeout_s=_LOOK_MAX_S
     ) as cursor:
@@ -197,11 +197,11 @@ def position(session: Session, _planning: bool) -> str:
 
 
 def reached(planned: str, now: str) -> bool:
-    """See ``Questions.reached``."""
+    """Whether the second place is not before the first."""
     before, after = _LSN.fullmatch(planned), _LSN.fullmatch(now)
     if before is None or after is None:
         return True
-    return [int(one, 16) for one in after.groups()] >= [int(one, 16) for one in before.groups()]
+    return [one.zfill(8) for one in after.groups()] >= [one.zfill(8) for one in before.groups()]
 
 
 # ------------------------------------------------------------------------------------------
