@@ -16,6 +16,7 @@ from sqlalchemy import Connection, text
 from rivet_fleet.contracts.codec import loads
 from rivet_fleet.contracts.keys import ChunkRange
 from rivet_fleet.contracts.plan import ExportPlan
+from rivet_fleet.contracts.reconcile import RangeResult
 from rivet_fleet.contracts.seals import Sealer, digest_of, tampered
 from rivet_fleet.errors import StateRefused
 from rivet_fleet.persistence.commits import (
@@ -251,9 +252,18 @@ def _ledger(
             found.give(_SEAL_COMMIT, seal=seal, id=task.task_id)
             kept.append(
                 f"chunk {task.chunk_index} was read under fence {task.fence}: "
-                f"{task.rows_written} rows in {len(mine)} parts"
+                f"{task.rows_written} rows in {len(mine)} parts{_result(task)}"
             )
     return kept
+
+
+def _result(task: Record) -> str:
+    """What a comparison found of the chunk; of its many words the digest."""
+    if task.result_json is None:
+        return ""
+    with typed(f"the result of chunk {task.chunk_index} of run {task.run_id}"):
+        verdict = loads(RangeResult, task.result_json).verdict.value
+    return f", compared: {verdict} ({digest_of(task.result_json)})"
 
 
 def _words(

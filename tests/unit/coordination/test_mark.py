@@ -18,6 +18,7 @@ from rivet_fleet.contracts.killpoints import Arming, KillAction, KillPoint, Kill
 from rivet_fleet.contracts.proof import ProofOutcome, Prove, RunProof
 from rivet_fleet.contracts.protection import BUDGET_NUMBERS, SourceBudget
 from rivet_fleet.contracts.quality import Acceptance
+from rivet_fleet.contracts.reconcile import RangeResult, RangeVerdict
 from rivet_fleet.contracts.seals import Sealer
 from rivet_fleet.contracts.window import CursorPlan, StoredMark, mark_text
 from rivet_fleet.coordination.commit import deliver_chunk
@@ -220,6 +221,10 @@ def test_whatever_a_seal_would_cover_is_a_line_of_its_own(tmp_path):
         claim = store.claim(CAMPAIGN, fleet.identity, 30.0)
         assert claim is not None
         deliver_chunk(fleet, claim, run.plan, spooled(tmp_path / "spool"))
+    result = dumps(RangeResult(verdict=RangeVerdict.MISMATCH, sentence="rows differ"))
+    with closing(sqlite3.connect(path)) as theirs, theirs:
+        found = "UPDATE chunk_task SET result_json = ? WHERE commit_seal IS NOT NULL"
+        theirs.execute(found, [result])
     honest = path.read_bytes()
 
     def looked() -> tuple[list[str], str]:
@@ -253,10 +258,13 @@ def test_whatever_a_seal_would_cover_is_a_line_of_its_own(tmp_path):
     }
     parts = set(SEALED_OF_PART.split(", ")) - {"run_id", "seal"}
     edits |= {f"part {one}": [f"UPDATE file_log SET {one} = {one} || '1'"] for one in parts}
-    edits |= {
-        f"commit {one}": [f"UPDATE chunk_task SET {one} = {one} + 1 WHERE commit_seal IS NOT NULL"]
-        for one in ("fence", "rows_written")
-    }
+    another = "CASE typeof({0}) WHEN 'text' THEN {0} || ' ' ELSE {0} + 1 END"
+    commit = f"UPDATE chunk_task SET {{0}} = {another} WHERE commit_seal IS NOT NULL"
+    edits |= {f"commit {one}": [commit.format(one)] for one in columns_of_a_commit()}
+    edits["a verdict"] = [
+        "UPDATE chunk_task SET result_json = replace(result_json, 'mismatch', 'match') "
+        "WHERE commit_seal IS NOT NULL"
+    ]
     edits |= {
         f"mark {one}": [f"UPDATE export_state SET {one} = {one} || ' '"]
         for one in ("campaign_name", "export_name", "last_cursor_value", "mark_binding")
@@ -276,6 +284,19 @@ def test_whatever_a_seal_would_cover_is_a_line_of_its_own(tmp_path):
     kinds = [edited(kind=kind)[0] for kind in ("", "2.", "3.", "4.")]
     assert len({tuple(lines) for lines in kinds}) == len(kinds)
     assert alike == []
+
+
+def columns_of_a_commit() -> set[str]:
+    """What a commit's seal covers of a chunk's row, but for which chunk it is."""
+    asked = set()
+
+    class Row(dict[str, str]):
+        def __missing__(self, name: str) -> str:
+            asked.add(name)
+            return "1"
+
+    seal_commit(Sealer(), Row(), [], "of a submission")
+    return asked - {"run_id", "chunk_index"}
 
 
 def as_sealed(theirs: sqlite3.Connection, kind: str) -> None:
