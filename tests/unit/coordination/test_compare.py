@@ -11,6 +11,7 @@ import pytest
 
 from rivet_fleet.contracts.columns import ColumnSpec, ColumnType, TypeKind
 from rivet_fleet.contracts.keys import CampaignId, RunId
+from rivet_fleet.contracts.plan import FormatPlan
 from rivet_fleet.contracts.reconcile import RangeVerdict, ReconcileDepth, ReconcilePlan
 from rivet_fleet.contracts.state import CampaignStatus, RunStatus
 from rivet_fleet.coordination.commit import Published, deliver_chunk, deliver_result
@@ -20,6 +21,8 @@ from rivet_fleet.coordination.finalize import finalize_run
 from rivet_fleet.coordination.operate import collect_garbage
 from rivet_fleet.coordination.tend import tend
 from rivet_fleet.errors import SourceUnavailable, StateRefused
+from rivet_fleet.execution.encoder import SpooledPart
+from rivet_fleet.execution.extract import ExtractResult
 from rivet_fleet.execution.parts import digest_file
 from rivet_fleet.execution.servo import Allowance, PageServo
 from rivet_fleet.execution.source import Page
@@ -78,31 +81,31 @@ def approach_of(rows, waits):
     )
 
 
-@pytest.fixture
-def fleet(tmp_path):
-    """One export of two chunks of ten rows is delivered, and a comparison of it is stored."""
+def begun(tmp_path, *made, form="parquet", columns=(ID,)):
+    """One export of two chunks is delivered as ``made``, and a comparison of it is stored."""
     store = MemoryStore(DatabaseClock())
     plan = memory_plan()
-    store.submit(plan)
+    (run,) = plan.runs
+    read = replace(run.plan.read, columns=columns)
+    run = replace(run, plan=replace(run.plan, read=read, format=FormatPlan(format=form)))
+    store.submit(replace(plan, runs=(run,)))
     fleet = make_fleet(store, tmp_path)
-    for _ in range(2):
+    for one in made:
         claim = store.claim(CAMPAIGN, fleet.identity, 30.0)
-        run = fleet.planned_run(claim.run_id).plan
-        deliver_chunk(fleet, claim, run, spooled(tmp_path / "spool"))
+        deliver_chunk(fleet, claim, fleet.planned_run(claim.run_id).plan, one)
     tend(fleet, CAMPAIGN)
     assert store.run(RunId("c1-e0")).status is RunStatus.COMPLETED
-    (run,) = plan.runs
     asked = ReconcilePlan(of_run=run.plan.run_id, campaign_name="shop", depth=ReconcileDepth.HASH)
-    read = replace(run.plan.read, columns=(ID,))
-    again = replace(run.plan, run_id=RunId("c2-e0"), reconcile=asked, read=read)
-    store.submit(
-        replace(
-            plan,
-            campaign_id=COMPARING,
-            campaign_name="shop/reconcile",
-            runs=(replace(run, plan=again),),
-        )
-    )
+    again = replace(run, plan=replace(run.plan, run_id=RunId("c2-e0"), reconcile=asked))
+    compares = replace(plan, campaign_id=COMPARING, campaign_name="shop/reconcile")
+    store.submit(replace(compares, runs=(again,)))
+    return fleet
+
+
+@pytest.fixture
+def fleet(tmp_path):
+    """Of two chunks of ten rows."""
+    fleet = begun(tmp_path, *(spooled(tmp_path / "spool") for _ in range(2)))
     yield fleet
     fleet.close()
 
@@ -146,3 +149,37 @@ def test_no_garbage_is_looked_for_by_a_comparison(fleet, tmp_path) -> None:
     assert len(list(destination.list_staged())) == 1
     with pytest.raises(StateRefused, match="no finished run"):
         validate_campaign(fleet, COMPARING, depth=Depth.LIGHT, export_name=None)
+
+
+def made_of(path, body):
+    """A part of two rows whose file holds this, as an extraction leaves it behind."""
+    path.write_bytes(body)
+    part = SpooledPart(part_number=0, path=path, rows=2, columns=())
+    return ExtractResult(parts=(part,), rows=2, pages=1, bytes=0, longest_statement_s=0.0)
+
+
+MISCOUNTED = b"id,note\n1,a\n2,4111-1111,\n"
+DAMAGED = "the files: it cannot be {}"
+
+
+@pytest.mark.parametrize(
+    ("form", "body", "said"),
+    [
+        ("csv", MISCOUNTED, "read: Row #3: Expected 2 columns, got 3"),
+        ("csv", b'id,note\n1,a\n"4111-1111\n', "read: Row #3: Expected 2 columns, got 1"),
+        ("csv", b"", "read: it is damaged"),
+        ("parquet", MISCOUNTED, "decoded: it is damaged"),
+    ],
+)
+def test_no_value_of_a_damaged_file_is_told(tmp_path, form, body, said) -> None:
+    """What pyarrow says of a record quotes it; state, journal and report are for others' eyes."""
+    parts = (made_of(tmp_path / f"{n}.{form}", body) for n in range(2))
+    fleet = begun(tmp_path, *parts, form=form)
+    claim, result = compared(fleet, 2)
+    assert (result.verdict, result.sentence) == (RangeVerdict.UNKNOWN, DAMAGED.format(said))
+    assert deliver_result(fleet, claim, result, 0.1) is Published.COMPLETED
+    (found, _) = fleet.store.comparison(RunId("c2-e0"))
+    assert found.result.sentence == DAMAGED.format(said)
+    journal = [repr(one) for one in fleet.store.journal(campaign_id=COMPARING)]
+    assert journal and "4111" not in "".join(journal)
+    fleet.close()

@@ -19,6 +19,7 @@ The format has no compression: ``FormatPlan.compression`` is not looked at.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -43,6 +44,7 @@ CELLS = "cell64"
 """Checksums of cells: the bytes of their text, without quotes. NULL: empty and unquoted."""
 _BLOCK_BYTES = 4 * 1024 * 1024
 _BLOCK_BYTES_MAX = 2**31 - 1
+_MISCOUNTED = re.compile(r"CSV parse error: ((?:Row #\d+: )?Expected \d+ columns, got \d+)")
 
 
 def cell_schema(names: Sequence[str]) -> pa.Schema:
@@ -79,7 +81,10 @@ def _records(path: Path) -> Iterator[tuple[list[str], list[pa.Array]]]:
         except (pa.ArrowException, UnicodeDecodeError) as error:
             # A record may be larger than a block; only a larger block can tell.
             if block_bytes > size_bytes or block_bytes == _BLOCK_BYTES_MAX:
-                raise DataIntegrityError(f"it cannot be read: {error}") from error
+                # Nothing else of what pyarrow says, nor as its cause: it quotes the record.
+                said = _MISCOUNTED.match(str(error))
+                how = said[1] if said else "it is damaged"
+                raise DataIntegrityError(f"it cannot be read: {how}") from None
             block_bytes = min(8 * block_bytes, _BLOCK_BYTES_MAX)
 
 

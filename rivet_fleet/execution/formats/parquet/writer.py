@@ -78,7 +78,8 @@ def _decoded(
     except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # The system's own; what pyarrow says of the bytes has no number.
-        raise DataIntegrityError(f"it cannot be decoded: {error}") from error
+        # Not what pyarrow says of it, nor as its cause: that may quote a value.
+        raise DataIntegrityError("it cannot be decoded: it is damaged") from None
 
 
 def _rows_at_once(footer: pq.FileMetaData, rows_max: int) -> int:
