@@ -128,7 +128,10 @@ def reconcile(
     prepare_workers(invocation)
     with fleet_of(invocation, "coordinator", migrate=True) as fleet:
         if run_id is None:
-            runs = comparisons.newest_runs(fleet, invocation.loaded, exports)
+            runs, left_out = comparisons.newest_runs(fleet, invocation.loaded, exports)
+            if left_out:
+                line = f"not compared, nothing of them is delivered: {', '.join(left_out)}"
+                say(known_redactor()(line), err=True)
         else:
             runs = comparisons.one_run(fleet, invocation.loaded, run_id)
         failure = compare(invocation, fleet, runs, settings)

@@ -165,6 +165,16 @@ def newest_delivered(
     """Of each named export, of all by default, the newest run that is complete: of one that is
     partitioned those of the newest campaign in which all of them are. Raises UsageError for an
     unknown name, StateRefused where a named one has none."""
+    found = newest_families(fleet, loaded, names)
+    return tuple(_delivered(fleet, loaded, run) for family in found.values() for run in family)
+
+
+def newest_families(
+    fleet: Fleet, loaded: LoadedConfig, names: Sequence[str], *, with_files: bool = False
+) -> dict[str, list[RunView]]:
+    """By named export, all by default, the runs of the newest campaign in which all of it are
+    complete; none of an export without. ``with_files``: of campaigns alone that delivered something
+    of it. Raises UsageError for an unknown name, StateRefused where a named one has none."""
     exports = [export.name for export in choose(loaded.config.exports, names)]
     found: dict[str, list[RunView]] = {}
     for campaign in fleet.store.campaigns(name=loaded.campaign_name):
@@ -174,7 +184,8 @@ def newest_delivered(
         runs = fleet.store.runs(campaign.campaign_id)
         for name in missing:
             family = runs_named(runs, [name])
-            if family and all(run.status is RunStatus.COMPLETED for run in family):
+            enough = any(not run.skipped for run in family) if with_files else bool(family)
+            if enough and all(run.status is RunStatus.COMPLETED for run in family):
                 found[name] = family
     for name in names:
         if name not in found:
@@ -183,7 +194,7 @@ def newest_delivered(
                 hint="`rivet-fleet status` says what it is waiting for",
                 code="RIVET_NOTHING_DELIVERED",
             )
-    return tuple(_delivered(fleet, loaded, r) for name in exports for r in found.get(name, ()))
+    return {name: found.get(name, []) for name in exports}
 
 
 def _delivered(fleet: Fleet, loaded: LoadedConfig, run: RunView) -> Delivered:

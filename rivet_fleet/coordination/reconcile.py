@@ -30,8 +30,8 @@ from rivet_fleet.contracts.reconcile import (
     settling_columns,
 )
 from rivet_fleet.contracts.state import CampaignStatus, CampaignView, RunStatus, RunView
+from rivet_fleet.coordination.delivered import newest_families
 from rivet_fleet.coordination.fleet import Fleet, refuse_other, refuse_other_owner
-from rivet_fleet.coordination.inquiry import choose
 from rivet_fleet.coordination.submit import Submitted, store_plan
 from rivet_fleet.coordination.tend import runs_named
 from rivet_fleet.errors import DataIntegrityError, StateRefused, UsageError
@@ -140,18 +140,17 @@ def one_run(fleet: Fleet, loaded: LoadedConfig, run_id: str) -> list[RunView]:
     return [run]
 
 
-def newest_runs(fleet: Fleet, loaded: LoadedConfig, names: Sequence[str]) -> list[RunView]:
-    """The newest delivered run of each named export, all by default, partitions among them. Raises
-    UsageError for a name that is none, StateRefused where nothing is delivered."""
-    choose(loaded.config.exports, names)
-    found: dict[str, RunView] = {}
-    for campaign in fleet.store.campaigns(name=loaded.campaign_name):
-        for run in runs_named(fleet.store.runs(campaign.campaign_id), names):
-            if _delivered(run):
-                found.setdefault(run.export_name, run)
-    if not found:
+def newest_runs(
+    fleet: Fleet, loaded: LoadedConfig, names: Sequence[str]
+) -> tuple[list[RunView], tuple[str, ...]]:
+    """The newest delivered runs of each named export, all by default, and the exports that have
+    none: of one that is partitioned the runs of one campaign. Raises UsageError for a name that is
+    none, StateRefused for a named one without a run, and where nothing is delivered."""
+    families = newest_families(fleet, loaded, names, with_files=True)
+    if not any(families.values()):
         raise _nothing("no run that was asked for is delivered")
-    return list(found.values())
+    runs = [run for family in families.values() for run in filter(_delivered, family)]
+    return runs, tuple(name for name, family in families.items() if not family)
 
 
 def runs_of(fleet: Fleet, campaign_id: CampaignId, names: Sequence[str]) -> list[RunView]:
