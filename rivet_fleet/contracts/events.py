@@ -516,12 +516,13 @@ class EventName(Enum):
         "nothing is read again",
         data="`by`, `reason`, `gates`",
     )
-    RUN_WITHDRAWN = _Row(
-        "run.withdrawn",
-        "finalizer",
+    PARTITION_VANISHED = _Row(
+        "partition.vanished",
+        "coordinator",
         WARNING,
-        "a partition has no rows any more, and its folder names no run: what was delivered there "
-        "before stays in its run's own folder",
+        "a partition of the last whole delivery has no rows any more; its folder goes on naming "
+        "what was delivered then",
+        data="`partitions`",
     )
 
     # Marks

@@ -10,7 +10,7 @@ from functools import partial
 from rivet_fleet.contracts.columns import ColumnSpec
 from rivet_fleet.contracts.events import Event, EventName, Told
 from rivet_fleet.contracts.identity import namespace_of
-from rivet_fleet.contracts.keys import CampaignId, RunId
+from rivet_fleet.contracts.keys import RunId
 from rivet_fleet.contracts.killpoints import KillPoint, reach
 from rivet_fleet.contracts.manifest import (
     LATEST_NAME,
@@ -47,6 +47,7 @@ from rivet_fleet.errors import (
     LeaseLost,
     SourceError,
     StateError,
+    StateRefused,
     StateTampered,
     StopRequested,
 )
@@ -260,10 +261,7 @@ def finalize_run(fleet: Fleet, run_id: RunId) -> bool:
     # Behind the count, which takes its time: as late as it can be.
     remove_late(fleet, run, ledger.fences)
     if run.plan.skip_empty and not parts:
-        # No delivery at all: what was delivered before stays what it was (Rivet: Manifest). Of a
-        # partition its rows lie in others now, or nowhere.
-        if run.plan.family:
-            _withdraw_former(fleet, destination, run.campaign_id)
+        # No delivery at all: what was delivered before stays what it was (Rivet: Manifest).
         return _finish(fleet, run, lease, parts, "", findings)
     # Not reopened by itself: what a store spoils once it may spoil again, and each time its source
     # would be read anew.
@@ -420,7 +418,7 @@ def _write(
     An older run that is finished anew (a part of it was lost) is whole again by its own copy and
     marker: what the prefix is known by stays the newest's.
     """
-    later = fleet.patience.call("look for a later run", lambda: fleet.store.later_run(run.run_id))
+    later = _known_by_later(fleet, destination, run)
     # The copy before the name: who follows manifest.json finds the copy of its run.
     destination.put_atomic(run_manifest_name(run.run_id), body)
     reach(KillPoint.MANIFEST_COPY_WRITTEN)
@@ -454,6 +452,20 @@ def _write(
         destination.put_atomic(LATEST_NAME, latest)
         reach(KillPoint.LATEST_WRITTEN)
     return None
+
+
+def _known_by_later(fleet: Fleet, destination: Destination, run: RunView) -> bool:
+    """Whether the prefix is known by a run that was planned behind this one. Asked of the place: a
+    later run that delivered elsewhere, or nothing, has not taken the name here."""
+    body = destination.read(MANIFEST_NAME, MANIFEST_BYTES_MAX)
+    with contextlib.suppress(ManifestUnreadable, StateTampered, StateRefused):
+        named = None if body is None else RunId(parse_manifest(body).run_id)
+        found = named and fleet.patience.call(
+            "look at the run that is named", lambda: fleet.store.run(named)
+        )
+        if found:
+            return (found.created_at_s, found.run_id) > (run.created_at_s, run.run_id)
+    return False
 
 
 def _bears_name(destination: Destination, body: bytes) -> bool:
@@ -561,54 +573,17 @@ def _rfc3339(epoch_s: float) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def withdraw_success(destination: Destination, plan: ExportPlan) -> bool:
-    """Before a finished run is reopened: nobody may believe in it any longer. True when the prefix
-    was known by it."""
-    known = _withdraw_name(destination, plan)
-    destination.remove(f"{plan.run_id}/{SUCCESS_NAME}")
-    return known
+def withdraw_success(destination: Destination, plan: ExportPlan) -> None:
+    """Before a finished run is reopened: nobody may believe in it any longer.
 
-
-def _withdraw_name(destination: Destination, plan: ExportPlan) -> bool:
-    """The canonical marker goes only when it speaks of this run, and ``latest.json``, which stays,
-    names none then. True when either was so."""
+    The canonical marker goes only when it speaks of this run, and ``latest.json``, which stays,
+    names none then.
+    """
     latest = destination.read(LATEST_NAME, MANIFEST_BYTES_MAX)
-    named = latest is not None and f'"run_id": "{plan.run_id}"'.encode() in latest
-    if named:
+    if latest is not None and f'"run_id": "{plan.run_id}"'.encode() in latest:
         destination.put_atomic(LATEST_NAME, withdrawn_bytes(plan))
     body = destination.read(run_manifest_name(plan.run_id), MANIFEST_BYTES_MAX)
     canonical = destination.read(SUCCESS_NAME, 4096)
-    marked = body is not None and canonical == success_line(fingerprint_bytes(body))
-    if marked:
+    if body is not None and canonical == success_line(fingerprint_bytes(body)):
         destination.remove(SUCCESS_NAME)
-    return named or marked
-
-
-def _withdraw_former(fleet: Fleet, destination: Destination, campaign_id: CampaignId) -> None:
-    """What a former run of the namespace delivered here."""
-    body = destination.read(MANIFEST_NAME, MANIFEST_BYTES_MAX)
-    if body is None or delivered_by_other(destination, fleet.store.namespace) is not None:
-        return
-    with contextlib.suppress(ManifestUnreadable):
-        former = fleet.store.run(RunId(parse_manifest(body).run_id))
-        if former is not None:
-            withdraw_delivery(fleet, former, campaign_id)
-
-
-def withdraw_delivery(fleet: Fleet, run: RunView, campaign_id: CampaignId) -> None:
-    """The prefix of a partition is known by no run any more: there are no rows of it now. What the
-    run delivered stays in its own folder, with its marker. ``campaign_id``: the one that found it
-    so."""
-    destination = fleet.destination(run.run_id)
-    if _withdraw_name(destination, run.plan):
-        fleet.emit(
-            Event(
-                name=EventName.RUN_WITHDRAWN,
-                campaign_id=campaign_id,
-                run_id=run.run_id,
-                export_name=run.export_name,
-                worker_id=fleet.identity.worker_id,
-                message=f"{destination.uri} names no run any more: export {run.export_name} has "
-                "no rows now",
-            )
-        )
+    destination.remove(f"{plan.run_id}/{SUCCESS_NAME}")

@@ -78,6 +78,8 @@ def requeue(
     """Put failed chunks back into the queue with a fresh budget; with ``lost`` also the
     delivered ones whose files are gone or changed. Raises StateRefused for unknown names."""
     runs = selected_runs(fleet, campaign_id, export_name)
+    for run in runs if lost else ():
+        _refuse_beside_another(fleet, run)
     reopened = sum(_reopen_lost(fleet, run, chunk_index) for run in runs) if lost else 0
     failed = fleet.store.requeue(campaign_id, export_name=export_name, chunk_index=chunk_index)
     return Requeued(failed=failed, lost=reopened)
@@ -188,6 +190,17 @@ def planned_as(fleet: Fleet, loaded: LoadedConfig, name: str) -> set[str]:
     return found
 
 
+def _refuse_beside_another(fleet: Fleet, run: RunView) -> None:
+    """Before any of them is withdrawn: an export has one run in progress. Raises StateRefused."""
+    other = fleet.store.other_in_progress(run.run_id)
+    if other is not None:
+        raise StateRefused(
+            f"run {other} of the same export is in progress: run {run.run_id} cannot be continued "
+            "beside it; nothing was changed",
+            hint="`rivet-fleet resume` ends it; then again",
+        )
+
+
 def _reopen_lost(fleet: Fleet, run: RunView, chunk_index: int | None) -> int:
     destination = fleet.destination(run.run_id)
     wanted = {
@@ -197,14 +210,6 @@ def _reopen_lost(fleet: Fleet, run: RunView, chunk_index: int | None) -> int:
         and destination.prove(part.path, part.digest) is not Presence.VISIBLE
     }
     if wanted and run.status is RunStatus.COMPLETED:
-        later = fleet.store.later_run(run.run_id)
-        found = fleet.store.run(later) if later else None
-        if found is not None and found.status is RunStatus.IN_PROGRESS:
-            raise StateRefused(
-                f"run {later} of the same export is in progress: run {run.run_id} cannot be "
-                "continued beside it; nothing was changed",
-                hint=f"`rivet-fleet resume --campaign-id {found.campaign_id}` ends it; then again",
-            )
         # Before the first of them: nobody may read a folder as complete whose rows are on their
         # way out.
         withdraw_success(destination, run.plan)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rivet_fleet.contracts.events import EventName
+from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.keys import CampaignId, RunId
 from rivet_fleet.contracts.killpoints import KillPoint, reach
 from rivet_fleet.contracts.seals import SpoiltRow, of_one_row
@@ -20,7 +21,7 @@ from rivet_fleet.contracts.state import (
 )
 from rivet_fleet.contracts.url import parse_database_url
 from rivet_fleet.coordination.commit import publish_chunk
-from rivet_fleet.coordination.finalize import finalize_run, withdraw_delivery
+from rivet_fleet.coordination.finalize import finalize_run
 from rivet_fleet.coordination.fitness import unfit_of
 from rivet_fleet.coordination.fleet import Fleet, awaits_parent, process_alive
 from rivet_fleet.errors import (
@@ -70,14 +71,11 @@ def tend(fleet: Fleet, campaign_id: CampaignId, *, rolling_idle_s: float | None 
     refusals: list[DestinationError] = []
     rolled = roll_forward(fleet, campaign_id, refusals, idle_s=0.0 if dead else idle_s)
     finalized = finalize_ready(fleet, campaign_id, refusals)
-    if not fleet.patience.call(
-        "look for open work", lambda: fleet.store.has_open_work(campaign_id)
-    ):
-        # Before it is settled: whoever comes behind a crash here does it again.
-        withdraw_vanished(fleet, campaign_id)
     status = fleet.patience.call(
         "settle the campaign", lambda: fleet.store.finish_campaign(campaign_id)
     )
+    if status is CampaignStatus.COMPLETED and finalized:
+        tell_vanished(fleet, campaign_id)
     view = fleet.patience.call("look at the campaign", lambda: fleet.store.campaign(campaign_id))
     return Tended(
         reaped=len(reaped) + len(dead),
@@ -89,30 +87,52 @@ def tend(fleet: Fleet, campaign_id: CampaignId, *, rolling_idle_s: float | None 
     )
 
 
-def withdraw_vanished(fleet: Fleet, campaign_id: CampaignId) -> None:
-    """Of each partitioned export that is delivered, what former campaigns delivered of partitions
-    that there are no more: their rows lie in others now, or nowhere. A reader who takes the newest
-    of each folder would have them twice (ADR 0012). Idempotent; their files stay."""
-    runs = fleet.patience.call("look at the runs", lambda: fleet.store.runs(campaign_id))
-    whole = {run.plan.family for run in runs if run.plan.family}
-    whole -= {run.plan.family for run in runs if run.status is not RunStatus.COMPLETED}
-    present = {run.plan.destination.prefix for run in runs}
-    if not whole:
-        return
-    this = fleet.store.campaign(campaign_id)
-    for former in fleet.store.campaigns(name=this.campaign_name) if this is not None else ():
-        if this is None or former.created_at_s >= this.created_at_s:
-            continue
-        theirs = [run for run in fleet.store.runs(former.campaign_id) if run.plan.family in whole]
-        for run in theirs:
-            if run.status is RunStatus.COMPLETED and run.plan.destination.prefix not in present:
-                withdraw_delivery(fleet, run, campaign_id)
-        # Whatever was there before it, it has withdrawn itself when it was delivered whole.
-        whole -= {run.plan.family for run in theirs}.difference(
-            run.plan.family for run in theirs if run.status is not RunStatus.COMPLETED
+def tell_vanished(fleet: Fleet, campaign_id: CampaignId) -> None:
+    """Of each partitioned export, the partitions that its last whole delivery had and this one has
+    not: their rows were deleted, or lie in others now, and their folders go on naming what was
+    delivered then (ADR 0012). Told and not touched: to whom the dataset is an archive, it is
+    right. Best effort: what a former campaign is like decides nothing of this one."""
+    with contextlib.suppress(StateTampered, StateRefused, MalformedData):
+        this = fleet.store.campaign(campaign_id)
+        runs = [run for run in fleet.store.runs(campaign_id) if run.plan.family]
+        names = {run.export_name for run in runs}
+        untold = {run.plan.family for run in runs}
+        former_ones = fleet.store.campaigns(name=this.campaign_name) if this and untold else []
+        for former in former_ones:
+            later = this is not None and former.created_at_s > this.created_at_s
+            if later or former.campaign_id == campaign_id or not untold:
+                continue
+            theirs = [r for r in fleet.store.runs(former.campaign_id) if r.plan.family in untold]
+            whole = {run.plan.family for run in theirs}
+            whole -= {r.plan.family for r in theirs if r.status is not RunStatus.COMPLETED}
+            for family in sorted(whole):
+                gone = [r.export_name for r in theirs if r.plan.family == family and not r.skipped]
+                gone = [name for name in gone if name not in names]
+                if gone:
+                    _tell_vanished(fleet, campaign_id, former.campaign_id, family, gone)
+            untold -= whole
+
+
+_VANISHED_SHOWN = 5
+
+
+def _tell_vanished(
+    fleet: Fleet, campaign_id: CampaignId, former: CampaignId, family: str, gone: list[str]
+) -> None:
+    shown = ", ".join(gone[:_VANISHED_SHOWN])
+    more = f" and {len(gone) - _VANISHED_SHOWN} more" if len(gone) > _VANISHED_SHOWN else ""
+    fleet.emit(
+        Event(
+            name=EventName.PARTITION_VANISHED,
+            campaign_id=campaign_id,
+            export_name=family,
+            worker_id=fleet.identity.worker_id,
+            message=f"{shown}{more}: delivered by campaign {former} and without rows now; where "
+            "their folders are, they go on naming that delivery: `rivet-fleet files` names what "
+            "this one delivered",
+            data={"partitions": gone},
         )
-        if not whole:
-            return
+    )
 
 
 def reap_dead_neighbours(fleet: Fleet) -> list[Reaped]:

@@ -192,7 +192,7 @@ class ReadingEngine(Protocol):
         packed: bool,
     ) -> Generator[PageStream, None, None]:
         """Several statements, each as ``open_stream`` would start it, asked for at once: their
-        streams, the next one when the last one has ended (ADR 0030). One that is abandoned ends all
+        streams, the next one when the last one has ended (ADR 0031). One that is abandoned ends all
         of them, and so does ``close`` before the last one was given."""
         ...
 

@@ -3,7 +3,7 @@
 What is left of a chunk is a list of stretches of the key's order. A page reads one of them from its
 beginning, as far as its limit goes, and what it has read is gone from it. Of a key of whole numbers
 a stretch can be divided ahead, at bounds that are reckoned from how dense the keys were: whatever
-the density is there, the stretches are a partition of it (ADR 0030).
+the density is there, the stretches are a partition of it (ADR 0031).
 """
 
 from __future__ import annotations

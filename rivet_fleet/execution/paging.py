@@ -137,7 +137,7 @@ class Pager(Protocol):
 
     def train(self, limit: PageLimit, pages: int) -> tuple[Select, ...]:
         """The statements of the next pages, at most so many: those whose rows are known to be none
-        of each other's before any has come (ADR 0030). ``accept`` and ``end`` are told of one
+        of each other's before any has come (ADR 0031). ``accept`` and ``end`` are told of one
         after the other; whoever leaves before the last one asks anew."""
         ...
 

@@ -16,6 +16,9 @@ from rivet_fleet.errors import SourceUnavailable
 from rivet_fleet.execution.source import PageLimit
 
 PROBE_ROWS = 500
+PAGES_AHEAD_MAX = 16
+"""How many pages are asked for at once at most: what a server keeps of one message is bounded, and
+so are the statements that may come back empty."""
 PIECES = 4
 """A page that is handed on in pieces may hold so many times what one is: what a statement costs
 beyond its rows is shared by more of them (ADR 0016)."""
@@ -50,7 +53,7 @@ of the same table, but from elsewhere in it, and the source may have changed mea
 _WIDTH_MEMORY = 0.7
 AHEAD_S = 1.0
 """Pages that are asked for at once take about as long as this together, at most: whoever wants the
-source to rest, or pages to be smaller, waits so long (ADR 0030)."""
+source to rest, or pages to be smaller, waits so long (ADR 0031)."""
 HELD_BY_WIRE = 0.625
 """A page counts at least this part of what it took on the wire, however little is held of it
 (packed text, booleans): a page is cut at twice its bytes on the wire (``chunkreader``), and a cut
@@ -126,13 +129,15 @@ class PageServo:
         page_s = self._row_s * rows
         # What is reserved of a rate is for one page.
         rated = allowance.rows_max is not None or allowance.bytes_max is not None
-        alone = not self._ahead or rated or page_s <= 0
+        # Shrunk to almost nothing, as after errors, a page's time says nothing, and of a second's
+        # worth of such pages most would be empty.
+        alone = not self._ahead or rated or page_s <= 0 or rows < self._probe_rows
         return PageLimit(
             rows_max=rows,
             bytes_max=size,
             piece_rows_max=piece_rows,
             piece_bytes_max=piece_bytes,
-            pages_max=1 if alone else max(1, int(AHEAD_S / page_s)),
+            pages_max=1 if alone else max(1, min(PAGES_AHEAD_MAX, int(AHEAD_S / page_s))),
             page_s=page_s,
         )
 

@@ -34,7 +34,7 @@ class PageLimit:
     piece_bytes_max: int | None = None
     pages_max: int = 1
     """So many pages may be asked for at once, by a reader that knows where they begin: nothing but
-    a stop acts before the last of them has come (ADR 0030)."""
+    a stop acts before the last of them has come (ADR 0031)."""
     page_s: float = 0.0
     """How long one of them is expected to take at the source; 0: nobody knows."""
 

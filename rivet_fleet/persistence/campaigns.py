@@ -232,13 +232,9 @@ class Campaigns:
             return verdict
 
         # Looked at without any lock first: most of the time there is nothing to settle.
-        view = self.campaign(campaign_id) if self.has_open_work(campaign_id) else None
+        quick = self._db.one(lambda tx: tx.scalar(OPEN_WORK, campaign_id=campaign_id))
+        view = self.campaign(campaign_id) if quick else None
         return view.status if view is not None else self._db.write(work)
-
-    def has_open_work(self, campaign_id: CampaignId) -> bool:
-        """Whether anything of the campaign can still be claimed, reaped, published or finalized
-        without an operator."""
-        return bool(self._db.one(lambda tx: tx.scalar(OPEN_WORK, campaign_id=campaign_id)))
 
     def cancel(self, campaign_id: CampaignId) -> int:
         """active/incomplete → cancelled; pending tasks stay as they are, running ones lose their

@@ -171,10 +171,9 @@ class Finalizers:
         if self._db.write(work, durable=False) == 0:
             raise _lost(lease)
 
-    def later_run(self, run_id: RunId) -> RunId | None:
-        """The newest run of the same export that was planned behind this one and is complete or in
-        progress: the prefix is known by that one."""
-        found: str | None = self._db.one(lambda tx: tx.scalar(_LATER, run_id=run_id))
+    def other_in_progress(self, run_id: RunId) -> RunId | None:
+        """The run of the same export that is in progress, when it is another one."""
+        found: str | None = self._db.one(lambda tx: tx.scalar(_OTHER, run_id=run_id))
         return None if found is None else RunId(found)
 
     def note_proof(
@@ -365,7 +364,11 @@ _OF_LATER = """FROM chunk_run o
      AND (o.created_at_s > r.created_at_s
        OR (o.created_at_s = r.created_at_s AND o.run_id > r.run_id))
    ORDER BY o.created_at_s DESC, o.run_id DESC LIMIT 1"""
-_LATER = f"SELECT (SELECT o.run_id {_OF_LATER}) FROM chunk_run r WHERE r.run_id = :run_id"
+_OTHER = """
+SELECT o.run_id FROM chunk_run r JOIN chunk_run o ON o.namespace = r.namespace
+  AND o.campaign_name = r.campaign_name AND o.export_name = r.export_name
+WHERE r.run_id = :run_id AND o.run_id <> r.run_id AND o.status = 'in_progress'
+"""
 _RUN = f"""
 SELECT r.campaign_id, r.run_id, r.export_name, r.status, r.findings_json, r.seal, {_WORDS},
   (SELECT o.run_id {_OF_LATER}) AS later

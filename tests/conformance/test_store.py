@@ -941,8 +941,8 @@ def unique(entries: bytes, duplicates: int = 0) -> UniqueStats:
     )
 
 
-def committed_with(store, chunk: int, *stats: UniqueStats, longest_statement_s=None, campaign=C1):
-    claim = store.claim(campaign, W1, 30.0)
+def committed_with(store, chunk: int, *stats: UniqueStats, longest_statement_s=None):
+    claim = store.claim(C1, W1, 30.0)
     assert claim.chunk_index == chunk
     part = replace(
         staged_part(chunk, claim.fence),
@@ -1125,24 +1125,15 @@ def refused_run(store) -> RunId:
     return RunId("c1-e0")
 
 
-def test_the_later_run_of_an_export_is_the_one_that_counts(store) -> None:
-    """Planned behind it, and complete or in progress; at one moment the greater name is later."""
-
-    def ends(campaign: str, findings: RunFindings, error: str = "") -> None:
-        store.submit(campaign_plan(campaign_id=campaign, chunks=(1,)))
-        committed_with(store, 0, campaign=CampaignId(campaign))
-        finish(store, RunId(f"{campaign}-e0"), findings, error=error)
-        store.finish_campaign(CampaignId(campaign))
-
-    ends("c1", RunFindings())
-    assert store.later_run(RunId("c1-e0")) is None
-    ends("c2", RunFindings(gates=(GATE,)), error="not delivered")
-    assert store.later_run(RunId("c1-e0")) is None
-    ends("c3", RunFindings())
-    assert store.later_run(RunId("c1-e0")) == store.later_run(RunId("c2-e0")) == "c3-e0"
-    store.submit(campaign_plan(campaign_id="c4", chunks=(1,)))
-    assert store.later_run(RunId("c1-e0")) == store.later_run(RunId("c3-e0")) == "c4-e0"
-    assert store.later_run(RunId("c4-e0")) is None
+def test_an_export_has_one_run_in_progress_and_every_other_is_told_of_it(store) -> None:
+    store.submit(campaign_plan(campaign_id="c1", chunks=(1,)))
+    assert store.other_in_progress(RunId("c1-e0")) is None
+    committed_with(store, 0)
+    finish(store, RunId("c1-e0"), RunFindings())
+    store.finish_campaign(C1)
+    store.submit(campaign_plan(campaign_id="c2", chunks=(1,)))
+    assert store.other_in_progress(RunId("c1-e0")) == "c2-e0"
+    assert store.other_in_progress(RunId("c2-e0")) is None
 
 
 def test_an_accepted_run_is_finished_and_nothing_else(store) -> None:

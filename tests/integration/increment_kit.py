@@ -10,6 +10,7 @@ from rivet_fleet.contracts.keys import RangeKind, RelationName
 from rivet_fleet.execution.source import PageLimit, Source
 from rivet_fleet.planning.config.models import ExportConfig
 from rivet_fleet.planning.cuts import Refusal
+from rivet_fleet.planning.request import casts_of
 from rivet_fleet.planning.strategy import Choice
 from rivet_fleet.planning.window import Moving, Windowed, choose_windowed, newest_request, window_of
 from tests.integration.postgres_source_kit import TuningPlan, drain, read_plan
@@ -76,6 +77,7 @@ class Follower:
                 relation=None if query else RelationName(schema=self.schema, name="t"),
                 query=query,
                 key_columns=self.export.chunk_by_key or (),
+                casts=tuple(casts_of(self.export).items()),
                 boundaries_max=0 if self.mark else 10,
             )
         )

@@ -151,6 +151,19 @@ def test_every_cursor_type_is_exact(sql, source, kind, values, later, index) -> 
     assert follower.run() == []
 
 
+def test_no_mark_is_not_a_number_whatever_the_cursor_is_called_and_cast_to(sql, source) -> None:
+    """A domain over numeric that is sent as text is ordered as numeric: NaN lies above all."""
+    sql.execute("CREATE DOMAIN amount AS numeric")
+    table(sql, "amount", index="at")
+    for number, value in enumerate(("1", "2", "'NaN'"), start=1):
+        sql.execute(f"INSERT INTO t (id, at) VALUES ({number}, {value})")
+    export = export_of(cursor_is_monotonic=True, columns={"at": "text"})
+    planned = Follower(source=source, export=export, schema="public").plan()
+    upper = planned.windowed.window.upper
+    assert upper is not None and upper.values[0] == "2"
+    assert "never the mark" in planned.warned
+
+
 def test_without_a_key_equal_values_are_never_cut_apart(sql, source) -> None:
     table(sql, key="NOT NULL")
     follower = Follower(source=source, export=export_of(), schema="public")

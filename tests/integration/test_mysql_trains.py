@@ -1,4 +1,4 @@
-"""Statements that MariaDB finds on its socket one behind the other (ADR 0030)."""
+"""Statements that MariaDB finds on its socket one behind the other (ADR 0031)."""
 
 from __future__ import annotations
 

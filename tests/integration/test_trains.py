@@ -1,4 +1,4 @@
-"""Pages that are asked for at once, against real servers (ADR 0030)."""
+"""Pages that are asked for at once, against real servers (ADR 0031)."""
 
 from __future__ import annotations
 

@@ -145,17 +145,20 @@ class MemoryFinish(MemoryMarks, MemoryCounters):
             campaign.status, campaign.finished_at_s = CampaignStatus.ACTIVE, None
 
     @synchronized
-    def later_run(self, run_id: RunId) -> RunId | None:
+    def other_in_progress(self, run_id: RunId) -> RunId | None:
+        others = self._of_the_same_export(run_id, RunStatus.IN_PROGRESS)
+        return others[0].run_id if others else None
+
+    def _of_the_same_export(self, run_id: RunId, *statuses: RunStatus) -> list[Run]:
         run = self._runs[run_id]
         name = run.planned.plan.export_name
-        later = [
-            (other.created_at_s, other.run_id)
+        return [
+            other
             for other in self._runs.values()
             if (other.campaign_name, other.planned.plan.export_name) == (run.campaign_name, name)
-            and (other.created_at_s, other.run_id) > (run.created_at_s, run.run_id)
-            and other.status in (RunStatus.COMPLETED, RunStatus.IN_PROGRESS)
+            and other is not run
+            and other.status in statuses
         ]
-        return max(later)[1] if later else None
 
     @synchronized
     def accept_run(self, run_id: RunId, *, by: str, reason: str) -> Accepted:
@@ -167,7 +170,17 @@ class MemoryFinish(MemoryMarks, MemoryCounters):
         name = run.planned.plan.export_name
         findings = run.findings or RunFindings()
         campaign = self._known(run.campaign_id)
-        refuse_acceptance(run.status, campaign.status, findings, self.later_run(run_id), run_id)
+        later = max(
+            (
+                (other.created_at_s, other.run_id)
+                for other in self._of_the_same_export(
+                    run_id, RunStatus.COMPLETED, RunStatus.IN_PROGRESS
+                )
+                if (other.created_at_s, other.run_id) > (run.created_at_s, run_id)
+            ),
+            default=(0.0, None),
+        )[1]
+        refuse_acceptance(run.status, campaign.status, findings, later, run_id)
         if not self._all_completed(run):
             raise wrong_state(f"run {run_id} has chunks that are not delivered")
         run.acceptance = Acceptance(
@@ -179,10 +192,6 @@ class MemoryFinish(MemoryMarks, MemoryCounters):
         self._revive(run.campaign_id)
         self._note(acceptance_event(run.campaign_id, run_id, name, run.acceptance))
         return Accepted(acceptance=run.acceptance, created=True)
-
-    @synchronized
-    def has_open_work(self, campaign_id: CampaignId) -> bool:
-        return any(self._open_work(run) for run in self._runs_of(campaign_id))
 
     @synchronized
     def finish_campaign(self, campaign_id: CampaignId) -> CampaignStatus:

@@ -1,4 +1,4 @@
-"""Pages that are asked for at once (ADR 0030) are a partition of the rows: whatever the keys'
+"""Pages that are asked for at once (ADR 0031) are a partition of the rows: whatever the keys'
 density is, whoever inserts and deletes meanwhile, and wherever one of them fails or is left."""
 
 from __future__ import annotations

@@ -149,7 +149,7 @@ S = TypeVar("S", bound=EngineSession[Any, Any])
 
 
 class Train(Generic[S]):
-    """Statements of one session that were asked for at once (ADR 0030). Nothing else may be asked
+    """Statements of one session that were asked for at once (ADR 0031). Nothing else may be asked
     of it before the last one has ended."""
 
     def __init__(self, session: S, statements: tuple[str, ...]) -> None:

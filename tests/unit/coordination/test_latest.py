@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 
 from rivet_fleet.contracts import killpoints
+from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.keys import CampaignId, RunId
 from rivet_fleet.contracts.killpoints import Arming, KillAction, KillPoint, KillPointReached
 from rivet_fleet.contracts.manifest import LATEST_NAME, MANIFEST_NAME, SUCCESS_NAME, success_line
 from rivet_fleet.contracts.plan import CampaignPlan, DestinationPlan
-from rivet_fleet.contracts.state import RunStatus
+from rivet_fleet.contracts.state import CampaignStatus, RunStatus
 from rivet_fleet.coordination.commit import deliver_chunk
 from rivet_fleet.coordination.finalize import finalize_run
 from rivet_fleet.coordination.fleet import Fleet
@@ -56,12 +57,10 @@ class Place:
         self.store = MemoryStore(self.clock)
         self.where = DestinationPlan(kind="memory", prefix=f"latest-{folder}")
 
-    def submit(self, name: str, partition: str = "") -> RunId:
+    def submit(self, name: str) -> RunId:
         plan: CampaignPlan = campaign_plan(campaign_id=name, chunks=(1,))
         (run,) = plan.runs
-        where = replace(self.where, prefix=self.where.prefix + partition)
-        family = "e" if partition else ""
-        run = replace(run, plan=replace(run.plan, destination=where, family=family))
+        run = replace(run, plan=replace(run.plan, destination=self.where))
         self.store.submit(replace(plan, runs=(run,)))
         return run.plan.run_id
 
@@ -242,23 +241,59 @@ def test_beside_a_run_in_progress_no_older_one_is_reopened(tmp_path: Path) -> No
     assert requeue(place.fleet(), CampaignId("c1"), lost=True).lost == 1
 
 
-def test_a_partition_that_vanished_is_named_no_longer_whoever_dies(tmp_path: Path) -> None:
-    """Its rows are in another one now: withdrawn before the campaign counts as complete, and by
-    whoever comes behind a crash. A family that is not delivered whole withdraws nothing."""
+def test_where_the_later_run_delivered_elsewhere_the_older_one_has_its_name_back(
+    tmp_path: Path,
+) -> None:
+    """Yesterday's folder is known by yesterday's run, whatever was delivered into today's."""
     place = Place(tmp_path)
-    place.submit("c1", "-january")
+    place.submit("c1")
     place.finish("c1")
-    place.submit("c2", "-february")
-    killpoints.arm((Arming(point=KillPoint.RUN_FINISHED, action=KillAction.ERROR),))
-    with pytest.raises(KillPointReached):
-        place.deliver("c2", place.fleet("dying"))
-    killpoints.arm(())
-    january = replace(place.where, prefix=f"{place.where.prefix}-january")
-    place.where, february = january, replace(place.where, prefix=f"{place.where.prefix}-february")
+    elsewhere = replace(place.where, prefix=f"{place.where.prefix}-today")
+    here, place.where = place.where, elsewhere
+    place.submit("c2")
+    place.finish("c2")
+    place.where = here
+    destination = open_destination(here)
+    destination.remove(part_of(destination, "c1-e0"))
+    assert requeue(place.fleet(), CampaignId("c1"), lost=True).lost == 1
+    assert place.named() is None
+    place.finish("c1")
     assert place.named() == place.marked() == "c1-e0"
-    tend(place.fleet("heir"), CampaignId("c2"))
-    assert place.named() is None and place.marked() is None
-    own = open_destination(january).read(f"c1-e0/{SUCCESS_NAME}", BODY_MAX)
-    assert own is not None, "what was delivered stays where it is"
-    place.where = february
-    assert place.named() == place.marked() == "c2-e0"
+
+
+def test_a_partition_that_vanished_is_told_and_left(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+
+    def deliver(campaign: str, *months: str) -> list[str]:
+        plan: CampaignPlan = campaign_plan(campaign_id=campaign, chunks=(1,) * len(months))
+        runs = [
+            replace(
+                run,
+                plan=replace(
+                    run.plan,
+                    export_name=f"e__{month}",
+                    family="e",
+                    destination=replace(place.where, prefix=f"{place.where.prefix}-{month}"),
+                ),
+            )
+            for run, month in zip(plan.runs, months, strict=True)
+        ]
+        place.store.submit(replace(plan, runs=tuple(runs)))
+        told: list[Event] = []
+        place.clock.time_s += 1.0
+        fleet = replace(place.fleet(), emit=told.append)
+        for _ in months:
+            claim = place.store.claim(CampaignId(campaign), fleet.identity, 30.0)
+            assert claim is not None
+            planned = fleet.planned_run(claim.run_id).plan
+            deliver_chunk(fleet, claim, planned, spooled(tmp_path / "spool"))
+        assert tend(fleet, CampaignId(campaign)).status is CampaignStatus.COMPLETED
+        return [one.message for one in told if one.name is EventName.PARTITION_VANISHED]
+
+    assert deliver("c1", "01", "02") == []
+    (sentence,) = deliver("c2", "02")
+    assert sentence.startswith("e__01: delivered by campaign c1 and without rows now")
+    assert deliver("c3", "02") == []
+    january = replace(place.where, prefix=f"{place.where.prefix}-01")
+    place.where = january
+    assert place.named() == place.marked() == "c1-e0"

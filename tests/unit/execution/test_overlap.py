@@ -83,12 +83,12 @@ class SignallingReader(ScriptedReader):
 
     def __init__(self, rows, **kwargs):
         super().__init__(rows, **kwargs)
-        self.begun = {n: threading.Event() for n in range(1, 100)}
+        self.begun = {n: threading.Event() for n in range(1, 200)}
 
     def read_page(self, limit):
         self.begun[self.page + 1].set()
         page = super().read_page(limit)
-        return replace(page, pace_s=0.1)  # what the servo aims at: pages stay at 100
+        return replace(page, pace_s=0.01)  # far below what the servo aims at: pages stay at 100
 
 
 @pytest.fixture(autouse=True)

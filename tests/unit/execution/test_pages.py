@@ -8,6 +8,7 @@ from rivet_fleet.execution.servo import (
     AIM,
     AIM_MIN,
     LOOK,
+    PAGES_AHEAD_MAX,
     PIECES,
     PROBE_ROWS,
     ROWS_CEILING,
@@ -253,6 +254,17 @@ def test_pages_that_are_asked_for_at_once_take_a_second_together():
 
 def test_a_page_of_which_nothing_is_known_is_asked_for_alone():
     assert PageServo(150, 0).limit().pages_max == 1
+
+
+def test_however_short_pages_are_few_are_asked_for_at_once():
+    """A server keeps all of a message, and of pages that errors have made small most are empty."""
+    servo = PageServo(150, 0, 2_000)
+    for _ in range(60):
+        servo.observe(servo.limit().rows_max, 20_000, 0.01)
+    assert servo.limit().pages_max == PAGES_AHEAD_MAX
+    while servo.limit().rows_max >= PROBE_ROWS:
+        servo.shrink()
+    assert servo.limit().pages_max == 1
 
 
 @pytest.mark.parametrize("rate", [Allowance(rows_max=5_000), Allowance(bytes_max=1 << 20)])

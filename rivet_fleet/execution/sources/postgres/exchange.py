@@ -1,4 +1,4 @@
-"""One query message that holds one COPY, or several (ADR 0030), and its answer, over psycopg's own
+"""One query message that holds one COPY, or several (ADR 0031), and its answer, over psycopg's own
 libpq (ADR 0015)."""
 
 from __future__ import annotations

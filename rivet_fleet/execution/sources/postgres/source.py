@@ -156,7 +156,7 @@ def newest(session: Session, request: NewestRequest) -> Newest:
 
 def _end(session: Session, column: ColumnFacts) -> str:
     """The least value that is no mark; empty for types whose every value is one."""
-    kind = column.type.kind if column.type else None
+    kind = column.compared
     if kind in _MOMENTS:
         return "infinity"
     if kind is TypeKind.DECIMAL or column.native_type.startswith("numeric"):
@@ -165,7 +165,7 @@ def _end(session: Session, column: ColumnFacts) -> str:
 
 
 def _moved(column: ColumnFacts, keys: Keys, request: NewestRequest) -> str | None:
-    native = _MOMENTS.get(column.type.kind) if column.type else None
+    native = _MOMENTS.get(column.compared) if column.compared else None
     if request.above is None or not request.overlap_s or native is None:
         return None
     mark = keys.literal(column.name, request.above[0])
