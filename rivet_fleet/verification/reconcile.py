@@ -7,9 +7,10 @@ The source is read as the run read it, page by page; the files as they are.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
+import numpy as np
 import pyarrow as pa
 
 from rivet_fleet.contracts.keys import ChunkRange
@@ -28,6 +29,7 @@ from rivet_fleet.contracts.reconcile import (
 from rivet_fleet.contracts.window import RowWindow, WindowBound
 from rivet_fleet.errors import DataIntegrityError
 from rivet_fleet.execution.rowtally import (
+    Flags,
     RowCount,
     RowsKept,
     RowTally,
@@ -91,6 +93,27 @@ def compare_range(plan: ExportPlan, chunk_range: ChunkRange, looks: Looks) -> Ra
         return RangeResult(verdict=RangeVerdict.MISMATCH, sentence=str(wrong))
     except DataIntegrityError as wrong:
         return RangeResult(verdict=RangeVerdict.UNKNOWN, sentence=f"the files: {wrong.message}")
+
+
+_LOOKS_MAX = 6
+"""At both sides of a range: each reads all of it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Closer:
+    """What a closer look came to. ``looked_at``: the buckets of all looks so far; ``hidden``: no
+    row that nothing excuses was found, and there may be some in others."""
+
+    verdict: RangeVerdict
+    sentence: str
+    source: RowTally
+    files: RowTally
+    looked_at_s: tuple[float | None, float | None]
+    looks: int
+    told: Told
+    whole: bool
+    looked_at: Flags
+    hidden: bool
 
 
 class _Comparison:
@@ -192,14 +215,44 @@ class _Comparison:
                 key_columns=keys,
             )
         self._looks.pause(self._asked.confirm_after_s)
-        wanted = chosen(differing, first, first_files)
+        closer = self._closer(first, first_files, np.zeros_like(differing))
+        while closer.hidden and closer.looks < _LOOKS_MAX:
+            closer = self._closer(first, first_files, closer.looked_at, closer)
+        told = closer.told
+        return RangeResult(
+            verdict=closer.verdict,
+            sentence=closer.sentence,
+            source=_side(closer.source, closer.looked_at_s[0]),
+            files=_side(closer.files, closer.looked_at_s[1]),
+            looks=closer.looks,
+            missing=told.missing,
+            extra=told.extra,
+            changed=told.changed,
+            complete=closer.whole and bool((closer.looked_at >= differing).all()),
+            key_columns=keys,
+            rows=tuple(told.rows or ()),
+        )
+
+    def _closer(
+        self,
+        first: RowTally,
+        first_files: RowTally,
+        passed: Flags,
+        before: _Closer | None = None,
+    ) -> _Closer:
+        """Another look at both sides, at the rows of some buckets that differed at the first and
+        that no look ``before`` was at (``passed``)."""
+        names, keys = first.names, first.keys
+        differing = first.differing(first_files)
+        wanted = chosen(differing & ~passed, first, first_files)
         looked_at_s = self._looks.clocks()
         source, files = (RowsKept(RowTally(names, keys, self._settled), wanted) for _ in range(2))
         self._read_source(names, source.add)
         self._read_files(names, files.add)
         stable = ~first.differing(source.tally)
         still = source.tally.differing(files.tally) & differing
-        whole = source.whole and files.whole
+        whole, looked_at = source.whole and files.whole, passed | wanted
+        told, hidden = Told(rows=[]), False
         if whole:
             told = told_apart(
                 source,
@@ -208,22 +261,22 @@ class _Comparison:
                 limit=self._asked.limit,
                 moved_away=self._moved_away,
             )
-            verdict, sentence = _judged(told, still=bool(still.any()))
+            told.excused += before.told.excused if before else 0
+            hidden = not told.differing and bool((still & stable & ~looked_at).any())
+            verdict, sentence = _judged(told, still=bool(still.any()), hidden=hidden)
         else:
-            told = Told(rows=[])
             verdict, sentence = self._too_wide(source.tally, proven=bool((still & stable).any()))
-        return RangeResult(
+        return _Closer(
             verdict=verdict,
             sentence=sentence,
-            source=_side(source.tally, looked_at_s[0]),
-            files=_side(files.tally, looked_at_s[1]),
-            looks=2,
-            missing=told.missing,
-            extra=told.extra,
-            changed=told.changed,
-            complete=whole and bool((wanted == differing).all()),
-            key_columns=keys,
-            rows=tuple(told.rows or ()),
+            source=source.tally,
+            files=files.tally,
+            looked_at_s=looked_at_s,
+            looks=before.looks + 1 if before else 2,
+            told=told,
+            whole=whole,
+            looked_at=looked_at,
+            hidden=hidden,
         )
 
     def _too_wide(self, source: RowTally, *, proven: bool) -> tuple[RangeVerdict, str]:
@@ -290,8 +343,9 @@ def _side(tally: RowTally, at_s: float | None) -> Side:
     return Side(rows=tally.rows, unsettled=tally.unsettled, at_s=at_s, digest=tally.digest)
 
 
-def _judged(told: Told, *, still: bool) -> tuple[RangeVerdict, str]:
-    """``still``: the sides differ at the second look, too."""
+def _judged(told: Told, *, still: bool, hidden: bool) -> tuple[RangeVerdict, str]:
+    """``still``: the sides differ at the last look, too; ``hidden``: also in buckets that no look
+    was at, where the source has not moved."""
     if told.differing:
         rows = (
             f"{told.missing:,} rows are missing in the files, {told.extra:,} are in the files "
@@ -299,6 +353,12 @@ def _judged(told: Told, *, still: bool) -> tuple[RangeVerdict, str]:
         )
         later = f"; {told.excused:,} more may have been written since" if told.excused else ""
         return RangeVerdict.MISMATCH, rows + later
+    if hidden:
+        return (
+            RangeVerdict.UNKNOWN,
+            "not all that differs was looked at: there is more than can be kept; "
+            f"{told.excused:,} rows that were may have been written since the run began",
+        )
     if still or told.excused:
         return (
             RangeVerdict.UNSETTLED,

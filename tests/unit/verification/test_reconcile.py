@@ -322,6 +322,27 @@ def test_more_than_can_be_kept_is_said(tmp_path, monkeypatch) -> None:
     assert (excused.verdict, excused.rows) == (RangeVerdict.UNKNOWN, ())
 
 
+def test_what_was_never_looked_at_is_not_unsettled(tmp_path, monkeypatch) -> None:
+    """Rows that something excuses fill what may be kept: a row that nothing does lies behind."""
+    monkeypatch.setattr(rowtally, "KEPT_ROWS_MAX", 0)  # a bucket a look
+    names, keys = [one.name for one in COLUMNS], ("id",)
+    columns = dict(zip(names, batch_of(ROWS).columns, strict=True))
+    buckets = rowtally.RowTally(names, keys, None).add(columns).buckets.tolist()
+    inner = [row[0] for _, row in sorted(zip(buckets, ROWS, strict=True))]
+    for looks, verdict in ((5, RangeVerdict.MISMATCH), (6, RangeVerdict.UNKNOWN)):
+        *late, wrong = inner[:looks]
+        now = changed(ROWS, **{f"at{key}": AFTER for key in late}, **{f"note{wrong}": "x"})
+        result = by_row(Sides(tmp_path / str(looks), ROWS, now), settled=True)
+        assert (result.verdict, result.looks) == (verdict, 6)
+        wrong_ones = {("changed", str(wrong), "note")} if looks == 5 else set()
+        assert told(result) == wrong_ones and result.complete is (looks == 5)
+    # Nothing lies behind what is looked at: it is, to its end.
+    late = changed(ROWS, **{f"at{key}": AFTER for key in inner[:5]})
+    result = by_row(Sides(tmp_path / "late", ROWS, late), settled=True)
+    assert (result.verdict, result.looks, result.complete) == (RangeVerdict.UNSETTLED, 6, True)
+    assert "5 rows differ" in result.sentence
+
+
 def test_a_row_of_the_files_that_was_written_late_may_be_gone(tmp_path, monkeypatch) -> None:
     """It was never settled, whatever else differs beside it."""
     monkeypatch.setattr(rowtally, "_SHIFT", np.uint64(63))
