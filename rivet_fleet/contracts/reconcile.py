@@ -14,6 +14,7 @@ from typing import Any
 
 from rivet_fleet.contracts.columns import MOMENTS, ColumnSpec, TypeKind
 from rivet_fleet.contracts.keys import ChunkRange, RangeKind, RunId, describe_range
+from rivet_fleet.errors import DataIntegrityError
 
 RECONCILE_MISMATCH = "RIVET_RECONCILE_MISMATCH"
 """Source and files differ, confirmed by a second look."""
@@ -31,6 +32,10 @@ class ReconcileDepth(Enum):
 
     COUNT = "count"
     HASH = "hash"
+
+
+class NotAsWritten(DataIntegrityError):
+    """A part's file is not the one that was delivered: no row of it is looked at."""
 
 
 class RangeVerdict(Enum):

@@ -7,18 +7,20 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 
 import pyarrow as pa
 
 from rivet_fleet.contracts.keys import ChunkRange, RunId
 from rivet_fleet.contracts.manifest import LedgerPart
 from rivet_fleet.contracts.plan import ExportPlan, ReadPlan
-from rivet_fleet.contracts.reconcile import RangeResult
+from rivet_fleet.contracts.reconcile import NotAsWritten, RangeResult
 from rivet_fleet.contracts.state import Claim, RunStatus, TaskStatus
 from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.errors import DataIntegrityError, SourceError
 from rivet_fleet.execution.extract import Pacer, PageProgress, Pages
 from rivet_fleet.execution.format import PartFormat
+from rivet_fleet.execution.parts import fingerprint_file
 from rivet_fleet.execution.registry import open_format
 from rivet_fleet.execution.servo import PageServo
 from rivet_fleet.execution.source import ChunkReader, Source
@@ -77,7 +79,7 @@ class _Looks:
         """By the footers of what lies at the destination."""
         rows = 0
         for part in self._parts():
-            with self._fleet.destination(self._of_run).local_copy(part.path) as local:
+            with self._as_written(part) as local:
                 rows += self._format.count_rows(local)
             self._approach.breathe()
         return rows
@@ -85,10 +87,24 @@ class _Looks:
     def files(self, columns: tuple[str, ...]) -> Iterator[Mapping[str, pa.Array]]:
         """Of what lies at the destination."""
         for part in self._parts():
-            with self._fleet.destination(self._of_run).local_copy(part.path) as local:
+            with self._as_written(part) as local:
                 for rows in self._format.rows(local, columns):
                     self._approach.breathe()
                     yield rows
+
+    @contextlib.contextmanager
+    def _as_written(self, part: LedgerPart) -> Iterator[Path]:
+        """The part's file. Raises NotAsWritten before anything decodes it: another file is whatever
+        somebody put there, and may stand for more than all memory, or end this process. What is too
+        large all the same is DataIntegrityError."""
+        with self._fleet.destination(self._of_run).local_copy(part.path) as local:
+            if fingerprint_file(local) != part.digest.fingerprint:
+                raise NotAsWritten(f"the bytes of {part.path} are not those that were written")
+            try:
+                yield local
+            except MemoryError:
+                text = f"reading the values of {part.path} takes more memory than there is"
+                raise DataIntegrityError(text) from None
 
     def as_read(self, batch: pa.RecordBatch) -> list[pa.Array]:
         """As the run's format would give a page back; see ``PartFormat``."""

@@ -16,6 +16,7 @@ import pyarrow as pa
 from rivet_fleet.contracts.keys import ChunkRange
 from rivet_fleet.contracts.plan import ExportPlan, ReadPlan
 from rivet_fleet.contracts.reconcile import (
+    NotAsWritten,
     RangeResult,
     RangeVerdict,
     ReconcileDepth,
@@ -52,11 +53,12 @@ class Looks(Protocol):
         ...
 
     def count_files(self) -> int:
-        """Rows of the range's files, by their footers. Raises DataIntegrityError."""
+        """Rows of the range's files, by their footers. Raises as ``files`` does."""
         ...
 
     def files(self, columns: tuple[str, ...]) -> Iterator[Mapping[str, pa.Array]]:
-        """These columns of the range's files (``PartFormat.rows``). Raises DataIntegrityError."""
+        """These columns of the range's files (``PartFormat.rows``). Raises NotAsWritten for a file
+        that is another, DataIntegrityError for one that cannot be read."""
         ...
 
     def as_read(self, batch: pa.RecordBatch) -> list[pa.Array]:
@@ -91,6 +93,8 @@ def compare_range(plan: ExportPlan, chunk_range: ChunkRange, looks: Looks) -> Ra
         return comparison.by_rows()
     except _Otherwise as wrong:
         return RangeResult(verdict=RangeVerdict.MISMATCH, sentence=str(wrong))
+    except NotAsWritten as wrong:
+        return RangeResult(verdict=RangeVerdict.MISMATCH, sentence=wrong.message)
     except DataIntegrityError as wrong:
         return RangeResult(verdict=RangeVerdict.UNKNOWN, sentence=f"the files: {wrong.message}")
 

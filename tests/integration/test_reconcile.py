@@ -227,14 +227,13 @@ def test_a_comparison_is_killed_and_goes_on_and_finds_what_files_lack(
     manifest.write_text(body)
 
     (part,) = desk.out.glob("orders/*/*-c000001-*.parquet")
-    table = pq.read_table(part)
     whole = part.read_bytes()
-    pq.write_table(table.slice(1), part)
+    pq.write_table(pq.read_table(part).slice(1), part)
     for depth in ("count", "hash"):
         report = compared(desk, "--depth", depth, code=3)["orders"]
         assert report["summary"]["mismatches"] == 1
         assert report["partitions"][1]["status"] == "mismatch"
-    assert found(report) == {("missing", str(table["id"][0].as_py()), "")}
+        assert "not those that were written" in report["partitions"][1]["note"]
     part.unlink()
     report = compared(desk, code=1)["orders"]
     assert (report["verdict"], report["summary"]["unknown"]) == ("unknown", 1)

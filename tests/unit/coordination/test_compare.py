@@ -7,6 +7,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from rivet_fleet.contracts.columns import ColumnSpec, ColumnType, TypeKind
@@ -23,6 +24,7 @@ from rivet_fleet.coordination.tend import tend
 from rivet_fleet.errors import SourceUnavailable, StateRefused
 from rivet_fleet.execution.encoder import SpooledPart
 from rivet_fleet.execution.extract import ExtractResult
+from rivet_fleet.execution.formats.parquet.writer import ParquetFormat
 from rivet_fleet.execution.parts import digest_file
 from rivet_fleet.execution.servo import Allowance, PageServo
 from rivet_fleet.execution.source import Page
@@ -81,12 +83,12 @@ def approach_of(rows, waits):
     )
 
 
-def begun(tmp_path, *made, form="parquet", columns=(ID,)):
+def begun(tmp_path, *made, form="parquet", depth=ReconcileDepth.HASH):
     """One export of two chunks is delivered as ``made``, and a comparison of it is stored."""
     store = MemoryStore(DatabaseClock())
     plan = memory_plan()
     (run,) = plan.runs
-    read = replace(run.plan.read, columns=columns)
+    read = replace(run.plan.read, columns=(ID,))
     run = replace(run, plan=replace(run.plan, read=read, format=FormatPlan(format=form)))
     store.submit(replace(plan, runs=(run,)))
     fleet = make_fleet(store, tmp_path)
@@ -95,7 +97,7 @@ def begun(tmp_path, *made, form="parquet", columns=(ID,)):
         deliver_chunk(fleet, claim, fleet.planned_run(claim.run_id).plan, one)
     tend(fleet, CAMPAIGN)
     assert store.run(RunId("c1-e0")).status is RunStatus.COMPLETED
-    asked = ReconcilePlan(of_run=run.plan.run_id, campaign_name="shop", depth=ReconcileDepth.HASH)
+    asked = ReconcilePlan(of_run=run.plan.run_id, campaign_name="shop", depth=depth)
     again = replace(run, plan=replace(run.plan, run_id=RunId("c2-e0"), reconcile=asked))
     compares = replace(plan, campaign_id=COMPARING, campaign_name="shop/reconcile")
     store.submit(replace(compares, runs=(again,)))
@@ -182,4 +184,34 @@ def test_no_value_of_a_damaged_file_is_told(tmp_path, form, body, said) -> None:
     assert found.result.sentence == DAMAGED.format(said)
     journal = [repr(one) for one in fleet.store.journal(campaign_id=COMPARING)]
     assert journal and "4111" not in "".join(journal)
+    fleet.close()
+
+
+@pytest.mark.parametrize("depth", ReconcileDepth)
+def test_a_file_that_is_not_what_was_written_is_never_decoded(tmp_path, monkeypatch, depth) -> None:
+    """A few bytes may stand for more than all memory, or end whoever reads them; equal rows in
+    other bytes are another file, too."""
+    fleet = begun(tmp_path, *(spooled(tmp_path / "spool") for _ in range(2)), depth=depth)
+    (part, _) = fleet.store.parts(RunId("c1-e0"))
+    pq.write_table(pa.table({"id": list(range(10))}), tmp_path / "other", compression="none")
+    fleet.destination(RunId("c1-e0")).put_atomic(part.path, (tmp_path / "other").read_bytes())
+    asked = []
+    for name in ("rows", "count_rows"):
+        monkeypatch.setattr(ParquetFormat, name, lambda *_: asked.append(1) or iter(()))
+    _, result = compared(fleet, 10)
+    assert (result.verdict, asked) == (RangeVerdict.MISMATCH, [])
+    assert result.sentence == f"the bytes of {part.path} are not those that were written"
+    fleet.close()
+
+
+@pytest.mark.parametrize("depth", ReconcileDepth)
+def test_a_file_that_takes_all_memory_ends_no_worker(tmp_path, monkeypatch, depth) -> None:
+    def too_large(*_):
+        raise MemoryError
+
+    fleet = begun(tmp_path, *(spooled(tmp_path / "spool") for _ in range(2)), depth=depth)
+    for name in ("rows", "count_rows"):
+        monkeypatch.setattr(ParquetFormat, name, too_large)
+    _, result = compared(fleet, 10)
+    assert result.verdict is RangeVerdict.UNKNOWN and "more memory" in result.sentence
     fleet.close()
