@@ -326,6 +326,10 @@ def test_a_small_file_of_wide_rows_is_read_in_bounds(
     for start in range(0, rows, 2):
         sums.add([ids.slice(start, 2), pa.array(shown)])
     assert found == sums.texts()
+    # As a comparison reads it, row by row.
+    given = list(registry.open_format(FormatPlan(format="parquet")).rows(path))
+    assert sum(len(columns["id"]) for columns in given) == rows
+    assert max(sum(one.nbytes for one in columns.values()) for columns in given) < 34 * 1024 * 1024
 
 
 def test_rows_chain_alike_compiled_and_not() -> None:

@@ -65,12 +65,12 @@ def _decoded(
         if columns is not None:
             schema = pa.schema([one for one in schema if one.name in columns])
         yield empty_batch(schema), [], schema
-        shared = _shared(footer, schema) if shares else []
+        wide, names = _shared(footer, schema), schema.names
+        shared = wide if shares else []
+        rows = _rows_at_once(footer, _ROWS_MAX if shares else _ROWS_OF_WORKER)
+        if wide and not shares:
+            rows = max(1, min(rows, _BYTES_MAX // max(_widest_of(path, footer, wide), 1)))
         with pq.ParquetFile(path, metadata=footer, read_dictionary=shared) as file:
-            rows, names = (
-                _rows_at_once(footer, _ROWS_MAX if shares else _ROWS_OF_WORKER),
-                schema.names,
-            )
             for batch in file.iter_batches(rows, columns=names, use_threads=False):
                 yield batch, shared, schema
     except MemoryError:
@@ -124,12 +124,25 @@ def _pieces(batch: pa.RecordBatch, shared: list[str]) -> Iterator[list[pa.Array]
         ]
 
 
-def _widest(values: pa.Array) -> int:
-    # Only here: the kernels cost a process that writes 9 MB (ADR 0014).
-    import pyarrow.compute as pc
+def _widest_of(path: Path, footer: pq.FileMetaData, shared: list[str]) -> int:
+    """What a row of these columns takes at most, by the dictionaries of each row group."""
+    found = 0
+    with pq.ParquetFile(path, metadata=footer, read_dictionary=shared) as file:
+        for group in range(footer.num_row_groups):
+            first = file.iter_batches(1, row_groups=[group], columns=shared, use_threads=False)
+            columns = next(iter(first)).columns if footer.row_group(group).num_rows else ()
+            found = max(found, sum(_widest(one.dictionary) for one in columns))
+    return found
 
-    found = pc.max(pc.binary_length(values)).as_py()
-    return int(found or 0)
+
+def _widest(values: pa.Array) -> int:
+    # Only here: NumPy costs a process that writes its memory (ADR 0014), the kernels even more.
+    import numpy as np
+
+    if not len(values):
+        return 0
+    ends = np.frombuffer(values.buffers()[1], np.int32, len(values) + 1, 4 * values.offset)
+    return int(np.diff(ends).max())
 
 
 _CODECS = {"zstd": "zstd", "snappy": "snappy", "gzip": "gzip", "lz4": "lz4", "none": "none"}
