@@ -134,15 +134,15 @@ def reconcile(
                 say(known_redactor()(line), err=True)
         else:
             runs = comparisons.one_run(fleet, invocation.loaded, run_id)
-        failure = compare(invocation, fleet, runs, settings)
+        failure, _ = compare(invocation, fleet, runs, settings)
     return int(ExitCode.OK) if failure is None else failure.exit_code
 
 
 def compare(
     invocation: Invocation, fleet: Fleet, runs: Sequence[RunView], settings: Settings
-) -> Failure | None:
+) -> tuple[Failure | None, ExitCode]:
     """Compare delivered runs with their source, write the report and tell it. How it failed, told
-    already; None for a match."""
+    already, None for a match; and how the comparing itself ended, whatever it found."""
     ask = partial(_asked, invocation.loaded, settings)
     begun = comparisons.begin(fleet, invocation.loaded, runs, ask)
     if not (begun.created or is_quiet()):
@@ -161,7 +161,7 @@ def compare(
     failure = _failure(found, end.exit_code, path)
     if settings.as_json:
         say_ended(json.dumps({**body, "report": str(path)}, ensure_ascii=False), failure)
-        return failure
+        return failure, end.exit_code
     for one in found:
         _tell(one)
     say(f"report: {path}", err=True)
@@ -169,7 +169,7 @@ def compare(
         say(f"last words of a worker that ended:\n{end.worker_failure}", err=True)
     if failure is not None:
         say(f"{failure.message}\n  hint: {failure.hint}", err=True)
-    return failure
+    return failure, end.exit_code
 
 
 def compare_delivered(
@@ -187,12 +187,13 @@ def compare_delivered(
     runs = [run for run in delivered if settings or words.get(_name(run)) is not None]
     if not runs:
         return ExitCode.OK
-    failure = compare(invocation, fleet, runs, settings or Settings())
+    failure, ended = compare(invocation, fleet, runs, settings or Settings())
     if failure is None or failure.code == RECONCILE_UNSETTLED:
         return ExitCode.OK
     warned = [words.get(_name(run)) for run in runs]
     if all(one is not None and one.on_mismatch == "warn" for one in warned):
-        return ExitCode.OK
+        # Of what was found alone: a comparison that did not come to its end is none.
+        return ended
     return ExitCode(failure.exit_code)
 
 

@@ -22,7 +22,11 @@ FAILURES = {
     "unknown": ending(ExitCode.GENERIC, "u", code=RECONCILE_UNKNOWN),
     "unsettled": ending(ExitCode.RETRYABLE, "s", code=RECONCILE_UNSETTLED),
     "match": None,
+    "altered": ending(ExitCode.SCHEMA_DRIFT, "a"),
+    "mismatch, stopped": ending(ExitCode.DATA_INTEGRITY, "m", code=RECONCILE_MISMATCH),
 }
+ENDED = {"altered": ExitCode.SCHEMA_DRIFT, "mismatch, stopped": ExitCode.STOPPED}
+"""How the comparing ended; the others came to their end."""
 
 
 def export(**more: Any) -> ExportConfig:
@@ -42,6 +46,9 @@ def export(**more: Any) -> ExportConfig:
         ({"reconcile": {}}, None, "unsettled", 0),
         ({"reconcile": {}}, None, "match", 0),
         ({"reconcile": {"on_mismatch": "warn"}}, None, "mismatch", 0),
+        ({"reconcile": {"on_mismatch": "warn"}}, None, "unknown", 0),
+        ({"reconcile": {"on_mismatch": "warn"}}, None, "altered", 4),
+        ({"reconcile": {"on_mismatch": "warn"}}, None, "mismatch, stopped", 6),
         ({"reconcile_required": True}, None, "mismatch", 3),
         ({"reconcile_required": False}, None, "mismatch", 0),
     ],
@@ -50,9 +57,9 @@ def test_a_run_ends_as_its_exports_ask(words, option, ends, code, monkeypatch) -
     asked: list[Any] = []
     run = SimpleNamespace(export_name="orders", plan=SimpleNamespace(family=""))
 
-    def compare(invocation: Any, fleet: Any, runs: Any, settings: Any) -> Failure | None:
+    def compare(invocation: Any, fleet: Any, runs: Any, settings: Any) -> tuple[Failure | None, ExitCode]:
         asked.append(reconcile._asked(invocation.loaded, settings, runs[0]).depth.value)
-        return FAILURES[ends]
+        return FAILURES[ends], ENDED.get(ends, ExitCode.OK)
 
     monkeypatch.setattr(reconcile, "compare", compare)
     monkeypatch.setattr(reconcile.comparisons, "runs_of", lambda *_: [run])
