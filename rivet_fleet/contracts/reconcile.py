@@ -249,7 +249,8 @@ def _together(ranges: Sequence[ComparedRange]) -> tuple[RangeVerdict, str]:
     if verdict is RangeVerdict.MATCH and source.digest != files.digest:
         return RangeVerdict.MISMATCH, f"{sentence}, but of other values"
     if verdict is RangeVerdict.MATCH:
-        sentence += ": they lie in other blocks than before, and are the same"
+        same = "and are the same" if files.digest else "and only their number was compared"
+        sentence += f": they lie in other blocks than before, {same}"
     return verdict, sentence
 
 

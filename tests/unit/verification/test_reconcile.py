@@ -411,6 +411,15 @@ def test_rows_that_moved_between_blocks_are_the_same_rows() -> None:
     assert moved("02", 6) is RangeVerdict.MISMATCH
 
 
+@pytest.mark.parametrize(("digests", "said"), [("34", "the same"), (" ", "only their number")])
+def test_rows_that_were_counted_alone_are_not_called_the_same(digests, said) -> None:
+    first, last = digests[0].strip(), digests[-1].strip()
+    one = result_of("mismatch", Side(rows=4, digest=first), Side(rows=5, digest=last))
+    other = result_of("mismatch", Side(rows=6, digest=last), Side(rows=5, digest=first))
+    run = compared_run(ranges(one, other, kind=RangeKind.BLOCKS))
+    assert run.verdict is RangeVerdict.MATCH and said in run.sentence
+
+
 def test_counting_reads_the_key_or_the_narrowest_column() -> None:
     assert counted_columns(COLUMNS, RANGE, None) == ("id",)
     assert counted_columns(COLUMNS, RANGE, "at") == ("id", "at")
