@@ -40,6 +40,7 @@ from rivet_fleet.coordination import reconcile as comparisons
 from rivet_fleet.coordination.artifact import write_plan
 from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.errors import ExitCode, UsageError
+from rivet_fleet.observability.units import redact_plain
 from rivet_fleet.planning.config.loaded import LoadedConfig, reconcile_of
 from rivet_fleet.planning.config.models import ReconcileConfig
 
@@ -151,7 +152,7 @@ def compare(
     named, end = work_on(invocation, fleet, begun.campaign_id, going)
     found = comparisons.found(named, begun.campaign_id)
     path = settings.report or Path(f"reconcile-{begun.campaign_id}.json")
-    body = {"campaign_id": begun.campaign_id, "exports": [one.report for one in found]}
+    body = _body(begun.campaign_id, found)
     try:
         write_plan(path, json.dumps(body, indent=2, ensure_ascii=False) + "\n", what="report")
     except UsageError as error:
@@ -170,6 +171,12 @@ def compare(
     if failure is not None:
         say(f"{failure.message}\n  hint: {failure.hint}", err=True)
     return failure, end.exit_code
+
+
+def _body(campaign_id: CampaignId, found: Sequence[comparisons.Compared]) -> dict[str, Any]:
+    """The report, for the file and for ``--json``: redacted as what the terminal shows."""
+    exports = redact_plain([one.report for one in found], known_redactor())
+    return {"campaign_id": campaign_id, "exports": exports}
 
 
 def compare_delivered(

@@ -57,7 +57,9 @@ def test_a_run_ends_as_its_exports_ask(words, option, ends, code, monkeypatch) -
     asked: list[Any] = []
     run = SimpleNamespace(export_name="orders", plan=SimpleNamespace(family=""))
 
-    def compare(invocation: Any, fleet: Any, runs: Any, settings: Any) -> tuple[Failure | None, ExitCode]:
+    def compare(
+        invocation: Any, fleet: Any, runs: Any, settings: Any
+    ) -> tuple[Failure | None, ExitCode]:
         asked.append(reconcile._asked(invocation.loaded, settings, runs[0]).depth.value)
         return FAILURES[ends], ENDED.get(ends, ExitCode.OK)
 
@@ -72,3 +74,13 @@ def test_a_run_ends_as_its_exports_ask(words, option, ends, code, monkeypatch) -
     asks = option or next(iter(words.values()), None) not in (None, False)
     depth = "count" if "reconcile_required" in words else "hash"
     assert asked == ([depth] if asks else [])
+
+
+def test_the_report_is_redacted_as_the_terminal_is(monkeypatch) -> None:
+    report = {"partitions": [{"note": "no hunter22", "rows": [{"key": ["hunter22"]}], "looks": 2}]}
+    found = [SimpleNamespace(report=report)]
+    monkeypatch.setattr(reconcile, "known_redactor", lambda: lambda t: t.replace("hunter22", "*"))
+    assert reconcile._body("c1", found) == {
+        "campaign_id": "c1",
+        "exports": [{"partitions": [{"note": "no *", "rows": [{"key": ["*"]}], "looks": 2}]}],
+    }
