@@ -230,7 +230,7 @@ def test_a_run_whose_count_is_none_is_unproven_by_name(
     store = MemoryStore(time.time)
     store.submit(replace(made, runs=(replace(planned, plan=plan),)))
     noted: list[RunProof] = []
-    monkeypatch.setattr(store, "note_proof", lambda _lease, told, _ttl_s: noted.append(told))
+    monkeypatch.setattr(store, "note_proof", lambda _lease, proof, _ttl_s, **_: noted.append(proof))
     monkeypatch.setattr(store, "confirm_finalize", lambda *_: None)
     delivered: Any = SimpleNamespace(digest=SimpleNamespace(rows=3000))
     fleet = make_fleet(store, tmp_path)
