@@ -221,12 +221,15 @@ def key_text(value: Any) -> str:
 
 @dataclass(slots=True)
 class Told:
-    """How two sides differ. ``excused``: rows that may have been written since."""
+    """How two sides differ. ``excused``: rows that may have been written since.
+    ``excused_by_number``: rows without a key that unsettled ones of the source excused, one each,
+    at all looks so far."""
 
     missing: int = 0
     extra: int = 0
     changed: int = 0
     excused: int = 0
+    excused_by_number: int = 0
     rows: list[DifferingRow] | None = None
 
     @property
@@ -242,13 +245,16 @@ def told_apart(
     stable: Flags,
     limit: int,
     moved_away: Callable[[], set[int]],
+    excused_before: int = 0,
 ) -> Told:
     """Which rows differ. ``stable``: the buckets in which the source has not moved between two
     looks; what differs in another is excused. ``moved_away``: hashes of keys that the source holds
-    beyond what the run was to read; asked when the files hold a row that the source does not."""
-    told = Told(rows=[])
+    beyond what the run was to read; asked when the files hold a row that the source does not.
+    ``excused_before``: rows that looks before have excused by their number."""
+    told = Told(rows=[], excused_by_number=excused_before)
     found = _Found(source, files, told, limit)
     extra: list[_Row] = []
+    spent: set[int] = set()
     for s, f, later in _by_key(source.rows, files.rows).values():
         if not s and not f:
             continue
@@ -264,15 +270,19 @@ def told_apart(
         for one in s:
             found.missing(one)
         if later and f:
-            told.excused += len(f)
-        else:
-            extra += f
-    away = moved_away() if extra and source.tally.keys else set()
+            # A key has one row at the source, and that has been one row of the files.
+            told.excused += 1
+            spent.add(f.pop().key)
+        extra += f
+    away = moved_away() - spent if extra and source.tally.keys else set()
     unsettled = 0 if source.tally.keys else source.tally.unsettled
     for one in extra:
-        if one.key in away or unsettled > 0:
+        if one.key in away:
+            away.remove(one.key)
             told.excused += 1
-            unsettled -= 1
+        elif told.excused_by_number < unsettled:
+            told.excused_by_number += 1
+            told.excused += 1
         else:
             found.extra(one)
     return told

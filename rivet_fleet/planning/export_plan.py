@@ -168,6 +168,8 @@ def plan_columns(
     """Every column by the policies. ``casts`` are the export's own overrides by column name."""
     found = PlannedColumns()
     primary = next((index.columns for index in facts.indexes if index.primary), ())
+    if not {column.name for column in facts.columns}.issuperset(primary):
+        primary = ()  # A part of a key tells no rows apart.
     for column in facts.columns:
         if column.type is None:
             found.unsupported.append(_unsupported(export_name, column))

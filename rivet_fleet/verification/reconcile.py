@@ -264,6 +264,7 @@ class _Comparison:
                 stable=stable,
                 limit=self._asked.limit,
                 moved_away=self._moved_away,
+                excused_before=before.told.excused_by_number if before else 0,
             )
             told.excused += before.told.excused if before else 0
             hidden = not told.differing and bool((still & stable & ~looked_at).any())

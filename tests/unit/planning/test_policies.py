@@ -11,13 +11,13 @@ from rivet_fleet.contracts.columns import ColumnSpec, ColumnType, Fidelity, Type
 from rivet_fleet.contracts.facts import ColumnFacts, SourceFacts
 from rivet_fleet.contracts.plan import ExportPlan
 from rivet_fleet.errors import ConfigError, UnsupportedType
-from rivet_fleet.planning.config.loaded import LoadedConfig, policies_of
+from rivet_fleet.planning.config.loaded import LoadedConfig, ValuePolicies, policies_of
 from rivet_fleet.planning.config.models import ExportConfig
-from rivet_fleet.planning.export_plan import NULL_UNDER_COERCE
+from rivet_fleet.planning.export_plan import NULL_UNDER_COERCE, plan_columns
 from rivet_fleet.planning.planner import facts_request
 from rivet_fleet.planning.request import casts_of
 from tests.unit.planning.conftest import HEAD, TAIL, Loader
-from tests.unit.planning.shapes import PRIMARY, column, table
+from tests.unit.planning.shapes import PRIMARY, column, index, table
 from tests.unit.planning.test_planner import KEYED, only
 
 ONE = HEAD + "  - name: a\n    table: t\n" + TAIL
@@ -102,6 +102,15 @@ def test_a_lossy_column_is_said_refused_or_allowed(load_text: Loader) -> None:
     with pytest.raises(UnsupportedType, match=r"1 column.*on_lossy is fail") as caught:
         only(load_text("defaults: {on_lossy: fail}\n" + ONE), facts)
     assert "a.ratio (double precision): whose exported type" in caught.value.message
+
+
+def test_a_part_of_a_primary_key_is_no_key() -> None:
+    facts = table(indexes=(index("orders_pkey", "id", "line", primary=True),))
+    part = replace(facts, columns=tuple(c for c in facts.columns if c.name != "line"))
+    policies = ValuePolicies(on_unrepresentable="fail", on_unsupported="fail", on_lossy="warn")
+    for found, key in ((facts, {"id", "line"}), (part, set())):
+        specs = plan_columns("a", found, {}, policies).specs
+        assert {one.name for one in specs if one.key} == key
 
 
 def test_an_element_may_be_lossy_too(load_text: Loader) -> None:

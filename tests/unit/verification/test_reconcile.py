@@ -343,6 +343,35 @@ def test_what_was_never_looked_at_is_not_unsettled(tmp_path, monkeypatch) -> Non
     assert "5 rows differ" in result.sentence
 
 
+@pytest.mark.parametrize("kept_rows_max", [0, 20_000])
+def test_an_unsettled_row_without_a_key_excuses_one_row_at_all_looks(
+    tmp_path, monkeypatch, kept_rows_max
+) -> None:
+    monkeypatch.setattr(rowtally, "KEPT_ROWS_MAX", kept_rows_max)
+    columns = (replace(COLUMNS[0], key=False), *COLUMNS[1:])
+    plan = plan_of(ReconcileDepth.HASH, columns=columns, settled=True)
+    whole = ChunkRange(kind=RangeKind.WHOLE)
+    for gone, verdict in (((1,), "unsettled"), ((1, 2, 3, 4), "mismatch")):
+        now = [*without(ROWS, *gone), (99, "new", 0.0, None, AFTER)]
+        result = compare_range(plan, whole, Sides(tmp_path / str(len(gone)), ROWS, now))
+        assert result.verdict.value == verdict
+        assert (result.extra > 0) is (verdict == "mismatch")
+        assert "1 more" in result.sentence or "1 rows differ" in result.sentence
+
+
+def test_a_key_excuses_one_row_of_the_files(tmp_path) -> None:
+    """Four times in the files, and its row at the source was written later or left the window."""
+    files = [*ROWS, *[ROWS[0]] * 3]
+    later = changed(ROWS, at1=AFTER)
+    result = by_row(Sides(tmp_path / "later", files, later), settled=True)
+    assert (result.verdict, result.extra) == (RangeVerdict.MISMATCH, 3)
+    window = RowWindow(columns=("at",), upper=WindowBound(values=("2024-05-01",), inclusive=False))
+    sides = Sides(tmp_path / "left", files, without(ROWS, 1), beyond=later[:1])
+    result = by_row(sides, window=window)
+    assert (result.verdict, result.extra) == (RangeVerdict.MISMATCH, 3)
+    assert "1 more" in result.sentence
+
+
 def test_a_row_of_the_files_that_was_written_late_may_be_gone(tmp_path, monkeypatch) -> None:
     """It was never settled, whatever else differs beside it."""
     monkeypatch.setattr(rowtally, "_SHIFT", np.uint64(63))
