@@ -370,6 +370,9 @@ def test_a_key_excuses_one_row_of_the_files(tmp_path) -> None:
     result = by_row(sides, window=window)
     assert (result.verdict, result.extra) == (RangeVerdict.MISMATCH, 3)
     assert "1 more" in result.sentence
+    # It left between the look and the one above the window: no second row for that.
+    sides = Sides(tmp_path / "both", files, later, beyond=later[:1])
+    assert by_row(sides, window=window, settled=True).extra == 3
 
 
 def test_a_row_of_the_files_that_was_written_late_may_be_gone(tmp_path, monkeypatch) -> None:
