@@ -139,13 +139,15 @@ class UniqueStats:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UniqueFound:
     """One unique key over a whole run. ``shift``: only about one key in ``2**shift`` was
-    compared with all others when not ``complete``."""
+    compared with all others when not ``complete``. ``missing``: parts of whose keys nothing is
+    known, as of a run that is made whole again behind a later one."""
 
     columns: tuple[str, ...]
     keys: int
     duplicates: int
     complete: bool
     shift: int = 0
+    missing: int = 0
 
 
 class GateOutcome(Enum):
@@ -265,6 +267,15 @@ def _unique_gate(found: UniqueFound, on_unknown: str) -> GateVerdict:
         least = "" if found.complete else "at least "
         sentence = f"{least}{found.duplicates:,} of {found.keys:,} keys ({what}) are duplicates"
         return _verdict(GateCode.UNIQUE, False, sentence, *found.columns)
+    if found.missing:
+        return GateVerdict(
+            code=GateCode.UNIQUE,
+            columns=found.columns,
+            outcome=GateOutcome.UNKNOWN,
+            refuses=on_unknown == "fail",
+            sentence=f"whether keys ({what}) differ is unknown: those of {found.missing:,} parts "
+            "are not kept any more, since a later run was finished",
+        )
     if found.complete:
         return _verdict(
             GateCode.UNIQUE, True, f"all {found.keys:,} keys ({what}) differ", *found.columns

@@ -20,7 +20,7 @@ from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.errors import DataIntegrityError, SourceError
 from rivet_fleet.execution.extract import Pacer, PageProgress, Pages
 from rivet_fleet.execution.format import PartFormat
-from rivet_fleet.execution.parts import fingerprint_file
+from rivet_fleet.execution.parts import digest_file
 from rivet_fleet.execution.registry import open_format
 from rivet_fleet.execution.servo import PageServo
 from rivet_fleet.execution.source import ChunkReader, Source
@@ -98,7 +98,8 @@ class _Looks:
         somebody put there, and may stand for more than all memory, or end this process. What is too
         large all the same is DataIntegrityError."""
         with self._fleet.destination(self._of_run).local_copy(part.path) as local:
-            if fingerprint_file(local) != part.digest.fingerprint:
+            # All of it: a file with the same quick fingerprint can be made on purpose.
+            if digest_file(local, part.digest.rows) != part.digest:
                 raise NotAsWritten(f"the bytes of {part.path} are not those that were written")
             try:
                 yield local

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 
@@ -141,18 +142,25 @@ def _judged(
     fleet: Fleet, run: RunView, quality: QualityPlan, parts: Sequence[LedgerPart], rows: int
 ) -> tuple[GateVerdict, ...]:
     nulls = {column.name: column.nulls for column in merge_columns(parts)}
-    unique = [_unique(fleet, run, quality, position) for position in range(len(quality.unique))]
+    unique = [
+        _unique(fleet, run, quality, position, len(parts))
+        for position in range(len(quality.unique))
+    ]
     return judge(quality, rows=rows, nulls=nulls, unique=unique)
 
 
-def _unique(fleet: Fleet, run: RunView, quality: QualityPlan, position: int) -> UniqueFound:
+def _unique(
+    fleet: Fleet, run: RunView, quality: QualityPlan, position: int, parts: int
+) -> UniqueFound:
     # Here and not above: NumPy's memory is for processes whose exports ask for it.
     from rivet_fleet.execution.uniqueness import merge_unique
 
     key = quality.unique[position]
     read = partial(fleet.store.unique_stats, run.run_id, position, key.columns)
     stats = fleet.patience.call("read what parts know about a key", read)
-    return merge_unique(key, stats, entries_max=quality.unique_entries_max)
+    found = merge_unique(key, stats, entries_max=quality.unique_entries_max)
+    # Each part says something of each key. Of a former run that is not kept.
+    return replace(found, missing=max(0, parts - len(stats)))
 
 
 def tell_schema_changes(fleet: Fleet, campaign_id: str, plan: ExportPlan) -> None:
@@ -265,7 +273,7 @@ def finalize_run(fleet: Fleet, run_id: RunId) -> bool:
         return _finish(fleet, run, lease, parts, "", findings)
     # Not reopened by itself: what a store spoils once it may spoil again, and each time its source
     # would be read anew.
-    damaged = _damaged(destination, run, parts)
+    damaged = _damaged(fleet, destination, run, lease, parts)
     if damaged is not None:
         _give_up(fleet, run, lease, damaged)
         return False
@@ -490,12 +498,20 @@ def _take_name(
     return other
 
 
-def _damaged(destination: Destination, run: RunView, parts: list[LedgerPart]) -> str | None:
+def _damaged(
+    fleet: Fleet,
+    destination: Destination,
+    run: RunView,
+    lease: FinalizeLease,
+    parts: list[LedgerPart],
+) -> str | None:
     """``verify: content`` reads every part once more before anybody is told of success. What is
-    wrong, None when nothing is."""
+    wrong, None when nothing is. Raises LeaseLost."""
     if run.plan.verify != "content":
         return None
     for part in parts:
+        # All of it may take longer than a lease, and who waits for one would begin anew.
+        _still_ours(fleet, lease)
         if destination.prove(part.path, part.digest) is not Presence.VISIBLE:
             return (
                 f"part {part.path} does not hold what was written; `rivet-fleet requeue --lost` "

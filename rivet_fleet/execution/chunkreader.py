@@ -205,6 +205,11 @@ class ReadingEngine(Protocol):
         Asked between two statements. Raises SourceError."""
         ...
 
+    @property
+    def connected(self) -> bool:
+        """False where the next statement makes a new connection."""
+        ...
+
     def reconnect(self) -> None:
         """Drop the connection and take a new one. Raises SourceUnavailable."""
         ...
@@ -449,6 +454,7 @@ class PagedReader:
             self._train_left -= 1
             return next(self._train)
         self._leave_train()
+        self._stand_again()
         proven = self._proofs is not None and self._proofs.due()
         pages = 1 if proven or self._alone else limit.pages_max
         if pages > 1:
@@ -463,6 +469,12 @@ class PagedReader:
         self._train_rows, self._train_left = limit.rows_max, len(selects) - 1
         self._train_at_s = time.monotonic()
         return next(self._train)
+
+    def _stand_again(self) -> None:
+        """A page that was cut, or a train that was left, has ended its connection: the next one may
+        lead to another server or table, as behind a failure. Never within a train."""
+        if not self._engine.connected:
+            self._footing.prove()
 
     def _leave_train(self) -> None:
         """What is under way is not wanted any more. Never raises."""
@@ -546,6 +558,7 @@ class PagedReader:
         """The next rows of a statement that is handed on as it arrives: the only one of a WHOLE,
         WINDOW or NULLS chunk, or all rows of one over-full value."""
         if self._stream is None:
+            self._stand_again()
             self._stream = self._open(self._in_window(self._streamed_select(pager, limit)), pager)
         stream = self._stream
         before_s, before_bytes = stream.seconds, stream.wire_bytes

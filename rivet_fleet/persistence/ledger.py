@@ -45,7 +45,8 @@ ORDER BY u.chunk_index, u.part_number
 _FORGET_FORMER = """
 DELETE FROM part_unique WHERE run_id IN (
   SELECT run_id FROM chunk_run WHERE namespace = :namespace AND campaign_name = :campaign_name
-    AND export_name = :export_name AND run_id <> :run_id AND status <> 'in_progress')
+    AND export_name = :export_name AND run_id <> :run_id AND status <> 'in_progress'
+    AND created_at_s <= (SELECT created_at_s FROM chunk_run WHERE run_id = :run_id))
 """
 
 

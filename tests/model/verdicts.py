@@ -317,6 +317,7 @@ class MemoryFinish(MemoryMarks, MemoryCounters):
             if (r.campaign_name, r.planned.plan.export_name) == (run.campaign_name, name)
             and r.run_id != run.run_id
             and r.status is not RunStatus.IN_PROGRESS
+            and r.created_at_s <= run.created_at_s
         }
         self._uniques = {k: v for k, v in self._uniques.items() if k[0] not in former}
 

@@ -174,6 +174,8 @@ class Engine:
             return Statement(rows[:flood], None, as_text, floods=True)
         return Statement(rows, fails, as_text)
 
+    connected = True
+
     def pages_at_once(self, page_s: float) -> int:
         return 1
 

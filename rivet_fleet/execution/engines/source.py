@@ -289,6 +289,11 @@ class EngineReading(Generic[S, D]):
         return self._session.url.identity
 
     @property
+    def connected(self) -> bool:
+        """Whether the session has a connection that can be used."""
+        return self._session.usable
+
+    @property
     def longest_statement_s(self) -> float:
         """Of the chunk, which began with its opening."""
         return self._session.times.longest_s

@@ -15,6 +15,7 @@ from rivet_fleet.contracts.keys import CampaignId, RunId
 from rivet_fleet.contracts.plan import FormatPlan
 from rivet_fleet.contracts.reconcile import RangeVerdict, ReconcileDepth, ReconcilePlan
 from rivet_fleet.contracts.state import CampaignStatus, RunStatus
+from rivet_fleet.coordination import compare
 from rivet_fleet.coordination.commit import Published, deliver_chunk, deliver_result
 from rivet_fleet.coordination.compare import Approach, compare_chunk
 from rivet_fleet.coordination.delivered import validate_campaign
@@ -201,6 +202,19 @@ def test_a_file_that_is_not_what_was_written_is_never_decoded(tmp_path, monkeypa
     _, result = compared(fleet, 10)
     assert (result.verdict, asked) == (RangeVerdict.MISMATCH, [])
     assert result.sentence == f"the bytes of {part.path} are not those that were written"
+    fleet.close()
+
+
+def test_a_file_with_the_same_quick_fingerprint_is_not_decoded_either(
+    tmp_path, monkeypatch
+) -> None:
+    """One can be made on purpose: all that is known of the bytes is compared."""
+    fleet = begun(tmp_path, *(spooled(tmp_path / "spool") for _ in range(2)))
+    (part, _) = fleet.store.parts(RunId("c1-e0"))
+    forged = replace(part.digest, md5_base64="another")
+    monkeypatch.setattr(compare, "digest_file", lambda *_: forged)
+    _, result = compared(fleet, 10)
+    assert result.verdict is RangeVerdict.MISMATCH
     fleet.close()
 
 

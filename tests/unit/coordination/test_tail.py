@@ -16,6 +16,7 @@ from rivet_fleet.contracts.keys import RunId
 from rivet_fleet.contracts.manifest import MANIFEST_NAME, SUCCESS_NAME
 from rivet_fleet.contracts.plan import DestinationPlan
 from rivet_fleet.contracts.proof import ProofOutcome, ProofPlan, Prove, RunProof
+from rivet_fleet.contracts.quality import GateOutcome, QualityPlan, UniqueKey
 from rivet_fleet.contracts.state import CampaignStatus, Failure, RunStatus, TaskStatus
 from rivet_fleet.coordination import commit, finalize
 from rivet_fleet.coordination.commit import Published, deliver_chunk, publish_chunk
@@ -536,3 +537,19 @@ def test_a_proof_of_another_number_of_rows_is_asked_for_anew(tmp_path, delivered
     found = finalize.prove_run(fleet, store.run(claim.run_id), lease, ledger.parts)
     assert found.delivered == 10
     assert (found == former) is (delivered == 10)
+
+
+def test_a_unique_key_of_which_a_part_says_nothing_is_unknown(tmp_path):
+    """A former run whose lost chunk is read again: what its other parts held is not kept."""
+    (run,) = memory_plan((1,)).runs
+    store = MemoryStore(DatabaseClock())
+    quality = QualityPlan(unique=(UniqueKey(columns=("id",), within_chunks=False, entries_max=10),))
+    store.submit(
+        replace(memory_plan((1,)), runs=(replace(run, plan=replace(run.plan, quality=quality)),))
+    )
+    fleet = make_fleet(store, tmp_path)
+    claim, _ = deliver(fleet, tmp_path)
+    view = store.run(claim.run_id)
+    assert view is not None
+    (gate,) = finalize.run_findings(fleet, view, store.parts(claim.run_id)).gates
+    assert gate.outcome is GateOutcome.UNKNOWN and "1 parts are not kept" in gate.sentence

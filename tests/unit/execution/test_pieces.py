@@ -109,6 +109,8 @@ class Engine:
         self.statements.append(statement)
         return statement
 
+    connected = True
+
     def pages_at_once(self, page_s: float) -> int:
         return 1
 

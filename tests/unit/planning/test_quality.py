@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from rivet_fleet.contracts.keys import ChunkRange, RangeKind, RelationName
@@ -90,6 +92,8 @@ def unique(duplicates: int, *, complete: bool) -> UniqueFound:
         (unique(1, complete=False), "warn", GateOutcome.FAILED, True),
         (unique(0, complete=False), "fail", GateOutcome.UNKNOWN, True),
         (unique(0, complete=False), "warn", GateOutcome.UNKNOWN, False),
+        (replace(unique(0, complete=True), missing=1), "fail", GateOutcome.UNKNOWN, True),
+        (replace(unique(1, complete=True), missing=1), "warn", GateOutcome.FAILED, True),
     ],
 )
 def test_what_was_not_compared_is_never_passed(found, on_unknown, outcome, refuses) -> None:
