@@ -10,7 +10,7 @@ from functools import partial
 
 from rivet_fleet.contracts.columns import ColumnSpec
 from rivet_fleet.contracts.events import Event, EventName, Told
-from rivet_fleet.contracts.identity import namespace_of
+from rivet_fleet.contracts.identity import checked_id, namespace_of
 from rivet_fleet.contracts.keys import RunId
 from rivet_fleet.contracts.killpoints import KillPoint, reach
 from rivet_fleet.contracts.manifest import (
@@ -467,7 +467,7 @@ def _known_by_later(fleet: Fleet, destination: Destination, run: RunView) -> boo
     later run that delivered elsewhere, or nothing, has not taken the name here."""
     body = destination.read(MANIFEST_NAME, MANIFEST_BYTES_MAX)
     with contextlib.suppress(ManifestUnreadable, StateTampered, StateRefused):
-        named = None if body is None else RunId(parse_manifest(body).run_id)
+        named = None if body is None else RunId(checked_id(parse_manifest(body).run_id))
         found = named and fleet.patience.call(
             "look at the run that is named", lambda: fleet.store.run(named)
         )

@@ -208,6 +208,14 @@ def test_a_comparison_is_killed_and_goes_on_and_finds_what_files_lack(
         until(lambda: run_sqlite(desk.state, known) == [(2,)])
         comparing.send_signal(signal.SIGKILL)
         comparing.communicate()
+    # Continued as a delivery it would end with 0 whatever it found.
+    ((comparison,),) = run_sqlite(
+        desk.state,
+        "SELECT campaign_id FROM campaign "
+        "WHERE campaign_name LIKE '%/reconcile' AND status = 'active'",
+    )
+    going = ("resume", "--campaign-id", comparison)
+    desk.refused(*going, code=1, named="compares delivered files", hint="rivet-fleet reconcile")
     # A worker dies behind a chunk's commit; another one takes its place.
     marker = desk.folder / "killed"
     desk.environment["RIVET_FLEET_TEST_KILL"] = f"chunk.committed:kill:2:{marker}"

@@ -168,6 +168,23 @@ def test_a_finalizer_that_slept_does_not_bring_an_older_run_back(
     assert slept and place.named() == place.marked() == "c2-e0"
 
 
+@pytest.mark.parametrize("name", ["\ud800", "../c1-e0", ""])
+def test_a_strange_id_in_a_manifest_reaches_no_state(tmp_path: Path, name: str) -> None:
+    """Who may write at a destination may write any name there."""
+    place = Place(tmp_path)
+    place.submit("c1")
+    place.finish("c1")
+    destination = open_destination(place.where)
+    body = json.loads(destination.read("manifest.json", BODY_MAX) or b"")
+    strange = json.dumps({**body, "run_id": name}).encode()
+    destination.put_atomic("manifest.json", strange)
+    asked = []
+    place.store.run = lambda run_id, ask=place.store.run: asked.append(run_id) or ask(run_id)  # type: ignore[method-assign,func-returns-value]
+    place.submit("c2")
+    place.finish("c2")
+    assert name not in asked and place.named() == place.marked() == "c2-e0"
+
+
 def test_where_a_later_run_has_the_canonical_name_nothing_is_named(tmp_path: Path) -> None:
     """A lease that is still believed does not help: the name says who is the newest."""
     place = Place(tmp_path)
