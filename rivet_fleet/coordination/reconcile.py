@@ -209,7 +209,11 @@ def _refuse_other_files(fleet: Fleet, run: RunView) -> None:
         raise _files_gone(run, f"{name} cannot be read: {wrong}") from None
     if listed is None:
         raise _files_gone(run, f"{name} is not there")
-    if listed != {part.path for part in fleet.store.parts(run.run_id)}:
+    # Whole by its seals: what is not there any more would be compared with nothing.
+    ledger = fleet.store.completed_ledger(run.run_id)
+    if ledger is None or len(ledger.fences) != run.expected_tasks:
+        raise _files_gone(run, "the state does not have all of it")
+    if listed != {part.path for part in ledger.parts}:
         raise _files_gone(run, f"{name} lists other files than the state does")
 
 

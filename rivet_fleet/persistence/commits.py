@@ -22,7 +22,7 @@ from rivet_fleet.contracts.manifest import (
     RunLedger,
 )
 from rivet_fleet.contracts.reconcile import ComparedRange, RangeResult
-from rivet_fleet.contracts.seals import Sealer, digest_of, tampered
+from rivet_fleet.contracts.seals import Sealer, digest_of, is_sealed_range, tampered
 from rivet_fleet.contracts.state import FinalizeLease
 from rivet_fleet.errors import LeaseLost, StateTampered
 from rivet_fleet.persistence.database import Database, Record, Transaction
@@ -34,6 +34,7 @@ from rivet_fleet.persistence.seals import (
     check_run,
     of_submission,
     said_by,
+    sealed_run,
 )
 
 SEALED_OF_PART = (
@@ -261,7 +262,13 @@ class Deliveries:
 
 def read_comparison(tx: Transaction, run_id: str) -> list[ComparedRange]:
     """See ``Deliveries.comparison``; inside the transaction of others."""
-    tasks = tx.all(_RESULTS, run_id=run_id)
+    tasks, sealed = tx.all(_RESULTS, run_id=run_id), sealed_run(tx, run_id)
+    # A range that is gone, or another one, would take what was found in it along.
+    if [task.chunk_index for task in tasks] != list(range(sealed.expected_tasks if sealed else 0)):
+        raise tampered(f"the list of chunks of run {run_id}")
+    for task in tasks:
+        if sealed and not is_sealed_range(sealed.digests, task.chunk_index, task.range_json):
+            raise tampered(f"the range of chunk {task.chunk_index} of run {run_id}")
     check_commits(tx.sealer, tx.scalar(RUN_SEAL, run_id=run_id), tasks, ())
     return [_compared_from(task) for task in tasks]
 

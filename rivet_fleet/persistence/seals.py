@@ -166,6 +166,7 @@ class SealedRun:
     position: int
     priority: int
     source_group: str
+    expected_tasks: int
     digests: str
     whole: bool
 
@@ -209,7 +210,7 @@ class Ranges:
         if len(self._sealed) >= _KEPT_MAX:
             # All at once: a process works on few runs at a time, and asks for those again.
             self._sealed.clear()
-        found = _sealed_run(tx, run_id)
+        found = sealed_run(tx, run_id)
         if found is not None:
             self._sealed[run_id] = found
         return found
@@ -251,7 +252,8 @@ WHERE run_id IN (SELECT run_id FROM chunk_run WHERE campaign_id = :campaign_id)
 _BUDGETS = f"SELECT {SEALED_OF_BUDGET} FROM source_budget WHERE namespace = :namespace"
 
 
-def _sealed_run(tx: Transaction, run_id: str) -> SealedRun | None:
+def sealed_run(tx: Transaction, run_id: str) -> SealedRun | None:
+    """What the seal of a run says, None when there is no such run. Raises StateTampered."""
     row = tx.first(_DIGESTS, run_id=run_id)
     if row is None:
         return None
@@ -266,6 +268,7 @@ def _sealed_run(tx: Transaction, run_id: str) -> SealedRun | None:
         position=row.position,
         priority=row.priority,
         source_group=row.source_group,
+        expected_tasks=row.expected_tasks,
         digests=digests,
         whole=is_whole(row.seal),
     )

@@ -233,6 +233,15 @@ def test_a_comparison_is_killed_and_goes_on_and_finds_what_files_lack(
     manifest.write_text(body.replace("-c000001-", "-c000009-"))
     desk.refused("reconcile", code=1, named="lists other files", hint="validate")
     manifest.write_text(body)
+    # A range of the run that is gone is compared with nothing, and all the others match.
+    delivered = "run_id = (SELECT run_id FROM chunk_run ORDER BY created_at_s LIMIT 1)"
+    last = f"{delivered} AND chunk_index = 3"
+    run_sqlite(desk.state, f"CREATE TABLE kept AS SELECT * FROM chunk_task WHERE {last}")
+    assert run_sqlite(desk.state, "SELECT count(*) FROM kept") == [(1,)]
+    run_sqlite(desk.state, f"DELETE FROM chunk_task WHERE {last}")
+    desk.refused("reconcile", code=3, named="list of chunks", hint="")
+    run_sqlite(desk.state, "INSERT INTO chunk_task SELECT * FROM kept")
+    run_sqlite(desk.state, "DROP TABLE kept")
 
     (part,) = desk.out.glob("orders/*/*-c000001-*.parquet")
     whole = part.read_bytes()

@@ -85,7 +85,7 @@ def test_what_has_no_delivered_run_is_refused_by_name_or_said(fleet) -> None:
 
 
 def test_partitions_are_those_of_one_campaign(fleet) -> None:
-    """One that vanished is withdrawn: compared, it would be a mismatch for ever."""
+    """One that vanished is only told: compared, it would be a mismatch for ever."""
     deliver(fleet, "c1", "days__jan", "days__feb", "whole")
     assert found(fleet)[0] == {"c1 days__jan", "c1 days__feb", "c1 whole"}
     deliver(fleet, "c2", "days__feb")

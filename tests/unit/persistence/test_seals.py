@@ -733,3 +733,24 @@ def test_what_another_namespace_cannot_be_read_by_keeps_nobody_from_looking(
     edited(sealed, tmp_path, f"UPDATE campaign SET identity_json = '{theirs}'").close()
     health = state_health(f"sqlite:///{tmp_path}/state.db", namespace="team-b")
     assert health.read_by_others == frozenset()
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        "DELETE FROM chunk_task WHERE chunk_index = 1",
+        "UPDATE chunk_task SET range_json = (SELECT range_json FROM chunk_task "
+        "WHERE chunk_index = 0) WHERE chunk_index = 1",
+    ],
+    ids=["gone", "exchanged"],
+)
+def test_a_comparison_has_all_of_its_ranges(tmp_path, edit) -> None:
+    """One that was taken away would take along what was found in it."""
+    with closing(open_store(f"sqlite:///{tmp_path}/state.db")) as store:
+        store.migrate()
+        store.submit(campaign_plan(chunks=(2,)))
+        assert len(store.comparison(RunId("c1-e0"))) == 2
+        with closing(sqlite3.connect(tmp_path / "state.db")) as theirs, theirs:
+            assert theirs.execute(edit).rowcount == 1
+        with pytest.raises(StateTampered):
+            store.comparison(RunId("c1-e0"))

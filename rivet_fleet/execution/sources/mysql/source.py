@@ -79,9 +79,12 @@ def _moved(native: str, request: NewestRequest) -> str | None:
 # domain (``0-1-42``).
 
 _EXECUTED = "SELECT @@GLOBAL.gtid_executed"
-_WITHOUT_OWN = """SELECT IF(@@GLOBAL.read_only, GTID_SUBTRACT(@@GLOBAL.gtid_executed,
-  CONCAT(@@GLOBAL.server_uuid, ':1-9223372036854775806')), @@GLOBAL.gtid_executed)"""
-_OF_DOMAINS = "SELECT IF(@@GLOBAL.read_only, @@GLOBAL.gtid_slave_pos, @@GLOBAL.gtid_current_pos)"
+# A primary that is frozen is read-only, too: where nothing comes from others, all is its own.
+_WITHOUT_OWN = """SELECT IF(@@GLOBAL.read_only, COALESCE(NULLIF(GTID_SUBTRACT(
+  @@GLOBAL.gtid_executed, CONCAT(@@GLOBAL.server_uuid, ':1-9223372036854775806')), ''),
+  @@GLOBAL.gtid_executed), @@GLOBAL.gtid_executed)"""
+_OF_DOMAINS = """SELECT IF(@@GLOBAL.read_only, COALESCE(NULLIF(@@GLOBAL.gtid_slave_pos, ''),
+  @@GLOBAL.gtid_current_pos), @@GLOBAL.gtid_current_pos)"""
 _LAST = re.compile(r"(\d+)-\d+-(\d+)")
 _RUN = re.compile(r"(\d+)(?:-(\d+))?")
 
