@@ -25,6 +25,7 @@ from bench.render import render, write_docs
 from bench.results import merged, read_results, results_path, write_results
 from bench.rounds import Bench, Limits, run_rounds, say
 from bench.schema import TABLES, Engine
+from bench.small import small
 from bench.sources.mariadb import mariadb_server
 from bench.sources.postgres import postgres_server
 from bench.sources.server import LoadedTable, SourceServer
@@ -43,6 +44,7 @@ _SERVERS: dict[Engine, Callable[[Path], AbstractContextManager[SourceServer]]] =
     Engine.MARIADB: mariadb_server,
 }
 _WITH_TABLES = ("contest", "chunks", "servo", "stores", "memory")
+_WITH_SERVER = (*_WITH_TABLES, "small")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +110,7 @@ def _versions(invocation: Invocation) -> dict[str, str]:
 def _measured(invocation: Invocation) -> Iterator[Section]:
     """Every part that was asked for, as soon as it is there."""
     options, context = invocation.options, invocation.context
-    if set(options.parts) & set(_WITH_TABLES):
+    if set(options.parts) & set(_WITH_SERVER):
         for engine in options.engines:
             yield from _of_engine(invocation, engine)
     if "startup" in options.parts:
@@ -141,6 +143,12 @@ def _of_server(invocation: Invocation, server: SourceServer) -> Iterator[Section
         workers=options.workers,
         groups=options.contenders,
     )
+    if "small" in options.parts:
+        found = tuple(small(bench, invocation.peers, limits))
+        key = f"small/{server.engine.value}"
+        yield Section(key=key, context=_context(invocation, server), runs=found)
+    if not set(options.parts) & set(_WITH_TABLES):
+        return
     for name in options.tables:
         table = load(server, TABLES[name], sizes, invocation.peers.tpchgen)
 
@@ -173,15 +181,18 @@ def _section(
         rows=table.rows,
         source_bytes=table.source_bytes,
     )
-    others = {engine.value for engine in Engine} - {server.engine.value}
-    context = {k: v for k, v in invocation.context.items() if k not in others}
     lists: dict[str, Any] = {name: tuple(values) for name, values in found.items()}
     return Section(
         key=f"{kind}/{server.engine.value}/{table.spec.name}",
-        context=context,
+        context=_context(invocation, server),
         table=facts,
         **lists,
     )
+
+
+def _context(invocation: Invocation, server: SourceServer) -> dict[str, str]:
+    others = {engine.value for engine in Engine} - {server.engine.value}
+    return {k: v for k, v in invocation.context.items() if k not in others}
 
 
 if __name__ == "__main__":

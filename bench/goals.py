@@ -10,6 +10,19 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from bench.contenders import CONNECTORX, FLOOR_NAMES, PEERS, RIVET
 from bench.parts import MANY, ONE, PAGES, STATEMENT
 from bench.schema import Engine
+from bench.small import (
+    CHECK,
+    DOCTOR,
+    FLEET,
+    GIANT,
+    HELP,
+    HUNDRED,
+    MANY_CHUNKS,
+    MANY_TABLES,
+    MEMORY,
+    ONE_ROW,
+    RIVET_CLI,
+)
 from bench.stores import LOCAL, MANY_PARTS, STORE
 from bench.summary import median, ratios, summarise
 from bench.values import Goal, MemoryPoint, Results, RunResult, Section, Summary
@@ -24,6 +37,10 @@ SERVO_MAX = 0.08
 STORE_WALL_MAX = 1.15
 STORE_WORKER_RSS_MB_MAX = 200.0
 HELP_S_MAX = 0.2
+SMALL_WALL_MAX = {HUNDRED: 0.9, MANY_TABLES: 0.9, GIANT: 0.9, MANY_CHUNKS: 1.0, CHECK: 2.0}
+"""Over rivet-cli's wall in the same round."""
+SMALL_S_MAX = {ONE_ROW: 0.45, HELP: 0.12, DOCTOR: 2.0}
+FLEET_PSS_MB_MAX = 300.0
 STATEMENT_S_MAX = 0.2
 WORKER_RSS_MB_MAX = 150.0
 MEMORY_GROWTH_MAX = 1.15
@@ -46,6 +63,7 @@ def _goals(results: Results) -> Iterator[Goal]:
         yield _overhead(results, engine)
         yield _servo(results, engine)
         yield from _stores(results, engine)
+    yield from _small(results)
     yield _statements(results)
     yield from _memory(results)
     yield _help(results)
@@ -246,6 +264,24 @@ def _stores(results: Results, engine: Engine) -> Iterator[Goal]:
     highest = max((peak / _MB for peak in peaks if peak is not None), default=None)
     name = f"{where}: its peak RSS, few parts or many"
     yield at_most(name, STORE_WORKER_RSS_MB_MAX, highest, _megabytes)
+
+
+def _small(results: Results) -> Iterator[Goal]:
+    """On PostgreSQL, where both programs read every case."""
+    section = results.sections.get(f"small/{Engine.POSTGRES.value}")
+    runs = [run for run in (section.runs if section else ()) if run.error is None]
+
+    def of(case: str, contender: str) -> list[RunResult]:
+        return [run for run in runs if (run.table, run.contender) == (case, contender)]
+
+    for case, limit in SMALL_S_MAX.items():
+        wall_s = median(run.wall_s for run in of(case, FLEET))
+        yield at_most(f"{case}: wall", limit, wall_s, _seconds)
+    for case, limit in SMALL_WALL_MAX.items():
+        found = ratios(of(case, FLEET), of(case, RIVET_CLI), lambda run: run.wall_s)
+        yield at_most(f"{case}: wall over {RIVET_CLI}'s", limit, median(found), _times)
+    whole = median(run.tree_pss_bytes / _MB for run in of(MEMORY, FLEET))
+    yield at_most(f"{MEMORY}: PSS of all processes", FLEET_PSS_MB_MAX, whole, _megabytes)
 
 
 def _statements(results: Results) -> Goal:

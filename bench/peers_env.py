@@ -31,6 +31,7 @@ _COMPARED = (
     "pyarrow",
     "s3fs",
     "tpchgen-cli",
+    "rivet-cli",
 )
 _VERSIONS = """
 import json, sys

@@ -31,7 +31,8 @@ class Measured:
     """A finished command. ``cpu_s``: user and system time of it and all it waited for.
 
     ``tree_rss_bytes``: the most that all its processes had at one moment, pages they share
-    counted once for each; sampled, so a little less than the truth.
+    counted once for each; sampled, so a little less than the truth. ``tree_pss_bytes``: the same
+    with each shared page divided among those that have it; 0 unless it was asked for.
     """
 
     exit_code: int
@@ -40,13 +41,20 @@ class Measured:
     root: Peak
     descendants: tuple[Peak, ...]
     tree_rss_bytes: int
+    tree_pss_bytes: int
     last_words: str
 
 
 def run_measured(
-    command: Sequence[str], *, folder: Path, env: Mapping[str, str], timeout_s: float
+    command: Sequence[str],
+    *,
+    folder: Path,
+    env: Mapping[str, str],
+    timeout_s: float,
+    shared_memory: bool = False,
 ) -> Measured:
     """Run to the end, standard output to /dev/null, standard error to a file in ``folder``.
+    ``shared_memory``: reckon it, too, which costs the machine a few percent.
 
     A command that outlives ``timeout_s`` is killed with its process group: exit code -9.
     """
@@ -61,7 +69,7 @@ def run_measured(
             env=dict(env),
             start_new_session=True,
         )
-        sampler = PeakSampler(process.pid)
+        sampler = PeakSampler(process.pid, shared=shared_memory)
         sampler.start()
         usage = _wait(process, timeout_s)
         wall_s = time.monotonic() - began_s
@@ -74,6 +82,7 @@ def run_measured(
         root=peaks.pop(process.pid, Peak(pid=process.pid, command="", rss_bytes=0)),
         descendants=tuple(peaks.values()),
         tree_rss_bytes=max(sampler.tree_rss_bytes, *(p.rss_bytes for p in sampled)),
+        tree_pss_bytes=sampler.tree_pss_bytes,
         last_words=log.read_bytes()[-_OUTPUT_TAIL_BYTES:].decode(errors="replace").strip(),
     )
 
@@ -103,15 +112,18 @@ class PeakSampler(threading.Thread):
     counts the parent's memory between fork and exec.
     """
 
-    def __init__(self, root_pid: int) -> None:
-        """``root_pid``: the tree's root; its descendants are found by their parent's pid."""
+    def __init__(self, root_pid: int, *, shared: bool = False) -> None:
+        """``root_pid``: the tree's root; its descendants are found by their parent's pid.
+        ``shared``: see ``Measured.tree_pss_bytes``."""
         super().__init__(name="peak-sampler", daemon=True)
         self._tree = {root_pid}
         self._others: set[int] = set()
         self._commands: dict[int, str] = {}
         self._peaks: dict[int, int] = {}
         self._over = threading.Event()
+        self._shared = shared
         self.tree_rss_bytes = 0
+        self.tree_pss_bytes = 0
         self._sample(root_pid)
 
     def run(self) -> None:
@@ -124,6 +136,9 @@ class PeakSampler(threading.Thread):
                 self._sample(pid)
             now_bytes = sum(_resident_bytes(pid) for pid in self._tree)
             self.tree_rss_bytes = max(self.tree_rss_bytes, now_bytes)
+            if self._shared:
+                now_bytes = sum(_proportional_bytes(pid) for pid in self._tree)
+                self.tree_pss_bytes = max(self.tree_pss_bytes, now_bytes)
 
     def finish(self) -> dict[int, Peak]:
         """Stop; what was seen, by pid."""
@@ -179,6 +194,13 @@ def _high_water_bytes(pid: int) -> int:
 def _resident_bytes(pid: int) -> int:
     fields = _read(pid, "statm").split()
     return int(fields[1]) * _PAGE_BYTES if len(fields) > 1 else 0
+
+
+def _proportional_bytes(pid: int) -> int:
+    for line in _read(pid, "smaps_rollup").splitlines():
+        if line.startswith(b"Pss:"):
+            return int(line.split()[1]) * 1024
+    return 0
 
 
 def _command_line(pid: int) -> str:

@@ -9,9 +9,10 @@ from bench.contenders import FLOOR, FLOOR_NAMES
 from bench.goals import chunk_cost, judge, servo_cost
 from bench.parts import ONE, STATEMENT
 from bench.schema import Engine
+from bench.small import FLEET, RIVET_CLI
 from bench.stores import LOCAL
-from bench.summary import growth_bytes_per_row, median, summarise
-from bench.values import ClaimRate, Fidelity, Results, Section, Summary
+from bench.summary import growth_bytes_per_row, median, ratios, summarise
+from bench.values import ClaimRate, Fidelity, Results, RunResult, Section, Summary
 
 BEGIN = "<!-- bench: begin -->"
 END = "<!-- bench: end -->"
@@ -27,6 +28,7 @@ def render(results: Results) -> str:
         "chunks": _chunks,
         "servo": _servo,
         "stores": _stores,
+        "small": _small,
         "memory": _memory,
         "startup": _startup,
         "claims": _claims,
@@ -225,6 +227,46 @@ def _servo(section: Section) -> str:
 def _stores(section: Section) -> str:
     table = _variants(section, LOCAL, "rivet-fleet, and peers by their names")
     return f"### Into a local S3 server: {_title(section)}\n\n{table}"
+
+
+def _small(section: Section) -> str:
+    """Both programs beside each other, a line a case."""
+    engine = section.key.split("/")[1]
+    head = (
+        *("what", f"{FLEET} wall s", f"{RIVET_CLI} wall s", "×", "CPU s", "CPU s"),
+        *("all processes MB", "MB", "statements", "statements", "runs"),
+    )
+    found, failed = [], []
+    for case in dict.fromkeys(run.table for run in section.runs):
+        mine, theirs = (
+            [r for r in section.runs if (r.table, r.contender) == (case, who)]
+            for who in (FLEET, RIVET_CLI)
+        )
+        (ours,), (peer,) = summarise(mine, None), summarise(theirs, None)
+        failed += [f"- {case}, {one.contender}: {e}" for one in (ours, peer) for e in one.errors]
+        over = ratios(_good(mine), _good(theirs), lambda run: run.wall_s)
+        found.append(
+            (
+                *(case, number(ours.wall_s), number(peer.wall_s), number(median(over))),
+                *(number(ours.client_cpu_s), number(peer.client_cpu_s)),
+                *(_whole_tree(ours), _whole_tree(peer)),
+                *(number(ours.statements, 0), number(peer.statements, 0), str(ours.rounds)),
+            )
+        )
+    gaps = "\n\n" + "\n".join(failed) if failed else ""
+    return (
+        f"### Where everything but reading counts: {engine}\n\n{markdown_table(head, found)}{gaps}"
+    )
+
+
+def _good(runs: Sequence[RunResult]) -> list[RunResult]:
+    return [run for run in runs if run.error is None]
+
+
+def _whole_tree(summary: Summary) -> str:
+    """Shared pages once where that was reckoned, else once for each process."""
+    shared = summary.tree_pss_bytes
+    return f"{megabytes(shared)} (PSS)" if shared else megabytes(summary.tree_rss_bytes)
 
 
 def _memory(section: Section) -> str:

@@ -133,33 +133,59 @@ def run_once(
     if contender.unavailable is not None:
         return replace(blank, error=f"not available: {contender.unavailable}")
     with _job(bench, table) as job:
-        command = contender.command(job)
-        began = watch(bench.server)
-        measured = run_measured(
-            command, folder=job.folder, env=bench.environ_of(contender), timeout_s=RUN_TIMEOUT_S
-        )
-        cost = cost_since(bench.server, began)
-        if contender.fetch is not None:
-            contender.fetch(job)
-        files = parquet_files(job.output)
-        error = _failure(measured, secret=bench.server.address.password)
-        if contender.writes_parquet and error is None:
-            error = _row_error(files, table.rows)
-        result = replace(
+
+        def arrived() -> str | None:
+            if contender.fetch is not None:
+                contender.fetch(job)
+            return row_error(parquet_files(job.output), table.rows)
+
+        result = play(
+            bench,
             blank,
-            wall_s=measured.wall_s,
-            client_cpu_s=measured.cpu_s,
-            server_cpu_s=cost.cpu_s,
-            peak_rss_bytes=peak_rss_bytes(measured),
-            tree_rss_bytes=measured.tree_rss_bytes,
-            longest_statement_s=cost.longest_statement_s,
-            statements=cost.statements,
-            output_bytes=sum(path.stat().st_size for path in files),
-            error=error,
+            contender.command(job),
+            job.folder,
+            environ=bench.environ_of(contender),
+            arrived=arrived if contender.writes_parquet else None,
         )
+        size_bytes = sum(path.stat().st_size for path in parquet_files(job.output))
+        result = replace(result, output_bytes=size_bytes)
         if inspect is not None:
             inspect(job, result)
         return result
+
+
+def play(
+    bench: Bench,
+    blank: RunResult,
+    command: Sequence[str],
+    folder: Path,
+    *,
+    environ: Mapping[str, str],
+    arrived: Callable[[], str | None] | None,
+    shared_memory: bool = False,
+) -> RunResult:
+    """``blank`` with what the command cost itself and the server; ``arrived`` looks at a good
+    run's files and says what is wrong with them. ``shared_memory``: see ``run_measured``."""
+    began = watch(bench.server)
+    measured = run_measured(
+        command, folder=folder, env=environ, timeout_s=RUN_TIMEOUT_S, shared_memory=shared_memory
+    )
+    cost = cost_since(bench.server, began)
+    error = _failure(measured, secret=bench.server.address.password)
+    if error is None and arrived is not None:
+        error = arrived()
+    return replace(
+        blank,
+        wall_s=measured.wall_s,
+        client_cpu_s=measured.cpu_s,
+        server_cpu_s=cost.cpu_s,
+        peak_rss_bytes=peak_rss_bytes(measured),
+        tree_rss_bytes=measured.tree_rss_bytes,
+        tree_pss_bytes=measured.tree_pss_bytes,
+        longest_statement_s=cost.longest_statement_s,
+        statements=cost.statements,
+        error=error,
+    )
 
 
 def peak_rss_bytes(measured: Measured) -> int:
@@ -200,7 +226,7 @@ def telling_line(text: str) -> str:
     return next(reversed(telling or lines), "no message")
 
 
-def _row_error(written: Sequence[Path], expected: int) -> str | None:
+def row_error(written: Sequence[Path], expected: int) -> str | None:
     """Count by the files' own footers: a contender that drops rows has not done the work."""
     found = sum(pq.read_metadata(path).num_rows for path in written)
     return None if found == expected else f"{found:,} rows written instead of {expected:,}"

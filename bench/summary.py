@@ -71,6 +71,7 @@ def _summary(mine: Sequence[RunResult], floors: Sequence[RunResult]) -> Summary:
         server_cpu_ratio=median(ratios(good, floors, lambda r: r.server_cpu_s)),
         peak_rss_bytes=median(r.peak_rss_bytes for r in good),
         tree_rss_bytes=median(r.tree_rss_bytes for r in good),
+        tree_pss_bytes=median(r.tree_pss_bytes for r in good),
         longest_statement_s=max((r.longest_statement_s for r in good), default=None),
         output_bytes=median(r.output_bytes for r in good),
         statements=median(r.statements for r in good),

@@ -11,7 +11,8 @@ class RunResult:
 
     ``client_cpu_s`` is user and system time of the whole process tree; ``peak_rss_bytes`` is
     the largest of its processes (for rivet-fleet: of its workers), ``tree_rss_bytes`` the most
-    all of them had at once; ``longest_statement_s`` is what the server itself measured.
+    all of them had at once (``tree_pss_bytes``: with each shared page counted once, where it was
+    reckoned); ``longest_statement_s`` is what the server itself measured.
     ``error`` is None when every row arrived, and for rivet-fleet every column's content.
     """
 
@@ -26,6 +27,7 @@ class RunResult:
     server_cpu_s: float = 0.0
     peak_rss_bytes: int = 0
     tree_rss_bytes: int = 0
+    tree_pss_bytes: int = 0
     longest_statement_s: float = 0.0
     statements: int = 0
     output_bytes: int = 0
@@ -52,6 +54,7 @@ class Summary:
     server_cpu_ratio: float | None
     peak_rss_bytes: float | None
     tree_rss_bytes: float | None
+    tree_pss_bytes: float | None
     longest_statement_s: float | None
     output_bytes: float | None
     statements: float | None
@@ -168,7 +171,7 @@ class Section:
 
     @property
     def kind(self) -> str:
-        """``contest``, ``chunks``, ``servo``, ``memory``, ``claims`` or ``startup``."""
+        """One of ``bench.results.KINDS``."""
         return self.key.split("/")[0]
 
 

@@ -4,6 +4,7 @@ from bench.contenders import FLOOR_NAMES
 from bench.goals import ONE_WORKER, chunk_cost, judge, memory_growth
 from bench.parts import MANY, ONE, PAGES, STATEMENT
 from bench.schema import Engine
+from bench.small import FLEET, HUNDRED, MEMORY, RIVET_CLI
 from bench.stores import LOCAL, MANY_PARTS, STORE
 from bench.values import Goal, Section
 from tests.unit.bench.samples import (
@@ -163,3 +164,16 @@ def test_nothing_measured_is_neither_kept_nor_broken():
 def test_chunk_costs_are_paired_by_round():
     runs = (run(ONE, 1, 1.0), run(MANY, 1, 1.1), run(ONE, 2, 2.0), run(MANY, 2, 2.2))
     assert chunk_cost(section("chunks/postgres/lineitem", runs=runs)) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(("wall_s", "met"), [(0.9, True), (0.91, False)])
+def test_many_small_tables_are_judged_against_the_other_program(wall_s, met):
+    runs = (run(FLEET, table=HUNDRED, wall_s=wall_s), run(RIVET_CLI, table=HUNDRED, wall_s=1.0))
+    found = section("small/postgres", runs=runs)
+    assert goal(f"{HUNDRED}: wall over", found).passed is met
+    assert goal("500 tables of 1,000 rows: wall over", found).passed is None
+
+
+def test_a_fleets_memory_is_judged_by_its_shared_pages_counted_once():
+    one = run(FLEET, table=MEMORY, tree_rss_bytes=600 * 2**20, tree_pss_bytes=300 * 2**20)
+    assert goal("PSS", section("small/postgres", runs=(one,))).passed is True
