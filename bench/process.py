@@ -41,7 +41,7 @@ class Measured:
     root: Peak
     descendants: tuple[Peak, ...]
     tree_rss_bytes: int
-    tree_pss_bytes: int
+    tree_pss_bytes: int = 0
     last_words: str
 
 
