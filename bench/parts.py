@@ -51,14 +51,16 @@ def many_chunks(
 def lifecycle(
     times: Mapping[str, Sequence[float]], result: RunResult, *, chunk_count: int
 ) -> Lifecycle:
-    """One worker does one thing at a time: n-th claim, n-th staging, n-th completion. Pure."""
+    """One worker's chunks keep their order: n-th claim, n-th staging, n-th completion. Pure."""
     claimed, completed = times["chunk.claimed"], times["chunk.completed"]
     staged = times.get("part.staged", ())
-    # A chunk without rows stages nothing; with several parts, the last before the completion.
-    reading_s = sum(
-        max((moment for moment in staged if begun <= moment <= ended), default=begun) - begun
-        for begun, ended in zip(claimed, completed, strict=True)
-    )
+    reading_s, read_until = 0.0, claimed[0]
+    for begun, ended in zip(claimed, completed, strict=True):
+        # A chunk without rows stages nothing; with several parts, the last before the completion.
+        done = max((moment for moment in staged if begun <= moment <= ended), default=begun)
+        # The next chunk is read while this one is delivered: no moment counts twice.
+        reading_s += max(0.0, done - max(begun, read_until))
+        read_until = max(read_until, done)
     whole_s = completed[-1] - claimed[0]
     return Lifecycle(
         engine=result.engine,

@@ -95,8 +95,9 @@ class MemoryPoint:
 class Lifecycle:
     """Where one worker's time went, by the journal's own clock, in seconds.
 
-    ``reading_s``: from each chunk's claim to the staging of its file. ``protocol_s``: all the
-    rest between the first claim and the last completion: commit, publish, complete, claim.
+    ``reading_s``: in which some chunk was between its claim and the staging of its file.
+    ``protocol_s``: all the rest between the first claim and the last completion: commit, publish,
+    complete, claim, as far as nothing else was read meanwhile.
     """
 
     engine: str

@@ -199,7 +199,10 @@ def chunks(
     export_name: str | None,
     as_json: bool,
 ) -> int:
-    """Every chunk task: its range, status, attempts, fence, owner and last error."""
+    """Every chunk task: its range, status, attempts, fence, owner and last error.
+
+    One that is running is `delivering` when it is read to its end.
+    """
     invocation = start(config, params, state_url, quiet=True)
     hide = known_redactor()
     with fleet_of(invocation, "state") as fleet:
@@ -214,9 +217,10 @@ def chunks(
         for task in tasks:
             error = f"  {task.error_class}: {task.last_error}" if task.last_error else ""
             owner = f"  owner {task.owner_name}" if task.owner_name else ""
+            status = "delivering" if task.delivering else task.status.value
             say_line(
                 hide(
-                    f"  {task.chunk_index:>6}  {task.status.value:<9} "
+                    f"  {task.chunk_index:>6}  {status:<10} "
                     f"attempts {task.attempts}/{task.attempts_max}  fence {task.fence}  "
                     f"{describe_range(task.chunk_range)}{owner}{error}"
                 )

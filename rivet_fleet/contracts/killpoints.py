@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -20,6 +21,8 @@ class KillPoint(Enum):
     CAMPAIGN_SUBMITTED = "campaign.submitted"
     CHUNK_CLAIMED = "chunk.claimed"
     PAGE_READ = "page.read"
+    CHUNK_READ = "chunk.read"
+    CHUNK_HANDED_OVER = "chunk.handed_over"
     PART_SPOOLED = "part.spooled"
     PART_DIGESTED = "part.digested"
     STAGE_WRITTEN = "stage.written"
@@ -131,4 +134,6 @@ def _die(arming: Arming) -> None:
     if arming.action is KillAction.ERROR:
         raise KillPointReached(f"kill point {arming.point.value}")
     kill = signal.SIGKILL if arming.action is KillAction.KILL else signal.SIGSTOP
-    os.kill(os.getpid(), kill)
+    # To this very thread: of a signal to the process another one may take notice first, and this
+    # one goes on for a moment.
+    signal.pthread_kill(threading.get_ident(), kill)

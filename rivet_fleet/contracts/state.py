@@ -158,6 +158,8 @@ class TaskView:
     owner_name: str | None
     lease_expires_at_s: float | None
     not_before_s: float | None
+    delivering: bool = False
+    """Running, and read to its end: its worker may read another one by now (ADR 0031)."""
     rows_written: int | None
     pages_read: int | None
     error_class: str | None

@@ -13,6 +13,7 @@ import structlog
 
 from rivet_fleet.contracts.clock import Clock
 from rivet_fleet.contracts.events import Emit, Event, EventName
+from rivet_fleet.contracts.keys import TaskId
 from rivet_fleet.contracts.state import Claim, WorkerIdentity, heartbeat_interval_s, trusted_until_s
 from rivet_fleet.errors import ExitCode, LeaseLost, StateError, StateRefused
 from rivet_fleet.persistence.store import Store
@@ -35,8 +36,18 @@ class HeartbeatLimits:
     orphan_grace_s: float = 30.0
 
 
+@dataclass(slots=True)
+class _Lease:
+    """One claim that is being worked on. Times are monotonic."""
+
+    claim: Claim
+    trusted_until_s: float
+    progress_at_s: float
+    lost: bool = False
+
+
 class Heartbeat:
-    """Renews the claim that is being worked on, and judges nothing else."""
+    """Renews the claims that are being worked on, and judges nothing else."""
 
     def __init__(
         self,
@@ -62,11 +73,8 @@ class Heartbeat:
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._closed = False
-        self._claim: Claim | None = None
-        self._lost = False
+        self._leases: dict[tuple[TaskId, int], _Lease] = {}
         self._refused: StateRefused | None = None
-        self._trusted_until_s = 0.0
-        self._progress_at_s = 0.0
         self._orphaned_at_s: float | None = None
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
@@ -83,43 +91,50 @@ class Heartbeat:
 
     def watch(self, claim: Claim, *, claimed_at_s: float) -> None:
         """Renew this claim from now on. ``claimed_at_s``: monotonic, when claiming was *sent*."""
+        trusted_s = trusted_until_s(claimed_at_s, self._limits.lease_ttl_s)
         with self._lock:
-            self._claim = claim
-            self._lost = False
-            self._trusted_until_s = trusted_until_s(claimed_at_s, self._limits.lease_ttl_s)
-            self._progress_at_s = self._clock.monotonic_s()
+            for other in self._leases.values():
+                # Claimed a second time, by this very process: the first claim of it is lost.
+                other.lost = other.lost or other.claim.task_id == claim.task_id
+            self._leases[_key(claim)] = _Lease(claim, trusted_s, self._clock.monotonic_s())
 
-    def unwatch(self) -> None:
+    def unwatch(self, claim: Claim) -> None:
         """The chunk is over, one way or another."""
         with self._lock:
-            self._claim = None
+            self._leases.pop(_key(claim), None)
 
-    def progressed(self) -> None:
+    def progressed(self, claim: Claim) -> None:
         """The chunk made progress: it is not hanging."""
-        self._progress_at_s = self._clock.monotonic_s()
+        with self._lock:
+            lease = self._leases.get(_key(claim))
+            if lease is not None:
+                lease.progress_at_s = self._clock.monotonic_s()
 
-    def check(self) -> None:
+    def check(self, claim: Claim) -> None:
         """Raise LeaseLost when a renewal matched no row (F1), and StateRefused when the state let
         itself not be used: it would refuse this process's next step, too."""
         with self._lock:
-            lost, claim = self._lost, self._claim
+            lease = self._leases.get(_key(claim))
         if self._refused is not None:
             raise self._refused
-        if lost and claim is not None:
+        if lease is not None and lease.lost:
             raise LeaseLost(
                 f"chunk {claim.chunk_index} of {claim.export_name} has another owner now",
                 hint="nothing to do: what was read is discarded, the new owner delivers it",
             )
 
-    def renewed(self, sent_at_s: float) -> None:
-        """Somebody else's renewal succeeded: believe again, from the moment it was sent."""
+    def renewed(self, claim: Claim, sent_at_s: float) -> None:
+        """A renewal succeeded: believe again, from the moment it was sent."""
         with self._lock:
-            self._trusted_until_s = trusted_until_s(sent_at_s, self._limits.lease_ttl_s)
+            lease = self._leases.get(_key(claim))
+            if lease is not None:
+                lease.trusted_until_s = trusted_until_s(sent_at_s, self._limits.lease_ttl_s)
 
-    @property
-    def trusted(self) -> bool:
+    def trusted(self, claim: Claim) -> bool:
         """False when the lease may have run out: do not waste work before the next renewal."""
-        return self._clock.monotonic_s() < self._trusted_until_s
+        with self._lock:
+            lease = self._leases.get(_key(claim))
+        return lease is not None and self._clock.monotonic_s() < lease.trusted_until_s
 
     def _run(self) -> None:
         store: Store | None = None
@@ -161,26 +176,25 @@ class Heartbeat:
 
     def _beat(self, store: Store) -> None:
         with self._lock:
-            claim = self._claim
-        named = [] if claim is None else [(claim.task_id, claim.fence)]
+            # Of one task never two: who is told that it is lost must know which claim of it.
+            named = [key for key, lease in self._leases.items() if not lease.lost]
         sent_at_s = self._clock.monotonic_s()
         rss_bytes = int(psutil.Process().memory_info().rss)
         lost = store.renew(self._worker, named, self._limits.lease_ttl_s, rss_bytes)
+        trusted_s = trusted_until_s(sent_at_s, self._limits.lease_ttl_s)
         with self._lock:
-            # Another chunk is being worked on by now: this answer says nothing of it.
-            if self._claim is not claim or claim is None:
-                return
-            if claim.task_id in lost:
-                self._lost = True
-            else:
-                self._trusted_until_s = trusted_until_s(sent_at_s, self._limits.lease_ttl_s)
+            for key in named:
+                lease = self._leases.get(key)  # of a chunk that is over by now it says nothing
+                if lease is not None and key[0] in lost:
+                    lease.lost = True
+                elif lease is not None:
+                    lease.trusted_until_s = trusted_s
 
     def _watch_progress(self) -> None:
         """A chunk that hangs costs one attempt: this process ends, its supervisor sees it."""
         with self._lock:
-            claim, since_s = self._claim, self._progress_at_s
-        idle_s = self._clock.monotonic_s() - since_s
-        if claim is not None and idle_s > self._limits.hang_timeout_s:
+            since_s = [lease.progress_at_s for lease in self._leases.values()]
+        if since_s and self._clock.monotonic_s() - min(since_s) > self._limits.hang_timeout_s:
             self._end_process(int(ExitCode.HUNG))
 
     def _watch_parent(self) -> None:
@@ -193,3 +207,7 @@ class Heartbeat:
         self._orphaned_at_s = self._orphaned_at_s or now_s
         if now_s - self._orphaned_at_s > self._limits.orphan_grace_s:
             self._end_process(int(ExitCode.STOPPED))
+
+
+def _key(claim: Claim) -> tuple[TaskId, int]:
+    return claim.task_id, claim.fence

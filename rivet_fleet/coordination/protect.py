@@ -259,7 +259,13 @@ class Retries:
 
     def rest_later(self, plan: ExportPlan, own_s: float, lost_bytes: int) -> None:
         """A chunk went back, failed or not: the next claim waits for its retry."""
-        self._rest_s = self.wait_s(plan, own_s, lost_bytes)
+        # Two chunks may have gone back by then: the longer wait is for both.
+        self._rest_s = max(self._rest_s, self.wait_s(plan, own_s, lost_bytes))
+
+    @property
+    def resting(self) -> bool:
+        """Whether there is something to ``rest`` for."""
+        return self._rest_s > 0
 
     def rest_unforeseen(self, plans: Sequence[ExportPlan]) -> None:
         """This process ends by a defect and held no chunk: it was tending, which may have asked any
@@ -324,6 +330,11 @@ class Room:
         self._since_s: float | None = None
         self._tries = 0
         self._met: tuple[Claim, DestinationFull, int | None] | None = None
+
+    @property
+    def lacking(self) -> bool:
+        """Whether there is something to ``wait`` for."""
+        return self._met is not None
 
     def found(self) -> None:
         """A chunk was delivered."""

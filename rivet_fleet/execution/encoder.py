@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,48 +41,95 @@ class SpooledPart:
     uniques: tuple[UniqueStats, ...] = ()
 
 
+class EncoderThread:
+    """Encodes for one reader after the other: of two chunks that one worker has in hand the former
+    is encoded to its end first, and what waits is bounded over both (ADR 0031)."""
+
+    def __init__(self) -> None:
+        self._thread: ThreadPoolExecutor | None = None
+        self._ahead: deque[tuple[Future[None], int]] = deque()
+        self._ahead_bytes = 0
+
+    def make_room(self, size_bytes: int, ahead_bytes_max: int) -> None:
+        """Wait until what waits or is being encoded leaves room; the reading thread's alone."""
+        while self._ahead and (
+            self._ahead[0][0].done() or self._ahead_bytes + size_bytes > ahead_bytes_max
+        ):
+            oldest, oldest_bytes = self._ahead.popleft()
+            wait([oldest])
+            self._ahead_bytes -= oldest_bytes
+
+    def submit(self, work: Callable[..., None], *given: object, size_bytes: int) -> Future[None]:
+        """Do it soon; the reading thread's alone."""
+        submitted = self._started().submit(work, *given)
+        self._ahead.append((submitted, size_bytes))
+        self._ahead_bytes += size_bytes
+        return submitted
+
+    def clean(self, work: Callable[[], None]) -> Future[None]:
+        """Do it behind what waits, whoever asks."""
+        return self._started().submit(work)
+
+    def close(self) -> None:
+        """End the thread behind what waits; another one starts with the next work."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.shutdown()
+
+    def _started(self) -> ThreadPoolExecutor:
+        if self._thread is None:
+            # One: pages are written in their order, and a writer is touched by nobody else
+            # (ADR 0006).
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="encoder")
+        return self._thread
+
+
 class Encoder:
-    """Encodes pages in the order they are handed over; used by one thread, works on another.
+    """Encodes one chunk's pages in the order they are handed over; used by one thread at a time,
+    works on another.
 
     At most ``ahead_bytes_max`` bytes of Arrow data wait or are being encoded, or one page when
     that alone is larger. After an error nothing more is written: the error itself comes out of
-    the next ``hand_over`` or of ``finish``. ``finish`` or ``abandon`` must follow, and no thread
-    outlives them.
+    the next ``hand_over`` or of ``finish``. ``finish`` or ``abandon`` must follow. Between ``end``
+    and them it may pass to another thread.
     """
 
-    def __init__(self, parts: Parts, *, ahead_bytes_max: int) -> None:
+    def __init__(
+        self, parts: Parts, *, ahead_bytes_max: int, thread: EncoderThread | None = None
+    ) -> None:
+        """``thread``: whoever owns it ends it; None: one of this chunk's own, which does not
+        outlive it."""
         self._parts = parts
         self._ahead_bytes_max = ahead_bytes_max
-        self._ahead_bytes = 0
-        self._ahead: deque[tuple[Future[None], int]] = deque()
+        self._ahead: deque[Future[None]] = deque()
         self._finished = False
-        # One: pages are written in their order, and a writer is touched by nobody else (ADR 0006).
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="encoder")
+        self._own = thread is None
+        self._thread = thread or EncoderThread()
 
     def hand_over(self, batch: pa.RecordBatch, changed: Mapping[str, int]) -> None:
         """Encode ``batch`` soon; waits for room first. ``changed`` are the reader's counts as
         they stood after this page. Raises what encoding an earlier page raised."""
-        size_bytes = batch.nbytes
-        # Also what is done already, without any need of room: its error is to come out at the next
-        # page, not at the chunk's end.
-        while self._ahead and (
-            self._ahead[0][0].done() or self._ahead_bytes + size_bytes > self._ahead_bytes_max
-        ):
-            self._settle()
-        self._ahead.append((self._thread.submit(self._parts.write, batch, changed), size_bytes))
-        self._ahead_bytes += size_bytes
+        self._thread.make_room(batch.nbytes, self._ahead_bytes_max)
+        # An error is to come out at the next page, not at the chunk's end.
+        while self._ahead and self._ahead[0].done():
+            self._ahead.popleft().result()
+        write = self._parts.write
+        self._ahead.append(self._thread.submit(write, batch, changed, size_bytes=batch.nbytes))
+
+    def end(self) -> None:
+        """There is no further page: the last part is closed behind those that wait, soon."""
+        self._ahead.append(self._thread.submit(self._parts.end, size_bytes=0))
 
     def finish(self) -> tuple[SpooledPart, ...]:
-        """Encode what waits, close the last part. Raises what encoding raised."""
+        """Behind ``end``: wait until all is encoded. Raises what encoding raised."""
         while self._ahead:
-            self._settle()
-        self._thread.submit(self._parts.rotate).result()
+            self._ahead.popleft().result()
         self._finished = True
-        self._thread.shutdown()
+        self._leave()
         return tuple(self._parts.finished)
 
     def abandon(self) -> None:
-        """Drop what waits, remove every file of this chunk, end the thread.
+        """Drop what waits, remove every file of this chunk.
 
         The encoder's own thread cleans up, so that it happens even when a second interrupt
         ends the waiting for it here.
@@ -90,17 +137,15 @@ class Encoder:
         if self._finished:
             self._parts.abandon()
             return
-        for waiting, _ in self._ahead:
+        for waiting in self._ahead:
             waiting.cancel()
-        cleaning = self._thread.submit(self._parts.abandon)
-        self._thread.shutdown()
+        cleaning = self._thread.clean(self._parts.abandon)
+        self._leave()
         cleaning.result()
 
-    def _settle(self) -> None:
-        """Wait for the oldest page; raise what it raised."""
-        done, size_bytes = self._ahead.popleft()
-        self._ahead_bytes -= size_bytes
-        done.result()
+    def _leave(self) -> None:
+        if self._own:
+            self._thread.close()
 
 
 class Parts:
@@ -143,6 +188,13 @@ class Parts:
         if part and self._file_bytes_max and part.writer.bytes_flushed >= self._file_bytes_max:
             self.rotate()
         self._broken = False
+
+    def end(self) -> None:
+        """Finish the last part; nothing after an error of an earlier page."""
+        if not self._broken:
+            self._broken = True
+            self.rotate()
+            self._broken = False
 
     def rotate(self) -> None:
         """Finish the open part, if any; the next row starts another."""

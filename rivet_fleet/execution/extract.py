@@ -1,7 +1,8 @@
 """The extract loop: the only one there is. Pages of one chunk flow into finished local parts.
 
 Every mode, engine and format comes through ``extract_chunk``. This thread reads and owns the
-servo, the retries of a page and the throttle; another encodes (``encoder``, ADR 0006). It knows
+servo, the retries of a page and the throttle; another encodes (``encoder``, ADR 0006), and goes on
+when the last page is read: whoever needs the parts waits for it (ADR 0031). It knows
 nothing of leases or destinations: those speak through ``on_page`` and ``pacer``, which may end it
 at any page.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -23,7 +24,7 @@ from rivet_fleet.contracts.killpoints import KillPoint, reach
 from rivet_fleet.contracts.plan import FormatPlan, MetaPlan, TuningPlan
 from rivet_fleet.contracts.quality import UniqueKey
 from rivet_fleet.errors import RetryClass, SourceError, StatementTimeout
-from rivet_fleet.execution.encoder import Encoder, Parts, SpooledPart
+from rivet_fleet.execution.encoder import Encoder, EncoderThread, Parts, SpooledPart
 from rivet_fleet.execution.format import PartFormat
 from rivet_fleet.execution.servo import HELD_BY_WIRE, Allowance, PageServo
 from rivet_fleet.execution.source import ChunkReader, Page, PageLimit
@@ -87,6 +88,39 @@ class ExtractResult:
     told: tuple[BasisDifference, ...] = ()
 
 
+class ReadChunk:
+    """A chunk that was read to its end, and may not be encoded to its end yet. ``finish`` or
+    ``abandon`` must follow, on whichever thread."""
+
+    def __init__(self, encoder: Encoder, result: ExtractResult) -> None:
+        """``result``: all but its parts."""
+        self._encoder = encoder
+        self._result = result
+        self._finished = False
+
+    @property
+    def result(self) -> ExtractResult:
+        """What is known already: all but the parts."""
+        return self._result
+
+    def finish(self) -> ExtractResult:
+        """Wait until it is encoded. Raises what encoding raised; nothing is left behind then."""
+        try:
+            finished = replace(self._result, parts=self._encoder.finish())
+        except BaseException:
+            self.abandon()
+            raise
+        finally:
+            self._finished = True
+        return finished
+
+    def abandon(self) -> None:
+        """Drop what is not encoded, remove every spool file. Nothing where it was finished: the
+        files are another's then."""
+        if not self._finished:
+            self._encoder.abandon()
+
+
 def extract_chunk(
     *,
     reader: ChunkReader,
@@ -100,14 +134,16 @@ def extract_chunk(
     unique: Sequence[UniqueKey] = (),
     meta: MetaPlan | None = None,
     servo: PageServo | None = None,
-) -> ExtractResult:
+    thread: EncoderThread | None = None,
+) -> ReadChunk:
     """Read the chunk to its end. ``spool_path(part_number)`` names a file that does not exist.
 
     ``on_page`` is called after every page, and every piece of one, and may raise (StopRequested,
     LeaseLost). Whatever ends the loop early, no writer stays open, no spool file is left behind
-    and no thread goes on. Equal pages give equal files. ``unique``: keys whose duplicates the
-    parts count. ``meta``: columns that are appended to every row. ``servo``: what was learnt of
-    the source by the chunks of this export before (``page_servo``); it learns on.
+    and no thread goes on; behind the last page the encoder's does, until its work is done. Equal
+    pages give equal files. ``unique``: keys whose duplicates the parts count. ``meta``: columns
+    that are appended to every row. ``servo``: what was learnt of the source by the chunks of this
+    export before (``page_servo``); it learns on. ``thread``: encodes for chunks before this one.
     Raises SourceError (permanent, or retried ``tuning.max_retries`` times in a row, each time
     with a smaller page), SchemaDrift (also behind the last page: ``ChunkReader.prove``),
     DestinationFull.
@@ -128,7 +164,7 @@ def extract_chunk(
     )
     # While a row group is encoded in one burst, a page waits and another is on its way.
     page_bytes = tuning.batch_bytes_max or format_plan.row_group_bytes
-    encoder = Encoder(parts, ahead_bytes_max=2 * page_bytes)
+    encoder = Encoder(parts, ahead_bytes_max=2 * page_bytes, thread=thread)
     pages = Pages(reader, tuning, pacer, jitter, servo)
     with contextlib.ExitStack() as undo:
         undo.callback(encoder.abandon)
@@ -145,17 +181,10 @@ def extract_chunk(
                 pages.throttle()
         # Before the last part is finished: meanwhile the encoder works on, and of a relation that
         # was changed under the chunk nothing is finished at all.
-        told = pages.prove()
-        finished = encoder.finish()
+        result = pages.prove()
+        encoder.end()
         undo.pop_all()
-    return ExtractResult(
-        parts=finished,
-        rows=pages.progress.rows_total,
-        pages=pages.progress.pages_total,
-        bytes=pages.progress.bytes_total,
-        longest_statement_s=reader.longest_statement_s,
-        told=told,
-    )
+    return ReadChunk(encoder, result)
 
 
 def page_servo(reader: ChunkReader, tuning: TuningPlan) -> PageServo:
@@ -309,9 +338,18 @@ class Pages:
         self.ended = page.last
         return batch
 
-    def prove(self) -> tuple[BasisDifference, ...]:
-        """Behind the last page; see ``ChunkReader.prove``. As patient as for a page."""
-        return _patiently(self._reader.prove, self._tuning, self._pacer, self._jitter)
+    def prove(self) -> ExtractResult:
+        """Behind the last page: all of the chunk but its parts. See ``ChunkReader.prove``; as
+        patient as for a page."""
+        told = _patiently(self._reader.prove, self._tuning, self._pacer, self._jitter)
+        return ExtractResult(
+            parts=(),
+            rows=self.progress.rows_total,
+            pages=self.progress.pages_total,
+            bytes=self.progress.bytes_total,
+            longest_statement_s=self._reader.longest_statement_s,
+            told=told,
+        )
 
     def throttle(self) -> None:
         """Rest in proportion to the rows read, so that page sizes do not change the pace."""

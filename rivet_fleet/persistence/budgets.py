@@ -58,10 +58,17 @@ SELECT {BUDGET_COLUMNS}, b.ceiling,
 FROM source_budget b WHERE b.namespace = :namespace AND b.group_name = :group_name
 """
 LOCK_ROOM = ROOM + " LOCK_ROW"
+
+
+def _reads(task: str) -> str:
+    # One that is delivered while its worker reads the next one is no load (ADR 0031).
+    return f"{task}.status = 'running' AND {task}.read_at_s IS NULL"
+
+
 # By the run's group, which is sealed, and not by what the chunk's row repeats of it.
-COUNT_RUNNING = """
+COUNT_RUNNING = f"""
 SELECT count(*) FROM chunk_task t JOIN chunk_run r ON r.run_id = t.run_id
-WHERE t.status = 'running' AND r.namespace = :namespace AND r.source_group = :group_name
+WHERE {_reads("t")} AND r.namespace = :namespace AND r.source_group = :group_name
 """
 _STORED = f"""
 SELECT {_of_b(SEALED_OF_BUDGET)}
@@ -158,7 +165,7 @@ STANDING = f"""
 SELECT {", ".join(f"t.{name}" for name in SEALED_OF_TASK.split(", "))},
   r.namespace AS of_namespace, r.source_group AS of_group, {_OF_BUDGET}, NOW_S AS now_s,
   (SELECT count(*) FROM chunk_task o JOIN chunk_run p ON p.run_id = o.run_id
-   WHERE o.status = 'running' AND p.namespace = :namespace AND p.source_group = r.source_group
+   WHERE {_reads("o")} AND p.namespace = :namespace AND p.source_group = r.source_group
      AND (o.claimed_at_s < t.claimed_at_s
           OR (o.claimed_at_s = t.claimed_at_s AND o.task_id < t.task_id))) AS ahead
 FROM chunk_task t JOIN chunk_run r ON r.run_id = t.run_id
@@ -168,10 +175,10 @@ WHERE t.task_id = :task_id
 GROUP_VIEWS = f"""
 SELECT g.source_group AS name, {BUDGET_COLUMNS}, b.governor_lease_expires_at_s > NOW_S AS governed,
   (SELECT count(*) FROM chunk_task t JOIN chunk_run r ON r.run_id = t.run_id
-   WHERE t.status = 'running' AND r.namespace = :namespace
+   WHERE {_reads("t")} AND r.namespace = :namespace
      AND r.source_group = g.source_group) AS running,
   (SELECT count(*) FROM chunk_task t JOIN chunk_run r ON r.run_id = t.run_id
-   WHERE t.status = 'running' AND r.source_group = g.source_group
+   WHERE {_reads("t")} AND r.source_group = g.source_group
      AND r.campaign_id = :campaign_id) AS running_here
 FROM (SELECT DISTINCT source_group FROM chunk_run
       WHERE campaign_id = :campaign_id AND source_group <> '') g

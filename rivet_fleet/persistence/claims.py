@@ -80,7 +80,13 @@ _CLAIM_COLUMNS = (
 )
 CLAIM_SET = f"""{effect(Verb.CLAIM)}, owner = :worker_id, owner_name = :name,
   owner_host = :host_id, owner_pid = :pid, lease_expires_at_s = NOW_S + :lease_ttl_s,
-  not_before_s = NULL, claimed_at_s = NOW_S, updated_at_s = NOW_S"""
+  not_before_s = NULL, claimed_at_s = NOW_S, read_at_s = NULL, updated_at_s = NOW_S"""
+# Fenced and of a running chunk alone: else whoever lost its lease would mark another one's reader,
+# and the budget would let one more read (ADR 0031).
+MARK_READ = f"""
+UPDATE chunk_task SET read_at_s = NOW_S
+WHERE {guard(Verb.RENEW).replace(":", ":read_")} AND read_at_s IS NULL
+"""
 
 # SQLite changes no rows in a CTE; its one writer needs no single statement either.
 CLAIM_TWO_STATEMENTS = f"""
@@ -97,7 +103,7 @@ FROM CLAIMED
 """
 # The picked row is locked in a CTE, which PostgreSQL evaluates exactly once.
 CLAIM_ONE_STATEMENT = f"""
-WITH picked AS (PICK LOCK_TASKS),
+WITH MARKED picked AS (PICK LOCK_TASKS),
 claimed AS (
   UPDATE chunk_task u SET {CLAIM_SET}
   FROM picked WHERE u.task_id = picked.task_id
@@ -178,12 +184,16 @@ class Claims(Ledger, Ranges):
         lease_ttl_s: float,
         *,
         only: Sequence[RunId] = (),
+        read: tuple[TaskId, int] | None = None,
     ) -> Claim | None:
         """The claimable task of highest priority, lowest chunk index, of an active campaign whose
         source group has a free slot; of the runs ``only`` where some are named. None is not the
         end of work (F5). A claim whose answer was
         lost runs out with its lease: one attempt is spent, nothing else happens. Raises
-        StateTampered for a chunk that is not what its run sealed; it was given back."""
+        StateTampered for a chunk that is not what its run sealed; it was given back.
+
+        ``read``: task and fence of a running chunk that the worker has read to its end: from this
+        transaction on it counts for no budget any more, whether another one is found or not."""
         values: dict[str, object] = {
             "campaign_id": campaign_id,
             "worker_id": worker.worker_id,
@@ -193,6 +203,8 @@ class Claims(Ledger, Ranges):
             "lease_ttl_s": lease_ttl_s,
             **{f"only_{number}": run_id for number, run_id in enumerate(only)},
         }
+        if read is not None:
+            values["read_task_id"], values["read_fence"] = read
         # F7: only campaigns with source groups lock a group's row. A claim that finds a chunk has
         # proven in its own statement that there is no group; an empty one proves nothing and asks.
         if not self._budgeted.get(campaign_id, False):
@@ -215,9 +227,14 @@ class Claims(Ledger, Ranges):
     def _claim_unbudgeted(self, worker: WorkerIdentity, values: dict[str, object]) -> Record | None:
         """None also when any run of the campaign is in a source group."""
         if self._db.dialect.one_statement_claim:
-            sql = _picking(CLAIM_ONE_STATEMENT, PICK_ANY, _named(values))
+            sql = _marking(_picking(CLAIM_ONE_STATEMENT, PICK_ANY, _named(values)), values)
             return self._db.one(lambda tx: tx.first(sql, **values))
-        return self._db.write(lambda tx: self._claim_in(tx, worker, PICK_ANY, values))
+
+        def work(tx: Transaction) -> Record | None:
+            _mark_read(tx, values)
+            return self._claim_in(tx, worker, PICK_ANY, values)
+
+        return self._db.write(work)
 
     def _has_budget(self, campaign_id: CampaignId) -> bool:
         """Whether the campaign's claims go by groups. Kept when True."""
@@ -232,7 +249,8 @@ class Claims(Ledger, Ranges):
         self, tx: Transaction, worker: WorkerIdentity, pick: str, values: dict[str, object]
     ) -> Record | None:
         if self._db.dialect.one_statement_claim:
-            return tx.first(_picking(CLAIM_ONE_STATEMENT, pick, _named(values)), **values)
+            sql = _marking(_picking(CLAIM_ONE_STATEMENT, pick, _named(values)), {})
+            return tx.first(sql, **values)
         require_this_host(tx, worker)
         row = tx.first(_picking(CLAIM_TWO_STATEMENTS, pick, _named(values)), **values)
         if row is not None:
@@ -269,6 +287,8 @@ class Claims(Ledger, Ranges):
     def _claim_in_group(
         self, tx: Transaction, worker: WorkerIdentity, group_name: str, values: dict[str, object]
     ) -> Record | None:
+        # Before the count, which is to be without it.
+        _mark_read(tx, values)
         room = has_room(tx, group_name)
         if room is False:
             return None
@@ -341,6 +361,17 @@ def _picking(statement: str, pick: str, only: tuple[str, ...]) -> str:
     """``only``: the parameters that name runs, where a claim is for some alone."""
     runs = f"WHERE t.run_id IN ({', '.join(f':{name}' for name in only)}) AND t.campaign_id"
     return statement.replace("PICK", pick.replace("WHERE t.campaign_id", runs) if only else pick)
+
+
+def _marking(statement: str, values: dict[str, object]) -> str:
+    """With what marks the chunk that was read, where ``values`` name one, in the same statement."""
+    marked = f"marked AS ({MARK_READ})," if "read_task_id" in values else ""
+    return statement.replace("MARKED", marked)
+
+
+def _mark_read(tx: Transaction, values: dict[str, object]) -> None:
+    if "read_task_id" in values:
+        tx.run(MARK_READ, read_task_id=values["read_task_id"], read_fence=values["read_fence"])
 
 
 def _named(values: dict[str, object]) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from rivet_fleet.contracts.state import (
 )
 from rivet_fleet.errors import LeaseLost, StateRefused
 from rivet_fleet.persistence.database import Database, Record, Transaction
+from rivet_fleet.persistence.guards import READ_BY
 from rivet_fleet.persistence.journal import note, note_all
 from rivet_fleet.persistence.ledger import (
     LOCK_CAMPAIGN,
@@ -107,11 +108,11 @@ WHERE run_id = :run_id AND status <> 'voided'
 """
 # What the attempts that were committed took. Chunks of a program that did not measure are left
 # out, and a run of nothing else stays unknown.
-_WORK = """
-SELECT sum(CASE WHEN committed_at_s > claimed_at_s THEN committed_at_s - claimed_at_s ELSE 0 END)
+_WORK = f"""
+SELECT sum(CASE WHEN {READ_BY} > t.claimed_at_s THEN {READ_BY} - t.claimed_at_s ELSE 0 END)
   AS work_s
-FROM chunk_task
-WHERE run_id = :run_id AND claimed_at_s IS NOT NULL AND committed_at_s IS NOT NULL
+FROM chunk_task t
+WHERE t.run_id = :run_id AND t.claimed_at_s IS NOT NULL AND t.committed_at_s IS NOT NULL
 """
 _METRICS = """
 INSERT INTO export_metrics (namespace, campaign_name, export_name, run_id, run_at_s, status,

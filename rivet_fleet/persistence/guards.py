@@ -64,13 +64,16 @@ def refuse_foreign(namespace: str, *stored_ids: object) -> None:
 # What statements need to know of the schema. Apart from ``schema``, which imports the toolkit's
 # table definitions: every process opens the state, few make or migrate it.
 
-SCHEMA_VERSION = "0013"
+SCHEMA_VERSION = "0014"
 """The newest migration this program knows."""
 
 VERSION_TABLE = "rivet_fleet_version"
 
 CLAIMABLE = "status IN ('pending', 'failed') AND attempts < attempts_max"
 """Spelled identically in the claim and in its partial indexes, or SQLite does not use them."""
+
+READ_BY = "CASE WHEN t.read_at_s < t.committed_at_s THEN t.read_at_s ELSE t.committed_at_s END"
+"""Until when a committed chunk ``t`` kept its worker from the next one."""
 
 
 # ------------------------------------------------------------------------------------------
@@ -127,8 +130,8 @@ MOMENTS = _names("""
     bytes_free_at_s claimed_at_s committed_at_s completed_at_s configured_at_s created_at_s
     ended_at_s finalize_lease_expires_at_s finished_at_s governor_lease_expires_at_s
     heartbeat_at_s last_committed_at_s last_run_at_s last_verified_at_s lease_expires_at_s
-    not_before_s paid_until_s pid_started_at_s published_at_s resumes_at_s rows_free_at_s run_at_s
-    sampled_at_s started_at_s updated_at_s valid_until_s
+    not_before_s paid_until_s pid_started_at_s published_at_s read_at_s resumes_at_s rows_free_at_s
+    run_at_s sampled_at_s started_at_s updated_at_s valid_until_s
 """)
 """Columns that hold a moment, in seconds since 1970."""
 SECONDS_MADE = _names("first_claim_at_s last_s silent_s since_s work_s")

@@ -26,7 +26,7 @@ from rivet_fleet.contracts.window import (
 from rivet_fleet.errors import StateRefused
 from rivet_fleet.persistence.commits import read_comparison
 from rivet_fleet.persistence.database import Database, Record, Transaction
-from rivet_fleet.persistence.guards import typed
+from rivet_fleet.persistence.guards import READ_BY, typed
 from rivet_fleet.persistence.journal import note
 from rivet_fleet.persistence.seals import (
     SEALED_OF_MARK,
@@ -402,11 +402,11 @@ ORDER BY metrics_id DESC LIMIT :limit
 """
 # A run whose chunks failed for good never ends by itself: its campaign was given up, or rests
 # incomplete. Without these the history would know successes only.
-_GIVEN_UP = """
+_GIVEN_UP = f"""
 SELECT r.run_id, coalesce(c.finished_at_s, r.created_at_s) AS run_at_s, 'failed' AS status,
        0 AS total_rows, 0 AS bytes_written, 0 AS duration_ms,
-       (SELECT sum(CASE WHEN t.committed_at_s > t.claimed_at_s
-                        THEN t.committed_at_s - t.claimed_at_s ELSE 0 END) * 1000
+       (SELECT sum(CASE WHEN {READ_BY} > t.claimed_at_s
+                        THEN {READ_BY} - t.claimed_at_s ELSE 0 END) * 1000
         FROM chunk_task t WHERE t.run_id = r.run_id AND t.claimed_at_s IS NOT NULL
           AND t.committed_at_s IS NOT NULL) AS work_ms,
        r.expected_tasks AS chunks,

@@ -229,6 +229,7 @@ chunk_task = Table(
     _int("pages_read", nullable=True),
     _int("longest_statement_ms", nullable=True),
     _time("claimed_at_s"),
+    _time("read_at_s"),
     _time("committed_at_s"),
     _time("completed_at_s"),
     _text("commit_seal", nullable=True),

@@ -50,7 +50,7 @@ _ERROR_CHARS_MAX = 2 * SAID_CHARS_MAX
 reader's memory and screen."""
 _TASKS = f"""
 SELECT {SEALED_OF_TASK}, task_id, status, fence, attempts, attempts_max, owner, owner_name,
-       lease_expires_at_s, not_before_s, rows_written, pages_read,
+       lease_expires_at_s, not_before_s, read_at_s, rows_written, pages_read,
        substr(error_class, 1, {_ERROR_CHARS_MAX}) AS error_class,
        substr(last_error, 1, {_ERROR_CHARS_MAX}) AS last_error, updated_at_s
 FROM chunk_task
@@ -325,6 +325,7 @@ def _task_from(row: Record) -> TaskView:
         owner_name=row.owner_name,
         lease_expires_at_s=row.lease_expires_at_s,
         not_before_s=row.not_before_s,
+        delivering=row.status == "running" and row.read_at_s is not None,
         rows_written=row.rows_written,
         pages_read=row.pages_read,
         error_class=row.error_class,

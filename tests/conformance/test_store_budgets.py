@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rivet_fleet.contracts.clock import RETRIES_SAVED_MAX, RETRY_EVERY_S, RETRY_WAIT_MAX_S
-from rivet_fleet.contracts.keys import CampaignId
+from rivet_fleet.contracts.keys import CampaignId, TaskId
 from rivet_fleet.contracts.protection import MonitorPlan, SourceBudget, Standing
-from rivet_fleet.contracts.state import Claim, Failure
+from rivet_fleet.contracts.state import Claim, Failure, TaskStatus
 from rivet_fleet.persistence.store import Store
 from tests.campaigns import campaign_plan
 from tests.model.budgets import appointment
@@ -136,6 +136,82 @@ def test_a_running_chunk_sees_its_place_in_the_group(store: Store) -> None:
     assert rests == [False, True, True]
     store.release(claims[0].task_id, claims[0].fence)
     assert store.standing(claims[1].task_id).reason_to_rest is None
+
+
+def key(claim: Claim) -> tuple[TaskId, int]:
+    return claim.task_id, claim.fence
+
+
+def test_a_chunk_that_is_read_gives_its_slot_to_the_claim_that_says_so(store: Store) -> None:
+    two_campaigns(store, slots=1)
+    read = claimed(store)
+    assert store.claim(C1, W1, 60.0) is None
+    following = store.claim(C1, W1, 60.0, read=key(read))
+    assert following is not None and following.chunk_index == 1
+    (seen,) = store.groups(C1)
+    assert (seen.running, seen.running_here) == (1, 1)
+    assert store.standing(following.task_id).ahead == 0, "it rests behind no chunk that is read"
+    shown = {t.chunk_index: (t.status, t.delivering) for t in store.tasks(read.run_id)}
+    assert shown[0] == (TaskStatus.RUNNING, True) and shown[1] == (TaskStatus.RUNNING, False)
+    assert store.claim(C2, W2, 60.0) is None
+    store.commit(read.task_id, read.fence, [], rows=0, pages=1)
+
+
+def test_a_slot_is_given_up_though_nothing_else_is_found(store: Store) -> None:
+    """Whoever waits for it need not wait for the end of a delivery."""
+    store.submit(campaign_plan(campaign_id=C1, name="one", chunks=(2,), groups=("db",)))
+    store.submit(
+        campaign_plan(campaign_id=C2, name="two", chunks=(2,), groups=("db",), slots={"db": 2})
+    )
+    mine, theirs = claimed(store, C1), claimed(store, C2)
+    store.set_budgets([budget(chunks_max=1)], by="operator")
+    assert store.claim(C1, W1, 60.0, read=key(mine)) is None, "theirs is read"
+    assert store.claim(C2, W2, 60.0, read=key(theirs)) is not None
+
+
+@pytest.mark.parametrize("end", ["reaped", "committed", "released"])
+def test_nobody_marks_what_is_not_his_or_not_running(backend: Backend, end: str) -> None:
+    """Else its next reader would not be counted."""
+    store = backend.store
+    two_campaigns(store, slots=1)
+    stale = claimed(store)
+    if end == "committed":
+        store.commit(stale.task_id, stale.fence, [], rows=0, pages=1)
+        store.reopen(stale.task_id, stale.fence, "lost")
+    elif end == "released":
+        store.release(stale.task_id, stale.fence)
+        claimed(store)  # with the next fence
+    else:
+        backend.expire(stale.task_id)
+        store.reap_expired(C1)
+        claimed(store)
+    store.claim(C1, W2, 60.0, read=key(stale))
+    (seen,) = store.groups(C1)
+    assert seen.running == 1
+    assert not any(t.delivering for t in store.tasks(stale.run_id))
+
+
+def test_a_chunk_that_is_read_again_is_counted_again(backend: Backend) -> None:
+    store = backend.store
+    two_campaigns(store, slots=1)
+    read = claimed(store)
+    following = store.claim(C1, W1, 60.0, read=key(read))
+    assert following is not None
+    store.release(following.task_id, following.fence)
+    backend.expire(read.task_id)
+    store.reap_expired(C1)
+    assert claimed(store).task_id == read.task_id
+    assert store.claim(C1, W2, 60.0) is None
+    (seen,) = store.groups(C1)
+    assert seen.running == 1
+
+
+def test_a_campaign_without_groups_says_what_is_delivered(store: Store) -> None:
+    store.submit(campaign_plan(chunks=(2,)))
+    read = claimed(store)
+    assert store.claim(C1, W1, 60.0, read=key(read)) is not None
+    assert [t.delivering for t in store.tasks(read.run_id)] == [True, False]
+    assert store.claim(C1, W1, 60.0, read=key(read)) is None
 
 
 def test_a_chunk_of_no_budget_stands_alone(store: Store) -> None:

@@ -34,6 +34,10 @@ def big_shop(postgres: EmbeddedPostgres) -> str:
     return url
 
 
+READERS = "SELECT count(*) FROM chunk_task WHERE status = 'running' AND read_at_s IS NULL"
+"""What a budget counts: not what is only delivered any more."""
+
+
 def desk_of(folder: Path, shop: str, state: str, *, name: str, budget: str) -> Desk:
     folder.mkdir()
     desk = Desk(folder=folder, environment={"SHOP_URL": shop, "RIVET_FLEET_STATE_URL": state})
@@ -60,9 +64,7 @@ def test_rows_and_connections_hold_over_two_hosts_and_are_shared(
     ):
         while not all(has_ended(process) for process in coordinators):
             (connections,) = shop.execute(OURS).fetchone() or (0,)
-            (running,) = state.execute(
-                "SELECT count(*) FROM chunk_task WHERE status = 'running'"
-            ).fetchone() or (0,)
+            (running,) = state.execute(READERS).fetchone() or (0,)
             most_connections = max(most_connections, connections)
             most_running = max(most_running, running)
         began_s, ended_s = state.execute(
@@ -95,9 +97,7 @@ def test_two_campaigns_share_one_budget(tmp_path: Path, big_shop: str, database:
     with psycopg.connect(database, autocommit=True) as state:
         while not all(has_ended(process) for process in runs):
             try:
-                (running,) = state.execute(
-                    "SELECT count(*) FROM chunk_task WHERE status = 'running'"
-                ).fetchone() or (0,)
+                (running,) = state.execute(READERS).fetchone() or (0,)
             except psycopg.errors.UndefinedTable:
                 running = 0
             most = max(most, running)

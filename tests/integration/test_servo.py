@@ -92,7 +92,7 @@ def extract(tmp_path: Path) -> Callable[..., ExtractResult]:
             spool_path=lambda number: tmp_path / f"p{number}.parquet",
             pacer=pacer or Pacer(),
             on_page=on_page,
-        )
+        ).finish()
 
     return extract
 

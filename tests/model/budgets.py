@@ -17,7 +17,6 @@ from rivet_fleet.contracts.state import (
     CampaignStatus,
     GroupView,
     RunStatus,
-    TaskStatus,
     WorkerIdentity,
     shown_numbers,
 )
@@ -244,7 +243,7 @@ class MemoryBudgets(MemoryRows):
             ahead=sum(
                 (t.claimed_at_s or 0.0, t.task_id) < mine
                 for t in self._tasks.values()
-                if (t.status, t.source_group) == (TaskStatus.RUNNING, task.source_group)
+                if t.reading and t.source_group == task.source_group
             ),
             permits=row.permits,
             page_share=row.page_share,
@@ -260,7 +259,7 @@ class MemoryBudgets(MemoryRows):
 
     def _group(self, campaign_id: CampaignId, name: str) -> GroupView:
         here = sum(
-            (t.status, t.source_group, t.campaign_id) == (TaskStatus.RUNNING, name, campaign_id)
+            t.reading and (t.source_group, t.campaign_id) == (name, campaign_id)
             for t in self._tasks.values()
         )
         row, running = self._budgets.get(name), self._running(name)

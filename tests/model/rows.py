@@ -54,6 +54,7 @@ class Task:
     pages_read: int | None = None
     longest_statement_s: float | None = None
     claimed_at_s: float | None = None
+    read_at_s: float | None = None
     committed_at_s: float | None = None
     completed_at_s: float | None = None
     result: RangeResult | None = None
@@ -72,6 +73,11 @@ class Task:
         self.updated_at_s = now_s
         if rule.target is not TaskStatus.RUNNING:
             self.lease_expires_at_s = None
+
+    @property
+    def reading(self) -> bool:
+        """What a budget counts."""
+        return self.status is TaskStatus.RUNNING and self.read_at_s is None
 
     def took(self, longest_statement_s: float | None) -> None:
         """Of all attempts the longest counts."""
@@ -130,6 +136,7 @@ class Task:
             owner_name=self.owner_name,
             lease_expires_at_s=self.lease_expires_at_s,
             not_before_s=self.not_before_s,
+            delivering=self.status is TaskStatus.RUNNING and not self.reading,
             rows_written=self.rows_written,
             pages_read=self.pages_read,
             error_class=self.error_class,

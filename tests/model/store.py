@@ -109,9 +109,12 @@ class MemoryStore(MemoryBudgets, MemoryFinish, MemoryViews):
         lease_ttl_s: float,
         *,
         only: Sequence[RunId] = (),
+        read: tuple[TaskId, int] | None = None,
     ) -> Claim | None:
         refuse_foreign(self.namespace, campaign_id)
         now_s = self._clock()
+        if read is not None and self._tasks[read[0]].may(Verb.RENEW, read[1]):
+            self._tasks[read[0]].read_at_s = now_s
         candidates = [
             task
             for task in self._tasks.values()
@@ -122,7 +125,7 @@ class MemoryStore(MemoryBudgets, MemoryFinish, MemoryViews):
         task = min(candidates, key=lambda t: t.claim_order)
         task.move(Verb.CLAIM, now_s)
         task.owner, task.owner_name = worker.worker_id, worker.name
-        task.claimed_at_s = now_s
+        task.claimed_at_s, task.read_at_s = now_s, None
         task.lease_expires_at_s, task.not_before_s = now_s + lease_ttl_s, None
         self._note_task(EventName.CHUNK_CLAIMED, task)
         return Claim(

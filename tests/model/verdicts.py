@@ -323,7 +323,7 @@ class MemoryFinish(MemoryMarks, MemoryCounters):
 
     def _work_s(self, run: Run) -> float | None:
         spent_s = [
-            t.committed_at_s - t.claimed_at_s
+            min(t.committed_at_s, t.read_at_s or t.committed_at_s) - t.claimed_at_s
             for t in self._tasks_of(run.run_id)
             if t.committed_at_s is not None and t.claimed_at_s is not None
         ]

@@ -103,9 +103,7 @@ class MemoryRows:
         return sorted(found, key=lambda t: t.chunk_index)
 
     def _running(self, group: str) -> int:
-        return sum(
-            t.status is TaskStatus.RUNNING for t in self._tasks.values() if t.source_group == group
-        )
+        return sum(t.reading for t in self._tasks.values() if t.source_group == group)
 
     def _note(self, event: Event, ago_s: float = 0.0) -> None:
         self._journal.append(

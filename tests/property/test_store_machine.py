@@ -111,18 +111,26 @@ class StoreMachine(RuleBasedStateMachine):
 
     # -- workers --------------------------------------------------------------------------
 
-    @rule(worker=st.integers(0, 2))
-    def claim(self, worker: int) -> None:
-        def act(side: Backend, _id: Any) -> Any:
-            claim = side.store.claim(self.campaign_id, self.workers[worker], 60.0)
+    @rule(data=st.data(), worker=st.integers(0, 2), read=st.booleans())
+    def claim(self, data: st.DataObject, worker: int, read: bool) -> None:
+        """``read``: any claim ever made is said to be read by now, a stale one, too."""
+        done = self.a_hold(data) if read and self.held else None
+
+        def act(side: Backend, ids: Any) -> Any:
+            claim = side.store.claim(
+                self.campaign_id,
+                self.workers[worker],
+                60.0,
+                read=None if done is None else (ids(done[0]), done[1]),
+            )
             if claim is None:
                 return None
             return (claim.run_id, claim.chunk_index), claim.fence, claim.attempt
 
-        (before,) = self.real.store.groups(self.campaign_id)
         found = self.both(act)
         if found is not None:
-            assert self.slots is None or before.running < self.slots, "beyond the budget"
+            (after,) = self.real.store.groups(self.campaign_id)
+            assert self.slots is None or after.running <= self.slots, "beyond the budget"
             key, fence, _ = found
             assert fence > self.fences[key]
             self.held.append((key, fence, worker))
@@ -271,7 +279,10 @@ class StoreMachine(RuleBasedStateMachine):
         run = side.store.run(run_id)
         assert run is not None
         tasks = [
-            (t.chunk_index, t.status, t.fence, t.attempts, t.owner, t.error_class, t.last_error)
+            (
+                *(t.chunk_index, t.status, t.delivering, t.fence, t.attempts, t.owner),
+                *(t.error_class, t.last_error),
+            )
             for t in side.store.tasks(run_id)
         ]
         parts = [

@@ -126,5 +126,5 @@ def _chunk(folder: Path, plan: ExportPlan, index: int, reader: Any) -> tuple[Spo
         spool_path=lambda part: spool / f"{number}-{index}-{part}.{plan.format.extension}",
         pacer=Impatient(),
         on_page=lambda progress: None,
-    )
+    ).finish()
     return done.parts

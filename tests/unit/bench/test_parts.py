@@ -57,6 +57,16 @@ def test_what_is_not_reading_is_protocol():
     assert (found.reading_s, found.protocol_s, found.wall_s) == (16.0, 4.0, 25.0)
 
 
+def test_no_moment_of_chunks_that_overlap_counts_twice():
+    times = {
+        "chunk.claimed": [10.0, 17.0, 25.0],
+        "part.staged": [18.0, 26.0, 34.0],
+        "chunk.completed": [19.0, 27.0, 35.0],
+    }
+    found = lifecycle(times, run("100 chunks", wall_s=25.0), chunk_count=100)
+    assert (found.reading_s, found.protocol_s) == (24.0, 1.0)
+
+
 def test_a_chunk_without_rows_stages_nothing():
     times = {"chunk.claimed": [1.0], "chunk.completed": [2.0]}
     assert lifecycle(times, run("x"), chunk_count=1).protocol_s == 1.0

@@ -25,6 +25,7 @@ from rivet_fleet.contracts.keys import ChunkRange, RangeKind, RunId
 from rivet_fleet.contracts.plan import PLAN_VERSION
 from rivet_fleet.contracts.state import TaskStatus
 from rivet_fleet.coordination import fitness
+from rivet_fleet.coordination.attempt import Attempt
 from rivet_fleet.coordination.fitness import (
     Defect,
     asks_source,
@@ -232,7 +233,7 @@ def test_what_the_planned_source_itself_refuses_is_the_chunks(tmp_path, error) -
     spool.mkdir()
     limits = HeartbeatLimits(lease_ttl_s=30.0, hang_timeout_s=60.0)
     beat = Heartbeat(lambda: store, fleet.identity, limits, clock=fleet.clock, emit=fleet.emit)
-    Worker(fleet, beat, CAMPAIGN, spool)._fail_or_give_back(claim, error)
+    Worker(fleet, beat, CAMPAIGN, spool)._fail_or_give_back(Attempt(claim), error)
     (task,) = store.tasks(claim.run_id)
     assert task.attempts >= 1
     assert task.error_class == type(error).__name__
@@ -241,14 +242,16 @@ def test_what_the_planned_source_itself_refuses_is_the_chunks(tmp_path, error) -
 def test_no_word_of_the_state_leads_out_of_the_spool(tmp_path) -> None:
     store, fleet, _ = fleet_with(tmp_path, lambda *_: Asked(SourceRefused("unasked")))
     claim = store.claim(CAMPAIGN, fleet.identity, 30.0)
-    limits = HeartbeatLimits(lease_ttl_s=30.0, hang_timeout_s=60.0)
-    beat = Heartbeat(lambda: store, fleet.identity, limits, clock=fleet.clock, emit=fleet.emit)
-    worker = Worker(fleet, beat, CAMPAIGN, tmp_path)
     for elsewhere in ("../../x", "/x"):
-        path = worker._spool_path(replace(claim, run_id=RunId(elsewhere)), 0)
+        path = Attempt(replace(claim, run_id=RunId(elsewhere))).spool_path(tmp_path, 0)
         assert path.resolve().parent == tmp_path.resolve()
-    names = {worker._spool_path(replace(claim, fence=f), n) for f in (1, 2) for n in (0, 1)}
-    assert len(names) == 4
+    claims = [replace(claim, task_id=t, fence=f) for t in (1, 11) for f in (1, 11)]
+    names = {Attempt(one).spool_path(tmp_path, n) for one in claims for n in (0, 1)}
+    assert len(names) == 8
+    for path in names:
+        path.touch()
+    Attempt(claims[0]).clean(tmp_path)
+    assert len(list(tmp_path.glob("*.part"))) == 6, "another attempt's files are left alone"
 
 
 def test_a_source_without_room_for_us_is_not_met_by_one_more_connection() -> None:
@@ -381,7 +384,7 @@ def test_a_chunk_whose_plan_cannot_be_read_goes_back_at_once(tmp_path, told) -> 
     spool = tmp_path / "spool"
     spool.mkdir()
     with suppress(StateTampered):
-        Worker(fleet, beat, CAMPAIGN, spool)._work(claim)
+        Worker(fleet, beat, CAMPAIGN, spool)._work(Attempt(claim))
     assert asked == [claim.run_id]
     assert {(task.status, task.attempts) for task in store.tasks(claim.run_id)} == {
         (TaskStatus.PENDING, 0)

@@ -54,8 +54,8 @@ def test_a_renewed_lease_outlives_its_first_term():
         "the lease was not renewed",
     )
     assert not store.reap_expired(CAMPAIGN)
-    assert beat.trusted
-    beat.check()
+    assert beat.trusted(claim)
+    beat.check(claim)
     beat.close()
 
 
@@ -68,15 +68,65 @@ def test_a_lease_somebody_else_took_is_noticed():
 
     def lost():
         try:
-            beat.check()
+            beat.check(claim)
         except LeaseLost:
             return True
         return False
 
     until(lost, "the lost lease was not noticed")
-    beat.unwatch()
-    beat.check()
+    beat.unwatch(claim)
+    beat.check(claim)
     beat.close()
+
+
+def test_both_leases_of_a_worker_are_renewed_and_told_apart():
+    store, worker, read = claimed(30.0)
+    following = store.claim(CAMPAIGN, worker, 30.0)
+    beat = heartbeat(store, worker, lease_ttl_s=60.0)
+    for claim in (read, following):
+        beat.watch(claim, claimed_at_s=time.monotonic() - 1000)
+    beat._beat(store)
+    assert beat.trusted(read) and beat.trusted(following)
+    for task in store.tasks(read.run_id):
+        assert task.lease_expires_at_s > time.time() + 40
+    store._take_back([store._tasks[read.task_id]], "lease expired")
+    beat._beat(store)
+    with pytest.raises(LeaseLost):
+        beat.check(read)
+    beat.check(following)
+    beat.unwatch(following)
+    beat.check(following)
+
+
+def test_a_chunk_that_is_claimed_again_by_the_same_process_is_lost_to_the_first_claim():
+    """The state tells what is lost by the task alone."""
+    store, worker, first = claimed(30.0)
+    beat = heartbeat(store, worker)
+    beat.watch(first, claimed_at_s=time.monotonic())
+    store._take_back([store._tasks[first.task_id]], "lease expired")
+    second = store.claim(CAMPAIGN, worker, 30.0)
+    assert second.task_id == first.task_id
+    beat.watch(second, claimed_at_s=time.monotonic())
+    beat._beat(store)
+    with pytest.raises(LeaseLost):
+        beat.check(first)
+    beat.check(second)
+    assert beat.trusted(second)
+
+
+@pytest.mark.parametrize("hangs", [0, 1])
+def test_either_chunk_may_hang(hangs):
+    store, worker, read = claimed(30.0)
+    claims, ends = [read, store.claim(CAMPAIGN, worker, 30.0)], []
+    beat = heartbeat(store, worker, ended=ends.append, hang_timeout_s=60.0)
+    for claim in claims:
+        beat.watch(claim, claimed_at_s=time.monotonic())
+    beat._watch_progress()
+    assert not ends
+    beat._leases[claims[hangs].task_id, 1].progress_at_s -= 61.0
+    beat.progressed(claims[1 - hangs])
+    beat._watch_progress()
+    assert ends == [ExitCode.HUNG]
 
 
 def test_a_state_that_refuses_the_heartbeat_ends_the_chunk():
@@ -98,7 +148,7 @@ def test_a_state_that_refuses_the_heartbeat_ends_the_chunk():
     beat.start()
     assert said.wait(20)
     with pytest.raises(StateRefused, match="not this user's alone"):
-        beat.check()
+        beat.check(claim)
     beat.close()
 
 
@@ -151,9 +201,9 @@ def test_a_state_database_that_is_away_is_told_and_waited_for():
 
     beat = heartbeat(Away(), worker, emit=events.append)
     beat.watch(claim, claimed_at_s=time.monotonic() - 1000)
-    assert not beat.trusted
+    assert not beat.trusted(claim)
     beat.start()
-    until(lambda: beat.trusted, "it never came back")
+    until(lambda: beat.trusted(claim), "it never came back")
     assert len(events) == 2
     beat.close()
 
@@ -162,7 +212,7 @@ def test_trust_is_anchored_at_sending_not_at_the_answer():
     store, worker, claim = claimed(0.2)
     beat = heartbeat(store, worker)
     beat.watch(claim, claimed_at_s=time.monotonic() - 0.3)
-    assert not beat.trusted
+    assert not beat.trusted(claim)
 
 
 def test_what_nobody_foresaw_ends_no_heartbeat():

@@ -12,6 +12,7 @@ import pytest
 from rivet_fleet.contracts.events import EventName
 from rivet_fleet.contracts.state import TaskStatus
 from rivet_fleet.coordination import fitness
+from rivet_fleet.coordination.attempt import Attempt
 from rivet_fleet.coordination.commit import deliver_chunk
 from rivet_fleet.coordination.heartbeat import Heartbeat, HeartbeatLimits
 from rivet_fleet.coordination.protect import Room
@@ -62,7 +63,7 @@ class Full:
     def meets(self, error: DestinationFull) -> tuple[TaskStatus, int]:
         """How the chunk stands behind it."""
         claim = self.store.claim(CAMPAIGN, self.fleet.identity, 30.0)
-        self.worker._fail_or_give_back(claim, error)
+        self.worker._fail_or_give_back(Attempt(claim), error)
         task = next(t for t in self.store.tasks(claim.run_id) if t.task_id == claim.task_id)
         return task.status, task.attempts
 
@@ -103,7 +104,7 @@ def test_a_committed_chunk_goes_back_nowhere(tmp_path: Path) -> None:
     here = Full(tmp_path)
     claim = here.claim
     here.store.commit(claim.task_id, claim.fence, [staged_part(0, claim.fence)], rows=10, pages=1)
-    here.worker._fail_or_give_back(claim, full(needed_bytes=0))
+    here.worker._fail_or_give_back(Attempt(claim), full(needed_bytes=0))
     (lost,) = [one for one in here.events if one.name is EventName.LEASE_LOST]
     assert "committed, but not published yet" in lost.message
     assert here.waits() == []

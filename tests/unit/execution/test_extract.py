@@ -117,7 +117,7 @@ def run(tmp_path):
             pacer=pacer or RecordingPacer(),
             on_page=on_page,
             jitter=lambda: 0.0,
-        )
+        ).finish()
 
     return run
 
@@ -172,7 +172,7 @@ def test_pages_are_packed_only_for_a_writer_that_alone_looks_at_them(
         pacer=RecordingPacer(),
         on_page=lambda progress: None,
         **options,
-    )
+    ).finish()
     assert reader.packs == packs
 
 

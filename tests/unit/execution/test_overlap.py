@@ -125,7 +125,7 @@ def run(tmp_path):
                 pacer=RecordingPacer(),
                 on_page=on_page,
                 jitter=lambda: 0.0,
-            )
+            ).finish()
         finally:
             run.open_writers = run.format.open_writers
 
@@ -261,7 +261,7 @@ def test_whatever_ends_it_at_a_page_nothing_is_left(run, tmp_path, error, plan):
 
     def before(n):
         if n == 2:
-            until(lambda: main_thread_is_in("shutdown"))
+            until(lambda: main_thread_is_in("close"))
 
     with pytest.raises(type(error)):
         run(SignallingReader(1000), before, plan=plan, on_page=on_page)
@@ -279,7 +279,7 @@ def test_an_error_of_the_source_leaves_nothing(run, tmp_path):
 def test_an_interrupt_while_waiting_for_the_encoder(run, tmp_path):
     def before(n):
         if n == 2:
-            until(lambda: main_thread_is_in("_settle"))
+            until(lambda: main_thread_is_in("make_room"))
             os.kill(os.getpid(), signal.SIGINT)
             until(lambda: main_thread_is_in("abandon"))
 
@@ -293,7 +293,7 @@ def test_a_second_interrupt_does_not_keep_the_encoder_from_cleaning(run, tmp_pat
 
     def before(n):
         if n == 2:
-            until(lambda: main_thread_is_in("_settle"))
+            until(lambda: main_thread_is_in("make_room"))
             os.kill(os.getpid(), signal.SIGINT)
             until(lambda: main_thread_is_in("abandon"))
             os.kill(os.getpid(), signal.SIGINT)
@@ -312,6 +312,7 @@ def test_an_interrupt_after_the_last_part_leaves_nothing(tmp_path):
     parts = Parts(SCHEMA, registry.open_format(plan), paths.__getitem__, file_bytes_max=None)
     encoder = Encoder(parts, ahead_bytes_max=1)
     encoder.hand_over(ScriptedReader(5).read_page(PageLimit(rows_max=5, bytes_max=1)).batch, {})
+    encoder.end()
     assert [part.rows for part in encoder.finish()] == [5]
     encoder.abandon()
     assert spooled(tmp_path) == []
@@ -331,5 +332,5 @@ def test_encoding_does_not_shorten_the_throttle(tmp_path):
         spool_path=lambda number: tmp_path / f"p{number}.csv",
         pacer=pacer,
         on_page=lambda progress: None,
-    )
+    ).finish()
     assert pacer.waits == pytest.approx([0.05] * 4)

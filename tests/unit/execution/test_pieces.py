@@ -252,7 +252,7 @@ def extracted(tmp_path, reader, pacer, on_page=lambda progress: None, **tuning):
         pacer=pacer,
         on_page=on_page,
         jitter=lambda: 0.0,
-    )
+    ).finish()
 
 
 def test_nothing_rests_while_a_statement_is_open(tmp_path) -> None:
