@@ -141,7 +141,8 @@ class Failure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskView:
-    """One chunk task as it stands. Times are epoch seconds of the database's clock."""
+    """One chunk task as it stands. Times are epoch seconds of the database's clock.
+    ``delivering``: running, and read to its end (ADR 0031)."""
 
     task_id: TaskId
     campaign_id: CampaignId
@@ -159,7 +160,6 @@ class TaskView:
     lease_expires_at_s: float | None
     not_before_s: float | None
     delivering: bool = False
-    """Running, and read to its end: its worker may read another one by now (ADR 0031)."""
     rows_written: int | None
     pages_read: int | None
     error_class: str | None
