@@ -141,8 +141,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskView:
-    """One chunk task as it stands. Times are epoch seconds of the database's clock.
-    ``delivering``: running, and read to its end (ADR 0031)."""
+    """One chunk task; times are epoch seconds of the database's clock. ``delivering``: ADR 0031."""
 
     task_id: TaskId
     campaign_id: CampaignId
