@@ -141,7 +141,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskView:
-    """One chunk task; times are epoch seconds of the database's clock. ``delivering``: ADR 0031."""
+    """One chunk task; times are epoch seconds of the database's clock. ``delivering``: ADR 0035."""
 
     task_id: TaskId
     campaign_id: CampaignId

@@ -1,5 +1,5 @@
 """One claim's try at a chunk: what its worker knows of it, how its reading waits, and the thread
-that delivers it while the next one is read (ADR 0031).
+that delivers it while the next one is read (ADR 0035).
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Attempt:
     @property
     def alone(self) -> bool:
         """Whether it shares its process with no other chunk: what ends the process is charged to
-        both, and a chunk that kills whoever reads it must not take its neighbour along (ADR 0031).
+        both, and a chunk that kills whoever reads it must not take its neighbour along (ADR 0035).
         """
         # One that is compared looks into the destination while it reads, and delivers nothing.
         compares = self.plan is not None and self.plan.reconcile is not None

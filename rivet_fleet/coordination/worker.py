@@ -98,7 +98,7 @@ class Worker:
         self._plans: tuple[ExportPlan, ...] = ()
         self._delivery = Delivery(fleet, heartbeat)
         self._hands: list[Attempt] = []
-        """Chunks of ours: one is read, one may be delivered meanwhile (ADR 0031)."""
+        """Chunks of ours: one is read, one may be delivered meanwhile (ADR 0035)."""
         self._read: Attempt | None = None
         """Read to its end, and not being delivered yet."""
         self._blamed: Attempt | None = None

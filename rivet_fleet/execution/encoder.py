@@ -43,7 +43,7 @@ class SpooledPart:
 
 class EncoderThread:
     """Encodes for one reader after the other: of two chunks that one worker has in hand the former
-    is encoded to its end first, and what waits is bounded over both (ADR 0031)."""
+    is encoded to its end first, and what waits is bounded over both (ADR 0035)."""
 
     def __init__(self) -> None:
         self._thread: ThreadPoolExecutor | None = None

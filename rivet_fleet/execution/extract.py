@@ -2,7 +2,7 @@
 
 Every mode, engine and format comes through ``extract_chunk``. This thread reads and owns the
 servo, the retries of a page and the throttle; another encodes (``encoder``, ADR 0006), and goes on
-when the last page is read: whoever needs the parts waits for it (ADR 0031). It knows
+when the last page is read: whoever needs the parts waits for it (ADR 0035). It knows
 nothing of leases or destinations: those speak through ``on_page`` and ``pacer``, which may end it
 at any page.
 """
@@ -181,7 +181,7 @@ def extract_chunk(
                 pages.throttle()
         # Before the last part is finished: meanwhile the encoder works on, and of a relation that
         # was changed under the chunk nothing is finished at all.
-        result = pages.prove()
+        result = pages.result(pages.prove())
         encoder.end()
         undo.pop_all()
     return ReadChunk(encoder, result)
@@ -338,10 +338,12 @@ class Pages:
         self.ended = page.last
         return batch
 
-    def prove(self) -> ExtractResult:
-        """Behind the last page: all of the chunk but its parts. See ``ChunkReader.prove``; as
-        patient as for a page."""
-        told = _patiently(self._reader.prove, self._tuning, self._pacer, self._jitter)
+    def prove(self) -> tuple[BasisDifference, ...]:
+        """Behind the last page; see ``ChunkReader.prove``. As patient as for a page."""
+        return _patiently(self._reader.prove, self._tuning, self._pacer, self._jitter)
+
+    def result(self, told: tuple[BasisDifference, ...]) -> ExtractResult:
+        """All of the chunk but its parts. ``told``: as it was proved."""
         return ExtractResult(
             parts=(),
             rows=self.progress.rows_total,

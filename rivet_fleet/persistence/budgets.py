@@ -61,7 +61,7 @@ LOCK_ROOM = ROOM + " LOCK_ROW"
 
 
 def _reads(task: str) -> str:
-    # One that is delivered while its worker reads the next one is no load (ADR 0031).
+    # One that is delivered while its worker reads the next one is no load (ADR 0035).
     return f"{task}.status = 'running' AND {task}.read_at_s IS NULL"
 
 

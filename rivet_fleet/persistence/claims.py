@@ -82,7 +82,7 @@ CLAIM_SET = f"""{effect(Verb.CLAIM)}, owner = :worker_id, owner_name = :name,
   owner_host = :host_id, owner_pid = :pid, lease_expires_at_s = NOW_S + :lease_ttl_s,
   not_before_s = NULL, claimed_at_s = NOW_S, read_at_s = NULL, updated_at_s = NOW_S"""
 # Fenced and of a running chunk alone: else whoever lost its lease would mark another one's reader,
-# and the budget would let one more read (ADR 0031).
+# and the budget would let one more read (ADR 0035).
 MARK_READ = f"""
 UPDATE chunk_task SET read_at_s = NOW_S
 WHERE {guard(Verb.RENEW).replace(":", ":read_")} AND read_at_s IS NULL

@@ -1,4 +1,4 @@
-"""Workers with two slots each, explored state by state (ADR 0031): one chunk is read while the one
+"""Workers with two slots each, explored state by state (ADR 0035): one chunk is read while the one
 before it is delivered.
 
 All chunks are of one source group. Whatever a process does takes as long as it likes; leases run

@@ -1,5 +1,5 @@
 """Every interleaving of a small fleet: over a store that is late (F10, ADR 0026), and with two
-slots for each worker (ADR 0031)."""
+slots for each worker (ADR 0035)."""
 
 from __future__ import annotations
 

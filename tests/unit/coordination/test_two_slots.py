@@ -1,4 +1,4 @@
-"""One chunk is read while the one before it is delivered, and each ends rightly (ADR 0031).
+"""One chunk is read while the one before it is delivered, and each ends rightly (ADR 0035).
 
 A real worker over the store and the destination in memory. Nothing is timed: where one of the two
 has to wait for the other, the test holds it.

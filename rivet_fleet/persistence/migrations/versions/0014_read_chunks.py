@@ -1,4 +1,4 @@
-"""A running chunk says since when it is read (ADR 0031)."""
+"""A running chunk says since when it is read (ADR 0035)."""
 
 import sqlalchemy as sa
 from alembic import op
