@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 from bench.claims import STATES, measure_claims
 from bench.contenders import contenders
 from bench.goals import judge
+from bench.links import over_links, tls_settings
 from bench.machine import machine_facts, moment_facts
 from bench.odbc import OdbcDrivers, odbc_drivers
 from bench.options import Options, parse_options
@@ -39,11 +41,11 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs" / "explanation" / "benchmarks.md"
 OUTPUT = ROOT / "bench-output"
 LOAD_WARNING = 0.5
-_SERVERS: dict[Engine, Callable[[Path], AbstractContextManager[SourceServer]]] = {
+_SERVERS: dict[Engine, Callable[..., AbstractContextManager[SourceServer]]] = {
     Engine.POSTGRES: postgres_server,
     Engine.MARIADB: mariadb_server,
 }
-_WITH_TABLES = ("contest", "chunks", "servo", "stores", "memory")
+_WITH_TABLES = ("contest", "chunks", "servo", "stores", "links", "memory")
 _WITH_SERVER = (*_WITH_TABLES, "small")
 
 
@@ -124,7 +126,12 @@ def _measured(invocation: Invocation) -> Iterator[Section]:
 def _of_engine(invocation: Invocation, engine: Engine) -> Iterator[Section]:
     folder = invocation.output / "servers" / f"scale-{invocation.options.scale:g}"
     try:
-        with _SERVERS[engine](folder) as server:
+        with ExitStack() as stack:
+            settings = {}
+            if "links" in invocation.options.parts:
+                made = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+                settings = tls_settings(engine, made)
+            server = stack.enter_context(_SERVERS[engine](folder, **settings))
             invocation.context[engine.value] = server.version()
             yield from _of_server(invocation, server)
     except (EmbeddedPostgresMissing, EmbeddedMariadbMissing) as absent:
@@ -164,6 +171,8 @@ def _of_server(invocation: Invocation, server: SourceServer) -> Iterator[Section
         if "stores" in options.parts and name == "lineitem":
             runs = into_store(bench, invocation.peers, table, limits).runs
             yield section("stores", runs=runs)
+        if "links" in options.parts and name == "lineitem":
+            yield section("links", runs=over_links(bench, invocation.peers, table, limits).runs)
         if "memory" in options.parts and name in MEMORY_ROWS:
             yield section("memory", memory=memory(bench, table))
 

@@ -15,7 +15,7 @@ from rivet_fleet.execution.registry import engine_names
 
 URL_VARIABLE = "BENCH_URL"
 _NAMES = {Engine.POSTGRES: ("postgres", "postgresql"), Engine.MARIADB: ("mariadb", "mysql")}
-_SCHEMAS = {Engine.POSTGRES: "public", Engine.MARIADB: "bench"}
+SCHEMAS = {Engine.POSTGRES: "public", Engine.MARIADB: "bench"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +74,7 @@ def configure(
 ) -> Path:
     """Write the configuration; ``query``: the table as a SELECT, which is one statement."""
     name = job.spec.name
-    table = f"table: {_SCHEMAS[job.engine]}.{name}"
+    table = f"table: {SCHEMAS[job.engine]}.{name}"
     text = _CONFIG.format(
         engine=engine_type(job.engine),
         variable=URL_VARIABLE,

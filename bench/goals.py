@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from bench.contenders import CONNECTORX, FLOOR_NAMES, PEERS, RIVET
+from bench.links import BETWEEN, Link
 from bench.parts import MANY, ONE, PAGES, STATEMENT
+from bench.rivet_cli import RIVET_CLI
 from bench.schema import Engine
 from bench.small import (
     CHECK,
@@ -21,7 +23,6 @@ from bench.small import (
     MANY_TABLES,
     MEMORY,
     ONE_ROW,
-    RIVET_CLI,
 )
 from bench.stores import LOCAL, MANY_PARTS, STORE
 from bench.summary import median, ratios, summarise
@@ -40,6 +41,7 @@ HELP_S_MAX = 0.2
 SMALL_WALL_MAX = {HUNDRED: 0.9, MANY_TABLES: 0.9, GIANT: 0.9, MANY_CHUNKS: 1.0, CHECK: 2.0}
 """Over rivet-cli's wall in the same round."""
 SMALL_S_MAX = {ONE_ROW: 0.45, HELP: 0.12, DOCTOR: 2.0}
+LINK_WALL_MAX = 1.15
 FLEET_PSS_MB_MAX = 300.0
 STATEMENT_S_MAX = 0.2
 WORKER_RSS_MB_MAX = 150.0
@@ -63,6 +65,7 @@ def _goals(results: Results) -> Iterator[Goal]:
         yield _overhead(results, engine)
         yield _servo(results, engine)
         yield from _stores(results, engine)
+        yield _links(results, engine)
     yield from _small(results)
     yield _statements(results)
     yield from _memory(results)
@@ -264,6 +267,17 @@ def _stores(results: Results, engine: Engine) -> Iterator[Goal]:
     highest = max((peak / _MB for peak in peaks if peak is not None), default=None)
     name = f"{where}: its peak RSS, few parts or many"
     yield at_most(name, STORE_WORKER_RSS_MB_MAX, highest, _megabytes)
+
+
+def _links(results: Results, engine: Engine) -> Goal:
+    """One worker over a long wire against the same wire without its length."""
+    section = results.sections.get(f"links/{engine.value}/{_MAIN_TABLE}")
+    runs = section.runs if section else ()
+    links = [Link(encrypted=False, rtt_ms=rtt_ms, megabits_per_s=1_000) for rtt_ms in (0, 50)]
+    near, far = (_good(runs, f"{link.name}{BETWEEN}{ONE_WORKER}") for link in links)
+    found = median(ratios(far, near, lambda run: run.wall_s))
+    name = f"{engine.value} {_MAIN_TABLE}, 1 worker: wall at RTT 50 ms over RTT 0"
+    return at_most(name, LINK_WALL_MAX, found, _times)
 
 
 def _small(results: Results) -> Iterator[Goal]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from bench.contenders import DECODE, FLOOR, GROUPS
 from bench.schema import TABLES, Engine
 
-PARTS = ("contest", "chunks", "servo", "stores", "small", "memory", "startup", "claims")
+PARTS = ("contest", "chunks", "servo", "stores", "links", "small", "memory", "startup", "claims")
 FLOORS = "floors"
 """A word for the contest between the floors alone."""
 

@@ -7,9 +7,11 @@ from pathlib import Path
 
 from bench.contenders import FLOOR, FLOOR_NAMES
 from bench.goals import chunk_cost, judge, servo_cost
+from bench.links import BETWEEN
 from bench.parts import ONE, STATEMENT
+from bench.rivet_cli import RIVET_CLI
 from bench.schema import Engine
-from bench.small import FLEET, RIVET_CLI
+from bench.small import FLEET
 from bench.stores import LOCAL
 from bench.summary import growth_bytes_per_row, median, ratios, summarise
 from bench.values import ClaimRate, Fidelity, Results, RunResult, Section, Summary
@@ -28,6 +30,7 @@ def render(results: Results) -> str:
         "chunks": _chunks,
         "servo": _servo,
         "stores": _stores,
+        "links": _links,
         "small": _small,
         "memory": _memory,
         "startup": _startup,
@@ -227,6 +230,16 @@ def _servo(section: Section) -> str:
 def _stores(section: Section) -> str:
     table = _variants(section, LOCAL, "rivet-fleet, and peers by their names")
     return f"### Into a local S3 server: {_title(section)}\n\n{table}"
+
+
+def _links(section: Section) -> str:
+    """A line a link, a column a contender: wall."""
+    found = {one.contender: one for one in summarise(section.runs, None)}
+    links = dict.fromkeys(name.split(BETWEEN)[0] for name in found)
+    who = dict.fromkeys(name.split(BETWEEN)[1] for name in found)
+    rows = [(link, *(number(found[f"{link}{BETWEEN}{w}"].wall_s) for w in who)) for link in links]
+    table = markdown_table(("wall s", *who), rows)
+    return f"### Over links: {_title(section)}\n\n{table}{_failures(list(found.values()))}"
 
 
 def _small(section: Section) -> str:

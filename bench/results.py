@@ -21,7 +21,7 @@ from bench.values import (
 )
 
 VERSION = 2
-KINDS = ("contest", "chunks", "servo", "stores", "small", "memory", "startup", "claims")
+KINDS = ("contest", "chunks", "servo", "stores", "links", "small", "memory", "startup", "claims")
 _LISTS: Mapping[str, type[Any]] = {
     "runs": RunResult,
     "fidelity": Fidelity,

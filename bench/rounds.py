@@ -34,9 +34,10 @@ class Bench:
     environ: Mapping[str, str]
 
     def environ_of(self, contender: Contender) -> dict[str, str]:
-        """What a contender's process sees: the server's URL, and what it needs itself."""
+        """What a contender's process sees: the server's URL, unless it has its own way there, and
+        what it needs itself."""
         url = self.server.address.url(self.server.scheme)
-        return {**self.environ, **contender.environ, URL_VARIABLE: url}
+        return {**self.environ, URL_VARIABLE: url, **contender.environ}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,14 +17,14 @@ from pathlib import Path
 
 from bench.contenders import RIVET
 from bench.fidelity import parquet_files
-from bench.fleet import URL_VARIABLE, engine_type
+from bench.fleet import URL_VARIABLE
 from bench.peers_env import PeersEnvironment
+from bench.rivet_cli import RIVET_CLI, RIVET_TYPES, program
 from bench.rounds import Bench, Limits, play, row_error, say
 from bench.schema import Engine
 from bench.sources.server import SourceServer
 from bench.values import RunResult
 
-RIVET_CLI = "rivet-cli"
 FLEET = "rivet-fleet"
 TABLES_MAX = 500
 SMALL_ROWS = 1_000
@@ -144,7 +144,7 @@ def _fleet(case: Case, config: Path) -> Sequence[str]:
 
 
 def _peer(peers: PeersEnvironment, case: Case, config: Path) -> Sequence[str]:
-    said = [str(peers.folder / "bin" / "rivet")]
+    said = [str(program(peers))]
     if case.ask[-1:] == ("--help",):
         return [*said, *case.ask]
     if case.ask:
@@ -188,7 +188,7 @@ def _arrived(folder: Path, case: Case) -> str | None:
 
 def configured(folder: Path, engine: Engine, case: Case) -> Path:
     """Write the file that both read."""
-    lines = [f"source: {{type: {engine_type(engine)}, url_env: {URL_VARIABLE}}}\n", "exports:\n"]
+    lines = [f"source: {{type: {RIVET_TYPES[engine]}, url_env: {URL_VARIABLE}}}\n", "exports:\n"]
     for name, _ in case.tables:
         lines.append(
             _EXPORT.format(

@@ -97,20 +97,22 @@ class Wire:
         user = parts.netloc.rpartition("@")[0]
         return urlunsplit(parts._replace(netloc=f"{user}@127.0.0.1:{self.port}"))
 
+    def lengthen(self, *, rtt_ms: int, kilobytes_per_s: int) -> None:
+        """From now on the server is so far away, and the wire so wide in each direction."""
+        for stream in ("upstream", "downstream"):
+            far = {"latency": rtt_ms // 2}
+            self._add(f"far-{stream}", _Ingredient(type="latency", stream=stream, attributes=far))
+            wide = {"rate": kilobytes_per_s}
+            self._add(
+                f"wide-{stream}", _Ingredient(type="bandwidth", stream=stream, attributes=wide)
+            )
+
     def break_with(self, toxic: Toxic) -> None:
         """From now on the wire has this fault, open connections included."""
         if toxic is Toxic.DOWN:
             self._enable(False)
         for number, ingredient in enumerate(_RECIPES[toxic]):
-            _request(
-                f"{self.api}/proxies/{self.name}/toxics",
-                {
-                    "name": f"{toxic.value}-{number}",
-                    "type": ingredient.type,
-                    "stream": ingredient.stream,
-                    "attributes": dict(ingredient.attributes),
-                },
-            )
+            self._add(f"{toxic.value}-{number}", ingredient)
 
     def mend(self, toxic: Toxic) -> None:
         """The fault is over. What a connection lost meanwhile stays lost."""
@@ -119,6 +121,17 @@ class Wire:
         for number in range(len(_RECIPES[toxic])):
             name = f"{toxic.value}-{number}"
             _request(f"{self.api}/proxies/{self.name}/toxics/{name}", method="DELETE")
+
+    def _add(self, name: str, ingredient: _Ingredient) -> None:
+        _request(
+            f"{self.api}/proxies/{self.name}/toxics",
+            {
+                "name": name,
+                "type": ingredient.type,
+                "stream": ingredient.stream,
+                "attributes": dict(ingredient.attributes),
+            },
+        )
 
     def _enable(self, enabled: bool) -> None:
         _request(f"{self.api}/proxies/{self.name}", {"enabled": enabled})

@@ -39,6 +39,8 @@ def main() -> None:
     name = "dbname" if kind == "postgres" else "database"
     words = f"host={url.hostname} port={url.port} user={url.username} {name}={database}"
     words += f" password={url.password}" if url.password else ""
+    if url.query:
+        words += " sslmode=require" if kind == "postgres" else " ssl_mode=required"
     connection.execute(f"ATTACH '{words}' AS source (TYPE {kind}, READ_ONLY)")
     connection.execute(
         f"COPY (SELECT * FROM source.{schema or database}.{table}) TO '{folder}/all.parquet' "

@@ -75,9 +75,11 @@ class MariadbServer:
         """The slow log's ``Query_time``: from the statement's arrival to its last byte sent."""
         return [float(found) for found in _DURATION.findall(log)]
 
-    def floor_command(self, table: str) -> list[str]:
+    def floor_command(self, table: str, at: Address | None = None) -> list[str]:
         """The engine's client, row by row instead of the whole result."""
-        options = ("--quick", "--batch", "--skip-column-names")
+        options = ["--quick", "--batch", "--skip-column-names"]
+        if at is not None:
+            options += [f"--port={at.port}", *(["--ssl"] if at.encrypted else [])]
         return self._client(*options, f"--execute=SELECT * FROM {table}")
 
     def client_environ(self) -> dict[str, str]:
@@ -129,17 +131,18 @@ class MariadbServer:
 
 
 @contextmanager
-def mariadb_server(folder: Path) -> Iterator[MariadbServer]:
+def mariadb_server(folder: Path, **settings: str) -> Iterator[MariadbServer]:
     """Started on ``folder`` (made when it is not there), stopped cleanly at the end.
 
-    Raises EmbeddedMariadbMissing.
+    ``settings``: server variables over the module's own. Raises EmbeddedMariadbMissing.
     """
     where = folder / "mariadb"
     secret, log = where / "password", where / "data" / "statements.log"
     if not secret.is_file():
         shutil.rmtree(where, ignore_errors=True)
     where.parent.mkdir(parents=True, exist_ok=True)
-    server = EmbeddedMariadb(where, settings={**SETTINGS, "slow_query_log_file": str(log)})
+    every = {**SETTINGS, "slow_query_log_file": str(log), **settings}
+    server = EmbeddedMariadb(where, settings=every)
     if secret.is_file():
         server.password = secret.read_text()
     log.unlink(missing_ok=True)

@@ -75,9 +75,9 @@ class PostgresServer:
         """Parse and bind steps count by themselves."""
         return [float(found) / 1000.0 for found in _DURATION.findall(log)]
 
-    def floor_command(self, table: str) -> list[str]:
+    def floor_command(self, table: str, at: Address | None = None) -> list[str]:
         """psql, binary COPY."""
-        return self._psql(f"COPY {table} TO STDOUT (FORMAT binary)")
+        return self._psql(f"COPY {table} TO STDOUT (FORMAT binary)", at)
 
     def client_environ(self) -> dict[str, str]:
         """Nothing: the server trusts."""
@@ -108,10 +108,11 @@ class PostgresServer:
         """``pg_table_size``: TOAST, but no indexes."""
         return int(self.query(f"SELECT pg_table_size('{table}')")[0][0])
 
-    def _psql(self, command: str) -> list[str]:
+    def _psql(self, command: str, at: Address | None = None) -> list[str]:
+        url = at.url(self.scheme) if at else self._server.url()
         return [
             *(str(self._server.bin / "psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1"),
-            *("-c", command, self._server.url()),
+            *("-c", command, url),
         ]
 
 

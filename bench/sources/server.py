@@ -25,11 +25,16 @@ class Address:
     user: str
     password: str = field(repr=False)
     database: str
+    encrypted: bool = False
 
     def url(self, scheme: str) -> str:
-        """``scheme://user:password@host:port/database``."""
+        """``scheme://user:password@host:port/database``, and that it is to be encrypted."""
         secret = f":{self.password}" if self.password else ""
-        return f"{scheme}://{self.user}{secret}@{self.host}:{self.port}/{self.database}"
+        query = f"?{_ENCRYPTED[scheme]}" if self.encrypted else ""
+        return f"{scheme}://{self.user}{secret}@{self.host}:{self.port}/{self.database}{query}"
+
+
+_ENCRYPTED = {"postgresql": "sslmode=require", "mysql": "ssl-mode=REQUIRED"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,8 +88,9 @@ class SourceServer(Protocol):
         """The statement durations in a piece of ``statement_log``, in seconds."""
         ...
 
-    def floor_command(self, table: str) -> list[str]:
-        """The engine's own client, reading a whole table as fast as the wire allows."""
+    def floor_command(self, table: str, at: Address | None = None) -> list[str]:
+        """The engine's own client, reading a whole table as fast as the wire allows; ``at``: by
+        another way than its own address."""
         ...
 
     def client_environ(self) -> dict[str, str]:

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -20,9 +21,10 @@ from rivet_fleet.demo.embedded import EmbeddedPostgres
 from rivet_fleet.errors import RetryClass, SourceBusy
 from rivet_fleet.execution.source import Source
 from rivet_fleet.execution.sources.postgres import ENGINE as POSTGRES
+from tests.conftest import missing
 from tests.integration.fleet_cli import Desk
-from tests.integration.pgbouncer import PgBouncer, pgbouncer
 from tests.integration.postgres_source_kit import drain, read_plan
+from tests.servers.pgbouncer import PgBouncer, PgBouncerMissing, pgbouncer
 from tests.waiting import until
 
 TABLES = """
@@ -67,9 +69,18 @@ def shop(postgres: EmbeddedPostgres) -> str:
     return "pooled_shop"
 
 
+@contextmanager
+def pooled(server: EmbeddedPostgres, **settings: str) -> Iterator[PgBouncer]:
+    try:
+        with pgbouncer(server.port, **settings) as running:
+            yield running
+    except PgBouncerMissing as absent:
+        missing(str(absent))
+
+
 @pytest.fixture
 def pooler(postgres: EmbeddedPostgres) -> Iterator[PgBouncer]:
-    with pgbouncer(postgres) as running:
+    with pooled(postgres) as running:
         yield running
 
 
@@ -127,7 +138,7 @@ def test_the_pooler_is_named_once_and_stops_nothing(desk: Desk) -> None:
 
 
 def test_statement_mode_is_refused(desk: Desk, postgres: EmbeddedPostgres, shop: str) -> None:
-    with pgbouncer(postgres, pool_mode="statement") as pooler:
+    with pooled(postgres, pool_mode="statement") as pooler:
         desk.environment["SHOP_URL"] = pooler.url(shop)
         desk.refused("run", code=1, named="statement pooling mode", hint="pool_mode=transaction")
 
@@ -137,7 +148,7 @@ def test_a_pool_that_is_taken_is_waited_for_within_its_limit(
 ) -> None:
     """Somebody else holds the one server connection: the pooler's limit ends our wait, and it
     counts as a source that is busy, not as one that is broken."""
-    with pgbouncer(postgres, query_wait_timeout="1") as pooler:
+    with pooled(postgres, query_wait_timeout="1") as pooler:
         source = POSTGRES.open_source(
             parse_database_url(pooler.url(shop)), application_name="rivet-test"
         )

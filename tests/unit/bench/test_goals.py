@@ -2,9 +2,11 @@ import pytest
 
 from bench.contenders import FLOOR_NAMES
 from bench.goals import ONE_WORKER, chunk_cost, judge, memory_growth
+from bench.links import BETWEEN, Link
 from bench.parts import MANY, ONE, PAGES, STATEMENT
+from bench.rivet_cli import RIVET_CLI
 from bench.schema import Engine
-from bench.small import FLEET, HUNDRED, MEMORY, RIVET_CLI
+from bench.small import FLEET, HUNDRED, MEMORY
 from bench.stores import LOCAL, MANY_PARTS, STORE
 from bench.values import Goal, Section
 from tests.unit.bench.samples import (
@@ -177,3 +179,20 @@ def test_many_small_tables_are_judged_against_the_other_program(wall_s, met):
 def test_a_fleets_memory_is_judged_by_its_shared_pages_counted_once():
     one = run(FLEET, table=MEMORY, tree_rss_bytes=600 * 2**20, tree_pss_bytes=300 * 2**20)
     assert goal("PSS", section("small/postgres", runs=(one,))).passed is True
+
+
+@pytest.mark.parametrize(("wall_s", "met"), [(1.15, True), (1.16, False)])
+def test_a_far_server_is_judged_against_the_same_wire_without_its_length(wall_s, met):
+    near, far = (Link(encrypted=False, rtt_ms=rtt, megabits_per_s=1_000).name for rtt in (0, 50))
+    runs = (
+        run(f"{near}{BETWEEN}{ONE_WORKER}", wall_s=1.0),
+        run(f"{far}{BETWEEN}{ONE_WORKER}", wall_s=wall_s),
+    )
+    assert (
+        goal(
+            "postgres lineitem, 1 worker: wall at RTT",
+            section("links/postgres/lineitem", runs=runs),
+        ).passed
+        is met
+    )
+    assert goal("mariadb lineitem, 1 worker: wall at RTT").passed is None

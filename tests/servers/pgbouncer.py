@@ -1,4 +1,4 @@
-"""A real PgBouncer before the tests' PostgreSQL: the fetched one, or the machine's own."""
+"""A real PgBouncer before a PostgreSQL: the fetched one, or the machine's own."""
 
 from __future__ import annotations
 
@@ -10,21 +10,25 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 
-from rivet_fleet.demo.embedded import EmbeddedPostgres, free_port
-from tests.conftest import missing
+from rivet_fleet.demo.embedded import free_port
 from tests.waiting import until
 
 _FETCHED = Path(__file__).parents[2] / ".tools" / "pgbouncer"
 _UNPRIVILEGED = "nobody"
 
 
+class PgBouncerMissing(RuntimeError):
+    """The program is not there."""
+
+
 class PgBouncer:
     """One pooler, which can be killed and started again on its port."""
 
-    def __init__(self, where: Path, server: EmbeddedPostgres, settings: dict[str, str]) -> None:
+    def __init__(self, where: Path, server_port: int, settings: dict[str, str]) -> None:
         self.port = free_port()
         self._where = where
         self._program, self._libraries = _program(where)
@@ -40,7 +44,7 @@ class PgBouncer:
             "max_client_conn": "100",
             **settings,
         }
-        lines = ["[databases]", f"* = host=127.0.0.1 port={server.port} user=postgres"]
+        lines = ["[databases]", f"* = host=127.0.0.1 port={server_port} user=postgres"]
         lines += ["[pgbouncer]", *(f"{name} = {value}" for name, value in options.items())]
         (where / "pgbouncer.ini").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -49,6 +53,11 @@ class PgBouncer:
         return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
 
     def start(self) -> None:
+        """Until it answers."""
+        # PgBouncer refuses to run as root.
+        user: dict[str, Any] = (
+            {"user": _UNPRIVILEGED, "extra_groups": []} if os.geteuid() == 0 else {}
+        )
         with (self._where / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [self._program, self._where / "pgbouncer.ini"],
@@ -57,11 +66,12 @@ class PgBouncer:
                 stdout=log,
                 stderr=log,
                 cwd="/",
-                **({"user": _UNPRIVILEGED, "extra_groups": []} if os.geteuid() == 0 else {}),
+                **user,
             )
         until(self._answers, limit_s=20.0, what="the pooler's answer")
 
     def kill(self) -> None:
+        """``SIGKILL``; its port stays its own."""
         if self._process is not None:
             self._process.send_signal(signal.SIGKILL)
             self._process.wait(timeout=20)
@@ -91,7 +101,9 @@ def _program(where: Path) -> tuple[Path, Path]:
     fetched = _FETCHED / "usr" / "sbin" / "pgbouncer"
     found = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
     if not fetched.exists() and found is None:
-        missing("there is no PgBouncer: run scripts/install-tools, or install pgbouncer")
+        raise PgBouncerMissing(
+            "there is no PgBouncer: run scripts/install-tools, or install pgbouncer"
+        )
     libraries = where / "lib"
     libraries.mkdir()
     if fetched.exists():
@@ -101,16 +113,19 @@ def _program(where: Path) -> tuple[Path, Path]:
 
 
 @contextlib.contextmanager
-def pgbouncer(server: EmbeddedPostgres, **settings: str) -> Iterator[PgBouncer]:
-    """A pooler for the length of a ``with`` block: transaction mode and one server connection
-    for each database, unless told otherwise."""
+def pgbouncer(server_port: int, **settings: str) -> Iterator[PgBouncer]:
+    """A pooler for the length of a ``with`` block, before the PostgreSQL at a loopback port:
+    transaction mode and one server connection for each database, unless told otherwise. Raises
+    PgBouncerMissing."""
     # Not pytest's tmp_path: that is private to root, and PgBouncer refuses to run as root.
     where = Path(tempfile.mkdtemp(prefix="rivet-fleet-pgbouncer-"))
     where.chmod(0o755)
-    pooler = PgBouncer(where, server, settings)
     try:
-        pooler.start()
-        yield pooler
+        pooler = PgBouncer(where, server_port, settings)
+        try:
+            pooler.start()
+            yield pooler
+        finally:
+            pooler.kill()
     finally:
-        pooler.kill()
         shutil.rmtree(where, ignore_errors=True)
