@@ -39,6 +39,7 @@ from tests.unit.execution.test_extract import ScriptedReader
 from tests.waiting import until
 
 PATIENCE_S = 20.0
+ABSENCE_S = 0.3
 ROWS = 30
 
 
@@ -306,23 +307,25 @@ def test_a_chunk_with_one_attempt_is_never_charged_with_its_neighbour(tmp_path: 
 
 def test_a_chunk_that_is_tried_again_is_read_behind_the_delivery_before_it(tmp_path: Path) -> None:
     here = Here(tmp_path)
-    here.before_page = lambda chunk, page: fails(chunk, page)
-    fails, order = Once(1, SourceBusy("deadlock")), []
-    open_chunk, mark = here.open_chunk, here.store.mark_published
+    fails, again, beside = Once(1, SourceBusy("deadlock")), threading.Event(), []
+    (second,) = (t for t in here.store._tasks.values() if t.chunk_index == 1)
 
-    def opened(*arguments):
-        reader = open_chunk(*arguments)
-        order.append(("read", reader.chunk))
-        return reader
+    def before_page(chunk: int, page: int) -> None:
+        if chunk == 1 and here.read.count(1) == 2:
+            again.set()
+        if (chunk, page) == (2, 1):
+            # Not before: else it would be claimed with empty hands.
+            second.not_before_s = None
+        fails(chunk, page)
 
-    def completed(task_id, fence, told=()):
-        order.append(("completed", here.store._tasks[task_id].chunk_index))
-        return mark(task_id, fence, told)
+    def failed(task_id, fence, failure, fail=here.store.fail):
+        fail(task_id, fence, replace(failure, not_before_in_s=PATIENCE_S))
 
-    here.open_chunk, here.store.mark_published = opened, completed  # type: ignore[method-assign]
+    here.store.fail = failed  # type: ignore[method-assign]
+    here.before_page = before_page
+    here.before_stage = lambda chunk: beside.append((chunk, chunk == 2 and again.wait(ABSENCE_S)))
     assert here.worker.run() is ExitCode.OK
-    again = len(order) - 1 - order[::-1].index(("read", 1))
-    assert {("completed", n) for _, n in order[:again] if n != 1} <= set(order[:again])
+    assert beside == [(0, False), (2, False), (1, False)]
     assert here.standing() == [DONE, (TaskStatus.COMPLETED, 2, 2), DONE]
 
 

@@ -41,6 +41,7 @@ class WatchedFormat:
 
     def __init__(self, inner, before):
         self._inner, self.before, self.writes, self.open_writers = inner, before, 0, 0
+        self.closed = 0
 
     def __getattr__(self, name):
         return getattr(self._inner, name)
@@ -66,6 +67,7 @@ class WatchedWriter:
     def close(self):
         self._inner.close()
         self._owner.open_writers -= 1
+        self._owner.closed += 1
 
     def extremes(self):
         return self._inner.extremes()
@@ -163,6 +165,16 @@ def test_the_reader_is_never_further_ahead_than_allowed(run):
 
     assert run(reader, before, tuning=TWO_PAGES).rows == 700
     assert ahead == [False] * 3
+
+
+def test_behind_a_page_that_was_not_written_nothing_is_finished(run):
+    def before(n):
+        if n == 2:
+            raise DestinationFull("no space left")
+
+    with pytest.raises(DestinationFull):
+        run(SignallingReader(200), before)
+    assert (run.format.writes, run.format.closed) == (2, 0)
 
 
 def test_a_page_that_was_handed_over_is_the_encoder_s_alone(run):
