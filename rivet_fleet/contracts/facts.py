@@ -203,7 +203,8 @@ class FactsRequest:
     """What the planner wants to know about one export, before it decides.
 
     ``key_columns`` is the user's choice (``chunk_column``, ``chunk_by_key``), else empty: then
-    the source describes every index that can be a key. ``boundaries_max`` bounds the samples.
+    the source describes every index that can be a key. ``boundaries_max`` bounds the samples;
+    ``chunks`` says how many chunks are asked for, ``chunk_rows`` how many rows each is to hold.
     """
 
     export_name: str
@@ -216,10 +217,21 @@ class FactsRequest:
     """The override to apply to every column that cannot be carried; ``ColumnFacts.cast`` says
     where it was."""
     boundaries_max: int = 1000
+    chunks: int | None = None
+    chunk_rows: int | None = None
     probe_density: bool = False
     """Count rows in windows of a whole-number key, where the catalogue's number is doubtful."""
     walk_rows: int | None = None
     """Walk the key's index and give every so many rows a boundary, exactly."""
+
+    def boundaries_wanted(self, rows: int | None) -> int:
+        """How many the cuts of about ``rows`` rows take, for a source that pays for each."""
+        if self.chunks is not None:
+            return min(self.boundaries_max, self.chunks - 1)
+        if self.chunk_rows is None or rows is None:
+            return self.boundaries_max
+        # An estimate, which a probe may still correct upwards.
+        return min(self.boundaries_max, 2 * rows // self.chunk_rows)
 
 
 # ------------------------------------------------------------------------------------------

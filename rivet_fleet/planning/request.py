@@ -66,11 +66,16 @@ def facts_request(
     ``continued``: a mark says where the last run ended, and what is new is one chunk."""
     keys: tuple[str, ...] = ()
     boundaries = 0  # one chunk is not cut
+    chunks: int | None = None
+    chunk_rows: int | None = None
     if export.mode != "full" and (is_cut(export) or not continued):
         keys = export.chunk_by_key or ((export.chunk_column,) if export.chunk_column else ())
         boundaries = min(max(BOUNDARIES_MAX, export.chunk_count or 0), BOUNDARIES_PER_PLAN_MAX)
+        chunks = export.chunk_count
+        if chunks is None and export.chunk_size_memory_mb is None and not export.chunk_by_days:
+            chunk_rows = export.chunk_size or CHUNK_SIZE_DEFAULT
     if export.partition_by is not None:
-        keys, boundaries = (export.partition_by,), BOUNDARIES_MAX
+        keys, boundaries, chunks, chunk_rows = (export.partition_by,), BOUNDARIES_MAX, None, None
     return FactsRequest(
         export_name=export.name,
         relation=relation_of(export),
@@ -79,6 +84,8 @@ def facts_request(
         casts=tuple(sorted(casts_of(export).items())),
         unsupported_cast="text" if policies_of(loaded.config, export).text_unsupported else None,
         boundaries_max=boundaries,
+        chunks=chunks,
+        chunk_rows=chunk_rows,
         walk_rows=(export.chunk_size or CHUNK_SIZE_DEFAULT) if export.chunk_dense else None,
     )
 

@@ -330,6 +330,10 @@ class Keyed(ABC, Generic[At]):
         """Why these columns are no key, or None."""
         return None
 
+    def boundaries_most(self, request: FactsRequest) -> int:
+        """How many are looked for; where each costs a statement, no more than the cuts take."""
+        return request.boundaries_max
+
     # ------------------------------------------------------------ the same for all
 
     def describe(
@@ -389,7 +393,7 @@ class Keyed(ABC, Generic[At]):
     ) -> KeyFacts:
         """One key. Raises StatementTimeout, and SourceRefused for what the server refuses."""
         with self.asking(Look.ENDS, ", ".join(names)) as at:
-            facts = self._ends(at, names, request.boundaries_max, unique=unique)
+            facts = self._ends(at, names, self.boundaries_most(request), unique=unique)
         indexed = leading_index(self.indexes, names) is not None
         if request.probe_density and indexed:
             facts = self._probed(facts)
@@ -469,10 +473,12 @@ def usable_keys(
 
 
 def thinned(keys: Sequence[KeyTuple], most: int) -> tuple[KeyTuple, ...]:
-    """At most ``most`` of the keys, evenly spaced."""
+    """At most ``most`` of the keys, evenly spaced: as many before the first of them, and behind the
+    last, as between two."""
     if len(keys) <= most:
         return tuple(keys)
-    return tuple(keys[(2 * i + 1) * len(keys) // (2 * most)] for i in range(most))
+    gaps = most + 1
+    return tuple(keys[(i * (len(keys) + 1) + gaps // 2) // gaps - 1] for i in range(1, gaps))
 
 
 # ------------------------------------------------------------------------------------------

@@ -27,6 +27,14 @@ from rivet_fleet.execution.sources.mysql.dialect import (
     quote_text,
 )
 from rivet_fleet.execution.sources.mysql.estimates import RANGES_MAX, cut, refine, scale_of
+from rivet_fleet.execution.sources.mysql.introspect import (
+    BOUNDARIES_ANYWAY,
+    ROWS_PER_BOUNDARY,
+    STEP_ROWS_MAX,
+    STEPS_MIN,
+    WHOLE_ROWS_MAX,
+    walk,
+)
 from rivet_fleet.execution.sources.mysql.keytext import TextForm
 from rivet_fleet.execution.sources.mysql.session import Proxy, Server, judge, parse_version
 from rivet_fleet.execution.sources.mysql.statements import (
@@ -266,3 +274,44 @@ def test_heavy_pieces_are_split_until_the_shares_are_even() -> None:
 def test_a_single_value_that_holds_everything_is_no_endless_task() -> None:
     pieces = refine(lambda ranges: [10**6 * (low <= 77 < high) for low, high in ranges], 0, 99, 50)
     assert len(cut(pieces, 50)) <= 2
+
+
+# ---------------------------------------------------------------- the walk along a key
+
+
+class _Walked:
+    """A key of whole numbers from 1, and how often it was looked at."""
+
+    texts = item = not_null = ""
+    keys = Keys(native_types={})
+
+    def __init__(self, rows: int) -> None:
+        self.rows, self.asked = rows, 0
+        self.columns = ("id",)
+
+    def ask(self, sql: str) -> list[tuple[str]]:
+        self.asked += 1
+        most = int(sql.rpartition(" ")[2])
+        return [(str(key),) for key in range(1, min(self.rows, most) + 1)]
+
+    def key_at(self, key: tuple[str], operator: str, skip: int) -> tuple[str] | None:
+        assert operator == ">" and skip < STEP_ROWS_MAX
+        self.asked += 1
+        found = int(key[0]) + 1 + skip
+        return (str(found),) if found <= self.rows else None
+
+
+@pytest.mark.parametrize("wanted", [1, 3, 15, 99, 999])
+@pytest.mark.parametrize("rows", [30_000, 100_000, 1_500_000])
+@pytest.mark.parametrize("off", [0.25, 1.0, 4.0])
+def test_a_walk_takes_as_many_steps_as_the_cuts_need(wanted: int, rows: int, off: float) -> None:
+    """However far off the server's estimate is, as long as it is walked at all."""
+    probe = _Walked(rows)
+    estimate = max(int(rows * off), WHOLE_ROWS_MAX + 1)
+    found = [int(key[0]) for key in walk(probe, estimate, ("1",), wanted)]
+    steps = max(STEPS_MIN, 2 * min(wanted, max(BOUNDARIES_ANYWAY, estimate // ROWS_PER_BOUNDARY)))
+    assert probe.asked <= 3 * steps + rows // (STEP_ROWS_MAX // 2) + 10
+    assert found == sorted(set(found))
+    if wanted <= 15:
+        chunks = [b - a for a, b in itertools.pairwise([1, *found, rows + 1])]
+        assert len(chunks) == wanted + 1 and max(chunks) <= 1.6 * rows / len(chunks)

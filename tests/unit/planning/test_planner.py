@@ -107,7 +107,28 @@ def test_a_request_names_the_users_key_and_casts(load_exports: Loader) -> None:
     assert first.key_columns == ("code", "id")
     assert first.casts == (("ratio", "text"), ("total", "decimal(18,2)"))
     assert first.boundaries_max == 5000
+    assert first.boundaries_wanted(rows=10**9) == 4999
     assert (second.relation, second.query, second.key_columns) == (None, "select 1 as x", ("x",))
+
+
+@pytest.mark.parametrize(
+    ("how", "rows", "wanted"),
+    [
+        ("mode: full", 10**9, 0),
+        ("mode: chunked\nchunk_count: 4", 10**9, 3),
+        ("mode: chunked\nchunk_count: 1", 10**9, 0),
+        ("mode: chunked\nchunk_size: 1000", 10_000, 20),
+        ("mode: chunked\nchunk_size: 1000", None, 1_000),
+        ("mode: chunked", 40_000, 0),
+        ("mode: chunked\nchunk_size_memory_mb: 64", 10_000, 1_000),
+    ],
+)
+def test_no_more_boundaries_are_wanted_than_there_are_cuts(
+    load_exports: Loader, how: str, rows: int | None, wanted: int
+) -> None:
+    loaded = load_exports(orders=f"table: orders\n{how}")
+    request = facts_request(loaded, loaded.config.exports[0])
+    assert request.boundaries_wanted(rows) == wanted
 
 
 def test_every_unsupported_column_of_every_export_is_listed(load_exports: Loader) -> None:

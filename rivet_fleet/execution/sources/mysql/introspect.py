@@ -78,6 +78,9 @@ ROWS_PER_BOUNDARY = 5_000
 BOUNDARIES_ANYWAY = 200
 STEP_ROWS_MAX = 50_000
 """Index entries one statement of the walk skips at most, so that each stays short."""
+STEPS_MIN = 32
+"""Of a walk, whatever is asked for: with fewer the chunks would be as uneven as the steps are
+long."""
 
 
 def usable_keys(
@@ -150,6 +153,10 @@ class MysqlKeys(Keyed[WatchedConnection]):
         """No zero date."""
         return f"{self.keys.column_ref(name)} >= {quote_text('0001-01-01')}"
 
+    def boundaries_most(self, request: FactsRequest) -> int:
+        """A walk pays for each with two statements."""
+        return request.boundaries_wanted(self.size.rows)
+
     def boundaries(
         self,
         at: WatchedConnection,
@@ -162,7 +169,7 @@ class MysqlKeys(Keyed[WatchedConnection]):
         if highest is None or most <= 0 or leading_index(self.indexes, probe.columns) is None:
             return (), "none"
         if self.size.rows is not None and self.size.rows <= WALK_ROWS_MAX:
-            return _walk(probe, max(1, self.size.rows), lowest, most), "sample"
+            return walk(probe, max(1, self.size.rows), lowest, most), "sample"
         return _estimated(at, self.keys, probe, lowest, highest, most), "histogram"
 
 
@@ -175,7 +182,7 @@ def _all_keys(probe: KeyProbe, rows_max: int) -> list[KeyTuple] | None:
     return list(dict.fromkeys(found)) if len(found) < rows_max else None
 
 
-def _walk(probe: KeyProbe, estimate: int, lowest: KeyTuple, most: int) -> tuple[KeyTuple, ...]:
+def walk(probe: KeyProbe, estimate: int, lowest: KeyTuple, most: int) -> tuple[KeyTuple, ...]:
     """Every n-th key. A walk that takes too long is given up: half of it would be a lie."""
     if estimate <= WHOLE_ROWS_MAX:
         keys = _all_keys(probe, 2 * WHOLE_ROWS_MAX)
@@ -183,18 +190,22 @@ def _walk(probe: KeyProbe, estimate: int, lowest: KeyTuple, most: int) -> tuple[
             return thinned(keys[1:], most)
     most = min(most, max(BOUNDARIES_ANYWAY, estimate // ROWS_PER_BOUNDARY))
     # The estimate may be far off: small steps, thinned afterwards.
-    step = max(1, min(STEP_ROWS_MAX, estimate // (2 * most)))
+    steps = max(STEPS_MIN, 2 * most)
+    step = max(1, min(STEP_ROWS_MAX, estimate // steps))
     found: list[KeyTuple] = []
     last, began_s, progress = lowest, time.monotonic(), Progress(probe.columns)
     while True:
         key = probe.key_at(last, ">", step - 1)
+        if key is None and len(found) < most and step > 1:
+            # There are less than half as many rows as were thought: again, in smaller steps.
+            return walk(probe, (len(found) + 1) * step, lowest, most)
         if key is None:
             return thinned(found, most)
         if time.monotonic() - began_s > WALK_S_MAX or len(found) * step > 4 * WALK_ROWS_MAX:
             return ()
         found.append(key)
         _, last = progress.to(">", key)
-        if len(found) >= 4 * most:
+        if len(found) >= 2 * steps and 2 * step <= STEP_ROWS_MAX:
             found, step = found[1::2], step * 2
 
 
