@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -40,7 +40,7 @@ from rivet_fleet.coordination import reconcile as comparisons
 from rivet_fleet.coordination.artifact import write_plan
 from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.errors import ExitCode, UsageError
-from rivet_fleet.observability.units import redact_plain
+from rivet_fleet.observability.units import redact_plain, rfc3339
 from rivet_fleet.planning.config.loaded import LoadedConfig, reconcile_of
 from rivet_fleet.planning.config.models import ReconcileConfig
 
@@ -235,12 +235,34 @@ def _failure(found: Sequence[comparisons.Compared], code: ExitCode, path: Path) 
     return None
 
 
+def _moments(told: Mapping[str, Any]) -> Iterator[str]:
+    """When the sides were read, of what is known."""
+    for name, clock in (("source", "by its own clock"), ("files", "by the state's clock")):
+        begun, ended = (
+            _moment(told[f"{name}_{end}_s"], told.get(f"{name}_{end}_position"))
+            for end in ("begun", "ended")
+        )
+        if begun and ended:
+            yield f"{name} read from {begun} to {ended}, {clock}"
+    run = _moment(told["run_began_s"], told["run_position"])
+    if run:
+        yield f"the run began at {run}"
+
+
+def _moment(at_s: float | None, position: str | None) -> str:
+    if at_s is None:
+        return ""
+    return f"{rfc3339(at_s)} ({position})" if position else rfc3339(at_s)
+
+
 def _tell(one: comparisons.Compared) -> None:
     redact = known_redactor()
     compared, shown = one.comparison, 0
     if is_quiet():
         return
     say_line(redact(f"{one.export_name}: {compared.verdict.value} ({compared.sentence})"))
+    for line in _moments(one.report["moments"]):
+        say_line(redact(f"  {line}"))
     for each in one.report["partitions"]:
         if each["status"] == RangeVerdict.MATCH.value:
             continue

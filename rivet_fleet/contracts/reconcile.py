@@ -57,6 +57,7 @@ class ReconcilePlan:
     ``settled_by``: a column of moments; rows below ``settled_before_us`` (microseconds since 1970,
     when the run that is compared began) are settled. None: all rows are. ``limit``: so many
     differing rows of a range are kept. ``confirm_after_s``: how long to wait for the second look.
+    ``run_began_us``: when the run that is compared was stored, by the state's clock.
     """
 
     of_run: RunId
@@ -66,17 +67,33 @@ class ReconcilePlan:
     settled_before_us: int | None = None
     limit: int = LIMIT_DEFAULT
     confirm_after_s: float = CONFIRM_AFTER_S
+    run_began_us: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moment:
+    """One end of a look at a side. ``at_s``: by the source's own clock, or by the state's for files
+    (since 1970); None when it would not say. ``position``: how far the source's server had come
+    (LSN, GTID); empty where it does not say, or in more than ``POSITION_CHARS_MAX`` characters."""
+
+    at_s: float | None = None
+    position: str = ""
+
+
+POSITION_CHARS_MAX = 1_000
+"""A longer one is not kept with every range."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Side:
-    """One look at one side of a range. ``rows``: those that are settled. ``at_s``: when the look
-    began, by the source's own clock, or by the fleet's for files; None when it would not say.
-    ``digest``: the sum of the settled rows' hashes, 16 hex digits, where rows were hashed."""
+    """One look at one side of a range. ``rows``: those that are settled. A look is many pages, each
+    a snapshot of its own: all of them lie between ``begun`` and ``ended``. ``digest``: the sum of
+    the settled rows' hashes, 16 hex digits, where rows were hashed."""
 
     rows: int
     unsettled: int = 0
-    at_s: float | None = None
+    begun: Moment = Moment()
+    ended: Moment = Moment()
     digest: str = ""
 
 
@@ -211,6 +228,15 @@ class RunComparison:
         """``missing``, ``extra`` or ``changed`` rows of all ranges."""
         return sum(getattr(one.result, name) for one in self.ranges if one.result)
 
+    def between(self, side: str) -> tuple[Moment, Moment]:
+        """From when and until when the last looks at ``source`` or ``files`` were, of all ranges
+        that say."""
+        sides = [getattr(one.result, side) for one in self.ranges if one.result]
+        begun = [one.begun for one in sides if one and one.begun.at_s is not None]
+        ended = [one.ended for one in sides if one and one.ended.at_s is not None]
+        first = min(begun, key=lambda one: one.at_s or 0.0, default=Moment())
+        return first, max(ended, key=lambda one: one.at_s or 0.0, default=Moment())
+
     def rows(self, side: str) -> int | None:
         """Settled rows of ``source`` or ``files``; None when some range could not be seen."""
         sides = [getattr(one.result, side) if one.result else None for one in self.ranges]
@@ -264,11 +290,37 @@ def _summed(sides: Sequence[Side | None]) -> Side:
     )
 
 
+def moments_plain(
+    comparison: RunComparison, asked: ReconcilePlan, run_position: str
+) -> dict[str, Any]:
+    """At which moments a run and its two sides were looked at, as plain JSON. ``run_position``:
+    what the server had when the run was planned (``ReadPlan.position``)."""
+    source, files = comparison.between("source"), comparison.between("files")
+    began_us = asked.run_began_us
+    return {
+        "run_began_s": None if began_us is None else began_us / 1_000_000,
+        "run_position": run_position or None,
+        "source_begun_s": source[0].at_s,
+        "source_begun_position": source[0].position or None,
+        "source_ended_s": source[1].at_s,
+        "source_ended_position": source[1].position or None,
+        "files_begun_s": files[0].at_s,
+        "files_ended_s": files[1].at_s,
+    }
+
+
 def report_plain(
-    comparison: RunComparison, asked: ReconcilePlan, *, export_name: str, run_id: str, strategy: str
+    comparison: RunComparison,
+    asked: ReconcilePlan,
+    *,
+    export_name: str,
+    run_id: str,
+    strategy: str,
+    run_position: str,
 ) -> dict[str, Any]:
     """The report of one run as plain JSON (docs/reference/reconcile.md). ``run_id``: of the run
-    that compared. Fields are added and never taken away (RC5)."""
+    that compared; ``run_position``: see ``moments_plain``. Fields are added and never taken away
+    (RC5)."""
     return {
         "report_version": REPORT_VERSION,
         "export_name": export_name,
@@ -280,6 +332,7 @@ def report_plain(
         "settled_before_us": asked.settled_before_us,
         "verdict": comparison.verdict.value,
         "found": comparison.sentence,
+        "moments": moments_plain(comparison, asked, run_position),
         "summary": {
             "total_partitions": len(comparison.ranges),
             "matches": comparison.counts["match"],
@@ -293,6 +346,20 @@ def report_plain(
             "changed": comparison.total("changed"),
         },
         "partitions": [_range_plain(one) for one in comparison.ranges],
+    }
+
+
+def _side_moments(name: str, side: Side | None) -> dict[str, Any]:
+    shown = side or Side(rows=0)
+    plain = {
+        f"{name}_read_at_s": shown.begun.at_s,
+        f"{name}_read_until_s": shown.ended.at_s,
+    }
+    if name == "files":
+        return plain
+    return plain | {
+        f"{name}_position": shown.begun.position or None,
+        f"{name}_until_position": shown.ended.position or None,
     }
 
 
@@ -311,8 +378,8 @@ def _range_plain(one: ComparedRange) -> dict[str, Any]:
         return body
     return body | {
         "source_unsettled": result.source.unsettled if result.source else None,
-        "source_read_at_s": result.source.at_s if result.source else None,
-        "files_read_at_s": result.files.at_s if result.files else None,
+        **_side_moments("source", result.source),
+        **_side_moments("files", result.files),
         "looks": result.looks,
         "missing": result.missing,
         "extra": result.extra,

@@ -14,7 +14,12 @@ import pyarrow as pa
 from rivet_fleet.contracts.keys import ChunkRange, RunId
 from rivet_fleet.contracts.manifest import LedgerPart
 from rivet_fleet.contracts.plan import ExportPlan, ReadPlan
-from rivet_fleet.contracts.reconcile import NotAsWritten, RangeResult
+from rivet_fleet.contracts.reconcile import (
+    POSITION_CHARS_MAX,
+    Moment,
+    NotAsWritten,
+    RangeResult,
+)
 from rivet_fleet.contracts.state import Claim, RunStatus, TaskStatus
 from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.errors import DataIntegrityError, SourceError
@@ -111,12 +116,18 @@ class _Looks:
         """As the run's format would give a page back; see ``PartFormat``."""
         return self._format.as_read(batch)
 
-    def clocks(self) -> tuple[float | None, float | None]:
-        """The source's, where it says, and the state's."""
-        source_s = None
+    def source_moment(self) -> Moment:
+        """The source's clock and place in its log, where it says."""
+        at_s, position = None, ""
         with contextlib.suppress(SourceError):
-            source_s = self._approach.source.read_counters().taken_at_s
-        return source_s, self._fleet.patience.call("read the clock", self._fleet.store.now_s)
+            at_s = self._approach.source.read_counters().taken_at_s
+            position = self._approach.source.position()
+        return Moment(at_s=at_s, position=position if len(position) <= POSITION_CHARS_MAX else "")
+
+    def files_moment(self) -> Moment:
+        """The state's clock."""
+        now_s = self._fleet.patience.call("read the clock", self._fleet.store.now_s)
+        return Moment(at_s=now_s)
 
     def pause(self, seconds: float) -> None:
         """As between two tries of a page."""

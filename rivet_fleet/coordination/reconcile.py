@@ -183,6 +183,7 @@ def _asked_of(run: RunView, loaded: LoadedConfig, asked: Asked) -> ReconcilePlan
         settled_before_us=None if settled_by is None else int(run.created_at_s * 1_000_000),
         limit=asked.limit,
         confirm_after_s=asked.confirm_after_s,
+        run_began_us=int(run.created_at_s * 1_000_000),
     )
 
 
@@ -261,6 +262,7 @@ def found(fleet: Fleet, campaign_id: CampaignId) -> list[Compared]:
             export_name=run.export_name,
             run_id=run.run_id,
             strategy=run.plan.strategy,
+            run_position=run.plan.read.position,
         )
         told.append(
             Compared(

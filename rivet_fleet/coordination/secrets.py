@@ -119,6 +119,10 @@ class PrivateSource:
         """The server's own counters now."""
         return self._source.read_counters()
 
+    def position(self) -> str:
+        """How far the server has come in its log."""
+        return self._source.position()
+
     def identify(self) -> tuple[BasisFact, ...]:
         """Who the source is."""
         return self._source.identify()

@@ -183,6 +183,11 @@ class Source(Protocol):
         question to statistics, bounded to seconds. Raises SourceError."""
         ...
 
+    def position(self) -> str:
+        """How far the server has come in its log (LSN, GTID) now; empty where it does not say.
+        Raises SourceError."""
+        ...
+
     def identify(self) -> tuple[BasisFact, ...]:
         """Who the source is, in the facts of kind ``source`` that a plan seals (ADR 0018); nothing
         where the server does not say. Raises SourceError."""

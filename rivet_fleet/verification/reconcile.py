@@ -16,6 +16,7 @@ import pyarrow as pa
 from rivet_fleet.contracts.keys import ChunkRange
 from rivet_fleet.contracts.plan import ExportPlan, ReadPlan
 from rivet_fleet.contracts.reconcile import (
+    Moment,
     NotAsWritten,
     RangeResult,
     RangeVerdict,
@@ -65,8 +66,12 @@ class Looks(Protocol):
         """``PartFormat.as_read``."""
         ...
 
-    def clocks(self) -> tuple[float | None, float | None]:
-        """Now, by the source's own clock and by the fleet's, where they say."""
+    def source_moment(self) -> Moment:
+        """Now, by the source's own clock and log, as far as it says."""
+        ...
+
+    def files_moment(self) -> Moment:
+        """Now, by the state's clock."""
         ...
 
     def pause(self, seconds: float) -> None:
@@ -104,6 +109,14 @@ _LOOKS_MAX = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Between:
+    """When a look at both sides began and ended."""
+
+    source: tuple[Moment, Moment]
+    files: tuple[Moment, Moment]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Closer:
     """What a closer look came to. ``looked_at``: the buckets of all looks so far; ``hidden``: no
     row that nothing excuses was found, and there may be some in others."""
@@ -112,7 +125,7 @@ class _Closer:
     sentence: str
     source: RowTally
     files: RowTally
-    looked_at_s: tuple[float | None, float | None]
+    between: _Between
     looks: int
     told: Told
     whole: bool
@@ -157,20 +170,29 @@ class _Comparison:
         return RangeResult(verdict=verdict, sentence=sentence, source=source, files=files, looks=2)
 
     def _counted(self) -> tuple[Side, Side]:
-        at_s = self._looks.clocks()
+        begun = self._looks.source_moment()
         source = self._count_source(self._read, self._range)
-        if self._settled is None:
-            files = Side(rows=self._looks.count_files(), at_s=at_s[1])
-        else:
-            count = RowCount(self._settled)
-            for columns in self._file_rows((self._settled.column,)):
-                count.add(columns, len(columns[self._settled.column]))
-            files = Side(rows=count.rows, unsettled=count.unsettled, at_s=at_s[1])
+        ended = self._looks.source_moment()
+        files = self._count_files()
         beyond = self._beyond()
         moved = 0
         if beyond is not None and files.rows > source.rows:
             moved = self._count_source(*beyond, all_rows=True).rows
-        return replace(source, unsettled=source.unsettled + moved, at_s=at_s[0]), files
+            ended = self._looks.source_moment()
+        unsettled = source.unsettled + moved
+        return replace(source, unsettled=unsettled, begun=begun, ended=ended), files
+
+    def _count_files(self) -> Side:
+        begun = self._looks.files_moment()
+        if self._settled is None:
+            rows, unsettled = self._looks.count_files(), 0
+        else:
+            count = RowCount(self._settled)
+            for columns in self._file_rows((self._settled.column,)):
+                count.add(columns, len(columns[self._settled.column]))
+            rows, unsettled = count.rows, count.unsettled
+        ended = self._looks.files_moment()
+        return Side(rows=rows, unsettled=unsettled, begun=begun, ended=ended)
 
     def _count_source(
         self, read: ReadPlan, chunk_range: ChunkRange, *, all_rows: bool = False
@@ -205,17 +227,15 @@ class _Comparison:
         """Every row, by its hash; where buckets differ, once more and row by row."""
         names = tuple(one.name for one in self._read.columns)
         keys = key_columns(self._read.columns, self._range)
-        looked_at_s = self._looks.clocks()
         first, first_files = (RowTally(names, keys, self._settled) for _ in range(2))
-        self._read_source(names, first.add)
-        self._read_files(names, first_files.add)
+        between = self._read_both(names, first.add, first_files.add)
         differing = first.differing(first_files)
         if not differing.any():
             return RangeResult(
                 verdict=RangeVerdict.MATCH,
                 sentence=f"{first.rows:,} rows are the same on both sides",
-                source=_side(first, looked_at_s[0]),
-                files=_side(first_files, looked_at_s[1]),
+                source=_side(first, between.source),
+                files=_side(first_files, between.files),
                 key_columns=keys,
             )
         self._looks.pause(self._asked.confirm_after_s)
@@ -226,8 +246,8 @@ class _Comparison:
         return RangeResult(
             verdict=closer.verdict,
             sentence=closer.sentence,
-            source=_side(closer.source, closer.looked_at_s[0]),
-            files=_side(closer.files, closer.looked_at_s[1]),
+            source=_side(closer.source, closer.between.source),
+            files=_side(closer.files, closer.between.files),
             looks=closer.looks,
             missing=told.missing,
             extra=told.extra,
@@ -249,10 +269,8 @@ class _Comparison:
         names, keys = first.names, first.keys
         differing = first.differing(first_files)
         wanted = chosen(differing & ~passed, first, first_files)
-        looked_at_s = self._looks.clocks()
         source, files = (RowsKept(RowTally(names, keys, self._settled), wanted) for _ in range(2))
-        self._read_source(names, source.add)
-        self._read_files(names, files.add)
+        between = self._read_both(names, source.add, files.add)
         stable = ~first.differing(source.tally)
         still = source.tally.differing(files.tally) & differing
         whole, looked_at = source.whole and files.whole, passed | wanted
@@ -276,7 +294,7 @@ class _Comparison:
             sentence=sentence,
             source=source.tally,
             files=files.tally,
-            looked_at_s=looked_at_s,
+            between=between,
             looks=before.looks + 1 if before else 2,
             told=told,
             whole=whole,
@@ -291,6 +309,15 @@ class _Comparison:
         if proven and not source.unsettled and self._beyond() is None:
             return RangeVerdict.MISMATCH, said
         return RangeVerdict.UNKNOWN, f"{said}; they may have been written since the run began"
+
+    def _read_both(self, names: tuple[str, ...], source: _Take, files: _Take) -> _Between:
+        """Read the source, then the files; when."""
+        source_begun = self._looks.source_moment()
+        self._read_source(names, source)
+        source_ended, files_begun = self._looks.source_moment(), self._looks.files_moment()
+        self._read_files(names, files)
+        files_ended = self._looks.files_moment()
+        return _Between(source=(source_begun, source_ended), files=(files_begun, files_ended))
 
     def _read_source(self, names: tuple[str, ...], take: _Take) -> None:
         for batch in self._looks.source(self._read, self._range):
@@ -344,8 +371,15 @@ class _Take(Protocol):
     def __call__(self, columns: Mapping[str, pa.Array], /) -> object: ...
 
 
-def _side(tally: RowTally, at_s: float | None) -> Side:
-    return Side(rows=tally.rows, unsettled=tally.unsettled, at_s=at_s, digest=tally.digest)
+def _side(tally: RowTally, between: tuple[Moment, Moment]) -> Side:
+    begun, ended = between
+    return Side(
+        rows=tally.rows,
+        unsettled=tally.unsettled,
+        begun=begun,
+        ended=ended,
+        digest=tally.digest,
+    )
 
 
 def _judged(told: Told, *, still: bool, hidden: bool) -> tuple[RangeVerdict, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import stat
 from collections.abc import Callable
@@ -160,7 +161,14 @@ def test_every_strategy_matches_by_number_and_by_row(shop: Shop) -> None:
         }
         assert rows["orders"] == 200 and rows["selected"] == 180 and rows["fresh"] == 100
         assert len(reports["orders"]["partitions"]) == 4
-        assert all(each["source_read_at_s"] > 1e9 for each in reports["orders"]["partitions"])
+        for each in reports["orders"]["partitions"]:
+            assert 1e9 < each["source_read_at_s"] <= each["source_read_until_s"]
+            assert 1e9 < each["files_read_at_s"] <= each["files_read_until_s"]
+        # Where the server says how far it has come, so does the verdict.
+        moments = reports["orders"]["moments"]
+        assert moments["run_began_s"] < moments["source_begun_s"] <= moments["source_ended_s"]
+        if shop.engine == "postgres":
+            assert re.fullmatch(r"[0-9A-F]+/[0-9A-F]+", moments["source_begun_position"])
     assert {path: path.stat().st_mtime_ns for path in shop.desk.out.rglob("*")} == before
     (report,) = [p for p in shop.desk.folder.glob("reconcile-*.json") if "hash" in p.read_text()]
     assert stat.S_IMODE(report.stat().st_mode) == 0o600

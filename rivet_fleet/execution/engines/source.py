@@ -248,6 +248,10 @@ class EngineSource(Generic[S, B]):
         """The server's counters; see ``Source``."""
         return self._ask.read_counters(self._session)
 
+    def position(self) -> str:
+        """How far the server has come; see ``Source``."""
+        return self._abreast.position(planning=False)
+
     def identify(self) -> tuple[BasisFact, ...]:
         """Who the source is; see ``Source``."""
         return self._basis.of_source()

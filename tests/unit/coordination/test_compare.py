@@ -126,7 +126,7 @@ def test_a_comparison_ends_as_a_run_that_delivers_nothing(fleet) -> None:
         waits: list[float] = []
         claim, result = compared(fleet, rows, waits)
         assert result.verdict is verdict and waits == [5.0] * (result.looks - 1)
-        assert result.source.at_s is None and result.files.at_s > 0
+        assert result.source.begun.at_s is None and result.files.begun.at_s > 0
         assert deliver_result(fleet, claim, result, 0.1) is Published.COMPLETED
     assert finalize_run(fleet, RunId("c2-e0"))
     assert tend(fleet, COMPARING).status is CampaignStatus.COMPLETED

@@ -20,6 +20,7 @@ from rivet_fleet.contracts.plan import ExportPlan, FormatPlan
 from rivet_fleet.contracts.reconcile import (
     ComparedRange,
     Difference,
+    Moment,
     RangeResult,
     RangeVerdict,
     ReconcileDepth,
@@ -29,6 +30,7 @@ from rivet_fleet.contracts.reconcile import (
     confirmed_count,
     counted_columns,
     judged_count,
+    moments_plain,
 )
 from rivet_fleet.contracts.window import RowWindow, WindowBound
 from rivet_fleet.errors import DataIntegrityError
@@ -102,6 +104,7 @@ class Sides:
             writer.close()
         self.pauses: list[float] = []
         self.asked: list[tuple[str, ...]] = []
+        self.asked_when = 0
 
     def source(self, read: Any, chunk_range: ChunkRange) -> Iterator[pa.RecordBatch]:
         self.asked.append(read.only)
@@ -122,8 +125,13 @@ class Sides:
     def as_read(self, batch: pa.RecordBatch) -> list[pa.Array]:
         return self._format.as_read(batch)
 
-    def clocks(self) -> tuple[float | None, float | None]:
-        return 1.0 + len(self.pauses), 2.0
+    def source_moment(self) -> Moment:
+        self.asked_when += 1
+        return Moment(at_s=float(self.asked_when), position=f"0/{self.asked_when}")
+
+    def files_moment(self) -> Moment:
+        self.asked_when += 1
+        return Moment(at_s=100.0 + self.asked_when)
 
     def pause(self, seconds: float) -> None:
         self.pauses.append(seconds)
@@ -171,7 +179,11 @@ def test_equal_sides_match_at_one_look_whatever_the_order(tmp_path, form) -> Non
         assert (result.verdict, result.looks, sides.pauses) == (RangeVerdict.MATCH, 1, [])
         assert result.source is not None and result.files is not None
         assert result.source.rows == result.files.rows == 40
-        assert result.source.at_s == 1.0 and result.files.at_s == 2.0
+        # Each side lies between two moments of its own: the source's are asked of the source.
+        assert result.source.begun.at_s is not None and result.files.ended.at_s is not None
+        assert result.source.begun.at_s + 1 == result.source.ended.at_s < 100
+        assert result.source.ended.position > result.source.begun.position
+        assert 100 < result.files.begun.at_s == result.files.ended.at_s - 1
 
 
 CELLS = {
@@ -462,3 +474,25 @@ def test_counting_reads_the_key_or_the_narrowest_column() -> None:
 
 def test_every_difference_has_a_word() -> None:
     assert {one.value for one in Difference} == {"missing", "extra", "changed"}
+
+
+def test_a_run_says_between_which_moments_its_sides_were_read() -> None:
+    """The first look's beginning to the last one's end, and when the run itself began."""
+    sides = [
+        Side(rows=1, begun=Moment(at_s=a, position=f"0/{a:.0f}"), ended=Moment(at_s=b))
+        for a, b in ((5.0, 9.0), (3.0, 4.0))
+    ]
+    silent = result_of("match", Side(rows=1), Side(rows=1))
+    compared = compared_run(ranges(*(result_of("match", one, one) for one in sides), silent, None))
+    asked = ReconcilePlan(
+        of_run=RunId("o"),
+        campaign_name="shop",
+        depth=ReconcileDepth.HASH,
+        run_began_us=2_500_000,
+    )
+    found = moments_plain(compared, asked, "0/2")
+    assert (found["source_begun_s"], found["source_ended_s"]) == (3.0, 9.0)
+    assert (found["source_begun_position"], found["source_ended_position"]) == ("0/3", None)
+    assert (found["run_began_s"], found["run_position"]) == (2.5, "0/2")
+    unknown = moments_plain(compared_run(ranges(silent)), replace(asked, run_began_us=None), "")
+    assert set(unknown.values()) == {None}
