@@ -1,21 +1,27 @@
-"""One claim's try at a chunk: what its worker knows of it, how its reading waits, and the thread
-that delivers it while the next one is read (ADR 0035).
+"""One claim's try at a chunk: what its worker knows of it, how its reading waits, and the threads
+that deliver it while the next one is read (ADR 0035).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.keys import TaskId
 from rivet_fleet.contracts.killpoints import KillPoint, reach
+from rivet_fleet.contracts.manifest import StagedPart
 from rivet_fleet.contracts.plan import ExportPlan
 from rivet_fleet.contracts.state import Claim
-from rivet_fleet.coordination.commit import Published, deliver_chunk, deliver_result
+from rivet_fleet.coordination.commit import (
+    Published,
+    commit_chunk,
+    deliver_result,
+    publish_own,
+)
 from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.coordination.heartbeat import Heartbeat
 from rivet_fleet.coordination.protect import ChunkGuard, Retries
@@ -159,66 +165,116 @@ class Pacer:
         self.fleet.emit(self.attempt.event(self.fleet, name, message, **data))
 
 
+@dataclass(slots=True)
+class _Beside:
+    """A chunk on the other threads."""
+
+    attempt: Attempt
+    committed: Future[None] = field(default_factory=Future)
+    shown: Future[bool] | None = None
+    """Once it is committed."""
+
+    @property
+    def ended(self) -> bool:
+        return self.committed.done() and (self.shown is None or self.shown.done())
+
+
 class Delivery:
-    """Delivers one chunk at a time, with the threads that takes. How it ended is for the main
-    thread to judge: it alone holds the budget of retries, the session with the source and the
-    patience with a full destination."""
+    """Delivers with two threads of its own: while one part is published the next one is staged. How
+    a chunk ended is for the main thread to judge: it alone holds the budget of retries, the session
+    with the source and the patience with a full destination."""
 
     def __init__(self, fleet: Fleet, heartbeat: Heartbeat) -> None:
         self._fleet = fleet
         self._heartbeat = heartbeat
         self.encoder = EncoderThread()
         """Of all chunks, one after the other."""
-        self._thread: ThreadPoolExecutor | None = None
-        self._future: Future[bool] | None = None
-        self.attempt: Attempt | None = None
-        """What is being delivered on the other thread."""
+        self._threads: tuple[ThreadPoolExecutor, ...] = ()
+        self._beside: list[_Beside] = []
+        """In their order; of all but the last one the commit has ended."""
 
     def here(self, attempt: Attempt) -> bool:
         """Deliver a chunk that was read, on this thread. False: its parts were lost on the way, and
         it is read again. Raises what ``deliver_chunk`` does, what encoding did, and LeaseLost."""
-        fleet, claim, plan, chunk = self._fleet, attempt.claim, attempt.plan, attempt.chunk
-        self._heartbeat.progressed(claim)
         if attempt.compared is not None:
-            deliver_result(fleet, claim, attempt.compared, attempt.busy_s())
+            self._heartbeat.progressed(attempt.claim)
+            deliver_result(self._fleet, attempt.claim, attempt.compared, attempt.busy_s())
             return True
+        return self._publish(attempt, self._commit(attempt))
+
+    def begin(self, attempt: Attempt) -> None:
+        """As ``here``, on the other threads, where no commit is under way. ``take`` follows."""
+        assert all(one.committed.done() for one in self._beside), "one at a time"
+        if not self._threads:
+            # One each: what is staged and not committed has a lease, what is committed has none.
+            names = ("delivery", "publishing")
+            self._threads = tuple(ThreadPoolExecutor(1, thread_name_prefix=n) for n in names)
+        former = self._beside[-1].shown if self._beside else None
+        one = _Beside(attempt)
+        one.committed = self._threads[0].submit(self._aside, one, former)
+        self._beside.append(one)
+        reach(KillPoint.CHUNK_HANDED_OVER)
+
+    def holds(self, attempt: Attempt) -> bool:
+        """Whether it is being delivered on the other threads, or was and nobody took it."""
+        return any(one.attempt is attempt for one in self._beside)
+
+    @property
+    def ended(self) -> Attempt | None:
+        """One to ``take`` at once."""
+        return next((one.attempt for one in self._beside if one.ended), None)
+
+    def take(self, attempt: Attempt) -> bool:
+        """How it ended, once it has. Raises as ``here`` does."""
+        (taken,) = (one for one in self._beside if one.attempt is attempt)
+        self._beside.remove(taken)
+        taken.committed.result()
+        assert taken.shown is not None, "it is committed"
+        return taken.shown.result()
+
+    def wait_turn(self, waiting: Attempt) -> None:
+        """Until ``waiting`` may ``begin``: it is no attempt that hangs meanwhile."""
+        for one in self._beside:
+            self._until(one.committed, waiting)
+
+    def wait(self, waiting: Attempt | None = None) -> None:
+        """Until all has ended."""
+        for one in self._beside:
+            self._until(one.committed, waiting)
+            if one.shown is not None:
+                self._until(one.shown, waiting)
+
+    def close(self) -> None:
+        """End the threads, when they have ended what they do."""
+        threads, self._threads = self._threads, ()
+        for thread in threads:
+            thread.shutdown()
+        self.encoder.close()
+
+    def _aside(self, one: _Beside, former: Future[bool] | None) -> None:
+        staged = self._commit(one.attempt)
+        if former is not None:
+            # Else a store that shows slowly would have more and more to show.
+            self._until(former, one.attempt)
+        one.shown = self._threads[1].submit(self._publish, one.attempt, staged)
+
+    def _commit(self, attempt: Attempt) -> Sequence[StagedPart]:
+        fleet, claim, plan, chunk = self._fleet, attempt.claim, attempt.plan, attempt.chunk
         assert plan is not None and chunk is not None, "it was read"
+        self._heartbeat.progressed(claim)
         result = chunk.finish()
         # A courtesy, the commit decides (F2): a lost lease found here spares an upload that nobody
         # would publish.
         self._heartbeat.check(claim)
-        return deliver_chunk(fleet, claim, plan, result) is not Published.REOPENED
+        return commit_chunk(fleet, claim, plan, result)
 
-    def begin(self, attempt: Attempt) -> None:
-        """As ``here``, on the other thread; nothing is being delivered there. ``take`` follows."""
-        assert self.attempt is None, "one at a time"
-        if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, thread_name_prefix="delivery")
-        self.attempt = attempt
-        self._future = self._thread.submit(self.here, attempt)
-        reach(KillPoint.CHUNK_HANDED_OVER)
+    def _publish(self, attempt: Attempt, staged: Sequence[StagedPart]) -> bool:
+        # No lease of it is renewed any more, but it may hang still.
+        self._heartbeat.progressed(attempt.claim)
+        return publish_own(self._fleet, attempt.claim, staged) is not Published.REOPENED
 
-    @property
-    def ended(self) -> bool:
-        """Whether there is something to ``take`` at once."""
-        return self._future is not None and self._future.done()
-
-    def take(self) -> bool:
-        """How it ended, once it has. Raises as ``here`` does."""
-        future, self._future, self.attempt = self._future, None, None
-        assert future is not None, "something is being delivered"
-        return future.result()
-
-    def wait(self, waiting: Attempt | None = None) -> None:
-        """Until it has ended. ``waiting`` is no attempt that hangs meanwhile."""
-        while self._future is not None and not self._future.done():
+    def _until(self, future: Future[Any], waiting: Attempt | None) -> None:
+        while not future.done():
             if waiting is not None:
                 self._heartbeat.progressed(waiting.claim)
-            wait([self._future], timeout=_WAIT_S)
-
-    def close(self) -> None:
-        """End the threads, when they have ended what they do."""
-        thread, self._thread = self._thread, None
-        if thread is not None:
-            thread.shutdown()
-        self.encoder.close()
+            wait([future], timeout=_WAIT_S)

@@ -179,9 +179,15 @@ def remove_late(fleet: Fleet, run: RunView, fences: Mapping[int, int]) -> int:
 
 
 def deliver_chunk(fleet: Fleet, claim: Claim, plan: ExportPlan, result: ExtractResult) -> Published:
-    """Stage, commit, publish, complete. Raises LeaseLost before anything became visible, and
-    DestinationError or StateError; a committed chunk is never failed any more: whoever comes
-    next rolls it forward."""
+    """Stage, commit, publish, complete. Raises as the two halves do."""
+    return publish_own(fleet, claim, commit_chunk(fleet, claim, plan, result))
+
+
+def commit_chunk(
+    fleet: Fleet, claim: Claim, plan: ExportPlan, result: ExtractResult
+) -> Sequence[StagedPart]:
+    """Stage and commit; ``publish_own`` follows, or whoever comes next. Raises LeaseLost before
+    anything became visible, and DestinationError or StateError."""
     destination = fleet.destination(claim.run_id)
     staged: list[StagedPart] = []
     told: list[Told] = []
@@ -213,7 +219,8 @@ def deliver_chunk(fleet: Fleet, claim: Claim, plan: ExportPlan, result: ExtractR
         _discard(destination, staged)
         error.needed_bytes = needed_bytes
         raise
-    return _publish(fleet, claim, staged)
+    reach(KillPoint.CHUNK_COMMITTED)
+    return staged
 
 
 def deliver_result(
@@ -247,12 +254,13 @@ def deliver_result(
             told=[told],
         ),
     )
-    return _publish(fleet, claim, [])
-
-
-def _publish(fleet: Fleet, claim: Claim, staged: Sequence[StagedPart]) -> Published:
-    """Behind the commit that has just succeeded."""
     reach(KillPoint.CHUNK_COMMITTED)
+    return publish_own(fleet, claim, [])
+
+
+def publish_own(fleet: Fleet, claim: Claim, staged: Sequence[StagedPart]) -> Published:
+    """Publish and complete what this process has just committed. Raises DestinationError and
+    StateError; a committed chunk is never failed any more: whoever comes next rolls it forward."""
     return publish_chunk(
         fleet,
         task_id=claim.task_id,

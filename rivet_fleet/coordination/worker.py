@@ -7,6 +7,7 @@ import os
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -98,7 +99,7 @@ class Worker:
         self._plans: tuple[ExportPlan, ...] = ()
         self._delivery = Delivery(fleet, heartbeat)
         self._hands: list[Attempt] = []
-        """Chunks of ours: one is read, one may be delivered meanwhile (ADR 0035)."""
+        """Chunks of ours: one is read, one may be staged and one published meanwhile (ADR 0035)."""
         self._read: Attempt | None = None
         """Read to its end, and not being delivered yet."""
         self._blamed: Attempt | None = None
@@ -278,8 +279,9 @@ class Worker:
             attempt.guard = None
             self._tell_changes(attempt)
             self._heartbeat.check(attempt.claim)
-            # One is delivered at a time, so this one waits for its turn.
-            self._await_delivery(attempt)
+            # One is staged at a time, so this one waits for its turn.
+            self._delivery.wait_turn(attempt)
+            self._look_after_delivery()
             self._read = attempt
         except (RivetFleetError, ImportError) as error:
             self._judge(attempt, error)
@@ -290,16 +292,16 @@ class Worker:
         self._look_after_delivery()
 
     def _look_after_delivery(self) -> None:
-        """Judge the delivery beside, once it has ended. Raises what ends this process."""
-        if self._delivery.ended and self._delivery.attempt is not None:
-            self._deliver(self._delivery.attempt, self._delivery.take)
+        """Judge what was delivered beside and has ended. Raises what ends this process."""
+        while (ended := self._delivery.ended) is not None:
+            self._deliver(ended, partial(self._delivery.take, ended))
 
     def _deliver_rest(self) -> None:
         """What is in hand, to its end."""
         self._await_delivery()
         read, self._read = self._read, None
         if read is not None:
-            self._deliver(read, lambda: self._delivery.here(read))
+            self._deliver(read, partial(self._delivery.here, read))
 
     def _deliver(self, attempt: Attempt, deliver: Callable[[], bool]) -> None:
         """One chunk that was read. However its delivery ends, it is somebody's again."""
@@ -354,7 +356,7 @@ class Worker:
     def _let_go(self) -> None:
         """This process ends: what is being delivered is delivered, the rest goes back."""
         for attempt in tuple(self._hands):
-            if attempt is self._delivery.attempt:
+            if self._delivery.holds(attempt):
                 # What ends this process is known already.
                 with contextlib.suppress(RivetFleetError):
                     self._await_delivery()

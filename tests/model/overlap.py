@@ -1,5 +1,5 @@
-"""Workers with two slots each, explored state by state (ADR 0035): one chunk is read while the one
-before it is delivered.
+"""Workers with three slots each, explored state by state (ADR 0035): one chunk is read while the
+one before it is staged and committed, and the one before that is published.
 
 All chunks are of one source group. Whatever a process does takes as long as it likes; leases run
 out, processes die, chunks fail and are given back, a few times in all. One chunk may kill whoever
@@ -63,21 +63,21 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What a worker believes to own. ``whole``: read to its end; ``committed``: by it."""
+    """What a worker believes to own. ``whole``: read to its end."""
 
     chunk: int
     fence: int
     attempt: int
     whole: bool = False
-    committed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """Its two slots."""
+    """Its slots. What it publishes is committed: it owns that no more."""
 
     reading: Held | None = None
     delivering: Held | None = None
+    showing: Held | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +221,7 @@ def _read(
     if held is None or held.whole:
         return
     shares = held.attempt == 1 or broken is Broken.SHARES_ALWAYS
-    if worker.delivering is not None and not shares:
+    if (worker.delivering or worker.showing) and not shares:
         return  # it waits until it is alone
     if held.chunk == world.poison:
         yield state.with_worker(index, Worker())
@@ -230,17 +230,24 @@ def _read(
 
 
 def _delivered(state: State, index: int, worker: Worker, broken: Broken) -> Iterator[State]:
+    if (late := worker.showing) is not None:
+        shown = state.with_worker(index, replace(worker, showing=None))
+        yield _shown(shown, late.chunk, late.fence)
     held = worker.delivering
     if held is None:
         return
     free = state.with_worker(index, replace(worker, delivering=None))
     row = state.chunks[held.chunk]
-    if held.committed:
-        yield _shown(free, held.chunk, held.fence)
-    elif state.owns(held):
-        done = free.with_chunk(held.chunk, replace(row, status=Status.COMMITTED))
-        goes_on = replace(worker, delivering=replace(held, committed=True))
-        yield done.with_worker(index, goes_on)
+    if state.owns(held):
+        done = state.with_chunk(held.chunk, replace(row, status=Status.COMMITTED))
+        if late is None:
+            goes_on = replace(worker, delivering=None, showing=held)
+            yield done.with_worker(index, goes_on)
+        else:
+            yield done  # it waits in its slot, and finds on its next turn that it has committed
+    elif row.status is Status.COMMITTED and row.fence == held.fence:
+        if late is None:
+            yield state.with_worker(index, replace(worker, delivering=None, showing=held))
     elif broken is Broken.COMMITS_UNFENCED and row.status is Status.RUNNING:
         yield free.with_chunk(
             held.chunk,
@@ -260,9 +267,9 @@ def _shown(state: State, index: int, fence: int) -> State:
 
 
 def _troubled(state: State, index: int, worker: Worker) -> Iterator[State]:
-    """It dies with both; either is given back or fails; either's lease runs out."""
+    """It dies with all; either is given back or fails; either's lease runs out."""
     state = replace(state, troubles=state.troubles + 1)
-    if worker.reading or worker.delivering:
+    if worker.reading or worker.delivering or worker.showing:
         yield state.with_worker(index, Worker())
     for slot, held in (("reading", worker.reading), ("delivering", worker.delivering)):
         if held is not None and state.owns(held):

@@ -1,4 +1,4 @@
-"""Every interleaving of a small fleet: over a store that is late (F10, ADR 0026), and with two
+"""Every interleaving of a small fleet: over a store that is late (F10, ADR 0026), and with three
 slots for each worker (ADR 0035)."""
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ POISONED = overlap.World(workers=1, budget=9, troubles=0, attempts_max=2, poison
     ],
     ids=str,
 )
-def test_two_slots_keep_the_protocol_and_the_budget(world: overlap.World) -> None:
+def test_the_slots_keep_the_protocol_and_the_budget(world: overlap.World) -> None:
     wrong, states = overlap.explore(world)
     assert wrong is None
     assert states > 100, "the model has lost its processes"
@@ -64,7 +64,7 @@ def test_two_slots_keep_the_protocol_and_the_budget(world: overlap.World) -> Non
     ],
     ids=str,
 )
-def test_each_rule_of_the_two_slots_is_needed(
+def test_each_rule_of_the_slots_is_needed(
     world: overlap.World, broken: overlap.Broken, wrong: str
 ) -> None:
     assert overlap.explore(world, broken)[0] == wrong

@@ -28,6 +28,7 @@ from rivet_fleet.errors import (
     DestinationRefused,
     DestinationUnavailable,
     ExitCode,
+    SchemaDrift,
     SourceBusy,
     StateTampered,
     StateUnavailable,
@@ -87,7 +88,14 @@ class Here:
             self.staged.append(chunk)
             return real(local, path, digest)
 
-        destination.stage = stage  # type: ignore[method-assign]
+        self.before_publish: Callable[[int], None] = lambda chunk: None
+        show = destination.publish
+
+        def publish(receipt, path, digest):
+            self.before_publish(int(path.rpartition("-c")[2][:6]))
+            return show(receipt, path, digest)
+
+        destination.stage, destination.publish = stage, publish  # type: ignore[method-assign]
         self.spool = tmp_path / "spool"
         self.spool.mkdir()
         self.beat = Heartbeat(
@@ -157,7 +165,7 @@ class Here:
     def left(self) -> list[str]:
         """What must be nowhere when a worker has ended."""
         threads = [t.name for t in threading.enumerate()]
-        started = [n for n in threads if n.startswith(("delivery", "encoder"))]
+        started = [n for n in threads if n.startswith(("delivery", "publishing", "encoder"))]
         return [*started, *(p.name for p in self.spool.iterdir()), *map(str, self.worker._hands)]
 
 
@@ -207,14 +215,14 @@ def test_the_next_chunk_is_read_while_the_last_one_is_delivered(tmp_path: Path) 
 def test_a_third_chunk_waits_for_the_first(tmp_path: Path) -> None:
     """However slow a delivery is: one is read, one is delivered."""
     here = Here(tmp_path)
-    waits, real = threading.Event(), here.worker._delivery.wait
+    waits, real = threading.Event(), here.worker._delivery.wait_turn
 
-    def wait(waiting: Attempt | None = None) -> None:
-        if waiting is not None and waiting.claim.chunk_index == 1:
+    def wait(waiting: Attempt) -> None:
+        if waiting.claim.chunk_index == 1:
             waits.set()
         real(waiting)
 
-    here.worker._delivery.wait = wait  # type: ignore[method-assign]
+    here.worker._delivery.wait_turn = wait  # type: ignore[method-assign]
     here.before_stage = lambda chunk: look(chunk)
     seen = []
 
@@ -229,6 +237,117 @@ def test_a_third_chunk_waits_for_the_first(tmp_path: Path) -> None:
     assert here.worker.run() is ExitCode.OK
     assert seen == [([0, 1], 0, TaskStatus.RUNNING)]
     assert here.standing() == [DONE] * 3
+
+
+def test_the_next_part_is_staged_while_the_last_one_is_published(tmp_path: Path) -> None:
+    """One is published, one is staged or waits with its commit, one is read: never a fourth."""
+    here = Here(tmp_path, chunks=4)
+    waits, real = threading.Event(), here.worker._delivery.wait_turn
+    seen = []
+
+    def wait(waiting: Attempt) -> None:
+        if waiting.claim.chunk_index == 2:
+            waits.set()
+        real(waiting)
+
+    def look(chunk: int) -> None:
+        if chunk == 0:
+            assert waits.wait(PATIENCE_S), "nothing is staged beside what is published"
+            until(lambda: here.task(1).status is TaskStatus.COMMITTED, what="the next commit")
+            waiting = here.beat._leases[here.task(1).task_id, 1]
+            waiting.progress_at_s = 0.0
+            until(lambda: waiting.progress_at_s > 0.0, what="one that waits does not hang")
+            seen.append((list(here.read), list(here.staged), here.standing()))
+        else:
+            seen.append(here.task(chunk - 1).status)
+
+    here.worker._delivery.wait_turn = wait  # type: ignore[method-assign]
+    here.before_publish = look
+    assert here.worker.run() is ExitCode.OK
+    committed, running = (TaskStatus.COMMITTED, 1, 1), (TaskStatus.RUNNING, 1, 1)
+    first = ([0, 1, 2], [0, 1], [committed, committed, running, UNTOUCHED])
+    assert seen == [first, *[TaskStatus.COMPLETED] * 3], "in their order"
+    assert here.standing() == [DONE] * 4
+    assert here.left() == []
+
+
+@pytest.mark.parametrize(
+    ("error", "ends", "third"),
+    [
+        (DestinationUnavailable("gone"), ExitCode.STOPPED, DONE),
+        (DestinationRefused("read-only"), WorkerUnfit, BACK),
+        (RuntimeError("a bug"), ExitCode.RETRYABLE, BACK),
+    ],
+)
+def test_what_cannot_be_published_rests_committed(
+    tmp_path: Path, error: Exception, ends: object, third: object
+) -> None:
+    here = Here(tmp_path)
+    fails = Once(0, error)
+    here.fleet.stop._grace_s = PATIENCE_S
+
+    def before_publish(chunk: int) -> None:
+        if chunk == 0:
+            until(lambda: 1 in here.staged and 2 in here.read, what="both others")
+        fails(chunk)
+
+    def before_page(chunk: int, page: int) -> None:
+        if (chunk, page) == (2, 1):
+            until(lambda: here.worker._delivery.ended is not None, what="the end of the first")
+        if (chunk, page) == (2, 2):
+            here.fleet.stop.request()
+
+    here.before_publish, here.before_page = before_publish, before_page
+    if isinstance(ends, ExitCode):
+        assert here.worker.run() is ends
+    else:
+        with pytest.raises(WorkerUnfit):
+            here.worker.run()
+    assert here.told(EventName.LEASE_LOST) == [0], "nobody spends an attempt of it"
+    assert here.standing() == [(TaskStatus.COMMITTED, 1, 1), DONE, third]
+    assert here.left() == []
+
+
+def test_a_chunk_that_fails_is_followed_by_none_before_all_is_delivered(tmp_path: Path) -> None:
+    here = Here(tmp_path, chunks=4)
+    failed, later, beside, hands = threading.Event(), threading.Event(), [], []
+
+    def before_publish(chunk: int) -> None:
+        if chunk == 0:
+            assert failed.wait(PATIENCE_S)
+        if chunk == 1:
+            beside.append(later.wait(ABSENCE_S))
+
+    def before_page(chunk: int, page: int) -> None:
+        if chunk == 2:
+            failed.set()
+            raise SchemaDrift("a column is gone")
+        if chunk == 3:
+            later.set()
+            hands.append(len(here.worker._hands))
+
+    here.before_publish, here.before_page = before_publish, before_page
+    assert here.worker.run() is ExitCode.SCHEMA_DRIFT
+    assert (beside, set(hands)) == ([False], {1})
+    assert here.standing() == [DONE, DONE, (TaskStatus.FAILED, 3, 1), DONE]
+    assert here.left() == []
+
+
+def test_parts_that_are_lost_before_they_are_shown_are_read_again(tmp_path: Path) -> None:
+    here = Here(tmp_path)
+    lost = here.fleet.destination(here.run_id).publish
+
+    def publish(receipt, path, digest):
+        if path.endswith("-c000000-p000-f1.parquet"):
+            until(lambda: 1 in here.staged, what="the next one")
+            here.real.discard(receipt, path)
+        return lost(receipt, path, digest)
+
+    here.real.publish = publish  # type: ignore[method-assign]
+    assert here.worker.run() is ExitCode.OK
+    assert here.read.count(0) == 2
+    assert here.standing() == [(TaskStatus.COMPLETED, 1, 3), DONE, DONE]
+    assert here.left() == []
 
 
 def test_a_lease_that_is_lost_in_delivery_costs_the_other_nothing(tmp_path: Path) -> None:
@@ -476,6 +595,8 @@ def test_a_worker_that_is_too_large_starts_anew_with_empty_hands(tmp_path: Path)
         (KillPoint.CHUNK_CLAIMED, 2, [BACK, (TaskStatus.FAILED, 1, 1), UNTOUCHED]),
         (KillPoint.CHUNK_READ, 1, [(TaskStatus.FAILED, 1, 1), UNTOUCHED, UNTOUCHED]),
         (KillPoint.CHUNK_HANDED_OVER, 1, [DONE, (TaskStatus.FAILED, 1, 1), UNTOUCHED]),
+        (KillPoint.CHUNK_COMMITTED, 1, [(TaskStatus.COMMITTED, 1, 1)]),
+        (KillPoint.PART_PUBLISHED, 1, [(TaskStatus.COMMITTED, 1, 1)]),
         (KillPoint.PART_SPOOLED, 3, [DONE, DONE, (TaskStatus.FAILED, 1, 1)]),
     ],
 )
@@ -485,7 +606,9 @@ def test_an_error_at_each_point_of_the_overlap(
     here = Here(tmp_path)
     killpoints.arm((Arming(point=point, action=KillAction.ERROR, nth=nth),))
     assert here.worker.run() is ExitCode.RETRYABLE
-    assert here.standing() == standing
+    # How far the others are by then, nobody can say.
+    assert here.standing()[: len(standing)] == standing
+    assert set(here.standing()) <= {*standing, BACK, UNTOUCHED, DONE}
     assert here.left() == []
 
 
