@@ -49,7 +49,8 @@ class StagedInfo:
 
 
 class Destination(Protocol):
-    """One dataset prefix at one destination. Used from one thread."""
+    """One dataset prefix at one destination. Used from one thread; ``publish`` of what is staged from
+    a second one, too, while that stages."""
 
     @property
     def uri(self) -> str:

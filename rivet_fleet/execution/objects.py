@@ -106,8 +106,8 @@ class ObjectUpload(Protocol):
 
 
 class ObjectStore(Protocol):
-    """One bucket. Keys are whole keys. Used from one thread; nothing is opened before the first
-    verb.
+    """One bucket. Keys are whole keys. Used from one thread, or from two of which one begins and
+    sends and the other commits, looks and drops; nothing is opened before the first verb.
 
     Every verb raises DestinationUnavailable where it may work later and DestinationRefused where it
     will not, made by ``storeclient.store_error`` and naming the permission that is missing as its
