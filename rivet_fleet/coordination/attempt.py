@@ -19,6 +19,7 @@ from rivet_fleet.contracts.state import Claim
 from rivet_fleet.coordination.commit import (
     Published,
     commit_chunk,
+    deliver_chunk,
     deliver_result,
     publish_own,
 )
@@ -27,7 +28,7 @@ from rivet_fleet.coordination.heartbeat import Heartbeat
 from rivet_fleet.coordination.protect import ChunkGuard, Retries
 from rivet_fleet.errors import RivetFleetError, StopRequested
 from rivet_fleet.execution.encoder import EncoderThread
-from rivet_fleet.execution.extract import ReadChunk
+from rivet_fleet.execution.extract import ExtractResult, ReadChunk
 from rivet_fleet.execution.servo import Allowance
 
 if TYPE_CHECKING:
@@ -196,11 +197,12 @@ class Delivery:
     def here(self, attempt: Attempt) -> bool:
         """Deliver a chunk that was read, on this thread. False: its parts were lost on the way, and
         it is read again. Raises what ``deliver_chunk`` does, what encoding did, and LeaseLost."""
+        fleet, claim = self._fleet, attempt.claim
         if attempt.compared is not None:
-            self._heartbeat.progressed(attempt.claim)
-            deliver_result(self._fleet, attempt.claim, attempt.compared, attempt.busy_s())
+            self._heartbeat.progressed(claim)
+            deliver_result(fleet, claim, attempt.compared, attempt.busy_s())
             return True
-        return self._publish(attempt, self._commit(attempt))
+        return deliver_chunk(fleet, claim, *self._encoded(attempt)) is not Published.REOPENED
 
     def begin(self, attempt: Attempt) -> None:
         """As ``here``, on the other threads, where no commit is under way. ``take`` follows."""
@@ -252,21 +254,20 @@ class Delivery:
         self.encoder.close()
 
     def _aside(self, one: _Beside, former: Future[bool] | None) -> None:
-        staged = self._commit(one.attempt)
+        staged = commit_chunk(self._fleet, one.attempt.claim, *self._encoded(one.attempt))
         if former is not None:
             # Else a store that shows slowly would have more and more to show.
             self._until(former, one.attempt)
         one.shown = self._threads[1].submit(self._publish, one.attempt, staged)
 
-    def _commit(self, attempt: Attempt) -> Sequence[StagedPart]:
-        fleet, claim, plan, chunk = self._fleet, attempt.claim, attempt.plan, attempt.chunk
-        assert plan is not None and chunk is not None, "it was read"
-        self._heartbeat.progressed(claim)
-        result = chunk.finish()
+    def _encoded(self, attempt: Attempt) -> tuple[ExportPlan, ExtractResult]:
+        assert attempt.plan is not None and attempt.chunk is not None, "it was read"
+        self._heartbeat.progressed(attempt.claim)
+        result = attempt.chunk.finish()
         # A courtesy, the commit decides (F2): a lost lease found here spares an upload that nobody
         # would publish.
-        self._heartbeat.check(claim)
-        return commit_chunk(fleet, claim, plan, result)
+        self._heartbeat.check(attempt.claim)
+        return attempt.plan, result
 
     def _publish(self, attempt: Attempt, staged: Sequence[StagedPart]) -> bool:
         # No lease of it is renewed any more, but it may hang still.
