@@ -49,8 +49,8 @@ class StagedInfo:
 
 
 class Destination(Protocol):
-    """One dataset prefix at one destination. Used from one thread; ``publish`` of what is staged from
-    a second one, too, while that stages."""
+    """One dataset prefix at one destination. Used from one thread, and while that stages from a
+    second one, which publishes what is staged."""
 
     @property
     def uri(self) -> str:
