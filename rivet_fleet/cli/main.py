@@ -34,6 +34,7 @@ _COMMANDS = {
     "status": "rivet_fleet.cli.inspect:status",
     "validate": "rivet_fleet.cli.inspect:validate",
     "reconcile": "rivet_fleet.cli.reconcile:reconcile",
+    "repair": "rivet_fleet.cli.repair:repair",
     "files": "rivet_fleet.cli.inspect:files",
     "journal": "rivet_fleet.cli.metrics:journal",
     "metrics": "rivet_fleet.cli.metrics:metrics",
@@ -52,7 +53,7 @@ _COMMANDS = {
 _NEEDS_NOTHING = "rivet_fleet.cli.misc"
 """The module whose commands import what they need themselves."""
 _STEPS_MAX = 20
-_STARTS_WORKERS = ("run", "coordinator", "resume", "apply", "reconcile")
+_STARTS_WORKERS = ("run", "coordinator", "resume", "apply", "reconcile", "repair")
 
 
 def _leaves(command: click.Command) -> list[click.Command]:

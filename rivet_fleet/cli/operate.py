@@ -23,6 +23,7 @@ from rivet_fleet.cli.say import confirm, say
 from rivet_fleet.contracts.codec import dumps
 from rivet_fleet.coordination import operate
 from rivet_fleet.coordination.fleet import find_campaign
+from rivet_fleet.coordination.replaced import REPLACED_AFTER_S
 from rivet_fleet.errors import ExitCode, UsageError
 
 
@@ -152,6 +153,13 @@ def cancel(
     show_default=True,
     help="Younger staged bytes may belong to somebody who has not committed yet.",
 )
+@click.option(
+    "--replaced-after-s",
+    type=click.FloatRange(0),
+    default=REPLACED_AFTER_S,
+    show_default=True,
+    help="Parts that a repair replaced stay for so long, for who reads them yet.",
+)
 @json_option
 def gc(
     config: Path,
@@ -159,20 +167,25 @@ def gc(
     campaign_id: str | None,
     state_url: str | None,
     min_age_s: float,
+    replaced_after_s: float,
     as_json: bool,
 ) -> int:
-    """Remove staged bytes that no ledger row needs, and parts of given-up attempts that a store
-    showed after their run had ended. Touches no other visible file.
+    """Remove staged bytes that no ledger row needs, parts of given-up attempts that a store
+    showed after their run had ended, and parts that a repair replaced. Touches no other visible
+    file.
     """
     invocation = start(config, params, state_url, quiet=True)
     with fleet_of(invocation, "gc") as fleet:
         view = find_campaign(fleet, invocation.loaded, wanted_campaign(invocation, campaign_id))
-        swept = operate.collect_garbage(fleet, view.campaign_id, min_age_s=min_age_s)
+        swept = operate.collect_garbage(
+            fleet, view.campaign_id, min_age_s=min_age_s, replaced_after_s=replaced_after_s
+        )
     say(
         dumps(swept)
         if as_json
         else f"removed {swept.staged_files} staged files ({swept.staged_bytes} bytes), "
-        f"{swept.late_parts} late parts and {swept.spool_folders} spool folders",
+        f"{swept.late_parts} late and {swept.replaced_parts} replaced parts, and "
+        f"{swept.spool_folders} spool folders",
         as_json=as_json,
     )
     return 0

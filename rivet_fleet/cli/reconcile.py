@@ -24,6 +24,7 @@ from rivet_fleet.cli.invocation import (
 )
 from rivet_fleet.cli.options import exports_option, json_option
 from rivet_fleet.cli.say import is_quiet, say, say_line
+from rivet_fleet.cli.verdict import End
 from rivet_fleet.cli.work import Going, prepare_workers, work_on, workers_option
 from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.contracts.reconcile import (
@@ -128,15 +129,22 @@ def reconcile(
     invocation = start(config, params, state_url, shows_progress=True)
     prepare_workers(invocation)
     with fleet_of(invocation, "coordinator", migrate=True) as fleet:
-        if run_id is None:
-            runs, left_out = comparisons.newest_runs(fleet, invocation.loaded, exports)
-            if left_out:
-                line = f"not compared, nothing of them is delivered: {', '.join(left_out)}"
-                say(known_redactor()(line), err=True)
-        else:
-            runs = comparisons.one_run(fleet, invocation.loaded, run_id)
+        runs = chosen_runs(invocation, fleet, exports, run_id)
         failure, _ = compare(invocation, fleet, runs, settings)
     return int(ExitCode.OK) if failure is None else failure.exit_code
+
+
+def chosen_runs(
+    invocation: Invocation, fleet: Fleet, exports: Sequence[str], run_id: str | None
+) -> list[RunView]:
+    """The run that is named, else the newest of each export; those that have none are told."""
+    if run_id is not None:
+        return comparisons.one_run(fleet, invocation.loaded, run_id)
+    runs, left_out = comparisons.newest_runs(fleet, invocation.loaded, exports)
+    if left_out:
+        line = f"not compared, nothing of them is delivered: {', '.join(left_out)}"
+        say(known_redactor()(line), err=True)
+    return runs
 
 
 def compare(
@@ -144,6 +152,32 @@ def compare(
 ) -> tuple[Failure | None, ExitCode]:
     """Compare delivered runs with their source, write the report and tell it. How it failed, told
     already, None for a match; and how the comparing itself ended, whatever it found."""
+    looked = look(invocation, fleet, runs, settings)
+    tell(looked, as_json=settings.as_json)
+    return looked.failure, looked.end.exit_code
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Looked:
+    """A comparison that has come to its end. ``failure``: None for a match."""
+
+    campaign_id: CampaignId
+    found: list[comparisons.Compared]
+    end: End
+    path: Path
+    failure: Failure | None
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The report, for the file and for ``--json``: redacted as what the terminal shows."""
+        exports = redact_plain([one.report for one in self.found], known_redactor())
+        return {"campaign_id": self.campaign_id, "exports": exports}
+
+
+def look(
+    invocation: Invocation, fleet: Fleet, runs: Sequence[RunView], settings: Settings
+) -> Looked:
+    """Compare delivered runs with their source, and write the report."""
     ask = partial(_asked, invocation.loaded, settings)
     begun = comparisons.begin(fleet, invocation.loaded, runs, ask)
     if not (begun.created or is_quiet()):
@@ -152,31 +186,38 @@ def compare(
     named, end = work_on(invocation, fleet, begun.campaign_id, going)
     found = comparisons.found(named, begun.campaign_id)
     path = settings.report or Path(f"reconcile-{begun.campaign_id}.json")
-    body = _body(begun.campaign_id, found)
+    looked = Looked(
+        campaign_id=begun.campaign_id,
+        found=found,
+        end=end,
+        path=path,
+        failure=_failure(found, end.exit_code, path),
+    )
     try:
-        write_plan(path, json.dumps(body, indent=2, ensure_ascii=False) + "\n", what="report")
+        write_plan(
+            path, json.dumps(looked.body, indent=2, ensure_ascii=False) + "\n", what="report"
+        )
     except UsageError as error:
         if settings.report is not None:
             raise
         say(f"warning: {known_redactor()(error.message)}", err=True)
-    failure = _failure(found, end.exit_code, path)
-    if settings.as_json:
-        say_ended(json.dumps({**body, "report": str(path)}, ensure_ascii=False), failure)
-        return failure, end.exit_code
-    for one in found:
+    return looked
+
+
+def tell(looked: Looked, *, as_json: bool) -> None:
+    """Say what a comparison found, and how it ended."""
+    failure, end = looked.failure, looked.end
+    if as_json:
+        document = {**looked.body, "report": str(looked.path)}
+        say_ended(json.dumps(document, ensure_ascii=False), failure)
+        return
+    for one in looked.found:
         _tell(one)
-    say(f"report: {path}", err=True)
+    say(f"report: {looked.path}", err=True)
     if end.worker_failure and end.exit_code is not ExitCode.OK:
         say(f"last words of a worker that ended:\n{end.worker_failure}", err=True)
     if failure is not None:
         say(f"{failure.message}\n  hint: {failure.hint}", err=True)
-    return failure, end.exit_code
-
-
-def _body(campaign_id: CampaignId, found: Sequence[comparisons.Compared]) -> dict[str, Any]:
-    """The report, for the file and for ``--json``: redacted as what the terminal shows."""
-    exports = redact_plain([one.report for one in found], known_redactor())
-    return {"campaign_id": campaign_id, "exports": exports}
 
 
 def compare_delivered(

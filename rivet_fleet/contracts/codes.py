@@ -424,6 +424,16 @@ _ALL = [
             cursor, type, mode, destination or format: docs/reference/incremental.md | {_WORD}
         RIVET_RECONCILE_FILES_GONE | the manifest of the run that is to be compared is
             gone, or lists other files than the state; nothing was compared | {_UNKNOWN}
+        RIVET_REPAIR_REPORT_OTHER | the report is of another state, export or run, is not what
+            the state knows of its comparison, or is none; nothing was changed | `rivet-fleet
+            reconcile` makes a new one
+        RIVET_REPAIR_NOTHING | no range of what was compared differs; nothing was changed |
+            none
+        RIVET_REPAIR_UNDERWAY | the run is in progress, or was repaired since it was
+            compared; nothing was changed | `rivet-fleet resume --campaign-id` ends what is in
+            progress; then compare again
+        RIVET_REPAIR_FILES_GONE | files of the run are gone; nothing was changed | `rivet-fleet
+            requeue --lost` and `resume` deliver them anew
         RIVET_NOTHING_DELIVERED | no run that was asked for is complete | `rivet-fleet status`
         RIVET_ACCEPT_WRONG_STATE | the run cannot be accepted | `rivet-fleet status`
         RIVET_PLAN_CONFLICT | another plan has this id | {_PLAN}

@@ -500,6 +500,14 @@ class EventName(Enum):
         data="`verdict`, `match`, `mismatch`, `unsettled`, `unknown`",
         news=News("compared with its source", "green"),
     )
+    RUN_REPAIRING = _Row(
+        "run.repairing",
+        TRANSITION,
+        INFO,
+        "ranges of a delivered run are read again, as its next generation (ADR 0032)",
+        data="`generation`, `chunks`",
+        news=News("being repaired", "yellow"),
+    )
     RUN_FAILED = _Row(
         "run.failed",
         TRANSITION,

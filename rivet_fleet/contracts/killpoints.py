@@ -37,6 +37,8 @@ class KillPoint(Enum):
     REOPEN_STAGED_DISCARDED = "reopen.staged_discarded"
     REOPEN_VISIBLE_REMOVED = "reopen.visible_removed"
     CHUNK_REOPENED = "chunk.reopened"
+    REPAIR_BEGUN = "repair.begun"
+    REPLACED_REMOVED = "replaced.removed"
     FINALIZE_LEASED = "finalize.leased"
     PROOF_NOTED = "proof.noted"
     MANIFEST_COPY_WRITTEN = "manifest.copy_written"

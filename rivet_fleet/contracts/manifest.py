@@ -128,8 +128,21 @@ class RunLedger:
     """By chunk, also by one without rows: the attempt that was committed."""
 
 
+def generation_folder(run_id: str, generation: int) -> str:
+    """Where parts and the marker of one generation of a run lie (ADR 0032): a folder of its own in
+    the run's, which a glob of the run's does not look into."""
+    return run_id if generation == 1 else f"{run_id}/_g{generation}"
+
+
 def part_path(
-    *, run_id: str, export_name: str, chunk_index: int, part_number: int, fence: int, extension: str
+    *,
+    run_id: str,
+    export_name: str,
+    chunk_index: int,
+    part_number: int,
+    fence: int,
+    extension: str,
+    generation: int = 1,
 ) -> str:
     """Where a part becomes visible, relative to the dataset prefix.
 
@@ -137,7 +150,7 @@ def part_path(
     old attempt can never overwrite a newer one (F9).
     """
     name = f"{export_name}-c{chunk_index:06d}-p{part_number:03d}-f{fence}.{extension}"
-    return f"{run_id}/{name}"
+    return f"{generation_folder(run_id, generation)}/{name}"
 
 
 def part_named(
@@ -145,11 +158,11 @@ def part_named(
 ) -> tuple[int, int] | None:
     """The chunk and the fence of a visible object's path, None unless ``part_path`` could have
     made it for this run."""
-    name = rf"{re.escape(export_name)}-c(\d{{6,18}})-p(\d{{3,18}})-f(\d{{1,18}})"
+    name = rf"(?:_g(\d{{1,9}})/)?{re.escape(export_name)}-c(\d{{6,18}})-p(\d{{3,18}})-f(\d{{1,18}})"
     found = re.fullmatch(rf"{re.escape(run_id)}/{name}\.{re.escape(extension)}", path, re.ASCII)
     if found is None:
         return None
-    chunk_index, part_number, fence = (int(digits) for digits in found.groups())
+    generation, chunk_index, part_number, fence = (int(digits or 1) for digits in found.groups())
     same = part_path(
         run_id=run_id,
         export_name=export_name,
@@ -157,6 +170,7 @@ def part_named(
         part_number=part_number,
         fence=fence,
         extension=extension,
+        generation=generation,
     )
     return (chunk_index, fence) if same == path else None
 
@@ -174,9 +188,14 @@ PART_CHECKSUMS_MAX = 400_000
 that it can still be read where its size is bounded."""
 
 
-def run_manifest_name(run_id: str) -> str:
-    """The immutable per-run copy."""
-    return f"manifest-{run_id}.json"
+def run_manifest_name(run_id: str, generation: int = 1) -> str:
+    """The immutable copy of one generation of a run."""
+    return f"manifest-{run_id}{'' if generation == 1 else f'.g{generation}'}.json"
+
+
+def run_marker_name(run_id: str, generation: int = 1) -> str:
+    """Its own ``_SUCCESS``."""
+    return f"{generation_folder(run_id, generation)}/{SUCCESS_NAME}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,6 +261,7 @@ def build_manifest(
     schema_fingerprint: str,
     acceptance: Acceptance | None = None,
     proof: RunProof | None = None,
+    generation: int = 1,
 ) -> bytes:
     """The exact bytes of the manifest: pretty JSON, keys in a fixed order, one final newline."""
     ordered = sorted(parts, key=lambda p: (p.chunk_index, p.part_number))
@@ -272,6 +292,9 @@ def build_manifest(
         "part_count": len(ordered),
         **_contents(ordered),
     }
+    if generation > 1:
+        superseded = run_manifest_name(plan.run_id, generation - 1)
+        body |= {"generation": generation, "supersedes": superseded}
     if plan.read.window is not None:
         body["window"] = _window(plan, plan.read.window)
     if plan.meta is not None and plan.meta.row_hash is not None:
@@ -298,15 +321,17 @@ def build_manifest(
     return (json.dumps(body, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def latest_bytes(plan: ExportPlan, parts: Sequence[LedgerPart], *, finished_at: str) -> bytes:
+def latest_bytes(
+    plan: ExportPlan, parts: Sequence[LedgerPart], *, finished_at: str, generation: int = 1
+) -> bytes:
     """The exact bytes of ``latest.json`` for a run that is complete; paths are relative to it."""
     ordered = sorted(parts, key=lambda p: (p.chunk_index, p.part_number))
     return _latest(
         plan,
         run_id=plan.run_id,
         finished_at=finished_at,
-        manifest=run_manifest_name(plan.run_id),
-        success=f"{plan.run_id}/{SUCCESS_NAME}",
+        manifest=run_manifest_name(plan.run_id, generation),
+        success=run_marker_name(plan.run_id, generation),
         row_count=sum(p.digest.rows for p in ordered),
         files=[p.path for p in ordered],
     )

@@ -240,6 +240,10 @@ class RunView:
     """How many of its failed chunks have no attempt left: the others are claimed again."""
     files: int = 0
     """Committed parts, visible or about to be."""
+    generation: int = 1
+    """Of its delivery: each repair makes the next one (ADR 0032)."""
+    manifest_fingerprint: str | None = None
+    """Of the exact bytes; None before it is completed."""
 
     @property
     def began_at_s(self) -> float:
@@ -485,6 +489,8 @@ class Claim:
     attempt: int
     attempts_max: int
     source_group: str = ""
+    generation: int = 1
+    """In whose folder its parts become visible."""
 
 
 def trusted_until_s(sent_at_monotonic_s: float, lease_ttl_s: float) -> float:

@@ -5,7 +5,7 @@ Every mode, engine and destination ends a chunk here. Each step is followed by i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from enum import Enum
 
 from rivet_fleet.contracts.events import Event, EventName, Told
@@ -135,10 +135,13 @@ def make_impossible(destination: Destination, parts: Sequence[LedgerPart]) -> No
     reach(KillPoint.REOPEN_VISIBLE_REMOVED)
 
 
-def remove_late(fleet: Fleet, run: RunView, fences: Mapping[int, int]) -> int:
+def remove_late(
+    fleet: Fleet, run: RunView, fences: Mapping[int, int], *, but: Set[str] = frozenset()
+) -> int:
     """Remove what is visible of attempts that were given up: a store may carry out a commit that
     was on its way while its chunk was reopened (F10); how many there were. ``fences``: under which
-    each chunk of the run was committed.
+    each chunk of the run was committed. ``but``: paths of parts that a repair has replaced, which
+    have readers yet (ADR 0032).
 
     A name with a lower fence than its chunk's can never be good again, since fences only grow; so
     whoever comes here late, with a former reading, removes nothing of a later attempt. Raises
@@ -158,24 +161,32 @@ def remove_late(fleet: Fleet, run: RunView, fences: Mapping[int, int]) -> int:
             export_name=plan.export_name,
             extension=plan.format.extension,
         )
-        if named is None or named[1] >= fences.get(named[0], 0):
+        if path in but or named is None or named[1] >= fences.get(named[0], 0):
             continue
         destination.remove(path)
         removed += 1
         chunk_index, fence = named
-        fleet.emit(
-            Event(
-                name=EventName.PART_REMOVED,
-                campaign_id=run.campaign_id,
-                run_id=run.run_id,
-                export_name=run.export_name,
-                chunk_index=chunk_index,
-                worker_id=fleet.identity.worker_id,
-                message=f"{path} became visible after its attempt was given up",
-                data={"path": path, "fence": fence},
-            )
-        )
+        told = f"{path} became visible after its attempt was given up"
+        tell_removed(fleet, run, chunk_index, path, fence, told)
     return removed
+
+
+def tell_removed(
+    fleet: Fleet, run: RunView, chunk_index: int, path: str, fence: int, why: str
+) -> None:
+    """Into the journal: a visible part was taken away."""
+    fleet.emit(
+        Event(
+            name=EventName.PART_REMOVED,
+            campaign_id=run.campaign_id,
+            run_id=run.run_id,
+            export_name=run.export_name,
+            chunk_index=chunk_index,
+            worker_id=fleet.identity.worker_id,
+            message=why,
+            data={"path": path, "fence": fence},
+        )
+    )
 
 
 def deliver_chunk(fleet: Fleet, claim: Claim, plan: ExportPlan, result: ExtractResult) -> Published:
@@ -301,6 +312,7 @@ def _stage(
         part_number=spooled.part_number,
         fence=claim.fence,
         extension=plan.format.extension,
+        generation=claim.generation,
     )
     receipt = destination.stage(spooled.path, path, digest)
     reach(KillPoint.PART_STAGED)

@@ -24,6 +24,7 @@ from rivet_fleet.contracts.manifest import (
     latest_bytes,
     merge_columns,
     run_manifest_name,
+    run_marker_name,
     success_line,
     withdrawn_bytes,
 )
@@ -43,6 +44,7 @@ from rivet_fleet.contracts.state import FinalizeLease, FinishedRun, RunView
 from rivet_fleet.coordination.commit import remove_late, reopen_chunk
 from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.coordination.proof import prove_run
+from rivet_fleet.coordination.replaced import replaced_paths
 from rivet_fleet.errors import (
     DestinationError,
     LeaseLost,
@@ -266,8 +268,9 @@ def finalize_run(fleet: Fleet, run_id: RunId) -> bool:
     if findings.refused:
         _refuse(fleet, run, lease, findings, parts)
         return False
+    replaced = replaced_paths(fleet, run_id) if run.generation > 1 else set()
     # Behind the count, which takes its time: as late as it can be.
-    remove_late(fleet, run, ledger.fences)
+    remove_late(fleet, run, ledger.fences, but=replaced)
     if run.plan.skip_empty and not parts:
         # No delivery at all: what was delivered before stays what it was (Rivet: Manifest).
         return _finish(fleet, run, lease, parts, "", findings)
@@ -324,7 +327,7 @@ def delivered_by_other(destination: Destination, namespace: str) -> str | None:
 def _leave_to_other(fleet: Fleet, run: RunView, lease: FinalizeLease, why: str) -> None:
     """Another namespace was first. What is visible of this run stays in its own folder, without a
     manifest that speaks of success."""
-    fleet.destination(run.run_id).remove(run_manifest_name(run.run_id))
+    fleet.destination(run.run_id).remove(run_manifest_name(run.run_id, run.generation))
     _give_up(fleet, run, lease, f"{why} [{DESTINATION_SHARED}]")
 
 
@@ -360,7 +363,7 @@ def _reopen_lost(
     }
     if lost:
         # A finalizer may have died behind the marks.
-        withdraw_success(destination, run.plan)
+        withdraw_success(destination, run)
     for index, part in lost.items():
         task = fleet.patience.call("read a chunk", partial(fleet.store.task, run.run_id, index))
         # Another one may have reopened it since the ledger was read: its fence is higher then.
@@ -394,6 +397,7 @@ def manifest_bytes(
         schema_fingerprint=schema_fingerprint(run.plan.output_columns),
         acceptance=run.acceptance,
         proof=proof,
+        generation=run.generation,
     )
 
 
@@ -428,7 +432,8 @@ def _write(
     """
     later = _known_by_later(fleet, destination, run)
     # The copy before the name: who follows manifest.json finds the copy of its run.
-    destination.put_atomic(run_manifest_name(run.run_id), body)
+    copy = run_manifest_name(run.run_id, run.generation)
+    destination.put_atomic(copy, body)
     reach(KillPoint.MANIFEST_COPY_WRITTEN)
     other = None if later else _take_name(fleet, destination, lease, body)
     if other is not None:
@@ -441,14 +446,14 @@ def _write(
             run_id=run.run_id,
             export_name=run.export_name,
             worker_id=fleet.identity.worker_id,
-            data={"manifest": run_manifest_name(run.run_id)},
+            data={"manifest": copy},
         )
     )
     reach(KillPoint.MANIFEST_VERIFIED)
     # Behind the check, and the run's own first: the canonical marker speaks of a folder that is
     # marked already.
     line = success_line(fingerprint_bytes(body))
-    destination.put_atomic(f"{run.run_id}/{SUCCESS_NAME}", line)
+    destination.put_atomic(run_marker_name(run.run_id, run.generation), line)
     # Who slept has lost the lease, and a later run has taken the name: both markers are its then.
     _still_ours(fleet, lease, told)
     if later or not _bears_name(destination, body):
@@ -456,7 +461,9 @@ def _write(
     destination.put_atomic(SUCCESS_NAME, line)
     reach(KillPoint.SUCCESS_WRITTEN)
     if _bears_name(destination, body):
-        latest = latest_bytes(run.plan, parts, finished_at=_finished_at(fleet, run))
+        latest = latest_bytes(
+            run.plan, parts, finished_at=_finished_at(fleet, run), generation=run.generation
+        )
         destination.put_atomic(LATEST_NAME, latest)
         reach(KillPoint.LATEST_WRITTEN)
     return None
@@ -589,17 +596,20 @@ def _rfc3339(epoch_s: float) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def withdraw_success(destination: Destination, plan: ExportPlan) -> None:
-    """Before a finished run is reopened: nobody may believe in it any longer.
+def withdraw_success(destination: Destination, run: RunView) -> None:
+    """Before a finished run is reopened: nobody may believe in it any longer, in whichever of its
+    generations.
 
     The canonical marker goes only when it speaks of this run, and ``latest.json``, which stays,
     names none then.
     """
+    plan = run.plan
     latest = destination.read(LATEST_NAME, MANIFEST_BYTES_MAX)
     if latest is not None and f'"run_id": "{plan.run_id}"'.encode() in latest:
         destination.put_atomic(LATEST_NAME, withdrawn_bytes(plan))
-    body = destination.read(run_manifest_name(plan.run_id), MANIFEST_BYTES_MAX)
     canonical = destination.read(SUCCESS_NAME, 4096)
-    if body is not None and canonical == success_line(fingerprint_bytes(body)):
-        destination.remove(SUCCESS_NAME)
-    destination.remove(f"{plan.run_id}/{SUCCESS_NAME}")
+    for generation in range(1, run.generation + 1):
+        body = destination.read(run_manifest_name(plan.run_id, generation), MANIFEST_BYTES_MAX)
+        if body is not None and canonical == success_line(fingerprint_bytes(body)):
+            destination.remove(SUCCESS_NAME)
+        destination.remove(run_marker_name(plan.run_id, generation))

@@ -26,6 +26,11 @@ from rivet_fleet.contracts.state import (
 from rivet_fleet.coordination.commit import Published, remove_late, reopen_chunk
 from rivet_fleet.coordination.finalize import finalize_run, withdraw_success
 from rivet_fleet.coordination.fleet import COORDINATOR, Fleet, process_alive, seen_workers
+from rivet_fleet.coordination.replaced import (
+    REPLACED_AFTER_S,
+    remove_replaced,
+    replaced_paths,
+)
 from rivet_fleet.errors import StateRefused, StateTampered, UsageError
 from rivet_fleet.execution.destination import Destination, Presence, StagedInfo
 from rivet_fleet.observability.reasons import Scene, runs_by_source
@@ -209,10 +214,11 @@ def _reopen_lost(fleet: Fleet, run: RunView, chunk_index: int | None) -> int:
         if part.status is PartStatus.PUBLISHED
         and destination.prove(part.path, part.digest) is not Presence.VISIBLE
     }
-    if wanted and run.status is RunStatus.COMPLETED:
+    # In a repair that is under way the former generation is what readers see.
+    if wanted and (run.status is RunStatus.COMPLETED or run.generation > 1):
         # Before the first of them: nobody may read a folder as complete whose rows are on their
         # way out.
-        withdraw_success(destination, run.plan)
+        withdraw_success(destination, run)
     return sum(_reopen(fleet, run, index) for index in sorted(wanted))
 
 
@@ -272,17 +278,25 @@ class Swept:
     staged_files: int
     staged_bytes: int
     late_parts: int
+    replaced_parts: int
     spool_folders: int
 
 
-def collect_garbage(fleet: Fleet, campaign_id: CampaignId, *, min_age_s: float) -> Swept:
+def collect_garbage(
+    fleet: Fleet,
+    campaign_id: CampaignId,
+    *,
+    min_age_s: float,
+    replaced_after_s: float = REPLACED_AFTER_S,
+) -> Swept:
     """Remove staged bytes that no committed row names, spools of dead processes, and what a store
-    showed of given-up attempts after their runs had ended (F10).
+    showed of given-up attempts after their runs had ended (F10); and parts that a repair replaced
+    ``replaced_after_s`` ago (ADR 0032).
 
     A published part is durable under its own name. Touches no other visible file. Lists first,
     reads the ledger second (F9).
     """
-    files = size_bytes = late = 0
+    files = size_bytes = late = replaced = 0
     seen: set[Access] = set()
     # One that compares stages nothing, and knows of nobody's parts: others' lie at its place.
     delivering = (r for r in fleet.store.runs(campaign_id) if r.plan.reconcile is None)
@@ -290,7 +304,9 @@ def collect_garbage(fleet: Fleet, campaign_id: CampaignId, *, min_age_s: float) 
         # What a refused or cancelled run shows is evidence, and one in progress is its finalizer's.
         if run.status is RunStatus.COMPLETED:
             ledger = fleet.store.completed_ledger(run.run_id)
-            late += remove_late(fleet, run, ledger.fences) if ledger is not None else 0
+            replaced += remove_replaced(fleet, run, min_age_s=replaced_after_s)
+            but = replaced_paths(fleet, run.run_id)
+            late += remove_late(fleet, run, ledger.fences, but=but) if ledger is not None else 0
         if run.plan.destination.access in seen:
             continue
         seen.add(run.plan.destination.access)
@@ -301,7 +317,11 @@ def collect_garbage(fleet: Fleet, campaign_id: CampaignId, *, min_age_s: float) 
         fleet.tell(EventName.STAGED_SWEPT, f"{files} staged files removed", bytes=size_bytes)
     folders = sweep_spool(fleet.settings.spool_root, process_alive)
     return Swept(
-        staged_files=files, staged_bytes=size_bytes, late_parts=late, spool_folders=len(folders)
+        staged_files=files,
+        staged_bytes=size_bytes,
+        late_parts=late,
+        replaced_parts=replaced,
+        spool_folders=len(folders),
     )
 
 

@@ -83,7 +83,7 @@ def begin(fleet: Fleet, loaded: LoadedConfig, runs: Sequence[RunView], ask: Ask)
     refuse_other_owner(fleet.store, loaded)
     plans = [_asked_of(run, loaded, ask(run)) for run in runs]
     for run in runs:
-        _refuse_other_files(fleet, run)
+        refuse_other_files(fleet, run)
     name = f"{loaded.campaign_name}{RECONCILE_SUFFIX}"
     open_ends = _open_ends(fleet, name, {run.export_name for run in runs})
     for campaign, asked in open_ends:
@@ -200,9 +200,9 @@ def _refuse_settled_by(plan: ExportPlan, name: str) -> None:
         )
 
 
-def _refuse_other_files(fleet: Fleet, run: RunView) -> None:
-    """What readers go by must be what is compared."""
-    name, destination = run_manifest_name(run.run_id), fleet.destination(run.run_id)
+def refuse_other_files(fleet: Fleet, run: RunView) -> None:
+    """What readers go by must be what is compared. Raises StateRefused."""
+    name, destination = run_manifest_name(run.run_id, run.generation), fleet.destination(run.run_id)
     try:
         body = destination.read(name, MANIFEST_BYTES_MAX)
         listed = None if body is None else {part.path for part in parse_manifest(body).parts}

@@ -159,7 +159,9 @@ def export_outcome(run: RunView, uri: str | None, files: int | None) -> ExportOu
         run_id=run.run_id,
         status=run.status.value,
         folder=f"{root}/{run.run_id}",
-        manifest=f"{root}/{run_manifest_name(run.run_id)}" if done and not run.skipped else None,
+        manifest=f"{root}/{run_manifest_name(run.run_id, run.generation)}"
+        if done and not run.skipped
+        else None,
         chunks_done=run.counts.completed,
         chunks_total=max(run.expected_tasks, run.counts.total),
         chunks_failed=run.counts.failed,

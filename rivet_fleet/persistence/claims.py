@@ -76,7 +76,7 @@ PICK_IN_GROUP = _PICK.replace("GROUP_FILTER", "AND t.source_group = :group_name"
 
 _CLAIM_COLUMNS = (
     "task_id, campaign_id, run_id, export_name, chunk_index, range_json, fence, attempts, "
-    "attempts_max, source_group, namespace, run_position, priority"
+    "attempts_max, source_group, namespace, run_position, priority, generation"
 )
 CLAIM_SET = f"""{effect(Verb.CLAIM)}, owner = :worker_id, owner_name = :name,
   owner_host = :host_id, owner_pid = :pid, lease_expires_at_s = NOW_S + :lease_ttl_s,
@@ -458,6 +458,7 @@ def _claim_from(row: Record) -> Claim:
         attempt=row[7],
         attempts_max=row[8],
         source_group=row[9],
+        generation=row.generation,
     )
 
 

@@ -260,6 +260,13 @@ class Deliveries:
         )
 
 
+def read_parts(tx: Transaction, sql: str, run_id: RunId, **values: object) -> list[LedgerPart]:
+    """What ``sql`` selects (``SEALED_OF_PART`` and the status) of one run's rows, each compared
+    with its seal. Raises StateTampered."""
+    rows = tx.all(sql, run_id=run_id, **values)
+    return _parts_from(rows, tx.sealer, tx.scalar(RUN_SEAL, run_id=run_id))
+
+
 def read_comparison(tx: Transaction, run_id: str) -> list[ComparedRange]:
     """See ``Deliveries.comparison``; inside the transaction of others."""
     tasks, sealed = tx.all(_RESULTS, run_id=run_id), sealed_run(tx, run_id)

@@ -174,7 +174,7 @@ class Finalizers:
 
     def other_in_progress(self, run_id: RunId) -> RunId | None:
         """The run of the same export that is in progress, when it is another one."""
-        found: str | None = self._db.one(lambda tx: tx.scalar(_OTHER, run_id=run_id))
+        found: str | None = self._db.one(lambda tx: tx.scalar(OTHER_IN_PROGRESS, run_id=run_id))
         return None if found is None else RunId(found)
 
     def note_proof(
@@ -365,7 +365,7 @@ _OF_LATER = """FROM chunk_run o
      AND (o.created_at_s > r.created_at_s
        OR (o.created_at_s = r.created_at_s AND o.run_id > r.run_id))
    ORDER BY o.created_at_s DESC, o.run_id DESC LIMIT 1"""
-_OTHER = """
+OTHER_IN_PROGRESS = """
 SELECT o.run_id FROM chunk_run r JOIN chunk_run o ON o.namespace = r.namespace
   AND o.campaign_name = r.campaign_name AND o.export_name = r.export_name
 WHERE r.run_id = :run_id AND o.run_id <> r.run_id AND o.status = 'in_progress'

@@ -64,7 +64,7 @@ def refuse_foreign(namespace: str, *stored_ids: object) -> None:
 # What statements need to know of the schema. Apart from ``schema``, which imports the toolkit's
 # table definitions: every process opens the state, few make or migrate it.
 
-SCHEMA_VERSION = "0014"
+SCHEMA_VERSION = "0015"
 """The newest migration this program knows."""
 
 VERSION_TABLE = "rivet_fleet_version"

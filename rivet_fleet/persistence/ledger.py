@@ -175,7 +175,7 @@ WHERE run_id = :run_id AND chunk_index = :chunk_index AND fence = :fence
   AND status = 'committed'
 """
 # Voided and not deleted: what was delivered once, and by whom, stays evidence.
-_VOID_PARTS = """
+VOID_PARTS = """
 UPDATE file_log SET status = 'voided'
 WHERE run_id = :run_id AND chunk_index = :chunk_index AND status <> 'voided'
 """
@@ -186,7 +186,7 @@ LOCK_RUN = "SELECT status FROM chunk_run WHERE run_id = :run_id LOCK_ROW"
 _PARENTS = "SELECT campaign_id, run_id FROM chunk_task WHERE task_id = :task_id"
 # The fence goes up so that whoever is finishing the run right now finds no row to confirm or to
 # end. What the source said of the whole was said of parts that are void.
-_REVIVE_RUN = """
+REVIVE_RUN = """
 UPDATE chunk_run SET finalize_fence = finalize_fence + 1, finalize_lease_expires_at_s = NULL,
   finished_at_s = NULL, error = NULL, manifest_fingerprint = NULL, findings_json = NULL,
   proof_json = NULL, proof_seal = NULL,
@@ -321,8 +321,8 @@ class Ledger:
             task = tx.first(REOPEN, task_id=task_id, fence=fence, reason=reason)
             if task is None:
                 return False
-            tx.run(_VOID_PARTS, run_id=task.run_id, chunk_index=task.chunk_index)
-            tx.run(_REVIVE_RUN, run_id=task.run_id)
+            tx.run(VOID_PARTS, run_id=task.run_id, chunk_index=task.chunk_index)
+            tx.run(REVIVE_RUN, run_id=task.run_id)
             tx.run(REVIVE_CAMPAIGN, campaign_id=task.campaign_id)
             data = {"fence": fence + 1}
             note(tx, _event(EventName.CHUNK_REOPENED, task, message=reason, data=data))

@@ -186,6 +186,7 @@ chunk_run = Table(
     _text("chunk_digests", nullable=True),
     _text("proof_seal", nullable=True),
     _text("acceptance_seal", nullable=True),
+    _int("generation", default=1),
     Index("ix_chunk_run_campaign", "campaign_id", "position"),
     _partial(
         # Beside the look that a submission takes: of two at one moment both see none in progress.
@@ -234,6 +235,7 @@ chunk_task = Table(
     _time("completed_at_s"),
     _text("commit_seal", nullable=True),
     _text("result_json", nullable=True),
+    _int("generation", default=1),
     _time("updated_at_s", nullable=False),
     UniqueConstraint("run_id", "chunk_index"),
     Index("ix_chunk_task_status", "run_id", "status"),
@@ -283,6 +285,7 @@ file_log = Table(
     _time("created_at_s", nullable=False),
     _time("published_at_s"),
     _text("seal", nullable=True),
+    _int("replaced_in", nullable=True),
     _partial(
         # Of parts that stand: a voided one of a former attempt has the same numbers.
         "uq_file_log_part",

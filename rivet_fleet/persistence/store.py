@@ -23,6 +23,7 @@ from rivet_fleet.persistence.finalizers import Acceptances, Finalizers
 from rivet_fleet.persistence.ledger import Ledger, Uniques
 from rivet_fleet.persistence.marks import Histories, Marks
 from rivet_fleet.persistence.migrate import check_version, migrate, refuse_live
+from rivet_fleet.persistence.repairs import Repairs
 from rivet_fleet.persistence.reseal import ToSeal, reseal, to_seal
 from rivet_fleet.persistence.seals import SealedRun
 from rivet_fleet.persistence.views import Counters, Outages, Views
@@ -41,6 +42,7 @@ class Store(
     Counters,
     Marks,
     Outages,
+    Repairs,
     Uniques,
     Views,
 ):

@@ -62,7 +62,7 @@ ORDER BY updated_at_s, task_id LIMIT :limit
 # From the journal, because a chunk's row forgets its first claim when it is claimed again.
 _RUNS = f"""
 SELECT {SEALED_OF_RUN}, status,
-       created_at_s, finished_at_s, finalize_fence,
+       created_at_s, finished_at_s, finalize_fence, generation, manifest_fingerprint,
        substr(error, 1, {_ERROR_CHARS_MAX}) AS error, findings_json,
        (SELECT j.at_s FROM run_journal j
         WHERE j.run_id = chunk_run.run_id AND j.event = '{EventName.CHUNK_CLAIMED.value}'
@@ -301,6 +301,8 @@ def _run_from(row: Record, counts: TaskCounts, spent: int, sizes: Record | None)
         error=row.error,
         changed_values=int(sizes[3]) if sizes is not None else 0,
         files=int(sizes[4]) if sizes is not None else 0,
+        generation=row.generation,
+        manifest_fingerprint=row.manifest_fingerprint,
         findings=found_by_gates(row.findings_json),
         acceptance=None if row.acceptance_json is None else loads(Acceptance, row.acceptance_json),
         proof=None if row.proof_json is None else _proof(row.proof_json),

@@ -13,8 +13,10 @@ from rivet_fleet.contracts.manifest import (
     ChecksumState,
     PartDigest,
     added_checksums,
+    run_manifest_name,
 )
 from rivet_fleet.errors import DestinationRefused
+from rivet_fleet.execution.destination import Destination
 from rivet_fleet.execution.durable import checked_path
 
 MANIFEST_BYTES_MAX = 64 * 1024 * 1024
@@ -83,6 +85,14 @@ def parse_manifest(body: bytes) -> FoundManifest:
             for name, column in zip(names, columns, strict=True)
         },
     )
+
+
+def newest_copy(destination: Destination, run_id: str) -> str:
+    """The name of the copy of a run's newest generation. Raises DestinationError."""
+    name, generation = run_manifest_name(run_id), 2
+    while destination.read(run_manifest_name(run_id, generation), MANIFEST_BYTES_MAX) is not None:
+        name, generation = run_manifest_name(run_id, generation), generation + 1
+    return name
 
 
 def self_contradictions(manifest: FoundManifest) -> list[str]:

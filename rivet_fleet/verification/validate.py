@@ -31,6 +31,7 @@ from rivet_fleet.verification.manifests import (
     FoundManifest,
     FoundPart,
     ManifestUnreadable,
+    newest_copy,
     parse_manifest,
     self_contradictions,
 )
@@ -156,6 +157,8 @@ def _read_manifest(
 ) -> FoundManifest | None:
     name = MANIFEST_NAME if run_id is None else run_manifest_name(run_id)
     try:
+        if run_id is not None:
+            name = newest_copy(destination, run_id)
         body = destination.read(name, MANIFEST_BYTES_MAX)
     except (DestinationError, DataIntegrityError) as error:
         verdict.find(VerifyCode.MANIFEST_READ_ERROR, error.message, name)

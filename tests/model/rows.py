@@ -58,6 +58,7 @@ class Task:
     committed_at_s: float | None = None
     completed_at_s: float | None = None
     result: RangeResult | None = None
+    generation: int = 1
 
     def may(self, verb: Verb, fence: int | None = None) -> bool:
         """The guard of the task machine."""
@@ -163,6 +164,8 @@ class Run:
     findings: RunFindings | None = None
     acceptance: Acceptance | None = None
     proof: RunProof | None = None
+    generation: int = 1
+    manifest_fingerprint: str | None = None
 
     @property
     def run_id(self) -> RunId:
@@ -196,6 +199,8 @@ class Run:
             findings=self.findings,
             acceptance=self.acceptance,
             proof=self.proof,
+            generation=self.generation,
+            manifest_fingerprint=self.manifest_fingerprint,
         )
 
 

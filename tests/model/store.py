@@ -30,12 +30,12 @@ from rivet_fleet.errors import LeaseLost, RivetFleetError, StateRefused
 from rivet_fleet.persistence.campaigns import overlap, refuse_changed, refuse_empty
 from rivet_fleet.persistence.guards import refuse_foreign
 from tests.model.budgets import MemoryBudgets
+from tests.model.repairs import MemoryRepairs
 from tests.model.rows import Campaign, Run, Task, Worker, planned_tasks
-from tests.model.verdicts import MemoryFinish
 from tests.model.views import MemoryViews, synchronized
 
 
-class MemoryStore(MemoryBudgets, MemoryFinish, MemoryViews):
+class MemoryStore(MemoryBudgets, MemoryRepairs, MemoryViews):
     """The contract of ``Store`` in one process. ``clock`` is the database's: epoch seconds."""
 
     def migrate(self, *, for_all: bool = False) -> None:
@@ -139,6 +139,7 @@ class MemoryStore(MemoryBudgets, MemoryFinish, MemoryViews):
             attempt=task.attempts,
             attempts_max=task.attempts_max,
             source_group=task.source_group,
+            generation=task.generation,
         )
 
     def _claimable(self, task: Task, campaign_id: CampaignId, now_s: float) -> bool:
@@ -322,18 +323,8 @@ class MemoryStore(MemoryBudgets, MemoryFinish, MemoryViews):
         if task is None or not task.may(Verb.REOPEN, fence):
             return False
         run = self._runs[task.run_id]
-        task.move(Verb.REOPEN, self._clock())
-        task.forget_attempt()
-        task.error_class, task.last_error = None, reason
-        for status in (PartStatus.COMMITTED, PartStatus.PUBLISHED):
-            self._mark_parts(task.run_id, task.chunk_index, status, PartStatus.VOIDED)
-        run.finalize_fence += 1
-        run.finalize_lease_expires_at_s = run.finished_at_s = run.error = None
-        run.findings = run.proof = None
-        if run.status is not RunStatus.CANCELLED:
-            run.status = RunStatus.IN_PROGRESS
-        self._revive(task.campaign_id)
-        self._note_task(EventName.CHUNK_REOPENED, task, reason)
+        self._reopen(task, reason)
+        self._revive_run(run)
         return True
 
     @synchronized
@@ -386,6 +377,22 @@ class MemoryStore(MemoryBudgets, MemoryFinish, MemoryViews):
             if (p.run_id, p.chunk_index) == (task.run_id, task.chunk_index)
             and p.status is not PartStatus.VOIDED
         }
+
+    def _reopen(self, task: Task, reason: str) -> None:
+        task.move(Verb.REOPEN, self._clock())
+        task.forget_attempt()
+        task.error_class, task.last_error = None, reason
+        for status in (PartStatus.COMMITTED, PartStatus.PUBLISHED):
+            self._mark_parts(task.run_id, task.chunk_index, status, PartStatus.VOIDED)
+        self._note_task(EventName.CHUNK_REOPENED, task, reason)
+
+    def _revive_run(self, run: Run) -> None:
+        run.finalize_fence += 1
+        run.finalize_lease_expires_at_s = run.finished_at_s = run.error = None
+        run.findings = run.proof = run.manifest_fingerprint = None
+        if run.status is not RunStatus.CANCELLED:
+            run.status = RunStatus.IN_PROGRESS
+        self._revive(run.campaign_id)
 
     def _mark_parts(self, run_id: RunId, chunk: int, old: PartStatus, new: PartStatus) -> None:
         self._parts = [

@@ -112,6 +112,7 @@ class MemoryFinish(MemoryMarks, MemoryCounters):
             raise _lost(lease)
         self._end(run, RunStatus.COMPLETED, None)
         run.findings = finished.findings
+        run.manifest_fingerprint = finished.manifest_fingerprint
         if run.planned.plan.reconcile is not None:
             found = compared_run(self.comparison(run.run_id))
             if found.verdict is RangeVerdict.MATCH:

@@ -66,6 +66,9 @@ class MemoryRows:
         self._runs: dict[str, Run] = {}
         self._tasks: dict[TaskId, Task] = {}
         self._parts: list[LedgerPart] = []
+        self._replaced: dict[tuple[RunId, str], int] = {}
+        """By run and path, the generation that a repair replaced it in."""
+        self._repaired_by: dict[RunId, str] = {}
         self._uniques: dict[tuple[RunId, int, int, int], tuple[UniqueStats, ...]] = {}
         self._last_run: dict[tuple[str, str], RunId] = {}
         self._marks: dict[tuple[str, str], StoredMark] = {}

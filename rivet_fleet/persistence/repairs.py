@@ -1,0 +1,167 @@
+"""A delivered run that is read anew in part, as its next generation (ADR 0032)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rivet_fleet.contracts.events import Event, EventName
+from rivet_fleet.contracts.keys import RunId
+from rivet_fleet.contracts.manifest import LedgerPart
+from rivet_fleet.contracts.state import RunStatus
+from rivet_fleet.errors import StateRefused
+from rivet_fleet.persistence.commits import SEALED_OF_PART, read_parts
+from rivet_fleet.persistence.database import Database, Record, Transaction
+from rivet_fleet.persistence.finalizers import OTHER_IN_PROGRESS
+from rivet_fleet.persistence.journal import note
+from rivet_fleet.persistence.ledger import (
+    LOCK_CAMPAIGN,
+    LOCK_RUN,
+    REOPEN,
+    REVIVE_CAMPAIGN,
+    REVIVE_RUN,
+    VOID_PARTS,
+)
+from rivet_fleet.persistence.seals import SEALED_OF_RUN, check_run
+
+UNDERWAY = "RIVET_REPAIR_UNDERWAY"
+_RUN = f"SELECT {SEALED_OF_RUN}, status, generation FROM chunk_run WHERE run_id = :run_id"
+_PARENT = "SELECT campaign_id FROM chunk_run WHERE run_id = :run_id"
+_TASK = """
+SELECT task_id, fence FROM chunk_task
+WHERE run_id = :run_id AND chunk_index = :chunk_index AND status = 'completed'
+"""
+_NEXT_OF_TASK = "UPDATE chunk_task SET generation = :generation WHERE task_id = :task_id"
+_NEXT_OF_RUN = "UPDATE chunk_run SET generation = :generation WHERE run_id = :run_id"
+_REPLACE = """
+UPDATE file_log SET replaced_in = :generation
+WHERE run_id = :run_id AND chunk_index = :chunk_index AND status <> 'voided'
+"""
+_REPLACED = f"""
+SELECT {SEALED_OF_PART}, status FROM file_log
+WHERE run_id = :run_id AND replaced_in IS NOT NULL UNTIL
+ORDER BY chunk_index, part_number, file_id
+"""
+_FORGET = """
+UPDATE file_log SET replaced_in = NULL WHERE run_id = :run_id AND replaced_in <= :generation
+"""
+_BEGUN_BY = f"""
+SELECT worker_id FROM run_journal
+WHERE run_id = :run_id AND event = '{EventName.RUN_REPAIRING.value}'
+ORDER BY journal_id DESC LIMIT 1
+"""
+
+
+class Repairs:
+    """completed → in progress as the next generation, and what becomes of what it replaces."""
+
+    _db: Database
+
+    def repair_run(
+        self, run_id: RunId, *, generation: int, fences: Mapping[int, int], by: str, reason: str
+    ) -> int:
+        """Reopen the chunks of ``fences`` (index → the fence each was committed under) of a run
+        that is completed in this ``generation``, all or none; the next generation. Their parts
+        stay visible, voided and marked as replaced. Raises StateRefused, and changes nothing, for
+        a run in any other state, and beside another one of its export. Called again by the same
+        process (``by``) after its own success it succeeds."""
+
+        def work(tx: Transaction) -> int:
+            campaign_id = tx.scalar(_PARENT, run_id=run_id)
+            # Top down, as a reopening locks them.
+            campaign = tx.scalar(LOCK_CAMPAIGN, campaign_id=campaign_id)
+            tx.first(LOCK_RUN, run_id=run_id)
+            run = tx.first(_RUN, run_id=run_id)
+            if run is None:
+                raise underway(f"there is no run {run_id}")
+            check_run(tx.sealer, run)
+            if run.generation == generation + 1 and tx.scalar(_BEGUN_BY, run_id=run_id) == by:
+                return generation + 1
+            refuse_repair(run_id, RunStatus(run.status), run.generation, generation)
+            if campaign == "cancelled":
+                raise underway(f"the campaign of run {run_id} was cancelled")
+            other = tx.scalar(OTHER_IN_PROGRESS, run_id=run_id)
+            if other is not None:
+                raise underway(f"run {other} of the same export is in progress")
+            for chunk_index, fence in fences.items():
+                _reopen(tx, run, chunk_index, fence, reason)
+            tx.run(REVIVE_RUN, run_id=run_id)
+            tx.run(_NEXT_OF_RUN, run_id=run_id, generation=generation + 1)
+            tx.run(REVIVE_CAMPAIGN, campaign_id=campaign_id)
+            told = (run.campaign_id, run_id, run.export_name)
+            note(tx, repairing_event(*told, by, reason, generation + 1, sorted(fences)))
+            return generation + 1
+
+        return self._db.write(work)
+
+    def replaced_parts(self, run_id: RunId, *, until: int | None = None) -> list[LedgerPart]:
+        """Parts that repairs have replaced and nobody has removed yet, in a generation ``until``
+        this one where it is given. Raises StateTampered."""
+        sql = _REPLACED.replace("UNTIL", "" if until is None else "AND replaced_in <= :until")
+        values: dict[str, object] = {} if until is None else {"until": until}
+        return self._db.read(lambda tx: read_parts(tx, sql, run_id, **values))
+
+    def forget_replaced(self, run_id: RunId, generation: int) -> None:
+        """What was replaced up to this generation is removed; its rows stay as evidence."""
+        self._db.write(lambda tx: tx.run(_FORGET, run_id=run_id, generation=generation))
+
+
+def _reopen(tx: Transaction, run: Record, chunk_index: int, fence: int, reason: str) -> None:
+    named = {"run_id": run.run_id, "chunk_index": chunk_index}
+    task = tx.first(_TASK, **named)
+    if task is None or task.fence != fence:
+        raise underway(f"chunk {chunk_index} of run {run.run_id} was read again meanwhile")
+    tx.first(REOPEN, task_id=task.task_id, fence=fence, reason=reason)
+    tx.run(_NEXT_OF_TASK, task_id=task.task_id, generation=run.generation + 1)
+    tx.run(_REPLACE, **named, generation=run.generation + 1)
+    tx.run(VOID_PARTS, **named)
+    note(
+        tx,
+        Event(
+            name=EventName.CHUNK_REOPENED,
+            campaign_id=run.campaign_id,
+            run_id=run.run_id,
+            export_name=run.export_name,
+            chunk_index=chunk_index,
+            message=reason,
+            data={"fence": fence + 1, "generation": run.generation + 1},
+        ),
+    )
+
+
+def refuse_repair(run_id: str, status: RunStatus, found: int, expected: int) -> None:
+    """Raise StateRefused unless the run is completed in the generation that was compared."""
+    if status is not RunStatus.COMPLETED:
+        raise underway(f"run {run_id} is {status.value.replace('_', ' ')}")
+    if found != expected:
+        raise underway(f"run {run_id} was repaired since it was compared")
+
+
+def underway(message: str) -> StateRefused:
+    """The refusal; nothing was changed."""
+    return StateRefused(
+        f"{message}: it was not repaired, and nothing was changed",
+        hint="`rivet-fleet resume --campaign-id` of its campaign ends what is in progress; then "
+        "compare and repair again",
+        code=UNDERWAY,
+    )
+
+
+def repairing_event(
+    campaign_id: str,
+    run_id: str,
+    export_name: str,
+    by: str,
+    reason: str,
+    generation: int,
+    chunks: list[int],
+) -> Event:
+    """Who reads what again: into the journal in the same transaction."""
+    return Event(
+        name=EventName.RUN_REPAIRING,
+        campaign_id=campaign_id,
+        run_id=run_id,
+        export_name=export_name,
+        worker_id=by,
+        message=reason,
+        data={"generation": generation, "chunks": chunks},
+    )
