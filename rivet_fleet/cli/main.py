@@ -152,6 +152,7 @@ _HELP = {
     "status": "Show where a campaign stands, and why something waits.",
     "validate": "Check delivered files against their manifest.",
     "reconcile": "Compare delivered files with their source, down to the row.",
+    "repair": "Read what differs from the source again, in place of what was delivered.",
     "files": "Print the files of the newest complete run of an export.",
     "journal": "Show what happened, in order.",
     "metrics": "Show numbers of the campaign and of former runs.",

@@ -21,9 +21,9 @@ from rivet_fleet.cli.invocation import (
 from rivet_fleet.cli.options import json_option, yes_option
 from rivet_fleet.cli.say import confirm, say
 from rivet_fleet.contracts.codec import dumps
+from rivet_fleet.contracts.manifest import REPLACED_AFTER_S
 from rivet_fleet.coordination import operate
 from rivet_fleet.coordination.fleet import find_campaign
-from rivet_fleet.coordination.replaced import REPLACED_AFTER_S
 from rivet_fleet.errors import ExitCode, UsageError
 
 

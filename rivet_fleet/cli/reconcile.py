@@ -24,7 +24,6 @@ from rivet_fleet.cli.invocation import (
 )
 from rivet_fleet.cli.options import exports_option, json_option
 from rivet_fleet.cli.say import is_quiet, say, say_line
-from rivet_fleet.cli.verdict import End
 from rivet_fleet.cli.work import Going, prepare_workers, work_on, workers_option
 from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.contracts.reconcile import (
@@ -154,24 +153,25 @@ def compare(
     already, None for a match; and how the comparing itself ended, whatever it found."""
     looked = look(invocation, fleet, runs, settings)
     tell(looked, as_json=settings.as_json)
-    return looked.failure, looked.end.exit_code
+    return looked.failure, looked.exit_code
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Looked:
-    """A comparison that has come to its end. ``failure``: None for a match."""
+    """A comparison, how its campaign ended, and how the command does: ``failure``, None for a
+    match."""
 
     campaign_id: CampaignId
     found: list[comparisons.Compared]
-    end: End
+    exit_code: ExitCode
+    worker_failure: str
     path: Path
     failure: Failure | None
 
     @property
     def body(self) -> dict[str, Any]:
         """The report, for the file and for ``--json``: redacted as what the terminal shows."""
-        exports = redact_plain([one.report for one in self.found], known_redactor())
-        return {"campaign_id": self.campaign_id, "exports": exports}
+        return _body(self.campaign_id, self.found)
 
 
 def look(
@@ -189,7 +189,8 @@ def look(
     looked = Looked(
         campaign_id=begun.campaign_id,
         found=found,
-        end=end,
+        exit_code=end.exit_code,
+        worker_failure=end.worker_failure,
         path=path,
         failure=_failure(found, end.exit_code, path),
     )
@@ -204,9 +205,14 @@ def look(
     return looked
 
 
+def _body(campaign_id: CampaignId, found: Sequence[comparisons.Compared]) -> dict[str, Any]:
+    exports = redact_plain([one.report for one in found], known_redactor())
+    return {"campaign_id": campaign_id, "exports": exports}
+
+
 def tell(looked: Looked, *, as_json: bool) -> None:
     """Say what a comparison found, and how it ended."""
-    failure, end = looked.failure, looked.end
+    failure = looked.failure
     if as_json:
         document = {**looked.body, "report": str(looked.path)}
         say_ended(json.dumps(document, ensure_ascii=False), failure)
@@ -214,8 +220,8 @@ def tell(looked: Looked, *, as_json: bool) -> None:
     for one in looked.found:
         _tell(one)
     say(f"report: {looked.path}", err=True)
-    if end.worker_failure and end.exit_code is not ExitCode.OK:
-        say(f"last words of a worker that ended:\n{end.worker_failure}", err=True)
+    if looked.worker_failure and looked.exit_code is not ExitCode.OK:
+        say(f"last words of a worker that ended:\n{looked.worker_failure}", err=True)
     if failure is not None:
         say(f"{failure.message}\n  hint: {failure.hint}", err=True)
 

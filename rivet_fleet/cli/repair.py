@@ -71,9 +71,9 @@ def repair(
         if body is None:
             runs = chosen_runs(invocation, fleet, exports, run_id)
             looked = look(invocation, fleet, runs, Settings(workers=workers))
-            if looked.end.exit_code is not ExitCode.OK:
+            if looked.exit_code is not ExitCode.OK:
                 tell(looked, as_json=as_json)
-                return int(looked.end.exit_code)
+                return int(looked.exit_code)
             found = repairs.of_comparison(fleet, invocation.loaded, looked.campaign_id)
         else:
             found = repairs.of_report(fleet, invocation.loaded, body, exports)

@@ -181,6 +181,8 @@ SUCCESS_NAME = "_SUCCESS"
 LATEST_NAME = "latest.json"
 """Which run is the newest complete one, for programs that read the files."""
 LATEST_VERSION = 1
+REPLACED_AFTER_S = 86_400.0
+"""So long a reader may go on with the manifest that it began with, once it is replaced."""
 REPORT_FOLDER = "_reports"
 """One folder per run with a summary; consumers skip names that begin with ``_``."""
 PART_CHECKSUMS_MAX = 400_000
@@ -200,10 +202,12 @@ def run_marker_name(run_id: str, generation: int = 1) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunWindow:
-    """When the run started and finished, from the state database (epoch seconds)."""
+    """When the run started and finished, from the state database (epoch seconds), and of which of
+    its generations that is (ADR 0032)."""
 
     started_at: str
     finished_at: str
+    generation: int = 1
 
 
 def merge_columns(parts: Sequence[LedgerPart]) -> list[ColumnStats]:
@@ -261,7 +265,6 @@ def build_manifest(
     schema_fingerprint: str,
     acceptance: Acceptance | None = None,
     proof: RunProof | None = None,
-    generation: int = 1,
 ) -> bytes:
     """The exact bytes of the manifest: pretty JSON, keys in a fixed order, one final newline."""
     ordered = sorted(parts, key=lambda p: (p.chunk_index, p.part_number))
@@ -292,9 +295,9 @@ def build_manifest(
         "part_count": len(ordered),
         **_contents(ordered),
     }
-    if generation > 1:
-        superseded = run_manifest_name(plan.run_id, generation - 1)
-        body |= {"generation": generation, "supersedes": superseded}
+    if window.generation > 1:
+        superseded = run_manifest_name(plan.run_id, window.generation - 1)
+        body |= {"generation": window.generation, "supersedes": superseded}
     if plan.read.window is not None:
         body["window"] = _window(plan, plan.read.window)
     if plan.meta is not None and plan.meta.row_hash is not None:

@@ -209,7 +209,7 @@ class TaskCounts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunView:
-    """One run with its sealed plan and its counts."""
+    """One run with its sealed plan and its counts. None: not yet."""
 
     run_id: RunId
     campaign_id: CampaignId
@@ -228,22 +228,17 @@ class RunView:
     changed_values: int = 0
     """Values of committed parts that a stated policy had to change."""
     findings: RunFindings | None = None
-    """What was found when it was finished; None before."""
     acceptance: Acceptance | None = None
     """An operator's word that the verdicts of its gates shall not keep it back."""
-
     proof: RunProof | None = None
     """What the source said of its rows as a whole; None before, and when it was not asked."""
     first_claim_at_s: float | None = None
-    """When a worker first took one of its chunks; None before."""
     spent: int = 0
     """How many of its failed chunks have no attempt left: the others are claimed again."""
     files: int = 0
-    """Committed parts, visible or about to be."""
     generation: int = 1
     """Of its delivery: each repair makes the next one (ADR 0032)."""
     manifest_fingerprint: str | None = None
-    """Of the exact bytes; None before it is completed."""
 
     @property
     def began_at_s(self) -> float:
@@ -490,7 +485,6 @@ class Claim:
     attempts_max: int
     source_group: str = ""
     generation: int = 1
-    """In whose folder its parts become visible."""
 
 
 def trusted_until_s(sent_at_monotonic_s: float, lease_ttl_s: float) -> float:

@@ -5,23 +5,31 @@ Every mode, engine and destination ends a chunk here. Each step is followed by i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from enum import Enum
 
 from rivet_fleet.contracts.events import Event, EventName, Told
 from rivet_fleet.contracts.keys import CampaignId, RunId, TaskId
 from rivet_fleet.contracts.killpoints import KillPoint, reach
-from rivet_fleet.contracts.manifest import LedgerPart, StagedPart, part_named, part_path
+from rivet_fleet.contracts.manifest import (
+    LedgerPart,
+    StagedPart,
+    part_named,
+    part_path,
+    run_manifest_name,
+    run_marker_name,
+)
 from rivet_fleet.contracts.plan import ExportPlan
 from rivet_fleet.contracts.reconcile import RangeResult
-from rivet_fleet.contracts.state import Claim, RunView
+from rivet_fleet.contracts.state import Claim, RunStatus, RunView
 from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.errors import DestinationError, DestinationFull, LeaseLost
 from rivet_fleet.execution.destination import Destination, Presence
 from rivet_fleet.execution.durable import filesystem_errors, sync_file
 from rivet_fleet.execution.encoder import SpooledPart
 from rivet_fleet.execution.extract import ExtractResult
-from rivet_fleet.execution.parts import digest_file
+from rivet_fleet.execution.parts import digest_file, fingerprint_bytes
+from rivet_fleet.verification.manifests import MANIFEST_BYTES_MAX
 
 # ------------------------------------------------------------------------------------------
 # Making committed parts visible, or proving them lost: by the worker or by whoever finds them.
@@ -135,13 +143,10 @@ def make_impossible(destination: Destination, parts: Sequence[LedgerPart]) -> No
     reach(KillPoint.REOPEN_VISIBLE_REMOVED)
 
 
-def remove_late(
-    fleet: Fleet, run: RunView, fences: Mapping[int, int], *, but: Set[str] = frozenset()
-) -> int:
+def remove_late(fleet: Fleet, run: RunView, fences: Mapping[int, int]) -> int:
     """Remove what is visible of attempts that were given up: a store may carry out a commit that
     was on its way while its chunk was reopened (F10); how many there were. ``fences``: under which
-    each chunk of the run was committed. ``but``: paths of parts that a repair has replaced, which
-    have readers yet (ADR 0032).
+    each chunk of the run was committed.
 
     A name with a lower fence than its chunk's can never be good again, since fences only grow; so
     whoever comes here late, with a former reading, removes nothing of a later attempt. Raises
@@ -152,6 +157,8 @@ def remove_late(
     removed = 0
     destination = fleet.destination(run.run_id)
     plan = run.plan
+    # Behind whoever read the fences: a repair may have begun since.
+    replaced = {part.path for part in _replaced(fleet, run)}
     # Listed to the end before anything is removed: what a listing shows of a folder that changes
     # meanwhile is not defined (readdir(3)).
     for path in [info.path for info in destination.list_visible(run.run_id)]:
@@ -161,17 +168,55 @@ def remove_late(
             export_name=plan.export_name,
             extension=plan.format.extension,
         )
-        if path in but or named is None or named[1] >= fences.get(named[0], 0):
+        if path in replaced or named is None or named[1] >= fences.get(named[0], 0):
             continue
         destination.remove(path)
         removed += 1
         chunk_index, fence = named
         told = f"{path} became visible after its attempt was given up"
-        tell_removed(fleet, run, chunk_index, path, fence, told)
+        _tell_removed(fleet, run, chunk_index, path, fence, told)
     return removed
 
 
-def tell_removed(
+def _replaced(fleet: Fleet, run: RunView, *, until: int | None = None) -> list[LedgerPart]:
+    """Parts that repairs of the run have replaced, and that readers may have yet (ADR 0032)."""
+    return fleet.patience.call(
+        "read what was replaced", lambda: fleet.store.replaced_parts(run.run_id, until=until)
+    )
+
+
+def remove_replaced(fleet: Fleet, run: RunView, *, min_age_s: float) -> int:
+    """Remove the parts that repairs of a completed run have replaced, once the manifest of its
+    generation has stood for ``min_age_s``; how many. Markers of former generations go first:
+    their folders are whole no more. Raises DestinationError: then some are still there."""
+    if run.status is not RunStatus.COMPLETED or run.generation == 1 or run.finished_at_s is None:
+        return 0
+    # Of a repair that began since this run was read nothing is replaced yet.
+    parts = _replaced(fleet, run, until=run.generation)
+    age_s = fleet.patience.call("read the clock", fleet.store.now_s) - run.finished_at_s
+    if not parts or age_s < min_age_s:
+        return 0
+    destination = fleet.destination(run.run_id)
+    body = destination.read(run_manifest_name(run.run_id, run.generation), MANIFEST_BYTES_MAX)
+    # Who took the new manifest away has left the former one alone, and its readers with it.
+    if body is None or fingerprint_bytes(body) != run.manifest_fingerprint:
+        return 0
+    for generation in range(1, run.generation):
+        destination.remove(run_marker_name(run.run_id, generation))
+    make_impossible(destination, parts)
+    reach(KillPoint.REPLACED_REMOVED)
+    for part in parts:
+        _tell_removed(
+            fleet, run, part.chunk_index, part.path, part.fence, "a repair has replaced it"
+        )
+    fleet.patience.call(
+        "forget what was replaced",
+        lambda: fleet.store.forget_replaced(run.run_id, run.generation),
+    )
+    return len(parts)
+
+
+def _tell_removed(
     fleet: Fleet, run: RunView, chunk_index: int, path: str, fence: int, why: str
 ) -> None:
     """Into the journal: a visible part was taken away."""

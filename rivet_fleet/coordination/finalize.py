@@ -44,7 +44,6 @@ from rivet_fleet.contracts.state import FinalizeLease, FinishedRun, RunView
 from rivet_fleet.coordination.commit import remove_late, reopen_chunk
 from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.coordination.proof import prove_run
-from rivet_fleet.coordination.replaced import replaced_paths
 from rivet_fleet.errors import (
     DestinationError,
     LeaseLost,
@@ -268,9 +267,8 @@ def finalize_run(fleet: Fleet, run_id: RunId) -> bool:
     if findings.refused:
         _refuse(fleet, run, lease, findings, parts)
         return False
-    replaced = replaced_paths(fleet, run_id) if run.generation > 1 else set()
     # Behind the count, which takes its time: as late as it can be.
-    remove_late(fleet, run, ledger.fences, but=replaced)
+    remove_late(fleet, run, ledger.fences)
     if run.plan.skip_empty and not parts:
         # No delivery at all: what was delivered before stays what it was (Rivet: Manifest).
         return _finish(fleet, run, lease, parts, "", findings)
@@ -391,13 +389,14 @@ def manifest_bytes(
         run.plan,
         parts,
         window=RunWindow(
-            started_at=_rfc3339(run.created_at_s), finished_at=_finished_at(fleet, run)
+            started_at=_rfc3339(run.created_at_s),
+            finished_at=_finished_at(fleet, run),
+            generation=run.generation,
         ),
         destination_uri=destination.uri,
         schema_fingerprint=schema_fingerprint(run.plan.output_columns),
         acceptance=run.acceptance,
         proof=proof,
-        generation=run.generation,
     )
 
 

@@ -11,7 +11,12 @@ from rivet_fleet.contracts.clock import BACKOFF_MAX_S, RETRY_WAIT_MAX_S
 from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.identity import CampaignIdentity, namespace_of
 from rivet_fleet.contracts.keys import CampaignId
-from rivet_fleet.contracts.manifest import PartStatus, part_named, receipt_key
+from rivet_fleet.contracts.manifest import (
+    REPLACED_AFTER_S,
+    PartStatus,
+    part_named,
+    receipt_key,
+)
 from rivet_fleet.contracts.plan import Access
 from rivet_fleet.contracts.protection import SourceBudget
 from rivet_fleet.contracts.state import (
@@ -23,14 +28,14 @@ from rivet_fleet.contracts.state import (
     TaskStatus,
     TaskView,
 )
-from rivet_fleet.coordination.commit import Published, remove_late, reopen_chunk
+from rivet_fleet.coordination.commit import (
+    Published,
+    remove_late,
+    remove_replaced,
+    reopen_chunk,
+)
 from rivet_fleet.coordination.finalize import finalize_run, withdraw_success
 from rivet_fleet.coordination.fleet import COORDINATOR, Fleet, process_alive, seen_workers
-from rivet_fleet.coordination.replaced import (
-    REPLACED_AFTER_S,
-    remove_replaced,
-    replaced_paths,
-)
 from rivet_fleet.errors import StateRefused, StateTampered, UsageError
 from rivet_fleet.execution.destination import Destination, Presence, StagedInfo
 from rivet_fleet.observability.reasons import Scene, runs_by_source
@@ -304,9 +309,10 @@ def collect_garbage(
         # What a refused or cancelled run shows is evidence, and one in progress is its finalizer's.
         if run.status is RunStatus.COMPLETED:
             ledger = fleet.store.completed_ledger(run.run_id)
-            replaced += remove_replaced(fleet, run, min_age_s=replaced_after_s)
-            but = replaced_paths(fleet, run.run_id)
-            late += remove_late(fleet, run, ledger.fences, but=but) if ledger is not None else 0
+            if ledger is not None:
+                # Found whole: what a part is marked as decides nothing about one that stands.
+                replaced += remove_replaced(fleet, run, min_age_s=replaced_after_s)
+                late += remove_late(fleet, run, ledger.fences)
         if run.plan.destination.access in seen:
             continue
         seen.add(run.plan.destination.access)

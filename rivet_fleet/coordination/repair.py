@@ -23,7 +23,7 @@ from rivet_fleet.contracts.reconcile import (
 from rivet_fleet.contracts.state import RunView
 from rivet_fleet.coordination.fleet import Fleet, refuse_other
 from rivet_fleet.coordination.reconcile import refuse_other_files
-from rivet_fleet.errors import StateRefused, UsageError
+from rivet_fleet.errors import StateRefused, StateTampered, UsageError
 from rivet_fleet.persistence.repairs import refuse_repair, underway
 from rivet_fleet.planning.config.loaded import LoadedConfig
 
@@ -137,7 +137,7 @@ def _reports(body: bytes) -> list[dict[str, Any]]:
 def _known_id(said: object) -> RunId:
     try:
         return RunId(checked_id(said if isinstance(said, str) else ""))
-    except StateRefused:
+    except StateTampered:
         raise _report_other("it names no comparison") from None
 
 

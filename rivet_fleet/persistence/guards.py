@@ -120,10 +120,10 @@ TEXTS = _names("""
 NUMBERS = _names("""
     at_s attempts attempts_max bytes bytes_written ceiling changed_values chunk_index chunks
     complete duplicates duration_ms event_version expected_tasks fence file_id files_produced
-    finalize_fence governor_fence journal_id keys last_committed_chunk_index
+    finalize_fence generation governor_fence journal_id keys last_committed_chunk_index
     last_verified_chunk_index longest_statement_ms metrics_id owner_pid page page_share pages_read
-    part_number peak_rss_bytes permits pid position priority retries rows rows_written rss_bytes
-    run_position shift task_id total_rows work_ms
+    part_number peak_rss_bytes permits pid position priority replaced_in retries rows rows_written
+    rss_bytes run_position shift task_id total_rows work_ms
 """)
 """Columns that hold a number, those of a budget beside them (``BUDGET_NUMBERS``)."""
 MOMENTS = _names("""

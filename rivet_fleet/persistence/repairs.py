@@ -10,8 +10,8 @@ from rivet_fleet.contracts.manifest import LedgerPart
 from rivet_fleet.contracts.state import RunStatus
 from rivet_fleet.errors import StateRefused
 from rivet_fleet.persistence.commits import SEALED_OF_PART, read_parts
-from rivet_fleet.persistence.database import Database, Record, Transaction
-from rivet_fleet.persistence.finalizers import OTHER_IN_PROGRESS
+from rivet_fleet.persistence.database import Record, Transaction
+from rivet_fleet.persistence.finalizers import OTHER_IN_PROGRESS, Acceptances, Finalizers
 from rivet_fleet.persistence.journal import note
 from rivet_fleet.persistence.ledger import (
     LOCK_CAMPAIGN,
@@ -38,7 +38,7 @@ WHERE run_id = :run_id AND chunk_index = :chunk_index AND status <> 'voided'
 """
 _REPLACED = f"""
 SELECT {SEALED_OF_PART}, status FROM file_log
-WHERE run_id = :run_id AND replaced_in IS NOT NULL UNTIL
+WHERE run_id = :run_id AND status = 'voided' AND replaced_in IS NOT NULL UNTIL
 ORDER BY chunk_index, part_number, file_id
 """
 _FORGET = """
@@ -51,10 +51,9 @@ ORDER BY journal_id DESC LIMIT 1
 """
 
 
-class Repairs:
-    """completed → in progress as the next generation, and what becomes of what it replaces."""
-
-    _db: Database
+class Repairs(Acceptances, Finalizers):
+    """How a run ends, and begins anew: completed → in progress as the next generation, and what
+    becomes of what it replaces."""
 
     def repair_run(
         self, run_id: RunId, *, generation: int, fences: Mapping[int, int], by: str, reason: str

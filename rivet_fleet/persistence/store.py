@@ -19,7 +19,6 @@ from rivet_fleet.persistence.campaigns import Campaigns
 from rivet_fleet.persistence.claims import Claims
 from rivet_fleet.persistence.commits import Deliveries
 from rivet_fleet.persistence.database import Database
-from rivet_fleet.persistence.finalizers import Acceptances, Finalizers
 from rivet_fleet.persistence.ledger import Ledger, Uniques
 from rivet_fleet.persistence.marks import Histories, Marks
 from rivet_fleet.persistence.migrate import check_version, migrate, refuse_live
@@ -30,14 +29,12 @@ from rivet_fleet.persistence.views import Counters, Outages, Views
 
 
 class Store(
-    Acceptances,
     Campaigns,
     Budgets,
     Governors,
     Claims,
     Deliveries,
     Ledger,
-    Finalizers,
     Histories,
     Counters,
     Marks,

@@ -61,6 +61,7 @@ SMALL = {
 """Small modules that only a sibling imports, and why they stand alone."""
 
 FAN_OUT = {
+    "cli/main.py": 16,
     "cli/state.py": 17,
     "coordination/check.py": 19,
     "coordination/doctor.py": 21,
@@ -105,6 +106,7 @@ ONE_SUBJECT = {
     "protection": "budgets of a source: as a value, and as configured",
     "quality": "quality gates: as a value, and as configured",
     "reconcile": "files compared with their source: the command, its campaign, one range, values",
+    "repair": "what differs, read anew: the command, and what it does",
     "seals": "seals of what a state holds: how they are made, and what is sealed",
     "session": "a session with a database: what engines share, and each engine's",
     "signals": "how a source says that it is pressed: the seam, and each engine's",

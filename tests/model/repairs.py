@@ -38,6 +38,8 @@ class MemoryRepairs(MemoryFinish, MemoryViews):
         if other is not None:
             raise underway(f"run {other} of the same export is in progress")
         tasks = [t for t in self._tasks_of(run_id) if t.chunk_index in fences]
+        if len(tasks) < len(fences):
+            raise underway(f"a chunk of run {run_id} was read again meanwhile")
         for task in tasks:
             if task.fence != fences[task.chunk_index] or task.status is not TaskStatus.COMPLETED:
                 raise underway(f"chunk {task.chunk_index} of run {run_id} was read again meanwhile")
