@@ -396,12 +396,15 @@ def test_a_lease_that_is_lost_while_reading_leaves_the_delivery_alone(tmp_path: 
 def test_a_delivery_that_fails_is_tried_again_alone(tmp_path: Path) -> None:
     here = Here(tmp_path)
     fails, beside, told = Once(0, DestinationUnavailable("gone")), [], []
+    later = threading.Event()
 
     def before_stage(chunk: int) -> None:
         fails(chunk)
-        beside.append((chunk, here.read[-1]))
+        beside.append((chunk, chunk == 0 and later.wait(ABSENCE_S)))
 
     def before_page(chunk: int, page: int) -> None:
+        if chunk == 2:
+            later.set()
         if (chunk, page) == (1, 2):
             told.append(here.task(0).status)
 
@@ -410,7 +413,7 @@ def test_a_delivery_that_fails_is_tried_again_alone(tmp_path: Path) -> None:
     assert here.worker.run() is ExitCode.OK
     assert told == [TaskStatus.FAILED], "it is somebody's again at once"
     assert here.standing() == [(TaskStatus.COMPLETED, 2, 2), DONE, DONE]
-    assert (0, 0) in beside, "a chunk that was tried before shares its worker with no other"
+    assert (0, False) in beside, "a chunk that was tried before shares its worker with no other"
     assert here.left() == []
 
 
