@@ -153,6 +153,8 @@ class Versitygw:
             self._process = subprocess.Popen(
                 [
                     *(str(_SERVER), "--port", f"127.0.0.1:{self.port}", "--quiet"),
+                    # As the clouds do.
+                    "--keep-alive",
                     *("posix", str(self.directory / "data")),
                 ],
                 stdin=subprocess.DEVNULL,
