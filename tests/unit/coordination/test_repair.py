@@ -76,13 +76,17 @@ class Place:
         self.store = MemoryStore(self.clock)
         prefix = str(folder / "out") if kind == "local" else f"repair-{folder}"
         self.where = DestinationPlan(kind=kind, prefix=prefix)
+        self.fleets: list[Fleet] = []
+        self.destination: Destination = open_destination(self.where)
         self.submit("c1")
         self.finish("c1")
         self.first = self.listed()
 
-    @property
-    def destination(self) -> Destination:
-        return open_destination(self.where)
+    def close(self) -> None:
+        """What is open of a folder is closed here, and not when somebody looks at descriptors."""
+        for fleet in self.fleets:
+            fleet.close()
+        self.destination.close()
 
     @property
     def run(self) -> RunView:
@@ -91,7 +95,8 @@ class Place:
         return run
 
     def fleet(self, name: str = "worker") -> Fleet:
-        return make_fleet(self.store, self.folder, name)
+        self.fleets.append(make_fleet(self.store, self.folder, name))
+        return self.fleets[-1]
 
     def submit(self, name: str) -> None:
         plan = campaign_plan(campaign_id=name, chunks=(CHUNKS,))
@@ -163,12 +168,19 @@ class Place:
         assert order != [False, True], "latest.json moves behind manifest.json"
 
 
-@pytest.mark.parametrize("kind", ["memory", "local"])
+@pytest.fixture
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+    made = Place(tmp_path, getattr(request, "param", "memory"))
+    yield made
+    killpoints.observe(None)
+    made.close()
+
+
+@pytest.mark.parametrize("place", ["memory", "local"], indirect=True)
 @pytest.mark.parametrize("point", BEHIND, ids=lambda point: point.value)
 def test_wherever_a_repair_dies_a_reader_finds_one_generation_whole(
-    tmp_path: Path, point: KillPoint, kind: str
+    place: Place, point: KillPoint
 ) -> None:
-    place = Place(tmp_path, kind)
     killpoints.observe(place.looked_at)
     killpoints.arm((Arming(point=point, action=KillAction.ERROR),))
     with pytest.raises(KillPointReached):
@@ -191,9 +203,8 @@ def test_wherever_a_repair_dies_a_reader_finds_one_generation_whole(
 
 
 def test_what_was_replaced_goes_behind_its_grace_and_never_before_the_manifest(
-    tmp_path: Path,
+    place: Place,
 ) -> None:
-    place = Place(tmp_path)
     sweep = place.fleet("sweeper")
 
     def swept(after_s: float) -> tuple[int, int]:
@@ -224,8 +235,7 @@ def test_what_was_replaced_goes_behind_its_grace_and_never_before_the_manifest(
     assert not validate_prefix(place.destination, depth=Depth.FULL).findings
 
 
-def test_of_two_repairs_one_is_refused_and_the_same_one_may_ask_again(tmp_path: Path) -> None:
-    place = Place(tmp_path)
+def test_of_two_repairs_one_is_refused_and_the_same_one_may_ask_again(place: Place) -> None:
     by = place.fleet("first").identity.worker_id
     asked = {"generation": 1, "fences": REPAIRED, "reason": "it differs"}
     assert place.store.repair_run(RUN, by=by, **asked) == 2  # type: ignore[arg-type]
@@ -242,9 +252,8 @@ def test_of_two_repairs_one_is_refused_and_the_same_one_may_ask_again(tmp_path: 
     assert {path.count("_g3") for path in place.listed()} == {0, 1}
 
 
-def test_a_part_that_is_lost_in_a_repair_takes_every_mark_along(tmp_path: Path) -> None:
+def test_a_part_that_is_lost_in_a_repair_takes_every_mark_along(place: Place) -> None:
     """Chunk 1 belongs to both generations."""
-    place = Place(tmp_path)
     place.begin()
     (shared,) = (path for path in place.first if "-c000001-" in path)
     place.destination.remove(shared)
@@ -255,8 +264,7 @@ def test_a_part_that_is_lost_in_a_repair_takes_every_mark_along(tmp_path: Path) 
     assert place.listed() == place.listed(LATEST_NAME)
 
 
-def test_an_older_run_is_repaired_in_its_own_folder_alone(tmp_path: Path) -> None:
-    place = Place(tmp_path)
+def test_an_older_run_is_repaired_in_its_own_folder_alone(place: Place) -> None:
     place.submit("c2")
     with pytest.raises(StateRefused, match="run c2-e0 of the same export is in progress"):
         place.begin()
