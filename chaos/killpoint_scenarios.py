@@ -112,6 +112,9 @@ SCENARIOS: dict[KillPoint, Scenario] = {
     KillPoint.REPORT_WRITTEN: _ONCE,
 }
 
+OF_REPAIRS = (KillPoint.REPAIR_BEGUN, KillPoint.REPLACED_REMOVED)
+"""Of commands behind a delivery: tests/integration/test_repair_kills.py dies there."""
+
 
 class NeverReached(AssertionError):
     """Nobody came by the kill point: somebody else had done that step already."""

@@ -157,6 +157,7 @@ def test_what_differs_is_replaced_and_a_reader_sees_one_of_the_two(shop: Shop) -
     desk.refused("repair", code=1, named="no range of what was compared differs", hint="changed")
 
 
+@pytest.mark.parametrize("shop", ["postgres"], indirect=True)
 def test_a_repair_is_refused_and_nothing_is_changed(shop: Shop) -> None:
     desk = shop.desk
     shop.execute("UPDATE orders SET note = 'third' WHERE id = 60")
