@@ -21,7 +21,7 @@ from rivet_fleet.contracts.manifest import (
 )
 from rivet_fleet.contracts.plan import ExportPlan
 from rivet_fleet.contracts.reconcile import RangeResult
-from rivet_fleet.contracts.state import Claim, RunStatus, RunView
+from rivet_fleet.contracts.state import Claim, RunView
 from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.errors import DestinationError, DestinationFull, LeaseLost
 from rivet_fleet.execution.destination import Destination, Presence
@@ -189,7 +189,7 @@ def remove_replaced(fleet: Fleet, run: RunView, *, min_age_s: float) -> int:
     """Remove the parts that repairs of a completed run have replaced, once the manifest of its
     generation has stood for ``min_age_s``; how many. Markers of former generations go first:
     their folders are whole no more. Raises DestinationError: then some are still there."""
-    if run.status is not RunStatus.COMPLETED or run.generation == 1 or run.finished_at_s is None:
+    if run.generation == 1 or run.finished_at_s is None:
         return 0
     # Of a repair that began since this run was read nothing is replaced yet.
     parts = _replaced(fleet, run, until=run.generation)

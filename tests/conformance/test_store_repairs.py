@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from rivet_fleet.contracts.keys import CampaignId, RunId
@@ -15,15 +17,15 @@ from tests.stores import identity
 CAMPAIGN, RUN, W1 = CampaignId("c1"), RunId("c1-e0"), identity("w1")
 
 
-def deliver(store: Store) -> None:
-    while (claim := store.claim(CAMPAIGN, W1, 30.0)) is not None:
+def deliver(store: Store, only: Sequence[RunId] = ()) -> None:
+    while (claim := store.claim(CAMPAIGN, W1, 30.0, only=only)) is not None:
         part = staged_part(claim.chunk_index, claim.fence)
         store.commit(claim.task_id, claim.fence, [part], rows=part.digest.rows, pages=1)
         store.mark_published(claim.task_id, claim.fence)
 
 
-def finish(store: Store) -> None:
-    deliver(store)
+def end(store: Store, only: Sequence[RunId] = ()) -> None:
+    deliver(store, only)
     lease = store.lease_finalize(RUN, W1, 30.0)
     assert lease is not None
     ledger = store.whole_ledger(lease)
@@ -32,6 +34,10 @@ def finish(store: Store) -> None:
         lease,
         FinishedRun(manifest_fingerprint="xxh3:1", rows=1, bytes=1, files=3, duration_s=1.0),
     )
+
+
+def finish(store: Store) -> None:
+    end(store)
     assert store.finish_campaign(CAMPAIGN) is CampaignStatus.COMPLETED
 
 
@@ -86,3 +92,25 @@ def test_of_a_cancelled_campaign_nothing_is_repaired(store: Store) -> None:
         repair(store, 2, {0: 1}, by="b")
     with pytest.raises(StateRefused):
         store.repair_run(RunId("c1-e9"), generation=1, fences={}, by="a", reason="")
+
+
+def test_beside_another_run_of_the_export_nothing_is_repaired(store: Store) -> None:
+    store.submit(campaign_plan(chunks=(3,)))
+    finish(store)
+    store.submit(campaign_plan(campaign_id="c2", chunks=(1,)))
+    with pytest.raises(StateRefused, match="run c2-e0 of the same export is in progress"):
+        repair(store, 1, {0: 1})
+    store.cancel(CampaignId("c2"))
+    assert repair(store, 1, {0: 1}) == 2
+
+
+def test_a_run_that_was_delivered_before_its_campaign_was_cancelled_stays_as_it_is(
+    store: Store,
+) -> None:
+    store.submit(campaign_plan(chunks=(3, 1)))
+    end(store, only=[RUN])
+    store.cancel(CAMPAIGN)
+    run = store.run(RUN)
+    assert run is not None and run.status is RunStatus.COMPLETED
+    with pytest.raises(StateRefused, match="was cancelled"):
+        repair(store, 1, {0: 1})

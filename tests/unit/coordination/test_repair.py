@@ -232,7 +232,9 @@ def test_what_was_replaced_goes_behind_its_grace_and_never_before_the_manifest(
     assert swept(60.0) == (2, 0) and swept(60.0) == (0, 0)
     left = {path for path in place.visible() if place.named(path)}
     assert left == place.listed() == place.listed(LATEST_NAME)
-    assert not validate_prefix(place.destination, depth=Depth.FULL).findings
+    for run_id in (None, RUN):
+        found = validate_prefix(place.destination, depth=Depth.FULL, run_id=run_id)
+        assert not found.findings, "of the newest generation, by whichever name"
 
 
 def test_of_two_repairs_one_is_refused_and_the_same_one_may_ask_again(place: Place) -> None:

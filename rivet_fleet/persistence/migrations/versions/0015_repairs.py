@@ -6,11 +6,12 @@ from alembic import op
 revision = "0015"
 down_revision = "0014"
 
+_INT = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
 
 def upgrade() -> None:
     """Nothing has been repaired yet."""
     for table in ("chunk_run", "chunk_task"):
-        op.add_column(
-            table, sa.Column("generation", sa.BigInteger(), nullable=False, server_default="1")
-        )
-    op.add_column("file_log", sa.Column("replaced_in", sa.BigInteger(), nullable=True))
+        first = sa.Column("generation", _INT, nullable=False, server_default=sa.text("1"))
+        op.add_column(table, first)
+    op.add_column("file_log", sa.Column("replaced_in", _INT, nullable=True))
