@@ -220,23 +220,29 @@ class Footing:
     ``look`` asks the source; it raises SourceError."""
 
     def __init__(
-        self, read: ReadPlan, chunk_range: ChunkRange, look: Callable[[], tuple[BasisFact, ...]]
+        self,
+        read: ReadPlan,
+        chunk_range: ChunkRange,
+        look: Callable[[], tuple[BasisFact, ...]],
+        *,
+        columns: tuple[BasisFact, ...] = (),
     ) -> None:
+        """``columns``: what they are, as an opening has found and passed them."""
         self._read, self._range, self._look = read, chunk_range, look
         self._told: dict[BasisDifference, None] = {}
-        self._columns: tuple[BasisFact, ...] = ()
+        self.columns = columns
 
     def judge(self, now: tuple[BasisFact, ...]) -> tuple[BasisDifference, ...]:
         """Everything that was found changed so far, without harm. The first ``now`` that says what
         the columns are is the opening's, which ``check_columns`` passed. Raises SchemaDrift."""
-        if not self._columns:
-            self._columns = tuple(fact for fact in now if fact.kind is BasisKind.COLUMN)
-        self._told |= dict.fromkeys(judge(self._read, self._range, now, self._columns))
+        if not self.columns:
+            self.columns = tuple(fact for fact in now if fact.kind is BasisKind.COLUMN)
+        self._told |= dict.fromkeys(judge(self._read, self._range, now, self.columns))
         return tuple(self._told)
 
     def prove(self) -> tuple[BasisDifference, ...]:
         """Look again, and judge; nothing is asked where there is nothing to compare with."""
-        compared = self._read.basis or self._columns or self._read.position
+        compared = self._read.basis or self.columns or self._read.position
         return self.judge(self._look()) if compared else ()
 
 

@@ -868,6 +868,98 @@ def test_what_a_plan_rests_on_is_proven_when_opened_when_reconnected_and_behind_
             act()
 
 
+@pytest.fixture
+def looks(source: Source, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the source is asked beside its pages, as it goes."""
+    asked: list[str] = []
+    session = source._session
+    reading = session.reading
+
+    def recorded(settings: Any, *, doing: str, **options: Any) -> Any:
+        asked.append(doing)
+        return reading(settings, doing=doing, **options)
+
+    monkeypatch.setattr(session, "reading", recorded)
+    return asked
+
+
+BELOW = replace(BY_I, upper=("300",))
+ABOVE = replace(BY_I, lower=("300",))
+COMPARING = "comparing the source"
+
+
+def _compared(looks: list[str], act: Callable[[], object]) -> bool:
+    looks.clear()
+    act()
+    return any(COMPARING in doing for doing in looks)
+
+
+def test_a_chunk_begins_on_the_last_look_behind_the_one_before(
+    server: Server, source: Source, looks: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = server.table("i int NOT NULL PRIMARY KEY", "SELECT i FROM numbers WHERE i <= 600")
+    facts = facts_of(source, name)
+    read = replace(read_plan(facts), basis=resting(facts.basis, [BY_I], None))
+
+    def begun(chunk: ChunkRange = ABOVE, like: ReadPlan = read) -> ChunkReader:
+        return source.open_chunk(like, chunk, TuningPlan())
+
+    first = begun(BELOW)
+    below = drain(first).num_rows
+    assert _compared(looks, begun), "nothing was proven yet"
+    first.prove()
+    assert not _compared(looks, begun)
+    reader = begun()
+    assert below + drain(reader).num_rows == 600
+    assert _compared(looks, reader.prove), "its own pages are proven"
+
+    other = replace(ABOVE, kind=RangeKind.SPAN)
+    assert _compared(looks, lambda: begun(other)), "other statements rest on other facts"
+    assert _compared(looks, lambda: begun(like=replace(read, basis=read.basis[:1])))
+    with monkeypatch.context() as later:
+        later.setattr(engine_source, "GROUND_S_MAX", -1.0)
+        assert _compared(looks, begun), "it was long ago"
+    reader.prove()
+    source.close()
+    source.ping()
+    assert _compared(looks, begun), "another connection"
+
+
+CHANGES = {
+    "renamed": "DROP COLUMN n, ADD COLUMN m int",
+    "as wide": "DROP COLUMN n, ADD COLUMN n real",
+    "wider": "DROP COLUMN n, ADD COLUMN n double precision",
+}
+
+
+@pytest.mark.parametrize("change", [*CHANGES, "unkeyed"])
+def test_what_changed_behind_the_last_look_is_told_as_that(
+    server: Server, source: Source, change: str
+) -> None:
+    name = server.table(
+        "i int NOT NULL PRIMARY KEY, n int", "SELECT i, i FROM numbers WHERE i <= 600"
+    )
+    facts = facts_of(source, name)
+    read = replace(read_plan(facts), basis=resting(facts.basis, [BY_I], None))
+    first = source.open_chunk(read, BELOW, TuningPlan())
+    drain(first)
+    assert first.prove() == ()
+    if change == "unkeyed":
+        server.drop_key(name)
+    else:
+        server.sql(f"ALTER TABLE {name} {CHANGES[change]}")
+
+    def delivered() -> None:
+        reader = source.open_chunk(read, ABOVE, TuningPlan())
+        drain(reader)
+        reader.prove()
+
+    with pytest.raises(SchemaDrift):
+        delivered()
+    with pytest.raises(SchemaDrift):
+        source.open_chunk(read, ABOVE, TuningPlan())
+
+
 def test_a_server_that_is_behind_the_plan_is_neither_read_nor_counted(
     server: Server, source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,9 +15,11 @@ from tests.stores import SqlBackend, sqlite_backend
 EXPORTS = 5
 CHUNKS = 10_000
 
+_CLAIM = claims.CLAIM_ONE_STATEMENT.replace("MARKED ", "")
 STATEMENTS = {
-    "claim": claims.CLAIM_ONE_STATEMENT.replace("PICK", claims.PICK_ANY),
-    "claim in a group": claims.CLAIM_ONE_STATEMENT.replace("PICK", claims.PICK_IN_GROUP),
+    "claim": _CLAIM.replace("PICK", claims.PICK_ANY),
+    "claim in a group": _CLAIM.replace("PICK", claims.PICK_IN_GROUP),
+    "mark what was read": claims.MARK_READ,
     "reap": claims.REAPABLE.replace("EXPIRED_FILTER", claims.EXPIRED).replace(
         "CAMPAIGN_FILTER", ""
     ),
@@ -34,6 +36,8 @@ PARAMETERS: dict[str, object] = {
     "campaign_id": "c1",
     "group_name": "db",
     "task_id": 30_055,
+    "read_task_id": 30_055,
+    "read_fence": 1,
     "worker_id": "w",
     "name": "w",
     "host_id": "h",

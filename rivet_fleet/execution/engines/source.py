@@ -12,15 +12,23 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
-from rivet_fleet.contracts.basis import BasisFact
+from rivet_fleet.contracts.basis import BasisDifference, BasisFact
 from rivet_fleet.contracts.columns import ColumnSpec
 from rivet_fleet.contracts.counters import CounterReading
 from rivet_fleet.contracts.facts import FactsRequest, Listing, ServerFacts, SourceFacts, SourceNote
-from rivet_fleet.contracts.keys import ChunkRange, RelationName
+from rivet_fleet.contracts.keys import ChunkRange, RangeKind, RelationName
 from rivet_fleet.contracts.plan import ReadPlan, TuningPlan
 from rivet_fleet.contracts.proof import ChangeReading
 from rivet_fleet.contracts.window import Newest, NewestRequest
-from rivet_fleet.errors import SourceBusy, SourceRefused, StatementTimeout
+from rivet_fleet.errors import (
+    RivetFleetError,
+    SourceBusy,
+    SourceError,
+    SourceRefused,
+    SourceUnavailable,
+    StatementTimeout,
+    ValueTooLarge,
+)
 from rivet_fleet.execution.chunkreader import PagedReader, ReadingEngine, text_column
 from rivet_fleet.execution.engines.decoding import BatchDecoder, Decoders
 from rivet_fleet.execution.engines.session import (
@@ -32,6 +40,7 @@ from rivet_fleet.execution.engines.session import (
 from rivet_fleet.execution.paging import KeyDialect
 from rivet_fleet.execution.proof import count_select
 from rivet_fleet.execution.signals import SignalSpec, unknown_signal
+from rivet_fleet.execution.source import Page, PageLimit
 from rivet_fleet.execution.types import Footing
 
 
@@ -80,17 +89,50 @@ class Questions(Generic[S, B]):
     read_changes: Callable[[S, RelationName], ChangeReading]
     counting: Callable[[S, ReadPlan, ChunkRange, float], Counting]
     """The last is the count's limit in seconds."""
-    reading: Callable[[S, B, Footing, ReadPlan, ChunkRange, TuningPlan], ReadingEngine]
-    """Behind a look at the columns and at the footing. Raises SchemaDrift; while the plan's name
-    stands for nothing SourceBusy, or SourceRefused where a swap leaves no such moment."""
+    look: Callable[[S, B, Footing, ReadPlan, ChunkRange], Any]
+    """At the columns and at the footing; what ``reading`` takes of it. Raises SchemaDrift; while
+    the plan's name stands for nothing SourceBusy, or SourceRefused where a swap leaves no such
+    moment."""
+    reading: Callable[[S, Any, ReadPlan, ChunkRange, TuningPlan], ReadingEngine]
+    """Behind a look, of this chunk or of one of the same shape. Asks nothing."""
     mixed: Callable[[S], bool]
     """Whether one connection may lead to several servers in turn that say how far they have come.
     Raises SourceError."""
+    steady: Callable[[S], bool]
+    """Whether one session of one server answers whatever a connection asks. Raises SourceError."""
     list_relations: Callable[[S], Listing]
     describe_server: Callable[[S], ServerFacts]
     check_readable: Callable[[S, RelationName | None, str | None], tuple[SourceNote, ...]]
     read_counters: Callable[[S], CounterReading]
     ping: Callable[[S], str]
+
+
+GROUND_S_MAX = 5.0
+"""So long behind a chunk's last look the next one begins on it: what only an opening sees, as a new
+column, is seen within this time."""
+
+_ITS_OWN = (SourceUnavailable, StatementTimeout, ValueTooLarge)
+"""What a page fails of whatever the source is like."""
+_SEVERAL = (RangeKind.KEYSET, RangeKind.SPAN, RangeKind.BLOCKS)
+"""Of these a run has more chunks than one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ground:
+    """What the last look behind a chunk's pages found to be as planned, on which connection. It is
+    the look before the pages of the next chunk of the same shape, too (ADR 0018)."""
+
+    shape: tuple[object, ...]
+    found: Any
+    """What the opening's look gave."""
+    columns: tuple[BasisFact, ...]
+    connection: object
+    at_s: float
+
+    @staticmethod
+    def shape_of(read: ReadPlan, chunk_range: ChunkRange) -> tuple[object, ...]:
+        """Chunks of one shape rely on the same facts and are read by the same statements."""
+        return read, chunk_range.kind, chunk_range.columns, chunk_range.relation
 
 
 @verbs_are_answered
@@ -106,9 +148,36 @@ class EngineReader(PagedReader):
         footing: Footing,
         *,
         row_bytes_max: int,
+        stood: Callable[[tuple[BasisFact, ...] | None], None],
+        look: Callable[[], object] | None,
     ) -> None:
-        self._session = session
+        """``stood`` is told the columns when all was found to be as planned behind the pages, and
+        None before it is looked; ``look`` is the opening's, where it was spared."""
+        self._session, self._stood, self._spared = session, stood, look
         super().__init__(engine, read, chunk_range, footing, row_bytes_max=row_bytes_max)
+
+    def read_page(self, limit: PageLimit) -> Page:
+        """The next page; see ``ChunkReader``. What cannot be read because the source is not as it
+        was planned any more is told as that."""
+        try:
+            return super().read_page(limit)
+        except RivetFleetError as error:
+            self._stood(None)
+            look, self._spared = self._spared, None
+            if look is not None and not isinstance(error, _ITS_OWN):
+                try:
+                    look()
+                except SourceError:
+                    raise error from None
+            raise
+
+    def prove(self) -> tuple[BasisDifference, ...]:
+        """See ``ChunkReader``."""
+        self._stood(None)
+        told = super().prove()
+        if not told:
+            self._stood(self._footing.columns)
+        return told
 
 
 BEHIND = "RIVET_SOURCE_BEHIND"
@@ -175,6 +244,7 @@ class EngineSource(Generic[S, B]):
         self._value_bytes_max = max_value_bytes
         self._basis = questions.basis(session)
         self._abreast = Abreast(session, questions)
+        self._ground: _Ground | None = None
 
     def introspect(self, request: FactsRequest) -> SourceFacts:
         """Facts about one table or query; see ``Source``."""
@@ -221,12 +291,47 @@ class EngineSource(Generic[S, B]):
             self._abreast.prove(read)
             return self._basis.look(read, chunk_range)
 
-        self._abreast.prove(read)
-        footing = Footing(read, chunk_range, look)
-        engine = self._ask.reading(self._session, self._basis, footing, read, chunk_range, tuning)
-        row_bytes_max = tuning.max_row_bytes
+        def opened() -> Any:
+            self._abreast.prove(read)
+            return self._ask.look(self._session, self._basis, footing, read, chunk_range)
+
+        shape = _Ground.shape_of(read, chunk_range)
+        ground = self._ground if self._stands_on(shape) else None
+        footing = Footing(read, chunk_range, look, columns=ground.columns if ground else ())
+        found = opened() if ground is None else ground.found
+
+        def stood(columns: tuple[BasisFact, ...] | None) -> None:
+            self._ground = None
+            several = chunk_range.kind in _SEVERAL
+            if several and columns is not None and self._ask.steady(self._session):
+                self._ground = _Ground(
+                    shape=shape,
+                    found=found,
+                    columns=columns,
+                    connection=self._session.connection,
+                    at_s=time.monotonic(),
+                )
+
         return EngineReader(
-            self._session, engine, read, chunk_range, footing, row_bytes_max=row_bytes_max
+            self._session,
+            self._ask.reading(self._session, found, read, chunk_range, tuning),
+            read,
+            chunk_range,
+            footing,
+            row_bytes_max=tuning.max_row_bytes,
+            stood=stood,
+            look=None if ground is None else opened,
+        )
+
+    def _stands_on(self, shape: tuple[object, ...]) -> bool:
+        """Whether the last look behind pages is as good as one before these."""
+        ground = self._ground
+        return (
+            ground is not None
+            and self._session.usable
+            and ground.connection is self._session.connection
+            and time.monotonic() - ground.at_s <= GROUND_S_MAX
+            and ground.shape == shape
         )
 
     def list_relations(self) -> Listing:

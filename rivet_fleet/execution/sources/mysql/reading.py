@@ -155,19 +155,23 @@ class MysqlReading(EngineReading[Session, BatchDecoder]):
 
     A page of a key walks an index where there is one: the optimizer, left alone, may prefer to
     read and sort everything. Which one, is chosen here and with every new connection: meanwhile
-    another table may have taken the name, with its indexes. Raises SchemaDrift when what is there
-    is not what was planned.
+    another table may have taken the name, with its indexes.
     """
 
     _text_types = ("varchar", "253")
     _decoders = DECODERS
 
     def __init__(
-        self, session: Session, read: ReadPlan, chunk_range: ChunkRange, tuning: TuningPlan
+        self,
+        session: Session,
+        read: ReadPlan,
+        chunk_range: ChunkRange,
+        tuning: TuningPlan,
+        now: Shape,
     ) -> None:
+        """``now``: what ``looked`` gave, for this chunk or for one that is cut by the same key."""
         super().__init__(session, read, tuning)
         self._range = chunk_range
-        now = self._look()
         self._index = self._choose_index(now)
         self._keys = statements.Keys.of(now.columns)
         self.keys: KeyDialect = self._keys
@@ -283,25 +287,27 @@ class MysqlReading(EngineReading[Session, BatchDecoder]):
         """Drop the connection, take a new one and look again at what is read. Raises SourceError,
         SchemaDrift."""
         self._session.close()
-        self._index = self._choose_index(self._look())
-
-    def _look(self) -> Shape:
-        read = self._read
-        with maybe_swapped(SWAPPED_CODES):
-            now = read_shape(self._session, read.relation, read.query, read.session)
-        check_columns(read, now.columns)
-        return now
+        self._index = self._choose_index(looked(self._session, self._read, self._range))
 
     def _choose_index(self, now: Shape) -> str | None:
-        read, chunk_range = self._read, self._range
+        chunk_range = self._range
         if chunk_range.kind not in (RangeKind.KEYSET, RangeKind.SPAN):
             return None
-        if chunk_range.kind is RangeKind.KEYSET and read.relation is not None:
-            _check_unique(read.relation, chunk_range.columns, now)
         # Behind a column's own index stands the primary key: it orders equal values as well.
         orders = (chunk_range.columns, chunk_range.columns[:1])
         indexes = (leading_index(now.indexes, columns) for columns in orders)
         return next((found for found in indexes if found is not None), None)
+
+
+def looked(session: Session, read: ReadPlan, chunk_range: ChunkRange) -> Shape:
+    """What is there now. Raises SchemaDrift when it is not what was planned, SourceBusy while the
+    name stands for nothing."""
+    with maybe_swapped(SWAPPED_CODES):
+        now = read_shape(session, read.relation, read.query, read.session)
+    check_columns(read, now.columns)
+    if chunk_range.kind is RangeKind.KEYSET and read.relation is not None:
+        _check_unique(read.relation, chunk_range.columns, now)
+    return now
 
 
 def _check_unique(relation: RelationName, columns: tuple[str, ...], now: Shape) -> None:

@@ -19,7 +19,7 @@ from rivet_fleet.execution.sources.mysql import listing, reading
 from rivet_fleet.execution.sources.mysql.basis import Basis
 from rivet_fleet.execution.sources.mysql.catalog import find_relation, rows
 from rivet_fleet.execution.sources.mysql.dialect import ENGINE_NAMES, family, quote_text
-from rivet_fleet.execution.sources.mysql.introspect import introspect, read_shape
+from rivet_fleet.execution.sources.mysql.introspect import Shape, introspect, read_shape
 from rivet_fleet.execution.sources.mysql.querysession import in_utc
 from rivet_fleet.execution.sources.mysql.reading import MysqlReading
 from rivet_fleet.execution.sources.mysql.session import Proxy, Session
@@ -204,7 +204,8 @@ WHOLE = ChunkRange(kind=RangeKind.WHOLE)
 def _counting(
     session: Session, read: ReadPlan, chunk_range: ChunkRange, timeout_s: float
 ) -> Counting:
-    engine = MysqlReading(session, read, WHOLE, TuningPlan())
+    now = reading.looked(session, read, WHOLE)
+    engine = MysqlReading(session, read, WHOLE, TuningPlan(), now)
     return Counting(
         keys=engine.keys,
         item=engine.from_item(read.relation, read.query, only=False),
@@ -212,17 +213,18 @@ def _counting(
     )
 
 
-def _reading(
-    session: Session,
-    _basis: Basis,
-    footing: Footing,
-    read: ReadPlan,
-    chunk_range: ChunkRange,
-    tuning: TuningPlan,
-) -> MysqlReading:
-    engine = MysqlReading(session, read, chunk_range, tuning)
+def _look(
+    session: Session, _basis: Basis, footing: Footing, read: ReadPlan, chunk_range: ChunkRange
+) -> Shape:
+    now = reading.looked(session, read, chunk_range)
     footing.prove()
-    return engine
+    return now
+
+
+def _reading(
+    session: Session, now: Shape, read: ReadPlan, chunk_range: ChunkRange, tuning: TuningPlan
+) -> MysqlReading:
+    return MysqlReading(session, read, chunk_range, tuning, now)
 
 
 def _ping(session: Session) -> str:
@@ -239,8 +241,10 @@ QUESTIONS = Questions(
     position=position,
     reached=reached,
     mixed=lambda _session: False,
+    steady=lambda session: session.server.proxy is Proxy.DIRECT,
     read_changes=reading.read_changes,
     counting=_counting,
+    look=_look,
     reading=_reading,
     list_relations=listing.list_relations,
     describe_server=listing.describe_server,

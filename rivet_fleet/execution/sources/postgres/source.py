@@ -283,19 +283,20 @@ def _counting(
     )
 
 
-def _reading(
-    session: Session,
-    basis: Basis,
-    footing: Footing,
-    read: ReadPlan,
-    chunk_range: ChunkRange,
-    tuning: TuningPlan,
-) -> PostgresReading:
+def _look(
+    session: Session, basis: Basis, footing: Footing, read: ReadPlan, chunk_range: ChunkRange
+) -> Keys:
     own = session.own if read.relation is None else ()
     with _planned(session, read) as cursor:
         raw, keys = _columns_now(session, cursor, read, chunk_range)
         check_columns(read, column_facts(cursor, raw), forms_are_sent=False)
         footing.judge(basis.now(cursor, read, chunk_range, own, raw))
+    return keys
+
+
+def _reading(
+    session: Session, keys: Keys, read: ReadPlan, chunk_range: ChunkRange, tuning: TuningPlan
+) -> PostgresReading:
     whole = chunk_range.kind is RangeKind.WHOLE
     return PostgresReading(session, read, tuning, keys, whole=whole)
 
@@ -314,8 +315,10 @@ QUESTIONS = Questions(
     position=position,
     reached=reached,
     mixed=lambda session: session.pooled,
+    steady=lambda session: not session.pooled,
     read_changes=read_changes,
     counting=_counting,
+    look=_look,
     reading=_reading,
     list_relations=listing.list_relations,
     describe_server=listing.describe_server,
