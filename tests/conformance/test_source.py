@@ -43,6 +43,7 @@ from rivet_fleet.errors import (
     ValueTooLarge,
 )
 from rivet_fleet.execution import registry
+from rivet_fleet.execution.engines import ground
 from rivet_fleet.execution.engines import source as engine_source
 from rivet_fleet.execution.proof import PageProofs
 from rivet_fleet.execution.signals import SourceSignals
@@ -917,7 +918,7 @@ def test_a_chunk_begins_on_the_last_look_behind_the_one_before(
     assert _compared(looks, lambda: begun(other)), "other statements rest on other facts"
     assert _compared(looks, lambda: begun(like=replace(read, basis=read.basis[:1])))
     with monkeypatch.context() as later:
-        later.setattr(engine_source, "GROUND_S_MAX", -1.0)
+        later.setattr(ground, "GROUND_S_MAX", -1.0)
         assert _compared(looks, begun), "it was long ago"
     reader.prove()
     source.close()

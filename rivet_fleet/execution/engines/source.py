@@ -7,30 +7,22 @@ answers is here once.
 from __future__ import annotations
 
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
-from rivet_fleet.contracts.basis import BasisDifference, BasisFact
+from rivet_fleet.contracts.basis import BasisFact
 from rivet_fleet.contracts.columns import ColumnSpec
 from rivet_fleet.contracts.counters import CounterReading
 from rivet_fleet.contracts.facts import FactsRequest, Listing, ServerFacts, SourceFacts, SourceNote
-from rivet_fleet.contracts.keys import ChunkRange, RangeKind, RelationName
+from rivet_fleet.contracts.keys import ChunkRange, RelationName
 from rivet_fleet.contracts.plan import ReadPlan, TuningPlan
 from rivet_fleet.contracts.proof import ChangeReading
 from rivet_fleet.contracts.window import Newest, NewestRequest
-from rivet_fleet.errors import (
-    RivetFleetError,
-    SourceBusy,
-    SourceError,
-    SourceRefused,
-    SourceUnavailable,
-    StatementTimeout,
-    ValueTooLarge,
-)
+from rivet_fleet.errors import SourceBusy, SourceRefused, StatementTimeout
 from rivet_fleet.execution.chunkreader import PagedReader, ReadingEngine, text_column
 from rivet_fleet.execution.engines.decoding import BatchDecoder, Decoders
+from rivet_fleet.execution.engines.ground import ChunkGround, EngineReader, Ground
 from rivet_fleet.execution.engines.session import (
     EngineSession,
     Settings,
@@ -39,8 +31,6 @@ from rivet_fleet.execution.engines.session import (
 )
 from rivet_fleet.execution.paging import KeyDialect
 from rivet_fleet.execution.proof import count_select
-from rivet_fleet.execution.signals import SignalSpec, unknown_signal
-from rivet_fleet.execution.source import Page, PageLimit
 from rivet_fleet.execution.types import Footing
 
 
@@ -107,79 +97,6 @@ class Questions(Generic[S, B]):
     ping: Callable[[S], str]
 
 
-GROUND_S_MAX = 5.0
-"""So long behind a chunk's last look the next one begins on it: what only an opening sees, as a new
-column, is seen within this time."""
-
-_ITS_OWN = (SourceUnavailable, StatementTimeout, ValueTooLarge)
-"""What a page fails of whatever the source is like."""
-_SEVERAL = (RangeKind.KEYSET, RangeKind.SPAN, RangeKind.BLOCKS)
-"""Of these a run has more chunks than one."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Ground:
-    """What the last look behind a chunk's pages found to be as planned, on which connection. It is
-    the look before the pages of the next chunk of the same shape, too (ADR 0018)."""
-
-    shape: tuple[object, ...]
-    found: Any
-    """What the opening's look gave."""
-    columns: tuple[BasisFact, ...]
-    connection: object
-    at_s: float
-
-    @staticmethod
-    def shape_of(read: ReadPlan, chunk_range: ChunkRange) -> tuple[object, ...]:
-        """Chunks of one shape rely on the same facts and are read by the same statements."""
-        return read, chunk_range.kind, chunk_range.columns, chunk_range.relation
-
-
-@verbs_are_answered
-class EngineReader(PagedReader):
-    """A ``ChunkReader`` over one session."""
-
-    def __init__(
-        self,
-        session: EngineSession[Any, Any],
-        engine: ReadingEngine,
-        read: ReadPlan,
-        chunk_range: ChunkRange,
-        footing: Footing,
-        *,
-        row_bytes_max: int,
-        stood: Callable[[tuple[BasisFact, ...] | None], None],
-        look: Callable[[], object] | None,
-    ) -> None:
-        """``stood`` is told the columns when all was found to be as planned behind the pages, and
-        None before it is looked; ``look`` is the opening's, where it was spared."""
-        self._session, self._stood, self._spared = session, stood, look
-        super().__init__(engine, read, chunk_range, footing, row_bytes_max=row_bytes_max)
-
-    def read_page(self, limit: PageLimit) -> Page:
-        """The next page; see ``ChunkReader``. What cannot be read because the source is not as it
-        was planned any more is told as that."""
-        try:
-            return super().read_page(limit)
-        except RivetFleetError as error:
-            self._stood(None)
-            look, self._spared = self._spared, None
-            if look is not None and not isinstance(error, _ITS_OWN):
-                try:
-                    look()
-                except SourceError:
-                    raise error from None
-            raise
-
-    def prove(self) -> tuple[BasisDifference, ...]:
-        """See ``ChunkReader``."""
-        self._stood(None)
-        told = super().prove()
-        if not told:
-            self._stood(self._footing.columns)
-        return told
-
-
 BEHIND = "RIVET_SOURCE_BEHIND"
 BEHIND_S_MAX = 5.0
 """So long a replica is waited for before another one is asked."""
@@ -244,7 +161,7 @@ class EngineSource(Generic[S, B]):
         self._value_bytes_max = max_value_bytes
         self._basis = questions.basis(session)
         self._abreast = Abreast(session, questions)
-        self._ground: _Ground | None = None
+        self._ground = Ground(session)
 
     def introspect(self, request: FactsRequest) -> SourceFacts:
         """Facts about one table or query; see ``Source``."""
@@ -295,23 +212,9 @@ class EngineSource(Generic[S, B]):
             self._abreast.prove(read)
             return self._ask.look(self._session, self._basis, footing, read, chunk_range)
 
-        shape = _Ground.shape_of(read, chunk_range)
-        ground = self._ground if self._stands_on(shape) else None
-        footing = Footing(read, chunk_range, look, columns=ground.columns if ground else ())
-        found = opened() if ground is None else ground.found
-
-        def stood(columns: tuple[BasisFact, ...] | None) -> None:
-            self._ground = None
-            several = chunk_range.kind in _SEVERAL
-            if several and columns is not None and self._ask.steady(self._session):
-                self._ground = _Ground(
-                    shape=shape,
-                    found=found,
-                    columns=columns,
-                    connection=self._session.connection,
-                    at_s=time.monotonic(),
-                )
-
+        ground = self._ground.under(read, chunk_range)
+        footing = Footing(read, chunk_range, look, columns=ground.columns)
+        found = ground.found if ground.proven else opened()
         return EngineReader(
             self._session,
             self._ask.reading(self._session, found, read, chunk_range, tuning),
@@ -319,19 +222,12 @@ class EngineSource(Generic[S, B]):
             chunk_range,
             footing,
             row_bytes_max=tuning.max_row_bytes,
-            stood=stood,
-            look=None if ground is None else opened,
-        )
-
-    def _stands_on(self, shape: tuple[object, ...]) -> bool:
-        """Whether the last look behind pages is as good as one before these."""
-        ground = self._ground
-        return (
-            ground is not None
-            and self._session.usable
-            and ground.connection is self._session.connection
-            and time.monotonic() - ground.at_s <= GROUND_S_MAX
-            and ground.shape == shape
+            chunk=ChunkGround(
+                ground=self._ground,
+                found=found,
+                spared=opened if ground.proven else None,
+                steady=lambda: self._ask.steady(self._session),
+            ),
         )
 
     def list_relations(self) -> Listing:
@@ -422,64 +318,3 @@ class EngineReading(Generic[S, D]):
             like=self._decoder,
         )
         return self._decoder
-
-
-@verbs_are_answered
-class EngineSignals(ABC, Generic[S]):
-    """``SourceSignals`` over one session."""
-
-    specs: ClassVar[dict[str, SignalSpec]]
-    privilege: ClassVar[str]
-    """Without it a number reads too low, and the server does not say so: it is asked for once.
-    Of a signal that ``needs`` another one, the server refuses the question itself."""
-    grant: ClassVar[str]
-    """What gives it."""
-
-    def __init__(self, session: S) -> None:
-        self._session = session
-        self._may: bool | None = None
-
-    def read(self, name: str) -> float:
-        """One of ``specs``. Raises SourceRefused where ``privilege`` is missing: without it others'
-        work would not be counted; ConfigError for an unknown name."""
-        self._session.undoing = False
-        spec = self.specs.get(name)
-        if spec is None:
-            raise unknown_signal(name, self.specs)
-        if spec.needs == self.privilege and not self._privileged():
-            raise SourceRefused(
-                f"{self._session.url.identity}: {name} needs {spec.needs}",
-                hint=f"{self.grant} TO {self._session.url.user or 'the user'}",
-            )
-        return self._number(name)
-
-    def query(self, sql: str) -> float:
-        """The one number of a query, read as part of a SELECT of ours. Raises SourceError."""
-        self._session.undoing = True
-        return self._of_query(sql)
-
-    @property
-    def usable(self) -> bool:
-        """True when there is a connection, and nothing is known to have ended it."""
-        return self._session.usable
-
-    def close(self) -> None:
-        """Close the session. Never raises."""
-        self._session.close()
-
-    def _privileged(self) -> bool:
-        if self._may is None:
-            self._may = self._ask_privilege()
-        return self._may
-
-    @abstractmethod
-    def _number(self, name: str) -> float:
-        """The number of a signal of ``specs``. Raises SourceError."""
-
-    @abstractmethod
-    def _of_query(self, sql: str) -> float:
-        """The one number of a user's query, as part of a SELECT of ours. Raises SourceError."""
-
-    @abstractmethod
-    def _ask_privilege(self) -> bool:
-        """Whether our user has ``privilege``. Raises SourceError."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from rivet_fleet.errors import SourceRefused
-from rivet_fleet.execution.engines.source import EngineSignals
+from rivet_fleet.execution.engines.signals import EngineSignals
 from rivet_fleet.execution.signals import ANSWER_MAX_S, SignalSpec, one_number
 from rivet_fleet.execution.sources.mysql.border import told
 from rivet_fleet.execution.sources.mysql.session import Session

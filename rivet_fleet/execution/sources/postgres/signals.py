@@ -7,7 +7,7 @@ have no state, so that a count of them would read zero.
 from __future__ import annotations
 
 from rivet_fleet.execution.engines.session import Settings
-from rivet_fleet.execution.engines.source import EngineSignals
+from rivet_fleet.execution.engines.signals import EngineSignals
 from rivet_fleet.execution.signals import ANSWER_MAX_S, SignalSpec, one_number
 from rivet_fleet.execution.sources.postgres.catalog import execute_alone
 from rivet_fleet.execution.sources.postgres.dialect import OWN_PATH, from_item
