@@ -76,8 +76,8 @@ class Settings:
     "--depth",
     type=click.Choice([one.value for one in ReconcileDepth]),
     default=None,
-    help="count: rows of each range; hash: every row, down to its columns. Default: the export's "
-    "`reconcile`, else hash.",
+    help="count: rows of each range; aggregate: and NULLs, extremes and sums of its columns; hash: "
+    "every row, down to its columns. Default: the export's `reconcile`, else hash.",
 )
 @click.option(
     "--settled-by",

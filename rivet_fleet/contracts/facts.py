@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 from enum import Enum
 
 from rivet_fleet.contracts.basis import BasisFact
-from rivet_fleet.contracts.columns import ColumnType, TypeKind
+from rivet_fleet.contracts.columns import ColumnSpec, ColumnType, TypeKind
 from rivet_fleet.contracts.keys import KeyTuple, RelationName
 from rivet_fleet.contracts.proof import ChangeReading
 
@@ -327,3 +328,48 @@ class ServerFacts:
     connections_max: int | None = None
     connections_used: int | None = None
     notes: tuple[SourceNote, ...] = ()
+
+
+# ------------------------------------------------------------------------------------------
+# One number of a column, over some of its rows (``contracts.aggregates``).
+
+
+class Measure(Enum):
+    """One number of a column. Values stand in reports."""
+
+    NULLS = "nulls"
+    LEAST = "min"
+    MOST = "max"
+    SUM = "sum"
+    BYTES = "bytes"
+    """The lengths of all values together: of text in UTF-8."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """One measure of one column."""
+
+    column: ColumnSpec
+    measure: Measure
+
+
+_DIGITS_MAX = 400
+"""No measure of what is exported is as long; to write out a longer power of ten may take hours."""
+
+
+def number_of(said: object) -> Decimal | None:
+    """A measure as a server says it: a number, or the text of one. Raises ValueError."""
+    text = said.decode("ascii", "replace") if isinstance(said, bytes) else str(said)
+    if said is None:
+        return None
+    try:
+        number = Decimal(text[: _DIGITS_MAX + 1])
+    except InvalidOperation:
+        raise ValueError("what is no number") from None
+    if len(text) > _DIGITS_MAX or (number and number.is_finite() and not _short(number)):
+        raise ValueError("a number that is too long")
+    return number
+
+
+def _short(number: Decimal) -> bool:
+    return abs(number.adjusted()) < _DIGITS_MAX

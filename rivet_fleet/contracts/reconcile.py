@@ -7,11 +7,12 @@ rows are compared, and the others may excuse what is missing.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from rivet_fleet.contracts.aggregates import measures_plain
 from rivet_fleet.contracts.columns import MOMENTS, ColumnSpec, TypeKind
 from rivet_fleet.contracts.keys import ChunkRange, RangeKind, RunId, describe_range
 from rivet_fleet.errors import DataIntegrityError
@@ -31,7 +32,22 @@ class ReconcileDepth(Enum):
     """How much is compared. Values are the configuration's words."""
 
     COUNT = "count"
+    AGGREGATE = "aggregate"
     HASH = "hash"
+
+
+CANNOT_SEE = {
+    ReconcileDepth.COUNT: "any change that leaves the number of rows of a range",
+    ReconcileDepth.AGGREGATE: (
+        "values exchanged between rows of a range; what leaves a column's NULLs, extremes, sum and "
+        "bytes, as another case does; of floating numbers all but their extremes, and the sign of "
+        "a zero; of types without measures all but NULLs; which rows differ"
+    ),
+    ReconcileDepth.HASH: (
+        "what is decoded wrongly both times; two rows without a key that were exchanged"
+    ),
+}
+"""What a match at a depth leaves open."""
 
 
 class NotAsWritten(DataIntegrityError):
@@ -134,6 +150,10 @@ class RangeResult:
     complete: bool = True
     key_columns: tuple[str, ...] = ()
     rows: tuple[DifferingRow, ...] = ()
+    measures: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """The measures in which a column of the range differs (``contracts.aggregates``), by column."""
+    measured: bool = False
+    """Columns were measured, and no row was looked at."""
 
 
 def judged_count(source: Side, files: Side) -> tuple[RangeVerdict, str]:
@@ -149,6 +169,22 @@ def judged_count(source: Side, files: Side) -> tuple[RangeVerdict, str]:
             "be those",
         )
     return RangeVerdict.MISMATCH, numbers
+
+
+def judged_measures(
+    source: Side, files: Side, measures: Mapping[str, Sequence[str]]
+) -> tuple[RangeVerdict, str]:
+    """Two numbers of rows, and the ``measures`` in which their columns differ. A row that left the
+    settled ones is not at the source: where none is lacking, no such row excuses a measure."""
+    verdict, sentence = judged_count(source, files)
+    if not measures:
+        if verdict is RangeVerdict.MATCH:
+            sentence = f"{sentence}, and of each column what can be measured is the same"
+        return verdict, sentence
+    told = ", ".join(f"{' and '.join(names)} of {one}" for one, names in measures.items())
+    if verdict is RangeVerdict.MATCH:
+        verdict = RangeVerdict.MISMATCH
+    return verdict, f"{sentence}; they differ in {told}"
 
 
 def confirmed_count(first: Side, source: Side, files: Side) -> tuple[RangeVerdict, str]:
@@ -276,6 +312,8 @@ def _together(ranges: Sequence[ComparedRange]) -> tuple[RangeVerdict, str]:
         return RangeVerdict.MISMATCH, f"{sentence}, but of other values"
     if verdict is RangeVerdict.MATCH:
         same = "and are the same" if files.digest else "and only their number was compared"
+        if any(one.measured for one in results):
+            same = "and what adds up of their columns is the same; extremes were not compared"
         sentence += f": they lie in other blocks than before, {same}"
     return verdict, sentence
 
@@ -317,6 +355,7 @@ def report_plain(
     run_id: str,
     strategy: str,
     run_position: str,
+    columns: Sequence[ColumnSpec],
 ) -> dict[str, Any]:
     """The report of one run as plain JSON (docs/reference/reconcile.md). ``run_id``: of the run
     that compared; ``run_position``: see ``moments_plain``. Fields are added and never taken away
@@ -328,6 +367,8 @@ def report_plain(
         "reconcile_run_id": run_id,
         "strategy": strategy,
         "depth": asked.depth.value,
+        "cannot_see": CANNOT_SEE[asked.depth],
+        "measures": measures_plain(columns) if asked.depth is ReconcileDepth.AGGREGATE else {},
         "settled_by": asked.settled_by,
         "settled_before_us": asked.settled_before_us,
         "verdict": comparison.verdict.value,
@@ -385,6 +426,7 @@ def _range_plain(one: ComparedRange) -> dict[str, Any]:
         "extra": result.extra,
         "changed": result.changed,
         "complete": result.complete,
+        "measures": {name: list(told) for name, told in result.measures.items()},
         "key_columns": list(result.key_columns),
         "rows": [
             {

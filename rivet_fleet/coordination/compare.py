@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 
-from rivet_fleet.contracts.keys import ChunkRange, RunId
+from rivet_fleet.contracts.facts import Asked
+from rivet_fleet.contracts.keys import ChunkRange, KeyTuple, RangeKind, RunId
 from rivet_fleet.contracts.manifest import LedgerPart
 from rivet_fleet.contracts.plan import ExportPlan, ReadPlan
 from rivet_fleet.contracts.reconcile import (
@@ -19,11 +22,13 @@ from rivet_fleet.contracts.reconcile import (
     Moment,
     NotAsWritten,
     RangeResult,
+    ReconcileDepth,
+    counted_columns,
 )
 from rivet_fleet.contracts.state import Claim, RunStatus, TaskStatus
 from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.errors import DataIntegrityError, SourceError
-from rivet_fleet.execution.extract import Pacer, PageProgress, Pages
+from rivet_fleet.execution.extract import Pacer, PageProgress, Pages, page_servo, patiently
 from rivet_fleet.execution.format import PartFormat
 from rivet_fleet.execution.parts import digest_file
 from rivet_fleet.execution.registry import open_format
@@ -59,14 +64,14 @@ class _Looks:
     def __init__(self, fleet: Fleet, claim: Claim, plan: ExportPlan, approach: Approach) -> None:
         assert plan.reconcile is not None
         self._fleet, self._claim, self._plan, self._approach = fleet, claim, plan, approach
-        self._of_run = plan.reconcile.of_run
+        self._of_run, self._depth = plan.reconcile.of_run, plan.reconcile.depth
         self._format: PartFormat = open_format(plan.format)
 
     def source(self, read: ReadPlan, chunk_range: ChunkRange) -> Iterator[pa.RecordBatch]:
         """By the run's own pages, with their limits, retries and rests."""
         approach = self._approach
         with approach.opened(read, chunk_range) as reader:
-            if self._format.takes_packed:
+            if self._format.takes_packed and self._depth is not ReconcileDepth.AGGREGATE:
                 # Hashes are of values, however a page holds them, and it holds less so.
                 reader.pack()
             servo = approach.servo(reader)
@@ -129,6 +134,61 @@ class _Looks:
         now_s = self._fleet.patience.call("read the clock", self._fleet.store.now_s)
         return Moment(at_s=now_s)
 
+    def measured(
+        self, read: ReadPlan, chunk_range: ChunkRange, asked: Sequence[Asked]
+    ) -> Iterator[tuple[Decimal | None, ...]] | None:
+        """By statements of the source's own, each over so many rows as a page's time allows."""
+        along_key = chunk_range.kind in (RangeKind.KEYSET, RangeKind.SPAN)
+        if not along_key or chunk_range.relation or read.relation is None:
+            return None
+        if read.on_unrepresentable == "coerce":
+            return None  # what the files hold in its place no server knows
+        return self._pieces(read, chunk_range, asked)
+
+    def _pieces(
+        self, read: ReadPlan, chunk_range: ChunkRange, asked: Sequence[Asked]
+    ) -> Iterator[tuple[Decimal | None, ...]]:
+        """The answers for the pieces of a range. The first is of one step, and each one after it of
+        so many steps as the last one's time says."""
+        approach, tuning = self._approach, self._plan.tuning
+        bounds = [*self._steps(read, chunk_range), chunk_range.upper]
+        target_s = tuning.target_statement_ms / 1000.0
+        lower, at, steps = chunk_range.lower, 0, 1
+        while at < len(bounds):
+            steps = min(steps, len(bounds) - at)
+            piece = replace(chunk_range, lower=lower, upper=bounds[at + steps - 1])
+            begun_s = self._fleet.clock.monotonic_s()
+            ask = partial(approach.source.measure, read, piece, asked, tuning)
+            yield patiently(ask, tuning, approach.pacer)
+            taken_s = self._fleet.clock.monotonic_s() - begun_s
+            lower, at = piece.upper, at + steps
+            steps = pieces_next(steps, taken_s, target_s)
+            approach.breathe()
+            if tuning.throttle_ms > 0:
+                approach.pacer.wait(tuning.throttle_ms / 1000.0)
+        with approach.opened(read, chunk_range) as reader:
+            reader.prove()  # that all of it was asked of what was planned
+
+    def _steps(self, read: ReadPlan, chunk_range: ChunkRange) -> Iterator[KeyTuple]:
+        """Keys of a range in the order of its pages, as far apart as a fraction of a page."""
+        approach = self._approach
+        short = max(1, self._plan.tuning.target_statement_ms // STEPS_A_PAGE)
+        tuning = replace(self._plan.tuning, target_statement_ms=short)
+        columns = counted_columns(read.columns, chunk_range, None)
+        before = chunk_range.lower
+        with approach.opened(replace(read, only=columns), chunk_range) as reader:
+            servo = page_servo(reader, tuning)
+            pages = Pages(reader, tuning, approach.pacer, random.random, servo)
+            while not pages.ended:
+                pages.next()
+                approach.on_page(pages.progress)
+                reached = reader.reached
+                if reached is not None and reached != before and pages.between:
+                    before = reached
+                    yield reached
+                if pages.between and not pages.ended:
+                    pages.throttle()
+
     def pause(self, seconds: float) -> None:
         """As between two tries of a page."""
         self._approach.pacer.wait(seconds)
@@ -145,6 +205,17 @@ class _Looks:
         return self._fleet.patience.call(
             "read the ledger", lambda: store.parts(of_run, chunk_index=index)
         )
+
+
+STEPS_A_PAGE = 8
+"""The keys alone are read in steps of so small a part of a page's time: a statement that measures
+all columns of such a step is still no longer than a page."""
+_FASTER_MOST = 2.0
+
+
+def pieces_next(steps: int, taken_s: float, target_s: float) -> int:
+    """How many steps the next statement covers, when one over ``steps`` took so long."""
+    return max(1, int(steps * min(_FASTER_MOST, 0.5 * target_s / max(taken_s, 1e-6))))
 
 
 def _not_there(run_id: RunId, how: str) -> DataIntegrityError:

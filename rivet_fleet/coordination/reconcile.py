@@ -263,6 +263,7 @@ def found(fleet: Fleet, campaign_id: CampaignId) -> list[Compared]:
             run_id=run.run_id,
             strategy=run.plan.strategy,
             run_position=run.plan.read.position,
+            columns=run.plan.read.columns,
         )
         told.append(
             Compared(

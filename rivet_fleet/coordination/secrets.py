@@ -3,14 +3,22 @@ refer to by name, and whether errors tell what stands in rows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any, cast
 
 from rivet_fleet.contracts.basis import BasisFact
 from rivet_fleet.contracts.counters import CounterReading
-from rivet_fleet.contracts.facts import FactsRequest, Listing, ServerFacts, SourceFacts, SourceNote
+from rivet_fleet.contracts.facts import (
+    Asked,
+    FactsRequest,
+    Listing,
+    ServerFacts,
+    SourceFacts,
+    SourceNote,
+)
 from rivet_fleet.contracts.keys import ChunkRange, RelationName
 from rivet_fleet.contracts.parameters import (
     PARAMETER_CHANGED,
@@ -89,6 +97,12 @@ class PrivateSource:
         whole = self._planned(read)
         with private(whole.query, read.query):
             return self._source.count_rows(whole, chunk_range, timeout_s)
+
+    def measure(
+        self, read: ReadPlan, chunk_range: ChunkRange, asked: Sequence[Asked], tuning: TuningPlan
+    ) -> tuple[Decimal | None, ...]:
+        """Measures of a table's columns, which no secret is in."""
+        return self._source.measure(read, chunk_range, asked, tuning)
 
     def open_chunk(
         self, read: ReadPlan, chunk_range: ChunkRange, tuning: TuningPlan

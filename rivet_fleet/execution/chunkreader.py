@@ -283,6 +283,7 @@ class PagedReader:
         self._alone = False
         """True when something went wrong with pages that were asked for at once."""
         self._changed: dict[str, int] = {}
+        self._reached: KeyTuple | None = None
         self._pager = self._make_pager(read)
         self._stream: PageStream | None = None
         self._streamed_rows = 0
@@ -333,6 +334,11 @@ class PagedReader:
     def changed(self) -> dict[str, int]:
         """Per column: values a stated policy had to change so far."""
         return dict(self._changed)
+
+    @property
+    def reached(self) -> KeyTuple | None:
+        """The key of the last row that was read; see ``ChunkReader``."""
+        return self._reached
 
     @property
     def lost_bytes(self) -> int:
@@ -443,6 +449,8 @@ class PagedReader:
             self._handed_on_bytes = stream.wire_bytes
         else:
             self._forget_stream()
+        if accepted.rows and self._key_positions and not self._packed:
+            self._reached = self._keys_of_row(batch, accepted.rows - 1)
         visible = self._visible(batch.slice(0, accepted.rows))
         return replace(page, batch=visible, last=accepted.last)
 

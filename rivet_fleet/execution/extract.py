@@ -220,12 +220,16 @@ def open_patiently(
 
     Raises SourceError (permanent, or retried ``tuning.max_retries`` times).
     """
-    return _patiently(open_chunk, tuning, pacer, jitter)
+    return patiently(open_chunk, tuning, pacer, jitter)
 
 
-def _patiently(
-    ask: Callable[[], T], tuning: TuningPlan, pacer: Pacer, jitter: Callable[[], float]
+def patiently(
+    ask: Callable[[], T],
+    tuning: TuningPlan,
+    pacer: Pacer,
+    jitter: Callable[[], float] = random.random,
 ) -> T:
+    """What ``ask`` gives, asked again as a page would be. Raises as ``open_patiently``."""
     attempt = 0
     while True:
         try:
@@ -340,7 +344,7 @@ class Pages:
 
     def prove(self) -> tuple[BasisDifference, ...]:
         """Behind the last page; see ``ChunkReader.prove``. As patient as for a page."""
-        return _patiently(self._reader.prove, self._tuning, self._pacer, self._jitter)
+        return patiently(self._reader.prove, self._tuning, self._pacer, self._jitter)
 
     def result(self, told: tuple[BasisDifference, ...]) -> ExtractResult:
         """All of the chunk but its parts. ``told``: as it was proved."""

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import TYPE_CHECKING, Protocol
 
 import pyarrow as pa
 
 from rivet_fleet.contracts.basis import BasisDifference, BasisFact
 from rivet_fleet.contracts.counters import CounterReading
-from rivet_fleet.contracts.facts import FactsRequest, Listing, ServerFacts, SourceFacts, SourceNote
-from rivet_fleet.contracts.keys import ChunkRange, RelationName
+from rivet_fleet.contracts.facts import (
+    Asked,
+    FactsRequest,
+    Listing,
+    ServerFacts,
+    SourceFacts,
+    SourceNote,
+)
+from rivet_fleet.contracts.keys import ChunkRange, KeyTuple, RelationName
 from rivet_fleet.contracts.plan import ReadPlan, TuningPlan
 from rivet_fleet.contracts.proof import ChangeReading
 from rivet_fleet.contracts.window import Newest, NewestRequest
@@ -90,6 +99,12 @@ class ChunkReader(Protocol):
         ...
 
     @property
+    def reached(self) -> KeyTuple | None:
+        """The chunk key of the last row that was read, as ``ChunkRange`` has it; None before the
+        first one, of a chunk without a key, and of pages that come packed."""
+        ...
+
+    @property
     def lost_bytes(self) -> int:
         """Bytes received of statements that failed and not handed on, so far."""
         ...
@@ -152,6 +167,18 @@ class Source(Protocol):
         """How many rows of the range, in the plan's window, this user sees now through the name
         that the plan gives. ``timeout_s`` is its limit. Raises StatementTimeout, and ConfigError
         for a range of blocks."""
+        ...
+
+    def measure(
+        self,
+        read: ReadPlan,
+        chunk_range: ChunkRange,
+        asked: Sequence[Asked],
+        tuning: TuningPlan,
+    ) -> tuple[Decimal | None, ...]:
+        """The number of rows of a range of a table's key, in the plan's window, and then each
+        measure that is asked for, in one statement under the limits of a page; None where there is
+        no value. Raises SourceError, SourceRefused for an answer that is no number."""
         ...
 
     def open_chunk(

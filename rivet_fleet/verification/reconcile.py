@@ -6,13 +6,17 @@ The source is read as the run read it, page by page; the files as they are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 
+from rivet_fleet.contracts.aggregates import asked_of, differing
+from rivet_fleet.contracts.columns import ColumnSpec, ColumnType, TypeKind
+from rivet_fleet.contracts.facts import Asked
 from rivet_fleet.contracts.keys import ChunkRange
 from rivet_fleet.contracts.plan import ExportPlan, ReadPlan
 from rivet_fleet.contracts.reconcile import (
@@ -26,6 +30,7 @@ from rivet_fleet.contracts.reconcile import (
     confirmed_count,
     counted_columns,
     judged_count,
+    judged_measures,
     key_columns,
 )
 from rivet_fleet.contracts.window import RowWindow, WindowBound
@@ -41,6 +46,7 @@ from rivet_fleet.execution.rowtally import (
     hashes_of,
     told_apart,
 )
+from rivet_fleet.execution.totals import Measured
 from rivet_fleet.execution.types import arrow_schema, empty_batch, storage_of
 
 
@@ -74,6 +80,14 @@ class Looks(Protocol):
         """Now, by the state's clock."""
         ...
 
+    def measured(
+        self, read: ReadPlan, chunk_range: ChunkRange, asked: Sequence[Asked]
+    ) -> Iterator[tuple[Decimal | None, ...]] | None:
+        """Piece by piece of a range how many rows it has, and the measures of its columns, by
+        statements at the source as short as pages; None where no such statement can be cut, or
+        would not mean what was read."""
+        ...
+
     def pause(self, seconds: float) -> None:
         """Wait before the second look."""
         ...
@@ -95,6 +109,8 @@ def compare_range(plan: ExportPlan, chunk_range: ChunkRange, looks: Looks) -> Ra
     try:
         if plan.reconcile.depth is ReconcileDepth.COUNT:
             return comparison.by_count()
+        if plan.reconcile.depth is ReconcileDepth.AGGREGATE:
+            return comparison.by_measures()
         return comparison.by_rows()
     except _Otherwise as wrong:
         return RangeResult(verdict=RangeVerdict.MISMATCH, sentence=str(wrong))
@@ -139,7 +155,6 @@ class _Comparison:
     ) -> None:
         self._asked, self._range, self._looks = asked, chunk_range, looks
         self._read = plan.read
-        self._csv = plan.format.format
         self._settled = (
             Settled(column=asked.settled_by, before_us=asked.settled_before_us)
             if asked.settled_by is not None and asked.settled_before_us is not None
@@ -220,6 +235,78 @@ class _Comparison:
             # Its own ends are of the cursor: what rose lies behind them.
             chunk_range = replace(chunk_range, lower=None, upper=None)
         return replace(self._read, window=above), chunk_range
+
+    # ---------------------------------------------------------------- aggregate
+
+    def by_measures(self) -> RangeResult:
+        """Numbers of rows and of each column; looked at again before they are called different."""
+        asked = asked_of(self._comparable())
+        source, files, first, found = self._measured(asked)
+        verdict, sentence = judged_measures(source, files, found)
+        looks = 1
+        if verdict is not RangeVerdict.MATCH:
+            self._looks.pause(self._asked.confirm_after_s)
+            before, looks = source, 2
+            source, files, second, found = self._measured(asked)
+            verdict, sentence = judged_measures(source, files, found)
+            moved = before.rows != source.rows or differing(asked, first, second)
+            if verdict is RangeVerdict.MISMATCH and moved:
+                verdict = RangeVerdict.UNSETTLED
+                sentence += "; the source was being written to between the two looks"
+        return RangeResult(
+            verdict=verdict,
+            sentence=sentence,
+            source=source,
+            files=files,
+            looks=looks,
+            measures=found,
+            measured=True,
+        )
+
+    def _comparable(self) -> list[ColumnSpec]:
+        """As the files hold them: cells of text have lengths, and are not numbers."""
+        cell = ColumnType(kind=TypeKind.STRING)
+        return [
+            replace(spec, cast=None, type=cell) if spec.name in self._cells() else spec
+            for spec in self._read.columns
+        ]
+
+    def _cells(self) -> set[str]:
+        """The columns of which the files hold but their text."""
+        schema = arrow_schema(self._read.columns)
+        planned = empty_batch(schema).columns
+        pairs = zip(schema.names, self._nothing(), planned, strict=True)
+        return {name for name, found, plan in pairs if _kind(found) != _kind(plan)}
+
+    def _nothing(self) -> list[pa.Array]:
+        return self._looks.as_read(empty_batch(arrow_schema(self._read.columns)))
+
+    def _measured(
+        self, asked: Sequence[Asked]
+    ) -> tuple[Side, Side, tuple[Decimal | None, ...], dict[str, tuple[str, ...]]]:
+        """Both sides, what is measured at the source, and in what they differ."""
+        names = tuple(one.name for one in self._read.columns)
+        at_source, of_files = (Measured(asked, self._settled) for _ in range(2))
+        begun = self._looks.source_moment()
+        by_server = None
+        if self._settled is None and not self._cells():
+            by_server = self._looks.measured(self._read, self._range, asked)
+        if by_server is None:
+            self._read_source(names, at_source.add)
+        else:
+            for rows, *values in by_server:
+                at_source.join(int(rows or 0), values)
+        source = at_source.side(begun, self._looks.source_moment())
+        begun = self._looks.files_moment()
+        self._read_files(names, of_files.add)
+        files = of_files.side(begun, self._looks.files_moment())
+        beyond = self._beyond()
+        if beyond is not None and files.rows > source.rows:
+            moved = self._count_source(*beyond, all_rows=True).rows
+            ended = self._looks.source_moment()
+            source = replace(source, unsettled=source.unsettled + moved, ended=ended)
+        found = at_source.totals.values
+        return source, files, found, differing(asked, found, of_files.totals.values)
 
     # ---------------------------------------------------------------- hash
 
@@ -333,9 +420,8 @@ class _Comparison:
 
     def _file_rows(self, names: tuple[str, ...]) -> Iterator[Mapping[str, pa.Array]]:
         """Of the planned columns and types. Raises _Otherwise."""
-        schema = arrow_schema(self._read.columns)
-        nothing = self._looks.as_read(empty_batch(schema))
-        planned = dict(zip(schema.names, nothing, strict=True))
+        every = [one.name for one in self._read.columns]
+        planned = dict(zip(every, self._nothing(), strict=True))
         for columns in self._looks.files(names):
             for name in names:
                 if name not in columns:

@@ -7,14 +7,23 @@ answers is here once.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from rivet_fleet.contracts.basis import BasisFact
 from rivet_fleet.contracts.columns import ColumnSpec
 from rivet_fleet.contracts.counters import CounterReading
-from rivet_fleet.contracts.facts import FactsRequest, Listing, ServerFacts, SourceFacts, SourceNote
+from rivet_fleet.contracts.facts import (
+    Asked,
+    FactsRequest,
+    Listing,
+    ServerFacts,
+    SourceFacts,
+    SourceNote,
+    number_of,
+)
 from rivet_fleet.contracts.keys import ChunkRange, RelationName
 from rivet_fleet.contracts.plan import ReadPlan, TuningPlan
 from rivet_fleet.contracts.proof import ChangeReading
@@ -24,13 +33,14 @@ from rivet_fleet.execution.chunkreader import PagedReader, ReadingEngine, text_c
 from rivet_fleet.execution.engines.decoding import BatchDecoder, Decoders
 from rivet_fleet.execution.engines.ground import ChunkGround, EngineReader, Ground
 from rivet_fleet.execution.engines.session import (
+    OTHER_ANSWER,
     EngineSession,
     Settings,
     verbs_are_answered,
     whole,
 )
 from rivet_fleet.execution.paging import KeyDialect
-from rivet_fleet.execution.proof import count_select
+from rivet_fleet.execution.proof import COUNT, count_select
 from rivet_fleet.execution.types import Footing
 
 
@@ -79,6 +89,10 @@ class Questions(Generic[S, B]):
     read_changes: Callable[[S, RelationName], ChangeReading]
     counting: Callable[[S, ReadPlan, ChunkRange, float], Counting]
     """The last is the count's limit in seconds."""
+    measuring: Callable[[S, ReadPlan, ChunkRange, TuningPlan], Counting]
+    """As ``counting``, along the index of the range's key."""
+    measured: Callable[[str, Asked], str]
+    """The SQL of a measure of a column, as the text of a number. Pure."""
     look: Callable[[S, B, Footing, ReadPlan, ChunkRange], Any]
     """At the columns and at the footing; what ``reading`` takes of it. Raises SchemaDrift; while
     the plan's name stands for nothing SourceBusy, or SourceRefused where a swap leaves no such
@@ -193,6 +207,29 @@ class EngineSource(Generic[S, B]):
         with session.reading(how.settings, doing="counting rows", timeout_s=timeout_s) as at:
             ((counted,),) = session.rows(at, select)
         return whole(counted)
+
+    def measure(
+        self, read: ReadPlan, chunk_range: ChunkRange, asked: Sequence[Asked], tuning: TuningPlan
+    ) -> tuple[Decimal | None, ...]:
+        """Measures of columns; see ``Source``."""
+        session = self._session
+        session.undoing = False
+        self._abreast.prove(read)
+        how = self._ask.measuring(session, read, chunk_range, tuning)
+        wanted = (self._ask.measured(how.keys.column_ref(one.column.name), one) for one in asked)
+        select = count_select(how.keys, how.item, chunk_range, read.window)
+        select = select.replace(COUNT, ", ".join((COUNT, *wanted)), 1)
+        limit_s = tuning.statement_timeout_s
+        with session.reading(how.settings, doing="measuring columns", timeout_s=limit_s) as at:
+            (found,) = session.rows(at, select)
+        try:
+            return tuple(map(number_of, found))
+        except ValueError as wrong:
+            raise SourceRefused(
+                f"{session.url.identity}: of a measure of a column the server says {wrong}",
+                hint="is it the server that it should be?",
+                code=OTHER_ANSWER,
+            ) from None
 
     def open_chunk(
         self, read: ReadPlan, chunk_range: ChunkRange, tuning: TuningPlan

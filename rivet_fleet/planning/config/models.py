@@ -228,8 +228,10 @@ DAYS_MAX = 3_660_000
 class ReconcileConfig(Block):
     """What is delivered is compared with its source when the run is over."""
 
-    depth: Literal["count", "hash"] = Field(
-        default="hash", description="count: rows of each range; hash: every row and column."
+    depth: Literal["count", "aggregate", "hash"] = Field(
+        default="hash",
+        description="count: rows of each range; aggregate: and NULLs, extremes and sums of its "
+        "columns; hash: every row and column.",
     )
     settled_by: str | None = Field(
         default=None,

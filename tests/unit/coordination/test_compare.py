@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import replace
+from decimal import Decimal
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from rivet_fleet.contracts.aggregates import asked_of
 from rivet_fleet.contracts.columns import ColumnSpec, ColumnType, TypeKind
-from rivet_fleet.contracts.keys import CampaignId, RunId
+from rivet_fleet.contracts.facts import Measure
+from rivet_fleet.contracts.keys import CampaignId, ChunkRange, RangeKind, RelationName, RunId
 from rivet_fleet.contracts.plan import FormatPlan
-from rivet_fleet.contracts.reconcile import RangeVerdict, ReconcileDepth, ReconcilePlan
+from rivet_fleet.contracts.reconcile import Moment, RangeVerdict, ReconcileDepth, ReconcilePlan
 from rivet_fleet.contracts.state import CampaignStatus, RunStatus
 from rivet_fleet.coordination import compare
 from rivet_fleet.coordination.commit import Published, deliver_chunk, deliver_result
@@ -29,6 +33,7 @@ from rivet_fleet.execution.formats.parquet.writer import ParquetFormat
 from rivet_fleet.execution.parts import digest_file
 from rivet_fleet.execution.servo import Allowance, PageServo
 from rivet_fleet.execution.source import Page
+from rivet_fleet.execution.totals import Measured
 from rivet_fleet.execution.types import arrow_schema
 from rivet_fleet.verification.findings import Depth
 from tests.model.store import MemoryStore
@@ -48,7 +53,7 @@ class Reader:
     """All rows in one page."""
 
     resumable, piecewise, lost_bytes, changed = False, False, 0, {}
-    packed = False
+    packed, reached = False, None
 
     def __init__(self, rows):
         self.batch = pa.RecordBatch.from_arrays(
@@ -70,6 +75,9 @@ class Silent:
 
     def read_counters(self):
         raise SourceUnavailable("away")
+
+    def measure(self, read, chunk_range, asked, tuning):
+        return (Decimal(10), *(Decimal(0) for _ in asked))
 
 
 def approach_of(rows, waits):
@@ -229,3 +237,97 @@ def test_a_file_that_takes_all_memory_ends_no_worker(tmp_path, monkeypatch, dept
     _, result = compared(fleet, 10)
     assert result.verdict is RangeVerdict.UNKNOWN and "more memory" in result.sentence
     fleet.close()
+
+
+class Stepping(Reader):
+    """Ten rows a page, in the order of their key."""
+
+    def __init__(self, rows):
+        super().__init__(10)
+        self.left, self.read, self.reached = rows // 10, 0, None
+
+    def read_page(self, limit):
+        self.read += 1
+        self.reached = (str(10 * self.read),)
+        return replace(super().read_page(limit), last=self.read == self.left)
+
+
+class Measuring(Silent):
+    """A server that says what a range holds of the keys 1 to 100, and when it was slow."""
+
+    def __init__(self, seconds=()):
+        self.asked, self.seconds = [], list(seconds)
+
+    def measure(self, read, chunk_range, asked, tuning):
+        low = int(chunk_range.lower[0]) if chunk_range.lower else 1
+        high = int(chunk_range.upper[0]) if chunk_range.upper else 101
+        self.asked.append((low, high))
+        keys = [Decimal(key) for key in range(low, high)]
+        names = {
+            Measure.NULLS: Decimal(0),
+            Measure.LEAST: min(keys, default=None),
+            Measure.MOST: max(keys, default=None),
+            Measure.SUM: sum(keys, Decimal(0)),
+        }
+        return (Decimal(len(keys)), *(names[one.measure] for one in asked))
+
+
+def measured(fleet, source, chunk_range, **changes):
+    """Rows and measures of a range of the fleet's key; None where it is read."""
+    claim = fleet.store.claim(COMPARING, fleet.identity, 30.0)
+    plan = fleet.planned_run(claim.run_id).plan
+    read = replace(plan.read, **changes)
+    approach = replace(
+        approach_of(0, []),
+        source=source,
+        opened=lambda read, chunk_range: nullcontext(Stepping(100)),
+    )
+    looks = compare._Looks(fleet, claim, plan, approach)
+    pieces = looks.measured(read, chunk_range, asked_of([ID]))
+    if pieces is None:
+        return None
+    found = Measured(asked_of([ID]), None)
+    for rows, *values in pieces:
+        found.join(int(rows), values)
+    return found.side(Moment(), Moment()).rows, found.totals.values
+
+
+KEYS = ChunkRange(kind=RangeKind.KEYSET, columns=("id",))
+
+
+def test_a_range_is_measured_in_pieces_that_are_no_gap_and_no_overlap(tmp_path) -> None:
+    fleet = begun(tmp_path, *(spooled(tmp_path / "spool") for _ in range(2)))
+    source = Measuring()
+    rows, values = measured(fleet, source, KEYS)
+    assert (rows, [str(one) for one in values]) == (100, ["0", "1", "100", "5050"])
+    assert source.asked[0] == (1, 10) and len(source.asked) > 3
+    assert all(one[1] == other[0] for one, other in pairwise(source.asked))
+    assert (source.asked[0][0], source.asked[-1][1]) == (1, 101)
+    fleet.close()
+
+
+@pytest.mark.parametrize(
+    ("chunk_range", "changes"),
+    [
+        (ChunkRange(kind=RangeKind.WHOLE), {}),
+        (ChunkRange(kind=RangeKind.BLOCKS), {}),
+        (replace(KEYS, relation=RelationName(schema="s", name="child")), {}),
+        (KEYS, {"relation": None, "query": "SELECT 1"}),
+        (KEYS, {"on_unrepresentable": "coerce"}),
+    ],
+)
+def test_what_no_short_statement_can_measure_is_read(tmp_path, chunk_range, changes) -> None:
+    """Nothing is asked that would walk a whole table, or mean other rows than were read."""
+    fleet = begun(tmp_path, *(spooled(tmp_path / "spool") for _ in range(2)))
+    source = Measuring()
+    assert measured(fleet, source, chunk_range, **changes) is None and not source.asked
+    fleet.close()
+
+
+@pytest.mark.parametrize(
+    ("steps", "taken_s", "following"), [(1, 0.0, 2), (4, 0.01, 8), (8, 0.15, 4), (4, 9.0, 1)]
+)
+def test_a_statement_covers_so_many_steps_as_half_a_pages_time_allows(
+    steps, taken_s, following
+) -> None:
+    assert compare.pieces_next(steps, taken_s, 0.15) == following

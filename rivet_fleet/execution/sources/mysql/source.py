@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 from functools import partial
 
+from rivet_fleet.contracts.columns import MOMENTS, TypeKind
 from rivet_fleet.contracts.counters import CounterReading
 from rivet_fleet.contracts.facts import (
+    Asked,
+    Measure,
     leading_index,
 )
 from rivet_fleet.contracts.keys import ChunkRange, RangeKind, RelationName
@@ -28,6 +31,7 @@ from rivet_fleet.execution.sources.mysql.statements import (
     bare_query,
     from_item,
     metadata_settings,
+    page_settings,
 )
 from rivet_fleet.execution.types import Footing
 
@@ -213,6 +217,37 @@ def _counting(
     )
 
 
+def _measuring(
+    session: Session, read: ReadPlan, chunk_range: ChunkRange, tuning: TuningPlan
+) -> Counting:
+    now = reading.looked(session, read, chunk_range)
+    engine = MysqlReading(session, read, chunk_range, tuning, now)
+    return Counting(
+        keys=engine.keys,
+        item=engine.from_item(read.relation, read.query, only=False),
+        settings=page_settings(session.server, tuning, read.session),
+    )
+
+
+def measured(reference: str, asked: Asked) -> str:
+    """The SQL of a measure; see ``Questions``. Moments are those of a session in UTC."""
+    kind, measure = asked.column.type.kind, asked.measure
+    if measure is Measure.NULLS:
+        return f"CAST(COUNT(*) - COUNT({reference}) AS CHAR)"
+    if measure is Measure.BYTES:
+        value = reference if kind is TypeKind.BINARY else f"CONVERT({reference} USING utf8mb4)"
+        return f"CAST(SUM(LENGTH({value})) AS CHAR)"
+    if kind is TypeKind.BOOL:
+        return f"CAST(SUM({reference} <> 0) AS CHAR)"
+    value = f"{reference} + 0" if asked.column.native_type.startswith("bit") else reference
+    number = f"{measure.value.upper()}({value})"
+    if kind is TypeKind.DATE:
+        number = f"TO_DAYS({number}) - 719528"
+    elif kind in MOMENTS:
+        number = f"TIMESTAMPDIFF(MICROSECOND, TIMESTAMP'1970-01-01 00:00:00', {number})"
+    return f"CAST({number} AS CHAR)"
+
+
 def _look(
     session: Session, _basis: Basis, footing: Footing, read: ReadPlan, chunk_range: ChunkRange
 ) -> Shape:
@@ -244,6 +279,8 @@ QUESTIONS = Questions(
     steady=lambda session: session.server.proxy is Proxy.DIRECT,
     read_changes=reading.read_changes,
     counting=_counting,
+    measuring=_measuring,
+    measured=measured,
     look=_look,
     reading=_reading,
     list_relations=listing.list_relations,

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import re
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from psycopg import Cursor
 
-from rivet_fleet.contracts.columns import TypeKind
+from rivet_fleet.contracts.columns import INTEGERS, TypeKind
 from rivet_fleet.contracts.counters import CounterReading
 from rivet_fleet.contracts.facts import (
+    Asked,
     ColumnFacts,
+    Measure,
 )
 from rivet_fleet.contracts.keys import ChunkRange, RangeKind, RelationName
 from rivet_fleet.contracts.plan import ReadPlan, TuningPlan
@@ -283,6 +286,47 @@ def _counting(
     )
 
 
+def _measuring(
+    session: Session, read: ReadPlan, chunk_range: ChunkRange, tuning: TuningPlan
+) -> Counting:
+    how = _counting(session, read, chunk_range, tuning.statement_timeout_s)
+    return replace(how, settings=page_settings(tuning, KEY_WALK[:2], own=read.session))
+
+
+# As they are sent, counted from 2000-01-01: exact in every version, and infinity has its place.
+_SENT = {
+    TypeKind.DATE: ("date_send", 32, 10_957),
+    TypeKind.TIMESTAMP: ("timestamp_send", 64, 946_684_800_000_000),
+    TypeKind.TIMESTAMP_UTC: ("timestamptz_send", 64, 946_684_800_000_000),
+}
+_PADDED = "1042"
+"""The OID of ``bpchar``: as text it would lose what it is padded with."""
+
+
+def measured(reference: str, asked: Asked) -> str:
+    """The SQL of a measure; see ``Questions``."""
+    kind, measure = asked.column.type.kind, asked.measure
+    if measure is Measure.NULLS:
+        number = f"pg_catalog.count(*) OPERATOR(pg_catalog.-) pg_catalog.count({reference})"
+    elif measure is Measure.BYTES:
+        sent = f"pg_catalog.textsend({reference}::pg_catalog.text)"
+        if asked.column.wire_type == _PADDED:
+            sent = f"pg_catalog.bpcharsend({reference})"
+        value = reference if kind is TypeKind.BINARY else sent
+        number = f"pg_catalog.sum(pg_catalog.octet_length({value}))"
+    elif kind is TypeKind.BOOL:
+        number = f"pg_catalog.count(*) FILTER (WHERE {reference})"
+    else:
+        value = f"{reference}::pg_catalog.int8" if kind in INTEGERS else reference
+        number = f"pg_catalog.{measure.value}({value})"
+    if kind in _SENT and measure is not Measure.NULLS:
+        send, bits, before = _SENT[kind]
+        sent = f"pg_catalog.textcat('x', pg_catalog.encode(pg_catalog.{send}({number}), 'hex'))"
+        number = f"{sent}::pg_catalog.bit({bits})::pg_catalog.int{bits // 8}"
+        number = f"{number}::pg_catalog.numeric OPERATOR(pg_catalog.+) {before}"
+    return f"({number})::pg_catalog.text"
+
+
 def _look(
     session: Session, basis: Basis, footing: Footing, read: ReadPlan, chunk_range: ChunkRange
 ) -> Keys:
@@ -318,6 +362,8 @@ QUESTIONS = Questions(
     steady=lambda session: not session.pooled,
     read_changes=read_changes,
     counting=_counting,
+    measuring=_measuring,
+    measured=measured,
     look=_look,
     reading=_reading,
     list_relations=listing.list_relations,
