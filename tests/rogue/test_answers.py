@@ -15,7 +15,9 @@ from typing import Any, get_type_hints
 
 import pytest
 
+from rivet_fleet.contracts.aggregates import asked_of
 from rivet_fleet.contracts.codec import fits
+from rivet_fleet.contracts.columns import ColumnSpec, ColumnType, TypeKind
 from rivet_fleet.contracts.facts import FactsRequest
 from rivet_fleet.contracts.keys import ChunkRange, RangeKind, RelationName
 from rivet_fleet.contracts.plan import ReadPlan, TuningPlan
@@ -37,6 +39,7 @@ from tests.rogue.tcp import Memory, Peer, rogue
 from tests.unit.coordination.fleets import make_fleet, memory_plan
 
 BY_I = ChunkRange(kind=RangeKind.KEYSET, columns=("i",))
+ID = ColumnSpec(name="i", native_type="bigint", type=ColumnType(kind=TypeKind.INT64))
 LIMIT = PageLimit(rows_max=5000, bytes_max=1 << 20)
 NUMBERS = RelationName(schema="", name="numbers")
 QUERY = "SELECT i, 'a' AS t FROM numbers"
@@ -101,6 +104,7 @@ VERBS: dict[type[Any], dict[str, Callable[[Asked], object]]] = {
         "newest": newest,
         "read_changes": lambda a: a.source.read_changes(NUMBERS),
         "count_rows": lambda a: a.source.count_rows(a.read, BY_I, 5.0),
+        "measure": lambda a: a.source.measure(a.read, BY_I, asked_of([ID]), TuningPlan()),
         "open_chunk": lambda a: a.source.open_chunk(a.read, BY_I, TuningPlan()),
         "list_relations": lambda a: a.source.list_relations(),
         "describe_server": lambda a: a.source.describe_server(),
@@ -109,6 +113,7 @@ VERBS: dict[type[Any], dict[str, Callable[[Asked], object]]] = {
             a.source.check_readable(None, QUERY),
         )[0],
         "read_counters": lambda a: a.source.read_counters(),
+        "position": lambda a: a.source.position(),
         "identify": lambda a: a.source.identify(),
         "ping": lambda a: a.source.ping(),
     },

@@ -223,7 +223,10 @@ class EngineSource(Generic[S, B]):
         with session.reading(how.settings, doing="measuring columns", timeout_s=limit_s) as at:
             (found,) = session.rows(at, select)
         try:
-            return tuple(map(number_of, found))
+            numbers = tuple(map(number_of, found))
+            if len(numbers) != len(asked) + 1 or numbers[0] is None:
+                raise ValueError("another number of answers")
+            return numbers
         except ValueError as wrong:
             raise SourceRefused(
                 f"{session.url.identity}: of a measure of a column the server says {wrong}",
