@@ -30,13 +30,12 @@ from rivet_fleet.cli.verdict import (
 )
 from rivet_fleet.cli.work import Going, coordinate, prepare_workers, workers_option
 from rivet_fleet.contracts.codec import dumps
-from rivet_fleet.contracts.identity import owner_of
 from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.contracts.reconcile import ReconcileDepth
 from rivet_fleet.coordination import submit as submission
 from rivet_fleet.coordination import wiring
 from rivet_fleet.coordination.fleet import find_campaign
-from rivet_fleet.errors import ExitCode, UsageError
+from rivet_fleet.errors import ExitCode
 
 new_option = click.option(
     "--new",
@@ -160,11 +159,7 @@ def resume(
     prepare_workers(invocation)
     with fleet_of(invocation, "coordinator", migrate=True) as fleet:
         view = find_campaign(fleet, invocation.loaded, wanted_campaign(invocation, campaign_id))
-        if owner_of(view.campaign_name) != view.campaign_name:
-            raise UsageError(
-                f"campaign {view.campaign_id} compares delivered files with their source",
-                hint="the same `rivet-fleet reconcile` goes on with it, and tells what it found",
-            )
+        submission.refuse_comparison(view)
         submission.go_on(fleet, invocation.loaded, view.campaign_id, exports)
         _tell_continued(view.campaign_id)
         going = Going(

@@ -20,6 +20,7 @@ from rivet_fleet.contracts.manifest import (
 from rivet_fleet.contracts.plan import Access
 from rivet_fleet.contracts.protection import SourceBudget
 from rivet_fleet.contracts.state import (
+    CampaignStatus,
     CampaignView,
     JournalEntry,
     JournalFilter,
@@ -86,8 +87,16 @@ def requeue(
     lost: bool = False,
 ) -> Requeued:
     """Put failed chunks back into the queue with a fresh budget; with ``lost`` also the
-    delivered ones whose files are gone or changed. Raises StateRefused for unknown names."""
+    delivered ones whose files are gone or changed. Raises StateRefused for unknown names, and for a
+    cancelled campaign before anything was changed."""
     runs = selected_runs(fleet, campaign_id, export_name)
+    campaign = fleet.store.campaign(campaign_id)
+    if campaign is not None and campaign.status is CampaignStatus.CANCELLED:
+        # Nobody would read again what was taken back.
+        raise StateRefused(
+            f"campaign {campaign_id} was cancelled: nothing was changed",
+            hint="submit the configuration again as a new campaign",
+        )
     for run in runs if lost else ():
         _refuse_beside_another(fleet, run)
     reopened = sum(_reopen_lost(fleet, run, chunk_index) for run in runs) if lost else 0

@@ -7,7 +7,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 
 from rivet_fleet.contracts.events import Event, EventName
-from rivet_fleet.contracts.identity import new_campaign_id
+from rivet_fleet.contracts.identity import new_campaign_id, owner_of
 from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.contracts.killpoints import KillPoint, reach
 from rivet_fleet.contracts.plan import CampaignPlan
@@ -26,6 +26,7 @@ from rivet_fleet.errors import (
     ConfigError,
     DestinationError,
     StateRefused,
+    UsageError,
 )
 from rivet_fleet.planning.change import refuse_drift
 from rivet_fleet.planning.config.digests import changed_exports
@@ -77,6 +78,7 @@ def submit(
     existing = _existing(fleet, [] if anew else unfinished, wanted)
     if existing is not None:
         refuse_other(fleet.store, loaded, existing)
+        refuse_comparison(existing)
         _refuse_changed(fleet, loaded, existing)
         left_out = _not_planned(fleet, loaded, existing.campaign_id, names)
         if names and left_out:
@@ -162,6 +164,16 @@ def store_plan(
     for run in plan.runs if outcome.created else ():
         tell_schema_changes(fleet, outcome.campaign_id, run.plan)
     return Submitted(campaign_id=outcome.campaign_id, created=outcome.created)
+
+
+def refuse_comparison(view: CampaignView) -> None:
+    """Raise UsageError for a campaign that compares: worked on as a delivery, it would end well
+    whatever it found (ADR 0030)."""
+    if owner_of(view.campaign_name) != view.campaign_name:
+        raise UsageError(
+            f"campaign {view.campaign_id} compares delivered files with their source",
+            hint="the same `rivet-fleet reconcile` goes on with it, and tells what it found",
+        )
 
 
 def go_on(

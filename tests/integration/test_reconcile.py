@@ -344,8 +344,9 @@ def test_a_comparison_is_killed_and_goes_on_and_finds_what_files_lack(
         "SELECT campaign_id FROM campaign "
         "WHERE campaign_name LIKE '%/reconcile' AND status = 'active'",
     )
-    going = ("resume", "--campaign-id", comparison)
-    desk.refused(*going, code=1, named="compares delivered files", hint="rivet-fleet reconcile")
+    for verb in ("resume", "run", "submit"):
+        going = (verb, "--campaign-id", comparison)
+        desk.refused(*going, code=1, named="compares delivered files", hint="rivet-fleet reconcile")
     # A worker dies behind a chunk's commit; another one takes its place.
     marker = desk.folder / "killed"
     desk.environment["RIVET_FLEET_TEST_KILL"] = f"chunk.committed:kill:2:{marker}"

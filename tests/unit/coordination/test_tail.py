@@ -27,6 +27,7 @@ from rivet_fleet.errors import (
     DestinationUnavailable,
     ExitCode,
     LeaseLost,
+    StateRefused,
     StateTampered,
 )
 from rivet_fleet.execution.destination import Presence
@@ -400,6 +401,24 @@ def test_other_bytes_of_the_same_size_are_found_where_a_proof_is_asked_for(tmp_p
     assert visible(fleet, claim.run_id) == []
     deliver(fleet, tmp_path)
     assert tend(fleet, CAMPAIGN).status is CampaignStatus.COMPLETED
+
+
+def test_of_a_cancelled_campaign_nothing_is_taken_back(tmp_path):
+    """Nobody would read it again: what was delivered of it stays as it is, and is told as that."""
+    store = MemoryStore(DatabaseClock())
+    store.submit(memory_plan((1, 1)))
+    fleet = make_fleet(store, tmp_path)
+    claim, _ = deliver(fleet, tmp_path)
+    tend(fleet, CAMPAIGN)
+    store.cancel(CAMPAIGN)
+    destination = fleet.destination(claim.run_id)
+    found = destination.list_visible(claim.run_id)
+    (part,) = (one for one in found if one.path.endswith(".parquet"))
+    destination.remove(part.path)
+    with pytest.raises(StateRefused, match="cancelled: nothing was changed"):
+        requeue(fleet, CAMPAIGN, lost=True)
+    assert destination.read(f"{claim.run_id}/{SUCCESS_NAME}", 1000) is not None
+    assert store.run(claim.run_id).status is RunStatus.COMPLETED
 
 
 def test_a_chunk_that_nobody_read_ends_nothing_whatever_its_status_says_when(tmp_path):
