@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from rivet_fleet.cli.failure import Failure, ending, say_ended
+from rivet_fleet.cli.failure import Failure, ending, failure_of, say_ended
 from rivet_fleet.cli.invocation import (
     Invocation,
     config_option,
@@ -27,7 +27,7 @@ from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.contracts.state import RunView
 from rivet_fleet.coordination import repair as repairs
 from rivet_fleet.coordination.fleet import Fleet
-from rivet_fleet.errors import ExitCode, UsageError
+from rivet_fleet.errors import ExitCode, StateRefused, UsageError
 from rivet_fleet.observability.units import redact_plain
 
 
@@ -67,7 +67,8 @@ def repair(
     body = None if report is None else _read(report)
     invocation = start(config, params, state_url, shows_progress=True)
     prepare_workers(invocation)
-    with fleet_of(invocation, "coordinator", migrate=True) as fleet:
+    # What only looks at a report changes nothing, not even the state's version.
+    with fleet_of(invocation, "coordinator", migrate=execute or body is None) as fleet:
         if body is None:
             runs = chosen_runs(invocation, fleet, exports, run_id)
             looked = look(invocation, fleet, runs, Settings(workers=workers))
@@ -131,18 +132,36 @@ def _execute(
 ) -> tuple[Failure | None, dict[str, Any]]:
     """Read the ranges again, and compare behind it. How it failed, and what of it to tell."""
     for one in found:
-        repairs.begin(fleet, one)
-    for campaign_id in dict.fromkeys(one.run.campaign_id for one in found):
+        repairs.refuse_altered(fleet, one)
+    begun, refused = _begin(fleet, found)
+    for campaign_id in dict.fromkeys(one.run.campaign_id for one in begun):
         failure = _work(invocation, fleet, campaign_id, workers)
         if failure is not None:
             return failure, {"compared": []}
-    failure, compared = None, []
-    for asked in dict.fromkeys((one.asked.depth, one.asked.settled_by) for one in found):
-        alike = [one for one in found if (one.asked.depth, one.asked.settled_by) == asked]
+    failure, compared = refused, []
+    for asked in dict.fromkeys((one.asked.depth, one.asked.settled_by) for one in begun):
+        alike = [one for one in begun if (one.asked.depth, one.asked.settled_by) == asked]
         looked = _look_again(invocation, fleet, alike, workers)
         compared.append({**looked.body, "report": str(looked.path)})
         failure = failure or looked.failure
     return failure, {"compared": compared}
+
+
+def _begin(
+    fleet: Fleet, found: Sequence[repairs.Repair]
+) -> tuple[list[repairs.Repair], Failure | None]:
+    """Begin all of them. Where somebody is quicker behind the first, those that are begun are ended
+    before that is told. Raises StateRefused where nothing is begun."""
+    begun: list[repairs.Repair] = []
+    for one in found:
+        try:
+            repairs.begin(fleet, one)
+        except StateRefused as error:
+            if not begun:
+                raise
+            return begun, failure_of(error, about=one.run.export_name)
+        begun.append(one)
+    return begun, None
 
 
 def _work(

@@ -240,11 +240,8 @@ def _of_run(fleet: Fleet, run: RunView, of: RunView, comparison: RunComparison) 
 
 
 def begin(fleet: Fleet, repair: Repair) -> None:
-    """Reopen the ranges, all or none: from here on the run's campaign goes on with them.
-
-    Before that the first of them is opened at the source. Raises SchemaDrift for a table that was
-    altered since, SourceError, and StateRefused where somebody was quicker; nothing was changed."""
-    _refuse_altered(fleet, repair)
+    """Reopen the ranges, all or none: from here on the run's campaign goes on with them. Raises
+    StateRefused where somebody was quicker; nothing of it was changed."""
     reason = f"comparison {repair.of.run_id} found other rows at the source"
     fleet.patience.call(
         "begin the repair",
@@ -259,8 +256,9 @@ def begin(fleet: Fleet, repair: Repair) -> None:
     reach(KillPoint.REPAIR_BEGUN)
 
 
-def _refuse_altered(fleet: Fleet, repair: Repair) -> None:
-    """A key that is gone, or a column of another type, is found before anything is reopened."""
+def refuse_altered(fleet: Fleet, repair: Repair) -> None:
+    """Open the first of the ranges at the source: a key that is gone, or a column of another type,
+    is found before anything is reopened. Raises SchemaDrift, SourceError."""
     plan, index = repair.run.plan, repair.ranges[0].chunk_index
     task = fleet.store.task(repair.run.run_id, index)
     if task is None:

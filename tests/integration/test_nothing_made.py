@@ -58,7 +58,7 @@ for at in ("none", "old"):
     for path, command in commands(cli):
         ask(path, command)
     os.chdir("..")
-    sys.argv += ["resume", "reconcile"]  # go on with what an older program began
+    sys.argv += ["resume", "reconcile", "repair"]  # go on with what an older program began
 """
 BEGIN = (
     "run",
@@ -137,7 +137,7 @@ def test_where_no_campaign_is_that_is_said(answers) -> None:
 
 def test_an_older_state_is_migrated_by_what_goes_on_alone(asked) -> None:
     answers = asked[1]
-    assert set(answers) == set(asked[0]) - {"resume", "reconcile"}
+    assert set(answers) == set(asked[0]) - {"resume", "reconcile", "repair"}
     assert {name for name, answer in answers.items() if answer[-1] != OLD} == set()
     assert not [one for *_, found, _ in answers.values() for one in found if "before" in one]
     code, said, *_ = answers["worker"]

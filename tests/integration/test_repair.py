@@ -193,3 +193,81 @@ def test_a_repair_is_refused_and_nothing_is_changed(shop: Shop) -> None:
     assert run_sqlite(desk.state, "SELECT max(generation) FROM chunk_run") == [(2,)]
     now = {p: p.stat().st_mtime_ns for p in desk.out.rglob("*")}
     assert {p for p in before if p.is_file()} == {p for p in now if p.is_file()}
+
+
+MODES = {
+    "heap": "table: heap, mode: chunked, chunk_size: 100",
+    "whole": "table: events, mode: full, format: csv",
+    "joined": 'query: "SELECT e.id, h.note FROM events e JOIN heap h ON h.id = e.id"',
+    "fresh": "table: events, mode: incremental, cursor_column: id",
+    "days": "table: events, partition_by: day, format: csv",
+}
+TABLES = """
+CREATE TABLE heap (id int, note text);
+INSERT INTO heap SELECT i, repeat('x', 200) || i FROM generate_series(1, 400) i;
+CREATE TABLE events (id bigint PRIMARY KEY, day date NOT NULL, note text);
+INSERT INTO events SELECT i, date '2026-01-01' + (i % 2)::int, 'e' || i
+    FROM generate_series(1, 100) i;
+ANALYZE;
+"""
+
+
+def test_every_mode_is_repaired_and_an_older_run_moves_no_mark(
+    postgres: EmbeddedPostgres, tmp_path: Path
+) -> None:
+    def execute(sql: str) -> str:
+        return postgres.psql(sql, database="repair_modes")
+
+    desk = Desk(folder=tmp_path)
+    desk.environment["SHOP_URL"] = postgres.create_database("repair_modes")
+    execute(TABLES)
+    exports = "\n".join(
+        f"  - {{name: {name}, {'' if 'format' in shape else 'format: parquet, '}{shape},\n"
+        f"     destination: {{type: local, path: './out/{name}"
+        f"{'/{partition}' if 'partition_by' in shape else ''}'}}}}"
+        for name, shape in MODES.items()
+    )
+    desk.write(
+        "source: {type: postgres, url_env: SHOP_URL}\n"
+        f"campaign: {{name: modes, workers: 1, prove: all}}\nexports:\n{exports}\n"
+    )
+    desk.cli("run")
+    ((former,),) = run_sqlite(
+        desk.state, "SELECT run_id FROM chunk_run WHERE export_name = 'fresh'"
+    )
+    execute("INSERT INTO events VALUES (101, '2026-01-01', 'new'), (102, '2026-01-02', 'new')")
+    desk.cli("run")
+    place = tmp_path / "out" / "fresh"
+    known = (MANIFEST_NAME, LATEST_NAME, "_SUCCESS")
+    newest = [(place / name).read_bytes() for name in known]
+    mark = run_sqlite(desk.state, "SELECT last_cursor_value FROM export_state")
+    execute(
+        "UPDATE events SET note = 'other' WHERE id = 50; DELETE FROM events WHERE id = 20;"
+        "UPDATE heap SET note = 'moved' WHERE id IN (20, 60)"
+    )
+
+    def repaired(*which: str) -> dict[str, Any]:
+        compare = ("reconcile", "--confirm-after", "0", "--report", "found.json", *which)
+        desk.cli(*compare, code=3)
+        done = desk.cli(*REPAIR, "--report", "found.json", "--execute").json
+        verdicts = {
+            one["export_name"]: one["verdict"]
+            for each in done["compared"]
+            for one in each["exports"]
+        }
+        assert {*verdicts.values()} == {"match"}
+        return {one["export_name"]: one for one in done["exports"]}
+
+    found = repaired()
+    assert {name.partition("__")[0] for name in found} == {"heap", "whole", "joined", "days"}, found
+    assert len(found["heap"]["ranges"]) > 1, "all blocks of it are judged together"
+    assert "fresh" not in found, "its newest run has the two rows that were added"
+    assert (place / MANIFEST_NAME).read_bytes() == newest[0]
+    older = repaired("--run", former)["fresh"]
+    assert older["run_id"] == former
+    assert [(place / name).read_bytes() for name in known] == newest
+    assert run_sqlite(desk.state, "SELECT last_cursor_value FROM export_state") == mark
+    said = json.loads((place / f"manifest-{former}.g2.json").read_bytes())
+    assert said["row_count"] == 99 and said["supersedes"] == f"manifest-{former}.json"
+    assert rows_of(place / part["path"] for part in said["parts"])[50] == "other"
+    desk.cli("validate")
