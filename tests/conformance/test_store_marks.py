@@ -210,7 +210,9 @@ def compare(store: Store, number: int, *verdicts: RangeVerdict) -> None:
 MATCH = RangeVerdict.MATCH
 
 
-def test_pg5_pg6_what_is_verified_moves_with_a_clean_comparison_of_the_whole(store: Store) -> None:
+def test_pg5_pg6_rc6_what_is_verified_moves_with_a_clean_comparison_of_the_whole(
+    store: Store,
+) -> None:
     deliver(store, 3, None, 3)
     before = told(store)
     for number, other in enumerate(one for one in RangeVerdict if one is not MATCH):

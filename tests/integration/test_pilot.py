@@ -42,13 +42,17 @@ BILLING = {
 """What is computed of each table that has rows, in words that all three databases understand."""
 EMPTY = {"refunds", "reminders"}
 READER = """
-import glob, os, sys
+import glob, json, os, sys
 import duckdb
 for line in sys.stdin:
     table, said = line.rstrip("\\n").split("\\t", 1)
     done = [os.path.dirname(one) for one in glob.glob(f"exports/{table}/*/_SUCCESS")]
     assert len(done) == (2 if table == "invoices" else 1), (table, done)
-    parts = [part for run in done for part in glob.glob(f"{run}/*.parquet")]
+    newest = json.load(open(f"exports/{table}/latest.json"))["files"]
+    runs = {file.split("/")[0] for file in newest}
+    former = [run for run in done if os.path.basename(run) not in runs]
+    parts = [f"exports/{table}/{file}" for file in newest]
+    parts += [part for run in former for part in glob.glob(f"{run}/*.parquet")]
     cells = duckdb.sql(f"SELECT {said} FROM read_parquet({parts})").fetchall()[0]
     print(table, *cells, sep="|")
 """
@@ -102,7 +106,7 @@ def test_the_pilot(
 
 
 def _read(place: Path) -> list[str]:
-    """What DuckDB computes of the files beside each ``_SUCCESS``."""
+    """What DuckDB computes of all runs: of the newest by ``latest.json``, as a repair leaves it."""
     asked = "".join(f"{table}\t{said}\n" for table, said in {**WEBSHOP, **BILLING}.items())
     done = subprocess.run(
         [sys.executable, "-c", READER],

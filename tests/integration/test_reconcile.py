@@ -218,7 +218,7 @@ def differs(report: dict[str, Any]) -> set[tuple[str, str]]:
     }
 
 
-def test_every_strategy_matches_by_number_and_by_row(shop: Shop) -> None:
+def test_rc2_rc4_every_strategy_matches_over_the_ranges_of_its_run(shop: Shop) -> None:
     """And nothing but a comparison was begun: no file, no mark, no history is another."""
     before = {path: path.stat().st_mtime_ns for path in shop.desk.out.rglob("*")}
     for depth in ("count", "aggregate", "hash"):
@@ -358,6 +358,7 @@ def test_a_comparison_is_killed_and_goes_on_and_finds_what_files_lack(
 
     asked = ("reconcile", "--settled-by", "note")
     desk.refused(*asked, code=1, named="note is no date or time", hint="all rows are compared")
+    # RC1: without a run there is nothing to compare.
     desk.refused("reconcile", "--run", "other", code=1, named="no delivered run", hint="state show")
     (manifest,) = desk.out.glob("orders/manifest-*.json")
     body = manifest.read_text()

@@ -31,6 +31,7 @@ from rivet_fleet.contracts.reconcile import (
     counted_columns,
     judged_count,
     moments_plain,
+    report_plain,
 )
 from rivet_fleet.contracts.window import RowWindow, WindowBound
 from rivet_fleet.errors import DataIntegrityError
@@ -436,7 +437,7 @@ def result_of(verdict: str, source: Side | None = None, files: Side | None = Non
     return RangeResult(verdict=RangeVerdict(verdict), sentence="", source=source, files=files)
 
 
-def test_the_gravest_range_is_the_run(tmp_path) -> None:
+def test_rc3_the_gravest_range_is_the_run(tmp_path) -> None:
     for verdicts, whole in {
         ("match", "match"): "match",
         ("match", "unsettled"): "unsettled",
@@ -503,3 +504,66 @@ def test_a_run_says_between_which_moments_its_sides_were_read() -> None:
     assert (found["run_began_s"], found["run_position"]) == (2.5, "0/2")
     unknown = moments_plain(compared_run(ranges(silent)), replace(asked, run_began_us=None), "")
     assert set(unknown.values()) == {None}
+
+
+def test_measures_that_differ_are_looked_at_twice(tmp_path) -> None:
+    """A source that moved between the two looks is being written to, and says nothing."""
+    other = changed(ROWS, total3=Decimal(9), note5="n5 ", share7=math.nan)
+    sides = Sides(tmp_path, ROWS, other)
+    result = by_measures(sides)
+    assert (result.verdict, result.looks, sides.pauses) == (RangeVerdict.MISMATCH, 2, [3.0])
+    assert result.measures == {"note": ("bytes",), "share": ("max",), "total": ("sum",)}
+    assert "bytes of note" in result.sentence and not result.rows
+    moving = Sides(tmp_path / "moving", ROWS, other, changed(other, total4=Decimal(8)))
+    result = by_measures(moving)
+    assert (result.verdict, result.looks) == (RangeVerdict.UNSETTLED, 2)
+    assert "written to" in result.sentence
+
+
+def test_measures_cannot_see_what_is_exchanged_a_case_or_the_sign_of_a_zero(tmp_path) -> None:
+    exchanged = changed(
+        ROWS, note3="n4", note4="n3", note9="N9", total5=ROWS[5][3], total6=ROWS[4][3]
+    )
+    assert by_measures(Sides(tmp_path, ROWS, exchanged)).verdict is RangeVerdict.MATCH
+    zero = changed(ROWS, share1=0.0)
+    sides = Sides(tmp_path / "zero", zero, changed(zero, share1=-0.0))
+    assert by_measures(sides).verdict is RangeVerdict.MATCH
+
+
+def test_settled_rows_are_measured_and_a_row_that_left_them_excuses_what_differs(tmp_path) -> None:
+    left = changed(ROWS, total3=Decimal(9), at3=AFTER)
+    result = by_measures(Sides(tmp_path, ROWS, left), settled=True)
+    assert result.verdict is RangeVerdict.UNSETTLED
+    assert result.source is not None and (result.source.rows, result.source.unsettled) == (39, 1)
+    still = changed(ROWS, total3=Decimal(9), at4=AFTER)
+    files = changed(ROWS, at4=AFTER)
+    sides = Sides(tmp_path / "still", files, still)
+    assert by_measures(sides, settled=True).verdict is RangeVerdict.MISMATCH
+
+
+def test_rc5_the_fields_of_a_report_are_never_taken_away() -> None:
+    """As the first version had them; more may come."""
+    asked = ReconcilePlan(of_run=RunId("o"), campaign_name="shop", depth=ReconcileDepth.COUNT)
+    side = Side(rows=1)
+    report = report_plain(
+        compared_run(ranges(result_of("match", side, side))),
+        asked,
+        export_name="orders",
+        run_id="r",
+        strategy="keyset",
+        run_position="",
+        columns=COLUMNS,
+    )
+    assert report.keys() >= {
+        *("report_version", "export_name", "run_id", "reconcile_run_id", "strategy", "depth"),
+        *("settled_by", "settled_before_us", "verdict", "found", "summary", "partitions"),
+    }
+    assert report["summary"].keys() >= {
+        *("total_partitions", "matches", "mismatches", "unsettled", "unknown", "missing"),
+        *("extra", "changed", "total_source_rows", "total_exported_rows"),
+    }
+    assert report["partitions"][0].keys() >= {
+        *("kind", "chunk_index", "identifier", "status", "note", "source_count"),
+        *("exported_count", "source_unsettled", "source_read_at_s", "files_read_at_s", "looks"),
+        *("missing", "extra", "changed", "complete", "key_columns", "rows"),
+    }
