@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import click
@@ -22,6 +23,7 @@ from rivet_fleet.cli.invocation import (
 )
 from rivet_fleet.cli.options import details_option, exports_option, json_option
 from rivet_fleet.cli.reconcile import Settings, compare_delivered
+from rivet_fleet.cli.repair import repair_found
 from rivet_fleet.cli.say import give, is_quiet, refuse_stream, say_line
 from rivet_fleet.cli.verdict import (
     left_out_failure,
@@ -104,7 +106,10 @@ def run(
         if code == ExitCode.OK and invocation.stream is None:
             settings = Settings(depth=reconcile_depth, workers=workers)
             asked = settings if reconcile_depth else None
-            code = compare_delivered(invocation, fleet, submitted.campaign_id, exports, asked)
+            mending = partial(repair_found, invocation, fleet)
+            code = compare_delivered(
+                invocation, fleet, submitted.campaign_id, exports, asked, mending
+            )
         return given_on(code)
 
 
@@ -172,7 +177,8 @@ def resume(
         )
         code = coordinate(invocation, fleet, view.campaign_id, going)
         if code == ExitCode.OK:
-            code = compare_delivered(invocation, fleet, view.campaign_id, exports, None)
+            mending = partial(repair_found, invocation, fleet)
+            code = compare_delivered(invocation, fleet, view.campaign_id, exports, None, mending)
         return code
 
 

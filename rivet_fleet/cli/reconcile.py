@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -232,23 +232,41 @@ def compare_delivered(
     campaign_id: CampaignId,
     exports: Sequence[str],
     settings: Settings | None,
+    repair: Callable[[CampaignId, Collection[str]], ExitCode],
 ) -> ExitCode:
     """Behind a campaign that has delivered: compare what asks for it, all where the command line
-    does (``settings``); how the command ends. What may have been written since is told alone."""
+    does (``settings``); how the command ends. What may have been written since is told alone.
+    ``repair``: what a comparison found of these runs' exports, where they ask for that."""
     loaded = invocation.loaded
     words = {one.name: reconcile_of(one) for one in loaded.config.exports}
     delivered = comparisons.runs_of(fleet, campaign_id, exports)
     runs = [run for run in delivered if settings or words.get(_name(run)) is not None]
     if not runs:
         return ExitCode.OK
-    failure, ended = compare(invocation, fleet, runs, settings or Settings())
+    looked = look(invocation, fleet, runs, settings or Settings())
+    tell(looked, as_json=False)
+    failure = looked.failure
+    say_of = {run.export_name: words.get(_name(run)) for run in runs}
+    asking = {name for name, one in say_of.items() if one and one.on_mismatch == "repair"}
+    mended = [one for one in looked.found if one.export_name in asking and _differs(one)]
+    # Only what was compared to its end: else the rest of it is unknown.
+    if mended and looked.exit_code is ExitCode.OK:
+        code = repair(looked.campaign_id, {one.export_name for one in mended})
+        if code is not ExitCode.OK:
+            return code
+        left = [one for one in looked.found if one not in mended]
+        failure = _failure(left, looked.exit_code, looked.path)
+        say_of = {one.export_name: say_of.get(one.export_name) for one in left}
     if failure is None or failure.code == RECONCILE_UNSETTLED:
         return ExitCode.OK
-    warned = [words.get(_name(run)) for run in runs]
-    if all(one is not None and one.on_mismatch == "warn" for one in warned):
+    if all(one is not None and one.on_mismatch == "warn" for one in say_of.values()):
         # Of what was found alone: a comparison that did not come to its end is none.
-        return ended
+        return looked.exit_code
     return ExitCode(failure.exit_code)
+
+
+def _differs(one: comparisons.Compared) -> bool:
+    return one.comparison.verdict is RangeVerdict.MISMATCH
 
 
 def _name(run: RunView) -> str:

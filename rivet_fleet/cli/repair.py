@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,21 @@ def repair(
     elif failure is not None:
         say(f"{failure.message}\n  hint: {failure.hint}", err=True)
     return int(ExitCode.OK) if failure is None else failure.exit_code
+
+
+def repair_found(
+    invocation: Invocation, fleet: Fleet, campaign_id: CampaignId, names: Collection[str]
+) -> ExitCode:
+    """Behind a run: repair what its comparison found of these exports, and tell it in words. How it
+    ended; a comparison without a difference is the only good end."""
+    every = repairs.of_comparison(fleet, invocation.loaded, campaign_id)
+    found = [one for one in every if one.run.export_name in names]
+    _say_plan(found)
+    failure, _ = _execute(invocation, fleet, found, None)
+    if failure is None:
+        return ExitCode.OK
+    say(f"{failure.message}\n  hint: {failure.hint}", err=True)
+    return ExitCode(failure.exit_code)
 
 
 def _read(path: Path) -> bytes:

@@ -238,9 +238,10 @@ class ReconcileConfig(Block):
         description="A date or time that rises when a row is written: only rows from before the "
         "run count.",
     )
-    on_mismatch: Literal["fail", "warn"] = Field(
+    on_mismatch: Literal["fail", "warn", "repair"] = Field(
         default="fail",
-        description="fail: the command ends with 3; warn: it tells, and goes on.",
+        description="fail: the command ends with 3; warn: it tells, and goes on; repair: ranges "
+        "that differ are read again, once, and compared again.",
     )
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from rivet_fleet.cli import reconcile
-from rivet_fleet.cli.failure import Failure, ending
+from rivet_fleet.cli.failure import ending
 from rivet_fleet.contracts.reconcile import (
     RECONCILE_MISMATCH,
     RECONCILE_UNKNOWN,
     RECONCILE_UNSETTLED,
+    RangeVerdict,
 )
 from rivet_fleet.errors import ExitCode
 from rivet_fleet.planning.config.models import ExportConfig
@@ -49,26 +51,44 @@ def export(**more: Any) -> ExportConfig:
         ({"reconcile": {"on_mismatch": "warn"}}, None, "unknown", 0),
         ({"reconcile": {"on_mismatch": "warn"}}, None, "altered", 4),
         ({"reconcile": {"on_mismatch": "warn"}}, None, "mismatch, stopped", 6),
+        ({"reconcile": {"on_mismatch": "repair"}}, None, "mismatch", 0),
+        ({"reconcile": {"on_mismatch": "repair"}}, None, "mismatch", 5),
+        ({"reconcile": {"on_mismatch": "repair"}}, None, "unknown", 1),
+        ({"reconcile": {"on_mismatch": "repair"}}, None, "unsettled", 0),
+        ({"reconcile": {"on_mismatch": "repair"}}, None, "mismatch, stopped", 3),
         ({"reconcile_required": True}, None, "mismatch", 3),
         ({"reconcile_required": False}, None, "mismatch", 0),
     ],
 )
 def test_a_run_ends_as_its_exports_ask(words, option, ends, code, monkeypatch) -> None:
     asked: list[Any] = []
+    repaired = ExitCode(code)  # the repair's end is the command's
     run = SimpleNamespace(export_name="orders", plan=SimpleNamespace(family=""))
 
-    def compare(
-        invocation: Any, fleet: Any, runs: Any, settings: Any
-    ) -> tuple[Failure | None, ExitCode]:
+    def look(invocation: Any, fleet: Any, runs: Any, settings: Any) -> Any:
         asked.append(reconcile._asked(invocation.loaded, settings, runs[0]).depth.value)
-        return FAILURES[ends], ENDED.get(ends, ExitCode.OK)
+        kind = ends.partition(",")[0]
+        verdict = next((one for one in RangeVerdict if one.value == kind), RangeVerdict.UNKNOWN)
+        one = SimpleNamespace(export_name="orders", comparison=SimpleNamespace(verdict=verdict))
+        return SimpleNamespace(
+            failure=FAILURES[ends],
+            exit_code=ENDED.get(ends, ExitCode.OK),
+            found=[one],
+            campaign_id="c1/reconcile",
+            path=Path("report"),
+        )
 
-    monkeypatch.setattr(reconcile, "compare", compare)
+    def repair(campaign_id: Any, names: Any) -> ExitCode:
+        assert (campaign_id, names, ends) == ("c1/reconcile", {"orders"}, "mismatch")
+        return repaired
+
+    monkeypatch.setattr(reconcile, "look", look)
+    monkeypatch.setattr(reconcile, "tell", lambda *_, **__: None)
     monkeypatch.setattr(reconcile.comparisons, "runs_of", lambda *_: [run])
     loaded = SimpleNamespace(config=SimpleNamespace(exports=[export(**words)]))
     settings = reconcile.Settings(depth=option) if option else None
     found = reconcile.compare_delivered(
-        SimpleNamespace(loaded=loaded), SimpleNamespace(), "c1", (), settings
+        SimpleNamespace(loaded=loaded), SimpleNamespace(), "c1", (), settings, repair
     )
     assert found == code
     asks = option or next(iter(words.values()), None) not in (None, False)
