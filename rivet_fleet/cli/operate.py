@@ -130,7 +130,7 @@ def cancel(
         view = find_campaign(fleet, invocation.loaded, wanted_campaign(invocation, campaign_id))
         if not view.status.over:
             confirm(f"Give campaign {view.campaign_id} up?", yes=yes)
-        taken = fleet.store.cancel(view.campaign_id)
+        taken = operate.cancel(fleet, view.campaign_id)
     if as_json:
         say(dumps({"campaign_id": view.campaign_id, "taken_back": taken}), as_json=True)
     else:

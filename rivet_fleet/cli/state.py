@@ -251,10 +251,7 @@ def _reset(
         what = "runs and chunks" if chunks_only else "runs, chunks and mark"
         confirm(f"Forget the {what} of export {export_name}?", yes=yes)
         campaign = invocation.loaded.campaign_name
-        removed = sum(
-            fleet.store.reset_export(campaign, name, chunks_only=chunks_only)
-            for name in sorted({export_name, *names})
-        )
+        removed = operate.reset(fleet, campaign, {export_name, *names}, chunks_only=chunks_only)
     say(f"forgot {removed} runs of {export_name}; delivered files were not touched")
     return 0
 

@@ -340,6 +340,20 @@ def latest_bytes(
     )
 
 
+def latest_of(plan: ExportPlan, manifest: bytes, generation: int) -> bytes:
+    """The same from the bytes of a manifest that was written for this generation of the run."""
+    body = json.loads(manifest)
+    return _latest(
+        plan,
+        run_id=plan.run_id,
+        finished_at=body["finished_at"],
+        manifest=run_manifest_name(plan.run_id, generation),
+        success=run_marker_name(plan.run_id, generation),
+        row_count=body["row_count"],
+        files=[part["path"] for part in body["parts"]],
+    )
+
+
 def withdrawn_bytes(plan: ExportPlan) -> bytes:
     """The same while no run is: the newest one was reopened, and nothing older takes its place."""
     nothing = dict.fromkeys(("run_id", "finished_at", "manifest", "success", "row_count"))

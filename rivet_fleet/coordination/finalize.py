@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -22,6 +22,7 @@ from rivet_fleet.contracts.manifest import (
     RunWindow,
     build_manifest,
     latest_bytes,
+    latest_of,
     merge_columns,
     run_manifest_name,
     run_marker_name,
@@ -40,13 +41,15 @@ from rivet_fleet.contracts.quality import (
     proof_gates,
     refusal,
 )
-from rivet_fleet.contracts.state import FinalizeLease, FinishedRun, RunView
+from rivet_fleet.contracts.state import FinalizeLease, FinishedRun, RunStatus, RunView
 from rivet_fleet.coordination.commit import remove_late, reopen_chunk
 from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.coordination.proof import prove_run
 from rivet_fleet.errors import (
+    ConfigError,
     DestinationError,
     LeaseLost,
+    RivetFleetError,
     SourceError,
     StateError,
     StateRefused,
@@ -284,11 +287,18 @@ def finalize_run(fleet: Fleet, run_id: RunId) -> bool:
         _leave_to_other(fleet, run, lease, other)
         return False
     body = manifest_bytes(fleet, run, destination, parts, proof)
-    other = _write(fleet, destination, run, lease, parts, body)
+    try:
+        other = _write(fleet, destination, run, lease, parts, body)
+    except LeaseLost:
+        _retract_given_up(fleet, destination, run)
+        raise
     if other is not None:
         _leave_to_other(fleet, run, lease, other)
         return False
-    return _finish(fleet, run, lease, parts, fingerprint_bytes(body), findings)
+    finished = _finish(fleet, run, lease, parts, fingerprint_bytes(body), findings)
+    if not finished:
+        _retract_given_up(fleet, destination, run)
+    return finished
 
 
 def _refuse(
@@ -306,6 +316,8 @@ def _refuse(
         return
     tell_findings(fleet, run, findings)
     _report(fleet, run.run_id, parts)
+    # A finalizer that died may have come further, by what it found then.
+    retract(fleet.destination(run.run_id), run)
 
 
 def delivered_by_other(destination: Destination, namespace: str) -> str | None:
@@ -345,6 +357,7 @@ def _give_up(fleet: Fleet, run: RunView, lease: FinalizeLease, error: str) -> No
             message=error,
         )
     )
+    retract(fleet.destination(run.run_id), run)
 
 
 def _reopen_lost(
@@ -612,3 +625,74 @@ def withdraw_success(destination: Destination, run: RunView) -> None:
         if body is not None and canonical == success_line(fingerprint_bytes(body)):
             destination.remove(SUCCESS_NAME)
         destination.remove(run_marker_name(plan.run_id, generation))
+
+
+# ------------------------------------------------------------------------------------------
+# A run that is given up after its end had begun: what it says of itself is taken back.
+
+
+def reached_end(run: RunView) -> bool:
+    """Whether a finalizer ever began with a run that was not completed: what it wrote may stand.
+    A cancellation raises the fence once more."""
+    before = {RunStatus.IN_PROGRESS: 0, RunStatus.CANCELLED: 1}.get(run.status)
+    return before is not None and run.plan.reconcile is None and run.finalize_fence > before
+
+
+def retract(destination: Destination, run: RunView) -> None:
+    """Take back what a run that will never be completed says of itself: its markers, the copy of
+    its manifest, and the shared names where they speak of it; parts stay. Of a repair the former
+    generation is delivered as before (ADR 0032). Idempotent. Raises DestinationError."""
+    copy, marker = (
+        name(run.run_id, run.generation) for name in (run_manifest_name, run_marker_name)
+    )
+    former = run.generation - 1
+    # Without its marker the former generation was withdrawn, because a part of it is lost.
+    if former and destination.read(run_marker_name(run.run_id, former), 4096) is not None:
+        _put_back(destination, run, destination.read(copy, MANIFEST_BYTES_MAX))
+        destination.remove(marker)
+    else:
+        withdraw_success(destination, run)
+    # The last of all: by it the others are known.
+    destination.remove(copy)
+
+
+def _put_back(destination: Destination, run: RunView, body: bytes | None) -> None:
+    """The shared names, as far as they are those of this ``body``, to the former generation."""
+    former = destination.read(run_manifest_name(run.run_id, run.generation - 1), MANIFEST_BYTES_MAX)
+    if body is None or former is None:
+        return
+    latest = destination.read(LATEST_NAME, MANIFEST_BYTES_MAX)
+    ours = f'"manifest": "{run_manifest_name(run.run_id, run.generation)}"'
+    if latest is not None and ours.encode() in latest:
+        destination.put_atomic(LATEST_NAME, latest_of(run.plan, former, run.generation - 1))
+    if _bears_name(destination, body):
+        destination.put_atomic(MANIFEST_NAME, former)
+    if destination.read(SUCCESS_NAME, 4096) == success_line(fingerprint_bytes(body)):
+        destination.put_atomic(SUCCESS_NAME, success_line(fingerprint_bytes(former)))
+
+
+def retract_all(fleet: Fleet, runs: Iterable[RunView]) -> None:
+    """Of runs that the state has given up. Raises DestinationError, or ConfigError without its
+    credentials, where a place is away: what still stands there, and behind the others."""
+    away: list[tuple[RunView, RivetFleetError]] = []
+    for run in runs:
+        try:
+            retract(fleet.destination(run.run_id, run), run)
+        except (ConfigError, DestinationError) as error:
+            away.append((run, error))
+    for run, error in away:
+        raise type(error)(
+            f"run {run.run_id} is given up in the state, and may still have a manifest and "
+            f"_SUCCESS at its destination: {error.message}",
+            hint=f"when it is there again, `rivet-fleet cancel --campaign-id {run.campaign_id}` "
+            "takes them back",
+            code=error.code,
+        )
+
+
+def _retract_given_up(fleet: Fleet, destination: Destination, run: RunView) -> None:
+    """By the finalizer that lost it: whoever cancelled the run or forgot it looked before it came
+    so far. One that somebody else finishes is left alone."""
+    now = fleet.patience.call("look at the run", lambda: fleet.store.run(run.run_id))
+    if now is None or now.status is RunStatus.CANCELLED:
+        retract(destination, run)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from rivet_fleet.contracts.identity import CampaignIdentity, namespace_of
 from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.contracts.manifest import (
     REPLACED_AFTER_S,
+    SUCCESS_NAME,
     PartStatus,
     part_named,
     receipt_key,
@@ -35,7 +36,12 @@ from rivet_fleet.coordination.commit import (
     remove_replaced,
     reopen_chunk,
 )
-from rivet_fleet.coordination.finalize import finalize_run, withdraw_success
+from rivet_fleet.coordination.finalize import (
+    finalize_run,
+    reached_end,
+    retract_all,
+    withdraw_success,
+)
 from rivet_fleet.coordination.fleet import COORDINATOR, Fleet, process_alive, seen_workers
 from rivet_fleet.errors import StateRefused, StateTampered, UsageError
 from rivet_fleet.execution.destination import Destination, Presence, StagedInfo
@@ -102,6 +108,45 @@ def requeue(
     reopened = sum(_reopen_lost(fleet, run, chunk_index) for run in runs) if lost else 0
     failed = fleet.store.requeue(campaign_id, export_name=export_name, chunk_index=chunk_index)
     return Requeued(failed=failed, lost=reopened)
+
+
+def cancel(fleet: Fleet, campaign_id: CampaignId) -> int:
+    """Give a campaign up, and take back what its runs say of themselves that were at their end; how
+    many running chunks were taken back. Again it does what is left. Raises StateRefused, and
+    DestinationError where a place is away: the campaign is cancelled then."""
+    # Before the state says so: afterwards it is not known which of them were in progress.
+    ended = _at_their_end(fleet, campaign_id)
+    taken = fleet.store.cancel(campaign_id)
+    retract_all(fleet, ended)
+    return taken
+
+
+def reset(fleet: Fleet, campaign_name: str, names: Collection[str], *, chunks_only: bool) -> int:
+    """Forget runs and chunks of these exports, and their marks unless ``chunks_only``; how many
+    runs. What those in progress say of themselves is taken back. Raises StateRefused, and
+    DestinationError where that could not be: nothing is forgotten when the place is away."""
+    ended = [
+        run
+        for campaign in fleet.store.campaigns(name=campaign_name)
+        for run in _at_their_end(fleet, campaign.campaign_id)
+        if run.export_name in names and run.status is RunStatus.IN_PROGRESS
+    ]
+    for run in ended:
+        # The state is the only one that knows of them, so the place must be there first.
+        fleet.destination(run.run_id, run).read(SUCCESS_NAME, 4096)
+    removed = sum(
+        fleet.store.reset_export(campaign_name, name, chunks_only=chunks_only)
+        for name in sorted(names)
+    )
+    retract_all(fleet, ended)
+    return removed
+
+
+def _at_their_end(fleet: Fleet, campaign_id: CampaignId) -> list[RunView]:
+    """What was edited is given up all the same: where it delivers is not known any more."""
+    with contextlib.suppress(StateTampered):
+        return [run for run in fleet.store.runs(campaign_id) if reached_end(run)]
+    return []
 
 
 def accept(fleet: Fleet, campaign_id: CampaignId, *, export_name: str, word: Word) -> AcceptedRun:
@@ -228,8 +273,9 @@ def _reopen_lost(fleet: Fleet, run: RunView, chunk_index: int | None) -> int:
         if part.status is PartStatus.PUBLISHED
         and destination.prove(part.path, part.digest) is not Presence.VISIBLE
     }
-    # In a repair that is under way the former generation is what readers see.
-    if wanted and (run.status is RunStatus.COMPLETED or run.generation > 1):
+    # Also of a run in progress: its finalizer may have died behind the marks, and of a repair
+    # the former generation is what readers see.
+    if wanted:
         # Before the first of them: nobody may read a folder as complete whose rows are on their
         # way out.
         withdraw_success(destination, run)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 
 from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.identity import new_campaign_id, owner_of
@@ -17,7 +18,7 @@ from rivet_fleet.contracts.state import (
     RunStatus,
     RunView,
 )
-from rivet_fleet.coordination.finalize import tell_schema_changes
+from rivet_fleet.coordination.finalize import reached_end, retract_all, tell_schema_changes
 from rivet_fleet.coordination.fleet import Fleet, refuse_other, refuse_other_owner
 from rivet_fleet.coordination.inquiry import choose, inquiry_of, undeliverable
 from rivet_fleet.coordination.tend import refuse_unplanned, runs_named
@@ -155,10 +156,19 @@ def store_plan(
     changed and ``on_schema_drift`` is fail."""
     refuse_drift(plan)
     reach(KillPoint.CAMPAIGN_PLANNED)
+    ended = [
+        run
+        for former in replacing
+        for run in fleet.patience.call("read the runs", partial(fleet.store.runs, former))
+        if reached_end(run)
+    ]
     outcome = fleet.patience.call(
         "submit the campaign",
         lambda: fleet.store.submit(plan, any_mark=any_mark, replacing=replacing),
     )
+    if outcome.created:
+        # Behind the transaction: until then their finalizers may complete them.
+        retract_all(fleet, ended)
     fleet.patience.call("lift a halt", lambda: fleet.store.lift_halt(plan.campaign_id))
     reach(KillPoint.CAMPAIGN_SUBMITTED)
     for run in plan.runs if outcome.created else ():
