@@ -642,25 +642,30 @@ def retract(destination: Destination, run: RunView) -> None:
     """Take back what a run that will never be completed says of itself: its markers, the copy of
     its manifest, and the shared names where they speak of it; parts stay. Of a repair the former
     generation is delivered as before (ADR 0032). Idempotent. Raises DestinationError."""
-    copy, marker = (
-        name(run.run_id, run.generation) for name in (run_manifest_name, run_marker_name)
-    )
-    former = run.generation - 1
-    # Without its marker the former generation was withdrawn, because a part of it is lost.
-    if former and destination.read(run_marker_name(run.run_id, former), 4096) is not None:
-        _put_back(destination, run, destination.read(copy, MANIFEST_BYTES_MAX))
-        destination.remove(marker)
-    else:
+    copy = run_manifest_name(run.run_id, run.generation)
+    former = _former(destination, run)
+    if former is None:
         withdraw_success(destination, run)
+    else:
+        _put_back(destination, run, destination.read(copy, MANIFEST_BYTES_MAX) or b"", former)
+        destination.remove(run_marker_name(run.run_id, run.generation))
     # The last of all: by it the others are known.
     destination.remove(copy)
 
 
-def _put_back(destination: Destination, run: RunView, body: bytes | None) -> None:
+def _former(destination: Destination, run: RunView) -> bytes | None:
+    """The manifest of the generation before this one. Without its marker it was withdrawn, because
+    a part of it is lost."""
+    generation = run.generation - 1
+    if not generation:
+        return None
+    body = destination.read(run_manifest_name(run.run_id, generation), MANIFEST_BYTES_MAX) or b""
+    marker = destination.read(run_marker_name(run.run_id, generation), 4096)
+    return body if marker == success_line(fingerprint_bytes(body)) else None
+
+
+def _put_back(destination: Destination, run: RunView, body: bytes, former: bytes) -> None:
     """The shared names, as far as they are those of this ``body``, to the former generation."""
-    former = destination.read(run_manifest_name(run.run_id, run.generation - 1), MANIFEST_BYTES_MAX)
-    if body is None or former is None:
-        return
     latest = destination.read(LATEST_NAME, MANIFEST_BYTES_MAX)
     ours = f'"manifest": "{run_manifest_name(run.run_id, run.generation)}"'
     if latest is not None and ours.encode() in latest:
@@ -672,27 +677,27 @@ def _put_back(destination: Destination, run: RunView, body: bytes | None) -> Non
 
 
 def retract_all(fleet: Fleet, runs: Iterable[RunView]) -> None:
-    """Of runs that the state has given up. Raises DestinationError, or ConfigError without its
-    credentials, where a place is away: what still stands there, and behind the others."""
+    """Of those that the state has cancelled by now. Raises DestinationError, or ConfigError without
+    its credentials, where a place is away: what still stands there, and behind the others."""
     away: list[tuple[RunView, RivetFleetError]] = []
     for run in runs:
         try:
-            retract(fleet.destination(run.run_id, run), run)
+            _retract_given_up(fleet, fleet.destination(run.run_id, run), run)
         except (ConfigError, DestinationError) as error:
             away.append((run, error))
-    for run, error in away:
-        raise type(error)(
+    for run, why in away:
+        raise type(why)(
             f"run {run.run_id} is given up in the state, and may still have a manifest and "
-            f"_SUCCESS at its destination: {error.message}",
+            f"_SUCCESS at its destination: {why.message}",
             hint=f"when it is there again, `rivet-fleet cancel --campaign-id {run.campaign_id}` "
             "takes them back",
-            code=error.code,
+            code=why.code,
         )
 
 
 def _retract_given_up(fleet: Fleet, destination: Destination, run: RunView) -> None:
-    """By the finalizer that lost it: whoever cancelled the run or forgot it looked before it came
-    so far. One that somebody else finishes is left alone."""
+    """Also by the finalizer that lost it: whoever cancelled the run or forgot it may have looked
+    before it came so far. One that somebody finishes, or has finished, is left alone."""
     now = fleet.patience.call("look at the run", lambda: fleet.store.run(run.run_id))
     if now is None or now.status is RunStatus.CANCELLED:
         retract(destination, run)

@@ -13,7 +13,6 @@ from rivet_fleet.contracts.identity import CampaignIdentity, namespace_of
 from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.contracts.manifest import (
     REPLACED_AFTER_S,
-    SUCCESS_NAME,
     PartStatus,
     part_named,
     receipt_key,
@@ -39,6 +38,7 @@ from rivet_fleet.coordination.commit import (
 from rivet_fleet.coordination.finalize import (
     finalize_run,
     reached_end,
+    retract,
     retract_all,
     withdraw_success,
 )
@@ -123,23 +123,29 @@ def cancel(fleet: Fleet, campaign_id: CampaignId) -> int:
 
 def reset(fleet: Fleet, campaign_name: str, names: Collection[str], *, chunks_only: bool) -> int:
     """Forget runs and chunks of these exports, and their marks unless ``chunks_only``; how many
-    runs. What those in progress say of themselves is taken back. Raises StateRefused, and
-    DestinationError where that could not be: nothing is forgotten when the place is away."""
+    runs. What those in progress say of themselves is taken back first. Raises StateRefused, also
+    while somebody ends one, and DestinationError: nothing was forgotten."""
     ended = [
         run
         for campaign in fleet.store.campaigns(name=campaign_name)
         for run in _at_their_end(fleet, campaign.campaign_id)
         if run.export_name in names and run.status is RunStatus.IN_PROGRESS
     ]
+    # Before the state forgets them, which is the only one that knows of them. Whoever holds the
+    # run's end while that goes on can be sure that nobody completes it.
     for run in ended:
-        # The state is the only one that knows of them, so the place must be there first.
-        fleet.destination(run.run_id, run).read(SUCCESS_NAME, 4096)
-    removed = sum(
+        lease = fleet.store.lease_finalize(run.run_id, fleet.identity, fleet.settings.lease_ttl_s)
+        if lease is None and run.counts.completed == run.expected_tasks:
+            raise StateRefused(
+                f"somebody is ending run {run.run_id} of export {run.export_name}; nothing was "
+                "forgotten",
+                hint="again when it is completed, or when the lease of whoever died has run out",
+            )
+        retract(fleet.destination(run.run_id, run), run)
+    return sum(
         fleet.store.reset_export(campaign_name, name, chunks_only=chunks_only)
         for name in sorted(names)
     )
-    retract_all(fleet, ended)
-    return removed
 
 
 def _at_their_end(fleet: Fleet, campaign_id: CampaignId) -> list[RunView]:

@@ -1,0 +1,269 @@
+"""A run that is given up at its end says nothing of itself any more, and of a repair readers find
+the former generation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rivet_fleet.contracts import killpoints
+from rivet_fleet.contracts.keys import CampaignId, RunId
+from rivet_fleet.contracts.killpoints import Arming, KillAction, KillPoint, KillPointReached
+from rivet_fleet.contracts.manifest import (
+    LATEST_NAME,
+    MANIFEST_NAME,
+    SUCCESS_NAME,
+    run_manifest_name,
+    run_marker_name,
+    success_line,
+)
+from rivet_fleet.contracts.quality import GateCode, GateOutcome, GateVerdict, RunFindings
+from rivet_fleet.contracts.state import RunStatus
+from rivet_fleet.coordination import finalize, operate
+from rivet_fleet.coordination.submit import store_plan
+from rivet_fleet.errors import DestinationUnavailable, LeaseLost, StateRefused
+from rivet_fleet.execution.parts import fingerprint_bytes
+from tests.campaigns import campaign_plan
+from tests.unit.coordination.test_repair import BODY_MAX, RUN, Place
+
+C2, SECOND = CampaignId("c2"), RunId("c2-e0")
+AT_END = (
+    KillPoint.MANIFEST_COPY_WRITTEN,
+    KillPoint.MANIFEST_WRITTEN,
+    KillPoint.MANIFEST_VERIFIED,
+    KillPoint.SUCCESS_WRITTEN,
+    KillPoint.LATEST_WRITTEN,
+)
+
+
+@pytest.fixture
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+    made = Place(tmp_path, getattr(request, "param", "memory"))
+    yield made
+    killpoints.arm(())
+    killpoints.observe(None)
+    made.close()
+
+
+def give_up(place: Place, verb: str, campaign_id: CampaignId = C2) -> None:
+    fleet = place.fleet("operator")
+    if verb == "cancel":
+        operate.cancel(fleet, campaign_id)
+    elif verb == "reset":
+        # What a dead finalizer holds runs out.
+        place.clock.time_s += 60.0
+        operate.reset(fleet, "shop", {"e0"}, chunks_only=True)
+    else:
+        plan = campaign_plan(campaign_id="c3")
+        store_plan(fleet, plan, replacing=[campaign_id])
+
+
+def die(place: Place, point: KillPoint) -> None:
+    """The second run of the export, whose finalizer dies there."""
+    place.submit("c2")
+    killpoints.arm((Arming(point=point, action=KillAction.ERROR),))
+    with pytest.raises(KillPointReached):
+        place.work("c2", place.fleet("dying"))
+    killpoints.arm(())
+
+
+def said(place: Place, run_id: str) -> set[str]:
+    """Which names speak of a run: its own, and the shared ones that are believed."""
+    read = place.destination.read
+    found = {
+        name
+        for name in (run_manifest_name(run_id), run_marker_name(run_id))
+        if read(name, BODY_MAX)
+    }
+    manifest, latest = read(MANIFEST_NAME, BODY_MAX) or b"{}", read(LATEST_NAME, BODY_MAX) or b"{}"
+    marked = read(SUCCESS_NAME, BODY_MAX) == success_line(fingerprint_bytes(manifest))
+    if marked and json.loads(manifest)["run_id"] == run_id:
+        found.add(SUCCESS_NAME)
+    if json.loads(latest).get("run_id") == run_id:
+        found.add(LATEST_NAME)
+    return found
+
+
+@pytest.mark.parametrize("place", ["memory", "local"], indirect=True)
+@pytest.mark.parametrize("verb", ["cancel", "reset", "replace"])
+@pytest.mark.parametrize("point", AT_END, ids=lambda point: point.value)
+def test_what_a_finalizer_left_that_died_is_taken_back(
+    place: Place, point: KillPoint, verb: str
+) -> None:
+    die(place, point)
+    assert said(place, SECOND)
+    give_up(place, verb)
+    assert said(place, SECOND) == set()
+    # What was delivered before stays, and only the shared names may wait for the next run.
+    assert said(place, RUN) >= {run_manifest_name(RUN), run_marker_name(RUN)}
+    assert place.listed(run_manifest_name(RUN)) == place.first
+
+
+@pytest.mark.parametrize("verb", ["cancel", "reset", "replace"])
+@pytest.mark.parametrize("point", AT_END, ids=lambda point: point.value)
+def test_a_live_finalizer_takes_back_what_it_wrote_of_a_run_that_is_gone(
+    place: Place, point: KillPoint, verb: str
+) -> None:
+    """It stands at a point of its end while the run is given up, and goes on."""
+    place.submit("c2")
+
+    def meanwhile(at: KillPoint) -> None:
+        if at is point:
+            killpoints.observe(None)
+            give_up(place, verb)
+
+    killpoints.observe(meanwhile)
+    try:
+        place.work("c2", place.fleet("slow"))
+    except LeaseLost:
+        assert point in AT_END[:3], "asked before each shared name"
+    assert said(place, SECOND) == set()
+
+
+def test_a_finalizer_that_another_overtook_takes_nothing_back(place: Place) -> None:
+    place.submit("c2")
+
+    def meanwhile(at: KillPoint) -> None:
+        if at is KillPoint.SUCCESS_WRITTEN:
+            killpoints.observe(None)
+            place.finish("c2")
+
+    killpoints.observe(meanwhile)
+    place.work("c2", place.fleet("slow"))
+    assert len(said(place, SECOND)) == 4
+
+
+@pytest.mark.parametrize("live", [False, True], ids=["died", "alive"])
+@pytest.mark.parametrize("point", [KillPoint.PART_PUBLISHED, *AT_END], ids=lambda p: p.value)
+def test_of_a_repair_that_is_given_up_the_former_generation_is_what_readers_find(
+    place: Place, point: KillPoint, live: bool
+) -> None:
+    def meanwhile(at: KillPoint) -> None:
+        if at is point:
+            killpoints.observe(None)
+            give_up(place, "cancel", CampaignId("c1"))
+
+    place.begin()
+    if live:
+        killpoints.observe(meanwhile)
+    else:
+        killpoints.arm((Arming(point=point, action=KillAction.ERROR),))
+    try:
+        place.work("c1", place.fleet("dying"))
+    except (KillPointReached, LeaseLost):
+        pass
+    killpoints.arm(())
+    if not live:
+        give_up(place, "cancel", CampaignId("c1"))
+    assert place.run.status is RunStatus.CANCELLED
+    assert place.listed() == place.listed(LATEST_NAME) == place.in_folder() == place.first
+    assert len(said(place, RUN)) == 4
+    read = place.destination.read
+    assert read(MANIFEST_NAME, BODY_MAX) == read(run_manifest_name(RUN), BODY_MAX)
+    assert not read(run_manifest_name(RUN, 2), BODY_MAX)
+    assert not read(run_marker_name(RUN, 2), BODY_MAX)
+
+
+def test_a_former_generation_that_lost_a_part_is_not_put_back(place: Place) -> None:
+    place.begin()
+    place.destination.remove(min(place.first))
+    place.destination.remove(run_marker_name(RUN))
+    operate.cancel(place.fleet(), CampaignId("c1"))
+    assert said(place, RUN) <= {run_manifest_name(RUN)}
+
+
+@pytest.mark.parametrize("verb", ["cancel", "replace"])
+def test_a_place_that_is_away_is_told_and_cancelled_again_when_it_is_back(
+    place: Place, verb: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    die(place, KillPoint.SUCCESS_WRITTEN)
+    away(place, monkeypatch)
+    with pytest.raises(DestinationUnavailable, match=f"{SECOND} is given up") as told:
+        give_up(place, verb)
+    assert "cancel --campaign-id c2" in (told.value.hint or "")
+    monkeypatch.undo()
+    assert said(place, SECOND)
+    give_up(place, "cancel")
+    assert said(place, SECOND) == set()
+
+
+def test_a_run_that_somebody_ends_is_not_forgotten(place: Place) -> None:
+    die(place, KillPoint.SUCCESS_WRITTEN)
+    with pytest.raises(StateRefused, match="somebody is ending run c2-e0"):
+        operate.reset(place.fleet("operator"), "shop", {"e0"}, chunks_only=True)
+    assert place.store.run(SECOND) is not None and len(said(place, SECOND)) == 3
+
+
+def test_a_run_that_was_completed_meanwhile_keeps_what_it_says(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look at it and the cancellation."""
+    die(place, KillPoint.SUCCESS_WRITTEN)
+    cancel = place.store.cancel
+
+    def too_late(campaign_id: CampaignId) -> int:
+        place.clock.time_s += 60.0
+        assert finalize.finalize_run(place.fleet("heir"), SECOND)
+        return cancel(campaign_id)
+
+    monkeypatch.setattr(place.store, "cancel", too_late)
+    operate.cancel(place.fleet("operator"), C2)
+    assert len(said(place, SECOND)) == 4
+
+
+def test_nothing_is_forgotten_while_the_place_is_away(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    die(place, KillPoint.SUCCESS_WRITTEN)
+    away(place, monkeypatch)
+    with pytest.raises(DestinationUnavailable):
+        give_up(place, "reset")
+    assert place.store.run(SECOND) is not None
+
+
+def away(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise DestinationUnavailable("the place is away")
+
+    monkeypatch.setattr(type(place.destination), "read", refuse)
+
+
+@pytest.mark.parametrize("how", ["damaged", "refused"])
+def test_a_run_that_fails_behind_a_dead_finalizers_marks_keeps_none_of_them(
+    place: Place, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    die(place, KillPoint.LATEST_WRITTEN)
+    fleet = place.fleet("heir")
+    place.clock.time_s += 60.0
+    if how == "damaged":
+        monkeypatch.setattr(finalize, "_damaged", lambda *_: "a part is not what was written")
+    else:
+        gate = GateVerdict(
+            code=GateCode.ROW_COUNT_MIN,
+            columns=(),
+            outcome=GateOutcome.FAILED,
+            refuses=True,
+            sentence="too few rows",
+        )
+        found = RunFindings(gates=(gate,))
+        monkeypatch.setattr(finalize, "run_findings", lambda *_: found)
+    assert not finalize.finalize_run(fleet, SECOND)
+    run = place.store.run(SECOND)
+    assert run is not None and run.status is RunStatus.FAILED
+    assert said(place, SECOND) == set()
+
+
+def test_lost_parts_of_a_run_in_progress_withdraw_a_dead_finalizers_marks(place: Place) -> None:
+    die(place, KillPoint.LATEST_WRITTEN)
+    lost = next(one.path for one in place.destination.list_visible(SECOND) if place_part(one.path))
+    place.destination.remove(lost)
+    assert operate.requeue(place.fleet(), C2, lost=True).lost == 1
+    assert said(place, SECOND) <= {run_manifest_name(SECOND)}
+
+
+def place_part(path: str) -> bool:
+    return path.endswith(".parquet")
