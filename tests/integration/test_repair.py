@@ -113,6 +113,7 @@ def read_all_the_while(shop: Shop) -> Iterator[list[dict[int, str]]]:
 
 
 def test_what_differs_is_replaced_and_a_reader_sees_one_of_the_two(shop: Shop) -> None:
+    """RR2, RR3, M4: nothing without a word, the run's own ranges, both manifests."""
     desk = shop.desk
     shop.execute(CHANGES)
     # And a file that somebody has written anew, with as many rows.
@@ -159,6 +160,7 @@ def test_what_differs_is_replaced_and_a_reader_sees_one_of_the_two(shop: Shop) -
 
 @pytest.mark.parametrize("shop", ["postgres"], indirect=True)
 def test_a_repair_is_refused_and_nothing_is_changed(shop: Shop) -> None:
+    """RR1, RR6: a comparison decides what is read, and nothing that was written into its report."""
     desk = shop.desk
     shop.execute("UPDATE orders SET note = 'third' WHERE id = 60")
     desk.cli("reconcile", "--confirm-after", "0", "--report", "second.json", code=3)
@@ -215,6 +217,8 @@ ANALYZE;
 def test_every_mode_is_repaired_and_an_older_run_moves_no_mark(
     postgres: EmbeddedPostgres, tmp_path: Path
 ) -> None:
+    """RR4, RR7: what is committed stays where it is, in every mode."""
+
     def execute(sql: str) -> str:
         return postgres.psql(sql, database="repair_modes")
 

@@ -181,6 +181,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
 def test_wherever_a_repair_dies_a_reader_finds_one_generation_whole(
     place: Place, point: KillPoint
 ) -> None:
+    """RR5, M1, M2, M4, M7: beside what is there, and no name is moved before all of it is."""
     killpoints.observe(place.looked_at)
     killpoints.arm((Arming(point=point, action=KillAction.ERROR),))
     with pytest.raises(KillPointReached):
