@@ -470,7 +470,7 @@ def test_small_objects_are_replaced_whole(place):
     assert staged(destination) == []
 
 
-def test_a_reader_sees_the_old_or_the_new_bytes(place):
+def test_m7_a_reader_sees_the_old_or_the_new_bytes(place):
     bodies = {bytes([letter]) * 100_000 for letter in b"abcdef"}
     place.open().put_atomic("m", b"a" * 100_000)
 

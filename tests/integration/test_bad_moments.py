@@ -240,7 +240,7 @@ def test_a_part_deleted_while_running_is_extracted_again(desk: Desk) -> None:
     assert "chunk.reopened" in desk.cli("journal").out
 
 
-def test_a_part_deleted_after_success(desk: Desk) -> None:
+def test_m5_a_part_deleted_after_success(desk: Desk) -> None:
     desk.cli("run")
     part = sorted(desk.out.glob("orders/*/*.parquet"))[1]
     part.unlink()

@@ -374,11 +374,17 @@ def test_a_comparison_is_killed_and_goes_on_and_finds_what_files_lack(
     desk.refused("reconcile", code=3, named="list of chunks", hint="")
     run_sqlite(desk.state, "INSERT INTO chunk_task SELECT * FROM kept")
     run_sqlite(desk.state, "DROP TABLE kept")
+    # Nor is a ledger believed that somebody has edited, so that it fits a file of theirs.
+    first = "path = (SELECT min(path) FROM file_log)"
+    run_sqlite(desk.state, f"UPDATE file_log SET rows = rows - 1 WHERE {first}")
+    for depth in ("count", "hash"):
+        desk.refused("reconcile", "--depth", depth, code=3, named="seal", hint="")
+    run_sqlite(desk.state, f"UPDATE file_log SET rows = rows + 1 WHERE {first}")
 
     (part,) = desk.out.glob("orders/*/*-c000001-*.parquet")
     whole = part.read_bytes()
     pq.write_table(pq.read_table(part).slice(1), part)
-    for depth in ("count", "hash"):
+    for depth in ("count", "aggregate", "hash"):
         report = compared(desk, "--depth", depth, code=3)["orders"]
         assert report["summary"]["mismatches"] == 1
         assert report["partitions"][1]["status"] == "mismatch"
