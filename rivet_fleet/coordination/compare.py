@@ -207,6 +207,9 @@ class _Looks:
         )
 
 
+COMPARING_BYTES = 64 * 1024 * 1024
+"""What a worker that compares holds beside one that delivers: NumPy and the kernels of Arrow (16
+MB), the tallies of two sides, and of each the rows that are told apart (at most 16 MB)."""
 STEPS_A_PAGE = 8
 """The keys alone are read in steps of so small a part of a page's time: a statement that measures
 all columns of such a step is still no longer than a page."""

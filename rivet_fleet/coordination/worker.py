@@ -21,7 +21,7 @@ from rivet_fleet.contracts.killpoints import KillPoint, reach
 from rivet_fleet.contracts.plan import Access, ExportPlan, ReadPlan
 from rivet_fleet.contracts.state import CampaignStatus, Claim, Failure, RunView
 from rivet_fleet.coordination.attempt import Attempt, Delivery, Pacer
-from rivet_fleet.coordination.compare import Approach, compare_chunk
+from rivet_fleet.coordination.compare import COMPARING_BYTES, Approach, compare_chunk
 from rivet_fleet.coordination.finalize import look_before
 from rivet_fleet.coordination.fitness import (
     asked_of_source,
@@ -104,7 +104,7 @@ class Worker:
         """Read to its end, and not being delivered yet."""
         self._blamed: Attempt | None = None
         """What this thread works on: what nobody foresaw is charged to it."""
-        self._worked = False
+        self._worked = self._compared = False
         """Since the memory was judged."""
         self._protection = Protection(fleet)
         self._looked_at: set[RunId] = set()
@@ -219,8 +219,7 @@ class Worker:
         to be waited for with empty hands."""
         if read.alone or self._retries.resting or self._room.lacking:
             return False
-        ceiling_bytes = self._fleet.settings.worker_memory_bytes
-        return not spool_is_full(self._spool) and self._used_bytes() <= ceiling_bytes
+        return not spool_is_full(self._spool) and self._used_bytes() <= self._ceiling_bytes
 
     def _verdict(self, status: CampaignStatus) -> ExitCode:
         """A cancelled campaign is over for a worker, too: 6 would mean "start me again"."""
@@ -383,6 +382,7 @@ class Worker:
 
     def _compare(self, attempt: Attempt, plan: ExportPlan) -> RangeResult:
         source, pacer = self._approach(attempt, plan)
+        self._compared = True
 
         @contextmanager
         def opened(read: ReadPlan, chunk_range: ChunkRange) -> Iterator[ChunkReader]:
@@ -617,12 +617,19 @@ class Worker:
                 self._pay_for_reading(attempt)
             self._emit(attempt, EventName.LEASE_LOST, said)
 
+    @property
+    def _ceiling_bytes(self) -> int:
+        """Of a worker that compares above what one that delivers needs: as above it, each chunk of
+        a comparison would be read by a new process."""
+        beside = COMPARING_BYTES if self._compared else 0
+        return self._fleet.settings.worker_memory_bytes + beside
+
     def _used_bytes(self) -> int:
         """What the process holds in memory. Near the ceiling the heap's gaps are given back first:
         those of one page or chunk would add to the peak of the next."""
         self._looked_at_s = self._fleet.clock.monotonic_s()
         used_bytes = int(self._process.memory_info().rss)
-        if used_bytes > _TRIMMED_FROM * self._fleet.settings.worker_memory_bytes:
+        if used_bytes > _TRIMMED_FROM * self._ceiling_bytes:
             trim_heap()
             used_bytes = int(self._process.memory_info().rss)
         return used_bytes
@@ -632,9 +639,8 @@ class Worker:
         if not self._worked:
             return False
         self._worked = False
-        ceiling_bytes = self._fleet.settings.worker_memory_bytes
         rss_bytes = self._used_bytes()
-        over = rss_bytes > ceiling_bytes
+        over = rss_bytes > self._ceiling_bytes
         if over:
             self._fleet.tell(
                 EventName.WORKER_RECYCLED,

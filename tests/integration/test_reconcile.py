@@ -163,6 +163,7 @@ class Shop:
 def compared(desk: Desk, *arguments: str, code: int = 0) -> dict[str, Any]:
     """The reports of a comparison by export."""
     done = desk.cli("reconcile", "--confirm-after", "0", "--json", *arguments, code=code)
+    assert "starts anew" not in done.err, "a comparison has room of its own"
     return {one["export_name"]: one for one in done.json["exports"]}
 
 

@@ -21,11 +21,12 @@ from rivet_fleet.contracts.reconcile import Moment, RangeVerdict, ReconcileDepth
 from rivet_fleet.contracts.state import CampaignStatus, RunStatus
 from rivet_fleet.coordination import compare
 from rivet_fleet.coordination.commit import Published, deliver_chunk, deliver_result
-from rivet_fleet.coordination.compare import Approach, compare_chunk
+from rivet_fleet.coordination.compare import COMPARING_BYTES, Approach, compare_chunk
 from rivet_fleet.coordination.delivered import validate_campaign
 from rivet_fleet.coordination.finalize import finalize_run
 from rivet_fleet.coordination.operate import collect_garbage
 from rivet_fleet.coordination.tend import tend
+from rivet_fleet.coordination.worker import Worker
 from rivet_fleet.errors import SourceUnavailable, StateRefused
 from rivet_fleet.execution.encoder import SpooledPart
 from rivet_fleet.execution.extract import ExtractResult
@@ -237,6 +238,14 @@ def test_a_file_that_takes_all_memory_ends_no_worker(tmp_path, monkeypatch, dept
     _, result = compared(fleet, 10)
     assert result.verdict is RangeVerdict.UNKNOWN and "more memory" in result.sentence
     fleet.close()
+
+
+@pytest.mark.parametrize(("has_compared", "beside"), [(False, 0), (True, COMPARING_BYTES)])
+def test_a_worker_that_compares_has_room_beside_what_delivering_takes(has_compared, beside) -> None:
+    """Without it each chunk of a comparison is read by a new process."""
+    settings = SimpleNamespace(worker_memory_bytes=150)
+    worker = SimpleNamespace(_fleet=SimpleNamespace(settings=settings), _compared=has_compared)
+    assert Worker._ceiling_bytes.fget(worker) == 150 + beside
 
 
 class Stepping(Reader):
