@@ -255,10 +255,14 @@ def test_a_recovery_conflict_on_a_standby_costs_one_page(
     """VACUUM on the primary removes rows that a page on the standby could still see."""
     name = database.rsplit("/", 1)[1]
     numbers.execute("CREATE TABLE churn (n int); INSERT INTO churn SELECT generate_series(1, 1000)")
-    position = numbers.execute("SELECT pg_current_wal_lsn()").fetchone()
-    with psycopg.connect(standby.url(), autocommit=True) as replica:
-        replayed = "SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn"
-        until(lambda: replica.execute(replayed, position).fetchone() == (True,))
+
+    def caught_up() -> None:
+        position = numbers.execute("SELECT pg_current_wal_lsn()").fetchone()
+        with psycopg.connect(standby.url(), autocommit=True) as replica:
+            replayed = "SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn"
+            until(lambda: replica.execute(replayed, position).fetchone() == (True,))
+
+    caught_up()
     source = POSTGRES.open_source(
         parse_database_url(standby.url(name)), application_name="rivet-test"
     )
@@ -268,6 +272,7 @@ def test_a_recovery_conflict_on_a_standby_costs_one_page(
         pages.append(progress.page_rows)
         if len(pages) == 2:
             numbers.execute("UPDATE knob SET ms = 10")
+            caught_up()
             watching.start()
 
     def conflict(_: Sql, __: int) -> None:
