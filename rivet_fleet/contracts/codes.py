@@ -326,6 +326,9 @@ _ALL = [
             first: files could be lost | choose another place: docs/reference/doctor.md
         RIVET_DESTINATION_SHARED | the folder holds deliveries of another namespace |
             give the export another `destination.path`
+        RIVET_RUN_ID_TAKEN | something was delivered under the id of this run that this
+            state knows nothing of | name another `--campaign-id`, or none, or the state
+            that knows it: [incremental](../howto/incremental.md)
         RIVET_DESTINATION_LINK | a symbolic link stands inside a destination where a
             folder should be, or where a placeholder of `destination.path` puts one;
             nothing was done behind it | remove the link, or name the folder it leads to

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -19,11 +19,13 @@ from rivet_fleet.contracts.manifest import (
     REPORT_FOLDER,
     SUCCESS_NAME,
     LedgerPart,
+    RunLedger,
     RunWindow,
     build_manifest,
     latest_bytes,
     latest_of,
     merge_columns,
+    part_named,
     run_manifest_name,
     run_marker_name,
     success_line,
@@ -232,6 +234,10 @@ DESTINATION_SHARED = "RIVET_DESTINATION_SHARED"
 """The code of every refusal to deliver where another namespace does."""
 
 
+RUN_ID_TAKEN = "RIVET_RUN_ID_TAKEN"
+"""The code of every refusal to deliver under an id that has a delivery in its folder already."""
+
+
 def finalize_run(fleet: Fleet, run_id: RunId) -> bool:
     """Finish the run if it is ready and nobody else is doing it. True when it is completed.
 
@@ -259,8 +265,14 @@ def finalize_run(fleet: Fleet, run_id: RunId) -> bool:
         # It delivers nothing, and is judged by what stands with its chunks.
         return _finish(fleet, run, lease, parts, "", RunFindings())
     destination = fleet.destination(run_id, run)
+    visible = {info.path: info.size_bytes for info in destination.list_visible(run_id)}
+    strange = _stranger(run, ledger, visible)
+    if strange is not None:
+        # What speaks of that other delivery bears this run's names, and stays.
+        _fail(fleet, run, lease, strange)
+        return False
     # Before the source is asked: whatever it said would be void with the first chunk reopened.
-    if _reopen_lost(fleet, destination, run, parts):
+    if _reopen_lost(fleet, destination, run, parts, visible):
         return False
     try:
         proof = prove_run(fleet, run, lease, parts)
@@ -286,6 +298,19 @@ def finalize_run(fleet: Fleet, run_id: RunId) -> bool:
     if other is not None:
         _leave_to_other(fleet, run, lease, other)
         return False
+    return _deliver(fleet, destination, run, lease, ledger.parts, (proof, findings))
+
+
+def _deliver(
+    fleet: Fleet,
+    destination: Destination,
+    run: RunView,
+    lease: FinalizeLease,
+    parts: list[LedgerPart],
+    judged: tuple[RunProof | None, RunFindings],
+) -> bool:
+    """Say that it is a success, and end it. Raises LeaseLost, DestinationError."""
+    proof, findings = judged
     body = manifest_bytes(fleet, run, destination, parts, proof)
     try:
         other = _write(fleet, destination, run, lease, parts, body)
@@ -334,6 +359,31 @@ def delivered_by_other(destination: Destination, namespace: str) -> str | None:
     return f"{destination.uri} holds deliveries of another namespace, and this is {namespace}"
 
 
+def delivered_already(destination: Destination, run_id: RunId) -> str | None:
+    """What is there of a run of this id, which is to be planned: of an id that was used before."""
+    copy = run_manifest_name(run_id)
+    if destination.read(copy, MANIFEST_BYTES_MAX) is not None:
+        return copy
+    return next((info.path for info in destination.list_visible(run_id)), None)
+
+
+def _stranger(run: RunView, ledger: RunLedger, visible: Iterable[str]) -> str | None:
+    """What is wrong when a part lies in the run's folder that no attempt of this run can have
+    delivered: somebody else has run under its id. Of a lower fence it may be one that was given up,
+    which ``remove_late`` takes."""
+    known = {part.path for part in ledger.parts}
+    name, extension = run.plan.export_name, run.plan.format.extension
+    for path in sorted(set(visible) - known):
+        named = part_named(path, run_id=run.run_id, export_name=name, extension=extension)
+        if named is not None and named[1] >= ledger.fences.get(named[0], 0):
+            return (
+                f"part {path} is another delivery's under the id of this run, and nothing was "
+                "removed; `rivet-fleet run --new` without --campaign-id delivers into a folder of "
+                f"its own [{RUN_ID_TAKEN}]"
+            )
+    return None
+
+
 def _leave_to_other(fleet: Fleet, run: RunView, lease: FinalizeLease, why: str) -> None:
     """Another namespace was first. What is visible of this run stays in its own folder, without a
     manifest that speaks of success."""
@@ -342,11 +392,17 @@ def _leave_to_other(fleet: Fleet, run: RunView, lease: FinalizeLease, why: str) 
 
 
 def _give_up(fleet: Fleet, run: RunView, lease: FinalizeLease, error: str) -> None:
-    """The run fails, and an operator has to see to it."""
+    """The run fails, and says nothing of itself any more."""
+    if _fail(fleet, run, lease, error):
+        retract(fleet.destination(run.run_id), run)
+
+
+def _fail(fleet: Fleet, run: RunView, lease: FinalizeLease, error: str) -> bool:
+    """An operator has to see to the run. False where it is somebody else's by now."""
     try:
         fleet.patience.call("give the run up", lambda: fleet.store.fail_run(lease, error))
     except LeaseLost:
-        return
+        return False
     fleet.emit(
         Event(
             name=EventName.RUN_FAILED,
@@ -357,14 +413,17 @@ def _give_up(fleet: Fleet, run: RunView, lease: FinalizeLease, error: str) -> No
             message=error,
         )
     )
-    retract(fleet.destination(run.run_id), run)
+    return True
 
 
 def _reopen_lost(
-    fleet: Fleet, destination: Destination, run: RunView, parts: list[LedgerPart]
+    fleet: Fleet,
+    destination: Destination,
+    run: RunView,
+    parts: list[LedgerPart],
+    visible: Mapping[str, int],
 ) -> bool:
     """A file deleted under our feet is found here, before anybody is told of success."""
-    visible = {info.path: info.size_bytes for info in destination.list_visible(run.run_id)}
     lost = {p.chunk_index: p for p in parts if visible.get(p.path) != p.digest.size_bytes}
     # A listing condemns nothing, it spares a look at each part that is there as it should be.
     lost = {

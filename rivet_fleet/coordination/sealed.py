@@ -15,7 +15,13 @@ from rivet_fleet.contracts.places import stranger_at
 from rivet_fleet.contracts.state import CampaignStatus, RunStatus, TaskStatus
 from rivet_fleet.coordination.coordinator import live_coordinator
 from rivet_fleet.coordination.fleet import Fleet, refuse_other_owner
-from rivet_fleet.coordination.submit import Submitted, check_deliverable, go_on, store_plan
+from rivet_fleet.coordination.submit import (
+    Submitted,
+    check_deliverable,
+    go_on,
+    refuse_taken,
+    store_plan,
+)
 from rivet_fleet.errors import ConfigError, StateRefused, UsageError
 from rivet_fleet.planning.config.connections import source_connection
 from rivet_fleet.planning.config.digests import changed_exports
@@ -127,6 +133,7 @@ def apply_plan(
         )
     # A day may lie between the plan and now: what could be delivered then is looked at again.
     check_deliverable(fleet, artifact.campaign)
+    refuse_taken(fleet, artifact.campaign)
     submitted = store_plan(fleet, artifact.campaign, any_mark=force)
     go_on(fleet, loaded, artifact.plan_id)
     _tell(fleet, artifact, forced)

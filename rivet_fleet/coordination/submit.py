@@ -18,7 +18,13 @@ from rivet_fleet.contracts.state import (
     RunStatus,
     RunView,
 )
-from rivet_fleet.coordination.finalize import reached_end, retract_all, tell_schema_changes
+from rivet_fleet.coordination.finalize import (
+    RUN_ID_TAKEN,
+    delivered_already,
+    reached_end,
+    retract_all,
+    tell_schema_changes,
+)
 from rivet_fleet.coordination.fleet import Fleet, refuse_other, refuse_other_owner
 from rivet_fleet.coordination.inquiry import choose, inquiry_of, undeliverable
 from rivet_fleet.coordination.tend import refuse_unplanned, runs_named
@@ -26,6 +32,7 @@ from rivet_fleet.errors import (
     CampaignIncomplete,
     ConfigError,
     DestinationError,
+    DestinationRefused,
     StateRefused,
     UsageError,
 )
@@ -89,6 +96,8 @@ def submit(
     campaign_id = wanted or new_campaign_id(fleet.clock.now_s(), fleet.store.namespace)
     replacing = [campaign.campaign_id for campaign in unfinished] if anew else []
     plan, left_out = plan_now(fleet, loaded, campaign_id, names)
+    if wanted is not None:
+        refuse_taken(fleet, plan)
     stored = store_plan(fleet, plan, replacing=replacing)
     # Behind the storing: until then there is no campaign that it could be told of.
     for one in left_out:
@@ -291,3 +300,22 @@ def check_deliverable(fleet: Fleet, plan: CampaignPlan) -> None:
     namespace = fleet.store.namespace
     for refused in undeliverable(plan, fleet.open_destination, namespace, writes=True):
         raise refused.error
+
+
+def refuse_taken(fleet: Fleet, plan: CampaignPlan) -> None:
+    """Raise DestinationRefused where something is delivered under the id of a run that is to be
+    planned: the state that knew of it is another one, or lost. For ids that were named, once each:
+    those that are made are never made twice."""
+    for run in plan.runs:
+        with closing(fleet.open_destination(run.plan.destination)) as destination:
+            found = delivered_already(destination, run.plan.run_id)
+            # Who submits the same at the same moment may be ahead: then it is stored, and its own.
+            if found is None or fleet.store.campaign(plan.campaign_id) is not None:
+                continue
+            raise DestinationRefused(
+                f"{destination.uri} has {found} already: something was delivered under the id of "
+                f"run {run.plan.run_id}, and this state knows nothing of it",
+                hint="nothing was planned and nothing was changed; name another --campaign-id, or "
+                "none, or the state that knows it",
+                code=RUN_ID_TAKEN,
+            )

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,17 @@ from rivet_fleet.contracts.manifest import (
     run_marker_name,
     success_line,
 )
+from rivet_fleet.contracts.plan import CampaignPlan
 from rivet_fleet.contracts.quality import GateCode, GateOutcome, GateVerdict, RunFindings
 from rivet_fleet.contracts.state import RunStatus
 from rivet_fleet.coordination import finalize, operate
-from rivet_fleet.coordination.submit import store_plan
-from rivet_fleet.errors import DestinationUnavailable, LeaseLost, StateRefused
+from rivet_fleet.coordination.finalize import RUN_ID_TAKEN
+from rivet_fleet.coordination.submit import refuse_taken, store_plan
+from rivet_fleet.errors import DestinationRefused, DestinationUnavailable, LeaseLost, StateRefused
 from rivet_fleet.execution.parts import fingerprint_bytes
 from tests.campaigns import campaign_plan
+from tests.model.store import MemoryStore
+from tests.unit.coordination.fleets import make_fleet
 from tests.unit.coordination.test_repair import BODY_MAX, RUN, Place
 
 C2, SECOND = CampaignId("c2"), RunId("c2-e0")
@@ -267,3 +272,50 @@ def test_lost_parts_of_a_run_in_progress_withdraw_a_dead_finalizers_marks(place:
 
 def place_part(path: str) -> bool:
     return path.endswith(".parquet")
+
+
+# ------------------------------------------------------------------------------------------
+# An id that was used before, by a state that is another one.
+
+
+def under_the_same_id(place: Place) -> tuple[MemoryStore, CampaignPlan]:
+    plan = campaign_plan(campaign_id="c1", chunks=(3,))
+    (run,) = plan.runs
+    run = replace(run, plan=replace(run.plan, destination=place.where))
+    return MemoryStore(place.clock), replace(plan, runs=(run,))
+
+
+@pytest.mark.parametrize("place", ["memory", "local"], indirect=True)
+@pytest.mark.parametrize("left", ["all", "parts", "copy"])
+def test_an_id_that_has_a_delivery_is_refused_before_anything_is_planned(
+    place: Place, left: str
+) -> None:
+    if left == "parts":
+        place.destination.remove(run_manifest_name(RUN))
+    if left == "copy":
+        for path in [one.path for one in place.destination.list_visible(RUN)]:
+            place.destination.remove(path)
+    store, plan = under_the_same_id(place)
+    fleet = make_fleet(store, place.folder, "other")
+    with pytest.raises(DestinationRefused, match="knows nothing of it") as refused:
+        refuse_taken(fleet, plan)
+    assert refused.value.code == RUN_ID_TAKEN
+    # Stored by who was quicker with the same, it is its own.
+    store.submit(plan)
+    refuse_taken(fleet, plan)
+    refuse_taken(place.fleet("first"), plan)
+    fleet.close()
+
+
+def test_a_part_of_another_delivery_fails_the_run_by_name_and_stays(place: Place) -> None:
+    """Planned where nothing was; the other delivery comes since."""
+    place.submit("c2")
+    theirs = min(place.first).replace("-f1.", "-f7.").replace(RUN, SECOND)
+    place.destination.put_atomic(theirs, b"another delivery's")
+    place.destination.put_atomic(run_manifest_name(SECOND), b"another delivery's")
+    place.work("c2", place.fleet("late"))
+    run = place.store.run(SECOND)
+    assert run is not None and run.status is RunStatus.FAILED
+    assert theirs in (run.error or "") and RUN_ID_TAKEN in (run.error or "")
+    assert theirs in place.visible()
+    assert place.destination.read(run_manifest_name(SECOND), BODY_MAX) == b"another delivery's"
