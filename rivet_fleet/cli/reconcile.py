@@ -270,7 +270,7 @@ def _differs(one: comparisons.Compared) -> bool:
 
 
 def _name(run: RunView) -> str:
-    return run.plan.family or run.export_name
+    return run.plan.written_name
 
 
 def _asked(loaded: LoadedConfig, settings: Settings, run: RunView) -> comparisons.Asked:

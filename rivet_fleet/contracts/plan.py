@@ -293,6 +293,11 @@ class ExportPlan:
     plan_version: int = PLAN_VERSION
 
     @property
+    def written_name(self) -> str:
+        """The export of the configuration that this run is, or is a partition of."""
+        return self.family or self.export_name
+
+    @property
     def output_columns(self) -> tuple[ColumnSpec, ...]:
         """What stands in the files: the columns that are read, then those that are added."""
         return self.read.columns + (self.meta.columns if self.meta else ())

@@ -13,7 +13,7 @@ from enum import Enum
 
 from rivet_fleet.contracts.facts import FactsRequest, ServerFacts, SourceFacts, SourceNote
 from rivet_fleet.contracts.keys import CampaignId, RelationName
-from rivet_fleet.contracts.plan import CampaignPlan, DestinationPlan, ExportPlan, PlannedRun
+from rivet_fleet.contracts.plan import CampaignPlan, DestinationPlan, ExportPlan
 from rivet_fleet.contracts.proof import ChangeReading
 from rivet_fleet.contracts.state import MeasuredRun
 from rivet_fleet.contracts.window import StoredMark
@@ -216,9 +216,8 @@ class Inquiry:
         if any(reads_window(one) and one.name not in self.marks for one in exports):
             self._elsewhere = {n: one.value for n, one in self.memory.elsewhere().items()}
         # Who shows advice always needs it; a run only where its order follows from it.
-        if self.on_refusal is not OnRefusal.LEAVE_OUT or asks_for_order(
-            self.loaded.config.campaign
-        ):
+        ordered = len(names) > 1 and asks_for_order(self.loaded.config.campaign)
+        if self.on_refusal is not OnRefusal.LEAVE_OUT or ordered:
             self.history = self.memory.history(names)
 
     def ask(self, export: ExportConfig) -> Outcome:
@@ -300,7 +299,7 @@ class Inquiry:
         error = decision.error(name)
         if error is not None:
             return replace(one, refused=Refused(export_name=name, error=error))
-        runs = tuple(run for run in decision.plan.runs if written(run) == name)
+        runs = tuple(run for run in decision.plan.runs if run.plan.written_name == name)
         plan = with_schema_changes(replace(decision.plan, runs=runs), former)
         return replace(one, plan=plan, refused=self._undelivered(plan))
 
@@ -316,7 +315,7 @@ class Inquiry:
         try:
             refuse_drift(plan)
         except SchemaDrift as error:
-            return Refused(export_name=written(plan.runs[0]), error=error)
+            return Refused(export_name=plan.runs[0].plan.written_name, error=error)
         return None
 
     def _refuse(self, outcome: Outcome) -> Outcome:
@@ -375,11 +374,6 @@ def _changes(source: Source, relation: RelationName | None) -> ChangeReading | N
     with contextlib.suppress(SourceRefused, StatementTimeout):
         return source.read_changes(relation)
     return None
-
-
-def written(run: PlannedRun) -> str:
-    """The export of the file that a run belongs to."""
-    return run.plan.family or run.plan.export_name
 
 
 def open_inquiry(
@@ -442,7 +436,7 @@ def undeliverable(
                     run.plan, open_destination, None if sibling else namespace, writes=writes
                 )
         except RivetFleetError as error:
-            yield Refused(export_name=written(run), error=error)
+            yield Refused(export_name=run.plan.written_name, error=error)
 
 
 def _refuse_destination(

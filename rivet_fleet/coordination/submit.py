@@ -142,7 +142,7 @@ def _not_planned(
 ) -> tuple[LeftOut, ...]:
     """A stored plan is never added to: what it was made without, a later one delivers."""
     runs = fleet.store.runs(campaign_id)
-    planned = {run.plan.family or run.export_name for run in runs}
+    planned = {run.plan.written_name for run in runs}
     return tuple(
         LeftOut(export_name=export.name, reason="the stored plan was made without it")
         for export in choose(loaded.config.exports, names)
@@ -256,7 +256,7 @@ def _refuse_changed(fleet: Fleet, loaded: LoadedConfig, existing: CampaignView) 
     if existing.config_digest == loaded.digest:
         return
     runs = fleet.store.runs(existing.campaign_id)
-    planned = {run.plan.family or run.export_name: run.plan for run in runs}
+    planned = {run.plan.written_name: run.plan for run in runs}
     before = {name: plan.settings_digest for name, plan in planned.items()}
     changed = changed_exports(before, loaded.sections)
     raise ConfigError(

@@ -397,7 +397,15 @@ def in_claim_order(
         _placed(run, config, advised[run.plan.export_name], waves[run.plan.export_name])
         for run in plan.runs
     ]
-    return replace(plan, runs=tuple(sorted(placed, key=_sort_key)))
+    # The partitions of one export stay together, in the order of the calendar.
+    longest_s: dict[str, float] = {}
+    for run in placed:
+        name = run.plan.written_name
+        longest_s[name] = max(longest_s.get(name, 0.0), _place(run).chunk_work_s)
+    return replace(
+        plan,
+        runs=tuple(sorted(placed, key=lambda r: _sort_key(r, longest_s[r.plan.written_name]))),
+    )
 
 
 def _placed(
@@ -412,14 +420,18 @@ def _placed(
     return replace(run, plan=replace(run.plan, place=place))
 
 
-def _sort_key(run: PlannedRun) -> _SortKey:
-    place = run.plan.place
-    assert place is not None
+def _place(run: PlannedRun) -> ClaimPlace:
+    assert run.plan.place is not None
+    return run.plan.place
+
+
+def _sort_key(run: PlannedRun, longest_s: float) -> _SortKey:
+    place = _place(run)
     # Longest first by chunk, not by export: the chunk is what a worker is busy with, and one
     # long chunk begun last is what everybody waits for in the end.
     by_order: dict[str, _SortKey] = {
         "config": (),
         "priority": (-place.score, -place.chunk_work_s),
-        "longest_first": (-place.chunk_work_s, -place.score),
+        "longest_first": (-longest_s,),
     }
     return (place.wave or 0, *by_order[place.order])

@@ -116,7 +116,7 @@ def folded(plan: CampaignPlan) -> CampaignPlan:
     speak of, not to run."""
     families: dict[str, list[PlannedRun]] = {}
     for run in plan.runs:
-        families.setdefault(run.plan.family or run.plan.export_name, []).append(run)
+        families.setdefault(run.plan.written_name, []).append(run)
     return replace(plan, runs=tuple(_folded(name, runs) for name, runs in families.items()))
 
 

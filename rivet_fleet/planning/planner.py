@@ -489,7 +489,7 @@ def consider(
     when = _When(campaign_id, now_s, moving or {})
     runs = _plan_exports(expanded.loaded, expanded.facts, connections, when, expanded.only, wrong)
     refused = wrong.exports
-    fine = [run for run in runs if (run.plan.family or run.plan.export_name) not in refused]
+    fine = [run for run in runs if run.plan.written_name not in refused]
     return Decision(
         loaded=expanded.loaded,
         facts=expanded.facts,

@@ -63,7 +63,8 @@ def digests(
         "order": [export.name for export in config.exports],
         "sections": sections,
     }
-    if config.campaign.order != "config" or config.campaign.waves:
+    default = type(config.campaign).model_fields["order"].default
+    if config.campaign.order != default or config.campaign.waves:
         whole["handed_out"] = [config.campaign.order, config.campaign.waves]
     return _sha256(whole), sections
 

@@ -454,9 +454,10 @@ class CampaignConfig(Block):
         "budgets and the chunks go, and four at most.",
     )
     order: Literal["config", "priority", "longest_first"] = Field(
-        default="config",
-        description="Whose chunks go first: config: as in this file; priority: by the score "
-        "`plan` shows; longest_first: by the time one chunk is expected to take.",
+        default="longest_first",
+        description="Whose chunks go first: longest_first: by the time one chunk is expected to "
+        "take, so that no long one is begun last; priority: by the score `plan` shows; config: as "
+        "in this file.",
     )
     waves: bool = Field(
         default=False, description="Earlier waves go first; no worker waits for one to end."

@@ -1,8 +1,9 @@
-"""The order of handing out: only when asked for, stable, and said on every plan."""
+"""The order of handing out: as asked for, stable, and said on every plan."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -47,16 +48,18 @@ WAVES = {"e0": 4, "e1": 2, "e2": 2, "e3": 1}
 
 def test_the_configurations_order_is_left_alone() -> None:
     plan = campaign_plan(chunks=(1, 1, 1, 1))
-    assert not asks_for_order(CampaignConfig())
-    assert in_claim_order(plan, CampaignConfig(), campaign_view(FOUND), WAVES) is plan
+    as_written = CampaignConfig(order="config")
+    assert not asks_for_order(as_written)
+    assert in_claim_order(plan, as_written, campaign_view(FOUND), WAVES) is plan
     assert all(run.plan.place is None for run in plan.runs)
 
 
 def test_each_order_by_itself_and_within_waves() -> None:
     for config, expected in (
         (CampaignConfig(order="priority"), ["e2", "e1", "e3", "e0"]),
+        (CampaignConfig(), ["e0", "e3", "e2", "e1"]),
         (CampaignConfig(order="longest_first"), ["e0", "e3", "e2", "e1"]),
-        (CampaignConfig(waves=True), ["e3", "e1", "e2", "e0"]),
+        (CampaignConfig(waves=True, order="config"), ["e3", "e1", "e2", "e0"]),
         (CampaignConfig(waves=True, order="priority"), ["e3", "e2", "e1", "e0"]),
         (CampaignConfig(waves=True, order="longest_first"), ["e3", "e2", "e1", "e0"]),
     ):
@@ -103,11 +106,27 @@ def test_an_order_is_part_of_what_identifies_a_configuration(load_text: Loader) 
         ).digest
 
     plain = digest("workers: 2")
-    assert plain == digest("order: config, waves: false, workers: 3")
-    assert len({plain, digest("order: priority"), digest("waves: true")}) == 3
+    assert plain == digest("order: longest_first, waves: false, workers: 3")
+    assert (
+        len({plain, digest("order: priority"), digest("order: config"), digest("waves: true")}) == 4
+    )
 
 
 def test_a_wave_nobody_follows_is_said(load_exports: Loader) -> None:
     loaded = load_exports(orders="table: orders\nwave: 2")
     (warning,) = loaded.warnings
     assert "exports[0].wave is ignored: campaign.waves is off" in warning
+
+
+def test_partitions_of_one_export_stay_together_in_their_order() -> None:
+    found = [one("a", 10, 5.0), one("p1", 10, 1.0), one("p2", 10, 9.0), one("p3", 10, 2.0)]
+    plan = campaign_plan(chunks=(1, 1, 1, 1))
+    runs = [
+        replace(run, plan=replace(run.plan, export_name=name, family="" if name == "a" else "p"))
+        for run, name in zip(plan.runs, ("a", "p1", "p2", "p3"), strict=True)
+    ]
+    waves = dict.fromkeys(("a", "p1", "p2", "p3"), 1)
+    after = in_claim_order(
+        replace(plan, runs=tuple(runs)), CampaignConfig(), campaign_view(found), waves
+    )
+    assert names(after) == ["p1", "p2", "p3", "a"]
