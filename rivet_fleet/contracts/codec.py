@@ -7,9 +7,10 @@ import json
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
 from functools import cache
+from operator import attrgetter
 from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
@@ -55,31 +56,60 @@ def loads_checked(kind: type[T], text: str) -> T:
 def fits(kind: Any, value: object) -> bool:
     """Whether a value is of its annotation, whatever lies in it: every field of a dataclass, every
     element, every scalar. A float is finite; what is none of the codec's kinds fits."""
+    return _fitting(kind)(value)
+
+
+_Fits = Callable[[Any], bool]
+
+
+@cache
+def _fitting(kind: Any) -> _Fits:
+    """``fits`` of one annotation: what it is made of is found out once, not for each value."""
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
-        return any(fits(one, value) for one in inner)
+        options = tuple(map(_fitting, inner))
+        return lambda value: any(one(value) for one in options)
     if origin is tuple:
-        return isinstance(value, tuple) and _elements_fit(inner, value)
+        return _elements_fit(inner)
     if origin in (dict, Mapping):
-        return isinstance(value, Mapping) and all(
-            fits(inner[0], name) and fits(inner[1], one) for name, one in value.items()
+        name, one = map(_fitting, inner)
+        return lambda value: (
+            isinstance(value, Mapping) and all(name(k) and one(v) for k, v in value.items())
         )
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        hints = _hints(kind)
-        return isinstance(value, kind) and all(
-            fits(hints[one.name], getattr(value, one.name)) for one in dataclasses.fields(kind)
-        )
+        return _fields_fit(kind)
     if kind is float:
-        return type(value) in (int, float) and math.isfinite(cast(float, value))
+        return lambda value: type(value) in (int, float) and math.isfinite(value)
     if kind in (str, int, bool, types.NoneType):
-        return type(value) is kind
-    return not (isinstance(kind, type) and issubclass(kind, Enum)) or isinstance(value, kind)
+        return lambda value: type(value) is kind
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return lambda value: isinstance(value, kind)
+    return lambda _: True
 
 
-def _elements_fit(kinds: tuple[Any, ...], values: tuple[object, ...]) -> bool:
+def _fields_fit(kind: type) -> _Fits:
+    found: list[tuple[Callable[[Any], Any], _Fits]] = []
+
+    def fit(value: Any) -> bool:
+        if not found:  # Not before: a field may be of the class itself.
+            hints = _hints(kind)
+            named = [one.name for one in dataclasses.fields(kind)]
+            found.extend((attrgetter(name), _fitting(hints[name])) for name in named)
+        return isinstance(value, kind) and all(fit(get(value)) for get, fit in found)
+
+    return fit
+
+
+def _elements_fit(kinds: tuple[Any, ...]) -> _Fits:
     if len(kinds) == 2 and kinds[1] is Ellipsis:
-        return all(fits(kinds[0], one) for one in values)
-    return len(kinds) == len(values) and all(map(fits, kinds, values))
+        every = _fitting(kinds[0])
+        return lambda value: isinstance(value, tuple) and all(map(every, value))
+    each = tuple(map(_fitting, kinds))
+    return lambda value: (
+        isinstance(value, tuple)
+        and len(each) == len(value)
+        and all(fit(one) for fit, one in zip(each, value, strict=True))
+    )
 
 
 @cache

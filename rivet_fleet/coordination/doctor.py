@@ -209,6 +209,7 @@ def _refusals(
 ) -> Iterator[DoctorFinding]:
     """Of exports that may be read."""
     inquiry.recall(readable)
+    inquiry.look_ahead(readable)
     asked = [inquiry.ask(export) for export in readable]
     for refused in inquiry.conclude(asked, campaign_id=campaign_id, now_s=now_s).refused:
         # Destinations are looked at by writing to them.

@@ -220,6 +220,18 @@ class Inquiry:
         if self.on_refusal is not OnRefusal.LEAVE_OUT or ordered:
             self.history = self.memory.history(names)
 
+    def look_ahead(self, exports: Sequence[ExportConfig]) -> None:
+        """Let each source ask for the tables of many exports at once. Raises nothing: what ails a
+        source is told by the first export that is asked about."""
+        wanted: dict[str, list[RelationName]] = {}
+        for export in exports:
+            if (relation := relation_of(export)) is not None:
+                wanted.setdefault(self.loaded.source_name(export), []).append(relation)
+        for name, relations in wanted.items():
+            if len(relations) > 1:
+                with contextlib.suppress(RivetFleetError):
+                    self.source(name).look_ahead(relations)
+
     def ask(self, export: ExportConfig) -> Outcome:
         """What the source says of one export, or its refusal; the refusal is raised where
         ``on_refusal`` lets it end more than this export."""
@@ -249,6 +261,7 @@ class Inquiry:
         for name in sorted({self.loaded.source_name(export) for export in exports}):
             self.connection(name)
         self.recall(exports)
+        self.look_ahead(exports)
         asked = [self.ask(export) for export in exports]
         return self.conclude(asked, campaign_id=campaign_id, now_s=now_s)
 

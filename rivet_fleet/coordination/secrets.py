@@ -63,6 +63,10 @@ class PrivateSource:
         self._engine = engine
         self._loaded = loaded
 
+    def look_ahead(self, relations: Sequence[RelationName]) -> None:
+        """At tables: no text with a secret is needed."""
+        self._source.look_ahead(relations)
+
     def introspect(self, request: FactsRequest) -> SourceFacts:
         """See ``Source``. Raises ConfigError for a column whose name holds a secret."""
         whole = self._whole(request.query)

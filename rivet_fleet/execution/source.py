@@ -149,6 +149,12 @@ class ChunkReader(Protocol):
 class Source(Protocol):
     """One database. Opened lazily; one connection at a time; not shared between threads."""
 
+    def look_ahead(self, relations: Sequence[RelationName]) -> None:
+        """At relations that ``introspect`` will be asked about one by one: an engine may ask its
+        catalogue for many at once. What is found serves each of them once; what ails one of them
+        is told by its own question. Raises SourceUnavailable."""
+        ...
+
     def introspect(self, request: FactsRequest) -> SourceFacts:
         """Facts about one table or query. Raises SourceRefused when it is not there."""
         ...

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import itertools
 
+import psycopg
 import pytest
 
 from rivet_fleet.contracts.columns import TypeKind
-from rivet_fleet.contracts.facts import FactsRequest, KeyFacts
-from rivet_fleet.contracts.keys import ChunkRange, RangeKind
-from rivet_fleet.errors import UnsupportedType
+from rivet_fleet.contracts.facts import FactsRequest, KeyFacts, SourceFacts
+from rivet_fleet.contracts.keys import ChunkRange, RangeKind, RelationName
+from rivet_fleet.errors import RelationLocked, SourceRefused, UnsupportedType
+from rivet_fleet.execution.source import Source
+from rivet_fleet.execution.sources.postgres.liveness import WatchedCursor
 from rivet_fleet.planning.export_plan import refused_casts
 from tests.integration.postgres_source_kit import (
     facts_of,
@@ -186,3 +189,93 @@ def test_a_query_is_sampled_only_when_it_is_small(sql, source) -> None:
     small, large = keys(1000), keys(300_000)
     assert small.provenance == "sample" and 8 <= len(small.boundaries) <= 10
     assert large.provenance == "none" and large.maximum == ("300000",)
+
+
+ZOO = """
+CREATE TYPE mood AS ENUM ('low', 'high');
+CREATE DOMAIN code AS text COLLATE "C" CHECK (length(VALUE) < 9);
+CREATE SCHEMA "od.d";
+CREATE TABLE plain (id int PRIMARY KEY, n numeric(9, 2), m mood, t text);
+CREATE TABLE texts (a varchar(9) PRIMARY KEY, b code COLLATE "POSIX" NOT NULL UNIQUE, c money);
+CREATE TABLE "od.d"."a.b%" ("x y" uuid PRIMARY KEY, z timestamptz);
+CREATE TABLE parted (id int, day date, PRIMARY KEY (id, day)) PARTITION BY RANGE (day);
+CREATE TABLE parted_a PARTITION OF parted FOR VALUES FROM ('2020-01-01') TO ('2021-01-01');
+CREATE TABLE parted_b PARTITION OF parted FOR VALUES FROM ('2021-01-01') TO ('2022-01-01');
+CREATE TABLE parent (id int PRIMARY KEY);
+CREATE TABLE child (extra text) INHERITS (parent);
+CREATE TABLE secret (id int PRIMARY KEY, owner text);
+ALTER TABLE secret ENABLE ROW LEVEL SECURITY;
+CREATE POLICY mine ON secret USING (owner = current_user);
+CREATE VIEW flat AS SELECT id, n FROM plain;
+CREATE VIEW deep AS SELECT f.id, s.owner FROM flat f JOIN secret s USING (id);
+CREATE MATERIALIZED VIEW kept AS SELECT id FROM plain;
+CREATE TABLE bare ();
+INSERT INTO plain SELECT g, g, 'low', 'x' FROM generate_series(1, 500) g;
+INSERT INTO parted SELECT g, date '2020-06-01' + g % 365 FROM generate_series(1, 500) g;
+ANALYZE
+"""
+ANIMALS = (
+    *("plain", "texts", "parted", "parted_a", "parent", "child", "secret", "flat", "deep", "kept"),
+    *("bare", "not_there"),
+)
+
+
+def asked_of(source: Source, wanted: RelationName) -> SourceFacts | str:
+    request = FactsRequest(export_name="e", relation=wanted, query=None, boundaries_max=100)
+    try:
+        return source.introspect(request)
+    except SourceRefused as error:
+        return f"{error.message} ({error.hint})"
+
+
+def test_many_tables_are_asked_about_at_once_as_each_alone(sql, source) -> None:
+    """ADR 0033: the plan of a table is the same whoever else is planned with it."""
+    sql.execute(ZOO)
+    named = [relation(name) for name in ANIMALS]
+    wanted = [*named, relation("a.b%", "od.d"), relation("plain", ""), relation("not_there", "")]
+    alone = [asked_of(source, one) for one in wanted]
+    assert sum(isinstance(one, str) for one in alone) == 2
+    for order in (wanted, wanted[::-1], [*wanted, *wanted]):
+        source.look_ahead(order)
+        assert [asked_of(source, one) for one in wanted] == alone
+
+
+def test_what_was_seen_ahead_serves_once(sql, source) -> None:
+    sql.execute("CREATE TABLE t (a int PRIMARY KEY); CREATE TABLE u (a int PRIMARY KEY)")
+    source.look_ahead([relation("t"), relation("u")])
+    before = source.read_changes(relation("t"))
+    sql.execute("INSERT INTO t VALUES (1); ALTER TABLE t ADD b int; ALTER TABLE u ADD b int")
+    assert len(facts_of(source, "t").columns) == 1, "as it was looked at"
+    assert len(facts_of(source, "t").columns) == 2, "as it is"
+    after = source.read_changes(relation("t"))
+    assert before.moment != after.moment
+    source.look_ahead([])
+    assert len(facts_of(source, "u").columns) == 2, "nothing is kept for later"
+
+
+def test_a_table_that_cannot_be_looked_at_takes_no_other_with_it(sql, source, database) -> None:
+    sql.execute("CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY)")
+    with psycopg.connect(database) as other:
+        other.execute("LOCK TABLE b IN ACCESS EXCLUSIVE MODE")
+        source.look_ahead([relation("a"), relation("b")])
+        assert facts_of(source, "a").keys
+        with pytest.raises(RelationLocked):
+            facts_of(source, "b")
+
+
+def test_many_tables_take_no_more_questions_than_one(sql, source, monkeypatch) -> None:
+    names = [f"t{n}" for n in range(40)]
+    for name in names:
+        sql.execute(f"CREATE TABLE {name} (id int PRIMARY KEY, v text)")
+    asked: list[object] = []
+    execute = WatchedCursor.execute
+
+    def counted(self, query, *arguments, **named):
+        asked.append(query)
+        return execute(self, query, *arguments, **named)
+
+    monkeypatch.setattr(WatchedCursor, "execute", counted)
+    source.look_ahead([relation(names[0])])
+    few = len(asked)
+    source.look_ahead([relation(name) for name in names])
+    assert len(asked) - few <= few

@@ -6,8 +6,9 @@ answers is here once.
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
@@ -28,7 +29,7 @@ from rivet_fleet.contracts.keys import ChunkRange, RelationName
 from rivet_fleet.contracts.plan import ReadPlan, TuningPlan
 from rivet_fleet.contracts.proof import ChangeReading
 from rivet_fleet.contracts.window import Newest, NewestRequest
-from rivet_fleet.errors import SourceBusy, SourceRefused, StatementTimeout
+from rivet_fleet.errors import RelationLocked, SourceBusy, SourceRefused, StatementTimeout
 from rivet_fleet.execution.chunkreader import PagedReader, ReadingEngine, text_column
 from rivet_fleet.execution.engines.decoding import BatchDecoder, Decoders
 from rivet_fleet.execution.engines.ground import ChunkGround, EngineReader, Ground
@@ -62,6 +63,16 @@ D = TypeVar("D", bound=BatchDecoder)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Ahead:
+    """What was found of a relation before it was asked about alone."""
+
+    found: Any
+    """What ``introspect`` begins with."""
+    changes: ChangeReading | None = None
+    """Read before it; None once it was taken."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Counting:
     """How the rows of a plan are counted: by these keys of ``item``, under these settings."""
 
@@ -76,7 +87,11 @@ class Questions(Generic[S, B]):
     that verb, and raises as it does."""
 
     basis: Callable[[S], B]
-    introspect: Callable[[S, B, FactsRequest], SourceFacts]
+    look_ahead: Callable[[S, B, Sequence[RelationName]], Mapping[RelationName, Ahead]]
+    """Of many relations at once; nothing of those of which it is not to be had so. Raises
+    SourceError."""
+    introspect: Callable[[S, B, FactsRequest, Any], SourceFacts]
+    """The last is what ``look_ahead`` found of the table, or None."""
     resolve: Callable[[S, RelationName], RelationName]
     """A name without a schema, as the session finds it. Raises SourceRefused."""
     newest: Callable[[S, NewestRequest], Newest]
@@ -111,6 +126,8 @@ class Questions(Generic[S, B]):
     ping: Callable[[S], str]
 
 
+_AHEAD_MAX = 200
+"""Relations of one look ahead."""
 BEHIND = "RIVET_SOURCE_BEHIND"
 BEHIND_S_MAX = 5.0
 """So long a replica is waited for before another one is asked."""
@@ -176,11 +193,25 @@ class EngineSource(Generic[S, B]):
         self._basis = questions.basis(session)
         self._abreast = Abreast(session, questions)
         self._ground = Ground(session)
+        self._ahead: dict[RelationName, Ahead] = {}
+
+    def look_ahead(self, relations: Sequence[RelationName]) -> None:
+        """At relations that will be asked about one by one; see ``Source``."""
+        self._session.undoing = False
+        self._ahead.clear()
+        wanted = list(dict.fromkeys(relations))
+        for first in range(0, len(wanted), _AHEAD_MAX):
+            some = wanted[first : first + _AHEAD_MAX]
+            # What ails one of them is told where it alone is asked about.
+            with contextlib.suppress(SourceRefused, StatementTimeout, RelationLocked):
+                self._ahead |= self._ask.look_ahead(self._session, self._basis, some)
 
     def introspect(self, request: FactsRequest) -> SourceFacts:
         """Facts about one table or query; see ``Source``."""
         self._session.undoing = request.query is not None
-        return self._ask.introspect(self._session, self._basis, request)
+        ahead = self._ahead.pop(request.relation, None) if request.relation else None
+        found = ahead.found if ahead else None
+        return self._ask.introspect(self._session, self._basis, request, found)
 
     def newest(self, request: NewestRequest) -> Newest:
         """The greatest cursor; see ``Source``."""
@@ -194,6 +225,10 @@ class EngineSource(Generic[S, B]):
 
     def read_changes(self, relation: RelationName) -> ChangeReading:
         """The server's counters of a relation; see ``Source``."""
+        ahead = self._ahead.get(relation)
+        if ahead is not None and ahead.changes is not None:
+            self._ahead[relation] = replace(ahead, changes=None)
+            return ahead.changes
         return self._ask.read_changes(self._session, relation)
 
     def count_rows(self, read: ReadPlan, chunk_range: ChunkRange, timeout_s: float) -> int:

@@ -238,7 +238,9 @@ class Shape:
     indexes: tuple[IndexFacts, ...] = ()
 
 
-def introspect(session: Session, basis: Basis, request: FactsRequest) -> SourceFacts:
+def introspect(
+    session: Session, basis: Basis, request: FactsRequest, _ahead: object
+) -> SourceFacts:
     """Facts for one export. Raises SourceRefused when it is not there or not readable."""
     return facts.introspect(
         request, partial(_table, session, basis), partial(_query, session, basis)

@@ -271,6 +271,8 @@ def _ping(session: Session) -> str:
 QUESTIONS = Questions(
     basis=Basis,
     introspect=introspect,
+    # Its tables' definitions are in a cache by name: a question about many is as many questions.
+    look_ahead=lambda _session, _basis, _wanted: {},
     resolve=_resolve,
     newest=newest,
     position=position,

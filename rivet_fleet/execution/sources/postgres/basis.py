@@ -7,7 +7,7 @@ read through ``to_jsonb``, where a missing one is NULL.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from psycopg import Cursor
@@ -42,6 +42,11 @@ from rivet_fleet.execution.sources.postgres.querytable import table_name
 from rivet_fleet.execution.sources.postgres.session import Session
 
 Row = Cursor[tuple[Any, ...]]
+Arm = tuple[str, tuple[object, ...]]
+"""A SELECT of (place, kind, subject, value, columns) and what stands for its ``%s``. The place is
+the relation's among those that are asked about, 0 for what is no relation's. What differs from
+table to table is a parameter, of one type: so the server plans the same question once, which takes
+it several times as long as to answer it."""
 
 _TIMEOUT_S = 30.0
 _ICU_DEFAULTS = 150_000
@@ -49,14 +54,17 @@ _ICU_DEFAULTS = 150_000
 _STORED = r"regexp_replace({tree}::text, ':(location|stmt_location|stmt_len) -?[0-9]+', '', 'g')"
 """A stored tree without the places of its words in the text that made it."""
 
-_RELATION = """rel AS (
-  SELECT c.oid, c.relkind::text AS kind
-  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-  WHERE n.nspname = {schema} AND c.relname = {name}
+_RELATIONS = """rel AS (
+  SELECT w.n, c.oid, c.relkind::text AS kind
+  FROM ROWS FROM (
+    pg_catalog.unnest(%s::pg_catalog.name[]), pg_catalog.unnest(%s::pg_catalog.name[])
+  ) WITH ORDINALITY AS w(schema, name, n)
+  JOIN pg_catalog.pg_namespace n ON n.nspname = w.schema
+  JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = w.name
 )"""
-_VIEWS = """beneath(oid, kind, depth) AS (
-  SELECT oid, kind, 0 FROM rel WHERE kind = 'v' UNION
-  SELECT c.oid, c.relkind::text, b.depth + 1
+_VIEWS = """beneath(n, oid, kind, depth) AS (
+  SELECT n, oid, kind, 0 FROM rel WHERE kind = 'v' UNION
+  SELECT b.n, c.oid, c.relkind::text, b.depth + 1
   FROM beneath b JOIN pg_catalog.pg_rewrite w ON w.ev_class = b.oid
   JOIN pg_catalog.pg_depend d
     ON d.classid = 'pg_catalog.pg_rewrite'::regclass AND d.objid = w.oid
@@ -66,19 +74,19 @@ _VIEWS = """beneath(oid, kind, depth) AS (
 )"""
 
 _DATABASE = """
-SELECT 'source', 'database', d.datname || ', oid ' || d.oid, '{}'::text[]
+SELECT 0, 'source', 'database', d.datname || ', oid ' || d.oid, '{}'::text[]
 FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()
 """
 _SYSTEM = """
-SELECT 'source', 'system', s.system_identifier::text, '{}'::text[]
+SELECT 0, 'source', 'system', s.system_identifier::text, '{}'::text[]
 FROM pg_catalog.pg_control_system() s
 """
 _NAMED = """
-SELECT 'relation', 'relation', 'oid ' || oid || CASE WHEN kind IN ('r', 'm')
+SELECT n, 'relation', 'relation', 'oid ' || oid || CASE WHEN kind IN ('r', 'm')
   THEN ', file ' || pg_catalog.pg_relation_filenode(oid) ELSE '' END, '{}'::text[] FROM rel
 """
 _INDEXES = """
-SELECT 'index', c.relname::text, '(' || k.terms || ')', k.columns
+SELECT rel.n, 'index', c.relname::text, '(' || k.terms || ')', k.columns
 FROM rel JOIN pg_catalog.pg_index i ON i.indrelid = rel.oid
 JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
 JOIN pg_catalog.pg_am am ON am.oid = c.relam
@@ -102,13 +110,13 @@ WHERE i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NUL
 """
 # A table that other tables inherit from: no index of its own speaks for their rows.
 _KEYS = f"""
-SELECT 'key', a.attname::text, pg_catalog.format_type(a.atttypid, a.atttypmod)
+SELECT rel.n, 'key', a.attname::text, pg_catalog.format_type(a.atttypid, a.atttypmod)
   || CASE WHEN {NEVER_NULL} THEN ' NOT NULL' ELSE '' END, ARRAY[a.attname::text]
 FROM rel JOIN pg_catalog.pg_attribute a ON a.attrelid = rel.oid
 WHERE a.attnum > 0 AND NOT a.attisdropped{{only}}
 """
 _ORDER = """
-SELECT 'collation', x.subject, CASE WHEN c.oid IS NULL THEN 'no collation'
+SELECT x.n, 'collation', x.subject, CASE WHEN c.oid IS NULL THEN 'no collation'
   WHEN c.collprovider = 'd' THEN (
     SELECT 'the database''s own: ' || coalesce(d.j ->> 'datlocprovider', 'c') || ' '
       || coalesce(d.j ->> 'datlocale', d.j ->> 'daticulocale', d.datcollate)
@@ -124,7 +132,7 @@ SELECT 'collation', x.subject, CASE WHEN c.oid IS NULL THEN 'no collation'
     || ', version ' || coalesce(c.collversion, 'none')
     || ', now ' || coalesce(pg_catalog.pg_collation_actual_version(c.oid), 'none')
   END, ARRAY[x.name]
-FROM ({columns}) x(subject, name, coll)
+FROM ({columns}) x(n, subject, name, coll)
 LEFT JOIN (SELECT p.*, pg_catalog.to_jsonb(p) AS j FROM pg_catalog.pg_collation p) c
   ON c.oid = x.coll
 LEFT JOIN pg_catalog.pg_namespace n ON n.oid = c.collnamespace
@@ -134,30 +142,37 @@ _LIBRARY_VERSION = """(SELECT max(pg_catalog.pg_collation_actual_version(l.oid))
   FROM pg_catalog.pg_collation l WHERE l.collprovider = 'c' AND l.collcollate = d.datcollate
    AND l.collencoding IN (-1, d.encoding))"""
 _OF_COLUMNS = """
-SELECT a.attname::text, a.attname::text, a.attcollation
+SELECT rel.n, a.attname::text, a.attname::text, a.attcollation
 FROM rel JOIN pg_catalog.pg_attribute a ON a.attrelid = rel.oid
 WHERE a.attnum > 0 AND NOT a.attisdropped AND a.attcollation <> 0{only}
 UNION ALL
-SELECT a.attname || ' in index ' || c.relname, a.attname::text, i.indcollation[p.n]
+SELECT rel.n, a.attname || ' in index ' || c.relname, a.attname::text, i.indcollation[p.n]
 FROM rel JOIN pg_catalog.pg_index i ON i.indrelid = rel.oid AND i.indisunique
 JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
 CROSS JOIN LATERAL generate_series(0, i.indnkeyatts - 1) AS p(n)
 JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[p.n]
 WHERE i.indcollation[p.n] NOT IN (0, a.attcollation){only}
 """
+_OF_RESULT = """
+SELECT 0, u.* FROM ROWS FROM (
+  pg_catalog.unnest(%s::text[]), pg_catalog.unnest(%s::text[]), pg_catalog.unnest(%s::oid[])
+) AS u(subject, name, coll)
+"""
 _TYPE = """pg_catalog.format_type({oid}, {typmod})
   || CASE WHEN {oid} >= 16384 THEN ', oid ' || {oid} ELSE '' END"""
 # What somebody made may be made again, as another type of the same name (manual, "System Catalog
 # Initial Data": OIDs of the server's own types are smaller).
 _COLUMNS = f"""
-SELECT 'column', a.attname::text, {_TYPE.format(oid="a.atttypid", typmod="a.atttypmod")},
+SELECT rel.n, 'column', a.attname::text, {_TYPE.format(oid="a.atttypid", typmod="a.atttypmod")},
   ARRAY[a.attname::text]
 FROM rel JOIN pg_catalog.pg_attribute a ON a.attrelid = rel.oid
 WHERE a.attnum > 0 AND NOT a.attisdropped
 """
 _DESCRIBED = f"""
-SELECT 'column', x.name, {_TYPE.format(oid="x.oid", typmod="x.typmod")}, ARRAY[x.name]
-FROM (VALUES {{rows}}) x(name, oid, typmod)
+SELECT 0, 'column', x.name, {_TYPE.format(oid="x.oid", typmod="x.typmod")}, ARRAY[x.name]
+FROM ROWS FROM (
+  pg_catalog.unnest(%s::text[]), pg_catalog.unnest(%s::oid[]), pg_catalog.unnest(%s::int4[])
+) x(name, oid, typmod)
 """
 _OF_QUERY = (
     "SELECT q.*, pg_catalog.array_to_string(pg_catalog.current_schemas(false), ', '),"
@@ -165,25 +180,25 @@ _OF_QUERY = (
 )
 # Columns and the collation of an expression are known without a row of it: LIMIT 0 runs nothing.
 _DEFINITIONS = f"""
-SELECT 'definition', 'view ' || n.nspname || '.' || c.relname, pg_catalog.md5(
+SELECT b.n, 'definition', 'view ' || n.nspname || '.' || c.relname, pg_catalog.md5(
     c.relowner || coalesce(c.reloptions::text, '') || string_agg(
       {_STORED.format(tree="w.ev_action")}, ',' ORDER BY w.rulename)), '{{}}'::text[]
-FROM (SELECT DISTINCT oid FROM beneath WHERE kind = 'v') b
+FROM (SELECT DISTINCT n, oid FROM beneath WHERE kind = 'v') b
 JOIN pg_catalog.pg_class c ON c.oid = b.oid
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_catalog.pg_rewrite w ON w.ev_class = c.oid AND w.ev_type = '1'
-GROUP BY c.oid, c.relowner, c.reloptions::text, n.nspname, c.relname
+GROUP BY b.n, c.oid, c.relowner, c.reloptions::text, n.nspname, c.relname
 """
-_SEARCH_PATH = "SELECT 'definition', 'the search path of the query', {path}, '{{}}'::text[]"
+_SEARCH_PATH = "SELECT 0, 'definition', 'the search path of the query', %s::text, '{}'::text[]"
 _STANDS_FOR = """
-SELECT 'definition', {subject}, coalesce((
+SELECT 0, 'definition', %s::text, coalesce((
   SELECT n.nspname || '.' || c.relname FROM pg_catalog.pg_class c
-  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = {oid}), 'nothing'),
-  '{{}}'::text[]
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = %s::oid), 'nothing'),
+  '{}'::text[]
 """
 # On the same path another table comes first as soon as it is made.
 _CUSTOM = """
-SELECT 'definition', 'what the reading role and the database set of names with a dot',
+SELECT 0, 'definition', 'what the reading role and the database set of names with a dot',
   coalesce(string_agg(DISTINCT s.name, ', ' ORDER BY s.name) || ' ' || pg_catalog.md5(string_agg(
     s.place || s.one, ',' ORDER BY s.place, s.one)), 'nothing'), '{{}}'::text[]
 FROM (SELECT split_part(c.one, '=', 1) AS name, c.one, r.setdatabase || '/' || r.setrole AS place
@@ -192,14 +207,14 @@ FROM (SELECT split_part(c.one, '=', 1) AS name, c.one, r.setdatabase || '/' || r
       SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()))
     AND r.setrole IN (0, (
       SELECT o.oid FROM pg_catalog.pg_roles o WHERE o.rolname = session_user))) s
-WHERE s.name LIKE '%.%' AND split_part(s.name, '.', 1) NOT IN ({watching})
+WHERE s.name LIKE '%%.%%' AND split_part(s.name, '.', 1) NOT IN ({watching})
 """.format(watching=", ".join(map(quote_literal, querysession.WATCHING)))
 # As the catalogue has them: a value may be a secret, and is compared by its digest.
-_ROLE = "SELECT 'rights', 'the reading role', current_user::text, '{}'::text[]"
+_ROLE = "SELECT 0, 'rights', 'the reading role', current_user::text, '{}'::text[]"
 _POLICY = f"""concat_ws(' ', p.polname, p.polpermissive,
   {_STORED.format(tree="p.polqual")})"""
 _POLICIES = f"""
-SELECT 'rights', 'row-level security', CASE
+SELECT rel.n, 'rights', 'row-level security', CASE
   WHEN NOT pg_catalog.row_security_active(rel.oid) THEN 'not active'
   ELSE 'active: ' || coalesce((
     SELECT string_agg(p.polname, ', ' ORDER BY p.polname) || ' '
@@ -211,13 +226,13 @@ SELECT 'rights', 'row-level security', CASE
 FROM rel WHERE kind IN ('r', 'p')
 """
 _BENEATH = f"""
-SELECT 'rights', 'row-level security beneath the view', coalesce(pg_catalog.md5(string_agg(
+SELECT b.n, 'rights', 'row-level security beneath the view', coalesce(pg_catalog.md5(string_agg(
     concat_ws(' ', c.oid, c.relforcerowsecurity, p.polroles::text, {_POLICY}),
-    ',' ORDER BY c.oid, p.polname)), 'none'), '{{}}'::text[]
-FROM (SELECT DISTINCT oid FROM beneath) b
-JOIN pg_catalog.pg_class c ON c.oid = b.oid AND c.relrowsecurity
+    ',' ORDER BY c.oid, p.polname) FILTER (WHERE c.oid IS NOT NULL)), 'none'), '{{}}'::text[]
+FROM (SELECT DISTINCT n, oid FROM beneath) b
+LEFT JOIN pg_catalog.pg_class c ON c.oid = b.oid AND c.relrowsecurity
 LEFT JOIN pg_catalog.pg_policy p ON p.polrelid = c.oid AND p.polcmd IN ('r', '*')
-HAVING EXISTS (SELECT FROM rel WHERE kind = 'v')
+GROUP BY b.n
 """
 # Beneath a view another role reads, as a rule its owner: every policy counts, whomever it names.
 
@@ -229,9 +244,12 @@ class Basis:
         self._session = session
         self._may_ask_system: bool | None = None
 
-    def of_relation(self, cursor: Row, name: RelationName) -> tuple[BasisFact, ...]:
-        """Everything that a plan of this relation may rest on."""
-        return _ask(cursor, self._arms(cursor, {*BasisKind} - {BasisKind.KEY}), name)
+    def of_relations(
+        self, cursor: Row, names: Sequence[RelationName]
+    ) -> dict[RelationName, tuple[BasisFact, ...]]:
+        """Everything that a plan of each relation may rest on."""
+        found = _ask_all(cursor, self._arms(cursor, {*BasisKind} - {BasisKind.KEY}), names)
+        return {name: (*found[0], *found[n]) for n, name in enumerate(names, 1)}
 
     def of_query_table(self, cursor: Row, query: str, name: RelationName) -> tuple[BasisFact, ...]:
         """The same of the table whose key cuts a query, what its columns are, and that the query's
@@ -278,7 +296,7 @@ class Basis:
             settings = of_session(querysession.sealed(own))
             found = (*_ask(cursor, [*arms, *_described(raw or sent)], None), *settings)
             return (*self._of_table(cursor, read.table, kinds, use), *found)
-        columns = _described(raw) or [_COLUMNS]
+        columns = _described(raw) or [(_COLUMNS, ())]
         found = _ask(cursor, [*self._arms(cursor, kinds, use), *columns], read.relation)
         if not {BasisKind.COLUMN, *({BasisKind.RELATION} & kinds)} <= {one.kind for one in found}:
             raise SourceBusy(
@@ -312,34 +330,36 @@ class Basis:
         ) as cursor:
             return _ask(cursor, self._of_reader(cursor, {BasisKind.SOURCE}), None)
 
-    def _of_reader(self, cursor: Row, kinds: set[BasisKind]) -> list[str]:
+    def _of_reader(self, cursor: Row, kinds: set[BasisKind]) -> list[Arm]:
         """The questions about the source and who reads it, as ``_arms``."""
-        arms = []
+        arms: list[Arm] = []
         if BasisKind.SOURCE in kinds:
-            arms += [_DATABASE, *([_SYSTEM] if self._system_known(cursor) else [])]
+            arms += [(_DATABASE, ()), *([(_SYSTEM, ())] if self._system_known(cursor) else [])]
         if BasisKind.RIGHTS in kinds:
-            arms.append(_ROLE)
+            arms.append((_ROLE, ()))
         return arms
 
-    def _arms(self, cursor: Row, kinds: set[BasisKind], use: Reliance | None = None) -> list[str]:
-        """The questions, each a SELECT of (kind, subject, value, columns). ``use`` None: nothing is
-        planned yet, and everything is asked."""
+    def _arms(self, cursor: Row, kinds: set[BasisKind], use: Reliance | None = None) -> list[Arm]:
+        """The questions. ``use`` None: nothing is planned yet, and everything is asked."""
         arms = self._of_reader(cursor, kinds)
         if BasisKind.RELATION in kinds:
-            arms.append(_NAMED)
+            arms.append((_NAMED, ()))
         if BasisKind.INDEX in kinds:
-            only = "" if use is None else f" AND k.columns <@ {_array(use.key)}"
-            arms.append(_INDEXES.format(only=only))
-        only = "" if use is None else f" AND a.attname = ANY ({_array(use.compared)})"
+            only = "" if use is None else " AND k.columns <@ %s::text[]"
+            arms.append((_INDEXES.format(only=only), () if use is None else (sorted(use.key),)))
+        only = "" if use is None else " AND a.attname = ANY (%s::text[])"
+        compared = () if use is None else (sorted(use.compared),)
         if BasisKind.KEY in kinds:
-            arms.append(_KEYS.format(only=only))
+            arms.append((_KEYS.format(only=only), compared))
         if BasisKind.COLLATION in kinds:
-            arms.append(self._ordered(_OF_COLUMNS.format(only=only)))
+            # It names the columns twice.
+            arms.append((self._ordered(_OF_COLUMNS.format(only=only)), compared * 2))
         if BasisKind.DEFINITION in kinds:
-            arms.append(_DEFINITIONS)
+            arms.append((_DEFINITIONS, ()))
         if BasisKind.RIGHTS in kinds:
             # Beneath a table nothing lies, and the walk costs as much as all the rest.
-            arms += [_POLICIES, *([_BENEATH] if BasisKind.DEFINITION in kinds else [])]
+            arms.append((_POLICIES, ()))
+            arms += [(_BENEATH, ())] if BasisKind.DEFINITION in kinds else []
         return arms
 
     def _of_query(
@@ -349,7 +369,7 @@ class Basis:
         query: str,
         names: Iterable[str],
         named: str | None = None,
-    ) -> tuple[list[str], tuple[RawColumn, ...]]:
+    ) -> tuple[list[Arm], tuple[RawColumn, ...]]:
         """The questions about a query, as ``_arms``; and the columns that it would return.
         ``named``: as it writes its one table."""
         listed = sorted(names)
@@ -367,13 +387,11 @@ class Basis:
         path, oid, *oids = row[len(columns) :]
         arms = self._of_reader(cursor, kinds)
         if BasisKind.DEFINITION in kinds:
-            on_path = _SEARCH_PATH.format(path=quote_literal(path or ""))
-            arms += [on_path, *_of_name(named, oid), _CUSTOM]
-        rows = (
-            f"({quote_literal(name)}, {quote_literal(name)}, {coll or 'NULL'}::oid)"
-            for name, coll in zip(listed, oids, strict=True)
-        )
-        return [*arms, *([self._ordered(f"VALUES {', '.join(rows)}")] if listed else [])], columns
+            on_path = (_SEARCH_PATH, (path or "",))
+            arms += [on_path, *_of_name(named, oid), (_CUSTOM, ())]
+        if listed:
+            arms.append((self._ordered(_OF_RESULT), (listed, listed, _numbers(oids))))
+        return arms, columns
 
     def _ordered(self, columns: str) -> str:
         own = self._session.server_version_num >= _ICU_DEFAULTS
@@ -396,36 +414,46 @@ def _found(named: str | None) -> str:
     return f"pg_catalog.to_regclass({shown})::pg_catalog.oid"
 
 
-def _of_name(named: str | None, oid: object) -> list[str]:
+def _of_name(named: str | None, oid: object) -> list[Arm]:
     """What the one table that a query names as ``named`` is on its path."""
     if named is None:
         return []
-    subject = quote_literal(f"the name {named} in the query")
-    return [_STANDS_FOR.format(subject=subject, oid=whole(oid or 0))]
+    return [(_STANDS_FOR, (f"the name {named} in the query", whole(oid or 0)))]
 
 
-def _described(raw: Iterable[RawColumn]) -> list[str]:
-    rows = [f"({quote_literal(one.name)}, {one.type_oid}::oid, {one.typmod})" for one in raw]
-    return [_DESCRIBED.format(rows=", ".join(rows))] if rows else []
+def _described(raw: Sequence[RawColumn]) -> list[Arm]:
+    names = [one.name for one in raw]
+    oids, typmods = (one.type_oid for one in raw), (one.typmod for one in raw)
+    return [(_DESCRIBED, (names, _numbers(oids), _numbers(typmods)))] if raw else []
 
 
-def _array(names: Iterable[str]) -> str:
-    return f"ARRAY[{', '.join(quote_literal(name) for name in sorted(names))}]::text[]"
+def _numbers(numbers: Iterable[int | None]) -> str:
+    """An array as text: as numbers its type would follow from the largest of them."""
+    return "{" + ",".join("NULL" if one is None else str(one) for one in numbers) + "}"
 
 
-def _ask(cursor: Row, arms: list[str], name: RelationName | None) -> tuple[BasisFact, ...]:
-    """One statement of all questions."""
-    body = " UNION ALL ".join(arms)
-    tables = []
-    if name is not None:
-        tables.append(
-            _RELATION.format(schema=quote_literal(name.schema), name=quote_literal(name.name))
-        )
+def _ask(cursor: Row, arms: list[Arm], name: RelationName | None) -> tuple[BasisFact, ...]:
+    """All questions, of one relation or of none."""
+    found = _ask_all(cursor, arms, [] if name is None else [name])
+    return tuple(fact for facts in found for fact in facts)
+
+
+def _ask_all(
+    cursor: Row, arms: list[Arm], names: Sequence[RelationName]
+) -> list[tuple[BasisFact, ...]]:
+    """One statement of all questions: what is no relation's, then what is each one's."""
+    body = " UNION ALL ".join(sql for sql, _ in arms)
+    tables, given = [], [one for _, parameters in arms for one in parameters]
+    if names:
+        tables.append(_RELATIONS)
+        given = [[one.schema for one in names], [one.name for one in names], *given]
     tables += [_VIEWS] if "FROM beneath" in body else []
     head = f"WITH RECURSIVE {', '.join(tables)} " if tables else ""
-    # Each chunk asks it twice in the same words; behind a pooler nothing is prepared all the same.
-    rows = cursor.execute(f"{head}{body}".encode(), prepare=True).fetchall()
-    return tuple(
-        BasisFact(kind=BasisKind(kind), subject=subject, value=value, columns=tuple(columns))
-        for kind, subject, value, columns in rows
-    )
+    # Each chunk, and each table of a plan, asks it in the same words; behind a pooler nothing is
+    # prepared all the same.
+    rows = cursor.execute(f"{head}{body}".encode(), given, prepare=True).fetchall()
+    found: list[list[BasisFact]] = [[] for _ in range(len(names) + 1)]
+    for n, kind, subject, value, columns in rows:
+        fact = BasisFact(kind=BasisKind(kind), subject=subject, value=value, columns=tuple(columns))
+        found[n].append(fact)
+    return [tuple(facts) for facts in found]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,21 +27,25 @@ from rivet_fleet.execution.sources.postgres.dialect import (
 Row = Cursor[tuple[Any, ...]]
 
 
+_USERS_PATH = "SET LOCAL search_path = DEFAULT"
+_OWN_PATH = f"SET LOCAL search_path = {OWN_PATH}"
+
+
 @contextlib.contextmanager
 def own_path(cursor: Row) -> Iterator[None]:
     """Within a transaction on the user's search path: names in the block are the server's own."""
-    cursor.execute(f"SET LOCAL search_path = {OWN_PATH}".encode())
+    cursor.execute(_OWN_PATH.encode())
     yield
-    cursor.execute(b"SET LOCAL search_path = DEFAULT")
+    cursor.execute(_USERS_PATH.encode())
 
 
 @contextlib.contextmanager
 def users_path(cursor: Row) -> Iterator[None]:
     """Within a transaction on our own path: the user's query, and what lies under a view, may
     mean what they name by the user's."""
-    cursor.execute(b"SET LOCAL search_path = DEFAULT")
+    cursor.execute(_USERS_PATH.encode())
     yield
-    cursor.execute(f"SET LOCAL search_path = {OWN_PATH}".encode())
+    cursor.execute(_OWN_PATH.encode())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,15 +60,31 @@ class Relation:
     row_security: bool
 
 
-_RELATION = """
-SELECT c.oid, n.nspname, c.relname, c.relkind::text,
+_RELATIONS = """
+SELECT w.n, c.oid, n.nspname, c.relname, c.relkind::text,
        c.relkind = 'r' AND EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE i.inhparent = c.oid),
        pg_catalog.row_security_active(c.oid),
        pg_catalog.has_schema_privilege(n.oid, 'USAGE'),
        pg_catalog.has_table_privilege(c.oid, 'SELECT')
          OR pg_catalog.has_any_column_privilege(c.oid, 'SELECT')
-FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+"""
+_NAMED = f"""{_RELATIONS}
+FROM ROWS FROM (
+  pg_catalog.unnest(%s::pg_catalog.name[]), pg_catalog.unnest(%s::pg_catalog.name[])
+) WITH ORDINALITY AS w(schema, name, n)
+JOIN pg_catalog.pg_namespace n ON n.nspname = w.schema
+JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = w.name
 WHERE c.relkind IN ('r', 'p', 'm', 'v', 'f')
+"""
+_ON_PATH = f"""{_RELATIONS}
+FROM pg_catalog.unnest(%s::pg_catalog.oid[]) WITH ORDINALITY AS w(oid, n)
+JOIN pg_catalog.pg_class c ON c.oid = w.oid
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p', 'm', 'v', 'f')
+"""
+_TO_OIDS = """
+SELECT pg_catalog.array_agg(pg_catalog.to_regclass(w.name)::pg_catalog.oid ORDER BY w.n)::text
+FROM pg_catalog.unnest(%s::text[]) WITH ORDINALITY AS w(name, n)
 """
 
 
@@ -73,16 +93,42 @@ def find_relation(cursor: Row, wanted: RelationName) -> Relation:
 
     Raises SourceRefused with close matches, or with the GRANT that is missing.
     """
-    if wanted.schema:
-        sql, parameters = f"{_RELATION} AND n.nspname = %s AND c.relname = %s", [*_parts(wanted)]
-    else:
+    return _found(cursor, wanted, _rows_of(cursor, [wanted]).get(wanted))
+
+
+def find_relations(
+    cursor: Row, wanted: Sequence[RelationName]
+) -> dict[RelationName, Relation | SourceRefused]:
+    """Each relation as ``find_relation`` finds it, or why it does not."""
+    rows = _rows_of(cursor, wanted)
+    found: dict[RelationName, Relation | SourceRefused] = {}
+    for name in wanted:
+        try:
+            found[name] = _found(cursor, name, rows.get(name))
+        except SourceRefused as error:
+            found[name] = error
+    return found
+
+
+def _rows_of(cursor: Row, wanted: Sequence[RelationName]) -> dict[RelationName, tuple[Any, ...]]:
+    """What ``pg_class`` says of those that are there, behind the name that it was asked by."""
+    named = [one for one in wanted if one.schema]
+    bare = [one for one in wanted if not one.schema]
+    found: dict[RelationName, tuple[Any, ...]] = {}
+    if named:
+        asked = ([one.schema for one in named], [one.name for one in named])
+        rows = cursor.execute(_NAMED.encode(), asked, prepare=True).fetchall()
+        found |= {named[n - 1]: row for n, *row in rows}
+    if bare:
         with users_path(cursor):
-            row = cursor.execute(
-                "SELECT pg_catalog.to_regclass(%s)::pg_catalog.oid",
-                [quote_identifier(wanted.name)],
-            ).fetchone()
-        sql, parameters = f"{_RELATION} AND c.oid = %s", [*(row or (None,))]
-    row = cursor.execute(sql.encode(), parameters, prepare=True).fetchone()
+            quoted = [quote_identifier(one.name) for one in bare]
+            (oids,) = cursor.execute(_TO_OIDS, (quoted,)).fetchone() or (None,)
+        rows = cursor.execute(_ON_PATH.encode(), (oids,), prepare=True).fetchall()
+        found |= {bare[n - 1]: row for n, *row in rows}
+    return found
+
+
+def _found(cursor: Row, wanted: RelationName, row: Sequence[Any] | None) -> Relation:
     # The server cuts names of more than 63 bytes short, and finds another table by them.
     if row is None or row[2] != wanted.name or wanted.schema not in ("", row[1]):
         raise SourceRefused(
@@ -100,10 +146,6 @@ def find_relation(cursor: Row, wanted: RelationName) -> Relation:
         inheritance_parent=inherits,
         row_security=row_security,
     )
-
-
-def _parts(relation: RelationName) -> tuple[str, str]:
-    return relation.schema, relation.name
 
 
 def shown(relation: RelationName) -> str:
@@ -126,17 +168,30 @@ def _check_privileges(cursor: Row, name: RelationName, *, usage: bool, select: b
 
 
 _UNREADABLE = """
-SELECT a.attname FROM pg_catalog.pg_attribute a
-WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped
+SELECT a.attrelid, a.attname FROM pg_catalog.pg_attribute a
+WHERE a.attrelid = ANY (%s::pg_catalog.oid[]) AND a.attnum > 0 AND NOT a.attisdropped
   AND NOT pg_catalog.has_column_privilege(a.attrelid, a.attnum, 'SELECT')
-ORDER BY a.attnum
+ORDER BY a.attrelid, a.attnum
 """
 
 
-def prove_readable(cursor: Row, relation: Relation) -> None:
-    """What a run needs, before it runs: every column, and a statement that the server would
-    execute (what lies under a view, a view that was filled). Raises SourceRefused."""
-    hidden = [name for (name,) in cursor.execute(_UNREADABLE, (relation.oid,)).fetchall()]
+def unreadable(cursor: Row, relations: Sequence[Relation]) -> dict[int, list[str]]:
+    """The columns that the user may not read, by the relation's OID."""
+    found: dict[int, list[str]] = {}
+    for oid, name in cursor.execute(_UNREADABLE, (oids_of(relations),), prepare=True):
+        found.setdefault(oid, []).append(name)
+    return found
+
+
+def oids_of(relations: Iterable[Relation]) -> str:
+    """An array of OIDs as text: as numbers its type would follow from the largest of them."""
+    return "{" + ",".join(str(one.oid) for one in relations) + "}"
+
+
+def prove_readable(cursor: Row, relation: Relation, hidden: Sequence[str]) -> None:
+    """What a run needs, before it runs: every column (``hidden``: those it may not read), and a
+    statement that the server would execute (what lies under a view, a view that was filled). Raises
+    SourceRefused."""
     if hidden:
         user, columns = _current_user(cursor), ", ".join(map(quote_identifier, hidden))
         raise SourceRefused(
@@ -145,8 +200,9 @@ def prove_readable(cursor: Row, relation: Relation) -> None:
             "the columns it may read in a `query:`",
             code="SQLSTATE_42501",
         )
-    with users_path(cursor):
-        cursor.execute(f"SELECT * FROM {quote_relation(relation.name)} LIMIT 0".encode())
+    # As ``users_path``, in one message: no word of a user is in it.
+    looked = f"SELECT * FROM {quote_relation(relation.name)} LIMIT 0"
+    cursor.execute(f"{_USERS_PATH};{looked};{_OWN_PATH}".encode())
 
 
 def _current_user(cursor: Row) -> str:
@@ -186,7 +242,8 @@ NEVER_NULL = """a.attnotnull AND NOT EXISTS (
 """Of a column ``a`` of pg_attribute. A NOT NULL that is NOT VALID (PostgreSQL 18) or NO INHERIT
 does not speak for every row."""
 _COLUMNS = rf"""
-SELECT a.attname, a.atttypid, a.atttypmod, pg_catalog.format_type(a.atttypid, a.atttypmod),
+SELECT a.attrelid, a.attname, a.atttypid, a.atttypmod,
+       pg_catalog.format_type(a.atttypid, a.atttypmod),
        {NEVER_NULL},
        pg_catalog.col_description(a.attrelid, a.attnum),
        (SELECT s.avg_width FROM pg_catalog.pg_stats s
@@ -202,8 +259,8 @@ SELECT a.attname, a.atttypid, a.atttypmod, pg_catalog.format_type(a.atttypid, a.
 FROM pg_catalog.pg_attribute a
 JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped
-ORDER BY a.attnum
+WHERE a.attrelid = ANY (%s::pg_catalog.oid[]) AND a.attnum > 0 AND NOT a.attisdropped
+ORDER BY a.attrelid, a.attnum
 """
 # 19: for each row, before, update. A trigger of moddatetime's kind has the column as argument.
 
@@ -242,13 +299,22 @@ class RawColumn:
 
 def relation_columns(cursor: Row, relation: Relation) -> tuple[RawColumn, ...]:
     """The live columns of a relation, in their order."""
-    rows = cursor.execute(_COLUMNS, (relation.oid,), prepare=True).fetchall()
-    natives = [row[3] for row in rows]
+    return relations_columns(cursor, [relation]).get(relation.oid, ())
+
+
+def relations_columns(
+    cursor: Row, relations: Sequence[Relation]
+) -> dict[int, tuple[RawColumn, ...]]:
+    """The live columns of each, in their order, by the relation's OID."""
+    rows = cursor.execute(_COLUMNS, (oids_of(relations),), prepare=True).fetchall()
+    natives = [row[4] for row in rows]
     if any("." in native for native in natives):
         # A type of somebody's own is spelled as the user would spell it.
-        natives = _natives(cursor, [(row[1], row[2]) for row in rows])
-    return tuple(
-        RawColumn(
+        natives = _natives(cursor, [(row[2], row[3]) for row in rows])
+    found: dict[int, list[RawColumn]] = {}
+    for row, native in zip(rows, natives, strict=True):
+        of, name, oid, typmod, _, not_null, comment, width, named = row
+        column = RawColumn(
             name=name,
             type_oid=oid,
             typmod=typmod,
@@ -259,10 +325,8 @@ def relation_columns(cursor: Row, relation: Relation) -> tuple[RawColumn, ...]:
             # NULL: there is no such trigger. False: there is one that does not name it.
             set_on_update={None: False, False: None, True: True}[named],
         )
-        for (name, oid, typmod, _, not_null, comment, width, named), native in zip(
-            rows, natives, strict=True
-        )
-    )
+        found.setdefault(of, []).append(column)
+    return {oid: tuple(columns) for oid, columns in found.items()}
 
 
 def _natives(cursor: Row, types: list[tuple[int, int]]) -> list[str]:
@@ -319,7 +383,7 @@ def described(cursor: Row) -> tuple[RawColumn, ...]:
     )
 
 
-def catalog_types(cursor: Row, raw: tuple[RawColumn, ...]) -> dict[tuple[int, int], CatalogType]:
+def catalog_types(cursor: Row, raw: Sequence[RawColumn]) -> dict[tuple[int, int], CatalogType]:
     """(type OID, typmod) of each column → its type, domains resolved, elements attached."""
     asked = {column.type_oid for column in raw}
     found = cursor.execute(_TYPES, (sorted(asked),), prepare=True)
@@ -345,9 +409,14 @@ def catalog_types(cursor: Row, raw: tuple[RawColumn, ...]) -> dict[tuple[int, in
     return resolved
 
 
-def column_facts(cursor: Row, raw: tuple[RawColumn, ...]) -> tuple[ColumnFacts, ...]:
-    """What each column is to us: its canonical type, or why there is none."""
-    types = catalog_types(cursor, raw)
+def column_facts(
+    cursor: Row,
+    raw: tuple[RawColumn, ...],
+    types: Mapping[tuple[int, int], CatalogType] | None = None,
+) -> tuple[ColumnFacts, ...]:
+    """What each column is to us: its canonical type, or why there is none. ``types``: what
+    ``catalog_types`` said of these and others."""
+    types = catalog_types(cursor, raw) if types is None else types
     return tuple(_facts(column, types[column.type_oid, column.typmod]) for column in raw)
 
 

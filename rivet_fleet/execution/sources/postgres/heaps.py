@@ -9,7 +9,9 @@ rows. So a page asks, in its own transaction, behind its lock and in its own sna
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import psycopg
 
@@ -18,7 +20,7 @@ from rivet_fleet.contracts.keys import ChunkRange, RelationName
 from rivet_fleet.contracts.plan import ReadPlan, SealedHeap
 from rivet_fleet.errors import SchemaDrift
 from rivet_fleet.execution.engines.session import whole
-from rivet_fleet.execution.sources.postgres.catalog import Relation, Row
+from rivet_fleet.execution.sources.postgres.catalog import Relation, Row, oids_of
 from rivet_fleet.execution.sources.postgres.dialect import quote_literal, quote_relation
 
 _TREE = """
@@ -28,10 +30,13 @@ WITH RECURSIVE tree(oid) AS (
   JOIN pg_catalog.pg_inherits i ON i.inhparent OPERATOR(pg_catalog.=) tree.oid
 )
 """
-_HEAPS = (
-    _TREE.format(root="%(oid)s::pg_catalog.oid")
-    + """
-SELECT n.nspname, c.relname, c.relkind::text, am.amname, c.reltuples, c.relpages,
+_HEAPS = """
+WITH RECURSIVE tree(root, oid) AS (
+  SELECT w.oid, w.oid FROM pg_catalog.unnest(%s::pg_catalog.oid[]) AS w(oid) UNION
+  SELECT tree.root, i.inhrelid FROM tree
+  JOIN pg_catalog.pg_inherits i ON i.inhparent OPERATOR(pg_catalog.=) tree.oid
+)
+SELECT tree.root, n.nspname, c.relname, c.relkind::text, am.amname, c.reltuples, c.relpages,
        CASE WHEN c.relkind IN ('r', 'm') THEN
          coalesce(pg_catalog.pg_relation_size(c.oid), 0)
          / current_setting('block_size')::bigint END,
@@ -39,18 +44,17 @@ SELECT n.nspname, c.relname, c.relkind::text, am.amname, c.reltuples, c.relpages
        pg_catalog.has_schema_privilege(n.oid, 'USAGE') AND (
          pg_catalog.has_table_privilege(c.oid, 'SELECT') OR NOT EXISTS (
            SELECT FROM pg_catalog.pg_attribute a
-           WHERE a.attrelid = %(oid)s AND NOT a.attisdropped
+           WHERE a.attrelid = tree.root AND NOT a.attisdropped
              AND (a.attnum > 0 OR a.attname = 'ctid')
              AND NOT pg_catalog.has_column_privilege(c.oid, a.attname::text, 'SELECT'))),
-       pg_catalog.has_table_privilege(%(oid)s, 'SELECT')
-         OR pg_catalog.has_column_privilege(%(oid)s, -1::int2, 'SELECT')
+       pg_catalog.has_table_privilege(tree.root, 'SELECT')
+         OR pg_catalog.has_column_privilege(tree.root, -1::int2, 'SELECT')
 FROM tree JOIN pg_catalog.pg_class c ON c.oid = tree.oid
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN pg_catalog.pg_am am ON am.oid = c.relam
 WHERE c.relkind <> 'p'
-ORDER BY c.oid
+ORDER BY tree.root, c.oid
 """
-)
 # Grants of columns cover no row's place: ``ctid`` is a column (number -1) to be granted, too.
 
 
@@ -68,7 +72,19 @@ class Heaps:
 
 def heaps(cursor: Row, relation: Relation) -> Heaps:
     """Leaf partitions, the table with its inheritance children, or the table itself."""
-    rows = cursor.execute(_HEAPS.encode(), {"oid": relation.oid}).fetchall()
+    return heaps_of(relation, heap_rows(cursor, [relation]).get(relation.oid, ()))
+
+
+def heap_rows(cursor: Row, relations: Sequence[Relation]) -> dict[int, list[tuple[Any, ...]]]:
+    """What the catalogue says of the heaps of each relation, by its OID; for ``heaps_of``."""
+    found: dict[int, list[tuple[Any, ...]]] = {}
+    for root, *row in cursor.execute(_HEAPS.encode(), (oids_of(relations),), prepare=True):
+        found.setdefault(root, []).append(tuple(row))
+    return found
+
+
+def heaps_of(relation: Relation, rows: Sequence[tuple[Any, ...]]) -> Heaps:
+    """As ``heaps``, of what was asked already."""
     strange = [row for row in rows if row[2] not in ("r", "m") or row[3] != "heap"]
     if strange:
         schema, name = strange[0][:2]

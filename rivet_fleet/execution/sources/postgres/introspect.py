@@ -32,8 +32,8 @@ from rivet_fleet.execution.engines.facts import (
     with_casts,
 )
 from rivet_fleet.execution.sources.postgres import catalog, keyfacts, querytable
+from rivet_fleet.execution.sources.postgres.ahead import Looked, look
 from rivet_fleet.execution.sources.postgres.basis import Basis
-from rivet_fleet.execution.sources.postgres.border import POOLED
 from rivet_fleet.execution.sources.postgres.dialect import (
     ENGINE_NAMES,
     capabilities,
@@ -45,7 +45,6 @@ from rivet_fleet.execution.sources.postgres.dialect import (
 )
 from rivet_fleet.execution.sources.postgres.heaps import Heaps
 from rivet_fleet.execution.sources.postgres.heaps import heaps as find_heaps
-from rivet_fleet.execution.sources.postgres.keyfacts import indexes as find_indexes
 from rivet_fleet.execution.sources.postgres.keyorder import Keys, key_orders
 from rivet_fleet.execution.sources.postgres.querysession import (
     Own,
@@ -65,10 +64,13 @@ class _Size(Size):
     fresh: bool = False
 
 
-def introspect(session: Session, basis: Basis, request: FactsRequest) -> SourceFacts:
-    """Facts for one export. Raises SourceRefused when it is not there or not readable."""
+def introspect(
+    session: Session, basis: Basis, request: FactsRequest, ahead: Looked | SourceRefused | None
+) -> SourceFacts:
+    """Facts for one export. ``ahead``: what ``look_ahead`` found of its table. Raises SourceRefused
+    when it is not there or not readable."""
     return facts.introspect(
-        request, partial(_table, session, basis), partial(_query, session, basis)
+        request, partial(_table, session, basis, ahead), partial(_query, session, basis)
     )
 
 
@@ -111,22 +113,23 @@ def keys_now(
     return Keys(orders, encoding=encoding, steady=steady)
 
 
-def _table(session: Session, basis: Basis, request: FactsRequest) -> SourceFacts:
+def _table(
+    session: Session, basis: Basis, ahead: Looked | SourceRefused | None, request: FactsRequest
+) -> SourceFacts:
     assert request.relation is not None
-    warnings = [POOLED] if session.pooled else []
+    warnings = session.warnings
     with _transaction(session, f"looking at {catalog.shown(request.relation)}") as cursor:
-        relation = catalog.find_relation(cursor, request.relation)
-        catalog.prove_readable(cursor, relation)
-        raw = catalog.relation_columns(cursor, relation)
-        columns = catalog.column_facts(cursor, raw)
-        orders = key_orders(cursor, [(one.name, one.type_oid) for one in raw])
-        indexes = find_indexes(cursor, relation, orders)
-        heaps = find_heaps(cursor, relation)
+        if isinstance(ahead, SourceRefused):
+            raise ahead
+        if ahead is None:
+            named = catalog.find_relation(cursor, request.relation)
+            ahead = look(cursor, basis, [named])[named.oid]
+        found = ahead
+        relation, orders, heaps = found.relation, found.orders, found.heaps
+        catalog.prove_readable(cursor, relation, found.hidden)
         item = from_item(relation.name, None)
-        with catalog.users_path(cursor):
-            columns = with_casts(columns, request, partial(_cast, cursor, item))
-            size = _table_size(cursor, relation, heaps, columns, item)
-        rests_on = basis.of_relation(cursor, relation.name)
+        columns = with_casts(found.columns, request, partial(_cast, cursor, item))
+        size = _table_size(cursor, relation, heaps, columns, item)
     if heaps.obstacle and relation.kind in ("r", "p"):
         warnings.append(f"no block ranges: {heaps.obstacle}")
     if relation.row_security:
@@ -137,7 +140,7 @@ def _table(session: Session, basis: Basis, request: FactsRequest) -> SourceFacts
     keys, indexes = keyfacts.PostgresKeys(
         session,
         columns,
-        indexes,
+        found.indexes,
         size,
         Keys(orders, encoding=session.encoding),
         item=item,
@@ -158,7 +161,7 @@ def _table(session: Session, basis: Basis, request: FactsRequest) -> SourceFacts
         row_estimate_provenance=size.provenance,
         row_width_bytes=size.width_bytes,
         warnings=tuple(warnings),
-        basis=rests_on,
+        basis=found.basis,
     )
 
 
@@ -176,7 +179,7 @@ def _query(session: Session, basis: Basis, request: FactsRequest) -> SourceFacts
     item = from_item(None, request.query)
     found = session.own
     own = sealed(found)
-    warnings = [POOLED] if session.pooled else []
+    warnings = session.warnings
     with _transaction(session, "describing the query", own) as cursor:
         raw = catalog.query_columns(cursor, item)
         plain = columns = catalog.column_facts(cursor, raw)
@@ -184,9 +187,8 @@ def _query(session: Session, basis: Basis, request: FactsRequest) -> SourceFacts
         rests_on = basis.of_query(cursor, request.query or "", raw)
         asked = [(one.name, one.type_oid) for one in raw if one.name in request.key_columns]
         orders = key_orders(cursor, asked) if asked else {}
-        with catalog.users_path(cursor):
-            columns = with_casts(columns, request, partial(_cast, cursor, item))
-            size = _explained(cursor, item)
+        columns = with_casts(columns, request, partial(_cast, cursor, item))
+        size = _explained(cursor, item)
     under = _beneath(session, basis, request, raw, size)
     warnings += notes(found, plain, _texts(columns, request))
     compared = Keys(orders, encoding=session.encoding, steady=True)
@@ -253,8 +255,7 @@ def _beneath(
             return found
         columns = catalog.column_facts(cursor, found.raw)
         heaps, item = find_heaps(cursor, found.relation), from_item(found.relation.name, None)
-        with catalog.users_path(cursor):
-            whole = _table_size(cursor, found.relation, heaps, columns, item, shown="")
+        whole = _table_size(cursor, found.relation, heaps, columns, item, shown="")
         rests_on = basis.of_query_table(cursor, request.query or "", found.relation.name)
         table = replace(found.table, basis=rests_on)
         return _Beneath(found=replace(found, table=table), size=whole)
@@ -310,19 +311,22 @@ def _cast(
 ) -> ColumnFacts:
     """See ``engines.facts.Cast``. Any column is cast to text by the server's own conversion: what
     serves a type that we do not know is not asked for."""
+    refused = ""
     if asked:
         sql_type = parse_override(override).sql_type
         cast = f"SELECT {column_ref(column.name)}::{sql_type} FROM {item} LIMIT 0"
-        # A cast that is refused would take the whole transaction with it, and what was found in it.
-        cursor.execute(b"SAVEPOINT asked")
-        try:
-            cursor.execute(cast.encode())
-        except psycopg.Error as error:
-            if error.sqlstate not in _NO_CAST:
-                raise
-            cursor.execute(b"ROLLBACK TO asked")
-            said = error.diag.message_primary or "no such cast"
-            return refused_cast(column, override, said, "text")
+        with catalog.users_path(cursor):
+            # One that is refused would take the whole transaction with it, and what it found.
+            cursor.execute(b"SAVEPOINT asked")
+            try:
+                cursor.execute(cast.encode())
+            except psycopg.Error as error:
+                if error.sqlstate not in _NO_CAST:
+                    raise
+                cursor.execute(b"ROLLBACK TO asked")
+                refused = error.diag.message_primary or "no such cast"
+        if refused:
+            return refused_cast(column, override, refused, "text")
     target = parse_override(override)
     own = column.type.kind if column.type else None
     if own is target.type.kind is TypeKind.STRING:
@@ -376,7 +380,9 @@ def _table_size(
 
 def _explained(cursor: Cursor[tuple[Any, ...]], item: str, shown: str = "*") -> _Size:
     """The server's planner's own guess; for a table never analysed it guesses from its size."""
-    row = cursor.execute(f"EXPLAIN (FORMAT JSON) SELECT {shown} FROM {item}".encode()).fetchone()
+    asked = f"EXPLAIN (FORMAT JSON) SELECT {shown} FROM {item}"
+    with catalog.users_path(cursor):
+        row = cursor.execute(asked.encode()).fetchone()
     plan = row[0] if row else None
     plan = json.loads(plan) if isinstance(plan, str) else plan
     if not plan:

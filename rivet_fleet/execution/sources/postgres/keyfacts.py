@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -19,7 +19,7 @@ from rivet_fleet.execution.engines.facts import (
     Size,
     thinned,
 )
-from rivet_fleet.execution.sources.postgres.catalog import Relation, own_path
+from rivet_fleet.execution.sources.postgres.catalog import Relation, oids_of, own_path
 from rivet_fleet.execution.sources.postgres.dialect import (
     ALIAS,
     KEY_WALK,
@@ -231,7 +231,7 @@ WHERE s.schemaname = %s AND s.tablename = %s AND s.attname = %s AND s.inherited 
 # ---------------------------------------------------------------- indexes
 
 _INDEXES = """
-SELECT c.relname, i.indisunique, i.indisprimary, i.indisvalid, i.indisready,
+SELECT i.indrelid, c.relname, i.indisunique, i.indisprimary, i.indisvalid, i.indisready,
        i.indpred IS NOT NULL, k.expressions, k.columns,
        am.amname = 'btree' AND k.same_collation
          AND (k.option_min = k.option_max AND k.option_min IN (0, 3)), k.classes
@@ -249,8 +249,8 @@ CROSS JOIN LATERAL (
     ON a.attrelid = i.indrelid AND a.attnum = i.indkey[p.n] AND a.attnum > 0
   LEFT JOIN pg_catalog.pg_opclass o ON o.oid = i.indclass[p.n]
 ) k
-WHERE i.indrelid = %s
-ORDER BY i.indisprimary DESC, i.indisunique DESC, c.relname
+WHERE i.indrelid = ANY (%s::pg_catalog.oid[])
+ORDER BY i.indrelid, i.indisprimary DESC, i.indisunique DESC, c.relname
 """
 # Only an index whose collation, operator class and direction are those of a plain ORDER BY can
 # be walked in key order; INCLUDE columns lie behind indnkeyatts.
@@ -260,10 +260,27 @@ def indexes(
     cursor: Cursor[tuple[Any, ...]], relation: Relation, orders: Mapping[str, KeyOrder]
 ) -> tuple[IndexFacts, ...]:
     """Every index; uniqueness of an inheritance parent says nothing about its children."""
+    return indexes_of(relation, orders, index_rows(cursor, [relation]).get(relation.oid, ()))
+
+
+def index_rows(
+    cursor: Cursor[tuple[Any, ...]], relations: Sequence[Relation]
+) -> dict[int, list[tuple[Any, ...]]]:
+    """What the catalogue says of the indexes of each relation, by its OID; for ``indexes_of``."""
+    found: dict[int, list[tuple[Any, ...]]] = {}
+    for oid, *row in cursor.execute(_INDEXES, (oids_of(relations),), prepare=True):
+        found.setdefault(oid, []).append(tuple(row))
+    return found
+
+
+def indexes_of(
+    relation: Relation, orders: Mapping[str, KeyOrder], rows: Iterable[tuple[Any, ...]]
+) -> tuple[IndexFacts, ...]:
+    """As ``indexes``, of what was asked already."""
     keys = Keys(orders)
     covers_all = not relation.inheritance_parent
     found = []
-    for row in cursor.execute(_INDEXES, (relation.oid,)).fetchall():
+    for row in rows:
         name, unique, primary, valid, ready, partial, expressions, columns, ordered, classes = row
         names = tuple(columns or ())
         found.append(

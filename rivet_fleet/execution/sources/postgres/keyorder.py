@@ -112,9 +112,14 @@ def key_orders(
 ) -> dict[str, KeyOrder]:
     """The order of each (column, type OID) that has one. One statement, on our own path."""
     asked = dict(types)
-    rows = cursor.execute(_ORDERS, (sorted(set(asked.values())),), prepare=True).fetchall()
-    found = {row[0]: _order(row) for row in rows}
+    found = type_orders(cursor, asked.values())
     return {name: found[oid] for name, oid in asked.items() if oid in found}
+
+
+def type_orders(cursor: Cursor[tuple[Any, ...]], oids: Iterable[int]) -> dict[int, KeyOrder]:
+    """The order of each type that has one, by its OID. One statement, on our own path."""
+    rows = cursor.execute(_ORDERS, (sorted(set(oids)),), prepare=True).fetchall()
+    return {row[0]: _order(row) for row in rows}
 
 
 def _order(row: tuple[Any, ...]) -> KeyOrder:

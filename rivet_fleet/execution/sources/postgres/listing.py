@@ -203,7 +203,7 @@ def check_readable(
     session: Session, relation: RelationName | None, query: str | None
 ) -> tuple[SourceNote, ...]:
     """Whether every column may be read, without reading a row. See ``Source.check_readable``."""
-    hidden = False
+    policies = False
     about = "the query" if relation is None else catalog.shown(relation)
     own: Own = ()
     if relation is None:
@@ -212,13 +212,14 @@ def check_readable(
     with _asking(session, f"looking at the privileges on {about}", own) as cursor:
         if relation is not None:
             found = catalog.find_relation(cursor, relation)
-            hidden = found.row_security
-            catalog.prove_readable(cursor, found)
+            policies = found.row_security
+            hidden = catalog.unreadable(cursor, [found]).get(found.oid, [])
+            catalog.prove_readable(cursor, found, hidden)
         else:
             with catalog.users_path(cursor):
                 item = from_item(None, query)
                 execute_alone(cursor, f"SELECT * FROM {item} LIMIT 0".encode())
-    return (_HIDDEN,) if hidden else ()
+    return (_HIDDEN,) if policies else ()
 
 
 def _asking(

@@ -26,6 +26,7 @@ from rivet_fleet.execution.engines.session import (
     no_statement,
 )
 from rivet_fleet.execution.sources.postgres.border import (
+    POOLED,
     is_pooled,
     postgres_errors,
     translate_connect,
@@ -155,6 +156,11 @@ class Session(EngineSession[WatchedConnection, Cursor[tuple[Any, ...]]]):
     def pooled(self) -> bool:
         """True when a pooler stands between us and the server. Connects when needed."""
         return self.connection is not None and self._pooled
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a plan says of the way to the server."""
+        return [POOLED] if self.pooled else []
 
     def _ask(self, backend_pid: int) -> Liveness:
         return ask(self._parameters, backend_pid)

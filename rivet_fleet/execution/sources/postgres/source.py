@@ -19,7 +19,6 @@ from rivet_fleet.contracts.facts import (
 )
 from rivet_fleet.contracts.keys import ChunkRange, RangeKind, RelationName
 from rivet_fleet.contracts.plan import ReadPlan, TuningPlan
-from rivet_fleet.contracts.proof import ChangeReading
 from rivet_fleet.contracts.window import Newest, NewestRequest
 from rivet_fleet.execution.engines import facts
 from rivet_fleet.execution.engines.facts import METADATA_TIMEOUT_S
@@ -27,12 +26,14 @@ from rivet_fleet.execution.engines.session import whole
 from rivet_fleet.execution.engines.source import Counting, Questions
 from rivet_fleet.execution.paging import compared_columns
 from rivet_fleet.execution.sources.postgres import listing
+from rivet_fleet.execution.sources.postgres.ahead import look_ahead
 from rivet_fleet.execution.sources.postgres.basis import Basis
 from rivet_fleet.execution.sources.postgres.catalog import (
     RawColumn,
     column_facts,
     find_relation,
 )
+from rivet_fleet.execution.sources.postgres.changes import read_changes
 from rivet_fleet.execution.sources.postgres.dialect import (
     ENGINE_NAMES,
     KEY_WALK,
@@ -53,75 +54,6 @@ from rivet_fleet.execution.sources.postgres.querysession import sealed
 from rivet_fleet.execution.sources.postgres.reading import PostgresReading
 from rivet_fleet.execution.sources.postgres.session import Session
 from rivet_fleet.execution.types import Footing, check_columns
-
-# ------------------------------------------------------------------------------------------
-# How often the rows of a relation were changed, as the server counts it; and its rows, counted.
-#
-# Manual, "The Cumulative Statistics System": backends hand in their counts at the end of a
-# transaction, at most once a second, an idle one within ten; a crash forgets them all, and a
-# standby counts nothing that it replays. A snapshot says more: as long as no transaction has
-# begun to write, two of them are the same (manual, "System Information Functions",
-# ``pg_snapshot``).
-
-_LAG_S = 11.0
-"""When even an idle backend has handed in what it counted."""
-_SNAPSHOTS_SINCE = 130_000
-_SHARED_SINCE = 150_000
-"""Counts are handed in to shared memory at once, at the latest when a backend ends."""
-_CHANGES_LOOK = """
-WITH RECURSIVE tree(oid) AS (
-  SELECT %s::oid UNION
-  SELECT i.inhrelid FROM tree JOIN pg_catalog.pg_inherits i ON i.inhparent = tree.oid
-)
-SELECT pg_catalog.{snapshot}()::text,
-       pg_catalog.bool_and(c.relkind IN ('r', 'p')),
-       pg_catalog.bool_and(c.relkind IN ('r', 'p', 'm')),
-       pg_catalog.pg_is_in_recovery(),
-       pg_catalog.current_setting('track_counts'),
-       pg_catalog.md5(pg_catalog.string_agg(c.oid::text, ',' ORDER BY c.oid)),
-       (SELECT d.stats_reset::text FROM pg_catalog.pg_stat_database d
-        WHERE d.datname = pg_catalog.current_database()),
-       (SELECT b.stats_reset::text FROM pg_catalog.pg_stat_bgwriter b),
-       coalesce(pg_catalog.sum(pg_catalog.pg_stat_get_tuples_inserted(c.oid)), 0)::bigint,
-       coalesce(pg_catalog.sum(pg_catalog.pg_stat_get_tuples_updated(c.oid)), 0)::bigint,
-       coalesce(pg_catalog.sum(pg_catalog.pg_stat_get_tuples_deleted(c.oid)), 0)::bigint,
-       ARRAY(SELECT DISTINCT l.virtualtransaction FROM pg_catalog.pg_locks l
-             WHERE l.locktype = 'virtualxid' AND l.granted
-               AND l.pid <> pg_catalog.pg_backend_pid()),
-       (SELECT pg_catalog.pg_stat_get_db_numbackends(d.oid) FROM pg_catalog.pg_database d
-        WHERE d.datname = pg_catalog.current_database())
-FROM tree JOIN pg_catalog.pg_class c ON c.oid = tree.oid
-"""
-
-
-def read_changes(session: Session, relation: RelationName) -> ChangeReading:
-    """See ``Source.read_changes``. Statistics and the catalogue alone; no table is touched."""
-    new = session.server_version_num >= _SNAPSHOTS_SINCE
-    snapshot = "pg_current_snapshot" if new else "txid_current_snapshot"
-    with session.reading(
-        metadata_settings(_LOOK_MAX_S),
-        doing="reading how often rows were changed",
-        timeout_s=_LOOK_MAX_S,
-    ) as cursor:
-        oid = find_relation(cursor, relation).oid
-        sql = _CHANGES_LOOK.format(snapshot=snapshot).encode()
-        row = cursor.execute(sql, (oid,)).fetchone()
-    assert row is not None, "an aggregate of nothing is a row, too"
-    moment, tables, local, standby, tracked, leaves, *resets_and_counts = row
-    *resets, inserted, updated, deleted, others, backends = resets_and_counts
-    alone = backends <= 1 and session.server_version_num >= _SHARED_SINCE
-    countable = tables and not standby and tracked == "on"
-    return ChangeReading(
-        inserted=inserted,
-        updated=updated,
-        deleted=deleted,
-        epoch=" ".join((leaves, *(str(reset) for reset in resets))) if countable else "",
-        # What a foreign table or a view shows may change without a transaction here.
-        moment=moment if local else "",
-        lag_s=0.0 if alone else _LAG_S,
-        open_transactions=tuple(others),
-    )
-
 
 # ------------------------------------------------------------------------------------------
 # The greatest row of a cursor: where an incremental run ends (ADR 0011).
@@ -354,6 +286,7 @@ def _ping(session: Session) -> str:
 QUESTIONS = Questions(
     basis=Basis,
     introspect=introspect,
+    look_ahead=look_ahead,
     resolve=_resolve,
     newest=newest,
     position=position,
