@@ -18,10 +18,10 @@ import pytest
 from rivet_fleet.contracts.aggregates import asked_of
 from rivet_fleet.contracts.codec import fits
 from rivet_fleet.contracts.columns import ColumnSpec, ColumnType, TypeKind
-from rivet_fleet.contracts.facts import FactsRequest
+from rivet_fleet.contracts.facts import FactsRequest, SourceFacts
 from rivet_fleet.contracts.keys import ChunkRange, RangeKind, RelationName
 from rivet_fleet.contracts.plan import ReadPlan, TuningPlan
-from rivet_fleet.contracts.proof import ProofOutcome, ProofPlan, Prove, RunProof
+from rivet_fleet.contracts.proof import ChangeReading, ProofOutcome, ProofPlan, Prove, RunProof
 from rivet_fleet.contracts.state import FinalizeLease
 from rivet_fleet.contracts.url import DatabaseUrl, parse_database_url
 from rivet_fleet.contracts.window import NewestRequest
@@ -68,6 +68,14 @@ def introspect(asked: Asked) -> object:
     return asked.source.introspect(FactsRequest(relation=NUMBERS, query=None, **made))  # type: ignore[arg-type]
 
 
+def look_ahead(asked: Asked) -> object:
+    found: object = asked.source.look_ahead([NUMBERS, replace(NUMBERS, name="nothing")])
+    assert fits(ChangeReading, asked.source.read_changes(NUMBERS))
+    made = FactsRequest(export_name="e", relation=NUMBERS, query=None, boundaries_max=9)
+    assert fits(SourceFacts, asked.source.introspect(made))
+    return found
+
+
 def newest(asked: Asked) -> object:
     request = {"relation": NUMBERS, "query": None, "columns": ("i",)}
     asked.source.newest(NewestRequest(**request, above=("9000000",)))  # type: ignore[arg-type]
@@ -100,6 +108,7 @@ def every_signal(asked: Asked) -> object:
 
 VERBS: dict[type[Any], dict[str, Callable[[Asked], object]]] = {
     Source: {
+        "look_ahead": look_ahead,
         "introspect": introspect,
         "newest": newest,
         "read_changes": lambda a: a.source.read_changes(NUMBERS),
