@@ -93,6 +93,8 @@ class ReadPlan:
 TARGET_STATEMENT_MS = 150
 """The longest that one statement should take where nobody says another limit. Pages settle below
 it, at about 0.1 s (``servo.AIM``)."""
+THROTTLE_ROWS = 10_000
+"""``throttle_ms`` is per this many rows, unless ``batch_rows_max`` says otherwise."""
 ROW_VALUES = 4
 """So many values as large as ``max_value_bytes`` a row may have."""
 
@@ -110,9 +112,16 @@ class TuningPlan:
     by several."""
     lock_timeout_s: float = 30.0
     throttle_ms: float = 0.0
+    rest_share: float = 0.0
+    """Of the time of reading: ``rest_s`` after ``busy_s`` is this share of both together."""
     max_retries: int = 3
     retry_backoff_ms: float = 2000.0
     max_value_bytes: int = 256 * 1024 * 1024
+
+    def rest_s(self, rows: int, busy_s: float) -> float:
+        """Seconds to rest after so many rows that the source was busy with for ``busy_s``."""
+        by_rows_s = self.throttle_ms / 1000.0 * rows / (self.batch_rows_max or THROTTLE_ROWS)
+        return max(by_rows_s, busy_s * self.rest_share / (1.0 - self.rest_share))
 
     @property
     def max_row_bytes(self) -> int:

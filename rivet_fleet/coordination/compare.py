@@ -164,8 +164,9 @@ class _Looks:
             lower, at = piece.upper, at + steps
             steps = pieces_next(steps, taken_s, target_s)
             approach.breathe()
-            if tuning.throttle_ms > 0:
-                approach.pacer.wait(tuning.throttle_ms / 1000.0)
+            rest_s = max(tuning.throttle_ms / 1000.0, tuning.rest_s(0, taken_s))
+            if rest_s > 0:
+                approach.pacer.wait(rest_s)
         with approach.opened(read, chunk_range) as reader:
             reader.prove()  # that all of it was asked of what was planned
 

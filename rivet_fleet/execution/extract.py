@@ -34,9 +34,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-THROTTLE_ROWS = 10_000
-"""``throttle_ms`` is per this many rows, unless ``batch_rows_max`` says otherwise."""
-
 
 class Pacer(Protocol):
     """How the loop waits, so that a stop or a lost lease ends a wait at once."""
@@ -301,6 +298,8 @@ class Pages:
         """Of the pages that are under way."""
         self._sums = _PageSums()
         self._rows_since_rest = 0
+        self._busy_s = 0.0
+        """The source, since it last rested."""
         self._lost_bytes = 0
         """Of the reader, as far as they are paid for."""
         self.ended = False
@@ -320,6 +319,7 @@ class Pages:
         self._rows_since_rest += batch.num_rows
         self.between = page.complete and not page.followed
         if page.complete:
+            self._busy_s += page.pace_s
             sums = self._sums
             self._servo.observe(
                 sums.rows,
@@ -358,11 +358,11 @@ class Pages:
         )
 
     def throttle(self) -> None:
-        """Rest in proportion to the rows read, so that page sizes do not change the pace."""
-        rows, self._rows_since_rest = self._rows_since_rest, 0
-        if self._tuning.throttle_ms > 0 and rows:
-            configured = self._tuning.batch_rows_max or THROTTLE_ROWS
-            self._pacer.wait(self._tuning.throttle_ms / 1000.0 * rows / configured)
+        """Rest in proportion to what was read, so that page sizes do not change the pace."""
+        rest_s = self._tuning.rest_s(self._rows_since_rest, self._busy_s)
+        self._rows_since_rest, self._busy_s = 0, 0.0
+        if rest_s > 0:
+            self._pacer.wait(rest_s)
 
     def _read(self) -> Page:
         attempt = 0

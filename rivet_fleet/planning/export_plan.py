@@ -312,7 +312,8 @@ TUNING_PROFILES: dict[str, dict[str, float]] = {
     },
     "balanced": {
         "batch_size_memory_mb": 32,
-        "throttle_ms": 50,
+        "throttle_ms": 0,
+        "rest_share": 0.2,
         "statement_timeout_s": 300,
         "max_retries": 3,
         "retry_backoff_ms": 2_000,
@@ -340,19 +341,35 @@ def profile_of(source: SourceConfig, export: TuningConfig) -> str:
     return "fast" if source.environment == "local" else "balanced"
 
 
-def tuning_plan(source: SourceConfig, export: TuningConfig, budget: MemoryBudget) -> TuningPlan:
+def tuning_of(
+    loaded: LoadedConfig, source_name: str, export: ExportConfig, budget: MemoryBudget
+) -> TuningPlan:
+    """How gently an export of a configuration is read."""
+    group = loaded.config.source_groups.get(export.source_group or "")
+    watched = group is not None and group.monitor is not None
+    return tuning_plan(loaded.sources[source_name], export.tuning, budget, watched=watched)
+
+
+def tuning_plan(
+    source: SourceConfig, export: TuningConfig, budget: MemoryBudget, *, watched: bool = False
+) -> TuningPlan:
     """Field by field: the export's own setting, the source's, the profile's.
 
-    The memory ceiling bounds bytes; a row limit exists only where rows were asked for.
+    The memory ceiling bounds bytes; a row limit exists only where rows were asked for. ``watched``:
+    a governor decides how much of the source is ours, so the profile's rest does not count.
     """
     profile = TUNING_PROFILES[profile_of(source, export)]
 
-    def pick(name: str) -> float | None:
+    def said(name: str) -> float | None:
         for block in (export, source.tuning):
             value = getattr(block, name)
             if value is not None:
                 return float(value)
-        return profile.get(name)
+        return None
+
+    def pick(name: str) -> float | None:
+        own = said(name)
+        return profile.get(name) if own is None else own
 
     def number(name: str) -> float:
         return pick(name) or 0.0
@@ -363,6 +380,9 @@ def tuning_plan(source: SourceConfig, export: TuningConfig, budget: MemoryBudget
         if limit_mb is not None:
             bytes_max = min(bytes_max, int(limit_mb) * MIB)
     value_mb, whole_s = pick("max_value_mb"), pick("whole_read_timeout_s")
+    share = said("rest_share")
+    if share is None and said("throttle_ms") is None and not watched:
+        share = profile.get("rest_share")
     by_profile_s = WHOLE_READ_TIMEOUT_S if profile["statement_timeout_s"] else 0.0
     value_bytes = int(MAX_VALUE_MB if value_mb is None else value_mb) * MIB
     return TuningPlan(
@@ -373,6 +393,7 @@ def tuning_plan(source: SourceConfig, export: TuningConfig, budget: MemoryBudget
         whole_read_timeout_s=by_profile_s if whole_s is None else whole_s,
         lock_timeout_s=number("lock_timeout_s"),
         throttle_ms=number("throttle_ms"),
+        rest_share=share or 0.0,
         max_retries=int(number("max_retries")),
         retry_backoff_ms=number("retry_backoff_ms"),
         # Switching the limit off leaves the worker's memory ceiling, which is a promise.

@@ -44,7 +44,7 @@ from rivet_fleet.planning.export_plan import (
     proof_plan,
     query_plan,
     sealed_heaps,
-    tuning_plan,
+    tuning_of,
     uses_date,
 )
 from rivet_fleet.planning.partitions import expand
@@ -277,7 +277,7 @@ def _sealed(
     windowed: Windowed | None,
 ) -> PlannedRun:
     budget = memory_budget(loaded.config.campaign.worker_memory_mb)
-    tuning = tuning_plan(loaded.sources[connection.name], export.tuning, budget)
+    tuning = tuning_of(loaded, connection.name, export, budget)
     written, format_warnings = format_plan(export, budget)
     on_schema_drift, shape_factor = change_policies(loaded.config, export)
     quality = quality_plan(export.quality, choice.ranges)

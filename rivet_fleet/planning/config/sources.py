@@ -56,6 +56,12 @@ class TuningConfig(Block):
     throttle_ms: Annotated[Number, Field(ge=0)] | None = Field(
         default=None, description="Rest after every batch_size (else 10,000) rows."
     )
+    rest_share: Annotated[Number, Field(ge=0, le=0.9)] | None = Field(
+        default=None,
+        description="Share of the time of reading in which the source rests from us, in pauses "
+        "between pages as long as the source was busy; where `throttle_ms` is said and this is "
+        "not, and where a monitor watches the source, a profile's does not count.",
+    )
     statement_timeout_s: Annotated[Number, Field(ge=0)] | None = Field(
         default=None, description="Hard limit of one statement on the server; 0 switches it off."
     )

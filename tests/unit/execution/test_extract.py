@@ -341,6 +341,17 @@ def test_the_throttle_follows_rows_and_not_pages(run, configured):
     assert pacer.waits == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("share", [0.2, 0.5])
+def test_a_share_of_the_time_is_rest_however_long_pages_take(run, share):
+    pacer, pages = RecordingPacer(), []
+    run(
+        ScriptedReader(2000), pacer=pacer, tuning=TuningPlan(rest_share=share), on_page=pages.append
+    )
+    busy_s = sum(page.statement_s for page in pages[:-1])
+    assert len(pages) > 2 and busy_s > 0
+    assert sum(pacer.waits) / (sum(pacer.waits) + busy_s) == pytest.approx(share)
+
+
 def test_no_throttle_after_the_last_page(run):
     pacer = RecordingPacer()
     run(ScriptedReader(50), pacer=pacer, tuning=TuningPlan(throttle_ms=100))

@@ -48,32 +48,51 @@ def export(**more: Any) -> ExportConfig:
 
 
 @pytest.mark.parametrize(
-    ("environment", "timeout_s", "throttle_ms", "retries"),
-    [("local", 0, 0, 1), ("replica", 300, 50, 3), ("production", 300, 50, 3), (None, 300, 50, 3)],
+    ("environment", "timeout_s", "rest_share", "retries"),
+    [
+        ("local", 0, 0, 1),
+        ("replica", 300, 0.2, 3),
+        ("production", 300, 0.2, 3),
+        (None, 300, 0.2, 3),
+    ],
 )
 def test_the_environment_chooses_the_profile(
-    environment: str | None, timeout_s: float, throttle_ms: float, retries: int
+    environment: str | None, timeout_s: float, rest_share: float, retries: int
 ) -> None:
     plan = tuning_plan(source(environment=environment), tuning(), BUDGET)
-    assert (plan.statement_timeout_s, plan.throttle_ms, plan.max_retries) == (
+    assert (plan.statement_timeout_s, plan.rest_share, plan.max_retries) == (
         timeout_s,
-        throttle_ms,
+        rest_share,
         retries,
     )
+    assert plan.throttle_ms == 0
+
+
+def test_a_profiles_rest_gives_way_to_the_users_word_and_to_a_governor() -> None:
+    asked = tuning(rest_share=0.5)
+    assert tuning_plan(source(), tuning(throttle_ms=0), BUDGET).rest_share == 0
+    assert tuning_plan(source(tuning={"throttle_ms": 9}), tuning(), BUDGET).rest_share == 0
+    assert tuning_plan(source(), tuning(), BUDGET, watched=True).rest_share == 0
+    assert tuning_plan(source(), asked, BUDGET, watched=True).rest_share == 0.5
+    both = tuning_plan(source(tuning={"throttle_ms": 9}), asked, BUDGET)
+    assert (both.throttle_ms, both.rest_share) == (9, 0.5)
 
 
 RIVETS_PROFILES = {
     # field: (fast, balanced, safe); None: the profile says nothing
     "batch_size": (None, None, 2_000),
     "batch_size_memory_mb": (64, 32, None),
-    "throttle_ms": (0, 50, 500),
+    "throttle_ms": (0, 0, 500),
+    "rest_share": (None, 0.2, None),
     "statement_timeout_s": (0, 300, 120),
     "max_retries": (1, 3, 10),
     "retry_backoff_ms": (1_000, 2_000, 5_000),
     "lock_timeout_s": (0, 30, 10),
 }
-"""Rivet's profiles, number by number. The batch sizes of fast and balanced bound rows where no
-memory limit does; here the memory limit and the time target do, and only safe bounds rows.
+"""Rivet's profiles, number by number. Its balanced rests 50 ms after every 10,000 rows, whatever
+the source does; here it rests a share of the time that the source was busy. The batch sizes of fast
+and balanced bound rows where no memory limit does; here the memory limit and the time target do,
+and only safe bounds rows.
 The memory threshold is the worker's ceiling; adaptive and min_parallel are the governor's."""
 
 
