@@ -24,6 +24,7 @@ from rivet_fleet.contracts.codec import dumps
 from rivet_fleet.contracts.manifest import REPLACED_AFTER_S
 from rivet_fleet.coordination import operate
 from rivet_fleet.coordination.fleet import find_campaign
+from rivet_fleet.coordination.garbage import collect_garbage
 from rivet_fleet.errors import ExitCode, UsageError
 
 
@@ -177,7 +178,7 @@ def gc(
     invocation = start(config, params, state_url, quiet=True)
     with fleet_of(invocation, "gc") as fleet:
         view = find_campaign(fleet, invocation.loaded, wanted_campaign(invocation, campaign_id))
-        swept = operate.collect_garbage(
+        swept = collect_garbage(
             fleet, view.campaign_id, min_age_s=min_age_s, replaced_after_s=replaced_after_s
         )
     say(

@@ -5,7 +5,7 @@ Every mode, engine and destination ends a chunk here. Each step is followed by i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 
 from rivet_fleet.contracts.events import Event, EventName, Told
@@ -185,9 +185,16 @@ def _replaced(fleet: Fleet, run: RunView, *, until: int | None = None) -> list[L
     )
 
 
-def remove_replaced(fleet: Fleet, run: RunView, *, min_age_s: float) -> int:
+def remove_replaced(
+    fleet: Fleet,
+    run: RunView,
+    *,
+    min_age_s: float,
+    leave: Callable[[Destination, RunView], bool],
+) -> int:
     """Remove the parts that repairs of a completed run have replaced, once the manifest of its
-    generation has stood for ``min_age_s``; how many. Markers of former generations go first:
+    generation has stood for ``min_age_s`` and no name leads to them (``leave`` sees to that); how
+    many. Markers of former generations go first:
     their folders are whole no more. Raises DestinationError: then some are still there."""
     if run.generation == 1 or run.finished_at_s is None:
         return 0
@@ -200,6 +207,9 @@ def remove_replaced(fleet: Fleet, run: RunView, *, min_age_s: float) -> int:
     body = destination.read(run_manifest_name(run.run_id, run.generation), MANIFEST_BYTES_MAX)
     # Who took the new manifest away has left the former one alone, and its readers with it.
     if body is None or fingerprint_bytes(body) != run.manifest_fingerprint:
+        return 0
+    # Whoever goes by a name is led to what stays, before anything goes.
+    if not leave(destination, run):
         return 0
     for generation in range(1, run.generation):
         destination.remove(run_marker_name(run.run_id, generation))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -10,7 +9,6 @@ from functools import partial
 
 from rivet_fleet.contracts.columns import ColumnSpec
 from rivet_fleet.contracts.events import Event, EventName, Told
-from rivet_fleet.contracts.identity import checked_id, namespace_of
 from rivet_fleet.contracts.keys import RunId
 from rivet_fleet.contracts.killpoints import KillPoint, reach
 from rivet_fleet.contracts.manifest import (
@@ -23,15 +21,12 @@ from rivet_fleet.contracts.manifest import (
     RunWindow,
     build_manifest,
     latest_bytes,
-    latest_of,
     merge_columns,
     part_named,
     run_manifest_name,
     run_marker_name,
     success_line,
-    withdrawn_bytes,
 )
-from rivet_fleet.contracts.plan import ExportPlan
 from rivet_fleet.contracts.proof import RunProof
 from rivet_fleet.contracts.quality import (
     GateOutcome,
@@ -43,18 +38,25 @@ from rivet_fleet.contracts.quality import (
     proof_gates,
     refusal,
 )
-from rivet_fleet.contracts.state import FinalizeLease, FinishedRun, RunStatus, RunView
+from rivet_fleet.contracts.state import FinalizeLease, FinishedRun, RunView
 from rivet_fleet.coordination.commit import remove_late, reopen_chunk
 from rivet_fleet.coordination.fleet import Fleet
+from rivet_fleet.coordination.names import (
+    DESTINATION_SHARED,
+    RUN_ID_TAKEN,
+    bears_name,
+    delivered_by_other,
+    known_by_later,
+    retract,
+    retract_given_up,
+    withdraw_success,
+)
 from rivet_fleet.coordination.proof import prove_run
 from rivet_fleet.errors import (
-    ConfigError,
     DestinationError,
     LeaseLost,
-    RivetFleetError,
     SourceError,
     StateError,
-    StateRefused,
     StateTampered,
     StopRequested,
 )
@@ -72,8 +74,6 @@ from rivet_fleet.observability.report import (
 from rivet_fleet.planning.change import shape_changes
 from rivet_fleet.verification.manifests import (
     MANIFEST_BYTES_MAX,
-    ManifestUnreadable,
-    parse_manifest,
 )
 
 # ------------------------------------------------------------------------------------------
@@ -169,22 +169,6 @@ def _unique(
     return replace(found, missing=max(0, parts - len(stats)))
 
 
-def tell_schema_changes(fleet: Fleet, campaign_id: str, plan: ExportPlan) -> None:
-    """Into the journal, one entry per difference."""
-    for change in plan.schema_changes:
-        _tell(
-            fleet,
-            EventName.SCHEMA_CHANGED,
-            (campaign_id, plan.run_id, plan.export_name),
-            change.sentence,
-            code=change.code.value,
-            column=change.column,
-            before=change.before,
-            after=change.after,
-            policy=plan.on_schema_drift,
-        )
-
-
 def tell_findings(fleet: Fleet, run: RunView, findings: RunFindings) -> None:
     """Into the journal: every gate that was judged, every number that is unusual."""
     whose = (run.campaign_id, run.run_id, run.export_name)
@@ -228,14 +212,6 @@ def _tell(
             data=data,
         )
     )
-
-
-DESTINATION_SHARED = "RIVET_DESTINATION_SHARED"
-"""The code of every refusal to deliver where another namespace does."""
-
-
-RUN_ID_TAKEN = "RIVET_RUN_ID_TAKEN"
-"""The code of every refusal to deliver under an id that has a delivery in its folder already."""
 
 
 def finalize_run(fleet: Fleet, run_id: RunId) -> bool:
@@ -315,14 +291,14 @@ def _deliver(
     try:
         other = _write(fleet, destination, run, lease, parts, body)
     except LeaseLost:
-        _retract_given_up(fleet, destination, run)
+        retract_given_up(fleet, destination, run)
         raise
     if other is not None:
         _leave_to_other(fleet, run, lease, other)
         return False
     finished = _finish(fleet, run, lease, parts, fingerprint_bytes(body), findings)
     if not finished:
-        _retract_given_up(fleet, destination, run)
+        retract_given_up(fleet, destination, run)
     return finished
 
 
@@ -342,29 +318,7 @@ def _refuse(
     tell_findings(fleet, run, findings)
     _report(fleet, run.run_id, parts)
     # A finalizer that died may have come further, by what it found then.
-    retract(fleet.destination(run.run_id), run)
-
-
-def delivered_by_other(destination: Destination, namespace: str) -> str | None:
-    """What is wrong with the folder, when its manifest is of another namespace's run (N4)."""
-    body = destination.read(MANIFEST_NAME, MANIFEST_BYTES_MAX)
-    if body is None:
-        return None
-    try:
-        owner = namespace_of(parse_manifest(body).run_id)
-    except ManifestUnreadable:
-        return None  # whatever it is, it is no delivery of anybody
-    if owner == namespace:
-        return None
-    return f"{destination.uri} holds deliveries of another namespace, and this is {namespace}"
-
-
-def delivered_already(destination: Destination, run_id: RunId) -> str | None:
-    """What is there of a run of this id, which is to be planned: of an id that was used before."""
-    copy = run_manifest_name(run_id)
-    if destination.read(copy, MANIFEST_BYTES_MAX) is not None:
-        return copy
-    return next((info.path for info in destination.list_visible(run_id)), None)
+    retract(fleet, fleet.destination(run.run_id), run)
 
 
 def _stranger(run: RunView, ledger: RunLedger, visible: Iterable[str]) -> str | None:
@@ -394,7 +348,7 @@ def _leave_to_other(fleet: Fleet, run: RunView, lease: FinalizeLease, why: str) 
 def _give_up(fleet: Fleet, run: RunView, lease: FinalizeLease, error: str) -> None:
     """The run fails, and says nothing of itself any more."""
     if _fail(fleet, run, lease, error):
-        retract(fleet.destination(run.run_id), run)
+        retract(fleet, fleet.destination(run.run_id), run)
 
 
 def _fail(fleet: Fleet, run: RunView, lease: FinalizeLease, error: str) -> bool:
@@ -501,7 +455,7 @@ def _write(
     An older run that is finished anew (a part of it was lost) is whole again by its own copy and
     marker: what the prefix is known by stays the newest's.
     """
-    later = _known_by_later(fleet, destination, run)
+    later = known_by_later(fleet, destination, run)
     # The copy before the name: who follows manifest.json finds the copy of its run.
     copy = run_manifest_name(run.run_id, run.generation)
     destination.put_atomic(copy, body)
@@ -527,36 +481,17 @@ def _write(
     destination.put_atomic(run_marker_name(run.run_id, run.generation), line)
     # Who slept has lost the lease, and a later run has taken the name: both markers are its then.
     _still_ours(fleet, lease, told)
-    if later or not _bears_name(destination, body):
+    if later or not bears_name(destination, body):
         return None
     destination.put_atomic(SUCCESS_NAME, line)
     reach(KillPoint.SUCCESS_WRITTEN)
-    if _bears_name(destination, body):
+    if bears_name(destination, body):
         latest = latest_bytes(
             run.plan, parts, finished_at=_finished_at(fleet, run), generation=run.generation
         )
         destination.put_atomic(LATEST_NAME, latest)
         reach(KillPoint.LATEST_WRITTEN)
     return None
-
-
-def _known_by_later(fleet: Fleet, destination: Destination, run: RunView) -> bool:
-    """Whether the prefix is known by a run that was planned behind this one. Asked of the place: a
-    later run that delivered elsewhere, or nothing, has not taken the name here."""
-    body = destination.read(MANIFEST_NAME, MANIFEST_BYTES_MAX)
-    with contextlib.suppress(ManifestUnreadable, StateTampered, StateRefused):
-        named = None if body is None else RunId(checked_id(parse_manifest(body).run_id))
-        found = named and fleet.patience.call(
-            "look at the run that is named", lambda: fleet.store.run(named)
-        )
-        if found:
-            return (found.created_at_s, found.run_id) > (run.created_at_s, run.run_id)
-    return False
-
-
-def _bears_name(destination: Destination, body: bytes) -> bool:
-    """Whether the prefix is known by this run. Markers only move forward."""
-    return destination.read(MANIFEST_NAME, MANIFEST_BYTES_MAX) == body
 
 
 def _take_name(
@@ -665,98 +600,3 @@ def _report(fleet: Fleet, run_id: RunId, parts: list[LedgerPart]) -> None:
 def _rfc3339(epoch_s: float) -> str:
     moment = datetime.fromtimestamp(round(epoch_s, 3), tz=UTC)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def withdraw_success(destination: Destination, run: RunView) -> None:
-    """Before a finished run is reopened: nobody may believe in it any longer, in whichever of its
-    generations.
-
-    The canonical marker goes only when it speaks of this run, and ``latest.json``, which stays,
-    names none then.
-    """
-    plan = run.plan
-    latest = destination.read(LATEST_NAME, MANIFEST_BYTES_MAX)
-    if latest is not None and f'"run_id": "{plan.run_id}"'.encode() in latest:
-        destination.put_atomic(LATEST_NAME, withdrawn_bytes(plan))
-    canonical = destination.read(SUCCESS_NAME, 4096)
-    for generation in range(1, run.generation + 1):
-        body = destination.read(run_manifest_name(plan.run_id, generation), MANIFEST_BYTES_MAX)
-        if body is not None and canonical == success_line(fingerprint_bytes(body)):
-            destination.remove(SUCCESS_NAME)
-        destination.remove(run_marker_name(plan.run_id, generation))
-
-
-# ------------------------------------------------------------------------------------------
-# A run that is given up after its end had begun: what it says of itself is taken back.
-
-
-def reached_end(run: RunView) -> bool:
-    """Whether a finalizer ever began with a run that was not completed: what it wrote may stand.
-    A cancellation raises the fence once more."""
-    before = {RunStatus.IN_PROGRESS: 0, RunStatus.CANCELLED: 1}.get(run.status)
-    return before is not None and run.plan.reconcile is None and run.finalize_fence > before
-
-
-def retract(destination: Destination, run: RunView) -> None:
-    """Take back what a run that will never be completed says of itself: its markers, the copy of
-    its manifest, and the shared names where they speak of it; parts stay. Of a repair the former
-    generation is delivered as before (ADR 0032). Idempotent. Raises DestinationError."""
-    copy = run_manifest_name(run.run_id, run.generation)
-    former = _former(destination, run)
-    if former is None:
-        withdraw_success(destination, run)
-    else:
-        _put_back(destination, run, destination.read(copy, MANIFEST_BYTES_MAX) or b"", former)
-        destination.remove(run_marker_name(run.run_id, run.generation))
-    # The last of all: by it the others are known.
-    destination.remove(copy)
-
-
-def _former(destination: Destination, run: RunView) -> bytes | None:
-    """The manifest of the generation before this one. Without its marker it was withdrawn, because
-    a part of it is lost."""
-    generation = run.generation - 1
-    if not generation:
-        return None
-    body = destination.read(run_manifest_name(run.run_id, generation), MANIFEST_BYTES_MAX) or b""
-    marker = destination.read(run_marker_name(run.run_id, generation), 4096)
-    return body if marker == success_line(fingerprint_bytes(body)) else None
-
-
-def _put_back(destination: Destination, run: RunView, body: bytes, former: bytes) -> None:
-    """The shared names, as far as they are those of this ``body``, to the former generation."""
-    latest = destination.read(LATEST_NAME, MANIFEST_BYTES_MAX)
-    ours = f'"manifest": "{run_manifest_name(run.run_id, run.generation)}"'
-    if latest is not None and ours.encode() in latest:
-        destination.put_atomic(LATEST_NAME, latest_of(run.plan, former, run.generation - 1))
-    if _bears_name(destination, body):
-        destination.put_atomic(MANIFEST_NAME, former)
-    if destination.read(SUCCESS_NAME, 4096) == success_line(fingerprint_bytes(body)):
-        destination.put_atomic(SUCCESS_NAME, success_line(fingerprint_bytes(former)))
-
-
-def retract_all(fleet: Fleet, runs: Iterable[RunView]) -> None:
-    """Of those that the state has cancelled by now. Raises DestinationError, or ConfigError without
-    its credentials, where a place is away: what still stands there, and behind the others."""
-    away: list[tuple[RunView, RivetFleetError]] = []
-    for run in runs:
-        try:
-            _retract_given_up(fleet, fleet.destination(run.run_id, run), run)
-        except (ConfigError, DestinationError) as error:
-            away.append((run, error))
-    for run, why in away:
-        raise type(why)(
-            f"run {run.run_id} is given up in the state, and may still have a manifest and "
-            f"_SUCCESS at its destination: {why.message}",
-            hint=f"when it is there again, `rivet-fleet cancel --campaign-id {run.campaign_id}` "
-            "takes them back",
-            code=why.code,
-        )
-
-
-def _retract_given_up(fleet: Fleet, destination: Destination, run: RunView) -> None:
-    """Also by the finalizer that lost it: whoever cancelled the run or forgot it may have looked
-    before it came so far. One that somebody finishes, or has finished, is left alone."""
-    now = fleet.patience.call("look at the run", lambda: fleet.store.run(run.run_id))
-    if now is None or now.status is RunStatus.CANCELLED:
-        retract(destination, run)

@@ -17,9 +17,9 @@ from rivet_fleet.contracts.plan import CampaignPlan, DestinationPlan, ExportPlan
 from rivet_fleet.contracts.proof import ChangeReading
 from rivet_fleet.contracts.state import MeasuredRun
 from rivet_fleet.contracts.window import StoredMark
-from rivet_fleet.coordination.finalize import DESTINATION_SHARED, delivered_by_other
 from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.coordination.history import Memory, remember, rivets_file
+from rivet_fleet.coordination.names import DESTINATION_SHARED, delivered_by_other
 from rivet_fleet.coordination.wiring import (
     ProcessOptions,
     open_planned_destination,

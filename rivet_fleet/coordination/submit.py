@@ -11,22 +11,21 @@ from rivet_fleet.contracts.events import Event, EventName
 from rivet_fleet.contracts.identity import new_campaign_id, owner_of
 from rivet_fleet.contracts.keys import CampaignId
 from rivet_fleet.contracts.killpoints import KillPoint, reach
-from rivet_fleet.contracts.plan import CampaignPlan
+from rivet_fleet.contracts.plan import CampaignPlan, ExportPlan
 from rivet_fleet.contracts.state import (
     CampaignStatus,
     CampaignView,
     RunStatus,
     RunView,
 )
-from rivet_fleet.coordination.finalize import (
+from rivet_fleet.coordination.fleet import Fleet, refuse_other, refuse_other_owner
+from rivet_fleet.coordination.inquiry import choose, inquiry_of, undeliverable
+from rivet_fleet.coordination.names import (
     RUN_ID_TAKEN,
     delivered_already,
     reached_end,
     retract_all,
-    tell_schema_changes,
 )
-from rivet_fleet.coordination.fleet import Fleet, refuse_other, refuse_other_owner
-from rivet_fleet.coordination.inquiry import choose, inquiry_of, undeliverable
 from rivet_fleet.coordination.tend import refuse_unplanned, runs_named
 from rivet_fleet.errors import (
     CampaignIncomplete,
@@ -181,8 +180,30 @@ def store_plan(
     fleet.patience.call("lift a halt", lambda: fleet.store.lift_halt(plan.campaign_id))
     reach(KillPoint.CAMPAIGN_SUBMITTED)
     for run in plan.runs if outcome.created else ():
-        tell_schema_changes(fleet, outcome.campaign_id, run.plan)
+        _tell_schema_changes(fleet, outcome.campaign_id, run.plan)
     return Submitted(campaign_id=outcome.campaign_id, created=outcome.created)
+
+
+def _tell_schema_changes(fleet: Fleet, campaign_id: CampaignId, plan: ExportPlan) -> None:
+    """Into the journal, one entry per difference."""
+    for change in plan.schema_changes:
+        fleet.emit(
+            Event(
+                name=EventName.SCHEMA_CHANGED,
+                campaign_id=campaign_id,
+                run_id=plan.run_id,
+                export_name=plan.export_name,
+                worker_id=fleet.identity.worker_id,
+                message=change.sentence,
+                data={
+                    "code": change.code.value,
+                    "column": change.column,
+                    "before": change.before,
+                    "after": change.after,
+                    "policy": plan.on_schema_drift,
+                },
+            )
+        )
 
 
 def refuse_comparison(view: CampaignView) -> None:

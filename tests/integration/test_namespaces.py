@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rivet_fleet.contracts.identity import CAMPAIGN_OTHER, NAMESPACE_NEEDED, NAMESPACE_OTHER
-from rivet_fleet.coordination.finalize import DESTINATION_SHARED
+from rivet_fleet.coordination.names import DESTINATION_SHARED
 from tests.integration.conftest import ROWS
 from tests.integration.fleet_cli import Desk, fleet_yaml
 

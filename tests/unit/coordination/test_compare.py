@@ -24,7 +24,7 @@ from rivet_fleet.coordination.commit import Published, deliver_chunk, deliver_re
 from rivet_fleet.coordination.compare import COMPARING_BYTES, Approach, compare_chunk
 from rivet_fleet.coordination.delivered import validate_campaign
 from rivet_fleet.coordination.finalize import finalize_run
-from rivet_fleet.coordination.operate import collect_garbage
+from rivet_fleet.coordination.garbage import collect_garbage
 from rivet_fleet.coordination.tend import tend
 from rivet_fleet.coordination.worker import Worker
 from rivet_fleet.errors import SourceUnavailable, StateRefused

@@ -22,7 +22,7 @@ from rivet_fleet.coordination import commit, wiring
 from rivet_fleet.coordination.delivered import validate_place
 from rivet_fleet.coordination.doctor import _places
 from rivet_fleet.coordination.fitness import Defect, refuse_before_claim, within_allowed
-from rivet_fleet.coordination.operate import collect_garbage
+from rivet_fleet.coordination.garbage import collect_garbage
 from rivet_fleet.coordination.wiring import ProcessOptions, open_planned_destination
 from rivet_fleet.errors import ConfigError, DestinationRefused, WorkerUnfit
 from rivet_fleet.execution import registry

@@ -26,7 +26,7 @@ from rivet_fleet.contracts.plan import CampaignPlan
 from rivet_fleet.contracts.quality import GateCode, GateOutcome, GateVerdict, RunFindings
 from rivet_fleet.contracts.state import RunStatus
 from rivet_fleet.coordination import finalize, operate
-from rivet_fleet.coordination.finalize import RUN_ID_TAKEN
+from rivet_fleet.coordination.names import RUN_ID_TAKEN
 from rivet_fleet.coordination.submit import refuse_taken, store_plan
 from rivet_fleet.errors import DestinationRefused, DestinationUnavailable, LeaseLost, StateRefused
 from rivet_fleet.execution.parts import fingerprint_bytes
@@ -103,9 +103,9 @@ def test_what_a_finalizer_left_that_died_is_taken_back(
     assert said(place, SECOND)
     give_up(place, verb)
     assert said(place, SECOND) == set()
-    # What was delivered before stays, and only the shared names may wait for the next run.
-    assert said(place, RUN) >= {run_manifest_name(RUN), run_marker_name(RUN)}
-    assert place.listed(run_manifest_name(RUN)) == place.first
+    # What was delivered before is what readers find, by whichever name.
+    assert len(said(place, RUN)) == 4
+    assert place.listed() == place.listed(LATEST_NAME) == place.first
 
 
 @pytest.mark.parametrize("verb", ["cancel", "reset", "replace"])
@@ -127,6 +127,54 @@ def test_a_live_finalizer_takes_back_what_it_wrote_of_a_run_that_is_gone(
     except LeaseLost:
         assert point in AT_END[:3], "asked before each shared name"
     assert said(place, SECOND) == set()
+    assert len(said(place, RUN)) == 4 and place.listed() == place.listed(LATEST_NAME) == place.first
+
+
+@pytest.mark.parametrize("verb", ["cancel", "replace"])
+@pytest.mark.parametrize("point", AT_END, ids=lambda point: point.value)
+def test_where_nothing_else_is_delivered_the_names_go(
+    tmp_path: Path, point: KillPoint, verb: str
+) -> None:
+    place = Place(tmp_path, done=False)
+    killpoints.arm((Arming(point=point, action=KillAction.ERROR),))
+    with pytest.raises(KillPointReached):
+        place.work("c1", place.fleet("dying"))
+    killpoints.arm(())
+    give_up(place, verb, CampaignId("c1"))
+    assert said(place, RUN) == set()
+    assert place.destination.read(MANIFEST_NAME, BODY_MAX) is None
+    assert place.destination.read(SUCCESS_NAME, BODY_MAX) is None
+    latest = place.destination.read(LATEST_NAME, BODY_MAX)
+    assert latest is None or json.loads(latest)["files"] == []
+    place.close()
+
+
+def test_a_completed_run_that_is_reopened_and_given_up_gives_the_names_back(place: Place) -> None:
+    place.submit("c2")
+    place.finish("c2")
+    lost = next(one.path for one in place.destination.list_visible(SECOND) if place_part(one.path))
+    place.destination.remove(lost)
+    assert operate.requeue(place.fleet(), C2, lost=True).lost == 1
+    give_up(place, "cancel")
+    assert said(place, SECOND) == set() and len(said(place, RUN)) == 4
+    assert place.listed() == place.listed(LATEST_NAME) == place.first
+
+
+@pytest.mark.parametrize("point", AT_END[1:], ids=lambda point: point.value)
+def test_what_a_run_that_was_given_up_left_holds_no_name(place: Place, point: KillPoint) -> None:
+    """It may lie there since before names were given back, or since the place was away."""
+    die(place, point)
+    left = {
+        name: place.destination.read(name, BODY_MAX) or b""
+        for name in (MANIFEST_NAME, SUCCESS_NAME, LATEST_NAME)
+    }
+    give_up(place, "cancel")
+    for name, body in left.items():
+        place.destination.put_atomic(name, body)
+    place.begin()
+    place.finish("c1")
+    assert place.listed() == place.listed(LATEST_NAME) != place.first
+    assert place.run.generation == 2
 
 
 def test_a_finalizer_that_another_overtook_takes_nothing_back(place: Place) -> None:

@@ -23,9 +23,11 @@ from rivet_fleet.contracts.manifest import (
 from rivet_fleet.contracts.plan import CampaignPlan
 from rivet_fleet.contracts.state import RunStatus
 from rivet_fleet.coordination import fleet as fleets
-from rivet_fleet.coordination.finalize import DESTINATION_SHARED, finalize_run
+from rivet_fleet.coordination.finalize import finalize_run
 from rivet_fleet.coordination.fleet import find_campaign, refuse_other_owner
-from rivet_fleet.coordination.operate import Word, accept_campaigns, collect_garbage
+from rivet_fleet.coordination.garbage import collect_garbage
+from rivet_fleet.coordination.names import DESTINATION_SHARED
+from rivet_fleet.coordination.operate import Word, accept_campaigns
 from rivet_fleet.coordination.submit import check_deliverable
 from rivet_fleet.errors import DestinationRefused, StateRefused, UsageError
 from rivet_fleet.execution.parts import digest_file, fingerprint_bytes

@@ -28,7 +28,8 @@ from rivet_fleet.contracts.state import RunStatus, RunView
 from rivet_fleet.coordination.commit import deliver_chunk
 from rivet_fleet.coordination.finalize import finalize_run
 from rivet_fleet.coordination.fleet import Fleet
-from rivet_fleet.coordination.operate import collect_garbage, requeue
+from rivet_fleet.coordination.garbage import collect_garbage
+from rivet_fleet.coordination.operate import requeue
 from rivet_fleet.coordination.tend import tend
 from rivet_fleet.errors import StateRefused
 from rivet_fleet.execution.destination import Destination
@@ -71,7 +72,7 @@ def disarmed() -> Iterator[None]:
 class Place:
     """A run of three chunks that is delivered, and is repaired."""
 
-    def __init__(self, folder: Path, kind: str = "memory") -> None:
+    def __init__(self, folder: Path, kind: str = "memory", *, done: bool = True) -> None:
         self.folder, self.clock = folder, DatabaseClock()
         self.store = MemoryStore(self.clock)
         prefix = str(folder / "out") if kind == "local" else f"repair-{folder}"
@@ -79,8 +80,10 @@ class Place:
         self.fleets: list[Fleet] = []
         self.destination: Destination = open_destination(self.where)
         self.submit("c1")
-        self.finish("c1")
-        self.first = self.listed()
+        self.first: set[str] = set()
+        if done:
+            self.finish("c1")
+            self.first = self.listed()
 
     def close(self) -> None:
         """What is open of a folder is closed here, and not when somebody looks at descriptors."""
@@ -287,3 +290,40 @@ def test_a_name_is_made_for_its_generation_and_read_back() -> None:
         assert part_named(path, **named) == (3, 7)
     for strange in ("r/_g1/e-c000003-p000-f7.csv", "r/_g02/e-c000003-p000-f7.csv"):
         assert part_named(strange, **named) is None
+
+
+@pytest.mark.parametrize("name", [MANIFEST_NAME, LATEST_NAME])
+def test_nothing_goes_that_a_name_still_leads_to(place: Place, name: str) -> None:
+    """Names may lag where whoever moved them was another state, or was stopped by hand."""
+    former = place.destination.read(name, BODY_MAX) or b""
+    place.begin()
+    place.finish()
+    place.destination.put_atomic(name, former)
+    marker = run_marker_name(RUN, 2)
+    line = place.destination.read(marker, BODY_MAX) or b""
+    place.destination.remove(marker)
+    sweep = place.fleet("sweeper")
+
+    def swept() -> int:
+        place.clock.time_s += 61.0
+        done = collect_garbage(sweep, CAMPAIGN, min_age_s=0.0, replaced_after_s=60.0)
+        return done.replaced_parts
+
+    assert swept() == 0, "nothing else says that it is delivered"
+    assert place.listed(name) == place.first
+    place.destination.put_atomic(marker, line)
+    assert swept() == 2
+    assert place.listed() == place.listed(LATEST_NAME) != place.first
+
+
+def test_what_was_replaced_goes_though_another_campaign_is_the_newest(place: Place) -> None:
+    place.begin()
+    place.finish()
+    place.submit("c2")
+    place.finish("c2")
+    place.clock.time_s += 61.0
+    sweep = place.fleet("sweeper")
+    done = collect_garbage(sweep, CampaignId("c2"), min_age_s=0.0, replaced_after_s=60.0)
+    assert done.replaced_parts == 2
+    left = {path for path in place.visible() if path.startswith(f"{RUN}/")}
+    assert not left & place.first - place.listed(run_manifest_name(RUN, 2))

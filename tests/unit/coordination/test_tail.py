@@ -21,7 +21,8 @@ from rivet_fleet.contracts.state import CampaignStatus, Failure, RunStatus, Task
 from rivet_fleet.coordination import commit, finalize
 from rivet_fleet.coordination.commit import Published, deliver_chunk, publish_chunk
 from rivet_fleet.coordination.finalize import finalize_run
-from rivet_fleet.coordination.operate import collect_garbage, requeue
+from rivet_fleet.coordination.garbage import collect_garbage
+from rivet_fleet.coordination.operate import requeue
 from rivet_fleet.coordination.tend import chosen_over, tend, verdict
 from rivet_fleet.errors import (
     DestinationUnavailable,
