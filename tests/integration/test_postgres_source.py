@@ -8,7 +8,8 @@ import random
 import pyarrow as pa
 import pytest
 
-from rivet_fleet.contracts.facts import FactsRequest, SourceFacts
+from rivet_fleet.contracts.aggregates import asked_of
+from rivet_fleet.contracts.facts import FactsRequest, Measure, SourceFacts
 from rivet_fleet.contracts.keys import ChunkRange, RangeKind
 from rivet_fleet.contracts.plan import TuningPlan
 from rivet_fleet.contracts.url import parse_database_url
@@ -25,6 +26,7 @@ from tests.integration.postgres_source_kit import (
     read_plan,
     relation,
     source,
+    specs,
     sql,
 )
 
@@ -171,3 +173,19 @@ def test_the_texts_of_keys_and_casts_do_not_depend_on_the_session(database, sql)
     got = partition_by_key(source, read_plan(facts, casts), RangeKind.KEYSET, ("k",), cuts)
     source.close()
     assert got.num_rows == 2000 and got.column("c")[0].as_py() == "2024-03-04 06:06:07+00"
+
+
+def test_every_column_of_the_widest_table_is_measured(sql, source) -> None:
+    """A select list of PostgreSQL ends at 1,664 entries, and each number has four measures."""
+    names = [f"c{n}" for n in range(900)]
+    sql.execute(f"CREATE TABLE t (id int PRIMARY KEY, {', '.join(f'{n} int2' for n in names)})")
+    sql.execute("INSERT INTO t (id, c7, c899) VALUES (1, 5, NULL), (2, 6, 9)")
+    facts = facts_of(source, "t")
+    asked = asked_of(specs(facts))
+    assert len(asked) > 1664
+    whole = ChunkRange(kind=RangeKind.WHOLE)
+    count, *found = source.measure(read_plan(facts), whole, asked, TuningPlan())
+    assert count == 2
+    by = {(one.column.name, one.measure): number for one, number in zip(asked, found, strict=True)}
+    assert by["c7", Measure.SUM] == 11 and by["c899", Measure.NULLS] == 1
+    assert by["c899", Measure.MOST] == 9 and by["c8", Measure.MOST] is None

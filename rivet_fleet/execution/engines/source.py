@@ -108,6 +108,8 @@ class Questions(Generic[S, B]):
     """As ``counting``, along the index of the range's key."""
     measured: Callable[[str, Asked], str]
     """The SQL of a measure of a column, as the text of a number. Pure."""
+    together: Callable[[Sequence[str]], str]
+    """Measures as a select list, however many there are. Pure."""
     look: Callable[[S, B, Footing, ReadPlan, ChunkRange], Any]
     """At the columns and at the footing; what ``reading`` takes of it. Raises SchemaDrift; while
     the plan's name stands for nothing SourceBusy, or SourceRefused where a swap leaves no such
@@ -251,14 +253,16 @@ class EngineSource(Generic[S, B]):
         session.undoing = False
         self._abreast.prove(read)
         how = self._ask.measuring(session, read, chunk_range, tuning)
-        wanted = (self._ask.measured(how.keys.column_ref(one.column.name), one) for one in asked)
+        wanted = [self._ask.measured(how.keys.column_ref(one.column.name), one) for one in asked]
         select = count_select(how.keys, how.item, chunk_range, read.window)
-        select = select.replace(COUNT, ", ".join((COUNT, *wanted)), 1)
+        listed = (COUNT, *([self._ask.together(wanted)] if wanted else []))
+        select = select.replace(COUNT, ", ".join(listed), 1)
         limit_s = tuning.statement_timeout_s
         with session.reading(how.settings, doing="measuring columns", timeout_s=limit_s) as at:
             (found,) = session.rows(at, select)
         try:
-            numbers = tuple(map(number_of, found))
+            cells = [one for cell in found for one in (cell if isinstance(cell, list) else [cell])]
+            numbers = tuple(map(number_of, cells))
             if len(numbers) != len(asked) + 1 or numbers[0] is None:
                 raise ValueError("another number of answers")
             return numbers

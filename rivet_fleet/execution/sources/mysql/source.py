@@ -283,6 +283,7 @@ QUESTIONS = Questions(
     counting=_counting,
     measuring=_measuring,
     measured=measured,
+    together=", ".join,
     look=_look,
     reading=_reading,
     list_relations=listing.list_relations,

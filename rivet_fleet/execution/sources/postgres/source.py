@@ -297,6 +297,8 @@ QUESTIONS = Questions(
     counting=_counting,
     measuring=_measuring,
     measured=measured,
+    # A select list ends at 1,664 entries: a few hundred columns.
+    together=lambda measures: f"ARRAY[{', '.join(measures)}]",
     look=_look,
     reading=_reading,
     list_relations=listing.list_relations,
