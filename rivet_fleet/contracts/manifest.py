@@ -175,6 +175,12 @@ def part_named(
     return (chunk_index, fence) if same == path else None
 
 
+def part_generation(path: str) -> int:
+    """The generation that made the part of a visible object's path."""
+    found = re.fullmatch(r"[^/]+/_g(\d{1,9})/[^/]+", path, re.ASCII)
+    return int(found[1]) if found else 1
+
+
 MANIFEST_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 SUCCESS_NAME = "_SUCCESS"

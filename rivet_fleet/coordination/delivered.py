@@ -6,18 +6,20 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from rivet_fleet.contracts.keys import CampaignId, RunId
 from rivet_fleet.contracts.manifest import (
     MANIFEST_NAME,
     LedgerPart,
-    PartStatus,
+    part_generation,
     run_manifest_name,
 )
 from rivet_fleet.contracts.plan import DestinationPlan
 from rivet_fleet.contracts.state import RunStatus, RunView
 from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.coordination.inquiry import choose
+from rivet_fleet.coordination.names import former, run_named
 from rivet_fleet.coordination.operate import selected_runs
 from rivet_fleet.coordination.tend import runs_named
 from rivet_fleet.errors import DataIntegrityError, DestinationError, StateRefused
@@ -48,7 +50,7 @@ def validate_campaign(
     ledger. Raises StateRefused when the campaign has no such export or nothing is finished yet."""
     chosen = selected_runs(fleet, campaign_id, export_name)
     delivering = [run for run in chosen if run.plan.reconcile is None]
-    finished = [run for run in delivering if run.status is RunStatus.COMPLETED]
+    finished = [run for run in delivering if _stands(fleet, run)]
     if not finished:
         raise StateRefused(
             f"campaign {campaign_id} has no finished run to validate",
@@ -62,13 +64,21 @@ def validate_campaign(
 def validate_run(fleet: Fleet, run_id: str, *, depth: Depth) -> Validated:
     """One run of whatever campaign. Raises StateRefused when the state has no such finished run."""
     run = fleet.store.run(RunId(run_id))
-    if run is None or run.status is not RunStatus.COMPLETED:
+    if run is None or not _stands(fleet, run):
         raise StateRefused(
             f"the state has no completed run {run_id}",
             hint="`rivet-fleet state show` lists them; --prefix looks without a state",
             code="RIVET_NOTHING_DELIVERED",
         )
     return _validate(fleet, run, depth)
+
+
+def _stands(fleet: Fleet, run: RunView) -> bool:
+    """Whether readers find the run whole: complete, or as it was before a repair that goes on or
+    was given up (ADR 0032)."""
+    if run.status is RunStatus.COMPLETED or run.generation == 1:
+        return run.status is RunStatus.COMPLETED
+    return former(fleet.destination(run.run_id, run), run) is not None
 
 
 def _validate(fleet: Fleet, run: RunView, depth: Depth) -> Validated:
@@ -85,11 +95,18 @@ def _validate(fleet: Fleet, run: RunView, depth: Depth) -> Validated:
 
 
 def ledger_of(fleet: Fleet) -> Ledger:
-    """Run → the parts that its state accepted; None for a run that it does not know."""
+    """Run and generation → the parts that its state accepted; None for a run that it does not
+    know."""
 
-    def parts(run_id: str) -> Sequence[LedgerPart] | None:
-        known = fleet.store.run(RunId(run_id))
-        return None if known is None else fleet.store.parts(known.run_id)
+    def parts(named: str, generation: int) -> Sequence[LedgerPart] | None:
+        store, run = fleet.store, run_named(fleet, named)
+        if run is None:
+            return None
+        # What a repair has replaced since was of the generations before it.
+        until = {part.path for part in store.replaced_parts(run.run_id, until=generation)}
+        since = [p for p in store.replaced_parts(run.run_id) if p.path not in until]
+        accepted = [*store.parts(run.run_id), *since]
+        return [part for part in accepted if part_generation(part.path) <= generation]
 
     return parts
 
@@ -165,16 +182,26 @@ def newest_delivered(
     """Of each named export, of all by default, the newest run that is complete: of one that is
     partitioned those of the newest campaign in which all of them are. Raises UsageError for an
     unknown name, StateRefused where a named one has none."""
-    found = newest_families(fleet, loaded, names)
+    found = newest_families(fleet, loaded, names, whole=partial(_stands, fleet))
     return tuple(_delivered(fleet, loaded, run) for family in found.values() for run in family)
 
 
+def _complete(run: RunView) -> bool:
+    return run.status is RunStatus.COMPLETED
+
+
 def newest_families(
-    fleet: Fleet, loaded: LoadedConfig, names: Sequence[str], *, with_files: bool = False
+    fleet: Fleet,
+    loaded: LoadedConfig,
+    names: Sequence[str],
+    *,
+    with_files: bool = False,
+    whole: Callable[[RunView], bool] = _complete,
 ) -> dict[str, list[RunView]]:
     """By named export, all by default, the runs of the newest campaign in which all of it are
-    complete; none of an export without. ``with_files``: of campaigns alone that delivered something
-    of it. Raises UsageError for an unknown name, StateRefused where a named one has none."""
+    ``whole``; none of an export without. ``with_files``: of campaigns alone that delivered
+    something of it. Raises UsageError for an unknown name, StateRefused where a named one has
+    none."""
     exports = [export.name for export in choose(loaded.config.exports, names)]
     found: dict[str, list[RunView]] = {}
     for campaign in fleet.store.campaigns(name=loaded.campaign_name):
@@ -185,7 +212,7 @@ def newest_families(
         for name in missing:
             family = runs_named(runs, [name])
             enough = any(not run.skipped for run in family) if with_files else bool(family)
-            if enough and all(run.status is RunStatus.COMPLETED for run in family):
+            if enough and all(whole(run) for run in family):
                 found[name] = family
     for name in names:
         if name not in found:
@@ -202,13 +229,14 @@ def _delivered(fleet: Fleet, loaded: LoadedConfig, run: RunView) -> Delivered:
     kind = loaded.destinations.get(plan.kind)
     root = plan.prefix if kind and kind.anchored else fleet.destination(run.run_id).uri
     root = root.rstrip("/")
-    parts = fleet.store.parts(run.run_id)
+    generation = run.generation - (run.status is not RunStatus.COMPLETED)
+    parts = ledger_of(fleet)(run.run_id, generation) or ()
     return Delivered(
         export_name=run.export_name,
         run_id=run.run_id,
         prefix=root,
         finished_at_s=run.finished_at_s,
-        rows=run.rows,
-        bytes=run.bytes,
-        files=tuple(f"{root}/{p.path}" for p in parts if p.status is PartStatus.PUBLISHED),
+        rows=sum(part.digest.rows for part in parts),
+        bytes=sum(part.digest.size_bytes for part in parts),
+        files=tuple(f"{root}/{part.path}" for part in parts),
     )

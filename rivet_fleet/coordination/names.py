@@ -72,15 +72,21 @@ def known_by_later(fleet: Fleet, destination: Destination, run: RunView) -> bool
     """Whether the prefix is known by a run that was planned behind this one. Asked of the place: a
     later run that delivered elsewhere, or nothing, has not taken the name here."""
     body = destination.read(MANIFEST_NAME, MANIFEST_BYTES_MAX)
-    with contextlib.suppress(ManifestUnreadable, StateTampered, StateRefused):
-        named = None if body is None else RunId(checked_id(parse_manifest(body).run_id))
-        found = named and fleet.patience.call(
-            "look at the run that is named", lambda: fleet.store.run(named)
-        )
+    with contextlib.suppress(ManifestUnreadable):
+        found = None if body is None else run_named(fleet, parse_manifest(body).run_id)
         # One that was given up is delivered by nobody: what it left of itself holds no name.
         if found and found.status in (RunStatus.IN_PROGRESS, RunStatus.COMPLETED):
             return _age(found) > _age(run)
     return False
+
+
+def run_named(fleet: Fleet, named: str) -> RunView | None:
+    """The run that a manifest names, which anybody may have written; None where the state has none,
+    and for what is no id of ours."""
+    with contextlib.suppress(StateTampered, StateRefused):
+        run_id = RunId(checked_id(named))
+        return fleet.patience.call("look at the run that is named", lambda: fleet.store.run(run_id))
+    return None
 
 
 def _age(run: RunView) -> tuple[float, str]:
@@ -129,12 +135,12 @@ def retract(fleet: Fleet, destination: Destination, run: RunView) -> None:
     generation is delivered as before (ADR 0032); of any other run the one before it, as far as it
     stands. Idempotent. Raises DestinationError."""
     copy = run_manifest_name(run.run_id, run.generation)
-    former = _former(destination, run)
-    if former is None:
+    before = former(destination, run)
+    if before is None:
         give_back(fleet, destination, run)
         withdraw_success(destination, run)
     else:
-        _put_back(destination, run, destination.read(copy, MANIFEST_BYTES_MAX) or b"", former)
+        _put_back(destination, run, destination.read(copy, MANIFEST_BYTES_MAX) or b"", before)
         destination.remove(run_marker_name(run.run_id, run.generation))
     # The last of all: by it the others are known.
     destination.remove(copy)
@@ -241,7 +247,7 @@ def _delivers_at(other: RunView, run: RunView) -> bool:
     return ended and other.plan.reconcile is None and same
 
 
-def _former(destination: Destination, run: RunView) -> bytes | None:
+def former(destination: Destination, run: RunView) -> bytes | None:
     """The manifest of the generation before this one. Without its marker it was withdrawn, because
     a part of it is lost."""
     generation = run.generation - 1

@@ -53,6 +53,7 @@ class FoundManifest:
     row_count: int
     part_count: int
     parts: tuple[FoundPart, ...]
+    generation: int = 1
     checksums: str | None = None
     """The value of a ``ChecksumState``; None in manifests from before there were any."""
     columns: Mapping[str, str | None] = field(default_factory=dict)
@@ -79,6 +80,7 @@ def parse_manifest(body: bytes) -> FoundManifest:
         row_count=fields.take("row_count", int),
         part_count=fields.take("part_count", int),
         parts=tuple(_part(entry, names) for entry in parts),
+        generation=fields.optional("generation", int) or 1,
         checksums=fields.optional("checksums", str),
         columns={
             name: _checksum(column.optional("checksum", str))

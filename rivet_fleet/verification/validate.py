@@ -36,8 +36,8 @@ from rivet_fleet.verification.manifests import (
     self_contradictions,
 )
 
-Ledger = Callable[[str], Sequence[LedgerPart] | None]
-"""Run → what the state accepted of it; None when it does not know the run."""
+Ledger = Callable[[str, int], Sequence[LedgerPart] | None]
+"""Run and generation → what the state accepted of it; None when it does not know the run."""
 
 # ------------------------------------------------------------------------------------------
 # Checksums of columns: what a manifest says against what its files hold (ADR 0021).
@@ -145,7 +145,7 @@ def validate_prefix(
         return verdict
     _check_manifest(manifest, verdict)
     if ledger is not None:
-        _check_ledger(manifest, ledger(manifest.run_id), verdict)
+        _check_ledger(manifest, ledger(manifest.run_id, manifest.generation), verdict)
     _check_success(destination, manifest, verdict, canonical=run_id is None)
     if depth is not Depth.LIGHT:
         _check_parts(destination, manifest, verdict, verify)

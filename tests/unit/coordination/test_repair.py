@@ -25,7 +25,9 @@ from rivet_fleet.contracts.manifest import (
 )
 from rivet_fleet.contracts.plan import DestinationPlan
 from rivet_fleet.contracts.state import RunStatus, RunView
+from rivet_fleet.coordination import operate
 from rivet_fleet.coordination.commit import deliver_chunk
+from rivet_fleet.coordination.delivered import ledger_of, validate_campaign, validate_run
 from rivet_fleet.coordination.finalize import finalize_run
 from rivet_fleet.coordination.fleet import Fleet
 from rivet_fleet.coordination.garbage import collect_garbage
@@ -34,7 +36,7 @@ from rivet_fleet.coordination.tend import tend
 from rivet_fleet.errors import StateRefused
 from rivet_fleet.execution.destination import Destination
 from rivet_fleet.execution.parts import fingerprint_bytes
-from rivet_fleet.verification.findings import Depth
+from rivet_fleet.verification.findings import Depth, VerifyCode
 from rivet_fleet.verification.validate import validate_prefix
 from tests.campaigns import campaign_plan
 from tests.model.destination import open_destination
@@ -327,3 +329,40 @@ def test_what_was_replaced_goes_though_another_campaign_is_the_newest(place: Pla
     assert done.replaced_parts == 2
     left = {path for path in place.visible() if path.startswith(f"{RUN}/")}
     assert not left & place.first - place.listed(run_manifest_name(RUN, 2))
+
+
+@pytest.mark.parametrize("point", BEHIND, ids=lambda point: point.value)
+@pytest.mark.parametrize("cancelled", [False, True], ids=["dead", "cancelled"])
+def test_whoever_looks_while_a_run_is_repaired_looks_at_what_readers_find(
+    place: Place, point: KillPoint, cancelled: bool
+) -> None:
+    """A delivery that is whole is called so: its manifest is asked about its own generation."""
+    killpoints.arm((Arming(point=point, action=KillAction.ERROR),))
+    with pytest.raises(KillPointReached):
+        place.begin()
+        place.work("c1", place.fleet("dying"))
+    killpoints.arm(())
+    fleet = place.fleet("looking")
+    ended = place.run.status is RunStatus.COMPLETED
+    if cancelled and not ended:
+        operate.cancel(fleet, CAMPAIGN)
+    found = [
+        validate_run(fleet, RUN, depth=Depth.FULL).verification,
+        *(
+            one.verification
+            for one in validate_campaign(fleet, CAMPAIGN, depth=Depth.FULL, export_name=None)
+        ),
+        validate_prefix(place.destination, ledger=ledger_of(fleet)),
+    ]
+    assert [one.ledger for one in found] == ["consistent"] * 3
+    codes = {failure.code for one in found for failure in one.failures}
+    # Between the two names the marker speaks of the former manifest, as between two runs.
+    between = point in (KillPoint.MANIFEST_WRITTEN, KillPoint.MANIFEST_VERIFIED) and not cancelled
+    assert codes == ({VerifyCode.SUCCESS_STALE} if between else set())
+
+
+def test_a_strange_run_in_a_manifest_is_nobodys(place: Place) -> None:
+    looked = ledger_of(place.fleet("looking"))
+    for named in ("../x", "a\x00b", "", "x" * 5000, "\ud800"):
+        assert looked(named, 1) is None
+    assert looked(RUN, 1) and looked(RUN, 0) == []

@@ -429,7 +429,7 @@ def test_the_ledger_says_what_was_accepted(dataset: Dataset) -> None:
     asked: list[str] = []
 
     def ledger(parts: Sequence[LedgerPart] | None):
-        def of(run_id: str) -> Sequence[LedgerPart] | None:
+        def of(run_id: str, _generation: int) -> Sequence[LedgerPart] | None:
             asked.append(run_id)
             return parts
 
