@@ -129,19 +129,28 @@ def _reopen(tx: Transaction, run: Record, chunk_index: int, fence: int, reason: 
 
 def refuse_repair(run_id: str, status: RunStatus, found: int, expected: int) -> None:
     """Raise StateRefused unless the run is completed in the generation that was compared."""
+    if status is RunStatus.CANCELLED:
+        raise underway(f"run {run_id} is cancelled", hint=_GIVEN_UP)
     if status is not RunStatus.COMPLETED:
         raise underway(f"run {run_id} is {status.value.replace('_', ' ')}")
     if found != expected:
         raise underway(f"run {run_id} was repaired since it was compared")
 
 
-def underway(message: str) -> StateRefused:
+_RESUME = (
+    "`rivet-fleet resume --campaign-id` of its campaign ends what is in progress; then compare and "
+    "repair again"
+)
+_GIVEN_UP = (
+    "what was given up is not taken up again: a new run of the export delivers its rows anew; of "
+    "one that reads only what is new, `rivet-fleet state reset` lets it read all of them"
+)
+
+
+def underway(message: str, hint: str = _RESUME) -> StateRefused:
     """The refusal; nothing was changed."""
     return StateRefused(
-        f"{message}: it was not repaired, and nothing was changed",
-        hint="`rivet-fleet resume --campaign-id` of its campaign ends what is in progress; then "
-        "compare and repair again",
-        code=UNDERWAY,
+        f"{message}: it was not repaired, and nothing was changed", hint=hint, code=UNDERWAY
     )
 
 
