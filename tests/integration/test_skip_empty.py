@@ -62,4 +62,4 @@ def test_nothing_replaces_a_delivery_and_nothing_is_a_delivery(desk: Desk, postg
         manifest = json.loads((desk.out / export / "manifest.json").read_text())
         assert (manifest["row_count"], manifest["part_count"], manifest["parts"]) == (0, 0, [])
     verdicts = desk.cli("validate", "--depth", "full", "--json").json
-    assert [one["export_name"] for one in verdicts["exports"]] == ["kept", "keptcsv"]
+    assert {one["export_name"] for one in verdicts["exports"]} == {"kept", "keptcsv"}

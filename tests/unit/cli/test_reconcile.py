@@ -63,7 +63,7 @@ def export(**more: Any) -> ExportConfig:
 def test_a_run_ends_as_its_exports_ask(words, option, ends, code, monkeypatch) -> None:
     asked: list[Any] = []
     repaired = ExitCode(code)  # the repair's end is the command's
-    run = SimpleNamespace(export_name="orders", plan=SimpleNamespace(family=""))
+    run = SimpleNamespace(export_name="orders", plan=SimpleNamespace(written_name="orders"))
 
     def look(invocation: Any, fleet: Any, runs: Any, settings: Any) -> Any:
         asked.append(reconcile._asked(invocation.loaded, settings, runs[0]).depth.value)
