@@ -508,6 +508,14 @@ class EventName(Enum):
         data="`generation`, `chunks`",
         news=News("being repaired", "yellow"),
     )
+    RUN_RESTORED = _Row(
+        "run.restored",
+        TRANSITION,
+        INFO,
+        "a repair was given up: the run is completed in the generation before it, as it was",
+        data="`generation`, `chunks`",
+        news=News("as before its repair", "yellow"),
+    )
     RUN_FAILED = _Row(
         "run.failed",
         TRANSITION,

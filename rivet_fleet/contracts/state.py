@@ -141,7 +141,8 @@ class Failure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskView:
-    """One chunk task; times are epoch seconds of the database's clock. ``delivering``: ADR 0035."""
+    """One chunk task; times are epoch seconds of the database's clock. ``delivering``: ADR 0035,
+    ``commit_fence`` (of its parts, left behind by a repair that was given up): ADR 0032."""
 
     task_id: TaskId
     campaign_id: CampaignId
@@ -151,6 +152,7 @@ class TaskView:
     chunk_range: ChunkRange
     status: TaskStatus
     fence: int
+    commit_fence: int | None = None
     attempts: int
     attempts_max: int
     priority: int

@@ -125,7 +125,10 @@ def reopen_chunk(
     roll-forward, or the finalizer's look at every part, comes here again.
     """
     destination = fleet.destination(run_id)
-    make_impossible(destination, _committed(fleet, run_id, chunk_index, fence))
+    task = fleet.patience.call("read a chunk", lambda: fleet.store.task(run_id, chunk_index))
+    behind = task.commit_fence if task is not None and task.fence == fence else None
+    parts = _committed(fleet, run_id, chunk_index, fence if behind is None else behind)
+    make_impossible(destination, parts)
     changed = fleet.patience.call(
         "reopen the chunk", lambda: fleet.store.reopen(task_id, fence, fleet.redact(reason))
     )
@@ -148,17 +151,19 @@ def remove_late(fleet: Fleet, run: RunView, fences: Mapping[int, int]) -> int:
     was on its way while its chunk was reopened (F10); how many there were. ``fences``: under which
     each chunk of the run was committed.
 
-    A name with a lower fence than its chunk's can never be good again, since fences only grow; so
-    whoever comes here late, with a former reading, removes nothing of a later attempt. Raises
-    DestinationError: then some are still there, and the run is not to end.
+    A name with a lower fence than its chunk's, and that no reader is led to, can never be good
+    again, since fences only grow; so whoever comes here late, with a former reading, removes
+    nothing of a later attempt. Raises DestinationError: then some are still there, and the run is
+    not to end.
     """
     if all(fence <= 1 for fence in fences.values()):
         return 0  # every chunk was claimed once, and no other attempt has ever been
     removed = 0
     destination = fleet.destination(run.run_id)
     plan = run.plan
-    # Behind whoever read the fences: a repair may have begun since.
-    replaced = {part.path for part in _replaced(fleet, run)}
+    # Behind whoever read the fences, and of one moment: a repair may have begun since, or been
+    # given up, which leaves parts with a lower fence than their chunk's.
+    kept = {part.path for part in _kept(fleet, run)}
     # Listed to the end before anything is removed: what a listing shows of a folder that changes
     # meanwhile is not defined (readdir(3)).
     for path in [info.path for info in destination.list_visible(run.run_id)]:
@@ -168,7 +173,7 @@ def remove_late(fleet: Fleet, run: RunView, fences: Mapping[int, int]) -> int:
             export_name=plan.export_name,
             extension=plan.format.extension,
         )
-        if path in replaced or named is None or named[1] >= fences.get(named[0], 0):
+        if path in kept or named is None or named[1] >= fences.get(named[0], 0):
             continue
         destination.remove(path)
         removed += 1
@@ -178,7 +183,12 @@ def remove_late(fleet: Fleet, run: RunView, fences: Mapping[int, int]) -> int:
     return removed
 
 
-def _replaced(fleet: Fleet, run: RunView, *, until: int | None = None) -> list[LedgerPart]:
+def _kept(fleet: Fleet, run: RunView) -> list[LedgerPart]:
+    """Parts of the run that readers may be led to."""
+    return fleet.patience.call("read what is kept", lambda: fleet.store.kept_parts(run.run_id))
+
+
+def _replaced(fleet: Fleet, run: RunView, *, until: int) -> list[LedgerPart]:
     """Parts that repairs of the run have replaced, and that readers may have yet (ADR 0032)."""
     return fleet.patience.call(
         "read what was replaced", lambda: fleet.store.replaced_parts(run.run_id, until=until)

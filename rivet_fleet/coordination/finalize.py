@@ -391,7 +391,7 @@ def _reopen_lost(
     for index, part in lost.items():
         task = fleet.patience.call("read a chunk", partial(fleet.store.task, run.run_id, index))
         # Another one may have reopened it since the ledger was read: its fence is higher then.
-        if task is not None and task.fence == part.fence:
+        if task is not None and part.fence in (task.fence, task.commit_fence):
             reopen_chunk(
                 fleet,
                 task_id=task.task_id,

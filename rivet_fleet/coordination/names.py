@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 
 from rivet_fleet.contracts.identity import checked_id, namespace_of
@@ -291,7 +292,52 @@ def retract_all(fleet: Fleet, runs: Iterable[RunView]) -> None:
 
 def retract_given_up(fleet: Fleet, destination: Destination, run: RunView) -> None:
     """Also by the finalizer that lost it: whoever cancelled the run or forgot it may have looked
-    before it came so far. One that somebody finishes, or has finished, is left alone."""
+    before it came so far. One that somebody finishes, or has finished, is left alone; but of a
+    repair that was given up the state has led back to the generation before (ADR 0032)."""
     now = fleet.patience.call("look at the run", lambda: fleet.store.run(run.run_id))
     if now is None or now.status is RunStatus.CANCELLED:
         retract(fleet, destination, run)
+    elif now.status is RunStatus.COMPLETED and now.generation < run.generation:
+        _lead_back(fleet, destination, run, now)
+
+
+def _lead_back(fleet: Fleet, destination: Destination, run: RunView, now: RunView) -> None:
+    """As ``retract``, of a repair, where the state vouches for the generation before it: its marks
+    come back, too, if a part that the repair lost had taken them along."""
+    copy = run_manifest_name(run.run_id, now.generation)
+    body = destination.read(copy, MANIFEST_BYTES_MAX) or b""
+    mark = fingerprint_bytes(body)
+    marker = run_marker_name(run.run_id, now.generation)
+    if destination.read(marker, 4096) != success_line(mark):
+        if mark != now.manifest_fingerprint or not _whole(destination, run, body):
+            retract(fleet, destination, run)
+            return
+        destination.put_atomic(marker, success_line(mark))
+    given_up = run_manifest_name(run.run_id, run.generation)
+    left = destination.read(given_up, MANIFEST_BYTES_MAX)
+    own = {} if left is None else {given_up: left}
+    if bears_name(destination, body) or _speaking(destination, own):
+        _hand_over(destination, own, now, body)
+    destination.remove(run_marker_name(run.run_id, run.generation))
+    destination.remove(given_up)
+
+
+def _whole(destination: Destination, run: RunView, body: bytes) -> bool:
+    """Whether every part that a manifest names is there."""
+    visible = {info.path: info.size_bytes for info in destination.list_visible(run.run_id)}
+    with contextlib.suppress(ManifestUnreadable):
+        parts = parse_manifest(body).parts
+        return all(visible.get(part.path) == part.digest.size_bytes for part in parts)
+    return False
+
+
+def left_of_repairs(fleet: Fleet, runs: Iterable[RunView]) -> list[RunView]:
+    """Of completed runs, the repairs that were given up and still say something of themselves.
+    Raises DestinationError."""
+    found = []
+    for run in runs:
+        if run.status is RunStatus.COMPLETED and run.plan.reconcile is None and not run.skipped:
+            copy = run_manifest_name(run.run_id, run.generation + 1)
+            if fleet.destination(run.run_id, run).read(copy, MANIFEST_BYTES_MAX) is not None:
+                found.append(replace(run, generation=run.generation + 1))
+    return found

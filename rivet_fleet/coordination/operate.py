@@ -31,7 +31,13 @@ from rivet_fleet.coordination.commit import (
 )
 from rivet_fleet.coordination.finalize import finalize_run
 from rivet_fleet.coordination.fleet import COORDINATOR, Fleet, seen_workers
-from rivet_fleet.coordination.names import reached_end, retract, retract_all, withdraw_success
+from rivet_fleet.coordination.names import (
+    left_of_repairs,
+    reached_end,
+    retract,
+    retract_all,
+    withdraw_success,
+)
 from rivet_fleet.errors import StateRefused, StateTampered, UsageError
 from rivet_fleet.execution.destination import Presence
 from rivet_fleet.observability.reasons import Scene, runs_by_source
@@ -99,13 +105,24 @@ def requeue(
 
 
 def cancel(fleet: Fleet, campaign_id: CampaignId) -> int:
-    """Give a campaign up, and take back what its runs say of themselves that were at their end; how
-    many running chunks were taken back. Again it does what is left. Raises StateRefused, and
+    """Give a campaign up, and take back what its runs say of themselves that were at their end; one
+    that was being repaired stands as it was before, and its campaign is completed again (ADR 0032).
+    How many running chunks were taken back. Again it does what is left. Raises StateRefused, and
     DestinationError where a place is away: the campaign is cancelled then."""
     # Before the state says so: afterwards it is not known which of them were in progress.
     ended = _at_their_end(fleet, campaign_id)
-    taken = fleet.store.cancel(campaign_id)
+    try:
+        taken = fleet.store.cancel(campaign_id)
+    except StateRefused:
+        # A repair was given up before, by somebody who died behind the state's transaction.
+        left = left_of_repairs(fleet, fleet.store.runs(campaign_id))
+        if not left:
+            raise
+        retract_all(fleet, left)
+        return 0
     retract_all(fleet, ended)
+    with contextlib.suppress(StateTampered):
+        retract_all(fleet, left_of_repairs(fleet, fleet.store.runs(campaign_id)))
     return taken
 
 

@@ -18,6 +18,7 @@ from rivet_fleet.persistence.guards import CLAIMABLE, typed, understood
 from rivet_fleet.persistence.journal import note, note_all
 from rivet_fleet.persistence.ledger import LOCK_CAMPAIGN
 from rivet_fleet.persistence.marks import refuse_moved_marks
+from rivet_fleet.persistence.repairs import restore_runs
 from rivet_fleet.persistence.seals import seal_run
 
 _ADD_CAMPAIGN = """
@@ -76,6 +77,9 @@ WHERE campaign_id = :campaign_id AND status = 'active'
 _CANCEL = """
 UPDATE campaign SET status = 'cancelled', finished_at_s = coalesce(finished_at_s, NOW_S)
 WHERE campaign_id = :campaign_id AND status IN ('active', 'incomplete', 'cancelled')
+"""
+_COMPLETE_AGAIN = """
+UPDATE campaign SET status = 'completed', finished_at_s = NOW_S WHERE campaign_id = :campaign_id
 """
 # The fence goes up: whoever is finishing such a run right now ends nothing any more.
 _CANCEL_RUNS = """
@@ -239,20 +243,22 @@ class Campaigns:
     def cancel(self, campaign_id: CampaignId) -> int:
         """active/incomplete → cancelled; pending tasks stay as they are, running ones lose their
         fence (bumped, pending). Returns how many running tasks were taken back. Its runs are
-        cancelled too, so that a new submission may start. On a cancelled campaign it takes back
-        whatever a late claim started."""
+        cancelled too, so that a new submission may start; one that was being repaired is completed
+        as it was before, and the campaign with it where nothing else is open. On a cancelled
+        campaign it takes back whatever a late claim started."""
 
-        def mark(tx: Transaction) -> None:
-            before = _give_up(tx, campaign_id)
+        def mark(tx: Transaction) -> int:
+            before, taken = _give_up(tx, campaign_id)
             if before is None:
                 raise StateRefused(f"there is no campaign {campaign_id}")
             if before == CampaignStatus.COMPLETED.value:
                 raise StateRefused(f"campaign {campaign_id} is {before}: nothing to cancel")
+            return taken
 
         # Two transactions: a claim that starts after the first sees the verdict, so the second
         # finds every claim that came before it.
-        self._db.write(mark)
-        return self._take_back(campaign_id)
+        taken = self._db.write(mark)
+        return taken + self._take_back(campaign_id)
 
     def _take_back(self, campaign_id: CampaignId) -> int:
         def work(tx: Transaction) -> int:
@@ -290,15 +296,23 @@ _VERDICT_EVENTS = {
 }
 
 
-def _give_up(tx: Transaction, campaign_id: CampaignId) -> str | None:
-    """Cancel the campaign unless it is completed; its status before, None for an unknown one."""
+def _give_up(tx: Transaction, campaign_id: CampaignId) -> tuple[str | None, int]:
+    """Cancel the campaign unless it is completed, or is so without the repairs that are given up
+    with it (ADR 0032); its status before, None for an unknown one, and how many chunks of those
+    somebody was reading."""
     before: str | None = tx.scalar(LOCK_CAMPAIGN, campaign_id=campaign_id)
     if before is None or tx.run(_CANCEL, campaign_id=campaign_id) == 0:
-        return before
+        return before, 0
+    taken = restore_runs(tx, campaign_id)
+    statuses = {row[0] for row in tx.all(_RUN_STATUSES, campaign_id=campaign_id)}
+    if before != _CANCELLED and statuses == {CampaignStatus.COMPLETED.value}:
+        tx.run(_COMPLETE_AGAIN, campaign_id=campaign_id)
+        note(tx, Event(name=EventName.CAMPAIGN_COMPLETED, campaign_id=campaign_id))
+        return before, taken
     tx.run(_CANCEL_RUNS, campaign_id=campaign_id)
     if before != _CANCELLED:
         note(tx, Event(name=EventName.CAMPAIGN_CANCELLED, campaign_id=campaign_id))
-    return before
+    return before, taken
 
 
 def refuse_empty(plan: CampaignPlan) -> None:

@@ -42,11 +42,14 @@ SEALED_OF_PART = (
     "receipt_json, columns_json, changed_values, seal"
 )
 COMMITS = """
-SELECT task_id, run_id, chunk_index, fence, rows_written, commit_seal, status, result_json
+SELECT task_id, run_id, chunk_index, coalesce(commit_fence, fence) AS fence, rows_written,
+       commit_seal, status, result_json
 FROM chunk_task WHERE run_id = :run_id ORDER BY chunk_index
 """
-"""The chunks of a run, with what their commits say."""
-_RESULTS = COMMITS.replace("result_json", "result_json, range_json")
+"""The chunks of a run, with what their commits say; ``fence``: the one that each was committed
+under, which a repair that was given up leaves behind."""
+_FENCES = "SELECT chunk_index, fence FROM chunk_task WHERE run_id = :run_id"
+_RESULTS = COMMITS.replace("status, result_json", "status, result_json, range_json")
 _VOIDED = "voided"
 _READ = ("committed", "completed")
 Parts = Mapping[object, Sequence[Record]]
@@ -243,20 +246,23 @@ class Deliveries:
         return self._whole(_COMPLETED, run_id=run_id)
 
     def _whole(self, which: str, **named: object) -> RunLedger | None:
-        def work(tx: Transaction) -> tuple[Record | None, Sequence[Record], Sequence[Record]]:
+        def work(
+            tx: Transaction,
+        ) -> tuple[Record | None, Sequence[Record], Sequence[Record], Sequence[Record]]:
             # Run, chunks and parts of one moment: of two readings a trigger, or whoever toggles a
             # status, could show a row to one alone.
             mine = {"run_id": named["run_id"]}
-            return tx.first(which, **named), tx.all(COMMITS, **mine), tx.all(_STANDING, **mine)
+            tasks, fences = tx.all(COMMITS, **mine), tx.all(_FENCES, **mine)
+            return tx.first(which, **named), tasks, fences, tx.all(_STANDING, **mine)
 
-        run, tasks, rows = self._db.read(work)
+        run, tasks, fences, rows = self._db.read(work)
         if run is None:
             return None
         check_run(self._db.sealer, run)
         check_whole(self._db.sealer, run, tasks, rows)
         return RunLedger(
             parts=_parts_from(rows, self._db.sealer, run.seal),
-            fences={task.chunk_index: task.fence for task in tasks},
+            fences={task.chunk_index: task.fence for task in fences},
         )
 
 

@@ -76,7 +76,7 @@ _RETURNED = SEALED_OF_RUN
 _FINISH = f"""
 UPDATE chunk_run SET status = 'completed', finished_at_s = NOW_S, error = NULL,
   manifest_fingerprint = :manifest_fingerprint, findings_json = :findings_json,
-  finalize_lease_expires_at_s = NULL
+  former_json = NULL, finalize_lease_expires_at_s = NULL
 WHERE run_id = :run_id AND status = 'in_progress' AND finalize_fence = :finalize_fence
   AND ALL_COMPLETED
 RETURNING {_RETURNED}

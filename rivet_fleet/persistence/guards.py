@@ -64,7 +64,7 @@ def refuse_foreign(namespace: str, *stored_ids: object) -> None:
 # What statements need to know of the schema. Apart from ``schema``, which imports the toolkit's
 # table definitions: every process opens the state, few make or migrate it.
 
-SCHEMA_VERSION = "0015"
+SCHEMA_VERSION = "0016"
 """The newest migration this program knows."""
 
 VERSION_TABLE = "rivet_fleet_version"
@@ -108,22 +108,22 @@ TEXTS = _names("""
     acceptance_json acceptance_seal after_json before_json campaign_id campaign_name chunk_digests
     columns_json commit_seal config_digest config_path configured_by data_json destination_kind
     ended_reason error error_class error_message event export_name finalize_owner findings_json
-    fingerprint format governor_name governor_owner group_name halted_reason host_id identity_json
-    key last_committed_cursor last_committed_run_id last_committed_strategy last_cursor_value
-    last_error last_run_id last_verified_cursor last_verified_run_id last_verified_strategy
-    manifest_fingerprint mark_binding mark_seal md5 message mode monitor_json name namespace owner
-    owner_host owner_name path paused_reason plan_hash plan_json proof_json proof_seal range_json
-    readings_json receipt_json result_json run_id seal source source_engine source_group
-    source_key status strategy value worker_id
+    fingerprint format former_json governor_name governor_owner group_name halted_reason host_id
+    identity_json key last_committed_cursor last_committed_run_id last_committed_strategy
+    last_cursor_value last_error last_run_id last_verified_cursor last_verified_run_id
+    last_verified_strategy manifest_fingerprint mark_binding mark_seal md5 message mode monitor_json
+    name namespace owner owner_host owner_name path paused_reason plan_hash plan_json proof_json
+    proof_seal range_json readings_json receipt_json result_json run_id seal source source_engine
+    source_group source_key status strategy value worker_id
 """)
 """Columns that hold text, by name: of every table that has one. A row is looked at by these."""
 NUMBERS = _names("""
     at_s attempts attempts_max bytes bytes_written ceiling changed_values chunk_index chunks
-    complete duplicates duration_ms event_version expected_tasks fence file_id files_produced
-    finalize_fence generation governor_fence journal_id keys last_committed_chunk_index
-    last_verified_chunk_index longest_statement_ms metrics_id owner_pid page page_share pages_read
-    part_number peak_rss_bytes permits pid position priority replaced_in retries rows rows_written
-    rss_bytes run_position shift task_id total_rows work_ms
+    commit_fence complete duplicates duration_ms event_version expected_tasks fence file_id
+    files_produced finalize_fence generation governor_fence journal_id keys
+    last_committed_chunk_index last_verified_chunk_index longest_statement_ms metrics_id owner_pid
+    page page_share pages_read part_number peak_rss_bytes permits pid position priority replaced_in
+    retries rows rows_written rss_bytes run_position shift task_id total_rows work_ms
 """)
 """Columns that hold a number, those of a budget beside them (``BUDGET_NUMBERS``)."""
 MOMENTS = _names("""

@@ -143,7 +143,7 @@ WHERE {guard(Verb.RELEASE)} RETURNING {_NAMED}
 _RESET = """owner = NULL, lease_expires_at_s = NULL, not_before_s = NULL, rows_written = NULL,
   pages_read = NULL, longest_statement_ms = NULL, committed_at_s = NULL,
   completed_at_s = NULL, commit_seal = NULL, result_json = NULL, page = NULL,
-  updated_at_s = NOW_S"""
+  commit_fence = NULL, updated_at_s = NOW_S"""
 REOPEN = f"""
 UPDATE chunk_task SET {effect(Verb.REOPEN)}, error_class = NULL, last_error = :reason, {_RESET}
 WHERE {guard(Verb.REOPEN)} RETURNING {_NAMED}
@@ -192,6 +192,12 @@ UPDATE chunk_run SET finalize_fence = finalize_fence + 1, finalize_lease_expires
   proof_json = NULL, proof_seal = NULL,
   status = CASE WHEN status = 'cancelled' THEN status ELSE 'in_progress' END
 WHERE run_id = :run_id
+"""
+# A chunk that the repair left as it was: with it the generation before is whole no more.
+_FORGET_GENERATION = """
+UPDATE chunk_run SET former_json = NULL
+WHERE run_id = :run_id AND former_json IS NOT NULL
+  AND generation <> (SELECT generation FROM chunk_task WHERE task_id = :task_id)
 """
 REVIVE_CAMPAIGN = """
 UPDATE campaign SET status = 'active', finished_at_s = NULL
@@ -323,6 +329,7 @@ class Ledger:
                 return False
             tx.run(VOID_PARTS, run_id=task.run_id, chunk_index=task.chunk_index)
             tx.run(REVIVE_RUN, run_id=task.run_id)
+            tx.run(_FORGET_GENERATION, run_id=task.run_id, task_id=task_id)
             tx.run(REVIVE_CAMPAIGN, campaign_id=task.campaign_id)
             data = {"fence": fence + 1}
             note(tx, _event(EventName.CHUNK_REOPENED, task, message=reason, data=data))

@@ -187,6 +187,7 @@ chunk_run = Table(
     _text("proof_seal", nullable=True),
     _text("acceptance_seal", nullable=True),
     _int("generation", default=1),
+    _text("former_json", nullable=True),
     Index("ix_chunk_run_campaign", "campaign_id", "position"),
     _partial(
         # Beside the look that a submission takes: of two at one moment both see none in progress.
@@ -236,6 +237,8 @@ chunk_task = Table(
     _text("commit_seal", nullable=True),
     _text("result_json", nullable=True),
     _int("generation", default=1),
+    _text("former_json", nullable=True),
+    _int("commit_fence", nullable=True),
     _time("updated_at_s", nullable=False),
     UniqueConstraint("run_id", "chunk_index"),
     Index("ix_chunk_task_status", "run_id", "status"),

@@ -49,8 +49,8 @@ _ERROR_CHARS_MAX = 2 * SAID_CHARS_MAX
 """What is read of an error's text: ours are shorter, and whoever else wrote it is not to fill every
 reader's memory and screen."""
 _TASKS = f"""
-SELECT {SEALED_OF_TASK}, task_id, status, fence, attempts, attempts_max, owner, owner_name,
-       lease_expires_at_s, not_before_s, read_at_s, rows_written, pages_read,
+SELECT {SEALED_OF_TASK}, task_id, status, fence, commit_fence, attempts, attempts_max, owner,
+       owner_name, lease_expires_at_s, not_before_s, read_at_s, rows_written, pages_read,
        substr(error_class, 1, {_ERROR_CHARS_MAX}) AS error_class,
        substr(last_error, 1, {_ERROR_CHARS_MAX}) AS last_error, updated_at_s
 FROM chunk_task
@@ -320,6 +320,7 @@ def _task_from(row: Record) -> TaskView:
         chunk_range=loads(ChunkRange, row.range_json),
         status=TaskStatus(row.status),
         fence=row.fence,
+        commit_fence=row.commit_fence,
         attempts=row.attempts,
         attempts_max=row.attempts_max,
         priority=row.priority,

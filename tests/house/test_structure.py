@@ -37,6 +37,7 @@ PACKAGE_FILES = python_files("rivet_fleet")
 LONGER = {
     "contracts/codes.py": "one table, a row for each code",
     "contracts/events.py": "one table, a row for each event",
+    "contracts/state.py": "the values of a state, which all stores and all verbs share",
     "coordination/finalize.py": "the one way in which a run ends, told from its first look to "
     "its last transaction",
     "coordination/wiring.py": "it names the versions of every seam, and nobody else does",
@@ -71,6 +72,7 @@ FAN_OUT = {
     "coordination/secrets.py": 16,
     "coordination/worker.py": 20,
     "execution/engines/source.py": 16,
+    "persistence/campaigns.py": 16,
     "execution/sources/mysql/reading.py": 21,
     "execution/sources/mysql/source.py": 23,
     "execution/sources/postgres/source.py": 26,

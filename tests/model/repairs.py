@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from rivet_fleet.contracts.keys import RunId
-from rivet_fleet.contracts.manifest import LedgerPart
+from rivet_fleet.contracts.manifest import LedgerPart, PartStatus
 from rivet_fleet.contracts.state import CampaignStatus, TaskStatus
-from rivet_fleet.persistence.repairs import refuse_repair, repairing_event, underway
+from rivet_fleet.persistence.repairs import GIVEN_UP, refuse_repair, repairing_event, underway
 from tests.model.rows import Run, Task
 from tests.model.verdicts import MemoryFinish
 from tests.model.views import MemoryViews, synchronized
@@ -33,7 +34,7 @@ class MemoryRepairs(MemoryFinish, MemoryViews):
             return run.generation
         refuse_repair(run_id, run.status, run.generation, generation)
         if self._campaigns[run.campaign_id].status is CampaignStatus.CANCELLED:
-            raise underway(f"the campaign of run {run_id} was cancelled")
+            raise underway(f"the campaign of run {run_id} was cancelled", hint=GIVEN_UP)
         other = self.other_in_progress(run_id)
         if other is not None:
             raise underway(f"run {other} of the same export is in progress")
@@ -43,13 +44,15 @@ class MemoryRepairs(MemoryFinish, MemoryViews):
         for task in tasks:
             if task.fence != fences[task.chunk_index] or task.status is not TaskStatus.COMPLETED:
                 raise underway(f"chunk {task.chunk_index} of run {run_id} was read again meanwhile")
+        former = replace(run)
         for task in tasks:
+            task.former = replace(task, former=None)
             task.generation = generation + 1
             for part in self.parts(run_id, chunk_index=task.chunk_index):
                 self._replaced[run_id, part.path] = generation + 1
             self._reopen(task, reason)
         self._revive_run(run)
-        run.generation = generation + 1
+        run.generation, run.former = generation + 1, former
         self._repaired_by[run_id] = by
         name = run.planned.plan.export_name
         told = (run.campaign_id, run_id, name, by, reason, run.generation, sorted(fences))
@@ -63,6 +66,14 @@ class MemoryRepairs(MemoryFinish, MemoryViews):
             for part in self.parts(run_id, include_voided=True)
             if (run_id, part.path) in self._replaced
             and (until is None or self._replaced[run_id, part.path] <= until)
+        ]
+
+    @synchronized
+    def kept_parts(self, run_id: RunId) -> list[LedgerPart]:
+        return [
+            part
+            for part in self.parts(run_id, include_voided=True)
+            if part.status is not PartStatus.VOIDED or (run_id, part.path) in self._replaced
         ]
 
     @synchronized

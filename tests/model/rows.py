@@ -59,6 +59,9 @@ class Task:
     completed_at_s: float | None = None
     result: RangeResult | None = None
     generation: int = 1
+    commit_fence: int | None = None
+    former: Task | None = None
+    """As it was before the repair that goes on."""
 
     def may(self, verb: Verb, fence: int | None = None) -> bool:
         """The guard of the task machine."""
@@ -95,6 +98,7 @@ class Task:
         self.committed_at_s = None
         self.completed_at_s = None
         self.result = None
+        self.commit_fence = None
 
     def reap(self, reason: str, now_s: float) -> Reaped:
         """Take it back from an owner that is gone."""
@@ -130,6 +134,7 @@ class Task:
             chunk_range=self.chunk_range,
             status=self.status,
             fence=self.fence,
+            commit_fence=self.commit_fence,
             attempts=self.attempts,
             attempts_max=self.attempts_max,
             priority=self.priority,
@@ -166,6 +171,8 @@ class Run:
     proof: RunProof | None = None
     generation: int = 1
     manifest_fingerprint: str | None = None
+    former: Run | None = None
+    """As it was before the repair that goes on."""
 
     @property
     def run_id(self) -> RunId:

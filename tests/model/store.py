@@ -325,6 +325,8 @@ class MemoryStore(MemoryBudgets, MemoryRepairs, MemoryViews):
         run = self._runs[task.run_id]
         self._reopen(task, reason)
         self._revive_run(run)
+        if task.generation != run.generation:
+            run.former = None
         return True
 
     @synchronized

@@ -27,6 +27,7 @@ from rivet_fleet.contracts.state import (
 from rivet_fleet.errors import LeaseLost, StateRefused
 from rivet_fleet.persistence.campaigns import held
 from rivet_fleet.persistence.finalizers import acceptance_event, refuse_acceptance, wrong_state
+from rivet_fleet.persistence.repairs import restored_event
 from tests.model.marks import MemoryMarks
 from tests.model.rows import Run, changed_values
 from tests.model.views import MemoryCounters, synchronized
@@ -111,6 +112,7 @@ class MemoryFinish(MemoryMarks, MemoryCounters):
                 return
             raise _lost(lease)
         self._end(run, RunStatus.COMPLETED, None)
+        run.former = None
         run.findings = finished.findings
         run.manifest_fingerprint = finished.manifest_fingerprint
         if run.planned.plan.reconcile is not None:
@@ -228,6 +230,12 @@ class MemoryFinish(MemoryMarks, MemoryCounters):
         now_s = self._clock()
         if campaign.status is CampaignStatus.COMPLETED:
             raise StateRefused(f"campaign {campaign_id} is completed: nothing to cancel")
+        read = sum(self._restore(run) for run in self._runs_of(campaign_id))
+        statuses = {run.status for run in self._runs_of(campaign_id)}
+        if campaign.status is not CampaignStatus.CANCELLED and statuses == {RunStatus.COMPLETED}:
+            campaign.status, campaign.finished_at_s = CampaignStatus.COMPLETED, now_s
+            self._note(Event(name=EventName.CAMPAIGN_COMPLETED, campaign_id=campaign_id))
+            return read
         if campaign.status is not CampaignStatus.CANCELLED:
             self._note(Event(name=EventName.CAMPAIGN_CANCELLED, campaign_id=campaign_id))
         campaign.status = CampaignStatus.CANCELLED
@@ -245,7 +253,36 @@ class MemoryFinish(MemoryMarks, MemoryCounters):
             task.move(Verb.RELEASE, now_s)
             task.fence += 1
             self._note_task(EventName.CHUNK_REAPED, task, "campaign cancelled")
-        return len(taken)
+        return read + len(taken)
+
+    def _restore(self, run: Run) -> int:
+        """Back to what it was before its repair; how many of its chunks were being read."""
+        if run.former is None or run.status not in (RunStatus.IN_PROGRESS, RunStatus.FAILED):
+            return 0
+        tasks = [t for t in self._tasks_of(run.run_id) if t.generation == run.generation]
+        read = sum(task.status is TaskStatus.RUNNING for task in tasks)
+        indexes = {task.chunk_index for task in tasks}
+        for task in tasks:
+            assert task.former is not None, "kept as it was reopened"
+            before = task.former
+            fence = before.fence if before.commit_fence is None else before.commit_fence
+            self._tasks[task.task_id] = replace(
+                before, fence=task.fence + 1, commit_fence=fence, updated_at_s=self._clock()
+            )
+        for index, part in enumerate(self._parts):
+            if part.run_id == run.run_id and part.chunk_index in indexes:
+                again = self._replaced.get((run.run_id, part.path)) == run.generation
+                status = PartStatus.PUBLISHED if again else PartStatus.VOIDED
+                self._parts[index] = replace(part, status=status)
+        self._replaced = {
+            key: generation
+            for key, generation in self._replaced.items()
+            if key[0] != run.run_id or generation != run.generation
+        }
+        self._runs[run.run_id] = replace(run.former, finalize_fence=run.finalize_fence + 1)
+        told = (run.campaign_id, run.run_id, run.planned.plan.export_name)
+        self._note(restored_event(*told, run.former.generation, sorted(indexes)))
+        return read
 
     @synchronized
     def accept_campaigns(self, campaign_name: str, identity: CampaignIdentity, event: Event) -> int:

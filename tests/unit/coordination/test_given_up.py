@@ -26,14 +26,17 @@ from rivet_fleet.contracts.plan import CampaignPlan
 from rivet_fleet.contracts.quality import GateCode, GateOutcome, GateVerdict, RunFindings
 from rivet_fleet.contracts.state import RunStatus
 from rivet_fleet.coordination import finalize, operate
+from rivet_fleet.coordination.delivered import validate_campaign
+from rivet_fleet.coordination.garbage import collect_garbage
 from rivet_fleet.coordination.names import RUN_ID_TAKEN
 from rivet_fleet.coordination.submit import refuse_taken, store_plan
 from rivet_fleet.errors import DestinationRefused, DestinationUnavailable, LeaseLost, StateRefused
 from rivet_fleet.execution.parts import fingerprint_bytes
+from rivet_fleet.verification.findings import Depth
 from tests.campaigns import campaign_plan
 from tests.model.store import MemoryStore
 from tests.unit.coordination.fleets import make_fleet
-from tests.unit.coordination.test_repair import BODY_MAX, RUN, Place
+from tests.unit.coordination.test_repair import BODY_MAX, REPAIRED, RUN, Place
 
 C2, SECOND = CampaignId("c2"), RunId("c2-e0")
 AT_END = (
@@ -212,13 +215,83 @@ def test_of_a_repair_that_is_given_up_the_former_generation_is_what_readers_find
     killpoints.arm(())
     if not live:
         give_up(place, "cancel", CampaignId("c1"))
-    assert place.run.status is RunStatus.CANCELLED
+    assert (place.run.status, place.run.generation) == (RunStatus.COMPLETED, 1)
     assert place.listed() == place.listed(LATEST_NAME) == place.in_folder() == place.first
     assert len(said(place, RUN)) == 4
     read = place.destination.read
     assert read(MANIFEST_NAME, BODY_MAX) == read(run_manifest_name(RUN), BODY_MAX)
     assert not read(run_manifest_name(RUN, 2), BODY_MAX)
     assert not read(run_marker_name(RUN, 2), BODY_MAX)
+
+
+@pytest.mark.parametrize("place", ["memory", "local"], indirect=True)
+@pytest.mark.parametrize("point", AT_END, ids=lambda point: point.value)
+def test_killed_between_the_state_and_the_place_the_next_cancel_ends_it(
+    place: Place, point: KillPoint
+) -> None:
+    place.begin()
+    killpoints.arm((Arming(point=point, action=KillAction.ERROR),))
+    with pytest.raises(KillPointReached):
+        place.work("c1", place.fleet("dying"))
+    killpoints.arm(())
+    place.store.cancel(CampaignId("c1"))
+    assert place.run.status is RunStatus.COMPLETED
+    assert place.destination.read(run_manifest_name(RUN, 2), BODY_MAX)
+    operate.cancel(place.fleet(), CampaignId("c1"))
+    assert place.listed() == place.listed(LATEST_NAME) == place.in_folder() == place.first
+    assert len(said(place, RUN)) == 4
+    with pytest.raises(StateRefused, match="nothing to cancel"):
+        operate.cancel(place.fleet(), CampaignId("c1"))
+
+
+@pytest.mark.parametrize("place", ["memory", "local"], indirect=True)
+def test_what_was_led_back_is_validated_repaired_again_and_kept_by_gc(place: Place) -> None:
+    """Parts of a lower fence than their chunk's: only what nobody is led to is late (F10)."""
+    place.begin()
+    killpoints.arm((Arming(point=KillPoint.SUCCESS_WRITTEN, action=KillAction.ERROR),))
+    with pytest.raises(KillPointReached):
+        place.work("c1", place.fleet("dying"))
+    killpoints.arm(())
+    operate.cancel(place.fleet(), CampaignId("c1"))
+    (found,) = validate_campaign(
+        place.fleet(), CampaignId("c1"), depth=Depth.SAMPLE, export_name=None
+    )
+    assert found.verification.ledger == "consistent"
+    assert found.verification.rows == place.run.rows
+    swept = collect_garbage(place.fleet(), CampaignId("c1"), min_age_s=0, replaced_after_s=0)
+    assert (swept.late_parts, swept.replaced_parts) == (len(REPAIRED), 0), "of the repair alone"
+    assert place.listed() == place.in_folder() == place.first
+    fences = {t.chunk_index: t.fence for t in place.store.tasks(RUN) if t.chunk_index in (0, 1)}
+    place.begin("again", fences=fences)
+    place.finish()
+    assert place.run.generation == 2 and place.listed() == place.listed(LATEST_NAME)
+    assert len(place.listed() - place.first) == 2
+    assert place.in_folder() == place.first
+
+
+def test_a_part_of_what_was_led_back_that_is_lost_is_read_again(place: Place) -> None:
+    place.begin()
+    operate.cancel(place.fleet(), CampaignId("c1"))
+    lost = min(place.first)
+    place.destination.remove(lost)
+    assert operate.requeue(place.fleet(), CampaignId("c1"), lost=True).lost == 1
+    place.finish()
+    assert place.run.status is RunStatus.COMPLETED
+    assert lost not in place.listed() and len(place.listed()) == len(place.first)
+
+
+def test_a_lost_part_of_the_repair_takes_no_mark_of_what_is_led_back_to(place: Place) -> None:
+    place.begin()
+    killpoints.arm((Arming(point=KillPoint.MANIFEST_COPY_WRITTEN, action=KillAction.ERROR),))
+    with pytest.raises(KillPointReached):
+        place.work("c1", place.fleet("dying"))
+    killpoints.arm(())
+    place.destination.remove(min(p for p in place.visible() - place.first if place_part(p)))
+    assert operate.requeue(place.fleet(), CampaignId("c1"), lost=True).lost == 1
+    assert not place.destination.read(SUCCESS_NAME, BODY_MAX)
+    operate.cancel(place.fleet(), CampaignId("c1"))
+    assert place.listed() == place.listed(LATEST_NAME) == place.in_folder() == place.first
+    assert len(said(place, RUN)) == 4
 
 
 def test_a_former_generation_that_lost_a_part_is_not_put_back(place: Place) -> None:
