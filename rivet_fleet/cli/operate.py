@@ -22,6 +22,7 @@ from rivet_fleet.cli.options import json_option, yes_option
 from rivet_fleet.cli.say import confirm, say
 from rivet_fleet.contracts.codec import dumps
 from rivet_fleet.contracts.manifest import REPLACED_AFTER_S
+from rivet_fleet.contracts.state import CampaignStatus
 from rivet_fleet.coordination import operate
 from rivet_fleet.coordination.fleet import find_campaign
 from rivet_fleet.coordination.garbage import collect_garbage
@@ -132,8 +133,15 @@ def cancel(
         if not view.status.over:
             confirm(f"Give campaign {view.campaign_id} up?", yes=yes)
         taken = operate.cancel(fleet, view.campaign_id)
+        after = fleet.store.campaign(view.campaign_id) or view
     if as_json:
-        say(dumps({"campaign_id": view.campaign_id, "taken_back": taken}), as_json=True)
+        found = {"campaign_id": view.campaign_id, "taken_back": taken, "status": after.status.value}
+        say(dumps(found), as_json=True)
+    elif after.status is CampaignStatus.COMPLETED:
+        say(
+            f"campaign {view.campaign_id} is completed as before its repair, which was given up; "
+            f"{taken} running chunks were taken back"
+        )
     else:
         say(
             f"campaign {view.campaign_id} is cancelled; {taken} running chunks were taken back. "

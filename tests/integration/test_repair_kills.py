@@ -141,3 +141,27 @@ def test_repairs_that_are_killed_leave_one_generation_to_read_and_are_ended(
     assert marker.exists()
     assert place.by(MANIFEST_NAME) == place.by(LATEST_NAME) == before
     desk.cli("validate")
+    give_up(place, postgres, database, before)
+
+
+def give_up(place: Place, postgres: EmbeddedPostgres, database: str, before: Rows) -> None:
+    """A repair dies and is cancelled: what was delivered is known as before, and what is wrong in it
+    is mended by the next one."""
+    desk = place.desk
+    postgres.psql("UPDATE orders SET note = 'late' WHERE id IN (6, 70)", database=database)
+    desk.cli("reconcile", "--confirm-after", "0", "--report", "found.json", code=3)
+    marker = desk.folder / "killed-cancelled"
+    desk.environment["RIVET_FLEET_TEST_KILL"] = f"repair.begun:kill:1:{marker}"
+    desk.cli("repair", "--report", "found.json", "--execute", code=-9)
+    assert marker.exists()
+    campaign_id = json.loads(place.read(MANIFEST_NAME))["run_id"].partition("_")[2]
+    done = desk.cli("cancel", "--yes", "--json", "--campaign-id", campaign_id).json
+    assert done["status"] == "completed"
+    assert place.by(MANIFEST_NAME) == place.by(LATEST_NAME) == before
+    desk.cli("validate")
+    desk.cli("files")
+    desk.cli("reconcile", "--confirm-after", "0", "--report", "found.json", code=3)
+    desk.cli("repair", "--report", "found.json", "--execute")
+    after = before | {6: "late", 70: "late"}
+    assert place.by(MANIFEST_NAME) == place.by(LATEST_NAME) == after
+    desk.cli("validate")
