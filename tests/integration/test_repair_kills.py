@@ -150,8 +150,8 @@ def test_repairs_that_are_killed_leave_one_generation_to_read_and_are_ended(
 
 
 def give_up(place: Place, postgres: EmbeddedPostgres, database: str, before: Rows) -> None:
-    """A repair dies and is cancelled: what was delivered is known as before, and what is wrong in it
-    is mended by the next one."""
+    """A repair dies and is cancelled: what was delivered is known as before, and what is wrong of
+    it is mended by the next one."""
     desk = place.desk
     postgres.psql("UPDATE orders SET note = 'late' WHERE id IN (6, 70)", database=database)
     desk.cli("reconcile", "--confirm-after", "0", "--report", "found.json", code=3)
